@@ -1,0 +1,5 @@
+"""How a tensor is called in a file and in our modules: one table per network."""
+
+from .table import Keys, same, under
+
+__all__ = ["Keys", "same", "under"]

@@ -1,0 +1,80 @@
+"""Two columns: the name of a tensor in a file, and its name in our modules; the inverse is derived."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+
+
+class Keys:
+    """The names of one component's tensors.
+
+    ``rows`` maps a file's name (without prefix) to ours; ``{}`` stands for a layer number and appears equally often,
+    in the same order, on both sides. ``None`` on our side says "known, not wanted". ``prefixes`` are what may stand in
+    front of a name in a file: the first is that of the official single files, the others are those of split files.
+    """
+
+    def __init__(self, rows: Mapping[str, str | None], prefixes: tuple[str, ...] = ("",)):
+        self.rows = dict(rows)
+        self.prefixes = prefixes
+        self._to_ours: dict[str, list[tuple[list[str], str | None]]] = {}
+        self._to_file: dict[str, list[tuple[list[str], str]]] = {}
+        for file_name, our_name in self.rows.items():
+            self._to_ours.setdefault(_shape_of(file_name), []).append((_numbers_in(file_name), our_name))
+            if our_name is not None:
+                self._to_file.setdefault(_shape_of(our_name), []).append((_numbers_in(our_name), file_name))
+
+    def knows(self, key: str, prefix: str) -> bool:
+        """Whether this table has a row for ``key``, wanted or not."""
+        try:
+            self.ours(key, prefix)
+        except KeyError:
+            return False
+        return True
+
+    def ours(self, key: str, prefix: str) -> str | None:
+        """Our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
+        if not key.startswith(prefix):
+            raise KeyError(key)
+        return _translate(key[len(prefix) :], self._to_ours)
+
+    def official(self, name: str) -> str:
+        """The name that the official single file gives to our ``name``."""
+        return self.prefixes[0] + str(_translate(name, self._to_file))
+
+
+def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The rows of a module that is a part of another one; an empty name puts them at the top."""
+
+    def join(module: str, name: str) -> str:
+        return f"{module}.{name}" if module else name
+
+    return {join(file_module, f): None if o is None else join(our_module, o) for f, o in rows.items()}
+
+
+def same(names: Iterable[str]) -> dict[str, str | None]:
+    """Rows of names that are equal on both sides."""
+    return {name: name for name in names}
+
+
+def _pieces(name: str) -> tuple[str, list[str]]:
+    name = f".{name}."
+    numbers = re.findall(r"(?<=\.)(?:\d+|\{\})(?=\.)", name)
+    return re.sub(r"(?<=\.)(?:\d+|\{\})(?=\.)", "{}", name)[1:-1], numbers
+
+
+def _shape_of(name: str) -> str:
+    return _pieces(name)[0]
+
+
+def _numbers_in(name: str) -> list[str]:
+    return _pieces(name)[1]
+
+
+def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) -> str | None:
+    shape, numbers = _pieces(name)
+    for pattern, target in index.get(shape, ()):
+        if all(wanted in ("{}", found) for wanted, found in zip(pattern, numbers)):
+            if target is None:
+                return None
+            return target.format(*(found for wanted, found in zip(pattern, numbers) if wanted == "{}"))
+    raise KeyError(name)

@@ -1,0 +1,71 @@
+"""Names of the transformer's tensors (spec: transformer.md, section 2)."""
+
+from .table import Keys, under
+
+LINEAR = {"weight": "weight", "bias": "bias"}
+
+ATTENTION = {
+    **under("to_q", "q", LINEAR),
+    **under("to_k", "k", LINEAR),
+    **under("to_v", "v", LINEAR),
+    **under("to_out.0", "out", LINEAR),
+    **under("to_gate_logits", "gate", LINEAR),
+    "q_norm.weight": "q_norm.weight",
+    "k_norm.weight": "k_norm.weight",
+}
+
+FEED_FORWARD = {
+    **under("net.0.proj", "up", LINEAR),
+    **under("net.2", "down", LINEAR),
+}
+
+ADALN = {
+    **under("emb.timestep_embedder.linear_1", "embed_in", LINEAR),
+    **under("emb.timestep_embedder.linear_2", "embed_out", LINEAR),
+    **under("linear", "project", LINEAR),
+}
+
+CAPTION = {
+    **under("linear_1", "up", LINEAR),
+    **under("linear_2", "out", LINEAR),
+}
+
+BLOCK = {
+    **under("attn1", "video.self_attn", ATTENTION),
+    **under("attn2", "video.text_attn", ATTENTION),
+    **under("ff", "video.feed_forward", FEED_FORWARD),
+    "scale_shift_table": "video.modulation",
+    "prompt_scale_shift_table": "video.text_modulation",
+    "scale_shift_table_a2v_ca_video": "video.cross_modulation",
+    **under("audio_attn1", "audio.self_attn", ATTENTION),
+    **under("audio_attn2", "audio.text_attn", ATTENTION),
+    **under("audio_ff", "audio.feed_forward", FEED_FORWARD),
+    "audio_scale_shift_table": "audio.modulation",
+    "audio_prompt_scale_shift_table": "audio.text_modulation",
+    "scale_shift_table_a2v_ca_audio": "audio.cross_modulation",
+    **under("audio_to_video_attn", "audio_to_video.attn", ATTENTION),
+    **under("video_to_audio_attn", "video_to_audio.attn", ATTENTION),
+}
+
+TRANSFORMER = Keys(
+    prefixes=("model.diffusion_model.",),
+    rows={
+        **under("patchify_proj", "video.project_in", LINEAR),
+        **under("adaln_single", "video.modulate", ADALN),
+        **under("prompt_adaln_single", "video.modulate_text", ADALN),
+        **under("av_ca_video_scale_shift_adaln_single", "video.modulate_cross", ADALN),
+        **under("av_ca_a2v_gate_adaln_single", "video.gate_cross", ADALN),
+        **under("caption_projection", "video.caption", CAPTION),
+        "scale_shift_table": "video.modulation",
+        **under("proj_out", "video.project_out", LINEAR),
+        **under("audio_patchify_proj", "audio.project_in", LINEAR),
+        **under("audio_adaln_single", "audio.modulate", ADALN),
+        **under("audio_prompt_adaln_single", "audio.modulate_text", ADALN),
+        **under("av_ca_audio_scale_shift_adaln_single", "audio.modulate_cross", ADALN),
+        **under("av_ca_v2a_gate_adaln_single", "audio.gate_cross", ADALN),
+        **under("audio_caption_projection", "audio.caption", CAPTION),
+        "audio_scale_shift_table": "audio.modulation",
+        **under("audio_proj_out", "audio.project_out", LINEAR),
+        **under("transformer_blocks.{}", "blocks.{}", BLOCK),
+    },
+)

@@ -1,0 +1,1 @@
+"""How is one expensive operation computed on this machine?"""

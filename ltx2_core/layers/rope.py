@@ -1,0 +1,65 @@
+"""Rotary position embedding over several axes (spec: transformer.md, section 5; text.md, section 6)."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The angle of every pair of channels, as cosine and sine of shape (B, H, N, d/2)."""
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate x (B, H, N, d): pairs are (i, i + d/2), or (2i, 2i + 1) in the interleaved layout."""
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        if self.interleaved:
+            first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Turns positions into rotations for ``heads`` heads of ``head_dim`` channels; every head has its own frequencies.
+
+    ``max_positions`` holds one number per axis: the position that is mapped to the end of the grid, in the unit of
+    that axis (seconds, pixels, tokens).
+    """
+
+    heads: int
+    head_dim: int
+    max_positions: tuple[float, ...]
+    theta: float = 10000.0
+    interleaved: bool = False
+    double: bool = True
+
+    def __call__(self, positions: Tensor) -> Rotation:
+        """The rotations of positions (B, axes, N), one float32 number per axis and token."""
+        if positions.shape[1] != len(self.max_positions):
+            raise ValueError(f"positions have {positions.shape[1]} axes, this rope has {len(self.max_positions)}.")
+        grid = _frequencies(self.heads * self.head_dim, len(self.max_positions), self.theta, self.double)
+        limits = torch.tensor(self.max_positions, dtype=torch.float32, device=positions.device)
+        # Position 0 lies at -1 and the maximum at +1; frequencies vary slowest, axes fastest.
+        centred = (positions.float() / limits[:, None]) * 2 - 1
+        angles = (centred.mT.unsqueeze(2) * grid.to(positions.device)[:, None]).flatten(2)
+        # What the axes do not fill stays unrotated, at the front of the first head.
+        padding = self.heads * self.head_dim // 2 - angles.shape[-1]
+        angles = torch.nn.functional.pad(angles, (padding, 0))
+        angles = angles.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return Rotation(angles.cos(), angles.sin(), self.interleaved)
+
+
+@lru_cache(maxsize=16)
+def _frequencies(width: int, axes: int, theta: float, double: bool) -> Tensor:
+    """pi/2 * theta^(j/(n-1)) for j = 0..n-1, rounded to float32; made on the CPU, where float64 always exists."""
+    count = width // (2 * axes)
+    exponents = torch.linspace(0, 1, count, dtype=torch.float64 if double else torch.float32, device="cpu")
+    return (theta**exponents * (math.pi / 2)).float()

@@ -1,0 +1,32 @@
+"""What goes into one call of the transformer."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StreamInput:
+    """One stream of a batch of clips (spec: transformer.md, section 3)."""
+
+    tokens: Tensor  # (B, N, C)
+    sigma: Tensor  # (B,), float32: the noise level of the stream as a whole
+    positions: Tensor  # (B, axes, N, 2), float32: where each token starts and ends, in seconds and pixels
+    context: Tensor  # (B, L, D): the text context
+    timesteps: Tensor | None = None  # (B, N), float32: the noise level of each token; None = sigma everywhere
+    context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
+    attention_mask: Tensor | None = None  # (B, N, N), 0..1: how strongly each token sees each other token
+    updated: bool = True  # False: the other stream may look at this one, which itself stays as it is
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What one pass leaves out, for guidance (spec: transformer.md, section 9)."""
+
+    video_values_only: frozenset[int] = frozenset()  # blocks whose video self-attention passes its values through
+    audio_values_only: frozenset[int] = frozenset()
+    audio_to_video: bool = True  # whether video attends to audio
+    video_to_audio: bool = True
+
+
+UNPERTURBED = Perturbation()

@@ -1,0 +1,144 @@
+"""The dual-stream diffusion transformer of LTX-2 (paper, section 3; spec: transformer.md)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import Rope
+from .block import Block, StreamState
+from .config import StreamConfig, TransformerConfig
+from .inputs import UNPERTURBED, Perturbation, StreamInput
+from .modulation import AdaLN, Modulation
+
+
+class CaptionProjection(nn.Module):
+    """Brings the text contexts of 2.0 to the width of a stream; (B, L, C) to (B, L, D)."""
+
+    def __init__(self, caption_width: int, width: int):
+        super().__init__()
+        self.up = nn.Linear(caption_width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.out(F.gelu(self.up(context), approximate="tanh"))
+
+
+class StreamEnds(nn.Module):
+    """Where a stream enters and leaves the transformer: tokens in, modulation from sigma, velocity out."""
+
+    def __init__(self, stream: StreamConfig, config: TransformerConfig, cross_max_position: float):
+        super().__init__()
+        self.config = config
+        self.project_in = nn.Linear(stream.channels_in, stream.width)
+        self.modulate = AdaLN(stream.width, config.modulation_rows)
+        self.modulate_text = AdaLN(stream.width, 2) if config.text_modulation else None
+        self.modulate_cross = AdaLN(stream.width, 4)
+        self.gate_cross = AdaLN(stream.width, 1)
+        self.caption = CaptionProjection(config.caption_width, stream.width) if config.caption_width else None
+        self.modulation = nn.Parameter(torch.empty(2, stream.width))
+        self.project_out = nn.Linear(stream.width, stream.channels_out)
+        rope = {"theta": config.rope_theta, "interleaved": config.rope_interleaved, "double": config.rope_double}
+        self.rope = Rope(stream.heads, stream.head_dim, stream.max_positions, **rope)
+        self.cross_rope = Rope(config.audio.heads, config.audio.head_dim, (cross_max_position,), **rope)
+
+    def enter(self, stream: StreamInput, other: StreamInput | None) -> tuple[StreamState, Tensor]:
+        """The state before the first block, and the embedded noise level (B, N or 1, D) that ``leave`` needs."""
+        dtype = stream.tokens.dtype
+        levels, level = _distinct_levels(stream)
+        embedded = self.modulate.embed(levels * self.config.sigma_scale, dtype)
+        # One position per axis: the middle of the token.
+        positions = stream.positions.float().mean(-1)
+        each_clip = torch.arange(len(stream.sigma), device=level.device)[:, None]
+        state = StreamState(
+            x=self.project_in(stream.tokens),
+            context=stream.context if self.caption is None else self.caption(stream.context),
+            context_bias=_context_bias(stream.context_mask, dtype),
+            attention_bias=_attention_bias(stream.attention_mask, dtype),
+            rotation=self.rope(positions),
+            cross_rotation=None if other is None else self.cross_rope(positions[:, :1]),
+            modulation=Modulation(self.modulate.modulate(embedded), level),
+            text_modulation=None
+            if self.modulate_text is None
+            else Modulation(self.modulate_text(stream.sigma * self.config.sigma_scale, dtype), each_clip),
+            cross_modulation=None
+            if other is None
+            else self.modulate_by_own_level(levels, level, other.sigma, dtype),
+            cross_gate=None
+            if other is None
+            else Modulation(self.gate_cross(other.sigma * self.config.cross_gate_scale, dtype), each_clip),
+            updated=stream.updated,
+        )
+        return state, embedded[level]
+
+    def modulate_by_own_level(
+        self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
+    ) -> Modulation:
+        """Scale and shift between the streams follow each token's own noise level, since May 2026 (rule C)."""
+        return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype), level)
+
+    def leave(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """(B, N, D) after the last block to the velocity (B, N, C)."""
+        shift, scale = (self.modulation.to(x.dtype)[:, None, None] + embedded).unbind(0)
+        x = F.layer_norm(x, x.shape[-1:], eps=self.config.eps)
+        return self.project_out(x * (1 + scale) + shift)
+
+
+class Transformer(nn.Module):
+    """Predicts the velocity of both streams; either may be absent."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        # Both streams meet on one clock, the longer of the two.
+        cross_max_position = max(config.video.max_positions[0], config.audio.max_positions[0])
+        self.video = StreamEnds(config.video, config, cross_max_position)
+        self.audio = StreamEnds(config.audio, config, cross_max_position)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+
+    def forward(
+        self,
+        video: StreamInput | None,
+        audio: StreamInput | None,
+        perturbation: Perturbation = UNPERTURBED,
+        between_blocks: Callable[[], None] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The velocities (B, N, C) of video and audio; None for an absent stream.
+
+        ``between_blocks`` is called before each block; it may raise to interrupt.
+        """
+        video_state, video_level = self.video.enter(video, audio) if video is not None else (None, None)
+        audio_state, audio_level = self.audio.enter(audio, video) if audio is not None else (None, None)
+        for index, block in enumerate(self.blocks):
+            if between_blocks is not None:
+                between_blocks()
+            video_state, audio_state = block(video_state, audio_state, index, perturbation)
+        return (
+            None if video_state is None else self.video.leave(video_state.x, video_level),
+            None if audio_state is None else self.audio.leave(audio_state.x, audio_level),
+        )
+
+
+def _distinct_levels(stream: StreamInput) -> tuple[Tensor, Tensor]:
+    """The noise levels that occur (M,), and which of them each token has (B, N) or (B, 1)."""
+    if stream.timesteps is None:
+        return stream.sigma.float(), torch.arange(len(stream.sigma), device=stream.sigma.device)[:, None]
+    levels, level = torch.unique(stream.timesteps.float(), return_inverse=True)
+    return levels, level
+
+
+def _context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """0 where a token of the context may be seen, the lowest number where not; (B, L) to (B, 1, 1, L)."""
+    if mask is None:
+        return None
+    return ((mask.to(dtype) - 1) * torch.finfo(dtype).max)[:, None, None]
+
+
+def _attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """log(mask), so that weights are multiplied by it; (B, N, N) to (B, 1, N, N)."""
+    if mask is None:
+        return None
+    limits = torch.finfo(dtype)
+    bias = mask.float().clamp(min=limits.tiny).log().to(dtype)
+    return torch.where(mask > 0, bias, limits.min)[:, None]

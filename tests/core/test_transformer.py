@@ -1,0 +1,284 @@
+"""The transformer against the official one, and against the newest official numbers where the two differ."""
+
+import math
+
+import golden
+import pytest
+import torch
+from agreement import compare
+
+from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
+from ltx2_core.transformer import Perturbation, StreamInput, Transformer, TransformerConfig
+from ltx2_core.transformer.model import StreamEnds
+from ltx2_core.transformer.modulation import Modulation
+
+TOTALS = {"2.0": (3510, 18_876_174_592), "2.3": (4186, 18_988_838_144)}
+PERTURBATIONS = {
+    "skip_video_self": Perturbation(video_values_only=frozenset({1})),
+    "skip_audio_self": Perturbation(audio_values_only=frozenset({0})),
+    "skip_a2v": Perturbation(audio_to_video=False),
+    "skip_v2a": Perturbation(video_to_audio=False),
+    "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
+}
+
+
+def tiny_section(version: str, **changes) -> dict:
+    small = {
+        "num_layers": 2, "num_attention_heads": 2, "audio_num_attention_heads": 2, "attention_head_dim": 16,
+        "audio_attention_head_dim": 8, "in_channels": 8, "out_channels": 8, "audio_in_channels": 8,
+        "audio_out_channels": 8, "cross_attention_dim": 32, "audio_cross_attention_dim": 16, "caption_channels": 24,
+    }  # fmt: skip
+    return golden.config(version)["transformer"] | small | changes
+
+
+def official(section: dict, seed: int = 0):
+    """The official model with random weights, and ours with the same."""
+    configurator = pytest.importorskip("ltx_core.model.transformer.model_configurator")
+    theirs = configurator.LTXModelConfigurator.from_config({"transformer": section}).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 0.2
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale + ("norm" in name))
+    ours = Transformer(TransformerConfig.from_json(section))
+    ours.load_state_dict({TRANSFORMER.ours(key, ""): value for key, value in theirs.state_dict().items()})
+    return theirs, ours
+
+
+def video_positions(frames=2, height=2, width=2, fps=24.0) -> torch.Tensor:
+    axes = []
+    for f in range(frames):
+        start, end = max(0, 8 * f - 7) / fps, max(0, 8 * f + 1) / fps
+        for h in range(height):
+            for w in range(width):
+                axes.append([[start, end], [32 * h, 32 * h + 32], [32 * w, 32 * w + 32]])
+    return torch.tensor(axes, dtype=torch.float32).transpose(0, 1)[None]
+
+
+def audio_positions(length=5) -> torch.Tensor:
+    bounds = [[max(0, 4 * t - 3) * 0.01, (4 * t + 1) * 0.01] for t in range(length)]
+    return torch.tensor(bounds, dtype=torch.float32)[None, None]
+
+
+def inputs(section: dict, sigma=(0.7, 0.7), first_frame=None, batch=1) -> tuple[StreamInput, StreamInput]:
+    """Both streams at random; ``first_frame`` is the noise level of the first four video tokens."""
+    generator = torch.Generator().manual_seed(7)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    captions = section["caption_channels"] if "caption_proj_before_connector" not in section else None
+    timesteps = None
+    if first_frame is not None:
+        timesteps = torch.full((batch, 8), sigma[0])
+        timesteps[:, :4] = first_frame
+    video = StreamInput(
+        draw(batch, 8, 8), torch.full((batch,), sigma[0]), video_positions().expand(batch, -1, -1, -1),
+        draw(batch, 6, captions or 32), timesteps,
+    )  # fmt: skip
+    audio = StreamInput(
+        draw(batch, 5, 8), torch.full((batch,), sigma[1]), audio_positions().expand(batch, -1, -1, -1),
+        draw(batch, 6, captions or 16),
+    )  # fmt: skip
+    return video, audio
+
+
+def official_velocity(theirs, video: StreamInput | None, audio: StreamInput | None, perturbation=None):
+    modality = pytest.importorskip("ltx_core.model.transformer.modality").Modality
+    guidance = pytest.importorskip("ltx_core.guidance.perturbations")
+    kinds, perturbation = guidance.PerturbationType, perturbation or Perturbation()
+    skipped = [
+        guidance.Perturbation(kinds.SKIP_VIDEO_SELF_ATTN, list(perturbation.video_values_only)),
+        guidance.Perturbation(kinds.SKIP_AUDIO_SELF_ATTN, list(perturbation.audio_values_only)),
+    ]
+    if not perturbation.audio_to_video:
+        skipped.append(guidance.Perturbation(kinds.SKIP_A2V_CROSS_ATTN, None))
+    if not perturbation.video_to_audio:
+        skipped.append(guidance.Perturbation(kinds.SKIP_V2A_CROSS_ATTN, None))
+
+    def convert(stream: StreamInput | None):
+        if stream is None:
+            return None
+        timesteps = stream.timesteps
+        if timesteps is None:
+            timesteps = stream.sigma[:, None].expand(stream.tokens.shape[:2])
+        return modality(
+            latent=stream.tokens, sigma=stream.sigma, timesteps=timesteps, positions=stream.positions,
+            context=stream.context, context_mask=stream.context_mask, attention_mask=stream.attention_mask,
+        )  # fmt: skip
+
+    batch = len((video or audio).tokens)
+    with torch.no_grad():
+        return theirs(
+            convert(video), convert(audio),
+            guidance.BatchedPerturbationConfig([guidance.PerturbationConfig(skipped)] * batch),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def rule_of_1_0_0(monkeypatch):
+    """ltx-core 1.0.0 takes scale and shift between the streams from the other stream's sigma (spec: rule B)."""
+
+    def by_other_sigma(self: StreamEnds, levels, level, other_sigma, dtype):
+        rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
+        return Modulation(rows, torch.arange(len(other_sigma))[:, None])
+
+    monkeypatch.setattr(StreamEnds, "modulate_by_own_level", by_other_sigma)
+
+
+def check(seam: str, ours, theirs) -> None:
+    for stream, a, b in zip(("video", "audio"), ours, theirs):
+        assert (a is None) == (b is None)
+        if a is not None:
+            compare(f"velocity {seam} ({stream})", a, b)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@torch.no_grad()
+def test_velocity(version):
+    section = tiny_section(version)
+    theirs, ours = official(section)
+    video, audio = inputs(section, batch=2)
+    check(version, ours(video, audio), official_velocity(theirs, video, audio))
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@torch.no_grad()
+def test_velocity_per_token(version, rule_of_1_0_0):
+    section = tiny_section(version)
+    theirs, ours = official(section)
+    video, audio = inputs(section, sigma=(0.725, 0.5), first_frame=0.0)
+    check(f"{version} per-token timesteps", ours(video, audio), official_velocity(theirs, video, audio))
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("name", PERTURBATIONS)
+@torch.no_grad()
+def test_velocity_perturbed(version, name):
+    section = tiny_section(version)
+    theirs, ours = official(section)
+    video, audio = inputs(section)
+    plain = ours(video, audio)
+    perturbed = ours(video, audio, PERTURBATIONS[name])
+    assert any((a - b).abs().max() > 1e-3 for a, b in zip(plain, perturbed))
+    check(f"{version} {name}", perturbed, official_velocity(theirs, video, audio, PERTURBATIONS[name]))
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("absent", ["video", "audio"])
+@torch.no_grad()
+def test_velocity_of_one_stream(version, absent):
+    section = tiny_section(version)
+    theirs, ours = official(section)
+    video, audio = inputs(section)
+    pair = (None, audio) if absent == "video" else (video, None)
+    check(f"{version} without {absent}", ours(*pair), official_velocity(theirs, *pair))
+
+
+@torch.no_grad()
+def test_masks():
+    section = tiny_section("2.3")
+    theirs, ours = official(section)
+    video, audio = inputs(section)
+    context_mask = torch.tensor([[1, 1, 0, 1, 0, 1]])
+    attention_mask = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    attention_mask = attention_mask.masked_fill(torch.eye(8, dtype=torch.bool), 1.0)
+    video = StreamInput(video.tokens, video.sigma, video.positions, video.context, None, context_mask, attention_mask)
+    check("2.3 masked", ours(video, audio), official_velocity(theirs, video, audio))
+
+
+@torch.no_grad()
+def test_block_and_rope():
+    """One block alone, given the official block's own inputs: the state after it, and both kinds of rotation."""
+    section = tiny_section("2.3", num_layers=1)
+    theirs, ours = official(section)
+    video, audio = inputs(section)
+    seen = {}
+    theirs.transformer_blocks[0].register_forward_hook(
+        lambda module, args, kwargs, output: seen.update(before=kwargs, after=output), with_kwargs=True
+    )
+    official_velocity(theirs, video, audio)
+    video_state, _ = ours.video.enter(video, audio)
+    audio_state, _ = ours.audio.enter(audio, video)
+    for stream, state in ("video", video_state), ("audio", audio_state):
+        before = seen["before"][stream]
+        cos, sin = before.positional_embeddings
+        cross_cos, cross_sin = before.cross_positional_embeddings
+        compare(f"rope {stream}", state.rotation.cos, cos)
+        compare(f"rope {stream}", state.rotation.sin, sin)
+        compare(f"rope {stream} across", state.cross_rotation.cos, cross_cos)
+        compare(f"rope {stream} across", state.cross_rotation.sin, cross_sin)
+    after = ours.blocks[0](video_state, audio_state, 0, Perturbation())
+    for stream, state, expected in zip(("video", "audio"), after, seen["after"]):
+        compare(f"one block ({stream})", state.x, expected.x)
+
+
+@torch.no_grad()
+def test_a_stream_that_is_not_updated_still_shows_itself():
+    section = tiny_section("2.3")
+    _, ours = official(section)
+    video, audio = inputs(section)
+    frozen = StreamInput(audio.tokens, audio.sigma, audio.positions, audio.context, updated=False)
+    seen = ours(video, frozen)[0]
+    assert not torch.allclose(seen, ours(video, None)[0], atol=1e-4)
+
+
+def formula_weights(model: Transformer) -> dict[str, torch.Tensor]:
+    """The weights of the golden vectors; their recipe stands in the file."""
+    official_names = {TRANSFORMER.official(n).removeprefix("model.diffusion_model."): n for n in model.state_dict()}
+    state = {}
+    for k, key in enumerate(sorted(official_names)):
+        shape = model.state_dict()[official_names[key]].shape
+        i = torch.arange(math.prod(shape), dtype=torch.float64)
+        w = 0.2 * torch.sin(0.7 * (k + 1) + 1.3 * (i + 1))
+        state[official_names[key]] = (1 + 0.5 * w if key.endswith("norm.weight") else w).float().reshape(shape)
+    return state
+
+
+def wave(shape, a, b) -> torch.Tensor:
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    return (0.5 * torch.sin(a + b * (i + 1))).float().reshape(shape)
+
+
+VECTOR_CASES = {
+    "2.0/t2v": {}, "2.0/i2v": {"image": True}, "2.3/t2v": {}, "2.3/i2v": {"image": True},
+    "2.3/t2v/skip_video_self_attn_block1": {"perturbation": Perturbation(video_values_only=frozenset({1}))},
+    "2.3/t2v/skip_both_av_cross_all_blocks": {"perturbation": PERTURBATIONS["isolated"]},
+    "2.3/t2v/rope_interleaved": {"rope_type": "interleaved"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VECTOR_CASES)
+@torch.no_grad()
+def test_newest_official_numbers(case):
+    version, choices = case[:3], VECTOR_CASES[case]
+    section = tiny_section(version, rope_type=choices.get("rope_type", "split"))
+    model = Transformer(TransformerConfig.from_json(section))
+    model.load_state_dict(formula_weights(model))
+    timesteps = torch.full((1, 8), 0.725)
+    if choices.get("image"):
+        timesteps[:, :4] = 0
+    widths = (24, 24) if version == "2.0" else (32, 16)
+    video = StreamInput(wave((1, 8, 8), 0.3, 0.9), torch.tensor([0.725]), video_positions(),
+                        wave((1, 6, widths[0]), 0.1, 0.77), timesteps)  # fmt: skip
+    audio = StreamInput(wave((1, 5, 8), 1.1, 0.61), torch.tensor([0.5]), audio_positions(),
+                        wave((1, 6, widths[1]), 0.2, 0.53))  # fmt: skip
+    expected = golden.vectors("transformer_text")["own_ss_cross_gate"][case]
+    result = model(video, audio, choices.get("perturbation", Perturbation()))
+    for stream, found in zip(("video", "audio"), result):
+        compare(f"newest {case} ({stream})", found, torch.tensor(expected[stream]).reshape(found.shape), 1e-5)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_every_released_key_has_its_place(version):
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig.from_json(golden.config(version)["transformer"]))
+    listed = golden.key_list("transformer_text", version, "transformer")
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert {TRANSFORMER.ours(key, "model.diffusion_model."): shape for key, shape in listed.items()} == shapes
+    assert {TRANSFORMER.official(name) for name in shapes} == set(listed)
+    assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == TOTALS[version]
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ValueError, match="qk_norm"):
+        TransformerConfig.from_json(tiny_section("2.3", qk_norm="layer_norm"))
+    with pytest.raises(ValueError, match=r"LTX-2\.5"):
+        TransformerConfig.from_json(tiny_section("2.3", ff_bias=False))

@@ -1,0 +1,28 @@
+"""Facts of the released models: names and shapes of all tensors, and outputs of the official code on tiny weights."""
+
+import gzip
+import json
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+SUFFIX = {"2.0": "2.0_19b", "2.3": "2.3_22b"}
+
+
+def config(version: str) -> dict:
+    """The ``config`` entry in the metadata of the official checkpoint."""
+    return json.loads((_HERE / f"config_{version}.json").read_text())
+
+
+def vectors(name: str) -> dict:
+    return json.loads((_HERE / f"test_vectors_{name}.json").read_text())
+
+
+def key_list(kind: str, version: str, component: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of ``kind`` ("transformer_text", "video_vae", "audio_vae", "vocoder") in an official file."""
+    lines = gzip.decompress((_HERE / f"{kind}_{SUFFIX[version]}.tsv.gz").read_bytes()).decode().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith(("#", "key\t"))]
+    return {
+        key: tuple(int(n) for n in shape.split("x") if n)
+        for key, shape, *rest in rows
+        if component is None or rest[0] == component
+    }
