@@ -1,0 +1,148 @@
+"""Pixels, latents, tokens and seconds of both streams (spec: transformer.md section 4, video_vae.md section 1, audio.md).
+
+A clip owns one rational frame rate; every length follows from it.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+TIME_SCALE = 8  # pixel frames per latent frame, after the first
+SPACE_SCALE = 32  # pixels per latent cell, both ways
+VIDEO_CHANNELS = 128
+AUDIO_CHANNELS = 8
+AUDIO_BINS = 16
+AUDIO_RATE = 25  # audio latents per second: 16 kHz / hop 160 / 4
+
+# Rates that people write as decimals and mean as fractions.
+_BROADCAST = {
+    Fraction(nominal * 1000, 1001).limit_denominator(1001): name
+    for nominal, name in ((24, "23.976"), (30, "29.97"), (48, "47.952"), (60, "59.94"), (120, "119.88"))
+}
+
+
+def exact_fps(fps: float | str | Fraction) -> Fraction:
+    """The frame rate as a fraction; 23.976, 29.97 and their like become n * 1000 / 1001."""
+    try:
+        rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise ValueError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.") from None
+    if not 1 <= rate <= 240:
+        raise ValueError(f"fps is {fps}; it must lie between 1 and 240.")
+    for exact in _BROADCAST:
+        if abs(rate - exact) < Fraction(1, 200):
+            return exact
+    return rate
+
+
+def nearest_frames(frames: float) -> int:
+    """The nearest count that the video VAE can make: 8 k + 1."""
+    return max(0, round((frames - 1) / TIME_SCALE)) * TIME_SCALE + 1
+
+
+def nearest_size(pixels: float, multiple: int = SPACE_SCALE) -> int:
+    """The nearest width or height that the video VAE can make."""
+    return max(1, round(pixels / multiple)) * multiple
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """The size of a clip; everything both streams need to know about lengths."""
+
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+
+    def __post_init__(self):
+        if self.frames < 1 or self.frames % TIME_SCALE != 1:
+            raise ValueError(
+                f"frames is {self.frames}; it must be {TIME_SCALE} k + 1, for example {nearest_frames(self.frames)}."
+            )
+        for name, value in (("width", self.width), ("height", self.height)):
+            if value < SPACE_SCALE or value % SPACE_SCALE:
+                raise ValueError(
+                    f"{name} is {value}; it must be a multiple of {SPACE_SCALE}, for example {nearest_size(value)}."
+                )
+        object.__setattr__(self, "fps", exact_fps(self.fps))
+
+    @classmethod
+    def of_latent(cls, video: Tensor, fps: float | Fraction) -> "ClipShape":
+        """The clip whose video latent has the shape (B, C, F, H, W) of ``video``."""
+        frames, height, width = video.shape[2:]
+        return cls(width * SPACE_SCALE, height * SPACE_SCALE, pixel_frames(frames), exact_fps(fps))
+
+    @property
+    def seconds(self) -> Fraction:
+        return self.frames / self.fps
+
+    @property
+    def video_latent(self) -> tuple[int, int, int]:
+        """(F, H, W) of the video latent."""
+        return latent_frames(self.frames), self.height // SPACE_SCALE, self.width // SPACE_SCALE
+
+    @property
+    def audio_latents(self) -> int:
+        return round(self.seconds * AUDIO_RATE)
+
+    def samples(self, sample_rate: int) -> int:
+        """Samples of sound that last exactly as long as the frames."""
+        return round(self.seconds * sample_rate)
+
+
+def latent_frames(frames: int) -> int:
+    return (frames - 1) // TIME_SCALE + 1
+
+
+def pixel_frames(latents: int) -> int:
+    return (latents - 1) * TIME_SCALE + 1
+
+
+def video_positions(shape: tuple[int, int, int], fps: Fraction, device: torch.device | str = "cpu") -> Tensor:
+    """Where each token of a (F, H, W) latent starts and ends: (1, 3, N, 2), seconds and pixels, float32."""
+    frames, height, width = shape
+    time = (_bounds(frames) * TIME_SCALE + 1 - TIME_SCALE).clamp(min=0)
+    grid = torch.stack(
+        torch.broadcast_tensors(
+            time[:, None, None], (_bounds(height) * SPACE_SCALE)[None, :, None], (_bounds(width) * SPACE_SCALE)[None, None]
+        )
+    )
+    positions = rearrange(grid, "a f h w bounds -> 1 a (f h w) bounds").contiguous()
+    positions[:, 0] /= float(fps)
+    return positions.to(device)
+
+
+def audio_positions(length: int, device: torch.device | str = "cpu") -> Tensor:
+    """Where each audio token starts and ends: (1, 1, T, 2), seconds, float32."""
+    mel_frames = (_bounds(length) * 4 + 1 - 4).clamp(min=0)
+    return (mel_frames * 160 / 16000)[None, None].to(device)
+
+
+def video_tokens(latent: Tensor) -> Tensor:
+    """(B, C, F, H, W) to (B, N, C), time slowest."""
+    return rearrange(latent, "b c f h w -> b (f h w) c")
+
+
+def video_latent(tokens: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(B, N, C) back to (B, C, F, H, W)."""
+    frames, height, width = shape
+    return rearrange(tokens, "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
+
+
+def audio_tokens(latent: Tensor) -> Tensor:
+    """(B, C, T, M) to (B, T, C * M)."""
+    return rearrange(latent, "b c t m -> b t (c m)")
+
+
+def audio_latent(tokens: Tensor, bins: int = AUDIO_BINS) -> Tensor:
+    """(B, T, C * M) back to (B, C, T, M)."""
+    return rearrange(tokens, "b t (c m) -> b c t m", m=bins)
+
+
+def _bounds(count: int) -> Tensor:
+    """(count, 2): index and index + 1."""
+    start = torch.arange(count, dtype=torch.float32)
+    return torch.stack((start, start + 1), dim=-1)

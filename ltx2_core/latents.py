@@ -1,0 +1,85 @@
+"""Both streams of one sample as a single vector, its noise, and what is given in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import geometry
+from .geometry import ClipShape
+
+
+@dataclass(frozen=True)
+class AVLatent:
+    """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent."""
+
+    video: Tensor | None  # (B, C, F, H, W)
+    audio: Tensor | None  # (B, C, T, M)
+
+    def map(self, function: Callable[..., Tensor], *others: "AVLatent") -> "AVLatent":
+        """``function`` of the tensors of each stream that is present."""
+
+        def apply(name: str) -> Tensor | None:
+            own = getattr(self, name)
+            return None if own is None else function(own, *(getattr(other, name) for other in others))
+
+        return AVLatent(apply("video"), apply("audio"))
+
+    def __add__(self, other: "AVLatent") -> "AVLatent":
+        return self.map(torch.add, other)
+
+    def __sub__(self, other: "AVLatent") -> "AVLatent":
+        return self.map(torch.sub, other)
+
+    def __mul__(self, factor: "float | AVLatent") -> "AVLatent":
+        if isinstance(factor, AVLatent):
+            return self.map(torch.mul, factor)
+        return self.map(lambda x: x * factor)
+
+    __rmul__ = __mul__
+
+    def to(self, *args, **kwargs) -> "AVLatent":
+        return self.map(lambda x: x.to(*args, **kwargs))
+
+    def streams(self) -> dict[str, Tensor]:
+        """The streams that are present, by name."""
+        return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
+
+
+def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
+    """Zeros of the size of a clip, on the CPU, float32."""
+    return AVLatent(
+        video=torch.zeros(batch, geometry.VIDEO_CHANNELS, *shape.video_latent),
+        audio=torch.zeros(batch, geometry.AUDIO_CHANNELS, shape.audio_latents, geometry.AUDIO_BINS),
+    )
+
+
+def noise_like(latent: AVLatent, seed: int, device: torch.device | str = "cpu") -> AVLatent:
+    """Gaussian noise in the official order: one generator, video before audio, each in token layout.
+
+    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in the
+    latent's dtype (spec: sampling.md, section 5).
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(tokens: Tensor) -> Tensor:
+        return torch.randn(tokens.shape, generator=generator, device=device, dtype=tokens.dtype).to(tokens.device)
+
+    video = audio = None
+    if latent.video is not None:
+        shape = latent.video.shape[2:]
+        video = geometry.video_latent(draw(geometry.video_tokens(latent.video)), (shape[0], shape[1], shape[2]))
+    if latent.audio is not None:
+        audio = geometry.audio_latent(draw(geometry.audio_tokens(latent.audio)), latent.audio.shape[-1])
+    return AVLatent(video, audio)
+
+
+def add_noise(clean: AVLatent, noise: AVLatent, sigma: float, mask: AVLatent | None = None) -> AVLatent:
+    """(1 - sigma) clean + sigma noise where ``mask`` is 1, and ``clean`` where it is 0 (float32 inside)."""
+
+    def mix(x: Tensor, n: Tensor, m: Tensor | None = None) -> Tensor:
+        noisy = torch.lerp(x.float(), n.float(), sigma)
+        return (noisy if m is None else torch.lerp(x.float(), noisy, m.float())).to(x.dtype)
+
+    return clean.map(mix, noise) if mask is None else clean.map(mix, noise, mask)
