@@ -1,0 +1,32 @@
+"""Mel frames -> latent (spec: audio.md, section 3)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import AudioVAEConfig
+from .layers import CausalConv2d, Downsample, LatentStatistics, Level, ResidualBlock, pixel_norm
+
+
+class AudioEncoder(nn.Module):
+    """Four mel frames to one latent frame; the first latent frame knows only the first mel frame."""
+
+    def __init__(self, config: AudioVAEConfig):
+        super().__init__()
+        widths = config.widths
+        inputs = [config.channels, *widths]
+        resizes = [*(Downsample(width) for width in widths[:-1]), nn.Identity()]
+        self.conv_in = CausalConv2d(config.in_channels, config.channels)
+        self.levels = nn.Sequential(
+            *(Level(i, width, config.res_blocks, resize) for i, width, resize in zip(inputs, widths, resizes))
+        )
+        self.middle = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(2)))
+        self.conv_out = CausalConv2d(widths[-1], 2 * config.latent_channels)
+        self.statistics = LatentStatistics(config)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """(B, 2, T, 64) log mel -> (B, 8, ceil(T/4), 16) normalised latent, in the weights' dtype."""
+        x = self.conv_in(mel.to(self.conv_in.weight.dtype))
+        x = self.middle(self.levels(x))
+        x = self.conv_out(F.silu(pixel_norm(x)))
+        mean, _log_variance = x.chunk(2, dim=1)
+        return self.statistics.normalize(mean)

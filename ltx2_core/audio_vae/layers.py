@@ -1,0 +1,98 @@
+"""What the audio encoder and decoder are made of: images of time (rows) by frequency, causal in time.
+
+Spec: audio.md, section 3.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import AudioVAEConfig
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Give every cell of (B, C, T, F) a mean square of 1 over its channels."""
+    scale = (x.float().square().mean(1, keepdim=True) + 1e-6).rsqrt()
+    return (x.float() * scale).to(x.dtype)
+
+
+class CausalConv2d(nn.Conv2d):
+    """A 3x3 convolution that sees one bin to either side, this frame and the two before it."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 2, 0)))
+
+
+class Downsample(nn.Conv2d):
+    """Halves frequency and time; T frames become ceil(T/2), the first of which sees only the first."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 2, 0)))
+
+
+class Upsample(CausalConv2d):
+    """Doubles frequency and time; the first frame stays single, so T frames become 2T - 1."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))[:, :, 1:]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = CausalConv2d(in_channels, out_channels)
+        self.conv2 = CausalConv2d(out_channels, out_channels)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(pixel_norm(x)))
+        h = self.conv2(F.silu(pixel_norm(h)))
+        return self.shortcut(x) + h
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, then the step to the next."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, resize: nn.Module):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * blocks
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in pairwise(widths)))
+        self.resize = resize
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize(self.blocks(x))
+
+
+class LatentStatistics(nn.Module):
+    """Mean and deviation of every latent cell, one per channel and frequency (in this order in the file)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: AudioVAEConfig):
+        super().__init__()
+        self.shape = (config.latent_channels, 1, config.latent_bins)
+        cells = config.latent_channels * config.latent_bins
+        self.register_buffer("mean", torch.zeros(cells))
+        self.register_buffer("std", torch.ones(cells))
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        """(B, C, T, M) as the encoder makes it -> as the transformer knows it."""
+        return (latent - self.mean.view(self.shape)) / self.std.view(self.shape)
+
+    def denormalize(self, latent: Tensor) -> Tensor:
+        """The inverse of ``normalize``."""
+        return latent * self.std.view(self.shape) + self.mean.view(self.shape)
