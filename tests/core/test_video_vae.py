@@ -1,0 +1,461 @@
+"""The video VAE against the official one, its numbers, its key lists, and its own rules."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from agreement import compare
+from torch.testing import assert_close
+
+from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
+from ltx2_core.video_vae import Tiling, VideoDecoder, VideoEncoder, VideoVAEConfig, decode_tiled, encode_tiled
+from ltx2_core.video_vae.config import Resample
+from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
+from ltx2_core.video_vae.tiling import Span, split, split_time, to_frames, to_pixels, weights
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VERSIONS = ["2.0", "2.3"]
+VECTORS = json.loads((GOLDEN / "test_vectors_vae_audio.json").read_text())
+MINIATURE = {
+    "dims": 3,
+    "latent_channels": 16,
+    "decoder_base_channels": 4,
+    "encoder_blocks": [["compress_all_res", {"multiplier": 1}]] * 3,
+    "decoder_blocks": [
+        ["res_x", {"num_layers": 2, "inject_noise": False}],
+        ["compress_all", {"residual": False, "multiplier": 1}],
+        ["res_x", {"num_layers": 3, "inject_noise": False}],
+        ["compress_all", {"residual": False, "multiplier": 1}],
+        ["res_x", {"num_layers": 3, "inject_noise": False}],
+        ["compress_all", {"residual": False, "multiplier": 8}],
+    ],
+    "timestep_conditioning": False,
+}
+HALVES = {"encoder": (VideoEncoder, VIDEO_ENCODER), "decoder": (VideoDecoder, VIDEO_DECODER)}
+
+
+def section(version: str, **changes) -> dict:
+    """A release's vae config; "mini" is the miniature's."""
+    if version == "mini":
+        return {**MINIATURE, **changes}
+    return {**json.loads((GOLDEN / f"config_{version}.json").read_text())["vae"], **changes}
+
+
+def narrow(version: str, **changes) -> dict:
+    widths = {} if version == "mini" else {"latent_channels": 8, "decoder_base_channels": 8}
+    return section(version, **widths, **changes)
+
+
+def official_name(half: str, name: str) -> str:
+    """As ltx-core's module of this half calls it."""
+    return HALVES[half][1].official(name).removeprefix("vae.").removeprefix(f"{half}.")
+
+
+def official_pair(half: str, config: dict, seed: int = 0):
+    """ltx-core's module with random weights, and ours with the same ones."""
+    configurators = pytest.importorskip("ltx_core.model.video_vae.model_configurator")
+    theirs = getattr(configurators, f"Video{half.title()}Configurator").from_config({"vae": config}).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in theirs.state_dict().items():
+        gain = 1.5 / math.sqrt(tensor[0].numel()) if tensor.ndim > 1 else 0.1
+        tensor.copy_(gain * torch.randn(tensor.shape, generator=generator) + (1.0 if "std" in name else 0.0))
+    return theirs, translated(half, config, theirs.state_dict())
+
+
+def translated(half: str, config: dict, state: dict) -> VideoEncoder | VideoDecoder:
+    make, keys = HALVES[half]
+    ours = make(VideoVAEConfig.from_json(config))
+
+    def ours_of(name: str) -> str:
+        prefix = "" if name.startswith("per_channel") else f"{half}."
+        return keys.ours(prefix + name, "")
+
+    ours.load_state_dict({ours_of(name): tensor for name, tensor in state.items()}, strict=True)
+    return ours
+
+
+def picture(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def noise(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Agreement with the official implementation
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "mini"])
+@torch.no_grad()
+def test_encoder_agrees(version):
+    theirs, ours = official_pair("encoder", narrow(version))
+    for frames in (1, 9, 20):
+        pixels = picture(1 if frames > 1 else 2, 3, frames, 64, 96)
+        compare(f"video_vae.encoder {version}", ours(pixels), theirs(pixels))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("version", [*VERSIONS, "mini"])
+@torch.no_grad()
+def test_decoder_agrees(version, causal):
+    theirs, ours = official_pair("decoder", narrow(version, causal_decoder=causal))
+    for latent in (noise(2, ours.config.latent_channels, 1, 2, 3), noise(1, ours.config.latent_channels, 3, 3, 2)):
+        compare(f"video_vae.decoder {version}", ours(latent), theirs(latent))
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "pixels", "frames"),
+    [
+        ("2.3", (8, 3, 5), (64, 32), (32, 16)),
+        ("2.0", (5, 7, 2), (96, 64), (16, 0)),
+        ("2.0", (6, 2, 4), (64, 0), (24, 16)),
+        ("2.3", (2, 4, 6), (128, 32), (16, 8)),  # 3 x 4 latents: the shorter side in proportion, rounded
+    ],
+)
+@torch.no_grad()
+def test_tiled_decoder_agrees(version, size, pixels, frames):
+    theirs, ours = official_pair("decoder", narrow(version))
+    from ltx_core.model.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
+
+    latent = noise(1, 8, *size)
+    tiling = TilingConfig(SpatialTilingConfig(*pixels), TemporalTilingConfig(*frames))
+    expected = torch.cat(list(theirs.tiled_decode(latent, tiling)), dim=2)
+    frames_of_ours = torch.cat(list(decode_tiled(ours, latent, Tiling(*pixels, *frames))), dim=2)
+    compare(f"video_vae.tiled decoder {version}", frames_of_ours, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in VECTORS if name.startswith("video_")])
+def test_published_numbers(name):
+    _, half, version, *flags = name.split("_")
+    config = narrow(version, causal_decoder=bool(flags))
+    ours = HALVES[half][0](VideoVAEConfig.from_json(config))
+    names = sorted(ours.state_dict(), key=lambda name: official_name(half, name))
+    for position, name_of_ours in enumerate(names):
+        fill(ours.state_dict()[name_of_ours], position, official_name(half, name_of_ours))
+
+    expected = VECTORS[name]["output"]
+    shape = VECTORS[name.removesuffix("_causal_true")]["input"]
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    x = 0.8 * torch.sin(0.37 * i) + 0.2 * torch.cos((0.011 * i * i) % 6.283)
+    output = ours.double()(x.float().double().reshape(shape))
+    assert list(output.shape) == expected["shape"]
+    indices = torch.tensor([int(index) for index in expected["samples"]])
+    samples = torch.tensor(list(expected["samples"].values()))
+    # These weights magnify rounding. In float64 we and ltx-core agree to 1e-12; the numbers were made in float32.
+    tolerance = 5e-4 if name == "video_decoder_2.0_causal_true" else 5e-5
+    seam = " ".join([f"video_vae.{half}", version, *flags[:1], "vectors"])
+    compare(seam, output.flatten()[indices], samples, tolerance)
+    assert_close((output.mean().item(), output.std().item()), (expected["mean"], expected["std"]), atol=2e-5, rtol=2e-5)
+
+
+def fill(tensor: torch.Tensor, position: int, name: str) -> None:
+    """The weights by formula of the vectors' ``_about``."""
+    s = torch.sin(0.7 * torch.arange(tensor.numel(), dtype=torch.float64) + 1.3 * position).reshape(tensor.shape)
+    if name.endswith("std-of-means"):
+        s = 1 + 0.25 * s
+    else:
+        s = s * (1.5 / math.sqrt(tensor[0].numel()) if tensor.ndim > 1 else 0.1)
+    tensor.copy_(s)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("version", "elements", "encoder", "decoder"),
+    [("2.0", 1_222_479_857, 694_098_881, 528_380_720), ("2.3", 726_106_225, 318_936_897, 407_169_072)],
+)
+def test_every_tensor_of_the_released_files_has_its_place(version, elements, encoder, decoder):
+    listing = gzip.decompress(
+        (GOLDEN / f"video_vae_{version}_{'19b' if version == '2.0' else '22b'}.tsv.gz").read_bytes()
+    )
+    shapes = {
+        key: tuple(map(int, shape.split("x")))
+        for key, shape in (line.split("\t") for line in listing.decode().splitlines() if not line.startswith("#"))
+    }
+    found = {}
+    with torch.device("meta"):
+        config = VideoVAEConfig.from_json(section(version))
+        for half, (make, keys) in HALVES.items():
+            module = make(config)
+            for name, tensor in module.state_dict().items():
+                found[keys.official(name)] = tuple(tensor.shape)
+                assert keys.ours(keys.official(name), "vae.") == name
+            assert sum(p.numel() for p in module.parameters()) == {"encoder": encoder, "decoder": decoder}[half]
+    assert found == shapes
+    assert sum(math.prod(shape) for shape in shapes.values()) == elements
+    assert (config.time_scale, config.space_scale) == (8, 32)
+
+
+def test_split_files_and_statistics_of_training():
+    assert VIDEO_DECODER.ours("decoder.up_blocks.3.conv.conv.weight", "") == "blocks.3.0.conv.weight"
+    assert (
+        VIDEO_ENCODER.ours("vae.encoder.down_blocks.0.res_blocks.2.conv1.conv.bias", "vae.") == "blocks.0.2.conv1.bias"
+    )
+    assert VIDEO_ENCODER.ours("vae.per_channel_statistics.mean-of-stds", "vae.") is None
+    assert not VIDEO_ENCODER.knows("vae.decoder.conv_in.conv.weight", "vae.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "paddings"),
+    [
+        ({}, ("zeros", "reflect")),
+        ({"spatial_padding_mode": "zeros"}, ("zeros", "zeros")),
+        ({"spatial_padding_mode": "reflect"}, ("reflect", "reflect")),
+        # A repackaged config; the official reader does not read the decoder's key.
+        ({"encoder_spatial_padding_mode": "zeros", "decoder_spatial_padding_mode": "zeros"}, ("zeros", "reflect")),
+    ],
+)
+def test_padding_follows_the_official_reader(changes, paddings):
+    config = VideoVAEConfig.from_json(section("2.0", **changes))
+    assert (config.encoder_padding, config.decoder_padding) == paddings
+
+
+def test_only_compress_all_has_a_skip():
+    names = ["compress_all", "compress_time", "compress_space"]
+    blocks = {
+        "encoder_blocks": [[f"{name}_res", {}] for name in names],
+        "decoder_blocks": [[name, {"residual": True}] for name in names],
+    }
+    config = VideoVAEConfig.from_json(section("2.0", **blocks))
+    assert [block.residual for block in config.decoder_blocks] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"timestep_conditioning": True}, "timestep_conditioning = True"),
+        ({"norm_layer": "group_norm"}, "norm_layer = 'group_norm'"),
+        ({"latent_log_var": "per_channel"}, "latent_log_var"),
+        ({"spatial_padding_mode": "circular"}, "'circular' padding"),
+        ({"decoder_blocks": []}, "lists no decoder_blocks"),
+        ({"decoder_blocks": [["attn_res_x", {"num_layers": 1}]]}, "'attn_res_x'"),
+        ({"decoder_blocks": [["res_x", {"num_layers": 1, "inject_noise": True}]]}, "inject_noise"),
+        ({"decoder_blocks": [["compress_all", {}]]}, "both must agree"),
+    ],
+)
+def test_unsupported_configs_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        VideoVAEConfig.from_json(section("2.0", **changes))
+
+
+# Layers
+
+
+@pytest.mark.parametrize(("causal", "expected"), [(True, [111, 211, 321, 432]), (False, [211, 321, 432, 443])])
+@torch.no_grad()
+def test_edge_frames_repeat(causal, expected):
+    conv = Conv(1, 1, "zeros", causal)
+    conv.weight.zero_()[0, 0, :, 1, 1] = torch.tensor([1.0, 10.0, 100.0])
+    conv.bias.zero_()
+    frames = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4, 1, 1)
+    assert conv(frames).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_mirrored_edges_are_those_of_torch(causal):
+    conv = Conv(4, 2, "reflect", causal, activate=True)
+    x = noise(2, 4, 11, 2, 5)
+    activated = torch.nn.functional.silu(pixel_norm(x))
+    repeated = torch.nn.functional.pad(activated, (0, 0, 0, 0, 2 - (not causal), 0 + (not causal)), mode="replicate")
+    mirrored = torch.nn.functional.pad(repeated, (1, 1, 1, 1, 0, 0), mode="reflect")
+    assert_close(conv(x), torch.nn.functional.conv3d(mirrored, conv.weight, conv.bias))
+
+
+def test_pixel_norm_is_its_formula():
+    x = noise(2, 6, 3, 2, 2) * 1e-4
+    assert_close(pixel_norm(x), x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt())
+
+
+def test_patches_count_columns_before_rows():
+    picture = torch.arange(16.0).reshape(1, 1, 1, 4, 4)
+    assert patchify(picture, 4).flatten().tolist() == [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]
+    assert torch.equal(unpatchify(patchify(picture, 4), 4), picture)
+
+
+@torch.no_grad()
+def test_downsampling_adds_the_mean_of_neighbours():
+    layer = Downsample(8, Resample((2, 2, 2), multiplier=1), "zeros")
+    layer.conv.weight.zero_(), layer.conv.bias.zero_()
+    x = noise(1, 8, 3, 4, 4)
+    expected = torch.cat([x[:, :, :1], x], 2).unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2).mean((-1, -2, -3))
+    assert_close(layer(x), expected)
+
+
+@torch.no_grad()
+def test_upsampling_adds_the_repeated_input():
+    layer = Upsample(16, Resample((2, 2, 2), multiplier=2, residual=True), "zeros", causal=False)
+    layer.conv.weight.zero_(), layer.conv.bias.zero_()
+    x = noise(1, 16, 2, 2, 2)
+    y = layer(x)
+    assert y.shape == (1, 8, 3, 4, 4)
+    for channel in range(8):
+        for t, row, col in [(0, 0, 1), (1, 1, 0), (2, 3, 2)]:
+            source = (channel % 2) * 8 + ((t + 1) % 2) * 4 + (row % 2) * 2 + col % 2
+            assert y[0, channel, t, row, col] == x[0, source, (t + 1) // 2, row // 2, col // 2]
+
+
+# Geometry
+
+
+def test_odd_pictures_are_refused_and_surplus_frames_dropped():
+    encoder = VideoEncoder(VideoVAEConfig.from_json(narrow("mini")))
+    with pytest.raises(ValueError, match=r"100x64 .* multiples of 32, for example 96x64"):
+        encoder(picture(1, 3, 1, 64, 100))
+    assert encoder.crop(picture(1, 3, 20, 32, 32)).shape[2] == 17
+    assert encoder.crop(picture(1, 3, 8, 32, 32)).shape[2] == 1
+
+
+def test_foreign_and_too_small_latents_are_refused():
+    decoder = VideoDecoder(VideoVAEConfig.from_json(narrow("2.0")))
+    with pytest.raises(ValueError, match="16 channels, the video VAE expects 8"):
+        decoder(noise(1, 16, 1, 2, 2))
+    with pytest.raises(ValueError, match="2x2, that is 64x64 pixels"):
+        decoder(noise(1, 8, 1, 1, 4))
+
+
+@torch.no_grad()
+def test_the_encoder_looks_back_only():
+    encoder = VideoEncoder(VideoVAEConfig.from_json(narrow("2.3")))
+    pixels = picture(1, 3, 17, 32, 32)
+    changed = pixels.clone()
+    changed[:, :, 9:] += 1
+    before, after = encoder(pixels), encoder(changed)
+    assert_close(before[:, :, :2], after[:, :, :2])
+    assert (before[:, :, 2] - after[:, :, 2]).abs().max() > 1e-3
+
+
+def test_half_precision_weights_give_half_precision_pixels():
+    decoder = VideoDecoder(VideoVAEConfig.from_json(narrow("2.0")))
+    latent = noise(1, 8, 2, 2, 2)
+    whole = decoder(latent)
+    half = decoder.bfloat16()(latent)
+    assert half.dtype == torch.bfloat16
+    assert_close(half.float(), whole, atol=0.05, rtol=0.05)
+    assert_close(next(decode_tiled(decoder, latent, Tiling())), half.float())
+
+
+# Tiles
+
+
+def spans(tiles: list[Span]) -> list[tuple[int, int]]:
+    return [(tile.start, tile.stop) for tile in tiles]
+
+
+def test_temporal_tiles_of_the_spec():
+    assert split_time(16, 10, 3) == [Span(0, 10, 0, 3), Span(6, 16, 4, 0)]
+    assert spans(split_time(33, 10, 3)) == [(0, 10), (6, 17), (13, 24), (20, 31), (27, 33)]
+    first, second = (to_frames(span, 8) for span in split_time(16, 10, 3))
+    assert first == Span(0, 73, 0, 24) and second == Span(48, 121, 25, 0)
+    left, right = weights([first, second], from_zero=True)
+    assert right[0] == 0
+    assert_close((left[49].item(), right[1].item()), (0.96, 0.04))
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+@pytest.mark.parametrize(("size", "overlap"), [(2, 0), (2, 1), (3, 1), (10, 3), (24, 2), (10, 8)])
+def test_tiles_cover_an_axis_and_their_weights_sum_to_one(length, size, overlap):
+    sides = split(length, size, overlap)
+    assert (sides[0].start, sides[-1].stop) == (0, length) and all(0 < s.stop - s.start <= size for s in sides)
+    assert len(sides) == max(1, math.ceil((length - overlap) / (size - overlap)))
+    grids = [
+        ([to_pixels(span, 4) for span in sides], False),
+        ([to_frames(s, 8) for s in split_time(length, size, overlap)], True),
+    ]
+    for tiles, from_zero in grids:
+        total = torch.zeros(tiles[-1].stop)
+        for tile, weight in zip(tiles, weights(tiles, from_zero)):
+            total[tile.start : tile.stop] += weight
+        assert_close(total, torch.ones_like(total))
+
+
+class Copy(torch.nn.Module):
+    """A codec that knows nothing of its surroundings, so that tiles of it are exactly parts of the whole."""
+
+    config = VideoVAEConfig.from_json(section("2.0", latent_channels=3))
+
+    def decode(self, latent):
+        frames = torch.cat([latent[:, :, :1], latent[:, :, 1:].repeat_interleave(8, 2)], 2)
+        return frames.repeat_interleave(32, 3).repeat_interleave(32, 4)
+
+    def encode(self, pixels):
+        return pixels[:, :, ::8, ::32, ::32]
+
+    crop = VideoEncoder.crop
+
+
+class CopyDecoder(Copy):
+    forward = Copy.decode
+
+
+class CopyEncoder(Copy):
+    forward = Copy.encode
+
+
+TILINGS = [Tiling(), Tiling(64, 0, 16, 0), Tiling(96, 64, 24, 16), Tiling(128, 64, 32, 24)]
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
+def test_tiles_of_a_copy_are_the_whole(tiling, size):
+    latent, calls = noise(1, 3, *size), []
+    chunks = list(decode_tiled(CopyDecoder(), latent, tiling, on_tile=lambda done, total: calls.append((done, total))))
+    assert_close(torch.cat(chunks, 2), CopyDecoder()(latent), atol=2e-6, rtol=0)
+    assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
+def test_encoded_tiles_of_a_copy_are_the_whole(size):
+    pixels = CopyDecoder()(noise(1, 3, *size))
+    for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
+        assert_close(encode_tiled(CopyEncoder(), pixels, tiling), CopyEncoder()(pixels), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_tile_larger_than_the_clip_changes_nothing(version):
+    config = VideoVAEConfig.from_json(narrow(version))
+    decoder, encoder, latent = VideoDecoder(config), VideoEncoder(config), noise(1, 8, 2, 2, 3)
+    whole = decoder(latent)
+    (chunk,) = decode_tiled(decoder, latent, Tiling())
+    assert torch.equal(chunk, whole)
+    assert torch.equal(encode_tiled(encoder, whole, Tiling()), encoder(whole))
+
+
+def test_frames_stream_out_before_the_last_tile_is_decoded():
+    latent, done = noise(1, 3, 12, 2, 2), []
+    chunks = decode_tiled(CopyDecoder(), latent, Tiling(64, 0, 32, 8), on_tile=lambda n, total: done.append(n))
+    first = next(chunks)
+    assert done == [1] and first.shape == (1, 3, 16, 64, 64)
+
+
+def test_a_tile_is_where_decoding_can_be_stopped():
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(decode_tiled(CopyDecoder(), noise(1, 3, 2, 2, 2), Tiling(), on_tile=stop))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"pixels": 100}, "Tiles of 100 pixels do not fit: use a multiple of 32, at least 64"),
+        ({"pixels": 32}, "at least 64"),
+        ({"pixel_overlap": 768}, "768 pixels cannot overlap by 768: use a multiple of 32 from 0 to 736"),
+        ({"frames": 20}, "Tiles of 20 frames do not fit: use a multiple of 8, at least 16"),
+        ({"frame_overlap": 12}, "cannot overlap by 12"),
+        ({"frame_overlap": -8}, "cannot overlap by -8"),
+    ],
+)
+def test_impossible_tiles_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Tiling(**wrong)
+
+
+def test_encoding_needs_more_overlap():
+    with pytest.raises(ValueError, match="at least 64 pixels and 16 frames"):
+        encode_tiled(CopyEncoder(), picture(1, 3, 9, 64, 64), Tiling(pixel_overlap=32))
