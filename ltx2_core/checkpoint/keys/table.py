@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 
-
 class Keys:
     """The names of one component's tensors.
 

@@ -1,0 +1,7 @@
+"""What is in this file, and which network does it fill?"""
+
+from .build import build
+from .files import CheckpointError, TensorFile
+from .models import Models, open_models
+
+__all__ = ["CheckpointError", "Models", "TensorFile", "build", "open_models"]

@@ -1,0 +1,33 @@
+"""Fill a network with the tensors of a file; nothing missing, nothing unknown."""
+
+from typing import Any
+
+import torch
+
+from ..quantization import adopt_fp8
+from .components import COMPONENTS
+from .files import CheckpointError
+from .fill import few, fill
+from .models import Models
+
+
+def build(models: Models, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Any:
+    """The network (nn.Module) of component ``name`` with its weights, ready for inference.
+
+    ``dtype`` is what it computes in (default: as stored); tensors that need no conversion stay memory-mapped. Raises
+    CheckpointError if tensors are missing, unknown or of the wrong shape.
+    """
+    component, source = COMPONENTS[name], models.source(name)
+    file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
+    prefix = component.prefix_in(file.entries)
+    if prefix and (unknown := [key for key in models.unknown(file) if key.startswith(prefix)]):
+        raise CheckpointError(f"{title} has unknown tensors: {few(sorted(unknown))}. Choose an official LTX-2 file.")
+    with torch.device("meta"):
+        network = component.make(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
+    state = {ours: file.get(key) for ours, key in source.names.items()}
+    try:
+        adopt_fp8(network, state, getattr(network, "compute_dtype", dtype))
+    except ValueError as error:
+        raise CheckpointError(f"{file.path.name}: {error}") from None
+    fill(network, state, title, component.official)
+    return network.to(device).requires_grad_(False).eval()

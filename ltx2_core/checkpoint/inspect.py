@@ -1,0 +1,79 @@
+"""What a file is, in words."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from .components import COMPONENTS
+from .files import CheckpointError, Entry, TensorFile
+from .fill import few
+from .models import Models
+from .text_encoder import TextEncoderFiles, open_text_encoder
+from .versions import VERSIONS
+
+
+def inspect(path: str | Path) -> str:
+    """A few lines about an LTX-2 checkpoint or a text encoder: version, components, formats, what it still needs.
+
+    Raises FileNotFoundError or CheckpointError for what is neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _text_encoder(open_text_encoder(path))
+    file = TensorFile(path)
+    try:
+        return _checkpoint(Models([file]))
+    except CheckpointError as error:
+        try:
+            return _text_encoder(open_text_encoder(path))
+        except CheckpointError:
+            raise error from None
+
+
+def _checkpoint(models: Models) -> str:
+    file = models.files[0]
+    stated = file.metadata.get("model_version")
+    source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
+    lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size(e.nbytes for e in file.entries.values())}"]
+    for name in COMPONENTS:
+        if name in models.sources:
+            names = models.sources[name].names.values()
+            lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
+    if unknown := models.unknown(file):
+        lines.append(f"  not known here   {few(sorted(unknown))}")
+    if "config" not in file.metadata:
+        lines.append("  The header has no config; the numbers of the release are used.")
+    needed = [name for name in models.missing if name != "text_encoder"]
+    lines.append(f"  needs: {', '.join([*needed, VERSIONS[models.version].text_encoder])}")
+    return "\n".join(lines)
+
+
+def _text_encoder(files: TextEncoderFiles) -> str:
+    config = files.config
+    entries = [shard.entries[key] for shard, key in files.names.values()]
+    try:
+        files.tokenizer()
+        tokenizer = "with tokenizer"
+    except FileNotFoundError:
+        tokenizer = "WITHOUT tokenizer: put tokenizer.json beside it"
+    return "\n".join(
+        [
+            f"{files.path.name}: Gemma 3 text encoder, {config.layers} layers of width {config.width}, {tokenizer}",
+            f"  text_encoder     {_summary(entries)}",
+            "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
+        ]
+    )
+
+
+def _summary(entries: list[Entry]) -> str:
+    """Parameters, formats and size."""
+    formats = Counter[str]()
+    for entry in entries:
+        formats[entry.dtype] += entry.nbytes
+    shares = ", ".join(name for name, _ in formats.most_common())
+    return f"{sum(e.parameters for e in entries):>16,} parameters, {_size(e.nbytes for e in entries)} ({shares})"
+
+
+def _size(sizes: Iterable[int]) -> str:
+    total = sum(sizes)
+    return f"{total / 1e9:.2f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"

@@ -1,0 +1,46 @@
+"""Names of Gemma 3's tensors (spec: checkpoints.md, section 9); ours are those of transformers' text model."""
+
+from .table import Keys, same, under
+
+LAYER = same(
+    f"{name}.weight"
+    for name in (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "self_attn.q_norm",
+        "self_attn.k_norm",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
+)
+
+GEMMA = Keys(
+    prefixes=("language_model.model.", "model.language_model.", "model."),
+    rows={
+        "embed_tokens.weight": "model.embed_tokens.weight",
+        **under("layers.{}", "model.layers.{}", LAYER),
+        "norm.weight": "model.norm.weight",
+    },
+)
+
+# A text encoder's file may also hold the picture part, the output layer and a tokenizer. Of these only the tokenizer
+# is read, and not as a weight.
+NOT_THE_TEXT_MODEL = (
+    "vision_tower.",
+    "vision_model.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.vision_model.",
+    "model.multi_modal_projector.",
+    "lm_head.",
+    "language_model.lm_head.",
+    "spiece_model",
+    "tokenizer_json",
+)

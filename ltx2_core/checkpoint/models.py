@@ -1,0 +1,146 @@
+"""The files a user has chosen, seen as one model: its version, its components, and what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .components import COMPONENTS, Component
+from .files import CheckpointError, TensorFile
+from .versions import known_config, version_of, version_of_tensors
+
+_EXAMPLE = "ltx-2-19b-dev.safetensors"
+
+MINIATURE = Path(__file__).parent.parent / "mini"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the tensors of one component lie."""
+
+    file: TensorFile
+    names: dict[str, str]  # our name: the file's key
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.file.entries[key].nbytes for key in self.names.values())
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.file.entries[key].parameters for key in self.names.values())
+
+
+class Models:
+    """What a set of files holds; headers only, no weights are read."""
+
+    def __init__(self, files: Sequence[TensorFile], text_encoder: Path | None = None):
+        self.files = tuple(files)
+        self.text_encoder = text_encoder
+        self.version = _one_version(self.files)
+        self.sources: dict[str, Source] = {}
+        for file in self.files:
+            for name, component in COMPONENTS.items():
+                if names := _names(file, component):
+                    self.sources.setdefault(name, Source(file, names))
+        if not self.sources:
+            raise CheckpointError(
+                f"{self._file_names} holds nothing of LTX-2; choose an LTX-2 checkpoint such as {_EXAMPLE}."
+            )
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The sections of the files' own configs; what is missing there is taken from the known releases."""
+        config = known_config(self.version, {key: e.shape for file in self.files for key, e in file.entries.items()})
+        for file in reversed(self.files):
+            config |= {section: value for section, value in file.config.items() if value}
+        return config
+
+    @property
+    def components(self) -> dict[str, bool]:
+        """Every component by name, and whether the files hold it; ``text_encoder`` is Gemma."""
+        return {name: name in self.sources for name in COMPONENTS} | {"text_encoder": self.text_encoder is not None}
+
+    @property
+    def missing(self) -> list[str]:
+        """The components that the files do not hold."""
+        return [name for name, present in self.components.items() if not present]
+
+    @property
+    def distilled(self) -> bool:
+        """Whether this is a distilled model; only the name of the transformer's file tells."""
+        source = self.sources.get("transformer")
+        return source is not None and "distilled" in source.file.path.name.lower()
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the transformer has."""
+        return self.config["transformer"].get("num_layers", 48)
+
+    @property
+    def is_miniature(self) -> bool:
+        return any(file.path.parent == MINIATURE for file in self.files)
+
+    def source(self, name: str) -> Source:
+        """Where component ``name`` lies; CheckpointError if none of the files holds it."""
+        if name not in self.sources:
+            raise CheckpointError(
+                f"{self._file_names} has no {name.replace('_', ' ')}; add the file that holds it, or choose the full "
+                f"LTX-{self.version} checkpoint."
+            )
+        return self.sources[name]
+
+    @property
+    def _file_names(self) -> str:
+        return ", ".join(file.path.name for file in self.files)
+
+    def unknown(self, file: TensorFile) -> list[str]:
+        """Keys of ``file`` that no component knows."""
+        return [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
+
+
+def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str | Path | None = None) -> Models:
+    """Look at the files of a model; only headers are read.
+
+    ``checkpoint`` is an official single file, a list of split files, or "miniature" for the one that comes with the
+    package; ``text_encoder`` is a Gemma 3 folder or safetensors file. Raises FileNotFoundError or CheckpointError.
+    """
+    if checkpoint == "miniature":
+        checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
+    paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint
+    return Models([TensorFile(path) for path in paths], None if text_encoder is None else Path(text_encoder))
+
+
+def _names(file: TensorFile, component: Component) -> dict[str, str]:
+    """Our names and the file's keys of a component; empty if the file does not hold it."""
+    prefix = component.prefix_in(file.entries)
+    return {} if prefix is None else component.names(file.entries, prefix)
+
+
+def _one_version(files: Sequence[TensorFile]) -> str:
+    """The version that all files agree on."""
+    found: dict[str, str] = {}
+    for file in files:
+        shapes = {key: entry.shape for key, entry in file.entries.items()}
+        try:
+            version = version_of(shapes, file.metadata)
+            shown = version_of_tensors(shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.path.name}: {error}") from None
+        if shown and version != shown:
+            raise CheckpointError(
+                f"{file.path.name} says it is LTX-{version}, but its tensors are those of LTX-{shown}; download it "
+                "again."
+            )
+        if version:
+            found[file.path.name] = version
+    if len(set(found.values())) > 1:
+        parts = ", ".join(f"{name} is LTX-{version}" for name, version in found.items())
+        raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
+    if not found:
+        names = ", ".join(file.path.name for file in files)
+        raise CheckpointError(
+            f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
+            f"checkpoint such as {_EXAMPLE}."
+        )
+    return next(iter(found.values()))

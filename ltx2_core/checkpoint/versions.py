@@ -1,0 +1,198 @@
+"""What a checkpoint's JSON does not say about a release, or what is known of it when the JSON is missing."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .files import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_PREFIX = "model.diffusion_model."
+
+_TRANSFORMER_2_0 = {
+    "caption_channels": 3840,
+    "av_ca_timestep_scale_multiplier": 1000,
+    "frequencies_precision": "float64",
+    "rope_type": "split",
+    "connector_positional_embedding_max_pos": [4096],
+}
+_TRANSFORMER_2_3 = _TRANSFORMER_2_0 | {
+    "apply_gated_attention": True,
+    "cross_attention_adaln": True,
+    "caption_proj_before_connector": True,
+    "caption_proj_input_norm": False,
+    "caption_projection_first_linear": False,
+    "caption_projection_second_linear": False,
+    "connector_apply_gated_attention": True,
+    "connector_num_layers": 8,
+    "connector_num_attention_heads": 32,
+    "connector_attention_head_dim": 128,
+    "audio_connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+}
+
+
+def _residuals(count: int) -> list:
+    return ["res_x", {"num_layers": count}]
+
+
+def _resample(kind: str, multiplier: int, **more: bool) -> list:
+    return [kind, {"multiplier": multiplier, **more}]
+
+
+_VAE = {
+    "latent_channels": 128, "encoder_base_channels": 128, "decoder_base_channels": 128, "patch_size": 4,
+    "latent_log_var": "uniform", "norm_layer": "pixel_norm", "causal_decoder": False, "timestep_conditioning": False,
+}  # fmt: skip
+_VAE_2_0 = _VAE | {
+    "encoder_blocks": [
+        _residuals(4), _resample("compress_space_res", 2),
+        _residuals(6), _resample("compress_time_res", 2),
+        _residuals(6), _resample("compress_all_res", 2),
+        _residuals(2), _resample("compress_all_res", 2),
+        _residuals(2),
+    ],
+    "decoder_blocks": [
+        _residuals(5), _resample("compress_all", 2, residual=True),
+        _residuals(5), _resample("compress_all", 2, residual=True),
+        _residuals(5), _resample("compress_all", 2, residual=True),
+        _residuals(5),
+    ],
+}  # fmt: skip
+_VAE_2_3 = _VAE | {
+    "spatial_padding_mode": "zeros",
+    "encoder_blocks": [
+        _residuals(4), _resample("compress_space_res", 2),
+        _residuals(6), _resample("compress_time_res", 2),
+        _residuals(4), _resample("compress_all_res", 2),
+        _residuals(2), _resample("compress_all_res", 1),
+        _residuals(2),
+    ],
+    "decoder_blocks": [
+        _residuals(4), _resample("compress_space", 2),
+        _residuals(6), _resample("compress_time", 2),
+        _residuals(4), _resample("compress_all", 1),
+        _residuals(2), _resample("compress_all", 2),
+        _residuals(2),
+    ],
+}  # fmt: skip
+
+_AUDIO_VAE = {
+    "model": {"params": {"sampling_rate": 16000, "ddconfig": {
+        "ch": 128, "ch_mult": [1, 2, 4], "num_res_blocks": 2, "z_channels": 8, "double_z": True, "in_channels": 2,
+        "out_ch": 2, "mel_bins": 64, "resolution": 256, "attn_resolutions": [], "mid_block_add_attention": False,
+        "norm_type": "pixel", "causality_axis": "height", "dropout": 0.0,
+    }}},
+    "preprocessing": {
+        "audio": {"sampling_rate": 16000, "stereo": True},
+        "mel": {"n_mel_channels": 64, "mel_fmin": 0, "mel_fmax": 8000},
+        "stft": {"filter_length": 1024, "hop_length": 160, "win_length": 1024, "causal": True},
+    },
+}  # fmt: skip
+
+_RESBLOCKS = {"resblock_kernel_sizes": [3, 7, 11], "resblock_dilation_sizes": [[1, 3, 5]] * 3, "stereo": True}
+_VOCODER_2_0 = _RESBLOCKS | {
+    "resblock": "1", "upsample_initial_channel": 1024,
+    "upsample_rates": [6, 5, 2, 2, 2], "upsample_kernel_sizes": [16, 15, 8, 4, 4],
+}  # fmt: skip
+_SNAKE = _RESBLOCKS | {
+    "resblock": "AMP1", "activation": "snakebeta", "use_bias_at_final": False, "use_tanh_at_final": False
+}  # fmt: skip
+_VOCODER_2_3 = {
+    "vocoder": _SNAKE | {
+        "upsample_initial_channel": 1536,
+        "upsample_rates": [5, 2, 2, 2, 2, 2], "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
+    },
+    "bwe": _SNAKE | {
+        "upsample_initial_channel": 512, "apply_final_activation": False,
+        "upsample_rates": [6, 5, 2, 2, 2], "upsample_kernel_sizes": [12, 11, 4, 4, 4],
+        "input_sampling_rate": 16000, "output_sampling_rate": 48000, "hop_length": 80, "n_fft": 512, "win_size": 512,
+        "num_mels": 64,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Version:
+    """One generation of LTX-2."""
+
+    config: dict[str, Any]  # sections as in the metadata of the official file; used where a file has none
+    steps: int  # of the dev model
+    stg_block: int  # whose self-attention the perturbed pass leaves out
+    text_encoder: str  # what people must download beside it
+
+
+_GEMMA = "Gemma 3 12B (gemma-3-12b-it-qat-q4_0-unquantized as a folder, or gemma_3_12B_it.safetensors)"
+
+VERSIONS = {
+    "2.0": Version(
+        {"transformer": _TRANSFORMER_2_0, "vae": _VAE_2_0, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_0},
+        40,
+        29,
+        _GEMMA,
+    ),
+    "2.3": Version(
+        {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
+        30,
+        28,
+        _GEMMA,
+    ),
+}
+
+
+def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
+    """The version that a file states, else the one that its tensors show; None if they say nothing.
+
+    Raises CheckpointError for video-only models and for versions that this pack does not run.
+    """
+    stated = metadata.get("model_version", "")
+    numbers = [int(n) for n in re.findall(r"\d+", stated.replace("-", "."))[:2]]
+    by_name = None
+    if numbers:
+        by_name = "2.0" if numbers < [2, 3] else "2.3" if numbers < [2, 4] else f"{numbers[0]}.{numbers[1]}"
+        _refuse_unsupported(by_name)
+    return by_name or version_of_tensors(shapes)
+
+
+def version_of_tensors(shapes: Shapes) -> str | None:
+    """The version that names and shapes show (spec: checkpoints.md, section 2)."""
+    transformer = {key.removeprefix(_PREFIX) for key in shapes}
+    if "adaln_single.linear.weight" in transformer:
+        if "audio_adaln_single.linear.weight" not in transformer:
+            raise CheckpointError(
+                "This is a video-only LTX-Video transformer without an audio stream; choose an LTX-2 checkpoint, for "
+                "example ltx-2-19b-dev.safetensors."
+            )
+        if "caption_projection.linear_1.weight" in transformer:
+            return "2.0"
+        if "transformer_blocks.0.ff.net.0.proj.bias" in transformer:
+            return "2.3"
+        _refuse_unsupported("2.5")
+    if "text_embedding_projection.video_aggregate_embed.weight" in shapes:
+        return "2.3"
+    if "text_embedding_projection.aggregate_embed.weight" in shapes:
+        return "2.0"
+    if any(key.startswith("vocoder.bwe_generator.") for key in shapes):
+        return "2.3"
+    if "vocoder.conv_pre.weight" in shapes:
+        return "2.0"
+    upsamplers = [key for key in shapes if re.search(r"decoder\.up_blocks\.\d+\.conv\.conv\.weight", key)]
+    return {3: "2.0", 4: "2.3"}.get(len(upsamplers))
+
+
+def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
+    """The config of ``version`` for a file without one; depth is counted in its tensors."""
+    config = dict(VERSIONS[version].config)
+    layers = {int(m.group(1)) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
+    if layers:
+        config["transformer"] = config["transformer"] | {"num_layers": len(layers)}
+    return config
+
+
+def _refuse_unsupported(version: str) -> None:
+    if version not in VERSIONS:
+        raise CheckpointError(
+            f"This is an LTX {version} model; this version of the pack runs LTX-{' and LTX-'.join(VERSIONS)}."
+        )

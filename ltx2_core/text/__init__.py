@@ -1,0 +1,21 @@
+"""What does a prompt say to each stream?  prompt -> hidden states -> features -> contexts."""
+
+from .connector import Connector, ConnectorConfig
+from .encode import Contexts, connect, encode_prompts
+from .features import Features, TextFeatures, TextFeaturesConfig
+from .gemma import GemmaConfig, GemmaEncoder
+from .tokenizer import Tokenizer
+
+__all__ = [
+    "Connector",
+    "ConnectorConfig",
+    "Contexts",
+    "Features",
+    "GemmaConfig",
+    "GemmaEncoder",
+    "TextFeatures",
+    "TextFeaturesConfig",
+    "Tokenizer",
+    "connect",
+    "encode_prompts",
+]

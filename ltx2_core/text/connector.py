@@ -1,0 +1,107 @@
+"""The small transformer between text features and the diffusion model (spec: text.md, sections 5 and 6)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Attention, FeedForward, Rope, Rotation, rms_norm
+
+
+@dataclass(frozen=True)
+class ConnectorConfig:
+    heads: int
+    head_dim: int
+    layers: int
+    gated: bool
+    ff_bias: bool
+    max_position: float  # mapped to the end of the rotary grid
+    rope_interleaved: bool
+    rope_double: bool
+    registers: int = 128
+    rows: int = 1024  # of the context, whatever the length of the prompt
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @classmethod
+    def from_json(cls, section: dict[str, Any], stream: Literal["video", "audio"]) -> "ConnectorConfig":
+        """Read one stream's connector from the ``transformer`` section of a checkpoint's config."""
+
+        def number(key: str, default: int) -> int:
+            shared = section.get(f"connector_{key}", default)
+            return section.get(f"audio_connector_{key}", shared) if stream == "audio" else shared
+
+        return cls(
+            heads=number("num_attention_heads", 30),
+            head_dim=number("attention_head_dim", 128),
+            layers=number("num_layers", 2),
+            gated=section.get("connector_apply_gated_attention", False),
+            ff_bias=section.get("connector_ff_bias", True),
+            max_position=section.get("connector_positional_embedding_max_pos", [1])[0],
+            rope_interleaved=section.get("rope_type", "split") == "interleaved",
+            rope_double=section.get("frequencies_precision") == "float64",
+            registers=section.get("connector_num_learnable_registers", 128),
+        )
+
+
+class Block(nn.Module):
+    """Every row attends to all others, then mixes its channels."""
+
+    def __init__(self, config: ConnectorConfig):
+        super().__init__()
+        self.attention = Attention(config.width, config.heads, config.head_dim, gated=config.gated)
+        self.feed_forward = FeedForward(config.width, bias=config.ff_bias)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
+        x = x + self.attention(rms_norm(x), rotation=rotation)
+        return x + self.feed_forward(rms_norm(x))
+
+
+class Connector(nn.Module):
+    """Continues the prompt with learned thinking tokens and lets all rows read each other in both directions."""
+
+    def __init__(self, config: ConnectorConfig):
+        super().__init__()
+        self.config = config
+        self.registers = nn.Parameter(torch.empty(config.registers, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.rope = Rope(
+            config.heads,
+            config.head_dim,
+            (config.max_position,),
+            interleaved=config.rope_interleaved,
+            double=config.rope_double,
+        )
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features (B, L, D) to a context (B, S, D); all of its rows are valid.
+
+        ``mask`` (B, L) is 0 on padding, which may stand on either side; without it every row is valid. S is 1024, or
+        for longer prompts the next multiple of the number of registers.
+        """
+        if features.shape[-1] != self.config.width:
+            raise ValueError(
+                f"The text features are {features.shape[-1]} wide, this connector reads {self.config.width}: text "
+                "projection and connectors must come from the same model version."
+            )
+        x = self.fill(features, torch.ones_like(features[..., 0]) if mask is None else mask)
+        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        rotation = self.rope(positions.view(1, 1, -1))
+        for block in self.blocks:
+            x = block(x, rotation)
+        return rms_norm(x)
+
+    def fill(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Valid rows to the front in their order, then registers: row p is register p mod R, (B, L, D) to (B, S, D)."""
+        length, registers = features.shape[1], self.registers.to(features.dtype)
+        rows = math.ceil(max(self.config.rows, length) / len(registers)) * len(registers)
+        # A stable sort of "is padding" keeps the order within valid rows.
+        order = (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)
+        front = features.take_along_dim(order[..., None], dim=1)
+        front = nn.functional.pad(front, (0, 0, 0, rows - length))
+        given = torch.arange(rows, device=mask.device) < mask.count_nonzero(dim=1)[:, None]
+        return torch.where(given[..., None], front, registers.repeat(rows // len(registers), 1))

@@ -1,0 +1,134 @@
+"""From the hidden states of all layers to one vector per token and stream (spec: text.md, sections 3 and 4)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+# LTX-2.3 writes these four into its config, LTX-2.0 none of them.
+_PER_STREAM = {
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "caption_proj_input_norm": False,
+    "caption_projection_second_linear": False,
+}
+
+
+@dataclass(frozen=True)
+class TextFeaturesConfig:
+    width: int  # of the text encoder
+    states: int  # hidden states per token: the embedding and one per layer
+    video_width: int
+    audio_width: int
+    per_stream: bool  # 2.3: normalised per token, one projection per stream; 2.0: per prompt, one projection for both
+
+    @classmethod
+    def from_json(
+        cls, section: dict[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> "TextFeaturesConfig":
+        """Read the ``transformer`` section of a checkpoint's config.
+
+        It does not say how many hidden states the projection takes; the ``shapes`` of the weights (our names) do.
+        """
+        width = section.get("caption_channels", 3840)
+        flat = next((shape[1] for name, shape in (shapes or {}).items() if name.endswith(".weight")), 49 * width)
+        states = flat // width
+        found = {key: section[key] for key in _PER_STREAM if key in section}
+        if not found:
+            return cls(width, states, video_width=width, audio_width=width, per_stream=False)
+        if found != _PER_STREAM:
+            raise ValueError(
+                f"The checkpoint's config describes its text projection by {found}; known are LTX-2.0, which says "
+                f"nothing about it, and LTX-2.3, which says {_PER_STREAM}."
+            )
+        return cls(
+            width,
+            states,
+            video_width=section.get("num_attention_heads", 32) * section.get("attention_head_dim", 128),
+            audio_width=section.get("audio_num_attention_heads", 32) * section.get("audio_attention_head_dim", 64),
+            per_stream=True,
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a prompt of n tokens says, padding removed: the input of the connectors."""
+
+    video: Tensor  # (1, n, Dv)
+    audio: Tensor  # (1, n, Da); in 2.0 the same tensor as ``video``
+
+    def joined(self) -> Tensor:
+        """Both streams as ComfyUI's CONDITIONING carries them: (1, n, D) in 2.0, (1, n, Dv + Da) in 2.3."""
+        return self.video if self.audio is self.video else torch.cat((self.video, self.audio), dim=-1)
+
+    @classmethod
+    def from_joined(cls, joined: Tensor, config: TextFeaturesConfig) -> "Features":
+        """The inverse of ``joined`` for a model with this ``config``."""
+        widths = [config.video_width, config.audio_width] if config.per_stream else [config.video_width]
+        if joined.shape[-1] != sum(widths):
+            raise ValueError(
+                f"The prompt was encoded to {joined.shape[-1]} numbers per token, this model reads {sum(widths)}: "
+                "encode it with the text projection of the same model version."
+            )
+        parts = joined.split(widths, dim=-1)
+        return cls(video=parts[0], audio=parts[-1])
+
+
+class TextFeatures(nn.Module):
+    """Normalises the hidden states of all layers and projects them to the width of each stream's connector."""
+
+    def __init__(self, config: TextFeaturesConfig):
+        super().__init__()
+        self.config = config
+        flat = config.width * config.states
+        if config.per_stream:
+            self.video = nn.Linear(flat, config.video_width)
+            self.audio = nn.Linear(flat, config.audio_width)
+        else:
+            self.both = nn.Linear(flat, config.video_width, bias=False)
+
+    def forward(self, hidden_states: Tensor | Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, L, D, S), or S tensors (B, L, D), to video (B, L, Dv) and audio (B, L, Da).
+
+        ``mask`` (B, L) is 0 on padding; rows of padding come out meaningless. In 2.0 both results are one tensor.
+        """
+        x = hidden_states if isinstance(hidden_states, Tensor) else torch.stack(tuple(hidden_states), dim=-1)
+        width, states = self.config.width, self.config.states
+        if x.shape[2:] != (width, states):
+            raise ValueError(
+                f"The text encoder gives {x.shape[3]} hidden states of width {x.shape[2]}, this checkpoint reads "
+                f"{states} of width {width}: it belongs to another text encoder (LTX-2.0 and 2.3 use Gemma 3 12B)."
+            )
+        if self.config.per_stream:
+            x = normalise_tokens(x, mask)
+            scale = [math.sqrt(d / width) for d in (self.config.video_width, self.config.audio_width)]
+            return self.video(x * scale[0]), self.audio(x * scale[1])
+        features = self.both(normalise_prompt(x, mask))
+        return features, features
+
+
+def normalise_prompt(x: Tensor, mask: Tensor) -> Tensor:
+    """V1: every layer of (B, L, D, S) to zero mean and a range of 8 over the whole prompt; returns (B, L, D*S).
+
+    Sum and range are rounded to the input's dtype, the mean and everything after it is float32, as in the official
+    implementation: with bfloat16 this decides the last bits.
+    """
+    padding = ~mask.bool()[:, :, None, None]
+    count = mask.sum(dim=1).view(-1, 1, 1, 1) * x.shape[2] + EPS
+    mean = x.masked_fill(padding, 0).sum(dim=(1, 2), keepdim=True) / count
+    highest = x.masked_fill(padding, -math.inf).amax(dim=(1, 2), keepdim=True)
+    lowest = x.masked_fill(padding, math.inf).amin(dim=(1, 2), keepdim=True)
+    # In place, because for a 12B encoder each of these is 0.8 GB.
+    normal = (x - mean).mul_(8).div_(highest - lowest + EPS)
+    return normal.masked_fill_(padding, 0).flatten(2).to(x.dtype)
+
+
+def normalise_tokens(x: Tensor, mask: Tensor) -> Tensor:
+    """V2: every token in every layer of (B, L, D, S) to a root mean square of 1; returns (B, L, D*S)."""
+    normal = x * torch.rsqrt(x.square().mean(dim=2, keepdim=True) + EPS)
+    return normal.masked_fill(~mask.bool()[:, :, None, None], 0).flatten(2)

@@ -1,0 +1,54 @@
+"""From a prompt to the tokens that Gemma reads (spec: text.md, section 1)."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+LENGTH, PAD, BOS = 1024, 0, 2
+
+_log = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """Cuts prompts into at most 1024 tokens, the first of which says "begin", and pads them on the left."""
+
+    def __init__(self, split: Callable[[str], list[int]]):
+        """``split`` turns text into token ids, with or without the begin token."""
+        self._split = split
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Tokenizer":
+        """From the content of a Hugging Face ``tokenizer.json``."""
+        from tokenizers import Tokenizer as FastTokenizer
+
+        tokenizer = FastTokenizer.from_buffer(content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(lambda text: tokenizer.encode(text).ids)
+
+    @classmethod
+    def from_sentencepiece(cls, content: bytes) -> "Tokenizer":
+        """From a serialised SentencePiece model (``tokenizer.model``, ``spiece_model``)."""
+        from sentencepiece import SentencePieceProcessor
+
+        return cls(SentencePieceProcessor(model_proto=content).encode)
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, both (B, 1024) int64; the mask is 0 on the padding to the left."""
+        rows = [self.tokens(prompt) for prompt in prompts]
+        ids = torch.tensor([[PAD] * (LENGTH - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (LENGTH - len(row)) + [1] * len(row) for row in rows])
+        return ids, mask
+
+    def tokens(self, prompt: str) -> list[int]:
+        """The ids of one prompt without padding; what goes beyond 1024 tokens is dropped, and logged."""
+        ids = self._split(prompt.strip())
+        if ids[:1] != [BOS]:
+            ids = [BOS, *ids]
+        if len(ids) > LENGTH:
+            _log.warning(
+                "The prompt has %d tokens; only the first %d are read. It ends: %r", len(ids), LENGTH, prompt[-40:]
+            )
+        return ids[:LENGTH]

@@ -1,0 +1,140 @@
+"""Complete miniature models in the official file layout, with random but fixed weights, for tests and trials."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .audio_vae.vocoder import half_band
+from .checkpoint.components import COMPONENTS
+from .checkpoint.keys.gemma import GEMMA
+from .checkpoint.models import MINIATURE
+from .checkpoint.versions import VERSIONS
+from .text import GemmaConfig, GemmaEncoder
+from .transformer.config import REQUIRED
+
+_LAYERS = 2
+
+_TRANSFORMER = {
+    "num_layers": _LAYERS,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 8,
+    "audio_cross_attention_dim": 16,
+    "caption_channels": 32,
+    "connector_num_layers": 1,
+    "connector_num_attention_heads": 2,
+    "connector_attention_head_dim": 16,
+}
+_AUDIO_CONNECTOR = {"audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 8}
+
+_ENCODER = [
+    ["res_x", {"num_layers": 1}],
+    ["compress_space_res", {"multiplier": 1}],
+    ["compress_time_res", {"multiplier": 1}],
+    ["compress_all_res", {"multiplier": 1}],
+    ["compress_all_res", {"multiplier": 1}],
+]
+_DECODER = {
+    "2.0": [["res_x", {"num_layers": 1}]] + [["compress_all", {"multiplier": 2, "residual": True}]] * 3,
+    "2.3": [
+        ["res_x", {"num_layers": 1}],
+        ["compress_space", {"multiplier": 2}],
+        ["compress_time", {"multiplier": 2}],
+        ["compress_all", {"multiplier": 1}],
+        ["compress_all", {"multiplier": 2}],
+    ],
+}
+
+_GEMMA = GemmaConfig(
+    layers=_LAYERS, width=32, hidden=64, heads=2, kv_heads=1, head_dim=16, vocabulary=512, attention_scalar=16
+)
+
+
+def config(version: str) -> dict[str, Any]:
+    """The ``config`` entry of a miniature's metadata: that of the release with small numbers."""
+    known = VERSIONS[version].config
+    audio = json.loads(json.dumps(known["audio_vae"]))
+    # The official reader sizes the statistics of the latent, 8 channels x 16 bins, by ``ch``: it must stay 128.
+    audio["model"]["params"]["ddconfig"] |= {"ch_mult": [1, 1, 1], "num_res_blocks": 0}
+    vocoder = json.loads(json.dumps(known["vocoder"]))
+    for part in [vocoder] if version == "2.0" else vocoder.values():
+        part["upsample_initial_channel"] = 64
+    return {
+        "transformer": REQUIRED | known["transformer"] | _TRANSFORMER | ({} if version == "2.0" else _AUDIO_CONNECTOR),
+        "vae": known["vae"]
+        | {"encoder_blocks": _ENCODER, "decoder_blocks": _DECODER[version], "decoder_base_channels": 8},
+        "audio_vae": audio,
+        "vocoder": vocoder,
+    }
+
+
+def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
+    """Write a complete set of ``version`` into ``folder``; returns its checkpoint, Gemma folder and Gemma file."""
+    if version not in VERSIONS:
+        raise ValueError(f"version is {version}; miniatures can be written of {' and '.join(VERSIONS)}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"ltx-{version}-tiny.safetensors"
+    metadata = {"config": json.dumps(config(version)), "model_version": version}
+    save_file(_checkpoint(version, seed), checkpoint, metadata)
+    gemma = _gemma(seed)
+    whole = folder / "gemma-tiny"
+    whole.mkdir(exist_ok=True)
+    save_file(gemma, whole / "model.safetensors")
+    text_config = _GEMMA.to_json() | {"model_type": "gemma3_text"}
+    (whole / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text_config}, indent=1))
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(MINIATURE / "gemma-mini" / name, whole / name)
+    single = folder / "gemma-tiny.safetensors"
+    tokenizer = np.frombuffer((whole / "tokenizer.model").read_bytes(), dtype=np.uint8).copy()
+    # ComfyUI's single files have the names without "language_model." and the tokenizer among the weights.
+    flat = {key.removeprefix("language_model."): value for key, value in gemma.items()}
+    save_file(flat | {"spiece_model": torch.from_numpy(tokenizer)}, single)
+    return [checkpoint, whole, single]
+
+
+def _checkpoint(version: str, seed: int) -> dict[str, Tensor]:
+    sections = config(version)
+    states = _LAYERS + 1
+    flat = {"projection.weight": (1, states * _TRANSFORMER["caption_channels"])}
+    tensors: dict[str, Tensor] = {}
+    for component in COMPONENTS.values():
+        with torch.device("meta"):
+            network = component.make(sections, flat)
+        tensors |= {component.official(name): value for name, value in _weights(network, seed).items()}
+    return tensors
+
+
+def _gemma(seed: int) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        encoder = GemmaEncoder(_GEMMA)
+    return {GEMMA.official(name): value for name, value in _weights(encoder, seed).items()}
+
+
+def _weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Random bfloat16 weights of sensible size, the same for every machine."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: _draw(name, value.shape, generator).to(torch.bfloat16)
+        for name, value in sorted(network.state_dict().items())
+    }
+
+
+def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    values = torch.randn(shape, generator=generator)
+    if "norm" in name or name.endswith("std"):
+        return 1 + 0.1 * values.abs()
+    if name.endswith("mel.bank"):
+        return values.abs()  # energies, whose logarithm is taken
+    if tuple(shape) == (1, 1, 12):
+        return half_band().reshape(shape)  # the only filters of a vocoder that were not learned
+    return 0.7 * values / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1 * values

@@ -1,0 +1,216 @@
+"""Files as people have them, whole and broken: what is recognised, what is built, and which sentence is said."""
+
+import json
+import struct
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
+from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.versions import VERSIONS, known_config, version_of, version_of_tensors
+from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
+from ltx2_core.transformer import TransformerConfig
+from ltx2_core.video_vae import VideoVAEConfig
+
+KINDS = ("transformer_text", "video_vae", "audio_vae", "vocoder")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, list[Path]]:
+    """Checkpoint, Gemma folder and Gemma file of each version."""
+    return {version: tiny.write(tmp_path_factory.mktemp(version), version) for version in VERSIONS}
+
+
+def rewrite(source: Path, target: Path, metadata=None, **changes) -> Path:
+    """A copy with other tensors (None removes one) and other metadata."""
+    tensors = {key: value for key, value in (load_file(source) | changes).items() if value is not None}
+    save_file(tensors, target, TensorFile(source).metadata if metadata is None else metadata)
+    return target
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_key_of_a_release_is_claimed_by_one_component(version):
+    keys = [key for kind in KINDS for key in golden.key_list(kind, version)]
+    shared = [key for key in keys if "per_channel_statistics" in key]
+    for key in keys:
+        claimed = [name for name, component in COMPONENTS.items() if component.claims(key)]
+        assert len(claimed) == (2 if key in shared else 1), key
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_release_is_recognised_without_metadata(version):
+    everything = {key: shape for kind in KINDS for key, shape in golden.key_list(kind, version).items()}
+    assert version_of_tensors(everything) == version
+    for kind in ("transformer_text", "vocoder", "video_vae"):
+        assert version_of_tensors(golden.key_list(kind, version)) == version
+    assert known_config(version, everything)["transformer"]["num_layers"] == 48
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_known_numbers_are_those_of_the_official_header(version):
+    ours, theirs = VERSIONS[version].config, golden.config(version)
+    for read in (
+        lambda config: TransformerConfig.from_json(config["transformer"]),
+        lambda config: TextFeaturesConfig.from_json(config["transformer"]),
+        lambda config: ConnectorConfig.from_json(config["transformer"], "video"),
+        lambda config: ConnectorConfig.from_json(config["transformer"], "audio"),
+        lambda config: VideoVAEConfig.from_json(config["vae"]),
+        lambda config: AudioVAEConfig.from_json(config["audio_vae"]),
+        lambda config: VocoderConfig.from_json(config["vocoder"]),
+    ):
+        assert read(ours) == read(theirs)
+
+
+@pytest.mark.parametrize(
+    "stated, version", [("2", "2.0"), ("2.0.1", "2.0"), ("2.3", "2.3"), ("2.3.rc1", "2.3"), ("2.3-rc2", "2.3")]
+)
+def test_stated_versions(stated, version):
+    assert version_of({}, {"model_version": stated}) == version
+
+
+@pytest.mark.parametrize("stated", ["2.4-rc2", "2.5"])
+def test_newer_versions_are_refused(stated):
+    with pytest.raises(CheckpointError, match=r"LTX 2\.[45].*runs LTX-2\.0 and LTX-2\.3"):
+        version_of({}, {"model_version": stated})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_component_is_filled(sets, version, name):
+    models = open_models(sets[version][0])
+    network = build(models, name, torch.float32)
+    assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+    assert sum(p.numel() for p in network.state_dict().values()) == models.source(name).parameters
+    assert not models.unknown(models.files[0]) and models.missing == ["text_encoder"]
+
+
+def test_split_files_are_one_model(sets, tmp_path):
+    whole = load_file(sets["2.3"][0])
+    metadata = TensorFile(sets["2.3"][0]).metadata
+    config = json.loads(metadata["config"])
+    parts = {"transformer": "model.", "vae": "vae.", "audio": ("audio_vae.", "vocoder."), "text": "text_"}
+    paths = []
+    for name, prefix in parts.items():
+        # A split video VAE drops its prefix, and a split file declares only its own sections.
+        tensors = {k.removeprefix("vae."): v for k, v in whole.items() if k.startswith(prefix)}
+        own = {s: v for s, v in config.items() if s == {"audio": "audio_vae", "text": ""}.get(name, name)}
+        own |= {"vocoder": config["vocoder"]} if name == "audio" else {}
+        own |= {"transformer": config["transformer"]} if name == "text" else {}
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"config": json.dumps(own), "model_version": "2.3"})
+        paths.append(tmp_path / f"{name}.safetensors")
+    models = open_models(paths, sets["2.3"][1])
+    assert not models.missing
+    for name in COMPONENTS:
+        whole_state = build(open_models(sets["2.3"][0]), name).state_dict()
+        assert all(torch.equal(value, whole_state[key]) for key, value in build(models, name).state_dict().items())
+
+
+def test_weights_stay_memory_mapped(sets):
+    models = open_models(sets["2.0"][0])
+    network = build(models, "transformer")
+    key = models.source("transformer").names["video.project_in.weight"]
+    assert network.video.project_in.weight.data_ptr() == models.files[0].get(key).data_ptr()
+
+
+# -- Bad input, each with its sentence ---------------------------------------------------------------------------------
+
+
+def test_truncated_file(sets, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(sets["2.0"][0].read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"broken.safetensors is incomplete: it has [\d,]+ bytes and should have"):
+        open_models(broken)
+    broken.write_bytes(sets["2.0"][0].read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="is incomplete"):
+        open_models(broken)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip", struct.pack("<Q", 4) + b"{{{{", b"\xff" * 100])
+def test_something_else(content, tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        open_models(other)
+
+
+def test_lfs_pointer(tmp_path):
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 43\n")
+    with pytest.raises(CheckpointError, match=r"git-LFS pointer.*git lfs pull"):
+        open_models(pointer)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        open_models(tmp_path / "nothing.safetensors")
+
+
+def test_video_only_file(sets, tmp_path):
+    whole = load_file(sets["2.0"][0])
+    video = {k: v for k, v in whole.items() if "audio" not in k and k.startswith("model.")}
+    save_file(video, tmp_path / "video.safetensors")
+    with pytest.raises(CheckpointError, match=r"video.safetensors: This is a video-only LTX-Video transformer"):
+        open_models(tmp_path / "video.safetensors")
+
+
+def test_text_parts_of_another_version(sets, tmp_path):
+    transformer = {k: v for k, v in load_file(sets["2.3"][0]).items() if k.startswith("model.")}
+    text = {k: v for k, v in load_file(sets["2.0"][0]).items() if k.startswith("text_")}
+    save_file(transformer, tmp_path / "transformer.safetensors", TensorFile(sets["2.3"][0]).metadata)
+    save_file(text, tmp_path / "text.safetensors")
+    with pytest.raises(CheckpointError, match=r"transformer.safetensors is LTX-2\.3, text.safetensors is LTX-2\.0"):
+        open_models([tmp_path / "transformer.safetensors", tmp_path / "text.safetensors"])
+
+
+def test_a_file_that_lies_about_its_version(sets, tmp_path):
+    metadata = TensorFile(sets["2.0"][0]).metadata | {"model_version": "2.3"}
+    with pytest.raises(CheckpointError, match=r"says it is LTX-2\.3, but its tensors are those of LTX-2\.0"):
+        open_models(rewrite(sets["2.0"][0], tmp_path / "liar.safetensors", metadata))
+
+
+def test_missing_and_unknown_and_misshapen_tensors(sets, tmp_path):
+    key = "model.diffusion_model.transformer_blocks.1.attn1.to_q.weight"
+    lacking = open_models(rewrite(sets["2.0"][0], tmp_path / "a.safetensors", **{key: None}))
+    with pytest.raises(CheckpointError, match=f"transformer in a.safetensors lacks tensors: {key}"):
+        build(lacking, "transformer")
+    unknown = open_models(rewrite(sets["2.0"][0], tmp_path / "b.safetensors", **{f"{key}_x": torch.ones(2)}))
+    with pytest.raises(CheckpointError, match=f"has unknown tensors: {key}_x"):
+        build(unknown, "transformer")
+    misshapen = open_models(rewrite(sets["2.0"][0], tmp_path / "c.safetensors", **{key: torch.ones(2, 2)}))
+    with pytest.raises(CheckpointError, match=rf"wrongly shaped tensors: {key} is \(2, 2\) and should be \(32, 32\)"):
+        build(misshapen, "transformer")
+
+
+def test_a_part_that_is_not_there(sets, tmp_path):
+    parts = {k: v for k, v in load_file(sets["2.0"][0]).items() if not k.startswith("vocoder.")}
+    save_file(parts, tmp_path / "mute.safetensors", TensorFile(sets["2.0"][0]).metadata)
+    models = open_models(tmp_path / "mute.safetensors")
+    assert models.missing == ["vocoder", "text_encoder"]
+    with pytest.raises(CheckpointError, match=r"mute\.safetensors has no vocoder"):
+        build(models, "vocoder")
+
+
+def test_inspect(sets, capsys):
+    assert main(["inspect", *map(str, sets["2.3"])]) == 0
+    said = capsys.readouterr().out
+    assert "LTX-2.3 (model_version 2.3)" in said and "BF16" in said and "needs: Gemma 3 12B" in said
+    assert said.count("Gemma 3 text encoder, 2 layers of width 32, with tokenizer") == 2
+
+
+def test_inspect_without_metadata(sets, tmp_path, capsys):
+    main(["inspect", str(rewrite(sets["2.0"][0], tmp_path / "bare.safetensors", {}))])
+    said = capsys.readouterr().out
+    assert "LTX-2.0 (told by its tensors" in said and "The header has no config" in said
+
+
+def test_inspect_something_else(tmp_path, capsys):
+    save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
+    assert main(["inspect", str(tmp_path / "other.safetensors")]) == 2
+    assert "does not look like LTX-2" in capsys.readouterr().err
