@@ -1,0 +1,224 @@
+"""Frames and sound into files. A file appears when it is complete, or not at all (spec: pipelines.md, section 5)."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from PIL import Image
+from torch import Tensor
+
+# FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
+BT709 = 1
+LIMITED_RANGE = 1
+
+AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
+LAYOUTS = {1: "mono", 2: "stereo"}
+
+
+def write_clip(
+    path: str | os.PathLike,
+    chunks: Iterable[Tensor],
+    fps: Fraction,
+    waveform: Tensor | None = None,
+    sample_rate: int | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write what the name of ``path`` asks for: .mp4, .wav or .flac (sound only), or a folder of pictures.
+
+    ``chunks`` yields frames (F, H, W, 3) in 0..1; ``waveform`` is (1 or 2, N) in -1..1.
+    """
+    check_target(path)
+    suffix = Path(path).suffix.lower()
+    if suffix == ".mp4":
+        return write_video(path, chunks, fps, waveform, sample_rate, metadata=metadata)
+    if suffix in AUDIO_CODECS:
+        return write_audio(path, waveform, sample_rate)
+    return write_frames(path, chunks, waveform, sample_rate)
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
+
+    ValueError for an unknown kind of file; FileExistsError for a folder that has something in it.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
+        raise ValueError(
+            f"{path.name}: files of the kind {path.suffix} are not written here. "
+            "Use .mp4, .wav or .flac, or a name without a suffix for a folder of PNG pictures."
+        )
+    _refuse_a_full(path)
+
+
+def write_video(
+    path: str | os.PathLike,
+    chunks: Iterable[Tensor],
+    fps: Fraction,
+    waveform: Tensor | None = None,
+    sample_rate: int | None = None,
+    *,
+    crf: int = 19,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """MP4: H.264 (yuv420p, BT.709, limited range) at exactly ``fps`` pictures a second, and AAC stereo.
+
+    ``chunks`` yields frames (F, H, W, 3) in 0..1, which are encoded as they come; ``waveform`` is (1 or 2, N) in
+    -1..1. ``metadata`` becomes tags of the file. ValueError for no frames, odd sizes, NaN.
+    """
+    path = Path(path)
+    sound = None if waveform is None else _checked(waveform, sample_rate).expand(2, -1)
+    frames = _frames(chunks)
+    # The muxer holds the sound back, which is small, until the pictures of the same time have come.
+    options = {"movflags": "use_metadata_tags", "max_interleave_delta": "0"}
+    with _whole_or_nothing(path) as unfinished, av.open(str(unfinished), "w", options=options) as container:
+        container.metadata.update(metadata or {})
+        first = next(frames)
+        video = _h264(container, first, fps, crf)
+        if sound is not None:
+            audio = container.add_stream("aac", rate=sample_rate, layout="stereo", bit_rate=192_000)
+            _encode_sound(container, audio, sound.numpy(), "fltp")
+        for number, frame in enumerate(chain([first], frames)):
+            picture = av.VideoFrame.from_ndarray(_yuv420(frame).cpu().numpy(), format="yuv420p")
+            picture.pts, picture.time_base = number, 1 / fps
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+    return path
+
+
+def write_audio(path: str | os.PathLike, waveform: Tensor | None, sample_rate: int | None) -> Path:
+    """WAV or FLAC of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is. ValueError for no sound or NaN."""
+    path = Path(path)
+    codec = AUDIO_CODECS.get(path.suffix.lower())
+    if codec is None:
+        raise ValueError(f"{path.name}: sound is written as .wav or .flac, not as {path.suffix or 'a folder'}.")
+    if waveform is None:
+        raise ValueError(f"{path.name} is a sound file, but this clip has no sound.")
+    samples = (_checked(waveform, sample_rate) * 32767).round().to(torch.int16)
+    with _whole_or_nothing(path) as unfinished, av.open(str(unfinished), "w") as container:
+        stream = container.add_stream(codec, rate=sample_rate, layout=LAYOUTS[len(samples)])
+        _encode_sound(container, stream, samples.T.reshape(1, -1).numpy(), "s16")
+    return path
+
+
+def write_frames(
+    folder: str | os.PathLike,
+    chunks: Iterable[Tensor],
+    waveform: Tensor | None = None,
+    sample_rate: int | None = None,
+) -> Path:
+    """A new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
+
+    FileExistsError if the folder has something in it.
+    """
+    folder = Path(folder)
+    _refuse_a_full(folder)
+    with _whole_or_nothing(folder) as unfinished:
+        unfinished.mkdir()
+        for number, frame in enumerate(_frames(chunks), start=1):
+            pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
+            Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png")
+        if waveform is not None:
+            write_audio(unfinished / "sound.wav", waveform, sample_rate)
+        if folder.exists():
+            folder.rmdir()  # Windows does not rename over an empty folder
+    return folder
+
+
+def _refuse_a_full(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"The folder {folder} is not empty. Choose a new name, so that no picture is lost.")
+
+
+@contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A hidden name beside ``target`` to write to; it becomes ``target`` at the end, or goes away on any failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        unfinished.unlink(missing_ok=True)
+
+
+def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The frames (H, W, 3) of ``chunks`` one by one, float32 in 0..1."""
+    count = 0
+    for chunk in chunks:
+        if chunk.ndim != 4 or chunk.shape[-1] != 3:
+            raise ValueError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
+        if not chunk.isfinite().all():
+            raise ValueError(
+                f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
+                "written. Decode the latent in float32, and check the latent itself."
+            )
+        yield from (frame.float().clamp(0, 1) for frame in chunk)
+        count += len(chunk)
+    if not count:
+        raise ValueError("There are no frames to write.")
+
+
+def _checked(waveform: Tensor, sample_rate: int | None) -> Tensor:
+    """``waveform`` (1 or 2, N) on the CPU, float32 in -1..1."""
+    if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS or not waveform.shape[1]:
+        raise ValueError(f"Sound comes as (1 or 2 channels, samples), not as {tuple(waveform.shape)}.")
+    if not sample_rate:
+        raise ValueError("Sound needs its sample rate, for example 24000 or 48000.")
+    if not waveform.isfinite().all():
+        raise ValueError(
+            "There are NaN or infinite values in the sound, so nothing was written. "
+            "Decode the sound in float32, and check the audio latent itself."
+        )
+    return waveform.float().cpu().clamp(-1, 1)
+
+
+def _h264(container: OutputContainer, frame: Tensor, fps: Fraction, crf: int) -> VideoStream:
+    height, width, _ = frame.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 video needs an even width and height, not {width} x {height}.")
+    stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = LIMITED_RANGE
+    return stream
+
+
+def _encode_sound(container: OutputContainer, stream: AudioStream, samples: np.ndarray, sample_format: str) -> None:
+    frame = av.AudioFrame.from_ndarray(samples, format=sample_format, layout=stream.layout.name)
+    frame.sample_rate, frame.pts, frame.time_base = stream.rate, 0, Fraction(1, stream.rate)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def _yuv420(frame: Tensor) -> Tensor:
+    """(H, W, 3) in 0..1 to the planes Y, Cb, Cr of 8 bit, one below the other (H * 3 / 2, W).
+
+    ITU-R BT.709: Y = 219 E + 16, C = 224 E + 128. A chroma sample stands where H.264 expects it: in line with the left
+    column of its 2 x 2 pixels, halfway between their rows.
+    """
+    height, width, _ = frame.shape
+    red, green, blue = frame.movedim(-1, 0).contiguous()
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    colour = torch.stack([(blue - luma) / 1.8556, (red - luma) / 1.5748])
+    rows = colour[:, 0::2] + colour[:, 1::2]
+    left, here, right = F.pad(rows, (1, 0), mode="replicate").unfold(-1, 3, 2).unbind(-1)
+    chroma = (left + 2 * here + right) / 8
+    planes = [(219 * luma + 16).flatten(), (224 * chroma + 128).flatten()]
+    return torch.cat(planes).round().to(torch.uint8).view(height * 3 // 2, width)

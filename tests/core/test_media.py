@@ -1,0 +1,219 @@
+"""What is written can be read back: rate, length, colour and sound; and a failure leaves nothing behind."""
+
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
+
+FPS = Fraction(24)
+
+
+def noise(frames: int, height: int = 32, width: int = 32) -> Tensor:
+    return torch.rand(frames, height, width, 3, generator=torch.Generator().manual_seed(0))
+
+
+def tones(seconds: float, sample_rate: int, *pitches: float) -> Tensor:
+    time = torch.arange(int(seconds * sample_rate)) / sample_rate
+    return torch.stack([0.5 * torch.sin(2 * math.pi * pitch * time) for pitch in pitches])
+
+
+def decoded_sound(path: Path) -> np.ndarray:
+    with av.open(str(path)) as file:
+        return np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
+
+
+def pitch(samples: np.ndarray, sample_rate: int) -> float:
+    return np.abs(np.fft.rfft(samples)).argmax() * sample_rate / len(samples)
+
+
+@pytest.mark.parametrize("fps", ["24000/1001", "24", "25", "30000/1001", "30", "50"])
+def test_rate_and_length_are_exact(tmp_path, fps):
+    fps = Fraction(fps)
+    sound = tones(9 / fps, 48000, 440)
+    path = write_video(tmp_path / "clip.mp4", iter([noise(4), noise(5)]), fps, sound, 48000)
+    with av.open(str(path)) as file:
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert video.average_rate == fps
+        assert video.duration * video.time_base == 9 / fps
+        assert abs(audio.duration * audio.time_base - Fraction(sound.shape[1], 48000)) < Fraction(1, 1000)
+        times = [frame.pts * frame.time_base for frame in file.decode(video)]
+    assert times == [number / fps for number in range(9)]
+
+
+def test_the_file_says_how_it_is_coloured_and_a_player_sees_these_colours(tmp_path):
+    colours = torch.tensor(
+        [[0.75, 0.1, 0.1], [0.1, 0.75, 0.1], [0.1, 0.1, 0.75], [1, 1, 1], [0, 0, 0], [0.5, 0.25, 0.7]]
+    )
+    patches = colours.repeat_interleave(32, dim=0).expand(3, 32, -1, 3)
+    path = write_video(tmp_path / "clip.mp4", [patches], FPS)
+    with av.open(str(path)) as file:
+        context = file.streams.video[0].codec_context
+        tags = context.color_primaries, context.color_trc, context.colorspace, context.color_range
+        assert (context.name, context.pix_fmt, tags) == ("h264", "yuv420p", (1, 1, 1, 1))
+        seen = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)][-1]
+    assert np.abs(seen[16, 16::32] - 255 * colours.numpy()).max() <= 2
+
+
+def test_chroma_is_sited_at_the_left_column_and_between_the_rows(tmp_path):
+    ramp = torch.linspace(0.3, 0.7, 64)
+    frame = torch.stack([ramp.expand(64, 64), torch.full((64, 64), 0.5), ramp.expand(64, 64).T], dim=-1)
+    path = write_video(tmp_path / "clip.mp4", [frame[None]], FPS, crf=1)
+    with av.open(str(path)) as file:
+        planes = next(file.decode(video=0)).to_ndarray()
+    luma, cb, cr = planes[:64], planes[64:80].reshape(32, 32), planes[80:].reshape(32, 32)
+    for row, column in [(8, 8), (8, 24), (24, 8)]:
+        red, blue = ramp[2 * column].item(), (ramp[2 * row] + ramp[2 * row + 1]).item() / 2
+        y = 0.2126 * red + 0.7152 * 0.5 + 0.0722 * blue
+        assert luma[2 * row : 2 * row + 2, 2 * column].mean() == pytest.approx(16 + 219 * y, abs=1)
+        assert cb[row, column] == pytest.approx(128 + 224 * (blue - y) / 1.8556, abs=1)
+        assert cr[row, column] == pytest.approx(128 + 224 * (red - y) / 1.5748, abs=1)
+
+
+@pytest.mark.parametrize("sample_rate", [24000, 48000])
+def test_left_stays_left_and_sound_begins_when_it_should(tmp_path, sample_rate):
+    sound = tones(2.0, sample_rate, 440, 1000)
+    sound[:, :sample_rate] = 0
+    path = write_video(tmp_path / "clip.mp4", [noise(48)], FPS, sound, sample_rate)
+    left, right = decoded_sound(path)[:, : 2 * sample_rate]
+    assert pitch(left[sample_rate:], sample_rate) == pytest.approx(440, abs=1)
+    assert pitch(right[sample_rate:], sample_rate) == pytest.approx(1000, abs=1)
+    assert (np.abs(left) > 0.1).argmax() / sample_rate == pytest.approx(1.0, abs=0.002)
+
+
+def test_sound_of_one_channel_is_heard_on_both_sides(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", [noise(24)], FPS, tones(1.0, 48000, 440), 48000)
+    left, right = decoded_sound(path)
+    assert np.abs(left).max() > 0.4
+    assert np.allclose(left, right, atol=0.01)
+
+
+def test_sound_lies_between_the_pictures_of_its_time(tmp_path):
+    seconds = 20  # more than the muxer waits by itself
+    path = write_video(
+        tmp_path / "clip.mp4", (noise(24) for _ in range(seconds)), FPS, tones(seconds, 24000, 440), 24000
+    )
+    clock = {"video": 0.0, "audio": 0.0}
+    with av.open(str(path)) as file:
+        for packet in sorted((packet for packet in file.demux() if packet.size), key=lambda packet: packet.pos):
+            clock[packet.stream.type] = float(packet.dts * packet.time_base)
+            assert abs(clock["video"] - clock["audio"]) < 0.5
+
+
+def test_metadata_survives(tmp_path):
+    tags = {
+        "prompt": '{"3": {"class_type": "LTX2AVSample"}}',
+        "workflow": "\N{LATIN SMALL LETTER E WITH ACUTE}" * 100_000,
+    }
+    path = write_video(tmp_path / "clip.mp4", [noise(1)], FPS, metadata=tags)
+    with av.open(str(path)) as file:
+        assert tags.items() <= file.metadata.items()
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_files_hold_every_sample_rounded_to_the_nearest(tmp_path, suffix, channels):
+    values = torch.randint(-32767, 32768, (channels, 10_001), generator=torch.Generator().manual_seed(0))
+    path = write_audio(tmp_path / f"sound{suffix}", (values + 0.3) / 32767, 24000)
+    with av.open(str(path)) as file:
+        assert (file.streams.audio[0].rate, file.streams.audio[0].channels) == (24000, channels)
+    assert np.array_equal(decoded_sound(path).reshape(-1, channels).T, values.numpy())
+
+
+def test_pictures_are_rounded_to_the_nearest_value_and_numbered_from_one(tmp_path):
+    frames = noise(3)
+    folder = write_frames(tmp_path / "shots" / "ball", [frames[:1], frames[1:]], tones(0.1, 24000, 440), 24000)
+    names = [f"frame_{number:05}.png" for number in (1, 2, 3)]
+    assert sorted(file.name for file in folder.iterdir()) == [*names, "sound.wav"]
+    for name, frame in zip(names, frames):
+        assert np.abs(np.asarray(Image.open(folder / name)) - 255 * frame.numpy()).max() <= 0.5001
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "frame_00001.png").touch()
+    with pytest.raises(FileExistsError, match="not empty"):
+        write_frames(tmp_path, [noise(1)])
+
+
+def test_the_name_chooses_the_kind_of_file(tmp_path):
+    sound = tones(0.5, 24000, 440)
+    for name in ("clip.mp4", "CLIP2.MP4", "sound.wav", "sound.flac", "pictures"):
+        write_clip(tmp_path / name, [noise(2)], FPS, sound, 24000)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "CLIP2.MP4",
+        "clip.mp4",
+        "pictures",
+        "sound.flac",
+        "sound.wav",
+    ]
+    with pytest.raises(ValueError, match=re.escape("Use .mp4, .wav or .flac")):
+        check_target(tmp_path / "clip.avi")
+
+
+def not_a_number(*shape: int) -> Tensor:
+    return torch.full(shape, torch.nan)
+
+
+def interrupted():
+    yield noise(60)
+    raise KeyboardInterrupt("by the user")
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "pictures"])
+@pytest.mark.parametrize(
+    "chunks, error, message",
+    [
+        (lambda: [], ValueError, "no frames"),
+        (lambda: [noise(60), not_a_number(2, 32, 32, 3)], ValueError, "NaN or infinite values in frames 61 to 62"),
+        (lambda: [noise(2).movedim(-1, 1)], ValueError, "(frames, height, width, 3)"),
+        (interrupted, KeyboardInterrupt, "by the user"),
+    ],
+    ids=["none", "nan", "shape", "interrupt"],
+)
+def test_a_failure_leaves_nothing_behind(tmp_path, name, chunks, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        write_clip(tmp_path / name, chunks(), FPS)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "sound, sample_rate, message",
+    [
+        (not_a_number(2, 100), 24000, "NaN or infinite values in the sound"),
+        (torch.zeros(100), 24000, "1 or 2 channels"),
+        (torch.zeros(2, 0), 24000, "1 or 2 channels"),
+        (torch.zeros(2, 100), None, "sample rate"),
+    ],
+)
+@pytest.mark.parametrize("name", ["clip.mp4", "sound.wav", "pictures"])
+def test_bad_sound_is_refused(tmp_path, name, sound, sample_rate, message):
+    with pytest.raises(ValueError, match=message):
+        write_clip(tmp_path / name, [noise(2)], FPS, sound, sample_rate)
+    assert not any(tmp_path.iterdir())
+
+
+def test_odd_sizes_and_missing_sound_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="even width and height, not 33 x 32"):
+        write_video(tmp_path / "clip.mp4", [noise(1, 32, 33)], FPS)
+    with pytest.raises(ValueError, match="this clip has no sound"):
+        write_clip(tmp_path / "sound.wav", [noise(1)], FPS)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failure_keeps_the_file_that_was_there(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", [noise(2)], FPS)
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, interrupted(), FPS)
+    assert path.read_bytes() == before
+    write_video(path, [noise(3)], FPS)
+    assert path.read_bytes() != before
+    assert list(tmp_path.iterdir()) == [path]
