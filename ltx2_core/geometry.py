@@ -1,6 +1,7 @@
-"""Pixels, latents, tokens and seconds of both streams (spec: transformer.md section 4, video_vae.md section 1, audio.md).
+"""Pixels, latents, tokens and seconds of both streams.
 
-A clip owns one rational frame rate; every length follows from it.
+A clip owns one rational frame rate; every length follows from it (spec: transformer.md, section 4; video_vae.md,
+section 1; audio.md, section 3).
 """
 
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ def video_positions(shape: tuple[int, int, int], fps: Fraction, device: torch.de
     time = (_bounds(frames) * TIME_SCALE + 1 - TIME_SCALE).clamp(min=0)
     grid = torch.stack(
         torch.broadcast_tensors(
-            time[:, None, None], (_bounds(height) * SPACE_SCALE)[None, :, None], (_bounds(width) * SPACE_SCALE)[None, None]
+            time[:, None, None],
+            (_bounds(height) * SPACE_SCALE)[None, :, None],
+            (_bounds(width) * SPACE_SCALE)[None, None],
         )
     )
     positions = rearrange(grid, "a f h w bounds -> 1 a (f h w) bounds").contiguous()

@@ -58,13 +58,14 @@ def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
 def noise_like(latent: AVLatent, seed: int, device: torch.device | str = "cpu") -> AVLatent:
     """Gaussian noise in the official order: one generator, video before audio, each in token layout.
 
-    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in the
-    latent's dtype (spec: sampling.md, section 5).
+    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in
+    float32 and rounded to the latent's dtype, because bfloat16 draws on a CPU differ from machine to machine (spec:
+    sampling.md, section 5).
     """
     generator = torch.Generator(device).manual_seed(seed)
 
     def draw(tokens: Tensor) -> Tensor:
-        return torch.randn(tokens.shape, generator=generator, device=device, dtype=tokens.dtype).to(tokens.device)
+        return torch.randn(tokens.shape, generator=generator, device=device).to(tokens)
 
     video = audio = None
     if latent.video is not None:

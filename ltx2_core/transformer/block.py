@@ -25,6 +25,7 @@ class StreamState:
     text_modulation: Modulation | None
     cross_modulation: Modulation | None
     cross_gate: Modulation | None
+    embedded: Tensor  # (B, N or 1, D): the noise level, for the output head
     updated: bool
 
     def plus(self, change: Tensor) -> "StreamState":
@@ -36,16 +37,14 @@ class Stream(nn.Module):
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig):
         super().__init__()
-        heads = {"heads": stream.heads, "head_dim": stream.head_dim, "gated": config.gated, "eps": config.eps}
-        self.self_attn = Attention(stream.width, **heads)
-        self.text_attn = Attention(stream.width, context_width=stream.context_width, **heads)
+        width, heads, head_dim = stream.width, stream.heads, stream.head_dim
+        self.self_attn = Attention(width, heads, head_dim, gated=config.gated, eps=config.eps)
+        self.text_attn = Attention(width, heads, head_dim, stream.context_width, config.gated, config.eps)
         self.feed_forward = FeedForward(stream.width)
         self.modulation = nn.Parameter(torch.empty(config.modulation_rows, stream.width))
         # Scale and shift for audio-to-video, scale and shift for video-to-audio, and the gate of this stream.
         self.cross_modulation = nn.Parameter(torch.empty(5, stream.width))
-        self.text_modulation = (
-            nn.Parameter(torch.empty(2, stream.context_width)) if config.text_modulation else None
-        )
+        self.text_modulation = nn.Parameter(torch.empty(2, stream.context_width)) if config.text_modulation else None
         self.eps = config.eps
 
     def attend(self, state: StreamState, pass_values: bool) -> StreamState:
@@ -126,9 +125,7 @@ class Block(nn.Module):
             audio = self.audio.mix(audio)
         return video, audio
 
-    def _exchange(
-        self, video: StreamState, audio: StreamState, skip: Perturbation
-    ) -> tuple[StreamState, StreamState]:
+    def _exchange(self, video: StreamState, audio: StreamState, skip: Perturbation) -> tuple[StreamState, StreamState]:
         """Both directions read the state from before either is written."""
         video_table, audio_table = self.video.cross_modulation, self.audio.cross_modulation
         new_video, new_audio = video, audio

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # What the official reader insists on; any other value names a network that nobody has published.
-_REQUIRED = {
+REQUIRED = {
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
     "av_cross_ada_norm": True,
@@ -64,7 +64,7 @@ class TransformerConfig:
     @classmethod
     def from_json(cls, section: dict[str, Any]) -> "TransformerConfig":
         """Read the ``transformer`` section of a checkpoint's config; raises ValueError for an unknown architecture."""
-        for key, expected in _REQUIRED.items():
+        for key, expected in REQUIRED.items():
             if section.get(key, expected) != expected:
                 raise ValueError(
                     f"The transformer's config says {key} = {section[key]!r}; LTX-2 has {expected!r}. "

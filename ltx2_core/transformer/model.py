@@ -31,6 +31,7 @@ class StreamEnds(nn.Module):
     def __init__(self, stream: StreamConfig, config: TransformerConfig, cross_max_position: float):
         super().__init__()
         self.config = config
+        self.context_width = stream.context_width
         self.project_in = nn.Linear(stream.channels_in, stream.width)
         self.modulate = AdaLN(stream.width, config.modulation_rows)
         self.modulate_text = AdaLN(stream.width, 2) if config.text_modulation else None
@@ -39,19 +40,24 @@ class StreamEnds(nn.Module):
         self.caption = CaptionProjection(config.caption_width, stream.width) if config.caption_width else None
         self.modulation = nn.Parameter(torch.empty(2, stream.width))
         self.project_out = nn.Linear(stream.width, stream.channels_out)
-        rope = {"theta": config.rope_theta, "interleaved": config.rope_interleaved, "double": config.rope_double}
-        self.rope = Rope(stream.heads, stream.head_dim, stream.max_positions, **rope)
-        self.cross_rope = Rope(config.audio.heads, config.audio.head_dim, (cross_max_position,), **rope)
+        kind = (config.rope_theta, config.rope_interleaved, config.rope_double)
+        self.rope = Rope(stream.heads, stream.head_dim, stream.max_positions, *kind)
+        self.cross_rope = Rope(config.audio.heads, config.audio.head_dim, (cross_max_position,), *kind)
 
-    def enter(self, stream: StreamInput, other: StreamInput | None) -> tuple[StreamState, Tensor]:
-        """The state before the first block, and the embedded noise level (B, N or 1, D) that ``leave`` needs."""
-        dtype = stream.tokens.dtype
+    def enter(self, stream: StreamInput, other: StreamInput | None) -> StreamState:
+        """The state before the first block."""
+        dtype, expected = stream.tokens.dtype, self.config.caption_width or self.context_width
+        if stream.context.shape[-1] != expected:
+            raise ValueError(
+                f"The prompt was encoded to contexts of width {stream.context.shape[-1]}, this transformer reads "
+                f"{expected}: text projection, connectors and transformer must be of one LTX-2 version."
+            )
         levels, level = _distinct_levels(stream)
         embedded = self.modulate.embed(levels * self.config.sigma_scale, dtype)
         # One position per axis: the middle of the token.
         positions = stream.positions.float().mean(-1)
         each_clip = torch.arange(len(stream.sigma), device=level.device)[:, None]
-        state = StreamState(
+        return StreamState(
             x=self.project_in(stream.tokens),
             context=stream.context if self.caption is None else self.caption(stream.context),
             context_bias=_context_bias(stream.context_mask, dtype),
@@ -62,15 +68,13 @@ class StreamEnds(nn.Module):
             text_modulation=None
             if self.modulate_text is None
             else Modulation(self.modulate_text(stream.sigma * self.config.sigma_scale, dtype), each_clip),
-            cross_modulation=None
-            if other is None
-            else self.modulate_by_own_level(levels, level, other.sigma, dtype),
+            cross_modulation=None if other is None else self.modulate_by_own_level(levels, level, other.sigma, dtype),
             cross_gate=None
             if other is None
             else Modulation(self.gate_cross(other.sigma * self.config.cross_gate_scale, dtype), each_clip),
+            embedded=embedded[level],
             updated=stream.updated,
         )
-        return state, embedded[level]
 
     def modulate_by_own_level(
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
@@ -78,10 +82,10 @@ class StreamEnds(nn.Module):
         """Scale and shift between the streams follow each token's own noise level, since May 2026 (rule C)."""
         return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype), level)
 
-    def leave(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """(B, N, D) after the last block to the velocity (B, N, C)."""
-        shift, scale = (self.modulation.to(x.dtype)[:, None, None] + embedded).unbind(0)
-        x = F.layer_norm(x, x.shape[-1:], eps=self.config.eps)
+    def leave(self, state: StreamState) -> Tensor:
+        """The state after the last block to the velocity (B, N, C)."""
+        shift, scale = (self.modulation.to(state.x.dtype)[:, None, None] + state.embedded).unbind(0)
+        x = F.layer_norm(state.x, state.x.shape[-1:], eps=self.config.eps)
         return self.project_out(x * (1 + scale) + shift)
 
 
@@ -108,15 +112,15 @@ class Transformer(nn.Module):
 
         ``between_blocks`` is called before each block; it may raise to interrupt.
         """
-        video_state, video_level = self.video.enter(video, audio) if video is not None else (None, None)
-        audio_state, audio_level = self.audio.enter(audio, video) if audio is not None else (None, None)
+        video_state = None if video is None else self.video.enter(video, audio)
+        audio_state = None if audio is None else self.audio.enter(audio, video)
         for index, block in enumerate(self.blocks):
             if between_blocks is not None:
                 between_blocks()
             video_state, audio_state = block(video_state, audio_state, index, perturbation)
         return (
-            None if video_state is None else self.video.leave(video_state.x, video_level),
-            None if audio_state is None else self.audio.leave(audio_state.x, audio_level),
+            None if video_state is None else self.video.leave(video_state),
+            None if audio_state is None else self.audio.leave(audio_state),
         )
 
 

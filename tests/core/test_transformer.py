@@ -195,8 +195,8 @@ def test_block_and_rope():
         lambda module, args, kwargs, output: seen.update(before=kwargs, after=output), with_kwargs=True
     )
     official_velocity(theirs, video, audio)
-    video_state, _ = ours.video.enter(video, audio)
-    audio_state, _ = ours.audio.enter(audio, video)
+    video_state = ours.video.enter(video, audio)
+    audio_state = ours.audio.enter(audio, video)
     for stream, state in ("video", video_state), ("audio", audio_state):
         before = seen["before"][stream]
         cos, sin = before.positional_embeddings

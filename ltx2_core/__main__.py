@@ -1,0 +1,139 @@
+"""The command line: generate a clip, look into a file, write a miniature model."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .checkpoint.inspect import inspect
+from .generate import generate, recipe_of
+from .geometry import exact_fps, nearest_frames
+from .sampling import SAMPLERS, SCHEDULES, Guidance
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Errors are one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("Stopped; nothing was written.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    clip = commands.add_parser("generate", help="make a clip from a prompt")
+    clip.set_defaults(run=_generate)
+    clip.add_argument("--prompt", required=True)
+    clip.add_argument("--negative", help="what to avoid; default: the recipe of the model")
+    clip.add_argument(
+        "--output", type=Path, required=True, help="clip.mp4, sound.wav, sound.flac or a folder for pictures"
+    )
+    clip.add_argument(
+        "--checkpoint", nargs="+", help="the LTX-2 checkpoint, or several split files; default: the built-in miniature"
+    )
+    clip.add_argument("--text-encoder", help="Gemma 3 12B: a folder or a safetensors file")
+    clip.add_argument("--width", type=int)
+    clip.add_argument("--height", type=int)
+    length = clip.add_mutually_exclusive_group()
+    length.add_argument("--frames", type=int, help="8 k + 1")
+    length.add_argument("--seconds", type=float, help="rounded to the nearest possible number of frames")
+    clip.add_argument("--fps", default="24", help="a number or a fraction such as 24000/1001 (default 24)")
+    clip.add_argument("--steps", type=int)
+    clip.add_argument("--schedule", choices=SCHEDULES)
+    clip.add_argument("--sampler", choices=SAMPLERS, default="euler")
+    clip.add_argument("--seed", type=int, default=0)
+    for scale, meaning in _SCALES.items():
+        flag = scale.replace("_", "-")
+        clip.add_argument(f"--{flag}", type=float, help=f"{meaning}, both streams")
+        for stream in ("video", "audio"):
+            clip.add_argument(f"--{stream}-{flag}", type=float, help=f"the same for {stream}")
+    clip.add_argument("--stg-blocks", type=int, nargs="*", help="blocks whose self-attention the STG pass leaves out")
+    clip.add_argument("--device", help="cuda, cpu, mps; default: the fastest")
+
+    files = commands.add_parser("inspect", help="say what files are, and what they still need")
+    files.set_defaults(run=lambda options: print("\n\n".join(inspect(path) for path in options.files)))
+    files.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    tiny = commands.add_parser("tiny", help="write a complete miniature model with random weights")
+    tiny.set_defaults(run=_tiny)
+    tiny.add_argument("folder", type=Path, metavar="DIR")
+    tiny.add_argument("--version", default="2.3")
+    return parser
+
+
+_SCALES = {
+    "text_scale": "how closely to follow the prompt (1 = neutral)",
+    "cross_modal_scale": "how closely picture and sound follow each other (1 = neutral)",
+    "stg_scale": "spatio-temporal guidance (0 = off)",
+    "rescale": "0..1: how much of the contrast that guidance adds is taken back",
+}
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from .checkpoint import open_models
+    from .media import check_target, write_clip
+    from .progress import Bars
+
+    check_target(options.output)
+    models = open_models(options.checkpoint or "miniature", options.text_encoder)
+    if options.text_encoder is None and models.text_encoder is None:
+        raise ValueError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
+    recipe = recipe_of(models)
+    fps = exact_fps(options.fps)
+    frames = options.frames
+    if options.seconds is not None:
+        frames = nearest_frames(options.seconds * fps)
+        print(f"{options.seconds:g} s at {options.fps} fps: {frames} frames.", file=sys.stderr)
+    with Bars() as bars:
+        clip = generate(
+            models,
+            options.prompt,
+            options.negative,
+            width=options.width,
+            height=options.height,
+            frames=frames,
+            fps=fps,
+            sigmas=recipe.sigmas(options.steps, options.schedule),
+            video=_guidance(options, "video", recipe.video),
+            audio=_guidance(options, "audio", recipe.audio),
+            sampler=options.sampler,
+            seed=options.seed,
+            device=options.device,
+            on_progress=bars.report,
+        )
+        path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
+    print(path)
+
+
+def _guidance(options: argparse.Namespace, stream: str, recipe: Guidance) -> Guidance:
+    """The recipe's guidance with what the user asked for, the stream's own flag before the common one."""
+    changes = {}
+    for scale in _SCALES:
+        for flag in (scale, f"{stream}_{scale}"):
+            if (value := getattr(options, flag)) is not None:
+                changes[scale] = value
+    if options.stg_blocks is not None:
+        changes["stg_blocks"] = tuple(options.stg_blocks)
+    return replace(recipe, **changes)
+
+
+def _tiny(options: argparse.Namespace) -> None:
+    from .tiny import write
+
+    for path in write(options.folder, options.version):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""The whole story: a prompt becomes frames and sound.
+
+Every function is one stage, and takes a network that is ready to run; ``generate`` calls them in order.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import latents
+from .audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder
+from .checkpoint import Models, build
+from .checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from .geometry import ClipShape, exact_fps
+from .health import check_finite
+from .latents import AVLatent
+from .memory import Residency, compute_dtype
+from .sampling import NEUTRAL, SAMPLERS, Denoiser, Guidance, Recipe, Step, recipe_for
+from .text import Contexts, connect, encode_prompts
+from .video_vae import Tiling, VideoDecoder, decode_tiled
+
+OnStep = Callable[[int, int, Step], None]
+OnProgress = Callable[[str, int, int], None]
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip. ``chunks`` decodes its frames as they are asked for, once; ``frames`` keeps them all."""
+
+    chunks: Iterator[Tensor]  # (F, H, W, 3), 0..1
+    fps: Fraction
+    waveform: Tensor  # (2, N), -1..1, as long as the frames
+    sample_rate: int
+    latent: AVLatent
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """All frames, (F, H, W, 3)."""
+        return torch.cat(list(self.chunks))
+
+
+@torch.inference_mode()
+def generate(
+    models: Models,
+    prompt: str,
+    negative: str | None = None,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    frames: int | None = None,
+    fps: float | str | Fraction = 24,
+    sigmas: list[float] | None = None,
+    steps: int | None = None,
+    video: Guidance | None = None,
+    audio: Guidance | None = None,
+    sampler: str = "euler",
+    seed: int = 0,
+    tiling: Tiling | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    on_progress: OnProgress | None = None,
+    check: Check | None = None,
+) -> Clip:
+    """Make a clip with sound from a prompt.
+
+    What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. Progress
+    is reported as (stage, done, total); ``check`` is called between blocks and tiles, and may raise to interrupt.
+    Raises ValueError for sizes or settings that cannot be, before any weights are read.
+    """
+    recipe = recipe_of(models)
+    shape = ClipShape(width or recipe.width, height or recipe.height, frames or recipe.frames, exact_fps(fps))
+    sigmas = sigmas or recipe.sigmas(steps)
+    video, audio = video or recipe.video, audio or recipe.audio
+    residency = Residency(device)
+    dtype = dtype or compute_dtype(residency.device)
+    report = on_progress or (lambda stage, done, total: None)
+    checked = check or (lambda: None)
+
+    def network(name: str) -> Any:
+        checked()
+        return build(models, name, dtype)
+
+    guided = video.needs_negative or audio.needs_negative
+    prompts = [prompt, recipe.negative if negative is None else negative][: 2 if guided else 1]
+    contexts = _contexts(models, prompts, dtype, residency, network, report)
+
+    with residency.use(network("transformer")) as transformer:
+        latent = sample(
+            transformer,
+            latents.empty(shape).to(residency.device),
+            fps=shape.fps,
+            sigmas=sigmas,
+            contexts=contexts[0],
+            negative=contexts[1] if guided else None,
+            video=video,
+            audio=audio,
+            sampler=sampler,
+            seed=seed,
+            dtype=dtype,
+            on_step=lambda done, total, step: report("sampling", done, total),
+            check=check,
+        )
+    assert latent.video is not None and latent.audio is not None
+    with residency.use(network("audio_decoder")) as decoder:
+        mel = decode_audio(decoder, latent.audio)
+    with residency.use(network("vocoder")) as vocoder:
+        waveform = vocode(vocoder, mel, shape.samples(vocoder.sample_rate))
+        report("sound", 1, 1)
+
+    def chunks(video_latent: Tensor) -> Iterator[Tensor]:
+        def on_tile(done: int, total: int) -> None:
+            report("frames", done, total)
+            checked()
+
+        with torch.inference_mode(), residency.use(network("video_decoder")) as decoder:
+            for chunk in decode_video(decoder, video_latent, tiling, on_tile):
+                yield chunk[0].cpu()
+
+    return Clip(chunks(latent.video), shape.fps, waveform[0].cpu(), vocoder.sample_rate, latent.to("cpu"))
+
+
+def recipe_of(models: Models) -> Recipe:
+    """What ``models`` are meant to be sampled with."""
+    return recipe_for(models.version, models.layers, models.distilled, models.is_miniature)
+
+
+def _contexts(
+    models: Models,
+    prompts: list[str],
+    dtype: torch.dtype,
+    residency: Residency,
+    network: Callable[[str], Any],
+    report: OnProgress,
+) -> list[Contexts]:
+    """The contexts of all prompts, encoded in one load of Gemma."""
+    if models.text_encoder is None:
+        raise ValueError("No text encoder was given; prompts need Gemma 3 12B, as a folder or a safetensors file.")
+    files = open_text_encoder(models.text_encoder)
+    features_network, encoder = network("text_features"), build_text_encoder(files, dtype)
+    with residency.use(nn.ModuleList([encoder, features_network])):
+        features = encode_prompts(encoder, files.tokenizer(), features_network, prompts)
+    del encoder, features_network
+    report("prompt", 1, 2)
+    video_connector, audio_connector = network("video_connector"), network("audio_connector")
+    with residency.use(nn.ModuleList([video_connector, audio_connector])):
+        contexts = [connect(feature, video_connector, audio_connector) for feature in features]
+    report("prompt", 2, 2)
+    return contexts
+
+
+def sample(
+    network: nn.Module,
+    latent: AVLatent,
+    *,
+    fps: Fraction,
+    sigmas: list[float],
+    contexts: Contexts,
+    negative: Contexts | None = None,
+    video: Guidance = NEUTRAL,
+    audio: Guidance = NEUTRAL,
+    sampler: str = "euler",
+    seed: int = 0,
+    mask: AVLatent | None = None,
+    dtype: torch.dtype = torch.float32,
+    on_step: OnStep | None = None,
+    check: Check | None = None,
+) -> AVLatent:
+    """Denoise ``latent`` from seeded noise at sigmas[0] to sigmas[-1]; keeps it where ``mask`` is 0.
+
+    Raises FloatingPointError as soon as a step gives something that is not a number.
+    """
+    if len(sigmas) < 2:
+        raise ValueError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+    noise = latents.noise_like(latent.to(dtype), seed).to(torch.float32)
+    latent = latent.to(torch.float32)
+    denoise = Denoiser(network, fps, contexts, negative, video, audio, latent, mask, dtype, check)
+    noisy = latents.add_noise(latent, noise, sigmas[0], mask)
+    total = len(sigmas) - 1
+    for done, step in enumerate(SAMPLERS[sampler](denoise, noisy, sigmas), 1):
+        check_finite(step.latent, f"step {done} of sampling")
+        if on_step is not None:
+            on_step(done, total, step)
+        noisy = step.latent
+    return noisy
+
+
+def decode_video(
+    decoder: VideoDecoder,
+    latent: Tensor,
+    tiling: Tiling | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks."""
+    dtype = next(decoder.parameters()).dtype
+    for pixels in decode_tiled(decoder, latent.to(dtype), tiling or Tiling(), on_tile):
+        check_finite(pixels, "decoding the video")
+        yield rearrange(pixels.float().add(1).div(2).clamp(0, 1), "b c f h w -> b f h w c")
+
+
+def decode_audio(decoder: AudioDecoder, latent: Tensor) -> Tensor:
+    """The mel spectrogram (B, 2, T, 64) of an audio latent (B, C, L, M), float32."""
+    mel = decoder(latent.to(next(decoder.parameters()).dtype)).float()
+    check_finite(mel, "decoding the sound")
+    return mel
+
+
+def vocode(vocoder: Vocoder | BandwidthExtendingVocoder, mel: Tensor, samples: int | None = None) -> Tensor:
+    """The waveform (B, 2, N) of a mel spectrogram, float32 in -1..1; cut or filled with silence to ``samples``.
+
+    The decoded sound ends up to two frames before the picture does (spec: audio.md, section 3).
+    """
+    waveform = vocoder(mel).clamp(-1, 1)
+    check_finite(waveform, "the vocoder")
+    if samples is None:
+        return waveform
+    return F.pad(waveform, (0, max(0, samples - waveform.shape[-1])))[..., :samples]

@@ -1,0 +1,42 @@
+"""Progress bars on a terminal: steps, time left, memory."""
+
+import sys
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+class Bars:
+    """One bar per stage; use as a context, so that the last one is closed whatever happens."""
+
+    def __init__(self):
+        self._stage: str | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of ``stage`` are finished."""
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+        self._bar.set_postfix_str(_memory())
+
+
+def _memory() -> str:
+    """The most memory used so far: on the card, or of the process where there is none."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GB on the card"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"

@@ -1,0 +1,178 @@
+"""The whole way, from a prompt to a file: the miniature, the command line, and what happens when something is wrong."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint import TensorFile
+from ltx2_core.latents import AVLatent
+from ltx2_core.sampling import Guidance
+
+SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance()}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+def test_the_miniature_shows_a_ball_and_lets_it_be_heard():
+    """It was trained on coloured balls; the colour is in the picture, and the impacts are in the sound."""
+    clip = ltx2.generate(ltx2.open_models("miniature"), "a green ball bounces twice on the left", seed=3)
+    assert clip.frames.shape == (33, 96, 96, 3) and clip.fps == 24
+    red, green, blue = clip.frames[:, :, :48].amax((0, 1, 2))
+    assert green > 0.7 and green > red + 0.2 and green > blue + 0.2
+    assert clip.waveform.shape == (2, round(33 / 24 * clip.sample_rate))
+    loudness = clip.waveform.abs().amax(0).unfold(0, 240, 240).amax(1)
+    assert loudness.max() > 0.05 and loudness.min() < 0.01
+
+
+@pytest.mark.parametrize("fps", ["24000/1001", "25", "50"])
+def test_picture_and_sound_end_together(models, fps):
+    clip = ltx2.generate(models, "x", fps=fps, **SMALL)
+    assert clip.frames.shape == (9, 64, 64, 3) and 0 <= clip.frames.min() <= clip.frames.max() <= 1
+    assert clip.waveform.shape[-1] == round(9 / Fraction(fps) * 48000) and clip.sample_rate == 48000
+
+
+def test_the_same_seed_gives_the_same_clip(models):
+    first, again, other = (ltx2.generate(models, "x", seed=seed, **SMALL).latent for seed in (1, 1, 2))
+    assert torch.equal(first.video, again.video) and torch.equal(first.audio, again.audio)
+    assert not torch.equal(first.video, other.video)
+
+
+def test_progress_and_interruption(models):
+    seen = []
+    clip = ltx2.generate(models, "x", on_progress=lambda *report: seen.append(report), **SMALL)
+    assert clip.frames is clip.frames
+    assert seen == [
+        ("prompt", 1, 2),
+        ("prompt", 2, 2),
+        ("sampling", 1, 2),
+        ("sampling", 2, 2),
+        ("sound", 1, 1),
+        ("frames", 1, 1),
+    ]
+
+    calls = []
+
+    def stop_before_the_second_block():  # four networks were built by then
+        calls.append(None)
+        if len(calls) == 6:
+            raise InterruptedError
+
+    del seen[:]
+    with pytest.raises(InterruptedError):
+        ltx2.generate(models, "x", check=stop_before_the_second_block, on_progress=lambda *r: seen.append(r), **SMALL)
+    assert ("sampling", 1, 2) not in seen
+
+
+def test_weights_that_are_not_numbers_are_found_after_the_first_step(models, tmp_path):
+    source = models.files[0].path
+    weights = load_file(source)
+    weights["model.diffusion_model.transformer_blocks.1.ff.net.2.bias"] *= float("nan")
+    save_file(weights, tmp_path / "nan.safetensors", TensorFile(source).metadata)
+    seen = []
+    with pytest.raises(FloatingPointError, match="video is not a number after step 1 of sampling"):
+        ltx2.generate(
+            ltx2.open_models(tmp_path / "nan.safetensors", models.text_encoder), "x",
+            on_progress=lambda *report: seen.append(report), **SMALL | {"steps": 5},
+        )  # fmt: skip
+    assert seen[-1][0] == "prompt"
+
+
+def test_contexts_of_another_version_are_refused(models):
+    transformer = ltx2.build(models, "transformer", torch.float32)
+    from ltx2_core.generate import sample
+    from ltx2_core.text import Contexts
+
+    latent = AVLatent(torch.zeros(1, 128, 2, 2, 2), torch.zeros(1, 8, 9, 16))
+    wrong = Contexts(torch.zeros(1, 128, 24), torch.zeros(1, 128, 24))
+    with pytest.raises(ValueError, match=r"contexts of width 24, this transformer reads 32.*one LTX-2 version"):
+        sample(transformer, latent, fps=Fraction(24), sigmas=[1.0, 0.0], contexts=wrong)
+
+
+def command(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_command_line_writes_a_clip(tmp_path, capsys):
+    assert command("tiny", tmp_path, "--version", "2.3") == 0
+    checkpoint, folder, _ = capsys.readouterr().out.split()
+    target = tmp_path / "clip.mp4"
+    model = ["--checkpoint", checkpoint, "--text-encoder", folder]
+    size = ["--width", 64, "--height", 96, "--seconds", 0.7, "--fps", "23.976"]
+    scales = ["--text-scale", 2, "--audio-text-scale", 4, "--cross-modal-scale", 1]
+    how = ["--steps", 2, "--device", "cpu"]
+    assert command("generate", "--prompt", "x", "--output", target, *model, *size, *scales, *how) == 0
+    with av.open(str(target)) as file:
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert video.average_rate == Fraction(24000, 1001) and (video.width, video.height, video.frames) == (64, 96, 17)
+        assert audio.rate == 48000
+        samples = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
+    assert abs(samples.shape[1] - 17 * 1001 / 24000 * 48000) < 1024
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--frames", "120"], "frames is 120; it must be 8 k + 1, for example 121"),
+        (["--width", "100"], "width is 100; it must be a multiple of 32, for example 96"),
+        (["--steps", "0"], "steps is 0; it must be at least 1"),
+        (["--fps", "fast"], "fps is 'fast'"),
+        (["--checkpoint", "nowhere.safetensors", "--text-encoder", "x"], "There is no file nowhere.safetensors"),
+        (["--schedule", "distilled", "--steps", "12"], "steps is 12; the schedule distilled has exactly 8"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_no_file(arguments, sentence, tmp_path, capsys):
+    target = tmp_path / "clip.mp4"
+    assert command("generate", "--prompt", "x", "--output", target, "--device", "cpu", *arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said and "\n" not in said and list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_needs_a_text_encoder(models, tmp_path, capsys):
+    assert (
+        command("generate", "--prompt", "x", "--output", tmp_path / "x.mp4", "--checkpoint", models.files[0].path) == 2
+    )
+    assert "--checkpoint needs --text-encoder" in capsys.readouterr().err
+
+
+def test_control_c_leaves_nothing(tmp_path, capsys, monkeypatch):
+    from ltx2_core import progress
+
+    def interrupted(self, stage, done, total):
+        if stage == "frames":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Bars, "report", interrupted)
+    target = tmp_path / "clip.mp4"
+    target.write_text("an older clip")
+    assert command("generate", "--prompt", "x", "--output", target, "--steps", 1, "--text-scale", 1,
+                   "--cross-modal-scale", 1, "--device", "cpu") == 130  # fmt: skip
+    assert target.read_text() == "an older clip" and [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_neither_torchaudio_nor_comfyui_is_needed(tmp_path):
+    program = f"""
+import sys
+for name in ("torchaudio", "comfy", "comfy_api", "folder_paths", "nodes", "server", "ltx_core", "diffusers"):
+    sys.modules[name] = None
+from ltx2_core.__main__ import main
+output = {str(tmp_path / "clip.mp4")!r}
+sys.exit(main(["generate", "--prompt", "x", "--output", output, "--steps", "1", "--text-scale", "1", "--device", "cpu"]))
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root, capture_output=True, timeout=300)
+    assert (tmp_path / "clip.mp4").stat().st_size > 1000

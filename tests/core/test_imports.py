@@ -1,0 +1,150 @@
+"""Which way things point: the architecture as a table, and the imports of every file held against it."""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+# A room is a folder or a file of ltx2_core. A room may import itself and what stands behind its name.
+GROUND = {"geometry", "latents", "kernels", "layers"}
+NETWORKS = {"text", "transformer", "video_vae", "audio_vae", "upscaler"}
+WEIGHTS = {"checkpoint", "lora", "quantization", "memory"}
+PROCESS = {"sampling", "conditioning", "media", "health"}
+
+ALLOWED = {
+    "geometry": set(),
+    "latents": {"geometry"},
+    "kernels": set(),
+    "layers": {"kernels"},
+    # What is the velocity, the picture, the sound? Networks do not know each other, nor files.
+    **dict.fromkeys(NETWORKS, GROUND),
+    # Where are the weights, and in which form? These never see a sigma.
+    **dict.fromkeys(WEIGHTS, GROUND | NETWORKS | WEIGHTS),
+    # From noise to a clip. These never see a state dict.
+    "conditioning": GROUND | NETWORKS,
+    "sampling": GROUND | NETWORKS | {"conditioning"},
+    "health": GROUND,
+    "media": set(),
+    "progress": set(),
+    # The whole story, and who tells it.
+    "tiny": GROUND | NETWORKS | WEIGHTS,
+    "generate": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny"},
+    "__init__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate"},
+    "__main__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate", "progress", "__init__"},
+}
+
+# What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported
+# at the top of a file.
+INSTALLED = {"torch", "numpy", "einops", "safetensors", "transformers", "tqdm", "av", "PIL"}
+ORACLES = {"ltx_core", "ltx_pipelines", "diffusers"}
+# ComfyUI's own modules, besides comfy.* and its kin; it has one called "nodes", and cannot import our "ltx2_core".
+HOST = {"nodes", "folder_paths", "server", "execution", "latent_preview", "node_helpers"}
+
+
+class Import(NamedTuple):
+    target: str  # dotted, from the root of the repository or of another package
+    inside: bool  # written with leading dots
+    always: bool  # at the top of the file, in no function, condition or try
+
+
+def imports(source: str, package: tuple[str, ...]) -> Iterator[Import]:
+    """Everything that a file of ``package`` imports."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        always = node in tree.body
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, False, always) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = [*above, *filter(None, [node.module])]
+            yield from (Import(".".join([*module, alias.name]), bool(node.level), always) for alias in node.names)
+
+
+def room_of(target: str) -> str:
+    """The room in which ``ltx2_core.room.module.name`` lies; what the package itself offers lies in "__init__"."""
+    _, room, *_ = *target.split("."), "__init__"
+    exists = (ROOT / "ltx2_core" / room).is_dir() or (ROOT / "ltx2_core" / f"{room}.py").is_file()
+    return room if exists else "__init__"
+
+
+def top(target: str) -> str:
+    return target.partition(".")[0]
+
+
+def is_host(target: str) -> bool:
+    return top(target) in HOST or (target.startswith("comfy") and top(target) != "comfy_api")
+
+
+def offences(files: list[Path], wrong: Callable[[Path, Import], bool]) -> dict[str, set[str]]:
+    """For each file, what it imports although that is ``wrong``."""
+    found = {}
+    for file in files:
+        everything = imports((ROOT / file).read_text(encoding="ascii"), file.parent.parts)
+        if targets := {each.target for each in everything if wrong(file, each)}:
+            found[str(file)] = targets
+    return found
+
+
+FILES = [
+    path.relative_to(ROOT)
+    for pattern in ("*.py", "ltx2_core/**/*.py", "nodes/**/*.py", "tests/**/*.py", "benchmarks/**/*.py")
+    for path in sorted(ROOT.glob(pattern))
+]
+CORE = [file for file in FILES if file.parts[0] == "ltx2_core"]
+PACK = [file for file in FILES if file.parts[0] in ("__init__.py", "nodes")]
+
+
+def test_imports_are_understood():
+    source = "import torch.nn\nfrom . import a\nfrom ..layers.rope import b\ntry:\n    import c\nfinally:\n    pass\n"
+    assert list(imports(source, ("ltx2_core", "text"))) == [
+        ("torch.nn", False, True),
+        ("ltx2_core.text.a", True, True),
+        ("ltx2_core.layers.rope.b", True, True),
+        ("c", False, False),
+    ]
+    assert room_of("ltx2_core.media.write_clip") == "media"
+    assert room_of("ltx2_core.geometry") == "geometry"
+    assert room_of("ltx2_core.open_models") == room_of("ltx2_core") == "__init__"
+    assert is_host("comfy.utils") and is_host("comfy_extras.nodes_lt") and is_host("nodes")
+    assert not is_host("comfy_api.latest.io") and not is_host("torch")
+
+
+def test_sources_are_plain_ascii():
+    assert [str(file) for file in FILES if not (ROOT / file).read_bytes().isascii()] == []
+
+
+def test_every_room_has_a_row():
+    assert {room_of(".".join(file.with_suffix("").parts)) for file in CORE} <= ALLOWED.keys()
+
+
+def test_the_core_points_one_way():
+    def wrong(file: Path, each: Import) -> bool:
+        room = file.with_suffix("").parts[1]
+        return each.inside and (top(each.target) != "ltx2_core" or room_of(each.target) not in ALLOWED[room] | {room})
+
+    assert offences(CORE, wrong) == {}
+
+
+def test_the_core_knows_neither_the_host_nor_an_oracle():
+    foreign = ORACLES | {"comfy_api", "ltx2_core"}
+    assert (
+        offences(CORE, lambda _, each: not each.inside and (is_host(each.target) or top(each.target) in foreign)) == {}
+    )
+
+
+def test_the_core_needs_only_what_is_installed_with_it():
+    known = INSTALLED | sys.stdlib_module_names
+    assert offences(CORE, lambda _, each: not each.inside and each.always and top(each.target) not in known) == {}
+
+
+def test_only_one_file_of_the_pack_talks_to_comfyui():
+    others = [file for file in PACK if file != Path("nodes/host.py")]
+    assert offences(others, lambda _, each: not each.inside and is_host(each.target)) == {}
+
+
+def test_the_pack_finds_itself_by_relative_imports_and_knows_no_oracle():
+    foreign = ORACLES | {"ltx2_core"}
+    assert offences(PACK, lambda _, each: not each.inside and top(each.target) in foreign) == {}

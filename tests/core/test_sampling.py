@@ -1,0 +1,228 @@
+"""Schedules, samplers, guidance and the denoiser, by themselves."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+from agreement import compare
+
+from ltx2_core import latents
+from ltx2_core.geometry import ClipShape
+from ltx2_core.latents import AVLatent
+from ltx2_core.sampling import SAMPLERS, SCHEDULES, Denoiser, Guidance, euler, ltx2, recipe_for
+from ltx2_core.transformer import Perturbation
+
+SPEC_SIGMAS = {
+    (8, 4096): "1 .965712 .921875 .863856 .783445 .664579 .471003 .1 0",
+    (8, 1024): "1 .935474 .859263 .767879 .656289 .516957 .338071 .1 0",
+    (8, 6144): "1 .973913 .939833 .893422 .826507 .721651 .533815 .1 0",
+    (15, 8160): "1 .993491 .986015 .977340 .967151 .955015 .940314 .922140 "
+                ".899096 .868923 .827707 .768028 .673897 .503378 .1 0",
+    (2, 4096): "1 .1 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPEC_SIGMAS)
+def test_schedule_of_the_spec(case):
+    expected = [float(number) for number in SPEC_SIGMAS[case].split()]
+    assert ltx2(*case) == pytest.approx(expected, abs=1e-6)
+
+
+def test_schedule_without_stretch():
+    expected = [1, 0.981941, 0.958854, 0.928297, 0.885948, 0.823345, 0.721394, 0.525999, 0]
+    assert ltx2(8, terminal=None) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 30, 40])
+def test_schedule_agrees(steps):
+    schedulers = pytest.importorskip("ltx_core.components.schedulers")
+    compare("schedule", torch.tensor(ltx2(steps)), schedulers.LTX2Scheduler().execute(steps))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_fall_from_noise_to_nothing(name):
+    sigmas = SCHEDULES[name]()
+    assert all(a > b for a, b in zip(sigmas, sigmas[1:])) and sigmas[0] <= 1 and sigmas[-1] == 0
+
+
+def test_steps_that_cannot_be():
+    with pytest.raises(ValueError, match="steps is 0; it must be at least 1"):
+        ltx2(0)
+    with pytest.raises(ValueError, match="steps is 20; the schedule distilled has exactly 8"):
+        SCHEDULES["distilled"](20)
+    assert ltx2(1) == [1, 0]
+
+
+def av_latent(seed: int) -> AVLatent:
+    generator = torch.Generator().manual_seed(seed)
+    return AVLatent(torch.randn(1, 128, 2, 1, 2, generator=generator), torch.randn(1, 8, 3, 16, generator=generator))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_perfect_denoiser_is_reached_exactly(sampler):
+    target = av_latent(0)
+    *_, last = sampler(lambda latent, sigma: target, av_latent(1), [1.0, 0.6, 0.2, 0.0])
+    torch.testing.assert_close(last.latent.video, target.video)
+    torch.testing.assert_close(last.latent.audio, target.audio)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_an_absent_stream_stays_absent(sampler):
+    for lonely in (AVLatent(av_latent(0).video, None), AVLatent(None, av_latent(0).audio)):
+        *_, last = sampler(lambda latent, sigma: latent * 0.5, lonely, [1.0, 0.5, 0.0])
+        assert last.latent.streams().keys() == lonely.streams().keys()
+
+
+def test_an_euler_step_of_the_spec():
+    start, x0 = torch.tensor([0.5, -1.0]), torch.tensor([0.1, 0.2])
+    (step,) = euler(lambda latent, sigma: AVLatent(x0, None), AVLatent(start, None), [0.9875, 0.725])
+    assert step.latent.video.tolist() == pytest.approx([0.393671, -0.681013], abs=1e-6)
+
+
+def test_guidance_of_the_spec():
+    passes = {
+        "cond": [1, 2, 3, -1], "negative": [0.5, 1.5, 3.5, -0.5],
+        "perturbed": [0.9, 2.1, 2.8, -0.7], "isolated": [1.1, 1.8, 2.9, -1.2],
+    }  # fmt: skip
+    tensors = {name: torch.tensor([values], dtype=torch.float32) for name, values in passes.items()}
+    plain = Guidance(3, 3, 1, (0,)).combine(**tensors)
+    assert plain[0].tolist() == pytest.approx([1.9, 3.3, 2.4, -1.9], abs=1e-6)
+    rescaled = Guidance(3, 3, 1, (0,), rescale=0.7).combine(**tensors)
+    assert rescaled[0].tolist() == pytest.approx([1.561402, 2.711909, 1.972297, -1.561402], abs=1e-6)
+
+
+def test_guidance_agrees():
+    guiders = pytest.importorskip("ltx_core.components.guiders")
+    cond, negative, perturbed, isolated = torch.randn(4, 1, 10, 8, generator=torch.Generator().manual_seed(0))
+    for rescale in (0.0, 0.45, 1.0):
+        params = guiders.MultiModalGuiderParams(
+            cfg_scale=3.5, stg_scale=0.8, stg_blocks=[1], rescale_scale=rescale, modality_scale=2.5
+        )
+        theirs = guiders.MultiModalGuider(params).calculate(cond[None], negative[None], perturbed[None], isolated[None])
+        ours = Guidance(3.5, 2.5, 0.8, (1,), rescale).combine(
+            cond[None], negative[None], perturbed[None], isolated[None]
+        )
+        compare("x0 after guidance", ours, theirs)
+
+
+def test_neutral_guidance_is_the_conditional_pass_itself():
+    cond = torch.randn(1, 4, dtype=torch.bfloat16)
+    assert Guidance(rescale=0.7).combine(cond, negative=cond + 1, isolated=cond - 1) is cond
+
+
+def test_a_sample_does_not_depend_on_its_neighbours():
+    guidance, one, other = Guidance(3, rescale=0.7), torch.randn(1, 50), torch.randn(1, 50) * 7
+    both = guidance.combine(torch.cat((one, other)), torch.cat((-one, other)))
+    torch.testing.assert_close(both[:1], guidance.combine(one, -one))
+
+
+class Recorder:
+    """A network that predicts nothing and remembers how it was called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, video, audio, perturbation, between_blocks):
+        self.calls.append((video, audio, perturbation))
+        return None if video is None else video.tokens * 0.1, None if audio is None else audio.tokens * 0.1
+
+
+def contexts(value: float):
+    return SimpleNamespace(video=torch.full((1, 4, 8), value), audio=torch.full((1, 4, 6), value))
+
+
+def denoiser(**changes) -> tuple[Recorder, Denoiser]:
+    network = Recorder()
+    return network, Denoiser(network, Fraction(24), contexts(1.0), **({"negative": contexts(-1.0)} | changes))
+
+
+@pytest.mark.parametrize(
+    "video, audio, passes",
+    [
+        (Guidance(), Guidance(), ["cond"]),
+        (Guidance(3), Guidance(), ["cond", "negative"]),
+        (Guidance(), Guidance(stg_scale=1, stg_blocks=(5,)), ["cond", "perturbed"]),
+        (Guidance(stg_scale=1), Guidance(stg_scale=1), ["cond"]),
+        (Guidance(1, 2), Guidance(), ["cond", "isolated"]),
+        (Guidance(3, 3, 1, (29,), 0.7), Guidance(7, 3, 1, (29,), 0.7), ["cond", "negative", "perturbed", "isolated"]),
+    ],
+)
+def test_only_the_passes_that_are_needed_run(video, audio, passes):
+    network, denoise = denoiser(video=video, audio=audio)
+    denoise(av_latent(0), 0.5)
+    assert list(denoise.passes(av_latent(0))) == passes and len(network.calls) == len(passes)
+
+
+def test_what_each_pass_leaves_out():
+    network, denoise = denoiser(video=Guidance(3, 3, 1, (29,)), audio=Guidance(7, 3, 0, (29,)))
+    denoise(av_latent(0), 0.5)
+    cond, negative, perturbed, isolated = network.calls
+    assert cond[0].context.max() == 1 and negative[0].context.max() == -1 == negative[1].context.max()
+    assert perturbed[2] == Perturbation(video_values_only=frozenset({29}))
+    assert isolated[2] == Perturbation(audio_to_video=False, video_to_audio=False)
+
+
+def test_a_lonely_stream_needs_no_isolated_pass():
+    network, denoise = denoiser(video=Guidance(1, 3), audio=Guidance(1, 3))
+    result = denoise(AVLatent(None, av_latent(0).audio), 0.5)
+    assert len(network.calls) == 1 and result.video is None
+
+
+def test_text_guidance_without_a_negative_prompt():
+    _, denoise = denoiser(video=Guidance(3), negative=None)
+    with pytest.raises(ValueError, match="no negative prompt"):
+        denoise(av_latent(0), 0.5)
+
+
+def test_kept_content_survives():
+    clean = av_latent(3)
+    mask = AVLatent(torch.ones(1, 1, 2, 1, 2), torch.ones(1, 1, 3, 1))
+    mask.video[:, :, 0] = 0
+    mask.audio[:, :, 1] = 0.25
+    network, denoise = denoiser(clean=clean, mask=mask)
+    x0 = denoise(latents.add_noise(clean, av_latent(4), 0.5, mask), 0.5)
+    assert torch.equal(x0.video[:, :, 0], clean.video[:, :, 0])
+    video, audio, _ = network.calls[0]
+    assert video.timesteps.tolist() == [[0, 0, 0.5, 0.5]] and audio.timesteps.tolist() == [[0.5, 0.125, 0.5]]
+    assert video.sigma.tolist() == [0.5]
+
+
+def test_a_stream_that_is_given_whole_is_clean():
+    mask = AVLatent(torch.ones(1, 1, 2, 1, 2), torch.zeros(1, 1, 3, 1))
+    network, denoise = denoiser(clean=av_latent(3), mask=mask)
+    denoise(av_latent(3), 0.5)
+    assert network.calls[0][1].sigma.tolist() == [0] and network.calls[0][0].sigma.tolist() == [0.5]
+
+
+def test_noise_in_the_official_order():
+    """The number that the spec gives for seed 10, and one generator for both streams, video first."""
+    latent = AVLatent(torch.zeros(1, 128, 2, 3, 3), torch.zeros(1, 8, 5, 16)).to(torch.bfloat16)
+    noise = latents.noise_like(latent, seed=10)
+    assert noise.video[0, :3, 0, 0, 0].tolist() == pytest.approx([-0.8164, -0.5547, -0.8281], abs=1e-4)
+    assert noise.video[0, :3, 0, 2, 0].tolist() == pytest.approx([1.34375, 1.7734, 0.38281], abs=1e-4)
+    generator = torch.Generator().manual_seed(10)
+    torch.randn(1, 18, 128, generator=generator)
+    sound = torch.randn(1, 5, 128, generator=generator).to(torch.bfloat16)
+    assert torch.equal(noise.audio.permute(0, 2, 1, 3).flatten(2), sound)
+
+
+def test_noising_keeps_what_is_masked():
+    clean, noise = av_latent(0), av_latent(1)
+    mask = AVLatent(torch.zeros(1, 1, 2, 1, 2), torch.ones(1, 1, 3, 1))
+    noisy = latents.add_noise(clean, noise, 1.0, mask)
+    assert torch.equal(noisy.video, clean.video) and torch.equal(noisy.audio, noise.audio)
+
+
+def test_recipes_of_the_spec():
+    dev = recipe_for("2.0", layers=48)
+    assert len(dev.sigmas()) == 41 and dev.video == Guidance(3, 3, 1, (29,), 0.7) and dev.audio.text_scale == 7
+    assert recipe_for("2.3", layers=48).video.stg_blocks == (28,) and recipe_for("2.3", 48).steps == 30
+    distilled = recipe_for("2.3", 48, distilled=True)
+    assert distilled.sigmas() == SCHEDULES["distilled"]() and distilled.video == Guidance()
+    assert not recipe_for("2.3", layers=2).video.needs_perturbed
+
+
+def test_empty_latents_have_the_size_of_the_clip():
+    latent = latents.empty(ClipShape(96, 64, 33, Fraction(24)), batch=2)
+    assert latent.video.shape == (2, 128, 5, 2, 3) and latent.audio.shape == (2, 8, 34, 16)
