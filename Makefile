@@ -1,0 +1,39 @@
+# Two commands that do everything themselves, in the virtual environment .venv. README.md shows the same in plain
+# "python -m pip" lines, for Windows.
+
+PYTHON ?= python3
+COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
+IN_VENV := .venv/bin/python -m
+INSTALL := $(IN_VENV) pip install --quiet
+
+.PHONY: demo test
+
+demo: .venv/ready-for-demo
+	$(IN_VENV) ltx2_core generate --prompt "a red ball bounces twice on the left" --output demo.mp4
+
+# Where there is a ComfyUI, the tests of the pack start it; torch stays the one that the other tests run with.
+test: .venv/ready-for-tests
+	if [ -f "$(COMFYUI)/requirements.txt" ]; then \
+		$(INSTALL) --requirement "$(COMFYUI)/requirements.txt" --constraint .venv/torch.txt; \
+	fi
+	$(IN_VENV) ruff check
+	$(IN_VENV) ruff format --check
+	$(IN_VENV) mypy
+	$(IN_VENV) pytest
+
+.venv/ready-for-demo: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --only-deps ".[standalone]"
+	touch $@
+
+# ltx-core and diffusers are what we compare with; they come without their own wishes for other packages, of which
+# diffusers needs the two that are named.
+.venv/ready-for-tests: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --only-deps ".[standalone,test]"
+	$(INSTALL) --no-deps ltx-core==1.0.0 diffusers==0.42.1
+	$(INSTALL) requests importlib_metadata
+	$(IN_VENV) pip list --format=freeze | grep -E '^torch(audio|vision)?==' > .venv/torch.txt
+	touch $@
