@@ -171,7 +171,8 @@ for name in ("torchaudio", "comfy", "comfy_api", "folder_paths", "nodes", "serve
     sys.modules[name] = None
 from ltx2_core.__main__ import main
 output = {str(tmp_path / "clip.mp4")!r}
-sys.exit(main(["generate", "--prompt", "x", "--output", output, "--steps", "1", "--text-scale", "1", "--device", "cpu"]))
+flags = ["--steps", "1", "--text-scale", "1", "--device", "cpu"]
+sys.exit(main(["generate", "--prompt", "x", "--output", output, *flags]))
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, capture_output=True, timeout=300)
