@@ -22,7 +22,7 @@ from .geometry import ClipShape, exact_fps
 from .health import check_finite
 from .latents import AVLatent
 from .memory import Residency, compute_dtype
-from .sampling import NEUTRAL, SAMPLERS, Denoiser, Guidance, Recipe, Step, recipe_for
+from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for
 from .text import Contexts, connect, encode_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
@@ -59,8 +59,8 @@ def generate(
     fps: float | str | Fraction = 24,
     sigmas: list[float] | None = None,
     steps: int | None = None,
-    video: Guidance | None = None,
-    audio: Guidance | None = None,
+    video: AnyGuidance | None = None,
+    audio: AnyGuidance | None = None,
     sampler: str = "euler",
     seed: int = 0,
     tiling: Tiling | None = None,
@@ -88,7 +88,7 @@ def generate(
         checked()
         return build(models, name, dtype)
 
-    guided = video.needs_negative or audio.needs_negative
+    guided = video.needs_negative_context or audio.needs_negative_context
     prompts = [prompt, recipe.negative if negative is None else negative][: 2 if guided else 1]
     contexts = _contexts(models, prompts, dtype, residency, network, report)
 
@@ -157,32 +157,38 @@ def _contexts(
 
 
 def sample(
-    network: nn.Module,
+    network: Network,
     latent: AVLatent,
     *,
     fps: Fraction,
     sigmas: list[float],
     contexts: Contexts,
     negative: Contexts | None = None,
-    video: Guidance = NEUTRAL,
-    audio: Guidance = NEUTRAL,
+    video: AnyGuidance = NEUTRAL,
+    audio: AnyGuidance = NEUTRAL,
     sampler: str = "euler",
     seed: int = 0,
+    noise_order: str = "official",
+    add_noise: bool = True,
     mask: AVLatent | None = None,
+    batched: bool = False,
     dtype: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
     check: Check | None = None,
 ) -> AVLatent:
     """Denoise ``latent`` from seeded noise at sigmas[0] to sigmas[-1]; keeps it where ``mask`` is 0.
 
-    Raises FloatingPointError as soon as a step gives something that is not a number.
+    Without ``add_noise``, ``latent`` is taken as already being at sigmas[0], for example from an earlier call that
+    ended there. Raises FloatingPointError as soon as a step gives something that is not a number.
     """
     if len(sigmas) < 2:
         raise ValueError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
-    noise = latents.noise_like(latent.to(dtype), seed).to(torch.float32)
+    noise = latents.noise_like(latent.to(dtype), seed, noise_order).to(torch.float32)
     latent = latent.to(torch.float32)
-    denoise = Denoiser(network, fps, contexts, negative, video, audio, latent, mask, dtype, check)
-    noisy = latents.add_noise(latent, noise, sigmas[0], mask)
+    denoise = Denoiser(
+        network, fps, contexts, negative, video, audio, latent, mask, dtype, batched=batched, between_blocks=check
+    )
+    noisy = latents.add_noise(latent, noise, sigmas[0], mask) if add_noise else latent
     total = len(sigmas) - 1
     for done, step in enumerate(SAMPLERS[sampler](denoise, noisy, sigmas), 1):
         check_finite(step.latent, f"step {done} of sampling")

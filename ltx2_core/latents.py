@@ -55,18 +55,23 @@ def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
     )
 
 
-def noise_like(latent: AVLatent, seed: int, device: torch.device | str = "cpu") -> AVLatent:
-    """Gaussian noise in the official order: one generator, video before audio, each in token layout.
+def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
+    """Gaussian noise from one generator, video before audio.
 
-    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in
-    float32 and rounded to the latent's dtype, because bfloat16 draws on a CPU differ from machine to machine (spec:
-    sampling.md, section 5).
+    The "official" order draws each stream in token layout (spec: sampling.md, section 5), "comfyui" in that of the
+    latent, as ComfyUI's own nodes do, so that a seed of theirs gives the same clip. ``device`` is where the numbers are
+    drawn; a CPU and a CUDA generator give different ones. They are drawn in float32 and rounded to the latent's dtype,
+    because bfloat16 draws on a CPU differ from machine to machine.
     """
+    if order not in NOISE_ORDERS:
+        raise ValueError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
     generator = torch.Generator(device).manual_seed(seed)
 
-    def draw(tokens: Tensor) -> Tensor:
-        return torch.randn(tokens.shape, generator=generator, device=device).to(tokens)
+    def draw(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator, device=device).to(x)
 
+    if order == "comfyui":
+        return latent.map(draw)
     video = audio = None
     if latent.video is not None:
         shape = latent.video.shape[2:]
@@ -74,6 +79,9 @@ def noise_like(latent: AVLatent, seed: int, device: torch.device | str = "cpu") 
     if latent.audio is not None:
         audio = geometry.audio_latent(draw(geometry.audio_tokens(latent.audio)), latent.audio.shape[-1])
     return AVLatent(video, audio)
+
+
+NOISE_ORDERS = ("official", "comfyui")
 
 
 def add_noise(clean: AVLatent, noise: AVLatent, sigma: float, mask: AVLatent | None = None) -> AVLatent:

@@ -1,11 +1,21 @@
 """Multi-head attention as LTX-2 has it everywhere (spec: transformer.md, section 7)."""
 
+from dataclasses import dataclass
+
 import torch.nn as nn
 from einops import rearrange
 from torch import Tensor
 
 from ..kernels.attention import attend
 from .rope import Rotation
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Keys and values of a context, (B, H, M, d) each."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class Attention(nn.Module):
@@ -41,25 +51,30 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         context_rotation: Rotation | None = None,
         bias: Tensor | None = None,
-        pass_values: bool = False,
     ) -> Tensor:
-        """(B, N, D) attends to ``context`` (B, M, C), by default to itself; returns (B, N, D).
+        """(B, N, D) attends to ``context`` (B, M, C), by default to itself; returns (B, N, D)."""
+        seen = self.see(x if context is None else context, context_rotation or rotation)
+        return self.finish(x, self.look(x, seen, rotation, bias))
 
-        ``pass_values`` replaces the attention by its own value projection (the STG perturbation); gates and output
-        projection still apply.
-        """
-        context = x if context is None else context
-        values = self._split(self.v(context))
-        if pass_values:
-            result = values
-        else:
-            q, k = self._split(self.q_norm(self.q(x))), self._split(self.k_norm(self.k(context)))
-            if rotation is not None:
-                q, k = rotation(q), (context_rotation or rotation)(k)
-            result = attend(q, k, values, bias)
+    def see(self, context: Tensor, rotation: Rotation | None = None) -> Seen:
+        """Keys and values of ``context`` (B, M, C), which several queries may share."""
+        k = self._split(self.k_norm(self.k(context)))
+        return Seen(k if rotation is None else rotation(k), self._split(self.v(context)))
+
+    def look(self, x: Tensor, seen: Seen, rotation: Rotation | None = None, bias: Tensor | None = None) -> Tensor:
+        """What ``x`` (B, N, D) finds in ``seen``, head by head: (B, H, N, d)."""
+        q = self._split(self.q_norm(self.q(x)))
+        return attend(q if rotation is None else rotation(q), seen.keys, seen.values, bias)
+
+    def pass_values(self, x: Tensor) -> Tensor:
+        """The perturbation of STG: every token finds its own value; gates and output projection still apply."""
+        return self.finish(x, self._split(self.v(x)))
+
+    def finish(self, x: Tensor, found: Tensor) -> Tensor:
+        """Gate what ``x`` found (B, H, N, d), and project it to (B, N, D)."""
         if self.gate is not None:
-            result = result * (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
-        return self.out(rearrange(result, "b h n d -> b n (h d)"))
+            found = found * (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
+        return self.out(rearrange(found, "b h n d -> b n (h d)"))
 
     def _split(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)

@@ -1,9 +1,23 @@
 """How do we get from noise to x0?"""
 
-from .denoiser import Denoiser
-from .guidance import NEUTRAL, Guidance
+from .denoiser import Denoiser, Network
+from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma
 from .recipes import Recipe, recipe_for
 from .samplers import SAMPLERS, Step, euler
 from .schedules import SCHEDULES, ltx2
 
-__all__ = ["NEUTRAL", "SAMPLERS", "SCHEDULES", "Denoiser", "Guidance", "Recipe", "Step", "euler", "ltx2", "recipe_for"]
+__all__ = [
+    "NEUTRAL",
+    "SAMPLERS",
+    "SCHEDULES",
+    "AnyGuidance",
+    "Denoiser",
+    "Guidance",
+    "GuidanceBySigma",
+    "Network",
+    "Recipe",
+    "Step",
+    "euler",
+    "ltx2",
+    "recipe_for",
+]

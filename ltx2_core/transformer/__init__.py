@@ -1,7 +1,16 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from .config import StreamConfig, TransformerConfig
-from .inputs import UNPERTURBED, Perturbation, StreamInput
+from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
 
-__all__ = ["UNPERTURBED", "Perturbation", "StreamConfig", "StreamInput", "Transformer", "TransformerConfig"]
+__all__ = [
+    "UNPERTURBED",
+    "Nag",
+    "Pass",
+    "Perturbation",
+    "StreamConfig",
+    "StreamInput",
+    "Transformer",
+    "TransformerConfig",
+]

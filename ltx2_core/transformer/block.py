@@ -1,28 +1,45 @@
 """One layer of the transformer (spec: transformer.md, section 7)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, Rotation, rms_norm
+from ..layers import Attention, FeedForward, Rotation, Seen, rms_norm
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
 from .modulation import Modulation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Text:
+    """What a stream reads; passes that read the same share one of these."""
+
+    context: Tensor  # (B, L, D)
+    bias: Tensor | None  # (B, 1, 1, L)
+    modulation: Modulation | None
+    negative: "Text | None" = None  # what normalised attention guidance leads away from
+    scale: float = 1.0
+    limit: float = 2.5
+    blend: float = 0.25
+
+
+@dataclass(frozen=True, eq=False)
 class StreamState:
-    """One stream on its way through the blocks; only ``x`` changes from block to block."""
+    """One stream on its way through the blocks; only ``x`` changes from block to block.
+
+    States compare by identity: passes that have not parted yet hold the same one.
+    """
 
     x: Tensor  # (B, N, D)
-    context: Tensor  # (B, L, D)
-    context_bias: Tensor | None  # (B, 1, 1, L)
+    text: Text
     attention_bias: Tensor | None  # (B, 1, N, N)
     rotation: Rotation
     cross_rotation: Rotation | None  # time only; None without the other stream
     modulation: Modulation
-    text_modulation: Modulation | None
     cross_modulation: Modulation | None
     cross_gate: Modulation | None
     embedded: Tensor  # (B, N or 1, D): the noise level, for the output head
@@ -30,6 +47,9 @@ class StreamState:
 
     def plus(self, change: Tensor) -> "StreamState":
         return replace(self, x=self.x + change)
+
+
+See = Callable[[Text], Seen]
 
 
 class Stream(nn.Module):
@@ -40,34 +60,51 @@ class Stream(nn.Module):
         width, heads, head_dim = stream.width, stream.heads, stream.head_dim
         self.self_attn = Attention(width, heads, head_dim, gated=config.gated, eps=config.eps)
         self.text_attn = Attention(width, heads, head_dim, stream.context_width, config.gated, config.eps)
-        self.feed_forward = FeedForward(stream.width)
-        self.modulation = nn.Parameter(torch.empty(config.modulation_rows, stream.width))
+        self.feed_forward = FeedForward(width)
+        self.modulation = nn.Parameter(torch.empty(config.modulation_rows, width))
         # Scale and shift for audio-to-video, scale and shift for video-to-audio, and the gate of this stream.
-        self.cross_modulation = nn.Parameter(torch.empty(5, stream.width))
+        self.cross_modulation = nn.Parameter(torch.empty(5, width))
         self.text_modulation = nn.Parameter(torch.empty(2, stream.context_width)) if config.text_modulation else None
         self.eps = config.eps
 
-    def attend(self, state: StreamState, pass_values: bool) -> StreamState:
-        shift, scale, gate = state.modulation(self.modulation, 0, 1, 2)
-        attended = self.self_attn(
-            rms_norm(state.x, self.eps) * (1 + scale) + shift,
-            rotation=state.rotation,
-            bias=state.attention_bias,
-            pass_values=pass_values,
-        )
-        state = state.plus(gate * attended)
-        if self.text_modulation is None or state.text_modulation is None:
-            return state.plus(self.text_attn(rms_norm(state.x, self.eps), state.context, bias=state.context_bias))
-        shift, scale, gate = state.modulation(self.modulation, 6, 7, 8)
-        context_shift, context_scale = state.text_modulation(self.text_modulation, 0, 1)
-        attended = self.text_attn(
-            rms_norm(state.x, self.eps) * (1 + scale) + shift,
-            state.context * (1 + context_scale) + context_shift,
-            bias=state.context_bias,
-        )
-        return state.plus(gate * attended)
+    def look(self, state: StreamState | None, see: See, values_only: bool) -> StreamState | None:
+        """Each token looks at the others, then at the text, whose keys and values ``see`` gives."""
+        if state is None or not state.updated:
+            return state
+        return self.read(self.attend(state, values_only), see)
 
-    def mix(self, state: StreamState) -> StreamState:
+    def attend(self, state: StreamState, values_only: bool) -> StreamState:
+        """Each token looks at the others; with ``values_only`` at none (the STG perturbation)."""
+        shift, scale, gate = state.modulation(self.modulation, 0, 1, 2)
+        x = rms_norm(state.x, self.eps) * (1 + scale) + shift
+        if values_only:
+            return state.plus(gate * self.self_attn.pass_values(x))
+        return state.plus(gate * self.self_attn(x, rotation=state.rotation, bias=state.attention_bias))
+
+    def read(self, state: StreamState, see: See) -> StreamState:
+        """Each token looks at the text."""
+        x, text, gate = rms_norm(state.x, self.eps), state.text, None
+        if text.modulation is not None:
+            shift, scale, gate = state.modulation(self.modulation, 6, 7, 8)
+            x = x * (1 + scale) + shift
+        found = self.text_attn.look(x, see(text), bias=text.bias)
+        if text.negative is not None:
+            found = away_from(found, self.text_attn.look(x, see(text.negative), bias=text.negative.bias), text)
+        change = self.text_attn.finish(x, found)
+        return state.plus(change if gate is None else gate * change)
+
+    def see(self, text: Text) -> Seen:
+        """Keys and values of the text, equal for all that read it."""
+        context = text.context
+        if text.modulation is not None and self.text_modulation is not None:
+            shift, scale = text.modulation(self.text_modulation, 0, 1)
+            context = context * (1 + scale) + shift
+        return self.text_attn.see(context)
+
+    def mix(self, state: StreamState | None) -> StreamState | None:
+        """Each token by itself."""
+        if state is None or not state.updated:
+            return state
         shift, scale, gate = state.modulation(self.modulation, 3, 4, 5)
         return state.plus(gate * self.feed_forward(rms_norm(state.x, self.eps) * (1 + scale) + shift))
 
@@ -82,8 +119,8 @@ class CrossStream(nn.Module):
         self.rows = rows  # of this direction's scale and shift in the cross modulation tables
         self.eps = config.eps
 
-    def forward(self, to: StreamState, source: StreamState, to_table: Tensor, source_table: Tensor) -> Tensor:
-        """The change of ``to`` after looking at ``source``; (B, N, D)."""
+    def forward(self, to: StreamState, source: StreamState, to_table: Tensor, source_table: Tensor) -> StreamState:
+        """``to`` after looking at ``source``."""
         assert to.cross_gate is not None
         (gate,) = to.cross_gate(to_table[4:], 0)
         attended = self.attn(
@@ -92,12 +129,15 @@ class CrossStream(nn.Module):
             rotation=to.cross_rotation,
             context_rotation=source.cross_rotation,
         )
-        return gate * attended
+        return to.plus(gate * attended)
 
     def _normalised(self, state: StreamState, table: Tensor) -> Tensor:
         assert state.cross_modulation is not None
         scale, shift = state.cross_modulation(table[:4], *self.rows)
         return rms_norm(state.x, self.eps) * (1 + scale) + shift
+
+
+States = tuple[StreamState | None, StreamState | None]
 
 
 class Block(nn.Module):
@@ -110,27 +150,48 @@ class Block(nn.Module):
         self.audio_to_video = CrossStream(config.video, config.audio, config, rows=(0, 1))
         self.video_to_audio = CrossStream(config.audio, config.video, config, rows=(2, 3))
 
-    def forward(
-        self, video: StreamState | None, audio: StreamState | None, index: int, skip: Perturbation
-    ) -> tuple[StreamState | None, StreamState | None]:
-        if video is not None and video.updated:
-            video = self.video.attend(video, pass_values=index in skip.video_values_only)
-        if audio is not None and audio.updated:
-            audio = self.audio.attend(audio, pass_values=index in skip.audio_values_only)
-        if video is not None and audio is not None:
-            video, audio = self._exchange(video, audio, skip)
-        if video is not None and video.updated:
-            video = self.video.mix(video)
-        if audio is not None and audio.updated:
-            audio = self.audio.mix(audio)
-        return video, audio
+    def forward(self, passes: Sequence[States], index: int, skips: Sequence[Perturbation]) -> list[States]:
+        """All passes of a step, each (video, audio), through block number ``index``.
 
-    def _exchange(self, video: StreamState, audio: StreamState, skip: Perturbation) -> tuple[StreamState, StreamState]:
-        """Both directions read the state from before either is written."""
-        video_table, audio_table = self.video.cross_modulation, self.audio.cross_modulation
-        new_video, new_audio = video, audio
-        if skip.audio_to_video and video.updated:
-            new_video = video.plus(self.audio_to_video(video, audio, video_table, audio_table))
-        if skip.video_to_audio and audio.updated:
-            new_audio = audio.plus(self.video_to_audio(audio, video, audio_table, video_table))
-        return new_video, new_audio
+        What passes have in common is computed once: everything up to where they part, and the keys and values of
+        texts that they share.
+        """
+        see_video, see_audio = cache(self.video.see), cache(self.audio.see)
+        both = list(zip(passes, skips))
+        videos = _each(self.video.look, [(v, see_video, index in skip.video_values_only) for (v, _), skip in both])
+        audios = _each(self.audio.look, [(a, see_audio, index in skip.audio_values_only) for (_, a), skip in both])
+        # Both directions read the state from before either is written.
+        new_videos = _each(self._to_video, [(v, a, s.audio_to_video) for v, a, s in zip(videos, audios, skips)])
+        new_audios = _each(self._to_audio, [(a, v, s.video_to_audio) for v, a, s in zip(videos, audios, skips)])
+        del videos, audios
+        return list(
+            zip(_each(self.video.mix, [(v,) for v in new_videos]), _each(self.audio.mix, [(a,) for a in new_audios]))
+        )
+
+    def _to_video(self, video: StreamState | None, audio: StreamState | None, looks: bool) -> StreamState | None:
+        if video is None or audio is None or not (looks and video.updated):
+            return video
+        return self.audio_to_video(video, audio, self.video.cross_modulation, self.audio.cross_modulation)
+
+    def _to_audio(self, audio: StreamState | None, video: StreamState | None, looks: bool) -> StreamState | None:
+        if video is None or audio is None or not (looks and audio.updated):
+            return audio
+        return self.video_to_audio(audio, video, self.audio.cross_modulation, self.video.cross_modulation)
+
+
+def _each(step: Callable[..., Any], arguments: Sequence[tuple]) -> list:
+    """``step`` of all ``arguments``; where they are the same, it runs once."""
+    results = {arguments: step(*arguments) for arguments in dict.fromkeys(arguments)}
+    return [results[each] for each in arguments]
+
+
+def away_from(found: Tensor, negative: Tensor, text: Text) -> Tensor:
+    """What the text says, led away from what the negative text says ("Normalized Attention Guidance", 2025).
+
+    Heads are taken together: (B, H, N, d). The guided result is not allowed to grow beyond ``limit`` times the norm of
+    the plain one, and ``blend`` of it is mixed in.
+    """
+    guided = found * text.scale - negative * (text.scale - 1)
+    ratio = guided.abs().sum((1, 3), keepdim=True) / found.abs().sum((1, 3), keepdim=True).clamp(min=1e-6)
+    guided = guided * (text.limit / ratio.clamp(min=text.limit))
+    return guided * text.blend + found * (1 - text.blend)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamInput:
-    """One stream of a batch of clips (spec: transformer.md, section 3)."""
+    """One stream of a batch of clips (spec: transformer.md, section 3); compared by identity."""
 
     tokens: Tensor  # (B, N, C)
     sigma: Tensor  # (B,), float32: the noise level of the stream as a whole
@@ -16,7 +16,30 @@ class StreamInput:
     timesteps: Tensor | None = None  # (B, N), float32: the noise level of each token; None = sigma everywhere
     context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
     attention_mask: Tensor | None = None  # (B, N, N), 0..1: how strongly each token sees each other token
+    nag: "Nag | None" = None
     updated: bool = True  # False: the other stream may look at this one, which itself stays as it is
+
+
+@dataclass(frozen=True)
+class Nag:
+    """A negative prompt inside the text attention ("Normalized Attention Guidance", Chen et al., 2025).
+
+    It steers without a pass of its own, so it also works on distilled models, whose text scale is 1.
+    """
+
+    context: Tensor  # (B, L, D) of the negative prompt
+    scale: float  # 1 = neutral
+    limit: float = 2.5  # how many times larger than before what a token finds may become
+    blend: float = 0.25  # share of the guided result
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One of the questions that are asked in a step."""
+
+    video: StreamInput | None
+    audio: StreamInput | None
+    perturbation: "Perturbation"
 
 
 @dataclass(frozen=True)

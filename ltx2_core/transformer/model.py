@@ -1,15 +1,16 @@
 """The dual-stream diffusion transformer of LTX-2 (paper, section 3; spec: transformer.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import Rope
-from .block import Block, StreamState
+from .block import Block, States, StreamState, Text
 from .config import StreamConfig, TransformerConfig
-from .inputs import UNPERTURBED, Perturbation, StreamInput
+from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation
 
 
@@ -59,15 +60,11 @@ class StreamEnds(nn.Module):
         each_clip = torch.arange(len(stream.sigma), device=level.device)[:, None]
         return StreamState(
             x=self.project_in(stream.tokens),
-            context=stream.context if self.caption is None else self.caption(stream.context),
-            context_bias=_context_bias(stream.context_mask, dtype),
+            text=self._text(stream, each_clip),
             attention_bias=_attention_bias(stream.attention_mask, dtype),
             rotation=self.rope(positions),
             cross_rotation=None if other is None else self.cross_rope(positions[:, :1]),
             modulation=Modulation(self.modulate.modulate(embedded), level),
-            text_modulation=None
-            if self.modulate_text is None
-            else Modulation(self.modulate_text(stream.sigma * self.config.sigma_scale, dtype), each_clip),
             cross_modulation=None if other is None else self.modulate_by_own_level(levels, level, other.sigma, dtype),
             cross_gate=None
             if other is None
@@ -75,6 +72,17 @@ class StreamEnds(nn.Module):
             embedded=embedded[level],
             updated=stream.updated,
         )
+
+    def _text(self, stream: StreamInput, each_clip: Tensor) -> Text:
+        dtype, modulation, caption = stream.tokens.dtype, None, self.caption or nn.Identity()
+        if self.modulate_text is not None:
+            rows = self.modulate_text(stream.sigma * self.config.sigma_scale, dtype)
+            modulation = Modulation(rows, each_clip)
+        bias = _context_bias(stream.context_mask, dtype)
+        if (nag := stream.nag) is None:
+            return Text(caption(stream.context), bias, modulation)
+        negative = Text(caption(nag.context), None, modulation)
+        return Text(caption(stream.context), bias, modulation, negative, nag.scale, nag.limit, nag.blend)
 
     def modulate_by_own_level(
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
@@ -108,20 +116,38 @@ class Transformer(nn.Module):
         perturbation: Perturbation = UNPERTURBED,
         between_blocks: Callable[[], None] | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The velocities (B, N, C) of video and audio; None for an absent stream.
+        """The velocities (B, N, C) of video and audio; None for an absent stream."""
+        return self.sweep([Pass(video, audio, perturbation)], between_blocks)[0]
 
-        ``between_blocks`` is called before each block; it may raise to interrupt.
+    def sweep(
+        self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
+    ) -> list[tuple[Tensor | None, Tensor | None]]:
+        """The velocities of all passes of a step, in one walk over the blocks.
+
+        Exactly what separate calls give, but every block is visited once, and passes that are given the same
+        ``StreamInput`` objects share what they have in common. ``between_blocks`` is called before each block; it may
+        raise to interrupt.
         """
-        video_state = None if video is None else self.video.enter(video, audio)
-        audio_state = None if audio is None else self.audio.enter(audio, video)
+        enter_video, enter_audio = cache(self.video.enter), cache(self.audio.enter)
+        states: list[States] = [
+            (
+                None if each.video is None else enter_video(each.video, each.audio),
+                None if each.audio is None else enter_audio(each.audio, each.video),
+            )
+            for each in passes
+        ]
+        skips = [each.perturbation for each in passes]
         for index, block in enumerate(self.blocks):
             if between_blocks is not None:
                 between_blocks()
-            video_state, audio_state = block(video_state, audio_state, index, perturbation)
-        return (
-            None if video_state is None else self.video.leave(video_state),
-            None if audio_state is None else self.audio.leave(audio_state),
-        )
+            states = block(states, index, skips)
+        return [
+            (
+                None if video is None else self.video.leave(video),
+                None if audio is None else self.audio.leave(audio),
+            )
+            for video, audio in states
+        ]
 
 
 def _distinct_levels(stream: StreamInput) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from agreement import compare
 from ltx2_core import latents
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
-from ltx2_core.sampling import SAMPLERS, SCHEDULES, Denoiser, Guidance, euler, ltx2, recipe_for
+from ltx2_core.sampling import SAMPLERS, SCHEDULES, Denoiser, Guidance, GuidanceBySigma, euler, ltx2, recipe_for
 from ltx2_core.transformer import Perturbation
 
 SPEC_SIGMAS = {
@@ -93,17 +93,35 @@ def test_guidance_of_the_spec():
 
 
 def test_guidance_agrees():
+    """Twelve random settings for each stream."""
     guiders = pytest.importorskip("ltx_core.components.guiders")
-    cond, negative, perturbed, isolated = torch.randn(4, 1, 10, 8, generator=torch.Generator().manual_seed(0))
-    for rescale in (0.0, 0.45, 1.0):
-        params = guiders.MultiModalGuiderParams(
-            cfg_scale=3.5, stg_scale=0.8, stg_blocks=[1], rescale_scale=rescale, modality_scale=2.5
+    generator = torch.Generator().manual_seed(0)
+    for setting in range(24):
+        passes = torch.randn(4, 1, 10, 8, generator=generator)
+        text, modality, stg, rescale = (torch.rand(4, generator=generator) * torch.tensor([8, 5, 2, 1])).tolist()
+        rescale = 0.0 if setting % 3 == 0 else rescale
+        theirs = guiders.MultiModalGuider(guiders.MultiModalGuiderParams(text, stg, [1], rescale, modality))
+        compare(
+            "x0 after guidance",
+            Guidance(text, modality, stg, (1,), rescale).combine(*passes),
+            theirs.calculate(*passes),
         )
-        theirs = guiders.MultiModalGuider(params).calculate(cond[None], negative[None], perturbed[None], isolated[None])
-        ours = Guidance(3.5, 2.5, 0.8, (1,), rescale).combine(
-            cond[None], negative[None], perturbed[None], isolated[None]
-        )
-        compare("x0 after guidance", ours, theirs)
+
+
+def test_text_terms_agree():
+    """CFG* and APG, which the official code has as guiders of their own; both compose with everything else."""
+    guiders = pytest.importorskip("ltx_core.components.guiders")
+    cond, negative = torch.randn(2, 1, 10, 8, generator=torch.Generator().manual_seed(0))
+    pair = cond[None], negative[None]
+    cases = {
+        "x0 with CFG*": (guiders.CFGStarRescalingGuider(scale=3.5), Guidance(3.5, cfg_star=True)),
+        "x0 with APG": (guiders.LtxAPGGuider(scale=3.5, eta=0.3), Guidance(3.5, apg_parallel=0.3)),
+        "x0 with APG, limited": (
+            guiders.LtxAPGGuider(scale=3.5, eta=0.0, norm_threshold=2.0), Guidance(3.5, apg_parallel=0, apg_limit=2.0)
+        ),
+    }  # fmt: skip
+    for seam, (theirs, ours) in cases.items():
+        compare(seam, ours.combine(*pair), pair[0] + theirs.delta(*pair))
 
 
 def test_neutral_guidance_is_the_conditional_pass_itself():
@@ -118,14 +136,14 @@ def test_a_sample_does_not_depend_on_its_neighbours():
 
 
 class Recorder:
-    """A network that predicts nothing and remembers how it was called."""
+    """A network that predicts a tenth of its tokens and remembers what it was asked."""
 
     def __init__(self):
-        self.calls = []
+        self.sweeps = []
 
-    def __call__(self, video, audio, perturbation, between_blocks):
-        self.calls.append((video, audio, perturbation))
-        return None if video is None else video.tokens * 0.1, None if audio is None else audio.tokens * 0.1
+    def sweep(self, passes, between_blocks=None):
+        self.sweeps.append(passes)
+        return [tuple(None if s is None else s.tokens * 0.1 for s in (each.video, each.audio)) for each in passes]
 
 
 def contexts(value: float):
@@ -148,25 +166,74 @@ def denoiser(**changes) -> tuple[Recorder, Denoiser]:
         (Guidance(3, 3, 1, (29,), 0.7), Guidance(7, 3, 1, (29,), 0.7), ["cond", "negative", "perturbed", "isolated"]),
     ],
 )
-def test_only_the_passes_that_are_needed_run(video, audio, passes):
+def test_only_the_passes_that_are_needed_run_and_in_one_sweep(video, audio, passes):
     network, denoise = denoiser(video=video, audio=audio)
     denoise(av_latent(0), 0.5)
-    assert list(denoise.passes(av_latent(0))) == passes and len(network.calls) == len(passes)
+    assert denoise.passes(av_latent(0), (video, audio)) == passes
+    assert [len(sweep) for sweep in network.sweeps] == [len(passes)]
 
 
 def test_what_each_pass_leaves_out():
     network, denoise = denoiser(video=Guidance(3, 3, 1, (29,)), audio=Guidance(7, 3, 0, (29,)))
     denoise(av_latent(0), 0.5)
-    cond, negative, perturbed, isolated = network.calls
-    assert cond[0].context.max() == 1 and negative[0].context.max() == -1 == negative[1].context.max()
-    assert perturbed[2] == Perturbation(video_values_only=frozenset({29}))
-    assert isolated[2] == Perturbation(audio_to_video=False, video_to_audio=False)
+    cond, negative, perturbed, isolated = network.sweeps[0]
+    assert cond.video.context.max() == 1 and negative.video.context.max() == -1 == negative.audio.context.max()
+    assert perturbed.perturbation == Perturbation(video_values_only=frozenset({29}))
+    assert isolated.perturbation == Perturbation(audio_to_video=False, video_to_audio=False)
+    # Passes that read the same text are given the same objects, so that the network computes in common what it can.
+    assert cond.video is perturbed.video is isolated.video and cond.audio is perturbed.audio is isolated.audio
 
 
 def test_a_lonely_stream_needs_no_isolated_pass():
     network, denoise = denoiser(video=Guidance(1, 3), audio=Guidance(1, 3))
     result = denoise(AVLatent(None, av_latent(0).audio), 0.5)
-    assert len(network.calls) == 1 and result.video is None
+    assert len(network.sweeps[0]) == 1 and result.video is None
+
+
+def test_the_batched_mode_asks_the_same_with_fewer_passes():
+    guidance = {"video": Guidance(3, 2), "audio": Guidance(7, 3)}
+    network, batched = denoiser(batched=True, **guidance)
+    _, plain = denoiser(**guidance)
+    for a, b in zip(batched.both(av_latent(0), 0.5), plain.both(av_latent(0), 0.5)):
+        torch.testing.assert_close(a.video, b.video)
+        torch.testing.assert_close(a.audio, b.audio)
+    assert [len(each.video.tokens) for each in network.sweeps[0]] == [2, 1]
+    assert network.sweeps[0][0].video.context.amax((1, 2)).tolist() == [1, -1]
+
+
+def test_nag_needs_no_pass_but_a_negative_prompt():
+    network, denoise = denoiser(video=Guidance(nag_scale=5))
+    denoise(av_latent(0), 0.5)
+    (only,) = network.sweeps[0]
+    assert only.video.nag.context.max() == -1 and only.video.nag.scale == 5 and only.audio.nag is None
+    _, denoise = denoiser(video=Guidance(nag_scale=5), negative=None)
+    with pytest.raises(ValueError, match="no negative prompt"):
+        denoise(av_latent(0), 0.5)
+
+
+def test_skipped_steps_reuse_the_last_estimate():
+    network, denoise = denoiser(video=Guidance(3, skip_steps=1), audio=Guidance(3, skip_steps=2))
+    estimates = [denoise(av_latent(seed), 0.5) for seed in range(7)]
+    computed = [
+        ("video" if s[0].video.updated else "") + ("audio" if s[0].audio.updated else "") for s in network.sweeps
+    ]
+    # Video computes steps 0, 2, 4, 6, audio 0, 3, 6; steps 1 and 5 need no forward at all.
+    assert computed == ["videoaudio", "video", "audio", "video", "videoaudio"]
+    for step, video, audio in [(1, 0, 0), (2, 2, 0), (3, 2, 3), (4, 4, 3), (5, 4, 3)]:
+        assert torch.equal(estimates[step].video, estimates[video].video)
+        assert torch.equal(estimates[step].audio, estimates[audio].audio)
+    assert not torch.equal(estimates[0].video, estimates[2].video)
+
+
+def test_guidance_by_sigma():
+    table = GuidanceBySigma(((0.3, Guidance(1)), (0.8, Guidance(2)), (0.5, Guidance(4))))
+    assert [table.at(sigma).text_scale for sigma in (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.0)] == [2, 2, 2, 4, 4, 1, 1]
+    network, denoise = denoiser(video=GuidanceBySigma(((1.0, Guidance(3)), (0.5, Guidance()))))
+    for sigma in (0.9, 0.4):
+        denoise(av_latent(0), sigma)
+    assert [len(sweep) for sweep in network.sweeps] == [2, 1]
+    with pytest.raises(ValueError, match="table is empty"):
+        GuidanceBySigma(())
 
 
 def test_text_guidance_without_a_negative_prompt():
@@ -183,7 +250,7 @@ def test_kept_content_survives():
     network, denoise = denoiser(clean=clean, mask=mask)
     x0 = denoise(latents.add_noise(clean, av_latent(4), 0.5, mask), 0.5)
     assert torch.equal(x0.video[:, :, 0], clean.video[:, :, 0])
-    video, audio, _ = network.calls[0]
+    video, audio = network.sweeps[0][0].video, network.sweeps[0][0].audio
     assert video.timesteps.tolist() == [[0, 0, 0.5, 0.5]] and audio.timesteps.tolist() == [[0.5, 0.125, 0.5]]
     assert video.sigma.tolist() == [0.5]
 
@@ -192,7 +259,8 @@ def test_a_stream_that_is_given_whole_is_clean():
     mask = AVLatent(torch.ones(1, 1, 2, 1, 2), torch.zeros(1, 1, 3, 1))
     network, denoise = denoiser(clean=av_latent(3), mask=mask)
     denoise(av_latent(3), 0.5)
-    assert network.calls[0][1].sigma.tolist() == [0] and network.calls[0][0].sigma.tolist() == [0.5]
+    (only,) = network.sweeps[0]
+    assert only.audio.sigma.tolist() == [0] and only.video.sigma.tolist() == [0.5]
 
 
 def test_noise_in_the_official_order():

@@ -1,0 +1,131 @@
+"""All passes of a step in one walk over the blocks: exactly what separate walks give, and no work twice."""
+
+from collections import Counter
+
+import pytest
+import torch
+from official import PERTURBATIONS, inputs, official, tiny_section
+
+from ltx2_core.layers import Attention
+from ltx2_core.transformer import Nag, Pass, Perturbation, StreamInput, Transformer
+
+PASSES = ["cond", "negative", "perturbed", "isolated"]
+
+
+def model(version: str, layers: int = 3) -> tuple[dict, Transformer]:
+    section = tiny_section(version, num_layers=layers)
+    return section, official(section)[1]
+
+
+def four_passes(section, **kwargs) -> list[Pass]:
+    video, audio = inputs(section, **kwargs)
+    other = [StreamInput(s.tokens, s.sigma, s.positions, s.context.flip(-1), s.timesteps) for s in (video, audio)]
+    return [
+        Pass(video, audio, Perturbation()),
+        Pass(*other, Perturbation()),
+        Pass(video, audio, Perturbation(frozenset({2}), frozenset({2}))),
+        Pass(video, audio, PERTURBATIONS["isolated"]),
+    ]
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("first_frame", [None, 0.0])
+@torch.no_grad()
+def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame):
+    section, net = model(version)
+    passes = four_passes(section, first_frame=first_frame)
+    for name, together, each in zip(PASSES, net.sweep(passes), passes):
+        alone = net(each.video, each.audio, each.perturbation)
+        assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1]), name
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts what the attentions compute."""
+    calls = Counter()
+    for name in ("see", "look", "pass_values"):
+        original = getattr(Attention, name)
+
+        def count(self, *arguments, _name=name, _original=original, **more):
+            calls[_name] += 1
+            return _original(self, *arguments, **more)
+
+        monkeypatch.setattr(Attention, name, count)
+    return calls
+
+
+@torch.no_grad()
+def test_every_block_is_visited_once(counted):
+    section, net = model("2.3")
+    visits = Counter()
+    for index, block in enumerate(net.blocks):
+        block.register_forward_hook(lambda *_, index=index: visits.update([index]))
+    net.sweep(four_passes(section))
+    assert visits == {0: 1, 1: 1, 2: 1}
+
+
+@torch.no_grad()
+def test_what_passes_have_in_common_is_computed_once(counted):
+    section, net = model("2.3", layers=1)
+    passes = four_passes(section)
+    net.sweep(passes[:1])
+    single = Counter(counted)
+    assert single == {"see": 6, "look": 6}  # three attentions of each stream
+
+    counted.clear()
+    net.sweep([passes[0], passes[0], passes[2]])  # nothing is perturbed in block 0: one pass in effect
+    assert counted == single
+
+    counted.clear()
+    net.sweep([passes[0], passes[3]])  # isolated: no look across, and nothing else is new before that
+    assert counted == single
+
+
+@torch.no_grad()
+def test_texts_are_read_once_even_after_passes_have_parted(counted):
+    section, net = model("2.3", layers=2)
+    passes = four_passes(section)
+    net.sweep([passes[0], passes[3]])
+    # Block 1: two self-attentions each, keys and values of the texts once, and only cond looks across.
+    assert counted == {"see": 6 + 4 + 2 + 2, "look": 6 + 4 + 4 + 2}
+
+
+@torch.no_grad()
+def test_normalised_attention_guidance():
+    section, net = model("2.0")
+    video, audio = inputs(section)
+    plain = net(video, audio)
+
+    def guided(**settings):
+        nag = Nag(video.context.flip(-1), **settings)
+        return net(StreamInput(video.tokens, video.sigma, video.positions, video.context, nag=nag), audio)
+
+    for neutral in (guided(scale=1.0, blend=0.5), guided(scale=5.0, blend=0.0)):
+        torch.testing.assert_close(neutral[0], plain[0])
+    assert (guided(scale=5.0)[0] - plain[0]).abs().max() > 1e-3
+
+
+def test_what_nag_finds_is_limited():
+    from ltx2_core.transformer.block import Text, away_from
+
+    found, negative = torch.randn(2, 1, 2, 5, 4)
+    text = Text(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=1.0)
+    size = away_from(found, negative, text).abs().sum((1, 3)) / found.abs().sum((1, 3))
+    assert size.max() <= 2.5 + 1e-5 and size.max() > 2.4
+    mild = Text(torch.empty(0), None, None, scale=1.1, limit=2.5, blend=1.0)
+    torch.testing.assert_close(away_from(found, negative, mild), 1.1 * found - 0.1 * negative)
+
+
+@torch.no_grad()
+def test_interruption_comes_between_blocks():
+    section, net = model("2.0")
+    calls = []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        net.sweep(four_passes(section), stop)
+    assert len(calls) == 2
