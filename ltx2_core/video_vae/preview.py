@@ -1,26 +1,41 @@
-"""A quick look at a clip that is still being made."""
+"""A quick look at a clip that is still being made: from latents to small frames by one matrix."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from .decoder import VideoDecoder
 
-MOMENTS = 4
+@dataclass(frozen=True)
+class PreviewFactors:
+    """Linear maps from the channels of a latent cell to its pixels, colours in -1..1.
 
-
-def preview(decoder: VideoDecoder, latent: Tensor) -> Tensor:
-    """A picture (H, W, 3) in 0..1, float32, of the first clip in ``latent`` (B, C, F, H, W).
-
-    It shows four moments, evenly spaced, in reading order; a clip of fewer than four latent frames shows its first.
-    Every latent frame is decoded by itself, as if a clip began with it: by count of operations that is a hundredth of
-    a sampling step at full size, and it is right for every checkpoint. Linear maps from latents to colours were tried
-    instead; fitted to noise or to synthetic pictures, they did not show what the miniature makes.
+    The first latent frame of a clip stands for one frame and has a map of its own. Last rows are what an empty latent
+    shows.
     """
-    clip = latent[0].to(decoder.conv_in.weight.dtype)
-    count = MOMENTS if clip.shape[1] >= MOMENTS else 1
-    moments = torch.linspace(0, clip.shape[1] - 1, count).round().long()
-    pixels = torch.cat([decoder(clip[None, :, moment : moment + 1]) for moment in moments.tolist()])
-    rows = 2 if count == MOMENTS else 1
-    picture = rearrange(pixels, "(rows columns) c 1 h w -> (rows h) (columns w) c", rows=rows)
-    return picture.float().add(1).div(2).clamp(0, 1)
+
+    first: Tensor  # (C + 1, 1, h, w, 3)
+    later: Tensor  # (C + 1, t, h, w, 3)
+
+
+def released_factors() -> PreviewFactors:
+    """One colour for each cell of a released model's latent; numbers and source stand in ``preview.json``."""
+    content = json.loads((Path(__file__).parent / "preview.json").read_text())
+    table = torch.tensor([*content["factors"], content["bias"]])[:, None, None, None]
+    return PreviewFactors(table, table)
+
+
+def preview_frames(latent: Tensor, factors: PreviewFactors) -> Tensor:
+    """Small frames (f, h, w, 3) in 0..1, float32, on the CPU, of the first clip in ``latent`` (B, C, F, H, W)."""
+    clip = rearrange(latent[0], "c f h w -> f h w c").float().cpu()
+    clip = torch.cat((clip, torch.ones_like(clip[..., :1])), dim=-1)
+    parts = [_painted(clip[:1], factors.first), _painted(clip[1:], factors.later)]
+    return torch.cat(parts).add(1).div(2).clamp(0, 1)
+
+
+def _painted(cells: Tensor, table: Tensor) -> Tensor:
+    pixels = torch.einsum("fhwc,ctyxk->fhwtyxk", cells, table)
+    return rearrange(pixels, "f h w t y x k -> (f t) (h y) (w x) k")

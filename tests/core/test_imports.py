@@ -31,9 +31,10 @@ ALLOWED = {
     "progress": set(),
     # The whole story, and who tells it.
     "tiny": GROUND | NETWORKS | WEIGHTS,
+    "mini": GROUND | NETWORKS | WEIGHTS,
     "generate": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny"},
     "__init__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate"},
-    "__main__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate", "progress", "__init__"},
+    "__main__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "mini", "generate", "progress", "__init__"},
 }
 
 # What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported

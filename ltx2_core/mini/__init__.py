@@ -1,0 +1,1 @@
+"""What does the built-in miniature know, and how well does a clip of it show and sound?"""

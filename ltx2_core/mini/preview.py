@@ -1,0 +1,65 @@
+"""Previews of the miniature's clips: python -m ltx2_core.mini.preview fits them again and writes preview.safetensors.
+
+A cell of its latent shows 32 x 32 pixels of eight frames, in which a ball moves far; its maps therefore paint 8 x 8
+pixels of every frame instead of one colour. They are the least-squares fit to clips of the one-ball world.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..video_vae import VideoEncoder
+from ..video_vae.preview import PreviewFactors
+from . import world
+
+FILE = Path(__file__).parent / "preview.safetensors"
+SIDE = 8  # pixels of a cell's preview
+
+
+def miniature_factors() -> PreviewFactors:
+    """The fitted maps."""
+    tensors = load_file(FILE)
+    return PreviewFactors(tensors["first"].float(), tensors["later"].float())
+
+
+def fit(encoder: VideoEncoder, clips: int = 400, seed: int = 0) -> PreviewFactors:
+    """Maps from what ``encoder`` makes of true clips to these clips."""
+    rng = np.random.default_rng(seed)
+    cells: dict[str, list[Tensor]] = {"first": [], "later": []}
+    pixels: dict[str, list[Tensor]] = {"first": [], "later": []}
+    for _ in range(clips):
+        video = torch.from_numpy(world.render_video(world.sample_scene(rng))) * 2 - 1
+        latent = rearrange(encoder(rearrange(video, "f h w k -> 1 k f h w")), "1 c f h w -> f h w c")
+        small = reduce(video, "f (h y) (w x) k -> f h w k", "mean", y=32 // SIDE, x=32 // SIDE)
+        tiles = rearrange(small, "f (h y) (w x) k -> f h w y x k", y=SIDE, x=SIDE)
+        for name, cell, tile in (
+            ("first", latent[:1], tiles[:1, None]),
+            ("later", latent[1:], rearrange(tiles[1:], "(f t) ... -> f t ...", t=8)),
+        ):
+            cells[name].append(cell.flatten(0, 2))
+            order = "f t h w y x k -> (f h w) t y x k"
+            pixels[name].append(rearrange(tile, order))
+    return PreviewFactors(*(_least_squares(torch.cat(cells[n]), torch.cat(pixels[n])) for n in ("first", "later")))
+
+
+def _least_squares(cells: Tensor, pixels: Tensor) -> Tensor:
+    """(N, C) and (N, ...) to the (C + 1, ...) that maps one to the other best; slightly damped."""
+    known = torch.cat((cells, torch.ones(len(cells), 1)), dim=1).double()
+    square = known.T @ known + 1e-3 * len(cells) * torch.eye(known.shape[1])
+    return torch.linalg.solve(square, known.T @ pixels.flatten(1).double()).float().unflatten(1, pixels.shape[1:])
+
+
+def main() -> None:
+    from ..checkpoint import build, open_models
+
+    with torch.inference_mode():
+        factors = fit(build(open_models("miniature"), "video_encoder", torch.float32))
+    save_file({"first": factors.first.half().contiguous(), "later": factors.later.half().contiguous()}, FILE)
+
+
+if __name__ == "__main__":
+    main()
