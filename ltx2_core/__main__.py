@@ -111,6 +111,7 @@ def _generate(options: argparse.Namespace) -> None:
             seed=options.seed,
             device=options.device,
             on_progress=bars.report,
+            on_finding=bars.say,
         )
         path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
     print(path)

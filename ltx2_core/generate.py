@@ -19,7 +19,7 @@ from .audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder
 from .checkpoint import Models, build
 from .checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from .geometry import ClipShape, exact_fps
-from .health import check_finite
+from .health import Finding, PictureHealth, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
 from .memory import Residency, compute_dtype
 from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for
@@ -28,6 +28,7 @@ from .video_vae import Tiling, VideoDecoder, decode_tiled
 
 OnStep = Callable[[int, int, Step], None]
 OnProgress = Callable[[str, int, int], None]
+OnFinding = Callable[[Finding], None]
 Check = Callable[[], None]
 
 
@@ -67,12 +68,14 @@ def generate(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     on_progress: OnProgress | None = None,
+    on_finding: OnFinding | None = None,
     check: Check | None = None,
 ) -> Clip:
     """Make a clip with sound from a prompt.
 
     What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. Progress
-    is reported as (stage, done, total); ``check`` is called between blocks and tiles, and may raise to interrupt.
+    is reported as (stage, done, total), and what looks or sounds wrong as findings; ``check`` is called between blocks
+    and tiles, and may raise to interrupt.
     Raises ValueError for sizes or settings that cannot be, before any weights are read.
     """
     recipe = recipe_of(models)
@@ -83,6 +86,11 @@ def generate(
     dtype = dtype or compute_dtype(residency.device)
     report = on_progress or (lambda stage, done, total: None)
     checked = check or (lambda: None)
+
+    def tell(findings: list[Finding]) -> None:
+        if on_finding is not None:
+            for finding in findings:
+                on_finding(finding)
 
     def network(name: str) -> Any:
         checked()
@@ -109,11 +117,13 @@ def generate(
             check=check,
         )
     assert latent.video is not None and latent.audio is not None
+    tell(latent_findings(latent, "sampling") if sigmas[-1] == 0 else [])
     with residency.use(network("audio_decoder")) as decoder:
         mel = decode_audio(decoder, latent.audio)
     with residency.use(network("vocoder")) as vocoder:
         waveform = vocode(vocoder, mel, shape.samples(vocoder.sample_rate))
         report("sound", 1, 1)
+    tell(sound_findings(waveform[0].cpu(), vocoder.sample_rate))
 
     def chunks(video_latent: Tensor) -> Iterator[Tensor]:
         def on_tile(done: int, total: int) -> None:
@@ -121,8 +131,11 @@ def generate(
             checked()
 
         with torch.inference_mode(), residency.use(network("video_decoder")) as decoder:
+            health = PictureHealth()
             for chunk in decode_video(decoder, video_latent, tiling, on_tile):
+                health.see(chunk)
                 yield chunk[0].cpu()
+            tell(health.findings())
 
     return Clip(chunks(latent.video), shape.fps, waveform[0].cpu(), vocoder.sample_rate, latent.to("cpu"))
 

@@ -29,6 +29,10 @@ class Bars:
         self._bar.update(done - self._bar.n)
         self._bar.set_postfix_str(_memory())
 
+    def say(self, sentence: object) -> None:
+        """Write a line that no bar overwrites."""
+        tqdm.write(str(sentence), file=sys.stderr)
+
 
 def _memory() -> str:
     """The most memory used so far: on the card, or of the process where there is none."""

@@ -177,3 +177,16 @@ sys.exit(main(["generate", "--prompt", "x", "--output", output, *flags]))
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, capture_output=True, timeout=300)
     assert (tmp_path / "clip.mp4").stat().st_size > 1000
+
+
+def test_findings_are_told_and_stop_nothing(models, tmp_path, capsys):
+    source = models.files[0].path
+    weights = load_file(source)
+    for key in weights:  # a vocoder that says nothing
+        if key.startswith("vocoder.") and ("conv_post" in key or "bwe_generator" in key):
+            weights[key] = weights[key] * 0
+    save_file(weights, tmp_path / "mute.safetensors", TensorFile(source).metadata)
+    mute = ltx2.open_models(tmp_path / "mute.safetensors", models.text_encoder)
+    told = []
+    clip = ltx2.generate(mute, "x", on_finding=told.append, **SMALL)
+    assert clip.frames.shape[0] == 9 and any("silent" in str(finding) for finding in told)
