@@ -22,7 +22,7 @@ from .geometry import ClipShape, exact_fps
 from .health import Finding, PictureHealth, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
 from .memory import Residency, compute_dtype
-from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for
+from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for, schedules
 from .text import Contexts, connect, encode_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
@@ -96,7 +96,7 @@ def generate(
         checked()
         return build(models, name, dtype)
 
-    guided = video.needs_negative_context or audio.needs_negative_context
+    guided = needs_negative(sampler, video, audio)
     prompts = [prompt, recipe.negative if negative is None else negative][: 2 if guided else 1]
     contexts = _contexts(models, prompts, dtype, residency, network, report)
 
@@ -145,6 +145,11 @@ def recipe_of(models: Models) -> Recipe:
     return recipe_for(models.version, models.layers, models.distilled, models.is_miniature)
 
 
+def needs_negative(sampler: str, *guidance: AnyGuidance) -> bool:
+    """Whether a negative prompt is needed at all."""
+    return SAMPLERS[sampler].needs_negative or any(each.needs_negative_context for each in guidance)
+
+
 def _contexts(
     models: Models,
     prompts: list[str],
@@ -183,6 +188,8 @@ def sample(
     seed: int = 0,
     noise_order: str = "official",
     add_noise: bool = True,
+    first_step: int = 0,
+    last: Step | None = None,
     mask: AVLatent | None = None,
     batched: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -191,19 +198,25 @@ def sample(
 ) -> AVLatent:
     """Denoise ``latent`` from seeded noise at sigmas[0] to sigmas[-1]; keeps it where ``mask`` is 0.
 
-    Without ``add_noise``, ``latent`` is taken as already being at sigmas[0], for example from an earlier call that
-    ended there. Raises FloatingPointError as soon as a step gives something that is not a number.
+    Without ``add_noise``, ``latent`` is taken as already being at sigmas[0]. To go on where an earlier call ended, say
+    in ``first_step`` how many steps were taken, and give its last step as ``last``. Raises FloatingPointError as soon
+    as a step gives something that is not a number.
     """
-    if len(sigmas) < 2:
-        raise ValueError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+    sigmas, row = schedules.check(sigmas), SAMPLERS[sampler]
     noise = latents.noise_like(latent.to(dtype), seed, noise_order).to(torch.float32)
     latent = latent.to(torch.float32)
     denoise = Denoiser(
-        network, fps, contexts, negative, video, audio, latent, mask, dtype, batched=batched, between_blocks=check
+        *(network, fps, contexts, negative, video, audio, latent, mask, dtype),
+        always_negative=row.needs_negative,
+        batched=batched,
+        between_blocks=check,
+        step=first_step,
     )
     noisy = latents.add_noise(latent, noise, sigmas[0], mask) if add_noise else latent
+    fresh = latents.Noise(seed + 10_000 + first_step, noise_order)  # as in the official loop
     total = len(sigmas) - 1
-    for done, step in enumerate(SAMPLERS[sampler](denoise, noisy, sigmas), 1):
+    for done, step in enumerate(row(denoise, noisy, sigmas, fresh, last), 1):
+        denoise.step = first_step + done
         check_finite(step.latent, f"step {done} of sampling")
         if on_step is not None:
             on_step(done, total, step)

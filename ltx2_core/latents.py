@@ -55,33 +55,48 @@ def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
     )
 
 
-def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
-    """Gaussian noise from one generator, video before audio.
+NOISE_ORDERS = ("official", "comfyui")
+
+
+class Noise:
+    """Gaussian noise from one generator, draw after draw, each time video before audio.
 
     The "official" order draws each stream in token layout (spec: sampling.md, section 5), "comfyui" in that of the
     latent, as ComfyUI's own nodes do, so that a seed of theirs gives the same clip. ``device`` is where the numbers are
     drawn; a CPU and a CUDA generator give different ones. They are drawn in float32 and rounded to the latent's dtype,
-    because bfloat16 draws on a CPU differ from machine to machine.
+    because bfloat16 draws on a CPU differ from machine to machine; for a float64 latent they are drawn in float64.
     """
-    if order not in NOISE_ORDERS:
-        raise ValueError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
-    generator = torch.Generator(device).manual_seed(seed)
 
-    def draw(x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=generator, device=device).to(x)
+    def __init__(self, seed: int, order: str = "official", device: torch.device | str = "cpu"):
+        if order not in NOISE_ORDERS:
+            raise ValueError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
+        self.seed, self.order, self.device = seed, order, device
+        self._generator = torch.Generator(device).manual_seed(seed % 2**64)
 
-    if order == "comfyui":
-        return latent.map(draw)
-    video = audio = None
-    if latent.video is not None:
-        shape = latent.video.shape[2:]
-        video = geometry.video_latent(draw(geometry.video_tokens(latent.video)), (shape[0], shape[1], shape[2]))
-    if latent.audio is not None:
-        audio = geometry.audio_latent(draw(geometry.audio_tokens(latent.audio)), latent.audio.shape[-1])
-    return AVLatent(video, audio)
+    def __call__(self, latent: AVLatent) -> AVLatent:
+        """The next draw, of the size, dtype and device of ``latent``."""
+        if self.order == "comfyui":
+            return latent.map(self._draw)
+        video = audio = None
+        if latent.video is not None:
+            frames, height, width = latent.video.shape[2:]
+            video = geometry.video_latent(self._draw(geometry.video_tokens(latent.video)), (frames, height, width))
+        if latent.audio is not None:
+            audio = geometry.audio_latent(self._draw(geometry.audio_tokens(latent.audio)), latent.audio.shape[-1])
+        return AVLatent(video, audio)
+
+    def fork(self, offset: int) -> "Noise":
+        """Noise of the same kind from the start of another seed, ``offset`` further on."""
+        return Noise(self.seed + offset, self.order, self.device)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.randn(x.shape, generator=self._generator, device=self.device, dtype=dtype).to(x)
 
 
-NOISE_ORDERS = ("official", "comfyui")
+def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
+    """The first draw of Noise(seed)."""
+    return Noise(seed, order, device)(latent)
 
 
 def add_noise(clean: AVLatent, noise: AVLatent, sigma: float, mask: AVLatent | None = None) -> AVLatent:

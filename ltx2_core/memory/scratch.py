@@ -14,7 +14,7 @@ from ..text.tokenizer import LENGTH
 from ..transformer import TransformerConfig
 from ..video_vae import Tiling
 
-_KERNELS = 2**28
+_KERNELS = 2**29
 
 
 def text_encoding(config: GemmaConfig, prompts: int, dtype: torch.dtype) -> int:
@@ -27,11 +27,11 @@ def connecting(config: ConnectorConfig, dtype: torch.dtype) -> int:
     return 16 * config.rows * config.width * dtype.itemsize + _KERNELS
 
 
-def sampling(config: TransformerConfig, latent: AVLatent, dtype: torch.dtype) -> int:
-    """14 values per channel of a token, 18 where tokens have noise levels of their own."""
+def sampling(config: TransformerConfig, latent: AVLatent, dtype: torch.dtype, passes: int = 1) -> int:
+    """12 values per channel of a token, 4 more for every pass of a step and where tokens have their own noise level."""
     widths = {"video": config.video.width, "audio": config.audio.width}
     channels = sum(widths[name] * x.shape[0] * x[0, 0].numel() for name, x in latent.streams().items())
-    return 20 * channels * dtype.itemsize + _KERNELS
+    return (18 + 5 * passes) * channels * dtype.itemsize + _KERNELS
 
 
 def video_decoding(latent: Tensor, tiling: Tiling, dtype: torch.dtype) -> int:

@@ -29,7 +29,10 @@ class Unit:
                 tensor.data = original.to(device)
             self.loaded = True
 
-    def drop(self) -> None:
+    def leave(self) -> None:
+        """Go back to the originals, unless this unit stays."""
+        if self.stays or not self.loaded:
+            return
         for tensor, original in zip(self.tensors, self.originals):
             tensor.data = original
         self.loaded = False
@@ -52,8 +55,9 @@ class Store:
         self._rest = Unit([tensor for tensor in _tensors(network) if id(tensor) not in inside])
         self._blocks = [Unit(_tensors(block)) for block in blocks]
         for block, unit in zip(blocks, self._blocks):
-            block.register_forward_pre_hook(lambda module, inputs, unit=unit: unit.load(self.device))
-            block.register_forward_hook(lambda module, inputs, output, unit=unit: self._leave(unit))
+            # The hooks hold no reference to the store, so that a network that is dropped is freed at once.
+            block.register_forward_pre_hook(lambda module, inputs, unit=unit, to=self.device: unit.load(to))
+            block.register_forward_hook(lambda module, inputs, output, unit=unit: unit.leave())
 
     @property
     def wanted_bytes(self) -> int:
@@ -73,8 +77,7 @@ class Store:
             unit.stays = budget is None or total <= budget
             if unit.stays:
                 unit.load(self.device)
-            else:
-                self._leave(unit)
+        self._leave()
 
     def shrink(self, nbytes: int) -> int:
         """Give back at least ``nbytes`` if possible, last blocks first; returns the bytes given back."""
@@ -83,7 +86,7 @@ class Store:
             if before - self.card_bytes >= nbytes:
                 break
             unit.stays = False
-            self._leave(unit)
+            self._leave()
         self.budget = self.card_bytes
         return before - self.card_bytes
 
@@ -102,24 +105,23 @@ class Store:
             yield self.network
         finally:
             self._users -= 1
-            for unit in self._units:
-                self._leave(unit)  # an interrupted block is still there
+            self._leave()  # an interrupted block is still there
 
     @property
     def _units(self) -> list[Unit]:
         return [self._rest, *self._blocks]
 
-    def _leave(self, unit: Unit) -> None:
-        """Drop what does not stay, unless it is needed throughout ``use``."""
-        if unit.loaded and not unit.stays and not (unit is self._rest and self._users):
-            unit.drop()
+    def _leave(self) -> None:
+        """Drop what does not stay; the part outside of the blocks is needed throughout ``use``."""
+        for unit in self._blocks if self._users else self._units:
+            unit.leave()
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The members of all outermost module lists."""
+    """The members of all outermost module lists; a list in a list is not a block, since nobody calls it."""
     for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
+        if isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
         else:
             yield from _blocks(child)
 

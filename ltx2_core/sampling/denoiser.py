@@ -40,8 +40,8 @@ class Denoiser:
 
     ``mask`` is 1 where content is generated and 0 where ``clean`` is kept: (B, 1, F, H, W) and (B, 1, T, 1), or None
     to generate everything. ``negative`` may be None if nothing asks for it. A pass runs only if the scale that needs it
-    is not neutral. Calls are counted, because a stream that skips steps reuses its last estimate: make one Denoiser for
-    each run.
+    is not neutral. A stream that skips steps reuses its last estimate, so make one Denoiser for each run, and set
+    ``step`` to the number of each step.
     """
 
     network: Network
@@ -53,9 +53,10 @@ class Denoiser:
     clean: AVLatent | None = None
     mask: AVLatent | None = None
     dtype: torch.dtype = torch.float32  # the network's
+    always_negative: bool = False  # for samplers that use the negative pass by itself
     batched: bool = False  # conditional and negative pass as one batch: faster for few tokens, more memory
     between_blocks: Callable[[], None] | None = None
-    _calls: int = field(default=0, init=False)
+    step: int = 0
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
@@ -65,8 +66,7 @@ class Denoiser:
     def both(self, latent: AVLatent, sigma: float) -> tuple[AVLatent, AVLatent]:
         """The guided estimate, and that of the negative pass alone (the conditional one if none is needed)."""
         guidance = {name: getattr(self, name).at(sigma) for name in latent.streams()}
-        active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self._calls)}
-        self._calls += 1
+        active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self.step)}
         if active or self._last is None:
             guided, plain = self._estimate(latent, sigma, active)
             last_guided, last_plain = self._last or (guided, plain)
@@ -78,7 +78,7 @@ class Denoiser:
         guidance = list(guidance)
         needed = {
             "cond": True,
-            "negative": any(each.needs_negative for each in guidance),
+            "negative": self.always_negative or any(each.needs_negative for each in guidance),
             "perturbed": any(each.needs_perturbed for each in guidance),
             "isolated": len(latent.streams()) == 2 and any(each.needs_isolated for each in guidance),
         }
@@ -102,7 +102,7 @@ class Denoiser:
             for stream, each in active.items()
         }
         plain = x0.get("negative", x0["cond"])
-        return self._hold(AVLatent(guided.get("video"), guided.get("audio"))), self._hold(plain)
+        return self.hold(AVLatent(guided.get("video"), guided.get("audio"))), self.hold(plain)
 
     def _sweep(self, passes: dict[str, Pass]) -> dict[str, Velocities]:
         """The velocities of all passes, in one walk over the blocks."""
@@ -117,7 +117,7 @@ class Denoiser:
         both = {"cond": (halves[0][0], halves[1][0]), "negative": (halves[0][1], halves[1][1])}
         return both | dict(zip(alone, results[1:]))
 
-    def _hold(self, x0: AVLatent) -> AVLatent:
+    def hold(self, x0: AVLatent) -> AVLatent:
         """What is given stays."""
         if self.mask is None or self.clean is None:
             return x0
@@ -126,7 +126,8 @@ class Denoiser:
     def _given_negative(self) -> Contexts:
         if self.negative is None:
             raise ValueError(
-                "The text scale or NAG scale is not 1, but there is no negative prompt; connect one, or set it to 1."
+                "There is no negative prompt, which a text scale or NAG scale other than 1 needs, and so do CFG++ "
+                "samplers; give one, or set the scales to 1 and choose another sampler."
             )
         return self.negative
 

@@ -1,9 +1,12 @@
-"""Noise levels from 1 to 0 (spec: sampling.md, sections 1 and 2)."""
+"""Noise levels from 1 to 0 (spec: sampling.md, sections 1 and 2), and parts of them."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import torch
+
+Schedule = Callable[[int], list[float]]
 
 
 def ltx2(
@@ -19,8 +22,7 @@ def ltx2(
     one-stage pipelines use 4096 whatever the size. ``terminal`` is the last level before 0; None leaves it where it
     falls.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1, for example 20.")
+    _check_steps(steps)
     if steps == 1:
         return [1.0, 0.0]  # stretching one level would start the only step at the terminal
     shift = math.exp(base_shift + (tokens - 1024) * (max_shift - base_shift) / (4096 - 1024))
@@ -32,24 +34,142 @@ def ltx2(
     return [*sigmas.tolist(), 0.0]
 
 
+def linear_quadratic(steps: int = 20, threshold: float = 0.025, linear_steps: int | None = None) -> list[float]:
+    """Small even steps from 1 to 1 - threshold, then ever longer ones to 0 (Movie Gen, arXiv:2410.13720).
+
+    Half of the steps are even ones, or ``linear_steps``. With 8 steps it is the distilled schedule.
+    """
+    _check_steps(steps)
+    if steps == 1:
+        return [1.0, 0.0]
+    linear = steps // 2 if linear_steps is None else linear_steps
+    if not 0 < linear < steps:
+        raise ValueError(f"linear_steps is {linear}; of {steps} steps it must be between 1 and {steps - 1}.")
+    slope, rest = threshold / linear, steps - linear
+    bend = (1 - slope * steps) / rest**2  # reaches 0 with the last step
+    return [*(1 - slope * i - bend * max(0, i - linear) ** 2 for i in range(steps)), 0.0]
+
+
+def beta(steps: int = 20) -> list[float]:
+    """Short steps at both ends, long ones between: quantiles of the distribution Beta(0.6, 0.6) (arXiv:2407.12173).
+
+    Levels are those of ComfyUI's table; where very many steps meet the same one, it is taken once.
+    """
+    _check_steps(steps)
+    remaining = torch.arange(steps, dtype=torch.float64) / steps  # probability above the quantile
+    mirrored = remaining <= 0.5
+    below = torch.searchsorted(_beta_borders(), torch.where(mirrored, remaining, 1 - remaining))
+    entries = torch.where(mirrored, _TABLE - below, below + 1)
+    return [*(_table_level(entry) for entry in dict.fromkeys(entries.tolist())), 0.0]
+
+
+def simple(steps: int = 20) -> list[float]:
+    """Even steps through ComfyUI's table of levels."""
+    _check_steps(steps)
+    return [*(_table_level(_TABLE - int(i * (_TABLE / steps))) for i in range(steps)), 0.0]
+
+
 def distilled(steps: int = 8) -> list[float]:
     """The eight steps that the distilled models were trained for."""
-    return _fixed("distilled", (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0), steps)
+    return _fixed("distilled", steps)
 
 
 def distilled_refine(steps: int = 3) -> list[float]:
     """The three steps of the second stage."""
-    return _fixed("distilled_refine", (0.909375, 0.725, 0.421875, 0.0), steps)
-
-
-def _fixed(name: str, sigmas: tuple[float, ...], steps: int) -> list[float]:
-    if steps != len(sigmas) - 1:
-        raise ValueError(f"steps is {steps}; the schedule {name} has exactly {len(sigmas) - 1}.")
-    return list(sigmas)
+    return _fixed("distilled_refine", steps)
 
 
 SCHEDULES: dict[str, Callable[..., list[float]]] = {
     "ltx2": ltx2,
     "distilled": distilled,
     "distilled_refine": distilled_refine,
+    "linear_quadratic": linear_quadratic,
+    "beta": beta,
+    "simple": simple,
 }
+
+FIXED: dict[str, tuple[float, ...]] = {
+    "distilled": (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0),
+    "distilled_refine": (0.909375, 0.725, 0.421875, 0.0),
+}
+
+
+def custom(text: str) -> list[float]:
+    """A list as a person writes it, such as "1.0, 0.9, 0.5, 0"; numbers stand between commas, blanks or lines."""
+    try:
+        sigmas = [float(word) for word in re.findall(r"[^\s,;\[\]()]+", text)]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of numbers; write sigmas such as 1.0, 0.9, 0.5, 0.") from None
+    if check(sigmas)[-1] != 0:
+        raise ValueError(f"The sigmas end in {sigmas[-1]:g}; the last one must be 0, or noise stays in the clip.")
+    return sigmas
+
+
+def check(sigmas: Sequence[float]) -> list[float]:
+    """``sigmas``, if a sampler can follow them: at least two, between 1 and 0, falling with every step."""
+    if len(sigmas) < 2:
+        raise ValueError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+    for sigma in sigmas:
+        if not 0 <= sigma <= 1:
+            raise ValueError(f"One sigma is {sigma:g}; those of LTX-2 are between 1 and 0, as its schedules give them.")
+    for before, after in zip(sigmas, sigmas[1:]):
+        if before <= after:
+            raise ValueError(f"Sigmas must fall with every step, but after {before:g} comes {after:g}.")
+    return list(sigmas)
+
+
+def part(sigmas: Sequence[float], start_step: int = 0, end_step: int | None = None) -> list[float]:
+    """The levels of steps start_step to end_step, of which the last is not taken any more; None means to the end."""
+    total = len(sigmas) - 1
+    end = total if end_step is None else end_step
+    if not 0 <= start_step < end <= total:
+        raise ValueError(
+            f"Steps {start_step} to {end} were asked for, but the schedule has {total}: "
+            f"the start must be at least 0 and before the end, and the end at most {total}."
+        )
+    return list(sigmas[start_step : end + 1])
+
+
+def with_strength(schedule: Schedule, steps: int, strength: float) -> list[float]:
+    """The last ``steps`` steps of a schedule with steps / strength of them, as ComfyUI's "denoise" means it.
+
+    At 1 all is made anew; the less, the lower the first level and the more is kept of what is given.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"The denoise strength is {strength:g}; it must be above 0, and at most 1 (all anew).")
+    return schedule(int(steps / strength))[-(steps + 1) :]
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be at least 1, for example 20.")
+
+
+def _fixed(name: str, steps: int) -> list[float]:
+    sigmas = FIXED[name]
+    if steps != len(sigmas) - 1:
+        raise ValueError(
+            f"steps is {steps}; the schedule {name} has exactly {len(sigmas) - 1}. For a part of it, set a start step."
+        )
+    return list(sigmas)
+
+
+_TABLE = 10_000  # levels, as ComfyUI has them for LTX-2
+_TABLE_SHIFT = math.exp(2.37)
+
+
+def _table_level(entry: int) -> float:
+    """Level ``entry`` of the table, counted from 1."""
+    return _TABLE_SHIFT / (_TABLE_SHIFT + _TABLE / entry - 1)
+
+
+def _beta_borders(a: float = 0.6) -> torch.Tensor:
+    """The distribution function of Beta(a, a) half-way between the entries of the table, up to 1/2.
+
+    It is x^a times the hypergeometric series of (a, 1 - a; a + 1), which halves with every term up to there.
+    """
+    x = (torch.arange(_TABLE // 2, dtype=torch.float64) + 0.5) / (_TABLE - 1)
+    n = torch.arange(1, 60, dtype=torch.float64)
+    coefficients = torch.cumprod((n - a) / n, 0) / (a + n)
+    integral = x**a * (1 / a + (coefficients * x[:, None] ** n).sum(1))
+    return integral / (2 * integral[-1])

@@ -15,8 +15,11 @@ import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
+from ltx2_core.generate import sample
 from ltx2_core.latents import AVLatent
-from ltx2_core.sampling import Guidance
+from ltx2_core.memory import Store
+from ltx2_core.sampling import SAMPLERS, Guidance, schedules
+from ltx2_core.text import Contexts
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance()}
 
@@ -49,6 +52,56 @@ def test_the_same_seed_gives_the_same_clip(models):
     first, again, other = (ltx2.generate(models, "x", seed=seed, **SMALL).latent for seed in (1, 1, 2))
     assert torch.equal(first.video, again.video) and torch.equal(first.audio, again.audio)
     assert not torch.equal(first.video, other.video)
+
+
+@pytest.fixture(scope="module")
+def run(models):
+    """The sampler on the miniature transformer of 2.3 with every kind of guidance; returns the latent and all steps."""
+    transformer = ltx2.build(models, "transformer", torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = (
+        Contexts(torch.randn(1, 128, 32, generator=generator), torch.randn(1, 128, 16, generator=generator))
+        for _ in range(2)
+    )
+    guidance = Guidance(3, 2, 1, (1,), 0.5, cfg_star=True, nag_scale=2)
+
+    def call(sampler, sigmas, start=None, network=transformer, **more):
+        steps = []
+        empty = AVLatent(torch.zeros(1, 128, 2, 2, 2), torch.zeros(1, 8, 9, 16))
+        with torch.no_grad():
+            latent = sample(
+                network, empty if start is None else start, fps=Fraction(24), sigmas=sigmas, contexts=positive,
+                negative=negative, video=guidance, audio=guidance, sampler=sampler, seed=5,
+                on_step=lambda done, total, step: steps.append(step), **more,
+            )  # fmt: skip
+        return latent, steps
+
+    return call
+
+
+def equal(a: AVLatent, b: AVLatent) -> bool:
+    return torch.equal(a.video, b.video) and torch.equal(a.audio, b.audio)
+
+
+@pytest.mark.parametrize("sampler", [name for name, row in SAMPLERS.items() if not row.stochastic])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_split_sampling_equals_whole_sampling(run, sampler, cut):
+    sigmas = schedules.ltx2(5)
+    whole, _ = run(sampler, sigmas)
+    first, steps = run(sampler, schedules.part(sigmas, 0, cut))
+    rest = schedules.part(sigmas, cut)
+    second, _ = run(sampler, rest, first, add_noise=False, first_step=cut, last=steps[-1])
+    assert equal(second, whole)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_is_repeatable_wherever_the_weights_are(run, models, sampler):
+    whole, _ = run(sampler, schedules.ltx2(3))
+    store = Store(ltx2.build(models, "transformer", torch.float32), "cpu")
+    store.set_budget(0)  # every block is copied when it runs
+    with store.use() as network:
+        streamed, _ = run(sampler, schedules.ltx2(3), network=network)
+    assert equal(streamed, whole)
 
 
 def test_progress_and_interruption(models):
@@ -93,9 +146,6 @@ def test_weights_that_are_not_numbers_are_found_after_the_first_step(models, tmp
 
 def test_contexts_of_another_version_are_refused(models):
     transformer = ltx2.build(models, "transformer", torch.float32)
-    from ltx2_core.generate import sample
-    from ltx2_core.text import Contexts
-
     latent = AVLatent(torch.zeros(1, 128, 2, 2, 2), torch.zeros(1, 8, 9, 16))
     wrong = Contexts(torch.zeros(1, 128, 24), torch.zeros(1, 128, 24))
     with pytest.raises(ValueError, match=r"contexts of width 24, this transformer reads 32.*one LTX-2 version"):

@@ -1,5 +1,9 @@
 """What lies on the device, what is copied when it runs, and that neither changes a result."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -98,6 +102,70 @@ def test_an_interrupted_block_leaves_nothing_behind():
     assert store.card_bytes == 0
     with store.use() as network:
         network(torch.ones(1, 10))
+
+
+INPUTS = {
+    "transformer": lambda: None,
+    "text_features": lambda: (torch.randn(1, 8, 32, 3), torch.ones(1, 8)),
+    "video_connector": lambda: (torch.randn(1, 5, 32),),
+    "audio_connector": lambda: (torch.randn(1, 5, 16),),
+    "video_encoder": lambda: (torch.randn(1, 3, 9, 64, 64),),
+    "video_decoder": lambda: (torch.randn(1, 128, 2, 2, 2),),
+    "audio_encoder": lambda: (torch.randn(1, 2, 9, 64),),
+    "audio_decoder": lambda: (torch.randn(1, 8, 3, 16),),
+    "vocoder": lambda: (torch.randn(1, 2, 3, 64),),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from ltx2_core import open_models, tiny
+
+    return open_models(tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")[0])
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@torch.no_grad()
+def test_every_block_of_every_network_comes_to_the_device(models, name, monkeypatch):
+    """A block whose forward nobody calls would stay on the host, and the network would fail on a small card."""
+    from ltx2_core import build
+    from ltx2_core.memory.store import Unit
+
+    network, loaded = build(models, name, torch.float32), []
+    store, load = Store(network, "cpu"), Unit.load
+    store.set_budget(0)
+
+    def counting(self, device):
+        loaded.append(self)
+        load(self, device)
+
+    monkeypatch.setattr(Unit, "load", counting)
+    with store.use():
+        if name == "transformer":
+            section = models.config["transformer"] | {"in_channels": 128, "audio_in_channels": 128}
+            video, audio = transformer_inputs(section)
+            network(video, audio)
+        else:
+            network(*INPUTS[name]())
+    assert {id(unit) for unit in loaded} == {id(unit) for unit in store._units}
+
+
+def transformer_inputs(section: dict):
+    from official import inputs
+    from torch.nn.functional import pad
+
+    return tuple(replace(each, tokens=pad(each.tokens, (0, 120))) for each in inputs(section))
+
+
+def test_a_network_that_is_dropped_is_freed():
+    network = Net()
+    store, alive = Store(network, "cpu"), weakref.ref(network)
+    gc.disable()
+    try:
+        del network, store
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.cuda
