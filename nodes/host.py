@@ -1,0 +1,225 @@
+"""All that is said to ComfyUI: where models lie, who may use the card, how far we are, and whether to stop."""
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import comfy.cli_args
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from comfy.nested_tensor import NestedTensor
+from PIL import Image
+from server import PromptServer
+from torch import Tensor, nn
+
+from ..ltx2_core.memory import Store
+
+log = logging.getLogger("ltx2-av")
+
+# ---------------------------------------------------------------------------------------------------------- model files
+
+READABLE = (".safetensors", ".sft")
+
+
+def model_files(*kinds: str) -> list[str]:
+    """Names of the files we can read in these model folders, each name once."""
+    names = (name for kind in kinds for name in folder_paths.get_filename_list(kind))
+    return list(dict.fromkeys(name for name in names if name.lower().endswith(READABLE)))
+
+
+def model_file(name: str, *kinds: str) -> Path:
+    """The path of a file that ``model_files`` named."""
+    for kind in kinds:
+        if path := folder_paths.get_full_path(kind, name):
+            return Path(path)
+    raise FileNotFoundError(f"{name} is no longer in {' or '.join(kinds)}; put it back, or choose another file.")
+
+
+def model_folders(kind: str) -> list[str]:
+    """Names of the folders that hold a ``config.json`` beside weights, as Hugging Face repositories do."""
+    parents = dict.fromkeys(os.path.dirname(name) for name in model_files(kind))
+    return [name for name in parents if name and _folder(name, kind)]
+
+
+def model_folder(name: str, kind: str) -> Path:
+    """The path of a folder that ``model_folders`` named."""
+    if path := _folder(name, kind):
+        return path
+    raise FileNotFoundError(f"The folder {name} is no longer in {kind}, or lacks config.json; choose another one.")
+
+
+def _folder(name: str, kind: str) -> Path | None:
+    inside = os.path.relpath(os.path.join(os.sep, name), os.sep)  # whatever the workflow says, below the model folder
+    paths = (Path(root, inside) for root in folder_paths.get_folder_paths(kind))
+    return next((path for path in paths if (path / "config.json").is_file()), None)
+
+
+def fingerprint(paths: list[Path]) -> list[tuple[str, int, int]]:
+    """What changes when one of these files, or a file in one of these folders, does."""
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+# ------------------------------------------------------------------------------------------------------------- the card
+
+DEVICES = {"transformer": mm.get_torch_device, "text": mm.text_encoder_device, "vae": mm.vae_device}
+
+
+def device_for(role: str) -> torch.device:
+    """Where the host's flags want a "transformer", a "text" encoder or a "vae" to run."""
+    return DEVICES[role]()
+
+
+def dtype_for(role: str, parameters: int) -> torch.dtype:
+    """What such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with enough memory."""
+    device = device_for(role)
+    if role == "vae":
+        dtype = mm.vae_dtype(device, [torch.bfloat16])
+    else:
+        dtype = mm.unet_dtype(device, parameters, [torch.bfloat16, torch.float32])
+    too_large = mm.is_device_cpu(device) and parameters * dtype.itemsize > mm.get_free_memory(device)
+    # The host's flags can ask for float8, which is a way to store weights; ours are stored as their file has them.
+    return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
+
+
+class LTX2Weights(nn.Module):
+    """What a patcher takes for its model. It holds nothing but the store, once there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.store: Store | None = None
+
+
+class StorePatcher(comfy.model_patcher.ModelPatcher):
+    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink."""
+
+    @property
+    def store(self) -> Store | None:
+        return self.model.store
+
+    def model_size(self) -> int:
+        return self.store.wanted_bytes if self.store else 0
+
+    def loaded_size(self) -> int:
+        return self.store.card_bytes if self.store else 0
+
+    def current_loaded_device(self) -> torch.device:
+        return self.load_device if self.loaded_size() else self.offload_device
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
+        if self.store is None:
+            return 0
+        before = self.loaded_size()
+        self.store.set_budget(max(0, int(before + extra_memory)))  # may be negative, or 1e32
+        return self.loaded_size() - before
+
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
+        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
+        if freed:
+            mm.soft_empty_cache()
+        return freed
+
+    def detach(self, unpatch_all=True) -> nn.Module:
+        if unpatch_all and self.store:  # otherwise this entry is only being replaced by a clone
+            self.store.release()
+        return self.model
+
+
+class Network:
+    """One network of a model: built when it is first used, then kept, and known to the host by its patcher.
+
+    Of each kind named in ``ALONE`` only one is kept at a time, because two would not fit into the memory of most
+    machines; building the next one gives up the last one.
+    """
+
+    ALONE = ("transformer", "text_encoder")
+    _known: ClassVar[WeakSet["Network"]] = WeakSet()
+
+    def __init__(self, name: str, role: str, dtype: torch.dtype, build: Callable[[], nn.Module], source: str):
+        self.name, self.dtype, self.device = name, dtype, device_for(role)
+        self._build, self._source = build, source
+        self.patcher = StorePatcher(LTX2Weights(), self.device, torch.device("cpu"))
+        self._known.add(self)
+
+    def built(self) -> Store:
+        """The store of the network, which is built now if it has not been before."""
+        weights = self.patcher.model
+        if weights.store is None:
+            if self.name in self.ALONE:
+                self._forget_others()
+            network = self._build()
+            for block in _blocks(network):
+                block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
+            weights.store = Store(network, self.device)
+            dtype = str(self.dtype).removeprefix("torch.")
+            size = weights.store.wanted_bytes / 1e6
+            log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._source, dtype, self.device, size)
+        return weights.store
+
+    def _forget_others(self) -> None:
+        for other in list(self._known):
+            if other.name == self.name and other.patcher.model.store is not None:
+                other.patcher.model.store.release()
+                other.patcher.model.store = None
+        gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
+
+
+@contextmanager
+def use(*networks: Network, scratch: int) -> Iterator[list[Any]]:
+    """The networks, ready to run, with ``scratch`` bytes for their work; the first gets what the others leave."""
+    stores = [network.built() for network in networks]
+    mm.load_models_gpu([network.patcher for network in networks], memory_required=scratch)
+    with ExitStack() as stack:
+        yield [stack.enter_context(store.use()) for store in stores]
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    return (block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks)
+
+
+# ---------------------------------------------------------------------------------------------- values, words, pictures
+
+
+def nested(video: Tensor, audio: Tensor) -> NestedTensor:
+    """Both streams as the host's audio-video nodes pass them."""
+    return NestedTensor((video, audio))
+
+
+def handed_out(tensor: Tensor) -> Tensor:
+    """``tensor`` where and as the host keeps results between nodes."""
+    return tensor.to(mm.intermediate_device(), mm.intermediate_dtype())
+
+
+def say(node_id: str | None, text: str) -> None:
+    """Show a sentence on the node, and write it into the log."""
+    log.info(text)
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+def wants_previews() -> bool:
+    """Whether the user wants pictures while sampling; to be asked in every run, since the browser sets it."""
+    return comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
+
+
+def progress(total: int = 1) -> Callable[..., None]:
+    """The bar of the running node: call it with (done, total), and a picture (H, W, 3) in 0..1 if there is one."""
+    bar = comfy.utils.ProgressBar(total)
+    bar.update_absolute(0)
+
+    def show(done: int, total: int, picture: Tensor | None = None) -> None:
+        preview = None
+        if picture is not None:
+            image = Image.fromarray(picture.mul(255).round().byte().cpu().numpy())
+            preview = ("JPEG", image, comfy.cli_args.args.preview_size)
+        bar.update_absolute(done, total, preview)
+
+    return show
