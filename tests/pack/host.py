@@ -1,0 +1,119 @@
+"""The ComfyUI the pack is tested in: where it is, whether it can start, and a server in a temporary folder."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACK = "ltx2-av"
+SECONDS_TO_START = 120
+
+MISSING_PACKAGES = """
+import importlib.metadata, sys
+def installed(name):
+    try: return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError: return False
+print(*(name for name in sys.argv[1:] if not installed(name)))
+"""
+
+
+class NoHost(Exception):
+    """There is no ComfyUI to test in; the message says why and what to set."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI checkout and the Python that runs it."""
+
+    root: Path
+    python: str
+
+    @classmethod
+    def find(cls) -> "Host":
+        """COMFYUI_PATH, else where comfy-cli installs it, run by COMFYUI_PYTHON, else by the Python of the tests."""
+        host = cls(
+            root=Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser(),
+            python=os.path.expanduser(os.environ.get("COMFYUI_PYTHON", sys.executable)),
+        )
+        if not (host.root / "main.py").is_file():
+            raise NoHost(f"no ComfyUI in {host.root}: set COMFYUI_PATH to a checkout")
+        if not shutil.which(host.python):
+            raise NoHost(f"no Python in {host.python}: set COMFYUI_PYTHON to the one that runs ComfyUI")
+        if missing := host.missing_packages():
+            raise NoHost(f"{host.python} lacks {missing}: set COMFYUI_PYTHON to the Python that runs ComfyUI")
+        return host
+
+    def missing_packages(self) -> str:
+        """The packages ComfyUI cannot start without that its Python does not have, separated by spaces."""
+        essential, *_ = (self.root / "requirements.txt").read_text().split("#")
+        names = re.findall(r"^[\w.-]+", essential, re.MULTILINE)
+        question = [self.python, "-c", MISSING_PACKAGES, *names]
+        return subprocess.run(question, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running ComfyUI with the pack as its only custom node."""
+
+    address: str
+    base: Path
+
+    @property
+    def output(self) -> Path:
+        return self.base / "output"
+
+    @property
+    def log(self) -> str:
+        return (self.base / "server.log").read_text(errors="replace")
+
+
+@contextmanager
+def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
+    """Run ``host`` on the CPU with all it reads and writes in ``base``; it ends with the block, come what may."""
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = [host.python, "main.py", "--cpu", "--disable-api-nodes", "--listen", "127.0.0.1", "--port", str(port)]
+    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", *arguments]
+    server = Server(f"127.0.0.1:{port}", base)
+    # Tiny models gain nothing from more threads, and lose much of their time to them when the machine is busy.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(base / "server.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=host.root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(process, server)
+            if "(IMPORT FAILED)" in server.log:
+                raise RuntimeError(f"ComfyUI could not import the pack:\n{server.log[-4000:]}")
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen, server: Server) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"ComfyUI ended with code {process.returncode}:\n{server.log[-4000:]}")
+        try:
+            urlopen(f"http://{server.address}/system_stats", timeout=5).close()
+            return
+        except URLError:
+            time.sleep(0.25)
+    raise TimeoutError(f"ComfyUI was not ready after {SECONDS_TO_START} s:\n{server.log[-4000:]}")

@@ -1,0 +1,60 @@
+"""What a person can set wrong comes back from the server as a sentence with the value and the way out."""
+
+import pytest
+from pack.client import Client, Prompt, Rejected
+from pack.clip import Clip
+from pack.workflow import change, node
+
+pytestmark = pytest.mark.comfy
+
+
+def complaint(client: Client, prompt: Prompt) -> str:
+    try:
+        run = client.run(prompt)
+    except Rejected as refusal:
+        return str(refusal)
+    assert run.end == "execution_error", "nobody complained"
+    return run.error
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("LTX2AVEmptyLatent", {"width": 5000}, ["5000", "4096", "width"]),
+        ("LTX2AVSchedule", {"steps": 0}, ["0", "1", "steps"]),
+        ("LTX2AVSample", {"text_scale": 0.5}, ["0.5", "1", "text_scale"]),
+        ("LTX2AVSample", {"stg_scale": 1.0, "stg_blocks": "29"}, ["29", "4 blocks", "stg_blocks"]),
+        ("LTX2AVSample", {"stg_blocks": "last"}, ["last", "auto", "stg_blocks"]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_value_that_cannot_be(client, prompt, class_type, inputs, words):
+    text = complaint(client, change(prompt, **{class_type: inputs}))
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"frames": 32}, "frames 32 became 33"),
+        ({"width": 100}, "width 100 became 96"),
+        ({"seconds": 1.3}, "1.38 s at 24 fps"),
+    ],
+    ids=str,
+)
+def test_a_size_that_cannot_be_becomes_the_nearest_and_the_node_says_so(server, client, prompt, inputs, sentence):
+    change(prompt, LTX2AVEmptyLatent=inputs, LTX2AVSchedule={"steps": 1})
+    run = client.run(prompt)
+    assert Clip.of(server, run, node(prompt, "SaveVideo")).frames.shape == (33, 96, 96, 3)
+    assert sentence in dict(run.texts)[node(prompt, "LTX2AVEmptyLatent")]
+
+
+def test_guidance_by_text_needs_something_to_guide_away_from(client, prompt):
+    del prompt[node(prompt, "LTX2AVSample")]["inputs"]["negative"]
+    text = complaint(client, prompt)
+    assert "text scale is 3" in text and "negative prompt: connect one" in text
+
+
+def test_a_model_and_a_text_encoder_that_do_not_belong_together(client, prompt):
+    text = complaint(client, change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors"}))
+    assert "Gemma" in text

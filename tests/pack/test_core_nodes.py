@@ -1,0 +1,58 @@
+"""Our nodes and ComfyUI's own in one graph: an AV latent of ours is the host's, and the other way round."""
+
+import copy
+
+import numpy as np
+import pytest
+from pack.client import Prompt
+from pack.clip import Clip, pictures_in, saved, sound_in
+from pack.workflow import add, change, node
+
+pytestmark = pytest.mark.comfy
+
+SCHEDULE = {"steps": 3, "max_shift": 2.05, "base_shift": 0.95, "stretch": True, "terminal": 0.1}
+
+
+def with_core_nodes(prompt: Prompt) -> Prompt:
+    """The same clip where ComfyUI's nodes make, split and join latents, schedule the steps and build the video."""
+    model, latent, sampler = (node(prompt, name) for name in ("LTX2AVLoadModel", "LTX2AVEmptyLatent", "LTX2AVSample"))
+    graph = change(copy.deepcopy(prompt), LTX2AVSample={"latent": ["empty", 0], "sigmas": ["sigmas", 0]})
+    return add(
+        change(graph, SaveVideo={"video": ["clip", 0]}),
+        start=("LTXVSeparateAVLatent", {"av_latent": [latent, 0]}),
+        video=("EmptyLTXVLatentVideo", {"width": 96, "height": 96, "length": [latent, 1], "batch_size": 1}),
+        empty=("LTXVConcatAVLatent", {"video_latent": ["video", 0], "audio_latent": ["start", 1]}),
+        sigmas=("LTXVScheduler", SCHEDULE | {"latent": ["empty", 0]}),
+        parts=("LTXVSeparateAVLatent", {"av_latent": [sampler, 0]}),
+        whole=("LTXVConcatAVLatent", {"video_latent": ["parts", 0], "audio_latent": ["parts", 1]}),
+        frames=("LTX2AVVideoDecode", {"model": [model, 0], "latent": ["parts", 0]}),
+        mel=("LTX2AVAudioDecode", {"model": [model, 0], "latent": ["whole", 0]}),
+        sound=("LTX2AVVocoder", {"model": [model, 0], "mel": ["mel", 0]}),
+        clip=("CreateVideo", {"images": ["frames", 0], "fps": [latent, 2], "audio": ["sound", 0]}),
+        alone=("LTX2AVAudioDecode", {"model": [model, 0], "latent": ["parts", 1]}),
+        heard=("LTX2AVVocoder", {"model": [model, 0], "mel": ["alone", 0]}),
+        preview=("PreviewAudio", {"audio": ["heard", 0]}),
+    )
+
+
+def keep(prompt: Prompt, images: list, audio: list) -> Prompt:
+    """Save pictures and sound without loss, too."""
+    return add(
+        prompt,
+        pictures=("SaveImage", {"images": images, "filename_prefix": "pictures"}),
+        flac=("SaveAudio", {"audio": audio, "filename_prefix": "sound"}),
+    )
+
+
+def test_the_same_clip_comes_out_of_a_graph_with_core_nodes(server, client, prompt):
+    change(prompt, LTX2AVSample={"seed": 11})
+    decode = node(prompt, "LTX2AVDecode")
+    mixed = client.run(keep(with_core_nodes(prompt), ["frames", 0], ["sound", 0]))
+    ours = client.run(keep(prompt, [decode, 1], [decode, 2]))
+    assert mixed.outputs["preview"]["audio"], "sound without its picture was not decoded"
+    clips = [Clip.of(server, run, node(prompt, "SaveVideo")) for run in (mixed, ours)]
+    assert clips[0].fps == clips[1].fps and clips[0].audio_seconds == clips[1].audio_seconds
+    pictures = [pictures_in(saved(server, run, "pictures")).astype(int) for run in (mixed, ours)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1  # the sigmas differ in their last bits
+    sounds = [sound_in(*saved(server, run, "flac"))[0] for run in (mixed, ours)]
+    assert np.abs(sounds[0].astype(float) - sounds[1]).max() <= 1e-3 * np.abs(sounds[1]).max()

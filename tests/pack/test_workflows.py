@@ -1,0 +1,79 @@
+"""What lies in ``workflows/`` can be dragged in by anybody and makes a clip: flat, no foreign nodes, with a picture."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pack.clip import Clip
+from pack.host import PACK
+from pack.workflow import NOTES, SHIPPED, inputs_of, node, to_prompt
+from PIL import Image
+
+pytestmark = pytest.mark.comfy
+
+CORE = ("nodes", "comfy_extras.")
+
+
+@pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def workflow(path):
+    return json.loads(path.read_text())
+
+
+def test_it_is_flat_and_has_only_our_nodes_and_the_hosts(workflow, object_info):
+    assert workflow["version"] == 0.4
+    assert "definitions" not in workflow
+    for item in workflow["nodes"]:
+        if item["type"] not in NOTES:
+            module = object_info[item["type"]]["python_module"]
+            ours = module == f"custom_nodes.{PACK}"
+            assert ours or module.startswith(CORE), f"{item['type']} comes from {module}"
+            assert item["properties"]["cnr_id"] == (PACK if ours else "comfy-core")
+
+
+def test_links_fit_their_sockets(workflow, object_info):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    assert workflow["last_node_id"] == max(nodes)
+    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
+    for link, origin, slot, target, socket, kind in workflow["links"]:
+        source, sink = nodes[origin]["outputs"][slot], nodes[target]["inputs"][socket]
+        assert link in source["links"] and sink["link"] == link
+        kinds = {name: kind for name, kind, _ in inputs_of(object_info[nodes[target]["type"]])}
+        assert kind == object_info[nodes[origin]["type"]]["output"][slot] == kinds[sink["name"]]
+
+
+def test_nodes_and_groups_do_not_overlap(workflow):
+    def apart(one, other):
+        (x, y, width, height), (u, v, across, down) = one, other
+        return x + width <= u or u + across <= x or y + height <= v or v + down <= y
+
+    title = 30  # drawn above the position
+    places = [node["pos"] + node["size"] for node in workflow["nodes"]]
+    boxes = [(x, y - title, width, height + title) for x, y, width, height in places]
+    groups = [group["bounding"] for group in workflow["groups"]]
+    for shapes in (boxes, groups):
+        assert all(apart(one, other) for number, one in enumerate(shapes) for other in shapes[:number])
+
+
+def test_it_saves_picture_and_sound_of_equal_length(server, client, workflow, object_info):
+    prompt = to_prompt(workflow, object_info)
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    size = prompt[node(prompt, "LTX2AVEmptyLatent")]["inputs"]
+    assert clip.frames.shape == (size["frames"], size["height"], size["width"], 3)
+    assert clip.fps == size["fps"]
+    assert abs(clip.video_seconds - clip.audio_seconds) < 0.001
+    assert np.ptp(clip.frames, axis=0).max() > 50, "nothing moves"
+    assert np.sqrt((clip.sound**2).mean()) > 1e-3, "silence"
+
+
+def test_the_template_browser_offers_it_with_its_picture(client, path):
+    assert path.with_suffix(".jpg").is_file()
+    assert path.stem in json.loads(client.fetch("/workflow_templates"))[PACK]
+    picture = Image.open(BytesIO(client.fetch(f"/api/workflow_templates/{PACK}/{path.stem}.jpg")))
+    assert picture.format == "JPEG" and picture.width >= 256
