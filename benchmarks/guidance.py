@@ -146,7 +146,7 @@ def plot(figures: dict[Setting, dict[str, float]], path: Path) -> None:
         axis.set(xlabel=title, ylim=(0, 1.05))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of clips, or of impacts")
-    axes[1].legend(loc="center right", fontsize=8)
+    axes[1].legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .codec import AudioDecode, Decode, VideoDecode, Vocoder
+from .guidance import GuidanceNode, Recipe
 from .latents import EmptyLatent
 from .load import LoadGemma, LoadModel
 from .sample import Sample, Schedule
@@ -15,6 +16,8 @@ NODES: list[type[io.ComfyNode]] = [
     ThinkingTokens,
     EmptyLatent,
     Schedule,
+    Recipe,
+    GuidanceNode,
     Sample,
     VideoDecode,
     AudioDecode,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ltx2_core.generate import decode_audio, decode_video, vocode
 from ..ltx2_core.geometry import SPACE_SCALE, ClipShape, pixel_frames
+from ..ltx2_core.health import Finding, PictureHealth, sound_findings
 from ..ltx2_core.memory import scratch
 from ..ltx2_core.video_vae import Tiling
 from . import host
@@ -66,6 +67,7 @@ class VideoDecode(io.ComfyNode):
             description="Turns the picture part of a latent into frames. Connect it to Save Image, Create Video, or "
             "whatever works on frames; for a finished clip with sound take LTX-2 Decode to Video.",
             search_aliases=["vae decode", "vae decode tiled", "latent to image", "latent to frames"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 MODEL,
                 io.Latent.Input("latent", tooltip="The result of the sampler, or a video-only latent."),
@@ -84,7 +86,9 @@ class VideoDecode(io.ComfyNode):
         tile_frames: int = Tiling.frames,
         frame_overlap: int = Tiling.frame_overlap,
     ) -> io.NodeOutput:
-        frames = _frames(model, latent, Tiling(tile_size, tile_overlap, tile_frames, frame_overlap))
+        tiling = Tiling(tile_size, tile_overlap, tile_frames, frame_overlap)
+        frames, findings = _frames(model, latent, tiling)
+        host.tell(cls.hidden.unique_id, findings)
         return io.NodeOutput(frames.flatten(0, 1))
 
 
@@ -124,6 +128,7 @@ class Vocoder(io.ComfyNode):
             description="Turns a mel spectrogram into stereo sound, exactly as long as the picture. Connect it to Save "
             "Audio or Create Video.",
             search_aliases=["mel to audio", "spectrogram to waveform", "hifigan", "bigvgan"],
+            hidden=[io.Hidden.unique_id],
             inputs=[MODEL, Mel.Input("mel", tooltip="From LTX-2 Audio VAE Decode.")],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="Stereo, at 24 kHz from LTX-2.0 and 48 kHz from LTX-2.3.")
@@ -132,7 +137,9 @@ class Vocoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, mel: MelSpectrogram) -> io.NodeOutput:
-        return io.NodeOutput(_audio(model, mel))
+        audio, findings = _audio(model, mel)
+        host.tell(cls.hidden.unique_id, findings)
+        return io.NodeOutput(audio)
 
 
 class Decode(io.ComfyNode):
@@ -146,6 +153,7 @@ class Decode(io.ComfyNode):
             category="LTX-2/decode",
             description="Turns a latent into a clip with sound of the same length. Connect it to Save Video.",
             search_aliases=["vae decode", "create video", "video combine", "latent to video", "decode audio video"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 MODEL,
                 io.Latent.Input("latent", tooltip="The result of the sampler. Without sound in it the clip is silent."),
@@ -178,8 +186,11 @@ class Decode(io.ComfyNode):
         clip = clip_of(latent, fps)
         if clip is None:
             raise ValueError(NO_PICTURE)
-        audio = None if streams(latent).audio is None else _audio(model, _mel(model, latent, clip))
-        frames = _frames(model, latent, tiling)
+        audio, wrong_sound = None, list[Finding]()
+        if streams(latent).audio is not None:
+            audio, wrong_sound = _audio(model, _mel(model, latent, clip))
+        frames, wrong_picture = _frames(model, latent, tiling)
+        host.tell(cls.hidden.unique_id, [*wrong_sound, *wrong_picture])
         videos = [
             InputImpl.VideoFromComponents(
                 Types.VideoComponents(
@@ -193,20 +204,21 @@ class Decode(io.ComfyNode):
         return io.NodeOutput(videos, frames.flatten(0, 1), audio)
 
 
-def _frames(model: LoadedModel, latent: Latent, tiling: Tiling) -> Tensor:
-    """The frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU."""
+def _frames(model: LoadedModel, latent: Latent, tiling: Tiling) -> tuple[Tensor, list[Finding]]:
+    """The frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU, and what looks wrong."""
     video = streams(latent).video
     if video is None:
         raise ValueError(NO_PICTURE)
     network = model.network("video_decoder")
     _, _, count, height, width = video.shape
     frames = torch.empty(len(video), pixel_frames(count), height * SPACE_SCALE, width * SPACE_SCALE, 3)
-    done = 0
+    done, health = 0, PictureHealth()
     with host.use(network, scratch=scratch.video_decoding(video, tiling, network.dtype)) as (decoder,):
         for chunk in decode_video(decoder, video.to(network.device), tiling, host.progress()):
+            health.see(chunk)
             frames[:, done : done + chunk.shape[1]] = chunk
             done += chunk.shape[1]
-    return frames
+    return frames, health.findings()
 
 
 def _mel(model: LoadedModel, latent: Latent, clip: ClipShape | None) -> MelSpectrogram:
@@ -218,9 +230,11 @@ def _mel(model: LoadedModel, latent: Latent, clip: ClipShape | None) -> MelSpect
         return MelSpectrogram(host.handed_out(decode_audio(decoder, audio.to(network.device))), clip)
 
 
-def _audio(model: LoadedModel, mel: MelSpectrogram) -> Audio:
+def _audio(model: LoadedModel, mel: MelSpectrogram) -> tuple[Audio, list[Finding]]:
+    """The sound of every clip, on the CPU, and what sounds wrong."""
     network = model.network("vocoder")
     with host.use(network, scratch=scratch.vocoding(mel.mel)) as (vocoder,):
         samples = None if mel.clip is None else mel.clip.samples(vocoder.sample_rate)
-        waveform = vocode(vocoder, mel.mel.to(network.device), samples)
-        return {"waveform": waveform.cpu(), "sample_rate": vocoder.sample_rate}
+        waveform = vocode(vocoder, mel.mel.to(network.device), samples).cpu()
+    findings = [finding for each in waveform for finding in sound_findings(each, vocoder.sample_rate)]
+    return {"waveform": waveform, "sample_rate": vocoder.sample_rate}, findings

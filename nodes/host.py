@@ -3,8 +3,10 @@
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -20,6 +22,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
+from ..ltx2_core.health import Finding
 from ..ltx2_core.memory import Store
 
 log = logging.getLogger("ltx2-av")
@@ -205,9 +208,39 @@ def say(node_id: str | None, text: str) -> None:
         PromptServer.instance.send_progress_text(text, node_id)
 
 
+def tell(node_id: str | None, findings: Sequence[Finding]) -> None:
+    """Show on the node what looks or sounds wrong, if anything does."""
+    if findings:
+        say(node_id, "\n".join(map(str, findings)))
+
+
 def wants_previews() -> bool:
     """Whether the user wants pictures while sampling; to be asked in every run, since the browser sets it."""
     return comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
+
+
+def preview_size() -> int:
+    """How many pixels the longer side of a preview may have."""
+    return comfy.cli_args.args.preview_size
+
+
+def send(event: str, node_id: str | None, content: dict[str, Any]) -> None:
+    """Tell the browser that runs the prompt something that only our own part of it understands."""
+    server = PromptServer.instance
+    if server.client_id is not None:  # otherwise everybody would get it
+        about = {"node": node_id, "prompt_id": server.last_prompt_id}
+        server.send_sync(event, about | content, server.client_id)
+
+
+def data_url(picture: Tensor) -> str:
+    """A picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
+    file = BytesIO()
+    _image(picture).save(file, "JPEG", quality=90, subsampling=0)  # no subsampling: tiny frames keep their colours
+    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
+
+
+def _image(picture: Tensor) -> Image.Image:
+    return Image.fromarray(picture.mul(255).round().byte().cpu().numpy())
 
 
 def progress(total: int = 1) -> Callable[..., None]:
@@ -218,8 +251,7 @@ def progress(total: int = 1) -> Callable[..., None]:
     def show(done: int, total: int, picture: Tensor | None = None) -> None:
         preview = None
         if picture is not None:
-            image = Image.fromarray(picture.mul(255).round().byte().cpu().numpy())
-            preview = ("JPEG", image, comfy.cli_args.args.preview_size)
+            preview = ("JPEG", _image(picture), preview_size())
         bar.update_absolute(done, total, preview)
 
     return show

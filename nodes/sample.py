@@ -1,6 +1,7 @@
 """How do we get from noise to a clip?"""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from comfy_api.latest import io
@@ -8,16 +9,31 @@ from einops import rearrange
 from torch import Tensor
 
 from ..ltx2_core.checkpoint import Models
-from ..ltx2_core.generate import recipe_of, sample
+from ..ltx2_core.generate import needs_negative, sample
+from ..ltx2_core.health import latent_findings
+from ..ltx2_core.latents import NOISE_ORDERS
 from ..ltx2_core.memory import scratch
 from ..ltx2_core.mini.preview import miniature_factors
-from ..ltx2_core.sampling import SAMPLERS, SCHEDULES, Guidance, Step, ltx2
+from ..ltx2_core.sampling import (
+    SAMPLERS,
+    SCHEDULES,
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    Step,
+    ltx2,
+    schedules,
+)
 from ..ltx2_core.transformer import TransformerConfig
 from ..ltx2_core.video_vae.preview import preview_frames, released_factors
 from . import host
+from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
 from .latents import Latent, fps_of, mask_of, renewed, streams, unequal_lengths
 from .text import Conditioning, contexts, frame_rate
-from .types import LoadedModel, Model
+from .types import GuidanceType, LoadedModel, Model, StreamGuidance
+
+CUSTOM = "custom"
+LAST_STEP = "ltx2av_last_step"  # of a sampler that stopped before the end, beside its latent
 
 
 class Schedule(io.ComfyNode):
@@ -44,9 +60,11 @@ class Schedule(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "schedule",
-                    options=list(SCHEDULES),
+                    options=[*SCHEDULES, CUSTOM],
                     tooltip="ltx2 for the dev models and the miniature; distilled for distilled models (8 steps, with "
-                    "all scales at 1); distilled_refine for a second pass over a finished latent (3 steps).",
+                    "all scales at 1); distilled_refine for a second pass over a finished latent (3 steps); "
+                    "linear_quadratic, beta and simple for comparison with other workflows; custom takes the list "
+                    "below.",
                 ),
                 io.Float.Input(
                     "max_shift",
@@ -88,6 +106,21 @@ class Schedule(io.ComfyNode):
                     tooltip="Fits the shift to the size of this latent. Not connected, it is that of 4096 tokens, as "
                     "in the official pipelines.",
                 ),
+                fraction(
+                    "denoise",
+                    1.0,
+                    1.0,
+                    "How much is made anew. Below 1 the steps are those at the end of a longer schedule, so that the "
+                    "given latent is kept the more, the lower this is.",
+                    step=0.01,
+                ),
+                io.String.Input(
+                    "custom_sigmas",
+                    default="1.0, 0.9, 0.75, 0.5, 0.25, 0",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise levels of your own, from at most 1 down to 0; used when the schedule is custom.",
+                ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels; the last one is 0.")],
         )
@@ -101,30 +134,21 @@ class Schedule(io.ComfyNode):
         base_shift: float = 0.95,
         terminal: float = 0.1,
         latent: Latent | None = None,
+        denoise: float = 1.0,
+        custom_sigmas: str = "",
     ) -> io.NodeOutput:
+        if schedule == CUSTOM:
+            return io.NodeOutput(Tensor(schedules.custom(custom_sigmas)))
+        make: Callable[[int], list[float]] = SCHEDULES[schedule]
         if schedule == "ltx2":
             video = None if latent is None else streams(latent).video
             tokens = 4096 if video is None else video[0, 0].numel()
-            sigmas = ltx2(steps, tokens, max_shift, base_shift, terminal)
-        else:
-            sigmas = SCHEDULES[schedule]()
-            if steps != len(sigmas) - 1:
-                host.say(cls.hidden.unique_id, f"{schedule} has {len(sigmas) - 1} steps; {steps} is ignored")
-        return io.NodeOutput(torch.tensor(sigmas))
-
-
-def _scale(name: str, display: str, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        name,
-        display_name=display,
-        default=3.0,
-        min=1.0,
-        max=10.0,
-        step=0.1,
-        round=0.01,
-        display_mode=io.NumberDisplay.slider,
-        tooltip=tooltip,
-    )
+            make = partial(ltx2, tokens=tokens, max_shift=max_shift, base_shift=base_shift, terminal=terminal)
+        if fixed := schedules.FIXED.get(schedule):
+            if steps != len(fixed) - 1:
+                host.say(cls.hidden.unique_id, f"{schedule} has {len(fixed) - 1} steps; {steps} is ignored")
+            return io.NodeOutput(Tensor(fixed))
+        return io.NodeOutput(Tensor(schedules.with_strength(make, steps, denoise)))
 
 
 def _own_scale(name: str, tooltip: str) -> io.Float.Input:
@@ -178,19 +202,8 @@ class Sample(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Another number gives another clip; the same number and settings give the same one.",
                 ),
-                _scale(
-                    "text_scale",
-                    "text CFG",
-                    "How closely picture and sound follow the prompt. Higher follows it more closely, at the cost of "
-                    "motion and natural colours. 1 follows it plainly, ignores the negative prompt and saves a pass; "
-                    "distilled models need 1.",
-                ),
-                _scale(
-                    "cross_modal_scale",
-                    "cross-modal CFG",
-                    "How closely picture and sound follow each other. Higher makes lips and impacts meet their "
-                    "sounds. 1 leaves it to the model and saves a pass; distilled models need 1.",
-                ),
+                scale_input("text_scale", "text CFG", TEXT_SCALE),
+                scale_input("cross_modal_scale", "cross-modal CFG", CROSS_MODAL_SCALE),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -203,39 +216,7 @@ class Sample(io.ComfyNode):
                     advanced=True,
                     tooltip="How a step is taken. euler is what the models are shown with.",
                 ),
-                io.Float.Input(
-                    "stg_scale",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.1,
-                    round=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Spatio-temporal guidance: steers away from what the model makes with parts of its "
-                    "attention off. Higher holds bodies and objects together better, too high stiffens them. 0 saves "
-                    "a pass; distilled models need 0.",
-                ),
-                io.String.Input(
-                    "stg_blocks",
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Whose attention is off for this guidance: block numbers with commas between them. auto "
-                    "takes the official one (29 for 2.0, 28 for 2.3), or none where the model has no such block.",
-                ),
-                io.Float.Input(
-                    "rescale",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    round=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How much of the contrast that guidance adds is taken back. Higher prevents burnt colours "
-                    "and clipped sound, at 1 things may look flat.",
-                ),
+                *stg_inputs(),
                 _own_scale("video_text_scale", "Text scale of the picture alone."),
                 _own_scale("audio_text_scale", "Text scale of the sound alone; the official pipelines use 7."),
                 _own_scale("video_cross_modal_scale", "How closely the picture follows the sound."),
@@ -251,6 +232,54 @@ class Sample(io.ComfyNode):
                     advanced=True,
                     tooltip="Frames per second, for a latent that does not say it. 0 means: as the latent says, else "
                     "as LTXVConditioning says, else 24.",
+                ),
+                GuidanceType.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="From LTX-2 Guidance or LTX-2 Recipe: takes the place of the sliders and of all scales "
+                    "here.",
+                ),
+                io.Int.Input(
+                    "start_step",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The first step to take, counted from 0. To go on where another sampler stopped, give its "
+                    "end step here, its latent above, and switch add_noise off.",
+                ),
+                io.Int.Input(
+                    "end_step",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Stop before this step, with a latent that is still noisy. 0 goes to the end.",
+                ),
+                io.Boolean.Input(
+                    "add_noise",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Off where the latent comes from a sampler that stopped before its end: it has its noise.",
+                ),
+                io.Combo.Input(
+                    "noise_order",
+                    options=list(NOISE_ORDERS),
+                    optional=True,
+                    advanced=True,
+                    tooltip="In which order random numbers become noise: as the official code draws them, or as "
+                    "ComfyUI's own samplers do, so that a seed from a core workflow begins with the same noise.",
+                ),
+                io.Boolean.Input(
+                    "batched_passes",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Computes the prompt and the negative prompt as one batch. Faster for small clips on large "
+                    "cards, but needs more memory.",
                 ),
             ],
             outputs=[
@@ -281,23 +310,34 @@ class Sample(io.ComfyNode):
         video_cross_modal_scale: float = 0.0,
         audio_cross_modal_scale: float = 0.0,
         fps: float = 0.0,
+        guidance: StreamGuidance | None = None,
+        start_step: int = 0,
+        end_step: int = 0,
+        add_noise: bool = True,
+        noise_order: str = "official",
+        batched_passes: bool = False,
     ) -> io.NodeOutput:
-        blocks = _stg_blocks(stg_blocks, model.models)
-        video, audio = (
-            Guidance(text or text_scale, cross_modal or cross_modal_scale, stg_scale, blocks, rescale)
-            for text, cross_modal in (
-                (video_text_scale, video_cross_modal_scale),
-                (audio_text_scale, audio_cross_modal_scale),
+        if guidance is None:
+            blocks = blocks_of(stg_blocks, model.models)
+            guidance = StreamGuidance(
+                *(
+                    Guidance(text or text_scale, cross_modal or cross_modal_scale, stg_scale, blocks, rescale)
+                    for text, cross_modal in (
+                        (video_text_scale, video_cross_modal_scale),
+                        (audio_text_scale, audio_cross_modal_scale),
+                    )
+                )
             )
-        )
-        guided = video.needs_negative or audio.needs_negative
-        perturbed = video.needs_perturbed or audio.needs_perturbed
-        isolated = video.needs_isolated or audio.needs_isolated
+        both = (guidance.video, guidance.audio)
+        guided = needs_negative(sampler, *both)
         if guided and negative is None:
-            scale = max(video.text_scale, audio.text_scale)
-            raise ValueError(f"A text scale is {scale:g}, but there is no negative prompt: connect one, or set 1.")
-        if model.models.distilled and (guided or perturbed or isolated):
+            raise ValueError(
+                f"{_why_negative(sampler, *both)}, but there is no negative prompt: connect one, or set the scales "
+                "to 1."
+            )
+        if model.models.distilled and any(passes_of(each) > 1 for each in both):
             host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
+        taken = schedules.part(sigmas.tolist(), start_step, end_step or None)
 
         given = streams(latent)
         mask = mask_of(latent, given)
@@ -307,37 +347,54 @@ class Sample(io.ComfyNode):
         prompts = [contexts(model, each) for each in (positive, negative if guided else None) if each is not None]
         transformer = model.network("transformer")
         config = TransformerConfig.from_json(model.models.config["transformer"])
-        room = scratch.sampling(config, given, transformer.dtype, passes=1 + guided + perturbed + isolated)
+        room = scratch.sampling(config, given, transformer.dtype, passes=max(map(passes_of, both)))
+        watch, last = _watch(model.models, len(taken) - 1), latent.get(LAST_STEP)
+        final: Step | None = None
+
+        def on_step(done: int, total: int, step: Step) -> None:
+            nonlocal final
+            final = step
+            watch(done, total, step)
+
         with host.use(transformer, scratch=room) as (network,):
             result = sample(
                 network,
                 given.to(transformer.device),
                 fps=rate,
-                sigmas=sigmas.tolist(),
+                sigmas=taken,
                 contexts=prompts[0],
                 negative=prompts[1] if guided else None,
-                video=video,
-                audio=audio,
+                video=guidance.video,
+                audio=guidance.audio,
                 sampler=sampler,
                 seed=seed,
+                noise_order=noise_order,
+                add_noise=add_noise,
+                first_step=start_step,
+                last=None if last is None else last.to(transformer.device),
                 mask=None if mask is None else mask.to(transformer.device),
+                batched=batched_passes,
                 dtype=transformer.dtype,
-                on_step=_watch(model.models, len(sigmas) - 1),
+                on_step=on_step,
             )
-        return io.NodeOutput(renewed(latent | {"fps": rate}, result.map(host.handed_out)))
+        if taken[-1] == 0:
+            host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))
+        kept = {"fps": rate, LAST_STEP: None if taken[-1] == 0 or final is None else final.to("cpu")}
+        return io.NodeOutput(renewed(latent | kept, result.map(host.handed_out)))
 
 
-def _stg_blocks(text: str, models: Models) -> tuple[int, ...]:
-    """Block numbers as the user wrote them, or the recipe's."""
-    if text.strip() == "auto":
-        return recipe_of(models).video.stg_blocks
-    try:
-        blocks = tuple(int(number) for number in text.split(",") if number.strip())
-    except ValueError:
-        raise ValueError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
-    if wrong := [block for block in blocks if not 0 <= block < models.layers]:
-        raise ValueError(f"stg_blocks names {wrong[0]}; this model has {models.layers} blocks, counted from 0.")
-    return blocks
+def passes_of(guidance: AnyGuidance) -> int:
+    """How many passes of the transformer a step with this guidance takes at most."""
+    rows = [row for _, row in guidance.table] if isinstance(guidance, GuidanceBySigma) else [guidance]
+    return max(1 + row.needs_negative + row.needs_perturbed + row.needs_isolated for row in rows)
+
+
+def _why_negative(sampler: str, *guidance: AnyGuidance) -> str:
+    """What asks for a negative prompt, as the beginning of a sentence."""
+    if SAMPLERS[sampler].needs_negative:
+        return f"The sampler {sampler} looks at the negative prompt"
+    scales = [max(each.at(sigma).text_scale for sigma in (0.0, 1.0)) for each in guidance]
+    return f"A text scale is {max(scales):g}" if max(scales) > 1 else "A NAG scale is not 1"
 
 
 def _watch(models: Models, steps: int) -> Callable[[int, int, Step], None]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.geometry import ClipShape
+from ..ltx2_core.sampling import AnyGuidance
 from ..ltx2_core.text import GemmaConfig, Tokenizer
 from . import host
 
 Model = io.Custom("LTX2AV_MODEL")
 Gemma = io.Custom("LTX2AV_GEMMA")
 Mel = io.Custom("LTX2AV_MEL")
+GuidanceType = io.Custom("LTX2AV_GUIDANCE")
 
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -74,6 +76,14 @@ class LoadedGemma:
     def patcher(self) -> host.StorePatcher:
         """By this the host's cache recognises a model."""
         return self.network.patcher
+
+
+@dataclass(frozen=True)
+class StreamGuidance:
+    """LTX2AV_GUIDANCE: how each stream is guided."""
+
+    video: AnyGuidance
+    audio: AnyGuidance
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Step:
         """The slope at ``start``."""
         return (self.start - self.x0) * (1 / self.start_sigma)
 
+    def to(self, *args: Any) -> "Step":
+        """The step with its latents elsewhere."""
+        return Step(self.sigma, self.latent.to(*args), self.x0.to(*args), self.start_sigma, self.start.to(*args))
+
     def led_to(self, latent: AVLatent, sigma: float) -> bool:
         """Whether this step ended exactly there."""
         own, other = self.latent.streams(), latent.streams()
