@@ -34,6 +34,13 @@ def frozen(info: dict) -> dict[str, list[str]]:
     return lines | {"outputs": [f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])]}
 
 
+def test_the_scales_of_the_sampler_are_sliders(object_info):
+    sliders = [
+        name for name, _, options in inputs_of(object_info["LTX2AVSample"]) if options.get("display") == "slider"
+    ]
+    assert sliders == ["text_scale", "cross_modal_scale"]
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_explains_itself(object_info, client, name):
     info = object_info[name]
