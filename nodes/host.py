@@ -235,7 +235,7 @@ def send(event: str, node_id: str | None, content: dict[str, Any]) -> None:
 def data_url(picture: Tensor) -> str:
     """A picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
     file = BytesIO()
-    _image(picture).save(file, "JPEG", quality=90, subsampling=0)  # no subsampling: tiny frames keep their colours
+    _image(picture).save(file, "JPEG", quality=95, subsampling=0)  # frames may be tiny, and lie side by side
     return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
 
 

@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from comfy_api.latest import io
-from einops import rearrange
 from torch import Tensor
 
-from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.generate import needs_negative, sample
 from ..ltx2_core.health import latent_findings
 from ..ltx2_core.latents import NOISE_ORDERS
 from ..ltx2_core.memory import scratch
-from ..ltx2_core.mini.preview import miniature_factors
 from ..ltx2_core.sampling import (
     SAMPLERS,
     SCHEDULES,
@@ -25,8 +21,7 @@ from ..ltx2_core.sampling import (
     schedules,
 )
 from ..ltx2_core.transformer import TransformerConfig
-from ..ltx2_core.video_vae.preview import preview_frames, released_factors
-from . import host
+from . import host, preview
 from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
 from .latents import Latent, fps_of, mask_of, renewed, streams, unequal_lengths
 from .text import Conditioning, contexts, frame_rate
@@ -348,7 +343,7 @@ class Sample(io.ComfyNode):
         transformer = model.network("transformer")
         config = TransformerConfig.from_json(model.models.config["transformer"])
         room = scratch.sampling(config, given, transformer.dtype, passes=max(map(passes_of, both)))
-        watch, last = _watch(model.models, len(taken) - 1), latent.get(LAST_STEP)
+        last = latent.get(LAST_STEP)
         final: Step | None = None
 
         def on_step(done: int, total: int, step: Step) -> None:
@@ -356,7 +351,8 @@ class Sample(io.ComfyNode):
             final = step
             watch(done, total, step)
 
-        with host.use(transformer, scratch=room) as (network,):
+        with host.use(transformer, *preview.networks(model, given), scratch=room) as (network, *decoder):
+            watch = preview.watch(cls.hidden.unique_id, model, rate, len(taken) - 1, *decoder)
             result = sample(
                 network,
                 given.to(transformer.device),
@@ -395,27 +391,3 @@ def _why_negative(sampler: str, *guidance: AnyGuidance) -> str:
         return f"The sampler {sampler} looks at the negative prompt"
     scales = [max(each.at(sigma).text_scale for sigma in (0.0, 1.0)) for each in guidance]
     return f"A text scale is {max(scales):g}" if max(scales) > 1 else "A NAG scale is not 1"
-
-
-def _watch(models: Models, steps: int) -> Callable[[int, int, Step], None]:
-    """Shows how far a run is, and what it looks like if the user wants to see it."""
-    bar = host.progress(steps)
-    factors = None
-    if host.wants_previews():
-        factors = miniature_factors() if models.is_miniature else released_factors()
-
-    def on_step(done: int, total: int, step: Step) -> None:
-        if factors is None or step.x0.video is None:
-            bar(done, total)
-        else:
-            bar(done, total, _moments(preview_frames(step.x0.video, factors)))
-
-    return on_step
-
-
-def _moments(frames: Tensor) -> Tensor:
-    """Four of the frames (F, H, W, 3) as one picture, in reading order; of a shorter clip its first."""
-    if len(frames) < 4:
-        return frames[0]
-    chosen = frames[torch.linspace(0, len(frames) - 1, 4).round().long()]
-    return rearrange(chosen, "(rows columns) h w c -> (rows h) (columns w) c", rows=2)

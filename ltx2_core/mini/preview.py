@@ -1,7 +1,8 @@
 """Previews of the miniature's clips: python -m ltx2_core.mini.preview fits them again and writes preview.safetensors.
 
 A cell of its latent shows 32 x 32 pixels of eight frames, in which a ball moves far; its maps therefore paint 8 x 8
-pixels of every frame instead of one colour. They are the least-squares fit to clips of the one-ball world.
+pixels of every frame instead of one colour. Those of the sound give the whole mel spectrogram, because on a CPU the
+audio decoder takes longer than a step. All are the least-squares fit to clips of the one-ball world.
 """
 
 from pathlib import Path
@@ -12,6 +13,8 @@ from einops import rearrange, reduce
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..audio_vae import AudioEncoder, AudioVAEConfig, log_mel
+from ..audio_vae.preview import MelFactors
 from ..video_vae import VideoEncoder
 from ..video_vae.preview import PreviewFactors
 from . import world
@@ -21,9 +24,15 @@ SIDE = 8  # pixels of a cell's preview
 
 
 def miniature_factors() -> PreviewFactors:
-    """The fitted maps."""
+    """The fitted maps of the picture."""
     tensors = load_file(FILE)
     return PreviewFactors(tensors["first"].float(), tensors["later"].float())
+
+
+def miniature_mel_factors() -> MelFactors:
+    """The fitted maps of the sound."""
+    tensors = load_file(FILE)
+    return MelFactors(tensors["first_mel"].float(), tensors["later_mel"].float())
 
 
 def fit(encoder: VideoEncoder, clips: int = 400, seed: int = 0) -> PreviewFactors:
@@ -46,6 +55,21 @@ def fit(encoder: VideoEncoder, clips: int = 400, seed: int = 0) -> PreviewFactor
     return PreviewFactors(*(_least_squares(torch.cat(cells[n]), torch.cat(pixels[n])) for n in ("first", "later")))
 
 
+def fit_mel(encoder: AudioEncoder, config: AudioVAEConfig, clips: int = 400, seed: int = 0) -> MelFactors:
+    """Maps from what ``encoder`` makes of true sounds to their mel."""
+    rng = np.random.default_rng(seed)
+    latents, mels = [], []
+    for _ in range(clips):
+        sound = torch.from_numpy(world.render_audio(world.sample_scene(rng), config.sample_rate))
+        mel = log_mel(sound[None], config.sample_rate, config)
+        latent = rearrange(encoder(mel), "1 c t m -> t (c m)")
+        latents.append(latent)
+        mels.append(mel[0].mean(dim=0)[: 4 * len(latent) - 3])
+    frames, sounds = torch.stack(latents), torch.stack(mels)
+    later = rearrange(sounds[:, 1:], "n (t f) bins -> (n t) f bins", f=4)
+    return MelFactors(_least_squares(frames[:, 0], sounds[:, :1]), _least_squares(frames[:, 1:].flatten(0, 1), later))
+
+
 def _least_squares(cells: Tensor, pixels: Tensor) -> Tensor:
     """(N, C) and (N, ...) to the (C + 1, ...) that maps one to the other best; slightly damped."""
     known = torch.cat((cells, torch.ones(len(cells), 1)), dim=1).double()
@@ -56,9 +80,13 @@ def _least_squares(cells: Tensor, pixels: Tensor) -> Tensor:
 def main() -> None:
     from ..checkpoint import build, open_models
 
+    models = open_models("miniature")
+    config = AudioVAEConfig.from_json(models.config["audio_vae"])
     with torch.inference_mode():
-        factors = fit(build(open_models("miniature"), "video_encoder", torch.float32))
-    save_file({"first": factors.first.half().contiguous(), "later": factors.later.half().contiguous()}, FILE)
+        picture = fit(build(models, "video_encoder", torch.float32))
+        sound = fit_mel(build(models, "audio_encoder", torch.float32), config)
+    tables = {"first": picture.first, "later": picture.later, "first_mel": sound.first, "later_mel": sound.later}
+    save_file({name: table.half().contiguous() for name, table in tables.items()}, FILE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+// A run with previews in headless Chromium. Reads the task from standard input,
+//   { address, chromium, workflow, sampler, steps, screenshot }   (sampler: the node's id)
+// runs the workflow, looks at the preview on the sampler after so many steps and at the end, and prints:
+//   { before, during, after, collapsed, opened, removed, saved, events, end, errors }
+const { chromium } = require("playwright-core");
+const { readFileSync } = require("node:fs");
+
+const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync"];
+
+async function visit({ address, chromium: executablePath, workflow, sampler, steps, screenshot }) {
+  const browser = await chromium.launch({ executablePath, headless: true, args: QUIET });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1800, height: 1250 } });
+    const errors = [];
+    page.on("console", (line) => line.type() === "error" && errors.push(`${line.text()} (${line.location().url})`));
+    page.on("pageerror", (error) => errors.push(error.stack));
+    await page.goto(`http://${address}/`);
+    await page.waitForFunction(() => window.app?.graph?.nodes.length > 0, null, { timeout: 60000 });
+    await page.evaluate((graph) => app.loadGraphData(graph), workflow);
+    const seen = { before: await page.evaluate(look, sampler) };
+    await page.evaluate(run);
+    await page.waitForFunction((count) => events.length >= count, steps, { timeout: 60000 });
+    await page.waitForTimeout(100);
+    seen.during = await page.evaluate(look, sampler);
+    await page.screenshot({ path: screenshot.replace(".png", "-during.png") });
+    await page.waitForFunction(() => window.end, null, { timeout: 120000 });
+    seen.after = await page.evaluate(look, sampler);
+    await page.screenshot({ path: screenshot });
+    seen.saved = await page.evaluate(() => JSON.stringify(app.graph.serialize()));
+    const flip = (id) => app.graph.getNodeById(id).collapse();
+    for (const state of ["collapsed", "opened"]) {
+      await page.evaluate(flip, sampler);
+      await page.waitForTimeout(300);
+      seen[state] = await page.evaluate(look, sampler);
+    }
+    await page.evaluate((id) => app.graph.remove(app.graph.getNodeById(id)), sampler);
+    await page.waitForTimeout(300);
+    seen.removed = await page.evaluate(look, sampler);
+    return { ...seen, ...(await page.evaluate(() => ({ events, end }))), errors };
+  } finally {
+    await browser.close();
+  }
+}
+
+// What a second shows of the preview: how many pictures and playheads, and whether ComfyUI's own still is there, too.
+async function look(sampler) {
+  const node = app.graph.getNodeById(sampler);
+  const [pictures, playheads] = [new Set(), new Set()];
+  const root = document.querySelector(".ltx2av-preview");
+  const visible = (element) => Boolean(element?.offsetParent) && element.getBoundingClientRect().height > 0;
+  for (let moment = 0; moment < 10 && visible(root); moment++) {
+    pictures.add(root.querySelector("canvas").toDataURL());
+    playheads.add(root.querySelector("i").style.left);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const box = (selector) => {
+    const { width, height } = root?.querySelector(selector)?.getBoundingClientRect() ?? {};
+    return [width, height];
+  };
+  const still = node?.widgets?.some((widget) => widget.name === "$$canvas-image-preview")
+    || [...document.querySelectorAll(`[data-testid="node-body-${sampler}"] > img`)].some(visible);
+  return {
+    visible: visible(root), widgets: document.querySelectorAll(".ltx2av-preview").length, still,
+    pictures: pictures.size, playheads: playheads.size, picture: box("canvas"), sound: box("img"),
+    caption: root?.querySelector("small").textContent,
+  };
+}
+
+function run() {
+  window.events = [];
+  app.api.addEventListener("ltx2av.preview", ({ detail }) => events.push([detail.node, detail.step, detail.steps]));
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+    app.api.addEventListener(end, () => (window.end = end));
+  app.queuePrompt(0, 1);
+}
+
+visit(JSON.parse(readFileSync(0, "utf8"))).then(
+  (seen) => console.log(JSON.stringify(seen)),
+  (error) => {
+    console.error(error);
+    process.exitCode = 1;
+  },
+);

@@ -1,0 +1,157 @@
+"""The moving preview: what the server sends with every step, and how the browser plays it on the sampler."""
+
+import base64
+import json
+import subprocess
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pack import test_browser
+from pack.client import TEXT, Client, Prompt, Run, Websocket
+from pack.host import REPOSITORY
+from pack.workflow import add, change, node
+from PIL import Image
+
+pytestmark = pytest.mark.comfy
+
+chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
+
+EVENT = "ltx2av.preview"
+SESSION = Path(__file__).parent / "browser" / "preview.cjs"
+
+
+def picture(stream: dict) -> np.ndarray:
+    """The image of a stream, (H, W, 3) in 0..255."""
+    kind, content = stream["image"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(BytesIO(base64.b64decode(content))))
+
+
+def frames(video: dict) -> np.ndarray:
+    """The frames on a sheet, (F, H, W, 3)."""
+    sheet, width, height = picture(video), video["width"], video["height"]
+    rows, columns = sheet.shape[0] // height, sheet.shape[1] // width
+    assert sheet.shape == (rows * height, columns * width, 3) and columns == video["columns"]
+    places = sheet.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    assert 0 <= len(places) - len(video["starts"]) < columns
+    return places[: len(video["starts"])]
+
+
+def test_every_step_brings_all_frames_and_the_sound_of_the_clip(client, prompt):
+    change(prompt, LTX2AVSample={"seed": 20}, LTX2AVSchedule={"steps": 6})
+    run = client.run(prompt, preview="auto")
+    clips = run.all(EVENT)
+    assert [(clip["node"], clip["step"], clip["steps"]) for clip in clips] == [
+        (node(prompt, "LTX2AVSample"), step, 6) for step in range(1, 7)
+    ]
+    for clip in clips:
+        assert clip["seconds"] == 33 / 24
+        assert frames(clip["video"]).shape == (33, 24, 24, 3)
+        np.testing.assert_allclose(clip["video"]["starts"], np.arange(33) / 24)
+        assert picture(clip["audio"]).shape == (64, 138, 3)  # a mel frame every 10 ms
+    first, last = (frames(clip["video"]).astype(int) for clip in (clips[0], clips[-1]))
+    assert abs(last - first).max() > 50, "the preview does not move on"
+    assert np.ptp(last, axis=0).max() > 50, "nothing moves in it"
+    assert np.ptp(picture(clips[-1]["audio"])[:, :, 0]) > 100, "silence"
+
+
+def test_only_who_runs_the_prompt_gets_its_preview(server, prompt):
+    with Websocket(server.address, "/ws?clientId=somebody-else", timeout=1) as other:
+        change(prompt, LTX2AVSample={"seed": 21})
+        assert Client(server.address).run(prompt, preview="auto").all(EVENT)
+        heard = []
+        with pytest.raises(TimeoutError):
+            while True:
+                heard.append(other.receive())
+    kinds = {json.loads(content)["type"] for opcode, content in heard if opcode == TEXT}
+    assert "status" in kinds and EVENT not in kinds
+
+
+def released(prompt: Prompt, precision: str) -> Prompt:
+    """A tiny model without factors of its own, as far as the sampler; ``precision`` makes it another one each time."""
+    change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors", "precision": precision})
+    change(prompt, LTX2AVLoadGemma={"text_encoder": "gemma-tiny"}, LTX2AVSchedule={"steps": 2})
+    change(prompt, LTX2AVEmptyLatent={"width": 96, "height": 64, "frames": 17})
+    load, sample = node(prompt, "LTX2AVLoadModel"), node(prompt, "LTX2AVSample")
+    for decoder in "LTX2AVDecode", "SaveVideo":
+        del prompt[node(prompt, decoder)]
+    add(prompt, decode=("LTX2AVVideoDecode", {"model": [load, 0], "latent": [sample, 0]}))
+    return add(prompt, show=("PreviewImage", {"images": ["decode", 0]}))
+
+
+def test_a_released_model_shows_a_pixel_per_cell_and_hears_its_own_decoder(server, client, prompt):
+    before = server.log.count("Built audio_decoder")
+    clips = client.run(released(prompt, "bf16"), preview="auto").all(EVENT)
+    assert len(clips) == 2
+    for clip in clips:
+        assert frames(clip["video"]).shape == (3, 2, 3, 3)
+        np.testing.assert_allclose(clip["video"]["starts"], [0, 1 / 24, 9 / 24])
+        assert picture(clip["audio"]).shape == (64, 71, 3)
+    assert server.log.count("Built audio_decoder") == before + 1
+
+
+def test_without_previews_nothing_is_sent_and_nothing_is_made_for_them(server, client, prompt):
+    before = server.log.count("Built audio_decoder")
+    run = client.run(released(prompt, "fp32"), preview="none")
+    assert run.end == "execution_success" and node(prompt, "LTX2AVSample") in run.executed
+    assert not run.all(EVENT) and not run.previews
+    assert server.log.count("Built audio_decoder") == before
+
+
+def test_the_still_preview_shows_four_moments_above_the_sound(client, prompt):
+    change(prompt, LTX2AVSample={"seed": 22})
+    run: Run = client.run(prompt, preview="auto")
+    still = np.asarray(Image.open(BytesIO(run.previews[-1][1]))).astype(int)
+    height, width, _ = still.shape
+    assert max(height, width) == 512  # the host's preview size, unless it is told otherwise
+    assert abs(height / width - (1 + 1 / 6)) < 0.02  # a square, and the strip below it
+    quarters = still[: width // 2, : width // 2], still[: width // 2, -(width // 2) :]
+    assert abs(quarters[0] - quarters[1]).max() > 50, "all moments are the same"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
+def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment, chromium, tmp_path, renderer):
+    workflow = json.loads((REPOSITORY / "workflows" / "text_to_video.json").read_text())
+    sampler = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSample")
+    schedule = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSchedule")
+    sampler["widgets_values"][0] = 30 + ["canvas", "nodes2"].index(renderer)  # a seed that was not run before
+    steps = schedule["widgets_values"][0] = 60  # long enough for a look while it runs
+    settings = {"Comfy.VueNodes.Enabled": renderer == "nodes2", "Comfy.Execution.PreviewMethod": "auto"}
+    client.fetch("/settings", settings | {"Comfy.TutorialCompleted": True})
+    task = {
+        "address": server.address,
+        "chromium": chromium,
+        "workflow": workflow,
+        "sampler": sampler["id"],
+        "steps": 5,
+        "screenshot": str(tmp_path / f"{renderer}.png"),
+    }
+    session = subprocess.run(
+        ["node", str(SESSION)],
+        env=node_environment,
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    client.fetch("/settings", {"Comfy.Execution.PreviewMethod": "default"})
+    assert session.returncode == 0, session.stderr
+    seen = json.loads(session.stdout)
+
+    assert seen["end"] == "execution_success", "\n".join(seen["errors"])
+    assert seen["events"] == [[str(sampler["id"]), step, steps] for step in range(1, steps + 1)]
+    assert not seen["before"]["widgets"]
+    for moment in "during", "after", "opened":
+        shown = seen[moment]
+        assert shown["visible"] and shown["widgets"] == 1
+        assert shown["pictures"] > 3 and shown["playheads"] > 3, f"{moment}: it does not play"
+        assert not shown["still"], f"{moment}: ComfyUI shows its still as well"
+        (width, height), (sound_width, _) = shown["picture"], shown["sound"]
+        assert 0.9 < width / height < 1.1 and abs(width - sound_width) < 1
+    assert seen["after"]["caption"] == f"step {steps} of {steps} \N{MIDDLE DOT} 1.4 s"
+    assert not seen["collapsed"]["visible"] and not seen["removed"]["widgets"]
+    assert "ltx2av_preview" not in seen["saved"]
+    assert not [message for message in seen["errors"] if "ltx2" in message.lower()]
