@@ -1,15 +1,25 @@
-"""The command line: generate a clip, look into a file, write a miniature model."""
+"""The command line: generate a clip, look into a file, plan a clip, write a miniature model."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from .checkpoint.inspect import inspect
+from .checkpoint.text_cache import cache_folder
+from .checkpoint.versions import VERSIONS
 from .generate import generate, recipe_of
-from .geometry import exact_fps, nearest_frames
-from .sampling import SAMPLERS, SCHEDULES, Guidance
+from .geometry import ClipShape, exact_fps, nearest_frames
+from .memory import best_device, compute_dtype
+from .memory.machine import GIB, Machine, machine_named, pinnable, this_machine
+from .memory.pinned import ram
+from .memory.plan import plan
+from .memory.stages import FORMATS, Blueprint
+from .sampling import SAMPLERS, SCHEDULES, Guidance, recipe_for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,10 +70,28 @@ def _parser() -> argparse.ArgumentParser:
             clip.add_argument(f"--{stream}-{flag}", type=float, help=f"the same for {stream}")
     clip.add_argument("--stg-blocks", type=int, nargs="*", help="blocks whose self-attention the STG pass leaves out")
     clip.add_argument("--device", help="cuda, cpu, mps; default: the fastest")
+    clip.add_argument("--no-cache", action="store_true", help="encode the prompt even if it was encoded before")
 
     files = commands.add_parser("inspect", help="say what files are, and what they still need")
     files.set_defaults(run=lambda options: print("\n\n".join(inspect(path) for path in options.files)))
     files.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    ahead = commands.add_parser("plan", help="say where the weights will be and how long a clip takes; loads nothing")
+    ahead.set_defaults(run=_plan)
+    ahead.add_argument("--checkpoint", nargs="+", help="as for generate")
+    ahead.add_argument("--text-encoder", help="as for generate")
+    ahead.add_argument("--version", choices=VERSIONS, help="plan for this release instead of files")
+    ahead.add_argument("--format", choices=FORMATS, default="bf16", help="of the release (default bf16)")
+    ahead.add_argument("--distilled", action="store_true", help="plan for the distilled release")
+    ahead.add_argument("--width", type=int)
+    ahead.add_argument("--height", type=int)
+    ahead.add_argument("--frames", type=int, help="8 k + 1")
+    ahead.add_argument("--fps", default="24")
+    ahead.add_argument("--steps", type=int)
+    ahead.add_argument("--passes", type=int, help="of a step, 1 to 4 (default: the recipe of the model)")
+    ahead.add_argument("--card", help='for example "RTX 4090"; default: this machine, which is measured for 0.3 s')
+    ahead.add_argument("--vram", type=float, metavar="GB", help="of the card; default: what it has")
+    ahead.add_argument("--ram", type=float, metavar="GB", help="of the machine; default: what this one has")
 
     tiny = commands.add_parser("tiny", help="write a complete miniature model with random weights")
     tiny.set_defaults(run=_tiny)
@@ -85,6 +113,8 @@ def _generate(options: argparse.Namespace) -> None:
     from .media import check_target, write_clip
     from .progress import Bars
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
     check_target(options.output)
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     if options.text_encoder is None and models.text_encoder is None:
@@ -110,11 +140,59 @@ def _generate(options: argparse.Namespace) -> None:
             sampler=options.sampler,
             seed=options.seed,
             device=options.device,
+            cache=not options.no_cache,
             on_progress=bars.report,
             on_finding=bars.say,
         )
         path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
     print(path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from .checkpoint import open_models
+    from .checkpoint.text_encoder import open_text_encoder
+
+    machine, dtype, pinned = _machine(options)
+    if options.version:
+        blueprint = Blueprint.of_version(options.version, options.format, dtype)
+        recipe = recipe_for(options.version, 48, options.distilled)
+    else:
+        models = open_models(options.checkpoint or "miniature", options.text_encoder)
+        encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
+        blueprint, recipe = Blueprint.of_files(models, encoder, dtype), recipe_of(models)
+    size = options.width or recipe.width, options.height or recipe.height, options.frames or recipe.frames
+    found = plan(
+        blueprint,
+        ClipShape(*size, exact_fps(options.fps)),
+        machine=machine,
+        passes=options.passes or _passes(recipe.video, recipe.audio),
+        steps=len(recipe.sigmas(options.steps)) - 1,
+        stg_block=min(recipe.video.stg_blocks, default=0),
+        ram=pinned,
+    )
+    print(found.explain())
+
+
+def _passes(*guidance: Guidance) -> int:
+    """Of the transformer, in a step."""
+    kinds = ("needs_negative", "needs_perturbed", "needs_isolated")
+    return 1 + sum(any(getattr(each, kind) for each in guidance) for kind in kinds)
+
+
+def _machine(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:
+    """The machine to plan for, what it computes in, and how much of its RAM may be pinned."""
+    total, available = ram()
+    if options.ram is not None:
+        total = available = int(options.ram * GIB)
+    if options.card is not None:
+        machine, dtype = machine_named(options.card), torch.bfloat16
+    else:
+        device = best_device()
+        file = Path(options.checkpoint[0]) if options.checkpoint else None
+        machine, dtype = this_machine(device, file, cache_folder()), compute_dtype(device)
+    if options.vram is not None:
+        machine = replace(machine, memory=int(options.vram * GIB))
+    return machine, dtype, pinnable(total, available)
 
 
 def _guidance(options: argparse.Namespace, stream: str, recipe: Guidance) -> Guidance:

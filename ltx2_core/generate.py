@@ -7,23 +7,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import latents
 from .audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder
 from .checkpoint import Models, build
+from .checkpoint.text_cache import text_cache
 from .checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from .geometry import ClipShape, exact_fps
 from .health import Finding, PictureHealth, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
 from .memory import Residency, compute_dtype
 from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for, schedules
-from .text import Contexts, connect, encode_prompts
+from .text import Contexts, connect, extract_features, read_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
 OnStep = Callable[[int, int, Step], None]
@@ -67,6 +69,7 @@ def generate(
     tiling: Tiling | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    cache: str | Path | bool | None = True,
     on_progress: OnProgress | None = None,
     on_finding: OnFinding | None = None,
     check: Check | None = None,
@@ -75,7 +78,8 @@ def generate(
 
     What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. Progress
     is reported as (stage, done, total), and what looks or sounds wrong as findings; ``check`` is called between blocks
-    and tiles, and may raise to interrupt.
+    and tiles, and may raise to interrupt. ``cache`` is the folder in which encoded prompts are kept, by default the
+    user's own; a prompt that is found there needs no text encoder. False keeps nothing.
     Raises ValueError for sizes or settings that cannot be, before any weights are read.
     """
     recipe = recipe_of(models)
@@ -98,7 +102,7 @@ def generate(
 
     guided = needs_negative(sampler, video, audio)
     prompts = [prompt, recipe.negative if negative is None else negative][: 2 if guided else 1]
-    contexts = _contexts(models, prompts, dtype, residency, network, report)
+    contexts = _contexts(models, prompts, dtype, cache, residency, network, report)
 
     with residency.use(network("transformer")) as transformer:
         latent = sample(
@@ -132,9 +136,12 @@ def generate(
 
         with torch.inference_mode(), residency.use(network("video_decoder")) as decoder:
             health = PictureHealth()
-            for chunk in decode_video(decoder, video_latent, tiling, on_tile):
+
+            def finished(chunk: Tensor) -> Tensor:
                 health.see(chunk)
-                yield chunk[0].cpu()
+                return chunk[0].cpu()
+
+            yield from map(finished, decode_video(decoder, video_latent, tiling, on_tile))
             tell(health.findings())
 
     return Clip(chunks(latent.video), shape.fps, waveform[0].cpu(), vocoder.sample_rate, latent.to("cpu"))
@@ -154,24 +161,38 @@ def _contexts(
     models: Models,
     prompts: list[str],
     dtype: torch.dtype,
+    cache: str | Path | bool | None,
     residency: Residency,
     network: Callable[[str], Any],
     report: OnProgress,
 ) -> list[Contexts]:
-    """The contexts of all prompts, encoded in one load of Gemma."""
+    """The contexts of all prompts; those that are not kept from before are encoded in one load of Gemma."""
     if models.text_encoder is None:
         raise ValueError("No text encoder was given; prompts need Gemma 3 12B, as a folder or a safetensors file.")
     files = open_text_encoder(models.text_encoder)
-    features_network, encoder = network("text_features"), build_text_encoder(files, dtype)
-    with residency.use(nn.ModuleList([encoder, features_network])):
-        features = encode_prompts(encoder, files.tokenizer(), features_network, prompts)
-    del encoder, features_network
-    report("prompt", 1, 2)
-    video_connector, audio_connector = network("video_connector"), network("audio_connector")
-    with residency.use(nn.ModuleList([video_connector, audio_connector])):
-        contexts = [connect(feature, video_connector, audio_connector) for feature in features]
+    kept = text_cache(cache, models, files, dtype)
+    contexts = {
+        prompt: Contexts(found["video"].to(residency.device), found["audio"].to(residency.device))
+        for prompt in prompts
+        if (found := kept.find(prompt)) is not None
+    }
+    if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in contexts]:
+        with residency.use(build_text_encoder(files, dtype)) as encoder:
+            reading = read_prompts(encoder, files.tokenizer(), new)
+        del encoder
+        with residency.use(network("text_features")) as extractor:
+            features = extract_features(extractor, reading)
+        del extractor, reading
+        report("prompt", 1, 2)
+        video_connector, audio_connector = network("video_connector"), network("audio_connector")
+        with residency.use(video_connector), residency.use(audio_connector):
+            for prompt, feature in zip(new, features):
+                contexts[prompt] = made = connect(feature, video_connector, audio_connector)
+                for context in (made.video, made.audio):
+                    check_finite(context, "encoding the prompt")
+                kept.keep(prompt, video=made.video, audio=made.audio)
     report("prompt", 2, 2)
-    return contexts
+    return [contexts[prompt] for prompt in prompts]
 
 
 def sample(
@@ -232,9 +253,13 @@ def decode_video(
 ) -> Iterator[Tensor]:
     """Frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks."""
     dtype = next(decoder.parameters()).dtype
-    for pixels in decode_tiled(decoder, latent.to(dtype), tiling or Tiling(), on_tile):
+
+    def finished(pixels: Tensor) -> Tensor:
         check_finite(pixels, "decoding the video")
-        yield rearrange(pixels.float().add(1).div(2).clamp(0, 1), "b c f h w -> b f h w c")
+        return rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "b c f h w -> b f h w c")
+
+    # A loop would hold on to each chunk while the next one is made.
+    return map(finished, decode_tiled(decoder, latent.to(dtype), tiling or Tiling(), on_tile))
 
 
 def decode_audio(decoder: AudioDecoder, latent: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What holds for every test: one thread, a fixed seed, no downloads; and ``--agreement``, which prints the figures."""
+"""What holds for every test: one thread, a fixed seed, no downloads, nothing kept between runs.
+
+And ``--agreement``, which prints the figures.
+"""
 
 import os
 
@@ -7,6 +10,7 @@ import torch
 from agreement import FIGURES
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LTX2_CACHE"] = ""  # nothing is read from or written into the user's cache
 torch.set_num_threads(1)
 
 

@@ -1,8 +1,8 @@
 """What are the transformer and the text connectors both made of?"""
 
-from .attention import Attention, Seen
+from .attention import Asked, Attention, Seen
 from .feed_forward import FeedForward
 from .norms import rms_norm
 from .rope import Rope, Rotation
 
-__all__ = ["Attention", "FeedForward", "Rope", "Rotation", "Seen", "rms_norm"]
+__all__ = ["Asked", "Attention", "FeedForward", "Rope", "Rotation", "Seen", "rms_norm"]

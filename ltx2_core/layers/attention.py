@@ -7,10 +7,19 @@ from einops import rearrange
 from torch import Tensor
 
 from ..kernels.attention import attend
+from .norms import RMSNorm
 from .rope import Rotation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Queries (B, H, N, d), and how much of what they find passes the gates, (B, H, N, 1)."""
+
+    queries: Tensor
+    gates: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Seen:
     """Keys and values of a context, (B, H, M, d) each."""
 
@@ -39,8 +48,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(width, inner)
         self.k = nn.Linear(context_width, inner)
         self.v = nn.Linear(context_width, inner)
-        self.q_norm = nn.RMSNorm(inner, eps=eps)
-        self.k_norm = nn.RMSNorm(inner, eps=eps)
+        self.q_norm = RMSNorm(inner, eps)
+        self.k_norm = RMSNorm(inner, eps)
         self.gate = nn.Linear(width, heads) if gated else None
         self.out = nn.Linear(inner, width)
 
@@ -53,28 +62,36 @@ class Attention(nn.Module):
         bias: Tensor | None = None,
     ) -> Tensor:
         """(B, N, D) attends to ``context`` (B, M, C), by default to itself; returns (B, N, D)."""
+        asked = self.ask(x, rotation)
         seen = self.see(x if context is None else context, context_rotation or rotation)
-        return self.finish(x, self.look(x, seen, rotation, bias))
+        return self.finish(self.look(asked, seen, bias), asked.gates)
+
+    def ask(self, x: Tensor, rotation: Rotation | None = None) -> Asked:
+        """All that attention needs of ``x`` (B, N, D), which may be dropped then."""
+        q = self._split(self.q_norm(self.q(x)))
+        return Asked(q if rotation is None else rotation(q), self._gates(x))
 
     def see(self, context: Tensor, rotation: Rotation | None = None) -> Seen:
         """Keys and values of ``context`` (B, M, C), which several queries may share."""
         k = self._split(self.k_norm(self.k(context)))
         return Seen(k if rotation is None else rotation(k), self._split(self.v(context)))
 
-    def look(self, x: Tensor, seen: Seen, rotation: Rotation | None = None, bias: Tensor | None = None) -> Tensor:
-        """What ``x`` (B, N, D) finds in ``seen``, head by head: (B, H, N, d)."""
-        q = self._split(self.q_norm(self.q(x)))
-        return attend(q if rotation is None else rotation(q), seen.keys, seen.values, bias)
+    def look(self, asked: Asked, seen: Seen, bias: Tensor | None = None) -> Tensor:
+        """What the queries find in ``seen``, head by head: (B, H, N, d)."""
+        return attend(asked.queries, seen.keys, seen.values, bias)
 
     def pass_values(self, x: Tensor) -> Tensor:
         """The perturbation of STG: every token finds its own value; gates and output projection still apply."""
-        return self.finish(x, self._split(self.v(x)))
+        return self.finish(self._split(self.v(x)), self._gates(x))
 
-    def finish(self, x: Tensor, found: Tensor) -> Tensor:
-        """Gate what ``x`` found (B, H, N, d), and project it to (B, N, D)."""
-        if self.gate is not None:
-            found = found * (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
+    def finish(self, found: Tensor, gates: Tensor | None) -> Tensor:
+        """Gate what was found (B, H, N, d), in place, and project it to (B, N, D)."""
+        if gates is not None:
+            found.mul_(gates)
         return self.out(rearrange(found, "b h n d -> b n (h d)"))
+
+    def _gates(self, x: Tensor) -> Tensor | None:
+        return None if self.gate is None else (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
 
     def _split(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)

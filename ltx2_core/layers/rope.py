@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rotation:
     """The angle of every pair of channels, as cosine and sine of shape (B, H, N, d/2)."""
 
@@ -17,13 +17,14 @@ class Rotation:
     interleaved: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x (B, H, N, d): pairs are (i, i + d/2), or (2i, 2i + 1) in the interleaved layout."""
+        """Rotate x (B, H, N, d) in place: pairs are (i, i + d/2), or (2i, 2i + 1) in the interleaved layout."""
+        half = x.shape[-1] // 2
+        first, second = (x[..., ::2], x[..., 1::2]) if self.interleaved else (x[..., :half], x[..., half:])
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        if self.interleaved:
-            first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-            return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        first_sin = first * sin
+        first.mul_(cos).addcmul_(second, sin, value=-1)
+        second.mul_(cos).add_(first_sin)
+        return x
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Rope:
     interleaved: bool = False
     double: bool = True
 
-    def __call__(self, positions: Tensor) -> Rotation:
-        """The rotations of positions (B, axes, N), one float32 number per axis and token."""
+    def __call__(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation:
+        """The rotations of positions (B, axes, N), one float32 number per axis and token; made in float32."""
         if positions.shape[1] != len(self.max_positions):
             raise ValueError(f"positions have {positions.shape[1]} axes, this rope has {len(self.max_positions)}.")
         grid = _frequencies(self.heads * self.head_dim, len(self.max_positions), self.theta, self.double)
@@ -54,7 +55,7 @@ class Rope:
         padding = self.heads * self.head_dim // 2 - angles.shape[-1]
         angles = torch.nn.functional.pad(angles, (padding, 0))
         angles = angles.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return Rotation(angles.cos(), angles.sin(), self.interleaved)
+        return Rotation(angles.cos().to(dtype), angles.sin_().to(dtype), self.interleaved)
 
 
 @lru_cache(maxsize=16)

@@ -57,6 +57,7 @@ class Denoiser:
     batched: bool = False  # conditional and negative pass as one batch: faster for few tokens, more memory
     between_blocks: Callable[[], None] | None = None
     step: int = 0
+    _places: dict[tuple, Tensor] = field(default_factory=dict, init=False)
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
@@ -117,6 +118,17 @@ class Denoiser:
         both = {"cond": (halves[0][0], halves[1][0]), "negative": (halves[0][1], halves[1][1])}
         return both | dict(zip(alone, results[1:]))
 
+    def _positions(self, stream: str, x: Tensor) -> Tensor:
+        """Where the tokens of ``x`` lie, (B, axes, N, 2): one tensor for all steps, since rotations are kept by it."""
+        key = (stream, x.shape, x.device)
+        if key not in self._places:
+            if stream == "video":
+                positions = geometry.video_positions((x.shape[2], x.shape[3], x.shape[4]), self.fps, x.device)
+            else:
+                positions = geometry.audio_positions(x.shape[2], x.device)
+            self._places[key] = positions.expand(len(x), -1, -1, -1)
+        return self._places[key]
+
     def hold(self, x0: AVLatent) -> AVLatent:
         """What is given stays."""
         if self.mask is None or self.clean is None:
@@ -149,7 +161,7 @@ class Denoiser:
             return StreamInput(
                 tokens=tokens.to(self.dtype),
                 sigma=level,
-                positions=positions.expand(len(tokens), -1, -1, -1),
+                positions=positions,
                 context=fit(getattr(contexts, name), tokens),
                 timesteps=timesteps,
                 nag=nag,
@@ -161,12 +173,11 @@ class Denoiser:
 
         video = audio = None
         if latent.video is not None:
-            frames, height, width = latent.video.shape[2:]
-            positions = geometry.video_positions((frames, height, width), self.fps, latent.video.device)
+            positions = self._positions("video", latent.video)
             mask = None if self.mask is None or self.mask.video is None else geometry.video_tokens(self.mask.video)
             video = stream("video", geometry.video_tokens(latent.video), positions, mask)
         if latent.audio is not None:
-            positions = geometry.audio_positions(latent.audio.shape[2], latent.audio.device)
+            positions = self._positions("audio", latent.audio)
             mask = None if self.mask is None or self.mask.audio is None else geometry.audio_tokens(self.mask.audio)
             audio = stream("audio", geometry.audio_tokens(latent.audio), positions, mask)
         return video, audio

@@ -20,15 +20,34 @@ class Contexts:
     audio: Tensor  # (B, S, Da)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the text encoder makes of some prompts."""
+
+    states: list[Tensor]  # of every layer, (B, L, D)
+    mask: Tensor  # (B, L)
+
+
 @torch.no_grad()
+def read_prompts(encoder: GemmaEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Reading:
+    """Read all prompts, positive and negative, in one batch."""
+    device = encoder.model.embed_tokens.weight.device
+    ids, mask = (tokens.to(device) for tokens in tokenizer(prompts))
+    return Reading(encoder(ids, mask), mask)
+
+
+@torch.no_grad()
+def extract_features(features: TextFeatures, reading: Reading) -> list[Features]:
+    """The features of each prompt; the network lies where the reading does."""
+    each = range(len(reading.mask))
+    return [_extract(features, [s[i : i + 1] for s in reading.states], reading.mask[i : i + 1]) for i in each]
+
+
 def encode_prompts(
     encoder: GemmaEncoder, tokenizer: Tokenizer, features: TextFeatures, prompts: Sequence[str]
 ) -> list[Features]:
-    """Read all prompts, positive and negative, in one batch; encoder and features lie on the same device."""
-    device = encoder.model.embed_tokens.weight.device
-    ids, mask = (tokens.to(device) for tokens in tokenizer(prompts))
-    states = encoder(ids, mask)
-    return [_extract(features, [state[i : i + 1] for state in states], mask[i : i + 1]) for i in range(len(prompts))]
+    """The features of all prompts, where both networks fit on one device."""
+    return extract_features(features, read_prompts(encoder, tokenizer, prompts))
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import Attention, FeedForward, Rotation, Seen, rms_norm
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation
+from .modulation import Modulation, Row, gated_sum, modulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +41,12 @@ class StreamState:
     modulation: Modulation
     cross_modulation: Modulation | None
     cross_gate: Modulation | None
-    embedded: Tensor  # (B, N or 1, D): the noise level, for the output head
+    embedded: Modulation  # one row: the noise level, for the output head
     updated: bool
 
-    def plus(self, change: Tensor) -> "StreamState":
-        return replace(self, x=self.x + change)
+    def plus(self, change: Tensor, gate: Row | None = None) -> "StreamState":
+        """x + gate * change, written into ``change``: other passes may share this state."""
+        return replace(self, x=change.add_(self.x) if gate is None else gated_sum(self.x, gate, change))
 
 
 See = Callable[[Text], Seen]
@@ -67,38 +67,40 @@ class Stream(nn.Module):
         self.text_modulation = nn.Parameter(torch.empty(2, stream.context_width)) if config.text_modulation else None
         self.eps = config.eps
 
-    def look(self, state: StreamState | None, see: See, values_only: bool) -> StreamState | None:
-        """Each token looks at the others, then at the text, whose keys and values ``see`` gives."""
+    def attend(self, state: StreamState | None, values_only: bool) -> StreamState | None:
+        """Each token looks at the others; with ``values_only`` at none (the STG perturbation)."""
         if state is None or not state.updated:
             return state
-        return self.read(self.attend(state, values_only), see)
-
-    def attend(self, state: StreamState, values_only: bool) -> StreamState:
-        """Each token looks at the others; with ``values_only`` at none (the STG perturbation)."""
         shift, scale, gate = state.modulation(self.modulation, 0, 1, 2)
-        x = rms_norm(state.x, self.eps) * (1 + scale) + shift
+        x = modulate(rms_norm(state.x, self.eps), shift, scale)
         if values_only:
-            return state.plus(gate * self.self_attn.pass_values(x))
-        return state.plus(gate * self.self_attn(x, rotation=state.rotation, bias=state.attention_bias))
+            return state.plus(self.self_attn.pass_values(x), gate)
+        asked, seen = self.self_attn.ask(x, state.rotation), self.self_attn.see(x, state.rotation)
+        del x  # What is not needed any longer makes room: a block holds most here.
+        found, gates = self.self_attn.look(asked, seen, state.attention_bias), asked.gates
+        del asked, seen
+        return state.plus(self.self_attn.finish(found, gates), gate)
 
-    def read(self, state: StreamState, see: See) -> StreamState:
-        """Each token looks at the text."""
+    def read(self, state: StreamState | None, see: See) -> StreamState | None:
+        """Each token looks at the text, whose keys and values ``see`` gives."""
+        if state is None or not state.updated:
+            return state
         x, text, gate = rms_norm(state.x, self.eps), state.text, None
         if text.modulation is not None:
             shift, scale, gate = state.modulation(self.modulation, 6, 7, 8)
-            x = x * (1 + scale) + shift
-        found = self.text_attn.look(x, see(text), bias=text.bias)
+            x = modulate(x, shift, scale)
+        asked = self.text_attn.ask(x)
+        del x
+        found = self.text_attn.look(asked, see(text), text.bias)
         if text.negative is not None:
-            found = away_from(found, self.text_attn.look(x, see(text.negative), bias=text.negative.bias), text)
-        change = self.text_attn.finish(x, found)
-        return state.plus(change if gate is None else gate * change)
+            found = away_from(found, self.text_attn.look(asked, see(text.negative), text.negative.bias), text)
+        return state.plus(self.text_attn.finish(found, asked.gates), gate)
 
     def see(self, text: Text) -> Seen:
         """Keys and values of the text, equal for all that read it."""
         context = text.context
         if text.modulation is not None and self.text_modulation is not None:
-            shift, scale = text.modulation(self.text_modulation, 0, 1)
-            context = context * (1 + scale) + shift
+            context = modulate(context.clone(), *text.modulation(self.text_modulation, 0, 1))
         return self.text_attn.see(context)
 
     def mix(self, state: StreamState | None) -> StreamState | None:
@@ -106,7 +108,7 @@ class Stream(nn.Module):
         if state is None or not state.updated:
             return state
         shift, scale, gate = state.modulation(self.modulation, 3, 4, 5)
-        return state.plus(gate * self.feed_forward(rms_norm(state.x, self.eps) * (1 + scale) + shift))
+        return state.plus(self.feed_forward(modulate(rms_norm(state.x, self.eps), shift, scale)), gate)
 
 
 class CrossStream(nn.Module):
@@ -123,18 +125,14 @@ class CrossStream(nn.Module):
         """``to`` after looking at ``source``."""
         assert to.cross_gate is not None
         (gate,) = to.cross_gate(to_table[4:], 0)
-        attended = self.attn(
-            self._normalised(to, to_table),
-            self._normalised(source, source_table),
-            rotation=to.cross_rotation,
-            context_rotation=source.cross_rotation,
-        )
-        return to.plus(gate * attended)
+        asked = self.attn.ask(self._normalised(to, to_table), to.cross_rotation)
+        seen = self.attn.see(self._normalised(source, source_table), source.cross_rotation)
+        return to.plus(self.attn.finish(self.attn.look(asked, seen), asked.gates), gate)
 
     def _normalised(self, state: StreamState, table: Tensor) -> Tensor:
         assert state.cross_modulation is not None
         scale, shift = state.cross_modulation(table[:4], *self.rows)
-        return rms_norm(state.x, self.eps) * (1 + scale) + shift
+        return modulate(rms_norm(state.x, self.eps), shift, scale)
 
 
 States = tuple[StreamState | None, StreamState | None]
@@ -150,23 +148,22 @@ class Block(nn.Module):
         self.audio_to_video = CrossStream(config.video, config.audio, config, rows=(0, 1))
         self.video_to_audio = CrossStream(config.audio, config.video, config, rows=(2, 3))
 
-    def forward(self, passes: Sequence[States], index: int, skips: Sequence[Perturbation]) -> list[States]:
+    def forward(self, passes: list[States], index: int, skips: Sequence[Perturbation]) -> list[States]:
         """All passes of a step, each (video, audio), through block number ``index``.
 
         What passes have in common is computed once: everything up to where they part, and the keys and values of
-        texts that they share.
+        texts that they share. ``passes`` is emptied: a state makes room as soon as nobody needs it.
         """
-        see_video, see_audio = cache(self.video.see), cache(self.audio.see)
-        both = list(zip(passes, skips))
-        videos = _each(self.video.look, [(v, see_video, index in skip.video_values_only) for (v, _), skip in both])
-        audios = _each(self.audio.look, [(a, see_audio, index in skip.audio_values_only) for (_, a), skip in both])
+        videos, audios = _unzip(passes)
+        videos = _each(self.video.attend, videos, [index in skip.video_values_only for skip in skips])
+        audios = _each(self.audio.attend, audios, [index in skip.audio_values_only for skip in skips])
+        videos = _each(self.video.read, videos, [cache(self.video.see)] * len(skips))
+        audios = _each(self.audio.read, audios, [cache(self.audio.see)] * len(skips))
         # Both directions read the state from before either is written.
-        new_videos = _each(self._to_video, [(v, a, s.audio_to_video) for v, a, s in zip(videos, audios, skips)])
-        new_audios = _each(self._to_audio, [(a, v, s.video_to_audio) for v, a, s in zip(videos, audios, skips)])
-        del videos, audios
-        return list(
-            zip(_each(self.video.mix, [(v,) for v in new_videos]), _each(self.audio.mix, [(a,) for a in new_audios]))
-        )
+        before = audios.copy()
+        audios = _each(self._to_audio, audios, videos, [skip.video_to_audio for skip in skips])
+        videos = _each(self._to_video, videos, before, [skip.audio_to_video for skip in skips])
+        return list(zip(_each(self.video.mix, videos), _each(self.audio.mix, audios)))
 
     def _to_video(self, video: StreamState | None, audio: StreamState | None, looks: bool) -> StreamState | None:
         if video is None or audio is None or not (looks and video.updated):
@@ -179,10 +176,27 @@ class Block(nn.Module):
         return self.video_to_audio(audio, video, self.audio.cross_modulation, self.video.cross_modulation)
 
 
-def _each(step: Callable[..., Any], arguments: Sequence[tuple]) -> list:
-    """``step`` of all ``arguments``; where they are the same, it runs once."""
-    results = {arguments: step(*arguments) for arguments in dict.fromkeys(arguments)}
-    return [results[each] for each in arguments]
+def _each(step: Callable[..., StreamState | None], states: list, *more: Sequence) -> list:
+    """``step`` of every state and what belongs to it; where all of that is the same, it runs once.
+
+    ``states`` is emptied on the way, so that a state that has been used does not stay until the last one is.
+    """
+    arguments = list(zip(states, *more))
+    states.clear()
+    distinct = list(dict.fromkeys(arguments))
+    places = [distinct.index(each) for each in arguments]
+    arguments.clear()
+    results = []
+    while distinct:
+        results.append(step(*distinct.pop(0)))
+    return [results[place] for place in places]
+
+
+def _unzip(passes: list[States]) -> tuple[list[StreamState | None], list[StreamState | None]]:
+    """The states of either stream; empties ``passes``."""
+    videos, audios = [video for video, _ in passes], [audio for _, audio in passes]
+    passes.clear()
+    return videos, audios
 
 
 def away_from(found: Tensor, negative: Tensor, text: Text) -> Tensor:

@@ -6,12 +6,13 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..layers import Rope
+from ..layers import Rope, Rotation
 from .block import Block, States, StreamState, Text
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
-from .modulation import AdaLN, Modulation
+from .modulation import AdaLN, Modulation, modulate
 
 
 class CaptionProjection(nn.Module):
@@ -44,6 +45,8 @@ class StreamEnds(nn.Module):
         kind = (config.rope_theta, config.rope_interleaved, config.rope_double)
         self.rope = Rope(stream.heads, stream.head_dim, stream.max_positions, *kind)
         self.cross_rope = Rope(config.audio.heads, config.audio.head_dim, (cross_max_position,), *kind)
+        # Of every tensor of positions that is still in use: the passes and steps that are given the same one share it.
+        self._rotations = WeakTensorKeyDictionary()
 
     def enter(self, stream: StreamInput, other: StreamInput | None) -> StreamState:
         """The state before the first block."""
@@ -55,23 +58,29 @@ class StreamEnds(nn.Module):
             )
         levels, level = _distinct_levels(stream)
         embedded = self.modulate.embed(levels * self.config.sigma_scale, dtype)
-        # One position per axis: the middle of the token.
-        positions = stream.positions.float().mean(-1)
         each_clip = torch.arange(len(stream.sigma), device=level.device)[:, None]
         return StreamState(
             x=self.project_in(stream.tokens),
             text=self._text(stream, each_clip),
             attention_bias=_attention_bias(stream.attention_mask, dtype),
-            rotation=self.rope(positions),
-            cross_rotation=None if other is None else self.cross_rope(positions[:, :1]),
+            rotation=self._rotation(self.rope, stream.positions, dtype),
+            cross_rotation=None if other is None else self._rotation(self.cross_rope, stream.positions, dtype),
             modulation=Modulation(self.modulate.modulate(embedded), level),
             cross_modulation=None if other is None else self.modulate_by_own_level(levels, level, other.sigma, dtype),
             cross_gate=None
             if other is None
             else Modulation(self.gate_cross(other.sigma * self.config.cross_gate_scale, dtype), each_clip),
-            embedded=embedded[level],
+            embedded=Modulation(embedded[:, None], level),
             updated=stream.updated,
         )
+
+    def _rotation(self, rope: Rope, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """The rotations of ``positions``, made when they are first seen."""
+        made = self._rotations.setdefault(positions, {})
+        if (rope, dtype) not in made:
+            # One position per axis: the middle of the token.
+            made[rope, dtype] = rope(positions.float().mean(-1)[:, : len(rope.max_positions)], dtype)
+        return made[rope, dtype]
 
     def _text(self, stream: StreamInput, each_clip: Tensor) -> Text:
         dtype, modulation, caption = stream.tokens.dtype, None, self.caption or nn.Identity()
@@ -92,9 +101,8 @@ class StreamEnds(nn.Module):
 
     def leave(self, state: StreamState) -> Tensor:
         """The state after the last block to the velocity (B, N, C)."""
-        shift, scale = (self.modulation.to(state.x.dtype)[:, None, None] + state.embedded).unbind(0)
         x = F.layer_norm(state.x, state.x.shape[-1:], eps=self.config.eps)
-        return self.project_out(x * (1 + scale) + shift)
+        return self.project_out(modulate(x, *state.embedded(self.modulation, 0, 1)))
 
 
 class Transformer(nn.Module):
@@ -119,6 +127,7 @@ class Transformer(nn.Module):
         """The velocities (B, N, C) of video and audio; None for an absent stream."""
         return self.sweep([Pass(video, audio, perturbation)], between_blocks)[0]
 
+    @torch.no_grad()
     def sweep(
         self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
     ) -> list[tuple[Tensor | None, Tensor | None]]:
@@ -128,15 +137,7 @@ class Transformer(nn.Module):
         ``StreamInput`` objects share what they have in common. ``between_blocks`` is called before each block; it may
         raise to interrupt.
         """
-        enter_video, enter_audio = cache(self.video.enter), cache(self.audio.enter)
-        states: list[States] = [
-            (
-                None if each.video is None else enter_video(each.video, each.audio),
-                None if each.audio is None else enter_audio(each.audio, each.video),
-            )
-            for each in passes
-        ]
-        skips = [each.perturbation for each in passes]
+        states, skips = self._enter(passes), [each.perturbation for each in passes]
         for index, block in enumerate(self.blocks):
             if between_blocks is not None:
                 between_blocks()
@@ -147,6 +148,16 @@ class Transformer(nn.Module):
                 None if audio is None else self.audio.leave(audio),
             )
             for video, audio in states
+        ]
+
+    def _enter(self, passes: Sequence[Pass]) -> list[States]:
+        enter_video, enter_audio = cache(self.video.enter), cache(self.audio.enter)
+        return [
+            (
+                None if each.video is None else enter_video(each.video, each.audio),
+                None if each.audio is None else enter_audio(each.audio, each.video),
+            )
+            for each in passes
         ]
 
 

@@ -1,7 +1,9 @@
 """Shift, scale and gate from the noise level (spec: transformer.md, section 6)."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,25 @@ from torch import Tensor, nn
 _FREQUENCIES = 128
 
 
-@dataclass(frozen=True)
+# Above this many, runs of equal noise level cost more than looking up the rows of every token.
+_MOST_RUNS = 16
+
+Pieces = list[tuple[slice, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one modulation row holds for every token, kept once per distinct noise level."""
+
+    of_level: Tensor  # (levels, D)
+    pieces: Pieces
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Tokens, and what they get: (B, 1 or n, D)."""
+        return ((tokens, self.of_level[level]) for tokens, level in self.pieces)
+
+
+@dataclass(frozen=True, eq=False)
 class Modulation:
     """Modulation rows for every token, kept once per distinct noise level.
 
@@ -20,10 +40,40 @@ class Modulation:
     rows: Tensor  # (levels, R, D)
     level: Tensor  # (B, N), or (B, 1) where all tokens of a clip share one level: indices into rows
 
-    def __call__(self, table: Tensor, *which: int) -> tuple[Tensor, ...]:
-        """Rows ``which`` of ``table`` (R, D) plus those of the noise level, each (B, N or 1, D)."""
-        rows = table.to(self.rows.dtype) + self.rows
-        return tuple(rows[:, i][self.level] for i in which)
+    def __call__(self, table: Tensor, *which: int) -> tuple[Row, ...]:
+        """Rows ``which`` of ``table`` (R, D) plus those of the noise level."""
+        table, rows = table.to(self.rows.dtype), self.rows.expand(-1, len(table), -1)
+        return tuple(Row(table[i] + rows[:, i], self._pieces) for i in which)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        """Runs of tokens that share one noise level in every clip, with that level (B, 1).
+
+        Where there are too many: all tokens, with the level of each (B, N).
+        """
+        if self.level.shape[1] == 1:
+            return [(slice(None), self.level)]
+        changes = (self.level.diff(dim=1) != 0).any(dim=0).nonzero()[:, 0]
+        bounds = [0, *(changes + 1).tolist(), self.level.shape[1]]
+        if len(bounds) > _MOST_RUNS:
+            return [(slice(None), self.level)]
+        return [(slice(start, end), self.level[:, start : start + 1]) for start, end in zip(bounds, bounds[1:])]
+
+
+def modulate(x: Tensor, shift: Row, scale: Row) -> Tensor:
+    """x * (1 + scale) + shift, written into ``x`` (B, N, D)."""
+    for (tokens, summand), (_, factor) in zip(shift, scale):
+        some = x[:, tokens]
+        torch.addcmul(summand, some, 1 + factor, out=some)
+    return x
+
+
+def gated_sum(x: Tensor, gate: Row, change: Tensor) -> Tensor:
+    """x + gate * change, written into ``change`` (B, N, D)."""
+    for tokens, factor in gate:
+        some = change[:, tokens]
+        torch.addcmul(x[:, tokens], factor, some, out=some)
+    return change
 
 
 class AdaLN(nn.Module):

@@ -1,4 +1,4 @@
-"""What lies on the device, what is copied when it runs, and that neither changes a result."""
+"""What lies on the device, what is streamed when it runs, and that neither changes a result."""
 
 import gc
 import weakref
@@ -8,17 +8,28 @@ import pytest
 import torch
 from torch import nn
 
-from ltx2_core.memory import Store
+from ltx2_core.memory import Plain, Store
+
+BLOCK, REST = 1024, 512
+
+
+class Block(nn.Linear):
+    during = None
+
+    def forward(self, x):
+        if self.during is not None:
+            self.during()
+        return super().forward(x)
 
 
 class Net(nn.Module):
-    """Four blocks of 400 bytes and 40 bytes beside them."""
+    """Six blocks of 1024 bytes, and 512 bytes beside them."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Linear(10, 10, bias=False) for _ in range(4))
-        self.scale = nn.Parameter(torch.ones(10))
+        self.blocks = nn.ModuleList(Block(16, 16, bias=False) for _ in range(6))
+        self.scale = nn.Parameter(torch.rand(16))
 
     def forward(self, x):
         for block in self.blocks:
@@ -26,86 +37,262 @@ class Net(nn.Module):
         return x * self.scale
 
 
-@pytest.fixture
-def copies(monkeypatch):
-    """Counts the tensors that are copied to the device."""
-    from ltx2_core.memory.store import Unit
+class Device(Plain):
+    """A device that is not one: all units are copied, into memory that holds nan before, as late as possible."""
 
-    counted, load = [], Unit.load
+    def __init__(self, capacity=None):
+        super().__init__("cpu")
+        self.capacity, self.allocated, self.sent = capacity, weakref.WeakSet(), []
 
-    def counting(self, device):
-        if not self.loaded:
-            counted.append(self.nbytes)
-        load(self, device)
+    @property
+    def used(self):
+        return sum(slot.nbytes for slot in self.allocated)
 
-    monkeypatch.setattr(Unit, "load", counting)
-    return counted
+    def slot(self, nbytes):
+        if self.capacity is not None and self.used + nbytes > self.capacity:
+            raise torch.OutOfMemoryError("full")
+        slot = super().slot(nbytes)
+        slot.buffer.fill_(0xFF)
+        self.allocated.add(slot)
+        return slot
+
+    def send(self, unit, slot):
+        slot.buffer.fill_(0xFF)
+        slot.task = unit
+        self.sent.append(unit)
+
+    def arrive(self, unit, slot):
+        if slot.task is not None:
+            super().send(slot.task, slot)
+        slot.task = None
+        super().arrive(unit, slot)
+
+
+def store_of(network, budget=None, capacity=None, **settings) -> Store:
+    store = Store(network, "cpu", link=Device(capacity), **settings)
+    store.set_budget(budget)
+    return store
+
+
+def at_home(store: Store) -> bool:
+    return all(t.data_ptr() == h.data_ptr() for u in store._units for t, h in zip(u.tensors, u.homes))
+
+
+X = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
 
 
 def test_sizes():
-    store = Store(Net(), "cpu")
-    assert (store.wanted_bytes, store.card_bytes) == (1640, 0)
+    store = Store(Net(), "cpu", link=Device())
+    assert (store.wanted_bytes, store.card_bytes) == (6 * BLOCK + REST, 0)
 
 
-@pytest.mark.parametrize("budget, stays", [(None, 1640), (10_000, 1640), (900, 840), (439, 40), (10, 0)])
-def test_a_budget_is_kept(budget, stays):
-    store = Store(Net(), "cpu")
-    store.set_budget(budget)
-    assert store.card_bytes == stays
+@pytest.mark.parametrize(
+    "budget, slots, blocks, rest",
+    [
+        (None, 0, 6, True),
+        (10_000, 0, 6, True),
+        (REST + 6 * BLOCK, 0, 6, True),
+        (REST + 5 * BLOCK, 2, 3, True),
+        (REST + 2 * BLOCK, 2, 0, True),
+        (REST + BLOCK, 1, 0, True),
+        (BLOCK, 1, 0, False),
+        (0, 1, 0, False),
+    ],
+)
+def test_a_budget_is_kept(budget, slots, blocks, rest):
+    store = store_of(Net(), budget)
+    assert store.card_bytes == store._link.used == blocks * BLOCK + rest * REST
     with store.use() as network:
-        network(torch.ones(1, 10))
-        assert store.card_bytes == max(stays, 40)
-    assert store.card_bytes == stays
+        for _ in range(2):
+            network(X)
+        assert store.card_bytes == store._link.used == (blocks + slots) * BLOCK + REST
+    assert store.card_bytes == store._link.used == blocks * BLOCK + rest * REST
 
 
-@pytest.mark.parametrize("budget", [None, 900, 0])
-def test_the_budget_does_not_change_the_result(budget):
-    x, plain = torch.randn(3, 10), Net()
-    store = Store(Net(), "cpu")
-    store.set_budget(budget)
+@pytest.mark.parametrize("slots", [1, 2, 3, 10])
+@pytest.mark.parametrize("budget", [None, 5000, 4000, 2000, 0])
+@pytest.mark.parametrize("inference", [False, True])
+def test_neither_budget_nor_look_ahead_change_the_result(budget, slots, inference):
+    expected = Net()(X)
+    with torch.inference_mode(inference):
+        store = store_of(Net(), budget, slots=slots)
+        for _ in range(2):
+            with store.use() as network:
+                for _ in range(3):
+                    assert torch.equal(network(X), expected)
+        store.release()
+    assert store.card_bytes == store._link.used == 0 and at_home(store)
+    assert torch.equal(network(X), expected)
+
+
+def test_what_stays_is_copied_once_and_what_does_not_once_per_step():
+    store = store_of(Net(), REST + 5 * BLOCK)
+    staying = [unit for unit in store._units if unit.place is not None]
+    assert store._link.sent == staying and len(staying) == 4
+    del store._link.sent[:]
     with store.use() as network:
-        assert torch.equal(network(x), plain(x))
+        for _ in range(4):
+            network(X)
+    streamed = [unit for unit in store._blocks if unit not in staying]
+    assert store._link.sent == (streamed * 5)[: 4 * 3 + 2]
 
 
-def test_resident_blocks_are_copied_once(copies):
-    store = Store(Net(), "cpu")
-    store.set_budget(900)
-    del copies[:]
-    for _ in range(3):
-        with store.use() as network:
-            network(torch.ones(1, 10))
-    assert copies == [400, 400] * 3  # only the two blocks that do not fit
+def test_another_budget_moves_only_the_difference():
+    store = store_of(Net(), REST + 4 * BLOCK)
+    del store._link.sent[:]
+    store.set_budget(REST + 4 * BLOCK)
+    assert store._link.sent == []
+    store.set_budget(REST + 5 * BLOCK)
+    assert len(store._link.sent) == 1
+    store.set_budget(REST + 4 * BLOCK)
+    assert len(store._link.sent) == 1
 
 
-def test_shrinking_gives_back_the_last_blocks_first():
-    store = Store(Net(), "cpu")
-    store.set_budget(None)
-    assert store.shrink(500) == 800 and store.card_bytes == 840 == store.budget
-    assert store.shrink(1) == 400
+def test_shrinking_gives_back_no_more_than_is_asked_for():
+    store = store_of(Net())
+    assert store.shrink(1500) == 2 * BLOCK
+    assert store.shrink(1) == BLOCK
+    assert store.card_bytes == 3 * BLOCK + REST
     store.release()
     assert store.card_bytes == 0
 
 
-def test_what_is_in_use_is_not_given_back():
-    store = Store(Net(), "cpu")
-    with store.use() as network:
+@pytest.mark.parametrize("budget", [None, 0])
+def test_what_is_in_use_is_not_given_back(budget):
+    network, expected = Net(), Net()(X)
+    store = store_of(network, budget)
+
+    def release():
+        place = store._blocks[3].place
         store.release()
-        assert store.card_bytes == 40
-        network(torch.ones(1, 10))
+        assert store._blocks[3].place is place
+        assert store.card_bytes <= 3 * BLOCK + REST  # the block that runs, the ring, what stands beside the blocks
+
+    network.blocks[3].during = release
+    with store.use():
+        assert torch.equal(network(X), expected)
+        assert torch.equal(network(X), expected)
 
 
-def test_an_interrupted_block_leaves_nothing_behind():
-    store = Store(Net(), "cpu")
-    store.set_budget(0)
-    with pytest.raises(RuntimeError), store.use() as network:
-        network(torch.ones(1, 3))
-    assert store.card_bytes == 0
+def test_a_budget_may_change_at_any_time():
+    network, expected = Net(), Net()(X)
+    store = store_of(network, 0)
+
+    def change(budget):
+        place = store._blocks[2].place
+        store.set_budget(budget)
+        assert store._blocks[2].place is place  # it runs
+
+    with store.use():
+        for budget in (None, 3000, 0, 5000, None, 10):
+            network.blocks[2].during = lambda budget=budget: change(budget)
+            for _ in range(2):
+                assert torch.equal(network(X), expected)
+
+
+@pytest.mark.parametrize("error", [InterruptedError, KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("budget", [None, 4000, 0])
+def test_after_an_interruption_everything_is_where_it_was(budget, error):
+    network, expected = Net(), Net()(X)
+    store = store_of(network, budget)
+    before = store.card_bytes
+
+    def interrupt():
+        raise error
+
+    network.blocks[3].during = interrupt
+    with pytest.raises(error), store.use():
+        network(X)
+    assert store.card_bytes == store._link.used == before
+    assert all("forward" not in vars(block) for block in network.blocks)
+    network.blocks[3].during = None
+    with store.use():
+        assert torch.equal(network(X), expected)
+    store.release()
+    assert at_home(store) and store._link.used == 0
+
+
+def test_a_copy_that_failed_is_made_again():
+    network, expected = Net(), Net()(X)
+    store = store_of(network, 0)
+    send, failures = store._link.send, [OSError("the disk is gone")]
+
+    def failing(unit, slot):
+        if failures:
+            slot.buffer.fill_(0xFF)
+            raise failures.pop()
+        send(unit, slot)
+
+    with store.use():
+        network(X)
+        store._link.send = failing
+        with pytest.raises(OSError, match="disk"):
+            network(X)
+        assert torch.equal(network(X), expected)
+
+
+def test_uses_may_be_nested():
+    store = store_of(Net(), 0)
     with store.use() as network:
-        network(torch.ones(1, 10))
+        expected = network(X)
+        with store.use():
+            network(X)
+        assert torch.equal(network(X), expected)
+    assert store.card_bytes == 0
 
+
+# --------------------------------------------------------------------------------------------- when memory runs out
+
+
+@pytest.mark.parametrize("fails", range(1, 5))
+def test_a_block_that_runs_out_of_memory_is_run_again(fails, caplog):
+    """First the look-ahead is given up, then more and more of the blocks that stay."""
+    network, expected, left = Net(), Net()(X), [fails]
+    store = store_of(network, REST + 5 * BLOCK)  # three blocks stay
+
+    def fail():
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.blocks[1].during = fail
+    with store.use():
+        if fails < 4:
+            assert torch.equal(network(X), expected)
+            assert len(caplog.records) == fails and "look-ahead" in caplog.text
+            assert store.card_bytes == REST + BLOCK + [3, 1, 0][fails - 1] * BLOCK
+        else:
+            with pytest.raises(torch.OutOfMemoryError, match="Make the clip smaller or shorter"):
+                network(X)
+            assert store.card_bytes == REST + BLOCK
+        assert torch.equal(network(X), expected)
+    assert all("forward" not in vars(block) for block in network.blocks)
+
+
+@pytest.mark.parametrize("capacity", range(REST + BLOCK, REST + 8 * BLOCK, BLOCK // 2))
+@pytest.mark.parametrize("budget", [None, 5000])
+def test_any_capacity_that_holds_a_block_is_enough(capacity, budget, caplog):
+    """Here it is the copies that run out of memory."""
+    expected = Net()(X)
+    store = store_of(Net(), budget, capacity)
+    for _ in range(2):
+        with store.use() as network:
+            for _ in range(2):
+                assert torch.equal(network(X), expected)
+        assert store.card_bytes == store._link.used
+
+
+def test_what_cannot_fit_is_said(caplog):
+    store = store_of(Net(), None, capacity=REST + BLOCK - 1)
+    with pytest.raises(torch.OutOfMemoryError, match="too little memory"), store.use() as network:
+        network(X)
+    assert store.card_bytes == store._link.used == 0 and at_home(store)
+
+
+# ------------------------------------------------------------------------------------------------------ the networks
 
 INPUTS = {
-    "transformer": lambda: None,
+    "transformer": None,
     "text_features": lambda: (torch.randn(1, 8, 32, 3), torch.ones(1, 8)),
     "video_connector": lambda: (torch.randn(1, 5, 32),),
     "audio_connector": lambda: (torch.randn(1, 5, 16),),
@@ -114,6 +301,7 @@ INPUTS = {
     "audio_encoder": lambda: (torch.randn(1, 2, 9, 64),),
     "audio_decoder": lambda: (torch.randn(1, 8, 3, 16),),
     "vocoder": lambda: (torch.randn(1, 2, 3, 64),),
+    "text_encoder": lambda: (torch.arange(1, 9)[None], torch.ones(1, 8, dtype=torch.long)),
 }
 
 
@@ -121,33 +309,20 @@ INPUTS = {
 def models(tmp_path_factory):
     from ltx2_core import open_models, tiny
 
-    return open_models(tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")[0])
+    return open_models(*tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")[:2])
 
 
-@pytest.mark.parametrize("name", INPUTS)
-@torch.no_grad()
-def test_every_block_of_every_network_comes_to_the_device(models, name, monkeypatch):
-    """A block whose forward nobody calls would stay on the host, and the network would fail on a small card."""
+def network_and_inputs(models, name: str):
     from ltx2_core import build
-    from ltx2_core.memory.store import Unit
+    from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 
-    network, loaded = build(models, name, torch.float32), []
-    store, load = Store(network, "cpu"), Unit.load
-    store.set_budget(0)
-
-    def counting(self, device):
-        loaded.append(self)
-        load(self, device)
-
-    monkeypatch.setattr(Unit, "load", counting)
-    with store.use():
-        if name == "transformer":
-            section = models.config["transformer"] | {"in_channels": 128, "audio_in_channels": 128}
-            video, audio = transformer_inputs(section)
-            network(video, audio)
-        else:
-            network(*INPUTS[name]())
-    assert {id(unit) for unit in loaded} == {id(unit) for unit in store._units}
+    torch.manual_seed(0)
+    if name == "text_encoder":
+        return build_text_encoder(open_text_encoder(models.text_encoder), torch.float32), INPUTS[name]()
+    if name == "transformer":
+        section = models.config["transformer"] | {"in_channels": 128, "audio_in_channels": 128}
+        return build(models, name, torch.float32), transformer_inputs(section)
+    return build(models, name, torch.float32), INPUTS[name]()
 
 
 def transformer_inputs(section: dict):
@@ -157,9 +332,59 @@ def transformer_inputs(section: dict):
     return tuple(replace(each, tokens=pad(each.tokens, (0, 120))) for each in inputs(section))
 
 
+def tensors(result) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else [t for each in result for t in tensors(each)]
+
+
+def equal(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@torch.no_grad()
+def test_every_network_streams_bit_for_bit(models, name):
+    """A block whose forward nobody calls would stay on the host, and the network would fail on a small card."""
+    network, inputs = network_and_inputs(models, name)
+    expected = network(*inputs)
+    store = store_of(network, 0)
+    with store.use():
+        for _ in range(2):
+            assert equal(network(*inputs), expected)
+    assert set(store._link.sent) == set(store._units)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@torch.no_grad()
+def test_every_block_can_be_run_again(models, name, monkeypatch):
+    """A block that runs out of memory finds its inputs as they were, even if it fails at its very end."""
+    network, inputs = network_and_inputs(models, name)
+    expected, failed = network(*inputs), []
+
+    def failing_once(forward):
+        def run(*args, **kwargs):
+            result = forward(*args, **kwargs)
+            if forward not in failed:
+                failed.append(forward)
+                raise torch.OutOfMemoryError("at the end")
+            return result
+
+        return run
+
+    store = store_of(network)
+    monkeypatch.setattr(store, "_give_way", lambda: True)
+    for block in store._modules:
+        block.forward = failing_once(block.forward)
+    with store.use():
+        assert equal(network(*inputs), expected)
+    assert len(failed) == len(store._modules)
+
+
 def test_a_network_that_is_dropped_is_freed():
     network = Net()
-    store, alive = Store(network, "cpu"), weakref.ref(network)
+    store, alive = store_of(network, 2000), weakref.ref(network)
+    with store.use():
+        network(X)
+    gc.collect()
     gc.disable()
     try:
         del network, store
@@ -170,12 +395,17 @@ def test_a_network_that_is_dropped_is_freed():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card")
-@pytest.mark.parametrize("budget", [None, 900, 0])
-def test_on_a_card(budget):
-    x, plain = torch.randn(3, 10), Net().cuda()
-    store = Store(Net(), "cuda")
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("budget", [None, 5000, 0])
+def test_on_a_card(budget, slots):
+    plain = Net().cuda()
+    store = Store(Net(), "cuda", slots=slots)
     store.set_budget(budget)
-    with store.use() as network:
-        assert torch.equal(network(x.cuda()), plain(x.cuda()))
+    with torch.inference_mode():
+        expected = plain(X.cuda())
+        for _ in range(2):
+            with store.use() as network:
+                for _ in range(5):
+                    assert torch.equal(network(X.cuda()), expected)
     store.release()
     assert all(not p.is_cuda for p in network.parameters())

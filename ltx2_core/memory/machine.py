@@ -1,0 +1,187 @@
+"""How fast is a machine?  Datasheets for the usual cards, a short measurement for the present one."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .pinned import ram
+from .trace import Cost
+
+GIB = 2**30
+DISK = 3e9  # bytes per second of a middling NVMe drive
+
+# Of a card's memory, what its driver and a desktop keep, and what the first use of CUDA takes.
+OCCUPIED = 1_600_000_000
+
+# What is reached of a datasheet's rates. Convolutions: a published decode (241 frames of 1280 x 720 in 9.4 s on an RTX
+# 5090); the others are assumptions that fit the published step of an H100.
+_REACHED = {"products": 0.80, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
+
+_PROBE_SECONDS = 0.05  # of each rate
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine reaches, per second."""
+
+    name: str
+    memory: int  # bytes of the card
+    products: float  # floating point operations in matrix products of bfloat16
+    convolutions: float  # the same in convolutions of three axes
+    attention: float
+    bandwidth: float  # bytes of the card's own memory
+    link: float  # bytes from pinned memory to the card
+    disk: float  # bytes from disk, not from the system's cache
+
+    def seconds(self, cost: Cost) -> float:
+        """How long ``cost`` takes once weights are there."""
+        return (
+            cost.products / self.products
+            + cost.convolutions / self.convolutions
+            + cost.attention / self.attention
+            + cost.moved / self.bandwidth
+        )
+
+    @property
+    def budget(self) -> int:
+        """What a program may use of the card when nobody else does."""
+        return max(0, self.memory - OCCUPIED)
+
+
+def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float) -> Machine:
+    """From a datasheet: dense bfloat16 with float32 sums, GB/s of memory, attainable GB/s from pinned memory."""
+    rate = tflops * 1e12
+    return Machine(
+        name,
+        memory=gib * GIB,
+        products=rate * _REACHED["products"],
+        convolutions=rate * _REACHED["convolutions"],
+        attention=rate * _REACHED["attention"],
+        bandwidth=bandwidth * 1e9 * _REACHED["bandwidth"],
+        link=link * 1e9,
+        disk=DISK,
+    )
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        _card("RTX 5090", 32, 209.5, 1792, 54),
+        _card("RTX 4090", 24, 165.2, 1008, 25),
+        _card("RTX 3090", 24, 71.0, 936, 25),
+        _card("RTX 5080", 16, 112.6, 960, 54),
+        _card("RTX 4080", 16, 97.5, 717, 25),
+        _card("RTX 5070", 12, 61.7, 672, 54),
+        _card("RTX 4070", 12, 58.3, 504, 25),
+        _card("RTX 3060", 12, 25.5, 360, 25),
+        _card("RTX 4060", 8, 30.2, 272, 12.5),
+        _card("H100", 80, 989.4, 3350, 54),
+        _card("H200", 141, 989.4, 4800, 54),
+    )
+}
+
+
+def machine_named(name: str) -> Machine:
+    """The card called ``name``, upper or lower case, with or without "RTX"."""
+    for card in CARDS.values():
+        if name.lower().removeprefix("rtx").strip() == card.name.lower().removeprefix("rtx").strip():
+            return card
+    raise ValueError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
+
+
+def this_machine(device: torch.device, file: Path | None = None, folder: Path | None = None) -> Machine:
+    """The present machine, measured once in 0.3 s and then remembered in ``folder``.
+
+    ``file`` is a large one on the disk that holds the models; without one the disk is taken to give 3 GB/s.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
+    key = f"{name} torch {torch.__version__} {'' if file is None else file.stat().st_dev}"
+    path = None if folder is None else folder / "machine.json"
+    known = _read(path)
+    if key in known:
+        return Machine(**known[key])
+    machine = _probe(name, device, file)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.partial")
+            part.write_text(json.dumps(known | {key: asdict(machine)}, indent=1))
+            os.replace(part, path)
+        except OSError:
+            pass  # it will be measured again
+    return machine
+
+
+def pinnable(total: int, available: int) -> int:
+    """How much of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
+    return max(0, min(total // 2, available - max(total // 10, 2 * GIB)))
+
+
+def _read(path: Path | None) -> dict:
+    try:
+        found = {} if path is None else json.loads(path.read_text())
+        fields = Machine.__dataclass_fields__.keys()
+        return {key: value for key, value in found.items() if value.keys() == fields}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
+    card = device.type == "cuda"
+    dtype, side, tokens, size = (torch.bfloat16, 4096, 4096, 2**26) if card else (torch.float32, 512, 256, 2**22)
+
+    def rate(work: float, run: Callable[[], object]) -> float:
+        return work * _runs_per_second(run, device)
+
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
+    kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
+    heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
+    block = torch.empty(size, dtype=torch.uint8, device=device)
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=card)
+    return Machine(
+        name,
+        memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
+        products=rate(2 * side**3, lambda: matrix @ matrix),
+        convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
+        attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
+        bandwidth=rate(2 * size, block.clone),
+        link=rate(size, lambda: block.copy_(host, non_blocking=True)),
+        disk=DISK if file is None else _disk_rate(file),
+    )
+
+
+def _runs_per_second(run: Callable[[], object], device: torch.device) -> float:
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    run()
+    wait()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < _PROBE_SECONDS:
+        run()
+        wait()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _disk_rate(file: Path) -> float:
+    """Bytes per second of reading ``file``, after asking the system to forget what it holds of it."""
+    piece, done = 8 * 2**20, 0
+    with file.open("rb", buffering=0) as stream:
+        start_at = file.stat().st_size // 2
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), start_at, 0, os.POSIX_FADV_DONTNEED)
+        stream.seek(start_at)
+        start = time.perf_counter()
+        while time.perf_counter() - start < _PROBE_SECONDS and (read := len(stream.read(piece))):
+            done += read
+    return max(done, 1) / (time.perf_counter() - start)

@@ -1,0 +1,115 @@
+"""Host memory that cannot be paged out: the only kind from which a card copies while it computes."""
+
+import ctypes
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .unit import Unit
+
+_PAGE = 4096
+_PORTABLE = 1  # pinned for every card of the machine
+
+
+class PinnedMemory:
+    """Keeps spans of units on the host, never more than ``limit`` bytes, and leaves a tenth of the RAM free.
+
+    Units that rest keep their spans until somebody needs the room. What finds no room stays where it is, in its file or
+    in ordinary memory. ``pin`` and ``unpin`` lock and unlock a tensor's pages; pinning may be refused by returning
+    False.
+    """
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        pin: Callable[[Tensor], bool] | None = None,
+        unpin: Callable[[Tensor], object] | None = None,
+    ):
+        self._limit, self._pin, self._unpin = limit, pin or _register, unpin or _unregister
+        self._lock = threading.Lock()  # units are filled by threads
+        self._granted: weakref.WeakKeyDictionary[Unit, weakref.finalize | None] = weakref.WeakKeyDictionary()
+        self._resting: weakref.WeakKeyDictionary[Unit, None] = weakref.WeakKeyDictionary()  # longest first
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are pinned, or promised."""
+        return sum(unit.nbytes for unit in list(self._granted))
+
+    def admit(self, units: Sequence[Unit]) -> None:
+        """Promise these units a span each, in this order, as far as there is room."""
+        with self._lock:
+            for unit in units:
+                self._resting.pop(unit, None)
+            for unit in units:
+                while unit not in self._granted and self._room() < unit.nbytes and self._resting:
+                    self._give_up(next(iter(self._resting)))
+                if unit not in self._granted and self._room() >= unit.nbytes:
+                    self._granted[unit] = None
+
+    def rest(self, units: Sequence[Unit]) -> None:
+        """These units may be asked to give up their spans."""
+        self._resting.update((unit, None) for unit in units if unit in self._granted)
+
+    def fill(self, unit: Unit) -> Tensor | None:
+        """The span of the unit, read from its homes; None if it was promised none, or cannot be pinned."""
+        if unit not in self._granted:
+            return None
+        span = _pages(unit.nbytes)
+        if not self._pin(span):
+            with self._lock:
+                del self._granted[unit]
+                self._limit = self.taken  # the system has no more to give
+            return None
+        self._granted[unit] = finalizer = weakref.finalize(unit, self._unpin, span)
+        finalizer.atexit = False
+        unit.read(span)
+        unit.span = span
+        return span
+
+    def _give_up(self, unit: Unit) -> None:
+        del self._resting[unit]
+        finalizer = self._granted.pop(unit)
+        unit.span = None
+        if finalizer is not None:
+            finalizer()
+
+    def _room(self) -> int:
+        total, available = ram()
+        limit = total // 2 if self._limit is None else self._limit
+        promised = sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
+        return min(limit - self.taken, available - promised - max(total // 10, 2**31))
+
+
+def _pages(nbytes: int) -> Tensor:
+    """Bytes that begin with a page."""
+    with torch.inference_mode(False):
+        memory = torch.empty(nbytes + _PAGE, dtype=torch.uint8)
+    start = -memory.data_ptr() % _PAGE
+    return memory[start : start + nbytes]
+
+
+def ram() -> tuple[int, int]:
+    """Bytes of memory in this machine, and how many of them programs can still take; zeros where it does not tell."""
+    if sys.platform == "linux":
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        kilobytes = {name: int(value) for name, value, *_ in lines}
+        return kilobytes["MemTotal:"] * 1024, kilobytes["MemAvailable:"] * 1024
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[1], status[2]
+    return 0, 0
+
+
+def _register(span: Tensor) -> bool:
+    """Pin exactly these bytes; the allocator behind ``pin_memory`` would round them up to a power of two."""
+    return int(torch.cuda.cudart().cudaHostRegister(span.data_ptr(), span.nbytes, _PORTABLE)) == 0
+
+
+def _unregister(span: Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(span.data_ptr())

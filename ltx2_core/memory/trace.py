@@ -1,0 +1,116 @@
+"""What does a computation cost? Run it on the meta device, where tensors have shapes and no content, and count."""
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What comes one after the other adds up; of the peaks the higher one counts."""
+
+    peak: int = 0  # bytes of all tensors that are alive at once, without inputs and weights
+    products: float = 0  # floating point operations of matrix products
+    convolutions: float = 0
+    attention: float = 0
+    moved: float = 0  # bytes that everything else reads and writes
+
+    def __add__(self, other: "Cost") -> "Cost":
+        sums = (a + b for a, b in zip(self._work, other._work))
+        return Cost(max(self.peak, other.peak), *sums)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        """The work that remains without ``other``; the peak stays."""
+        return self + other * -1
+
+    def __mul__(self, times: float) -> "Cost":
+        return Cost(self.peak, *(each * times for each in self._work))
+
+    @property
+    def _work(self) -> tuple[float, ...]:
+        return self.products, self.convolutions, self.attention, self.moved
+
+
+def cost(run: Callable[[], Any]) -> Cost:
+    """What ``run`` costs; on the meta device that takes milliseconds, whatever the size.
+
+    A kernel's own workspace is not seen.
+    """
+    with torch.inference_mode(), _Counter() as counter:
+        result = run()
+        del result
+    return Cost(counter.peak, counter.products, counter.convolutions, counter.attention, counter.moved)
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.peak = self.live = 0
+        self.products = self.convolutions = self.attention = self.moved = 0.0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = operation(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        here = {tensor.untyped_storage()._cdata for tensor in given} | self._known
+        for storage in (tensor.untyped_storage() for tensor in made):
+            if storage._cdata not in here:
+                here.add(storage._cdata)
+                self._keep(storage)
+        kind = operation.overloadpacket
+        if kind is aten.scaled_dot_product_attention:
+            self.attention += 4 * args[0].numel() * args[1].shape[-2]
+        elif kind in _PRODUCTS:
+            self.products += 2 * _PRODUCTS[kind](args, made[0])
+        elif kind in _CONVOLUTIONS:
+            self.convolutions += 2 * _CONVOLUTIONS[kind](args, made[0])
+        elif not operation.is_view:
+            self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*given, *made))
+        return result
+
+    def _keep(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _per_output(args: tuple, made: Tensor) -> int:
+    """Of a convolution or linear layer: every output sums over all but the first axis of the weight."""
+    return made.numel() * math.prod(args[1].shape[1:])
+
+
+def _per_input(args: tuple, made: Tensor) -> int:
+    """Of a transposed convolution."""
+    return args[0].numel() * math.prod(args[1].shape[1:])
+
+
+def _matrices(args: tuple, made: Tensor) -> int:
+    return made.numel() * args[-2].shape[-1]
+
+
+# Multiplications of each operation, from its arguments and result.
+_PRODUCTS: dict[Any, Callable[[tuple, Tensor], int]] = {
+    aten.linear: _per_output,
+    **dict.fromkeys((aten.matmul, aten.mm, aten.bmm), _matrices),
+}
+_CONVOLUTIONS: dict[Any, Callable[[tuple, Tensor], int]] = {
+    **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _per_output),
+    **dict.fromkeys((aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d), _per_input),
+}

@@ -1,0 +1,121 @@
+"""Weights that travel together, laid out as one span of bytes, and where these bytes come from."""
+
+import bisect
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .ring import Slot
+
+# Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
+ALIGNMENT = 512
+
+
+class MappedFile(NamedTuple):
+    """A part of a file that is mapped into memory."""
+
+    start: int  # addresses
+    stop: int
+    offset: int  # of ``start`` in the file
+    path: str
+
+
+class FilePart(NamedTuple):
+    path: str
+    offset: int
+
+
+@dataclass(eq=False)
+class Unit:
+    """The tensors of a block. Their homes, on the host or in a mapped file, are never written, and nothing is ever
+    copied back to them: leaving the device is to forget the copy.
+
+    A home in a mapped file is read with plain reads, not through the mapping: reading goes straight to where the bytes
+    are needed, pages do not pile up in this process, and a file that was cut short is an error instead of a crash.
+    Whoever changes such weights must therefore replace the tensor before the store is made, not write into it.
+    """
+
+    tensors: list[Tensor]  # parameters and buffers of the network
+    files: Sequence[MappedFile] = ()
+    homes: list[Tensor] = field(init=False)
+    offsets: list[int] = field(init=False)  # in the span
+    nbytes: int = field(init=False)  # of the span
+    span: Tensor | None = None  # a copy in pinned host memory
+    place: "Slot | None" = None  # on the device, while the unit stays there
+
+    def __post_init__(self):
+        self.homes = [tensor.data for tensor in self.tensors]
+        ends = itertools.accumulate((-(-home.nbytes // ALIGNMENT) * ALIGNMENT for home in self.homes), initial=0)
+        *self.offsets, self.nbytes = ends
+        self._parts = [_file_part(home, self.files) for home in self.homes]
+
+    def read(self, into: Tensor, start: int = 0) -> None:
+        """Bytes ``start`` to ``start + len(into)`` of the span, from the homes; OSError if a file is not readable."""
+        stop = start + len(into)
+        for home, part, offset in zip(self.homes, self._parts, self.offsets):
+            first, last = max(start, offset), min(stop, offset + home.nbytes)
+            if first < last:
+                piece = into[first - start : last - start]
+                if part is not None:
+                    _read_file(part.path, part.offset + first - offset, piece)
+                else:
+                    piece.copy_(home.reshape(-1).view(torch.uint8)[first - offset : last - offset])
+
+    def views(self, span: Tensor) -> list[Tensor]:
+        """The tensors in this copy of the span."""
+        return [
+            span[offset : offset + home.nbytes].view(home.dtype).view(home.shape)
+            for home, offset in zip(self.homes, self.offsets)
+        ]
+
+    def bind(self, views: Sequence[Tensor]) -> None:
+        """Let the network use these."""
+        for tensor, view in zip(self.tensors, views):
+            tensor.data = view
+
+    def go_home(self) -> None:
+        self.bind(self.homes)
+
+
+def mapped_files() -> list[MappedFile]:
+    """What Linux has mapped into this process, by address; nothing elsewhere, where homes are read like any tensor."""
+    found = []
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        addresses, _, offset, _, inode, *path = line.split(maxsplit=5)
+        # A file that was replaced since is mapped still, but no longer at its path.
+        if path and inode != "0" and os.path.isfile(path[0]) and os.stat(path[0]).st_ino == int(inode):
+            start, stop = (int(address, 16) for address in addresses.split("-"))
+            found.append(MappedFile(start, stop, int(offset, 16), path[0]))
+    return found
+
+
+def _file_part(home: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
+    """Where the bytes of ``home`` lie in a file, if they do."""
+    if home.is_cpu and home.is_contiguous():
+        address = home.data_ptr()
+        index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1
+        if index >= 0 and address + home.nbytes <= files[index].stop:
+            return FilePart(files[index].path, files[index].offset + address - files[index].start)
+    return None
+
+
+def _read_file(path: str, offset: int, into: Tensor) -> None:
+    wanted = memoryview(into.numpy().data)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        while wanted:
+            count = file.readinto(wanted)
+            if not count:
+                raise OSError(f"{path} became shorter while it was in use; put the complete file back and try again.")
+            wanted = wanted[count:]

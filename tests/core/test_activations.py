@@ -1,0 +1,140 @@
+"""How much a forward holds at most, and the paths that hold less beside the plain ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from agreement import relative_error
+from official import PERTURBATIONS, audio_positions, tiny_section, video_positions
+from peak import Peak
+
+from ltx2_core.layers import FeedForward, Rope, rms_norm
+from ltx2_core.layers.norms import RMSNorm
+from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
+from ltx2_core.transformer.modulation import Modulation, gated_sum, modulate
+
+WIDTH, TOKENS, FIRST_FRAME = 256, 2048, 128
+HIDDEN = TOKENS * WIDTH * 4  # bytes of the hidden states of the video: the unit here
+
+
+def network(version: str) -> Transformer:
+    """Three layers at random, in which text and audio are short beside the video."""
+    section = tiny_section(
+        version, num_layers=3, attention_head_dim=WIDTH // 2, audio_attention_head_dim=WIDTH // 4,
+        cross_attention_dim=WIDTH, audio_cross_attention_dim=WIDTH // 2, caption_channels=WIDTH,
+    )  # fmt: skip
+    net = Transformer(TransformerConfig.from_json(section)).requires_grad_(False)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return net
+
+
+def streams(net: Transformer, given_first_frame: bool = False) -> tuple[StreamInput, StreamInput]:
+    sigma, timesteps = torch.tensor([0.7]), None
+    if given_first_frame:
+        timesteps = sigma.repeat(1, TOKENS)
+        timesteps[:, :FIRST_FRAME] = 0
+    widths = [net.config.caption_width or stream.context_width for stream in (net.config.video, net.config.audio)]
+    contexts = [torch.randn(1, 16, width) for width in widths]
+    positions = video_positions(TOKENS // FIRST_FRAME, 8, FIRST_FRAME // 8)
+    return (
+        StreamInput(torch.randn(1, TOKENS, 8), sigma, positions, contexts[0], timesteps),
+        StreamInput(torch.randn(1, 5, 8), sigma, audio_positions(), contexts[1]),
+    )
+
+
+def peak_of(net: Transformer, passes: list[Pass]) -> float:
+    with Peak() as peak:
+        net.sweep(passes)
+    return peak.bytes / HIDDEN
+
+
+def test_the_counter_sees_what_is_alive():
+    given = torch.zeros(1000)
+    with Peak() as peak:
+        one = given + 1
+        view = one.view(10, 100).mul_(2)
+        del one
+        two = given.view(10, 100) + 1
+        del view, two
+        given.add_(1)
+    assert (peak.bytes, peak.live) == (8000, 0)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("given_first_frame", [False, True])
+def test_peak_of_a_forward(version, given_first_frame):
+    net = network(version)
+    assert peak_of(net, [Pass(*streams(net, given_first_frame), UNPERTURBED)]) <= 9
+    for block in net.blocks:
+        block.video.feed_forward.chunk = TOKENS // 2  # which real clips come to by their length
+    assert peak_of(net, [Pass(*streams(net, given_first_frame), UNPERTURBED)]) <= 7.25
+
+
+def test_peak_of_four_passes():
+    """Every further pass adds its own hidden states and nothing else."""
+    net = network("2.3")
+    video, audio = streams(net, given_first_frame=True)
+    other = [StreamInput(s.tokens, s.sigma, s.positions, s.context + 1, s.timesteps) for s in (video, audio)]
+    perturbed = Perturbation(frozenset({1}), frozenset({1}))
+    passes = [
+        Pass(video, audio, UNPERTURBED), Pass(*other, UNPERTURBED),
+        Pass(video, audio, perturbed), Pass(video, audio, PERTURBATIONS["isolated"]),
+    ]  # fmt: skip
+    assert peak_of(net, passes) <= peak_of(net, [Pass(*streams(net, True), UNPERTURBED)]) + 3.25
+
+
+def test_rotations_live_as_long_as_their_positions():
+    net = network("2.3")
+    video, audio = streams(net)
+    first, second = net.video.enter(video, audio), net.video.enter(video, None)
+    assert first.rotation is second.rotation and first.cross_rotation is not None
+    assert net.video.enter(streams(net)[0], None).rotation is not first.rotation
+    del first, second
+    with Peak() as peak:
+        net.sweep([Pass(*streams(net), UNPERTURBED)])
+    assert peak.live == 0
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotation_in_place_is_complex_multiplication(interleaved):
+    rotation = Rope(2, 8, (20.0,), interleaved=interleaved)(torch.rand(3, 1, 5))
+    x = torch.randn(3, 2, 5, 8)
+    pairs = x.unflatten(-1, (-1, 2)) if interleaved else x.unflatten(-1, (2, -1)).mT
+    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(rotation.cos, rotation.sin))
+    expected = turned.flatten(-2) if interleaved else turned.mT.flatten(-2)
+    torch.testing.assert_close(rotation(x.clone()), expected)
+
+
+LEVELS = {
+    "one": torch.tensor([[1], [0]]),
+    "runs": torch.tensor([[0] * 10 + [1] * 20 + [2] * 10, [0] * 15 + [1] * 25]),
+    "all over": torch.arange(80).reshape(2, 40) % 3,
+}
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_modulation_by_runs_is_that_of_each_token(level):
+    table, rows, x, change = (torch.randn(*shape) for shape in ((3, 6), (3, 3, 6), (2, 40, 6), (2, 40, 6)))
+    shift, scale, gate = (table + rows)[level].unbind(-2)
+    made = Modulation(rows, level)(table, 0, 1, 2)
+    torch.testing.assert_close(modulate(x.clone(), *made[:2]), x * (1 + scale) + shift)
+    torch.testing.assert_close(gated_sum(x, made[2], change.clone()), x + gate * change)
+
+
+@torch.no_grad()
+def test_feed_forward_in_chunks_is_that_of_all_tokens():
+    mixer, x = FeedForward(32), torch.randn(2, 50, 32)
+    whole = mixer(x)
+    torch.testing.assert_close(whole, mixer.down(F.gelu(mixer.up(x), approximate="tanh")))
+    for mixer.chunk in (99, 33, 7):
+        assert torch.equal(mixer(x), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_rms_norm_is_that_of_torch(dtype):
+    x, norm = (3 * torch.randn(2, 5, 64)).to(dtype), RMSNorm(64, eps=1e-3).to(dtype)
+    norm.weight.normal_()
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-2
+    assert relative_error(rms_norm(x, 1e-3), F.rms_norm(x, (64,), eps=1e-3)) < tolerance
+    assert relative_error(norm(x), F.rms_norm(x, (64,), norm.weight, 1e-3)) < tolerance

@@ -1,0 +1,405 @@
+"""From the file to the device: through threads, pinned memory and a stream, without a byte changed or too many kept."""
+
+import json
+import random
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed, pinned
+from ltx2_core.memory.link import Readers
+from ltx2_core.memory.unit import ALIGNMENT, Unit, mapped_files
+
+SIDE, BLOCKS = 32, 6
+BLOCK = SIDE * SIDE * 4 + ALIGNMENT  # a weight and a bias
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(SIDE, SIDE) for _ in range(BLOCKS))
+        self.scale = nn.Parameter(torch.rand(SIDE))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x).relu()
+        return x * self.scale
+
+
+X = torch.randn(3, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    torch.manual_seed(0)
+    save_file(Net().state_dict(), tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def mapped(path: Path) -> Net:
+    """The network, mapped from its file."""
+    file = TensorFile(path)
+    with torch.device("meta"):
+        network = Net()
+    network.load_state_dict({key: file.get(key) for key in file.entries}, assign=True)
+    return network.requires_grad_(False)
+
+
+# -------------------------------------------------------------------------------------------------------------- units
+
+
+@pytest.fixture
+def mixed() -> list[torch.Tensor]:
+    sizes = [(torch.float32, (7, 3)), (torch.bfloat16, ()), (torch.int8, (513,)), (torch.float8_e4m3fn, (2, 5))]
+    tensors = [torch.randn(shape).mul(9).to(dtype) for dtype, shape in sizes]
+    return [*tensors, torch.randn(4, 6).t(), torch.empty(0), torch.tensor([True, False])]
+
+
+def test_a_unit_is_one_aligned_span(mixed):
+    unit = Unit(mixed)
+    copies, span = [tensor.clone() for tensor in mixed], torch.empty(unit.nbytes, dtype=torch.uint8)
+    unit.read(span)
+    unit.bind(unit.views(span))
+    for tensor, copy in zip(mixed, copies):
+        assert tensor.dtype == copy.dtype and torch.equal(tensor.float(), copy.float())
+        assert (tensor.data_ptr() - span.data_ptr()) % ALIGNMENT == 0 or tensor.numel() == 0
+    unit.go_home()
+    assert not {tensor.data_ptr() for tensor in mixed if tensor.numel()} & set(range(span.data_ptr(), unit.nbytes))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 512, 5000])
+def test_a_unit_is_read_in_pieces_of_any_size(mixed, piece):
+    unit = Unit(mixed)
+    whole, pieces = torch.zeros(2, unit.nbytes, dtype=torch.uint8)
+    unit.read(whole)
+    for start in range(0, unit.nbytes, piece):
+        unit.read(pieces[start : start + piece], start)
+    assert torch.equal(whole, pieces)
+
+
+@linux
+def test_what_is_mapped_is_read_from_its_file(path, monkeypatch):
+    network = mapped(path)
+    unit, plain = Unit(list(network.parameters()), mapped_files()), Unit(list(network.parameters()))
+    assert all(part.path == str(path) for part in unit._parts)
+    assert not any(plain._parts)
+    one, other = torch.zeros(2, unit.nbytes, dtype=torch.uint8)
+    unit.read(one)
+    plain.read(other)
+    assert torch.equal(one, other) and one.any()
+
+
+@linux
+def test_a_file_that_is_no_longer_at_its_path_is_read_through_its_mapping(path):
+    network = mapped(path)
+    path.unlink()
+    path.write_bytes(b"another file")
+    unit = Unit(list(network.parameters()), mapped_files())
+    assert not any(unit._parts)
+
+
+@linux
+def test_a_file_that_was_cut_is_an_error_and_no_crash(path):
+    store = Store(mapped(path), "cpu", link=Plain("cpu"))
+    with open(path, "rb+") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(OSError, match="became shorter while it was in use"), store.use() as network:
+        network(X)
+    assert store.card_bytes == 0
+
+
+# ----------------------------------------------------------------------------------------- a card that is not one
+
+
+class Stream:
+    def __init__(self, name: str, log: list):
+        self.name, self.log = name, log
+
+    def wait_event(self, event):
+        assert event.recorded  # CUDA would not wait
+        self.log.append((self.name, "waits for", event))
+
+    def synchronize(self): ...
+
+
+class Event:
+    recorded = False
+
+    def record(self, stream: Stream):
+        self.recorded = True
+        stream.log.append((stream.name, "reached", self))
+
+    def synchronize(self):
+        assert self.recorded
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """CUDA's streams and events on a device where everything happens at once; what they were told is returned."""
+    log = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies", log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("compute", log))
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(pinned, "ram", lambda: (2**40, 2**40))
+    return log
+
+
+def through(memory: PinnedMemory) -> Streamed:
+    return Streamed("cpu", memory, Readers(700))
+
+
+class Pins:
+    """Counts what is pinned; refuses beyond ``most`` bytes."""
+
+    def __init__(self, most=10**9):
+        self.most, self.pinned = most, {}
+
+    def pin(self, span):
+        assert span.data_ptr() % 4096 == 0
+        if sum(self.pinned.values()) + span.nbytes > self.most:
+            return False
+        self.pinned[span.data_ptr()] = span.nbytes
+        return True
+
+    def unpin(self, span):
+        del self.pinned[span.data_ptr()]
+
+    def memory(self, limit=None) -> PinnedMemory:
+        return PinnedMemory(limit, self.pin, self.unpin)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("budget", [None, 4 * BLOCK, 0])
+@pytest.mark.parametrize("limit, most", [(10**9, 10**9), (3 * BLOCK, 10**9), (0, 10**9), (10**9, 2 * BLOCK)])
+def test_every_way_to_the_card_gives_the_same_result(cuda, path, monkeypatch, slots, budget, limit, most):
+    network, pins, dice, read = mapped(path), Pins(most), random.Random(0), Unit.read
+    expected = network(X)
+
+    def slowly(self, into, start=0):
+        assert threading.current_thread() is not threading.main_thread()
+        time.sleep(dice.random() * 1e-3)
+        read(self, into, start)
+
+    monkeypatch.setattr(Unit, "read", slowly)
+    store = Store(network, "cpu", slots=slots, link=through(pins.memory(limit)))
+    store.set_budget(budget)
+    for _ in range(2):
+        with store.use():
+            for _ in range(3):
+                assert torch.equal(network(X), expected)
+    streamed = sum(unit.nbytes for unit in store._blocks if unit.place is None)
+    assert sum(pins.pinned.values()) == min(streamed, limit, most)
+    store.release()
+    assert store.card_bytes == 0 and torch.equal(network(X), expected)
+    del store, network
+    assert pins.pinned == {}
+
+
+def test_copying_and_computing_wait_for_each_other(cuda, path):
+    one, other = Unit([torch.ones(8)]), Unit([torch.ones(9)])
+    streams = through(Pins().memory())
+    streams.prepare([one, other])
+    slot = streams.slot(ALIGNMENT)
+    for unit in (one, other):
+        streams.send(unit, slot)
+        streams.arrive(unit, slot)
+        streams.leave(unit, slot)
+    round_trip = [
+        ("copies", "waits for", slot.free),
+        ("copies", "reached", slot.ready),
+        ("compute", "waits for", slot.ready),
+        ("compute", "reached", slot.free),
+    ]
+    told = [each for each in cuda if each[2] in (slot.ready, slot.free)]
+    assert told == [("compute", "reached", slot.free), *round_trip, *round_trip]
+
+
+def test_what_is_pinned_is_read_once(cuda, path, monkeypatch):
+    store, reads, read = Store(mapped(path), "cpu", link=through(Pins().memory(2 * BLOCK))), [], Unit.read
+
+    def counting(self, into, start=0):
+        reads.append(self)
+        read(self, into, start)
+
+    store.set_budget(0)
+    with store.use() as network:
+        network(X)
+        monkeypatch.setattr(Unit, "read", counting)
+        network(X)
+        network(X)
+    assert len(set(reads)) == BLOCKS - 2
+
+
+def test_who_rests_makes_room_for_who_runs(cuda, path):
+    pins = Pins()
+    memory = pins.memory(4 * BLOCK)
+    first, second, third = (Store(mapped(path), "cpu", link=through(memory)) for _ in range(3))
+
+    def spans(store):
+        return sum(unit.span is not None for unit in store._blocks)
+
+    for store in (first, second, third):
+        store.set_budget(0)
+    with first.use() as network:
+        network(X)
+    assert spans(first) == 4
+    with first.use(), second.use() as network:
+        network(X)
+        assert (spans(first), spans(second)) == (4, 0)
+    with second.use() as network:
+        network(X)
+    assert (spans(first), spans(second)) == (0, 4)
+    with third.use() as network:
+        network(X)
+    assert (spans(second), spans(third)) == (0, 4) and len(pins.pinned) == 4
+
+
+def test_a_tenth_of_the_ram_stays_free(cuda, path, monkeypatch):
+    monkeypatch.setattr(pinned, "ram", lambda: (2**36, 2**36 // 10 + 2 * BLOCK))
+    store, pins = Store(mapped(path), "cpu"), Pins()
+    memory = pins.memory()
+    memory.admit(store._blocks)
+    assert memory.taken == 2 * BLOCK
+
+
+@linux
+def test_an_error_of_a_reader_is_told_where_the_unit_is_needed(cuda, path):
+    store = Store(mapped(path), "cpu", link=through(Pins().memory(0)))
+    store.set_budget(0)
+    with open(path, "rb+") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(OSError, match="became shorter"), store.use() as network:
+        network(X)
+    assert store.card_bytes == 0 and all("forward" not in vars(block) for block in store._modules)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_wrong_guesses_and_a_slow_disk_change_nothing(cuda, path, monkeypatch, seed):
+    """Units are overwritten while they are still being read, and the run ends while the next ones are."""
+    network, dice, read, reading = mapped(path), random.Random(seed), Unit.read, []
+    x, expected = X, X
+    order = dice.choices(range(BLOCKS), k=20)
+    for index in order:
+        expected = network.blocks[index](expected)
+
+    def slowly(self, into, start=0):
+        reading.append(self)
+        time.sleep(dice.random() * 2e-3)
+        read(self, into, start)
+        reading.pop()
+
+    monkeypatch.setattr(Unit, "read", slowly)
+    store = Store(network, "cpu", slots=3, link=through(Pins().memory(2 * BLOCK)))
+    store.set_budget(0)
+    with store.use():
+        for index in order:
+            x = network.blocks[index](x)
+    assert reading == []
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card")
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("budget", [None, 4 * BLOCK, 0])
+@pytest.mark.parametrize("limit", [10**9, 3 * BLOCK, 0])
+@torch.inference_mode()
+def test_every_way_to_a_real_card_gives_the_same_result(path, slots, budget, limit):
+    expected = mapped(path).cuda()(X.cuda())
+    store = Store(mapped(path), "cuda", slots=slots, link=Streamed("cuda", PinnedMemory(limit)))
+    store.set_budget(budget)
+    for _ in range(2):
+        with store.use() as network:
+            for _ in range(20):
+                assert torch.equal(network(X.cuda()), expected)
+    store.release()
+    assert all(not parameter.is_cuda for parameter in network.parameters())
+
+
+def test_a_buffer_is_not_written_before_it_has_been_read():
+    unit, pending, whole = Unit([torch.randn(1024)]), [], []
+
+    def deliver(piece, start):
+        def unchanged():
+            assert torch.equal(piece, copy)
+            pending.remove(unchanged)
+
+        copy = piece.clone()
+        assert start == sum(map(len, whole))
+        whole.append(copy)
+        pending.append(unchanged)
+        return unchanged
+
+    readers = Readers(700)
+    readers.submit(readers.read, unit, deliver).result()
+    assert len(pending) == 2
+    for unchanged in pending.copy():
+        unchanged()
+    assert torch.equal(torch.cat(whole), unit.homes[0].view(torch.uint8))
+
+
+def test_ram_is_known():
+    total, available = pinned.ram()
+    assert 0 < available < total
+
+
+# ------------------------------------------------------------------------------------------------------------ at size
+
+RUN = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.memory import Plain, Store
+
+def read(name, *keys):
+    lines = dict(line.split(":") for line in Path(f"/proc/self/{name}").read_text().splitlines())
+    return [int(lines[key].split()[0]) for key in keys]
+
+torch.set_num_threads(1)
+file = TensorFile(sys.argv[1])
+with torch.device("meta"):
+    network = nn.Sequential(nn.ModuleList(nn.Linear(4096, 4096, bias=False) for _ in file.keys()))
+network.load_state_dict({f"0.{key}": file.get(key) for key in file.keys()}, assign=True)
+store = Store(network, "cpu", link=Plain("cpu"))
+store.set_budget(0)
+before = read("io", "write_bytes", "wchar")
+with torch.inference_mode(), store.use():
+    x = torch.ones(1, 4096, dtype=torch.bfloat16)
+    for block in network[0]:
+        x = block(x)
+assert read("io", "write_bytes", "wchar") == before
+print(read("status", "VmHWM")[0] * 1024)
+"""
+
+
+@linux
+def test_a_file_larger_than_the_memory_it_takes(tmp_path):
+    """3.2 GB of weights are run in less than 2.5 GB, those of Python and torch included, and nothing is written."""
+    path, count, size = tmp_path / "large.safetensors", 96, 4096 * 4096 * 2
+    header = {
+        f"{i}.weight": {"dtype": "BF16", "shape": [4096, 4096], "data_offsets": [i * size, (i + 1) * size]}
+        for i in range(count)
+    }
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + count * size)  # a hole, which reads as zeros
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", RUN, path], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 2.5e9 < path.stat().st_size

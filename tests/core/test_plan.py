@@ -1,0 +1,379 @@
+"""The plan before the run: sizes are those of the released files, memory is what a run takes, more is never worse."""
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from golden import key_list
+from peak import Peak
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.generate import decode_video
+from ltx2_core.geometry import ClipShape
+from ltx2_core.latents import empty
+from ltx2_core.memory import Plain, Store, scratch, stages
+from ltx2_core.memory import machine as machines
+from ltx2_core.memory.machine import CARDS, GIB, Machine, machine_named, pinnable, this_machine
+from ltx2_core.memory.plan import DEVICE, DISK, HOST, place, plan
+from ltx2_core.memory.stages import Blueprint, Need, Weights
+from ltx2_core.memory.trace import Cost, cost
+from ltx2_core.text import GemmaConfig, GemmaEncoder
+from ltx2_core.text.tokenizer import LENGTH
+from ltx2_core.transformer import Pass, Perturbation, StreamInput
+from ltx2_core.video_vae import Tiling
+
+SLOW = Machine("slow", memory=0, products=1e9, convolutions=1e9, attention=1e9, bandwidth=1e9, link=100, disk=10)
+
+
+@pytest.fixture(scope="module")
+def released():
+    made = {}
+
+    def of(version, format="bf16"):
+        if (version, format) not in made:
+            made[version, format] = Blueprint.of_version(version, format)
+        return made[version, format]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def blueprint(tmp_path_factory):
+    """From the headers of a miniature."""
+    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+    models = ltx2.open_models(checkpoint, gemma)
+    return Blueprint.of_files(models, open_text_encoder(gemma), torch.float32), models
+
+
+# ---------------------------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("version, gigabytes", [("2.0", 43.28), ("2.3", 46.15)])
+def test_a_release_is_as_large_as_its_file(released, version, gigabytes):
+    found = released(version)
+    kinds = ("transformer_text", "video_vae", "audio_vae", "vocoder")
+    rows = [shape for kind in kinds for shape in key_list(kind, version).values()]
+    names = [name for name in COMPONENTS if name != "vocoder"]
+    total = found.weights(*names).total + found.weights("vocoder").total // 2  # it computes in float32
+    assert total == pytest.approx(2 * sum(map(math.prod, rows)), rel=1e-3)  # statistics are used by two components
+    assert total / 1e9 == pytest.approx(gigabytes, abs=0.02)
+    assert len(found.weights("transformer").blocks) == 48
+    assert found.weights("text_encoder").total / 1e9 == pytest.approx(23.5, abs=0.1)
+
+
+def test_fp8_is_as_large_as_the_official_file(released):
+    """27.08 GB, of which scales and markers are a few hundred kilobytes."""
+    found = released("2.0", "fp8")
+    total = found.weights(*COMPONENTS).total - found.weights("vocoder").total // 2
+    assert total / 1e9 == pytest.approx(27.08, abs=0.01)
+    blocks = found.weights("transformer").blocks
+    assert len(set(blocks[1:43])) == 1 and blocks[0] == blocks[47] > 1.9 * blocks[1]
+
+
+def test_files_are_told_by_their_headers(blueprint):
+    found, models = blueprint
+    for name in models.sources:
+        assert found.weights(name).total == Store(ltx2.build(models, name, torch.float32), "cpu").wanted_bytes
+    encoder = build_text_encoder(open_text_encoder(models.text_encoder), torch.float32)
+    assert found.weights("text_encoder").total == pytest.approx(Store(encoder, "cpu").wanted_bytes, rel=0.05)
+    assert len(found.weights("transformer").blocks) == 2 and len(found.weights("text_encoder").blocks) == 2
+
+
+def test_fp8_files_are_told_by_their_headers(blueprint, tmp_path):
+    """Half of the matrices in both official spellings of a scale, and one without."""
+    _, models = blueprint
+    weights = load_file(models.files[0].path)
+    matrices = [
+        key for key in weights if "transformer_blocks.1" in key and key.endswith("weight") and weights[key].ndim == 2
+    ]
+    for number, key in enumerate(matrices):
+        weights[key] = weights[key].to(torch.float8_e4m3fn)
+        if number:
+            weights[key.replace("weight", ("weight_scale", "scale_weight")[number % 2])] = torch.ones(())
+    save_file(weights, tmp_path / "fp8.safetensors", models.files[0].metadata)
+    models = ltx2.open_models(tmp_path / "fp8.safetensors")
+    found = Blueprint.of_files(models, None, torch.float32)
+    store = Store(ltx2.build(models, "transformer", torch.float32), "cpu")
+    assert found.weights("transformer").total == store.wanted_bytes
+    shape = ClipShape(64, 64, 9, Fraction(24))
+    assert plan(found, shape, machine=machine_named("4090")).fits  # without a text encoder, as far as it goes
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 1])
+def test_the_store_keeps_what_the_plan_says(share):
+    network = nn.Sequential(nn.Linear(8, 8), nn.ModuleList(nn.Linear(64, 64 + 8 * (i in (0, 9))) for i in range(10)))
+    weights = Weights.of(network.state_dict())
+    need = Need("x", weights, Cost(), runs=2)
+    stage = place(need, SLOW, stages.KERNELS + int(share * weights.total), ram=0)
+    store = Store(network, "cpu", link=Plain("cpu"), slots=stage.slots or 2)
+    store.set_budget(stage.weight_budget)
+    with store.use():
+        assert [DEVICE if unit.place else DISK for unit in store._blocks] == list(stage.tiers)
+    assert (DISK in stage.tiers, DEVICE in stage.tiers) == (share < 1, share > 0.2)
+    assert stage.slots == {0.2: 1, 1: 0}.get(share, 2) and store.wanted_bytes == weights.total
+
+
+# --------------------------------------------------------------------------------------------------------------- costs
+
+
+def test_costs_of_a_hand_counted_computation():
+    linear, x = nn.Linear(8, 4, device="meta"), torch.empty(3, 8, device="meta")  # inputs count for nothing
+
+    def run():
+        y = linear(x)  # 48 bytes
+        y = y * 2  # another 48
+        return y.sum()  # the first ones are gone; 4
+
+    assert cost(run) == Cost(peak=96, products=2 * 3 * 8 * 4, moved=96 + 52)
+    heads = torch.empty(1, 2, 5, 4, device="meta")
+    attention = cost(lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads))
+    assert attention == Cost(peak=160, attention=4 * 2 * 5 * 5 * 4)
+    kernel = torch.empty(7, 3, 1, 1, 1, device="meta")
+    convolution = cost(lambda: nn.functional.conv3d(torch.empty(1, 3, 2, 2, 2, device="meta"), kernel))
+    assert convolution.convolutions == 2 * 8 * 7 * 3
+    assert Cost(1, 2) + Cost(3, 4) * 2 == Cost(3, 10) and (Cost(1, 2) - Cost(3, 1)).products == 1
+
+
+def small(version: str, layers: int = 3) -> Blueprint:
+    """A release with a transformer small enough to be run, but wide enough that tokens count."""
+    numbers = {
+        "num_layers": layers, "num_attention_heads": 4, "attention_head_dim": 32, "cross_attention_dim": 128,
+        "audio_num_attention_heads": 4, "audio_attention_head_dim": 16, "audio_cross_attention_dim": 64,
+        "caption_channels": 96,
+    }  # fmt: skip
+    config = tiny.config(version)
+    config["transformer"] |= numbers
+    with torch.device("meta"):
+        network = COMPONENTS["transformer"].make(config, {})
+    return Blueprint("small", config, {"transformer": network.state_dict()}, None)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize(
+    "size, passes", [((256, 256, 33), 1), ((512, 256, 9), 1), ((320, 192, 41), 2), ((256, 256, 25), 4)]
+)
+def test_the_activation_peak_is_that_of_a_run(version, size, passes):
+    shape, found = ClipShape(*size, Fraction(24)), small(version)
+    with torch.device("meta"):
+        network = COMPONENTS["transformer"].make(found.config, {})
+    network = network.to_empty(device="cpu").requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.zero_()
+
+    def real(stream: StreamInput) -> StreamInput:
+        tensors = {name: value for name, value in vars(stream).items() if isinstance(value, torch.Tensor)}
+        return replace(stream, **{name: torch.zeros(value.shape) for name, value in tensors.items()})
+
+    given = stages._passes(found, shape, stages.PASSES[:2])
+    streams = {name: (real(each.video), real(each.audio)) for name, each in zip(("cond", "negative"), given)}
+    changes = {
+        "perturbed": Perturbation(frozenset({1}), frozenset({1})),
+        "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
+    }
+    steps = [
+        Pass(*streams.get(name, streams["cond"]), changes.get(name, Perturbation())) for name in stages.PASSES[:passes]
+    ]
+    with torch.inference_mode(), Peak() as measured:
+        network.sweep(steps)
+    assert stages.sampling(found, shape, passes).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("size, tiling", [
+    ((192, 128, 33), Tiling()),
+    ((192, 128, 57), Tiling(128, 64, 32, 16)),
+    ((256, 64, 41), Tiling(128, 32, 24, 8)),
+])  # fmt: skip
+def test_the_decoding_peak_is_that_of_a_run(blueprint, size, tiling):
+    found, models = blueprint
+    shape = ClipShape(*size, Fraction(24))
+    decoder = ltx2.build(models, "video_decoder", torch.float32)
+    latent = empty(shape).video
+    with torch.inference_mode(), Peak() as measured:
+        for chunk in decode_video(decoder, latent, tiling):
+            del chunk
+    assert stages.frames(found, shape, tiling).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
+    gemma = GemmaConfig(
+        layers=8, width=256, hidden=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8, attention_scalar=64
+    )
+    config = tiny.config(version)
+    config["transformer"] |= {"caption_channels": gemma.width}
+    with torch.device("meta"):
+        features = COMPONENTS["text_features"].make(config, {"x.weight": (1, (gemma.layers + 1) * gemma.width)})
+    encoder = GemmaEncoder(gemma)
+    tensors = {"text_features": features.state_dict(), "text_encoder": encoder.state_dict()}
+    reading, projecting = stages.prompt(Blueprint("small", config, tensors, gemma), 2)
+    features, ids = features.to_empty(device="cpu"), torch.ones(2, LENGTH, dtype=torch.int64)
+    with torch.inference_mode():
+        with Peak() as measured:
+            states = encoder(ids, ids)
+        assert reading.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        with Peak() as measured:
+            features([state[:1] for state in states], ids[:1])
+        assert projecting.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        assert projecting.inputs == sum(state.nbytes for state in states)
+
+
+def test_the_peaks_of_sound_are_those_of_a_run(blueprint):
+    found, models = blueprint
+    shape = ClipShape(64, 64, 49, Fraction(24))
+    mel, sound = stages.sound(found, shape)
+    decoder, vocoder = (ltx2.build(models, name, torch.float32) for name in ("audio_decoder", "vocoder"))
+    with torch.inference_mode():
+        with Peak() as measured:
+            heard = decoder(empty(shape).audio)
+        assert mel.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        with Peak() as measured:
+            vocoder(heard)
+        assert sound.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+def test_a_step_is_as_fast_as_published(released):
+    """The paper has 1.22 s on an H100 for 121 frames of 720p, with the official code; a 4090 was modelled at 4.5 s."""
+    step = stages.sampling(released("2.0"), ClipShape(1280, 704, 121, Fraction(24)))
+    assert step.cost.products + step.cost.attention == pytest.approx(537e12, rel=0.01)
+    assert 0.8 < CARDS["H100"].seconds(step.cost) < 1.22
+    assert CARDS["RTX 4090"].seconds(step.cost) == pytest.approx(4.5, rel=0.15)
+
+
+def test_more_passes_cost_more_but_share_what_they_have_in_common(released):
+    shape = ClipShape(768, 512, 121, Fraction(24))
+    work = [stages.sampling(released("2.3"), shape, passes).cost.products for passes in (1, 2, 3, 4)]
+    assert work[0] < work[1] < work[2] < work[3] < 4 * work[0]
+    later = stages.sampling(released("2.3"), shape, 4, stg_block=28).cost.products
+    assert (later - work[2]) / (work[3] - work[2]) == pytest.approx(20 / 48, rel=0.05)
+    with pytest.raises(ValueError, match="1 to 4 passes"):
+        stages.sampling(released("2.3"), shape, 5)
+
+
+# --------------------------------------------------------------------------------------------------------------- places
+
+
+def test_a_hand_computed_placement():
+    """Four blocks of 100 bytes and 50 beside them; the work takes 1000 and 4 seconds."""
+    need = Need("sampling", Weights(50, (100,) * 4), Cost(1000 - stages.KERNELS, products=4e9), runs=8)
+    whole = place(need, SLOW, budget=1450, ram=0)
+    assert (whole.tiers, whole.slots, whole.run, whole.load) == ((DEVICE,) * 4, 0, 4.0, 45.0)
+    assert whole.weight_budget == 450 and whole.device_bytes == 1450 and whole.seconds == 45 + 8 * 4
+    # Room for two blocks on their way and one that stays; two are pinned, one comes from disk: 100 bytes at 10 per s.
+    mixed = place(need, SLOW, budget=1449, ram=200)
+    assert mixed.tiers == (DEVICE, HOST, HOST, DISK) and mixed.slots == 2 and mixed.run == 10.0
+    assert mixed.weight_budget == 350 and mixed.host_bytes == 200
+    # All pinned, 400 bytes at 100 per s are as fast as computing; with one slot they take turns.
+    assert place(need, SLOW, budget=1250, ram=400).run == 4.0
+    assert place(need, SLOW, budget=1249, ram=400).run == 8.0
+    assert place(need, SLOW, budget=1149, ram=400) is None
+
+
+@pytest.mark.parametrize("format", stages.FORMATS)
+def test_more_memory_is_never_worse(released, format):
+    shape, card = ClipShape(768, 512, 121, Fraction(24)), machine_named("4070")
+    need = stages.sampling(released("2.3", format), shape)
+
+    def resident(stage):
+        return sum(size for size, tier in zip(need.weights.blocks, stage.tiers) if tier == DEVICE)
+
+    for ram in (0, 10 * GIB, 64 * GIB):
+        budgets = range(5 * 10**8, 45 * 10**9, 3 * 10**8)
+        placed = [place(need, card, budget, ram) for budget in budgets]
+        fitting = [stage for stage in placed if stage is not None]
+        assert placed[0] is None and placed[len(placed) - len(fitting) :] == fitting  # once it fits, it always does
+        for less, more in zip(fitting, fitting[1:]):
+            assert resident(more) >= resident(less) and more.run <= less.run
+        assert set(fitting[-1].tiers) == {DEVICE}
+        assert all(stage.device_bytes <= budget for stage, budget in zip(placed, budgets) if stage is not None)
+    slow = replace(card, disk=5e8)
+    runs = [place(need, slow, 8 * GIB, ram * GIB).run for ram in range(0, 64, 4)]
+    assert runs == sorted(runs, reverse=True) and runs[0] > runs[-1]
+
+
+def test_small_cards_get_smaller_tiles_and_a_reason(released):
+    shape = ClipShape(1920, 1088, 121, Fraction(24))
+    roomy, tight = (
+        plan(released("2.3", "fp8"), shape, machine=machine_named(card), ram=16 * GIB) for card in ("RTX 5090", "4060")
+    )
+    assert roomy.fits and roomy.tiling == Tiling() and roomy.notes == ()
+    assert tight.tiling != Tiling() or tight.stage("frames").device_bytes <= tight.budget
+    less = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), budget=5 * GIB, ram=16 * GIB)
+    assert less.tiling != Tiling() and "more seams" in less.explain()
+    kept = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), tiling=Tiling(512, 64, 80, 24))
+    assert kept.tiling == Tiling(512, 64, 80, 24)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(released):
+    shape = ClipShape(1920, 1088, 481, Fraction(24))
+    found = plan(released("2.3"), shape, machine=machine_named("RTX 4060"), ram=16 * GIB)
+    assert not found.fits and "sampling" not in [stage.need.name for stage in found.stages]
+    (sentence,) = (each for each in found.refusals if each.startswith("sampling"))
+    assert "does not fit 7.0 GB, even when every block is streamed" in sentence and sentence in found.explain()
+    frames = int(sentence.partition("About ")[2].split()[0])
+    assert plan(released("2.3"), ClipShape(1920, 1088, frames, 24), machine=machine_named("4060")).fits
+    with pytest.raises(ValueError, match="The card Voodoo is not known"):
+        machine_named("Voodoo")
+    with pytest.raises(ValueError, match=r"no plan for LTX-2.3 in int3"):
+        Blueprint.of_version("2.3", "int3")
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_the_rules_of_thumb_in_scratch_are_never_too_low(released, version):
+    """Whoever does not plan asks ``scratch``."""
+    found = released(version)
+    for size in ((768, 512, 121), (1920, 1088, 241)):
+        shape, dtype = ClipShape(*size, Fraction(24)), torch.bfloat16
+        latent = empty(shape)
+        config = found.network("transformer").config
+        for passes in (1, 4):
+            assert scratch.sampling(config, latent, dtype, passes) >= stages.sampling(found, shape, passes).scratch
+        assert scratch.video_decoding(latent.video, Tiling(), dtype) >= stages.frames(found, shape, Tiling()).scratch
+    assert scratch.text_encoding(found.gemma, 2, dtype) >= stages.prompt(found, 2)[1].scratch
+
+
+# ------------------------------------------------------------------------------------------------------------- machines
+
+
+def test_a_machine_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "_PROBE_SECONDS", 0.005)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(bytes(2**20))
+    first = this_machine(torch.device("cpu"), model, tmp_path)
+    assert min(vars(first)[name] for name in ("products", "convolutions", "attention", "bandwidth", "link", "disk")) > 0
+    assert this_machine(torch.device("cpu"), model, tmp_path) == first
+    (tmp_path / "machine.json").write_text('{"cpu": {"name": 1')
+    assert this_machine(torch.device("cpu"), model, tmp_path) != first
+    assert len(json.loads((tmp_path / "machine.json").read_text())) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["machine.json", "model.safetensors"]
+
+
+def test_a_tenth_of_the_ram_stays_free():
+    assert pinnable(64 * GIB, 64 * GIB) == 32 * GIB and pinnable(64 * GIB, 10 * GIB) == 10 * GIB - 64 * GIB // 10
+    assert pinnable(8 * GIB, 1 * GIB) == 0
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_line_plans_for_files_and_for_releases(blueprint, capsys):
+    _, models = blueprint
+    files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
+    size = ["--width", "64", "--height", "64", "--frames", "9"]
+    assert main(["plan", *files, *size, "--card", "RTX 4090", "--ram", "32"]) == 0
+    said = capsys.readouterr().out
+    assert "64 x 64, 9 frames" in said and "30 x" in said and "RTX 4090: at most 24.2 GB" in said
+    release = ["--version", "2.3", "--format", "fp8", "--distilled"]
+    assert main(["plan", *release, *size, "--card", "4070", "--vram", "8", "--ram", "32"]) == 0
+    said = capsys.readouterr().out
+    assert "LTX-2.3 in fp8" in said and "8 x" in said and "at most 7.0 GB of the card and 17.2 GB of pinned RAM" in said
+    assert main(["plan", "--version", "2.3", "--card", "Voodoo"]) == 2
+    assert "not known" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""A prompt is encoded once, and again only if something changed that its encoding depends on."""
+
+import importlib
+import logging
+import os
+import shutil
+
+import pytest
+import torch
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint.text_cache import TextCache, cache_folder, text_cache
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
+
+SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
+CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
+
+
+story = importlib.import_module("ltx2_core.generate")  # the package calls the function so
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Whatever of the text side was opened for its weights, in order."""
+    names = list[str]()
+    encoder, network = story.build_text_encoder, story.build
+
+    def counted(make):
+        def call(*arguments):
+            names.append("text_encoder" if make is encoder else arguments[1])
+            return make(*arguments)
+
+        return call
+
+    monkeypatch.setattr(story, "build_text_encoder", counted(encoder))
+    monkeypatch.setattr(story, "build", counted(network))
+    return names
+
+
+TEXT_SIDE = {"text_encoder", "text_features", "video_connector", "audio_connector"}
+
+
+def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, opened, caplog):
+    def run(prompt, negative, cache=tmp_path):
+        del opened[:]
+        models = ltx2.open_models(*files[:2])  # anew, as after a restart
+        return ltx2.generate(models, prompt, negative, cache=cache, **SMALL).latent
+
+    first = run("a", "b")
+    assert opened.count("text_encoder") == 1 and set(opened) >= TEXT_SIDE
+    with caplog.at_level(logging.INFO):
+        again = run(" a\n", "b")  # Gemma does not see blanks at the ends
+    assert not TEXT_SIDE & set(opened) and caplog.text.count("encoded before") == 2
+    assert torch.equal(again.video, first.video) and torch.equal(again.audio, first.audio)
+    run("a", "c")  # only what is new is encoded
+    assert opened.count("text_encoder") == 1 and len(list(tmp_path.iterdir())) == 3
+    run("c", "a")
+    assert not TEXT_SIDE & set(opened)
+    for off in (None, False):
+        run("a", "b", cache=off)
+        assert set(opened) >= TEXT_SIDE
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
+    def path(checkpoint=files[0], gemma=files[1], dtype=torch.bfloat16, components=("text_features",), prompt="a"):
+        models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
+        return text_cache(tmp_path, models, encoder, dtype, components)._path(prompt)
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(files[0].parent, moved)  # copies the times of writing, too
+    checkpoint, gemma = moved / files[0].name, moved / files[1].name
+    assert path() == path(checkpoint, gemma)
+    paths = {
+        "as it is": path(),
+        "prompt": path(prompt="A"),
+        "dtype": path(dtype=torch.float32),
+        "components": path(components=("text_features", "video_connector")),
+        "other encoder": path(gemma=files[2]),
+    }
+    for name, file in [("checkpoint", checkpoint), ("weights", gemma / "model.safetensors"),
+                       ("tokenizer", gemma / "tokenizer.json"), ("config", gemma / "config.json")]:  # fmt: skip
+        os.utime(file, ns=(1, 1))  # written at another time
+        paths[name] = path(checkpoint, gemma)
+    assert len(set(paths.values())) == len(paths)
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path):
+    size = None
+    for number, prompt in enumerate("abcd"):
+        cache = TextCache(tmp_path, "x", limit=3 * (size or 10**6))
+        cache.keep(prompt, **CONTEXT)
+        size = cache._path(prompt).stat().st_size
+        os.utime(cache._path(prompt), ns=(number, number))
+        if prompt == "c":
+            assert cache.find("a") is not None  # and is now the one that was used last
+    assert [prompt for prompt in "abcd" if cache.find(prompt)] == ["a", "c", "d"]
+    cache._path("c").rename(tmp_path / "of a crash.partial")
+    os.utime(tmp_path / "of a crash.partial", ns=(0, 0))
+    cache.keep("e", **CONTEXT)
+    assert [prompt for prompt in "abcde" if cache.find(prompt)] == ["a", "d", "e"] and len(
+        list(tmp_path.iterdir())
+    ) == 3
+
+
+DAMAGES = {
+    "cut": lambda content: content[:-1],
+    "empty": lambda content: b"",
+    "another file": lambda content: b"\xff" * len(content),
+    "one bit": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "unknown type": lambda content: content.replace(b"BF16", b"BF17"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_made_anew(tmp_path, damage, caplog):
+    cache = TextCache(tmp_path, "x")
+    cache.keep("a", **CONTEXT)
+    path = cache._path("a")
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.find("a") is None and "will be made anew" in caplog.text
+    cache.keep("a", **CONTEXT)
+    found = cache.find("a")
+    assert found.keys() == CONTEXT.keys() and all(torch.equal(found[name], CONTEXT[name]) for name in CONTEXT)
+
+
+def test_a_disk_that_cannot_be_written_loses_no_clip(tmp_path, monkeypatch, caplog):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    TextCache(tmp_path, "x").keep("a", **CONTEXT)
+    assert "No space left" in caplog.text and list(tmp_path.iterdir()) == []
+
+
+def test_where_it_lies_and_how_to_turn_it_off(files, tmp_path, monkeypatch, opened):
+    assert cache_folder() is None  # in all other tests
+    monkeypatch.setenv("LTX2_CACHE", str(tmp_path / "cache"))
+    command = ["generate", "--prompt", "x", "--output", tmp_path / "clip.wav", "--checkpoint", files[0],
+               "--text-encoder", files[1], "--width", 64, "--height", 64, "--frames", 9, "--steps", 1,
+               "--text-scale", 1, "--cross-modal-scale", 1, "--stg-scale", 0, "--device", "cpu"]  # fmt: skip
+    assert main([*map(str, command), "--no-cache"]) == 0 and not (tmp_path / "cache").exists()
+    assert main([*map(str, command)]) == 0 and len(list((tmp_path / "cache" / "prompts").iterdir())) == 1
+    del opened[:]
+    assert main([*map(str, command)]) == 0 and "text_encoder" not in opened
+    monkeypatch.delenv("LTX2_CACHE")
+    assert cache_folder().is_absolute() and "ltx2-av" in cache_folder().parts
