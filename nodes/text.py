@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ltx2_core.checkpoint.text_cache import text_cache
 from ..ltx2_core.memory import scratch
 from ..ltx2_core.sampling.recipes import NEGATIVE
 from ..ltx2_core.text import ConnectorConfig, Contexts, Features, TextFeaturesConfig, connect, encode_prompts
@@ -55,6 +56,14 @@ class GemmaTextEncode(io.ComfyNode):
                     tooltip="What to stay away from, in picture and sound. It works only while a text scale is above "
                     "1. Empty means: away from the average clip.",
                 ),
+                io.Boolean.Input(
+                    "keep_encoded",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Keeps encoded prompts on disk (at most 1 GB), so that a repeated prompt never loads "
+                    "Gemma, also after a restart. The prompts themselves are not written down.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="What the prompt says to both streams."),
@@ -63,12 +72,26 @@ class GemmaTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, gemma: LoadedGemma, prompt: str, negative: str) -> io.NodeOutput:
-        tokenizer, features = gemma.tokenizer, model.network("text_features", gemma.network.dtype)
-        room = scratch.text_encoding(gemma.config, 2, gemma.network.dtype)
-        with host.use(gemma.network, features, scratch=room) as (encoder, projection):
-            encoded = encode_prompts(encoder, tokenizer, projection, [prompt, negative])
-        return io.NodeOutput(*([[host.handed_out(each.joined()), {UNPROCESSED: True}]] for each in encoded))
+    def execute(
+        cls, model: LoadedModel, gemma: LoadedGemma, prompt: str, negative: str, keep_encoded: bool = True
+    ) -> io.NodeOutput:
+        prompts, dtype = [prompt, negative], gemma.network.dtype
+        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components=["text_features"])
+        found = [kept.find(each) for each in prompts]
+        encoded = [each["features"] for each in found if each is not None]
+        if len(encoded) < len(prompts):
+            encoded = _encoded(model, gemma, prompts)
+            for each, features in zip(prompts, encoded):
+                kept.keep(each, features=features)
+        return io.NodeOutput(*([[host.handed_out(each), {UNPROCESSED: True}]] for each in encoded))
+
+
+def _encoded(model: LoadedModel, gemma: LoadedGemma, prompts: list[str]) -> list[Tensor]:
+    """The features of all prompts as CONDITIONING carries them."""
+    tokenizer, features = gemma.tokenizer, model.network("text_features", gemma.network.dtype)
+    room = scratch.text_encoding(gemma.config, len(prompts), gemma.network.dtype)
+    with host.use(gemma.network, features, scratch=room) as (encoder, projection):
+        return [each.joined() for each in encode_prompts(encoder, tokenizer, projection, prompts)]
 
 
 class ThinkingTokens(io.ComfyNode):

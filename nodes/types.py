@@ -58,7 +58,7 @@ class LoadedGemma:
     """LTX2AV_GEMMA: the opened files of a text encoder, and its network and tokenizer once they have been needed."""
 
     def __init__(self, files: TextEncoderFiles, precision: str):
-        self._files = files
+        self.files = files
         parameters = sum(shard.entries[key].parameters for shard, key in files.names.values())
         dtype = PRECISIONS[precision] or host.dtype_for("text", parameters)
         make: Callable[[], nn.Module] = partial(build_text_encoder, files, dtype)
@@ -66,11 +66,11 @@ class LoadedGemma:
 
     @property
     def config(self) -> GemmaConfig:
-        return self._files.config
+        return self.files.config
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return self._files.tokenizer()
+        return self.files.tokenizer()
 
     @property
     def patcher(self) -> host.StorePatcher:

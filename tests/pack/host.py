@@ -89,7 +89,7 @@ def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", *arguments]
     server = Server(f"127.0.0.1:{port}", base)
     # Tiny models gain nothing from more threads, and lose much of their time to them when the machine is busy.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": str(base / "cache")}
     with open(base / "server.log", "wb") as log:
         process = subprocess.Popen(command, cwd=host.root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -24,6 +24,18 @@ def test_another_seed_loads_and_encodes_nothing_again(server, client, prompt):
     assert second.cached >= {node(prompt, name) for name in CONSTANT}
 
 
+def test_prompts_that_were_encoded_before_need_no_gemma(server, client, prompt):
+    texts = {"prompt": "a white ball bounces once", "negative": "a red ball"}
+    client.run(change(prompt, LTX2AVGemmaTextEncode=texts, LTX2AVSample={"seed": 30}))
+    known = server.log.count("This prompt was encoded before")
+    swapped = {"prompt": texts["negative"], "negative": texts["prompt"]}
+    again = client.run(change(prompt, LTX2AVGemmaTextEncode=swapped))
+    assert node(prompt, "LTX2AVGemmaTextEncode") in again.executed and again.end == "execution_success"
+    assert server.log.count("This prompt was encoded before") == known + 2
+    client.run(change(prompt, LTX2AVGemmaTextEncode={"keep_encoded": False}))
+    assert server.log.count("This prompt was encoded before") == known + 2
+
+
 def test_every_step_is_told(client, prompt):
     run = client.run(change(prompt, LTX2AVSample={"seed": 3}, LTX2AVSchedule={"steps": 5}), preview="auto")
     assert run.steps(node(prompt, "LTX2AVSample"))[-5:] == [1, 2, 3, 4, 5]
