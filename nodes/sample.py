@@ -61,39 +61,27 @@ class Schedule(io.ComfyNode):
                     "linear_quadratic, beta and simple for comparison with other workflows; custom takes the list "
                     "below.",
                 ),
-                io.Float.Input(
+                fraction(
                     "max_shift",
-                    default=2.05,
-                    min=0.0,
-                    max=10.0,
+                    2.05,
+                    10.0,
+                    "How long a large clip (4096 tokens) stays at high noise. Higher gives calmer composition and less "
+                    "detail. Only for ltx2.",
                     step=0.01,
-                    round=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How long a large clip (4096 tokens) stays at high noise. Higher gives calmer composition "
-                    "and less detail. Only for ltx2.",
                 ),
-                io.Float.Input(
+                fraction(
                     "base_shift",
-                    default=0.95,
-                    min=0.0,
-                    max=10.0,
+                    0.95,
+                    10.0,
+                    "The same for a small clip (1024 tokens). Only for ltx2, and only with a latent connected.",
                     step=0.01,
-                    round=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The same for a small clip (1024 tokens). Only for ltx2, and only with a latent connected.",
                 ),
-                io.Float.Input(
+                fraction(
                     "terminal",
-                    default=0.1,
-                    min=0.0,
-                    max=0.99,
+                    0.1,
+                    0.99,
+                    "The last noise level before 0. Higher leaves more to the last step. Only for ltx2.",
                     step=0.01,
-                    round=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The last noise level before 0. Higher leaves more to the last step. Only for ltx2.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -147,17 +135,7 @@ class Schedule(io.ComfyNode):
 
 
 def _own_scale(name: str, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        name,
-        default=0.0,
-        min=0.0,
-        max=20.0,
-        step=0.1,
-        round=0.01,
-        optional=True,
-        advanced=True,
-        tooltip=f"{tooltip} 0 means: as the slider.",
-    )
+    return fraction(name, 0.0, 20.0, f"{tooltip} 0 means: as the slider.", step=0.1)
 
 
 class Sample(io.ComfyNode):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .pinned import PinnedMemory
-from .ring import Link, Slot
-from .unit import Unit
+from .ring import Link
+from .unit import Slot, Unit
 
 _READERS = 2
 _BUFFERS = 2  # of each reader: one is filled while the other one is copied

@@ -5,30 +5,11 @@ keeps the time.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from .unit import Unit
-
-
-@dataclass(eq=False)
-class Slot:
-    """Room for a unit on the device."""
-
-    nbytes: int
-    buffer: Tensor | None = None
-    unit: Unit | None = None  # that is in the slot of a ring, or on its way there
-    # Making these costs more than all else that is done for a block, so they are made once.
-    views: "WeakKeyDictionary[Unit, list[Tensor]]" = field(default_factory=WeakKeyDictionary)
-    # What a link with streams keeps: when the bytes have come, when they are no longer read, who brings them.
-    ready: Any = None
-    free: Any = None
-    task: Future | None = None
+from .unit import Slot, Unit
 
 
 class Link(Protocol):

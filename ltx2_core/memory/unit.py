@@ -4,15 +4,14 @@ import bisect
 import itertools
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .ring import Slot
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
@@ -33,6 +32,21 @@ class FilePart(NamedTuple):
 
 
 @dataclass(eq=False)
+class Slot:
+    """Room for a unit on the device."""
+
+    nbytes: int
+    buffer: Tensor | None = None
+    unit: "Unit | None" = None  # that is in the slot of a ring, or on its way there
+    # Making these costs more than all else that is done for a block, so they are made once.
+    views: "WeakKeyDictionary[Unit, list[Tensor]]" = field(default_factory=WeakKeyDictionary)
+    # What a link with streams keeps: when the bytes have come, when they are no longer read, who brings them.
+    ready: Any = None
+    free: Any = None
+    task: Future | None = None
+
+
+@dataclass(eq=False)
 class Unit:
     """The tensors of a block. Their homes, on the host or in a mapped file, are never written, and nothing is ever
     copied back to them: leaving the device is to forget the copy.
@@ -48,7 +62,7 @@ class Unit:
     offsets: list[int] = field(init=False)  # in the span
     nbytes: int = field(init=False)  # of the span
     span: Tensor | None = None  # a copy in pinned host memory
-    place: "Slot | None" = None  # on the device, while the unit stays there
+    place: Slot | None = None  # on the device, while the unit stays there
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from ltx2_core.memory.ring import Ring, Slot
+from ltx2_core.memory.ring import Ring
 from ltx2_core.memory.store import spread
-from ltx2_core.memory.unit import Unit
+from ltx2_core.memory.unit import Slot, Unit
 
 
 class Clock:
