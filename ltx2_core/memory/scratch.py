@@ -28,10 +28,11 @@ def connecting(config: ConnectorConfig, dtype: torch.dtype) -> int:
 
 
 def sampling(config: TransformerConfig, latent: AVLatent, dtype: torch.dtype, passes: int = 1) -> int:
-    """12 values per channel of a token, 4 more for every pass of a step and where tokens have their own noise level."""
+    """9 values per channel of a token, and one more for every pass of a step; as much again for the inputs of a block
+    that is run again."""
     widths = {"video": config.video.width, "audio": config.audio.width}
     channels = sum(widths[name] * x.shape[0] * x[0, 0].numel() for name, x in latent.streams().items())
-    return (18 + 5 * passes) * channels * dtype.itemsize + _KERNELS
+    return (10 + 2 * passes) * channels * dtype.itemsize + _KERNELS
 
 
 def video_decoding(latent: Tensor, tiling: Tiling, dtype: torch.dtype) -> int:
