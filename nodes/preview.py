@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, log, sqrt
+from time import monotonic
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from . import host
 from .types import LoadedModel
 
 EVENT = "ltx2av.preview"  # js/preview.js plays what it brings
+SHARE = 0.02  # of a run's time that previews may take
 MEL_RATE = 4 * AUDIO_RATE  # mel frames per second
 
 OnStep = Callable[[int, int, Step], None]
@@ -56,17 +58,26 @@ def watch(
 ) -> OnStep:
     """Shows how far a run is, and what it looks like if the user wants to see it; ``decoder`` is of ``networks``.
 
-    The moving preview goes to our widget in the browser, a still one to everybody else.
+    The moving preview goes to our widget in the browser, a still one to everybody else. The first and the last step
+    are always shown, and as many between them as take no more than SHARE of the time.
     """
     bar = host.progress(steps)
     if not host.wants_previews():
         return lambda done, total, step: bar(done, total)
     sketch, size = _sketcher(model, fps, decoder), host.preview_size()
 
+    begun, spent = monotonic(), 0.0
+
     def on_step(done: int, total: int, step: Step) -> None:
+        nonlocal spent
+        now = monotonic()
+        if 1 < done < total and spent > SHARE * (now - begun):
+            bar(done, total)
+            return
         clip = sketch(step.x0)
         host.send(EVENT, node_id, {"step": done, "steps": total, **moving(clip, size)})
         bar(done, total, still(clip, size // 2))  # the host enlarges it
+        spent += monotonic() - now
 
     return on_step
 

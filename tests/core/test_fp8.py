@@ -1,12 +1,25 @@
-"""Linear layers stored in float8."""
+"""Linear layers stored in float8: by a file, or because the user asks for it."""
 
 import json
+import re
+from collections import Counter
 
+import golden
 import pytest
 import torch
+from agreement import relative_error
+from official import inputs
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.functional import pad
 
-from ltx2_core.quantization import FORMATS, Fp8Linear, adopt_fp8
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.layers import FeedForward
+from ltx2_core.memory import Plain, Store
+from ltx2_core.quantization import CASTS, FORMATS, KEPT, Fp8Linear, adopt_fp8, castable, fp8
 
 
 class Network(nn.Module):
@@ -106,3 +119,154 @@ def test_float8_beside_other_dtypes():
 def test_another_format_is_named(change, found):
     with pytest.raises(ValueError, match=f"first.weight is stored as {found}.*reads bf16, fp16, fp32 and fp8"):
         load(Network().state_dict() | change)
+
+
+# ------------------------------------------------------------------------------------------------- cast while loading
+
+
+HALF_STEP = {"fp8": 2**-4}  # of numbers with three bits behind the point
+SMALLEST_STEP = {"fp8": 2**-9 / 448}  # of the largest number of a row
+TYPICAL = {"fp8": 0.0275}
+
+
+@pytest.mark.parametrize("format", CASTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spread", [0, 8])
+@torch.no_grad()
+def test_a_cast_layer_errs_by_its_format_and_no_more(format, dtype, spread):
+    """Rows of sizes up to 2^spread apart, and one of zeros."""
+    weight = (torch.randn(64, 256) * torch.exp2(spread * torch.rand(64, 1))).to(dtype)
+    weight[5] = 0
+    linear = Fp8Linear(*CASTS[format](weight))
+    exact, found = weight.double(), linear.expanded(torch.float64).keywords["weight"]
+    allowed = HALF_STEP[format] * exact.abs() + SMALLEST_STEP[format] / 2 * exact.abs().amax(1, keepdim=True)
+    assert ((found - exact).abs() <= 1.0001 * allowed).all()
+    x = torch.randn(50, 256)
+    assert 0.02 < relative_error_of_rows(linear(x).double(), x.double() @ exact.T) < TYPICAL[format]
+
+
+def relative_error_of_rows(ours, exact) -> float:
+    """Mean over channels of the error's size in each."""
+    used = exact.norm(dim=0) > 0
+    return float(((ours - exact).norm(dim=0)[used] / exact.norm(dim=0)[used]).mean())
+
+
+def released(version: str) -> dict[str, torch.Tensor]:
+    """The transformer as it is in the bf16 file, by our names and without its bytes."""
+    rows = golden.key_list("transformer_text", version)
+    component = COMPONENTS["transformer"]
+    names = component.names(rows, component.prefix_in(rows))
+    return {ours: torch.empty(rows[key], dtype=torch.bfloat16, device="meta") for ours, key in names.items()}
+
+
+@pytest.mark.parametrize("version, gigabytes, smaller", [("2.0", 37.0, 25.0), ("2.3", 38.0, 26.0)])
+def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller):
+    """Ten matrices in each of the 46 inner blocks."""
+    state = released(version)
+    names = castable(state)
+    inside = re.compile(
+        r"blocks\.(\d+)\.video\.(self_attn\.[qkv]|self_attn\.out|text_attn\.[qkv]|text_attn\.out|"
+        r"feed_forward\.up|feed_forward\.down)\.weight"
+    )
+    found = Counter(int(inside.fullmatch(name)[1]) for name in names)
+    assert found == dict.fromkeys(range(1, 47), 10) and len(names) == 460
+    bytes_saved = sum(state[name].numel() - 4 * len(state[name]) for name in names)
+    whole = sum(value.nbytes for value in state.values())
+    assert whole / 1e9 == pytest.approx(gigabytes, abs=0.01)
+    assert (whole - bytes_saved) / 1e9 == pytest.approx(smaller, abs=0.01)
+    # Every matrix that stays has its reason, and every reason has a matrix.
+    matrices = [name for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
+    reasons = [re.compile(pattern.format(last=47)) for pattern in KEPT]
+    kept = {name for name in matrices if any(reason.match(name) for reason in reasons)}
+    assert kept == set(matrices) - set(names)
+    gated = version == "2.3"
+    assert [any(reason.match(name) for name in kept) for reason in reasons] == [True] * 4 + [gated]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Five layers at random, of which three may be cast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny._TRANSFORMER, "num_layers", 5)
+        checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("five"), "2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+def streams(models):
+    section = models.config["transformer"] | {"in_channels": 128, "audio_in_channels": 128}
+    return tuple(type(s)(pad(s.tokens, (0, 120)), *list(vars(s).values())[1:]) for s in inputs(section))
+
+
+@pytest.mark.parametrize("format, allowed", [("fp8", 0.05)])
+def test_velocity_of_a_cast_transformer(models, format, allowed):
+    plain, smaller = (ltx2.build(models, "transformer", torch.float32, format=f) for f in (None, format))
+    video, audio = streams(models)
+    errors = [relative_error(a, b) for a, b in zip(smaller(video, audio), plain(video, audio))]
+    print(errors)
+    assert 0 < min(errors) and max(errors) <= allowed
+    assert torch.equal(smaller(None, audio)[1], plain(None, audio)[1])  # the sound by itself is the same
+
+
+def test_what_is_kept_is_kept_bit_for_bit(models):
+    plain, smaller = (ltx2.build(models, "transformer", format=f).state_dict() for f in (None, "fp8"))
+    cast = {name for name, value in smaller.items() if value.dtype == torch.float8_e4m3fn}
+    assert cast == set(castable(plain)) and len(cast) == 30
+    assert smaller.keys() - plain.keys() == {f"{name}_scale" for name in cast}
+    for name in plain.keys() - cast:
+        assert smaller[name].dtype == plain[name].dtype and torch.equal(smaller[name], plain[name])
+    assert not any("audio" in name for name in cast) and any(".audio." in name for name in plain)
+
+
+@pytest.mark.parametrize("budget", [0, 40_000])
+def test_a_cast_transformer_streams_bit_for_bit(models, budget):
+    network, given = ltx2.build(models, "transformer", torch.float32, format="fp8"), streams(models)
+    expected = network(*given)
+    store = Store(network, "cpu", link=Plain("cpu"))
+    store.set_budget(budget)
+    with store.use():
+        assert all(torch.equal(a, b) for a, b in zip(network(*given), expected))
+
+
+def test_what_a_file_has_quantised_already_is_not_cast_again(models, tmp_path):
+    source, key = models.files[0], "model.diffusion_model.transformer_blocks.2.attn1.to_q.weight"
+    weights = load_file(source.path)
+    weights[key], scale = quantise(weights[key].float(), torch.float8_e5m2)
+    save_file(weights | {f"{key}_scale": scale}, tmp_path / "mixed.safetensors", source.metadata)
+    network = ltx2.build(ltx2.open_models(tmp_path / "mixed.safetensors"), "transformer", format="fp8")
+    attention = network.blocks[2].video.self_attn
+    assert attention.q.weight.dtype == torch.float8_e5m2 and torch.equal(attention.q.weight_scale, scale)
+    assert attention.k.weight.dtype == torch.float8_e4m3fn
+
+
+@torch.no_grad()
+def test_a_feed_forward_expands_its_weights_once(monkeypatch):
+    mixer, x, expanded = FeedForward(32), torch.randn(2, 50, 32), []
+    for name in ("up", "down"):
+        linear = getattr(mixer, name)
+        setattr(mixer, name, Fp8Linear(*CASTS["fp8"](linear.weight), linear.bias))
+    whole = mixer(x)
+    dequantise = fp8.dequantise
+    monkeypatch.setattr(fp8, "dequantise", lambda *given: expanded.append(given) or dequantise(*given))
+    mixer.chunk = 7
+    assert torch.equal(mixer(x), whole) and len(expanded) == 2
+
+
+def test_a_clip_in_fp8_from_the_command_line(models, tmp_path, monkeypatch):
+    made, build = [], ltx2.generate.__globals__["build"]
+    monkeypatch.setitem(
+        ltx2.generate.__globals__, "build", lambda *a, **k: made.append((a[1], build(*a, **k))) or made[-1][1]
+    )
+    how = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2", "--device", "cpu", "--format", "fp8"]
+    files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
+    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.wav"), *files, *how]) == 0
+    small = {name for name, network in made for part in network.modules() if isinstance(part, Fp8Linear)}
+    assert small == {"transformer"} and len(made) > 4
+
+
+def test_a_cast_that_cannot_be_is_refused(models):
+    with pytest.raises(ValueError, match="There is no format fp4; choose fp8, or none"):
+        ltx2.generate(models, "x", format="fp4")
+    with pytest.raises(ValueError, match="There is no format fp4"):
+        ltx2.build(models, "transformer", format="fp4")
+    with pytest.raises(ValueError, match="Only the transformer can be cast to fp8; build the vocoder without"):
+        ltx2.build(models, "vocoder", format="fp8")

@@ -39,13 +39,12 @@ def frames(video: dict) -> np.ndarray:
     return places[: len(video["starts"])]
 
 
-def test_every_step_brings_all_frames_and_the_sound_of_the_clip(client, prompt):
+def test_previews_bring_all_frames_and_the_sound_of_the_clip(client, prompt):
     change(prompt, LTX2AVSample={"seed": 20}, LTX2AVSchedule={"steps": 6})
     run = client.run(prompt, preview="auto")
     clips = run.all(EVENT)
-    assert [(clip["node"], clip["step"], clip["steps"]) for clip in clips] == [
-        (node(prompt, "LTX2AVSample"), step, 6) for step in range(1, 7)
-    ]
+    assert {(clip["node"], clip["steps"]) for clip in clips} == {(node(prompt, "LTX2AVSample"), 6)}
+    assert_steps([clip["step"] for clip in clips], 6)
     for clip in clips:
         assert clip["seconds"] == 33 / 24
         assert frames(clip["video"]).shape == (33, 24, 24, 3)
@@ -55,6 +54,11 @@ def test_every_step_brings_all_frames_and_the_sound_of_the_clip(client, prompt):
     assert abs(last - first).max() > 50, "the preview does not move on"
     assert np.ptp(last, axis=0).max() > 50, "nothing moves in it"
     assert np.ptp(picture(clips[-1]["audio"])[:, :, 0]) > 100, "silence"
+
+
+def assert_steps(shown: list[int], total: int) -> None:
+    """The first and the last step, and some between them: steps of the miniature are too fast to show them all."""
+    assert shown[0] == 1 and shown[-1] == total and shown == sorted(set(shown))
 
 
 def test_only_who_runs_the_prompt_gets_its_preview(server, prompt):
@@ -142,7 +146,8 @@ def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment
     seen = json.loads(session.stdout)
 
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
-    assert seen["events"] == [[str(sampler["id"]), step, steps] for step in range(1, steps + 1)]
+    assert {(node, total) for node, _, total in seen["events"]} == {(str(sampler["id"]), steps)}
+    assert_steps([step for _, step, _ in seen["events"]], steps)
     assert not seen["before"]["widgets"]
     for moment in "during", "after", "opened":
         shown = seen[moment]
