@@ -19,6 +19,7 @@ from .memory.machine import GIB, Machine, machine_named, pinnable, this_machine
 from .memory.pinned import ram
 from .memory.plan import plan
 from .memory.stages import FORMATS, Blueprint
+from .quantization import CASTS
 from .sampling import SAMPLERS, SCHEDULES, Guidance, recipe_for
 
 
@@ -69,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         for stream in ("video", "audio"):
             clip.add_argument(f"--{stream}-{flag}", type=float, help=f"the same for {stream}")
     clip.add_argument("--stg-blocks", type=int, nargs="*", help="blocks whose self-attention the STG pass leaves out")
+    clip.add_argument(
+        "--format",
+        choices=CASTS,
+        help="of the transformer's weights in memory: fp8 takes a third less than bf16; default: as stored",
+    )
     clip.add_argument("--device", help="cuda, cpu, mps; default: the fastest")
     clip.add_argument("--no-cache", action="store_true", help="encode the prompt even if it was encoded before")
 
@@ -139,6 +145,7 @@ def _generate(options: argparse.Namespace) -> None:
             audio=_guidance(options, "audio", recipe.audio),
             sampler=options.sampler,
             seed=options.seed,
+            format=options.format,
             device=options.device,
             cache=not options.no_cache,
             on_progress=bars.report,

@@ -24,6 +24,7 @@ from .geometry import ClipShape, exact_fps
 from .health import Finding, PictureHealth, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
 from .memory import Residency, compute_dtype
+from .quantization import check_format
 from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Denoiser, Network, Recipe, Step, recipe_for, schedules
 from .text import Contexts, connect, extract_features, read_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
@@ -68,6 +69,7 @@ def generate(
     seed: int = 0,
     tiling: Tiling | None = None,
     dtype: torch.dtype | None = None,
+    format: str | None = None,
     device: torch.device | str | None = None,
     cache: str | Path | bool | None = True,
     on_progress: OnProgress | None = None,
@@ -79,9 +81,11 @@ def generate(
     What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. Progress
     is reported as (stage, done, total), and what looks or sounds wrong as findings; ``check`` is called between blocks
     and tiles, and may raise to interrupt. ``cache`` is the folder in which encoded prompts are kept, by default the
-    user's own; a prompt that is found there needs no text encoder. False keeps nothing.
+    user's own; a prompt that is found there needs no text encoder. False keeps nothing. ``format`` is that of the
+    transformer's weights in memory: "fp8", or by default as they are stored.
     Raises ValueError for sizes or settings that cannot be, before any weights are read.
     """
+    check_format(format)
     recipe = recipe_of(models)
     shape = ClipShape(width or recipe.width, height or recipe.height, frames or recipe.frames, exact_fps(fps))
     sigmas = sigmas or recipe.sigmas(steps)
@@ -96,15 +100,15 @@ def generate(
             for finding in findings:
                 on_finding(finding)
 
-    def network(name: str) -> Any:
+    def network(name: str, format: str | None = None) -> Any:
         checked()
-        return build(models, name, dtype)
+        return build(models, name, dtype, "cpu", format)
 
     guided = needs_negative(sampler, video, audio)
     prompts = [prompt, recipe.negative if negative is None else negative][: 2 if guided else 1]
     contexts = _contexts(models, prompts, dtype, cache, residency, network, report)
 
-    with residency.use(network("transformer")) as transformer:
+    with residency.use(network("transformer", format)) as transformer:
         latent = sample(
             transformer,
             latents.empty(shape).to(residency.device),
@@ -120,6 +124,7 @@ def generate(
             on_step=lambda done, total, step: report("sampling", done, total),
             check=check,
         )
+    del transformer  # the largest network makes room for the next ones
     assert latent.video is not None and latent.audio is not None
     tell(latent_findings(latent, "sampling") if sigmas[-1] == 0 else [])
     with residency.use(network("audio_decoder")) as decoder:

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ..ltx2_core.quantization import CASTS
 from . import host
 from .types import PRECISIONS, Gemma, LoadedGemma, LoadedModel, Model
 
@@ -23,10 +24,10 @@ PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
 _open: WeakValueDictionary[tuple, LoadedModel | LoadedGemma] = WeakValueDictionary()
 
 
-def _precision(effect: str) -> io.Combo.Input:
+def _precision(effect: str, *more: str) -> io.Combo.Input:
     return io.Combo.Input(
         "precision",
-        options=list(PRECISIONS),
+        options=[*PRECISIONS, *more],
         optional=True,
         advanced=True,
         tooltip="What the networks compute in. auto takes bf16 on a graphics card and fp32 on a CPU, as far as "
@@ -78,7 +79,12 @@ class LoadModel(io.ComfyNode):
                     tooltip="Where to find text projection and connectors if the checkpoint has none; any full "
                     "checkpoint of the same LTX-2 version will do.",
                 ),
-                _precision("fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames."),
+                _precision(
+                    "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
+                    "auto with half the memory for the part that paints the picture: slightly softer detail, while the "
+                    "sound keeps its full precision.",
+                    *CASTS,
+                ),
             ],
             outputs=[
                 Model.Output(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.geometry import ClipShape
+from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.sampling import AnyGuidance
 from ..ltx2_core.text import GemmaConfig, Tokenizer
 from . import host
@@ -20,6 +21,7 @@ Gemma = io.Custom("LTX2AV_GEMMA")
 Mel = io.Custom("LTX2AV_MEL")
 GuidanceType = io.Custom("LTX2AV_GUIDANCE")
 
+# What networks compute in. A format may stand in place of one: the transformer's weights have it, all else is as auto.
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 # Where a component runs, in the host's words.
@@ -32,8 +34,9 @@ class LoadedModel:
 
     def __init__(self, models: Models, precision: str):
         self.models = models
+        self._format = precision if precision in CASTS else None
         self._dtypes = {
-            name: PRECISIONS[precision] or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
+            name: PRECISIONS.get(precision) or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype], host.Network] = {}
@@ -43,8 +46,9 @@ class LoadedModel:
         source = self.models.source(name)
         dtype = dtype or self._dtypes[name]
         if (name, dtype) not in self._networks:
-            make = partial(build, self.models, name, dtype)
-            origin = f"LTX-{self.models.version} ({source.file.path.name})"
+            format = self._format if name == "transformer" else None
+            make = partial(build, self.models, name, dtype, format=format)
+            origin = f"LTX-{self.models.version} ({source.file.path.name}{f', cast to {format}' if format else ''})"
             self._networks[name, dtype] = host.Network(name, ROLES.get(name, "vae"), dtype, make, origin)
         return self._networks[name, dtype]
 

@@ -4,19 +4,28 @@ from typing import Any
 
 import torch
 
-from ..quantization import adopt_fp8
+from ..quantization import adopt_fp8, cast
 from .components import COMPONENTS
 from .files import CheckpointError
 from .fill import few, fill
 from .models import Models
 
 
-def build(models: Models, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Any:
+def build(
+    models: Models,
+    name: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    format: str | None = None,
+) -> Any:
     """The network (nn.Module) of component ``name`` with its weights, ready for inference.
 
-    ``dtype`` is what it computes in (default: as stored); tensors that need no conversion stay memory-mapped. Raises
-    CheckpointError if tensors are missing, unknown or of the wrong shape.
+    ``dtype`` is what it computes in (default: as stored); tensors that need no conversion stay memory-mapped.
+    ``format`` "fp8" halves the bytes of those matrices of the transformer that may be coarse; they are in memory
+    then. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
     """
+    if format is not None and name != "transformer":
+        raise ValueError(f"Only the transformer can be cast to {format}; build the {name} without a format.")
     component, source = COMPONENTS[name], models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
     prefix = component.prefix_in(file.entries)
@@ -25,6 +34,8 @@ def build(models: Models, name: str, dtype: torch.dtype | None = None, device: t
     with torch.device("meta"):
         network = component.make(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
     state = {ours: file.get(key) for ours, key in source.names.items()}
+    if format is not None:
+        cast(state, format)
     try:
         adopt_fp8(network, state, getattr(network, "compute_dtype", dtype))
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The channel mixer of a block."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,24 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)
         if len(tokens) <= self.chunk:
-            return self.mix(x)
+            return _mix(x, self.up, self.down)
+        up, down = _for_all_chunks(self.up, x.dtype), _for_all_chunks(self.down, x.dtype)
         mixed = torch.empty_like(tokens)
         chunks = math.ceil(len(tokens) / self.chunk)
         for some, to in zip(tokens.tensor_split(chunks), mixed.tensor_split(chunks)):
-            to.copy_(self.mix(some))
+            to.copy_(_mix(some, up, down))
         return mixed.view_as(x)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """All tokens at once, which holds 4 D channels of each."""
-        return self.down(_gelu_(self.up(x), approximate="tanh"))
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def _mix(x: Tensor, up: Linear, down: Linear) -> Tensor:
+    """All tokens at once, which holds 4 D channels of each."""
+    return down(_gelu_(up(x), approximate="tanh"))
+
+
+def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Linear:
+    """``linear``, whose weight is expanded now and not by every call if it is stored in fewer bits."""
+    expanded = getattr(linear, "expanded", None)
+    return linear if expanded is None else expanded(dtype)

@@ -1,6 +1,8 @@
 """Weights of one byte: float8 times a float32 scale (spec: formats.md, section 3; checkpoints.md, sections 5 and 6)."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,9 @@ SCALE_SUFFIXES = (*_SCALES, "input_scale", "scale_input", _MARKER, *_FOREIGN)
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer stored in float8, computed in the dtype of its input.
+    """A linear layer stored in float8, computed in the dtype of its input: the weight is expanded at use.
+
+    Products of float8 matrices would be faster on recent cards, but round the input too.
 
     Move it with ``.to(device)``; ``.to(dtype)`` would expand the stored bytes.
     """
@@ -32,12 +36,16 @@ class Fp8Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, dequantise(self.weight, self.weight_scale, x.dtype), self.bias)
+        return self.expanded(x.dtype)(x)
+
+    def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """This layer for several calls with inputs of ``dtype``; it holds the expanded weight, so drop it soon."""
+        return partial(F.linear, weight=dequantise(self.weight, self.weight_scale, dtype), bias=self.bias)
 
 
 def dequantise(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """float8 times scale, multiplied in float32 and rounded once."""
-    return (weight.float() * scale).to(dtype)
+    return weight.float().mul_(scale).to(dtype)
 
 
 def adopt_fp8(network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 
 import golden
@@ -9,6 +10,7 @@ import pytest
 import torch
 from agreement import relative_error
 from official import inputs
+from peak import Peak
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import pad
@@ -19,7 +21,7 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
-from ltx2_core.quantization import CASTS, FORMATS, KEPT, Fp8Linear, adopt_fp8, castable, fp8
+from ltx2_core.quantization import CASTS, FORMATS, KEPT, Fp8Linear, adopt_fp8, cast, castable, fp8
 
 
 class Network(nn.Module):
@@ -142,10 +144,10 @@ def test_a_cast_layer_errs_by_its_format_and_no_more(format, dtype, spread):
     allowed = HALF_STEP[format] * exact.abs() + SMALLEST_STEP[format] / 2 * exact.abs().amax(1, keepdim=True)
     assert ((found - exact).abs() <= 1.0001 * allowed).all()
     x = torch.randn(50, 256)
-    assert 0.02 < relative_error_of_rows(linear(x).double(), x.double() @ exact.T) < TYPICAL[format]
+    assert 0.02 < relative_error_of_channels(linear(x).double(), x.double() @ exact.T) < TYPICAL[format]
 
 
-def relative_error_of_rows(ours, exact) -> float:
+def relative_error_of_channels(ours, exact) -> float:
     """Mean over channels of the error's size in each."""
     used = exact.norm(dim=0) > 0
     return float(((ours - exact).norm(dim=0)[used] / exact.norm(dim=0)[used]).mean())
@@ -159,9 +161,9 @@ def released(version: str) -> dict[str, torch.Tensor]:
     return {ours: torch.empty(rows[key], dtype=torch.bfloat16, device="meta") for ours, key in names.items()}
 
 
-@pytest.mark.parametrize("version, gigabytes, smaller", [("2.0", 37.0, 25.0), ("2.3", 38.0, 26.0)])
+@pytest.mark.parametrize("version, gigabytes, smaller", [("2.0", 37.75, 25.41), ("2.3", 37.98, 25.64)])
 def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller):
-    """Ten matrices in each of the 46 inner blocks."""
+    """Ten matrices in each of the 46 inner blocks; what is left of the GB of a file is mostly the sound's."""
     state = released(version)
     names = castable(state)
     inside = re.compile(
@@ -183,6 +185,14 @@ def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller)
     assert [any(reason.match(name) for name in kept) for reason in reasons] == [True] * 4 + [gated]
 
 
+def test_casting_holds_one_matrix_in_full_at_a_time():
+    state = {f"blocks.{i}.video.self_attn.q.weight": torch.randn(64, 64).bfloat16() for i in range(22)}
+    with Peak() as peak:
+        cast(state, "fp8")
+    rows, matrix = 64 * 4, 64 * 64
+    assert peak.bytes <= 20 * (matrix + rows) + 4 * matrix + 3 * rows  # in float32, on its way
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Five layers at random, of which three may be cast."""
@@ -197,24 +207,23 @@ def streams(models):
     return tuple(type(s)(pad(s.tokens, (0, 120)), *list(vars(s).values())[1:]) for s in inputs(section))
 
 
-@pytest.mark.parametrize("format, allowed", [("fp8", 0.05)])
+@pytest.mark.parametrize("format, allowed", [("fp8", 0.03)])
 def test_velocity_of_a_cast_transformer(models, format, allowed):
     plain, smaller = (ltx2.build(models, "transformer", torch.float32, format=f) for f in (None, format))
     video, audio = streams(models)
     errors = [relative_error(a, b) for a, b in zip(smaller(video, audio), plain(video, audio))]
-    print(errors)
-    assert 0 < min(errors) and max(errors) <= allowed
+    assert min(errors) > 0 and max(errors) <= allowed
     assert torch.equal(smaller(None, audio)[1], plain(None, audio)[1])  # the sound by itself is the same
 
 
 def test_what_is_kept_is_kept_bit_for_bit(models):
     plain, smaller = (ltx2.build(models, "transformer", format=f).state_dict() for f in (None, "fp8"))
-    cast = {name for name, value in smaller.items() if value.dtype == torch.float8_e4m3fn}
-    assert cast == set(castable(plain)) and len(cast) == 30
-    assert smaller.keys() - plain.keys() == {f"{name}_scale" for name in cast}
-    for name in plain.keys() - cast:
+    small = {name for name, value in smaller.items() if value.dtype == torch.float8_e4m3fn}
+    assert small == set(castable(plain)) and len(small) == 30
+    assert smaller.keys() - plain.keys() == {f"{name}_scale" for name in small}
+    for name in plain.keys() - small:
         assert smaller[name].dtype == plain[name].dtype and torch.equal(smaller[name], plain[name])
-    assert not any("audio" in name for name in cast) and any(".audio." in name for name in plain)
+    assert not any("audio" in name for name in small) and any(".audio." in name for name in plain)
 
 
 @pytest.mark.parametrize("budget", [0, 40_000])
@@ -252,10 +261,13 @@ def test_a_feed_forward_expands_its_weights_once(monkeypatch):
 
 
 def test_a_clip_in_fp8_from_the_command_line(models, tmp_path, monkeypatch):
-    made, build = [], ltx2.generate.__globals__["build"]
-    monkeypatch.setitem(
-        ltx2.generate.__globals__, "build", lambda *a, **k: made.append((a[1], build(*a, **k))) or made[-1][1]
-    )
+    made = []
+
+    def build(models, name, *how, **more):
+        made.append((name, ltx2.build(models, name, *how, **more)))
+        return made[-1][1]
+
+    monkeypatch.setattr(sys.modules["ltx2_core.generate"], "build", build)
     how = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2", "--device", "cpu", "--format", "fp8"]
     files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
     assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.wav"), *files, *how]) == 0
