@@ -111,6 +111,8 @@ _SCALES = {
     "cross_modal_scale": "how closely picture and sound follow each other (1 = neutral)",
     "stg_scale": "spatio-temporal guidance (0 = off)",
     "rescale": "0..1: how much of the contrast that guidance adds is taken back",
+    "nag_scale": "a negative prompt inside the attention, for distilled models (1 = off)",
+    "apg_parallel": "0..1: how much of the text guidance that only strengthens is kept (1 = all)",
 }
 
 
