@@ -20,7 +20,7 @@ from .memory.pinned import ram
 from .memory.plan import plan
 from .memory.stages import FORMATS, Blueprint
 from .quantization import CASTS
-from .sampling import SAMPLERS, SCHEDULES, Guidance, recipe_for
+from .sampling import SAMPLERS, SCHEDULES, Guidance, passes_needed, recipe_for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,18 +174,12 @@ def _plan(options: argparse.Namespace) -> None:
         blueprint,
         ClipShape(*size, exact_fps(options.fps)),
         machine=machine,
-        passes=options.passes or _passes(recipe.video, recipe.audio),
+        passes=options.passes or len(passes_needed([recipe.video, recipe.audio])),
         steps=len(recipe.sigmas(options.steps)) - 1,
         stg_block=min(recipe.video.stg_blocks, default=0),
         ram=pinned,
     )
     print(found.explain())
-
-
-def _passes(*guidance: Guidance) -> int:
-    """Of the transformer, in a step."""
-    kinds = ("needs_negative", "needs_perturbed", "needs_isolated")
-    return 1 + sum(any(getattr(each, kind) for each in guidance) for kind in kinds)
 
 
 def _machine(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:

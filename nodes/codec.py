@@ -12,7 +12,7 @@ from ..ltx2_core.health import Finding, PictureHealth, sound_findings
 from ..ltx2_core.memory import scratch
 from ..ltx2_core.video_vae import Tiling
 from . import host
-from .latents import Latent, clip_of, streams
+from .latents import Latent, clip_of, fps_input, streams
 from .types import LoadedModel, Mel, MelSpectrogram, Model
 
 Audio = dict[str, Any]
@@ -39,17 +39,7 @@ def _tiling() -> list[io.Input]:
 
 
 def _fps(effect: str) -> io.Float.Input:
-    return io.Float.Input(
-        "fps",
-        default=0.0,
-        min=0.0,
-        max=240.0,
-        step=0.001,
-        round=0.001,
-        optional=True,
-        advanced=True,
-        tooltip=f"Frames per second; {effect}. 0 means: as the latent says, else 24.",
-    )
+    return fps_input(f"Frames per second; {effect}. 0 means: as the latent says, else 24.")
 
 
 MODEL = Model.Input("model", tooltip="The LTX-2 model, from LTX-2 Load Model.")

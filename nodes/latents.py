@@ -139,6 +139,21 @@ def renewed(latent: Latent, content: AVLatent) -> Latent:
     return latent | {"samples": host.nested(*tensors) if len(tensors) == 2 else tensors[0]}
 
 
+def fps_input(tooltip: str) -> io.Float.Input:
+    """Asks for the frame rate of latents that do not say it; 0 where they do."""
+    return io.Float.Input(
+        "fps",
+        default=0.0,
+        min=0.0,
+        max=240.0,
+        step=0.001,
+        round=0.001,
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
 def fps_of(latent: Latent, chosen: float = 0.0, otherwise: float | None = None) -> Fraction:
     """The frame rate: what the user has chosen, else what the latent says, else ``otherwise``, else 24."""
     for fps in (chosen, latent.get("fps"), otherwise):

@@ -15,15 +15,15 @@ from ..ltx2_core.sampling import (
     SCHEDULES,
     AnyGuidance,
     Guidance,
-    GuidanceBySigma,
     Step,
     ltx2,
+    passes_needed,
     schedules,
 )
 from ..ltx2_core.transformer import TransformerConfig
 from . import host, preview
 from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
-from .latents import Latent, fps_of, mask_of, renewed, streams, unequal_lengths
+from .latents import Latent, fps_input, fps_of, mask_of, renewed, streams, unequal_lengths
 from .text import Conditioning, contexts, frame_rate
 from .types import GuidanceType, LoadedModel, Model, StreamGuidance
 
@@ -194,17 +194,9 @@ class Sample(io.ComfyNode):
                 _own_scale("audio_text_scale", "Text scale of the sound alone; the official pipelines use 7."),
                 _own_scale("video_cross_modal_scale", "How closely the picture follows the sound."),
                 _own_scale("audio_cross_modal_scale", "How closely the sound follows the picture."),
-                io.Float.Input(
-                    "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Frames per second, for a latent that does not say it. 0 means: as the latent says, else "
-                    "as LTXVConditioning says, else 24.",
+                fps_input(
+                    "Frames per second, for a latent that does not say it. 0 means: as the latent says, else as "
+                    "LTXVConditioning says, else 24."
                 ),
                 GuidanceType.Input(
                     "guidance",
@@ -308,7 +300,7 @@ class Sample(io.ComfyNode):
                 f"{_why_negative(sampler, *both)}, but there is no negative prompt: connect one, or set the scales "
                 "to 1."
             )
-        if model.models.distilled and any(passes_of(each) > 1 for each in both):
+        if model.models.distilled and len(passes_needed(both)) > 1:
             host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
         taken = schedules.part(sigmas.tolist(), start_step, end_step or None)
 
@@ -320,7 +312,8 @@ class Sample(io.ComfyNode):
         prompts = [contexts(model, each) for each in (positive, negative if guided else None) if each is not None]
         transformer = model.network("transformer")
         config = TransformerConfig.from_json(model.models.config["transformer"])
-        room = scratch.sampling(config, given, transformer.dtype, passes=max(map(passes_of, both)))
+        passes = passes_needed(both, len(given.streams()) == 2, SAMPLERS[sampler].needs_negative)
+        room = scratch.sampling(config, given, transformer.dtype, len(passes))
         last = latent.get(LAST_STEP)
         final: Step | None = None
 
@@ -357,15 +350,9 @@ class Sample(io.ComfyNode):
         return io.NodeOutput(renewed(latent | kept, result.map(host.handed_out)))
 
 
-def passes_of(guidance: AnyGuidance) -> int:
-    """How many passes of the transformer a step with this guidance takes at most."""
-    rows = [row for _, row in guidance.table] if isinstance(guidance, GuidanceBySigma) else [guidance]
-    return max(1 + row.needs_negative + row.needs_perturbed + row.needs_isolated for row in rows)
-
-
 def _why_negative(sampler: str, *guidance: AnyGuidance) -> str:
     """What asks for a negative prompt, as the beginning of a sentence."""
     if SAMPLERS[sampler].needs_negative:
         return f"The sampler {sampler} looks at the negative prompt"
-    scales = [max(each.at(sigma).text_scale for sigma in (0.0, 1.0)) for each in guidance]
-    return f"A text scale is {max(scales):g}" if max(scales) > 1 else "A NAG scale is not 1"
+    scale = max(row.text_scale for each in guidance for row in each.rows)
+    return f"A text scale is {scale:g}" if scale > 1 else "A NAG scale is not 1"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .pinned import ram
+from .pinned import kept_free, ram
 from .trace import Cost
 
 GIB = 2**30
@@ -120,7 +120,7 @@ def this_machine(device: torch.device, file: Path | None = None, folder: Path | 
 
 def pinnable(total: int, available: int) -> int:
     """How much of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
-    return max(0, min(total // 2, available - max(total // 10, 2 * GIB)))
+    return max(0, min(total // 2, available - kept_free(total)))
 
 
 def _read(path: Path | None) -> dict:

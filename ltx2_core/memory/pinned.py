@@ -82,7 +82,7 @@ class PinnedMemory:
         total, available = ram()
         limit = total // 2 if self._limit is None else self._limit
         promised = sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
-        return min(limit - self.taken, available - promised - max(total // 10, 2**31))
+        return min(limit - self.taken, available - promised - kept_free(total))
 
 
 def _pages(nbytes: int) -> Tensor:
@@ -91,6 +91,11 @@ def _pages(nbytes: int) -> Tensor:
         memory = torch.empty(nbytes + _PAGE, dtype=torch.uint8)
     start = -memory.data_ptr() % _PAGE
     return memory[start : start + nbytes]
+
+
+def kept_free(total: int) -> int:
+    """How much of the RAM stays free whatever is pinned: a tenth, at least 2 GB."""
+    return max(total // 10, 2**31)
 
 
 def ram() -> tuple[int, int]:

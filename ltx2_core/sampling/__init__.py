@@ -1,7 +1,7 @@
 """How do we get from noise to x0?"""
 
 from .denoiser import Denoiser, Network
-from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma
+from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma, passes_needed
 from .recipes import Recipe, recipe_for
 from .samplers import SAMPLERS, Step, euler
 from .schedules import SCHEDULES, ltx2
@@ -19,5 +19,6 @@ __all__ = [
     "Step",
     "euler",
     "ltx2",
+    "passes_needed",
     "recipe_for",
 ]

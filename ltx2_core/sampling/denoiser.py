@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import geometry
 from ..latents import AVLatent
 from ..transformer import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
-from .guidance import NEUTRAL, AnyGuidance, Guidance
+from .guidance import NEUTRAL, AnyGuidance, Guidance, passes_needed
 
 Velocities = tuple[Tensor | None, Tensor | None]
 
@@ -76,14 +76,7 @@ class Denoiser:
 
     def passes(self, latent: AVLatent, guidance: Iterable[Guidance]) -> list[str]:
         """The passes that ``guidance`` needs for the streams of ``latent``, in the official order."""
-        guidance = list(guidance)
-        needed = {
-            "cond": True,
-            "negative": self.always_negative or any(each.needs_negative for each in guidance),
-            "perturbed": any(each.needs_perturbed for each in guidance),
-            "isolated": len(latent.streams()) == 2 and any(each.needs_isolated for each in guidance),
-        }
-        return [name for name, is_needed in needed.items() if is_needed]
+        return passes_needed(guidance, len(latent.streams()) == 2, self.always_negative)
 
     def _estimate(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> tuple[AVLatent, AVLatent]:
         names = self.passes(latent, active.values())

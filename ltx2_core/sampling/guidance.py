@@ -1,5 +1,6 @@
 """Steering one stream by what changes when something is left out (spec: sampling.md, section 6)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -42,6 +43,11 @@ class Guidance:
     @property
     def needs_isolated(self) -> bool:
         return self.cross_modal_scale != 1
+
+    @property
+    def rows(self) -> "tuple[Guidance, ...]":
+        """All that may apply at some noise level."""
+        return (self,)
 
     def at(self, sigma: float) -> "Guidance":
         """The guidance at a noise level: the same at all."""
@@ -117,7 +123,12 @@ class GuidanceBySigma:
     @property
     def needs_negative_context(self) -> bool:
         """Whether any row needs a negative prompt."""
-        return any(guidance.needs_negative_context for _, guidance in self.table)
+        return any(row.needs_negative_context for row in self.rows)
+
+    @property
+    def rows(self) -> tuple[Guidance, ...]:
+        """All that may apply at some noise level."""
+        return tuple(guidance for _, guidance in self.table)
 
     def at(self, sigma: float) -> Guidance:
         """The row with the smallest bound that is not below ``sigma``."""
@@ -126,3 +137,17 @@ class GuidanceBySigma:
 
 
 AnyGuidance = Guidance | GuidanceBySigma
+
+
+def passes_needed(
+    guidance: Iterable[AnyGuidance], both_streams: bool = True, always_negative: bool = False
+) -> list[str]:
+    """The passes that a step with the ``guidance`` of its streams needs at most, in the official order."""
+    rows = [row for each in guidance for row in each.rows]
+    needed = {
+        "cond": True,
+        "negative": always_negative or any(row.needs_negative for row in rows),
+        "perturbed": any(row.needs_perturbed for row in rows),
+        "isolated": both_streams and any(row.needs_isolated for row in rows),
+    }
+    return [name for name, is_needed in needed.items() if is_needed]

@@ -10,7 +10,7 @@ from agreement import compare
 from ltx2_core import latents
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
-from ltx2_core.sampling import SCHEDULES, Denoiser, Guidance, GuidanceBySigma, recipe_for
+from ltx2_core.sampling import SCHEDULES, Denoiser, Guidance, GuidanceBySigma, passes_needed, recipe_for
 from ltx2_core.transformer import Perturbation
 
 
@@ -243,3 +243,10 @@ def test_recipes_of_the_spec():
 def test_empty_latents_have_the_size_of_the_clip():
     latent = latents.empty(ClipShape(96, 64, 33, Fraction(24)), batch=2)
     assert latent.video.shape == (2, 128, 5, 2, 3) and latent.audio.shape == (2, 8, 34, 16)
+
+
+def test_passes_of_both_streams_add_up():
+    video = GuidanceBySigma(((1.0, Guidance(stg_scale=1, stg_blocks=(3,))), (0.5, Guidance())))
+    assert passes_needed([video, Guidance(7)]) == ["cond", "negative", "perturbed"]
+    assert passes_needed([Guidance(1, 3)], both_streams=False) == ["cond"]
+    assert passes_needed([Guidance()], always_negative=True) == ["cond", "negative"]

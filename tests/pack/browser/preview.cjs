@@ -2,46 +2,30 @@
 //   { address, chromium, workflow, sampler, steps, screenshot }   (sampler: the node's id)
 // runs the workflow, looks at the preview on the sampler after so many steps and at the end, and prints:
 //   { before, during, after, collapsed, opened, removed, saved, events, end, errors }
-const { chromium } = require("playwright-core");
-const { readFileSync } = require("node:fs");
+const { visit } = require("./page.cjs");
 
-const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
-
-async function visit({ address, chromium: executablePath, workflow, sampler, steps, screenshot }) {
-  const browser = await chromium.launch({ executablePath, headless: true, args: QUIET });
-  try {
-    const page = await browser.newPage({ viewport: { width: 1800, height: 1250 } });
-    const errors = [];
-    page.on("console", (line) => line.type() === "error" && errors.push(`${line.text()} (${line.location().url})`));
-    page.on("pageerror", (error) => errors.push(error.stack));
-    await page.goto(`http://${address}/`);
-    await page.waitForFunction(() => window.app?.graph?.nodes.length > 0, null, { timeout: 60000 });
-    await page.evaluate((graph) => app.loadGraphData(graph), workflow);
-    const seen = { before: await page.evaluate(look, sampler) };
-    await page.evaluate(run);
-    await page.waitForFunction((count) => events.length >= count, steps, { timeout: 60000 });
-    await page.waitForTimeout(100);
-    seen.during = await page.evaluate(look, sampler);
-    await page.screenshot({ path: screenshot.replace(".png", "-during.png") });
-    await page.waitForFunction(() => window.end, null, { timeout: 120000 });
-    seen.after = await page.evaluate(look, sampler);
-    await page.screenshot({ path: screenshot });
-    seen.saved = await page.evaluate(() => JSON.stringify(app.graph.serialize()));
-    const flip = (id) => app.graph.getNodeById(id).collapse();
-    for (const state of ["collapsed", "opened"]) {
-      await page.evaluate(flip, sampler);
-      await page.waitForTimeout(300);
-      seen[state] = await page.evaluate(look, sampler);
-    }
-    await page.evaluate((id) => app.graph.remove(app.graph.getNodeById(id)), sampler);
+visit(1250, async (page, { sampler, steps, screenshot }) => {
+  const seen = { before: await page.evaluate(look, sampler) };
+  await page.evaluate(run);
+  await page.waitForFunction((count) => events.length >= count, steps, { timeout: 60000 });
+  await page.waitForTimeout(100);
+  seen.during = await page.evaluate(look, sampler);
+  await page.screenshot({ path: screenshot.replace(".png", "-during.png") });
+  await page.waitForFunction(() => window.end, null, { timeout: 120000 });
+  seen.after = await page.evaluate(look, sampler);
+  await page.screenshot({ path: screenshot });
+  seen.saved = await page.evaluate(() => JSON.stringify(app.graph.serialize()));
+  const flip = (id) => app.graph.getNodeById(id).collapse();
+  for (const state of ["collapsed", "opened"]) {
+    await page.evaluate(flip, sampler);
     await page.waitForTimeout(300);
-    seen.removed = await page.evaluate(look, sampler);
-    return { ...seen, ...(await page.evaluate(() => ({ events, end }))), errors };
-  } finally {
-    await browser.close();
+    seen[state] = await page.evaluate(look, sampler);
   }
-}
+  await page.evaluate((id) => app.graph.remove(app.graph.getNodeById(id)), sampler);
+  await page.waitForTimeout(300);
+  seen.removed = await page.evaluate(look, sampler);
+  return { ...seen, ...(await page.evaluate(() => ({ events, end }))) };
+});
 
 // What a second shows of the preview: how many pictures and playheads, and whether ComfyUI's own still is there, too.
 async function look(sampler) {
@@ -74,11 +58,3 @@ function run() {
     app.api.addEventListener(end, () => (window.end = end));
   app.queuePrompt(0, 1);
 }
-
-visit(JSON.parse(readFileSync(0, "utf8"))).then(
-  (seen) => console.log(JSON.stringify(seen)),
-  (error) => {
-    console.error(error);
-    process.exitCode = 1;
-  },
-);
