@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
+from ltx2_core.layers import Visibility
 from ltx2_core.transformer import Perturbation, StreamInput, Transformer, TransformerConfig
+from ltx2_core.transformer.model import StreamEnds
+from ltx2_core.transformer.modulation import Modulation
 
 PERTURBATIONS = {
     "skip_video_self": Perturbation(video_values_only=frozenset({1})),
@@ -39,6 +42,16 @@ def official(section: dict, seed: int = 0):
     ours = Transformer(TransformerConfig.from_json(section))
     ours.load_state_dict({TRANSFORMER.ours(key, ""): value for key, value in theirs.state_dict().items()})
     return theirs, ours
+
+
+def use_rule_of_1_0_0(monkeypatch) -> None:
+    """ltx-core 1.0.0 takes scale and shift between the streams from the other stream's sigma (spec: rule B)."""
+
+    def by_other_sigma(self: StreamEnds, levels, level, other_sigma, dtype):
+        _, rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
+        return Modulation(rows, torch.arange(len(other_sigma))[:, None])
+
+    monkeypatch.setattr(StreamEnds, "modulate_by_own_level", by_other_sigma)
 
 
 def video_positions(frames=2, height=2, width=2, fps=24.0) -> torch.Tensor:
@@ -76,6 +89,21 @@ def inputs(section: dict, sigma=(0.7, 0.7), first_frame=None, batch=1) -> tuple[
     return video, audio
 
 
+def matrix(visibility: Visibility | None) -> torch.Tensor | None:
+    """How strongly each token sees each other one, (1, N, N)."""
+    if visibility is None:
+        return None
+
+    def strength(a: int, b: int) -> float:
+        groups = int(visibility.group[a]), int(visibility.group[b])
+        if groups[0] == groups[1]:
+            return 1.0
+        return 0.0 if all(groups) else float(visibility.weight[a if groups[0] else b])
+
+    every = range(len(visibility.group))
+    return torch.tensor([[[strength(a, b) for b in every] for a in every]])
+
+
 def official_velocity(theirs, video: StreamInput | None, audio: StreamInput | None, perturbation=None):
     modality = pytest.importorskip("ltx_core.model.transformer.modality").Modality
     guidance = pytest.importorskip("ltx_core.guidance.perturbations")
@@ -97,7 +125,7 @@ def official_velocity(theirs, video: StreamInput | None, audio: StreamInput | No
             timesteps = stream.sigma[:, None].expand(stream.tokens.shape[:2])
         return modality(
             latent=stream.tokens, sigma=stream.sigma, timesteps=timesteps, positions=stream.positions,
-            context=stream.context, context_mask=stream.context_mask, attention_mask=stream.attention_mask,
+            context=stream.context, context_mask=stream.context_mask, attention_mask=matrix(stream.visibility),
         )  # fmt: skip
 
     batch = len((video or audio).tokens)

@@ -4,5 +4,6 @@ from .attention import Asked, Attention, Seen
 from .feed_forward import FeedForward
 from .norms import rms_norm
 from .rope import Rope, Rotation
+from .visibility import Visibility
 
-__all__ = ["Asked", "Attention", "FeedForward", "Rope", "Rotation", "Seen", "rms_norm"]
+__all__ = ["Asked", "Attention", "FeedForward", "Rope", "Rotation", "Seen", "Visibility", "rms_norm"]

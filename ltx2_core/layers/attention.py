@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn as nn
 from einops import rearrange
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..kernels.attention import attend
 from .norms import RMSNorm
 from .rope import Rotation
+from .visibility import Visibility
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,15 @@ class Attention(nn.Module):
         k = self._split(self.k_norm(self.k(context)))
         return Seen(k if rotation is None else rotation(k), self._split(self.v(context)))
 
-    def look(self, asked: Asked, seen: Seen, bias: Tensor | None = None) -> Tensor:
+    def look(self, asked: Asked, seen: Seen, bias: Tensor | Visibility | None = None) -> Tensor:
         """What the queries find in ``seen``, head by head: (B, H, N, d)."""
-        return attend(asked.queries, seen.keys, seen.values, bias)
+        q, k, v = asked.queries, seen.keys, seen.values
+        if not isinstance(bias, Visibility):
+            return attend(q, k, v, bias)
+        found = torch.empty_like(q)
+        for rows, some in bias.biases(q.dtype):
+            found[:, :, rows] = attend(q[:, :, rows], k, v, some)
+        return found
 
     def pass_values(self, x: Tensor) -> Tensor:
         """The perturbation of STG: every token finds its own value; gates and output projection still apply."""

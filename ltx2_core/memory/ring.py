@@ -1,4 +1,4 @@
-"""Which unit is in which slot of the device, which one comes next, and what may be overwritten.
+"""Which unit is where on the device, which one comes next, and what may be overwritten.
 
 This is the policy of streaming; how bytes move is the business of a ``Link``. So it runs in tests with a link that only
 keeps the time.
@@ -22,13 +22,13 @@ class Link(Protocol):
         """Room on the device; raises torch.OutOfMemoryError."""
 
     def send(self, unit: Unit, slot: Slot) -> None:
-        """Begin to copy, as soon as nothing that was started before reads the slot any more."""
+        """Begin to copy, as soon as what was started before now, which may use the same memory, is done."""
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
         """What is started from now on uses the unit in this slot, and starts when it is there."""
 
     def leave(self, unit: Unit, slot: Slot) -> None:
-        """What was started before now is the last to read the slot."""
+        """What is started from now on does not use the slot, and nobody is about to write into it."""
 
     def settle(self) -> None:
         """Wait until nothing is on its way."""
@@ -41,8 +41,8 @@ class Link(Protocol):
 
 
 class Ring:
-    """Streams units through a few slots. As many as there are slots are always on the device or on their way: the one
-    that runs, and those that come next.
+    """Streams units through one piece of memory that holds ``size`` of the largest: the one that runs, and as many of
+    those that come next as find room. Each begins where the one sent before it ends, or at the start again.
 
     What comes next is what came next the last time, at first the order in which the units are given. It is a circle:
     behind the last unit of a step comes the first one of the next step, so the link works while a sampler does its
@@ -51,17 +51,24 @@ class Ring:
 
     def __init__(self, units: Sequence[Unit], link: Link, size: int):
         self.link, self.size = link, size
-        self.slots: list[Slot] = []
+        self.largest = max((unit.nbytes for unit in units), default=0)
         self.running: Unit | None = None
-        self.slot_bytes = max((unit.nbytes for unit in units), default=0)
+        self.memory: Slot | None = None
+        self.slots: dict[Unit, Slot] = {}  # pieces of the memory, and who is there or on the way
+        self._end = 0  # of the last one that was sent
         self._after = dict(zip(units, [*units[1:], *units[:1]]))
         self._first = next(iter(units), None)
         self._last: Unit | None = None
 
     @property
     def nbytes(self) -> int:
-        """What all slots take."""
-        return self.size * self.slot_bytes
+        """What the memory takes as soon as it is needed."""
+        return self.size * self.largest
+
+    @property
+    def taken(self) -> int:
+        """What it takes now."""
+        return 0 if self.memory is None else self.memory.nbytes
 
     def start(self) -> None:
         """A run begins, with the unit that was the first one in the last run."""
@@ -72,15 +79,15 @@ class Ring:
         """The unit is about to run."""
         self.running = unit
         if unit.place is None:
-            self._send(self._from(unit))
-            slot = self._slot_of(unit)
-            assert slot is not None
-            self.link.arrive(unit, slot)
+            self._send_from(unit)
+            slot = self.slots.pop(unit)  # nobody shall find it there if its changes fail half-way
+            install(unit, slot, self.link)
+            self.slots[unit] = slot
 
     def done(self, unit: Unit) -> None:
         """The unit has been run."""
-        if (slot := self._slot_of(unit)) is not None and unit.place is None:
-            self.link.leave(unit, slot)
+        if unit in self.slots and unit.place is None:
+            self.link.leave(unit, self.slots[unit])
         if self._last is None:
             self._first = unit
         else:
@@ -88,59 +95,82 @@ class Ring:
         self._last, self.running = unit, None
 
     def look_ahead(self) -> None:
-        """Send what comes next."""
-        upcoming = self._first if self._last is None else self._after[self._last]
-        if upcoming is not None:
-            self._send(self._from(upcoming))
+        """Send what comes next; a unit that stays has made no room for it."""
+        if self._last is None and self._first is not None:
+            self._send_from(self._first)
+        elif self._last is not None and self._last.place is None:
+            self._send_from(self._after[self._last])
 
     def shrink(self) -> int:
-        """From now on one slot; gives back those that nobody uses now, and returns their bytes."""
+        """From now on room for one unit; returns the bytes given back. What runs must be used again."""
+        before, self.size = self.taken, 1
+        if before > self.nbytes:
+            self.clear()
+        return max(0, before - self.nbytes)
+
+    def clear(self) -> None:
+        """Nothing is on its way, in a slot, or in use; the memory is given back."""
         self.link.settle()
-        before, self.size = len(self.slots), 1
-        self.slots = [slot for slot in self.slots if slot.unit is not None and slot.unit is self.running]
-        return (before - len(self.slots)) * self.slot_bytes
+        for unit in list(self.slots):
+            self._forget(unit)
+        self.memory, self._end = None, 0
 
     def stop(self) -> None:
-        """The run is over, or was interrupted: nothing is on its way, in a slot, or in use."""
-        self.link.settle()
-        if self.running is not None and self.running.place is None:
-            self.running.go_home()
-        self.slots.clear()
+        """The run is over, or was interrupted."""
+        self.clear()
         self.running = None
 
-    def _from(self, unit: Unit) -> list[Unit]:
-        """The units to stream from this one on, itself included, as many as there are slots."""
-        coming: list[Unit] = []
+    def _send_from(self, unit: Unit) -> None:
+        """Send this unit and those that follow, unless they are there, until one finds no room."""
+        if self.memory is not None and self.taken != self.nbytes:
+            self.clear()
+        nearer: list[Slot] = []
         seen: set[Unit] = set()
-        while unit not in seen and len(coming) < self.size:
+        while unit not in seen:
             seen.add(unit)
             if unit.place is None:
-                coming.append(unit)
+                if unit not in self.slots and not self._send(unit, nearer):
+                    break
+                nearer.append(self.slots[unit])
             unit = self._after[unit]
-        return coming
 
-    def _send(self, wanted: list[Unit]) -> None:
-        """Whatever of these is not in a slot yet, in this order; it takes the place of what is not among them."""
-        here = {slot.unit for slot in self.slots}
-        others = [slot for slot in self.slots if slot.unit not in wanted]
-        for unit in wanted:
-            if unit in here:
-                continue
+    def _send(self, unit: Unit, nearer: Sequence[Slot]) -> bool:
+        """Whether there is room beside those that are needed earlier."""
+        memory = self._room()
+        for start in (self._end, 0, *(slot.stop for slot in nearer)):
+            stop = start + unit.nbytes
+            if stop <= memory.nbytes and not any(slot.overlaps(start, stop) for slot in nearer):
+                break
+        else:
+            return False
+        for other in [other for other, slot in self.slots.items() if slot.overlaps(start, stop)]:
+            self._forget(other)
+        slot = memory.piece(start, unit.nbytes)
+        self.link.send(unit, slot)
+        self.slots[unit], self._end = slot, stop
+        return True
+
+    def _room(self) -> Slot:
+        while self.memory is None:
             try:
-                slot = others.pop(0) if others else self._new_slot()
+                self.memory = self.link.slot(self.nbytes)
             except torch.OutOfMemoryError:
-                if not self.slots:
+                if self.size == 1:
                     raise
-                self.size = len(self.slots)  # look less far ahead
-                return self._send(wanted[: self.size])
-            slot.unit = None  # in case that sending fails
-            self.link.send(unit, slot)
-            slot.unit = unit
+                self.size -= 1  # look less far ahead
+        return self.memory
 
-    def _new_slot(self) -> Slot:
-        slot = self.link.slot(self.slot_bytes)
-        self.slots.append(slot)
-        return slot
+    def _forget(self, unit: Unit) -> None:
+        slot = self.slots.pop(unit)
+        if unit.place is None:
+            self.link.leave(unit, slot)
 
-    def _slot_of(self, unit: Unit) -> Slot | None:
-        return next((slot for slot in self.slots if slot.unit is unit), None)
+
+def install(unit: Unit, slot: Slot, link: Link) -> None:
+    """From now on the unit is used in this slot, with its changes made."""
+    link.arrive(unit, slot)
+    try:
+        unit.change(slot)
+    except BaseException:
+        link.leave(unit, slot)
+        raise

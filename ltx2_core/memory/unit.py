@@ -3,18 +3,19 @@
 import bisect
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
+
+Change = Callable[[Tensor], object]  # of a weight, in place
 
 
 class MappedFile(NamedTuple):
@@ -37,19 +38,29 @@ class Slot:
 
     nbytes: int
     buffer: Tensor | None = None
-    unit: "Unit | None" = None  # that is in the slot of a ring, or on its way there
-    # Making these costs more than all else that is done for a block, so they are made once.
-    views: "WeakKeyDictionary[Unit, list[Tensor]]" = field(default_factory=WeakKeyDictionary)
-    # What a link with streams keeps: when the bytes have come, when they are no longer read, who brings them.
-    ready: Any = None
+    start: int = 0  # in the memory that the slot is a piece of
+    changed: bool = False  # whether the changes of the unit in it have been made
+    # What a link with streams keeps: when the bytes may come, when they have come, who brings them.
     free: Any = None
+    ready: Any = None
     task: Future | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.nbytes
+
+    def piece(self, start: int, nbytes: int) -> "Slot":
+        buffer = None if self.buffer is None else self.buffer[start : start + nbytes]
+        return Slot(nbytes, buffer, start)
+
+    def overlaps(self, start: int, stop: int) -> bool:
+        return start < self.stop and self.start < stop
 
 
 @dataclass(eq=False)
 class Unit:
-    """The tensors of a block. Their homes, on the host or in a mapped file, are never written, and nothing is ever
-    copied back to them: leaving the device is to forget the copy.
+    """The tensors of a block, or of a part of one. Their homes, on the host or in a mapped file, are never written, and
+    nothing is ever copied back to them: leaving the device is to forget the copy.
 
     A home in a mapped file is read with plain reads, not through the mapping: reading goes straight to where the bytes
     are needed, pages do not pile up in this process, and a file that was cut short is an error instead of a crash.
@@ -63,6 +74,7 @@ class Unit:
     nbytes: int = field(init=False)  # of the span
     span: Tensor | None = None  # a copy in pinned host memory
     place: Slot | None = None  # on the device, while the unit stays there
+    changes: dict[int, Change] = field(default_factory=dict)  # of which tensors, to be made in every copy
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]
@@ -82,20 +94,23 @@ class Unit:
                 else:
                     piece.copy_(home.reshape(-1).view(torch.uint8)[first - offset : last - offset])
 
-    def views(self, span: Tensor) -> list[Tensor]:
-        """The tensors in this copy of the span."""
-        return [
-            span[offset : offset + home.nbytes].view(home.dtype).view(home.shape)
-            for home, offset in zip(self.homes, self.offsets)
-        ]
+    def bind(self, span: Tensor) -> None:
+        """Let the network use this copy of the span."""
+        as_dtype = {dtype: span.view(dtype) for dtype in {home.dtype for home in self.homes}}
+        for tensor, home, offset in zip(self.tensors, self.homes, self.offsets):
+            start = offset // home.itemsize
+            tensor.data = as_dtype[home.dtype][start : start + home.numel()].view(home.shape)
 
-    def bind(self, views: Sequence[Tensor]) -> None:
-        """Let the network use these."""
-        for tensor, view in zip(self.tensors, views):
-            tensor.data = view
+    def change(self, slot: Slot) -> None:
+        """Make the changes, unless the copy in ``slot``, which is bound, has them."""
+        if not slot.changed:
+            for index, change in self.changes.items():
+                change(self.tensors[index].data)
+            slot.changed = True
 
     def go_home(self) -> None:
-        self.bind(self.homes)
+        for tensor, home in zip(self.tensors, self.homes):
+            tensor.data = home
 
 
 def mapped_files() -> list[MappedFile]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..layers import Visibility
+
 
 @dataclass(frozen=True, eq=False)
 class StreamInput:
@@ -15,7 +17,7 @@ class StreamInput:
     context: Tensor  # (B, L, D): the text context
     timesteps: Tensor | None = None  # (B, N), float32: the noise level of each token; None = sigma everywhere
     context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
-    attention_mask: Tensor | None = None  # (B, N, N), 0..1: how strongly each token sees each other token
+    visibility: Visibility | None = None  # which tokens see which; None = each sees all
     nag: "Nag | None" = None
     updated: bool = True  # False: the other stream may look at this one, which itself stays as it is
 

@@ -1,6 +1,7 @@
 """The dual-stream diffusion transformer of LTX-2 (paper, section 3; spec: transformer.md)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import Rope, Rotation
-from .block import Block, States, StreamState, Text
+from .block import Block, Pair, StreamState, Text
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation, modulate
@@ -25,6 +26,17 @@ class CaptionProjection(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         return self.out(F.gelu(self.up(context), approximate="tanh"))
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What the noise levels of a step make of a stream, in all passes."""
+
+    modulation: Modulation
+    embedded: Modulation
+    text: Modulation | None
+    cross_modulation: Modulation | None
+    cross_gate: Modulation | None
 
 
 class StreamEnds(nn.Module):
@@ -48,7 +60,27 @@ class StreamEnds(nn.Module):
         # Of every tensor of positions that is still in use: the passes and steps that are given the same one share it.
         self._rotations = WeakTensorKeyDictionary()
 
-    def enter(self, stream: StreamInput, other: StreamInput | None) -> StreamState:
+    @property
+    def parts(self) -> list[nn.Module]:
+        """What needs its weights only while it is called, once for all passes at one noise level."""
+        parts = [self.modulate, self.modulate_text, self.modulate_cross, self.gate_cross]
+        return [part for part in parts if part is not None]
+
+    def levels(self, sigma: Tensor, timesteps: Tensor | None, other_sigma: Tensor | None, dtype: torch.dtype) -> Levels:
+        """What follows from the noise levels of a stream, and of the other one."""
+        levels, level = _distinct_levels(sigma, timesteps)
+        each_clip = torch.arange(len(sigma), device=level.device)[:, None]
+        embedded, rows = self.modulate(levels * self.config.sigma_scale, dtype)
+        text = cross_modulation = cross_gate = None
+        if self.modulate_text is not None:
+            text = Modulation(self.modulate_text(sigma * self.config.sigma_scale, dtype)[1], each_clip)
+        if other_sigma is not None:
+            cross_modulation = self.modulate_by_own_level(levels, level, other_sigma, dtype)
+            gates = self.gate_cross(other_sigma * self.config.cross_gate_scale, dtype)[1]
+            cross_gate = Modulation(gates, each_clip)
+        return Levels(Modulation(rows, level), Modulation(embedded[:, None], level), text, cross_modulation, cross_gate)
+
+    def enter(self, stream: StreamInput, other: StreamInput | None, levels: Levels) -> StreamState:
         """The state before the first block."""
         dtype, expected = stream.tokens.dtype, self.config.caption_width or self.context_width
         if stream.context.shape[-1] != expected:
@@ -56,21 +88,16 @@ class StreamEnds(nn.Module):
                 f"The prompt was encoded to contexts of width {stream.context.shape[-1]}, this transformer reads "
                 f"{expected}: text projection, connectors and transformer must be of one LTX-2 version."
             )
-        levels, level = _distinct_levels(stream)
-        embedded = self.modulate.embed(levels * self.config.sigma_scale, dtype)
-        each_clip = torch.arange(len(stream.sigma), device=level.device)[:, None]
         return StreamState(
             x=self.project_in(stream.tokens),
-            text=self._text(stream, each_clip),
-            attention_bias=_attention_bias(stream.attention_mask, dtype),
+            text=self._text(stream, levels.text),
+            visibility=stream.visibility,
             rotation=self._rotation(self.rope, stream.positions, dtype),
             cross_rotation=None if other is None else self._rotation(self.cross_rope, stream.positions, dtype),
-            modulation=Modulation(self.modulate.modulate(embedded), level),
-            cross_modulation=None if other is None else self.modulate_by_own_level(levels, level, other.sigma, dtype),
-            cross_gate=None
-            if other is None
-            else Modulation(self.gate_cross(other.sigma * self.config.cross_gate_scale, dtype), each_clip),
-            embedded=Modulation(embedded[:, None], level),
+            modulation=levels.modulation,
+            cross_modulation=levels.cross_modulation,
+            cross_gate=levels.cross_gate,
+            embedded=levels.embedded,
             updated=stream.updated,
         )
 
@@ -82,12 +109,8 @@ class StreamEnds(nn.Module):
             made[rope, dtype] = rope(positions.float().mean(-1)[:, : len(rope.max_positions)], dtype)
         return made[rope, dtype]
 
-    def _text(self, stream: StreamInput, each_clip: Tensor) -> Text:
-        dtype, modulation, caption = stream.tokens.dtype, None, self.caption or nn.Identity()
-        if self.modulate_text is not None:
-            rows = self.modulate_text(stream.sigma * self.config.sigma_scale, dtype)
-            modulation = Modulation(rows, each_clip)
-        bias = _context_bias(stream.context_mask, dtype)
+    def _text(self, stream: StreamInput, modulation: Modulation | None) -> Text:
+        caption, bias = self.caption or nn.Identity(), _context_bias(stream.context_mask, stream.tokens.dtype)
         if (nag := stream.nag) is None:
             return Text(caption(stream.context), bias, modulation)
         negative = Text(caption(nag.context), None, modulation)
@@ -97,7 +120,7 @@ class StreamEnds(nn.Module):
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
     ) -> Modulation:
         """Scale and shift between the streams follow each token's own noise level, since May 2026 (rule C)."""
-        return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype), level)
+        return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype)[1], level)
 
     def leave(self, state: StreamState) -> Tensor:
         """The state after the last block to the velocity (B, N, C)."""
@@ -150,22 +173,29 @@ class Transformer(nn.Module):
             for video, audio in states
         ]
 
-    def _enter(self, passes: Sequence[Pass]) -> list[States]:
-        enter_video, enter_audio = cache(self.video.enter), cache(self.audio.enter)
-        return [
-            (
-                None if each.video is None else enter_video(each.video, each.audio),
-                None if each.audio is None else enter_audio(each.audio, each.video),
-            )
-            for each in passes
-        ]
+    def _enter(self, passes: Sequence[Pass]) -> list[Pair]:
+        def through(ends: StreamEnds) -> Callable[[StreamInput | None, StreamInput | None], StreamState | None]:
+            levels_of = cache(ends.levels)
+
+            @cache
+            def enter(stream: StreamInput | None, other: StreamInput | None) -> StreamState | None:
+                if stream is None:
+                    return None
+                other_sigma = None if other is None else other.sigma
+                levels = levels_of(stream.sigma, stream.timesteps, other_sigma, stream.tokens.dtype)
+                return ends.enter(stream, other, levels)
+
+            return enter
+
+        enter_video, enter_audio = through(self.video), through(self.audio)
+        return [(enter_video(each.video, each.audio), enter_audio(each.audio, each.video)) for each in passes]
 
 
-def _distinct_levels(stream: StreamInput) -> tuple[Tensor, Tensor]:
+def _distinct_levels(sigma: Tensor, timesteps: Tensor | None) -> tuple[Tensor, Tensor]:
     """The noise levels that occur (M,), and which of them each token has (B, N) or (B, 1)."""
-    if stream.timesteps is None:
-        return stream.sigma.float(), torch.arange(len(stream.sigma), device=stream.sigma.device)[:, None]
-    levels, level = torch.unique(stream.timesteps.float(), return_inverse=True)
+    if timesteps is None:
+        return sigma.float(), torch.arange(len(sigma), device=sigma.device)[:, None]
+    levels, level = torch.unique(timesteps.float(), return_inverse=True)
     return levels, level
 
 
@@ -174,12 +204,3 @@ def _context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask is None:
         return None
     return ((mask.to(dtype) - 1) * torch.finfo(dtype).max)[:, None, None]
-
-
-def _attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """log(mask), so that weights are multiplied by it; (B, N, N) to (B, 1, N, N)."""
-    if mask is None:
-        return None
-    limits = torch.finfo(dtype)
-    bias = mask.float().clamp(min=limits.tiny).log().to(dtype)
-    return torch.where(mask > 0, bias, limits.min)[:, None]

@@ -86,16 +86,10 @@ class AdaLN(nn.Module):
         self.embed_out = nn.Linear(width, width)
         self.project = nn.Linear(width, rows * width)
 
-    def embed(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        """(M,) noise levels, scaled to 0..1000, to (M, D) embeddings."""
-        return self.embed_out(F.silu(self.embed_in(sinusoid(timesteps).to(dtype))))
-
-    def modulate(self, embedded: Tensor) -> Tensor:
-        """(M, D) embeddings to (M, rows, D)."""
-        return self.project(F.silu(embedded)).unflatten(-1, (self.rows, -1))
-
-    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.modulate(self.embed(timesteps, dtype))
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(M,) noise levels, scaled to 0..1000, to embeddings (M, D) and rows (M, rows, D)."""
+        embedded = self.embed_out(F.silu(self.embed_in(sinusoid(timesteps).to(dtype))))
+        return embedded, self.project(F.silu(embedded)).unflatten(-1, (self.rows, -1))
 
 
 def sinusoid(timesteps: Tensor) -> Tensor:

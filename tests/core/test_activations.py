@@ -7,8 +7,9 @@ from agreement import relative_error
 from official import PERTURBATIONS, audio_positions, tiny_section, video_positions
 from peak import Peak
 
-from ltx2_core.layers import FeedForward, Rope, rms_norm
+from ltx2_core.layers import Attention, FeedForward, Rope, Visibility, rms_norm
 from ltx2_core.layers.norms import RMSNorm
+from ltx2_core.memory import Store
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 from ltx2_core.transformer.modulation import Modulation, gated_sum, modulate
 
@@ -83,13 +84,26 @@ def test_peak_of_four_passes():
     assert peak_of(net, passes) <= peak_of(net, [Pass(*streams(net, True), UNPERTURBED)]) + 3.25
 
 
+@torch.no_grad()
+def test_groups_of_tokens_need_no_matrix():
+    attention, x = Attention(16, heads=1, head_dim=16), torch.randn(1, 8192, 16)
+    groups = Visibility(torch.arange(8192) // 4096, torch.full((8192,), 0.5))
+    asked, seen = attention.ask(x), attention.see(x)
+    with Peak() as peak:
+        attention.look(asked, seen, groups)
+    assert peak.bytes < 0.25 * 8192 * 8192 * 4
+
+
 def test_rotations_live_as_long_as_their_positions():
     net = network("2.3")
     video, audio = streams(net)
-    first, second = net.video.enter(video, audio), net.video.enter(video, None)
+    both, alone, others = (
+        Pass(video, audio, UNPERTURBED), Pass(video, None, UNPERTURBED), Pass(streams(net)[0], None, UNPERTURBED),
+    )  # fmt: skip
+    first, second, third = (state for state, _ in net._enter([both, alone, others]))
     assert first.rotation is second.rotation and first.cross_rotation is not None
-    assert net.video.enter(streams(net)[0], None).rotation is not first.rotation
-    del first, second
+    assert third.rotation is not first.rotation
+    del first, second, third
     with Peak() as peak:
         net.sweep([Pass(*streams(net), UNPERTURBED)])
     assert peak.live == 0
@@ -138,3 +152,15 @@ def test_rms_norm_is_that_of_torch(dtype):
     tolerance = 1e-6 if dtype == torch.float32 else 1e-2
     assert relative_error(rms_norm(x, 1e-3), F.rms_norm(x, (64,), eps=1e-3)) < tolerance
     assert relative_error(norm(x), F.rms_norm(x, (64,), norm.weight, 1e-3)) < tolerance
+
+
+@pytest.mark.parametrize("unit, passes, more", [("block", 1, 1), ("block", 3, 3), ("part", 1, 0), ("part", 3, 2)])
+def test_streaming_holds_on_to_what_would_be_run_again(unit, passes, more):
+    """The hidden states of all passes before the block; of those before a part, one is there in any case."""
+    net = network("2.3")
+    given = [Pass(*streams(net, True), UNPERTURBED) for _ in range(passes)]
+    net.sweep(given)  # rotations are kept with the positions
+    plain, store = peak_of(net, given), Store(net, "cpu")
+    store.stream_by(unit)
+    with store.use():
+        assert peak_of(net, given) <= plain + more + 0.1

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from devices import Pins, on_stand_ins, through
 from safetensors.torch import save_file
 from torch import nn
 
 from ltx2_core.checkpoint.files import TensorFile
-from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed, pinned
+from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed, link, pinned
 from ltx2_core.memory.link import Readers
 from ltx2_core.memory.unit import ALIGNMENT, Unit, mapped_files
 
@@ -71,7 +71,7 @@ def test_a_unit_is_one_aligned_span(mixed):
     unit = Unit(mixed)
     copies, span = [tensor.clone() for tensor in mixed], torch.empty(unit.nbytes, dtype=torch.uint8)
     unit.read(span)
-    unit.bind(unit.views(span))
+    unit.bind(span)
     for tensor, copy in zip(mixed, copies):
         assert tensor.dtype == copy.dtype and torch.equal(tensor.float(), copy.float())
         assert (tensor.data_ptr() - span.data_ptr()) % ALIGNMENT == 0 or tensor.numel() == 0
@@ -120,66 +120,12 @@ def test_a_file_that_was_cut_is_an_error_and_no_crash(path):
     assert store.card_bytes == 0
 
 
-# ----------------------------------------------------------------------------------------- a card that is not one
-
-
-class Stream:
-    def __init__(self, name: str, log: list):
-        self.name, self.log = name, log
-
-    def wait_event(self, event):
-        assert event.recorded  # CUDA would not wait
-        self.log.append((self.name, "waits for", event))
-
-    def synchronize(self): ...
-
-
-class Event:
-    recorded = False
-
-    def record(self, stream: Stream):
-        self.recorded = True
-        stream.log.append((stream.name, "reached", self))
-
-    def synchronize(self):
-        assert self.recorded
+# ------------------------------------------------------------------------------------------------------ to the card
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """CUDA's streams and events on a device where everything happens at once; what they were told is returned."""
-    log = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies", log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("compute", log))
-    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(pinned, "ram", lambda: (2**40, 2**40))
-    return log
-
-
-def through(memory: PinnedMemory) -> Streamed:
-    return Streamed("cpu", memory, Readers(700))
-
-
-class Pins:
-    """Counts what is pinned; refuses beyond ``most`` bytes."""
-
-    def __init__(self, most=10**9):
-        self.most, self.pinned = most, {}
-
-    def pin(self, span):
-        assert span.data_ptr() % 4096 == 0
-        if sum(self.pinned.values()) + span.nbytes > self.most:
-            return False
-        self.pinned[span.data_ptr()] = span.nbytes
-        return True
-
-    def unpin(self, span):
-        del self.pinned[span.data_ptr()]
-
-    def memory(self, limit=None) -> PinnedMemory:
-        return PinnedMemory(limit, self.pin, self.unpin)
+    return on_stand_ins(monkeypatch)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -201,7 +147,7 @@ def test_every_way_to_the_card_gives_the_same_result(cuda, path, monkeypatch, sl
         with store.use():
             for _ in range(3):
                 assert torch.equal(network(X), expected)
-    streamed = sum(unit.nbytes for unit in store._blocks if unit.place is None)
+    streamed = sum(unit.nbytes for unit in store._cut.units if unit.place is None)
     assert sum(pins.pinned.values()) == min(streamed, limit, most)
     store.release()
     assert store.card_bytes == 0 and torch.equal(network(X), expected)
@@ -213,19 +159,19 @@ def test_copying_and_computing_wait_for_each_other(cuda, path):
     one, other = Unit([torch.ones(8)]), Unit([torch.ones(9)])
     streams = through(Pins().memory())
     streams.prepare([one, other])
-    slot = streams.slot(ALIGNMENT)
-    for unit in (one, other):
+    memory = streams.slot(2 * ALIGNMENT)
+    for unit, start in ((one, 0), (other, ALIGNMENT), (one, 0)):
+        slot = memory.piece(start, ALIGNMENT)
         streams.send(unit, slot)
         streams.arrive(unit, slot)
         streams.leave(unit, slot)
-    round_trip = [
-        ("copies", "waits for", slot.free),
-        ("copies", "reached", slot.ready),
-        ("compute", "waits for", slot.ready),
-        ("compute", "reached", slot.free),
-    ]
-    told = [each for each in cuda if each[2] in (slot.ready, slot.free)]
-    assert told == [("compute", "reached", slot.free), *round_trip, *round_trip]
+        assert cuda == [
+            ("compute", "reached", slot.free),  # all that may read what is overwritten
+            ("copies", "waits for", slot.free),
+            ("copies", "reached", slot.ready),
+            ("compute", "waits for", slot.ready),
+        ]
+        cuda.clear()
 
 
 def test_what_is_pinned_is_read_once(cuda, path, monkeypatch):
@@ -250,7 +196,7 @@ def test_who_rests_makes_room_for_who_runs(cuda, path):
     first, second, third = (Store(mapped(path), "cpu", link=through(memory)) for _ in range(3))
 
     def spans(store):
-        return sum(unit.span is not None for unit in store._blocks)
+        return sum(unit.span is not None for unit in store._cut.units)
 
     for store in (first, second, third):
         store.set_budget(0)
@@ -272,7 +218,7 @@ def test_a_tenth_of_the_ram_stays_free(cuda, path, monkeypatch):
     monkeypatch.setattr(pinned, "ram", lambda: (2**36, 2**36 // 10 + 2 * BLOCK))
     store, pins = Store(mapped(path), "cpu"), Pins()
     memory = pins.memory()
-    memory.admit(store._blocks)
+    memory.admit(store._cut.units)
     assert memory.taken == 2 * BLOCK
 
 
@@ -284,7 +230,7 @@ def test_an_error_of_a_reader_is_told_where_the_unit_is_needed(cuda, path):
         file.truncate(path.stat().st_size // 2)
     with pytest.raises(OSError, match="became shorter"), store.use() as network:
         network(X)
-    assert store.card_bytes == 0 and all("forward" not in vars(block) for block in store._modules)
+    assert store.card_bytes == 0 and all("forward" not in vars(block) for block in store._cut.modules)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -403,3 +349,29 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path):
     result = subprocess.run([sys.executable, "-c", RUN, path], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 2.5e9 < path.stat().st_size
+
+
+def test_a_card_streams_only_after_it_has_passed_a_trial(monkeypatch, caplog):
+    """On stand-ins, where copies are at once: right ones pass, a piece that is missing does not, nor does a failure."""
+    on_stand_ins(monkeypatch)
+    pins = Pins()
+    monkeypatch.setattr(pinned, "_register", pins.pin)
+    monkeypatch.setattr(pinned, "_unregister", pins.unpin)
+    trial, device = link._passes_trial.__wrapped__, torch.device("cpu")
+    assert trial(device)
+    whole = link.Streamed._copy
+    monkeypatch.setattr(link.Streamed, "_copy", lambda self, piece, slot, start=0: whole(self, piece[:-4], slot, start))
+    assert not trial(device) and "wrong numbers" in caplog.text
+    monkeypatch.setattr(link.Streamed, "_copy", lambda *_: 1 / 0)
+    assert not trial(device) and "failed its trial" in caplog.text
+
+
+def test_what_carries_weights_to_which_device(monkeypatch):
+    passed = []
+    monkeypatch.setattr(link, "_passes_trial", lambda device: passed.append(device) or len(passed) < 2)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    kinds = [type(link.link_to(torch.device(name))) for name in ("cpu", "mps", "cuda", "cuda")]
+    assert kinds == [link.InPlace, link.Plain, link.Streamed, link.Plain]
+    monkeypatch.setattr(torch.version, "cuda", None)  # ROCm calls its devices cuda, too
+    assert type(link.link_to(torch.device("cuda"))) is link.Plain and len(passed) == 2

@@ -1,20 +1,21 @@
 """Who is in which slot, and when: the policy of streaming, with a link that keeps the time and copies nothing."""
 
 import random
+from itertools import cycle, pairwise
 
 import pytest
 import torch
 
 from ltx2_core.memory.ring import Ring
 from ltx2_core.memory.store import spread
-from ltx2_core.memory.unit import Slot, Unit
+from ltx2_core.memory.unit import ALIGNMENT, Slot, Unit
 
 
 class Clock:
     """A device that computes, and a link beside it that copies one unit after the other, on one clock."""
 
     def __init__(self, copy: float):
-        self.copy, self.now, self.link_is_busy_until = copy, 0.0, 0.0
+        self.copy, self.now, self.link_is_busy_until = copy, 0.0, 0.0  # seconds for ALIGNMENT bytes
         self.there: dict[Slot, tuple[Unit, float]] = {}  # what is in a slot, and since when
         self.in_use: Slot | None = None
         self.sent: list[Unit] = []
@@ -24,9 +25,12 @@ class Clock:
         return Slot(nbytes)
 
     def send(self, unit, slot):
-        assert slot is not self.in_use
+        overwritten = [other for other in self.there if other.overlaps(slot.start, slot.stop)]
+        assert self.in_use not in overwritten
+        for other in overwritten:
+            del self.there[other]
         # The program is not ahead of the device: it says so at the last moment.
-        self.link_is_busy_until = max(self.link_is_busy_until, self.now) + self.copy
+        self.link_is_busy_until = max(self.link_is_busy_until, self.now) + self.copy * unit.nbytes / ALIGNMENT
         self.there[slot] = unit, self.link_is_busy_until
         self.sent.append(unit)
 
@@ -37,23 +41,23 @@ class Clock:
         self.now, self.in_use = max(self.now, since), slot
 
     def leave(self, unit, slot):
-        assert self.there[slot][0] is unit and self.in_use is slot
+        assert self.there[slot][0] is unit and self.in_use in (slot, None)
         self.in_use = None
 
     def settle(self): ...
 
 
-def units(count: int, resident=()) -> list[Unit]:
-    made = [Unit([torch.zeros(1)]) for _ in range(count)]
+def units(count: int, resident=(), sizes=(1,)) -> list[Unit]:
+    made = [Unit([torch.empty(sizes[index % len(sizes)] * ALIGNMENT, dtype=torch.uint8)]) for index in range(count)]
     for index in resident:
         made[index].place = Slot(0)
     return made
 
 
-def run(ring: Ring, order: list[Unit], compute: float = 1.0) -> None:
-    for unit in order:
+def run(ring: Ring, order: list[Unit], *compute: float) -> None:
+    for unit, seconds in zip(order, cycle(compute or (1.0,))):
         ring.use(unit)
-        ring.link.now += compute
+        ring.link.now += seconds
         ring.done(unit)
         ring.look_ahead()
 
@@ -128,6 +132,35 @@ def test_blocks_that_stay_are_spread_so_that_the_link_is_never_idle_for_long():
     assert step_time(range(28)) > 1.2 * computing
 
 
+# Parts of a block in the order of their use, in MB, and in GFLOP at 1280 x 704, 121 frames, 1024 text tokens.
+PARTS = (134, 34, 134, 34, 50, 50, 268, 67)
+WORK = (5138, 10, 1250, 10, 489, 489, 3780, 13)
+
+
+@pytest.mark.parametrize(
+    "slots, passes, rate, waiting", [(1, 1, 25, 0.3), (2, 1, 25, 0.03), (3, 1, 25, 0), (2, 4, 25, 0), (2, 1, 54, 0)]
+)
+def test_parts_of_a_block_hide_behind_each_other(slots, passes, rate, waiting):
+    """An RTX 4090 (120 TFLOPS) on PCIe 4 or 5 x16: in 0.54 GB instead of the 1.54 GB of two whole blocks."""
+    blocks = units(6 * 8, sizes=PARTS)
+    ring, clock = make(blocks, slots, copy=1 / rate)
+    seconds = [passes * gflop / 120 for gflop in WORK]
+    run(ring, blocks, *seconds)
+    start = clock.now
+    for _ in range(3):
+        run(ring, blocks, *seconds)
+    assert (clock.now - start) / (18 * sum(seconds)) - 1 <= waiting + 1e-9
+    assert ring.taken == slots * 268 * ALIGNMENT
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_step_loads_every_part_once(slots):
+    blocks = units(24, sizes=PARTS)
+    ring, clock = make(blocks, slots)
+    run(ring, blocks * 4)
+    assert clock.sent == (blocks * 5)[: len(clock.sent)] and 4 * 24 <= len(clock.sent) < 5 * 24
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 48])
 def test_every_beginning_of_a_spread_is_even(count):
     order = spread(count)
@@ -147,7 +180,7 @@ def test_the_order_is_learnt():
     run(ring, used * 2)
     assert clock.sent == (used * 3)[2:12]
     ring.stop()
-    assert ring.slots == []
+    assert ring.slots == {} and ring.taken == 0
     ring.start()
     assert clock.sent[-2:] == used[:2]
 
@@ -156,7 +189,7 @@ def test_the_order_is_learnt():
 def test_any_order_is_served(seed):
     """The clock sees to it that nobody runs on what is not there, and nothing is overwritten while it is used."""
     dice = random.Random(seed)
-    blocks = units(8, resident=dice.sample(range(8), dice.randrange(6)))
+    blocks = units(8, dice.sample(range(8), dice.randrange(6)), dice.choice([(1,), (1, 2), (5, 1, 1, 3, 2)]))
     ring, _ = make(blocks, slots=dice.randint(1, 4))
     for _ in range(5):
         run(ring, dice.choices(blocks, k=20))
@@ -164,17 +197,19 @@ def test_any_order_is_served(seed):
         unit.place = None if unit.place else Slot(0)
         if dice.random() < 0.3:
             ring.shrink()
-    assert len(ring.slots) <= 4
+        ring.size = dice.choice([ring.size, 1, 2, 5])
+        places = [(0, 0), *sorted((slot.start, slot.stop) for slot in ring.slots.values()), (ring.taken, ring.taken)]
+        assert all(stop <= start for (_, stop), (start, _) in pairwise(places))
 
 
 def test_without_memory_for_slots_the_ring_looks_less_far_ahead():
     blocks = units(5)
     clock = Clock(1.0)
-    clock.slot = lambda nbytes: Slot(nbytes) if len(ring.slots) < 2 else _out_of_memory()
+    clock.slot = lambda nbytes: Slot(nbytes) if nbytes <= 2 * ALIGNMENT else _out_of_memory()
     ring = Ring(blocks, clock, 4)
     ring.start()
     run(ring, blocks * 2)
-    assert ring.size == len(ring.slots) == 2
+    assert ring.size == 2 and len(ring.slots) == 2
 
 
 def _out_of_memory():

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import Device
 from torch import nn
 
-from ltx2_core.memory import Plain, Store
+from ltx2_core.memory import Store
 
 BLOCK, REST = 1024, 512
 
@@ -37,37 +38,6 @@ class Net(nn.Module):
         return x * self.scale
 
 
-class Device(Plain):
-    """A device that is not one: all units are copied, into memory that holds nan before, as late as possible."""
-
-    def __init__(self, capacity=None):
-        super().__init__("cpu")
-        self.capacity, self.allocated, self.sent = capacity, weakref.WeakSet(), []
-
-    @property
-    def used(self):
-        return sum(slot.nbytes for slot in self.allocated)
-
-    def slot(self, nbytes):
-        if self.capacity is not None and self.used + nbytes > self.capacity:
-            raise torch.OutOfMemoryError("full")
-        slot = super().slot(nbytes)
-        slot.buffer.fill_(0xFF)
-        self.allocated.add(slot)
-        return slot
-
-    def send(self, unit, slot):
-        slot.buffer.fill_(0xFF)
-        slot.task = unit
-        self.sent.append(unit)
-
-    def arrive(self, unit, slot):
-        if slot.task is not None:
-            super().send(slot.task, slot)
-        slot.task = None
-        super().arrive(unit, slot)
-
-
 def store_of(network, budget=None, capacity=None, **settings) -> Store:
     store = Store(network, "cpu", link=Device(capacity), **settings)
     store.set_budget(budget)
@@ -75,7 +45,7 @@ def store_of(network, budget=None, capacity=None, **settings) -> Store:
 
 
 def at_home(store: Store) -> bool:
-    return all(t.data_ptr() == h.data_ptr() for u in store._units for t, h in zip(u.tensors, u.homes))
+    return all(t.data_ptr() == h.data_ptr() for u in store._cut.ranked for t, h in zip(u.tensors, u.homes))
 
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
@@ -127,13 +97,13 @@ def test_neither_budget_nor_look_ahead_change_the_result(budget, slots, inferenc
 
 def test_what_stays_is_copied_once_and_what_does_not_once_per_step():
     store = store_of(Net(), REST + 5 * BLOCK)
-    staying = [unit for unit in store._units if unit.place is not None]
+    staying = [unit for unit in store._cut.ranked if unit.place is not None]
     assert store._link.sent == staying and len(staying) == 4
     del store._link.sent[:]
     with store.use() as network:
         for _ in range(4):
             network(X)
-    streamed = [unit for unit in store._blocks if unit not in staying]
+    streamed = [unit for unit in store._cut.units if unit not in staying]
     assert store._link.sent == (streamed * 5)[: 4 * 3 + 2]
 
 
@@ -163,9 +133,9 @@ def test_what_is_in_use_is_not_given_back(budget):
     store = store_of(network, budget)
 
     def release():
-        place = store._blocks[3].place
+        place = store._cut.units[3].place
         store.release()
-        assert store._blocks[3].place is place
+        assert store._cut.units[3].place is place
         assert store.card_bytes <= 3 * BLOCK + REST  # the block that runs, the ring, what stands beside the blocks
 
     network.blocks[3].during = release
@@ -179,9 +149,9 @@ def test_a_budget_may_change_at_any_time():
     store = store_of(network, 0)
 
     def change(budget):
-        place = store._blocks[2].place
+        place = store._cut.units[2].place
         store.set_budget(budget)
-        assert store._blocks[2].place is place  # it runs
+        assert store._cut.units[2].place is place  # it runs
 
     with store.use():
         for budget in (None, 3000, 0, 5000, None, 10):
@@ -340,22 +310,23 @@ def equal(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
 @torch.no_grad()
-def test_every_network_streams_bit_for_bit(models, name):
+def test_every_network_streams_bit_for_bit(models, name, unit):
     """A block whose forward nobody calls would stay on the host, and the network would fail on a small card."""
     network, inputs = network_and_inputs(models, name)
     expected = network(*inputs)
     store = store_of(network, 0)
+    store.stream_by(unit)
     with store.use():
         for _ in range(2):
             assert equal(network(*inputs), expected)
-    assert set(store._link.sent) == set(store._units)
+    assert set(store._link.sent) == set(store._cut.ranked)
 
 
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
 @torch.no_grad()
-def test_every_block_can_be_run_again(models, name, monkeypatch):
+def test_every_block_can_be_run_again(models, name, unit, monkeypatch):
     """A block that runs out of memory finds its inputs as they were, even if it fails at its very end."""
     network, inputs = network_and_inputs(models, name)
     expected, failed = network(*inputs), []
@@ -371,12 +342,13 @@ def test_every_block_can_be_run_again(models, name, monkeypatch):
         return run
 
     store = store_of(network)
+    store.stream_by(unit)
     monkeypatch.setattr(store, "_give_way", lambda: True)
-    for block in store._modules:
+    for block in store._cut.modules:
         block.forward = failing_once(block.forward)
     with store.use():
         assert equal(network(*inputs), expected)
-    assert len(failed) == len(store._modules)
+    assert len(failed) == len(store._cut.modules)
 
 
 def test_a_network_that_is_dropped_is_freed():

@@ -1,6 +1,7 @@
 """The transformer against the official one, and against the newest official numbers where the two differ."""
 
 import math
+from dataclasses import replace
 
 import golden
 import pytest
@@ -10,29 +11,24 @@ from official import (
     PERTURBATIONS,
     audio_positions,
     inputs,
+    matrix,
     official,
     official_velocity,
     tiny_section,
+    use_rule_of_1_0_0,
     video_positions,
 )
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
-from ltx2_core.transformer import Perturbation, StreamInput, Transformer, TransformerConfig
-from ltx2_core.transformer.model import StreamEnds
-from ltx2_core.transformer.modulation import Modulation
+from ltx2_core.layers import Attention, Visibility
+from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
 TOTALS = {"2.0": (3510, 18_876_174_592), "2.3": (4186, 18_988_838_144)}
 
 
 @pytest.fixture
 def rule_of_1_0_0(monkeypatch):
-    """ltx-core 1.0.0 takes scale and shift between the streams from the other stream's sigma (spec: rule B)."""
-
-    def by_other_sigma(self: StreamEnds, levels, level, other_sigma, dtype):
-        rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
-        return Modulation(rows, torch.arange(len(other_sigma))[:, None])
-
-    monkeypatch.setattr(StreamEnds, "modulate_by_own_level", by_other_sigma)
+    use_rule_of_1_0_0(monkeypatch)
 
 
 def check(seam: str, ours, theirs) -> None:
@@ -90,10 +86,22 @@ def test_masks():
     theirs, ours = official(section)
     video, audio = inputs(section)
     context_mask = torch.tensor([[1, 1, 0, 1, 0, 1]])
-    attention_mask = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    attention_mask = attention_mask.masked_fill(torch.eye(8, dtype=torch.bool), 1.0)
-    video = StreamInput(video.tokens, video.sigma, video.positions, video.context, None, context_mask, attention_mask)
+    visibility = Visibility(torch.tensor([0, 0, 0, 1, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 0.3, 0.3, 1, 0, 0.5]))
+    video = replace(video, context_mask=context_mask, visibility=visibility)
     check("2.3 masked", ours(video, audio), official_velocity(theirs, video, audio))
+
+
+@torch.no_grad()
+def test_visibility_in_chunks_is_that_of_the_matrix(monkeypatch):
+    """Also with so many tokens that they are asked for in several chunks."""
+    monkeypatch.setattr("ltx2_core.layers.visibility._ROWS", 3)
+    attention = Attention(16, heads=2, head_dim=8)
+    attention.load_state_dict({key: torch.randn(value.shape) for key, value in attention.state_dict().items()})
+    visibility = Visibility(torch.tensor([0] * 5 + [1, 2, 2]), torch.tensor([1] * 5 + [0.0, 0.2, 0.7]))
+    x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    asked, seen = attention.ask(x), attention.see(x)
+    whole = attention.look(asked, seen, matrix(visibility).log())
+    compare("attention by groups", attention.look(asked, seen, visibility), whole)
 
 
 @torch.no_grad()
@@ -107,8 +115,7 @@ def test_block_and_rope():
         lambda module, args, kwargs, output: seen.update(before=kwargs, after=output), with_kwargs=True
     )
     official_velocity(theirs, video, audio)
-    video_state = ours.video.enter(video, audio)
-    audio_state = ours.audio.enter(audio, video)
+    ((video_state, audio_state),) = ours._enter([Pass(video, audio, UNPERTURBED)])
     for stream, state in ("video", video_state), ("audio", audio_state):
         before = seen["before"][stream]
         cos, sin = before.positional_embeddings
