@@ -9,7 +9,6 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from agreement import relative_error  # noqa: E402
 from official import audio_positions, official, tiny_section, video_positions  # noqa: E402
 from peak import Peak  # noqa: E402
 
+from benchmarks.peers import Forward, diffusers, of_diffusers, of_ltx_core  # noqa: E402
 from ltx2_core.transformer import StreamInput  # noqa: E402
 
 ROUNDS = 5
@@ -38,8 +38,6 @@ SIZE = {
     "caption_channels": 512,
 }  # fmt: skip
 HIDDEN = TOKENS * HEADS * HEAD_DIM * 4  # bytes of the hidden states of the video, our unit of memory
-
-Forward = Callable[[], tuple[Tensor, Tensor]]
 
 
 def inputs(section: dict, image: bool) -> tuple[StreamInput, StreamInput]:
@@ -62,51 +60,6 @@ def inputs(section: dict, image: bool) -> tuple[StreamInput, StreamInput]:
     )
 
 
-def of_ltx_core(network: torch.nn.Module, *streams: StreamInput) -> Forward:
-    from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
-    from ltx_core.model.transformer.modality import Modality
-
-    modalities = [
-        Modality(
-            latent=s.tokens, sigma=s.sigma, timesteps=s.sigma[:, None] if s.timesteps is None else s.timesteps,
-            positions=s.positions, context=s.context,
-        )
-        for s in streams
-    ]  # fmt: skip
-    return lambda: network(*modalities, BatchedPerturbationConfig([PerturbationConfig([])]))
-
-
-def of_diffusers(network: torch.nn.Module, section: dict, video: StreamInput, audio: StreamInput) -> Forward:
-    """The same in diffusers, with the weights of ``network`` of ltx-core."""
-    from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
-    from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
-
-    same = [
-        "num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "audio_num_attention_heads",
-        "audio_attention_head_dim", "audio_cross_attention_dim", "in_channels", "out_channels", "audio_in_channels",
-        "audio_out_channels", "caption_channels",
-    ]  # fmt: skip
-    gated, modulated = section.get("apply_gated_attention", False), section.get("cross_attention_adaln", False)
-    theirs = LTX2VideoTransformer3DModel(
-        **{key: section[key] for key in same}, rope_type="split", gated_attn=gated, audio_gated_attn=gated,
-        cross_attn_mod=modulated, audio_cross_attn_mod=modulated,
-        use_prompt_embeddings="caption_proj_before_connector" not in section,
-    )  # fmt: skip
-    state = convert_ltx2_transformer_to_diffusers(dict(network.state_dict()))
-    for old, new in ("prompt_adaln_single", "prompt_adaln"), ("audio_prompt_adaln_single", "audio_prompt_adaln"):
-        state = {key.replace(f"{old}.", f"{new}.") if key.startswith(old) else key: v for key, v in state.items()}
-    theirs.load_state_dict(state)
-    levels = video.sigma if video.timesteps is None else video.timesteps
-    arguments = {
-        "hidden_states": video.tokens, "encoder_hidden_states": video.context, "video_coords": video.positions,
-        "timestep": levels * 1000, "sigma": video.sigma * 1000,
-        "audio_hidden_states": audio.tokens, "audio_encoder_hidden_states": audio.context,
-        "audio_timestep": audio.sigma * 1000, "audio_sigma": audio.sigma * 1000, "audio_coords": audio.positions,
-        "use_cross_timestep": True, "return_dict": False,
-    }  # fmt: skip
-    return lambda: theirs(**arguments)
-
-
 def seconds(forward: Forward) -> float:
     start = time.process_time()
     forward()
@@ -121,7 +74,7 @@ def measure(release: str, image: bool) -> dict[str, dict[str, float]]:
     contenders: dict[str, Forward] = {
         "ours": lambda: ours(video, audio),
         "ltx-core": of_ltx_core(network, video, audio),
-        "diffusers": of_diffusers(network, section, video, audio),
+        "diffusers": of_diffusers(diffusers(section, network.state_dict()), video, audio),
     }
     peaks, velocities = {}, {}
     for name, forward in contenders.items():

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from ..quantization import adopt_fp8, cast
+from ..quantization import adopt_fp8, cast, use_scaled_products
 from .components import COMPONENTS
-from .files import CheckpointError
+from .files import CheckpointError, TensorFile
 from .fill import few, fill
 from .models import Models
 
@@ -41,4 +41,11 @@ def build(
     except ValueError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
     fill(network, state, title, component.official)
+    if name == "transformer" and not _wants_exact_products(file):
+        use_scaled_products(network)
     return network.to(device).requires_grad_(False).eval()
+
+
+def _wants_exact_products(file: TensorFile) -> bool:
+    """Whether an old ComfyUI file asks that its inputs are not rounded: by two elements in its marker."""
+    return any(key.endswith("scaled_fp8") and entry.shape == (2,) for key, entry in file.entries.items())

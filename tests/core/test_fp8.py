@@ -123,6 +123,65 @@ def test_another_format_is_named(change, found):
         load(Network().state_dict() | change)
 
 
+# ---------------------------------------------------------------------------------------------------- files as they are
+
+
+def official_file(module, weight, scale):
+    return {f"{module}.weight": weight, f"{module}.weight_scale": scale, f"{module}.input_scale": torch.tensor(0.02)}
+
+
+def comfyui_file(module, weight, scale):
+    name = {kind: name for name, kind in FORMATS.items()}[weight.dtype]
+    mark = marker(format=name, params={"full_precision_matrix_mult": True})
+    return {f"{module}.weight": weight, f"{module}.weight_scale": scale, f"{module}.comfy_quant": mark}
+
+
+def old_comfyui_file(module, weight, scale):
+    whole = {"model.diffusion_model.scaled_fp8": torch.empty(0, dtype=weight.dtype)}
+    beside = {f"{module}.scale_weight": scale.reshape(1), f"{module}.scale_input": torch.ones(())}
+    return {f"{module}.weight": weight} | beside | whole
+
+
+def cast_file(module, weight, scale):
+    return {f"{module}.weight": weight}
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize(
+    ("layout", "input_scale", "exact"),
+    [
+        (official_file, 0.02, False),
+        (comfyui_file, None, True),
+        (old_comfyui_file, None, False),
+        (cast_file, None, False),
+    ],
+)
+def test_a_file_as_it_is(models, tmp_path, layout, input_scale, exact, kind):
+    """All matrices of a block, written as the official tool and ComfyUI write them."""
+    source, plain = models.files[0], {}
+    state = load_file(source.path)
+    for key in [k for k in state if ".transformer_blocks.2." in k and k.endswith(".weight") and state[k].ndim == 2]:
+        weight, scale = quantise(state[key].float(), kind)
+        scale = torch.ones(()) if layout is cast_file else scale
+        weight = state[key].to(kind) if layout is cast_file else weight
+        plain[key] = weight.float() * scale
+        state |= layout(key.removesuffix(".weight"), weight, scale)
+    save_file(state, tmp_path / "fp8.safetensors", source.metadata)
+    save_file(load_file(source.path) | plain, tmp_path / "plain.safetensors", source.metadata)
+    network, expected = (
+        ltx2.build(ltx2.open_models(tmp_path / f"{name}.safetensors"), "transformer", torch.float32)
+        for name in ("fp8", "plain")
+    )
+    linears = [module for module in network.modules() if isinstance(module, Fp8Linear)]
+    assert len(linears) == len(plain) >= 28
+    for linear in linears:
+        assert linear.weight.dtype == kind and linear.exact == exact
+        found = None if linear.input_scale is None else linear.input_scale.item()
+        assert found == (None if input_scale is None else pytest.approx(input_scale))
+    given = streams(models)
+    assert all(torch.equal(a, b) for a, b in zip(network(*given), expected(*given)))
+
+
 # ------------------------------------------------------------------------------------------------- cast while loading
 
 
@@ -267,7 +326,7 @@ def test_a_clip_in_fp8_from_the_command_line(models, tmp_path, monkeypatch):
         made.append((name, ltx2.build(models, name, *how, **more)))
         return made[-1][1]
 
-    monkeypatch.setattr(sys.modules["ltx2_core.generate"], "build", build)
+    monkeypatch.setattr(sys.modules["ltx2_core.run"], "build", build)
     how = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2", "--device", "cpu", "--format", "fp8"]
     files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
     assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.wav"), *files, *how]) == 0

@@ -1,0 +1,392 @@
+"""What only a card can tell, at full size with random weights: python -m benchmarks.cuda
+
+rates    what the card and its link reach
+forward  a step with all weights on the card: seconds and peak of activations, beside the plan's
+peers    one pass beside ltx-core and diffusers with the same weights: ratios within rounds of turning order
+stream   the same steps streamed by block and by part, and as planned under caps of memory: seconds beside the plan's
+         and beside the first placement of the same step, equality with it, loads, memory reserved beside the plan's
+
+Every figure is a row, printed as it comes and kept in results/cuda_<card>_<date>.json; what fails or finds no time is a
+row that says so. Needs twice the bytes of the bf16 weights in host memory (80 GB). With --tiny a miniature on the CPU.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from datetime import date
+from functools import cache, cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
+from ltx2_core.geometry import ClipShape, audio_positions, video_positions
+from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
+from ltx2_core.memory.machine import GIB, pinnable, this_machine
+from ltx2_core.memory.pinned import ram
+from ltx2_core.memory.plan import place, refusal
+from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, sampling
+from ltx2_core.quantization import CASTS, adopt_fp8, castable, use_scaled_products
+from ltx2_core.text.tokenizer import LENGTH
+from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
+
+from . import peers
+
+HERE = Path(__file__).parent
+FORMATS = ("bf16", "fp8", "fp8 products")  # each is made from the one before; the last multiplies float8 by float8
+SIZES = {"3.5k": (640, 352), "8.2k": (960, 544), "14.1k": (1280, 704), "32.6k": (1920, 1088)}  # by tokens
+STEPS, ROUNDS, FPS = 8, 4, 24
+CONTEXT = 900_000_000  # what CUDA takes of a card and no cap counts
+PEERS = {"ltx-core": (peers.ltx_core, peers.of_ltx_core), "diffusers": (peers.diffusers, peers.of_diffusers)}
+TINY = {
+    "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64,
+    "audio_num_attention_heads": 2, "audio_attention_head_dim": 16, "audio_cross_attention_dim": 32,
+    "caption_channels": 48,
+}  # fmt: skip
+
+COLUMNS = {"part": 9, "format": 14, "clip": 7, "passes": 3, "where": 19}  # of what is printed
+
+Figures = dict[str, Any]
+Case = tuple[Figures, Callable[[], Figures]]  # which it is, and how to measure it
+
+
+class Bench:
+    """The network in one format after the other, and the rows that were found."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.deadline = time.perf_counter() + 60 * options.minutes
+        self.device = torch.device("cpu" if options.tiny else "cuda:0")
+        config = HERE.parent / "tests" / "golden" / f"config_{options.version}.json"
+        self.section = json.loads(config.read_text())["transformer"] | (TINY if options.tiny else {})
+        self.clips = {name: ClipShape(*SIZES[name], 121, FPS) for name in options.clips}
+        self.passes, self.caps = options.passes, options.caps
+        if options.tiny:
+            self.clips, self.caps = {"tiny": ClipShape(64, 64, 9, FPS)}, (4, 1)
+        self.about = machine_and_versions(self.device) | {"options": {k: str(v) for k, v in vars(options).items()}}
+        card = re.sub(r"[^a-z0-9]+", "-", self.about["card"].lower().removeprefix("nvidia "))
+        self.path = options.output / f"cuda_{card}_{self.about['date']}.json"
+        self.format = ""
+        self.rows: list[Figures] = []
+        self.first: dict[tuple, tuple[str, list[Tensor], float]] = {}  # of each step: where, its result and seconds
+        self.stg_block = self.section["num_layers"] * 29 // 48
+        self.pinned = PinnedMemory()
+
+    @cached_property
+    def machine(self):
+        return this_machine(self.device)
+
+    def measure(self, part: str, which: Figures, figures: Callable[[], Figures]) -> None:
+        """One more row, whatever happens."""
+        row = {"part": part, **which}
+        try:
+            row |= figures() if time.perf_counter() < self.deadline else {"skipped": "no time was left"}
+        except Exception as error:
+            row["failed"] = f"{type(error).__name__}: {error}"[:600]
+        cap(self.device, None)
+        self.rows.append({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()})
+        self.path.write_text(json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n")
+        columns = "".join(str(row.get(name, "")).ljust(width) for name, width in COLUMNS.items())
+        print(columns, ", ".join(f"{k} {v}" for k, v in self.rows[-1].items() if k not in COLUMNS), flush=True)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def load(self, format: str) -> Figures:
+        """Make the network of this ``format`` from what is there; its weights are on the host."""
+        start, self.format = time.perf_counter(), format
+        if format == "bf16":
+            self.state = random_state(self.section, self.device)
+        elif format == "fp8":
+            self.network = self.store = None  # which makes room
+            for name in castable(self.state):
+                weight, scale = CASTS["fp8"](self.state[name].to(self.device))
+                self.state[name], self.state[f"{name}_scale"] = weight.cpu(), scale.cpu()
+        if format in CASTS or format == "bf16":
+            self.network = empty_network(self.section)
+            state = dict(self.state)
+            adopt_fp8(self.network, state)
+            self.network.load_state_dict(state, assign=True)
+            card = self.device.type == "cuda"
+            self.link = Streamed(self.device, self.pinned) if card else Plain(self.device)
+            self.sent = counted(self.link)
+            self.store = Store(self.network, self.device, link=self.link)
+            shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+            self.blueprint = Blueprint(format, {"transformer": self.section}, {"transformer": shapes}, None)
+        use_scaled_products(self.network, () if format in CASTS else [self.device.type])
+        return {"seconds": time.perf_counter() - start, "weights, GB": self.store.wanted_bytes / 1e9}
+
+    def need(self, clip: str, passes: int) -> Need:
+        return sampling(self.blueprint, Extent.of_clip(self.clips[clip]), PASSES[:passes], STEPS, self.stg_block)
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def add(name: str, kind: Callable[[str], Any], default: tuple, help: str) -> None:
+        parser.add_argument(name, type=lambda text: tuple(map(kind, text.split(","))), default=default, help=help)
+
+    add("--only", str, tuple(PARTS), f"some of {','.join(PARTS)}")
+    add("--formats", str, FORMATS, f"some of {','.join(FORMATS)}")
+    add("--clips", str, tuple(SIZES)[:3], f"some of {','.join(SIZES)} tokens; all but the last by default")
+    add("--passes", int, (1, 4), "of a step, 1 to 4")
+    add("--caps", float, (32, 24, 16, 12, 8), "GB of the cards to imitate")
+    parser.add_argument("--version", choices=("2.0", "2.3"), default="2.0", help="19B or 22B")
+    parser.add_argument("--minutes", type=float, default=8, help="begin no row after so long")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    parser.add_argument("--tiny", action="store_true", help="a miniature on the CPU, to try this script")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options)
+    with torch.inference_mode():
+        for format in FORMATS[: 1 + max(map(FORMATS.index, options.formats))]:
+            bench.measure("load", {"format": format}, partial(bench.load, format))
+            for part in options.only if format in options.formats else ():
+                for which, figures in PARTS[part](bench):
+                    bench.measure(part, {"format": format, **which}, figures)
+    return bench.path
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def rates(bench: Bench) -> Iterator[Case]:
+    if bench.format != "bf16":
+        return
+    device, card = bench.device, bench.device.type == "cuda"
+    side, size = (8192, GIB) if card else (64, 2**16)
+
+    def product(dtype: torch.dtype) -> Figures:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in "ab")
+        one = torch.ones((), device=device)
+        scaled = partial(torch._scaled_mm, a, b.t(), one, one, out_dtype=torch.bfloat16)
+        seconds = seconds_of(scaled if dtype.itemsize == 1 else lambda: a @ b.t(), 20, device)
+        return {"TFLOPS": 2 * side**3 / seconds / 1e12}
+
+    def copy() -> Figures:
+        pinned = torch.empty(size, dtype=torch.uint8, pin_memory=card)
+        there = torch.empty_like(pinned, device=device)
+        return {"GB/s": size / seconds_of(lambda: there.copy_(pinned, non_blocking=True), 20, device) / 1e9}
+
+    yield {"what": "the machine, as the planner measures it"}, lambda: asdict(bench.machine)
+    yield {"what": "copy from pinned memory"}, copy
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        yield {"what": f"product of {side} x {side}, {dtype}"}, partial(product, dtype)
+
+
+def forward(bench: Bench) -> Iterator[Case]:
+    return steps(bench, {"resident": lambda need: put(bench, "block", None)})
+
+
+def stream(bench: Bench) -> Iterator[Case]:
+    places = {f"streamed by {unit}": partial(streamed, bench, unit) for unit in ("block", "part")}
+    return steps(bench, places | {f"planned for {each:g} GB": partial(planned, bench, each) for each in bench.caps})
+
+
+def compare(bench: Bench) -> Iterator[Case]:
+    """One pass in bf16, which is what all have, with the weights where ours are."""
+
+    @cache
+    def network(peer: str) -> Any:
+        prefix = TRANSFORMER.prefixes[0]
+        state = {TRANSFORMER.official(n).removeprefix(prefix): p.data for n, p in bench.network.named_parameters()}
+        return PEERS[peer][0](bench.section, state)
+
+    def ratio(clip: str, peer: str) -> Figures:
+        if bench.about[peer] == "absent":
+            return {"skipped": f"{peer} is absent"}
+        put(bench, "block", None)
+        (given,) = passes_of(bench, clip, 1)
+        with bench.store.use():
+            runs = {"ours": lambda: bench.network.sweep([given])[0]}
+            runs["theirs"] = PEERS[peer][1](network(peer), given.video, given.audio)
+            ours, theirs = (run()[0].float() for run in runs.values())
+            rounds = []
+            for index in range(ROUNDS):
+                order = list(runs)[:: -1 if index % 2 else 1]
+                rounds.append({name: seconds_of(runs[name], 1, bench.device) for name in order})
+        figures = {f"{name}, seconds": median(each[name] for each in rounds) for name in runs}
+        figures["ours / theirs"] = median(each["ours"] / each["theirs"] for each in rounds)
+        return figures | {"difference": ((ours - theirs).abs().max() / theirs.abs().max()).item()}
+
+    for clip in bench.clips if bench.format == "bf16" else ():
+        for peer in PEERS:
+            yield {"clip": clip, "passes": 1, "where": f"beside {peer}"}, partial(ratio, clip, peer)
+
+
+PARTS = {"rates": rates, "forward": forward, "peers": compare, "stream": stream}
+
+
+# --------------------------------------------------------------------------------------------------------------- steps
+
+
+def steps(bench: Bench, places: dict[str, Callable[[Need], Figures]]) -> Iterator[Case]:
+    for where, put_there in places.items():
+        for clip in bench.clips:
+            for passes in bench.passes:
+                which = {"clip": clip, "passes": passes, "where": where}
+                yield which, partial(step, bench, clip, passes, where, put_there)
+
+
+def streamed(bench: Bench, unit: str, need: Need) -> Figures:
+    """All units come through two slots."""
+    bench.store.stream_by(unit)
+    return put(bench, unit, bench.store.rest_bytes + 2 * max(bench.store.unit_bytes))
+
+
+def planned(bench: Bench, gigabytes: float, need: Need) -> Figures:
+    """As on a card of so many GB."""
+    machine = replace(bench.machine, memory=int(gigabytes * GIB))
+    total, available = ram()
+    stage = place(need, machine, machine.budget, pinnable(total, available + bench.pinned.taken))
+    if stage is None:
+        raise ValueError(refusal(need, machine.budget))
+    put(bench, stage.unit, stage.weight_budget, stage.slots or 2)
+    cap(bench.device, machine.memory - CONTEXT)
+    figures = {"unit": stage.unit, "slots": stage.slots, "planned seconds": stage.run}
+    figures |= {tier: stage.tiers.count(tier) for tier in dict.fromkeys(stage.tiers)}
+    return figures | {"planned, GB": stage.device_bytes / 1e9}
+
+
+def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
+    bench.store.stream_by(unit, slots)
+    bench.store.set_budget(budget)
+    cap(bench.device, None)
+    return {}
+
+
+def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[Need], Figures]) -> Figures:
+    """The second and later ones of the same step; in the first, weights find their way into pinned memory."""
+    store, device, need = bench.store, bench.device, bench.need(clip, passes)
+    figures = {"planned seconds": bench.machine.seconds(need.cost)} if where == "resident" else {}
+    figures |= put_there(need)
+    given = passes_of(bench, clip, passes)
+    with store.use():
+        card = device.type == "cuda"
+        if card:
+            torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if card else 0
+        start = time.perf_counter()
+        result = [x.cpu() for each in bench.network.sweep(given) for x in each]
+        times = max(2, min(10, round(2 / (time.perf_counter() - start))))
+        bench.sent.clear()
+        seconds = seconds_of(lambda: bench.network.sweep(given), times, device)
+        figures |= {"seconds": seconds, "resident units": sum(store.staying), "units": len(store.staying)}
+        figures |= {"loads per step": len(bench.sent) / times, "GB loaded per step": sum(bench.sent) / times / 1e9}
+        figures |= {"weights, GB": store.card_bytes / 1e9, "pinned, GB": bench.pinned.taken / 1e9}
+    if card:
+        figures["activations, GB"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
+        figures["reserved, GB"] = torch.cuda.max_memory_reserved(device) / 1e9
+    figures |= {"planned activations, GB": need.cost.peak / 1e9}
+    figures["TFLOPS"] = (need.cost.products + need.cost.attention) / seconds / 1e12
+    other, expected, its_seconds = bench.first.setdefault((bench.format, clip, passes), (where, result, seconds))
+    if other == where:
+        if plain := bench.first.get(("bf16", clip, passes)):
+            found, exact = (torch.cat(each, 1).double() for each in (result, plain[1]))
+            figures["difference from bf16"] = ((found - exact).norm() / exact.norm()).item()
+        return figures | {"finite": all(bool(x.isfinite().all()) for x in result)}
+    same = all(torch.equal(a, b) for a, b in zip(result, expected))
+    return figures | {f"equal to {other}": same, f"seconds / {other}": seconds / its_seconds}
+
+
+def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
+    """The passes of a step in the planner's order, with everything at random."""
+    shape, config, device = bench.clips[clip], bench.network.config, bench.device
+    generator, sigma = torch.Generator(device).manual_seed(1), torch.full((1,), 0.7, device=device)
+    positions = {
+        "video": video_positions(shape.video_latent, shape.fps, device),
+        "audio": audio_positions(shape.audio_latents, device),
+    }
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator, device=device, dtype=torch.bfloat16)
+
+    def stream_of(name: str) -> StreamInput:
+        kind, where = getattr(config, name), positions[name]
+        context = random(1, LENGTH, config.caption_width or kind.context_width)
+        return StreamInput(random(1, where.shape[2], kind.channels_in), sigma, where, context)
+
+    positive = stream_of("video"), stream_of("audio")
+    negative = tuple(replace(each, context=torch.flip(each.context, [1])) for each in positive)
+    perturbations = {
+        "perturbed": Perturbation(frozenset({bench.stg_block}), frozenset({bench.stg_block})),
+        "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
+    }
+    return [
+        Pass(*(negative if name == "negative" else positive), perturbations.get(name, UNPERTURBED))
+        for name in PASSES[:count]
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ weights and measuring
+
+
+def empty_network(section: dict[str, Any]) -> Transformer:
+    with torch.device("meta"):
+        return Transformer(TransformerConfig.from_json(section)).requires_grad_(False)
+
+
+def random_state(section: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Weights that keep the size of what passes through them; made on the device, kept on the host."""
+    generator, state = torch.Generator(device).manual_seed(0), {}
+    for name, tensor in empty_network(section).state_dict().items():
+        drawn = torch.randn(tensor.shape, generator=generator, device=device, dtype=torch.bfloat16)
+        state[name] = drawn.mul_(tensor.shape[-1] ** -0.5 if tensor.ndim > 1 else 0.2).add_("norm" in name).cpu()
+    return state
+
+
+def counted(link: Any) -> list[int]:
+    """The bytes of every unit that ``link`` sends from now on."""
+    send, sent = link.send, list[int]()
+
+    def send_and_count(unit: Any, slot: Any) -> None:
+        sent.append(unit.nbytes)
+        send(unit, slot)
+
+    link.send = send_and_count
+    return sent
+
+
+def seconds_of(run: Callable[[], object], times: int, device: torch.device) -> float:
+    """Of one among ``times`` in a row."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    wait()
+    return (time.perf_counter() - start) / times
+
+
+def cap(device: torch.device, nbytes: int | None) -> None:
+    """Let the allocator, emptied, take so much of the card at most."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(1.0 if nbytes is None else min(1.0, nbytes / total), device)
+
+
+def machine_and_versions(device: torch.device) -> Figures:
+    about: Figures = {"date": str(date.today()), "card": platform.machine(), "cuda": torch.version.cuda}
+    if device.type == "cuda":
+        about["card"] = torch.cuda.get_device_name(device)
+        about["driver"] = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader")
+    for name in ("torch", "ltx-core", "diffusers"):
+        try:
+            about[name] = version(name)
+        except PackageNotFoundError:
+            about[name] = "absent"
+    return about
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Float8 times float8, on devices that have it (spec: formats.md, sections 3.1 and 10)."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+_SIDE = 16  # of which both sides of a weight must be multiples, on cards
+_PIECE = 2**24  # numbers that are rounded at a time: each of them exists in three forms meanwhile
+
+
+def row_scales(matrix: Tensor) -> Tensor:
+    """What makes the largest number of each row the largest float8: float32, (rows, 1)."""
+    largest = torch.linalg.vector_norm(matrix, torch.inf, dim=1, keepdim=True, dtype=torch.float32)
+    return (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def multiplies(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the device of ``weight`` multiplies it by float8 numbers, to a result of ``dtype``."""
+    return all(side % _SIDE == 0 for side in weight.shape) and _has(weight.device, weight.dtype, dtype, rows=False)
+
+
+def scaled_linear(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
+) -> Tensor:
+    """x (..., in) rounded to float8 times ``weight`` (out, in), summed in float32; (..., out) in the dtype of ``x``.
+
+    ``weight_scale`` is () or (out, 1). ``input_scale`` () holds for all of ``x``, and what is too large for it is
+    clamped; if it is None each token gets its own scale. So nothing depends on which tokens come together.
+    """
+    tokens = x.flatten(0, -2)
+    scale = row_scales(tokens) if input_scale is None else input_scale
+    rounded = _rounded(tokens, scale)
+    return _product(rounded, scale, weight, weight_scale, bias, x.dtype).unflatten(0, x.shape[:-1])
+
+
+def _rounded(x: Tensor, scale: Tensor) -> Tensor:
+    """x / scale in float8, divided in float32."""
+    rounded = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
+    of_each = scale.reshape(-1, 1).expand(len(x), 1)
+    pieces = (tensor.split(max(1, _PIECE // x.shape[1])) for tensor in (x, of_each, rounded))
+    for piece, divisor, to in zip(*pieces):
+        divided = torch.div(piece, divisor, out=torch.empty_like(piece))
+        to.copy_(divided.clamp_(-_LARGEST, _LARGEST))  # above, this float8 has but "not a number"
+    return rounded
+
+
+def _product(
+    x: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Of float8 matrices; ``scale`` is () or (tokens, 1), ``weight_scale`` () or (out, 1)."""
+    if scale.ndim == weight_scale.ndim == 0:
+        return torch._scaled_mm(x, weight.t(), scale, weight_scale, bias, out_dtype=dtype)
+    if _has(weight.device, weight.dtype, dtype, rows=True):
+        of_rows = scale.expand(len(x), 1).contiguous()
+        of_columns = weight_scale.t().expand(1, len(weight)).contiguous()
+        return torch._scaled_mm(x, weight.t(), of_rows, of_columns, bias, out_dtype=dtype)
+    one = torch.ones((), device=x.device)  # what has rows is multiplied afterwards
+    product = torch._scaled_mm(x, weight.t(), one, one, out_dtype=dtype)
+    product.mul_(scale.reshape(-1, 1)).mul_(weight_scale.reshape(1, -1))
+    return product if bias is None else product.add_(bias)
+
+
+@cache
+def _has(device: torch.device, stored: torch.dtype, dtype: torch.dtype, rows: bool) -> bool:
+    """Whether ``device`` has this kind of product, with one scale for all or one for each row.
+
+    Tried once: it depends on the card, its driver and on torch, and no list of them would stay true.
+    """
+    side = 4 * _SIDE
+    shapes = ((side, 1), (1, side)) if rows else ((), ())
+    of_left, of_right = (torch.full(shape, 0.5, device=device) for shape in shapes)
+    numbers, bias = torch.full((side, side), _LARGEST, device=device), torch.ones(side, dtype=dtype, device=device)
+    left, right = numbers.to(torch.float8_e4m3fn), numbers.to(stored)
+    try:
+        found = torch._scaled_mm(left, right.t(), of_left, of_right, bias, out_dtype=dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    expected = (left.float() @ right.float().t()) / 4 + 1
+    return torch.allclose(found.float(), expected, rtol=0.01)

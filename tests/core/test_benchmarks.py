@@ -1,0 +1,33 @@
+"""The script for a card, in miniature on the CPU."""
+
+import json
+from importlib.util import find_spec
+
+from benchmarks import cuda
+
+
+def test_the_script_for_a_card(tmp_path):
+    how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
+    content = json.loads(cuda.main(how).read_text())
+    assert {"card", "date", "torch", "ltx-core", "diffusers", "options"} <= content["about"].keys()
+    rows = content["rows"]
+    assert {(row["part"], row["format"]) for row in rows} == {
+        ("rates", "bf16"), ("peers", "bf16"), *(("load", format) for format in cuda.FORMATS),
+        *((part, format) for part in ("forward", "stream") for format in ("bf16", "fp8 products")),
+    }  # fmt: skip
+    for row in rows:
+        small = row.get("where") == "planned for 1 GB"
+        assert ("does not fit" in row["failed"]) if small else "failed" not in row, row
+    for row in (row for row in rows if row["part"] == "stream" and "failed" not in row):
+        assert row["equal to resident"] is True
+        assert row["loads per step"] == row["units"] - row["resident units"]
+    assert [row["difference from bf16"] > 0 for row in rows if row["part"] == "forward"] == [False, True]
+    peers = {row["where"]: row for row in rows if row["part"] == "peers"}
+    for name, module in {"ltx-core": "ltx_core", "diffusers": "diffusers"}.items():
+        row = peers[f"beside {name}"]
+        assert row["difference"] < 0.03 if find_spec(module) else row["skipped"] == f"{name} is absent"
+
+
+def test_a_part_without_time_is_a_row_that_says_so(tmp_path):
+    rows = json.loads(cuda.main(["--tiny", "--minutes", "0", "--output", str(tmp_path)]).read_text())["rows"]
+    assert rows and all(row["skipped"] == "no time was left" for row in rows)

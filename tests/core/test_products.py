@@ -1,0 +1,196 @@
+"""Products of two float8 matrices against the plain weight, on the CPU for real and on a card where there is one."""
+
+import base64
+
+import pytest
+import torch
+from official import inputs, tiny_section
+from torch import nn
+
+from ltx2_core.layers import FeedForward
+from ltx2_core.memory import Plain, Store
+from ltx2_core.quantization import FORMATS, Fp8Linear, products, use_scaled_products
+from ltx2_core.quantization.products import scaled_linear
+from ltx2_core.transformer import Transformer, TransformerConfig
+
+ON_A_CARD = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card"),
+]
+WEIGHT_SCALES = {"of the tensor": (), "of rows": (64, 1)}
+INPUT_SCALES = {"of the file": 1.3, "of each token": None}
+
+# Mean error of a channel, as a share of its size: of weights alone, and of weights and inputs together.
+TYPICAL = {torch.float8_e4m3fn: (0.0275, 0.0385), torch.float8_e5m2: (0.0535, 0.0605)}
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients_and_tried_anew():
+    with torch.no_grad():
+        products._has.cache_clear()
+        yield
+        products._has.cache_clear()
+
+
+def stored(weight, bias, kind, scale_shape, input_scale=None) -> Fp8Linear:
+    largest = weight.abs().amax(1, keepdim=True) if scale_shape else weight.abs().max()
+    scale = largest / torch.finfo(kind).max
+    given = None if input_scale is None else torch.tensor(input_scale / 100)
+    return Fp8Linear((weight / scale).to(kind), scale, bias, given)
+
+
+def error_of_channels(ours, exact) -> float:
+    return float(((ours.double().cpu() - exact).norm(dim=0) / exact.norm(dim=0)).mean())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_A_CARD)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize("scale_shape", WEIGHT_SCALES.values(), ids=WEIGHT_SCALES)
+@pytest.mark.parametrize("input_scale", INPUT_SCALES.values(), ids=INPUT_SCALES)
+def test_every_kind_of_product_errs_by_its_formats_and_no_more(device, dtype, kind, scale_shape, input_scale):
+    weight, bias, x = torch.randn(64, 256), torch.randn(64), torch.randn(2, 150, 256)
+    linear = stored(weight, bias.to(dtype), kind, scale_shape, input_scale).to(device)
+    given, exact = x.to(device, dtype), (x.double() @ weight.double().T + bias).flatten(0, 1)
+    of_weights, of_both = TYPICAL[kind]
+    assert 0.8 * of_weights < error_of_channels(linear(given).flatten(0, 1), exact) < of_weights
+    use_scaled_products(linear, [device])
+    scaled = linear(given)
+    if device == "cpu" or dtype == torch.bfloat16:  # cards have no float32 results with a bias
+        assert of_weights < error_of_channels(scaled.flatten(0, 1), exact) < of_both
+    assert scaled.dtype == dtype and scaled.shape == (2, 150, 64)
+
+
+def test_the_official_product():
+    """Weight, scales, inputs (of which some must be clamped) and result of the official fp8-scaled-mm."""
+
+    def read(content: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        return torch.frombuffer(bytearray(base64.b64decode(content)), dtype=dtype).reshape(shape)
+
+    weight = "2+1g81Nx1Ozjc/Lp6flo9XLZ8fpnberx4fljZfhx8Xj6c/f07+b+aXQ96Pd89XhgetL6/fpq93F4fHFxTfv8cQ=="
+    x = (
+        "lECUQGo/vb7JP6bAhj9FQKE+078QwYxAdUASv5fAcUA0P17ARcBpwApAtz+fv4M/iEDiwAm/gMCxP01BCMFxP2xA/kB5v5u/00AAQa3A2b9ZwCG/"
+        "BsHBQDdApz7wvY5A"
+    )
+    found = scaled_linear(
+        read(x, torch.bfloat16, 3, 16),
+        read(weight, torch.float8_e4m3fn, 4, 16),
+        read("emrMOA==", torch.float32),
+        None,
+        read("93VgPA==", torch.float32),
+    )
+    y = "8+N0vkEQkj0CX9W9E4R3PhfLar7+GPo+4b4WPThvyj2eB6i6QIysPsHlyD2KR7c9"
+    assert torch.equal(found, read(y, torch.float32, 3, 4).bfloat16())
+
+
+def test_inputs_are_rounded_only_where_it_was_chosen():
+    network = nn.Sequential(*(stored(torch.randn(32, 32), torch.randn(32), torch.float8_e4m3fn, ()) for _ in range(2)))
+    network[1].exact = True  # as a file may ask
+    x = torch.randn(5, 32)
+    exact = [linear(x) for linear in network]
+    use_scaled_products(network)
+    assert all(torch.equal(linear(x), expected) for linear, expected in zip(network, exact))  # this is not a card
+    use_scaled_products(network, ["cpu"])
+    assert [torch.equal(linear(x), expected) for linear, expected in zip(network, exact)] == [False, True]
+    use_scaled_products(network, ())
+    assert torch.equal(network[0](x), exact[0])
+
+
+@pytest.mark.parametrize("sides", [(24, 32), (32, 24)])
+def test_a_weight_that_no_card_multiplies_is_expanded(sides):
+    linear, x = stored(torch.randn(sides), None, torch.float8_e4m3fn, ()), torch.randn(5, sides[1])
+    expected = linear(x)
+    use_scaled_products(linear, ["cpu"])
+    assert torch.equal(linear(x), expected)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, torch.OutOfMemoryError])
+def test_a_device_without_these_products(monkeypatch, raised):
+    def refuse(*_, **__):
+        raise raised("no")
+
+    linear, x = stored(torch.randn(32, 32), None, torch.float8_e4m3fn, ()), torch.randn(5, 32)
+    expected = linear(x)
+    use_scaled_products(linear, ["cpu"])
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    if raised is RuntimeError:
+        assert torch.equal(linear(x), expected)
+    else:  # says nothing about the device
+        with pytest.raises(raised):
+            linear(x)
+
+
+@pytest.mark.parametrize("scale_shape", WEIGHT_SCALES.values(), ids=WEIGHT_SCALES)
+@pytest.mark.parametrize("input_scale", INPUT_SCALES.values(), ids=INPUT_SCALES)
+def test_a_device_that_multiplies_by_scales_of_rows(monkeypatch, scale_shape, input_scale):
+    """It is called as cards want it, and gives what is multiplied afterwards elsewhere."""
+    calls = []
+
+    def multiply(a, b, scale_a, scale_b, bias=None, *, out_dtype):
+        assert a.is_contiguous() and b.t().is_contiguous()
+        calls.append((tuple(scale_a.shape), tuple(scale_b.shape)))
+        assert calls[-1] in [((), ()), ((len(a), 1), (1, b.shape[1]))]
+        assert scale_a.is_contiguous() and scale_b.is_contiguous() and scale_a.dtype == scale_b.dtype == torch.float32
+        product = (a.float() @ b.float()) * scale_a * scale_b
+        return (product if bias is None else product + bias.float()).to(out_dtype)
+
+    linear = stored(torch.randn(64, 32), torch.randn(64), torch.float8_e4m3fn, scale_shape, input_scale)
+    use_scaled_products(linear, ["cpu"])
+    x = torch.randn(3, 5, 32)
+    expected = linear(x)
+    products._has.cache_clear()
+    monkeypatch.setattr(torch, "_scaled_mm", multiply)
+    torch.testing.assert_close(linear(x), expected)
+    by_rows = bool(scale_shape) or input_scale is None
+    assert calls[-1] == (((15, 1), (1, 64)) if by_rows else ((), ()))
+
+
+@pytest.mark.parametrize("scale_shape", WEIGHT_SCALES.values(), ids=WEIGHT_SCALES)
+@pytest.mark.parametrize("input_scale", INPUT_SCALES.values(), ids=INPUT_SCALES)
+def test_a_feed_forward_in_chunks_is_that_of_all_tokens(scale_shape, input_scale):
+    mixer, x = FeedForward(32).bfloat16(), torch.randn(2, 50, 32).bfloat16()
+    for name in ("up", "down"):
+        plain = getattr(mixer, name)
+        setattr(mixer, name, stored(plain.weight, plain.bias, torch.float8_e4m3fn, scale_shape, input_scale))
+    use_scaled_products(mixer, ["cpu"])
+    whole = mixer(x)
+    for mixer.chunk in (33, 7):
+        assert torch.equal(mixer(x), whole)
+
+
+def test_inputs_are_rounded_piece_by_piece(monkeypatch):
+    linear, x = stored(torch.randn(64, 32), None, torch.float8_e4m3fn, ()), torch.randn(50, 3, 32).transpose(0, 1)
+    use_scaled_products(linear, ["cpu"])
+    whole = linear(x)
+    monkeypatch.setattr(products, "_PIECE", 7 * 32)
+    assert torch.equal(linear(x), whole)
+
+
+def test_a_transformer():
+    """Rounding inputs adds less than rounding weights did, and streams bit for bit, scales of inputs included."""
+    section = tiny_section("2.3", num_layers=4)
+    network, given = Transformer(TransformerConfig.from_json(section)), inputs(section)
+    for parameter in network.parameters():
+        parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    plain = network(*given)
+    for block in list(network.blocks)[1:3]:
+        for module in [*block.video.modules()]:
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear) and name != "gate":
+                    setattr(module, name, stored(child.weight, child.bias, torch.float8_e4m3fn, (), 2.0))
+    expanded = network(*given)
+    use_scaled_products(network, ["cpu"])
+    scaled = network(*given)
+    errors = [error_of_channels(found[0][0], plain[0][0].double()) for found in (expanded, scaled)]
+    assert 0 < errors[0] < errors[1] < 2 * errors[0]
+    store = Store(network, "cpu", link=Plain("cpu"))
+    store.set_budget(0)
+    with store.use():
+        assert all(torch.equal(a, b) for a, b in zip(network(*given), scaled))
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_A_CARD)])
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_cards_since_ada_multiply_float8(device, kind):
+    weight = torch.zeros(64, 64, device=device).to(kind)
+    assert products.multiplies(weight, torch.bfloat16) == (torch.cuda.get_device_capability() >= (8, 9))
