@@ -102,10 +102,17 @@ def pixel_frames(latents: int) -> int:
     return (latents - 1) * TIME_SCALE + 1
 
 
-def video_positions(shape: tuple[int, int, int], fps: Fraction, device: torch.device | str = "cpu") -> Tensor:
-    """Where each token of a (F, H, W) latent starts and ends: (1, 3, N, 2), seconds and pixels, float32."""
+def video_positions(
+    shape: tuple[int, int, int], fps: Fraction, device: torch.device | str = "cpu", causal: bool = True
+) -> Tensor:
+    """Where each token of a (F, H, W) latent starts and ends: (1, 3, N, 2), seconds and pixels, float32.
+
+    The first latent holds one frame if ``causal``, as at the beginning of a clip, else eight like all others.
+    """
     frames, height, width = shape
-    time = (_bounds(frames) * TIME_SCALE + 1 - TIME_SCALE).clamp(min=0)
+    time = _bounds(frames) * TIME_SCALE
+    if causal:
+        time = (time + 1 - TIME_SCALE).clamp(min=0)
     grid = torch.stack(
         torch.broadcast_tensors(
             time[:, None, None],

@@ -1,9 +1,11 @@
-"""Both streams of one sample as a single vector, its noise, and what is given in it."""
+"""Both streams of one sample as a single vector, and its noise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from . import geometry
@@ -12,19 +14,17 @@ from .geometry import ClipShape
 
 @dataclass(frozen=True)
 class AVLatent:
-    """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent."""
+    """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent.
+
+    While it is sampled, a stream is its tokens (B, N, C), to which others may be appended.
+    """
 
     video: Tensor | None  # (B, C, F, H, W)
     audio: Tensor | None  # (B, C, T, M)
 
-    def map(self, function: Callable[..., Tensor], *others: "AVLatent") -> "AVLatent":
-        """``function`` of the tensors of each stream that is present."""
-
-        def apply(name: str) -> Tensor | None:
-            own = getattr(self, name)
-            return None if own is None else function(own, *(getattr(other, name) for other in others))
-
-        return AVLatent(apply("video"), apply("audio"))
+    def map(self, function: Callable[..., Tensor], *others: Any) -> "AVLatent":
+        """``function`` of each stream that is present, and of what ``others`` hold for that stream."""
+        return per_stream(function, self, *others)
 
     def __add__(self, other: "AVLatent") -> "AVLatent":
         return self.map(torch.add, other)
@@ -47,6 +47,16 @@ class AVLatent:
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
 
+def per_stream(function: Callable[..., Tensor], first: Any, *others: Any) -> AVLatent:
+    """``function`` of the ``video`` of all of them, and of the ``audio``; without those that ``first`` lacks."""
+
+    def apply(name: str) -> Tensor | None:
+        own = getattr(first, name)
+        return None if own is None else function(own, *(getattr(other, name) for other in others))
+
+    return AVLatent(apply("video"), apply("audio"))
+
+
 def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
     """Zeros of the size of a clip, on the CPU, float32."""
     return AVLatent(
@@ -61,10 +71,11 @@ NOISE_ORDERS = ("official", "comfyui")
 class Noise:
     """Gaussian noise from one generator, draw after draw, each time video before audio.
 
-    The "official" order draws each stream in token layout (spec: sampling.md, section 5), "comfyui" in that of the
-    latent, as ComfyUI's own nodes do, so that a seed of theirs gives the same clip. ``device`` is where the numbers are
-    drawn; a CPU and a CUDA generator give different ones. They are drawn in float32 and rounded to the latent's dtype,
-    because bfloat16 draws on a CPU differ from machine to machine; for a float64 latent they are drawn in float64.
+    Both streams are token sequences (B, N, C) here. The "official" order draws them so (spec: sampling.md, section 5),
+    "comfyui" in the layout of the latent, as ComfyUI's own nodes do, so that a seed of theirs gives the same clip.
+    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in float32
+    and rounded to the latent's dtype, because bfloat16 draws on a CPU differ from machine to machine; for a float64
+    latent they are drawn in float64.
     """
 
     def __init__(self, seed: int, order: str = "official", device: torch.device | str = "cpu"):
@@ -75,35 +86,25 @@ class Noise:
 
     def __call__(self, latent: AVLatent) -> AVLatent:
         """The next draw, of the size, dtype and device of ``latent``."""
-        if self.order == "comfyui":
-            return latent.map(self._draw)
-        video = audio = None
-        if latent.video is not None:
-            frames, height, width = latent.video.shape[2:]
-            video = geometry.video_latent(self._draw(geometry.video_tokens(latent.video)), (frames, height, width))
-        if latent.audio is not None:
-            audio = geometry.audio_latent(self._draw(geometry.audio_tokens(latent.audio)), latent.audio.shape[-1])
-        return AVLatent(video, audio)
+        return AVLatent(
+            None if latent.video is None else self._draw(latent.video, bins=1),
+            None if latent.audio is None else self._draw(latent.audio, geometry.AUDIO_BINS),
+        )
 
     def fork(self, offset: int) -> "Noise":
         """Noise of the same kind from the start of another seed, ``offset`` further on."""
         return Noise(self.seed + offset, self.order, self.device)
 
-    def _draw(self, x: Tensor) -> Tensor:
+    def _draw(self, x: Tensor, bins: int) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return torch.randn(x.shape, generator=self._generator, device=self.device, dtype=dtype).to(x)
+        if self.order == "official":
+            return torch.randn(x.shape, generator=self._generator, device=self.device, dtype=dtype).to(x)
+        batch, tokens, channels = x.shape
+        size = batch, channels // bins, tokens, bins
+        drawn = torch.randn(size, generator=self._generator, device=self.device, dtype=dtype)
+        return rearrange(drawn, "b c n m -> b n (c m)").to(x)
 
 
 def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
     """The first draw of Noise(seed)."""
     return Noise(seed, order, device)(latent)
-
-
-def add_noise(clean: AVLatent, noise: AVLatent, sigma: float, mask: AVLatent | None = None) -> AVLatent:
-    """(1 - sigma) clean + sigma noise where ``mask`` is 1, and ``clean`` where it is 0 (float32 inside)."""
-
-    def mix(x: Tensor, n: Tensor, m: Tensor | None = None) -> Tensor:
-        noisy = torch.lerp(x.float(), n.float(), sigma)
-        return (noisy if m is None else torch.lerp(x.float(), noisy, m.float())).to(x.dtype)
-
-    return clean.map(mix, noise) if mask is None else clean.map(mix, noise, mask)

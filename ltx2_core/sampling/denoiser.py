@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import geometry
+from ..conditioning import AVState, State
 from ..latents import AVLatent
 from ..transformer import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .guidance import NEUTRAL, AnyGuidance, Guidance, passes_needed
 
+Inputs = tuple[StreamInput | None, StreamInput | None]
 Velocities = tuple[Tensor | None, Tensor | None]
 
 
@@ -38,26 +38,25 @@ class Contexts(Protocol):
 class Denoiser:
     """x0 = denoise(latent, sigma) for any sampler (spec: sampling.md, sections 3 and 6).
 
-    ``mask`` is 1 where content is generated and 0 where ``clean`` is kept: (B, 1, F, H, W) and (B, 1, T, 1), or None
-    to generate everything. ``negative`` may be None if nothing asks for it. A pass runs only if the scale that needs it
-    is not neutral. A stream that skips steps reuses its last estimate, so make one Denoiser for each run, and set
+    Latents are the tokens (B, N, C) of ``given``, which says where they lie and what of them is kept. ``negative`` may
+    be None if nothing asks for it. A pass runs only if the scale that needs it is not neutral, and those of a frozen
+    stream count as such. A stream that skips steps reuses its last estimate, so make one Denoiser for each run, and set
     ``step`` to the number of each step.
     """
 
     network: Network
-    fps: Fraction
+    given: AVState
     contexts: Contexts
     negative: Contexts | None = None
     video: AnyGuidance = NEUTRAL
     audio: AnyGuidance = NEUTRAL
-    clean: AVLatent | None = None
-    mask: AVLatent | None = None
+    noise: AVLatent | None = None  # of which a frozen stream may be shown a part
     dtype: torch.dtype = torch.float32  # the network's
     always_negative: bool = False  # for samplers that use the negative pass by itself
     batched: bool = False  # conditional and negative pass as one batch: faster for few tokens, more memory
     between_blocks: Callable[[], None] | None = None
+    at: Callable[[float, int], None] | None = None  # told the sigma and the step before the network is asked
     step: int = 0
-    _places: dict[tuple, Tensor] = field(default_factory=dict, init=False)
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
@@ -66,9 +65,10 @@ class Denoiser:
 
     def both(self, latent: AVLatent, sigma: float) -> tuple[AVLatent, AVLatent]:
         """The guided estimate, and that of the negative pass alone (the conditional one if none is needed)."""
-        guidance = {name: getattr(self, name).at(sigma) for name in latent.streams()}
+        frozen = {name for name in latent.streams() if getattr(self.given, name).is_frozen}
+        guidance = {n: NEUTRAL if n in frozen else getattr(self, n).at(sigma) for n in latent.streams()}
         active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self.step)}
-        if active or self._last is None:
+        if active.keys() - frozen or self._last is None:
             guided, plain = self._estimate(latent, sigma, active)
             last_guided, last_plain = self._last or (guided, plain)
             self._last = _filled(guided, last_guided), _filled(plain, last_plain)
@@ -79,16 +79,17 @@ class Denoiser:
         return passes_needed(guidance, len(latent.streams()) == 2, self.always_negative)
 
     def _estimate(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> tuple[AVLatent, AVLatent]:
+        if self.at is not None:
+            self.at(sigma, self.step)
         names = self.passes(latent, active.values())
         blocks = {n: frozenset(each.stg_blocks if each.needs_perturbed else ()) for n, each in active.items()}
         perturbations = {
             "perturbed": Perturbation(blocks.get("video", frozenset()), blocks.get("audio", frozenset())),
             "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
         }
-        positive = self._inputs(latent, sigma, self.contexts, active, with_nag=True)
-        inputs = dict.fromkeys(names, positive)
+        inputs = dict.fromkeys(names, self._inputs(latent, sigma, active))
         if "negative" in names:
-            inputs["negative"] = self._inputs(latent, sigma, self._given_negative(), active)
+            inputs["negative"] = self._reading(inputs["negative"], self._given_negative())
         velocities = self._sweep({name: Pass(*inputs[name], perturbations.get(name, UNPERTURBED)) for name in names})
         x0 = {name: _x0(latent, inputs[name], velocities[name]) for name in names}
         guided = {
@@ -111,22 +112,9 @@ class Denoiser:
         both = {"cond": (halves[0][0], halves[1][0]), "negative": (halves[0][1], halves[1][1])}
         return both | dict(zip(alone, results[1:]))
 
-    def _positions(self, stream: str, x: Tensor) -> Tensor:
-        """Where the tokens of ``x`` lie, (B, axes, N, 2): one tensor for all steps, since rotations are kept by it."""
-        key = (stream, x.shape, x.device)
-        if key not in self._places:
-            if stream == "video":
-                positions = geometry.video_positions((x.shape[2], x.shape[3], x.shape[4]), self.fps, x.device)
-            else:
-                positions = geometry.audio_positions(x.shape[2], x.device)
-            self._places[key] = positions.expand(len(x), -1, -1, -1)
-        return self._places[key]
-
     def hold(self, x0: AVLatent) -> AVLatent:
         """What is given stays."""
-        if self.mask is None or self.clean is None:
-            return x0
-        return x0.map(lambda x, m, clean: x * m + clean.to(x) * (1 - m), self.mask, self.clean)
+        return x0.map(lambda x, state: state.hold(x), self.given)
 
     def _given_negative(self) -> Contexts:
         if self.negative is None:
@@ -136,63 +124,56 @@ class Denoiser:
             )
         return self.negative
 
-    def _inputs(
-        self, latent: AVLatent, sigma: float, contexts: Contexts, active: dict[str, Guidance], with_nag: bool = False
-    ) -> tuple[StreamInput | None, StreamInput | None]:
-        """What both streams of a pass put into the transformer."""
+    def _inputs(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> Inputs:
+        """What both streams of the conditional pass put into the transformer."""
 
-        def stream(name: str, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> StreamInput:
-            level, timesteps = torch.full((len(tokens),), sigma, device=tokens.device), None
-            if mask is not None:
-                timesteps = (mask.to(tokens.device).float()[..., 0] * sigma).expand(len(tokens), -1)
-                if not timesteps.any():
-                    level = torch.zeros_like(level)  # a stream that is given as a whole is clean
-            nag, each = None, active.get(name, NEUTRAL)
-            if with_nag and each.nag_scale != 1:
-                context = fit(getattr(self._given_negative(), name), tokens)
+        def stream(name: str, x: Tensor) -> StreamInput:
+            state: State = getattr(self.given, name)
+            level, timesteps, nag, each = sigma, None, None, active.get(name, NEUTRAL)
+            if state.is_frozen:
+                level = state.shown_noise
+                x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)
+            elif not state.is_free:
+                timesteps = state.mask[..., 0] * sigma
+            if each.nag_scale != 1:
+                context = self._fit(getattr(self._given_negative(), name), x)
                 nag = Nag(context, each.nag_scale, each.nag_limit, each.nag_blend)
             return StreamInput(
-                tokens=tokens.to(self.dtype),
-                sigma=level,
-                positions=positions,
-                context=fit(getattr(contexts, name), tokens),
+                tokens=x.to(self.dtype),
+                sigma=torch.full((len(x),), level, device=x.device),
+                positions=state.positions,
+                context=self._fit(getattr(self.contexts, name), x),
                 timesteps=timesteps,
+                visibility=state.visibility,
                 nag=nag,
                 updated=name in active,
             )
 
-        def fit(context: Tensor, tokens: Tensor) -> Tensor:
-            return context.to(tokens.device, self.dtype).expand(len(tokens), -1, -1)
+        inputs = {name: stream(name, x) for name, x in latent.streams().items()}
+        return inputs.get("video"), inputs.get("audio")
 
-        video = audio = None
-        if latent.video is not None:
-            positions = self._positions("video", latent.video)
-            mask = None if self.mask is None or self.mask.video is None else geometry.video_tokens(self.mask.video)
-            video = stream("video", geometry.video_tokens(latent.video), positions, mask)
-        if latent.audio is not None:
-            positions = self._positions("audio", latent.audio)
-            mask = None if self.mask is None or self.mask.audio is None else geometry.audio_tokens(self.mask.audio)
-            audio = stream("audio", geometry.audio_tokens(latent.audio), positions, mask)
+    def _reading(self, inputs: Inputs, contexts: Contexts) -> Inputs:
+        """The same, reading other contexts; all else is shared, so the transformer computes it once."""
+        video, audio = (
+            None if each is None else replace(each, context=self._fit(context, each.tokens), nag=None)
+            for each, context in zip(inputs, (contexts.video, contexts.audio))
+        )
         return video, audio
 
+    def _fit(self, context: Tensor, x: Tensor) -> Tensor:
+        return context.to(x.device, self.dtype).expand(len(x), -1, -1)
 
-def _x0(latent: AVLatent, inputs: tuple[StreamInput | None, StreamInput | None], velocities: Velocities) -> AVLatent:
+
+def _x0(latent: AVLatent, inputs: Inputs, velocities: Velocities) -> AVLatent:
     """x - velocity * noise level of each token, in float32."""
 
-    def estimate(x: Tensor, stream: StreamInput, velocity: Tensor, to_latent: Callable[[Tensor], Tensor]) -> Tensor:
+    def estimate(x: Tensor | None, stream: StreamInput | None, velocity: Tensor | None) -> Tensor | None:
+        if x is None or stream is None or velocity is None:
+            return None
         levels = stream.sigma[:, None] if stream.timesteps is None else stream.timesteps
-        return (x.float() - to_latent(velocity.float() * levels[..., None])).to(x.dtype)
+        return (x.float() - velocity.float() * levels[..., None]).to(x.dtype)
 
-    video = audio = None
-    if latent.video is not None and inputs[0] is not None and velocities[0] is not None:
-        frames, height, width = latent.video.shape[2:]
-        video = estimate(
-            latent.video, inputs[0], velocities[0], lambda v: geometry.video_latent(v, (frames, height, width))
-        )
-    if latent.audio is not None and inputs[1] is not None and velocities[1] is not None:
-        bins = latent.audio.shape[-1]
-        audio = estimate(latent.audio, inputs[1], velocities[1], lambda v: geometry.audio_latent(v, bins))
-    return AVLatent(video, audio)
+    return AVLatent(*map(estimate, (latent.video, latent.audio), inputs, velocities))
 
 
 def _filled(new: AVLatent, last: AVLatent) -> AVLatent:

@@ -47,9 +47,13 @@ class Step:
         """The slope at ``start``."""
         return (self.start - self.x0) * (1 / self.start_sigma)
 
+    def map(self, function: Callable[[AVLatent], AVLatent]) -> "Step":
+        """The step with ``function`` of its latents."""
+        return Step(self.sigma, function(self.latent), function(self.x0), self.start_sigma, function(self.start))
+
     def to(self, *args: Any) -> "Step":
         """The step with its latents elsewhere."""
-        return Step(self.sigma, self.latent.to(*args), self.x0.to(*args), self.start_sigma, self.start.to(*args))
+        return self.map(lambda latent: latent.to(*args))
 
     def led_to(self, latent: AVLatent, sigma: float) -> bool:
         """Whether this step ended exactly there."""

@@ -179,12 +179,11 @@ def test_what_is_drawn(name, draws, monkeypatch):
 
 
 def test_noise_goes_on_where_it_stopped():
-    latent = AVLatent(torch.zeros(1, 128, 1, 2, 2), torch.zeros(1, 8, 3, 16))
+    latent = AVLatent(torch.zeros(1, 4, 128), torch.zeros(1, 3, 128))
     noise, generator = Noise(-1), torch.Generator().manual_seed(-1)
     assert same(noise(latent), noise_like(latent, -1))
     torch.randn(1, 4, 128, generator=generator), torch.randn(1, 3, 128, generator=generator)
-    second = torch.randn(1, 4, 128, generator=generator).permute(0, 2, 1).reshape(1, 128, 1, 2, 2)
-    assert torch.equal(noise(latent).video, second)
+    assert torch.equal(noise(latent).video, torch.randn(1, 4, 128, generator=generator))
     assert same(noise.fork(11)(latent), noise_like(latent, 10))
 
 
@@ -340,8 +339,8 @@ def test_res_2s_agrees(sigmas):
         pair = torch.tensor([sigma, sigma_next], dtype=torch.float64)
         return [steps.Res2sDiffusionStep().step(a, b, pair, 0, noise(a, generator)) for a, b in zip(sample, after)]
 
-    start = av_latent(1)
-    state = [geometry.video_tokens(start.video), geometry.audio_tokens(start.audio)]
+    state = [geometry.video_tokens(av_latent(1).video), geometry.audio_tokens(av_latent(1).audio)]
+    start = AVLatent(*state)
     step_noise, half_noise = (torch.Generator().manual_seed(seed) for seed in (-1, 9999))
     levels = [*sigmas[:-1], 0.0011, 0.0] if sigmas[-1] == 0 else sigmas
     for sigma, end in pairwise(levels[: len(sigmas)]):
@@ -359,8 +358,8 @@ def test_res_2s_agrees(sigmas):
     if levels[-1] == 0:
         state = [waves(x, 0.0011) for x in state]
     ours = run("res_2s", waving(), start, sigmas, seed=-1)[-1]
-    compare("res_2s with noise", geometry.video_tokens(ours.latent.video), state[0])
-    compare("res_2s with noise", geometry.audio_tokens(ours.latent.audio), state[1])
+    compare("res_2s with noise", ours.latent.video, state[0])
+    compare("res_2s with noise", ours.latent.audio, state[1])
 
 
 def from_diffusers(scheduler, sigmas: list[float], order: int = 1) -> Tensor:
@@ -405,5 +404,5 @@ def test_euler_ancestral_agrees_with_diffusers(eta, s_noise):
     GENERATOR.manual_seed(4)
     theirs = from_diffusers(scheduler, ltx2(9))
     start = AVLatent(av_latent(1).video, None)
-    *_, ours = samplers.euler_ancestral(waving(), start, ltx2(9), Noise(4, order="comfyui"), eta, s_noise)
+    *_, ours = samplers.euler_ancestral(waving(), start, ltx2(9), Noise(4), eta, s_noise)
     compare("euler_ancestral, 9 steps (diffusers)", ours.latent.video, theirs)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from agreement import compare
 
-from ltx2_core import latents
+from ltx2_core import geometry, latents
+from ltx2_core.conditioning import Frozen, Inpaint, State, prepare
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import SCHEDULES, Denoiser, Guidance, GuidanceBySigma, passes_needed, recipe_for
@@ -97,9 +98,19 @@ def contexts(value: float):
     return SimpleNamespace(video=torch.full((1, 4, 8), value), audio=torch.full((1, 4, 6), value))
 
 
+GIVEN = prepare(av_latent(3), Fraction(24))
+
+
+def tokens(seed: int) -> AVLatent:
+    """What ``av_latent`` is to a sampler."""
+    return prepare(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
+
+
 def denoiser(**changes) -> tuple[Recorder, Denoiser]:
     network = Recorder()
-    return network, Denoiser(network, Fraction(24), contexts(1.0), **({"negative": contexts(-1.0)} | changes))
+    return network, Denoiser(
+        network, contexts=contexts(1.0), **({"given": GIVEN, "negative": contexts(-1.0)} | changes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,14 +126,14 @@ def denoiser(**changes) -> tuple[Recorder, Denoiser]:
 )
 def test_only_the_passes_that_are_needed_run_and_in_one_sweep(video, audio, passes):
     network, denoise = denoiser(video=video, audio=audio)
-    denoise(av_latent(0), 0.5)
-    assert denoise.passes(av_latent(0), (video, audio)) == passes
+    denoise(tokens(0), 0.5)
+    assert denoise.passes(tokens(0), (video, audio)) == passes
     assert [len(sweep) for sweep in network.sweeps] == [len(passes)]
 
 
 def test_what_each_pass_leaves_out():
     network, denoise = denoiser(video=Guidance(3, 3, 1, (29,)), audio=Guidance(7, 3, 0, (29,)))
-    denoise(av_latent(0), 0.5)
+    denoise(tokens(0), 0.5)
     cond, negative, perturbed, isolated = network.sweeps[0]
     assert cond.video.context.max() == 1 and negative.video.context.max() == -1 == negative.audio.context.max()
     assert perturbed.perturbation == Perturbation(video_values_only=frozenset({29}))
@@ -133,7 +144,7 @@ def test_what_each_pass_leaves_out():
 
 def test_a_lonely_stream_needs_no_isolated_pass():
     network, denoise = denoiser(video=Guidance(1, 3), audio=Guidance(1, 3))
-    result = denoise(AVLatent(None, av_latent(0).audio), 0.5)
+    result = denoise(AVLatent(None, tokens(0).audio), 0.5)
     assert len(network.sweeps[0]) == 1 and result.video is None
 
 
@@ -141,7 +152,7 @@ def test_the_batched_mode_asks_the_same_with_fewer_passes():
     guidance = {"video": Guidance(3, 2), "audio": Guidance(7, 3)}
     network, batched = denoiser(batched=True, **guidance)
     _, plain = denoiser(**guidance)
-    for a, b in zip(batched.both(av_latent(0), 0.5), plain.both(av_latent(0), 0.5)):
+    for a, b in zip(batched.both(tokens(0), 0.5), plain.both(tokens(0), 0.5)):
         torch.testing.assert_close(a.video, b.video)
         torch.testing.assert_close(a.audio, b.audio)
     assert [len(each.video.tokens) for each in network.sweeps[0]] == [2, 1]
@@ -150,19 +161,19 @@ def test_the_batched_mode_asks_the_same_with_fewer_passes():
 
 def test_nag_needs_no_pass_but_a_negative_prompt():
     network, denoise = denoiser(video=Guidance(nag_scale=5))
-    denoise(av_latent(0), 0.5)
+    denoise(tokens(0), 0.5)
     (only,) = network.sweeps[0]
     assert only.video.nag.context.max() == -1 and only.video.nag.scale == 5 and only.audio.nag is None
     _, denoise = denoiser(video=Guidance(nag_scale=5), negative=None)
     with pytest.raises(ValueError, match="no negative prompt"):
-        denoise(av_latent(0), 0.5)
+        denoise(tokens(0), 0.5)
 
 
 def test_skipped_steps_reuse_the_last_estimate():
     network, denoise = denoiser(video=Guidance(3, skip_steps=1), audio=Guidance(3, skip_steps=2))
     estimates = []
     for denoise.step in range(7):
-        estimates.append(denoise(av_latent(denoise.step), 0.5))
+        estimates.append(denoise(tokens(denoise.step), 0.5))
     computed = [
         ("video" if s[0].video.updated else "") + ("audio" if s[0].audio.updated else "") for s in network.sweeps
     ]
@@ -179,7 +190,7 @@ def test_guidance_by_sigma():
     assert [table.at(sigma).text_scale for sigma in (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.0)] == [2, 2, 2, 4, 4, 1, 1]
     network, denoise = denoiser(video=GuidanceBySigma(((1.0, Guidance(3)), (0.5, Guidance()))))
     for sigma in (0.9, 0.4):
-        denoise(av_latent(0), sigma)
+        denoise(tokens(0), sigma)
     assert [len(sweep) for sweep in network.sweeps] == [2, 1]
     with pytest.raises(ValueError, match="table is empty"):
         GuidanceBySigma(())
@@ -188,47 +199,77 @@ def test_guidance_by_sigma():
 def test_text_guidance_without_a_negative_prompt():
     _, denoise = denoiser(video=Guidance(3), negative=None)
     with pytest.raises(ValueError, match="no negative prompt"):
-        denoise(av_latent(0), 0.5)
+        denoise(tokens(0), 0.5)
+
+
+def test_rotations_are_made_once_for_all_steps():
+    """They are kept by the tensor of positions."""
+    network, denoise = denoiser(video=Guidance(3))
+    for sigma in (0.5, 0.4):
+        denoise(tokens(0), sigma)
+    for stream in ("video", "audio"):
+        assert len({id(getattr(each, stream).positions) for sweep in network.sweeps for each in sweep}) == 1
 
 
 def test_kept_content_survives():
-    clean = av_latent(3)
     mask = AVLatent(torch.ones(1, 1, 2, 1, 2), torch.ones(1, 1, 3, 1))
     mask.video[:, :, 0] = 0
     mask.audio[:, :, 1] = 0.25
-    network, denoise = denoiser(clean=clean, mask=mask)
-    x0 = denoise(latents.add_noise(clean, av_latent(4), 0.5, mask), 0.5)
+    clean = av_latent(3)
+    given = prepare(clean, Fraction(24), [Inpaint("video", mask.video), Inpaint("audio", mask.audio)])
+    network, denoise = denoiser(given=given)
+    noisy = given.map(lambda state, noise: state.noised(noise, 0.5), tokens(4))
+    x0 = given.map(State.unpacked, denoise(noisy, 0.5))
     assert torch.equal(x0.video[:, :, 0], clean.video[:, :, 0])
     video, audio = network.sweeps[0][0].video, network.sweeps[0][0].audio
     assert video.timesteps.tolist() == [[0, 0, 0.5, 0.5]] and audio.timesteps.tolist() == [[0.5, 0.125, 0.5]]
     assert video.sigma.tolist() == [0.5]
 
 
-def test_a_stream_that_is_given_whole_is_clean():
-    mask = AVLatent(torch.ones(1, 1, 2, 1, 2), torch.zeros(1, 1, 3, 1))
-    network, denoise = denoiser(clean=av_latent(3), mask=mask)
-    denoise(av_latent(3), 0.5)
+def test_a_stream_that_is_given_whole_is_clean_and_asks_for_nothing():
+    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
+    network, denoise = denoiser(given=given, audio=Guidance(7, 3, 1, (0,), nag_scale=5))
+    assert torch.equal(denoise(tokens(3), 0.5).audio, given.audio.clean)
     (only,) = network.sweeps[0]
-    assert only.audio.sigma.tolist() == [0] and only.video.sigma.tolist() == [0.5]
+    assert only.audio.sigma.tolist() == [0] and only.video.sigma.tolist() == [0.5] and only.audio.nag is None
+    assert only.audio.updated  # it moves through the blocks all the same
+
+
+def test_a_frozen_stream_alone_needs_no_forward():
+    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
+    network, denoise = denoiser(given=given, video=Guidance(3, skip_steps=1))
+    for denoise.step in range(3):
+        denoise(tokens(3), 0.5)
+    assert len(network.sweeps) == 2
+
+
+def test_a_frozen_stream_may_be_shown_noisy():
+    given = prepare(av_latent(3), Fraction(24), [Frozen("audio", noise=0.25)])
+    network, denoise = denoiser(given=given, noise=tokens(4))
+    x0 = denoise(given.map(lambda state: state.clean), 0.5)
+    audio = network.sweeps[0][0].audio
+    assert audio.sigma.tolist() == [0.25]
+    torch.testing.assert_close(audio.tokens, 0.75 * given.audio.clean + 0.25 * tokens(4).audio)
+    assert torch.equal(x0.audio, given.audio.clean)
 
 
 def test_noise_in_the_official_order():
     """The number that the spec gives for seed 10, and one generator for both streams, video first."""
-    latent = AVLatent(torch.zeros(1, 128, 2, 3, 3), torch.zeros(1, 8, 5, 16)).to(torch.bfloat16)
+    latent = AVLatent(torch.zeros(1, 18, 128), torch.zeros(1, 5, 128)).to(torch.bfloat16)
     noise = latents.noise_like(latent, seed=10)
-    assert noise.video[0, :3, 0, 0, 0].tolist() == pytest.approx([-0.8164, -0.5547, -0.8281], abs=1e-4)
-    assert noise.video[0, :3, 0, 2, 0].tolist() == pytest.approx([1.34375, 1.7734, 0.38281], abs=1e-4)
+    assert noise.video[0, 0, :3].tolist() == pytest.approx([-0.8164, -0.5547, -0.8281], abs=1e-4)
+    assert noise.video[0, 6, :3].tolist() == pytest.approx([1.34375, 1.7734, 0.38281], abs=1e-4)
     generator = torch.Generator().manual_seed(10)
     torch.randn(1, 18, 128, generator=generator)
-    sound = torch.randn(1, 5, 128, generator=generator).to(torch.bfloat16)
-    assert torch.equal(noise.audio.permute(0, 2, 1, 3).flatten(2), sound)
+    assert torch.equal(noise.audio, torch.randn(1, 5, 128, generator=generator).to(torch.bfloat16))
 
 
-def test_noising_keeps_what_is_masked():
-    clean, noise = av_latent(0), av_latent(1)
-    mask = AVLatent(torch.zeros(1, 1, 2, 1, 2), torch.ones(1, 1, 3, 1))
-    noisy = latents.add_noise(clean, noise, 1.0, mask)
-    assert torch.equal(noisy.video, clean.video) and torch.equal(noisy.audio, noise.audio)
+def test_noise_in_the_order_of_comfyui():
+    generator, latent = torch.Generator().manual_seed(10), av_latent(0)
+    drawn = latent.map(lambda x: torch.randn(x.shape, generator=generator))
+    noise = latents.noise_like(tokens(0), 10, "comfyui")
+    assert torch.equal(noise.video, geometry.video_tokens(drawn.video))
+    assert torch.equal(noise.audio, geometry.audio_tokens(drawn.audio))
 
 
 def test_recipes_of_the_spec():

@@ -1,0 +1,64 @@
+"""Pictures and short videos at chosen frames (spec: conditioning.md, section 3)."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import Tensor
+
+from .. import geometry
+from .state import State, tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """A picture, or a short video, that the clip shows at a frame: the first, the last (-1) or any other.
+
+    At frame 0 it takes the place of the clip's own tokens, unless ``append``; elsewhere it is appended as in the
+    official pipelines, which append it at 0, too, where they interpolate between keyframes. ``strength`` 1 keeps it as
+    it is, 0 ignores it.
+    """
+
+    latent: Tensor  # (B or 1, C, f, H, W), of the clip's own H and W
+    frame: int = 0  # in pixel frames; negative counts from the end
+    strength: float = 1.0
+    append: bool = False
+    stream: ClassVar[str] = "video"
+
+    def __call__(self, state: State) -> State:
+        """Raises ValueError for a frame outside the clip, and for a picture of another size."""
+        channels, length, *size = state.shape
+        frames = geometry.pixel_frames(length)
+        frame = self.frame + frames if self.frame < 0 else self.frame
+        if not 0 <= frame < frames:
+            raise ValueError(
+                f"A picture is given at frame {self.frame}, but the clip has {frames} frames: choose one from "
+                f"{-frames} to {frames - 1}."
+            )
+        if [self.latent.shape[1], *self.latent.shape[3:]] != [channels, *size]:
+            raise ValueError(
+                f"A picture is encoded to (C, H, W) = {(self.latent.shape[1], *self.latent.shape[3:])}, the clip has "
+                f"{(channels, *size)}: resize it to the size of the clip before it is encoded."
+            )
+        return self._replace(state) if frame == 0 and not self.append else self._append(state, frame)
+
+    def _replace(self, state: State) -> State:
+        own, given = state.own(state.clean).clone(), tokens(self.latent).to(state.clean)
+        if given.shape[1] > own.shape[1]:
+            raise ValueError(
+                f"A video of {self.latent.shape[2]} latent frames is given for the beginning of a clip of "
+                f"{state.shape[1]}: cut it."
+            )
+        mask = state.mask.clone()
+        own[:, : given.shape[1]], mask[:, : given.shape[1]] = given, 1 - self.strength
+        return replace(state, clean=state.with_own(state.clean, own), mask=mask)
+
+    def _append(self, state: State, frame: int) -> State:
+        length, height, width = self.latent.shape[2:]
+        positions = geometry.video_positions((length, height, width), Fraction(1), causal=frame == 0)
+        time = positions[:, 0]
+        time += frame
+        if length == 1:
+            time[..., 1] = time[..., 0] + 1  # a single picture, not eight frames
+        time /= float(state.fps)
+        return state.append(self.latent, positions, self.strength)
