@@ -2,10 +2,10 @@
 
 from .config import AudioVAEConfig, ExtensionConfig, GeneratorConfig, VocoderConfig
 from .decoder import AudioDecoder
-from .encoder import AudioEncoder
+from .encoder import AudioEncoder, encode_waveform
 from .mel import log_mel
 from .resample import resample
-from .vocoder import BandwidthExtendingVocoder, Vocoder, make_vocoder
+from .vocoder import BandwidthExtendingVocoder, Vocoder, make_vocoder, vocode_chunked
 
 __all__ = [
     "AudioDecoder",
@@ -16,7 +16,9 @@ __all__ = [
     "GeneratorConfig",
     "Vocoder",
     "VocoderConfig",
+    "encode_waveform",
     "log_mel",
     "make_vocoder",
     "resample",
+    "vocode_chunked",
 ]

@@ -1,10 +1,15 @@
 """Mel frames -> latent (spec: audio.md, section 3)."""
 
+from math import ceil
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry import AUDIO_RATE
 from .config import AudioVAEConfig
 from .layers import CausalConv2d, Downsample, LatentStatistics, Level, ResidualBlock, pixel_norm
+from .mel import log_mel
 
 
 class AudioEncoder(nn.Module):
@@ -12,6 +17,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, config: AudioVAEConfig):
         super().__init__()
+        self.config = config
         widths = config.widths
         inputs = [config.channels, *widths]
         resizes = [*(Downsample(width) for width in widths[:-1]), nn.Identity()]
@@ -30,3 +36,15 @@ class AudioEncoder(nn.Module):
         x = self.conv_out(F.silu(pixel_norm(x)))
         mean, _log_variance = x.chunk(2, dim=1)
         return self.statistics.normalize(mean)
+
+
+@torch.no_grad()
+def encode_waveform(encoder: AudioEncoder, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+    """(B, 1 or 2, N) at any rate -> (B, 8, L, 16); if ``latents`` is given, that many.
+
+    A sound that is longer is cut, one that is shorter goes on in silence.
+    """
+    if latents is not None:
+        missing = ceil(latents * sample_rate / AUDIO_RATE) - waveform.shape[-1]
+        waveform = F.pad(waveform, (0, max(0, missing)))
+    return encoder(log_mel(waveform, sample_rate, encoder.config))[:, :, :latents]

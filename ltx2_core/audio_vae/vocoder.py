@@ -5,6 +5,7 @@ second extends the bandwidth of the first.
 """
 
 from collections.abc import Callable
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from .config import ExtensionConfig, GeneratorConfig, VocoderConfig
 from .resample import resample
+
+MEL_RATE = 100  # mel frames per second
+CHUNK = 500  # mel frames that are vocoded at once
 
 LAST = {"tanh": nn.Tanh, "clamp": nn.Hardtanh, "none": nn.Identity}
 
@@ -36,6 +40,7 @@ class Vocoder(nn.Module):
         widths = [config.channels // 2**stage for stage in range(len(config.rates) + 1)]
         activation = AntiAliasedSnake if config.snake else _leaky
         self.sample_rate = config.sample_rate
+        self.reach = _reach(config)  # mel frames to either side that a sample may depend on, at most
         self.conv_pre = nn.Conv1d(2 * config.mel_bins, widths[0], 7, padding=3)
         self.before_up = nn.Identity() if config.snake else nn.LeakyReLU(0.1)
         self.ups = nn.ModuleList(
@@ -74,12 +79,38 @@ class BandwidthExtendingVocoder(nn.Module):
         self.mel = CausalLogMel(extension)
         self.high = Vocoder(extension.generator)
         self.sample_rate = self.high.sample_rate
+        heard = self.high.reach * extension.hop + extension.n_fft  # samples of the low rate
+        self.reach = self.low.reach + ceil(heard / self.low.sample_rate * MEL_RATE)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(B, 2, T, 64) log mel -> (B, 2, 480T) float32."""
         low = self.low(mel)
         detail = self.high(self.mel(low))
         return (resample(low, self.low.sample_rate, self.sample_rate, edges="replicate") + detail).clamp(-1, 1)
+
+
+def vocode_chunked(
+    vocoder: Vocoder | BandwidthExtendingVocoder,
+    mel: Tensor,
+    frames: int = CHUNK,
+    check: Callable[[], None] | None = None,
+) -> Tensor:
+    """``vocoder(mel)``, made of ``frames`` mel frames at a time and all that these can hear, so memory stays flat.
+
+    ``check`` is called before each piece; it may raise to interrupt.
+    """
+    if frames < 1:
+        raise ValueError(f"The sound cannot be made of {frames} frames at a time; use at least 1, for example {CHUNK}.")
+    pieces, total = [], mel.shape[2]
+    for start in range(0, total, frames):
+        if check is not None:
+            check()
+        stop = min(start + frames, total)
+        first, last = max(0, start - vocoder.reach), min(total, stop + vocoder.reach)
+        heard = vocoder(mel[:, :, first:last])
+        each = heard.shape[-1] // (last - first)
+        pieces.append(heard[..., (start - first) * each : (stop - first) * each].clone())
+    return torch.cat(pieces, -1)
 
 
 class CausalLogMel(nn.Module):
@@ -164,6 +195,19 @@ def half_band() -> Tensor:
     t = torch.arange(12) - 5.5
     taps = (t / 2).sinc() * torch.kaiser_window(12, periodic=False, beta=4.6638)
     return (taps / taps.sum()).view(1, 1, 12)
+
+
+def _reach(config: GeneratorConfig) -> int:
+    """Layer by layer, in mel frames: half a kernel of convolutions, all of a transposed one."""
+    activation = 6 if config.snake else 0  # twice twelve taps at twice the rate
+    blocks = zip(config.block_kernels, config.block_dilations)
+    block = max(sum(kernel // 2 * (dilation + 1) + 2 * activation for dilation in each) for kernel, each in blocks)
+    frames, rate = 3.0, 1
+    for kernel, step in zip(config.kernels, config.rates):
+        frames += ceil(kernel / step) / rate
+        rate *= step
+        frames += block / rate
+    return ceil(frames + (activation + 3) / rate)
 
 
 def _leaky(channels: int) -> nn.Module:

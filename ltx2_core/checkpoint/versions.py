@@ -121,6 +121,7 @@ class Version:
     config: dict[str, Any]  # sections as in the metadata of the official file; used where a file has none
     steps: int  # of the dev model
     stg_block: int  # whose self-attention the perturbed pass leaves out
+    image_crf: int  # how strongly given pictures are compressed before they are encoded
     text_encoder: str  # what people must download beside it
 
 
@@ -131,12 +132,14 @@ VERSIONS = {
         {"transformer": _TRANSFORMER_2_0, "vae": _VAE_2_0, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_0},
         40,
         29,
+        33,
         _GEMMA,
     ),
     "2.3": Version(
         {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
         30,
         28,
+        33,
         _GEMMA,
     ),
 }

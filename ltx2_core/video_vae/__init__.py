@@ -3,6 +3,14 @@
 from .config import VideoVAEConfig
 from .decoder import VideoDecoder
 from .encoder import VideoEncoder
-from .tiling import Tiling, decode_tiled, encode_tiled
+from .tiling import Tiling, decode_tiled, encode_stream, encode_tiled
 
-__all__ = ["Tiling", "VideoDecoder", "VideoEncoder", "VideoVAEConfig", "decode_tiled", "encode_tiled"]
+__all__ = [
+    "Tiling",
+    "VideoDecoder",
+    "VideoEncoder",
+    "VideoVAEConfig",
+    "decode_tiled",
+    "encode_stream",
+    "encode_tiled",
+]

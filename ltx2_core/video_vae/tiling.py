@@ -1,10 +1,11 @@
 """Encoding and decoding in overlapping tiles, which bounds the memory that a large or long clip needs.
 
 Each tile is a clip of its own; where tiles overlap they are blended with linear ramps (spec: video_vae.md, sections 9
-and 10). Tiles of one time interval share a buffer, so finished frames stream out while later ones are still latents.
+and 10). Tiles of one time interval share a buffer, so finished frames stream out while later ones are still latents,
+and frames to be encoded stream in.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -70,7 +71,8 @@ def decode_tiled(
 
     spans = split_time(frames, tiling.frames // time, tiling.frame_overlap // time)
     intervals = _parts(spans, [to_frames(span, time) for span in spans], from_zero=True)
-    return _stream(decoder, latent, decoder.config.out_channels, intervals, side(height), side(width), on_tile)
+    channels = decoder.config.out_channels
+    return _stream(decoder, lambda t: latent[:, :, t], channels, intervals, side(height), side(width), on_tile)
 
 
 def encode_tiled(encoder: VideoEncoder, pixels: Tensor, tiling: Tiling, on_tile: OnTile | None = None) -> Tensor:
@@ -78,13 +80,23 @@ def encode_tiled(encoder: VideoEncoder, pixels: Tensor, tiling: Tiling, on_tile:
 
     Tiles have the same size along both sides. ``on_tile(done, total)`` is called after every tile.
     """
+    return encode_stream(encoder, [pixels], pixels.shape[2], tiling, on_tile)
+
+
+def encode_stream(
+    encoder: VideoEncoder, chunks: Iterable[Tensor], frames: int, tiling: Tiling, on_tile: OnTile | None = None
+) -> Tensor:
+    """Like ``encode_tiled`` for the first ``frames`` of consecutive ``chunks``, of which few more than a tile are held.
+
+    Raises ValueError if the chunks end before.
+    """
     if tiling.pixel_overlap < 2 * PIXELS or tiling.frame_overlap < 2 * FRAMES:
         raise ValueError(
             f"Tiles that overlap by {tiling.pixel_overlap} pixels and {tiling.frame_overlap} frames are too little to "
             f"encode with: use at least {2 * PIXELS} pixels and {2 * FRAMES} frames."
         )
-    pixels = encoder.crop(pixels)
-    frames, height, width = pixels.shape[2:]
+    film = _Film(chunks, frames)
+    height, width = encoder.crop(film.read(slice(0, 1))).shape[3:]
     time, space = encoder.config.time_scale, encoder.config.space_scale
 
     def side(length: int) -> list[Part]:
@@ -93,8 +105,34 @@ def encode_tiled(encoder: VideoEncoder, pixels: Tensor, tiling: Tiling, on_tile:
 
     spans = split_time((frames - 1) // time + 1, tiling.frames // time, tiling.frame_overlap // time)
     intervals = _parts([to_frames(span, time) for span in spans], spans, from_zero=True)
-    chunks = _stream(encoder, pixels, encoder.config.latent_channels, intervals, side(height), side(width), on_tile)
-    return torch.cat(list(chunks), dim=2)
+    channels = encoder.config.latent_channels
+    latents = _stream(encoder, film.read, channels, intervals, side(height), side(width), on_tile)
+    return torch.cat(list(latents), dim=2)
+
+
+class _Film:
+    """Consecutive chunks of frames (B, 3, F, H, W), of which those that were passed are forgotten."""
+
+    def __init__(self, chunks: Iterable[Tensor], frames: int):
+        self._chunks, self._frames = iter(chunks), frames
+        self._held: list[Tensor] = []
+        self._start = 0
+
+    def read(self, time: slice) -> Tensor:
+        """The frames of ``time``, which begins no earlier than in the call before."""
+        held = [chunk[:, :, time.start - self._start :] for chunk in self._held]
+        missing = time.stop - time.start - sum(chunk.shape[2] for chunk in held)
+        while missing > 0:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise ValueError(
+                    f"The video ends after {time.stop - missing} of {self._frames} frames: take fewer, or another one."
+                )
+            held.append(chunk)
+            missing -= chunk.shape[2]
+        film = held[0] if len(held) == 1 else torch.cat(held, dim=2)
+        self._held, self._start = [film], time.start
+        return film[:, :, : time.stop - time.start]
 
 
 def split(length: int, size: int, overlap: int) -> list[Span]:
@@ -157,22 +195,22 @@ def _parts(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool) ->
 
 def _stream(
     network: nn.Module,
-    clip: Tensor,
+    read: Callable[[slice], Tensor],
     channels: int,
     intervals: Sequence[Part],
     rows: Sequence[Part],
     columns: Sequence[Part],
     on_tile: OnTile | None,
 ) -> Iterator[Tensor]:
-    """Run ``network`` tile by tile, and yield of each interval what no later one touches."""
+    """Run ``network`` on what is ``read`` tile by tile, and yield of each interval what no later one touches."""
     done, total = 0, len(intervals) * len(rows) * len(columns)
     height, width = rows[-1].target.stop, columns[-1].target.stop
     tail = None
     for time, following in zip(intervals, [*intervals[1:], None]):
-        frames = time.target.stop - time.target.start
-        buffer = clip.new_zeros(len(clip), channels, frames, height, width, dtype=torch.float32)
+        frames, slab = time.target.stop - time.target.start, read(time.source)
+        buffer = slab.new_zeros(len(slab), channels, frames, height, width, dtype=torch.float32)
         for row, column in product(rows, columns):
-            tile = network(clip[:, :, time.source, row.source, column.source])
+            tile = network(slab[..., row.source, column.source])
             weight = (row.weight[:, None] * column.weight).to(tile.device)
             buffer[..., row.target, column.target].addcmul_(tile, weight)
             del tile  # before the next one is made
@@ -186,7 +224,7 @@ def _stream(
         ready = following.target.start - time.target.start if following else frames
         tail = buffer[:, :, ready:].clone()
         yield buffer[:, :, :ready]
-        del buffer  # before the next one is made
+        del buffer, slab  # before the next ones are made
 
 
 def _check(unit: str, size: int, overlap: int, step: int) -> None:

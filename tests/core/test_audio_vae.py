@@ -7,9 +7,11 @@ import formula
 import golden
 import pytest
 import torch
+import torch.nn.functional as F
 from agreement import compare
+from torch.testing import assert_close
 
-from ltx2_core.audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig
+from ltx2_core.audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, encode_waveform
 from ltx2_core.audio_vae.layers import Downsample
 from ltx2_core.checkpoint.keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 
@@ -116,6 +118,20 @@ def test_the_encoder_does_not_hear_the_future():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_a_sound_is_cut_to_the_clip_or_goes_on_in_silence(rate):
+    encoder, sound = formula_model("encoder"), formula.signal(1, 2, rate)  # a second
+    whole = encode_waveform(encoder, sound, rate)
+    assert whole.shape == (1, 2, 26, 16)
+    assert torch.equal(encode_waveform(encoder, sound, rate, 10), whole[:, :, :10])
+    longer = encode_waveform(encoder, sound, rate, 40)
+    assert longer.shape == (1, 2, 40, 16)
+    assert_close(longer[:, :, :25], whole[:, :, :25], atol=1e-4, rtol=0)
+    assert torch.equal(longer, encode_waveform(encoder, F.pad(sound, (0, 3 * rate)), rate, 40))
+    left = encode_waveform(encoder, sound[:, :1], rate)
+    assert torch.equal(left, encode_waveform(encoder, sound[:, :1].expand(-1, 2, -1), rate))
+
+
 def test_the_decoder_does_not_hear_the_future():
     decoder, latent = formula_model("decoder"), formula.signal(1, 2, 8, 16)
     changed = latent.clone()

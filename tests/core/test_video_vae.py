@@ -11,7 +11,15 @@ from agreement import compare
 from torch.testing import assert_close
 
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
-from ltx2_core.video_vae import Tiling, VideoDecoder, VideoEncoder, VideoVAEConfig, decode_tiled, encode_tiled
+from ltx2_core.video_vae import (
+    Tiling,
+    VideoDecoder,
+    VideoEncoder,
+    VideoVAEConfig,
+    decode_tiled,
+    encode_stream,
+    encode_tiled,
+)
 from ltx2_core.video_vae.config import Resample
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
 from ltx2_core.video_vae.tiling import Span, split, split_time, to_frames, to_pixels, weights
@@ -113,6 +121,9 @@ def test_decoder_agrees(version, causal):
         ("2.0", (5, 7, 2), (96, 64), (16, 0)),
         ("2.0", (6, 2, 4), (64, 0), (24, 16)),
         ("2.3", (2, 4, 6), (128, 32), (16, 8)),  # 3 x 4 latents: the shorter side in proportion, rounded
+        ("2.3", (1, 3, 5), (64, 32), (16, 8)),  # a picture
+        ("2.0", (2, 5, 3), (64, 32), (64, 24)),  # a clip shorter than a tile
+        ("2.3", (11, 2, 2), (512, 64), (64, 24)),
     ],
 )
 @torch.no_grad()
@@ -125,6 +136,27 @@ def test_tiled_decoder_agrees(version, size, pixels, frames):
     expected = torch.cat(list(theirs.tiled_decode(latent, tiling)), dim=2)
     frames_of_ours = torch.cat(list(decode_tiled(ours, latent, Tiling(*pixels, *frames))), dim=2)
     compare(f"video_vae.tiled decoder {version}", frames_of_ours, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 5, 11), (2, 11, 5), (11, 3, 4), (13, 9, 7)])
+@torch.no_grad()
+def test_tiles_are_the_whole_where_they_do_not_blend(size):
+    """Of a decoder that sees no farther than tiles overlap."""
+    config = narrow("mini", decoder_blocks=[["compress_all", {"multiplier": m}] for m in (1, 1, 8)])
+    decoder = VideoDecoder(VideoVAEConfig.from_json(config))
+    latent, tiling = noise(1, 16, *size), Tiling(224, 96, 64, 24)
+    tiled, whole = torch.cat(list(decode_tiled(decoder, latent, tiling)), 2), decoder(latent)
+    alone = torch.ones(whole.shape[2:], dtype=torch.bool)
+    shortest = max(4, round(7 * min(size[1:]) / max(size[1:])))
+    spans = split_time(size[0], 8, 3), *(split(n, 7 if n == max(size[1:]) else shortest, 3) for n in size[1:])
+    for axis, tiles in enumerate(spans):
+        for tile in tiles:
+            target = to_frames(tile, 8) if axis == 0 else to_pixels(tile, 32)
+            if target.fade_in:
+                alone.narrow(axis, target.start, target.fade_in).fill_(False)
+    assert 0.1 < alone.float().mean() < 1
+    assert_close(tiled[..., alone], whole[..., alone], atol=1e-5, rtol=0)
+    assert (tiled - whole).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", [name for name in VECTORS if name.startswith("video_")])
@@ -413,6 +445,23 @@ def test_encoded_tiles_of_a_copy_are_the_whole(size):
     pixels = CopyDecoder()(noise(1, 3, *size))
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
         assert_close(encode_tiled(CopyEncoder(), pixels, tiling), CopyEncoder()(pixels), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_streamed_video_is_encoded_as_a_whole_one_but_never_held_whole(size):
+    pixels, tiling, held = picture(1, 3, 150, 64, 128), Tiling(96, 64, 32, 16), []
+
+    class Watching(VideoEncoder):
+        def forward(self, tile):
+            held.append(tile.untyped_storage().nbytes() // pixels[:, :, :1].nbytes)
+            return super().forward(tile)
+
+    encoder = Watching(VideoVAEConfig.from_json(narrow("mini")))
+    streamed = encode_stream(encoder, (chunk.clone() for chunk in pixels.split(size, dim=2)), 145, tiling)
+    assert max(held) < 33 + size
+    assert torch.equal(streamed, encode_tiled(encoder, pixels, tiling))
+    with pytest.raises(ValueError, match="The video ends after 150 of 161 frames"):
+        encode_stream(encoder, pixels.split(size, dim=2), 161, tiling)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

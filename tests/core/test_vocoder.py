@@ -9,8 +9,9 @@ import torch
 from agreement import compare
 
 from ltx2_core.audio_vae import VocoderConfig, make_vocoder, resample
-from ltx2_core.audio_vae.vocoder import AntiAliasedSnake, half_band
+from ltx2_core.audio_vae.vocoder import AntiAliasedSnake, half_band, vocode_chunked
 from ltx2_core.checkpoint.keys.vocoder import VOCODER
+from ltx2_core.memory.trace import cost
 
 UNWANTED = "mel_stft.stft_fn.inverse_basis"
 TOTALS = {"2.0": (194, 55_592_802), "2.3": (1227, 128_537_448 + 547_584)}
@@ -173,3 +174,52 @@ def test_an_incomplete_extension_is_refused():
     del incomplete["bwe"]["n_fft"]
     with pytest.raises(ValueError, match=r"vocoder\.bwe lacks n_fft"):
         VocoderConfig.from_json(incomplete)
+
+
+def precise(vocoder):
+    for part in vocoder.modules():
+        part.compute_dtype = torch.float64
+    return vocoder.double()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("version, frames", [("2.0", 1), ("2.0", 30), ("2.3", 20), ("2.3", 50), ("2.3", 500)])
+def test_a_waveform_in_pieces_is_the_whole(version, frames):
+    """In float64, since rounding grows in these weights to nearly as much as the tolerance."""
+    vocoder, mel = precise(formula_vocoder(version)), torch.randn(1, 2, 131 if version == "2.3" else 45, 64)
+    compare(f"vocoder {version} in pieces", vocode_chunked(vocoder, mel, frames), vocoder(mel), tolerance=1e-10)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_a_sample_hears_nothing_beyond_its_reach(version):
+    vocoder = precise(formula_vocoder(version))
+    middle, reach = 90, vocoder.reach
+    mel = torch.randn(1, 2, 2 * middle + 1, 64, dtype=torch.float64)
+    other = mel.clone()
+    other[:, :, middle] += 1
+    waveform = vocoder(mel)
+    each = waveform.shape[-1] // mel.shape[2]
+    changed = (waveform != vocoder(other)).any(1).flatten().nonzero().flatten()
+    before, after = middle - changed.min() // each, changed.max() // each - middle
+    assert reach / 3 < max(before, after) <= reach
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_pieces_need_the_memory_of_one(version):
+    with torch.device("meta"):
+        vocoder = make_vocoder(VocoderConfig.from_json(section(version)))
+        peaks = [cost(lambda n=n: vocode_chunked(vocoder, torch.empty(1, 2, n, 64))).peak for n in (1500, 3000)]
+    waveform = 1500 * vocoder.sample_rate // 100 * 2 * 4
+    assert peaks[1] <= peaks[0] + 2 * waveform
+
+
+def test_pieces_can_be_stopped_and_must_not_be_empty():
+    def stop():
+        raise KeyboardInterrupt
+
+    vocoder = formula_vocoder("2.0")
+    with pytest.raises(KeyboardInterrupt):
+        vocode_chunked(vocoder, torch.zeros(1, 2, 5, 64), check=stop)
+    with pytest.raises(ValueError, match="0 frames at a time; use at least 1"):
+        vocode_chunked(vocoder, torch.zeros(1, 2, 5, 64), 0)

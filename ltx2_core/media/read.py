@@ -1,0 +1,286 @@
+"""Pictures and sound out of files, as streams: a long file is never held whole.
+
+Time 0 is where the pictures of a file begin, or its sound where it has no pictures.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from math import floor
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+Source = str | PathLike | BinaryIO
+Stream = VideoStream | AudioStream
+
+BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
+ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
+PAUSE = Fraction(1, 10)  # in sound; less is rounding
+MISSING = 1  # second, from a file that is cut off
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others may guess their length, and where a seek lands
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds; what is None is not there, or not said."""
+
+    seconds: Fraction | None  # of the pictures, or else of the sound
+    size: tuple[int, int] | None  # width and height of the pictures as they are seen
+    fps: Fraction | None  # on average
+    sample_rate: int | None
+
+    @property
+    def has_video(self) -> bool:
+        return self.size is not None
+
+    @property
+    def has_audio(self) -> bool:
+        return self.sample_rate is not None
+
+
+def probe(source: Source) -> MediaInfo:
+    """What a video or sound file holds. ValueError if it is neither, or damaged."""
+    with _opened(source) as container:
+        video, audio = _video(container), _audio(container)
+        stream, size = video or audio, None
+        if stream is None:
+            raise ValueError(f"{_name(container)} has neither pictures nor sound; choose a video or a sound file.")
+        if video is not None:
+            first = next(container.decode(video), None)
+            if first is None:
+                raise ValueError(f"{_name(container)} has no picture that can be read; save it anew.")
+            size = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
+        return MediaInfo(
+            seconds=_seconds(container, stream),
+            size=size,
+            fps=None if video is None else _rate(video),
+            sample_rate=None if audio is None else audio.rate,
+        )
+
+
+def read_video(
+    source: Source, *, fps: Fraction | None = None, start: float | Fraction = 0, frames: int | None = None
+) -> Iterator[Tensor]:
+    """Pictures (F, H, W, 3) in 0..1 at ``fps``, by default the file's own, from ``start`` seconds on.
+
+    For each moment k / fps the picture whose time is nearest, so any rate, also a variable one, becomes exactly this
+    one. They end with the file, or after ``frames``. They are turned as the file says, and coloured by the matrix and
+    range that it names, else BT.601. ValueError if there are none, or if the file is damaged or cut off.
+    """
+    with _opened(source) as container:
+        video = _video(container)
+        if video is None:
+            raise ValueError(f"{_name(container)} has sound but no pictures; choose a video.")
+        video.thread_type = "AUTO"
+        fps, start, number = fps or _rate(video), _checked(start), 0
+        for picture, until in _shown(container, video, start, fps):
+            count = floor((until - start) * fps) + 1 - number
+            if frames is not None:
+                count = min(count, frames - number)
+            if count > 0:
+                yield _pixels(picture).expand(count, -1, -1, -1)
+                number += count
+            if number == frames:
+                return
+        if number == 0:
+            raise ValueError(f"{_name(container)} has no picture at {float(start):g} s; start earlier.")
+
+
+def read_audio(
+    source: Source,
+    *,
+    sample_rate: int | None = None,
+    start: float | Fraction = 0,
+    seconds: float | Fraction | None = None,
+) -> Iterator[Tensor]:
+    """Sound (2, N) in -1..1 at ``sample_rate``, by default the file's own, from ``start`` seconds on.
+
+    It ends with the file, or after ``seconds``. One channel is heard on both sides; more than two are mixed down, and
+    quieter, so that nothing clips. Pauses in the times of the file become silence. ValueError if there is none, or if
+    the file is damaged or cut off.
+    """
+    with _opened(source) as container:
+        audio = _audio(container)
+        if audio is None:
+            raise ValueError(
+                f"{_name(container)} is a video without sound; choose one that has sound, or a sound file."
+            )
+        sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
+        wanted = None if seconds is None else round(seconds * sample_rate)
+        for place, samples in _heard(container, audio, start, sample_rate):
+            samples = F.pad(samples[:, max(0, number - place) :], (max(0, place - number), 0))
+            samples = samples if wanted is None else samples[:, : wanted - number]
+            if samples.shape[1]:
+                yield samples
+                number += samples.shape[1]
+            if number == wanted:
+                return
+        if number == 0:
+            raise ValueError(f"{_name(container)} has no sound at {float(start):g} s; start earlier.")
+
+
+def read_picture(source: Source) -> Tensor:
+    """A picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB. ValueError if it is none, or damaged."""
+    try:
+        with Image.open(source) as image:
+            picture = ImageOps.exif_transpose(image)
+            if picture.mode.startswith("I"):  # 16 bits of grey
+                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+            elif picture.mode not in ("RGB", "CMYK", "L"):
+                picture = picture.convert("RGB")
+            pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:  # as Pillow calls what it cannot read
+        raise ValueError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
+    return torch.from_numpy(pixels).float().div_(255)[None]
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile is not None:
+        srgb = ImageCms.createProfile("sRGB")
+        with suppress(ImageCms.PyCMSError):  # a profile for other channels than these
+            picture = ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode="RGB") or picture
+    return picture.convert("RGB")
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[InputContainer]:
+    if not isinstance(source, (str, PathLike)):
+        source.seek(0)
+    try:
+        with av.open(str(source) if isinstance(source, PathLike) else source, "r") as container:
+            yield container
+    except FileNotFoundError:
+        raise
+    except av.FFmpegError as error:
+        raise ValueError(
+            f"{_name(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
+        ) from error
+
+
+def _name(source: Source | InputContainer) -> str:
+    name = getattr(source, "name", source)
+    return Path(name).name if isinstance(name, (str, PathLike)) and name != "<none>" else "This file"
+
+
+def _video(container: InputContainer) -> VideoStream | None:
+    """The first pictures that are not just the cover of an album."""
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def _audio(container: InputContainer) -> AudioStream | None:
+    return next(iter(container.streams.audio), None)
+
+
+def _rate(video: VideoStream) -> Fraction:
+    return video.average_rate or video.guessed_rate or Fraction(25)
+
+
+def _seconds(container: InputContainer, stream: Stream) -> Fraction | None:
+    if stream.duration is not None:
+        return _time(stream, stream.duration)
+    return None if container.duration is None else Fraction(container.duration, av.time_base)
+
+
+def _time(stream: Stream, ticks: int | None) -> Fraction:
+    assert stream.time_base is not None
+    return (ticks or 0) * stream.time_base
+
+
+def _checked(start: float | Fraction) -> Fraction:
+    if not 0 <= start < float("inf"):
+        raise ValueError(f"start is {start} s; it must be 0 or more.")
+    return Fraction(start).limit_denominator(1_000_000)
+
+
+def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """The frames of ``stream``, each with its time, from before ``start`` on; then None and the time of the end."""
+    beginning = _video(container) or stream
+    origin = _time(beginning, beginning.start_time)
+    if start > 1 and container.format.name in INDEXED:
+        # A second early, because indexes have the times of decoding, which differ a little.
+        container.seek(floor((origin + start - 1) / _time(stream, 1)), stream=stream)
+    end = following = Fraction(0)
+    for packet in container.demux(stream):
+        if packet.pts is not None and packet.duration:
+            end = max(end, _time(stream, packet.pts + packet.duration) - origin)
+        frames: list[Any] = packet.decode()
+        for frame in frames:
+            time = following if frame.pts is None else _time(stream, frame.pts) - origin
+            yield time, frame
+            following = time + _length(frame, stream)
+    end = end or following
+    due = _time(stream, (stream.start_time or 0) + (stream.duration or 0)) - origin
+    if container.format.name in INDEXED and end < due - MISSING:
+        raise ValueError(f"{_name(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
+    yield end, None
+
+
+def _length(frame: Any, stream: Stream) -> Fraction:
+    return 1 / _rate(stream) if isinstance(stream, VideoStream) else Fraction(frame.samples, frame.sample_rate)
+
+
+def _shown(
+    container: InputContainer, video: VideoStream, start: Fraction, fps: Fraction
+) -> Iterator[tuple[VideoFrame, Fraction]]:
+    """Every picture, and the moment until which it is the nearest one.
+
+    After the end of the file, none is: a moment counts if half of 1 / ``fps`` lies before it.
+    """
+    before, rate = None, _rate(video)
+    for time, picture in _frames(container, video, start):
+        regular = Fraction(round(time * rate)) / rate
+        time = regular if abs(time - regular) <= ROUNDING else time
+        if before is not None:
+            shown, began = before
+            yield shown, (began + time) / 2 if picture is not None else time - 1 / fps / 2
+        before = picture, time
+
+
+def _pixels(picture: VideoFrame) -> Tensor:
+    """(1, H, W, 3) in 0..1, upright."""
+    # With a target matrix, which RGB does not have, all versions of PyAV go by that of the picture.
+    rgb = picture.reformat(
+        format="rgb24",
+        src_colorspace=picture.colorspace,
+        dst_colorspace=BT601,
+        src_color_range=picture.color_range,
+    ).to_ndarray()
+    upright = np.rot90(rgb, picture.rotation // 90)
+    return torch.from_numpy(upright.copy()).float().div_(255)[None]
+
+
+def _heard(
+    container: InputContainer, audio: AudioStream, start: Fraction, sample_rate: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Pieces (2, N) of sound, each with its place in samples after ``start``."""
+    # 32-bit integers, because FFmpeg mixes floating-point channels down to sums that clip; one channel it would lower.
+    resampler = av.AudioResampler("s32p", "mono" if audio.channels == 1 else "stereo", sample_rate)
+    place, following = None, Fraction(0)
+    for time, frame in _frames(container, audio, start):
+        if place is None:
+            place = round((time - start) * sample_rate)
+        elif frame is not None and time - following > PAUSE:
+            place += round((time - following) * sample_rate)
+        for piece in resampler.resample(frame):
+            samples = torch.from_numpy(piece.to_ndarray()).float() / 2**31
+            yield place, samples.expand(2, -1)
+            place += samples.shape[1]
+        if frame is not None:
+            following = time + _length(frame, audio)

@@ -1,0 +1,391 @@
+"""What is read is what was meant: the right picture at the right time, upright, in its colours, with its sound."""
+
+import io
+import re
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from ltx2_core.media import probe, read, read_audio, read_picture, read_video, write_audio, write_video
+
+NTSC = Fraction(24000, 1001)
+
+
+def numbered(count: int, first: int = 0) -> Tensor:
+    """Pictures (F, 32, 64, 3) that show their number as eight black or white bars."""
+    numbers = torch.arange(first, first + count)
+    bars = (numbers[:, None] >> torch.arange(8)) & 1
+    return bars.float().repeat_interleave(8, 1)[:, None, :, None].expand(-1, 32, -1, 3)
+
+
+def numbers(chunks) -> list[int]:
+    """The numbers that pictures show."""
+    frames = torch.cat(list(chunks))
+    return ((frames[:, 16, 4::8, 0] > 0.5).long() << torch.arange(8)).sum(1).tolist()
+
+
+def mux(
+    path: Path,
+    times: list[int],
+    unit: Fraction = Fraction(1, 1000),
+    codec: str = "libx264",
+    sound: Tensor | None = None,
+    sound_times: tuple[int, ...] = (0,),
+    layout: str = "stereo",
+    last: int | None = None,
+    **options: str,
+) -> Path:
+    """A file of numbered pictures at ``times``, and of sound in equal parts at ``sound_times``, all in ``unit``s.
+
+    The last picture is shown for ``last``.
+    """
+    with av.open(str(path), "w", options=options) as container:
+        if times:
+            stream = container.add_stream(codec, rate=min(1 / unit, 100), options={"g": "12"})
+            stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 32, "yuv420p", unit
+        if sound is not None:
+            audio = container.add_stream("pcm_s16le", rate=48000, layout=layout)
+        for time, picture in zip(times, numbered(len(times))):
+            frame = av.VideoFrame.from_ndarray((picture * 255).byte().numpy(), format="rgb24")
+            frame.pts, frame.time_base = time, unit
+            container.mux(stream.encode(frame))
+        for packet in stream.encode() if times else []:
+            if packet.pts == times[-1] and last is not None:
+                packet.duration = last
+            container.mux(packet)
+        if sound is not None:
+            for time, part in zip(sound_times, sound.chunk(len(sound_times), dim=1)):
+                samples = (part * 32767).round().short().T.reshape(1, -1).numpy()
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+                frame.sample_rate, frame.pts, frame.time_base = 48000, round(time * unit * 48000), Fraction(1, 48000)
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode())
+    return path
+
+
+def nearest(times: list[Fraction], moment: Fraction) -> int:
+    return min(range(len(times)), key=lambda number: abs(times[number] - moment))
+
+
+# Time
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(
+    ("source", "fps"),
+    [(24, 24), (24, 12), (24, 48), (24, 25), (25, 24), (30, 24), (60, 24), (NTSC, 24), (24, NTSC), (NTSC, 30)],
+)
+def test_any_rate_becomes_any_other_by_the_nearest_picture(tmp_path, suffix, source, fps):
+    count, length = 3 * round(source), 3 * round(source) / Fraction(source)
+    times = [number / Fraction(source) for number in range(count)]
+    path = mux(tmp_path / f"clip.{suffix}", list(range(count)), 1 / Fraction(source))
+    for start in (0, Fraction(1, 3), Fraction(13, 5)):
+        moments = [start + number / Fraction(fps) for number in range(200)]
+        expected = [nearest(times, moment) for moment in moments if moment + Fraction(1, 2) / fps <= length]
+        assert numbers(read_video(path, fps=Fraction(fps), start=start)) == expected
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_variable_rate_becomes_a_constant_one(tmp_path, suffix):
+    path = mux(tmp_path / f"clip.{suffix}", [0, 40, 55, 200, 210, 800, 840])
+    # Moments are 0, 100, 200 ... ms.
+    assert numbers(read_video(path, fps=Fraction(10))) == [0, 2, 3, 4, 4, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_the_last_picture_stays_as_long_as_the_file_says(tmp_path, suffix):
+    path = mux(tmp_path / f"clip.{suffix}", [0, 40, 80], last=520)
+    assert numbers(read_video(path, fps=Fraction(10))) == [0, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_file_at_its_own_rate_is_every_picture_once(tmp_path, suffix):
+    codec = "ffv1" if suffix == "avi" else "libx264"
+    path = mux(tmp_path / f"clip.{suffix}", list(range(50)), Fraction(1, 25), codec)
+    assert numbers(read_video(path)) == list(range(50))
+    assert numbers(read_video(path, start=1.2, frames=5)) == [30, 31, 32, 33, 34]
+    assert numbers(read_video(path, start=1.2, frames=50)) == list(range(30, 50))
+
+
+def test_pictures_without_times_follow_their_rate(tmp_path):
+    path = mux(tmp_path / "clip.h264", list(range(50)), Fraction(1, 25))
+    assert numbers(read_video(path, start=1.2, frames=5)) == [30, 31, 32, 33, 34]
+
+
+def test_a_long_file_is_never_held_whole(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", [numbered(200)], Fraction(25))
+    made, original = [], read._pixels
+
+    def pixels(picture):
+        frame = original(picture)
+        made.append(weakref.ref(frame.untyped_storage()))
+        return frame
+
+    monkeypatch.setattr(read, "_pixels", pixels)
+    most = max(sum(each() is not None for each in made) for _ in read_video(path))
+    assert most <= 2 and len(made) == 200
+    made.clear()
+    next(read_video(path, start=4))
+    assert len(made) == 1, "pictures before the start are not even converted"
+
+
+# Looks
+
+
+def encoded(path: Path, pixels: np.ndarray, codec: str, pix_fmt: str, matrix: int, limits: int) -> Path:
+    """Three equal pictures, coded with a matrix (1 = BT.709, 5 = BT.601, 9 = BT.2020) and range (1 limited, 2 full)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24, options={"crf": "1", "x265-params": "log-level=none"})
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], pix_fmt
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, limits
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=limits)
+        for number in range(3):
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "matrix", "limits"),
+    [
+        ("libx264", "yuv420p", 1, 1),
+        ("libx264", "yuv420p", 1, 2),
+        ("libx264", "yuv420p", 5, 1),
+        ("libx264", "yuv444p", 1, 1),
+        ("libx265", "yuv420p10le", 1, 1),
+        ("libx265", "yuv420p10le", 1, 2),
+        ("libx265", "yuv420p10le", 9, 1),
+    ],
+)
+def test_colours_are_those_that_were_meant(tmp_path, codec, pix_fmt, matrix, limits):
+    colours = np.array([[200, 40, 60], [30, 180, 90], [50, 60, 220], [255, 255, 255], [0, 0, 0]], np.uint8)
+    pixels = np.repeat(colours, 32, 0)[None].repeat(64, 0)
+    path = encoded(tmp_path / "clip.mp4", pixels, codec, pix_fmt, matrix, limits)
+    for frame in read_video(path):
+        assert np.abs(255 * frame[0, 32, 16::32].numpy() - colours).max() <= 4
+
+
+def turned(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Let the track header of an MP4 file say that the pictures are to be turned."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (np.array(value << 16, ">i4").tobytes() for value in matrix)
+    data[place : place + 36] = a + b + bytes(4) + c + d + bytes(4) + bytes(8) + np.array(1 << 30, ">i4").tobytes()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+)
+def test_a_telephone_held_upright_makes_upright_pictures(tmp_path, matrix, turns):
+    picture = torch.zeros(32, 64, 3)
+    picture[:16, :32] = 1
+    path = write_video(tmp_path / "clip.mp4", [picture.expand(3, -1, -1, -1)], Fraction(24))
+    turned(path, matrix)
+    expected = torch.rot90(picture, turns)
+    for frame in read_video(path):
+        assert (frame[0] - expected).abs().mean() < 0.02
+    assert probe(path).size == (expected.shape[1], expected.shape[0])
+
+
+# Sound
+
+
+def ramp(samples: int) -> Tensor:
+    """Both channels different, and no sample like another."""
+    return torch.stack([torch.linspace(-0.9, 0.9, samples), torch.linspace(0.5, -0.5, samples)])
+
+
+def heard(*args, **kwargs) -> Tensor:
+    return torch.cat(list(read_audio(*args, **kwargs)), dim=1)
+
+
+def same(sound: Tensor, expected: Tensor) -> bool:
+    """Whether ``sound`` is ``expected``, rounded to 16 bits."""
+    return torch.equal(sound, (expected * 32767).round() / 32768)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_sound_begins_and_ends_at_the_very_sample(tmp_path, suffix):
+    sound = ramp(3 * 24000)
+    path = write_audio(tmp_path / f"sound.{suffix}", sound, 24000)
+    assert same(heard(path), sound)
+    assert same(heard(path, start=Fraction(1, 3), seconds=Fraction(5, 3)), sound[:, 8000:48000])
+    assert same(heard(path, start=2.5, seconds=2), sound[:, 60000:])
+
+
+@pytest.mark.parametrize("start", [0, 1, 2.25])
+def test_sound_of_a_video_begins_at_the_very_sample(tmp_path, start):
+    sound = ramp(4 * 48000)
+    path = mux(tmp_path / "clip.mkv", [40 * number for number in range(100)], sound=sound)
+    assert same(heard(path, start=start, seconds=1), sound[:, int(start * 48000) :][:, :48000])
+
+
+def test_pictures_and_sound_have_one_clock(tmp_path):
+    sound, later = ramp(48000), list(range(200, 1200, 40))
+    path = mux(tmp_path / "late pictures.mkv", later, sound=sound)
+    assert numbers(read_video(path))[0] == 0 and same(heard(path), sound[:, 9600:])
+    path = mux(tmp_path / "late sound.mkv", list(range(0, 1000, 40)), sound=sound, sound_times=(200,))
+    assert not heard(path)[:, :9600].any() and same(heard(path)[:, 9600:], sound)
+
+
+def test_a_pause_is_silence(tmp_path):
+    sound = 0.5 * torch.ones(2, 48000)
+    path = mux(tmp_path / "sound.mkv", [], sound=sound, sound_times=(0, 1500))
+    silent = heard(path)[0] == 0
+    assert silent.numel() == 96000 and silent[24000:72000].all() and not silent[:24000].any()
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_sound_at_another_rate_keeps_pitch_and_length(tmp_path, rate):
+    time = torch.arange(2 * 24000) / 24000
+    path = write_audio(tmp_path / "sound.wav", 0.5 * torch.sin(2 * torch.pi * 1000 * time).expand(2, -1), 24000)
+    sound = heard(path, sample_rate=rate, start=0.5, seconds=1)
+    expected = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(rate) / rate)
+    assert sound.shape == (2, rate) and (sound - expected).abs().max() < 0.005
+
+
+def test_one_channel_is_heard_on_both_sides_as_loud_as_it_was(tmp_path):
+    sound = ramp(24000)[:1]
+    assert same(heard(write_audio(tmp_path / "sound.wav", sound, 24000)), sound.expand(2, -1))
+
+
+def test_six_channels_become_two_that_do_not_clip(tmp_path):
+    sound = torch.full((6, 48000), 0.9)
+    path = mux(tmp_path / "sound.mkv", [], sound=sound, layout="5.1")
+    assert torch.allclose(heard(path), torch.tensor(0.9), atol=1e-3)
+
+
+# What a file holds
+
+
+def test_what_a_file_holds(tmp_path):
+    video = write_video(tmp_path / "clip.mp4", [numbered(48)], NTSC, ramp(96096), 48000)
+    silent = write_video(tmp_path / "silent.mp4", [numbered(48)], Fraction(24))
+    sound = write_audio(tmp_path / "sound.wav", ramp(36000), 24000)
+    info = probe(video)
+    assert (info.seconds, info.size, info.fps, info.sample_rate) == (48 / NTSC, (64, 32), NTSC, 48000)
+    assert info.has_video and info.has_audio
+    assert probe(silent).has_video and not probe(silent).has_audio
+    assert not probe(sound).has_video and probe(sound).seconds == 1.5
+
+
+def test_a_file_may_lie_in_memory(tmp_path):
+    file = io.BytesIO(write_video(tmp_path / "clip.mp4", [numbered(9)], Fraction(24), ramp(18000), 48000).read_bytes())
+    assert probe(file).size == (64, 32)
+    assert numbers(read_video(file)) == list(range(9))
+    assert heard(file, seconds=0.25).shape == (2, 12000)
+
+
+def test_the_cover_of_an_album_is_no_video(tmp_path):
+    path = tmp_path / "song.flac"
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic.value
+        audio = container.add_stream("flac", rate=48000, layout="stereo")
+        container.mux(cover.encode(av.VideoFrame(32, 32, "rgb24")))
+        container.mux(cover.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), format="s16", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    assert not probe(path).has_video and probe(path).seconds == 1
+    with pytest.raises(ValueError, match=re.escape("song.flac has sound but no pictures")):
+        next(read_video(path))
+
+
+# What cannot be read
+
+
+def test_files_that_lack_something_are_named(tmp_path):
+    silent = write_video(tmp_path / "silent.mp4", [numbered(24)], Fraction(24))
+    sound = write_audio(tmp_path / "sound.wav", ramp(24000), 24000)
+    text = tmp_path / "notes.txt"
+    text.write_text("no media")
+    for call, message in [
+        (lambda: read_video(sound), "sound.wav has sound but no pictures"),
+        (lambda: read_audio(silent), "silent.mp4 is a video without sound"),
+        (lambda: read_video(text), "notes.txt cannot be read as video or sound"),
+        (lambda: [probe(text)], "notes.txt cannot be read as video or sound"),
+        (lambda: [probe(io.BytesIO(b"no media"))], "This file cannot be read as video or sound"),
+        (lambda: [read_picture(text)], "notes.txt cannot be read as a picture"),
+        (lambda: read_video(silent, start=1), "silent.mp4 has no picture at 1 s; start earlier"),
+        (lambda: read_audio(sound, start=1), "sound.wav has no sound at 1 s; start earlier"),
+        (lambda: read_video(silent, start=-1), "start is -1 s; it must be 0 or more"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            list(call())
+    for reader in (probe, read_picture, lambda path: list(read_video(path))):
+        with pytest.raises(FileNotFoundError):
+            reader(tmp_path / "missing.mp4")
+
+
+def test_a_file_that_was_cut_off_is_refused_but_for_what_is_there(tmp_path):
+    for options, length in [({}, 0), ({"movflags": "faststart"}, 24)]:
+        path = mux(tmp_path / "clip.mp4", list(range(100)), Fraction(1, 25), **options)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+        with pytest.raises(ValueError, match=re.escape("clip.mp4 ") + ".*cut off"):
+            list(read_video(path))
+        if length:
+            assert numbers(read_video(path, frames=length)) == list(range(length))
+
+
+# Pictures
+
+
+def saved(path: Path, pixels: Tensor, **more) -> Path:
+    Image.fromarray((pixels * 255).round().byte().numpy()).save(path, **more)
+    return path
+
+
+def test_a_picture_is_what_was_saved(tmp_path):
+    pixels = torch.rand(5, 7, 3)
+    picture = read_picture(saved(tmp_path / "picture.png", pixels))
+    assert picture.shape == (1, 5, 7, 3) and (picture - pixels).abs().max() <= 0.5001 / 255
+    transparent = torch.cat([pixels, torch.zeros(5, 7, 1)], dim=-1)
+    assert torch.equal(read_picture(saved(tmp_path / "transparent.png", transparent)), picture)
+    grey = read_picture(saved(tmp_path / "grey.png", pixels[..., 0]))
+    assert torch.equal(grey, picture[..., :1].expand(-1, -1, -1, 3))
+    Image.fromarray((pixels[..., 0] * 65535).round().numpy().astype(np.uint16)).save(tmp_path / "depth.png")
+    assert (read_picture(tmp_path / "depth.png")[0] - pixels[..., :1]).abs().max() < 0.51 / 255
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(1, lambda x: x), (3, lambda x: x.rot90(2)), (6, lambda x: x.rot90(-1)), (8, lambda x: x.rot90(1))],
+)
+def test_a_picture_is_turned_as_it_says(tmp_path, orientation, turn):
+    pixels = torch.rand(5, 7, 3)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    picture = read_picture(saved(tmp_path / "picture.png", pixels, exif=exif))
+    assert (picture[0] - turn(pixels)).abs().max() <= 0.5001 / 255
+
+
+def test_a_picture_comes_in_the_colours_of_srgb(tmp_path):
+    """In this profile, what is called red is green."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"temp").replace(b"gXYZ", b"rXYZ").replace(b"temp", b"gXYZ")
+    red = torch.tensor([1.0, 0, 0]).expand(4, 4, 3)
+    assert (read_picture(saved(tmp_path / "red.png", red, icc_profile=profile)) - red).abs().max() < 0.01
+    green = read_picture(saved(tmp_path / "green.png", red, icc_profile=swapped))
+    assert (green - red[..., [1, 0, 2]]).abs().max() < 0.01
+    grey = read_picture(saved(tmp_path / "grey.png", red[..., 0], icc_profile=swapped))
+    assert torch.equal(grey, torch.ones(1, 4, 4, 3)), "a profile for other channels is ignored"
+
+
+def test_a_damaged_picture_is_refused(tmp_path):
+    path = saved(tmp_path / "picture.png", torch.rand(64, 64, 3))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read as a picture"):
+        read_picture(path)
