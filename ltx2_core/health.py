@@ -3,7 +3,7 @@
 What is not a number ends the run; what is merely ugly becomes a finding, which stops nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,12 @@ CLIPPED = 1e-3
 # A sound is one-sided if one channel has less than this share of the other's effective value (-26 dB). A head shades
 # an ear by 20 dB at most, so nothing in nature sounds like it.
 ONE_SIDED = 0.05
+# Tiles show if the picture changes so many times more across a line where one begins or ends than across the pixels or
+# frames beside it, two levels more or less aside. Of a line the median counts: things may end there, but not along half
+# of it.
+SEAM = 1.5
+UNSEEN = 2 / 255
+BESIDE = 8
 # A latent is empty if it varies less from cell to cell in all channels; the statistics of the VAE make 1 usual.
 EMPTY = 0.01
 # A latent is noise if the neighbours in no channel correlate more, along no axis. Some channel of a picture
@@ -64,6 +70,8 @@ _CAUSES = {
     "how.",
     "flickers": "unless lights are meant to flash, guidance is likely too strong, or tiles overlap too little in time. "
     "Lower the text scale or raise rescale, and decode with a longer temporal overlap or without tiles.",
+    "shows seams": "its tiles overlap too little to agree, or they were made one by one. Let them overlap more, make "
+    "them together step by step, or take fewer tiles.",
     "is silent": "likely the prompt says nothing of sound, or the audio VAE and the vocoder belong to another LTX-2 "
     "version. Write what is to be heard, and load all parts from one release.",
     "is clipped": "it is louder than a file can hold, so it distorts; most often guidance of the sound is too strong. "
@@ -158,6 +166,62 @@ class PictureHealth:
         clips = torch.cat(self._figures, 1) if self._figures else ()
         faults = dict.fromkeys(_picture_fault(clip) for clip in clips)
         return [_finding(self._stage, "picture", fault) for fault in faults if fault]
+
+
+class Seams:
+    """Watches frames go by for lines where tiles meet: at the first frames, rows and columns of pixels behind them."""
+
+    def __init__(
+        self,
+        frames: Sequence[int],
+        rows: Sequence[int],
+        columns: Sequence[int],
+        stage: str = "refining",
+        beside: int = BESIDE,
+    ):
+        self._stage, self._frames, self._beside = stage, frames, beside
+        self._lines = [(2, row) for row in rows] + [(3, column) for column in columns]
+        self._steps: list[Tensor] = [torch.zeros(())] * len(self._lines)  # (length, 2 * BESIDE + 1), of all frames
+        self._changes: list[Tensor] = []  # from each frame to the next
+        self._last: Tensor | None = None
+
+    def see(self, chunk: Tensor) -> None:
+        """Look at the next frames (B, f, H, W, 3) in 0..1."""
+        for number, (axis, line) in enumerate(self._lines):
+            start, stop = self._near(line, chunk.shape[axis])
+            steps = chunk.narrow(axis, start - 1, stop - start + 1).float().diff(dim=axis).abs().mean((0, 4))
+            self._steps[number] = self._steps[number] + steps.movedim(axis - 1, -1).sum(0).cpu()
+        small = chunk[:, :, ::4, ::4].float()
+        before = small[:, :1] if self._last is None else self._last
+        self._changes.append(torch.cat((before, small), 1).diff(dim=1).abs().mean((0, 2, 3, 4)).cpu())
+        self._last = small[:, -1:].clone()
+
+    def measure(self) -> float:
+        """How many times more changes across the worst line than beside it; 1 = as much."""
+        changes = torch.cat(self._changes)
+        found = [
+            _sharpness(steps / len(changes), min(self._beside, line - 1))
+            for (_, line), steps in zip(self._lines, self._steps)
+        ]
+        for frame in self._frames:
+            start, stop = self._near(frame, len(changes))
+            found.append(_sharpness(changes[None, start:stop], frame - start))
+        return max(found, default=1.0)
+
+    def _near(self, line: int, length: int) -> tuple[int, int]:
+        """The steps that ``line`` is compared with, its own included; step n leads to row n, so the first is 1."""
+        return max(1, line - self._beside), min(length, line + self._beside + 1)
+
+    def findings(self) -> list[Finding]:
+        """Whether tiles show in the frames so far."""
+        return [_finding(self._stage, "picture", "shows seams")] if self.measure() > SEAM else []
+
+
+def _sharpness(changes: Tensor, line: int) -> float:
+    """The change at ``line`` against the mean of those beside it, in the median of all rows (N, places)."""
+    across = changes[:, line]
+    beside = (changes.sum(1) - across) / max(1, changes.shape[1] - 1)
+    return float(((across + UNSEEN) / (beside + UNSEEN)).median())
 
 
 def _picture_fault(figures: Tensor) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from .audio_vae.vocoder import half_band
 from .checkpoint.components import COMPONENTS
 from .checkpoint.keys.gemma import GEMMA
+from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
 from .checkpoint.versions import VERSIONS
 from .text import GemmaConfig, GemmaEncoder
 from .transformer.config import REQUIRED
+from .upscaler import Upscaler, UpscalerConfig, binomial
 
 _LAYERS = 2
 
@@ -102,6 +105,19 @@ def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
     return [checkpoint, whole, single]
 
 
+def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
+    """Write an upscaler of the miniatures' latents into ``folder``; ``kind`` is what its config says of scales."""
+    section = {"dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
+    upscaler_config = UpscalerConfig.from_json(section)
+    with torch.device("meta"):
+        upscaler = Upscaler(upscaler_config)
+    keys = RATIONAL_UPSCALER if upscaler_config.rational else UPSCALER
+    tensors = {keys.official(name): value for name, value in _weights(upscaler, seed).items()}
+    path = Path(folder) / "ltx-upscaler-tiny.safetensors"
+    save_file(tensors, path, {"config": json.dumps(section)})
+    return path
+
+
 def _checkpoint(version: str, seed: int) -> dict[str, Tensor]:
     sections = config(version)
     states = _LAYERS + 1
@@ -135,6 +151,8 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         return 1 + 0.1 * values.abs()
     if name.endswith("mel.bank"):
         return values.abs()  # energies, whose logarithm is taken
+    if name.endswith("blur"):
+        return binomial()
     if tuple(shape) == (1, 1, 12):
         return half_band().reshape(shape)  # the only filters of a vocoder that were not learned
     return 0.7 * values / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1 * values

@@ -1,27 +1,46 @@
-"""What each released model is meant to be sampled with (spec: sampling.md, section 6)."""
+"""What each released model is meant to be sampled with (spec: sampling.md, section 6; pipelines.md, section 1)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-from .guidance import NEUTRAL, Guidance
-from .schedules import SCHEDULES
+from .guidance import NEUTRAL, AnyGuidance, Guidance
+from .schedules import FIXED, SCHEDULES, ltx2
+
+
+@dataclass(frozen=True)
+class Refine:
+    """A second stage: the enlarged picture and the sound get noise up to sigmas[0], which is taken away again."""
+
+    sigmas: tuple[float, ...] = FIXED["distilled_refine"]
+    sampler: str = "euler"
+    lora: float = 0.0  # strength of the distilled LoRA; 0 = none
+    keeps_sound: bool = False  # the sound of the first stage is the clip's; that of the second only helps the picture
+    video: AnyGuidance = NEUTRAL
+    audio: AnyGuidance = NEUTRAL
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults where the user says nothing."""
+    """Defaults where the user says nothing; with two stages, the size is that of the first."""
 
     schedule: str
     steps: int
     video: Guidance = NEUTRAL
     audio: Guidance = NEUTRAL
     negative: str = ""
+    sampler: str = "euler"
+    lora: float = 0.0  # strength of the distilled LoRA; 0 = none
+    by_tokens: bool = False  # the schedule shifts with the size of the latent
+    refine: Refine = Refine()
     width: int = 768
     height: int = 512
     frames: int = 121
 
-    def sigmas(self, steps: int | None = None, schedule: str | None = None) -> list[float]:
-        """The noise levels; ``steps`` or ``schedule`` may differ from the recipe."""
+    def sigmas(self, steps: int | None = None, schedule: str | None = None, tokens: int | None = None) -> list[float]:
+        """The noise levels; ``steps`` or ``schedule`` may differ from the recipe. ``tokens`` are those of the video."""
         make = SCHEDULES[schedule or self.schedule]
+        if self.by_tokens and make is ltx2 and tokens is not None:
+            make = partial(ltx2, tokens=tokens)
         if steps is None and schedule in (None, self.schedule):
             steps = self.steps
         return make() if steps is None else make(steps)
@@ -37,7 +56,8 @@ NEGATIVE = (
 
 def _dev(steps: int, stg_block: int) -> Recipe:
     video = Guidance(text_scale=3, cross_modal_scale=3, stg_scale=1, stg_blocks=(stg_block,), rescale=0.7)
-    return Recipe("ltx2", steps, video, replace(video, text_scale=7), NEGATIVE)
+    refine = Refine(lora=1.0, keeps_sound=True)
+    return Recipe("ltx2", steps, video, replace(video, text_scale=7), NEGATIVE, refine=refine)
 
 
 RECIPES = {
@@ -46,12 +66,34 @@ RECIPES = {
     "2.3 dev": _dev(steps=30, stg_block=28),
     "2.0 distilled": Recipe("distilled", 8),
     "2.3 distilled": Recipe("distilled", 8),
+    "2.3 hq": Recipe(
+        "ltx2",
+        15,
+        Guidance(text_scale=3, cross_modal_scale=3, rescale=0.45),
+        Guidance(text_scale=7, cross_modal_scale=3, rescale=1),
+        NEGATIVE,
+        width=960,
+        height=544,
+        sampler="res_2s",
+        lora=0.25,
+        by_tokens=True,
+        refine=Refine(sampler="res_2s", lora=0.5, keeps_sound=True),
+    ),
 }
 
 
-def recipe_for(version: str, layers: int, distilled: bool = False, miniature: bool = False) -> Recipe:
-    """The recipe of a model with ``layers`` blocks; perturbed blocks that it does not have are left out."""
-    recipe = RECIPES["miniature" if miniature else f"{version} {'distilled' if distilled else 'dev'}"]
+def recipe_for(version: str, layers: int, distilled: bool = False, miniature: bool = False, hq: bool = False) -> Recipe:
+    """The recipe of a model with ``layers`` blocks; perturbed blocks that it does not have are left out.
+
+    ``hq`` is the one of few, precise steps for a dev model with the distilled LoRA.
+    """
+    kind = "hq" if hq else "distilled" if distilled else "dev"
+    if hq and (distilled or f"{version} hq" not in RECIPES):
+        raise ValueError(
+            f"There is no HQ recipe for LTX-{version}{' distilled' if distilled else ''}; it is one for the dev model "
+            "of LTX-2.3."
+        )
+    recipe = RECIPES["miniature" if miniature else f"{version} {kind}"]
     return replace(recipe, video=_within(recipe.video, layers), audio=_within(recipe.audio, layers))
 
 

@@ -8,7 +8,7 @@ import torch
 
 import ltx2_core as ltx2
 from ltx2_core import health
-from ltx2_core.health import PictureHealth, check_finite, latent_findings, sound_findings
+from ltx2_core.health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from ltx2_core.latents import AVLatent
 
 RATE = 48000
@@ -239,3 +239,53 @@ def test_a_finding_is_two_sentences_that_name_the_stage():
     assert str(finding).startswith("After the vocoder, the sound is silent: likely the prompt says nothing of sound")
     for cause in health._CAUSES.values():
         assert cause.count(". ") == 1 and cause.endswith(".")
+
+
+# ------------------------------------------------------------------------------------------------------------- seams
+
+
+def seams(frames, chunk=8) -> Seams:
+    watch = Seams(frames=[17], rows=[32], columns=[32])
+    for part in frames[None].split(chunk, 1):
+        watch.see(part)
+    return watch
+
+
+def textured(frames=33):
+    """Coarse coloured noise that drifts, 48 x 64."""
+    wide = torch.rand(1, 3, 12, 60)
+    wide = torch.nn.functional.interpolate(wide, scale_factor=8, mode="bilinear")[0]
+    return torch.stack([wide[:, :48, shift : shift + 64] for shift in range(frames)]).movedim(1, -1)
+
+
+def test_no_seams_are_seen_where_there_are_none():
+    for frames in (drifting(), textured(), grain(33), torch.full((33, 48, 64, 3), 0.5)):
+        assert seams(frames).measure() == pytest.approx(1, abs=0.25) and seams(frames).findings() == []
+
+
+def test_an_edge_in_the_picture_is_no_seam():
+    frames = textured()
+    frames[:, 32:, 10:30] = 0
+    frames[:, 5:25, 32:] = 1
+    assert seams(frames).findings() == []
+
+
+@pytest.mark.parametrize(
+    "place", [(slice(17, None),), (slice(None), slice(32, None)), (slice(None),) * 2 + (slice(32, None),)]
+)
+@pytest.mark.parametrize("step, found", [(1, False), (16, True)])
+def test_a_step_in_brightness_is_a_seam(place, step, found):
+    """Of so many levels, from one frame, row or column on."""
+    frames = drifting() * 0.5
+    frames[place] += step / 255
+    for chunk in (1, 8, 33):
+        assert [
+            str(finding).startswith("After refining, the picture shows seams: its tiles")
+            for finding in seams(frames, chunk).findings()
+        ] == [True] * found
+
+
+def test_a_short_clip_has_no_seams():
+    watch = Seams([], [], [])
+    watch.see(torch.rand(1, 1, 32, 32, 3))
+    assert watch.measure() == 1

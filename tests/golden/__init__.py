@@ -19,7 +19,12 @@ def vectors(name: str) -> dict:
 
 def key_list(kind: str, version: str, component: str | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of ``kind`` ("transformer_text", "video_vae", "audio_vae", "vocoder") in an official file."""
-    lines = gzip.decompress((_HERE / f"{kind}_{SUFFIX[version]}.tsv.gz").read_bytes()).decode().splitlines()
+    return shapes(f"{kind}_{SUFFIX[version]}", component)
+
+
+def shapes(name: str, component: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors in the list ``name``, or of those of a component."""
+    lines = gzip.decompress((_HERE / f"{name}.tsv.gz").read_bytes()).decode().splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith(("#", "key\t"))]
     return {
         key: tuple(int(n) for n in shape.split("x") if n)

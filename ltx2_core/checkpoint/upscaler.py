@@ -1,0 +1,105 @@
+"""An upscaler as people have it: one file for each kind (spec: upscaler.md, section 1)."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..upscaler import Shapes, Upscaler, UpscalerConfig
+from ..video_vae.layers import Statistics
+from .files import CheckpointError, TensorFile
+from .fill import few, fill
+from .keys.table import Keys
+from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
+from .models import MINIATURE, Models
+
+BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
+
+_EXAMPLE = "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+_FOLDERS = ("../latent_upscale_models", "../upscale_models")
+
+
+@dataclass(frozen=True)
+class UpscalerFile:
+    """An upscaler on disk; the header only, no weights are read."""
+
+    file: TensorFile
+    keys: Keys
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Our name of every tensor, and the file's."""
+        return {str(self.keys.ours(key, "")): key for key in self.file.entries}
+
+    @cached_property
+    def config(self) -> UpscalerConfig:
+        """From the metadata, else from the shapes of the tensors."""
+        try:
+            if self.file.config:
+                return UpscalerConfig.from_json(self.file.config)
+            return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
+        except ValueError as error:
+            raise CheckpointError(f"{self.file.path.name}: {error}") from None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.file.entries.values())
+
+
+def open_upscaler(path: str | Path) -> UpscalerFile:
+    """Look at an upscaler file; raises FileNotFoundError or CheckpointError."""
+    file = TensorFile(path)
+    if (keys := keys_of(file.entries)) is None:
+        raise CheckpointError(
+            f"{file.path.name} is not a latent upscaler of LTX-2: it has {few(sorted(file.entries))}. Choose one such "
+            f"as {_EXAMPLE}."
+        )
+    return UpscalerFile(file, keys)
+
+
+def keys_of(names: Collection[str]) -> Keys | None:
+    """The key table of an upscaler with tensors of these official names; None if they are not an upscaler's."""
+    for keys in (UPSCALER, RATIONAL_UPSCALER):
+        ours = {keys.ours(key, "") if keys.knows(key, "") else None for key in names}
+        if {"conv_in.weight", "upsample.conv.weight"} <= ours and None not in ours:
+            return keys
+    return None
+
+
+def config_of(shapes: Shapes) -> UpscalerConfig | None:
+    """Told by the tensors (official names) of an upscaler; None if they are not an upscaler's."""
+    keys = keys_of(shapes)
+    return None if keys is None else UpscalerConfig.from_shapes({str(keys.ours(k, "")): s for k, s in shapes.items()})
+
+
+def find_upscaler(models: Models, scale: float) -> UpscalerFile:
+    """The upscaler in space of these models, found by its official name beside their transformer or in a folder next
+    to it; that of the miniature is built in. Raises FileNotFoundError where there is none."""
+    if models.is_miniature:
+        return open_upscaler(BUILT_IN)
+    name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
+    folder = models.source("transformer").file.path.parent
+    found = [path for each in (".", *_FOLDERS) for path in sorted((folder / each).glob(name))]
+    if not found:
+        raise FileNotFoundError(f"There is no {name} in {folder}; give the file of the upscaler.")
+    return open_upscaler(found[-1])
+
+
+def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> Upscaler:
+    """The upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted."""
+    with torch.device("meta"):
+        upscaler = Upscaler(file.config)
+    state = {ours: file.file.get(key).to(dtype) for ours, key in file.names.items()}
+    fill(upscaler, state, f"The upscaler {file.file.path.name}", file.keys.official)
+    return upscaler.requires_grad_(False).eval()
+
+
+def video_statistics(models: Models) -> Statistics:
+    """Mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
+    source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
+    state = {name: source.file.get(source.names[f"statistics.{name}"]) for name in ("mean", "std")}
+    statistics = Statistics(len(state["mean"]))
+    statistics.load_state_dict(state)
+    return statistics

@@ -1,0 +1,330 @@
+"""Tiles of a clip: where they lie, that they add up to the whole, what they see and hear, and what they cost."""
+
+from dataclasses import replace
+from fractions import Fraction
+from math import prod
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import ltx2_core as ltx2
+from ltx2_core import latents
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudio, ReferenceVideo, prepare
+from ltx2_core.generate import decode_video
+from ltx2_core.health import Seams
+from ltx2_core.latents import AVLatent
+from ltx2_core.memory.trace import cost
+from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
+from ltx2_core.sampling.tiles import TiledNetwork, Tiles, cut, one_by_one
+from ltx2_core.text import connect, encode_prompts
+from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
+
+FPS = Fraction(24)
+SIZE = (5, 7, 9)
+TILES = Tiles((2, 2, 3), (2, 3, 2))
+CONTEXTS = SimpleNamespace(video=torch.ones(1, 2, 8), audio=torch.ones(1, 2, 8))
+
+
+def latent(size=SIZE, length=16, channels=128, seed=0) -> AVLatent:
+    generator = torch.Generator().manual_seed(seed)
+    return AVLatent(
+        torch.randn(1, channels, *size, generator=generator), torch.randn(1, 8, length, 16, generator=generator)
+    )
+
+
+class Local:
+    """Answers from each token and its place alone; remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def sweep(self, passes, between_blocks=None):
+        self.asked.append(passes)
+        return [tuple(stream and self._velocity(stream) for stream in (each.video, each.audio)) for each in passes]
+
+    def _velocity(self, stream: StreamInput) -> torch.Tensor:
+        place = (stream.positions.mean(-1) * torch.tensor([3.0, 0.01, 0.02])[: stream.positions.shape[1], None]).sum(1)
+        return (stream.tokens * 0.5 + place.sin()[..., None]).tanh()
+
+
+class Everywhere(Local):
+    """Answers with the mean of all that it sees."""
+
+    def _velocity(self, stream):
+        return stream.tokens.mean(1, keepdim=True).expand_as(stream.tokens)
+
+
+def denoiser(network, given, **changes) -> Denoiser:
+    return Denoiser(network, given, **({"contexts": CONTEXTS, "negative": CONTEXTS} | changes))
+
+
+def sampled(network, given, sampler="euler", sigmas=(0.909375, 0.725, 0.421875, 0.0), **changes) -> AVLatent:
+    noise = latents.noise_like(given.map(lambda state: state.latent), 7)
+    start = given.map(lambda state, x: state.noised(x, sigmas[0]), noise)
+    *_, last = SAMPLERS[sampler](denoiser(network, given, **changes), start, list(sigmas), latents.Noise(8))
+    return given.map(lambda state, x: state.unpacked(x), last.latent)
+
+
+# Where they lie
+
+
+def test_tiles_of_the_spec():
+    spans = Tiles((3, 1, 1), (2, 0, 0)).spans((31, 4, 4))
+    assert [[(span.start, span.stop) for span in axis] for axis in spans] == [
+        [(0, 12), (10, 22), (20, 31)],
+        *[[(0, 4)]] * 2,
+    ]
+
+
+@pytest.mark.parametrize("count, overlap", [(1, 4), (2, 0), (2, 1), (3, 2), (3, 20), (7, 4)])
+def test_tiles_cover_an_axis_evenly_and_their_weights_sum_to_one(count, overlap):
+    tiles = Tiles((count, 1, 1), (overlap, 0, 0))
+    for length in range(count, 30):
+        spans = tiles.spans((length, 1, 1))[0]
+        sizes = {span.stop - span.start for span in spans}
+        assert len(spans) == count and (spans[0].start, spans[-1].stop) == (0, length)
+        assert max(sizes) - min(sizes) <= 1
+        assert all(a.start < b.start <= a.stop < b.stop for a, b in zip(spans, spans[1:]))
+        total = torch.zeros(1, length, 1)
+        for tile in cut(prepare(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
+            tile.add(torch.ones(1, len(tile.video), 1), total)
+        assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("size", [(16, 34, 60), (61, 34, 60), (61, 68, 120), (120, 17, 30), (1, 68, 120)])
+@pytest.mark.parametrize("most", [2000, 16_000, 64_000])
+def test_as_few_tiles_as_fit(size, most):
+    tiles = Tiles.within(size, most)
+    assert prod(tiles.largest(size)) <= most
+    assert prod(tiles.counts) == 1 or prod(tiles.counts) <= 6 * prod(size) / most
+    _, height, width = (max(span.stop - span.start for span in axis) for axis in tiles.spans(size))
+    assert tiles.counts[0] == 1 or max(height, width) <= 16
+
+
+def test_tiles_that_cannot_be():
+    with pytest.raises(ValueError, match=r"A latent of \(2, 4, 4\) cells .* cannot be cut into \(3, 1, 1\) tiles"):
+        Tiles((3, 1, 1)).spans((2, 4, 4))
+    with pytest.raises(ValueError, match="cannot be cut into"):
+        Tiles.within((2, 4, 4), 0)
+    with pytest.raises(ValueError, match="at least 1 tile"):
+        Tiles((0, 1, 1))
+    with pytest.raises(ValueError, match="at least 0 cells"):
+        Tiles((1, 1, 1), (0, -1, 0))
+    with pytest.raises(ValueError, match="no video stream; sound is not made in tiles"):
+        TiledNetwork(Local(), prepare(AVLatent(None, latent().audio), FPS), TILES)
+
+
+def test_seams_in_pixels():
+    assert Tiles((2, 1, 2), (1, 0, 2)).seams((5, 2, 8)) == ([9, 17], [], [96, 160])
+
+
+# That they add up to the whole
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_one_tile_is_no_tile(local):
+    given = prepare(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
+    network = Local()
+    passes = [Pass(*denoiser(network, given)._inputs(given.map(lambda s: s.latent), 0.5, CONTEXTS, {}), UNPERTURBED)]
+    TiledNetwork(network, given, Tiles((1, 1, 1), local=local)).sweep(passes)
+    assert network.asked == [passes]
+    tiled = sampled(TiledNetwork(network, given, Tiles((1, 1, 1), local=local)), given)
+    whole = sampled(network, given)
+    assert torch.equal(tiled.video, whole.video) and torch.equal(tiled.audio, whole.audio)
+
+
+GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=0.7, skip_steps=1)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("guidance", [{}, GUIDED, GUIDED | {"batched": True}], ids=["plain", "guided", "batched"])
+def test_tiles_of_a_local_network_are_the_whole(sampler, guidance):
+    given = prepare(
+        latent(),
+        FPS,
+        [
+            Keyframe(latent((1, 7, 9), seed=1).video, 0, strength=0.8),
+            Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5),
+            ReferenceVideo(latent((5, 7, 9), seed=3).video, attention=0.5),
+            ReferenceAudio(latent(length=3, seed=4).audio),
+        ],
+    )
+    tiled = sampled(TiledNetwork(Local(), given, TILES), given, sampler, **guidance)
+    whole = sampled(Local(), given, sampler, **guidance)
+    assert_close(tiled.video, whole.video, atol=1e-5, rtol=1e-5)
+    assert_close(tiled.audio, whole.audio, atol=1e-5, rtol=1e-5)
+
+
+def test_tiles_one_by_one_of_a_local_network_are_the_whole():
+    given = prepare(latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)])
+    noise = latents.noise_like(given.map(lambda state: state.latent), 7)
+
+    def run(given, noise):
+        start = given.map(lambda state, x: state.noised(x, 0.9), noise)
+        *_, last = SAMPLERS["euler"](denoiser(Local(), given), start, [0.9, 0.4, 0.0])
+        return last.latent
+
+    whole = run(given, noise)
+    for tiles in (TILES, Tiles((1, 1, 1))):
+        parts = one_by_one(run, given, noise, tiles)
+        assert_close(parts.video[:, : given.video.count], whole.video[:, : given.video.count], atol=1e-5, rtol=1e-5)
+        assert torch.equal(parts.audio, whole.audio)
+
+
+# What they see and hear
+
+
+def test_sound_follows_from_the_whole_picture_and_from_no_tile():
+    class Listening(Local):
+        """The sound is the mean of the picture."""
+
+        def sweep(self, passes, between_blocks=None):
+            self.asked.append(passes)
+            return [(each.video.tokens, each.video.tokens.mean().expand_as(each.audio.tokens)) for each in passes]
+
+    network, given = Listening(), prepare(latent(), FPS)
+    tiled = TiledNetwork(network, given, TILES)
+    inputs = denoiser(network, given)._inputs(given.map(lambda state: state.latent), 0.5, CONTEXTS, {})
+    ((_, sound),) = tiled.sweep([Pass(*inputs, UNPERTURBED)])
+    *tiles, ((whole),) = network.asked
+    largest = max(each.video.tokens.shape[1] for (each,) in tiles)
+    assert len(tiles) == 12 and whole.video.tokens.shape[1] <= largest
+    assert_close(sound, whole.video.tokens.mean().expand_as(sound))
+    assert_close(whole.video.tokens, given.video.unpacked(inputs[0].tokens)[:, :, :, ::2, ::2].flatten(2).mT)
+    assert all(each.audio is inputs[1] for (each,) in network.asked)
+
+
+def test_sound_that_is_held_needs_no_view_of_the_whole():
+    network, given = Local(), prepare(latent(), FPS, [Frozen("audio")])
+    refined = sampled(TiledNetwork(network, given, TILES), given, sigmas=(0.9, 0.0))
+    assert len(network.asked) == 12
+    assert torch.equal(refined.audio, latent().audio)
+
+
+def test_one_by_one_the_sound_comes_first_and_is_held():
+    given, heard = prepare(latent(), FPS), []
+
+    def run(given, noise):
+        heard.append(given.audio.is_frozen)
+        return AVLatent(given.video.latent, given.audio.latent + 1)
+
+    noise = given.map(lambda state: state.latent)
+    result = one_by_one(run, given, noise, TILES)
+    assert heard == [False] + [True] * 12
+    assert_close(result.audio, given.audio.latent + 1)
+
+
+def test_tiles_know_where_they_are():
+    given = prepare(latent(), FPS)
+    _, second, *_ = cut(given, Tiles((1, 1, 3), (0, 0, 2)))
+    places = second.state(given).video.positions[0, :, :, 0]
+    assert places[:, 0].tolist() == [0, 0, 96] and second.audio is None
+
+
+def test_local_tiles_are_clips_by_themselves():
+    given = prepare(latent(length=40), FPS, [ReferenceAudio(latent(length=3, seed=4).audio)])
+    tile = cut(given, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
+    state = tile.state(given)
+    assert tile.size == (2, 7, 4) and state.video.shape == (128, 2, 7, 4)
+    assert state.video.positions[0, :, :, 0].amin(1).tolist() == [0, 0, 0]
+    assert state.video.positions[0, :, -1, 1].tolist() == pytest.approx([16 / 24, 7 * 32, 4 * 32])
+    own = state.audio.positions[0, 0, : state.audio.count]
+    assert own[0, 0] <= 0 < own[0, 1] and own[-1, 0] < 16 / 24 <= own[-1, 1]
+    assert torch.equal(state.audio.positions[:, :, state.audio.count :], given.audio.positions[:, :, 40:])
+
+
+def test_a_tile_has_the_references_that_it_touches():
+    given = prepare(
+        latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideo(latent((5, 7, 9)).video)]
+    )
+    for tile in cut(given, TILES):
+        own = given.video.positions[0, :, tile.video[: prod(tile.size)]]
+        start, stop = own[..., 0].amin(1), own[..., 1].amax(1)
+        appended = given.video.positions[0, :, tile.video[prod(tile.size) :]]
+        assert ((appended[..., 1] > start[:, None]) & (appended[..., 0] < stop[:, None])).all()
+        reaches_the_keyframe = start[0] < 17 / 24 and stop[0] > 16 / 24
+        assert appended.shape[1] == prod(tile.size) + reaches_the_keyframe * prod(tile.size[1:])
+
+
+def test_passes_share_what_they_shared():
+    network, given = Local(), prepare(latent(), FPS)
+    denoise = denoiser(TiledNetwork(network, given, TILES), given, video=Guidance(3, 3), audio=Guidance(3, 3))
+    denoise(given.map(lambda state: state.latent), 0.5)
+    for cond, negative, isolated in network.asked:
+        assert cond.video is isolated.video is not negative.video and cond.audio is isolated.audio
+
+
+# What they look like
+
+
+@torch.inference_mode()
+def test_no_seams_show_in_the_miniatures_refined_clip():
+    """Of 36 cells in tiles of 16: the measure is that of the clip that was refined as a whole, within 5 %."""
+    models = ltx2.open_models("miniature")
+    parts = ("text_features", "video_connector", "audio_connector", "transformer", "video_decoder")
+    features, video_connector, audio_connector, transformer, decoder = (
+        ltx2.build(models, p, torch.float32) for p in parts
+    )
+    files, prompt = open_text_encoder(models.text_encoder), "a red ball bounces twice on the left"
+    encoder = build_text_encoder(files, torch.float32)
+    (read,) = encode_prompts(encoder, files.tokenizer(), features, [prompt])
+    contexts = connect(read, video_connector, audio_connector)
+
+    def refined(latent, tiles=None):
+        given = prepare(latent, FPS)
+        network = transformer if tiles is None else TiledNetwork(transformer, given, tiles)
+        return sampled(network, given, contexts=contexts).video
+
+    def seen(video):
+        watch = Seams(*tiles.seams(video.shape[2:]))
+        for chunk in decode_video(decoder, video):
+            watch.see(chunk)
+        return watch
+
+    small = ltx2.generate(models, prompt, steps=8, seed=1).latent
+    large = AVLatent(small.video.repeat_interleave(2, 3).repeat_interleave(2, 4), small.audio)
+    tiles = Tiles((2, 2, 2), (2, 2, 2))
+    tiled, whole = seen(refined(large, tiles)), seen(refined(large))
+    assert tiled.measure() == pytest.approx(whole.measure(), rel=0.05) and tiled.findings() == []
+
+
+# What they cost
+
+
+class Shapes:
+    """A block of the released transformer on the meta device; its velocities are 0, and real."""
+
+    def __init__(self):
+        config = VERSIONS["2.3"].config["transformer"] | {"num_layers": 1}
+        with torch.device("meta"):
+            self.transformer = Transformer(TransformerConfig.from_json(config)).bfloat16()
+
+    def sweep(self, passes, between_blocks=None):
+        def shape(stream):
+            names = ("tokens", "sigma", "positions", "context")
+            return replace(stream, **{name: getattr(stream, name).to("meta") for name in names})
+
+        self.transformer.sweep([Pass(shape(each.video), shape(each.audio), each.perturbation) for each in passes])
+        return [(torch.zeros_like(each.video.tokens), torch.zeros_like(each.audio.tokens)) for each in passes]
+
+
+@pytest.mark.parametrize("size, most", [((16, 34, 60), 9000), ((16, 68, 120), 9000), ((16, 68, 120), 36_000)])
+def test_memory_is_that_of_one_tile_and_the_latents(size, most):
+    """5 seconds in 1080p and 4K."""
+    contexts = SimpleNamespace(video=torch.zeros(1, 1024, 4096), audio=torch.zeros(1, 1024, 2048))
+    network, given = Shapes(), prepare(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
+
+    def peak(network, given):
+        denoise = Denoiser(network, given, contexts, dtype=torch.bfloat16)
+        start = given.map(lambda state: state.latent)
+        return cost(lambda: list(SAMPLERS["euler"](denoise, start, [0.9, 0.0]))).peak
+
+    tiles = Tiles.within(size, most)
+    largest = max(cut(given, tiles), key=lambda tile: len(tile.video)).state(given)
+    one, latents = peak(network, largest), given.video.latent.nbytes
+    assert one > 50_000 * largest.video.count  # bytes
+    assert peak(TiledNetwork(network, given, tiles), given) < one + 5 * latents
