@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..lora.parse import Lora, read_lora
+from ..lora.report import compare_with_release
 from .components import COMPONENTS
 from .files import CheckpointError, Entry, TensorFile
 from .fill import few
@@ -13,14 +15,16 @@ from .versions import VERSIONS
 
 
 def inspect(path: str | Path) -> str:
-    """A few lines about an LTX-2 checkpoint or a text encoder: version, components, formats, what it still needs.
+    """A few lines about an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
 
-    Raises FileNotFoundError or CheckpointError for what is neither.
+    Raises FileNotFoundError or CheckpointError for anything else.
     """
     path = Path(path)
     if path.is_dir():
         return _text_encoder(open_text_encoder(path))
     file = TensorFile(path)
+    if lora := read_lora(file):
+        return _lora(lora)
     try:
         return _checkpoint(Models([file]))
     except CheckpointError as error:
@@ -46,6 +50,14 @@ def _checkpoint(models: Models) -> str:
     needed = [name for name in models.missing if name != "text_encoder"]
     lines.append(f"  needs: {', '.join([*needed, VERSIONS[models.version].text_encoder])}")
     return "\n".join(lines)
+
+
+def _lora(lora: Lora) -> str:
+    """Its report against the release that it was made for, or fits best, and how well it fits the others."""
+    reports = [compare_with_release(lora, version) for version in VERSIONS]
+    likely = max(reports, key=lambda report: (report.version in report.made_for, report.fitting))
+    others = [f"  fits LTX-{each.version}     {each.fitting:,}" for each in reports if each is not likely]
+    return "\n".join([str(likely), *others])
 
 
 def _text_encoder(files: TextEncoderFiles) -> str:

@@ -1,0 +1,94 @@
+"""How trainers call the layers of LTX-2 (spec: checkpoints.md, section 8)."""
+
+import re
+from collections.abc import Mapping
+
+from ..checkpoint.keys import Keys
+from ..checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
+from ..checkpoint.keys.transformer import TRANSFORMER
+
+STREAMS = ("video", "audio", "audio_to_video", "video_to_audio", "text")
+
+# What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS.
+_PREFIXES = (
+    "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
+)  # fmt: skip
+
+# Parts of names that diffusers changed.
+_DIFFUSERS = {
+    "patchify_proj": "proj_in",
+    "audio_patchify_proj": "audio_proj_in",
+    "adaln_single": "time_embed",
+    "audio_adaln_single": "audio_time_embed",
+    "prompt_adaln_single": "prompt_adaln",
+    "audio_prompt_adaln_single": "audio_prompt_adaln",
+    "av_ca_video_scale_shift_adaln_single": "av_cross_attn_video_scale_shift",
+    "av_ca_audio_scale_shift_adaln_single": "av_cross_attn_audio_scale_shift",
+    "av_ca_a2v_gate_adaln_single": "av_cross_attn_video_a2v_gate",
+    "av_ca_v2a_gate_adaln_single": "av_cross_attn_audio_v2a_gate",
+    "scale_shift_table_a2v_ca_video": "video_a2v_cross_attn_scale_shift_table",
+    "scale_shift_table_a2v_ca_audio": "audio_a2v_cross_attn_scale_shift_table",
+    "q_norm": "norm_q",
+    "k_norm": "norm_k",
+    "video_embeddings_connector": "video_connector",
+    "audio_embeddings_connector": "audio_connector",
+    "transformer_1d_blocks": "transformer_blocks",
+    "text_embedding_projection": "",
+    "aggregate_embed": "text_proj_in",
+    "video_aggregate_embed": "video_text_proj_in",
+    "audio_aggregate_embed": "audio_text_proj_in",
+}
+
+# The global gates are named by the stream that they let something into.
+_CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_audio"}
+
+
+def diffusers_name(name: str) -> str:
+    """What diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
+    return ".".join(filter(None, (_DIFFUSERS.get(part, part) for part in name.split("."))))
+
+
+def _loose(name: str) -> str:
+    """Kohya's trainers write "_" for "."; so we see no difference."""
+    return name.replace("_", ".")
+
+
+def _loosened(rows: Mapping[str, str | None]) -> Keys:
+    return Keys({_loose(each): ours for name, ours in rows.items() for each in (name, diffusers_name(name))})
+
+
+# Of the components that a LoRA may change.
+TABLES = {
+    "transformer": _loosened(TRANSFORMER.rows),
+    "video_connector": _loosened(VIDEO_CONNECTOR.rows),
+    "audio_connector": _loosened(AUDIO_CONNECTOR.rows),
+    "text_features": _loosened(TEXT_FEATURES.rows),
+}
+
+
+def find(name: str) -> tuple[str, str] | None:
+    """The component and our name of the tensor that a trainer calls ``name``; None if LTX-2 has none such."""
+    name = _loose(name)
+    while True:
+        for component, keys in TABLES.items():
+            if keys.knows(name, ""):
+                return component, str(keys.ours(name, ""))
+        prefix = next((each for each in map(_loose, _PREFIXES) if name.startswith(each)), None)
+        if prefix is None:
+            return None
+        name = name.removeprefix(prefix)
+
+
+def stream_of(component: str, name: str) -> str:
+    """Which of STREAMS our tensor ``name`` belongs to."""
+    if component != "transformer":
+        return "text"
+    found = re.match(r"(?:blocks\.\d+\.)?(\w+)\.", name)
+    assert found is not None, name
+    return next((stream for gate, stream in _CROSS.items() if name.startswith(gate)), found[1])
+
+
+def block_of(component: str, name: str) -> int | None:
+    """The number of the transformer's block that our tensor ``name`` is in."""
+    found = re.match(r"blocks\.(\d+)\.", name) if component == "transformer" else None
+    return int(found[1]) if found else None

@@ -1,0 +1,159 @@
+"""How well a LoRA fits a model, in words."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+
+import torch
+
+from ..checkpoint.components import COMPONENTS
+from ..checkpoint.files import CheckpointError
+from ..checkpoint.fill import few
+from ..checkpoint.models import Models
+from ..checkpoint.versions import VERSIONS
+from .names import STREAMS, TABLES, stream_of
+from .parse import Lora
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every component, by our names
+
+Layers = Mapping[str, list[str]]  # of every stream
+
+# As in "ltx-2.3-22b", "LTX2.0", "ltx-2-19b", "ltxv-13b-0.9.7".
+_NAMED = re.compile(r"ltx.{0,12}?(2[._]?[035](?!\d)|0\.9|2[-_]?19b)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a LoRA changes in a model of ``version``, and what it does not; layers by stream, in the file's words."""
+
+    lora: Lora
+    version: str
+    made_for: tuple[str, ...]  # the versions that it may have been trained on; empty if nothing tells
+    matched: Layers
+    absent: Layers
+    misshapen: Layers
+
+    @property
+    def fitting(self) -> int:
+        """How many layers fit."""
+        return _count(self.matched)
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the LoRA was made for another version."""
+        if not self.made_for or self.version in self.made_for:
+            return None
+        return (
+            f"made for {' or '.join(self.made_for)}; this model is {self.version}: "
+            f"{self.fitting:,} of {len(self.lora.layers):,} layers fit"
+        )
+
+    @property
+    def line(self) -> str:
+        """The same in one line."""
+        matched = ", ".join(f"{stream.replace('_', ' ')} {len(self.matched[stream]):,}" for stream in STREAMS)
+        warning = f"; {self.warning}" if self.warning else ""
+        return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
+
+    def __str__(self) -> str:
+        lines = {f"fits LTX-{self.version}": f"{self.fitting:,} of {len(self.lora.layers):,} layers"}
+        for stream in STREAMS:
+            fitting = len(self.matched[stream])
+            if layers := fitting + len(self.absent[stream]) + len(self.misshapen[stream]):
+                lines[f"  {stream.replace('_', ' ')}"] = f"{fitting:,} of {layers:,}"
+        lines["not in the model"] = few([*chain(*self.absent.values())])
+        lines["of another shape"] = few([*chain(*self.misshapen.values())])
+        lines["not understood"] = few(self.lora.unknown)
+        lines["reference"] = _reference(self.lora)
+        lines["warning"] = self.warning or ""
+        return "\n".join([_heading(self), *(f"  {what:<16} {said}" for what, said in lines.items() if said)])
+
+
+def compare(lora: Lora, models: Models) -> Report:
+    """How ``lora`` fits ``models``; headers only. CheckpointError if it changes nothing in them."""
+    shapes = {
+        name: {ours: source.file.shape(key) for ours, key in source.names.items()}
+        for name, source in models.sources.items()
+    }
+    report = _compare(lora, shapes, models.version)
+    if not report.fitting:
+        example = few([delta.name for _, _, delta in lora.layers] or lora.unknown)
+        raise CheckpointError(
+            f"{lora.path.name} changes nothing in this LTX-{models.version} model, which has no layer of the name and "
+            f"shape of {example}; choose a LoRA that was made for LTX-{models.version}."
+        )
+    return report
+
+
+def compare_with_release(lora: Lora, version: str) -> Report:
+    """How ``lora`` fits the released model of ``version``; needs no file of it."""
+    return _compare(lora, _release(version), version)
+
+
+def made_for(lora: Lora) -> tuple[str, ...]:
+    """The versions that ``lora`` may be trained on: what its header or its name says, else where most layers fit."""
+    metadata = lora.file.metadata
+    about = [value for key, value in metadata.items() if re.search("model|base|arch", key)]
+    for text in (f"ltx-{metadata.get('model_version')}", *about, lora.path.name):
+        if found := _NAMED.search(text.lower()):
+            digits = re.sub(r"\D", "", found[1])
+            return ("2.0" if digits == "219" else f"{digits[0]}.{digits[1]}",)
+    fitting = {version: _count(_sorted(lora, _release(version))["matched"]) for version in VERSIONS}
+    most = max(fitting.values())
+    return tuple(version for version, count in fitting.items() if count == most > 0)
+
+
+def _compare(lora: Lora, shapes: Shapes, version: str) -> Report:
+    return Report(lora, version, made_for(lora), **_sorted(lora, shapes))
+
+
+def _sorted(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
+    """The layers of ``lora``: those that fit ``shapes``, and those that do not."""
+    groups: dict[str, Layers] = {
+        what: {stream: [] for stream in STREAMS} for what in ("matched", "absent", "misshapen")
+    }
+    for component, name, delta in lora.layers:
+        found, stream = shapes.get(component, {}).get(name), stream_of(component, name)
+        if found is None:
+            groups["absent"][stream].append(delta.name)
+        elif tuple(found) == delta.shape:
+            groups["matched"][stream].append(delta.name)
+        else:
+            groups["misshapen"][stream].append(f"{delta.name} is for {delta.shape} and meets {tuple(found)}")
+    return groups
+
+
+def _count(layers: Layers) -> int:
+    return sum(map(len, layers.values()))
+
+
+@cache
+def _release(version: str) -> Shapes:
+    """The shapes of the parts of a release that LoRAs may change."""
+    with torch.device("meta"):
+        networks = {name: COMPONENTS[name].make(VERSIONS[version].config, {}) for name in TABLES}
+    return {
+        component: {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        for component, network in networks.items()
+    }
+
+
+def _heading(report: Report) -> str:
+    lora = report.lora
+    ranks = sorted({delta.rank for _, _, delta in lora.layers if delta.rank})
+    rank = "" if not ranks else f" of rank {ranks[0]}" + f" to {ranks[-1]}" * (len(ranks) > 1)
+    kinds = " and ".join(sorted({delta.kind for _, _, delta in lora.layers})) or "LoRA"
+    made = f", made for {' or '.join(report.made_for)}" if report.made_for else ""
+    return f"{lora.path.name}: {kinds}{rank}, {len(lora.layers):,} layers{made}"
+
+
+def _reference(lora: Lora) -> str:
+    """What an IC-LoRA wants its reference to be; empty for others, and if it wants nothing special."""
+    wishes = []
+    if lora.downscale > 1:
+        wishes.append(f"1/{lora.downscale} of the clip's width and height")
+    if lora.temporal_downscale > 1:
+        wishes.append(f"one of {lora.temporal_downscale} frames")
+    return ", ".join(wishes)

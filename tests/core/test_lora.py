@@ -1,0 +1,328 @@
+"""LoRA files of all trainers: which layers they mean, and how well they fit a model."""
+
+import json
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.files import Entry
+from ltx2_core.lora import Strengths, compare, open_lora
+from ltx2_core.lora.names import STREAMS, diffusers_name, find
+from ltx2_core.lora.parse import read_lora
+from ltx2_core.lora.report import compare_with_release
+
+VERSIONS = ("2.0", "2.3")
+PREFIX = "model.diffusion_model."
+
+
+def tensors(version: str) -> dict[str, tuple[int, ...]]:
+    """Names, without their prefix, and shapes of all that a LoRA may change."""
+    return {key.removeprefix(PREFIX): shape for key, shape in golden.key_list("transformer_text", version).items()}
+
+
+def linears(version: str) -> dict[str, tuple[int, ...]]:
+    """The same of linear layers, without ".weight"."""
+    return {
+        key.removesuffix(".weight"): shape
+        for key, shape in tensors(version).items()
+        if key.endswith(".weight") and len(shape) == 2
+    }
+
+
+def ours(name: str) -> tuple[str, str]:
+    """What the tables for checkpoints say."""
+    for component, each in COMPONENTS.items():
+        for key in (PREFIX + name, name):
+            if each.claims(key):
+                return component, each.keys.ours(key, each.prefix_in([key]))
+    raise KeyError(name)
+
+
+class Header(TensorFile):
+    """A file of which there is only the header."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], name: str = "lora.safetensors", **metadata: str):
+        self.path, self.metadata = Path(name), metadata
+        self.entries = {key: Entry("BF16", shape, 0) for key, shape in shapes.items()}
+
+
+def low_rank(layers: dict[str, tuple[int, ...]], rank: int = 4, prefix: str = "diffusion_model.") -> dict:
+    """Names and shapes as the official trainer writes them."""
+    return {f"{prefix}{name}.lora_A.weight": (rank, shape[1]) for name, shape in layers.items()} | {
+        f"{prefix}{name}.lora_B.weight": (shape[0], rank) for name, shape in layers.items()
+    }
+
+
+# -- Names -------------------------------------------------------------------------------------------------------------
+
+NAMINGS = {
+    "official, ComfyUI": lambda name: f"diffusion_model.{name}",
+    "checkpoint": lambda name: f"model.diffusion_model.{name}",
+    "bare": lambda name: name,
+    "PEFT": lambda name: f"base_model.model.{name}",
+    "diffusers": lambda name: f"transformer.{diffusers_name(name)}",
+    "diffusers connectors": lambda name: f"connectors.{diffusers_name(name)}",
+    "kohya": lambda name: "lora_unet_" + name.replace(".", "_"),
+    "musubi": lambda name: "lora_unet_model_" + name.replace(".", "_"),
+    "LyCORIS": lambda name: "lycoris_" + name.replace(".", "_"),
+    "LyCORIS on diffusers": lambda name: "lycoris_" + diffusers_name(name).replace(".", "_"),
+    "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_linear_layer_is_found_in_every_naming(version, naming):
+    names = linears(version)
+    found = {name: find(f"{NAMINGS[naming](name)}.weight") for name in names}
+    assert found == {name: ours(f"{name}.weight") for name in names}
+    assert len(set(found.values())) == len(names) == {"2.0": 1395, "2.3": 1774}[version]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_tensor_is_found_by_the_name_that_diffusers_gives_it(version):
+    transformers = pytest.importorskip("diffusers.models.transformers.transformer_ltx2")
+    connectors = pytest.importorskip("diffusers.pipelines.ltx2.connectors")
+    new = version == "2.3"
+    of_blocks = {"gated_attn": new, "cross_attn_mod": new, "audio_gated_attn": new, "audio_cross_attn_mod": new}
+    of_connectors = {
+        "per_modality_projections": True, "proj_bias": True, "video_gated_attn": True, "audio_gated_attn": True,
+        "video_connector_num_layers": 8, "audio_connector_num_layers": 8, "video_connector_num_attention_heads": 32,
+        "audio_connector_num_attention_heads": 32, "audio_connector_attention_head_dim": 64,
+    }  # fmt: skip
+    with torch.device("meta"):
+        networks = {
+            "transformer": transformers.LTX2VideoTransformer3DModel(**of_blocks, use_prompt_embeddings=not new),
+            "connectors": connectors.LTX2TextConnectors(**of_connectors if new else {}),
+        }
+    shapes = {
+        find(f"{prefix}.{name}"): tuple(value.shape)
+        for prefix, network in networks.items()
+        for name, value in network.named_parameters()
+    }
+    assert shapes == {ours(name): shape for name, shape in tensors(version).items()}
+
+
+def test_foreign_names_are_not_found():
+    for name in (
+        "transformer.single_transformer_blocks.0.attn.to_q",
+        "diffusion_model.double_blocks.0.img_attn.qkv",
+        "transformer_blocks.0.attn3.to_q",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
+        "audio_unheard_of.proj_out",
+    ):
+        assert find(f"{name}.weight") is None
+
+
+# -- Files -------------------------------------------------------------------------------------------------------------
+
+SPELLINGS = {
+    "PEFT": ("lora_A.weight", "lora_B.weight"),
+    "PEFT with the adapter's name": ("lora_A.default.weight", "lora_B.default.weight"),
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+    "older diffusers": ("lora.down.weight", "lora.up.weight"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("rank", [16, 384, 450])
+def test_a_lora_of_everything_is_complete(spelling, version, rank):
+    down, up = SPELLINGS[spelling]
+    layers = linears(version)
+    shapes = {f"diffusion_model.{name}.{down}": (rank, shape[1]) for name, shape in layers.items()}
+    shapes |= {f"diffusion_model.{name}.{up}": (shape[0], rank) for name, shape in layers.items()}
+    lora = read_lora(Header(shapes))
+    assert {(component, name): delta.shape for component, name, delta in lora.layers} == {
+        ours(f"{name}.weight"): shape for name, shape in layers.items()
+    }
+    assert {delta.rank for _, _, delta in lora.layers} == {rank} and not lora.unknown
+
+
+def test_what_is_not_understood_is_named():
+    layer = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    shapes = low_rank({"transformer_blocks.0.attn1.to_q": (4096, 4096)}) | {
+        f"{layer}.lora_mid.weight": (4, 4),
+        "diffusion_model.transformer_blocks.0.attn1.to_k.lora_A.weight": (4, 4096),
+        "diffusion_model.somewhere.lora_A.weight": (4, 8),
+        "diffusion_model.somewhere.lora_B.weight": (8, 4),
+        f"base_model.model.{layer}.lora_A.weight": (4, 4096),
+        f"base_model.model.{layer}.lora_B.weight": (4096, 4),
+    }
+    lora = read_lora(Header(shapes))
+    assert len(lora.layers) == 1 and len(lora.unknown) == len(shapes) - 2
+    assert set(lora.unknown) == shapes.keys() - set(lora.layers[0][2].keys.values())
+
+
+def test_factors_that_do_not_belong_together_fit_nothing():
+    layer = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    lora = read_lora(Header({f"{layer}.lora_A.weight": (8, 4096), f"{layer}.lora_B.weight": (4096, 4)}))
+    assert compare_with_release(lora, "2.3").misshapen["video"] == [f"{layer} is for () and meets (4096, 4096)"]
+
+
+def test_factors_of_an_ic_lora():
+    shapes = low_rank({"proj_out": (128, 4096)})
+    plain = read_lora(Header(shapes))
+    assert (plain.downscale, plain.temporal_downscale) == (1, 1)
+    half = read_lora(Header(shapes, reference_downscale_factor="2", reference_temporal_scale_factor="4"))
+    assert (half.downscale, half.temporal_downscale) == (2, 4)
+    assert "1/2 of the clip's width and height, one of 4 frames" in str(compare_with_release(half, "2.3"))
+    assert read_lora(Header(shapes, reference_spatial_scale_factor="2")).downscale == 2
+    with pytest.raises(CheckpointError, match="reference_downscale_factor = 'half', which should be a whole number"):
+        _ = read_lora(Header(shapes, reference_downscale_factor="half")).downscale
+
+
+def test_something_else_is_not_a_lora(tmp_path):
+    checkpoint = tiny.write(tmp_path, "2.3")[0]
+    with pytest.raises(CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it holds"):
+        open_lora(checkpoint)
+
+
+# -- Strengths ---------------------------------------------------------------------------------------------------------
+
+
+def stream_by_official_name(name: str) -> str:
+    if "connector" in name or name.startswith("text_"):
+        return "text"
+    if "audio_to_video_attn" in name or "a2v_gate" in name:
+        return "audio_to_video"
+    if "video_to_audio_attn" in name or "v2a_gate" in name:
+        return "video_to_audio"
+    return "audio" if "audio" in name else "video"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_strength_of_a_stream_is_that_of_its_layers(version, stream):
+    strengths, touched = Strengths(overall=0.5, **{stream: 3.0}), 0
+    for name in tensors(version):
+        belongs = stream_by_official_name(name) == stream
+        assert strengths.of(*ours(name)) == (1.5 if belongs else 0.5), name
+        touched += belongs
+    assert touched > 50
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_strength_of_some_blocks(version):
+    strengths = Strengths(overall=-0.5, video=2.0, blocks=range(10, 20))
+    for name in linears(version):
+        inside = name.startswith(tuple(f"transformer_blocks.{index}." for index in range(10, 20)))
+        video = stream_by_official_name(name) == "video"
+        assert strengths.of(*ours(f"{name}.weight")) == (-1.0 if video else -0.5) * inside, name
+
+
+# -- Reports -----------------------------------------------------------------------------------------------------------
+
+ATTENTION = {f"transformer_blocks.{index}.attn1.to_q": (4096, 4096) for index in range(48)}
+
+
+@pytest.mark.parametrize(
+    "layers, name, metadata, versions",
+    [
+        (linears("2.0"), "style", {}, ("2.0",)),
+        (linears("2.3"), "style", {}, ("2.3",)),
+        (ATTENTION, "style", {}, ("2.0", "2.3")),
+        ({"transformer_blocks.0.attn1.to_q": (7, 9)}, "style", {}, ()),
+        (ATTENTION, "ltx-2-19b-lora-camera-control-dolly-in", {}, ("2.0",)),
+        (ATTENTION, "ltx-2.3-22b-distilled-lora-384", {}, ("2.3",)),
+        (ATTENTION, "ltx-2.5-22b-distilled-lora-450-bf16", {}, ("2.5",)),
+        (ATTENTION, "LTX2.0_style_30", {}, ("2.0",)),
+        (ATTENTION, "style_ltx23_v2", {}, ("2.3",)),
+        (ATTENTION, "ltxv-13b-0.9.7-style", {}, ("0.9",)),
+        (ATTENTION, "ltx2_v1", {}, ("2.0", "2.3")),
+        (ATTENTION, "ltx-2-19b-style", {"model_version": "2.3.rc1"}, ("2.3",)),
+        (ATTENTION, "style", {"ss_base_model_version": "ltx2.3"}, ("2.3",)),
+        (ATTENTION, "style", {"modelspec.architecture": "ltx-video-2.3/lora"}, ("2.3",)),
+    ],
+)
+def test_the_version_that_a_lora_was_made_for(layers, name, metadata, versions):
+    lora = read_lora(Header(low_rank(layers), f"{name}.safetensors", **metadata))
+    assert compare_with_release(lora, "2.3").made_for == versions
+
+
+def test_a_lora_of_another_version():
+    lora = read_lora(Header(low_rank(linears("2.0"), 32), "style.safetensors"))
+    fitting = compare_with_release(lora, "2.0")
+    assert fitting.warning is None and fitting.fitting == 1395
+    report = compare_with_release(lora, "2.3")
+    assert report.warning == "made for 2.0; this model is 2.3: 1,364 of 1,395 layers fit"
+    said = str(report).splitlines()
+    assert said[:7] == [
+        "style.safetensors: LoRA of rank 32, 1,395 layers, made for 2.0",
+        "  fits LTX-2.3     1,364 of 1,395 layers",
+        "    video          487 of 490",
+        "    audio          487 of 490",
+        "    audio to video 195 of 195",
+        "    video to audio 195 of 195",
+        "    text           0 of 25",
+    ]
+    assert "not in the model diffusion_model.caption_projection.linear_1" in said[7] and "and 2 more" in said[7]
+    assert "adaln_single.linear is for (24576, 4096) and meets (36864, 4096)" in said[8] and "and 23 more" in said[8]
+    assert said[9:] == [f"  warning          {report.warning}"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("model"), "2.3")[0]
+
+
+def write(path: Path, shapes: dict, **metadata: str) -> Path:
+    save_file({key: torch.ones(shape) for key, shape in shapes.items()}, path, metadata or None)
+    return path
+
+
+def test_a_report_reads_headers_only(model, tmp_path, monkeypatch):
+    path = write(tmp_path / "a.safetensors", low_rank({"transformer_blocks.1.attn1.to_q": (32, 32)}))
+    monkeypatch.setattr(TensorFile, "get", lambda *_: pytest.fail("weights were read"))
+    report = compare(open_lora(path), open_models(model))
+    assert report.fitting == 1 and report.warning is None
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"double_blocks.0.img_attn.qkv": (32, 32)},
+        {"transformer_blocks.1.attn1.to_q": (64, 64)},
+        {"transformer_blocks.9.attn1.to_q": (32, 32)},
+    ],
+)
+def test_a_lora_for_another_model_gives_one_sentence(model, tmp_path, layers):
+    lora = open_lora(write(tmp_path / "other.safetensors", low_rank(layers)))
+    with pytest.raises(CheckpointError) as error:
+        compare(lora, open_models(model))
+    said = str(error.value)
+    assert "other.safetensors changes nothing in this LTX-2.3 model" in said and next(iter(layers)) in said
+    assert "\n" not in said and len(said) < 400
+
+
+def test_inspect(tmp_path, capsys):
+    path = write(
+        tmp_path / "ltx-2-19b-ic.safetensors",
+        low_rank({"transformer_blocks.1.audio_attn1.to_q": (2048, 2048), "caption_projection.linear_1": (4096, 3840)}),
+        reference_downscale_factor="2",
+    )
+    assert main(["inspect", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "ltx-2-19b-ic.safetensors: LoRA of rank 4, 2 layers, made for 2.0",
+        "  fits LTX-2.0     2 of 2 layers",
+        "    video          1 of 1",
+        "    audio          1 of 1",
+        "  reference        1/2 of the clip's width and height",
+        "  fits LTX-2.3     1",
+    ]
+
+
+def test_settings_that_are_not_json(tmp_path):
+    write(tmp_path / "adapter_model.safetensors", low_rank({"proj_out": (128, 32)}))
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        open_lora(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    assert open_lora(tmp_path / "adapter_model.safetensors").layers[0][2].scale == 2
