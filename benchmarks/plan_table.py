@@ -7,11 +7,11 @@ import argparse
 
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB, Machine, pinnable
-from ltx2_core.memory.plan import DISK, HOST, Plan, plan
-from ltx2_core.memory.stages import FORMATS, Blueprint
+from ltx2_core.memory.plan import DEVICE, DISK, plan
+from ltx2_core.memory.stages import FORMATS, PASSES, Blueprint
 
 COLUMNS = ("RTX 5090", "RTX 4090", "RTX 5080", "RTX 4070", "RTX 4060")
-SIZES = {"512p": (768, 512), "720p": (1280, 704), "1080p": (1920, 1088)}
+SIZES = {"512p": [(768, 512)], "720p": [(1280, 704)], "1080p in two stages": [(960, 544), (1920, 1088)]}
 LENGTHS = {"5 s": 121, "10 s": 241, "20 s": 481}
 
 
@@ -31,22 +31,25 @@ def table(blueprint: Blueprint, ram: int, passes: int) -> str:
     """In Markdown: a row for each clip, a column for each card."""
     cards = [CARDS[name] for name in COLUMNS]
     rows = [["clip", *(f"{card.name}, {card.memory // GIB} GB" for card in cards)], ["---"] * (len(cards) + 1)]
-    for size, (width, height) in SIZES.items():
+    for name, sizes in SIZES.items():
         for length, frames in LENGTHS.items():
-            shape = ClipShape(width, height, frames, 24)
-            rows.append([f"{size}, {length}", *(_cell(blueprint, shape, card, ram, passes) for card in cards)])
+            shapes = [ClipShape(width, height, frames, 24) for width, height in sizes]
+            rows.append([f"{name}, {length}", *(_cell(blueprint, shapes, card, ram, passes) for card in cards)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(blueprint: Blueprint, shape: ClipShape, card: Machine, ram: int, passes: int) -> str:
-    found: Plan = plan(blueprint, shape, machine=card, passes=passes, ram=pinnable(ram, ram))
-    if not found.fits:
+def _cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
+    """The seconds of a step of each stage, and how much of the weights is streamed in the last one; or "no"."""
+    plans = [plan(blueprint, each, machine=card, passes=PASSES[:passes], ram=pinnable(ram, ram)) for each in shapes]
+    if not all(found.fits for found in plans):
         return "no"
-    stage, seconds = found.stage("sampling"), f"{found.stage('sampling').run:.1f} s"
-    on_host, on_disk = stage.tiers.count(HOST), stage.tiers.count(DISK)
-    if not on_host + on_disk:
-        return f"{seconds}, resident"
-    return f"{seconds}, {on_host + on_disk}/{len(stage.tiers)} streamed" + (f", {on_disk} from disk" if on_disk else "")
+    stages = [found.stage("sampling") for found in plans]
+    seconds = " + ".join(f"{stage.run:.1f}" for stage in stages)
+    units, tiers = stages[-1].units, stages[-1].tiers
+    streamed = sum(size for size, tier in zip(units, tiers) if tier != DEVICE) / sum(units)
+    from_disk = sum(size for size, tier in zip(units, tiers) if tier == DISK) / sum(units)
+    where = f"{streamed:.0%} streamed" if streamed else "resident"
+    return f"{seconds} s, {where}" + (f", {from_disk:.0%} from disk" if from_disk else "")
 
 
 if __name__ == "__main__":

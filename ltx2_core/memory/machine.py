@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..quantization.products import multiplies, scaled_linear
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -18,10 +19,11 @@ DISK = 3e9  # bytes per second of a middling NVMe drive
 
 # Of a card's memory, what its driver and a desktop keep, and what the first use of CUDA takes.
 OCCUPIED = 1_600_000_000
+MARGIN = 2**28  # left free on a card in use: a browser may want some more any time
 
 # What is reached of a datasheet's rates. Convolutions: a published decode (241 frames of 1280 x 720 in 9.4 s on an RTX
 # 5090); the others are assumptions that fit the published step of an H100.
-_REACHED = {"products": 0.80, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
+_REACHED = {"products": 0.80, "products8": 0.70, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
 
 _PROBE_SECONDS = 0.05  # of each rate
 
@@ -33,6 +35,7 @@ class Machine:
     name: str
     memory: int  # bytes of the card
     products: float  # floating point operations in matrix products of bfloat16
+    products8: float  # the same of float8, or of what such matrices are expanded to
     convolutions: float  # the same in convolutions of three axes
     attention: float
     bandwidth: float  # bytes of the card's own memory
@@ -43,6 +46,7 @@ class Machine:
         """How long ``cost`` takes once weights are there."""
         return (
             cost.products / self.products
+            + cost.products8 / self.products8
             + cost.convolutions / self.convolutions
             + cost.attention / self.attention
             + cost.moved / self.bandwidth
@@ -54,13 +58,15 @@ class Machine:
         return max(0, self.memory - OCCUPIED)
 
 
-def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float) -> Machine:
-    """From a datasheet: dense bfloat16 with float32 sums, GB/s of memory, attainable GB/s from pinned memory."""
+def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float, float8: bool = True) -> Machine:
+    """From a datasheet: dense bfloat16 with float32 sums, GB/s of memory, attainable GB/s from pinned memory; float8
+    is twice as fast as bfloat16 where there is any."""
     rate = tflops * 1e12
     return Machine(
         name,
         memory=gib * GIB,
         products=rate * _REACHED["products"],
+        products8=2 * rate * _REACHED["products8"] if float8 else rate * _REACHED["products"],
         convolutions=rate * _REACHED["convolutions"],
         attention=rate * _REACHED["attention"],
         bandwidth=bandwidth * 1e9 * _REACHED["bandwidth"],
@@ -74,12 +80,12 @@ CARDS = {
     for card in (
         _card("RTX 5090", 32, 209.5, 1792, 54),
         _card("RTX 4090", 24, 165.2, 1008, 25),
-        _card("RTX 3090", 24, 71.0, 936, 25),
+        _card("RTX 3090", 24, 71.0, 936, 25, float8=False),
         _card("RTX 5080", 16, 112.6, 960, 54),
         _card("RTX 4080", 16, 97.5, 717, 25),
         _card("RTX 5070", 12, 61.7, 672, 54),
         _card("RTX 4070", 12, 58.3, 504, 25),
-        _card("RTX 3060", 12, 25.5, 360, 25),
+        _card("RTX 3060", 12, 25.5, 360, 25, float8=False),
         _card("RTX 4060", 8, 30.2, 272, 12.5),
         _card("H100", 80, 989.4, 3350, 54),
         _card("H200", 141, 989.4, 4800, 54),
@@ -118,6 +124,16 @@ def this_machine(device: torch.device, file: Path | None = None, folder: Path | 
     return machine
 
 
+def usable(device: torch.device) -> int | None:
+    """Bytes that this process may still take, with a little left for others; None where nobody counts them."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return max(0, torch.cuda.mem_get_info(device)[0] + held - MARGIN)
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory() - MARGIN)
+    return None
+
+
 def pinnable(total: int, available: int) -> int:
     """How much of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
     return max(0, min(total // 2, available - kept_free(total)))
@@ -140,6 +156,8 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
         return work * _runs_per_second(run, device)
 
     matrix = torch.randn(side, side, device=device, dtype=dtype)
+    matrix8, one = matrix.to(torch.float8_e4m3fn), torch.ones((), device=device)
+    float8 = card and multiplies(matrix8, dtype)
     clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
@@ -148,7 +166,8 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
     return Machine(
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
-        products=rate(2 * side**3, lambda: matrix @ matrix),
+        products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
+        products8=rate(2 * side**3, lambda: scaled_linear(matrix, matrix8, one, None, one)) if float8 else products,
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
         attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
         bandwidth=rate(2 * size, block.clone),

@@ -6,31 +6,36 @@ as it is, not of a formula beside it.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..audio_vae.vocoder import CHUNK
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.files import DTYPES, Entry
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.versions import VERSIONS
 from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, SPACE_SCALE, TIME_SCALE, VIDEO_CHANNELS, ClipShape
-from ..quantization import SCALE_SUFFIXES
+from ..latents import AVLatent
+from ..quantization import SCALE_SUFFIXES, castable, use_scaled_products
 from ..quantization.fp8 import FORMATS as FP8
 from ..quantization.fp8 import adopt_fp8
 from ..text import GemmaConfig, GemmaEncoder
 from ..text.tokenizer import LENGTH
 from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
+from ..upscaler import Upscaler, UpscalerConfig, upscale
 from ..video_vae import Tiling
+from ..video_vae.layers import Statistics
 from ..video_vae.tiling import split, split_time
+from .link import InPlace
+from .store import Store, cuts
 from .trace import Cost, cost
-from .unit import ALIGNMENT
 
 # A kernel's own workspace, and the gaps of the allocator.
 KERNELS = 2**29
@@ -38,37 +43,84 @@ KERNELS = 2**29
 PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on
 FORMATS = ("bf16", "fp8")
 
+MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
+
 _SCALES = ("weight_scale", "scale_weight")
 
 Tensors = dict[str, Tensor]  # our names; on the meta device
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How large the latents of a run are; a stream that is None is absent."""
+
+    video: tuple[int, int, int] | None  # (F, H, W)
+    audio: int | None  # latents
+    batch: int = 1
+    appended: tuple[int, int] = (0, 0)  # tokens that are given beside those of the clip, video and audio
+
+    @classmethod
+    def of_clip(cls, shape: ClipShape) -> "Extent":
+        return cls(shape.video_latent, shape.audio_latents)
+
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Of each stream, appended ones included."""
+        return (
+            None if self.video is None else math.prod(self.video) + self.appended[0],
+            None if self.audio is None else self.audio + self.appended[1],
+        )
+
+    @classmethod
+    def of_latent(cls, latent: AVLatent) -> "Extent":
+        video, audio = latent.video, latent.audio
+        (batch,) = {len(x) for x in latent.streams().values()}
+        return cls(
+            None if video is None else (video.shape[2], video.shape[3], video.shape[4]),
+            None if audio is None else audio.shape[2],
+            batch,
+        )
+
+
+@dataclass(frozen=True)
 class Weights:
-    """Bytes of a network, as they travel: blocks one by one, and what lies outside of them as a whole."""
+    """Bytes of a network, as they travel: blocks one by one, or parts of blocks, and the rest, which stays."""
 
     rest: int
     blocks: tuple[int, ...] = ()
-    unit: int = 0  # the largest part of a block that runs by itself
+    part_rest: int = 0  # when parts travel: what several of them need stays, too
+    parts: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
         return self.rest + sum(self.blocks)
 
+    def units(self, parts: bool) -> tuple[int, ...]:
+        """What travels at once."""
+        return self.parts if parts else self.blocks
+
+    def beside(self, parts: bool) -> int:
+        """What stays whatever travels."""
+        return self.part_rest if parts else self.rest
+
     def __add__(self, other: "Weights") -> "Weights":
-        return Weights(self.rest + other.rest, self.blocks + other.blocks, max(self.unit, other.unit))
+        return Weights(
+            self.rest + other.rest,
+            self.blocks + other.blocks,
+            self.part_rest + other.part_rest,
+            self.parts + other.parts,
+        )
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "Weights":
-        """By the names of the tensors: the members of lists are blocks, and of these the modules with weights units."""
-        blocks, units, rest = Counter[str](), Counter[str](), 0
-        for name, tensor in tensors.items():
-            if found := re.match(r"(.*?\.\d+(?:\.\d+)*)\.", name):
-                blocks[found.group(1)] += _span(tensor)
-                units[name.rsplit(".", 2)[0]] += _span(tensor)
-            else:
-                rest += _span(tensor)
-        return cls(rest, tuple(blocks.values()), max(units.values(), default=0))
+    def of(cls, network: nn.Module) -> "Weights":
+        """As a store would cut it."""
+        blocks, parts = cuts(network).values()
+        return cls(
+            blocks.rest.nbytes,
+            tuple(unit.nbytes for unit in blocks.units),
+            parts.rest.nbytes,
+            tuple(unit.nbytes for unit in parts.units),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,20 +144,35 @@ class Blueprint:
 
     def __init__(self, title: str, config: dict[str, Any], tensors: dict[str, Tensors], gemma: GemmaConfig | None):
         self.title, self.config, self.tensors, self.gemma = title, config, tensors, gemma
+        self._weights: dict[str, Weights] = {}
 
     @classmethod
-    def of_files(cls, models: Models, encoder: TextEncoderFiles | None, dtype: torch.dtype) -> "Blueprint":
-        """As files will be loaded to compute in ``dtype``; from their headers alone."""
+    def of_files(
+        cls,
+        models: Models,
+        encoder: TextEncoderFiles | None,
+        dtype: torch.dtype | Mapping[str, torch.dtype],
+        format: str | None = None,
+    ) -> "Blueprint":
+        """As files will be loaded to compute in ``dtype``, one for all or one for each component, the transformer cast
+        to ``format``; from their headers alone."""
+        dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys((*models.sources, "text_encoder"), dtype)
         tensors = {}
         for name, source in models.sources.items():
             entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
             with torch.device("meta"):
                 network = COMPONENTS[name].make(models.config, {ours: entry.shape for ours, entry in entries.items()})
-            tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtype))
+            tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
             entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
-            tensors["text_encoder"] = _stored(entries, dtype)
-        title = f"LTX-{models.version} ({models.source('transformer').file.path.name})"
+            tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
+        if format is not None:
+            transformer = tensors["transformer"]
+            for name in castable(transformer):
+                weight = transformer[name]
+                transformer |= _fp8(name, weight, FP8["float8_e4m3fn"], (len(weight), 1))
+        files = dict.fromkeys(source.file.path.name for source in models.sources.values())
+        title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
         return cls(title, models.config, tensors, encoder.config if encoder else None)
 
     @classmethod
@@ -137,19 +204,25 @@ class Blueprint:
 
     def weights(self, *names: str) -> Weights:
         """Of components together."""
-        parts = [Weights.of(self.tensors[name]) for name in names]
-        return sum(parts[1:], parts[0])
+        for name in names:
+            if name not in self._weights:
+                self._weights[name] = Weights.of(self.network(name))
+        return sum((self._weights[name] for name in names), Weights(0))
 
     def has(self, *names: str) -> bool:
         return all(name in self.tensors for name in names)
 
     def network(self, name: str) -> Any:
         """Component ``name`` on the meta device, in the formats it will run in."""
+        if name == "text_encoder":
+            assert self.gemma is not None
+            with torch.device("meta"):
+                return _given(GemmaEncoder(self.gemma), self.tensors[name])
         return _filled(name, self.config, self.tensors[name])
 
     def shortened_transformer(self, layers: int) -> Any:
-        """The transformer with only a few blocks from its middle."""
-        middle = len(Weights.of(self.tensors["transformer"]).blocks) // 2
+        """The transformer with only a few blocks from its middle, as it multiplies on a card that has float8."""
+        middle = self.config["transformer"].get("num_layers", 48) // 2
         tensors = {}
         for name, tensor in self.tensors["transformer"].items():
             found = re.match(r"blocks\.(\d+)\.(.*)", name)
@@ -158,7 +231,9 @@ class Blueprint:
             elif 0 <= (number := int(found.group(1)) - middle) < layers:
                 tensors[f"blocks.{number}.{found.group(2)}"] = tensor
         config = self.config | {"transformer": self.config["transformer"] | {"num_layers": layers}}
-        return _filled("transformer", config, tensors)
+        network = _filled("transformer", config, tensors)
+        use_scaled_products(network, ("meta",))
+        return network
 
 
 @lru_cache(maxsize=128)
@@ -172,12 +247,12 @@ def prompt(blueprint: Blueprint, prompts: int) -> tuple[Need, ...]:
     tokens = prompts * LENGTH
     state = tokens * gemma.width * itemsize
     matrices = [tensor for name, tensor in tensors.items() if ".layers." in name and name.endswith(".weight")]
-    expanded = [tensor.numel() for tensor in matrices if tensor.itemsize == 1]  # from fp8, by way of float32
+    expanded = [tensor.numel() for tensor in matrices if tensor.itemsize == 1]  # from fp8
     reading = Cost(
-        peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 10 * max(expanded, default=0),
+        peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
         products=2 * tokens * sum(tensor.numel() for tensor in matrices),
         attention=4 * tokens * LENGTH * gemma.heads * gemma.head_dim * gemma.layers,
-        moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 19 * sum(expanded),
+        moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
     )
     features = blueprint.network("text_features")
     states = [_empty(1, LENGTH, gemma.width, like=features) for _ in range(gemma.layers + 1)]
@@ -204,93 +279,183 @@ def connectors(blueprint: Blueprint, prompts: int) -> tuple[Need, ...]:
 
 
 @lru_cache(maxsize=128)
-def sampling(blueprint: Blueprint, shape: ClipShape, passes: int = 1, steps: int = 8, stg_block: int = 0) -> Need:
-    """All steps. The perturbed pass is one with the conditional pass up to ``stg_block``."""
-    if not 1 <= passes <= len(PASSES):
-        raise ValueError(f"A step has 1 to {len(PASSES)} passes ({', '.join(PASSES)}), not {passes}.")
-    weights, names = blueprint.weights("transformer"), PASSES[:passes]
-    whole, block = _sweep(blueprint, shape, names)
+def sampling(
+    blueprint: Blueprint, extent: Extent, passes: tuple[str, ...] = PASSES[:1], steps: int = 8, stg_block: int = 0
+) -> Need:
+    """All steps of these ``passes``. The perturbed pass is one with the conditional pass up to ``stg_block``."""
+    weights = blueprint.weights("transformer")
+    whole, block = _sweep(blueprint, extent, passes)
     step = whole + block * (len(weights.blocks) - 2)
-    if "perturbed" in names and stg_block:
-        step -= (block - _sweep(blueprint, shape, names[:-1])[1]) * stg_block
-    return Need("sampling", weights, step, _input_bytes(blueprint, shape, passes), steps)
+    if "perturbed" in passes and stg_block:
+        others = tuple(name for name in passes if name != "perturbed")
+        step -= (block - _sweep(blueprint, extent, others)[1]) * stg_block
+    return Need("sampling", weights, step, _input_bytes(blueprint, extent, passes), steps)
 
 
 @lru_cache(maxsize=128)
-def frames(blueprint: Blueprint, shape: ClipShape, tiling: Tiling) -> Need:
+def upscaling(config: UpscalerConfig, dtype: torch.dtype, extent: Extent) -> Need:
+    """A latent upscaler, whose norms need the whole clip at once."""
+    assert extent.video is not None
+    with torch.device("meta"):
+        upscaler, statistics = Upscaler(config).to(dtype), Statistics(config.in_channels)
+    latent = AVLatent(torch.empty(extent.batch, config.in_channels, *extent.video, device="meta"), None)
+    work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
+    given = sum(x.nbytes for x in latent.streams().values())
+    return Need(f"upscaling {config.enlarges}", Weights.of(upscaler), work, given)
+
+
+@lru_cache(maxsize=128)
+def refining(
+    blueprint: Blueprint,
+    extent: Extent,
+    tile: tuple[int, int, int],
+    sweeps: int = 1,
+    passes: tuple[str, ...] = PASSES[:1],
+    steps: int = 3,
+) -> Need:
+    """All steps of these ``passes`` in ``sweeps`` parts, of which the largest is ``tile``: the work of one part, beside
+    the latents of the whole."""
+    one = sampling(blueprint, replace(extent, video=tile), passes, steps)
+    if sweeps > 1:
+        assert extent.video is not None
+        blended = len(passes) * 4 * extent.batch * VIDEO_CHANNELS * math.prod(extent.video)
+        one = replace(one, inputs=one.inputs + _input_bytes(blueprint, extent, passes) + blended)
+    return replace(one, name="refining", runs=steps * sweeps)
+
+
+@lru_cache(maxsize=128)
+def frames(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
     """The video decoder, tile by tile, and the frames that are being blended."""
+    assert extent.video is not None
     decoder = blueprint.network("video_decoder")
-    length, height, width = shape.video_latent
+    length, height, width = extent.video
     size, overlap = tiling.pixels // SPACE_SCALE, tiling.pixel_overlap // SPACE_SCALE
     spans = split_time(length, tiling.frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
     sides = [
         split(side, max(2, overlap + 1, round(size * side / max(height, width))), overlap) for side in (height, width)
     ]
     time, rows, columns = ([span.stop - span.start for span in axis] for axis in (spans, *sides))
-    tile = cost(lambda: decoder(_empty(1, VIDEO_CHANNELS, max(time), max(rows), max(columns), like=decoder)))
+    given = _empty(extent.batch, VIDEO_CHANNELS, max(time), max(rows), max(columns), like=decoder)
+    tile = cost(lambda: decoder(given))
     tiles = sum(time) * sum(rows) * sum(columns) / (max(time) * max(rows) * max(columns))
-    picture = shape.width * shape.height * 3 * 4  # float32
+    picture = extent.batch * height * width * SPACE_SCALE**2 * 3 * 4  # float32
     interval = picture * (1 + TIME_SCALE * (max(time) - 1))  # what is being blended
     tail = picture * tiling.frame_overlap * (len(spans) > 1)
     # The check for numbers takes half as much again as an interval that is handed out, but the tile is gone by then.
     work = replace(tile * tiles, peak=max(tile.peak + interval + tail, 5 * interval // 2))
-    latent = 4 * VIDEO_CHANNELS * length * height * width
+    latent = 4 * extent.batch * VIDEO_CHANNELS * length * height * width
     return Need("frames", blueprint.weights("video_decoder"), work, latent)
 
 
 @lru_cache(maxsize=128)
-def sound(blueprint: Blueprint, shape: ClipShape) -> tuple[Need, ...]:
-    """The mel spectrogram, then the waveform."""
-    if not blueprint.has("audio_decoder", "vocoder"):
-        return ()
-    decoder, vocoder = blueprint.network("audio_decoder"), blueprint.network("vocoder")
-    latent = _empty(1, AUDIO_CHANNELS, shape.audio_latents, AUDIO_BINS, like=decoder)
+def pictures(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
+    """The video encoder, tile by tile."""
+    assert extent.video is not None
+    encoder = blueprint.network("video_encoder")
+    length, height, width = extent.video
+    size, overlap = tiling.pixels // SPACE_SCALE, tiling.pixel_overlap // SPACE_SCALE
+    spans = split_time(length, tiling.frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    sides = [split(side, size, overlap) for side in (height, width)]
+    time, rows, columns = ([span.stop - span.start for span in axis] for axis in (spans, *sides))
+    tile = 1 + TIME_SCALE * (max(time) - 1), max(rows) * SPACE_SCALE, max(columns) * SPACE_SCALE
+    given = _empty(extent.batch, 3, *tile, like=encoder)
+    tiles = sum(time) * sum(rows) * sum(columns) / (max(time) * max(rows) * max(columns))
+    latent = 4 * extent.batch * VIDEO_CHANNELS * length * height * width
+    return Need("pictures", blueprint.weights("video_encoder"), cost(lambda: encoder(given)) * tiles, 3 * latent)
+
+
+@lru_cache(maxsize=128)
+def hearing(blueprint: Blueprint, extent: Extent) -> Need:
+    """The audio encoder."""
+    assert extent.audio is not None
+    encoder = blueprint.network("audio_encoder")
+    mel = _empty(extent.batch, 2, extent.audio * MEL_FRAMES, MEL_BINS, like=encoder)
+    return Need("hearing", blueprint.weights("audio_encoder"), cost(lambda: encoder(mel)), mel.nbytes)
+
+
+@lru_cache(maxsize=128)
+def mel(blueprint: Blueprint, extent: Extent) -> Need:
+    """The audio decoder."""
+    decoder, latent = blueprint.network("audio_decoder"), _audio_latent(blueprint, extent)
+    work = cost(lambda: decoder(latent).float())
+    return Need("mel", blueprint.weights("audio_decoder"), work, latent.nbytes)
+
+
+@lru_cache(maxsize=128)
+def sound(blueprint: Blueprint, mel_frames: int, batch: int = 1) -> Need:
+    """The vocoder, a few seconds at a time."""
+    vocoder = blueprint.network("vocoder")
+    mel = torch.empty(batch, 2, mel_frames, MEL_BINS, device="meta")
+    heard = mel[:, :, : CHUNK + 2 * vocoder.reach]
     with torch.inference_mode():
-        mel = decoder(latent).float()
-    return (
-        Need("mel", blueprint.weights("audio_decoder"), cost(lambda: decoder(latent).float()), latent.nbytes),
-        Need("sound", blueprint.weights("vocoder"), cost(lambda: vocoder(mel)), mel.nbytes),
+        waveform = vocoder(heard).nbytes // heard.shape[2] * mel_frames
+    piece = cost(lambda: vocoder(heard))
+    again = 2 * vocoder.reach * (math.ceil(mel_frames / CHUNK) - 1)  # frames that two pieces hear
+    work = piece * ((mel_frames + again) / heard.shape[2])
+    return Need(
+        "sound",
+        blueprint.weights("vocoder"),
+        replace(work, peak=max(piece.peak + waveform, 2 * waveform)),
+        mel.nbytes,
     )
 
 
-def _sweep(blueprint: Blueprint, shape: ClipShape, names: Sequence[str]) -> tuple[Cost, Cost]:
-    """One step of a transformer with two blocks, and what the second of them adds to it."""
-    passes = _passes(blueprint, shape, names)
+def mel_frames(blueprint: Blueprint, extent: Extent) -> int:
+    """How many frames of a mel spectrogram the sound becomes."""
+    with torch.inference_mode():
+        return blueprint.network("audio_decoder")(_audio_latent(blueprint, extent)).shape[2]
+
+
+def _audio_latent(blueprint: Blueprint, extent: Extent) -> Tensor:
+    assert extent.audio is not None
+    decoder = blueprint.network("audio_decoder")
+    return _empty(extent.batch, AUDIO_CHANNELS, extent.audio, AUDIO_BINS, like=decoder)
+
+
+def _sweep(blueprint: Blueprint, extent: Extent, names: Sequence[str]) -> tuple[Cost, Cost]:
+    """One step of a transformer with two blocks, and what the second of them adds to it.
+
+    The store holds on to what a block is given, one state for each pass, in case that it has to run again.
+    """
+    passes = _passes(blueprint, extent, names)
     one, two = (blueprint.shortened_transformer(layers) for layers in (1, 2))
-    whole = cost(lambda: two.sweep(passes))
+    with Store(two, "meta", link=InPlace("meta")).use():
+        whole = cost(lambda: two.sweep(passes))
     return whole, whole - cost(lambda: one.sweep(passes))
 
 
-def _passes(blueprint: Blueprint, shape: ClipShape, names: Sequence[str]) -> list[Pass]:
+def _passes(blueprint: Blueprint, extent: Extent, names: Sequence[str]) -> list[Pass]:
     network = blueprint.shortened_transformer(1)
-    tokens = {"video": math.prod(shape.video_latent), "audio": shape.audio_latents}
 
-    def stream(name: str, axes: int) -> StreamInput:
+    def stream(name: str, axes: int, tokens: int | None) -> StreamInput | None:
+        if tokens is None:
+            return None
         kind = getattr(network.config, name)
         return StreamInput(
-            tokens=_empty(1, tokens[name], kind.channels_in, like=network),
-            sigma=torch.empty(1, device="meta"),
-            positions=torch.empty(1, axes, tokens[name], 2, device="meta"),
-            context=_empty(1, LENGTH, network.config.caption_width or kind.context_width, like=network),
+            tokens=_empty(extent.batch, tokens, kind.channels_in, like=network),
+            sigma=torch.empty(extent.batch, device="meta"),
+            positions=torch.empty(extent.batch, axes, tokens, 2, device="meta"),
+            context=_empty(extent.batch, LENGTH, network.config.caption_width or kind.context_width, like=network),
         )
 
     perturbations = {
         "perturbed": Perturbation(frozenset({0}), frozenset({0})),
         "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
     }
-    positive, negative = ((stream("video", 3), stream("audio", 1)) for _ in range(2))
+    video, audio = extent.tokens
+    positive, negative = ((stream("video", 3, video), stream("audio", 1, audio)) for _ in range(2))
     return [
         Pass(*(negative if name == "negative" else positive), perturbations.get(name, UNPERTURBED)) for name in names
     ]
 
 
-def _input_bytes(blueprint: Blueprint, shape: ClipShape, passes: int) -> int:
+def _input_bytes(blueprint: Blueprint, extent: Extent, passes: Sequence[str]) -> int:
     """Tokens, positions and contexts; and the sampler's latents in float32, of which it holds a few."""
-    positive, negative = _passes(blueprint, shape, PASSES[:2])
-    streams = [positive.video, positive.audio, *((negative.video, negative.audio) if passes > 1 else ())]
-    given = [x for stream in streams for x in (stream.tokens, stream.positions, stream.context)]
-    latent = 4 * (math.prod(shape.video_latent) * VIDEO_CHANNELS + shape.audio_latents * AUDIO_CHANNELS * AUDIO_BINS)
-    return sum(x.nbytes for x in given) + (4 + 2 * passes) * latent
+    (each,) = _passes(blueprint, extent, PASSES[:1])
+    streams = [stream for stream in (each.video, each.audio) if stream is not None]
+    given = sum(x.nbytes for stream in streams for x in (stream.tokens, stream.positions, stream.context))
+    latent = sum(4 * stream.tokens.numel() for stream in streams)
+    return given * (1 + ("negative" in passes)) + (4 + 2 * len(passes)) * latent
 
 
 def _empty(*shape: int, like: nn.Module) -> Tensor:
@@ -298,11 +463,6 @@ def _empty(*shape: int, like: nn.Module) -> Tensor:
     parameters = like.named_parameters()
     dtype = next(p.dtype for name, p in parameters if p.itemsize > 1 and not name.endswith("weight_scale"))
     return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _span(tensor: Tensor) -> int:
-    """Bytes that the tensor takes in a store."""
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _stored(entries: Mapping[str, Entry], dtype: torch.dtype) -> Tensors:
@@ -337,9 +497,13 @@ def _fp8(name: str, weight: Tensor, dtype: torch.dtype, scale: tuple[int, ...] =
 
 
 def _filled(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
-    state = dict(tensors)
     with torch.device("meta"):
-        network = COMPONENTS[name].make(config, {ours: tuple(tensor.shape) for ours, tensor in state.items()})
+        network = COMPONENTS[name].make(config, {ours: tuple(tensor.shape) for ours, tensor in tensors.items()})
+    return _given(network, tensors)
+
+
+def _given(network: nn.Module, tensors: Tensors) -> Any:
+    state = dict(tensors)
     adopt_fp8(network, state)
     network.load_state_dict(state, assign=True, strict=False)
     return network.requires_grad_(False).eval()

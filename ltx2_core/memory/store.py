@@ -362,8 +362,8 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
     """What modules name as their parts, and the blocks that name none."""
     for child in network.children():
-        if hasattr(child, "parts"):
-            yield from child.parts
+        if isinstance(parts := getattr(child, "parts", None), list):
+            yield from parts
         elif isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
             yield child
         else:

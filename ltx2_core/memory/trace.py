@@ -20,6 +20,7 @@ class Cost:
 
     peak: int = 0  # bytes of all tensors that are alive at once, without inputs and weights
     products: float = 0  # floating point operations of matrix products
+    products8: float = 0  # the same of float8 matrices
     convolutions: float = 0
     attention: float = 0
     moved: float = 0  # bytes that everything else reads and writes
@@ -37,7 +38,7 @@ class Cost:
 
     @property
     def _work(self) -> tuple[float, ...]:
-        return self.products, self.convolutions, self.attention, self.moved
+        return self.products, self.products8, self.convolutions, self.attention, self.moved
 
 
 def cost(run: Callable[[], Any]) -> Cost:
@@ -48,14 +49,15 @@ def cost(run: Callable[[], Any]) -> Cost:
     with torch.inference_mode(), _Counter() as counter:
         result = run()
         del result
-    return Cost(counter.peak, counter.products, counter.convolutions, counter.attention, counter.moved)
+    work = counter.products, counter.products8, counter.convolutions, counter.attention, counter.moved
+    return Cost(counter.peak, *work)
 
 
 class _Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.peak = self.live = 0
-        self.products = self.convolutions = self.attention = self.moved = 0.0
+        self.products = self.products8 = self.convolutions = self.attention = self.moved = 0.0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -71,6 +73,8 @@ class _Counter(TorchDispatchMode):
         kind = operation.overloadpacket
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
+        elif kind is aten._scaled_mm:
+            self.products8 += 2 * made[0].numel() * args[0].shape[-1]
         elif kind in _PRODUCTS:
             self.products += 2 * _PRODUCTS[kind](args, made[0])
         elif kind in _CONVOLUTIONS:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 _SIDE = 16  # of which both sides of a weight must be multiples, on cards
-_PIECE = 2**24  # numbers that are rounded at a time: each of them exists in three forms meanwhile
 
 
 def row_scales(matrix: Tensor) -> Tensor:
@@ -36,14 +35,10 @@ def scaled_linear(
 
 
 def _rounded(x: Tensor, scale: Tensor) -> Tensor:
-    """x / scale in float8, divided in float32."""
-    rounded = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
-    of_each = scale.reshape(-1, 1).expand(len(x), 1)
-    pieces = (tensor.split(max(1, _PIECE // x.shape[1])) for tensor in (x, of_each, rounded))
-    for piece, divisor, to in zip(*pieces):
-        divided = torch.div(piece, divisor, out=torch.empty_like(piece))
-        to.copy_(divided.clamp_(-_LARGEST, _LARGEST))  # above, this float8 has but "not a number"
-    return rounded
+    """x / scale in float8. A scale for all divides in the dtype of ``x``, as the official code does."""
+    if scale.ndim == 0:  # above its largest number this float8 has but "not a number"
+        return torch.div(x, scale).clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+    return torch.div(x, scale, out=torch.empty_like(x, dtype=torch.float8_e4m3fn))
 
 
 def _product(
@@ -68,12 +63,15 @@ def _has(device: torch.device, stored: torch.dtype, dtype: torch.dtype, rows: bo
 
     Tried once: it depends on the card, its driver and on torch, and no list of them would stay true.
     """
+    if device.type == "meta":  # where only shapes are asked for
+        return True
     side = 4 * _SIDE
     shapes = ((side, 1), (1, side)) if rows else ((), ())
     of_left, of_right = (torch.full(shape, 0.5, device=device) for shape in shapes)
     numbers, bias = torch.full((side, side), _LARGEST, device=device), torch.ones(side, dtype=dtype, device=device)
-    left, right = numbers.to(torch.float8_e4m3fn), numbers.to(stored)
+    right = numbers.to(stored)
     try:
+        left = _rounded(numbers.to(dtype), torch.ones(side, 1, device=device))
         found = torch._scaled_mm(left, right.t(), of_left, of_right, bias, out_dtype=dtype)
     except torch.OutOfMemoryError:
         raise

@@ -158,14 +158,6 @@ def test_a_feed_forward_in_chunks_is_that_of_all_tokens(scale_shape, input_scale
         assert torch.equal(mixer(x), whole)
 
 
-def test_inputs_are_rounded_piece_by_piece(monkeypatch):
-    linear, x = stored(torch.randn(64, 32), None, torch.float8_e4m3fn, ()), torch.randn(50, 3, 32).transpose(0, 1)
-    use_scaled_products(linear, ["cpu"])
-    whole = linear(x)
-    monkeypatch.setattr(products, "_PIECE", 7 * 32)
-    assert torch.equal(linear(x), whole)
-
-
 def test_a_transformer():
     """Rounding inputs adds less than rounding weights did, and streams bit for bit, scales of inputs included."""
     section = tiny_section("2.3", num_layers=4)

@@ -1,0 +1,108 @@
+"""Runs inside ComfyUI's own Python: its memory management and our stores share a card that is too small for both.
+
+The card is the CPU under another name, and holds what this file says. Prints what happened as JSON.
+Arguments: the folder of the pack, and that of ComfyUI, then whatever ComfyUI is started with.
+"""
+
+import importlib.util
+import json
+import sys
+
+PACK, COMFY = sys.argv[1:3]
+sys.path.insert(0, COMFY)
+sys.argv[1:] = sys.argv[3:]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_management as mm  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import torch  # noqa: E402
+import utils.extra_config  # noqa: E402, F401  # as the host does first: what comes later may bring "utils" of its own
+from torch import nn  # noqa: E402
+
+spec = importlib.util.spec_from_file_location("ltx2_av", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["ltx2_av"] = pack
+spec.loader.exec_module(pack)
+host = importlib.import_module("ltx2_av.nodes.host")
+memory = importlib.import_module("ltx2_av.ltx2_core.memory")
+stages = importlib.import_module("ltx2_av.ltx2_core.memory.stages")
+trace = importlib.import_module("ltx2_av.ltx2_core.memory.trace")
+
+MB = 10**6
+CARD = torch.device("cpu", 0)  # the host's own CPU device has no number
+ROOM, WORK, BLOCKS, BLOCK = 100 * MB, 20 * MB, 10, 8 * MB
+
+known = []
+
+
+def taken() -> int:
+    """What lies on the card: our stores, and what the host has loaded there."""
+    return sum(patcher.loaded_size() for patcher in known)
+
+
+mm.get_free_memory = lambda dev=None, torch_free_too=False: (ROOM - taken(),) * 2 if torch_free_too else ROOM - taken()
+mm.is_device_cpu = lambda device: device == torch.device("cpu")
+mm.minimum_inference_memory = mm.extra_reserved_memory = lambda: 0
+mm.vram_state, mm.lowvram_available = mm.VRAMState.NORMAL_VRAM, True
+mm.get_torch_device = lambda: CARD
+mm.soft_empty_cache = lambda force=False: None
+host.DEVICES = dict.fromkeys(host.DEVICES, lambda: CARD)
+host.machine = lambda device: memory.machine.CARDS["RTX 4070"]
+stages.KERNELS = 0
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(1000, BLOCK // 4 // 1000, bias=False) for _ in range(BLOCKS))
+
+    def forward(self, x):
+        return torch.stack([block(x) for block in self.blocks]).sum(0)
+
+
+class Core(nn.Module):
+    """A model of somebody else's, loaded by the host."""
+
+    def __init__(self, nbytes: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(1000, nbytes // 8 // 4000, bias=False) for _ in range(8))
+
+
+net = Net().requires_grad_(False)
+network = host.Network("transformer", "transformer", torch.float32, lambda: net, "a test")
+need = stages.Need("sampling", stages.Weights.of(net), trace.Cost(peak=WORK), runs=4)
+x = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+report, results = {}, []
+
+
+def run(name: str, **limits) -> None:
+    with host.use(network, need=need, **limits) as (ready,):
+        results.append(ready(x))
+        most = taken()
+    report[name] = {"resident": sum(network.patcher.store.staying), "most": most, "ours": network.patcher.loaded_size()}
+
+
+known.append(network.patcher)
+run("alone")
+core = comfy.model_patcher.ModelPatcher(Core(56 * MB), load_device=CARD, offload_device=torch.device("cpu"))
+known.append(core)
+mm.load_models_gpu([core], memory_required=10 * MB)
+report["core"] = {"theirs": core.loaded_size(), "ours": network.patcher.loaded_size(), "most": taken()}
+run("after it")
+report["after it"]["theirs"] = core.loaded_size()
+limited = memory.plan.Plan("", None, host.machine(CARD), 60 * MB, 0, (), None)
+run("under a plan", plan=limited)
+run("tight", plan=memory.plan.Plan("", None, host.machine(CARD), 30 * MB, 0, (), None))
+mm.unload_all_models()
+report["unloaded"] = {"ours": network.patcher.loaded_size(), "theirs": core.loaded_size()}
+run("again")
+try:
+    run("too small", plan=memory.plan.Plan("", None, host.machine(CARD), 21 * MB, 0, (), None))
+except ValueError as error:
+    report["refused"] = str(error)
+report["equal"] = all(torch.equal(result, results[0]) for result in results)
+report["weights"] = need.weights.total
+print(json.dumps(report))
