@@ -27,13 +27,13 @@ test: .venv/ready-for-tests
 	$(INSTALL) --only-deps ".[standalone]"
 	touch $@
 
-# ltx-core and diffusers are what we compare with; they come without their own wishes for other packages, of which
-# diffusers needs the two that are named.
+# What we compare with comes without its own wishes for other packages, but those that diffusers and peft cannot do
+# without are named.
 .venv/ready-for-tests: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --only-deps ".[standalone,test]"
-	$(INSTALL) --no-deps ltx-core==1.0.0 diffusers==0.42.1
-	$(INSTALL) requests importlib_metadata
+	$(INSTALL) --no-deps ltx-core==1.0.0 diffusers==0.42.1 peft==0.21.2 accelerate==1.15.0
+	$(INSTALL) requests importlib_metadata psutil
 	$(IN_VENV) pip list --format=freeze | grep -E '^torch(audio|vision)?==' > .venv/torch.txt
 	touch $@

@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { showPreview } from "./preview.js";
+import { growStack } from "./stack.js";
 
 app.registerExtension({
   name: "ltx2av",
@@ -11,6 +12,9 @@ app.registerExtension({
       const node = nodeOf(detail.node);
       if (node) showPreview(node, detail);
     });
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
   },
 });
 

@@ -19,6 +19,8 @@ from .text_encoder import TextEncoderFiles
 LIMIT = 2**30  # bytes on disk; a prompt takes 12 MB in bfloat16
 REVISION = 1  # one more whenever the same prompt would be encoded to other numbers than before
 
+TEXT_COMPONENTS = ("text_features", "video_connector", "audio_connector")
+
 # What may lie beside the weights of the text encoder and changes what it makes of a prompt.
 _BESIDE = ("config.json", "tokenizer.json", "tokenizer.model")
 
@@ -46,12 +48,14 @@ class TextCache:
     written, only their hashes.
     """
 
+    found = "This prompt was encoded before: %s is read instead of the text encoder."
+
     def __init__(self, folder: str | Path | None, identity: str, limit: int = LIMIT):
         """``folder`` None keeps nothing; ``identity`` names all that the result depends on beside the prompt."""
         self._folder = None if folder is None else Path(folder)
         self._identity, self._limit = identity, limit
 
-    def find(self, prompt: str) -> dict[str, Tensor] | None:
+    def find(self, prompt: str, /) -> dict[str, Tensor] | None:
         """What ``keep`` was given for ``prompt``, on the CPU; None if that is not here, or damaged."""
         path = self._path(prompt)
         if path is None or not path.is_file():
@@ -63,12 +67,12 @@ class TextCache:
                 raise CheckpointError(f"{path.name} is damaged.")
             os.utime(path)
         except Exception as error:  # a damaged file can fail in any way
-            _log.warning("The kept encoding of a prompt cannot be used and will be made anew: %s", error)
+            _log.warning("What was kept cannot be used and will be made anew: %s", error)
             return None
-        _log.info("This prompt was encoded before: %s is read instead of the text encoder.", path)
+        _log.info(self.found, path)
         return tensors
 
-    def keep(self, prompt: str, **tensors: Tensor) -> None:
+    def keep(self, prompt: str, /, **tensors: Tensor) -> None:
         """Remember ``tensors`` for ``prompt``; other encodings go if there is no room for all."""
         path = self._path(prompt)
         if path is None:
@@ -78,7 +82,7 @@ class TextCache:
             _write(path, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
             _prune(path.parent, self._limit)
         except OSError as error:
-            _log.warning("The encoding of a prompt could not be kept in %s: %s", path.parent, error)
+            _log.warning("Nothing could be kept in %s: %s", path.parent, error)
 
     def _path(self, prompt: str) -> Path | None:
         if self._folder is None:
@@ -91,11 +95,13 @@ def text_cache(
     models: Models,
     encoder: TextEncoderFiles,
     dtype: torch.dtype,
-    components: Sequence[str] = ("text_features", "video_connector", "audio_connector"),
+    components: Sequence[str] = TEXT_COMPONENTS,
+    changes: Sequence[tuple[TensorFile, str]] = (),
 ) -> TextCache:
     """The cache for what ``encoder`` and then ``components`` make of prompts, computing in ``dtype``.
 
-    ``folder`` True is the user's own (``cache_folder``); False or None keeps nothing.
+    ``folder`` True is the user's own (``cache_folder``); False or None keeps nothing. ``changes`` are the files that
+    change the components, and how.
     """
     if folder is True:
         folder = None if (root := cache_folder()) is None else root / "prompts"
@@ -114,6 +120,7 @@ def text_cache(
         *(_identity(file) for file in encoder.shards),
         *(_stamp(path) for path in beside),
         *(_identity(file) for file in files.values()),
+        *(f"{_identity(file)} {how}" for file, how in changes),
     )
     return TextCache(folder or None, identity)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.files import TensorFile
 from .apply import Schedule, Strengths, keyframes
@@ -47,7 +48,8 @@ def written(text: str) -> tuple[Path, Strengths]:
         name, _, value = word.partition("=")
         if name.strip() not in STREAMS:
             raise ValueError(f"{text} names {name.strip()}; a LoRA has strengths for {', '.join(STREAMS)}.")
-        strengths = replace(strengths, **{name.strip(): _number(value, text)})
+        changed: dict[str, Any] = {name.strip(): _number(value, text)}
+        strengths = replace(strengths, **changed)
     return Path(found["path"]), strengths
 
 

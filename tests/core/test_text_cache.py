@@ -1,6 +1,5 @@
 """A prompt is encoded once, and again only if something changed that its encoding depends on."""
 
-import importlib
 import logging
 import os
 import shutil
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import ltx2_core as ltx2
+from ltx2_core import run as stages
 from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.text_cache import TextCache, cache_folder, text_cache
@@ -16,9 +16,6 @@ from ltx2_core.checkpoint.text_encoder import open_text_encoder
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
-
-
-story = importlib.import_module("ltx2_core.generate")  # the package calls the function so
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +27,7 @@ def files(tmp_path_factory):
 def opened(monkeypatch):
     """Whatever of the text side was opened for its weights, in order."""
     names = list[str]()
-    encoder, network = story.build_text_encoder, story.build
+    encoder, network = stages.build_text_encoder, stages.build
 
     def counted(make):
         def call(*arguments):
@@ -39,8 +36,8 @@ def opened(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(story, "build_text_encoder", counted(encoder))
-    monkeypatch.setattr(story, "build", counted(network))
+    monkeypatch.setattr(stages, "build_text_encoder", counted(encoder))
+    monkeypatch.setattr(stages, "build", counted(network))
     return names
 
 

@@ -1,0 +1,168 @@
+"""LoRAs on the way from a prompt to a clip: strengths as people write them, and what a run does with them."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint import CheckpointError
+from ltx2_core.checkpoint.text_cache import text_cache
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.lora import Strengths, keyframes, open_lora
+from ltx2_core.lora.stack import blocks, part, schedule, text_changes, written
+from ltx2_core.memory.residency import Residency
+from ltx2_core.run import Run
+from ltx2_core.sampling import Guidance
+
+SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}
+SMALL |= {"device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+@pytest.fixture
+def lora(models, tmp_path):
+    """For two layers of the transformer, and one of a connector."""
+    layers = [
+        "transformer_blocks.0.attn1.to_q",
+        "transformer_blocks.1.audio_ff.net.2",
+        "video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q",
+    ]
+    torch.manual_seed(0)
+    tensors = {}
+    for layer in layers:
+        key = f"model.diffusion_model.{layer}.weight"
+        out, width = models.files[0].shape(key)
+        tensors[f"diffusion_model.{layer}.lora_A.weight"] = torch.randn(2, width)
+        tensors[f"diffusion_model.{layer}.lora_B.weight"] = torch.randn(out, 2)
+    save_file(tensors, tmp_path / "small.safetensors")
+    return open_lora(tmp_path / "small.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text, path, strengths",
+    [
+        ("a.safetensors", "a.safetensors", Strengths()),
+        ("a.safetensors:0.8", "a.safetensors", Strengths(0.8)),
+        ("a.safetensors:-1:audio=0,video_to_audio=.5", "a.safetensors", Strengths(-1, audio=0, video_to_audio=0.5)),
+        ("a.safetensors:text=2", "a.safetensors", Strengths(text=2)),
+        (r"C:\loras\a.safetensors:0.8", r"C:\loras\a.safetensors", Strengths(0.8)),
+        (r"C:\loras\a.safetensors", r"C:\loras\a.safetensors", Strengths()),
+    ],
+)
+def test_strengths_as_they_are_written(text, path, strengths):
+    assert written(text) == (Path(path), strengths)
+
+
+@pytest.mark.parametrize("text, words", [("a:1:sound=0", "names sound"), ("a:1:video=loud", "'loud' where a number")])
+def test_strengths_that_nobody_has(text, words):
+    with pytest.raises(ValueError, match=words):
+        written(text)
+
+
+def test_blocks_and_schedules_as_they_are_written():
+    assert blocks("0-3, 7", 8) == {0, 1, 2, 3, 7}
+    assert blocks("all", 8) is None and schedule("constant") is None
+    halfway = schedule("1.0: 1, 0.5: 0")
+    assert [halfway(sigma) for sigma in (1.0, 0.75, 0.5, 0.0)] == [1.0, 0.5, 0.0, 0.0]
+
+
+def latent(models, *loras, **more):
+    return ltx2.generate(models, "x", loras=loras, **SMALL | more).latent
+
+
+def test_a_clip_with_a_lora(models, lora):
+    plain, with_it = latent(models), latent(models, (lora, Strengths()))
+    assert not torch.equal(plain.video, with_it.video) and not torch.equal(plain.audio, with_it.audio)
+    for none in (Strengths(0), Strengths(blocks=[5]), Strengths(text=0, schedule=keyframes([(1.0, 0.0)]))):
+        same = latent(models, (lora, none))
+        assert torch.equal(plain.video, same.video) and torch.equal(plain.audio, same.audio)
+
+
+@pytest.mark.parametrize("by_step, points", [(True, [(0, 1.0), (1, 0.0)]), (False, [(1.0, 1.0), (0.9, 0.0)])])
+def test_a_schedule_follows_the_run(models, lora, by_step, points):
+    """Of two steps only the first one gets the LoRA."""
+    asked = []
+
+    def first(moment):
+        asked.append(moment)
+        return keyframes(points)(moment)
+
+    sigmas = [1.0, 0.6, 0.0]
+    plain, constant = latent(models, sigmas=sigmas), latent(models, (lora, Strengths(text=0)), sigmas=sigmas)
+    found = latent(models, (lora, Strengths(text=0, schedule=first, by_step=by_step)), sigmas=sigmas)
+    assert {*asked} == ({0, 1} if by_step else {1.0, 0.6})
+    assert not torch.equal(found.video, plain.video) and not torch.equal(found.video, constant.video)
+
+
+def test_changes_reach_the_right_one_of_several_networks():
+    networks = nn.Linear(4, 4, bias=False).requires_grad_(False), nn.Linear(4, 4, bias=False).requires_grad_(False)
+    before = [network.weight.clone() for network in networks]
+    residency = Residency("cpu", vram=2**20)
+    with residency.use(*networks, changes={"1.weight": lambda weight: weight.add_(1)}) as (first, second):
+        assert torch.equal(first.weight, before[0]) and torch.equal(second.weight, before[1] + 1)
+    assert all(torch.equal(network.weight, weight) for network, weight in zip(networks, before))
+
+
+def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
+    """As on a card, where weights are changed when they are copied."""
+    beside = latent(models, (lora, Strengths()))
+    use = Residency.use
+    changed = []
+
+    def watched(self, *networks, need=None, changes=None):
+        changed.extend(changes)
+        return use(self, *networks, need=need, changes=changes)
+
+    monkeypatch.setattr(Residency, "use", watched)
+    monkeypatch.setattr(Run, "fuses", True)
+    fused = latent(models, (lora, Strengths()), vram=2**30)
+    assert len(changed) == 3 and {name.partition(".")[0] for name in changed} == {"0"}
+    for a, b in zip((fused.video, fused.audio), (beside.video, beside.audio)):
+        assert (a - b).abs().max() < 1e-4 * b.abs().max()
+
+
+def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_path):
+    encoder = open_text_encoder(models.text_encoder)
+
+    def identity(*loras, components=("text_features", "video_connector")):
+        changes = text_changes(loras, components)
+        return text_cache(tmp_path, models, encoder, torch.float32, components, changes)._identity
+
+    assert identity() == identity((lora, Strengths(0))) == identity((lora, Strengths(text=0)))
+    others = {identity((lora, Strengths(strength))) for strength in (1.0, 0.5)} | {identity()}
+    assert len(others) == 3
+    assert text_changes(((lora, Strengths()),), ["text_features"]) == []
+    scheduled = Strengths(schedule=math.sin)
+    assert [part(((lora, scheduled),), name)[0][1].schedule for name in ("transformer", "video_connector")] == [
+        math.sin,
+        None,
+    ]
+
+
+def test_the_command_line(models, lora, tmp_path, capsys):
+    checkpoint, arguments = str(models.files[0].path), ["--width", "64", "--height", "64", "--frames", "9"]
+    arguments += ["--steps", "1", "--text-encoder", str(models.text_encoder), "--device", "cpu", "--prompt", "x"]
+    target = str(tmp_path / "sound.wav")
+    command = ["generate", "--checkpoint", checkpoint, "--output", target, "--no-cache", *arguments]
+    assert main([*command, "--lora", f"{lora.path}:0.5:audio=0"]) == 0
+    said = capsys.readouterr().err
+    assert "small.safetensors: LoRA of rank 2, 3 layers; 3 fit LTX-2.3 (video 1, audio 1, audio to video 0" in said
+
+
+def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_path, monkeypatch):
+    tensors = {"double_blocks.0.lora_A.weight": torch.ones(2, 4), "double_blocks.0.lora_B.weight": torch.ones(4, 2)}
+    save_file(tensors, tmp_path / "flux.safetensors")
+    monkeypatch.setattr("ltx2_core.run.build", None)
+    with pytest.raises(CheckpointError, match=r"flux\.safetensors changes nothing in this LTX-2\.3 model"):
+        latent(models, (open_lora(tmp_path / "flux.safetensors"), Strengths()))
