@@ -80,6 +80,12 @@ class UpscalerConfig:
             blocks=len({name.split(".")[1] for name in shapes if name.startswith("before.")}),
         )
 
+    @property
+    def enlarges(self) -> str:
+        """What it does, in words."""
+        parts = {f"space by {float(self.space):g}": self.space != 1, f"time by {self.time}": self.time != 1}
+        return " and ".join(words for words, is_so in parts.items() if is_so)
+
     def clip(self, shape: ClipShape) -> ClipShape:
         """What becomes of a clip: as long to a fraction of a frame, at more frames per second if there are more."""
         height, width = (

@@ -11,6 +11,7 @@ from .files import CheckpointError, Entry, TensorFile
 from .fill import few
 from .models import Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
+from .upscaler import UpscalerFile, keys_of, open_upscaler
 from .versions import VERSIONS
 
 
@@ -25,6 +26,8 @@ def inspect(path: str | Path) -> str:
     file = TensorFile(path)
     if lora := read_lora(file):
         return _lora(lora)
+    if keys_of(file.entries):
+        return _upscaler(open_upscaler(path))
     try:
         return _checkpoint(Models([file]))
     except CheckpointError as error:
@@ -32,6 +35,13 @@ def inspect(path: str | Path) -> str:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError:
             raise error from None
+
+
+def _upscaler(upscaler: UpscalerFile) -> str:
+    file = upscaler.file
+    source = "" if file.config else " (told by its tensors, the header has no config)"
+    size = _size(entry.nbytes for entry in file.entries.values())
+    return f"{file.path.name}: latent upscaler of LTX-2, enlarges {upscaler.config.enlarges}{source}, {size}"
 
 
 def _checkpoint(models: Models) -> str:

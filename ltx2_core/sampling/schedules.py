@@ -130,6 +130,11 @@ def part(sigmas: Sequence[float], start_step: int = 0, end_step: int | None = No
     return list(sigmas[start_step : end + 1])
 
 
+def starting_at(sigmas: Sequence[float], level: float) -> list[float]:
+    """``sigmas`` that begin at ``level`` instead; those that are not below it are left out."""
+    return [level, *(sigma for sigma in sigmas if sigma < level)]
+
+
 def with_strength(schedule: Schedule, steps: int, strength: float) -> list[float]:
     """The last ``steps`` steps of a schedule with steps / strength of them, as ComfyUI's "denoise" means it.
 

@@ -129,7 +129,7 @@ def test_seams_in_pixels():
 def test_one_tile_is_no_tile(local):
     given = prepare(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
     network = Local()
-    passes = [Pass(*denoiser(network, given)._inputs(given.map(lambda s: s.latent), 0.5, CONTEXTS, {}), UNPERTURBED)]
+    passes = [Pass(*denoiser(network, given)._inputs(given.map(lambda s: s.latent), 0.5, {}), UNPERTURBED)]
     TiledNetwork(network, given, Tiles((1, 1, 1), local=local)).sweep(passes)
     assert network.asked == [passes]
     tiled = sampled(TiledNetwork(network, given, Tiles((1, 1, 1), local=local)), given)
@@ -188,7 +188,7 @@ def test_sound_follows_from_the_whole_picture_and_from_no_tile():
 
     network, given = Listening(), prepare(latent(), FPS)
     tiled = TiledNetwork(network, given, TILES)
-    inputs = denoiser(network, given)._inputs(given.map(lambda state: state.latent), 0.5, CONTEXTS, {})
+    inputs = denoiser(network, given)._inputs(given.map(lambda state: state.latent), 0.5, {})
     ((_, sound),) = tiled.sweep([Pass(*inputs, UNPERTURBED)])
     *tiles, ((whole),) = network.asked
     largest = max(each.video.tokens.shape[1] for (each,) in tiles)

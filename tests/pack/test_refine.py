@@ -1,0 +1,117 @@
+"""Two stages on the graph: upscalers, ours and the host's, tiles, what the nodes say, and what they refuse."""
+
+import pytest
+from pack.client import Prompt
+from pack.clip import Clip, pictures_in, saved
+from pack.workflow import add, change, node
+
+from ltx2_core import tiny
+
+pytestmark = pytest.mark.comfy
+
+SPATIAL, TEMPORAL = "space.safetensors", "time.safetensors"
+SIGMAS = "0.6, 0.3, 0"
+
+
+@pytest.fixture(scope="module")
+def upscalers(server, tmp_path_factory) -> None:
+    """Two of random weights, where ComfyUI looks for them."""
+    folder = server.base / "models" / "latent_upscale_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, kind in ((SPATIAL, {}), (TEMPORAL, {"spatial_upsample": False, "temporal_upsample": True})):
+        tiny.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind).rename(folder / name)
+
+
+@pytest.fixture
+def staged(prompt) -> Prompt:
+    """The shipped workflow at 96 x 64 and 17 frames, its latent enlarged and its frames saved without loss."""
+    change(prompt, LTX2AVEmptyLatent={"width": 96, "height": 64, "frames": 17}, LTX2AVSample={"seed": 31})
+    model, sampler = [node(prompt, "LTX2AVLoadModel"), 0], [node(prompt, "LTX2AVSample"), 0]
+    add(prompt, upscaler=("LTX2AVLoadUpscaler", {"upscaler": "miniature (built in)"}))
+    enlarge = {"model": model, "latent": sampler, "upscaler": ["upscaler", 0]}
+    add(prompt, upscale=("LTX2AVUpscale", enlarge))
+    add(prompt, sigmas=("LTX2AVSchedule", {"steps": 2, "schedule": "custom", "custom_sigmas": SIGMAS}))
+    images = [node(prompt, "LTX2AVDecode"), 1]
+    add(prompt, pictures=("SaveImage", {"images": images, "filename_prefix": "pictures"}))
+    return change(prompt, LTX2AVDecode={"latent": ["upscale", 0]})
+
+
+def refine(prompt: Prompt, **inputs) -> Prompt:
+    """With the enlarged latent refined."""
+    positive = [node(prompt, "LTX2AVThinkingTokens"), 0]
+    given = {"model": [node(prompt, "LTX2AVLoadModel"), 0], "positive": positive, "latent": ["upscale", 0]}
+    add(prompt, refine=("LTX2AVRefine", given | {"seed": 5, "sound": "refine", "sigmas": ["sigmas", 0]} | inputs))
+    return change(prompt, LTX2AVDecode={"latent": ["refine", 0]})
+
+
+def frames(server, client, prompt: Prompt):
+    return pictures_in(saved(server, client.run(prompt), "pictures"))
+
+
+def test_one_tile_is_what_the_sampler_does(server, client, staged):
+    refine(staged, columns=1, rows=1, intervals=1)
+    tiled = frames(server, client, staged)
+    neutral = {"text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0, "rescale": 0.0, "seed": 5}
+    inputs = {name: staged["refine"]["inputs"][name] for name in ("model", "positive", "latent", "sigmas")}
+    add(staged, again=("LTX2AVSample", inputs | neutral))
+    staged[node(staged, "LTX2AVDecode")]["inputs"]["latent"] = ["again", 0]
+    assert tiled.shape == (17, 128, 192, 3)
+    assert (frames(server, client, staged) == tiled).all()
+
+
+def test_the_node_says_its_tiles_and_their_seams(server, client, staged):
+    refine(staged, columns=2, rows=2, intervals=2, overlap=64, frame_overlap=8)
+    run = client.run(staged)
+    assert run.end == "execution_success", run.error
+    said = dict(run.texts)["refine"]
+    assert said.startswith("8 tiles (in time, down, across: 2 x 2 x 2), at most 128 x 96 pixels and 9 frames")
+    assert "Across their seams the latent changes" in said
+    apart = refine(staged, columns=2, mode="one by one", positions="local", sound="hold")
+    assert dict(client.run(apart).texts)["refine"].startswith("2 tiles (in time, down, across: 1 x 1 x 2)")
+
+
+def test_noise_scale_says_how_much_is_kept(server, client, staged):
+    before = frames(server, client, staged).astype(float)
+    change(refine(staged, noise_scale=0.1), LTX2AVRefine={"sigmas": ["sigmas", 0]})
+    little = frames(server, client, staged)
+    much = frames(server, client, change(staged, LTX2AVRefine={"noise_scale": 0.9}))
+    assert 0 < abs(little - before).mean() < abs(much - before).mean()
+
+
+def test_two_stages_are_their_parts(server, client, staged):
+    refine(staged, sigmas=["sigmas", 0])
+    del staged["refine"]["inputs"]["sigmas"]  # as the recipe has them
+    guidance = {"model": [node(staged, "LTX2AVLoadModel"), 0]}
+    parts = frames(server, client, staged)
+    given = staged["refine"]["inputs"] | {"latent": staged["upscale"]["inputs"]["latent"], "upscaler": ["upscaler", 0]}
+    assert guidance["model"] == given["model"]
+    add(staged, both=("LTX2AVTwoStage", given))
+    change(staged, LTX2AVDecode={"latent": ["both", 0]})
+    assert (frames(server, client, staged) == parts).all()
+
+
+def test_the_hosts_upscalers_work_as_ours(server, client, staged, upscalers):
+    change(staged, LTX2AVLoadUpscaler={"upscaler": SPATIAL})
+    ours = frames(server, client, staged).astype(int)
+    add(staged, upscaler=("LatentUpscaleModelLoader", {"model_name": SPATIAL}))
+    theirs = frames(server, client, staged).astype(int)
+    assert ours.shape == theirs.shape == (17, 128, 192, 3)
+    assert abs(ours - theirs).mean() < 1  # the host may compute in bfloat16
+
+
+def test_twice_the_frame_rate(server, client, staged, upscalers):
+    change(staged, LTX2AVLoadUpscaler={"upscaler": TEMPORAL}, SaveVideo={})
+    add(staged, upscale=("LTX2AVUpscaleTime", staged["upscale"]["inputs"]))
+    run = client.run(staged)
+    clip = Clip.of(server, run, node(staged, "SaveVideo"))
+    assert clip.fps == 48 and clip.frames.shape == (33, 64, 96, 3)
+    assert abs(clip.video_seconds - clip.audio_seconds) < 0.001
+    assert dict(run.texts)["upscale"] == "33 frames at 48 fps"
+
+
+def test_what_cannot_be_is_said(client, staged, upscalers):
+    change(staged, LTX2AVLoadUpscaler={"upscaler": TEMPORAL})
+    assert "enlarges time by 2, not space: connect it to LTX-2 Upscale in Time" in client.run(staged).error
+    change(staged, LTX2AVLoadUpscaler={"upscaler": SPATIAL})
+    refine(staged, columns=50)
+    assert "cannot be cut into (1, 1, 50) tiles" in client.run(staged).error
