@@ -9,23 +9,29 @@ from pathlib import Path
 
 import torch
 
+from .checkpoint import Models
 from .checkpoint.inspect import inspect
 from .checkpoint.text_cache import cache_folder
+from .checkpoint.upscaler import find_upscaler, open_upscaler
 from .checkpoint.versions import VERSIONS
+from .flags import add_flags, joined, read_material
 from .generate import generate, recipe_of
-from .geometry import ClipShape, exact_fps, nearest_frames
+from .geometry import ClipShape, exact_fps
+from .lora import compare, open_lora
+from .lora.stack import written
 from .memory import best_device, compute_dtype
 from .memory.machine import GIB, Machine, machine_named, pinnable, this_machine
 from .memory.pinned import ram
 from .memory.plan import plan
-from .memory.stages import FORMATS, Blueprint
+from .memory.stages import FORMATS, PASSES, Blueprint
 from .quantization import CASTS
-from .sampling import SAMPLERS, SCHEDULES, Guidance, passes_needed, recipe_for
+from .refine import SecondStage, find_distilled_lora
+from .sampling import SAMPLERS, SCHEDULES, Guidance, Recipe, Tiles, passes_needed, recipe_for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors are one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments))
     try:
         options.run(options)
     except KeyboardInterrupt:
@@ -45,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     clip = commands.add_parser("generate", help="make a clip from a prompt")
     clip.set_defaults(run=_generate)
-    clip.add_argument("--prompt", required=True)
+    clip.add_argument("--prompt", help="needed, unless there are --segments")
     clip.add_argument("--negative", help="what to avoid; default: the recipe of the model")
     clip.add_argument(
         "--output", type=Path, required=True, help="clip.mp4, sound.wav, sound.flac or a folder for pictures"
@@ -59,10 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     length = clip.add_mutually_exclusive_group()
     length.add_argument("--frames", type=int, help="8 k + 1")
     length.add_argument("--seconds", type=float, help="rounded to the nearest possible number of frames")
-    clip.add_argument("--fps", default="24", help="a number or a fraction such as 24000/1001 (default 24)")
+    clip.add_argument("--fps", help="a number or a fraction such as 24000/1001; default: as what is given, or 24")
+    add_flags(clip)
     clip.add_argument("--steps", type=int)
     clip.add_argument("--schedule", choices=SCHEDULES)
-    clip.add_argument("--sampler", choices=SAMPLERS, default="euler")
+    clip.add_argument("--sampler", choices=SAMPLERS, help="default: that of the recipe, mostly euler")
     clip.add_argument("--seed", type=int, default=0)
     for scale, meaning in _SCALES.items():
         flag = scale.replace("_", "-")
@@ -75,7 +82,39 @@ def _parser() -> argparse.ArgumentParser:
         choices=CASTS,
         help="of the transformer's weights in memory: fp8 takes a third less than bf16; default: as stored",
     )
+    clip.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:STRENGTH]",
+        help="a LoRA, repeatable; also PATH:STRENGTH:video=1,audio=0.5 with audio_to_video, video_to_audio, text",
+    )
+    clip.add_argument("--hq", action="store_true", help="few, precise steps; for the dev model of LTX-2.3")
+    clip.add_argument(
+        "--upscale",
+        type=float,
+        choices=(1.5, 2),
+        help="make the clip so many times smaller and enlarge its latent; width and height are those of the result",
+    )
+    clip.add_argument(
+        "--upscaler", type=Path, metavar="FILE", help="what enlarges it; default: found by name beside the checkpoint"
+    )
+    clip.add_argument(
+        "--temporal-upscaler", type=Path, metavar="FILE", help="twice as many frames per second, at the same speed"
+    )
+    clip.add_argument("--refine", action="store_true", help="a second stage, which puts detail into what was enlarged")
+    clip.add_argument(
+        "--tiles", type=_tiles, metavar="FxHxW", help="refine in so many tiles in time, down and across; default: auto"
+    )
+    clip.add_argument(
+        "--distilled-lora",
+        type=Path,
+        metavar="FILE",
+        help="for --refine and --hq with a dev model; default: found by name beside the checkpoint",
+    )
     clip.add_argument("--device", help="cuda, cpu, mps; default: the fastest")
+    clip.add_argument("--vram", type=float, metavar="GB", help="the most to take of the card; default: what is free")
+    clip.add_argument("--ram", type=float, metavar="GB", help="the most RAM to pin for streaming; default: half of it")
     clip.add_argument("--no-cache", action="store_true", help="encode the prompt even if it was encoded before")
 
     files = commands.add_parser("inspect", help="say what files are, and what they still need")
@@ -87,14 +126,18 @@ def _parser() -> argparse.ArgumentParser:
     ahead.add_argument("--checkpoint", nargs="+", help="as for generate")
     ahead.add_argument("--text-encoder", help="as for generate")
     ahead.add_argument("--version", choices=VERSIONS, help="plan for this release instead of files")
-    ahead.add_argument("--format", choices=FORMATS, default="bf16", help="of the release (default bf16)")
+    ahead.add_argument(
+        "--format", choices=FORMATS, help="of the release, or what files are cast to; default: bf16, as stored"
+    )
     ahead.add_argument("--distilled", action="store_true", help="plan for the distilled release")
     ahead.add_argument("--width", type=int)
     ahead.add_argument("--height", type=int)
     ahead.add_argument("--frames", type=int, help="8 k + 1")
     ahead.add_argument("--fps", default="24")
     ahead.add_argument("--steps", type=int)
-    ahead.add_argument("--passes", type=int, help="of a step, 1 to 4 (default: the recipe of the model)")
+    ahead.add_argument(
+        "--passes", type=int, choices=range(1, 5), help="of a step, 1 to 4 (default: the recipe of the model)"
+    )
     ahead.add_argument("--card", help='for example "RTX 4090"; default: this machine, which is measured for 0.3 s')
     ahead.add_argument("--vram", type=float, metavar="GB", help="of the card; default: what it has")
     ahead.add_argument("--ram", type=float, metavar="GB", help="of the machine; default: what this one has")
@@ -127,34 +170,72 @@ def _generate(options: argparse.Namespace) -> None:
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     if options.text_encoder is None and models.text_encoder is None:
         raise ValueError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
-    recipe = recipe_of(models)
-    fps = exact_fps(options.fps)
-    frames = options.frames
-    if options.seconds is not None:
-        frames = nearest_frames(options.seconds * fps)
-        print(f"{options.seconds:g} s at {options.fps} fps: {frames} frames.", file=sys.stderr)
+    loras = tuple((open_lora(path), strengths) for path, strengths in map(written, options.lora))
+    for lora, _ in loras:
+        print(compare(lora, models).line, file=sys.stderr)
+    recipe = recipe_of(models, options.hq)
+    material = read_material(options, loras)
+    if options.prompt is None and not material.segments:
+        raise ValueError("There is no prompt: say what is to be seen and heard with --prompt, or with --segments FILE.")
     with Bars() as bars:
         clip = generate(
             models,
-            options.prompt,
+            options.prompt or material.segments[0].prompt,
             options.negative,
-            width=options.width,
-            height=options.height,
-            frames=frames,
-            fps=fps,
-            sigmas=recipe.sigmas(options.steps, options.schedule),
+            width=material.width,
+            height=material.height,
+            frames=material.frames,
+            fps=material.fps,
+            given=material.given,
+            sound_only=options.sound_only,
+            windowing=material.windowing,
+            segments=material.segments,
+            resume=options.resume,
+            second=_second(options, models, recipe),
+            hq=options.hq,
+            steps=options.steps,
+            schedule=options.schedule,
             video=_guidance(options, "video", recipe.video),
             audio=_guidance(options, "audio", recipe.audio),
             sampler=options.sampler,
             seed=options.seed,
             format=options.format,
             device=options.device,
+            vram=None if options.vram is None else int(options.vram * GIB),
+            ram=None if options.ram is None else int(options.ram * GIB),
             cache=not options.no_cache,
             on_progress=bars.report,
             on_finding=bars.say,
+            loras=loras,
         )
         path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
     print(path)
+
+
+def _tiles(text: str) -> Tiles | None:
+    """From "2x2x3"; None for "auto"."""
+    if text == "auto":
+        return None
+    counts = [int(word) for word in text.lower().split("x")]
+    if len(counts) != 3:
+        raise ValueError
+    return Tiles(tuple(counts))
+
+
+def _second(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:
+    """What is to happen after sampling."""
+    space = options.upscaler and open_upscaler(options.upscaler)
+    if space is None and options.upscale is not None:
+        space = find_upscaler(models, options.upscale)
+    if space is not None and options.upscale not in (None, space.config.space):
+        raise ValueError(
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+        )
+    time = options.temporal_upscaler and open_upscaler(options.temporal_upscaler)
+    needs_lora = recipe.lora or (options.refine and recipe.refine.lora)
+    lora = open_lora(options.distilled_lora or find_distilled_lora(models)) if needs_lora else None
+    upscalers = tuple(file for file in (space, time) if file is not None)
+    return SecondStage(upscalers, options.refine, options.tiles, lora)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -163,18 +244,19 @@ def _plan(options: argparse.Namespace) -> None:
 
     machine, dtype, pinned = _machine(options)
     if options.version:
-        blueprint = Blueprint.of_version(options.version, options.format, dtype)
+        blueprint = Blueprint.of_version(options.version, options.format or "bf16", dtype)
         recipe = recipe_for(options.version, 48, options.distilled)
     else:
         models = open_models(options.checkpoint or "miniature", options.text_encoder)
         encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
-        blueprint, recipe = Blueprint.of_files(models, encoder, dtype), recipe_of(models)
+        cast_to = options.format if options.format in CASTS else None
+        blueprint, recipe = Blueprint.of_files(models, encoder, dtype, cast_to), recipe_of(models)
     size = options.width or recipe.width, options.height or recipe.height, options.frames or recipe.frames
     found = plan(
         blueprint,
         ClipShape(*size, exact_fps(options.fps)),
         machine=machine,
-        passes=options.passes or len(passes_needed([recipe.video, recipe.audio])),
+        passes=PASSES[: options.passes] if options.passes else passes_needed([recipe.video, recipe.audio]),
         steps=len(recipe.sigmas(options.steps)) - 1,
         stg_block=min(recipe.video.stg_blocks, default=0),
         ram=pinned,

@@ -107,7 +107,7 @@ def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
 
 def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
     """Write an upscaler of the miniatures' latents into ``folder``; ``kind`` is what its config says of scales."""
-    section = {"dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
+    section = {"in_channels": 128, "dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
     upscaler_config = UpscalerConfig.from_json(section)
     with torch.device("meta"):
         upscaler = Upscaler(upscaler_config)

@@ -2,23 +2,59 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .codec import AudioDecode, Decode, VideoDecode, Vocoder
+from .codec import AudioDecode, Decode, Encode, VideoDecode, Vocoder
+from .condition import (
+    AudioToVideo,
+    ImageCondition,
+    Inpaint,
+    Keyframes,
+    ReferenceAudio,
+    ReferenceVideo,
+    Retake,
+    VideoToAudio,
+)
 from .guidance import GuidanceNode, Recipe
-from .latents import EmptyLatent
+from .latents import EmptyLatent, Extend
 from .load import LoadGemma, LoadModel
+from .long import LongVideo, SegmentNode
+from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
+from .plan import MemoryPlan
+from .refine import LoadUpscaler, RefineNode, TwoStage, Upscale, UpscaleTime
 from .sample import Sample, Schedule
 from .text import GemmaTextEncode, ThinkingTokens
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
     LoadGemma,
+    LoadLora,
+    LoadLoraAdvanced,
+    LoraStack,
+    LoadICLora,
+    LoadUpscaler,
+    MemoryPlan,
     GemmaTextEncode,
     ThinkingTokens,
     EmptyLatent,
+    Encode,
+    Extend,
+    ImageCondition,
+    Keyframes,
+    AudioToVideo,
+    VideoToAudio,
+    ReferenceAudio,
+    ReferenceVideo,
+    Retake,
+    Inpaint,
     Schedule,
     Recipe,
     GuidanceNode,
+    LongVideo,
+    SegmentNode,
     Sample,
+    Upscale,
+    UpscaleTime,
+    RefineNode,
+    TwoStage,
     VideoDecode,
     AudioDecode,
     Vocoder,

@@ -6,10 +6,12 @@ import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import comfy.cli_args
 import comfy.model_management as mm
@@ -22,8 +24,15 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
+from ..ltx2_core.checkpoint.text_cache import cache_folder
 from ..ltx2_core.health import Finding
-from ..ltx2_core.memory import Store
+from ..ltx2_core.lora import Adapted, Stack
+from ..ltx2_core.memory import PinnedMemory, Store
+from ..ltx2_core.memory.link import link_to
+from ..ltx2_core.memory.machine import Machine, pinnable, this_machine
+from ..ltx2_core.memory.pinned import ram
+from ..ltx2_core.memory.plan import Plan, Stage, place, refusal
+from ..ltx2_core.memory.stages import Need
 
 log = logging.getLogger("ltx2-av")
 
@@ -73,6 +82,9 @@ def fingerprint(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 # ------------------------------------------------------------------------------------------------------------- the card
 
+# Pinned memory is counted by the host, together with its own.
+PINNED = PinnedMemory(pin=mm.pin_memory, unpin=mm.unpin_memory)
+
 DEVICES = {"transformer": mm.get_torch_device, "text": mm.text_encoder_device, "vae": mm.vae_device}
 
 
@@ -93,6 +105,30 @@ def dtype_for(role: str, parameters: int) -> torch.dtype:
     return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
 
 
+def machine(device: torch.device) -> Machine:
+    """How fast the card is and how much it holds; measured once, then remembered."""
+    return this_machine(device, folder=cache_folder())
+
+
+def room(device: torch.device, plan: Plan | None = None) -> int:
+    """Bytes of ``device`` that a stage may take once the host has sent away what it can; at most what ``plan`` says."""
+    known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
+    loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
+    found = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
+    return found if plan is None else min(found, plan.budget)
+
+
+def may_pin(plan: Plan | None = None) -> int:
+    """Bytes of RAM that may be pinned; at most what ``plan`` says."""
+    return pinnable(*ram()) if plan is None else min(plan.ram, pinnable(*ram()))
+
+
+def kept(what: str) -> Path | None:
+    """The folder for what can be made again but took long; None if nothing is to be kept."""
+    root = cache_folder()
+    return None if root is None else root / what
+
+
 class LTX2Weights(nn.Module):
     """What a patcher takes for its model. It holds nothing but the store, once there is one."""
 
@@ -102,14 +138,21 @@ class LTX2Weights(nn.Module):
 
 
 class StorePatcher(comfy.model_patcher.ModelPatcher):
-    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink."""
+    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink.
+
+    ``ceiling`` is how many bytes the running stage wants of the card at most; None is the whole network.
+    """
+
+    ceiling: int | None = None
 
     @property
     def store(self) -> Store | None:
         return self.model.store
 
     def model_size(self) -> int:
-        return self.store.wanted_bytes if self.store else 0
+        if self.store is None:
+            return 0
+        return self.store.wanted_bytes if self.ceiling is None else min(self.ceiling, self.store.wanted_bytes)
 
     def loaded_size(self) -> int:
         return self.store.card_bytes if self.store else 0
@@ -121,7 +164,8 @@ class StorePatcher(comfy.model_patcher.ModelPatcher):
         if self.store is None:
             return 0
         before = self.loaded_size()
-        self.store.set_budget(max(0, int(before + extra_memory)))  # may be negative, or 1e32
+        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
+        self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
@@ -150,7 +194,31 @@ class Network:
         self.name, self.dtype, self.device = name, dtype, device_for(role)
         self._build, self._source = build, source
         self.patcher = StorePatcher(LTX2Weights(), self.device, torch.device("cpu"))
+        self._take(())
         self._known.add(self)
+
+    def with_loras(self, loras: Stack) -> "Network":
+        """The same weights, which run with ``loras``."""
+        other = copy(self)
+        other._take(loras)
+        return other
+
+    def _take(self, loras: Stack) -> None:
+        self._loras = loras
+        self._adapted: WeakKeyDictionary[nn.Module, Adapted] = WeakKeyDictionary()
+
+    def adapted(self) -> Adapted:
+        """What the LoRAs do to the network as it is built now."""
+        network = self.built().network
+        if network not in self._adapted:
+            # On a CPU weights lie where they are used, and a changed one would be a second copy.
+            fuse = not mm.is_device_cpu(self.device)
+            self._adapted[network] = Adapted(network, self._loras, self.name, fuse=fuse)
+        return self._adapted[network]
+
+    def at(self, sigma: float, step: int) -> None:
+        """From now on the schedules of LoRAs are at this moment of a run."""
+        self.adapted().at(sigma, step)
 
     def built(self) -> Store:
         """The store of the network, which is built now if it has not been before."""
@@ -161,7 +229,7 @@ class Network:
             network = self._build()
             for block in _blocks(network):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-            weights.store = Store(network, self.device)
+            weights.store = Store(network, self.device, link=link_to(self.device, PINNED))
             dtype = str(self.dtype).removeprefix("torch.")
             size = weights.store.wanted_bytes / 1e6
             log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._source, dtype, self.device, size)
@@ -176,12 +244,52 @@ class Network:
 
 
 @contextmanager
-def use(*networks: Network, scratch: int) -> Iterator[list[Any]]:
-    """The networks, ready to run, with ``scratch`` bytes for their work; the first gets what the others leave."""
-    stores = [network.built() for network in networks]
-    mm.load_models_gpu([network.patcher for network in networks], memory_required=scratch)
+def use(*networks: Network, need: Need, plan: Plan | None = None) -> Iterator[list[Any]]:
+    """The networks, ready to run the stage whose ``need`` this is; the first gets what the others leave.
+
+    Never takes more than ``plan`` allows. Raises ValueError if the stage does not fit the card.
+    """
+    stores, adapted = [network.built() for network in networks], [network.adapted() for network in networks]
+    need = replace(need, inputs=need.inputs + sum(each.card_bytes for each in adapted))
+    for store, each in zip(stores, adapted):
+        store.patch(each.changes)
+    first, *others = networks
+    if (stage := _placed(first.device, need, plan)) is None:
+        first.patcher.ceiling = None
+    else:
+        stores[0].stream_by(stage.unit, stage.slots or 2)
+        first.patcher.ceiling = stage.weight_budget - sum(network.patcher.model_size() for network in others)
+    mm.load_models_gpu([network.patcher for network in networks], memory_required=need.scratch)
     with ExitStack() as stack:
+        for each in adapted:
+            stack.enter_context(each.use())
         yield [stack.enter_context(store.use()) for store in stores]
+
+
+def _placed(device: torch.device, need: Need, plan: Plan | None) -> Stage | None:
+    """Where the weights of a stage will be; None on a CPU, where they are used where they lie."""
+    if mm.is_device_cpu(device):
+        return None
+    available = room(device, plan)
+    stage = place(need, machine(device), available, may_pin(plan))
+    if stage is None:
+        raise ValueError(refusal(need, available))
+    return stage
+
+
+def patcher_of(network: Any) -> comfy.model_patcher.ModelPatcher:
+    """A network of the host's own as it moves it; older loaders hand out the network itself, which then keeps one."""
+    if isinstance(network, comfy.model_patcher.ModelPatcher):
+        return network
+    if not hasattr(network, "ltx2av_patcher"):
+        patcher = comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), torch.device("cpu"))
+        network.ltx2av_patcher = patcher
+    return network.ltx2av_patcher
+
+
+def load(patcher: comfy.model_patcher.ModelPatcher, scratch: int) -> None:
+    """Let the host bring a network of its own to where it runs, with this much room for its work."""
+    mm.load_models_gpu([patcher], memory_required=scratch)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

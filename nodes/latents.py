@@ -9,22 +9,31 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core import latents
+from ..ltx2_core.conditioning import Begin, prepare
+from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.encoding import only
 from ..ltx2_core.geometry import (
     AUDIO_BINS,
     AUDIO_CHANNELS,
     AUDIO_RATE,
+    SPACE_SCALE,
+    TIME_SCALE,
     VIDEO_CHANNELS,
     ClipShape,
     exact_fps,
     nearest_frames,
     nearest_size,
 )
+from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent
 from . import host
 
 Latent = dict[str, Any]
 
 USUAL_FPS = Fraction(24)
+SEAMS = "ltx2av_seams"  # beside a latent: its size, and where its tiles meet, in frames and pixels
+
+STREAMS_OF = {"picture and sound": STREAMS, "picture only": ("video",), "sound only": ("audio",)}
 
 
 class EmptyLatent(io.ComfyNode):
@@ -90,6 +99,14 @@ class EmptyLatent(io.ComfyNode):
                     advanced=True,
                     tooltip="How many clips to make at once. Each one needs its own memory.",
                 ),
+                io.Combo.Input(
+                    "streams",
+                    options=list(STREAMS_OF),
+                    optional=True,
+                    advanced=True,
+                    tooltip="sound only makes no picture, which is much faster: connect the sampler to LTX-2 Audio VAE "
+                    "Decode. Width and height do not matter then.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -103,7 +120,14 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, width: int, height: int, frames: int, fps: float, seconds: float = 0.0, batch_size: int = 1
+        cls,
+        width: int,
+        height: int,
+        frames: int,
+        fps: float,
+        seconds: float = 0.0,
+        batch_size: int = 1,
+        streams: str = "picture and sound",
     ) -> io.NodeOutput:
         rate = exact_fps(fps)
         length = float(seconds * rate) if seconds > 0 else frames
@@ -114,8 +138,64 @@ class EmptyLatent(io.ComfyNode):
         snapped = [f"{it} {asked[it]} became {made[it]}, {rule}" for it, rule in rules.items() if asked[it] != made[it]]
         size = f"{clip.width} x {clip.height}, {clip.frames} frames, {float(clip.seconds):.2f} s at {fps:g} fps"
         host.say(cls.hidden.unique_id, "; ".join([size, *snapped]))
-        empty = latents.empty(clip, batch_size).map(host.handed_out)
+        empty = only(latents.empty(clip, batch_size), STREAMS_OF[streams]).map(host.handed_out)
         return io.NodeOutput(renewed({"fps": rate}, empty), clip.frames, float(rate))
+
+
+class Extend(io.ComfyNode):
+    """A longer latent, whose beginning is given."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LTX2AVExtend",
+            display_name="LTX-2 Extend",
+            category="LTX-2/latent",
+            description="Makes a latent longer: what it has stays, and the sampler goes on from there, in picture and "
+            "sound. Connect LTX-2 Long Video to the sampler where the whole is more than the model makes at once.",
+            search_aliases=["extend video", "continue", "longer", "outpaint time", "next shot"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Latent.Input(
+                    "latent", tooltip="What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=2.0,
+                    min=0.1,
+                    max=3600.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How much longer it becomes, rounded to a possible number of frames.",
+                ),
+                fps_input(
+                    "Frames per second, for a latent that does not say it. 0 means: as the latent says, else 24."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="av_latent",
+                    tooltip="The beginning as it was, then room for what is new; a mask tells the sampler.",
+                ),
+                io.Int.Output(display_name="frames", tooltip="How long it is now, in frames."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent: Latent, seconds: float, fps: float = 0.0) -> io.NodeOutput:
+        content, rate = streams(latent), fps_of(latent, fps)
+        clip = shape_of(content, rate)
+        frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * rate)) - 1)
+        longer = ClipShape(clip.width, clip.height, frames, rate)
+        batch = len(next(iter(content.streams().values())))
+        given = [Begin(name, x) for name, x in content.streams().items()]
+        state = prepare(only(latents.empty(longer, batch), content.streams()), rate, given)
+        whole = state.map(lambda each: each.unpacked(each.latent))
+        mask = state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1])
+        host.say(cls.hidden.unique_id, f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
+        masks = renewed({}, mask)["samples"]
+        extended = renewed(latent | {"fps": rate}, whole.map(host.handed_out)) | {"noise_mask": masks}
+        return io.NodeOutput(extended, frames)
 
 
 def streams(latent: Latent) -> AVLatent:
@@ -137,6 +217,15 @@ def renewed(latent: Latent, content: AVLatent) -> Latent:
     """A copy of ``latent`` with other content; whatever else is written in it stays."""
     tensors = list(content.streams().values())
     return latent | {"samples": host.nested(*tensors) if len(tensors) == 2 else tensors[0]}
+
+
+def seams_of(latent: Latent) -> Seams:
+    """Watches the frames of a LATENT for lines where its tiles meet, if it was refined in tiles."""
+    size, lines = latent.get(SEAMS, (None, None))
+    video = streams(latent).video
+    if video is None or lines is None or tuple(video.shape[2:]) != size:  # it may have been cropped since
+        lines = ((), (), ())
+    return Seams(*lines)
 
 
 def fps_input(tooltip: str) -> io.Float.Input:
@@ -167,6 +256,14 @@ def clip_of(latent: Latent, chosen: float = 0.0) -> ClipShape | None:
     """The clip that a LATENT will be; None if it has no picture."""
     video = streams(latent).video
     return None if video is None else ClipShape.of_latent(video, fps_of(latent, chosen))
+
+
+def shape_of(content: AVLatent, fps: Fraction) -> ClipShape:
+    """The clip that ``content`` is; of a sound alone, one whose picture would be as small as can be."""
+    if content.video is not None:
+        return ClipShape.of_latent(content.video, fps)
+    assert content.audio is not None
+    return ClipShape(SPACE_SCALE, SPACE_SCALE, nearest_frames(float(content.audio.shape[2] / AUDIO_RATE * fps)), fps)
 
 
 def unequal_lengths(content: AVLatent, fps: Fraction) -> str | None:

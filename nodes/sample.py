@@ -1,16 +1,23 @@
 """How do we get from noise to a clip?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.generate import needs_negative, sample
+from ..ltx2_core.conditioning import Inpaint, Item, prepare
+from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
 from ..ltx2_core.latents import NOISE_ORDERS
-from ..ltx2_core.memory import scratch
+from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_long
+from ..ltx2_core.lora.stack import files_of
+from ..ltx2_core.memory import stages
+from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.sampling import (
+    NEUTRAL,
     SAMPLERS,
     SCHEDULES,
     AnyGuidance,
@@ -20,12 +27,14 @@ from ..ltx2_core.sampling import (
     passes_needed,
     schedules,
 )
-from ..ltx2_core.transformer import TransformerConfig
+from ..ltx2_core.sampling.windows import Segment, prompt_of
 from . import host, preview
+from .condition import Chain, items
 from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
-from .latents import Latent, fps_input, fps_of, mask_of, renewed, streams, unequal_lengths
+from .latents import Latent, fps_input, fps_of, mask_of, renewed, shape_of, streams, unequal_lengths
+from .long import LongClip
 from .text import Conditioning, contexts, frame_rate
-from .types import GuidanceType, LoadedModel, Model, StreamGuidance
+from .types import Conditions, GuidanceType, LoadedModel, Model, StreamGuidance, Windows, plan_input
 
 CUSTOM = "custom"
 LAST_STEP = "ltx2av_last_step"  # of a sampler that stopped before the end, beside its latent
@@ -246,6 +255,17 @@ class Sample(io.ComfyNode):
                     tooltip="Computes the prompt and the negative prompt as one batch. Faster for small clips on large "
                     "cards, but needs more memory.",
                 ),
+                plan_input(),
+                Conditions.Input(
+                    "conditions",
+                    optional=True,
+                    tooltip="What is given: pictures, sound, a video, what to keep. From the LTX-2 condition nodes.",
+                ),
+                Windows.Input(
+                    "windows",
+                    optional=True,
+                    tooltip="From LTX-2 Long Video: makes the clip window by window, however long it is.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -281,6 +301,9 @@ class Sample(io.ComfyNode):
         add_noise: bool = True,
         noise_order: str = "official",
         batched_passes: bool = False,
+        plan: Plan | None = None,
+        conditions: Chain = (),
+        windows: LongClip | None = None,
     ) -> io.NodeOutput:
         if guidance is None:
             blocks = blocks_of(stg_blocks, model.models)
@@ -293,7 +316,18 @@ class Sample(io.ComfyNode):
                     )
                 )
             )
-        both = (guidance.video, guidance.audio)
+        begin = streams(latent)
+        rate = fps_of(latent, fps, otherwise=frame_rate(positive))
+        if sentence := unequal_lengths(begin, rate):
+            host.say(cls.hidden.unique_id, sentence)
+        shape, mask = shape_of(begin, rate), mask_of(latent, begin)
+        given: list[Item] = [Inpaint(stream, each) for stream, each in mask.streams().items()] if mask else []
+        given += items(model, conditions, shape, begin.streams(), plan)
+        state = prepare(begin, rate, given)
+        if not state.free:
+            raise ValueError("Everything in this latent is given and stays, so there is nothing to make.")
+
+        both = [getattr(guidance, name) if name in state.free else NEUTRAL for name in STREAMS]
         guided = needs_negative(sampler, *both)
         if guided and negative is None:
             raise ValueError(
@@ -302,51 +336,80 @@ class Sample(io.ComfyNode):
             )
         if model.models.distilled and len(passes_needed(both)) > 1:
             host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
-        taken = schedules.part(sigmas.tolist(), start_step, end_step or None)
+        taken, cut = schedules.part(sigmas.tolist(), start_step, end_step or None), []
+        prompts = [(0.0, positive), *(windows.segments if windows else ())]
+        script = [Segment(start, str(number)) for number, (start, _) in enumerate(prompts)]
+        encoded = {each.prompt: contexts(model, prompt) for each, (_, prompt) in zip(script, prompts)}
+        unwanted = contexts(model, negative) if guided and negative is not None else None
+        if windows is not None:
+            if start_step or end_step or not add_noise:
+                raise ValueError(
+                    "Windows are made from beginning to end: set start_step and end_step to 0, add_noise on."
+                )
+            cut = windows.windowing.cut(shape.frames, rate)
 
-        given = streams(latent)
-        mask = mask_of(latent, given)
-        rate = fps_of(latent, fps, otherwise=frame_rate(positive))
-        if sentence := unequal_lengths(given, rate):
-            host.say(cls.hidden.unique_id, sentence)
-        prompts = [contexts(model, each) for each in (positive, negative if guided else None) if each is not None]
         transformer = model.network("transformer")
-        config = TransformerConfig.from_json(model.models.config["transformer"])
-        passes = passes_needed(both, len(given.streams()) == 2, SAMPLERS[sampler].needs_negative)
-        room = scratch.sampling(config, given, transformer.dtype, len(passes))
+        passes = passes_needed(both, len(begin.streams()) == 2, SAMPLERS[sampler].needs_negative)
+        size, steps = extent(state, cut), (len(taken) - 1) * max(1, len(cut))
+        if batched_passes and "negative" in passes:  # as if all passes were as large as the one for both prompts
+            size, passes = replace(size, batch=2 * size.batch), [name for name in passes if name != "negative"]
+        need = stages.sampling(model.blueprint(), size, tuple(passes), steps)
         last = latent.get(LAST_STEP)
         final: Step | None = None
 
-        def on_step(done: int, total: int, step: Step) -> None:
-            nonlocal final
-            final = step
-            watch(done, total, step)
+        def shown(before: int = 0) -> OnStep:
+            def on_step(done: int, total: int, step: Step) -> None:
+                nonlocal final
+                final = step
+                watch(before + done, steps, step)
 
-        with host.use(transformer, *preview.networks(model, given), scratch=room) as (network, *decoder):
-            watch = preview.watch(cls.hidden.unique_id, model, rate, len(taken) - 1, *decoder)
-            result = sample(
+            return on_step
+
+        with host.use(transformer, *preview.networks(model, begin), need=need, plan=plan) as (network, *decoder):
+            watch = preview.watch(cls.hidden.unique_id, model, rate, steps, *decoder)
+            make = partial(
+                sample,
                 network,
-                given.to(transformer.device),
                 fps=rate,
                 sigmas=taken,
-                contexts=prompts[0],
-                negative=prompts[1] if guided else None,
-                video=guidance.video,
-                audio=guidance.audio,
+                negative=unwanted,
+                video=both[0],
+                audio=both[1],
                 sampler=sampler,
-                seed=seed,
                 noise_order=noise_order,
                 add_noise=add_noise,
                 first_step=start_step,
                 last=None if last is None else last.to(transformer.device),
-                mask=None if mask is None else mask.to(transformer.device),
                 batched=batched_passes,
                 dtype=transformer.dtype,
-                on_step=on_step,
+                at=transformer.at,
             )
+            begin = begin.to(transformer.device)
+            if windows is None:
+                result = make(begin, contexts=encoded["0"], seed=seed, items=given, on_step=shown())
+            else:
+                settings = (
+                    *(model.models.files, files_of(model.loras), taken, both, sampler, seed, noise_order),
+                    *(transformer.dtype, unwanted),
+                )
+                result = sample_long(
+                    lambda window, begin, items: make(
+                        begin,
+                        contexts=encoded[prompt_of(window, script)],
+                        seed=seed + window.number,
+                        items=items,
+                        on_step=shown(window.number * (len(taken) - 1)),
+                    ),
+                    prepare(begin, rate, given),
+                    windows.windowing,
+                    cut,
+                    WindowCache(host.kept("windows") if windows.resume else None, fingerprint(*settings)),
+                    settings=lambda window: fingerprint(encoded[prompt_of(window, script)]),
+                )
         if taken[-1] == 0:
             host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))
-        kept = {"fps": rate, LAST_STEP: None if taken[-1] == 0 or final is None else final.to("cpu")}
+        unfinished = None if taken[-1] == 0 or windows is not None else final
+        kept = {"fps": rate, LAST_STEP: None if unfinished is None else unfinished.to("cpu")}
         return io.NodeOutput(renewed(latent | kept, result.map(host.handed_out)))
 
 

@@ -7,11 +7,21 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.text_cache import text_cache
-from ..ltx2_core.memory import scratch
+from ..ltx2_core.lora.stack import text_changes
+from ..ltx2_core.memory import stages
+from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.sampling.recipes import NEGATIVE
-from ..ltx2_core.text import ConnectorConfig, Contexts, Features, TextFeaturesConfig, connect, encode_prompts
+from ..ltx2_core.text import (
+    ConnectorConfig,
+    Contexts,
+    Features,
+    TextFeaturesConfig,
+    connect,
+    extract_features,
+    read_prompts,
+)
 from . import host
-from .types import Gemma, LoadedGemma, LoadedModel, Model
+from .types import Gemma, LoadedGemma, LoadedModel, Model, plan_input
 
 # The host's mark of a CONDITIONING that has not been through the connectors.
 UNPROCESSED = "unprocessed_ltxav_embeds"
@@ -64,6 +74,7 @@ class GemmaTextEncode(io.ComfyNode):
                     tooltip="Keeps encoded prompts on disk (at most 1 GB), so that a repeated prompt never loads "
                     "Gemma, also after a restart. The prompts themselves are not written down.",
                 ),
+                plan_input(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="What the prompt says to both streams."),
@@ -73,25 +84,35 @@ class GemmaTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, gemma: LoadedGemma, prompt: str, negative: str, keep_encoded: bool = True
+        cls,
+        model: LoadedModel,
+        gemma: LoadedGemma,
+        prompt: str,
+        negative: str,
+        keep_encoded: bool = True,
+        plan: Plan | None = None,
     ) -> io.NodeOutput:
-        prompts, dtype = [prompt, negative], gemma.network.dtype
-        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components=["text_features"])
+        prompts, dtype, components = [prompt, negative], gemma.network.dtype, ["text_features"]
+        changes = text_changes(model.loras, components)
+        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components, changes)
         found = [kept.find(each) for each in prompts]
         encoded = [each["features"] for each in found if each is not None]
         if len(encoded) < len(prompts):
-            encoded = _encoded(model, gemma, prompts)
+            encoded = _encoded(model, gemma, prompts, plan)
             for each, features in zip(prompts, encoded):
                 kept.keep(each, features=features)
         return io.NodeOutput(*([[host.handed_out(each), {UNPROCESSED: True}]] for each in encoded))
 
 
-def _encoded(model: LoadedModel, gemma: LoadedGemma, prompts: list[str]) -> list[Tensor]:
+def _encoded(model: LoadedModel, gemma: LoadedGemma, prompts: list[str], plan: Plan | None) -> list[Tensor]:
     """The features of all prompts as CONDITIONING carries them."""
-    tokenizer, features = gemma.tokenizer, model.network("text_features", gemma.network.dtype)
-    room = scratch.text_encoding(gemma.config, len(prompts), gemma.network.dtype)
-    with host.use(gemma.network, features, scratch=room) as (encoder, projection):
-        return [each.joined() for each in encode_prompts(encoder, tokenizer, projection, prompts)]
+    reading_need, projecting_need = stages.prompt(model.blueprint(gemma), len(prompts))
+    with host.use(gemma.network, need=reading_need, plan=plan) as (encoder,):
+        reading = read_prompts(encoder, gemma.tokenizer, prompts)
+    with host.use(model.network("text_features", gemma.network.dtype), need=projecting_need, plan=plan) as (
+        projection,
+    ):
+        return [each.joined() for each in extract_features(projection, reading)]
 
 
 class ThinkingTokens(io.ComfyNode):
@@ -160,8 +181,8 @@ def _is_processed(tensor: Tensor, extras: dict[str, Any], width: int) -> bool:
 def _connected(model: LoadedModel, features: Features) -> Contexts:
     video, audio = model.network("video_connector"), model.network("audio_connector")
     features = Features(*(x.to(video.device, video.dtype) for x in (features.video, features.audio)))
-    room = scratch.connecting(_connector(model, "video"), video.dtype)
-    with host.use(video, audio, scratch=room) as (video_connector, audio_connector):
+    (need,) = stages.connectors(model.blueprint(), 1)
+    with host.use(video, audio, need=need) as (video_connector, audio_connector):
         return connect(features, video_connector, audio_connector)
 
 

@@ -96,7 +96,8 @@ class Models:
 
     def unknown(self, file: TensorFile) -> list[str]:
         """Keys of ``file`` that no component knows."""
-        return [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
+        unclaimed = [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
+        return [key for key in unclaimed if not key.endswith("scaled_fp8")]  # ComfyUI's word on a file as a whole
 
 
 def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str | Path | None = None) -> Models:

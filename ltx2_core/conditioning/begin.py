@@ -11,7 +11,10 @@ from .state import State, tokens
 
 @dataclass(frozen=True, eq=False)
 class Begin:
-    """A stream that begins as ``latent``; where that ends before the clip does, it is kept, and what follows is new."""
+    """A stream that begins as ``latent``; where that ends before the clip does, it is kept, and what follows is new.
+
+    In a clip that has a content already, as in a second stage, it is only what is kept, wherever something is.
+    """
 
     stream: str
     latent: Tensor  # (B or 1, C, F, H, W) or (B or 1, C, T, M)
@@ -26,7 +29,9 @@ class Begin:
             )
         given, own = tokens(self.latent[:, :, :length]).to(state.latent), state.own(state.latent).clone()
         own[:, : given.shape[1]] = given
-        begun = replace(state, latent=state.with_own(state.latent, own), clean=state.with_own(state.clean, own))
+        begun = replace(state, clean=state.with_own(state.clean, own))
+        if not state.own(state.latent).any():
+            begun = replace(begun, latent=state.with_own(state.latent, own))
         if given.shape[1] == own.shape[1]:
             return begun
         generated = torch.ones_like(own[..., :1])

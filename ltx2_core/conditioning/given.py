@@ -6,6 +6,7 @@ It becomes items when the size of the clip is known; each stage of a clip does t
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from typing import Protocol
 
 import torch
@@ -55,14 +56,16 @@ def items_of(given: Iterable[Given], shape: ClipShape, streams: Collection[str],
 
 @dataclass(frozen=True, eq=False)
 class Footage:
-    """Pictures in a row: a tensor (F, H, W, 3) in 0..1, of which each is one frame of the clip, or a video file.
+    """Pictures in a row: a tensor (F, H, W, 3) in 0..1, or a video file, from ``start`` seconds on.
 
-    A file is read as it is needed, at the frame rate of the clip, from ``start`` seconds on.
+    A file is read as it is needed, at the frame rate of the clip. A tensor may have a rate of its own, ``fps``; else
+    each picture is one frame of the clip.
     """
 
     source: Tensor | Source
     start: float = 0.0
     seconds: float | None = None  # None: to the end of the file
+    fps: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
         """Width and height."""
@@ -76,17 +79,20 @@ class Footage:
     def count(self, fps: Fraction) -> int:
         """How many frames there are at ``fps``."""
         if isinstance(self.source, Tensor):
-            return len(self.source)
+            return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
         lasting = probe(self.source).seconds
         if lasting is None:
             raise ValueError("This video does not say how long it is: save it anew, for example as MP4.")
-        rest = float(lasting) - self.start
-        return round((rest if self.seconds is None else min(rest, self.seconds)) * fps)
+        rest = lasting - Fraction(self.start).limit_denominator(1_000_000)
+        rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
+        return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """The first ``frames`` (F, H, W, 3); the last picture stays where a file ends a little before it said."""
         if isinstance(self.source, Tensor):
-            yield self.source[:frames]
+            rate, last = (self.fps or fps) / fps, len(self.source) - 1
+            nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
+            yield self.source[:frames] if rate == 1 else self.source[nearest]
             return
         missing = frames
         for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
@@ -242,7 +248,7 @@ class Beginning:
     footage: Footage
     sound: Recording | None = None
 
-    def items(self, shape: ClipShape, streams: Collection[str], encode: Encoders) -> Iterator[Item]:
+    def items(self, shape: ClipShape, streams: Collection[str], encode: Encoders) -> "Iterator[Begin]":
         frames = whole(min(self.footage.count(shape.fps), shape.frames))
         own = ClipShape(shape.width, shape.height, frames, shape.fps)
         read = self.footage.fitted(own.fps, frames, own.width, own.height)
@@ -253,14 +259,18 @@ class Beginning:
 
 @dataclass(frozen=True)
 class RetakeRange:
-    """Makes anew what lies between two times, in seconds, in some of the streams; the others stay as they are."""
+    """Makes anew what lies between two times, in seconds, in some of the streams; the others stay as they are.
+
+    Of a clip that had only some streams, ``among`` says which; one that it had not is made as a whole.
+    """
 
     start: float
     end: float
     streams: Collection[str] = STREAMS
+    among: Collection[str] = STREAMS
 
     def items(self, shape: ClipShape, streams: Collection[str], encode: Encoders) -> Iterator[Item]:
-        for stream in STREAMS:
+        for stream in self.among:
             if stream in streams:
                 yield Retake(stream, self.start, self.end) if stream in self.streams else Frozen(stream)
 

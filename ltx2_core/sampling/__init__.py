@@ -2,9 +2,10 @@
 
 from .denoiser import Denoiser, Network
 from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma, passes_needed
-from .recipes import Recipe, recipe_for
+from .recipes import Recipe, Refine, recipe_for
 from .samplers import SAMPLERS, Step, euler
 from .schedules import SCHEDULES, ltx2
+from .tiles import TiledNetwork, Tiles, one_by_one, runs
 
 __all__ = [
     "NEUTRAL",
@@ -16,9 +17,14 @@ __all__ = [
     "GuidanceBySigma",
     "Network",
     "Recipe",
+    "Refine",
     "Step",
+    "TiledNetwork",
+    "Tiles",
     "euler",
     "ltx2",
+    "one_by_one",
     "passes_needed",
     "recipe_for",
+    "runs",
 ]

@@ -17,7 +17,7 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
 from ltx2_core.generate import sample
 from ltx2_core.latents import AVLatent
-from ltx2_core.memory import Store
+from ltx2_core.memory import Store, plan, residency
 from ltx2_core.memory.link import Plain
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.text import Contexts
@@ -53,6 +53,39 @@ def test_the_same_seed_gives_the_same_clip(models):
     first, again, other = (ltx2.generate(models, "x", seed=seed, **SMALL).latent for seed in (1, 1, 2))
     assert torch.equal(first.video, again.video) and torch.equal(first.audio, again.audio)
     assert not torch.equal(first.video, other.video)
+
+
+def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(models, monkeypatch):
+    """Every network of every stage, streamed part by part through a ring for one."""
+    calls = {"cache": False, "device": "cpu"}
+    expected = ltx2.generate(models, "x", **SMALL, **calls)
+    frames, placed, taken = expected.frames, [], []
+
+    def tightest(need, machine, budget, ram):
+        weights = need.weights
+        least = need.scratch + weights.part_rest + max(weights.parts, default=0)
+        placed.append(plan.place(need, machine, least, ram))
+        return placed[-1]
+
+    class Watched(Store):
+        def _visit(self, *args, **kwargs):
+            taken.append((placed[-1].need.name, self.card_bytes, placed[-1].weight_budget))
+            return super()._visit(*args, **kwargs)
+
+    monkeypatch.setattr(residency, "place", tightest)
+    monkeypatch.setattr(residency, "Store", Watched)
+    clip = ltx2.generate(models, "x", vram=2**30, **SMALL, **calls)
+    assert torch.equal(clip.frames, frames) and torch.equal(clip.waveform, expected.waveform)
+    stages = {stage.need.name: stage for stage in placed}
+    assert list(stages) == ["prompt", "features", "connectors", "sampling", "mel", "sound", "frames"]
+    assert {name for name, stage in stages.items() if stage.slots == 1} == stages.keys() - {"features"}
+    assert taken and [each for each in taken if each[1] > each[2]] == []  # (stage, bytes on the card, budget)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
+    monkeypatch.setattr("ltx2_core.run.build", None)
+    with pytest.raises(ValueError, match=r"sampling does not fit 0.3 GB, .* it needs"):
+        ltx2.generate(models, "x", vram=2**28, device="cpu", cache=False)
 
 
 @pytest.fixture(scope="module")

@@ -289,3 +289,16 @@ def test_a_short_clip_has_no_seams():
     watch = Seams([], [], [])
     watch.see(torch.rand(1, 1, 32, 32, 3))
     assert watch.measure() == 1
+
+
+def test_seams_of_a_latent_are_seen_near_its_edge():
+    """Few cells, of which two on either side are compared, or as many as there are."""
+    smooth = torch.linspace(0, 1, 6).view(1, 1, 6, 1, 1).expand(1, 3, 6, 4, 8)
+    stepped = smooth.clone()
+    stepped[:, :, 1:] += 0.5
+    found = []
+    for latent in (smooth, stepped):
+        watch = Seams([2], [1], [], beside=2)
+        watch.see(latent)
+        found.append(watch.measure())
+    assert found[0] == pytest.approx(1) and found[1] > 3

@@ -24,7 +24,7 @@ ALLOWED = {
     # Where are the weights, and in which form? These never see a sigma.
     **dict.fromkeys(WEIGHTS, GROUND | NETWORKS | WEIGHTS),
     # From noise to a clip. These never see a state dict.
-    "conditioning": GROUND | NETWORKS,
+    "conditioning": GROUND | NETWORKS | {"media", "health"},
     "sampling": GROUND | NETWORKS | {"conditioning"},
     "health": GROUND,
     "media": set(),
@@ -32,9 +32,18 @@ ALLOWED = {
     # The whole story, and who tells it.
     "tiny": GROUND | NETWORKS | WEIGHTS,
     "mini": GROUND | NETWORKS | WEIGHTS,
-    "generate": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny"},
+    "run": GROUND | NETWORKS | WEIGHTS | {"health"},
+    "encoding": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run"},
+    "long": GROUND | NETWORKS | WEIGHTS | PROCESS,
+    "refine": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run"},
+    "generate": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run", "encoding", "long", "refine"},
+    "flags": GROUND | NETWORKS | WEIGHTS | PROCESS | {"long"},
     "__init__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate"},
-    "__main__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "mini", "generate", "progress", "__init__"},
+    "__main__": GROUND
+    | NETWORKS
+    | WEIGHTS
+    | PROCESS
+    | {"tiny", "mini", "generate", "flags", "long", "refine", "progress", "__init__"},
 }
 
 # What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported

@@ -1,0 +1,419 @@
+"""What people give becomes items at any size, and what they gave comes back as they gave it."""
+
+from fractions import Fraction
+from importlib import import_module
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+import ltx2_core as ltx2
+from ltx2_core import latents, run, tiny
+from ltx2_core.__main__ import _parser, main
+from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideo, Retake, State, prepare
+from ltx2_core.conditioning.given import (
+    STREAMS,
+    Beginning,
+    Film,
+    Footage,
+    Picture,
+    Recording,
+    ReferenceClip,
+    Region,
+    RetakeRange,
+    Sound,
+    Voice,
+    items_of,
+)
+from ltx2_core.conditioning.preprocess import fit
+from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
+from ltx2_core.flags import joined, read_material, read_segments
+from ltx2_core.generate import decode_audio, decode_video, vocode
+from ltx2_core.geometry import ClipShape
+from ltx2_core.long import Windowing, Within, extent, fingerprint
+from ltx2_core.media import write_video
+from ltx2_core.memory.plan import plan
+from ltx2_core.memory.stages import Extent
+from ltx2_core.sampling import Guidance
+from ltx2_core.sampling.windows import Segment, cover
+
+FPS = Fraction(24)
+CLIP = ClipShape(96, 64, 33, FPS)
+FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+SOUND = Recording(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
+
+
+class Seen(Outlines):
+    """Encoders that only note down what they are given."""
+
+    def __init__(self, crf: int = 0):
+        super().__init__(crf)
+        self.pixels: list[torch.Tensor] = []
+
+    def video(self, chunks, shape):
+        self.pixels.append(torch.cat(list(chunks), dim=2)[:, :, : shape[0]])
+        assert tuple(self.pixels[-1].shape) == (1, 3, *shape)
+        return super().video(chunks, shape)
+
+
+def items(*given, shape=CLIP, streams=STREAMS, encode=None) -> list:
+    return items_of(given, shape, streams, encode or Outlines())
+
+
+# What becomes of each thing
+
+
+def test_a_picture_is_encoded_at_the_size_of_each_stage():
+    picture, encode = Picture(torch.rand(1, 40, 50, 3), -1, 0.7), Seen()
+    for shape in (CLIP, ClipShape(192, 128, 33, FPS)):
+        (item,) = items(picture, shape=shape, encode=encode)
+        assert isinstance(item, Keyframe) and (item.frame, item.strength, item.append) == (-1, 0.7, False)
+        assert item.latent.shape[2:] == (1, shape.height // 32, shape.width // 32)
+    assert [tuple(each.shape[3:]) for each in encode.pixels] == [(64, 96), (128, 192)]
+
+
+def test_a_picture_is_compressed_as_the_model_wants_it_or_as_the_user_says():
+    as_model, as_user, plain = Seen(crf=33), Seen(crf=33), Seen(crf=33)
+    items(Picture(FRAMES[:1]), encode=as_model)
+    items(Picture(FRAMES[:1], crf=1), encode=as_user)
+    items(Picture(FRAMES[:1], crf=0), encode=plain)
+    exact = FRAMES[:1].permute(3, 0, 1, 2)[None] * 2 - 1
+    lost = [(each.pixels[0] - exact).abs().mean() for each in (as_model, as_user, plain)]
+    assert lost[0] > lost[1] > 0 and lost[2] == 0
+
+
+def test_several_pictures_are_a_short_video():
+    encode = Seen()
+    items(Picture(FRAMES[:12], 8), encode=encode)
+    assert encode.pictures == (2, 2, 3)
+
+
+def test_frames_of_another_rate_are_shown_when_they_are_nearest():
+    footage = Footage(FRAMES, fps=Fraction(30))
+    assert footage.count(FPS) == 26 and footage.count(Fraction(60)) == 66
+    assert torch.equal(torch.cat([*footage.chunks(FPS, 6)]), FRAMES[[0, 1, 3, 4, 5, 6]])
+    assert torch.equal(torch.cat([*footage.chunks(Fraction(60), 66)])[-4:], FRAMES[[31, 32, 32, 32]])
+    assert torch.equal(torch.cat([*Footage(FRAMES).chunks(FPS, 9)]), FRAMES[:9])
+
+
+def test_a_reference_is_as_small_and_as_sparse_as_its_lora_wants_it():
+    encode, ramp = Seen(), torch.linspace(0, 1, 33).view(-1, 1, 1, 1).expand(-1, 64, 128, 3)
+    shape = ClipShape(128, 64, 33, FPS)
+    (item,) = items(ReferenceClip(Footage(ramp), 2, 4, 0.5, 0.25), shape=shape, encode=encode)
+    assert isinstance(item, ReferenceVideo) and (item.downscale, item.temporal_scale, item.strength) == (2, 4, 0.5)
+    shown = encode.pixels[0][0, 0, :, 0, 0]
+    assert encode.pixels[0].shape[3:] == (32, 64)
+    assert_close(shown, 2 * ramp[[0, *range(1, 32, 4)], 0, 0, 0] - 1)
+    assert prepare(latents.empty(shape), FPS, [item]).appended == (2 * 1 * 2, 0)
+
+
+def test_a_mask_of_a_reference_counts_in_its_cells():
+    mask = torch.zeros(1, 64, 96)
+    mask[:, :, 48:] = 1
+    (item,) = items(ReferenceClip(Footage(FRAMES), attention=mask))
+    assert item.attention.shape == (5, 2, 3)
+    assert item.attention[0].tolist() == [[0, 0.5, 1], [0, 0.5, 1]]
+
+
+def test_a_mask_fades_out_in_cells():
+    shape, mask = ClipShape(160, 32, 9, FPS), torch.zeros(1, 32, 160)
+    mask[:, :, 64:96] = 1
+    for feather, expected in ((0, [0, 0, 1, 0, 0]), (1, [0, 0.5, 1, 0.5, 0]), (3, [0.5, 0.75, 1, 0.75, 0.5])):
+        picture, sound = items(Region(mask, feather), shape=shape)
+        assert isinstance(picture, Inpaint) and picture.mask[0, 0, 0, 0].tolist() == expected
+        assert isinstance(sound, Frozen) and sound.stream == "audio"
+    assert len(items(Region(mask, sound=True), shape=shape)) == len(items(Region(mask), streams=["video"])) == 1
+
+
+def test_a_retake_of_one_stream_keeps_the_other():
+    both, picture = items(RetakeRange(0, 1)), items(RetakeRange(0, 1, ("video",)))
+    assert [(type(item), item.stream) for item in both] == [(Retake, "video"), (Retake, "audio")]
+    assert [(type(item), item.stream) for item in picture] == [(Retake, "video"), (Frozen, "audio")]
+    assert len(items(RetakeRange(0, 1), streams=["video"])) == 1
+
+
+def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
+    short, long = Recording(SOUND.waveform[:, :20_000], 24_000), SOUND
+    assert short.lasting(CLIP).shape == long.lasting(CLIP).shape == (2, 33_000)
+    assert torch.equal(short.lasting(CLIP)[:, :20_000], short.waveform) and not short.lasting(CLIP)[:, 20_000:].any()
+    assert torch.equal(long.lasting(CLIP), long.waveform[:, :33_000])
+    (said,) = short.findings(CLIP)
+    assert "lasts 0.83 s, and the clip 1.38 s: the rest is filled with silence" in str(said)
+    assert long.findings(CLIP) == []
+
+
+def test_a_clip_that_is_longer_than_its_beginning_goes_on():
+    shape = ClipShape(96, 64, 49, FPS)
+    state = outline([Beginning(Footage(FRAMES), Recording(SOUND.waveform[:, :33_000], 24_000))], shape, STREAMS).state
+    assert state.video.mask.view(7, 6)[:, 0].tolist() == [0] * 5 + [1] * 2
+    assert state.audio.mask.sum() == 51 - 34
+    same = outline([Beginning(Footage(FRAMES))], CLIP, STREAMS).state
+    assert same.video.is_free and same.audio.is_free
+
+
+def test_what_will_be_given_is_known_before_anything_is_encoded():
+    given = [
+        Picture(FRAMES[:1], 16),
+        Picture(FRAMES[:9], -9),
+        ReferenceClip(Footage(FRAMES)),
+        Voice(SOUND),
+        Sound(SOUND),
+    ]
+    ahead = outline(given, CLIP, STREAMS)
+    assert ahead.encoded == Extent((5, 2, 3), 51) and ahead.state.free == ["video"]
+    assert extent(ahead.state, []) == Extent((5, 2, 3), 34, 1, ((1 + 2 + 5) * 6, 51))
+
+
+# Windows
+
+
+def test_a_window_has_what_is_given_in_its_time():
+    shape, windows = ClipShape(32, 32, 97, FPS), cover(97, FPS, 33, 16)
+    voice = Recording(SOUND.waveform[:, :24_000], 24_000)
+    given = [Picture(FRAMES[:1], 40), ReferenceClip(Footage(FRAMES.repeat(3, 1, 1, 1))), Voice(voice)]
+    whole = outline(given, shape, STREAMS).state
+    assert len(windows) == 5
+    for window in windows:
+        part, start = window.video, window.frames.start / 24
+        fresh = State.of(torch.zeros(1, 128, part.stop - part.start, 1, 1), FPS)
+        here = Within("video", whole.video, window)(fresh)
+        times = here.positions[0, 0, here.count :] + start
+        assert (times[:, 1] > start).all() and (times[:, 0] < window.frames.stop / 24).all()
+        pictures = torch.isclose(times[:, 0], torch.tensor(40 / 24)) & torch.isclose(times[:, 1], torch.tensor(41 / 24))
+        assert pictures.sum() == (40 in window.frames)
+        fresh = State.of(torch.zeros(1, 8, window.audio.stop - window.audio.start, 16), FPS)
+        heard = Within("audio", whole.audio, window)(fresh)
+        assert len(heard.positions[0, 0]) - heard.count == 26 and heard.positions[0, 0, heard.count :].max() < 0
+    assert extent(whole, windows).video == (5, 1, 1)
+
+
+def test_a_fingerprint_tells_tensors_and_settings_apart():
+    values = [
+        1,
+        1.0,
+        "1",
+        None,
+        torch.ones(2),
+        torch.ones(2, 1),
+        torch.zeros(2),
+        (1, 2),
+        ((1,), 2),
+        Guidance(2),
+        Guidance(3),
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint(torch.ones(2), Guidance(2)) == fingerprint(torch.ones(2), Guidance(2))
+
+
+# Whole clips
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return ltx2.open_models("miniature")
+
+
+def make(models, *given, frames=33, **more) -> ltx2.Clip:
+    size = {"width": 96, "height": 64, "frames": frames, "steps": 2, "video": Guidance(), "audio": Guidance()}
+    return ltx2.generate(models, "x", given=given, **size | more)
+
+
+def test_a_given_sound_is_heard_as_it_is(models):
+    short = Recording(SOUND.waveform[:1, :20_000], 24_000)
+    said = []
+    clip = make(models, Sound(short, noise=0.2), on_finding=said.append)
+    assert clip.sample_rate == 24_000 and torch.equal(clip.waveform[:, :20_000], short.waveform)
+    assert clip.waveform.shape == (1, 33_000) and not clip.waveform[:, 20_000:].any()
+    assert any("filled with silence" in str(each) for each in said)
+
+
+def test_a_given_film_is_seen_as_it_is(models):
+    larger = torch.rand(40, 70, 100, 3)
+    clip = make(models, Film(Footage(larger)))
+    assert torch.equal(clip.frames, larger[:33]) and clip.waveform.abs().max() > 0
+
+
+def test_sound_alone_has_no_picture(models):
+    clip = make(models, sound_only=True)
+    assert list(clip.chunks) == [] and clip.latent.video is None and clip.waveform.shape == (2, 66_000)
+
+
+def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkeypatch):
+    """Encoders are planned and streamed like all networks; appended tokens are part of the plan."""
+    planned = []
+    monkeypatch.setattr(run, "plan", lambda *args, **more: planned.append(plan(*args, **more)) or planned[-1])
+    given = [Picture(FRAMES[:1]), Picture(FRAMES[:1], -1), ReferenceClip(Footage(FRAMES)), Sound(SOUND)]
+    whole, limited = make(models, *given), make(models, *given, vram=2**30, device="cpu", cache=False)
+    assert torch.equal(whole.latent.video, limited.latent.video)
+    stages = {stage.need.name: stage for stage in planned[-1].stages}
+    assert [*stages][3:6] == ["pictures", "hearing", "sampling"]
+    make(models, Sound(SOUND), vram=2**30, device="cpu", cache=False)
+    (fewer,) = (stage for stage in planned[-1].stages if stage.need.name == "sampling")
+    assert fewer.need.scratch < stages["sampling"].need.scratch
+
+
+def test_a_given_stream_needs_no_passes(models, monkeypatch):
+    counted = []
+    whole_story = import_module("ltx2_core.generate")
+    monkeypatch.setattr(whole_story, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
+    make(models, Sound(SOUND), audio=Guidance(7, 3))
+    assert counted == [[Guidance(), Guidance()]]
+
+
+@torch.inference_mode()
+def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature):
+    """The latents to the bit; frames and samples from where the decoders no longer see what is new."""
+    source = make(miniature, frames=121)
+    frames, sound, cpu = source.frames, Recording(source.waveform, source.sample_rate), torch.device("cpu")
+    new = make(miniature, Beginning(Footage(frames), sound), RetakeRange(4, 4.5), frames=121, seed=3)
+
+    video_encoder, video_decoder, audio_encoder, audio_decoder, vocoder = (
+        ltx2.build(miniature, name, torch.float32)
+        for name in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder", "vocoder")
+    )
+    video = encode_video(video_encoder, [fit(frames, 96, 64)], 121, cpu)
+    kept = [*range(12), 15]  # of 16 latents; the others touch 4 to 4.5 s
+    assert torch.equal(new.latent.video[:, :, kept], video[:, :, kept])
+    assert not torch.equal(new.latent.video[:, :, 12:15], video[:, :, 12:15])
+    trip = torch.cat([chunk[0] for chunk in decode_video(video_decoder, video)])
+    difference = (new.frames - trip).abs().amax((1, 2, 3))
+    assert difference[:40].max() <= 1e-6 and difference[96:108].min() > 1e-3
+
+    audio = encode_audio(audio_encoder, sound.waveform, sound.sample_rate, cpu, 126)
+    assert torch.equal(new.latent.audio[:, :, :100], audio[:, :, :100])
+    assert torch.equal(new.latent.audio[:, :, 114:], audio[:, :, 114:])
+    heard = vocode(vocoder, decode_audio(audio_decoder, audio), 121_000)[0]
+    difference = (new.waveform - heard).abs().amax(0)
+    assert difference[:95_000].max() <= 1e-6 and difference[97_000:107_000].max() > 1e-4
+
+
+def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path):
+    def run(folder, stop=None):
+        steps = []
+
+        def report(stage, done, total):
+            if stage == "sampling":
+                steps.append((done, total))
+                if len(steps) == stop:
+                    raise InterruptedError
+
+        given = [Picture(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2)), 40), Sound(SOUND)]
+        settings = {"windowing": Windowing(33, 16, drift=0.5), "segments": [Segment(1.5, "y")], "resume": folder}
+        return make(models, *given, frames=65, on_progress=report, **settings).latent, steps
+
+    whole, steps = run(tmp_path / "one")
+    assert steps == [(done, 6) for done in range(1, 7)]
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "two", stop=4)
+    resumed, rest = run(tmp_path / "two")
+    again, nothing = run(tmp_path / "two")
+    assert rest == steps[2:] and nothing == []
+    for latent in (resumed, again):
+        assert torch.equal(latent.video, whole.video) and torch.equal(latent.audio, whole.audio)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (Picture(FRAMES[:1], 40), "A picture is given at frame 40, but the clip has 33 frames"),
+        (
+            Film(Footage(FRAMES[:20])),
+            "has 20 frames at 24 fps, the clip 33: make the clip 17 frames long",
+        ),
+        (RetakeRange(2, 3), "from 2 s to 3 s, but the clip ends at 1.38 s"),
+        (RetakeRange(1, 1), "it must end after its beginning"),
+        (Region(torch.ones(20, 64, 96)), "The mask has 20 frames; it needs 1, or 33 as the clip"),
+        (Region(torch.zeros(1, 64, 96)), "The mask is empty"),
+        (ReferenceClip(Footage(FRAMES), 2), "width and height of the clip must be multiples of 64; it has 96 x 64"),
+        ((Sound(SOUND), Film(Footage(FRAMES))), "there is nothing to make"),
+    ],
+)
+def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, given, sentence):
+    monkeypatch.setattr("ltx2_core.run.build", None)
+    with pytest.raises(ValueError, match=sentence):
+        make(models, *(given if isinstance(given, tuple) else [given]))
+
+
+# The command line
+
+
+@pytest.fixture
+def film(tmp_path):
+    return write_video(tmp_path / "film.mp4", [FRAMES], FPS, SOUND.waveform[:, :33_000], 24_000)
+
+
+@pytest.fixture
+def silent(tmp_path):
+    return write_video(tmp_path / "silent.mp4", [FRAMES], FPS)
+
+
+def material(*flags):
+    words = ["generate", "--output", "x.mp4", *map(str, flags)]
+    return read_material(_parser().parse_args(joined(words)))
+
+
+def test_pictures_on_the_command_line(tmp_path):
+    path = tmp_path / "a:b.png"
+    Image.new("RGB", (8, 6)).save(path)
+    given = material("--image", f"0:{path}", "--image", f"-1:{path}:0.5", "--compression", 0).given
+    assert [(each.frame, each.strength, each.crf) for each in given] == [(0, 1, 0), (-1, 0.5, 0)]
+    with pytest.raises(ValueError, match="write FRAME:PATH"):
+        material("--image", path)
+
+
+def test_a_source_says_size_length_and_rate(film, silent):
+    found = material("--source", film, "--retake", "0.5:1", "--only", "sound")
+    assert (found.width, found.height, found.frames, found.fps) == (96, 64, 33, 24)
+    begin, retake = found.given
+    assert begin.sound is not None and (retake.start, retake.end, retake.streams) == (0.5, 1, ("audio",))
+    begin, retake = material("--source", silent, "--retake", "0.5:1").given
+    assert begin.sound is None and retake.among == ("video",)
+    assert material("--video", film, "--seconds", 1).frames == 25
+    assert material("--video", film, "--fps", 12).frames == 17
+
+
+def test_segments_in_a_file(tmp_path):
+    path = tmp_path / "segments.txt"
+    path.write_text("# a story\n0 a red ball\n\n2.5: a green ball\n")
+    assert read_segments(path) == [Segment(0, "a red ball"), Segment(2.5, "a green ball")]
+    assert material("--segments", path).windowing == Windowing()
+    path.write_text("a red ball")
+    with pytest.raises(ValueError, match=r"Line 1 of segments.txt is 'a red ball'; write seconds"):
+        read_segments(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--audio", "{silent}"], "silent.mp4 is a video without sound"),
+        (["--source", "{film}", "--retake", "1:1"], "it must end after its beginning"),
+        (["--source", "{film}", "--retake", "1"], "write START:END"),
+        (["--retake", "0:1"], "say which, with --source FILE"),
+        (["--sound-only"], "must be a .wav or .flac file"),
+        (["--source", "{sound}"], "has sound but no pictures"),
+    ],
+)
+def test_flags_that_cannot_be(film, silent, tmp_path, capsys, flags, sentence):
+    from ltx2_core.media import write_audio
+
+    sound = write_audio(tmp_path / "sound.wav", SOUND.waveform, 24_000)
+    words = [each.format(film=film, silent=silent, sound=sound) for each in flags]
+    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "x.mp4"), *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_line_changes_a_part_of_a_film(film, tmp_path, capsys):
+    target = tmp_path / "changed.mp4"
+    flags = ["--source", str(film), "--retake", "0.5:1", "--steps", "1"]
+    assert main(["generate", "--prompt", "x", "--output", str(target), *flags]) == 0
+    assert target.is_file()
