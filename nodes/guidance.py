@@ -10,6 +10,7 @@ from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.sampling import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma
 from . import host
+from .latents import Latent, streams
 from .types import GuidanceType, LoadedModel, Model, StreamGuidance
 
 
@@ -210,6 +211,15 @@ class Recipe(io.ComfyNode):
                     optional=True,
                     tooltip="0 takes the recommended number. Distilled models have exactly 8.",
                 ),
+                io.Boolean.Input(
+                    "hq",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA: "
+                    "connect latent, and choose the sampler that the node names.",
+                ),
+                io.Latent.Input("latent", optional=True, tooltip="The clip that hq is for: its size shifts the steps."),
             ],
             outputs=[
                 io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels, for the sampler."),
@@ -218,14 +228,20 @@ class Recipe(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, steps: int = 0) -> io.NodeOutput:
-        recipe = recipe_of(model.models)
-        sigmas = recipe.sigmas(steps or None)
+    def execute(
+        cls, model: LoadedModel, steps: int = 0, hq: bool = False, latent: Latent | None = None
+    ) -> io.NodeOutput:
+        recipe = recipe_of(model.models, hq)
+        video = None if latent is None else streams(latent).video
+        if recipe.by_tokens and video is None:
+            raise ValueError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
+        sigmas = recipe.sigmas(steps or None, tokens=None if video is None else video[0, 0].numel())
         kind = "miniature" if model.models.is_miniature else "distilled" if model.models.distilled else "dev"
         host.say(
             cls.hidden.unique_id,
-            f"LTX-{model.models.version} {kind}: {recipe.schedule}, {len(sigmas) - 1} steps\n"
-            f"picture: {described(recipe.video)}\nsound: {described(recipe.audio)}",
+            f"LTX-{model.models.version} {kind}{' hq' if hq else ''}: {recipe.schedule}, {len(sigmas) - 1} steps\n"
+            f"picture: {described(recipe.video)}\nsound: {described(recipe.audio)}\nsampler: {recipe.sampler}"
+            + (f"\ndistilled LoRA: strength {recipe.lora:g}" if recipe.lora else ""),
         )
         return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
 

@@ -316,6 +316,14 @@ class TwoStage(io.ComfyNode):
                     optional=True,
                     tooltip="What is given: those of the first stage, which are encoded again at this size.",
                 ),
+                io.Boolean.Input(
+                    "hq",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The second stage of the hq recipe, for the dev model of LTX-2.3 with its distilled LoRA "
+                    "at strength 0.5.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="av_latent", tooltip="The large latent, for the decoders."),
@@ -336,9 +344,10 @@ class TwoStage(io.ComfyNode):
         negative: Conditioning | None = None,
         plan: Plan | None = None,
         conditions: Chain = (),
+        hq: bool = False,
         **tiles: Any,
     ) -> io.NodeOutput:
-        recipe, second = recipe_of(model.models).refine, refine_model or model
+        recipe, second = recipe_of(model.models, hq).refine, refine_model or model
         if sound == "refine":
             recipe = replace(recipe, keeps_sound=False)
         larger, _ = _upscaled(model, latent, upscaler, plan)

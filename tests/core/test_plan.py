@@ -269,6 +269,14 @@ def test_the_peaks_of_encoding_are_those_of_a_run(blueprint):
         assert stages.hearing(found, Extent.of_clip(shape)).cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
+@pytest.mark.parametrize("format, gemma", [("bf16", 5), ("fp8", 4)])
+def test_two_prompts_are_read_on_a_small_card(released, format, gemma):
+    """Gemma layer by layer; then the projection, whose one large matrix is no less in fp8."""
+    for need, budget in zip(stages.prompt(released("2.3", format), 2), (gemma, 5)):
+        stage = place(need, machine_named("4060"), budget * 10**9, ram=0)
+        assert stage is not None and stage.device_bytes <= budget * 10**9
+
+
 def test_a_missing_stream_and_a_larger_batch_count_as_they_are(released):
     extent = Extent.of_clip(ClipShape(256, 256, 33, Fraction(24)))
     sound, twice, more = Extent(None, extent.audio), replace(extent, batch=2), replace(extent, appended=(5 * 8 * 8, 0))
