@@ -25,7 +25,7 @@ from .encoding import RunEncoders, only, outline
 from .geometry import ClipShape, exact_fps
 from .health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
-from .long import WindowCache, Windowing, extent, fingerprint, sample_long
+from .long import WindowCache, Windowing, extent, fingerprint, sample_clip
 from .lora import Stack
 from .lora.stack import files_of, text_changes
 from .refine import SecondStage, enlarged, foresee
@@ -46,7 +46,7 @@ from .sampling import (
     runs,
     schedules,
 )
-from .sampling.windows import Segment, prompt_of
+from .sampling.windows import Segment
 from .text import Contexts, connect, extract_features, read_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
@@ -165,43 +165,18 @@ def generate(
     with RunEncoders(run) as encoders:
         items = items_of(given, shape, ahead.state.streams, encoders)
 
-    def watch(before: int = 0) -> OnStep:
+    def watch(window: int) -> OnStep:
+        before = window * (len(sigmas) - 1)
         return lambda done, total, step: run.report("sampling", before + done, steps_in_all)
 
-    def sampled(transformer: Network) -> AVLatent:
-        make = partial(
-            sample,
-            transformer,
-            fps=shape.fps,
-            sigmas=sigmas,
-            negative=contexts[prompts[-1]] if guided else None,
-            video=video,
-            audio=audio,
-            sampler=sampler,
-            dtype=run.dtype,
-            check=check,
-            at=run.at,
-        )
-        if windowing is None:
-            return make(begin, contexts=contexts[prompt], seed=seed, items=items, on_step=watch())
-        settings = models.files, sigmas, video, audio, sampler, seed, run.dtype, format, files_of(loras), prompts[-1]
-        return sample_long(
-            lambda window, begin, items: make(
-                begin,
-                contexts=contexts[prompt_of(window, script)],
-                seed=seed + window.number,
-                items=items,
-                on_step=watch(window.number * (len(sigmas) - 1)),
-            ),
-            prepare(begin, shape.fps, items),
-            windowing,
-            windows,
-            WindowCache(resume, fingerprint(*settings)),
-            settings=lambda window: prompt_of(window, script),
-        )
-
+    make = partial(sample, negative=contexts[prompts[-1]] if guided else None, dtype=run.dtype, check=check, at=run.at)
+    settings = models.files, sigmas, video, audio, sampler, seed, run.dtype, format, files_of(loras), prompts[-1]
     with run.use("transformer", stage="sampling") as (transformer,):
-        latent = sampled(transformer)
+        latent = sample_clip(
+            partial(make, transformer, fps=shape.fps, sigmas=sigmas, video=video, audio=audio, sampler=sampler),
+            *(begin, items, shape.fps, script, contexts, seed, watch),
+            *(windowing, windows, WindowCache(resume, fingerprint(*settings))),
+        )
         del transformer
     run.tell(latent_findings(latent, "sampling") if sigmas[-1] == 0 else [])
     latent = enlarged(run, latent.to(run.device), shape.fps, second.upscalers)
@@ -209,23 +184,19 @@ def generate(
         with RunEncoders(run) as encoders:
             items = items_of(given, final, at_last.state.streams, encoders)
         with run.use("transformer", stage="refining", loras=second.with_lora(loras, finer.lora)) as (transformer,):
-            refined = sample(
+            refined = make(
                 transformer,
                 latent,
                 fps=final.fps,
                 sigmas=list(finer.sigmas),
                 contexts=contexts[prompt],
-                negative=contexts[prompts[-1]] if guided else None,
                 video=finer.video,
                 audio=finer.audio,
                 sampler=finer.sampler,
                 seed=seed + 1,
                 items=items,
                 tiles=tiles,
-                dtype=run.dtype,
                 on_step=lambda done, total, step: run.report("refining", done, total),
-                check=check,
-                at=run.at,
             )
             del transformer
         run.tell(latent_findings(refined, "refining"))

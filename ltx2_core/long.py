@@ -14,7 +14,8 @@ from .checkpoint.text_cache import TextCache
 from .conditioning import AVState, Item, State, prepare
 from .latents import AVLatent
 from .memory.stages import Extent
-from .sampling.windows import Part, Window, cover, sample_windows
+from .sampling.windows import Part, Segment, Window, cover, prompt_of, sample_windows
+from .text import Contexts
 
 SampleWindow = Callable[[Window, AVLatent, list[Item]], AVLatent]
 
@@ -40,6 +41,39 @@ class WindowCache(TextCache):
     """Finished windows on disk, so that a run that was interrupted goes on where it was."""
 
     found = "This window was made before: %s is read instead."
+
+
+def sample_clip(
+    make: Callable[..., AVLatent],
+    begin: AVLatent,
+    items: Sequence[Item],
+    fps: Fraction,
+    script: Sequence[Segment],
+    contexts: Mapping[str, Contexts],
+    seed: int,
+    watch: Callable[[int], Any],
+    windowing: Windowing | None = None,
+    windows: Sequence[Window] = (),
+    store: WindowCache | None = None,
+) -> AVLatent:
+    """The clip at once, with the first prompt of ``script``; or window by window, each with the prompt of its segment
+    and a seed of its own.
+
+    ``make`` is ``generate.sample`` with all that windows share; ``watch(number)`` is told the steps of a window;
+    ``contexts`` are those of the prompts.
+    """
+    if windowing is None:
+        return make(begin, contexts=contexts[script[0].prompt], seed=seed, items=items, on_step=watch(0))
+
+    def context(window: Window) -> Contexts:
+        return contexts[prompt_of(window, script)]
+
+    def one(window: Window, begin: AVLatent, items: list[Item]) -> AVLatent:
+        number = window.number
+        return make(begin, contexts=context(window), seed=seed + number, items=items, on_step=watch(number))
+
+    given = prepare(begin, fps, items)
+    return sample_long(one, given, windowing, windows, store, lambda window: fingerprint(context(window)))
 
 
 def sample_long(

@@ -110,7 +110,7 @@ class Run:
         )
         _log.info(self._plan.explain())
         if not self._plan.fits:
-            raise ValueError(" ".join(self._plan.refusals))
+            raise ValueError(self._plan.refusals[0])
         return self._plan.tiling
 
     @property

@@ -12,7 +12,7 @@ from ..ltx2_core.conditioning.given import STREAMS
 from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
 from ..ltx2_core.latents import NOISE_ORDERS
-from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_long
+from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_clip
 from ..ltx2_core.lora.stack import files_of
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
@@ -27,7 +27,7 @@ from ..ltx2_core.sampling import (
     passes_needed,
     schedules,
 )
-from ..ltx2_core.sampling.windows import Segment, prompt_of
+from ..ltx2_core.sampling.windows import Segment
 from . import host, preview
 from .condition import Chain, items
 from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
@@ -357,11 +357,11 @@ class Sample(io.ComfyNode):
         last = latent.get(LAST_STEP)
         final: Step | None = None
 
-        def shown(before: int = 0) -> OnStep:
+        def shown(window: int) -> OnStep:
             def on_step(done: int, total: int, step: Step) -> None:
                 nonlocal final
                 final = step
-                watch(before + done, steps, step)
+                watch(window * (len(taken) - 1) + done, steps, step)
 
             return on_step
 
@@ -384,28 +384,16 @@ class Sample(io.ComfyNode):
                 dtype=transformer.dtype,
                 at=transformer.at,
             )
-            begin = begin.to(transformer.device)
-            if windows is None:
-                result = make(begin, contexts=encoded["0"], seed=seed, items=given, on_step=shown())
-            else:
-                settings = (
-                    *(model.models.files, files_of(model.loras), taken, both, sampler, seed, noise_order),
-                    *(transformer.dtype, unwanted),
-                )
-                result = sample_long(
-                    lambda window, begin, items: make(
-                        begin,
-                        contexts=encoded[prompt_of(window, script)],
-                        seed=seed + window.number,
-                        items=items,
-                        on_step=shown(window.number * (len(taken) - 1)),
-                    ),
-                    prepare(begin, rate, given),
-                    windows.windowing,
-                    cut,
-                    WindowCache(host.kept("windows") if windows.resume else None, fingerprint(*settings)),
-                    settings=lambda window: fingerprint(encoded[prompt_of(window, script)]),
-                )
+            settings = (
+                *(model.models.files, files_of(model.loras), taken, both, sampler, seed, noise_order),
+                *(transformer.dtype, unwanted),
+            )
+            folder = host.kept("windows") if windows is not None and windows.resume else None
+            result = sample_clip(
+                make,
+                *(begin.to(transformer.device), given, rate, script, encoded, seed, shown),
+                *(None if windows is None else windows.windowing, cut, WindowCache(folder, fingerprint(*settings))),
+            )
         if taken[-1] == 0:
             host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))
         unfinished = None if taken[-1] == 0 or windows is not None else final
