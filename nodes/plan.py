@@ -78,7 +78,7 @@ class MemoryPlan(io.ComfyNode):
             budget=min(host.room(device), int(max_vram * GIB) or machine.memory),
             ram=min(pinned, int(max_ram * GIB) or pinned),
         )
-        host.say(cls.hidden.unique_id, found.explain())
+        host.say(cls.hidden.unique_id, found.summary())
         # What was measured just now may be less than what is free later on; only the user's own limits shall hold then.
         limits = replace(found, budget=int(max_vram * GIB) or machine.memory, ram=int(max_ram * GIB) or pinned)
         return io.NodeOutput(limits, found.explain())

@@ -105,6 +105,15 @@ class Plan:
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.need.name == name)
 
+    def summary(self) -> str:
+        """The plan in a line for each stage."""
+        lines = [self.title]
+        for stage in self.stages:
+            name, _, _, device, host, where, time = _row(stage)
+            parts = [f"{device} of the card", f"{host} of RAM" * bool(stage.host_bytes), where, time]
+            lines.append(f"{name}: {', '.join(filter(None, parts))}")
+        return "\n".join([*lines, *self.notes, *self.refusals])
+
     def explain(self) -> str:
         """The plan as a table, and what there is to say about it."""
         shape, rows = self.shape, [_row(stage) for stage in self.stages]

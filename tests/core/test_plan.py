@@ -359,7 +359,9 @@ def test_small_cards_get_smaller_tiles_and_a_reason(released):
     assert roomy.fits and roomy.tiling == Tiling() and roomy.notes == ()
     assert tight.tiling != Tiling() or tight.stage("frames").device_bytes <= tight.budget
     less = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), budget=5 * GIB, ram=16 * GIB)
-    assert less.tiling != Tiling() and "more seams" in less.explain()
+    assert less.tiling != Tiling() and "more seams" in less.explain() and "more seams" in less.summary()
+    (line,) = (line for line in less.summary().splitlines() if line.startswith("sampling: ") and " of the card" in line)
+    assert " GB of the card, " in line and " GB of RAM, " in line and "streamed" in line and "8 x " in line
     kept = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), tiling=Tiling(512, 64, 80, 24))
     assert kept.tiling == Tiling(512, 64, 80, 24)
 
