@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core import latents
-from ..ltx2_core.conditioning import Begin, prepare
+from ..ltx2_core.conditioning import Begin, Inpaint, Item, prepare
 from ..ltx2_core.conditioning.given import STREAMS
 from ..ltx2_core.encoding import only
 from ..ltx2_core.geometry import (
@@ -277,6 +277,12 @@ def unequal_lengths(content: AVLatent, fps: Fraction) -> str | None:
         f"The sound of this LATENT lasts {sound / AUDIO_RATE:.2f} s, the picture {float(clip.seconds):.2f} s at "
         f"{float(fps):g} fps: was it made for another frame rate?"
     )
+
+
+def masked(latent: Latent, content: AVLatent) -> list[Item]:
+    """What the noise mask of a LATENT keeps."""
+    mask = mask_of(latent, content)
+    return [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]
 
 
 def mask_of(latent: Latent, content: AVLatent) -> AVLatent | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_FILE
 from ..ltx2_core.checkpoint.upscaler import open_upscaler, video_statistics
-from ..ltx2_core.conditioning import Frozen, Inpaint, Item, prepare
+from ..ltx2_core.conditioning import Frozen, prepare
 from ..ltx2_core.conditioning.given import STREAMS
 from ..ltx2_core.generate import needs_negative, recipe_of, sample
 from ..ltx2_core.geometry import SPACE_SCALE, TIME_SCALE, ClipShape, pixel_frames
@@ -25,7 +25,7 @@ from ..ltx2_core.sampling import NEUTRAL, SAMPLERS, Refine, Tiles, passes_needed
 from ..ltx2_core.upscaler import upscale
 from . import host, preview
 from .condition import Chain, items
-from .latents import SEAMS, Latent, clip_of, fps_of, mask_of, renewed, streams
+from .latents import SEAMS, Latent, clip_of, fps_of, masked, renewed, streams
 from .load import BUILT_IN
 from .sample import LAST_STEP
 from .text import Conditioning, contexts, frame_rate
@@ -414,9 +414,8 @@ def _refined(
     begin, rate = streams(latent), fps_of(latent, otherwise=frame_rate(positive))
     if begin.video is None:
         raise ValueError("This LATENT has no picture to refine.")
-    shape, mask = ClipShape.of_latent(begin.video, rate), mask_of(latent, begin)
-    everything: list[Item] = [Inpaint(stream, each) for stream, each in mask.streams().items()] if mask else []
-    everything += items(model, conditions, shape, begin.streams(), plan)
+    shape = ClipShape.of_latent(begin.video, rate)
+    everything = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
     if holds_sound and begin.audio is not None:
         everything.append(Frozen("audio"))
     state = prepare(begin, rate, everything)

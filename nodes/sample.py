@@ -7,7 +7,7 @@ from functools import partial
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import Inpaint, Item, prepare
+from ..ltx2_core.conditioning import prepare
 from ..ltx2_core.conditioning.given import STREAMS
 from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
@@ -31,7 +31,7 @@ from ..ltx2_core.sampling.windows import Segment
 from . import host, preview
 from .condition import Chain, items
 from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
-from .latents import Latent, fps_input, fps_of, mask_of, renewed, shape_of, streams, unequal_lengths
+from .latents import Latent, fps_input, fps_of, masked, renewed, shape_of, streams, unequal_lengths
 from .long import LongClip
 from .text import Conditioning, contexts, frame_rate
 from .types import Conditions, GuidanceType, LoadedModel, Model, StreamGuidance, Windows, plan_input
@@ -320,9 +320,8 @@ class Sample(io.ComfyNode):
         rate = fps_of(latent, fps, otherwise=frame_rate(positive))
         if sentence := unequal_lengths(begin, rate):
             host.say(cls.hidden.unique_id, sentence)
-        shape, mask = shape_of(begin, rate), mask_of(latent, begin)
-        given: list[Item] = [Inpaint(stream, each) for stream, each in mask.streams().items()] if mask else []
-        given += items(model, conditions, shape, begin.streams(), plan)
+        shape = shape_of(begin, rate)
+        given = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
         state = prepare(begin, rate, given)
         if not state.free:
             raise ValueError("Everything in this latent is given and stays, so there is nothing to make.")

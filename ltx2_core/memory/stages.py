@@ -21,7 +21,15 @@ from ..checkpoint.files import DTYPES, Entry
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.versions import VERSIONS
-from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, SPACE_SCALE, TIME_SCALE, VIDEO_CHANNELS, ClipShape
+from ..geometry import (
+    AUDIO_BINS,
+    AUDIO_CHANNELS,
+    SPACE_SCALE,
+    TIME_SCALE,
+    VIDEO_CHANNELS,
+    ClipShape,
+    pixel_frames,
+)
 from ..latents import AVLatent
 from ..quantization import SCALE_SUFFIXES, castable, use_scaled_products
 from ..quantization.fp8 import FORMATS as FP8
@@ -32,7 +40,7 @@ from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
 from ..upscaler import Upscaler, UpscalerConfig, upscale
 from ..video_vae import Tiling
 from ..video_vae.layers import Statistics
-from ..video_vae.tiling import split, split_time
+from ..video_vae.tiling import Span, split, split_time
 from .link import InPlace
 from .store import Store, cuts
 from .trace import Cost, cost
@@ -334,12 +342,11 @@ def frames(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
     sides = [
         split(side, max(2, overlap + 1, round(size * side / max(height, width))), overlap) for side in (height, width)
     ]
-    time, rows, columns = ([span.stop - span.start for span in axis] for axis in (spans, *sides))
-    given = _empty(extent.batch, VIDEO_CHANNELS, max(time), max(rows), max(columns), like=decoder)
+    largest, tiles = _largest(spans, *sides)
+    given = _empty(extent.batch, VIDEO_CHANNELS, *largest, like=decoder)
     tile = cost(lambda: decoder(given))
-    tiles = sum(time) * sum(rows) * sum(columns) / (max(time) * max(rows) * max(columns))
     picture = extent.batch * height * width * SPACE_SCALE**2 * 3 * 4  # float32
-    interval = picture * (1 + TIME_SCALE * (max(time) - 1))  # what is being blended
+    interval = picture * pixel_frames(largest[0])  # what is being blended
     tail = picture * tiling.frame_overlap * (len(spans) > 1)
     # The check for numbers takes half as much again as an interval that is handed out, but the tile is gone by then.
     work = replace(tile * tiles, peak=max(tile.peak + interval + tail, 5 * interval // 2))
@@ -355,13 +362,17 @@ def pictures(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
     length, height, width = extent.video
     size, overlap = tiling.pixels // SPACE_SCALE, tiling.pixel_overlap // SPACE_SCALE
     spans = split_time(length, tiling.frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-    sides = [split(side, size, overlap) for side in (height, width)]
-    time, rows, columns = ([span.stop - span.start for span in axis] for axis in (spans, *sides))
-    tile = 1 + TIME_SCALE * (max(time) - 1), max(rows) * SPACE_SCALE, max(columns) * SPACE_SCALE
-    given = _empty(extent.batch, 3, *tile, like=encoder)
-    tiles = sum(time) * sum(rows) * sum(columns) / (max(time) * max(rows) * max(columns))
+    (time, rows, columns), tiles = _largest(spans, *(split(side, size, overlap) for side in (height, width)))
+    given = _empty(extent.batch, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE, like=encoder)
     latent = 4 * extent.batch * VIDEO_CHANNELS * length * height * width
     return Need("pictures", blueprint.weights("video_encoder"), cost(lambda: encoder(given)) * tiles, 3 * latent)
+
+
+def _largest(*axes: Sequence[Span]) -> tuple[tuple[int, ...], float]:
+    """The size of the largest tile, and how many of these are as much work as all tiles are."""
+    sizes = [[span.stop - span.start for span in axis] for axis in axes]
+    largest = tuple(map(max, sizes))
+    return largest, math.prod(map(sum, sizes)) / math.prod(largest)
 
 
 @lru_cache(maxsize=128)
