@@ -58,3 +58,25 @@ def test_the_same_clip_comes_out_of_a_graph_with_core_nodes(server, client, prom
     assert np.abs(pictures[0] - pictures[1]).max() <= 1  # the sigmas differ in their last bits
     sounds = [sound_in(*saved(server, run, "flac"))[0] for run in (mixed, ours)]
     assert np.abs(sounds[0].astype(float) - sounds[1]).max() <= 1e-3 * np.abs(sounds[1]).max()
+
+
+def test_what_a_noise_mask_of_the_host_covers_stays(server, client, prompt):
+    """A mask of 0 over the whole picture of an earlier clip: another seed changes the sound, and not a pixel."""
+    sampler, decode = node(prompt, "LTX2AVSample"), node(prompt, "LTX2AVDecode")
+    del prompt[node(prompt, "SaveVideo")]
+    first = prompt[sampler]["inputs"] | {"seed": 11}
+    add(
+        prompt,
+        before=("LTX2AVSample", first),
+        nothing=("SolidMask", {"value": 0.0, "width": 96, "height": 96}),
+        masked=("SetLatentNoiseMask", {"samples": ["before", 0], "mask": ["nothing", 0]}),
+    )
+    keep(prompt, [decode, 1], [decode, 2])
+    made = []
+    for latent, seed in (("before", 12), ("masked", 12), ("masked", 13)):
+        prompt[sampler]["inputs"] |= {"latent": [latent, 0], "seed": seed}
+        run = client.run(prompt)
+        made.append((pictures_in(saved(server, run, "pictures")), sound_in(*saved(server, run, "flac"))))
+    (free, _), (kept, heard), (again, other) = made
+    assert (kept == again).all() and (kept != free).any()
+    assert not np.array_equal(heard[0], other[0])
