@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
 from .latents import AVLatent
+from .layers import recorded
 
 CELLS = 2**14  # of latent that are worked on at once, but at least one frame
 
@@ -135,7 +136,6 @@ class Upscaler(nn.Module):
         self.after = nn.ModuleList(Residual(width) for _ in range(config.blocks))
         self.conv_out = Conv(width, config.in_channels)
 
-    @torch.no_grad()
     def forward(self, latent: Tensor) -> Tensor:
         """(B, C, F, H, W) as the video encoder makes it, before normalisation -> a larger one, likewise."""
         if latent.shape[1] != self.config.in_channels:
@@ -173,12 +173,18 @@ class Conv(nn.Conv3d):
 
 
 class Norm(nn.GroupNorm):
-    """SiLU(norm(x)), or SiLU(norm(x) + residual), written over ``x``; statistics span the clip, in float32."""
+    """SiLU(norm(x)), or SiLU(norm(x) + residual); statistics span the clip, in float32.
+
+    It is written over ``x`` unless autograd needs that.
+    """
 
     def __init__(self, channels: int):
         super().__init__(32, channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if recorded(x):
+            normal = super().forward(x)
+            return F.silu(normal if residual is None else normal + residual)
         scale, shift = self._line(x)
         for place in places(x):
             part = torch.addcmul(shift, x[:, :, place], scale)

@@ -129,8 +129,7 @@ def official_velocity(theirs, video: StreamInput | None, audio: StreamInput | No
         )  # fmt: skip
 
     batch = len((video or audio).tokens)
-    with torch.no_grad():
-        return theirs(
-            convert(video), convert(audio),
-            guidance.BatchedPerturbationConfig([guidance.PerturbationConfig(skipped)] * batch),
-        )  # fmt: skip
+    return theirs(
+        convert(video), convert(audio),
+        guidance.BatchedPerturbationConfig([guidance.PerturbationConfig(skipped)] * batch),
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..kernels.attention import attend
 from .norms import RMSNorm
+from .recorded import recorded
 from .rope import Rotation
 from .visibility import Visibility
 
@@ -93,9 +94,9 @@ class Attention(nn.Module):
         return self.finish(self._split(self.v(x)), self._gates(x))
 
     def finish(self, found: Tensor, gates: Tensor | None) -> Tensor:
-        """Gate what was found (B, H, N, d), in place, and project it to (B, N, D)."""
+        """Gate what was found (B, H, N, d), in place unless autograd needs it, and project it to (B, N, D)."""
         if gates is not None:
-            found.mul_(gates)
+            found = found * gates if recorded(found, gates) else found.mul_(gates)
         return self.out(rearrange(found, "b h n d -> b n (h d)"))
 
     def _gates(self, x: Tensor) -> Tensor | None:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .recorded import recorded
+
 # Where torch takes rms_norm apart, with a copy of x for every piece; elsewhere it is one kernel.
 _APART = ("cpu", "meta")
 
@@ -13,7 +15,8 @@ def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     if x.device.type not in _APART:
         return F.rms_norm(x, x.shape[-1:], eps=eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return torch.mul(x, (norm.square() / x.shape[-1] + eps).rsqrt(), out=torch.empty_like(x))
+    factor = (norm.square() / x.shape[-1] + eps).rsqrt()
+    return (x * factor).to(x.dtype) if recorded(x) else torch.mul(x, factor, out=torch.empty_like(x))
 
 
 class RMSNorm(nn.Module):

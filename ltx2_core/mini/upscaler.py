@@ -7,11 +7,9 @@ from pairs of encoded clips.
 
 import json
 from math import cos, pi
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from ..checkpoint import build, open_models
 from ..checkpoint.keys.upscaler import UPSCALER
 from ..checkpoint.upscaler import BUILT_IN, video_statistics
 from ..geometry import SPACE_SCALE
-from ..upscaler import Residual, Upscaler, UpscalerConfig
+from ..upscaler import Upscaler, UpscalerConfig
 from ..video_vae import VideoEncoder
 from ..video_vae.layers import Statistics
 from . import world
@@ -50,32 +48,6 @@ def pairs(encoder: VideoEncoder, scenes: int, seed: int = 0) -> tuple[Tensor, Te
     return torch.cat(small), torch.cat(large)
 
 
-def enlarged(upscaler: Upscaler, x: Tensor) -> Tensor:
-    """``upscaler(x)``, in a form that gradients can follow."""
-    network: Any = upscaler
-
-    def conv(layer: nn.Conv3d, x: Tensor) -> Tensor:
-        return F.conv3d(x, layer.weight, layer.bias, padding=1)
-
-    def norm(layer: nn.GroupNorm, x: Tensor) -> Tensor:
-        return F.group_norm(x, layer.num_groups, layer.weight, layer.bias)
-
-    def residual(block: Residual, x: Tensor) -> Tensor:
-        hidden = F.silu(norm(block.norm1, conv(block.conv1, x)))
-        return F.silu(x + norm(block.norm2, conv(block.conv2, hidden)))
-
-    x = F.silu(norm(network.norm_in, conv(network.conv_in, x)))
-    for block in network.before:
-        x = residual(block, x)
-    frames = rearrange(x, "b c f h w -> (b f) c h w")
-    widening = network.upsample.conv
-    frames = F.pixel_shuffle(F.conv2d(frames, widening.weight, widening.bias, padding=1), 2)
-    x = rearrange(frames, "(b f) c h w -> b c f h w", b=len(x))
-    for block in network.after:
-        x = residual(block, x)
-    return conv(network.conv_out, x)
-
-
 def fit(small: Tensor, large: Tensor, statistics: Statistics, steps: int = STEPS, seed: int = 0) -> Upscaler:
     """An upscaler from latents to latents, by least squares."""
     torch.manual_seed(seed)
@@ -85,7 +57,7 @@ def fit(small: Tensor, large: Tensor, statistics: Statistics, steps: int = STEPS
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, step / 100) * 0.5 * (1 + cos(pi * step / steps))
         chosen = torch.randint(0, len(small), (BATCH,))
-        made = statistics.normalize(enlarged(network, statistics.denormalize(small[chosen])))
+        made = statistics.normalize(network(statistics.denormalize(small[chosen])))
         optimizer.zero_grad()
         (made - large[chosen]).square().mean().backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -150,7 +150,6 @@ class Transformer(nn.Module):
         """The velocities (B, N, C) of video and audio; None for an absent stream."""
         return self.sweep([Pass(video, audio, perturbation)], between_blocks)[0]
 
-    @torch.no_grad()
     def sweep(
         self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
     ) -> list[tuple[Tensor | None, Tensor | None]]:

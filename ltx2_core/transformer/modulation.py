@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import recorded
+
 _FREQUENCIES = 128
 
 
@@ -61,7 +63,10 @@ class Modulation:
 
 
 def modulate(x: Tensor, shift: Row, scale: Row) -> Tensor:
-    """x * (1 + scale) + shift, written into ``x`` (B, N, D)."""
+    """x * (1 + scale) + shift, written into ``x`` (B, N, D) unless autograd needs it."""
+    if recorded(x, shift.of_level):
+        parts = [torch.addcmul(a, x[:, tokens], 1 + b) for (tokens, a), (_, b) in zip(shift, scale)]
+        return torch.cat(parts, dim=1)
     for (tokens, summand), (_, factor) in zip(shift, scale):
         some = x[:, tokens]
         torch.addcmul(summand, some, 1 + factor, out=some)
@@ -69,7 +74,9 @@ def modulate(x: Tensor, shift: Row, scale: Row) -> Tensor:
 
 
 def gated_sum(x: Tensor, gate: Row, change: Tensor) -> Tensor:
-    """x + gate * change, written into ``change`` (B, N, D)."""
+    """x + gate * change, written into ``change`` (B, N, D) unless autograd needs it."""
+    if recorded(x, gate.of_level, change):
+        return torch.cat([torch.addcmul(x[:, tokens], factor, change[:, tokens]) for tokens, factor in gate], dim=1)
     for tokens, factor in gate:
         some = change[:, tokens]
         torch.addcmul(x[:, tokens], factor, some, out=some)

@@ -30,7 +30,6 @@ class VideoDecoder(nn.Module):
                 self.blocks.append(nn.ModuleList(Residual(channels, padding, causal) for _ in range(block.layers)))
         self.conv_out = Conv(channels, config.out_channels * config.patch_size**2, padding, causal, activate=True)
 
-    @torch.no_grad()
     def forward(self, latent: Tensor) -> Tensor:
         """(B, C, f, h, w) -> pixels (B, 3, F, H, W), nominally -1..1 and not clamped, in the weights' dtype."""
         self._check(latent)

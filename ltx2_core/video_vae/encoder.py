@@ -27,7 +27,6 @@ class VideoEncoder(nn.Module):
         # The last channel is the logarithm of a variance, of which inference makes no use.
         self.conv_out = Conv(channels, config.latent_channels + 1, padding, causal=True, activate=True)
 
-    @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, F, H, W) in -1..1 -> normalised means (B, C, f, h, w); frames beyond the last 8k + 1 are dropped."""
         x = patchify(self.crop(pixels).to(self.conv_in.weight.dtype), self.config.patch_size)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..layers import recorded
 from .config import Resample
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
@@ -34,6 +35,8 @@ class Conv(nn.Conv3d):
 
     def surround(self, x: Tensor) -> Tensor:
         """Copy ``x``, activated if so wished, into the middle of a larger clip and fill the rim around it."""
+        if recorded(x):
+            return self._padded(F.silu(pixel_norm(x)) if self.activate else x)
         (batch, channels, frames, height, width), m = x.shape, self.margin
         shape = (batch, channels, self.before + frames + self.after, height + 2 * m, width + 2 * m)
         clip = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
@@ -52,6 +55,12 @@ class Conv(nn.Conv3d):
         clip[:, :, :first] = clip[:, :, first : first + 1]
         clip[:, :, last + 1 :] = clip[:, :, last : last + 1]
         return clip
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """The same in a form that gradients can follow."""
+        if self.margin:
+            x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="reflect")
+        return torch.cat([*[x[:, :, :1]] * self.before, x, *[x[:, :, -1:]] * self.after], dim=2)
 
     def convolve(self, surrounded: Tensor) -> Tensor:
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)  # no copy where it is so already

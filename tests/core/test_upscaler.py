@@ -69,6 +69,20 @@ def test_agreement(kind, cells, monkeypatch):
         compare(f"upscaler {kind}", ours(latent), theirs(latent.clone()))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_the_official_ones(kind):
+    theirs, ours = pair(SMALL | KINDS[kind])
+    latent = torch.randn(1, 8, 3, 4, 5)
+    for network in theirs, ours:
+        network.requires_grad_(True)(latent.clone()).square().mean().backward()
+    official = keys_of(SMALL | KINDS[kind]).official
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    found = {official(name): parameter.grad for name, parameter in ours.named_parameters()}
+    # All at once: those of some biases are 0, but for rounding.
+    flat = [torch.cat([each[name].flatten() for name in expected]) for each in (found, expected)]
+    compare(f"gradients of the upscaler {kind}", *flat)
+
+
 @torch.inference_mode()
 def test_agreement_with_the_statistics_of_the_vae():
     official = pytest.importorskip("ltx_core.model.upsampler")
