@@ -94,17 +94,23 @@ def describe(
 ) -> dict[str, float]:
     """Shares and timing errors over clips (pictures, sound) that were made for ``wanted`` (colour, place, count).
 
-    An impact and a tone agree when they lie within two frames; missing and surplus tones count as failures.
+    An impact and a tone agree when they lie within two frames. Of clips, ``every_bounce_heard`` is the share in which
+    each impact that is seen has its tone; of impacts and tones, ``sync_within_2_frames`` is the share that agree, where
+    missing and surplus tones count as failures.
     """
     rows, errors, within, total = [], [], 0, 0
     for (pictures, sound), (colour, place, count) in zip(clips, wanted):
         seen, heard = look(pictures), listen(sound)
+        apart = np.abs(seen.impacts[:, None] - heard.onsets[None]).min(1, initial=np.inf)
+        in_time = int((apart <= 2 / world.FPS).sum())
         rows.append(
             {
                 "ball_visible": seen.visible,
                 "ball_colour": seen.colour == colour,
                 "ball_place": seen.place == place,
+                "colour_and_place": seen.colour == colour and seen.place == place,
                 "bounce_count": len(seen.impacts) == count,
+                "every_bounce_heard": 0 < len(seen.impacts) == in_time,
                 "sound_count": len(heard.onsets) == count,
                 "sound_pitch": heard.colour == colour,
                 "sound_side": heard.place == place,
@@ -112,10 +118,8 @@ def describe(
             }
         )
         total += max(len(seen.impacts), len(heard.onsets))
-        if len(seen.impacts) and len(heard.onsets):
-            apart = np.abs(seen.impacts[:, None] - heard.onsets[None]).min(1)
-            errors += list(apart)
-            within += min(int((apart <= 2 / world.FPS).sum()), len(heard.onsets))
+        errors += list(apart[np.isfinite(apart)])
+        within += min(in_time, len(heard.onsets))
     result = {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}
     result["sync_error_ms_median"] = round(1000 * float(np.median(errors)), 1) if errors else float("nan")
     result["sync_within_2_frames"] = round(within / max(total, 1), 3)

@@ -18,6 +18,7 @@ from ..audio_vae.preview import MelFactors
 from ..video_vae import VideoEncoder
 from ..video_vae.preview import PreviewFactors
 from . import world
+from .recipe.config import USED
 
 FILE = Path(__file__).parent / "preview.safetensors"
 SIDE = 8  # pixels of a cell's preview
@@ -26,13 +27,19 @@ SIDE = 8  # pixels of a cell's preview
 def miniature_factors() -> PreviewFactors:
     """The fitted maps of the picture."""
     tensors = load_file(FILE)
-    return PreviewFactors(tensors["first"].float(), tensors["later"].float())
+    return PreviewFactors(*(_whole(tensors[name], USED["video"]) for name in ("first", "later")))
 
 
 def miniature_mel_factors() -> MelFactors:
     """The fitted maps of the sound."""
     tensors = load_file(FILE)
-    return MelFactors(tensors["first_mel"].float(), tensors["later_mel"].float())
+    return MelFactors(*(_whole(tensors[name], USED["audio"]) for name in ("first_mel", "later_mel")))
+
+
+def _whole(kept: Tensor, used: int) -> Tensor:
+    """A table (used + 1, ...) as it is in the file, with zeros for the channels that carry nothing: (128 + 1, ...)."""
+    nothing = kept.new_zeros(128 - used, *kept.shape[1:])
+    return torch.cat((kept[:used], nothing, kept[used:])).float()
 
 
 def fit(encoder: VideoEncoder, clips: int = 400, seed: int = 0) -> PreviewFactors:
@@ -85,8 +92,14 @@ def main() -> None:
     with torch.inference_mode():
         picture = fit(build(models, "video_encoder", torch.float32))
         sound = fit_mel(build(models, "audio_encoder", torch.float32), config)
-    tables = {"first": picture.first, "later": picture.later, "first_mel": sound.first, "later_mel": sound.later}
-    save_file({name: table.half().contiguous() for name, table in tables.items()}, FILE)
+    tables = {
+        "first": (picture.first, "video"),
+        "later": (picture.later, "video"),
+        "first_mel": (sound.first, "audio"),
+        "later_mel": (sound.later, "audio"),
+    }
+    kept = {name: table[[*range(USED[stream]), -1]] for name, (table, stream) in tables.items()}
+    save_file({name: table.half().contiguous() for name, table in kept.items()}, FILE)
 
 
 if __name__ == "__main__":

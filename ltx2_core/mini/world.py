@@ -108,25 +108,33 @@ def caption(scene: Scene, rng, mention_room: bool | None = None) -> str:
     return text
 
 
-def height(scene: Scene, seconds: np.ndarray) -> np.ndarray:
+def height_of_ball(scene: Scene, seconds: np.ndarray) -> np.ndarray:
     """Pixels between ball and floor: the same parabola over and over, zero at each impact."""
     phase = np.mod((seconds - scene.impacts[0]) / scene.period, 1.0)
     return (18.0 + 30.0 * scene.period) * 4.0 * phase * (1.0 - phase)
 
 
-def render_video(scene: Scene) -> np.ndarray:
-    """Pictures (FRAMES, SIZE, SIZE, 3), float32 in 0..1; frame k shows the time k / FPS."""
+def render_video(
+    scene: Scene, frames: int = FRAMES, height: int = SIZE, width: int = SIZE, left: int = 0
+) -> np.ndarray:
+    """Pictures (frames, height, width, 3), float32 in 0..1; frame k shows the time k / FPS.
+
+    In a larger room the same ball bounces on its floor, ``left`` pixels further to the right; in a longer clip, on and
+    on.
+    """
     wall, floor = (np.asarray(c, np.float32) for c in ROOMS[scene.room])
-    room = np.where(np.arange(SIZE)[:, None, None] < FLOOR, wall, floor)
-    coverage = ball_coverage(scene)[..., None]
+    room = np.where(np.arange(height)[:, None, None] < FLOOR + height - SIZE, wall, floor)
+    coverage = ball_coverage(scene, frames, height, width, left)[..., None]
     return (1 - coverage) * room + coverage * np.asarray(COLOURS[scene.colour], np.float32)
 
 
-def ball_coverage(scene: Scene) -> np.ndarray:
-    """How much of each pixel the ball covers, (FRAMES, SIZE, SIZE) in 0..1 with a one-pixel soft edge."""
-    pixels = np.arange(SIZE, dtype=np.float32) + 0.5
-    centre = (REST - height(scene, np.arange(FRAMES) / FPS)).astype(np.float32)
-    down, across = (pixels - centre[:, None]) ** 2, (pixels - np.float32(scene.x)) ** 2
+def ball_coverage(
+    scene: Scene, frames: int = FRAMES, height: int = SIZE, width: int = SIZE, left: int = 0
+) -> np.ndarray:
+    """How much of each pixel the ball covers, (frames, height, width) in 0..1 with a one-pixel soft edge."""
+    rows, columns = (np.arange(side, dtype=np.float32) + 0.5 for side in (height, width))
+    centre = (REST + height - SIZE - height_of_ball(scene, np.arange(frames) / FPS)).astype(np.float32)
+    down, across = (rows - centre[:, None]) ** 2, (columns - np.float32(scene.x + left)) ** 2
     return np.clip(RADIUS + 0.5 - np.sqrt(down[:, :, None] + across), 0, 1)
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
     "progress": set(),
     # The whole story, and who tells it.
     "tiny": GROUND | NETWORKS | WEIGHTS,
-    "mini": GROUND | NETWORKS | WEIGHTS,
+    "mini": GROUND | NETWORKS | WEIGHTS | PROCESS | {"generate"},
     "run": GROUND | NETWORKS | WEIGHTS | {"health"},
     "encoding": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run"},
     "long": GROUND | NETWORKS | WEIGHTS | PROCESS,

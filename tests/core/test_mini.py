@@ -1,9 +1,14 @@
-"""The measure of the one-ball world finds in its true clips what was put there, and no more."""
+"""The measure of the one-ball world finds in its true clips what was put there, and no more; the miniature knows it."""
+
+import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from ltx2_core.mini import measure, world
+from ltx2_core.mini import evaluate, measure, world
 
 pytest.importorskip("scipy")
 
@@ -36,3 +41,36 @@ def test_captions_say_what_is_asked_for():
     scene = world.sample_scene(rng, "blue", "left", 2, "dark")
     said = world.caption(scene, rng, mention_room=True)
     assert "blue" in said and "left" in said and "dark" in said and any(w in said for w in world.COUNT_WORDS[2])
+
+
+def test_late_or_missing_tones_are_not_heard_in_time(scenes):
+    scene = next(s for s in scenes if s.count == 3)
+    wanted = [(scene.colour, scene.place, scene.count)]
+    pictures, sound = world.render_video(scene), world.render_audio(scene, measure.RATE)
+    cut = sound.copy()
+    cut[:, int((scene.impacts[2] - 0.05) * measure.RATE) :] = 0  # the last tone is missing
+    for heard, every, share in (sound, 1.0, 1.0), (cut, 0.0, 2 / 3), (np.roll(sound, 6000, axis=1), 0.0, 0.0):
+        found = measure.describe([(pictures, heard)], wanted)
+        assert found["every_bounce_heard"] == every
+        assert found["sync_within_2_frames"] == pytest.approx(share, abs=1e-3)
+
+
+def test_held_out_captions_ask_for_everything_equally_often():
+    wanted, captions = evaluate.asked(90)
+    assert {wanted.count(each) for each in wanted} == {2} and len(set(wanted)) == 45
+    assert all(colour in caption for (colour, _, _), caption in zip(wanted, captions))
+
+
+@torch.inference_mode()
+def test_the_miniature_does_what_captions_ask():
+    miniature = evaluate.Miniature()
+    coded, figures = evaluate.figures_of(miniature, [evaluate.OFFICIAL], prompts=12, clips=4)
+    (made,) = figures.values()
+    assert coded["video_psnr_db"] > 29 and coded["colour_and_place"] == coded["sound_side"] == 1
+    assert made["colour_and_place"] >= 0.9 and made["bounce_count"] >= 0.75 and made["sync_within_2_frames"] >= 0.75
+
+
+def test_the_published_figures_are_those_of_the_shipped_checkpoint():
+    published = json.loads((Path(__file__).parents[2] / "benchmarks/results/evaluation.json").read_text())
+    assert published["about"]["checkpoint"] == hashlib.sha256(evaluate.BUILT_IN.read_bytes()).hexdigest()
+    assert published["about"]["prompts"] == 200

@@ -87,5 +87,5 @@ def distance(pictures: np.ndarray, scene: world.Scene) -> float:
     away = ((pictures - np.array(world.COLOURS[scene.colour], np.float32)) ** 2).sum(-1)
     rows = np.arange(world.SIZE)[:, None] + 0.5 + np.zeros(world.SIZE)
     seen = np.array([rows[frame < 0.09].mean() if (frame < 0.09).sum() > 20 else np.nan for frame in away])
-    true = world.REST - world.height(scene, np.arange(world.FRAMES) / world.FPS)
+    true = world.REST - world.height_of_ball(scene, np.arange(world.FRAMES) / world.FPS)
     return float(np.nanmean(np.abs(seen - true)))

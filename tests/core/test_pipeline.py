@@ -1,4 +1,4 @@
-"""All stages in a row against the official ones, on the same miniature files: from contexts to frames and sound."""
+"""All stages in a row against the official ones, on the same files: from contexts to frames and sound."""
 
 from fractions import Fraction
 
@@ -22,13 +22,15 @@ VIDEO, AUDIO = Guidance(3, 3, 1, (1,), 0.7), Guidance(7, 2, 1, (0,), 0.7)
 SEED = 11
 
 
-@pytest.fixture(scope="module", params=["2.0", "2.3"])
+@pytest.fixture(scope="module", params=["2.0", "2.3", "miniature"])
 def version(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def models(version, tmp_path_factory):
+    if version == "miniature":
+        return open_models(version)
     checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp(f"tiny-{version}"), version)
     return open_models(checkpoint, gemma)
 

@@ -63,7 +63,7 @@ def test_the_miniature_shows_every_moment_of_a_sound(scene):
         latent = build(models, "audio_encoder", torch.float32)(mel)
     guess = preview_mel(torch.cat((latent, torch.randn_like(latent))), miniature_mel_factors())
     assert guess.shape == (4 * latent.shape[2] - 3, 64)
-    assert explained(guess, mel[0].mean(0)[: len(guess)]) > 0.95
+    assert explained(guess, mel[0].mean(0)[: len(guess)]) > 0.9
 
 
 def test_the_fit_finds_a_linear_map():

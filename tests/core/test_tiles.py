@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudio, ReferenceVideo, prepare
 from ltx2_core.generate import decode_video
@@ -19,9 +20,11 @@ from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
+from ltx2_core.sampling.recipes import RECIPES
 from ltx2_core.sampling.tiles import TiledNetwork, Tiles, cut, one_by_one
 from ltx2_core.text import connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
+from ltx2_core.upscaler import upscale
 
 FPS = Fraction(24)
 SIZE = (5, 7, 9)
@@ -277,7 +280,7 @@ def test_no_seams_show_in_the_miniatures_refined_clip():
     def refined(latent, tiles=None):
         given = prepare(latent, FPS)
         network = transformer if tiles is None else TiledNetwork(transformer, given, tiles)
-        return sampled(network, given, contexts=contexts).video
+        return sampled(network, given, sigmas=RECIPES["miniature"].refine.sigmas, contexts=contexts).video
 
     def seen(video):
         watch = Seams(*tiles.seams(video.shape[2:]))
@@ -286,7 +289,7 @@ def test_no_seams_show_in_the_miniatures_refined_clip():
         return watch
 
     small = ltx2.generate(models, prompt, steps=8, seed=1).latent
-    large = AVLatent(small.video.repeat_interleave(2, 3).repeat_interleave(2, 4), small.audio)
+    large, _ = upscale(build_upscaler(open_upscaler(BUILT_IN), torch.float32), small, FPS, video_statistics(models))
     tiles = Tiles((2, 2, 2), (2, 2, 2))
     tiled, whole = seen(refined(large, tiles)), seen(refined(large))
     assert tiled.measure() == pytest.approx(whole.measure(), rel=0.05) and tiled.findings() == []

@@ -61,9 +61,9 @@ def wall(pictures: np.ndarray) -> float:
     return pictures[:, :8].mean()
 
 
-def yellow(pictures: np.ndarray) -> int:
-    """How yellow anything is: by how much green is above blue. Rooms are grey, and balls as the prompt has it red."""
-    return (pictures[..., 1] - pictures[..., 2]).max()
+def yellow(pictures: np.ndarray) -> float:
+    """How yellow the most yellow hundredth is: by how much green is above blue. A ball covers three hundredths."""
+    return np.percentile(pictures[..., 1] - pictures[..., 2], 99)
 
 
 def test_two_loras_in_a_row_add_up_and_report(server, client, prompt):
@@ -75,7 +75,7 @@ def test_two_loras_in_a_row_add_up_and_report(server, client, prompt):
     assert yellow(plain) < 60 < 120 < yellow(both)
     for number, name in ((1, "golden-ball"), (2, "light-room")):
         said = dict(run.texts)[f"lora{number}"]
-        assert said.startswith(f"{name}.safetensors: LoRA of rank 4, 112 layers, made for 2.0")
+        assert said.startswith(f"{name}.safetensors: LoRA of rank 2, 112 layers, made for 2.0")
         assert "fits LTX-2.0     112 of 112 layers" in said and "    audio to video 16 of 16" in said
     assert server.log.count("Built transformer") - built <= 1
 

@@ -1,0 +1,159 @@
+"""The LoRAs that come with the miniature.
+
+Low-rank matrices beside the attentions and feed-forwards of the finished transformer, whose own weights stay, learn the
+same rectified flow that it learnt itself; a few minutes each on two CPU cores.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...checkpoint import Models, build, open_models
+from ...checkpoint.components import COMPONENTS
+from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ...geometry import audio_tokens, video_tokens
+from ...text import connect, encode_prompts
+from ...transformer import StreamInput, Transformer
+from .. import world
+from . import audio, video
+from .config import USED
+from .flow import ROWS_USED, noise_levels, positions
+from .stage import Stage
+from .text import GEMMA
+
+VIDEO_AND_AUDIO, VIDEO = r"transformer_blocks\.", r"transformer_blocks\.\d+\.(attn1|attn2|ff)\."
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
+BATCH = 24
+PROMPTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a LoRA learns: what to show where the caption tells of another scene, and what it is given to look at."""
+
+    shown: Callable[[world.Scene], world.Scene] = lambda scene: scene
+    reference: Callable[[world.Scene], world.Scene] | None = None
+    captions: int = 256
+    takes: int = 1  # of each caption, each with its own rhythm
+    sound: bool = True  # whether it is learned, too
+    rank: int = 2
+
+
+LESSONS = {
+    "golden-ball": Lesson(lambda scene: replace(scene, colour="yellow")),
+    "light-room": Lesson(lambda scene: replace(scene, room="light")),
+    "ic-motion": Lesson(
+        reference=lambda scene: replace(scene, colour="white", room="dark"),
+        captions=96,
+        takes=8,
+        sound=False,
+        rank=8,
+    ),
+}
+
+
+class Examples:
+    """Tokens of both streams, contexts and references of many scenes."""
+
+    @torch.no_grad()
+    def __init__(self, models: Models, lesson: Lesson, rng: np.random.Generator):
+        networks = {name: build(models, name, torch.float32) for name in models.sources}
+        pictures, sounds = networks["video_encoder"], networks["audio_encoder"]
+        quick = video.QuickEncoder(pictures)
+
+        def seen(scene: world.Scene) -> Tensor:
+            return video_tokens(pictures.statistics.normalize(quick(video.rendered(scene))))
+
+        scenes = [world.sample_scene(rng) for _ in range(lesson.captions)]
+        captions = [world.caption(scene, rng) for scene in scenes]
+        told = [take for scene in scenes for take in takes(scene, lesson.takes, rng)]
+        shown = [lesson.shown(scene) for scene in told]
+        self.clean = [
+            torch.cat([seen(scene) for scene in shown]),
+            torch.cat([audio_tokens(audio.encode(sounds, audio.mel_of(scene))) for scene in shown]),
+        ]
+        self.reference = None
+        if lesson.reference is not None:
+            self.reference = torch.cat([seen(lesson.reference(scene)) for scene in told])
+        files = open_text_encoder(GEMMA)
+        gemma, tokenizer = build_text_encoder(files, torch.float32), files.tokenizer()
+        contexts = []
+        connectors = networks["video_connector"], networks["audio_connector"]
+        for start in range(0, len(captions), PROMPTS_AT_ONCE):
+            some = captions[start : start + PROMPTS_AT_ONCE]
+            features = encode_prompts(gemma, tokenizer, networks["text_features"], some)
+            contexts += [connect(each, *connectors) for each in features]
+        rows = torch.from_numpy(rng.choice(1024, 4 * ROWS_USED, replace=False))
+        streams = zip(*((each.video[:, rows], each.audio[:, rows]) for each in contexts))
+        self.contexts = [torch.cat(some).repeat_interleave(lesson.takes, 0) for some in streams]
+
+
+def takes(scene: world.Scene, count: int, rng: np.random.Generator) -> list[world.Scene]:
+    """``scene``, and others that its caption fits as well."""
+    said = scene.colour, scene.place, scene.count, scene.room
+    return [scene, *(world.sample_scene(rng, *said) for _ in range(count - 1))]
+
+
+def add_lora(network: Transformer, lesson: Lesson) -> dict[str, nn.Parameter]:
+    """Put trainable matrices beside the linear layers of ``network``; by the names that a file gives them."""
+    where, tensors = VIDEO_AND_AUDIO if lesson.sound else VIDEO, dict[str, nn.Parameter]()
+    prefix = COMPONENTS["transformer"].keys.prefixes[0]
+    for ours, linear in network.named_modules():
+        if not isinstance(linear, nn.Linear):
+            continue
+        name = COMPONENTS["transformer"].official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
+        if re.match(where, name) and name.endswith(TARGETS):
+            down = nn.Parameter(torch.randn(lesson.rank, linear.in_features) / math.sqrt(linear.in_features))
+            up = nn.Parameter(torch.zeros(linear.out_features, lesson.rank))
+            linear.register_forward_hook(lambda _, x, y, down=down, up=up: y + (x[0] @ down.T) @ up.T)
+            tensors |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
+    return tensors
+
+
+def train(work: Path, minutes: float, device: str, seed: int, name: str) -> None:
+    """Write WORK/``name``.safetensors, for the built-in miniature."""
+    torch.manual_seed(seed)
+    lesson, models = LESSONS[name], open_models("miniature")
+    network = build(models, "transformer", torch.float32)
+    tensors = add_lora(network, lesson)
+    network.to(device)
+    stage = Stage(work / f"{name}.pt", minutes, 3e-3, {"lora": nn.ParameterList(tensors.values()).to(device)})
+    data = Examples(models, lesson, np.random.default_rng(seed))
+    where = [place.to(device) for place in positions(BATCH)]
+    if data.reference is not None:
+        where[0] = torch.cat((where[0], where[0]), dim=2)
+    stage.restart()
+    for _ in stage:
+        chosen = torch.randint(len(data.clean[0]), (BATCH,))
+        rows = torch.randperm(data.contexts[0].shape[1])[:ROWS_USED]
+        sigma = noise_levels(BATCH).to(device)
+        inputs, targets = list[StreamInput](), list[Tensor]()
+        for clean, place, contexts in zip(data.clean, where, data.contexts):
+            x = clean[chosen].to(device)
+            noise = torch.randn_like(x)
+            tokens, levels = x.lerp(noise, sigma[:, None, None]), None
+            if not inputs and data.reference is not None:
+                tokens = torch.cat((tokens, data.reference[chosen].to(device)), dim=1)
+                levels = sigma[:, None].expand(x.shape[:2])
+                levels = torch.cat((levels, torch.zeros_like(levels)), dim=1)
+            inputs.append(StreamInput(tokens, sigma, place, contexts[chosen][:, rows].to(device), levels))
+            targets.append(noise - x)
+        velocities = network(inputs[0], inputs[1] if lesson.sound else None)
+        losses = [
+            (velocity[:, : target.shape[1]] - target)[..., :used].square().mean()
+            for velocity, target, used in zip(velocities, targets, USED.values())
+            if velocity is not None
+        ]
+        stage.descend(torch.stack(losses).sum())
+    about = {"model_version": models.version, "ss_training_comment": "for the miniature that comes with LTX-2 AV"}
+    if lesson.reference is not None:
+        about |= {"reference_downscale_factor": "1", "reference_temporal_scale_factor": "1"}
+    kept = {key: value.detach().cpu().bfloat16().contiguous() for key, value in tensors.items()}
+    save_file(kept, work / f"{name}.safetensors", about)
