@@ -1,6 +1,5 @@
 """From pixels to latents (spec: video_vae.md, section 5)."""
 
-import torch
 from torch import Tensor, nn
 
 from .config import Resample, VideoVAEConfig
