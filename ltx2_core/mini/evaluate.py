@@ -27,7 +27,7 @@ from ..checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ..generate import decode_audio, decode_video, sample, vocode
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
-from ..sampling import SCHEDULES, Guidance
+from ..sampling import Guidance, ltx2
 from ..text import Contexts, connect, encode_prompts
 from ..transformer import Pass, Perturbation
 from . import measure, world
@@ -49,14 +49,10 @@ class Setting:
     cross_modal: float = 1.0
     connected: bool = True  # whether picture and sound attend to each other at all
     steps: int = 30
-    sampler: str = "euler"
-    schedule: str = "ltx2"
 
     def __str__(self) -> str:
-        how = f"{self.steps} steps" + ("" if self.sampler == "euler" else f" of {self.sampler}")
-        schedule = "" if self.schedule == "ltx2" else f", {self.schedule}"
         cut = "" if self.connected else ", cross-attention cut"
-        return f"text {self.text:g}, cross-modal {self.cross_modal:g}, {how}{schedule}{cut}"
+        return f"text {self.text:g}, cross-modal {self.cross_modal:g}, {self.steps} steps{cut}"
 
 
 OFFICIAL = Setting(3.0, 3.0)
@@ -111,12 +107,11 @@ class Miniature:
                 transformer if setting.connected else Cut(transformer),
                 empty(SHAPE, len(some)),
                 fps=SHAPE.fps,
-                sigmas=SCHEDULES[setting.schedule](setting.steps),
+                sigmas=ltx2(setting.steps),
                 contexts=Contexts(torch.cat([c.video for c in some]), torch.cat([c.audio for c in some])),
                 negative=negative,
                 video=guidance,
                 audio=guidance,
-                sampler=setting.sampler,
                 seed=seed + start,
             )
             yield from self.decoded(latent)
