@@ -53,7 +53,7 @@ def write_encoder(work: Path, minutes: float, device: str, seed: int) -> None:
 def load_encoder(work: Path, device: str) -> AudioEncoder:
     """The encoder, with neutral statistics."""
     encoder = new("audio_encoder")
-    encoder.load_state_dict(torch.load(work / "audio-encoder.pt", weights_only=True)["encoder"])
+    encoder.load_state_dict(torch.load(work / "audio-encoder.pt", weights_only=True, map_location="cpu")["encoder"])
     return encoder.requires_grad_(False).eval().to(device)
 
 
@@ -127,5 +127,7 @@ def narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_decoder(work: Path, device: str) -> AudioDecoder:
     """The trained decoder in its official width, with neutral statistics."""
     decoder = new("audio_decoder")
-    decoder.load_state_dict(widened(torch.load(work / "audio-decoder.pt", weights_only=True)["decoder"]))
+    decoder.load_state_dict(
+        widened(torch.load(work / "audio-decoder.pt", weights_only=True, map_location="cpu")["decoder"])
+    )
     return decoder.requires_grad_(False).eval().to(device)

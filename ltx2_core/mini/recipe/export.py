@@ -80,4 +80,4 @@ def _load(work: Path, stage: str) -> dict[str, Any]:
     if not path.exists():
         makes = {"statistics": "scenes"}.get(stage, stage)
         raise FileNotFoundError(f"{path} is missing: run the stage {makes} first, or adopt a finished checkpoint.")
-    return torch.load(path, weights_only=True)
+    return torch.load(path, weights_only=True, map_location="cpu")

@@ -51,7 +51,7 @@ def encode_scenes(work: Path, minutes: float, device: str, seed: int, workers: i
 
     The first ones also fix mean and deviation of every latent channel (WORK/statistics.pt) where these are unknown.
     """
-    parts = [torch.load(path, weights_only=True)] if (path := work / "scenes.pt").exists() else []
+    parts = [torch.load(path, weights_only=True, map_location="cpu")] if (path := work / "scenes.pt").exists() else []
     begun, end = sum(len(part["meanings"]) for part in parts), time.time() + 60 * minutes
     workers = workers or torch.get_num_threads()
     with get_context("spawn").Pool(workers) as pool:
@@ -59,7 +59,7 @@ def encode_scenes(work: Path, minutes: float, device: str, seed: int, workers: i
         parts += pool.starmap(_encode_until, ((end, work, device, each) for each in seeds))
     scenes = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     _save(scenes, path)
-    known = torch.load(path, weights_only=True) if (path := work / "statistics.pt").exists() else {}
+    known = torch.load(path, weights_only=True, map_location="cpu") if (path := work / "statistics.pt").exists() else {}
     _save({name: measured(scenes[name]) for name in USED} | known, path)
     print(f"{len(scenes['meanings'])} scenes")
 
@@ -115,7 +115,8 @@ class Examples:
     @classmethod
     def load(cls, work: Path, device: str) -> "Examples":
         scenes, statistics, captions = (
-            torch.load(work / f"{name}.pt", weights_only=True) for name in ("scenes", "statistics", "captions")
+            torch.load(work / f"{name}.pt", weights_only=True, map_location="cpu")
+            for name in ("scenes", "statistics", "captions")
         )
 
         def normal(name: str, stream: str) -> Tensor:

@@ -110,8 +110,9 @@ def add_lora(network: Transformer, lesson: Lesson) -> dict[str, nn.Parameter]:
             continue
         name = COMPONENTS["transformer"].official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
         if re.match(where, name) and name.endswith(TARGETS):
-            down = nn.Parameter(torch.randn(lesson.rank, linear.in_features) / math.sqrt(linear.in_features))
-            up = nn.Parameter(torch.zeros(linear.out_features, lesson.rank))
+            width, device = linear.in_features, linear.weight.device
+            down = nn.Parameter(torch.randn(lesson.rank, width, device=device) / math.sqrt(width))
+            up = nn.Parameter(torch.zeros(linear.out_features, lesson.rank, device=device))
             linear.register_forward_hook(lambda _, x, y, down=down, up=up: y + (x[0] @ down.T) @ up.T)
             tensors |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
     return tensors
@@ -121,10 +122,9 @@ def train(work: Path, minutes: float, device: str, seed: int, name: str) -> None
     """Write WORK/``name``.safetensors, for the built-in miniature."""
     torch.manual_seed(seed)
     lesson, models = LESSONS[name], open_models("miniature")
-    network = build(models, "transformer", torch.float32)
+    network = build(models, "transformer", torch.float32, device)
     tensors = add_lora(network, lesson)
-    network.to(device)
-    stage = Stage(work / f"{name}.pt", minutes, 3e-3, {"lora": nn.ParameterList(tensors.values()).to(device)})
+    stage = Stage(work / f"{name}.pt", minutes, 3e-3, {"lora": nn.ParameterList(tensors.values())})
     data = Examples(models, lesson, np.random.default_rng(seed))
     where = [place.to(device) for place in positions(BATCH)]
     if data.reference is not None:

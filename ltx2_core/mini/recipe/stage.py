@@ -26,7 +26,7 @@ class Stage:
         self.trained, self.step, self.begun = trained, 0, time.monotonic()
         self.saved, self.shown, self.means = self.begun, self.begun, dict[str, float]()
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
             for name in networks.keys() & state.keys():  # of a finished checkpoint, only what is kept is known
                 networks[name].load_state_dict(state[name])
             self.step = state["step"]

@@ -374,7 +374,7 @@ def train_text(work: Path, minutes: float, device: str, seed: int) -> None:
 def encode_captions(work: Path, minutes: float, device: str, seed: int) -> None:
     """Contexts of some captions of every meaning, a random choice of their rows."""
     read, networks = Reader(device), new_networks()
-    state = torch.load(work / "text.pt", weights_only=True)
+    state = torch.load(work / "text.pt", weights_only=True, map_location="cpu")
     for name, network in networks.items():
         network.load_state_dict(state[name])
         network.to(device)

@@ -151,7 +151,7 @@ def as_pixels(video: Tensor) -> Tensor:
 def load_encoder(work: Path, device: str) -> QuickEncoder:
     """The fitted encoder, with neutral statistics."""
     encoder = new("video_encoder")
-    encoder.load_state_dict(torch.load(work / "video-encoder.pt", weights_only=True)["encoder"])
+    encoder.load_state_dict(torch.load(work / "video-encoder.pt", weights_only=True, map_location="cpu")["encoder"])
     return QuickEncoder(encoder.requires_grad_(False).to(device))
 
 
