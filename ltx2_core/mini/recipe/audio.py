@@ -12,7 +12,7 @@ from ...audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, log_mel
 from ...geometry import AUDIO_RATE
 from .. import world
 from .config import AUDIO_CHANNELS, CONFIG, new
-from .stage import LOG_VARIANCE, Stage, rounded, start_linear
+from .stage import LOG_VARIANCE, Stage, keep, rounded, start_linear
 
 ARCHITECTURE = AudioVAEConfig.from_json(CONFIG["audio_vae"])
 FRAMES = round(world.DURATION * AUDIO_RATE)  # of a latent
@@ -47,7 +47,7 @@ def write_encoder(work: Path, minutes: float, device: str, seed: int) -> None:
     for channel in range(AUDIO_CHANNELS):
         encoder.conv_out.weight[channel, 2 * channel : 2 * channel + 2, -1, 1] = torch.tensor([norm, -norm])
     encoder.conv_out.bias[ARCHITECTURE.latent_channels :] = LOG_VARIANCE
-    torch.save({"encoder": rounded(encoder)}, work / "audio-encoder.pt")
+    keep({"encoder": rounded(encoder)}, work / "audio-encoder.pt")
 
 
 def load_encoder(work: Path, device: str) -> AudioEncoder:
@@ -122,12 +122,3 @@ def narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
         hidden = not name.startswith(("conv_out.", "statistics."))
         narrow[name] = value[:WIDTH].clone() if hidden else value.clone()
     return narrow
-
-
-def load_decoder(work: Path, device: str) -> AudioDecoder:
-    """The trained decoder in its official width, with neutral statistics."""
-    decoder = new("audio_decoder")
-    decoder.load_state_dict(
-        widened(torch.load(work / "audio-decoder.pt", weights_only=True, map_location="cpu")["decoder"])
-    )
-    return decoder.requires_grad_(False).eval().to(device)

@@ -12,6 +12,7 @@ from ...checkpoint import build, open_models
 from ...checkpoint.components import COMPONENTS
 from . import audio
 from .config import AUDIO_CHANNELS, CONFIG, VERSION, VIDEO_CHANNELS
+from .stage import keep
 
 LICENSE = "Weights trained from scratch on synthetic data by this project; not derived from any LTX weights."
 
@@ -72,7 +73,7 @@ def adopt(work: Path, checkpoint: str | Path = "miniature") -> None:
         states.setdefault(stage, {"step": 0})[name] = state
     states["transformer"]["network"] = states["transformer"]["average"]
     for stage, state in (states | {"statistics": statistics}).items():
-        torch.save(state, work / f"{stage}.pt")
+        keep(state, work / f"{stage}.pt")
 
 
 def _load(work: Path, stage: str) -> dict[str, Any]:

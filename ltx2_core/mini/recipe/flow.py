@@ -25,7 +25,7 @@ from ...transformer import UNPERTURBED, Perturbation, StreamInput, Transformer
 from .. import world
 from . import audio, video
 from .config import USED, new
-from .stage import Stage
+from .stage import Stage, keep
 from .text import ROWS, UNSAID, VARIANTS, meaning
 
 BATCH = 48
@@ -58,9 +58,9 @@ def encode_scenes(work: Path, minutes: float, device: str, seed: int, workers: i
         seeds = ((seed, 1, begun, number) for number in range(workers))
         parts += pool.starmap(_encode_until, ((end, work, device, each) for each in seeds))
     scenes = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    _save(scenes, path)
+    keep(scenes, path)
     known = torch.load(path, weights_only=True, map_location="cpu") if (path := work / "statistics.pt").exists() else {}
-    _save({name: measured(scenes[name]) for name in USED} | known, path)
+    keep({name: measured(scenes[name]) for name in USED} | known, path)
     print(f"{len(scenes['meanings'])} scenes")
 
 
@@ -93,13 +93,6 @@ def measured(tokens: Tensor) -> dict[str, Tensor]:
         "mean": nn.functional.pad(flat.mean(0), (0, missing)).bfloat16().float(),
         "std": nn.functional.pad(flat.std(0).clamp(min=STD_FLOOR), (0, missing), value=1.0).bfloat16().float(),
     }
-
-
-def _save(content: dict, path: Path) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".partial")
-    torch.save(content, temporary)
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)

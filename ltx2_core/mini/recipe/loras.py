@@ -24,7 +24,7 @@ from ...transformer import StreamInput, Transformer
 from .. import world
 from . import audio, video
 from .config import USED
-from .flow import ROWS_USED, noise_levels, positions
+from .flow import ROWS_USED, as_input, noise_levels, positions
 from .stage import Stage
 from .text import GEMMA
 
@@ -138,12 +138,11 @@ def train(work: Path, minutes: float, device: str, seed: int, name: str) -> None
         for clean, place, contexts in zip(data.clean, where, data.contexts):
             x = clean[chosen].to(device)
             noise = torch.randn_like(x)
-            tokens, levels = x.lerp(noise, sigma[:, None, None]), None
+            tokens, levels = x.lerp(noise, sigma[:, None, None]), sigma[:, None].expand(x.shape[:2])
             if not inputs and data.reference is not None:
                 tokens = torch.cat((tokens, data.reference[chosen].to(device)), dim=1)
-                levels = sigma[:, None].expand(x.shape[:2])
                 levels = torch.cat((levels, torch.zeros_like(levels)), dim=1)
-            inputs.append(StreamInput(tokens, sigma, place, contexts[chosen][:, rows].to(device), levels))
+            inputs.append(as_input(tokens, levels, place, contexts[chosen][:, rows].to(device)))
             targets.append(noise - x)
         velocities = network(inputs[0], inputs[1] if lesson.sound else None)
         losses = [

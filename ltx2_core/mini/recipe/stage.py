@@ -64,13 +64,18 @@ class Stage:
             print(f"{self.path.stem} {self.step} {self.shown - self.begun:.0f}s {figures}", flush=True)
 
     def save(self) -> None:
-        """Whole or not at all: a run that is interrupted here leaves the state before."""
+        """Keep the state of now."""
         state: dict[str, Any] = {name: network.state_dict() for name, network in self.networks.items()}
         state |= {"optimizer": self.optimizer.state_dict(), "step": self.step}
-        temporary = self.path.with_suffix(".partial")
-        torch.save(state, temporary)
-        temporary.replace(self.path)
+        keep(state, self.path)
         self.saved = time.monotonic()
+
+
+def keep(content: dict[str, Any], path: Path) -> None:
+    """Write a file whole or not at all: a run that is interrupted here leaves what was there before."""
+    temporary = path.with_suffix(".partial")
+    torch.save(content, temporary)
+    temporary.replace(path)
 
 
 def start_linear(convolution: Any, open: bool) -> None:

@@ -25,7 +25,7 @@ from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ...text import Connector, GemmaConfig, GemmaEncoder, Reading, connect, extract_features
 from .. import world
 from .config import CONFIG
-from .stage import Stage
+from .stage import Stage, keep
 
 GEMMA = MINIATURE / "gemma-mini"
 
@@ -388,4 +388,4 @@ def encode_captions(work: Path, minutes: float, device: str, seed: int) -> None:
         rows = torch.from_numpy(rng.choice(contexts[0].video.shape[1], ROWS, replace=False)).to(device)
         streams = ([context.video for context in contexts], [context.audio for context in contexts])
         banks[number] = torch.stack([torch.cat(stream)[:, rows] for stream in streams]).half().cpu()
-    torch.save({"banks": banks, "nothing": NOTHING}, work / "captions.pt")
+    keep({"banks": banks, "nothing": NOTHING}, work / "captions.pt")

@@ -14,7 +14,7 @@ from ...video_vae import VideoDecoder
 from ...video_vae.layers import Conv, patchify, pixel_norm
 from .. import world
 from .config import VIDEO_CHANNELS, new
-from .stage import LOG_VARIANCE, Stage, rounded, start_linear
+from .stage import LOG_VARIANCE, Stage, keep, rounded, start_linear
 
 LATENTS, CELLS = latent_frames(world.FRAMES), world.SIZE // SPACE_SCALE  # of a clip
 LONGEST = 65  # frames of the longest clips
@@ -75,7 +75,7 @@ def fit_encoder(work: Path, minutes: float, device: str, seed: int, scenes: int 
     scale = (spread / spread[2]).sqrt().clamp(max=1) / spread
     look_at_present(encoder.conv_out, weight * scale[:, None], bias * scale)
     encoder.conv_out.bias[-1] = LOG_VARIANCE
-    torch.save({"encoder": rounded(encoder)}, work / "video-encoder.pt")
+    keep({"encoder": rounded(encoder)}, work / "video-encoder.pt")
 
 
 def principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from ...audio_vae.vocoder import MEL_RATE
 from .. import world
 from .audio import ARCHITECTURE
 from .config import new
+from .stage import keep
 
 VOICES = list(product(world.PITCHES.values(), (0, 1)))  # (Hertz, side)
 POINTER_RATE = 6 * MEL_RATE
@@ -57,7 +58,7 @@ def write_vocoder(work: Path, minutes: float, device: str, seed: int) -> None:
             pass_on(to_twice, side, side, later, times)
         # The last rectifier leaks less: 1.01 x remains.
         vocoder.conv_post.weight[side, 2 * side : 2 * side + 2, 3] = torch.tensor([1, -1]) / 1.01
-    torch.save({"vocoder": vocoder.state_dict()}, work / "vocoder.pt")
+    keep({"vocoder": vocoder.state_dict()}, work / "vocoder.pt")
 
 
 def loudest_bin(pitch: float) -> tuple[int, float]:
