@@ -15,23 +15,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...checkpoint import Models, build, open_models
+from ...checkpoint import build, open_models
 from ...checkpoint.components import COMPONENTS
-from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ...geometry import audio_tokens, video_tokens
-from ...text import connect, encode_prompts
 from ...transformer import StreamInput, Transformer
 from .. import world
+from ..evaluate import Miniature
 from . import audio, video
 from .config import USED
 from .flow import ROWS_USED, as_input, noise_levels, positions
 from .stage import Stage
-from .text import GEMMA
 
 VIDEO_AND_AUDIO, VIDEO = r"transformer_blocks\.", r"transformer_blocks\.\d+\.(attn1|attn2|ff)\."
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 BATCH = 24
-PROMPTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,9 @@ class Examples:
     """Tokens of both streams, contexts and references of many scenes."""
 
     @torch.no_grad()
-    def __init__(self, models: Models, lesson: Lesson, rng: np.random.Generator):
-        networks = {name: build(models, name, torch.float32) for name in models.sources}
-        pictures, sounds = networks["video_encoder"], networks["audio_encoder"]
+    def __init__(self, lesson: Lesson, rng: np.random.Generator):
+        miniature = Miniature()
+        pictures, sounds = miniature.networks["video_encoder"], miniature.networks["audio_encoder"]
         quick = video.QuickEncoder(pictures)
 
         def seen(scene: world.Scene) -> Tensor:
@@ -82,14 +79,7 @@ class Examples:
         self.reference = None
         if lesson.reference is not None:
             self.reference = torch.cat([seen(lesson.reference(scene)) for scene in told])
-        files = open_text_encoder(GEMMA)
-        gemma, tokenizer = build_text_encoder(files, torch.float32), files.tokenizer()
-        contexts = []
-        connectors = networks["video_connector"], networks["audio_connector"]
-        for start in range(0, len(captions), PROMPTS_AT_ONCE):
-            some = captions[start : start + PROMPTS_AT_ONCE]
-            features = encode_prompts(gemma, tokenizer, networks["text_features"], some)
-            contexts += [connect(each, *connectors) for each in features]
+        contexts = miniature.contexts(captions)
         rows = torch.from_numpy(rng.choice(1024, 4 * ROWS_USED, replace=False))
         streams = zip(*((each.video[:, rows], each.audio[:, rows]) for each in contexts))
         self.contexts = [torch.cat(some).repeat_interleave(lesson.takes, 0) for some in streams]
@@ -125,7 +115,7 @@ def train(work: Path, minutes: float, device: str, seed: int, name: str) -> None
     network = build(models, "transformer", torch.float32, device)
     tensors = add_lora(network, lesson)
     stage = Stage(work / f"{name}.pt", minutes, 3e-3, {"lora": nn.ParameterList(tensors.values())})
-    data = Examples(models, lesson, np.random.default_rng(seed))
+    data = Examples(lesson, np.random.default_rng(seed))
     where = [place.to(device) for place in positions(BATCH)]
     if data.reference is not None:
         where[0] = torch.cat((where[0], where[0]), dim=2)
