@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..errors import CheckpointError
+
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -20,10 +22,6 @@ DTYPES = {
 
 _LFS = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000
-
-
-class CheckpointError(ValueError):
-    """A file is not what it has to be; the message says what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 # A room is a folder or a file of ltx2_core. A room may import itself and what stands behind its name.
-GROUND = {"geometry", "latents", "kernels", "layers"}
+GROUND = {"errors", "fields", "geometry", "latents", "kernels", "layers"}
 NETWORKS = {"text", "transformer", "video_vae", "audio_vae", "upscaler"}
 WEIGHTS = {"checkpoint", "lora", "quantization", "memory"}
 PROCESS = {"sampling", "conditioning", "media", "health"}
 
 ALLOWED = {
-    "geometry": set(),
-    "latents": {"geometry"},
-    "kernels": set(),
+    "errors": set(),
+    "fields": {"errors"},
+    "geometry": {"errors"},
+    "latents": {"errors", "geometry"},
+    "kernels": {"errors"},
     "layers": {"kernels"},
     # What is the velocity, the picture, the sound? Networks do not know each other, nor files.
     **dict.fromkeys(NETWORKS, GROUND),
@@ -27,7 +29,7 @@ ALLOWED = {
     "conditioning": GROUND | NETWORKS | {"media", "health"},
     "sampling": GROUND | NETWORKS | {"conditioning"},
     "health": GROUND,
-    "media": set(),
+    "media": {"errors"},
     "progress": set(),
     # The whole story, and who tells it.
     "tiny": GROUND | NETWORKS | WEIGHTS,

@@ -1,0 +1,39 @@
+"""Every failure that a person can meet.
+
+Each kind is also the built-in exception that callers expect, so ``except ValueError`` keeps working, and whoever shows
+errors to a person catches ``LTX2Error`` alone and shows its sentence: what was found, what was expected, what to do.
+"""
+
+import torch
+
+
+class LTX2Error(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class SettingError(LTX2Error, ValueError):
+    """A setting, or a combination of them, cannot be."""
+
+
+class CheckpointError(LTX2Error, ValueError):
+    """A file is not what it has to be."""
+
+
+class MissingFileError(LTX2Error, FileNotFoundError):
+    """A file that is needed is not there."""
+
+
+class UnreadableFileError(LTX2Error, OSError):
+    """A file is there, but cannot be read or written."""
+
+
+class DoesNotFitError(LTX2Error, ValueError):
+    """A stage needs more memory than there is, found before anything is loaded."""
+
+
+class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
+    """Memory ran out during the work, and nothing is left that could be given up."""
+
+
+class NotANumberError(LTX2Error, FloatingPointError):
+    """A network produced something that is not a number."""

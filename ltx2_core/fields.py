@@ -1,0 +1,137 @@
+"""How a setting looks to a person: declared once, beside the field, and read by every surface.
+
+A setting is a field of a dataclass, wherever that dataclass lives::
+
+    text_scale: Annotated[float, Slider(1, 10, 0.1), "How closely picture and sound follow the prompt."] = 1.0
+
+Node widgets, flags of the command line, tables of help pages and API pages are all made from ``settings_of``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from .errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What all kinds of inputs have in common.
+
+    ``shown`` is what a widget starts with, where that is not the field's own default (None, "as the recipe", cannot be
+    drawn as a number). ``label`` is the name on the node, ``flag`` the one on the command line; both default to the
+    field's name. ``advanced`` inputs are folded away.
+    """
+
+    shown: Any = ...
+    label: str = ""
+    flag: str = ""
+    advanced: bool = False
+
+
+@dataclass(frozen=True)
+class Number(Look):
+    """A decimal number from ``least`` to ``most``; ``unit`` is written behind it in tables."""
+
+    least: float
+    most: float
+    step: float = 0.01
+    digits: float = 0.01  # to which it is rounded
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Slider(Number):
+    """A number that is drawn as a slider."""
+
+
+@dataclass(frozen=True)
+class Whole(Look):
+    """A whole number from ``least`` to ``most``."""
+
+    least: int
+    most: int
+    step: int = 1
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Seed(Look):
+    """A number that starts random numbers, up to 2^53 - 1, to which a browser's numbers are exact."""
+
+    least: int = 0
+    most: int = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Choice(Look):
+    """One of ``options``; a function gives those that are only known when the surface is drawn."""
+
+    options: Sequence[str] | Callable[[], Sequence[str]]
+
+    @property
+    def words(self) -> list[str]:
+        """The options as they are now."""
+        return list(self.options() if callable(self.options) else self.options)
+
+
+@dataclass(frozen=True)
+class Words(Look):
+    """Text: one line, or several; ``dynamic`` lets the host fill in its own placeholders."""
+
+    lines: bool = False
+    dynamic: bool = False
+
+
+@dataclass(frozen=True)
+class Switch(Look):
+    """On or off."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field as a surface needs it."""
+
+    name: str
+    look: Look
+    text: str  # what changing it does, in whole sentences
+    default: Any  # of the field
+    type: Any  # without the annotation
+
+    @property
+    def shown(self) -> Any:
+        """What a widget starts with."""
+        return self.default if self.look.shown is ... else self.look.shown
+
+    def check(self, value: Any) -> None:
+        """Raise SettingError if ``value`` lies outside the limits of the field; None is always allowed."""
+        look = self.look
+        if value is None:
+            return
+        if isinstance(look, Number | Whole | Seed) and not look.least <= value <= look.most:
+            raise SettingError(f"{self.name} is {value:g}; it must be between {look.least:g} and {look.most:g}.")
+        if isinstance(look, Choice) and value not in look.words:
+            raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.")
+
+
+def settings_of(owner: type) -> dict[str, Setting]:
+    """Every annotated field of the dataclass ``owner``, by name, in its order."""
+    hints, found = get_type_hints(owner, include_extras=True), {}
+    for field in fields(owner):
+        hint = hints[field.name]
+        if get_origin(hint) is not Annotated:
+            continue
+        kind, *notes = get_args(hint)
+        look = next((note for note in notes if isinstance(note, Look)), None)
+        text = next((note for note in notes if isinstance(note, str)), "")
+        if look is None:
+            continue
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        found[field.name] = Setting(field.name, look, text, default, kind)
+    return found
+
+
+def check_settings(value: Any) -> None:
+    """Raise SettingError for the first field of a dataclass instance that lies outside its limits."""
+    for name, setting in settings_of(type(value)).items():
+        setting.check(getattr(value, name))
