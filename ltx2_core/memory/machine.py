@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ..quantization.products import multiplies, scaled_linear
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -23,7 +23,7 @@ MARGIN = 2**28  # left free on a card in use: a browser may want some more any t
 
 # What is reached of a datasheet's rates. Convolutions: a published decode (241 frames of 1280 x 720 in 9.4 s on an RTX
 # 5090); the others are assumptions that fit the published step of an H100.
-_REACHED = {"products": 0.80, "products8": 0.70, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
+DATASHEET_EFFICIENCY = {"products": 0.80, "products8": 0.70, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
 
 _PROBE_SECONDS = 0.05  # of each rate
 
@@ -65,11 +65,11 @@ def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float, flo
     return Machine(
         name,
         memory=gib * GIB,
-        products=rate * _REACHED["products"],
-        products8=2 * rate * _REACHED["products8"] if float8 else rate * _REACHED["products"],
-        convolutions=rate * _REACHED["convolutions"],
-        attention=rate * _REACHED["attention"],
-        bandwidth=bandwidth * 1e9 * _REACHED["bandwidth"],
+        products=rate * DATASHEET_EFFICIENCY["products"],
+        products8=2 * rate * DATASHEET_EFFICIENCY["products8"] if float8 else rate * DATASHEET_EFFICIENCY["products"],
+        convolutions=rate * DATASHEET_EFFICIENCY["convolutions"],
+        attention=rate * DATASHEET_EFFICIENCY["attention"],
+        bandwidth=bandwidth * 1e9 * DATASHEET_EFFICIENCY["bandwidth"],
         link=link * 1e9,
         disk=DISK,
     )
@@ -101,10 +101,23 @@ def machine_named(name: str) -> Machine:
     raise ValueError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
 
 
-def this_machine(device: torch.device, file: Path | None = None, folder: Path | None = None) -> Machine:
-    """The present machine, measured once in 0.3 s and then remembered in ``folder``.
+ScaledProduct = Callable[[Tensor], Callable[[], object] | None]
 
-    ``file`` is a large one on the disk that holds the models; without one the disk is taken to give 3 GB/s.
+
+def this_machine(
+    device: torch.device,
+    file: Path | None = None,
+    folder: Path | None = None,
+    scaled_product: ScaledProduct | None = None,
+) -> Machine:
+    """Return the present machine, measured once in 0.3 s and then remembered.
+
+    Args:
+        device: the card, or the CPU.
+        file: a large one on the disk that holds the models; without one the disk is taken to give 3 GB/s.
+        folder: where measurements are kept; None keeps nothing.
+        scaled_product: returns, for a square matrix on the device, a function that multiplies it by itself in eight
+            bits, or None where the device cannot.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
     key = f"{name} torch {torch.__version__} {'' if file is None else file.stat().st_dev}"
@@ -112,7 +125,7 @@ def this_machine(device: torch.device, file: Path | None = None, folder: Path | 
     known = _read(path)
     if key in known:
         return Machine(**known[key])
-    machine = _probe(name, device, file)
+    machine = _probe(name, device, file, scaled_product)
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +161,7 @@ def _read(path: Path | None) -> dict:
         return {}
 
 
-def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
+def _probe(name: str, device: torch.device, file: Path | None, scaled_product: ScaledProduct | None) -> Machine:
     card = device.type == "cuda"
     dtype, side, tokens, size = (torch.bfloat16, 4096, 4096, 2**26) if card else (torch.float32, 512, 256, 2**22)
 
@@ -156,8 +169,7 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
         return work * _runs_per_second(run, device)
 
     matrix = torch.randn(side, side, device=device, dtype=dtype)
-    matrix8, one = matrix.to(torch.float8_e4m3fn), torch.ones((), device=device)
-    float8 = card and multiplies(matrix8, dtype)
+    multiply8 = scaled_product(matrix) if card and scaled_product is not None else None
     clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
@@ -167,7 +179,7 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
         products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
-        products8=rate(2 * side**3, lambda: scaled_linear(matrix, matrix8, one, None, one)) if float8 else products,
+        products8=products if multiply8 is None else rate(2 * side**3, multiply8),
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
         attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
         bandwidth=rate(2 * size, block.clone),

@@ -170,7 +170,7 @@ def install(unit: Unit, slot: Slot, link: Link) -> None:
     """From now on the unit is used in this slot, with its changes made."""
     link.arrive(unit, slot)
     try:
-        unit.change(slot)
+        unit.apply_patches(slot)
     except BaseException:
         link.leave(unit, slot)
         raise

@@ -1,0 +1,149 @@
+"""A network as units that travel: whole blocks, or the parts that blocks name as streamable."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .unit import MappedFile, Unit, mapped_files
+
+BLOCK, PART = "block", "part"  # what may be streamed
+
+
+class Partition:
+    """The units of a network in the order in which their modules are called, and the rest, which several of them need.
+
+    Attributes:
+        modules: the modules that own the units, in order.
+        units: one unit for each of these modules.
+        rest: all other tensors as one unit.
+        ranked: the rest first, then the units in the order in which they move to the device when there is room; the
+            last ones are the first to leave, and whatever remains is spread evenly over the network.
+    """
+
+    def __init__(self, network: nn.Module, modules: Iterable[nn.Module], files: Sequence[MappedFile]):
+        self.modules = [module for module in modules if tensors_of(module)]
+        inside = {id(tensor) for module in self.modules for tensor in tensors_of(module)}
+        self.units = [Unit(tensors_of(module), files) for module in self.modules]
+        self.rest = Unit([tensor for tensor in tensors_of(network) if id(tensor) not in inside], files)
+        self.ranked = [self.rest, *(self.units[index] for index in bit_reversed_order(len(self.units)))]
+
+
+def partitions_of(network: nn.Module) -> dict[str, Partition]:
+    """Return the partitions of ``network`` by what a store may stream: "block" or "part"."""
+    files = mapped_files()
+    return {
+        BLOCK: Partition(network, _blocks(network), files),
+        PART: Partition(network, _parts(network), files),
+    }
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a network, as they travel.
+
+    Attributes:
+        rest: bytes that stay on the device whenever blocks are streamed.
+        blocks: bytes of each block.
+        part_rest: bytes that stay when parts of blocks are streamed.
+        parts: bytes of each part.
+    """
+
+    rest: int
+    blocks: tuple[int, ...] = ()
+    part_rest: int = 0
+    parts: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole network."""
+        return self.rest + sum(self.blocks)
+
+    def units(self, parts: bool) -> tuple[int, ...]:
+        """Return the bytes of each unit, of ``parts`` or of blocks."""
+        return self.parts if parts else self.blocks
+
+    def always(self, parts: bool) -> int:
+        """Return the bytes that stay on the device whatever is streamed."""
+        return self.part_rest if parts else self.rest
+
+    def __add__(self, other: "Weights") -> "Weights":
+        return Weights(
+            self.rest + other.rest,
+            self.blocks + other.blocks,
+            self.part_rest + other.part_rest,
+            self.parts + other.parts,
+        )
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Weights":
+        """Measure ``network``, which may lie on the meta device."""
+        blocks, parts = partitions_of(network).values()
+        return cls(
+            blocks.rest.nbytes,
+            tuple(unit.nbytes for unit in blocks.units),
+            parts.rest.nbytes,
+            tuple(unit.nbytes for unit in parts.units),
+        )
+
+
+def bit_reversed_order(count: int) -> list[int]:
+    """Return the indices 0 .. count - 1 by their reversed bits.
+
+    Every beginning of this order, and every end, is spread evenly over the indices (van der Corput sequence).
+    """
+    bits = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda index: f"{index:0{bits}b}"[::-1])
+
+
+def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> set[int]:
+    """Choose as many units as fit into ``room`` bytes, evenly spread over the network.
+
+    This is the one rule by which units stay on the device or in pinned memory: candidates are taken in bit-reversed
+    order until one does not fit.
+
+    Args:
+        sizes: bytes of every unit of the network.
+        candidates: indices of the units to choose from.
+        room: bytes.
+    """
+    chosen, allowed = set[int](), set(candidates)
+    for index in bit_reversed_order(len(sizes)):
+        if index not in allowed:
+            continue
+        room -= sizes[index]
+        if room < 0:
+            break
+        chosen.add(index)
+    return chosen
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Return every parameter and buffer of ``module`` once."""
+    return list({id(t): t for t in itertools.chain(module.parameters(), module.buffers())}.values())
+
+
+def names_of(network: nn.Module) -> dict[int, str]:
+    """Map the id of every parameter and buffer to its name."""
+    return {id(tensor): name for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers())}
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the members of all outermost module lists; a list in a list is not a block, since nobody calls it."""
+    for child in network.children():
+        if isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield what modules name as their streamable modules, and the blocks that name none."""
+    for child in network.children():
+        if isinstance(parts := getattr(child, "streamable_modules", None), list):
+            yield from parts
+        elif isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _parts(child)

@@ -1,0 +1,248 @@
+"""Where the weights of one stage lie while it runs: on the device, in pinned memory, or on disk.
+
+A ``Placement`` is a value. It is computed once, shown to the user, and obeyed by the ``Store``; both use the rule
+``partition.choose_units``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from .link import InPlace
+from .machine import Machine
+from .partition import BLOCK, PART, Weights, choose_units
+from .ring import Ring
+from .trace import Cost
+from .unit import Slot, Unit
+
+DEVICE, HOST, DISK = "device", "host", "disk"
+
+MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/test_plan.py
+
+# Bytes of a kernel's own workspace, and of the gaps that the allocator leaves.
+KERNEL_WORKSPACE_BYTES = 2**29
+
+# Fewer slots win unless more of them are faster by this share: what they free can hold weights.
+_SLOT_GAIN = 0.97
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """What one stage needs.
+
+    Attributes:
+        name: of the stage.
+        weights: bytes of its networks.
+        cost: memory and operations of one run.
+        input_bytes: bytes of what else lies on the device meanwhile.
+        runs: how many runs there are.
+    """
+
+    name: str
+    weights: Weights
+    cost: Cost
+    input_bytes: int = 0
+    runs: int = 1
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes on the device beside the weights."""
+        return self.cost.peak + self.input_bytes + KERNEL_WORKSPACE_BYTES
+
+    @property
+    def peak(self) -> int:
+        """Bytes on the device when all weights are there."""
+        return self.weights.total + self.work_bytes
+
+    def with_inputs(self, nbytes: int) -> "StageNeed":
+        """Return the need with ``nbytes`` more lying on the device."""
+        return replace(self, input_bytes=self.input_bytes + nbytes) if nbytes else self
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a stage may take.
+
+    Attributes:
+        machine: its rates and sizes.
+        budget: bytes of the device for weights and work; None without limit, where weights are used where they lie.
+        ram: bytes that may be pinned.
+    """
+
+    machine: Machine
+    budget: int | None
+    ram: int = 0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights of a stage are between their uses, and how long it takes.
+
+    Attributes:
+        need: of the stage.
+        tiers: of each unit: DEVICE, HOST or DISK.
+        slots: of the ring; 0 where nothing is streamed.
+        load: seconds until its weights have been read once.
+        run: seconds of one run.
+        parts: whether parts of blocks are streamed instead of whole ones.
+    """
+
+    need: StageNeed
+    tiers: tuple[str, ...]
+    slots: int
+    load: float
+    run: float
+    parts: bool = False
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Bytes of what travels at once."""
+        return self.need.weights.units(self.parts)
+
+    @property
+    def unit(self) -> str:
+        """What the store streams: "block" or "part"."""
+        return PART if self.parts else BLOCK
+
+    @property
+    def weight_budget(self) -> int:
+        """Bytes that the stage's store may take on the device, ring included."""
+        resident = sum(size for size, tier in zip(self.units, self.tiers) if tier == DEVICE)
+        return self.need.weights.always(self.parts) + resident + self.slots * max(self.units, default=0)
+
+    @property
+    def device_bytes(self) -> int:
+        """The most that the stage takes on the device."""
+        return self.weight_budget + self.need.work_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of pinned memory."""
+        return sum(size for size, tier in zip(self.units, self.tiers) if tier == HOST)
+
+    @property
+    def seconds(self) -> float:
+        """All runs, the first reading of the weights included."""
+        return self.load + self.run * self.need.runs
+
+
+def place(need: StageNeed, room: Room) -> Placement | None:
+    """Place the weights of a stage as well as possible.
+
+    Whole blocks are streamed where two of them have room, else parts of blocks.
+
+    Args:
+        need: of the stage.
+        room: what it may take; its budget must be a number.
+
+    Returns:
+        The placement; None if the stage does not fit even when every part is streamed.
+    """
+    machine, weights = room.machine, need.weights
+    assert room.budget is not None
+    free = room.budget - need.work_bytes
+    load, computing = weights.total / min(machine.disk, machine.link), machine.seconds(need.cost)
+    if weights.total <= free:
+        return Placement(need, (DEVICE,) * len(weights.blocks), 0, load, computing)
+    for parts in (False, True):
+        units = weights.units(parts)
+        spare = free - weights.always(parts)
+        # With a single slot there is no look-ahead, which is worth more than anything that stays.
+        most = min(MAX_SLOTS, spare // max(units)) if units else 0
+        if most < (1 if parts else 2):
+            continue
+        best: Placement | None = None
+        for slots in range(min(2, most), most + 1):
+            tiers = _tiers(units, spare - slots * max(units), room.ram if need.runs > 1 else 0)
+            run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
+            if best is None or run < _SLOT_GAIN * best.run:
+                best = Placement(need, tiers, slots, load, run, parts)
+        return best
+    return None
+
+
+def _tiers(units: Sequence[int], device_room: int, host_room: int) -> tuple[str, ...]:
+    """Return the tier of every unit."""
+    resident = choose_units(units, range(len(units)), device_room)
+    others = [index for index in range(len(units)) if index not in resident]
+    pinned = choose_units(units, others, host_room)
+    return tuple(DEVICE if i in resident else HOST if i in pinned else DISK for i in range(len(units)))
+
+
+def step_seconds(units: Sequence[int], tiers: Sequence[str], slots: int, computing: float, machine: Machine) -> float:
+    """Return the seconds of one step in a run of many.
+
+    The ring itself is turned, with a link that only keeps the time. ``computing`` seconds are spread over the units as
+    their bytes are.
+    """
+    made = [Unit([torch.empty(size, dtype=torch.uint8, device="meta")]) for size in units]
+    for unit, tier in zip(made, tiers):
+        unit.place = Slot(0) if tier == DEVICE else None
+    clock = _Clock(machine, {unit for unit, tier in zip(made, tiers) if tier == DISK})
+    ring, before = Ring(made, clock, slots), 0.0
+    ring.start()
+    for _ in range(3):  # the third step is like all later ones
+        before = clock.now
+        for unit in made:
+            ring.use(unit)
+            clock.now += computing * unit.nbytes / sum(units)
+            ring.done(unit)
+            ring.look_ahead()
+    return clock.now - before
+
+
+class _Clock(InPlace):
+    """Copies one after the other, beside the computing; what is ``on_disk`` is read before, as it is copied."""
+
+    def __init__(self, machine: Machine, on_disk: set[Unit]):
+        self.now = 0.0
+        self._machine, self._on_disk = machine, on_disk
+        self._copied = self._read = 0.0
+        self._ready: dict[Unit, float] = {}
+
+    def send(self, unit: Unit, slot: Slot) -> None:
+        copying, begin = unit.nbytes / self._machine.link, max(self.now, self._copied)
+        if unit in self._on_disk:
+            self._read = max(self.now, self._read) + unit.nbytes / self._machine.disk
+            begin = max(begin, self._read - copying)
+        self._copied = self._ready[unit] = begin + copying
+
+    def arrive(self, unit: Unit, slot: Slot) -> None:
+        self.now = max(self.now, self._ready[unit])
+
+
+def least_bytes(need: StageNeed) -> int:
+    """Return the bytes of the device without which a stage cannot run, everything streamed."""
+    parts = bool(need.weights.parts)
+    return need.work_bytes + need.weights.always(parts) + max(need.weights.units(parts), default=0)
+
+
+def fitting_share(need: StageNeed, budget: int) -> float:
+    """Return the share of a stage's work that would fit ``budget`` bytes, with everything streamed; may be negative."""
+    work = need.work_bytes - KERNEL_WORKSPACE_BYTES
+    return (budget - least_bytes(need) + work) / work if work else 0.0
+
+
+SMALLER = "Choose a smaller size or format of the model, or a card with more memory."
+
+
+def explain_refusal(need: StageNeed, budget: int, advice: str = SMALLER) -> str:
+    """Say why a stage does not fit ``budget`` bytes, and what to do."""
+    parts = bool(need.weights.parts)
+    largest = max(need.weights.units(parts), default=0)
+    reasons = [
+        f"{gigabytes(need.work_bytes)} for its work",
+        f"{gigabytes(need.weights.always(parts))} for weights that are always needed",
+    ]
+    if largest:
+        reasons.append(f"{gigabytes(largest)} for one {'part of a block' if parts else 'block'}")
+    return (
+        f"{need.name} does not fit {gigabytes(budget)}, even when everything is streamed: it needs "
+        f"{gigabytes(least_bytes(need))}, {', '.join(reasons)}. {advice}"
+    )
+
+
+def gigabytes(nbytes: float) -> str:
+    """Return a number of bytes as people read it, such as "1.5 GB"."""
+    return f"{nbytes / 1e9:.1f} GB"

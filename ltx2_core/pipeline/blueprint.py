@@ -1,0 +1,228 @@
+"""The networks of a model as shapes and formats, on the meta device: no weight is read, whatever the size.
+
+Stages run these networks to learn what they cost, so the numbers are those of the code as it is, not of a formula
+beside it.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint.components import COMPONENTS
+from ..checkpoint.files import DTYPES, Entry
+from ..checkpoint.models import Models
+from ..checkpoint.text_encoder import TextEncoderFiles
+from ..checkpoint.versions import VERSIONS
+from ..errors import SettingError
+from ..memory.partition import Weights
+from ..quantization import SCALE_SUFFIXES, castable, use_scaled_products
+from ..quantization.fp8 import FORMATS as FP8
+from ..quantization.fp8 import adopt_fp8
+from ..text import GemmaConfig, GemmaEncoder
+
+FORMATS = ("bf16", "fp8")  # of releases that can be planned without a file
+
+Tensors = dict[str, Tensor]  # by our names, on the meta device
+Value = TypeVar("Value")
+
+_SCALES = ("weight_scale", "scale_weight")
+_REMEMBERED = 256  # values; each is small
+
+
+class Blueprint:
+    """The networks of a model, without a weight.
+
+    Attributes:
+        title: what plans call the model.
+        config: the sections of its JSON.
+        tensors: shapes and formats of every component, by name, then by our name of the tensor.
+        gemma: the text encoder's config; None without one.
+    """
+
+    def __init__(self, title: str, config: dict[str, Any], tensors: dict[str, Tensors], gemma: GemmaConfig | None):
+        self.title, self.config, self.tensors, self.gemma = title, config, tensors, gemma
+        self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
+
+    @classmethod
+    def of_files(
+        cls,
+        models: Models,
+        encoder: TextEncoderFiles | None,
+        dtypes: Mapping[str, torch.dtype],
+        format: str | None = None,
+    ) -> "Blueprint":
+        """Read the headers of files as they will be loaded.
+
+        Args:
+            models: the files.
+            encoder: those of the text encoder; None without one.
+            dtypes: what each component computes in, "text_encoder" included.
+            format: what the transformer is cast to; None as it is stored.
+        """
+        tensors = {}
+        for name, source in models.sources.items():
+            entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
+            with torch.device("meta"):
+                network = COMPONENTS[name].make(models.config, {ours: entry.shape for ours, entry in entries.items()})
+            tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
+        if encoder is not None:
+            entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
+            tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
+        if format is not None:
+            transformer = tensors["transformer"]
+            for name in castable(transformer):
+                weight = transformer[name]
+                transformer |= _fp8(name, weight, FP8["float8_e4m3fn"], (len(weight), 1))
+        files = dict.fromkeys(source.file.path.name for source in models.sources.values())
+        title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
+        return cls(title, models.config, tensors, encoder.config if encoder else None)
+
+    @classmethod
+    def of_version(cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16) -> "Blueprint":
+        """Draw a released model with Gemma 3 12B; no file is needed.
+
+        Args:
+            version: a key of VERSIONS.
+            format: "bf16", or "fp8" as in the official fp8 file and the usual one of Gemma: the matrices of the
+                transformer's blocks, the first and the last five excepted, and those of Gemma's layers.
+            dtype: what the networks compute in.
+
+        Raises:
+            SettingError: for an unknown version or format.
+        """
+        if version not in VERSIONS or format not in FORMATS:
+            raise SettingError(
+                f"There is no plan for LTX-{version} in {format}: versions are {', '.join(VERSIONS)}, formats "
+                f"{', '.join(FORMATS)}."
+            )
+        config, gemma = VERSIONS[version].config, GemmaConfig()
+        flat = {"projection.weight": (1, (gemma.layers + 1) * gemma.width)}
+        with torch.device("meta"):
+            networks = {name: component.make(config, flat) for name, component in COMPONENTS.items()}
+            networks["text_encoder"] = GemmaEncoder(gemma)
+        tensors = {}
+        for name, network in networks.items():
+            kept = getattr(network, "compute_dtype", dtype)
+            tensors[name] = {ours: tensor.to(kept) for ours, tensor in network.state_dict().items()}
+        if format == "fp8":
+            last = config["transformer"].get("num_layers", 48) - 6
+            for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
+                tensors[name] = _as_fp8(tensors[name], inside)
+        return cls(f"LTX-{version} in {format}", config, tensors, gemma)
+
+    def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return what was made for ``key`` before, else make it; what was not asked for longest is forgotten."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        self._remembered.move_to_end(key)
+        return self._remembered[key]
+
+    def has(self, *names: str) -> bool:
+        """Return whether the model has all of these components."""
+        return all(name in self.tensors for name in names)
+
+    def weights(self, *names: str) -> Weights:
+        """Measure components together."""
+        each = (self.remember(("weights", name), lambda name=name: Weights.of(self.network(name))) for name in names)
+        return sum(each, Weights(0))
+
+    def network(self, name: str) -> Any:
+        """Return component ``name`` on the meta device, in the formats it will run in."""
+        return self.remember(("network", name), lambda: self._network(name))
+
+    def _network(self, name: str) -> Any:
+        if name == "text_encoder":
+            assert self.gemma is not None
+            with torch.device("meta"):
+                return _with_tensors(GemmaEncoder(self.gemma), self.tensors[name])
+        return _build(name, self.config, self.tensors[name])
+
+    def shortened_transformer(self, layers: int) -> Any:
+        """Return the transformer with a few blocks from its middle, as it multiplies on a card that has float8."""
+        return self.remember(("shortened", layers), lambda: self._shortened_transformer(layers))
+
+    def _shortened_transformer(self, layers: int) -> Any:
+        middle = self.config["transformer"].get("num_layers", 48) // 2
+        tensors = {}
+        for name, tensor in self.tensors["transformer"].items():
+            match = re.match(r"blocks\.(\d+)\.(.*)", name)
+            if match is None:
+                tensors[name] = tensor
+            elif 0 <= (number := int(match[1]) - middle) < layers:
+                tensors[f"blocks.{number}.{match[2]}"] = tensor
+        config = self.config | {"transformer": self.config["transformer"] | {"num_layers": layers}}
+        network = _build("transformer", config, tensors)
+        use_scaled_products(network, ("meta",))
+        return network
+
+
+_BLUEPRINTS: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDictionary()
+
+
+def blueprint_of(
+    models: Models, encoder: TextEncoderFiles | None, dtypes: Mapping[str, torch.dtype], format: str | None = None
+) -> Blueprint:
+    """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files."""
+    known = _BLUEPRINTS.setdefault(models, {})
+    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format)
+    if key not in known:
+        known[key] = Blueprint.of_files(models, encoder, dtypes, format)
+    return known[key]
+
+
+def empty_like(network: nn.Module, *shape: int) -> Tensor:
+    """Return a tensor of ``shape`` on the meta device, in the dtype that ``network`` computes in."""
+    parameters = network.named_parameters()
+    dtype = next(p.dtype for name, p in parameters if p.itemsize > 1 and not name.endswith("weight_scale"))
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _stored(entries: Mapping[str, Entry], dtype: torch.dtype) -> Tensors:
+    """Return the tensors of a file as they will be loaded: matrices of float8 stay that, all else is ``dtype``."""
+    tensors: Tensors = {}
+    for name, entry in entries.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf in SCALE_SUFFIXES:
+            continue
+        stored = DTYPES.get(entry.dtype, dtype)
+        if leaf == "weight" and len(entry.shape) == 2 and stored in FP8.values():
+            scales = [entries[key].shape for kind in _SCALES if (key := f"{module}.{kind}") in entries]
+            tensors |= _fp8(name, torch.empty(entry.shape, device="meta"), stored, *scales)
+        else:
+            tensors[name] = torch.empty(entry.shape, dtype=dtype, device="meta")
+    return tensors
+
+
+def _as_fp8(tensors: Tensors, blocks: Iterable[int]) -> Tensors:
+    """Return ``tensors`` with the matrices of these blocks in float8."""
+    inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
+    cast: Tensors = {}
+    for name, tensor in tensors.items():
+        matrix = tensor.ndim == 2 and inside.fullmatch(name)
+        cast |= _fp8(name, tensor, torch.float8_e4m3fn) if matrix else {name: tensor}
+    return cast
+
+
+def _fp8(name: str, weight: Tensor, dtype: torch.dtype, scale: tuple[int, ...] = ()) -> Tensors:
+    """Return a matrix and its scale."""
+    return {name: weight.to(dtype), f"{name}_scale": torch.empty(scale, dtype=torch.float32, device="meta")}
+
+
+def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
+    with torch.device("meta"):
+        network = COMPONENTS[name].make(config, {ours: tuple(tensor.shape) for ours, tensor in tensors.items()})
+    return _with_tensors(network, tensors)
+
+
+def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
+    state = dict(tensors)
+    adopt_fp8(network, state)
+    network.load_state_dict(state, assign=True, strict=False)
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,291 @@
+"""What is given for a clip becomes latents: pictures and sounds are encoded at the size of each stage."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from .. import geometry, latents
+from ..audio_vae import AudioEncoder, encode_waveform
+from ..checkpoint.versions import VERSIONS
+from ..conditioning import AVState, LatentCondition, apply_conditions
+from ..conditioning.conditions import Condition, encode_conditions
+from ..errors import SettingError
+from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
+from ..health import check_finite
+from ..latents import AVLatent
+from ..memory.placement import Room, StageNeed
+from ..memory.trace import cost
+from ..video_vae import Tiling, VideoEncoder, encode_stream
+from .blueprint import Blueprint, empty_like
+from .decode_video import TILINGS, largest_tile
+from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, LatentSize, NetworkKey, Stage
+
+MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
+
+
+@dataclass(frozen=True)
+class EncodeVideo(Stage):
+    """Encode pixels to a latent of (F, H, W) ``size``, tile by tile."""
+
+    size: tuple[int, int, int]
+    tiling: Tiling = Tiling()
+    name = "pictures"
+    networks = (VIDEO_ENCODER,)
+
+    def fit(self, blueprint: Blueprint, room: Room) -> "EncodeVideo":
+        """Choose the largest tiles that fit, of those whose overlap hides their seams."""
+        if room.budget is None:
+            return self
+        for tiling in TILINGS[:-2]:
+            stage = replace(self, tiling=tiling)
+            if stage.need(blueprint).peak <= room.budget:
+                break
+        return stage
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure the largest tile."""
+        return blueprint.remember((self.name, self), lambda: self._need(blueprint))
+
+    def _need(self, blueprint: Blueprint) -> StageNeed:
+        encoder = blueprint.network("video_encoder")
+        frames, height, width = self.size
+        (time, rows, columns), tiles = largest_tile(self.size, self.tiling, coupled=False)
+        pixels = empty_like(encoder, 1, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE)
+        latent = 4 * geometry.VIDEO_CHANNELS * frames * height * width
+        work = cost(lambda: encoder(pixels)) * tiles
+        return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent)
+
+
+@dataclass(frozen=True)
+class EncodeAudio(Stage):
+    """Encode a waveform to ``latents`` audio latents."""
+
+    latents: int
+    name = "hearing"
+    networks = (AUDIO_ENCODER,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure the encoder on the whole mel spectrogram."""
+        encoder = blueprint.network("audio_encoder")
+        mel = empty_like(encoder, 1, 2, self.latents * MEL_FRAMES, MEL_BINS)
+        return StageNeed(self.name, blueprint.weights("audio_encoder"), cost(lambda: encoder(mel)), mel.nbytes)
+
+
+def encode_video(
+    encoder: VideoEncoder, chunks: Iterable[Tensor], frames: int, device: torch.device, tiling: Tiling | None = None
+) -> Tensor:
+    """Encode pixels, of which few more frames than a tile are held.
+
+    Args:
+        encoder: ready to run on ``device``.
+        chunks: (B, 3, F, H, W) in -1..1, consecutive.
+        frames: how many of them to take.
+        device: where the encoder is.
+        tiling: in which tiles; None for the default ones.
+
+    Returns:
+        The latent (B, C, f, h, w), float32.
+
+    Raises:
+        NotANumberError: if the encoder produces something that is not a number.
+    """
+    moved = (chunk.to(device) for chunk in chunks)
+    latent = encode_stream(encoder, moved, frames, tiling or Tiling())
+    check_finite(latent, "encoding pictures")
+    return latent
+
+
+def encode_audio(
+    encoder: AudioEncoder, waveform: Tensor, sample_rate: int, device: torch.device, latents: int | None = None
+) -> Tensor:
+    """Encode a waveform (1 or 2, N) in -1..1 to a latent (1, C, t, M), float32; ``latents`` as for encode_waveform.
+
+    Raises:
+        NotANumberError: if the encoder produces something that is not a number.
+    """
+    latent = encode_waveform(encoder, waveform[None].to(device), sample_rate, latents).float()
+    check_finite(latent, "encoding a sound")
+    return latent
+
+
+class EngineEncoders:
+    """The encoders of an engine's model, brought when they are first needed; only one of them is there at a time.
+
+    Use it as a context, so that the last one leaves whatever happens.
+    """
+
+    def __init__(self, engine: Engine):
+        self.crf = VERSIONS[engine.models.version].image_crf
+        self._engine, self._open = engine, ExitStack()
+        self._stage: Stage | None = None
+        self._network: Any = None
+
+    def __enter__(self) -> "EngineEncoders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stage = self._network = None
+        self._open.close()
+
+    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+        """Encode pixels of (F, H, W) ``shape``; see conditioning.conditions.Encoders."""
+        stage = self._engine.fit(EncodeVideo(latent_size(shape)))
+        encoder = self._ready(stage, VIDEO_ENCODER)
+        return encode_video(encoder, chunks, shape[0], self._engine.device(VIDEO_ENCODER), stage.tiling).cpu()
+
+    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+        """Encode a waveform; see conditioning.conditions.Encoders."""
+        stage = self._engine.fit(EncodeAudio(max(latents or 0, audible_latents(waveform, sample_rate))))
+        encoder = self._ready(stage, AUDIO_ENCODER)
+        return encode_audio(encoder, waveform, sample_rate, self._engine.device(AUDIO_ENCODER), latents).cpu()
+
+    def _ready(self, stage: Stage, key: NetworkKey[Any]) -> Any:
+        if stage != self._stage:
+            self.__exit__()
+            self._network = self._open.enter_context(self._engine.use(stage))[key]
+            self._stage = stage
+        return self._network
+
+
+def latent_size(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the latent's (F, H, W) of pixels of ``shape`` (F, H, W)."""
+    frames, height, width = shape
+    return geometry.latent_frames(frames), height // SPACE_SCALE, width // SPACE_SCALE
+
+
+def audible_latents(waveform: Tensor, sample_rate: int) -> int:
+    """Return how many audio latents a waveform (1 or 2, N) fills, and one for its end."""
+    return -(-waveform.shape[-1] * geometry.AUDIO_RATE // sample_rate) + 1
+
+
+@dataclass
+class SizeOnlyEncoders:
+    """In place of encoders: return zeros of the right size, and note the largest that was asked for."""
+
+    crf: int = 0
+    pictures: tuple[int, int, int] | None = field(default=None, init=False)
+    sound: int | None = field(default=None, init=False)
+
+    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+        """Return zeros (1, C, f, h, w) for pixels of (F, H, W) ``shape``; nothing is read."""
+        size = latent_size(shape)
+        if self.pictures is None or prod(size) > prod(self.pictures):
+            self.pictures = size
+        return torch.zeros(1, geometry.VIDEO_CHANNELS, *size)
+
+    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+        """Return zeros (1, C, t, M) for a waveform."""
+        audible = audible_latents(waveform, sample_rate)
+        self.sound = max(self.sound or 0, audible, latents or 0)
+        return torch.zeros(1, geometry.AUDIO_CHANNELS, latents or audible, geometry.AUDIO_BINS)
+
+
+@dataclass(frozen=True)
+class ConditionSizes:
+    """What will be given, before anything is encoded.
+
+    Attributes:
+        state: both streams, with zeros in place of what is given.
+        pictures: (F, H, W) of the largest latent that is encoded; None if no picture is.
+        sound: audio latents of the longest sound that is encoded; None if none is.
+    """
+
+    state: AVState
+    pictures: tuple[int, int, int] | None = None
+    sound: int | None = None
+
+    def begin(self, shape: ClipShape) -> AVLatent:
+        """Return the empty latent of a clip of ``shape`` with the streams that it has."""
+        return latents.empty(shape).select(self.state.streams)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What has to run."""
+        stages: list[Stage] = []
+        if self.pictures is not None:
+            stages.append(EncodeVideo(self.pictures))
+        if self.sound is not None:
+            stages.append(EncodeAudio(self.sound))
+        return stages
+
+
+def measure_conditions(conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str]) -> ConditionSizes:
+    """Measure everything that is given in a clip of these ``streams``.
+
+    Raises:
+        SettingError: for what cannot be given so, and where nothing is left to be made.
+    """
+    encoders = SizeOnlyEncoders()
+    empty = latents.empty(shape).select(streams)
+    state = apply_conditions(empty, shape.fps, encode_conditions(conditions, shape, streams, encoders))
+    check_something_is_left(state)
+    return ConditionSizes(state, encoders.pictures, encoders.sound)
+
+
+def check_something_is_left(state: AVState) -> None:
+    """Raise SettingError if everything in a clip is given, so that nothing has to be generated."""
+    if not state.free:
+        raise SettingError(
+            "Nothing is left to make: every part of this clip is already given and stays. Take a condition out."
+        )
+
+
+def encode_all(
+    conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], engine: Engine
+) -> list[LatentCondition]:
+    """Encode everything that is given for a clip of ``shape`` with these ``streams``."""
+    with EngineEncoders(engine) as encoders:
+        return encode_conditions(conditions, shape, streams, encoders)
+
+
+class ConditionCache:
+    """Latents of conditions, so that another seed needs no encoder; those unused for longest go first.
+
+    Entries live as long as the condition does, and take at most ``limit`` bytes together.
+    """
+
+    def __init__(self, limit: int = 2**30):
+        self._limit = limit
+        self._entries: OrderedDict[tuple[Any, ...], tuple[ref, list[LatentCondition], int]] = OrderedDict()
+
+    def encode(
+        self, conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], engine: Engine
+    ) -> list[LatentCondition]:
+        """Return the latents of all conditions in a clip of ``shape``, in their order."""
+        encoded: list[LatentCondition] = []
+        with EngineEncoders(engine) as encoders:
+            for condition in conditions:
+                key = (id(condition), shape, tuple(streams))
+                entry = self._entries.get(key)
+                if entry is None or entry[0]() is not condition:
+                    entry = self._add(key, condition, list(condition.encode(shape, streams, encoders)))
+                self._entries.move_to_end(key)
+                encoded += entry[1]
+                self._trim()
+        return encoded
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return sum(nbytes for _, _, nbytes in self._entries.values())
+
+    def _add(
+        self, key: tuple[Any, ...], condition: Condition, items: list[LatentCondition]
+    ) -> tuple[ref, list[LatentCondition], int]:
+        nbytes = sum(value.nbytes for item in items for value in vars(item).values() if isinstance(value, Tensor))
+        self._entries[key] = ref(condition), items, nbytes
+        return self._entries[key]
+
+    def _trim(self) -> None:
+        """Forget what belongs to conditions that are gone, then what was not used for longest."""
+        for key in [key for key, (condition, _, _) in self._entries.items() if condition() is None]:
+            del self._entries[key]
+        while len(self._entries) > 1 and self.nbytes > self._limit:
+            self._entries.popitem(last=False)

@@ -1,0 +1,173 @@
+"""Prompts to contexts: the text encoder reads them, features are projected, connectors think about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
+from ..disk_cache import DiskCache
+from ..health import check_finite
+from ..lora.stack import text_identity
+from ..memory.placement import StageNeed
+from ..memory.trace import Cost, cost
+from ..text import Contexts, Features, Reading, connect, extract_features, read_prompts
+from ..text.tokenizer import LENGTH
+from .blueprint import Blueprint, empty_like
+from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
+
+
+@dataclass(frozen=True)
+class ReadPrompts(Stage):
+    """Let the text encoder read ``prompts`` prompts together."""
+
+    prompts: int
+    name = "prompt"
+    networks = (TEXT_ENCODER,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure one reading; written down rather than traced, since Gemma's attention has no meta kernel.
+
+        Per layer and token a reading moves about 40 states and 9 hidden rows of the feed-forward (counted in
+        text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number.
+        """
+        gemma = blueprint.gemma
+        assert gemma is not None
+        tensors = blueprint.tensors["text_encoder"]
+        itemsize = tensors["model.norm.weight"].itemsize
+        tokens = self.prompts * LENGTH
+        state = tokens * gemma.width * itemsize
+        matrices = [tensor for name, tensor in tensors.items() if ".layers." in name and name.endswith(".weight")]
+        expanded = [tensor.numel() for tensor in matrices if tensor.itemsize == 1]
+        reading = Cost(
+            peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
+            products=2 * tokens * sum(tensor.numel() for tensor in matrices),
+            attention=4 * tokens * LENGTH * gemma.heads * gemma.head_dim * gemma.layers,
+            moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
+        )
+        return StageNeed(self.name, blueprint.weights("text_encoder"), reading)
+
+    def run(self, engine: Engine, prompts: Sequence[str]) -> Reading:
+        """Return the hidden states of all layers for every prompt."""
+        with engine.use(self) as networks:
+            return read_prompts(networks[TEXT_ENCODER], engine.tokenizer, prompts)
+
+
+@dataclass(frozen=True)
+class ProjectFeatures(Stage):
+    """Project the hidden states of ``prompts`` prompts, one at a time."""
+
+    prompts: int
+    name = "features"
+    networks = (TEXT_FEATURES,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure the projection beside the states of all prompts."""
+        gemma, features = blueprint.gemma, blueprint.network("text_features")
+        assert gemma is not None
+        states = [empty_like(features, 1, LENGTH, gemma.width) for _ in range(gemma.layers + 1)]
+        mask = torch.ones(1, LENGTH, dtype=torch.int64, device="meta")
+        itemsize = blueprint.tensors["text_encoder"]["model.norm.weight"].itemsize
+        given = (gemma.layers + 1) * self.prompts * LENGTH * gemma.width * itemsize
+        projecting = cost(lambda: features(states, mask)) * self.prompts
+        return StageNeed(self.name, blueprint.weights("text_features"), projecting, given)
+
+    def run(self, engine: Engine, reading: Reading) -> list[Features]:
+        """Return the features of every prompt."""
+        with engine.use(self) as networks:
+            return extract_features(networks[TEXT_FEATURES], reading)
+
+
+@dataclass(frozen=True)
+class Connect(Stage):
+    """Run the connectors over ``prompts`` prompts, one at a time: learned thinking tokens continue each."""
+
+    prompts: int = 1
+    name = "connectors"
+    networks = (CONNECTORS,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure both connectors on a prompt of full length."""
+        total = Cost()
+        for name in CONNECTORS.components:
+            network = blueprint.network(name)
+            features = empty_like(network, 1, LENGTH, network.config.width)
+            total += cost(lambda network=network, features=features: network(features))
+        return StageNeed(self.name, blueprint.weights(*CONNECTORS.components), total * self.prompts)
+
+    def run(self, engine: Engine, features: Sequence[Features]) -> list[Contexts]:
+        """Return the contexts of every prompt."""
+        device, dtype = engine.device(CONNECTORS), engine.dtype(CONNECTORS)
+        contexts = []
+        with engine.use(self) as networks:
+            video, audio = networks[CONNECTORS]
+            for each in features:
+                moved = Features(each.video.to(device, dtype), each.audio.to(device, dtype))
+                contexts.append(connect(moved, video, audio))
+        for each in contexts:
+            check_finite(each.video, "encoding the prompt")
+            check_finite(each.audio, "encoding the prompt")
+        return contexts
+
+
+@dataclass(frozen=True)
+class EncodeText:
+    """Encode prompts to contexts; those that are kept on disk need no network."""
+
+    cached: Mapping[str, Contexts | None]  # by prompt; None where it has to be read
+
+    @classmethod
+    def of(cls, prompts: Sequence[str], cache: DiskCache, engine: Engine) -> "EncodeText":
+        """Look ``prompts`` up in ``cache``."""
+        device = engine.device(CONNECTORS)
+        kept = {prompt: cache.find(prompt) for prompt in dict.fromkeys(prompts)}
+        return cls(
+            {
+                prompt: None if each is None else Contexts(each["video"].to(device), each["audio"].to(device))
+                for prompt, each in kept.items()
+            }
+        )
+
+    @property
+    def unread(self) -> list[str]:
+        """The prompts that have to be read."""
+        return [prompt for prompt, contexts in self.cached.items() if contexts is None]
+
+    def stages(self, blueprint: Blueprint) -> list[Stage]:
+        """Return what has to run."""
+        return text_stages(blueprint, len(self.unread))
+
+    def run(self, engine: Engine, cache: DiskCache) -> dict[str, Contexts]:
+        """Return the contexts of every prompt; what was read is kept in ``cache``."""
+        contexts, unread = dict(self.cached), self.unread
+        if unread:
+            features = read_features(engine, unread)
+            engine.events.on_progress("prompt", 1, 2)
+            for prompt, each in zip(unread, Connect(len(unread)).run(engine, features)):
+                contexts[prompt] = each
+                cache.keep(prompt, video=each.video, audio=each.audio)
+        engine.events.on_progress("prompt", 2, 2)
+        return {prompt: each for prompt, each in contexts.items() if each is not None}
+
+
+def contexts_cache(engine: Engine, folder: str | Path | bool | None) -> DiskCache:
+    """Return the cache for contexts of prompts in ``folder``; True is the user's own, False or None keeps nothing."""
+    dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, TEXT_COMPONENTS)
+    return text_cache(folder, engine.models, engine.encoder, dtype, loras=changes)
+
+
+def text_stages(blueprint: Blueprint, prompts: int) -> list[Stage]:
+    """Return the stages that read ``prompts`` prompts, as far as the model has their networks."""
+    stages: list[Stage] = []
+    if prompts and blueprint.has("text_encoder", "text_features"):
+        stages += [ReadPrompts(prompts), ProjectFeatures(prompts)]
+    if prompts and blueprint.has(*CONNECTORS.components):
+        stages.append(Connect(prompts))
+    return stages
+
+
+def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
+    """Return the features of ``prompts``, in one load of the text encoder."""
+    reading = ReadPrompts(len(prompts)).run(engine, prompts)
+    return ProjectFeatures(len(prompts)).run(engine, reading)

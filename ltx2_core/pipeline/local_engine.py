@@ -1,0 +1,217 @@
+"""The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Models, build
+from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
+from ..checkpoint.upscaler import UpscalerFile, build_upscaler
+from ..disk_cache import cache_folder
+from ..errors import MissingFileError
+from ..lora import Stack, compare
+from ..memory.link import Plain, link_to
+from ..memory.machine import Machine, pinnable, this_machine, usable
+from ..memory.pinned import PinnedMemory, ram
+from ..memory.placement import Placement, Room
+from ..memory.ring import Link
+from ..memory.store import Store
+from ..quantization import check_format
+from ..quantization.products import scaled_square
+from ..settings import Resources
+from ..text import Tokenizer
+from .blueprint import Blueprint, blueprint_of
+from .plan import Plan, place_stage
+from .prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StageT
+
+# What is free changes by the minute; plans that differ by less than this are the same plan.
+_ROUNDED_BYTES = 2**26
+
+
+class LocalEngine:
+    """Builds each network when its stage comes, brings as much of it to the device as the budget allows, and frees it.
+
+    A CPU has no budget, unless ``resources.vram`` gives it one: then weights are copied on it as onto a card of that
+    size.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        resources: Resources = Resources(),
+        events: Events = Events(),
+        loras: Stack = (),
+    ):
+        """Open nothing yet.
+
+        Args:
+            models: the files.
+            resources: the device, and how much of it and of RAM may be taken.
+            events: whom to tell.
+            loras: that every network gets, unless a stage has others.
+
+        Raises:
+            SettingError: for an unknown format.
+            CheckpointError: for a LoRA that changes nothing in these files.
+        """
+        check_format(resources.format)
+        for lora, _ in loras:
+            compare(lora, models)
+        self.models, self.events, self.loras = models, events, loras
+        self.resources = resources
+        self._device = best_device() if resources.device is None else torch.device(resources.device)
+        self._dtype = resources.dtype or compute_dtype(self._device)
+        self._pinned = PinnedMemory(resources.ram)
+        self._plan: Plan | None = None
+        self._in_use: list[Prepared] = []
+
+    def device(self, key: NetworkKey[Any]) -> torch.device:
+        """Return where a network runs."""
+        return self._device
+
+    def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
+        """Return what a network computes in."""
+        return self._dtype
+
+    @cached_property
+    def encoder(self) -> TextEncoderFiles:
+        """The files of the text encoder.
+
+        Raises:
+            MissingFileError: if none were given.
+        """
+        if self.models.text_encoder is None:
+            raise MissingFileError(
+                "No text encoder was given; prompts need Gemma 3 12B, as a folder or a safetensors file."
+            )
+        return open_text_encoder(self.models.text_encoder)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text encoder."""
+        return self.encoder.tokenizer()
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """The networks as they will be loaded."""
+        names = (*self.models.sources, "text_encoder")
+        encoder = None if self.models.text_encoder is None else self.encoder
+        return blueprint_of(self.models, encoder, dict.fromkeys(names, self._dtype), self.resources.format)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """How fast the device is, and the disk that holds the transformer."""
+        source = self.models.sources.get("transformer")
+        return current_machine(self._device, None if source is None else source.file.path)
+
+    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
+        """Return what may be taken now."""
+        free, vram = usable(self._device), self.resources.vram
+        if free is None and vram is None:
+            return Room(self.machine, None)
+        budget = vram if free is None else _rounded(free)
+        assert budget is not None
+        pinned = pinnable(*ram()) if self.resources.ram is None else min(self.resources.ram, pinnable(*ram()))
+        return Room(self.machine, budget if vram is None else min(budget, vram), _rounded(pinned))
+
+    def follow(self, plan: Plan) -> None:
+        """Place every stage of ``plan`` as it says.
+
+        Raises:
+            DoesNotFitError: if it does not fit.
+        """
+        plan.check()
+        self._plan = plan
+
+    def fit(self, stage: StageT) -> StageT:
+        """Return ``stage`` as it was planned, or as it fits now."""
+        planned = None if self._plan is None else self._plan.stage(stage)
+        return stage.fit(self.blueprint, self.room()) if planned is None else planned
+
+    def extra_bytes(self, stage: Stage) -> int:
+        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+        loras = getattr(stage, "loras", None)
+        return lora_bytes(stage, self.blueprint, self.loras if loras is None else loras, self._device)
+
+    @contextmanager
+    def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
+        """Yield the networks of ``stage``, built and ready to run; nothing of them stays behind.
+
+        Raises:
+            DoesNotFitError: if the stage was not planned and does not fit.
+        """
+        self.events.check()
+        placement = self._placement(stage)
+        stack = self.loras if loras is None else loras
+        prepared = {key: self._prepare(key, stack) for key in stage.networks}
+        self._in_use = list(prepared.values())
+        try:
+            with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
+                yield networks
+        finally:
+            self._in_use = []
+            for each in prepared.values():
+                each.store.release()
+
+    def set_moment(self, sigma: float, step: int) -> None:
+        """Set the sigma and step at which LoRA schedules are evaluated."""
+        for each in self._in_use:
+            for adapter in each.adapters:
+                adapter.set_moment(sigma, step)
+
+    def _placement(self, stage: Stage) -> Placement | None:
+        if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
+            return planned
+        room = self.room()
+        return None if room.budget is None else place_stage(stage, self.blueprint, room, self.extra_bytes(stage))
+
+    def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
+        modules = tuple(self._build(key))
+        adapters = adapters_of(modules, key, loras, fuse=fuses(self._device))
+        return Prepared(modules, Store(joined(modules), self._device, link=self._link()), tuple(adapters))
+
+    def _build(self, key: NetworkKey[Any]) -> Iterator[Any]:
+        if isinstance(key.source, UpscalerFile):
+            yield build_upscaler(key.source, self._dtype)
+        for name in key.components:
+            if name == "text_encoder":
+                yield build_text_encoder(self.encoder, self._dtype)
+            else:
+                format = self.resources.format if name == "transformer" else None
+                yield build(self.models, name, self._dtype, "cpu", format)
+
+    def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
+        first = next(iter(prepared.values()))
+        if placement is not None:
+            first.store.set_budget(placement.weight_budget)
+
+    def _link(self) -> Link:
+        if self._device.type == "cpu" and self.resources.vram is not None:
+            return Plain(self._device)
+        return link_to(self._device, self._pinned)
+
+
+def best_device() -> torch.device:
+    """Return the fastest device of this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def compute_dtype(device: torch.device | str) -> torch.dtype:
+    """Return what networks compute in: bfloat16 as they were trained, float32 on a CPU."""
+    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+
+
+def current_machine(device: torch.device, file: Path | None = None) -> Machine:
+    """Return the present machine, measured once and remembered; ``file`` lies on the disk that holds the models."""
+    return this_machine(device, file, cache_folder(), scaled_square)
+
+
+def _rounded(nbytes: int) -> int:
+    return nbytes // _ROUNDED_BYTES * _ROUNDED_BYTES

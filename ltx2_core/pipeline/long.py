@@ -1,0 +1,172 @@
+"""Long clips: prompts by time, and what is given for the whole clip, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..conditioning import AVState, LatentCondition, State, apply_conditions
+from ..disk_cache import DiskCache, fingerprint
+from ..latents import AVLatent
+from ..lora.stack import stack_identity
+from ..sampling import Network
+from ..sampling.windows import Segment, StreamSpan, Window, sample_windows
+from ..text import Contexts
+from .stage import TRANSFORMER, Engine, LatentSize
+
+if TYPE_CHECKING:
+    from .sample import Sample, SampleInputs
+
+
+@dataclass(frozen=True, eq=False)
+class Script:
+    """The prompts of a clip.
+
+    Attributes:
+        parts: when each begins, in seconds, and its contexts; the first holds before all others.
+        negative: contexts of the negative prompt; None where nothing asks for one.
+    """
+
+    parts: tuple[tuple[float, Contexts], ...]
+    negative: Contexts | None = None
+
+    @classmethod
+    def of(cls, contexts: Contexts, negative: Contexts | None = None) -> Script:
+        """Write one prompt for the whole clip."""
+        return cls(((0.0, contexts),), negative)
+
+    @classmethod
+    def of_prompts(cls, segments: Sequence[Segment], contexts: Mapping[str, Contexts], negative: str) -> Script:
+        """Look up the contexts of every segment's prompt, and of the negative prompt if there are any."""
+        return cls(tuple((float(each.start), contexts[each.prompt]) for each in segments), contexts.get(negative))
+
+    @property
+    def first(self) -> Contexts:
+        """The prompt that the clip begins with."""
+        return self.parts[0][1]
+
+    def of_window(self, window: Window) -> Contexts:
+        """Return the prompt that holds in the middle of what is new in ``window``."""
+        begun = [part for part in self.parts if part[0] <= window.middle]
+        return max(begun, key=lambda part: part[0], default=self.parts[0])[1]
+
+
+def sample_long(
+    stage: Sample, engine: Engine, network: Network, inputs: SampleInputs, script: Script, cache: DiskCache | None
+) -> AVLatent:
+    """Sample a clip window by window, each with the prompt of its segment and a seed of its own.
+
+    Finished windows are kept in ``cache``, and taken from there if everything that they depend on is the same.
+    """
+    assert stage.windowing is not None
+    whole = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
+
+    def conditions_of(window: Window, items: Sequence[LatentCondition] = ()) -> list[LatentCondition]:
+        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams.items())]
+
+    def sample_window(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
+        begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
+        conditions = conditions_of(window, items)
+        if not apply_conditions(begin, window.fps, conditions).free:
+            return begin.map(Tensor.contiguous)
+        here = replace(inputs, latent=begin, contexts=script.of_window(window), conditions=conditions)
+        return stage.window(engine, network, here, window.number)
+
+    def settings(window: Window) -> str:
+        begin = slice_window(clean, window)
+        state = apply_conditions(begin, window.fps, conditions_of(window))
+        return fingerprint(fingerprint(script.of_window(window)), state)
+
+    clean = whole.map(lambda state: state.unpacked(state.clean))
+    windowing = stage.windowing
+    return sample_windows(
+        sample_window,
+        clean,
+        stage.windows,
+        strength=windowing.overlap_strength,
+        adain=windowing.drift_control,
+        store=cache,
+        settings=settings,
+    )
+
+
+def slice_window(latent: AVLatent, window: Window) -> AVLatent:
+    """Return the part of a clip's ``latent`` that belongs to ``window``."""
+    return latent.map(lambda x, span: x[:, :, span.start : span.stop], window)
+
+
+@dataclass(frozen=True, eq=False)
+class WithinWindow:
+    """What is given in a whole clip, as it is given in one of its windows."""
+
+    stream: str
+    whole: State
+    window: Window
+
+    def __call__(self, state: State) -> State:
+        """Apply to the window's own ``state`` what the whole clip's says."""
+        span: StreamSpan = getattr(self.window, self.stream)
+        start, end = (float(frame / state.fps) for frame in (self.window.frames.start, self.window.frames.stop))
+        times = self.whole.positions[0, 0, self.whole.count :]
+        before_clip = times[:, 1] <= 0  # a reference voice
+        visible = before_clip | ((times[:, 1] > start) & (times[:, 0] < end))
+        numbers = torch.arange(self.whole.count, device=times.device).view(self.whole.shape[1], -1)
+        own = numbers[span.start : span.stop].flatten()
+        here = self.whole.select(torch.cat((own, self.whole.count + visible.nonzero().flatten())), state.shape)
+        positions = here.positions.clone()
+        positions[:, :, : here.count] = state.positions
+        positions[:, 0, here.count :] -= torch.where(before_clip, 0, start)[visible, None]
+        return replace(
+            here,
+            latent=here.with_own(here.latent, state.latent),
+            clean=here.with_own(here.clean, state.clean),
+            mask=here.with_own(here.mask, here.own(here.mask) * state.mask),
+            positions=positions,
+        )
+
+
+def sampled_size(state: AVState, windows: Sequence[Window]) -> LatentSize:
+    """Return the largest latent that is sampled at once: the whole clip where there are no ``windows``."""
+    if not windows:
+        return _size_of(state)
+    clean = state.map(lambda each: each.unpacked(each.clean))
+    sizes = []
+    for window in windows:
+        items = [WithinWindow(name, each, window) for name, each in state.streams.items()]
+        sizes.append(_size_of(apply_conditions(slice_window(clean, window), window.fps, items)))
+    return max(sizes, key=lambda size: sum(count or 0 for count in size.tokens))
+
+
+def _size_of(state: AVState) -> LatentSize:
+    video, audio = state.video, state.audio
+    return LatentSize(
+        None if video is None else (video.shape[1], video.shape[2], video.shape[3]),
+        None if audio is None else audio.shape[1],
+        max(len(each.latent) for each in state.streams.values()),
+        state.appended,
+    )
+
+
+
+def window_cache(stage: Sample, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
+    """Return where the finished windows of a clip are kept.
+
+    They can be used again as long as nothing else has changed than the prompts of other windows.
+
+    Args:
+        stage: samples the windows.
+        engine: whose files and LoRAs the windows depend on.
+        folder: None keeps nothing.
+        negative: contexts of the negative prompt, if anything asks for one.
+    """
+    loras = engine.loras if stage.loras is None else stage.loras
+    wanted = negative if stage.sampling.needs_negative else None
+    identity = fingerprint(
+        engine.models.files, stage.sampling, engine.dtype(TRANSFORMER), engine.blueprint.title, stack_identity(loras), wanted
+    )
+    return DiskCache(folder, identity, "window")

@@ -1,0 +1,201 @@
+"""The plan of a list of stages: does the clip fit, where will every weight be, how long will it take?
+
+A plan is arithmetic on what stages need and what a machine gives. The placements that it shows are those that engines
+use.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import DoesNotFitError
+from ..geometry import ClipShape
+from ..memory.machine import Machine
+from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, StageNeed, explain_refusal, gigabytes, place
+from .blueprint import Blueprint
+from .stage import Stage, StageT
+
+_WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
+_HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to happen, or why it cannot.
+
+    Attributes:
+        title: of the model.
+        room: what may be taken.
+        stages: with their tiles chosen, in their order.
+        placements: of those stages that fit, in the same order.
+        shape: of the finished clip; None where a single stage is planned.
+        notes: what is less good than it could be, and why.
+        refusals: why the clip does not fit.
+    """
+
+    title: str
+    room: Room
+    stages: tuple[Stage, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    shape: ClipShape | None = None
+    notes: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def machine(self) -> Machine:
+        """Whose rates were taken."""
+        return self.room.machine
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage fits."""
+        return not self.refusals
+
+    @property
+    def seconds(self) -> float:
+        """All stages, the first time."""
+        return sum(placement.seconds for placement in self.placements)
+
+    def stage(self, stage: StageT) -> StageT | None:
+        """Return the planned stage of the same name, whose tiles are chosen; None if there is none."""
+        return next((each for each in self.stages if each.name == stage.name), None)  # type: ignore[return-value]
+
+    def placement(self, name: str) -> Placement | None:
+        """Return the placement of the stage called ``name``; None if there is none."""
+        return next((each for each in self.placements if each.need.name == name), None)
+
+    def check(self) -> None:
+        """Raise DoesNotFitError with the first refusal, if there is one."""
+        if self.refusals:
+            raise DoesNotFitError(self.refusals[0])
+
+    def summary(self) -> str:
+        """Return the plan in a line for each stage."""
+        lines = [self.title]
+        for placement in self.placements:
+            name, _, _, device, host, where, time = _row(placement)
+            parts = [f"{device} of the card", f"{host} of RAM" if placement.host_bytes else "", where, time]
+            lines.append(f"{name}: {', '.join(filter(None, parts))}")
+        return "\n".join([*lines, *self.notes, *self.refusals])
+
+    def explain(self) -> str:
+        """Return the plan as a table, and what there is to say about it."""
+        rows = [_HEADER, *map(_row, self.placements)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            self._headline(),
+            f"{self.machine.name}: at most {gigabytes(self.room.budget or 0)} of the card and "
+            f"{gigabytes(self.room.ram)} of pinned RAM",
+            "",
+            *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
+            "",
+            *self.notes,
+            *self.refusals,
+        ]
+        if self.fits:
+            lines += [remark for stage in self.stages if (remark := stage.describe_tiles())]
+            lines.append(
+                f"About {_time(self.seconds)} in all, the first time; weights are read at "
+                f"{self.machine.disk / 1e9:.1f} GB/s from disk and copied at {self.machine.link / 1e9:.1f} GB/s."
+            )
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        if (shape := self.shape) is None:
+            return self.title
+        size = f"{shape.width} x {shape.height}, {shape.frames} frames ({float(shape.seconds):.1f} s)"
+        return f"{self.title}: {size}"
+
+
+def plan_stages(
+    stages: Iterable[Stage],
+    blueprint: Blueprint,
+    room: Room,
+    shape: ClipShape | None = None,
+    extra_bytes: Callable[[Stage], int] = lambda stage: 0,
+) -> Plan:
+    """Choose the tiles of every stage and place its weights; nothing is loaded.
+
+    The same stages in the same room are planned once.
+
+    Args:
+        stages: in their order.
+        blueprint: of the model.
+        room: what may be taken; without a budget nothing has to be placed, and stages stay as they are.
+        shape: of the finished clip.
+        extra_bytes: what else lies on the device during a stage, such as LoRAs that are computed beside its layers.
+
+    Returns:
+        The plan; what does not fit is said in its ``refusals``.
+    """
+    stages = tuple(stages)
+    extra = tuple(extra_bytes(stage) for stage in stages)
+    key = ("plan", stages, room, shape, extra)
+    return blueprint.remember(key, lambda: _plan(stages, blueprint, room, shape, extra))
+
+
+def _plan(
+    stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, extra: Sequence[int]
+) -> Plan:
+    if room.budget is None:
+        return Plan(blueprint.title, room, tuple(stages), shape=shape)
+    fitted = [stage.fit(blueprint, room) for stage in stages]
+    placements, notes, refusals = list[Placement](), list[str](), list[str]()
+    for stage, nbytes in zip(fitted, extra):
+        need = need_of(stage, blueprint).with_inputs(nbytes)
+        placement = place(need, room)
+        notes += stage.remarks(blueprint)
+        if placement is None:
+            refusals.append(explain_refusal(need, room.budget, stage.advise(need, room.budget)))
+        else:
+            placements.append(placement)
+            notes += _notes(placement, room.ram)
+    return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
+
+
+def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
+    """Return what ``stage`` needs, measured once."""
+    return blueprint.remember(("need", stage), lambda: stage.need(blueprint))
+
+
+def place_stage(stage: Stage, blueprint: Blueprint, room: Room, extra_bytes: int = 0) -> Placement | None:
+    """Place a single stage as it fits now; None without a budget.
+
+    Raises:
+        DoesNotFitError: if it does not fit.
+    """
+    if room.budget is None:
+        return None
+    need = need_of(stage, blueprint).with_inputs(extra_bytes)
+    if (placement := place(need, room)) is None:
+        raise DoesNotFitError(explain_refusal(need, room.budget, stage.advise(need, room.budget)))
+    return placement
+
+
+def _notes(placement: Placement, ram: int) -> list[str]:
+    notes, name = [], placement.need.name
+    if placement.slots == 1:
+        notes.append(f"{name}: there is room for one part of a block at a time, so copying and computing take turns.")
+    if placement.need.runs > 1 and (disk := placement.tiers.count(DISK)):
+        what = "parts of blocks" if placement.parts else "blocks"
+        notes.append(
+            f"{name}: {disk} of {len(placement.tiers)} {what} are read from disk in every step, since only "
+            f"{gigabytes(ram)} of RAM may be pinned."
+        )
+    return notes
+
+
+def _row(placement: Placement) -> tuple[str, ...]:
+    tiers, need = Counter(placement.tiers), placement.need
+    where = ", ".join(f"{tiers[tier]} {word}" for tier, word in _WHERE.items() if tiers[tier])
+    if placement.parts:
+        where += " (parts)"
+    time = _time(placement.seconds)
+    if need.runs > 1:
+        time = f"{_time(placement.load)} + {need.runs} x {placement.run:.2f} s"
+    sizes = need.weights.total, need.work_bytes, placement.device_bytes, placement.host_bytes
+    return (need.name, *map(gigabytes, sizes), where, time)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

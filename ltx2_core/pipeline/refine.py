@@ -1,0 +1,128 @@
+"""The second stage: noise is added to an enlarged latent and taken away again, in tiles that fit the card."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from ..conditioning import LatentCondition
+from ..errors import DoesNotFitError
+from ..geometry import VIDEO_CHANNELS
+from ..health import latent_findings
+from ..latents import AVLatent
+from ..lora import Stack
+from ..memory.placement import Room, StageNeed, explain_refusal, place
+from ..sampling import SAMPLERS, Step, Tiles
+from .blueprint import Blueprint
+from .long import Script
+from .sample import FLOAT32, Hooks, SampleInputs, Sampling, input_bytes, need_of_passes, sample
+from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
+
+# Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
+# the overlaps of smaller ones.
+MAX_TILE_TOKENS = 2**16
+MIN_TILE_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Refine(Stage):
+    """Refine a latent.
+
+    Attributes:
+        sampling: how; its ``tiles`` None takes as few as fit.
+        size: of the whole latent.
+        refines_sound: whether the sound is generated, too.
+        overlap: cells of the latent that chosen tiles share along time, height and width.
+        local: whether each chosen tile is a clip by itself.
+        loras: in place of those of the model.
+    """
+
+    sampling: Sampling
+    size: LatentSize
+    refines_sound: bool = True
+    overlap: tuple[int, int, int] = (4, 4, 4)
+    local: bool = False
+    loras: Stack | None = None
+    name = "refining"
+    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes of a step."""
+        return self.sampling.passes(self.size.audio is not None)
+
+    @property
+    def tiles(self) -> Tiles:
+        """The tiles; of a stage that was fitted."""
+        assert self.sampling.tiles is not None
+        return self.sampling.tiles
+
+    def fit(self, blueprint: Blueprint, room: Room) -> "Refine":
+        """Choose as few tiles as fit, of at most MAX_TILE_TOKENS tokens.
+
+        Raises:
+            DoesNotFitError: if none do.
+        """
+        assert self.size.video is not None
+        if self.sampling.tiles is not None:
+            return self
+        tokens = MAX_TILE_TOKENS
+        while True:
+            tiles = Tiles.within(self.size.video, tokens, self.overlap, self.local)
+            stage = replace(self, sampling=replace(self.sampling, tiles=tiles))
+            if room.budget is None:
+                return stage
+            need = stage.need(blueprint)
+            if place(need, room) is not None:
+                return stage
+            tokens = 3 * tokens // 4
+            if tokens < MIN_TILE_TOKENS:
+                raise DoesNotFitError(explain_refusal(need, room.budget))
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure the work of one tile, beside the latents of the whole."""
+        return blueprint.remember((self.name, self), lambda: self._need(blueprint))
+
+    def _need(self, blueprint: Blueprint) -> StageNeed:
+        assert self.size.video is not None
+        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.passes
+        sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
+        steps = self.sampling.steps * SAMPLERS[self.sampling.settings.sampler].calls
+        tile = replace(self.size, video=tiles.largest(self.size.video))
+        one = need_of_passes(blueprint, tile, passes, steps, name=self.name)
+        if sweeps > 1:
+            blended = len(passes) * FLOAT32 * self.size.batch * VIDEO_CHANNELS * math.prod(self.size.video)
+            one = one.with_inputs(input_bytes(blueprint, self.size, passes) + blended)
+        return replace(one, runs=steps * sweeps)
+
+    def run(
+        self,
+        engine: Engine,
+        latent: AVLatent,
+        fps: Fraction,
+        script: Script,
+        conditions: Sequence[LatentCondition] = (),
+    ) -> AVLatent:
+        """Return the refined latent, where the transformer is.
+
+        Args:
+            engine: runs the transformer.
+            latent: at the size that is wanted.
+            fps: frames per second.
+            script: contexts of the prompt.
+            conditions: what is given, at this size.
+        """
+        stage, device = engine.fit(self), engine.device(TRANSFORMER)
+        negative = script.negative if stage.sampling.needs_negative else None
+        inputs = SampleInputs(latent.to(device), fps, script.first, negative, conditions)
+
+        def on_step(done: int, total: int, step: Step) -> None:
+            engine.events.on_progress(self.name, done, total)
+            engine.events.on_step(done, total, step)
+
+        with engine.use(stage, self.loras) as networks:
+            hooks = Hooks(on_step, engine.events.check, engine.set_moment)
+            refined = sample(networks[TRANSFORMER], inputs, stage.sampling, engine.dtype(TRANSFORMER), hooks)
+        engine.events.report_findings(latent_findings(refined, self.name))
+        return refined

@@ -1,0 +1,373 @@
+"""From noise to a latent: the transformer, step by step, for a clip at once or window by window."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import latents
+from ..conditioning import AVState, LatentCondition, State, apply_conditions
+from ..disk_cache import DiskCache
+from ..errors import SettingError
+from ..geometry import pixel_frames
+from ..health import check_finite, latent_findings
+from ..latents import AVLatent
+from ..lora import Stack
+from ..memory.link import InPlace
+from ..memory.placement import SMALLER, StageNeed, fitting_share
+from ..memory.store import Store
+from ..memory.trace import Cost, cost
+from ..sampling import SAMPLERS, Denoiser, Guidance, Network, Step, StreamGuidance, TiledNetwork, Tiles, one_by_one, runs, schedules
+from ..sampling.guidance import perturbation_of
+from ..sampling.windows import Window, Windowing
+from ..seeds import Seeds
+from ..settings import SamplingSettings
+from ..text import Contexts
+from ..text.tokenizer import LENGTH
+from ..transformer import Pass, StreamInput
+from .blueprint import Blueprint, empty_like
+from .long import Script, sample_long
+from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
+
+SampleT = TypeVar("SampleT", bound="Sample")
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a latent is denoised.
+
+    Attributes:
+        sigmas: the noise levels to walk through, from at most 1 down.
+        guidance: of both streams.
+        settings: sampler, seed and noise.
+        tiles: in which the picture is made; None in one piece.
+        together: whether tiles are blended in every step, or each is sampled to its end by itself.
+    """
+
+    sigmas: tuple[float, ...]
+    guidance: StreamGuidance = StreamGuidance()
+    settings: SamplingSettings = SamplingSettings()
+    tiles: Tiles | None = None
+    together: bool = True
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are."""
+        return len(self.sigmas) - 1
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether a negative prompt is needed."""
+        return self.guidance.needs_negative(SAMPLERS[self.settings.sampler])
+
+    def passes(self, both_streams: bool) -> tuple[str, ...]:
+        """Return the passes that a step needs at most."""
+        return tuple(self.guidance.passes(both_streams, SAMPLERS[self.settings.sampler].needs_negative))
+
+
+@dataclass(frozen=True, eq=False)
+class SampleInputs:
+    """What a latent is made from.
+
+    Attributes:
+        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as.
+        fps: frames per second.
+        contexts: of the prompt.
+        negative: of the negative prompt; None where nothing asks for it.
+        conditions: what is given, in the order in which it applies.
+        last: the last step of an earlier call that this one continues.
+    """
+
+    latent: AVLatent
+    fps: Fraction
+    contexts: Contexts
+    negative: Contexts | None = None
+    conditions: Sequence[LatentCondition] = ()
+    last: Step | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Whom to tell while a latent is sampled.
+
+    Attributes:
+        on_step: called with the steps done, all steps, and what the sampler made of the latest one.
+        check: called between blocks; it may raise to interrupt.
+        on_evaluate: called with sigma and step before the network is asked.
+    """
+
+    on_step: Callable[[int, int, Step], None] | None = None
+    check: Callable[[], None] | None = None
+    on_evaluate: Callable[[float, int], None] | None = None
+
+
+def sample(
+    network: Network,
+    inputs: SampleInputs,
+    sampling: Sampling,
+    dtype: torch.dtype = torch.float32,
+    hooks: Hooks = Hooks(),
+) -> AVLatent:
+    """Denoise a latent from seeded noise at the first sigma to the last one.
+
+    Args:
+        network: the transformer, where the latent lies.
+        inputs: what it is made from.
+        sampling: how.
+        dtype: what the network computes in.
+        hooks: whom to tell.
+
+    Returns:
+        The latent, float32; what is given in it stays.
+
+    Raises:
+        SettingError: for sigmas, tiles or settings that do not go together.
+        NotANumberError: as soon as a step produces something that is not a number.
+    """
+    sigmas, settings = schedules.check_sigmas(sampling.sigmas), sampling.settings
+    apart = None if sampling.together else sampling.tiles
+    if apart and not settings.add_noise:
+        raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
+    state = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
+    order = settings.noise_order
+    tokens = state.map(lambda each: each.latent).to(dtype)
+    noise = latents.noise_like(tokens, settings.seed, order).to(torch.float32)
+    if sampling.tiles and sampling.together:
+        network = TiledNetwork(network, state, sampling.tiles)
+    total = (len(sigmas) - 1) * (runs(state, apart) if apart else 1)
+    solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
+    result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
+    return state.map(State.unpacked, result).map(Tensor.contiguous)
+
+
+@dataclass
+class _Solver:
+    """Walks down the sigmas; with tiles that are made one by one, once for each."""
+
+    network: Network
+    inputs: SampleInputs
+    sampling: Sampling
+    dtype: torch.dtype
+    hooks: Hooks
+    total: int  # steps
+    done: int = field(default=0, init=False)
+
+    def __call__(self, state: AVState, noise: AVLatent) -> AVLatent:
+        """Return the tokens of ``state`` at the last sigma."""
+        inputs, settings, sigmas = self.inputs, self.sampling.settings, list(self.sampling.sigmas)
+        start = state.map(lambda each, x: each.noised(x, sigmas[0]), noise)
+
+        def pack(latent: AVLatent) -> AVLatent:
+            return state.map(State.packed, latent, start)
+
+        sampler = SAMPLERS[settings.sampler]
+        denoise = Denoiser(
+            self.network,
+            state,
+            inputs.contexts,
+            inputs.negative,
+            guidance=self.sampling.guidance,
+            noise=noise,
+            dtype=self.dtype,
+            always_negative=sampler.needs_negative,
+            batched=settings.batched_passes,
+            between_blocks=self.hooks.check,
+            on_evaluate=self.hooks.on_evaluate,
+            step=settings.start_step,
+        )
+        noisy = start if settings.add_noise else pack(inputs.latent)
+        fresh = latents.Noise(Seeds(settings.seed).noise(settings.start_step), settings.noise_order)
+        last = None if inputs.last is None else inputs.last.map(pack)
+        for number, step in enumerate(sampler(denoise, noisy, sigmas, fresh, last), 1):
+            denoise.step, self.done = settings.start_step + number, self.done + 1
+            check_finite(step.latent, f"step {number} of sampling")
+            if self.hooks.on_step is not None:
+                unpacked = step.map(lambda tokens: state.map(State.unpacked, tokens))
+                self.hooks.on_step(self.done, self.total, unpacked)
+            noisy = step.latent
+        return noisy
+
+
+@dataclass(frozen=True)
+class Sample(Stage):
+    """Sample a clip, at once or in ``windows``.
+
+    Attributes:
+        sampling: how.
+        size: the largest latent that is sampled at once.
+        windows: of a long clip; empty for one that is made at once.
+        windowing: how these windows are joined.
+        loras: in place of those of the model.
+    """
+
+    sampling: Sampling
+    size: LatentSize
+    windows: tuple[Window, ...] = ()
+    windowing: Windowing | None = None
+    loras: Stack | None = None
+    name = "sampling"
+    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes of a step; with batched passes, prompt and negative prompt are one."""
+        passes = self.sampling.passes(self.size.video is not None and self.size.audio is not None)
+        if self.sampling.settings.batched_passes:
+            return tuple(name for name in passes if name != "negative")
+        return passes
+
+    @property
+    def measured_size(self) -> LatentSize:
+        """The size to plan for; with batched passes, as if all were as large as the one for both prompts."""
+        if self.passes != self.sampling.passes(self.size.video is not None and self.size.audio is not None):
+            return replace(self.size, batch=2 * self.size.batch)
+        return self.size
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure all steps of these passes."""
+        steps = self.sampling.steps * max(1, len(self.windows))
+        return need_of_passes(
+            blueprint, self.measured_size, self.passes, steps, self.sampling.guidance.first_stg_block, self.name
+        )
+
+    def advise(self, need: StageNeed, budget: int) -> str:
+        """Say how long a clip of this size may be."""
+        frames = 0 if self.size.video is None else int(0.97 * fitting_share(need, budget) * self.size.video[0])
+        return f"About {pixel_frames(frames)} frames of this size would fit." if frames > 0 else SMALLER
+
+    def run(
+        self,
+        engine: Engine,
+        latent: AVLatent,
+        fps: Fraction,
+        script: Script,
+        conditions: Sequence[LatentCondition] = (),
+        *,
+        cache: DiskCache | None = None,
+        last: Step | None = None,
+    ) -> AVLatent:
+        """Return the sampled latent, where the transformer is.
+
+        Args:
+            engine: runs the transformer.
+            latent: what the clip begins as.
+            fps: frames per second.
+            script: contexts of the prompts.
+            conditions: what is given.
+            cache: where finished windows are kept; None keeps none.
+            last: the last step of an earlier call that this one continues.
+        """
+        device = engine.device(TRANSFORMER)
+        inputs = SampleInputs(
+            latent.to(device),
+            fps,
+            script.first,
+            script.negative if self.sampling.needs_negative else None,
+            conditions,
+            None if last is None else last.to(device),
+        )
+        with engine.use(self, self.loras) as networks:
+            network = networks[TRANSFORMER]
+            if self.windowing is None:
+                result = self._sample(engine, network, inputs)
+            else:
+                result = sample_long(self, engine, network, inputs, script, cache)
+        if self.sampling.sigmas[-1] == 0:
+            engine.events.report_findings(latent_findings(result, self.name))
+        return result
+
+    def window(self, engine: Engine, network: Network, inputs: SampleInputs, number: int) -> AVLatent:
+        """Sample window ``number``, with a seed of its own."""
+        settings = self.sampling.settings
+        seeded = replace(settings, seed=Seeds(settings.seed).window(number))
+        stage = replace(self, sampling=replace(self.sampling, settings=seeded))
+        return stage._sample(engine, network, inputs, number)
+
+    def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
+        before = number * self.sampling.steps
+
+        def on_step(done: int, total: int, step: Step) -> None:
+            everything = max(total, self.sampling.steps * len(self.windows))
+            engine.events.on_progress(self.name, before + done, everything)
+            engine.events.on_step(before + done, everything, step)
+
+        hooks = Hooks(on_step, engine.events.check, engine.set_moment)
+        return sample(network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks)
+
+
+def need_of_passes(
+    blueprint: Blueprint,
+    size: LatentSize,
+    passes: tuple[str, ...],
+    steps: int,
+    first_stg_block: int = 0,
+    name: str = "sampling",
+) -> StageNeed:
+    """Measure all steps of these ``passes`` over a latent of ``size``.
+
+    The perturbed pass is one with the conditional pass up to ``first_stg_block``.
+    """
+    weights = blueprint.weights("transformer")
+    key = ("sweep", size, passes)
+    whole, block = blueprint.remember(key, lambda: _sweep(blueprint, size, passes))
+    step = whole + block * (len(weights.blocks) - 2)
+    if "perturbed" in passes and first_stg_block:
+        others = tuple(each for each in passes if each != "perturbed")
+        shared = blueprint.remember(("sweep", size, others), lambda: _sweep(blueprint, size, others))[1]
+        step -= (block - shared) * first_stg_block
+    return StageNeed(name, weights, step, input_bytes(blueprint, size, passes), steps)
+
+
+def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tuple[Cost, Cost]:
+    """Return the cost of a step with two blocks, and what the second of them adds to it.
+
+    The store holds on to what a block is given, one state for each pass, in case that it has to run again.
+    """
+    passes = passes_on_meta(blueprint, size, names)
+    one, two = (blueprint.shortened_transformer(layers) for layers in (1, 2))
+    with Store(two, "meta", link=InPlace("meta")).use():
+        whole = cost(lambda: two.sweep(passes))
+    return whole, whole - cost(lambda: one.sweep(passes))
+
+
+def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> list[Pass]:
+    """Return what the transformer is asked in one step, as shapes."""
+    network = blueprint.shortened_transformer(1)
+
+    def stream(name: str, axes: int, tokens: int | None) -> StreamInput | None:
+        if tokens is None:
+            return None
+        config = getattr(network.config, name)
+        width = network.config.caption_width or config.context_width
+        return StreamInput(
+            tokens=empty_like(network, size.batch, tokens, config.channels_in),
+            sigma=torch.empty(size.batch, device="meta"),
+            positions=torch.empty(size.batch, axes, tokens, 2, device="meta"),
+            context=empty_like(network, size.batch, LENGTH, width),
+        )
+
+    def inputs() -> tuple[StreamInput | None, StreamInput | None]:
+        video, audio = size.tokens
+        return stream("video", 3, video), stream("audio", 1, audio)
+
+    positive, negative = inputs(), inputs()
+    perturbing = Guidance(stg_scale=1.0, stg_blocks=(0,))  # the one block that there is
+    passes = []
+    for name in names:
+        video, audio = negative if name == "negative" else positive
+        passes.append(Pass(video, audio, perturbation_of(name, perturbing, perturbing)))
+    return passes
+
+
+def input_bytes(blueprint: Blueprint, size: LatentSize, passes: Sequence[str]) -> int:
+    """Return the bytes of tokens, positions and contexts, and of the latents in float32 that a sampler holds."""
+    (each,) = passes_on_meta(blueprint, size, ("cond",))
+    streams = [stream for stream in (each.video, each.audio) if stream is not None]
+    given = sum(x.nbytes for stream in streams for x in (stream.tokens, stream.positions, stream.context))
+    latent = sum(FLOAT32 * stream.tokens.numel() for stream in streams)
+    return given * (2 if "negative" in passes else 1) + (4 + 2 * len(passes)) * latent

@@ -1,0 +1,239 @@
+"""What a stage is, what an engine is, and what they say to each other."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import torch
+
+from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, Vocoder
+from ..checkpoint import Models
+from ..checkpoint.text_encoder import TextEncoderFiles
+from ..checkpoint.upscaler import UpscalerFile
+from ..geometry import ClipShape
+from ..health import Finding
+from ..latents import AVLatent
+from ..lora import Stack
+from ..memory.placement import SMALLER, Room, StageNeed
+from ..sampling import Step
+from ..text import Connector, GemmaEncoder, TextFeatures, Tokenizer
+from ..transformer import Transformer
+from ..upscaler import Enlarging
+from ..video_vae import VideoDecoder, VideoEncoder
+from .blueprint import Blueprint
+
+N = TypeVar("N", covariant=True)
+StageT = TypeVar("StageT", bound="Stage")
+
+
+@dataclass(frozen=True)
+class NetworkKey(Generic[N]):
+    """Names a network, and says of which type it is.
+
+    Attributes:
+        name: what logs and plans call it.
+        components: which components of the model it consists of; several are used together, as a sequence.
+        source: what it is built from, if it is no component of the model; the engine knows what to do with it.
+    """
+
+    name: str
+    components: tuple[str, ...] = ()
+    source: Hashable | None = None
+
+
+def _component(name: str) -> NetworkKey[Any]:
+    return NetworkKey(name, (name,))
+
+
+TEXT_ENCODER: NetworkKey[GemmaEncoder] = _component("text_encoder")
+TEXT_FEATURES: NetworkKey[TextFeatures] = _component("text_features")
+CONNECTORS: NetworkKey[Sequence[Connector]] = NetworkKey("connectors", ("video_connector", "audio_connector"))
+TRANSFORMER: NetworkKey[Transformer] = _component("transformer")
+VIDEO_ENCODER: NetworkKey[VideoEncoder] = _component("video_encoder")
+VIDEO_DECODER: NetworkKey[VideoDecoder] = _component("video_decoder")
+AUDIO_ENCODER: NetworkKey[AudioEncoder] = _component("audio_encoder")
+AUDIO_DECODER: NetworkKey[AudioDecoder] = _component("audio_decoder")
+VOCODER: NetworkKey[Vocoder | BandwidthExtendingVocoder] = _component("vocoder")
+
+
+def upscaler_key(file: UpscalerFile) -> NetworkKey[Enlarging]:
+    """Return the key of the network in an upscaler's file."""
+    return NetworkKey("upscaler", source=file)
+
+
+class Networks:
+    """The networks of a stage, ready to run, by their keys."""
+
+    def __init__(self, networks: Mapping[NetworkKey[Any], Any]):
+        self._networks = dict(networks)
+
+    def __contains__(self, key: NetworkKey[Any]) -> bool:
+        return key in self._networks
+
+    def __getitem__(self, key: NetworkKey[N]) -> N:
+        return cast(N, self._networks[key])
+
+
+@dataclass(frozen=True)
+class LatentSize:
+    """How large the latents of a run are; a stream that is None is absent.
+
+    Attributes:
+        video: latent frames, rows and columns.
+        audio: audio latents.
+        batch: clips.
+        appended: tokens that a clip only looks at, beside its own: of video and of audio.
+    """
+
+    video: tuple[int, int, int] | None
+    audio: int | None
+    batch: int = 1
+    appended: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of_clip(cls, shape: ClipShape) -> "LatentSize":
+        """Measure one clip with both streams."""
+        return cls(shape.video_latent, shape.audio_latents)
+
+    @classmethod
+    def of_latent(cls, latent: AVLatent) -> "LatentSize":
+        """Measure a latent whose streams have the shapes (B, C, F, H, W) and (B, C, T, M)."""
+        video, audio = latent.video, latent.audio
+        (batch,) = {len(x) for x in latent.streams().values()}
+        return cls(
+            None if video is None else (video.shape[2], video.shape[3], video.shape[4]),
+            None if audio is None else audio.shape[2],
+            batch,
+        )
+
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Tokens of each stream, appended ones included."""
+        return (
+            None if self.video is None else math.prod(self.video) + self.appended[0],
+            None if self.audio is None else self.audio + self.appended[1],
+        )
+
+
+OnProgress = Callable[[str, int, int], None]
+OnFinding = Callable[[Finding], None]
+OnStep = Callable[[int, int, Step], None]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Whom to tell while a clip is made.
+
+    Attributes:
+        on_progress: called with a stage's name, the steps done and all steps.
+        on_finding: called with what looks or sounds wrong.
+        on_step: called with the steps done, all steps, and what a sampler made of the latest one.
+        check: called between blocks and tiles; it may raise to interrupt.
+    """
+
+    on_progress: OnProgress = lambda stage, done, total: None
+    on_finding: OnFinding = lambda finding: None
+    on_step: OnStep = lambda done, total, step: None
+    check: Callable[[], None] = lambda: None
+
+    def report_findings(self, findings: Sequence[Finding]) -> None:
+        """Report everything that looks or sounds wrong."""
+        for finding in findings:
+            self.on_finding(finding)
+
+
+class Stage(ABC):
+    """One use of networks: what it does and what it needs stand in one class.
+
+    Stages are frozen dataclasses of sizes and settings, so a plan can be made before any of them runs, and kept. Each
+    has a ``run(engine, ...)`` that takes the tensors.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What plan and progress call it; engines know a planned stage by it."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> tuple[NetworkKey[Any], ...]:
+        """What it works with; the first is streamed if need be, the others stay."""
+
+    @abstractmethod
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure what the stage needs."""
+
+    def fit(self: StageT, blueprint: Blueprint, room: Room) -> StageT:
+        """Return the stage with the largest tiles that fit; without tiles, as it is."""
+        return self
+
+    def advise(self, need: StageNeed, budget: int) -> str:
+        """Say what to do if the stage does not fit ``budget`` bytes."""
+        return SMALLER
+
+    def remarks(self, blueprint: Blueprint) -> Sequence[str]:
+        """Say what is less good than it could be, and why."""
+        return ()
+
+    def describe_tiles(self) -> str:
+        """Say in which tiles the stage works; empty without tiles."""
+        return ""
+
+
+class Engine(Protocol):
+    """The owner of a card: a host's memory management, this package's own, or a stand-in for tests."""
+
+    models: Models
+    events: Events
+    loras: Stack
+
+    @property
+    def encoder(self) -> TextEncoderFiles:
+        """The files of the text encoder."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text encoder."""
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The networks as shapes, in the formats they run in."""
+
+    def device(self, key: NetworkKey[Any]) -> torch.device:
+        """Return where a network runs."""
+
+    def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
+        """Return what a network computes in."""
+
+    def room(self, key: NetworkKey[Any]) -> Room:
+        """Return what a stage that streams this network may take now."""
+
+    def follow(self, plan: Any) -> None:
+        """Place every stage of a Plan as it says.
+
+        Raises:
+            DoesNotFitError: if the plan does not fit.
+        """
+
+    def extra_bytes(self, stage: Stage) -> int:
+        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+
+    def fit(self, stage: StageT) -> StageT:
+        """Return ``stage`` as it was planned, or as it fits now: with its tiles chosen."""
+
+    def use(self, stage: Stage, loras: Stack | None = None) -> AbstractContextManager[Networks]:
+        """Bring the networks of ``stage`` to where they run, for as long as the context lasts.
+
+        Args:
+            stage: placed as it was planned, or as it fits now.
+            loras: in place of those of the model.
+
+        Raises:
+            DoesNotFitError: if the stage does not fit.
+        """
+
+    def set_moment(self, sigma: float, step: int) -> None:
+        """Set the sigma and step at which LoRA schedules of the networks in use are evaluated."""

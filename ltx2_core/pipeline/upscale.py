@@ -1,0 +1,54 @@
+"""A finished latent becomes larger, or gets more frames."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from ..checkpoint.upscaler import video_statistics
+from ..latents import AVLatent
+from ..memory.partition import Weights
+from ..memory.placement import StageNeed
+from ..memory.trace import cost
+from ..upscaler import Upscaler, UpscalerConfig, upscale
+from ..video_vae.layers import Statistics
+from .blueprint import Blueprint
+from .stage import Engine, NetworkKey, Stage
+
+
+@dataclass(frozen=True)
+class Upscale(Stage):
+    """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``."""
+
+    key: NetworkKey[Any]
+    config: UpscalerConfig
+    size: tuple[int, int, int]
+    dtype: torch.dtype = torch.bfloat16
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        """Such as "upscaling space by 2"."""
+        return f"upscaling {self.config.enlarges}"
+
+    @property
+    def networks(self) -> tuple[NetworkKey[Any], ...]:
+        """The upscaler."""
+        return (self.key,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure the upscaler on the whole latent, which its norms need at once."""
+        with torch.device("meta"):
+            upscaler, statistics = Upscaler(self.config).to(self.dtype), Statistics(self.config.in_channels)
+        latent = AVLatent(torch.empty(self.batch, self.config.in_channels, *self.size, device="meta"), None)
+        work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
+        given = sum(x.nbytes for x in latent.streams().values())
+        return StageNeed(self.name, Weights.of(upscaler), work, given)
+
+    def run(self, engine: Engine, latent: AVLatent, fps: Fraction) -> tuple[AVLatent, Fraction]:
+        """Return the larger latent, with its sound unchanged, and its frame rate."""
+        with engine.use(self) as networks:
+            device = engine.device(self.key)
+            statistics = video_statistics(engine.models).to(device)
+            return upscale(networks[self.key], latent.to(device), fps, statistics)
