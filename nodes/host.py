@@ -1,17 +1,12 @@
 """All that is said to ComfyUI: where models lie, who may use the card, how far we are, and whether to stop."""
 
-import gc
 import logging
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import copy
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any
 
 import comfy.cli_args
 import comfy.model_management as mm
@@ -22,17 +17,16 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from PIL import Image
 from server import PromptServer
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..ltx2_core.checkpoint.text_cache import cache_folder
+from ..ltx2_core.disk_cache import cache_folder
+from ..ltx2_core.errors import MissingFileError
 from ..ltx2_core.health import Finding
-from ..ltx2_core.lora import Adapted, Stack
-from ..ltx2_core.memory import PinnedMemory, Store
-from ..ltx2_core.memory.link import link_to
-from ..ltx2_core.memory.machine import Machine, pinnable, this_machine
-from ..ltx2_core.memory.pinned import ram
-from ..ltx2_core.memory.plan import Plan, Stage, place, refusal
-from ..ltx2_core.memory.stages import Need
+from ..ltx2_core.memory.machine import Machine, pinnable
+from ..ltx2_core.memory.pinned import PinnedMemory, ram
+from ..ltx2_core.memory.placement import UNLIMITED, Room
+from ..ltx2_core.pipeline.local_engine import current_machine
+from ..ltx2_core.pipeline.plan import Plan
 
 log = logging.getLogger("ltx2-av")
 
@@ -42,30 +36,30 @@ READABLE = (".safetensors", ".sft")
 
 
 def model_files(*kinds: str) -> list[str]:
-    """Names of the files we can read in these model folders, each name once."""
+    """Return the names of the files that we can read in these model folders, each name once."""
     names = (name for kind in kinds for name in folder_paths.get_filename_list(kind))
     return list(dict.fromkeys(name for name in names if name.lower().endswith(READABLE)))
 
 
 def model_file(name: str, *kinds: str) -> Path:
-    """The path of a file that ``model_files`` named."""
+    """Return the path of a file that ``model_files`` named."""
     for kind in kinds:
         if path := folder_paths.get_full_path(kind, name):
             return Path(path)
-    raise FileNotFoundError(f"{name} is no longer in {' or '.join(kinds)}; put it back, or choose another file.")
+    raise MissingFileError(f"{name} is no longer in {' or '.join(kinds)}; put it back, or choose another file.")
 
 
 def model_folders(kind: str) -> list[str]:
-    """Names of the folders that hold a ``config.json`` beside weights, as Hugging Face repositories do."""
+    """Return the names of folders that hold a ``config.json`` beside weights, as Hugging Face repositories do."""
     parents = dict.fromkeys(os.path.dirname(name) for name in model_files(kind))
     return [name for name in parents if name and _folder(name, kind)]
 
 
 def model_folder(name: str, kind: str) -> Path:
-    """The path of a folder that ``model_folders`` named."""
+    """Return the path of a folder that ``model_folders`` named."""
     if path := _folder(name, kind):
         return path
-    raise FileNotFoundError(f"The folder {name} is no longer in {kind}, or lacks config.json; choose another one.")
+    raise MissingFileError(f"The folder {name} is no longer in {kind}, or lacks config.json; choose another one.")
 
 
 def _folder(name: str, kind: str) -> Path | None:
@@ -74,8 +68,8 @@ def _folder(name: str, kind: str) -> Path | None:
     return next((path for path in paths if (path / "config.json").is_file()), None)
 
 
-def fingerprint(paths: list[Path]) -> list[tuple[str, int, int]]:
-    """What changes when one of these files, or a file in one of these folders, does."""
+def stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
+    """Return something that changes when one of these files, or a file in one of these folders, does."""
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
@@ -89,12 +83,12 @@ DEVICES = {"transformer": mm.get_torch_device, "text": mm.text_encoder_device, "
 
 
 def device_for(role: str) -> torch.device:
-    """Where the host's flags want a "transformer", a "text" encoder or a "vae" to run."""
+    """Return where the host's flags want a "transformer", a "text" encoder or a "vae" to run."""
     return DEVICES[role]()
 
 
 def dtype_for(role: str, parameters: int) -> torch.dtype:
-    """What such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with enough memory."""
+    """Return what such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with room."""
     device = device_for(role)
     if role == "vae":
         dtype = mm.vae_dtype(device, [torch.bfloat16])
@@ -105,180 +99,35 @@ def dtype_for(role: str, parameters: int) -> torch.dtype:
     return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
 
 
-def machine(device: torch.device) -> Machine:
-    """How fast the card is and how much it holds; measured once, then remembered."""
-    return this_machine(device, folder=cache_folder())
-
-
-def room(device: torch.device, plan: Plan | None = None) -> int:
-    """Bytes of ``device`` that a stage may take once the host has sent away what it can; at most what ``plan`` says."""
+def room(device: torch.device, limits: Plan | None = None) -> Room:
+    """Return what a stage may take of ``device`` once the host has sent away what it can; at most what ``limits`` say."""
+    pinned = pinnable_ram()
     known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
     loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
-    found = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
-    return found if plan is None else min(found, plan.budget)
+    budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
+    if limits is not None:
+        budget, pinned = min(budget, limits.room.budget or budget), min(pinned, limits.room.ram)
+    return Room(UNLIMITED.machine if mm.is_device_cpu(device) else machine(device), budget, pinned)
 
 
-def may_pin(plan: Plan | None = None) -> int:
-    """Bytes of RAM that may be pinned; at most what ``plan`` says."""
-    return pinnable(*ram()) if plan is None else min(plan.ram, pinnable(*ram()))
+def pinnable_ram() -> int:
+    """Return the bytes of RAM that may be pinned."""
+    return pinnable(*ram())
 
 
-def kept(what: str) -> Path | None:
-    """The folder for what can be made again but took long; None if nothing is to be kept."""
+def machine(device: torch.device) -> Machine:
+    """Return how fast the card is and how much it holds; measured once, then remembered."""
+    return current_machine(device)
+
+
+def cache_subfolder(what: str) -> Path | None:
+    """Return the folder for what can be made again but took long; None if nothing is to be kept."""
     root = cache_folder()
     return None if root is None else root / what
 
 
-class LTX2Weights(nn.Module):
-    """What a patcher takes for its model. It holds nothing but the store, once there is one."""
-
-    def __init__(self):
-        super().__init__()
-        self.store: Store | None = None
-
-
-class StorePatcher(comfy.model_patcher.ModelPatcher):
-    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink.
-
-    ``ceiling`` is how many bytes the running stage wants of the card at most; None is the whole network.
-    """
-
-    ceiling: int | None = None
-
-    @property
-    def store(self) -> Store | None:
-        return self.model.store
-
-    def model_size(self) -> int:
-        if self.store is None:
-            return 0
-        return self.store.wanted_bytes if self.ceiling is None else min(self.ceiling, self.store.wanted_bytes)
-
-    def loaded_size(self) -> int:
-        return self.store.card_bytes if self.store else 0
-
-    def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.loaded_size() else self.offload_device
-
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
-        if self.store is None:
-            return 0
-        before = self.loaded_size()
-        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
-        self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
-        return self.loaded_size() - before
-
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
-        if freed:
-            mm.soft_empty_cache()
-        return freed
-
-    def detach(self, unpatch_all=True) -> nn.Module:
-        if unpatch_all and self.store:  # otherwise this entry is only being replaced by a clone
-            self.store.release()
-        return self.model
-
-
-class Network:
-    """One network of a model: built when it is first used, then kept, and known to the host by its patcher.
-
-    Of each kind named in ``ALONE`` only one is kept at a time, because two would not fit into the memory of most
-    machines; building the next one gives up the last one.
-    """
-
-    ALONE = ("transformer", "text_encoder")
-    _known: ClassVar[WeakSet["Network"]] = WeakSet()
-
-    def __init__(self, name: str, role: str, dtype: torch.dtype, build: Callable[[], nn.Module], source: str):
-        self.name, self.dtype, self.device = name, dtype, device_for(role)
-        self._build, self._source = build, source
-        self.patcher = StorePatcher(LTX2Weights(), self.device, torch.device("cpu"))
-        self._take(())
-        self._known.add(self)
-
-    def with_loras(self, loras: Stack) -> "Network":
-        """The same weights, which run with ``loras``."""
-        other = copy(self)
-        other._take(loras)
-        return other
-
-    def _take(self, loras: Stack) -> None:
-        self._loras = loras
-        self._adapted: WeakKeyDictionary[nn.Module, Adapted] = WeakKeyDictionary()
-
-    def adapted(self) -> Adapted:
-        """What the LoRAs do to the network as it is built now."""
-        network = self.built().network
-        if network not in self._adapted:
-            # On a CPU weights lie where they are used, and a changed one would be a second copy.
-            fuse = not mm.is_device_cpu(self.device)
-            self._adapted[network] = Adapted(network, self._loras, self.name, fuse=fuse)
-        return self._adapted[network]
-
-    def at(self, sigma: float, step: int) -> None:
-        """From now on the schedules of LoRAs are at this moment of a run."""
-        self.adapted().at(sigma, step)
-
-    def built(self) -> Store:
-        """The store of the network, which is built now if it has not been before."""
-        weights = self.patcher.model
-        if weights.store is None:
-            if self.name in self.ALONE:
-                self._forget_others()
-            network = self._build()
-            for block in _blocks(network):
-                block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-            weights.store = Store(network, self.device, link=link_to(self.device, PINNED))
-            dtype = str(self.dtype).removeprefix("torch.")
-            size = weights.store.wanted_bytes / 1e6
-            log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._source, dtype, self.device, size)
-        return weights.store
-
-    def _forget_others(self) -> None:
-        for other in list(self._known):
-            if other.name == self.name and other.patcher.model.store is not None:
-                other.patcher.model.store.release()
-                other.patcher.model.store = None
-        gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
-
-
-@contextmanager
-def use(*networks: Network, need: Need, plan: Plan | None = None) -> Iterator[list[Any]]:
-    """The networks, ready to run the stage whose ``need`` this is; the first gets what the others leave.
-
-    Never takes more than ``plan`` allows. Raises ValueError if the stage does not fit the card.
-    """
-    stores, adapted = [network.built() for network in networks], [network.adapted() for network in networks]
-    need = replace(need, inputs=need.inputs + sum(each.card_bytes for each in adapted))
-    for store, each in zip(stores, adapted):
-        store.patch(each.changes)
-    first, *others = networks
-    if (stage := _placed(first.device, need, plan)) is None:
-        first.patcher.ceiling = None
-    else:
-        stores[0].stream_by(stage.unit, stage.slots or 2)
-        first.patcher.ceiling = stage.weight_budget - sum(network.patcher.model_size() for network in others)
-    mm.load_models_gpu([network.patcher for network in networks], memory_required=need.scratch)
-    with ExitStack() as stack:
-        for each in adapted:
-            stack.enter_context(each.use())
-        yield [stack.enter_context(store.use()) for store in stores]
-
-
-def _placed(device: torch.device, need: Need, plan: Plan | None) -> Stage | None:
-    """Where the weights of a stage will be; None on a CPU, where they are used where they lie."""
-    if mm.is_device_cpu(device):
-        return None
-    available = room(device, plan)
-    stage = place(need, machine(device), available, may_pin(plan))
-    if stage is None:
-        raise ValueError(refusal(need, available))
-    return stage
-
-
 def patcher_of(network: Any) -> comfy.model_patcher.ModelPatcher:
-    """A network of the host's own as it moves it; older loaders hand out the network itself, which then keeps one."""
+    """Return the patcher of a network of the host's own; older loaders hand out the network itself, which keeps one."""
     if isinstance(network, comfy.model_patcher.ModelPatcher):
         return network
     if not hasattr(network, "ltx2av_patcher"):
@@ -287,53 +136,49 @@ def patcher_of(network: Any) -> comfy.model_patcher.ModelPatcher:
     return network.ltx2av_patcher
 
 
-def load(patcher: comfy.model_patcher.ModelPatcher, scratch: int) -> None:
-    """Let the host bring a network of its own to where it runs, with this much room for its work."""
-    mm.load_models_gpu([patcher], memory_required=scratch)
-
-
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    return (block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks)
+def load(patchers: list[comfy.model_patcher.ModelPatcher], work_bytes: int) -> None:
+    """Let the host bring these to where they run, with ``work_bytes`` of room for their work."""
+    mm.load_models_gpu(patchers, memory_required=work_bytes)
 
 
 # ---------------------------------------------------------------------------------------------- values, words, pictures
 
 
 def nested(video: Tensor, audio: Tensor) -> NestedTensor:
-    """Both streams as the host's audio-video nodes pass them."""
+    """Return both streams as the host's audio-video nodes pass them."""
     return NestedTensor((video, audio))
 
 
-def handed_out(tensor: Tensor) -> Tensor:
-    """``tensor`` where and as the host keeps results between nodes."""
+def to_host_format(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` where and as the host keeps results between nodes."""
     return tensor.to(mm.intermediate_device(), mm.intermediate_dtype())
 
 
-def say(node_id: str | None, text: str) -> None:
+def show_text(node_id: str | None, text: str) -> None:
     """Show a sentence on the node, and write it into the log."""
     log.info(text)
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
 
 
-def tell(node_id: str | None, findings: Sequence[Finding]) -> None:
+def show_findings(node_id: str | None, findings: Sequence[Finding]) -> None:
     """Show on the node what looks or sounds wrong, if anything does."""
     if findings:
-        say(node_id, "\n".join(map(str, findings)))
+        show_text(node_id, "\n".join(map(str, findings)))
 
 
 def wants_previews() -> bool:
-    """Whether the user wants pictures while sampling; to be asked in every run, since the browser sets it."""
+    """Return whether the user wants pictures while sampling; ask in every run, since the browser sets it."""
     return comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
 
 
 def preview_size() -> int:
-    """How many pixels the longer side of a preview may have."""
+    """Return how many pixels the longer side of a preview may have."""
     return comfy.cli_args.args.preview_size
 
 
 def send(event: str, node_id: str | None, content: dict[str, Any]) -> None:
-    """Tell the browser that runs the prompt something that only our own part of it understands."""
+    """Send the browser that runs the prompt something that only our own part of it understands."""
     server = PromptServer.instance
     if server.client_id is not None:  # otherwise everybody would get it
         about = {"node": node_id, "prompt_id": server.last_prompt_id}
@@ -341,7 +186,7 @@ def send(event: str, node_id: str | None, content: dict[str, Any]) -> None:
 
 
 def data_url(picture: Tensor) -> str:
-    """A picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
+    """Return a picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
     file = BytesIO()
     _image(picture).save(file, "JPEG", quality=95, subsampling=0)  # frames may be tiny, and lie side by side
     return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
@@ -352,7 +197,7 @@ def _image(picture: Tensor) -> Image.Image:
 
 
 def progress(total: int = 1) -> Callable[..., None]:
-    """The bar of the running node: call it with (done, total), and a picture (H, W, 3) in 0..1 if there is one."""
+    """Return the bar of the running node: call it with (done, total), and a picture (H, W, 3) in 0..1 if there is one."""
     bar = comfy.utils.ProgressBar(total)
     bar.update_absolute(0)
 

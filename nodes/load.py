@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from comfy_api.latest import io
@@ -9,22 +10,27 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
+from ..ltx2_core.checkpoint.upscaler import open_upscaler
 from ..ltx2_core.quantization import CASTS
+from ..ltx2_core.settings import PRECISIONS
 from . import host
-from .types import PRECISIONS, Gemma, LoadedGemma, LoadedModel, Model
+from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
+from .inputs import schema
+from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
 INSIDE = "in the checkpoint"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
-
+UPSCALERS = ("latent_upscale_models", "upscale_models")
 
 # What is open somewhere in the graph: two loaders of the same files share their networks.
 _open: WeakValueDictionary[tuple, LoadedModel | LoadedGemma] = WeakValueDictionary()
 
 
-def _precision(effect: str, *more: str) -> io.Combo.Input:
+def _precision_input(effect: str, *more: str) -> io.Input:
     return io.Combo.Input(
         "precision",
         options=[*PRECISIONS, *more],
@@ -35,18 +41,24 @@ def _precision(effect: str, *more: str) -> io.Combo.Input:
     )
 
 
+def _part_input(name: str, kinds: tuple[str, ...], tooltip: str) -> io.Input:
+    options = [INSIDE, *host.model_files(*kinds)]
+    return io.Combo.Input(name, options=options, optional=True, advanced=True, tooltip=tooltip)
+
+
 class LoadModel(io.ComfyNode):
     """Opens an LTX-2 checkpoint; its networks are read when the first node needs them."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="LTX2AVLoadModel",
-            display_name="LTX-2 Load Model",
-            category="LTX-2/loaders",
+        """Describe the node."""
+        return schema(
+            "LTX2AVLoadModel",
+            "Load Model",
+            "loaders",
             description="Opens an LTX-2.0 or LTX-2.3 checkpoint: transformer, text projection, video and audio VAE, "
             "vocoder. Connect it to all other LTX-2 nodes.",
-            search_aliases=["load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv"],
+            aliases=["load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -55,31 +67,13 @@ class LoadModel(io.ComfyNode):
                     "the transformer of a split model from models/diffusion_models. The built-in miniature needs no "
                     "download and makes clips of a bouncing ball: good for trying a graph.",
                 ),
-                io.Combo.Input(
-                    "video_vae",
-                    options=[INSIDE, *host.model_files("vae")],
-                    optional=True,
-                    advanced=True,
-                    tooltip="The video VAE of a split model, from models/vae. It takes the place of the one in the "
-                    "checkpoint.",
-                ),
-                io.Combo.Input(
-                    "audio_vae",
-                    options=[INSIDE, *host.model_files("vae")],
-                    optional=True,
-                    advanced=True,
-                    tooltip="The audio VAE with vocoder of a split model, from models/vae. It takes the place of the "
-                    "one in the checkpoint.",
-                ),
-                io.Combo.Input(
-                    "text_projection",
-                    options=[INSIDE, *host.model_files(*PROJECTIONS)],
-                    optional=True,
-                    advanced=True,
-                    tooltip="Where to find text projection and connectors if the checkpoint has none; any full "
-                    "checkpoint of the same LTX-2 version will do.",
-                ),
-                _precision(
+                _part_input("video_vae", ("vae",), "The video VAE of a split model, from models/vae. It takes the "
+                            "place of the one in the checkpoint."),
+                _part_input("audio_vae", ("vae",), "The audio VAE with vocoder of a split model, from models/vae. It "
+                            "takes the place of the one in the checkpoint."),
+                _part_input("text_projection", PROJECTIONS, "Where to find text projection and connectors if the "
+                            "checkpoint has none; any full checkpoint of the same LTX-2 version will do."),
+                _precision_input(
                     "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
                     "auto with half the memory for the part that paints the picture: slightly softer detail, while the "
                     "sound keeps its full precision.",
@@ -87,25 +81,23 @@ class LoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Model.Output(
+                ModelType.Output(
                     display_name="model",
                     tooltip="The opened model. Its networks are read when they are first needed and then kept, so a "
                     "second run with another seed reads nothing.",
                 )
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(
-        cls, checkpoint, video_vae=INSIDE, audio_vae=INSIDE, text_projection=INSIDE, precision="auto"
-    ):
-        return host.fingerprint(_files(checkpoint, video_vae, audio_vae, text_projection))
+    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> Any:
+        """Return something that changes when the files do."""
+        return host.stamps(_files(checkpoint, **parts))
 
     @classmethod
-    def execute(
-        cls, checkpoint, video_vae=INSIDE, audio_vae=INSIDE, text_projection=INSIDE, precision="auto"
-    ) -> io.NodeOutput:
-        files = _files(checkpoint, video_vae, audio_vae, text_projection)
+    def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
+        """Open the files."""
+        files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
             models = open_models(files)
@@ -120,13 +112,14 @@ class LoadGemma(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="LTX2AVLoadGemma",
-            display_name="LTX-2 Load Gemma",
-            category="LTX-2/loaders",
+        """Describe the node."""
+        return schema(
+            "LTX2AVLoadGemma",
+            "Load Gemma",
+            "loaders",
             description="Opens Gemma 3 12B, the language model that reads the prompts of LTX-2.0 and LTX-2.3. "
             "Connect it to LTX-2 Gemma Text Encode.",
-            search_aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b"],
+            aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
@@ -135,37 +128,82 @@ class LoadGemma(io.ComfyNode):
                     "such as gemma_3_12B_it.safetensors, or a Hugging Face folder. The built-in miniature belongs to "
                     "the built-in model.",
                 ),
-                _precision("fp32 doubles the 24 GB that Gemma takes."),
+                _precision_input("fp32 doubles the 24 GB that Gemma takes."),
             ],
-            outputs=[Gemma.Output(display_name="gemma", tooltip="The opened text encoder, not yet in memory.")],
+            outputs=[GemmaType.Output(display_name="gemma", tooltip="The opened text encoder, not yet in memory.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder, precision="auto"):
-        return host.fingerprint([_gemma(text_encoder)])
+    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> Any:
+        """Return something that changes when the files do."""
+        return host.stamps([_gemma(text_encoder)])
 
     @classmethod
-    def execute(cls, text_encoder, precision="auto") -> io.NodeOutput:
+    def execute(cls, text_encoder: str, precision: str = "auto") -> io.NodeOutput:
+        """Open the files."""
         path = _gemma(text_encoder)
 
         def open_files() -> LoadedGemma:
             gemma = LoadedGemma(open_text_encoder(path), precision)
-            host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.config.layers)
+            host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.files.config.layers)
             return gemma
 
         return io.NodeOutput(_opened([path], precision, open_files))
 
 
-def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | LoadedGemma]):
-    """The value for these files in this precision: the one that is open already, if nothing has changed."""
-    key = (*host.fingerprint(paths), precision)
+class LoadUpscaler(io.ComfyNode):
+    """Opens a latent upscaler; it is read when a node needs it."""
+
+    @classmethod
+    def define_schema(cls):
+        """Describe the node."""
+        return schema(
+            "LTX2AVLoadUpscaler",
+            "Load Upscaler",
+            "loaders",
+            description="Opens a latent upscaler of LTX-2 and says what it enlarges: space by 2 or 1.5, or time by 2. "
+            "Connect it to LTX-2 Two Stages, or to the upscale node of its kind.",
+            aliases=["latent upscale model", "load latent upscale model", "spatial upscaler", "hires fix"],
+            inputs=[
+                io.Combo.Input(
+                    "upscaler",
+                    options=[BUILT_IN, *host.model_files(*UPSCALERS)],
+                    tooltip="The official file, such as ltx-2.3-spatial-upscaler-x2-1.1.safetensors, from "
+                    "models/latent_upscale_models. It must be of the same LTX-2 version as the model. The built-in "
+                    "one belongs to the built-in model.",
+                )
+            ],
+            outputs=[
+                io.LatentUpscaleModel.Output(display_name="upscaler", tooltip="The opened upscaler, not yet in memory.")
+            ],
+            shows=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, upscaler: str) -> Any:
+        """Return something that changes when the file does."""
+        return host.stamps([_upscaler(upscaler)])
+
+    @classmethod
+    def execute(cls, upscaler: str) -> io.NodeOutput:
+        """Open the file."""
+        file = open_upscaler(_upscaler(upscaler))
+        host.show_text(cls.hidden.unique_id, f"Enlarges {file.config.enlarges}")
+        return io.NodeOutput(LoadedUpscaler(file))
+
+
+def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
+    """Return the value for these files in this precision: the one that is open already, if nothing has changed."""
+    key = (*host.stamps(paths), precision)
     value = _open.get(key) or make()
     _open[key] = value
     return value
 
 
-def _files(checkpoint: str, video_vae: str, audio_vae: str, text_projection: str) -> list[Path]:
-    """The chosen files; where two of them hold the same component, the earlier one counts."""
+def _files(
+    checkpoint: str, video_vae: str = INSIDE, audio_vae: str = INSIDE, text_projection: str = INSIDE
+) -> list[Path]:
+    """Return the chosen files; where two of them hold the same component, the earlier one counts."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
     main = built_in if checkpoint == BUILT_IN else host.model_file(checkpoint, *CHECKPOINTS)
     vaes = [host.model_file(name, "vae") for name in (video_vae, audio_vae) if name != INSIDE]
@@ -174,7 +212,7 @@ def _files(checkpoint: str, video_vae: str, audio_vae: str, text_projection: str
 
 
 def _gemmas() -> list[str]:
-    """Folders, and files that are not parts of these folders."""
+    """Return the names of folders, and of files that are not parts of these folders."""
     folders = host.model_folders("text_encoders")
     files = [name for name in host.model_files("text_encoders") if str(Path(name).parent) not in folders]
     return [*files, *folders]
@@ -186,3 +224,7 @@ def _gemma(name: str) -> Path:
     if name in host.model_folders("text_encoders"):
         return host.model_folder(name, "text_encoders")
     return host.model_file(name, "text_encoders")
+
+
+def _upscaler(name: str) -> Path:
+    return BUILT_IN_UPSCALER if name == BUILT_IN else host.model_file(name, *UPSCALERS)

@@ -15,77 +15,93 @@ from torch import Tensor
 from ..ltx2_core.audio_vae import AudioDecoder
 from ..ltx2_core.audio_vae.mel import FLOOR
 from ..ltx2_core.audio_vae.preview import mel_picture, preview_mel
+from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.geometry import AUDIO_RATE, TIME_SCALE, pixel_frames
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.mini.preview import miniature_factors, miniature_mel_factors
+from ..ltx2_core.pipeline.stage import AUDIO_DECODER, TRANSFORMER, Engine, NetworkKey, Networks
 from ..ltx2_core.sampling import Step
 from ..ltx2_core.video_vae.preview import preview_frames, released_factors
 from . import host
-from .types import LoadedModel
 
 EVENT = "ltx2av.preview"  # js/preview.js plays what it brings
-SHARE = 0.02  # of a run's time that previews may take
+PREVIEW_TIME_SHARE = 0.02  # of a run
 MEL_RATE = 4 * AUDIO_RATE  # mel frames per second
-
-OnStep = Callable[[int, int, Step], None]
-
 
 @dataclass(frozen=True)
 class Sketch:
-    """A running clip, coarsely; a missing stream is None."""
+    """A running clip, coarsely; a missing stream is None.
+
+    Attributes:
+        seconds: of the clip.
+        frames: (F, h, w, 3) in 0..1.
+        starts: when each frame begins, in seconds.
+        sound: (64, T, 3) in 0..1: the mel spectrogram, as long as the clip.
+    """
 
     seconds: float
-    frames: Tensor | None  # (F, h, w, 3) in 0..1
-    starts: list[float]  # when each frame begins, seconds
-    sound: Tensor | None  # (64, T, 3) in 0..1: the mel spectrogram, as long as the clip
+    frames: Tensor | None
+    starts: list[float]
+    sound: Tensor | None
 
 
-def networks(model: LoadedModel, latent: AVLatent) -> list[host.Network]:
-    """What must be ready beside the transformer for a preview: the audio decoder of a released model, if it is wanted.
-
-    Decoding five seconds of sound takes 0.3 TFLOP, 0.15 % of one pass over a clip of 768 x 512 pixels. On another
-    device than the transformer's it would hold up the run, so there the sound is not shown.
-    """
-    wanted = host.wants_previews() and latent.audio is not None and not model.models.is_miniature
-    if not wanted or "audio_decoder" not in model.models.sources:
-        return []
-    decoder = model.network("audio_decoder")
-    return [decoder] if decoder.device == model.network("transformer").device else []
-
-
-def watch(
-    node_id: str | None, model: LoadedModel, fps: Fraction, steps: int, decoder: AudioDecoder | None = None
-) -> OnStep:
-    """Shows how far a run is, and what it looks like if the user wants to see it; ``decoder`` is of ``networks``.
+class Preview:
+    """Shows how far a run is, and what it looks like if the user wants to see it.
 
     The moving preview goes to our widget in the browser, a still one to everybody else. The first and the last step
-    are always shown, and as many between them as take no more than SHARE of the time.
+    are always shown, and as many between them as take no more than PREVIEW_TIME_SHARE of the time.
     """
-    bar = host.progress(steps)
-    if not host.wants_previews():
-        return lambda done, total, step: bar(done, total)
-    sketch, size = _sketcher(model, fps, decoder), host.preview_size()
 
-    begun, spent = monotonic(), 0.0
+    def __init__(self, node: Any, models: Models, fps: Fraction, has_sound: bool):
+        """Prepare for one run.
 
-    def on_step(done: int, total: int, step: Step) -> None:
-        nonlocal spent
-        now = monotonic()
-        if 1 < done < total and spent > SHARE * (now - begun):
-            bar(done, total)
+        Args:
+            node: the class of the running node.
+            models: the files; the miniature has factors of its own.
+            fps: frames per second of the clip.
+            has_sound: whether there is a sound to show.
+        """
+        self._node_id, self._models, self._fps = node.hidden.unique_id, models, fps
+        self._has_sound, self._wanted = has_sound, host.wants_previews()
+        self._bar: Callable[..., None] = host.progress()
+        self._sketch: Callable[[AVLatent], Sketch] | None = None
+        self._begun = self._spent = 0.0
+        self.last_step: Step | None = None
+
+    def networks(self, engine: Engine) -> list[NetworkKey[Any]]:
+        """Return what must be ready beside the transformer: the audio decoder of a released model, if it is wanted.
+
+        Decoding five seconds of sound takes 0.3 TFLOP, 0.15 % of one pass over a clip of 768 x 512 pixels. On another
+        device than the transformer's it would hold up the run, so there the sound is not shown.
+        """
+        wanted = self._wanted and self._has_sound and not self._models.is_miniature
+        if not wanted or "audio_decoder" not in self._models.sources:
+            return []
+        return [AUDIO_DECODER] if engine.device(AUDIO_DECODER) == engine.device(TRANSFORMER) else []
+
+    def start(self, networks: Networks) -> None:
+        """Begin a run with these networks."""
+        decoder = networks[AUDIO_DECODER] if AUDIO_DECODER in networks else None
+        self._sketch = _sketcher(self._models, self._fps, decoder) if self._wanted else None
+        self._begun, self._spent = monotonic(), 0.0
+
+    def on_step(self, done: int, total: int, step: Step) -> None:
+        """Show step ``done`` of ``total``."""
+        self.last_step, now = step, monotonic()
+        too_often = 1 < done < total and self._spent > PREVIEW_TIME_SHARE * (now - self._begun)
+        if self._sketch is None or too_often:
+            self._bar(done, total)
             return
-        clip = sketch(step.x0)
-        host.send(EVENT, node_id, {"step": done, "steps": total, **moving(clip, size)})
-        bar(done, total, still(clip, size // 2))  # the host enlarges it
-        spent += monotonic() - now
-
-    return on_step
+        clip, size = self._sketch(step.x0), host.preview_size()
+        host.send(EVENT, self._node_id, {"step": done, "steps": total, **moving(clip, size)})
+        self._bar(done, total, still(clip, size // 2))  # the host enlarges it
+        self._spent += monotonic() - now
 
 
-def _sketcher(model: LoadedModel, fps: Fraction, decoder: AudioDecoder | None) -> Callable[[AVLatent], Sketch]:
-    """From a running x0 to its sketch."""
-    factors = miniature_factors() if model.models.is_miniature else released_factors()
-    mel_factors = miniature_mel_factors() if model.models.is_miniature else None
+def _sketcher(models: Models, fps: Fraction, decoder: AudioDecoder | None) -> Callable[[AVLatent], Sketch]:
+    """Return what makes a sketch of a running x0."""
+    factors = miniature_factors() if models.is_miniature else released_factors()
+    mel_factors = miniature_mel_factors() if models.is_miniature else None
     each = Fraction(TIME_SCALE, factors.later.shape[1]) / fps  # seconds that a frame stands for, after the first
 
     def mel_of(audio: Tensor) -> Tensor | None:

@@ -1,278 +1,93 @@
 """How do we get from noise to a clip?"""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import prepare
-from ..ltx2_core.conditioning.given import STREAMS
-from ..ltx2_core.generate import OnStep, needs_negative, sample
-from ..ltx2_core.health import latent_findings
-from ..ltx2_core.latents import NOISE_ORDERS
-from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_clip
-from ..ltx2_core.lora.stack import files_of
-from ..ltx2_core.memory import stages
-from ..ltx2_core.memory.plan import Plan
-from ..ltx2_core.sampling import (
-    NEUTRAL,
-    SAMPLERS,
-    SCHEDULES,
-    AnyGuidance,
-    Guidance,
-    Step,
-    ltx2,
-    passes_needed,
-    schedules,
+from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
+from ..ltx2_core.errors import SettingError
+from ..ltx2_core.generate import recipe_of
+from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
+from ..ltx2_core.pipeline.long import sampled_size, window_cache
+from ..ltx2_core.pipeline.sample import Sample, Sampling
+from ..ltx2_core.sampling import Guidance, schedules
+from ..ltx2_core.sampling.windows import Segment, Windowing
+from ..ltx2_core.settings import SamplingSettings, StreamScales, parse_stg_blocks
+from . import host
+from .engine import HostEngine, LoadedModel
+from .inputs import (
+    conditions_input,
+    fps_input,
+    guidance_input,
+    latent_input,
+    latent_output,
+    model_input,
+    negative_input,
+    plan_input,
+    positive_input,
+    schema,
+    settings_from,
+    widgets,
+    windows_input,
 )
-from ..ltx2_core.sampling.windows import Segment
-from . import host, preview
-from .condition import Chain, items
-from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_input, stg_inputs
-from .latents import Latent, fps_input, fps_of, masked, renewed, shape_of, streams, unequal_lengths
-from .long import LongClip
-from .text import Conditioning, contexts, frame_rate
-from .types import Conditions, GuidanceType, LoadedModel, Model, StreamGuidance, Windows, plan_input
-
-CUSTOM = "custom"
-LAST_STEP = "ltx2av_last_step"  # of a sampler that stopped before the end, beside its latent
+from .preview import Preview
+from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
 
-class Schedule(io.ComfyNode):
-    """The noise levels of a run."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="LTX2AVSchedule",
-            display_name="LTX-2 Schedule",
-            category="LTX-2/sampling",
-            description="The noise levels from 1 to 0 that the sampler goes through. Connect it to the sampler, or to "
-            "any other node that takes SIGMAS.",
-            search_aliases=["ltxv scheduler", "sigmas", "scheduler", "steps", "basic scheduler", "noise schedule"],
-            hidden=[io.Hidden.unique_id],
-            inputs=[
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=200,
-                    tooltip="How many steps. More take longer and give cleaner detail; the official models use 40 "
-                    "(2.0) and 30 (2.3). The distilled schedules have their own number.",
-                ),
-                io.Combo.Input(
-                    "schedule",
-                    options=[*SCHEDULES, CUSTOM],
-                    tooltip="ltx2 for the dev models and the miniature; distilled for distilled models (8 steps, with "
-                    "all scales at 1); distilled_refine for a second pass over a finished latent (3 steps); "
-                    "linear_quadratic, beta and simple for comparison with other workflows; custom takes the list "
-                    "below.",
-                ),
-                fraction(
-                    "max_shift",
-                    2.05,
-                    10.0,
-                    "How long a large clip (4096 tokens) stays at high noise. Higher gives calmer composition and less "
-                    "detail. Only for ltx2.",
-                    step=0.01,
-                ),
-                fraction(
-                    "base_shift",
-                    0.95,
-                    10.0,
-                    "The same for a small clip (1024 tokens). Only for ltx2, and only with a latent connected.",
-                    step=0.01,
-                ),
-                fraction(
-                    "terminal",
-                    0.1,
-                    0.99,
-                    "The last noise level before 0. Higher leaves more to the last step. Only for ltx2.",
-                    step=0.01,
-                ),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="Fits the shift to the size of this latent. Not connected, it is that of 4096 tokens, as "
-                    "in the official pipelines.",
-                ),
-                fraction(
-                    "denoise",
-                    1.0,
-                    1.0,
-                    "How much is made anew. Below 1 the steps are those at the end of a longer schedule, so that the "
-                    "given latent is kept the more, the lower this is.",
-                    step=0.01,
-                ),
-                io.String.Input(
-                    "custom_sigmas",
-                    default="1.0, 0.9, 0.75, 0.5, 0.25, 0",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Noise levels of your own, from at most 1 down to 0; used when the schedule is custom.",
-                ),
-            ],
-            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels; the last one is 0.")],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        steps: int,
-        schedule: str,
-        max_shift: float = 2.05,
-        base_shift: float = 0.95,
-        terminal: float = 0.1,
-        latent: Latent | None = None,
-        denoise: float = 1.0,
-        custom_sigmas: str = "",
-    ) -> io.NodeOutput:
-        if schedule == CUSTOM:
-            return io.NodeOutput(Tensor(schedules.custom(custom_sigmas)))
-        make: Callable[[int], list[float]] = SCHEDULES[schedule]
-        if schedule == "ltx2":
-            video = None if latent is None else streams(latent).video
-            tokens = 4096 if video is None else video[0, 0].numel()
-            make = partial(ltx2, tokens=tokens, max_shift=max_shift, base_shift=base_shift, terminal=terminal)
-        if fixed := schedules.FIXED.get(schedule):
-            if steps != len(fixed) - 1:
-                host.say(cls.hidden.unique_id, f"{schedule} has {len(fixed) - 1} steps; {steps} is ignored")
-            return io.NodeOutput(Tensor(fixed))
-        return io.NodeOutput(Tensor(schedules.with_strength(make, steps, denoise)))
-
-
-def _own_scale(name: str, tooltip: str) -> io.Float.Input:
-    return fraction(name, 0.0, 20.0, f"{tooltip} 0 means: as the slider.", step=0.1)
-
-
-class Sample(io.ComfyNode):
+class SampleNode(io.ComfyNode):
     """Denoises picture and sound together."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="LTX2AVSample",
-            display_name="LTX-2 Dual-Stream Sampler",
-            category="LTX-2/sampling",
+        """Describe the node."""
+        return schema(
+            "LTX2AVSample",
+            "Dual-Stream Sampler",
+            "sampling",
             description="Makes picture and sound together from noise, following the prompt and each other. Connect "
             "the result to LTX-2 Decode to Video.",
-            search_aliases=["ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate"],
-            hidden=[io.Hidden.unique_id],
+            aliases=["ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate"],
             inputs=[
-                Model.Input("model", tooltip="The LTX-2 model, from LTX-2 Load Model."),
-                io.Conditioning.Input(
-                    "positive",
-                    tooltip="The encoded prompt, with or without a pass through the Thinking-Token Connector; "
-                    "ComfyUI's own LTX-2 conditioning works, too.",
+                model_input(),
+                positive_input(
+                    "The encoded prompt, with or without a pass through the Thinking-Token Connector; ComfyUI's own "
+                    "LTX-2 conditioning works, too."
                 ),
-                io.Latent.Input(
-                    "latent",
-                    tooltip="What to fill: an empty latent, or one with a noise mask, of which the masked part is made "
-                    "anew. Without a sound part, a silent clip is made.",
+                latent_input(
+                    "What to fill: an empty latent, or one with a noise mask, of which the masked part is made anew. "
+                    "Without a sound part, a silent clip is made."
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip="The noise levels. Where they begin below 1, that much of the given latent is kept.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**53 - 1,  # a browser's numbers are exact up to here
-                    control_after_generate=True,
-                    tooltip="Another number gives another clip; the same number and settings give the same one.",
-                ),
-                scale_input("text_scale", "text CFG", TEXT_SCALE),
-                scale_input("cross_modal_scale", "cross-modal CFG", CROSS_MODAL_SCALE),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="The encoded negative prompt. Needed while a text scale is above 1.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=list(SAMPLERS),
-                    optional=True,
-                    advanced=True,
-                    tooltip="How a step is taken. euler is what the models are shown with.",
-                ),
-                *stg_inputs(),
-                _own_scale("video_text_scale", "Text scale of the picture alone."),
-                _own_scale("audio_text_scale", "Text scale of the sound alone; the official pipelines use 7."),
-                _own_scale("video_cross_modal_scale", "How closely the picture follows the sound."),
-                _own_scale("audio_cross_modal_scale", "How closely the sound follows the picture."),
+                *widgets(SamplingSettings, "seed"),
+                *widgets(Guidance, "text_scale", "cross_modal_scale"),
+                negative_input("The encoded negative prompt. Needed while a text scale is above 1."),
+                *widgets(SamplingSettings, "sampler"),
+                *widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
+                *widgets(StreamScales, "video_text_scale", "audio_text_scale"),
+                *widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
                 fps_input(
                     "Frames per second, for a latent that does not say it. 0 means: as the latent says, else as "
                     "LTXVConditioning says, else 24."
                 ),
-                GuidanceType.Input(
-                    "guidance",
-                    optional=True,
-                    tooltip="From LTX-2 Guidance or LTX-2 Recipe: takes the place of the sliders and of all scales "
-                    "here.",
+                guidance_input(
+                    "From LTX-2 Guidance or LTX-2 Recipe: takes the place of the sliders and of all scales here."
                 ),
-                io.Int.Input(
-                    "start_step",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The first step to take, counted from 0. To go on where another sampler stopped, give its "
-                    "end step here, its latent above, and switch add_noise off.",
-                ),
-                io.Int.Input(
-                    "end_step",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Stop before this step, with a latent that is still noisy. 0 goes to the end.",
-                ),
-                io.Boolean.Input(
-                    "add_noise",
-                    default=True,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Off where the latent comes from a sampler that stopped before its end: it has its noise.",
-                ),
-                io.Combo.Input(
-                    "noise_order",
-                    options=list(NOISE_ORDERS),
-                    optional=True,
-                    advanced=True,
-                    tooltip="In which order random numbers become noise: as the official code draws them, or as "
-                    "ComfyUI's own samplers do, so that a seed from a core workflow begins with the same noise.",
-                ),
-                io.Boolean.Input(
-                    "batched_passes",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Computes the prompt and the negative prompt as one batch. Faster for small clips on large "
-                    "cards, but needs more memory.",
-                ),
+                *widgets(SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"),
                 plan_input(),
-                Conditions.Input(
-                    "conditions",
-                    optional=True,
-                    tooltip="What is given: pictures, sound, a video, what to keep. From the LTX-2 condition nodes.",
+                conditions_input(
+                    "What is given: pictures, sound, a video, what to keep. From the LTX-2 condition nodes."
                 ),
-                Windows.Input(
-                    "windows",
-                    optional=True,
-                    tooltip="From LTX-2 Long Video: makes the clip window by window, however long it is.",
+                windows_input(
+                    "From LTX-2 Long Video: makes the clip window by window, however long it is.", optional=True
                 ),
             ],
-            outputs=[
-                io.Latent.Output(
-                    display_name="av_latent",
-                    tooltip="Picture and sound, finished but encoded: for the decoders, or for another sampler.",
-                )
-            ],
+            outputs=[latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")],
+            shows=True,
         )
 
     @classmethod
@@ -282,127 +97,154 @@ class Sample(io.ComfyNode):
         positive: Conditioning,
         latent: Latent,
         sigmas: Tensor,
-        seed: int,
-        text_scale: float,
-        cross_modal_scale: float,
         negative: Conditioning | None = None,
-        sampler: str = "euler",
-        stg_scale: float = 1.0,
-        stg_blocks: str = "auto",
-        rescale: float = 0.7,
-        video_text_scale: float = 0.0,
-        audio_text_scale: float = 0.0,
-        video_cross_modal_scale: float = 0.0,
-        audio_cross_modal_scale: float = 0.0,
-        fps: float = 0.0,
-        guidance: StreamGuidance | None = None,
-        start_step: int = 0,
-        end_step: int = 0,
-        add_noise: bool = True,
-        noise_order: str = "official",
-        batched_passes: bool = False,
-        plan: Plan | None = None,
-        conditions: Chain = (),
-        windows: LongClip | None = None,
+        conditions: Chain | None = None,
+        windows: LongClipPlan | None = None,
+        **settings: Any,
     ) -> io.NodeOutput:
-        if guidance is None:
-            blocks = blocks_of(stg_blocks, model.models)
-            guidance = StreamGuidance(
-                *(
-                    Guidance(text or text_scale, cross_modal or cross_modal_scale, stg_scale, blocks, rescale)
-                    for text, cross_modal in (
-                        (video_text_scale, video_cross_modal_scale),
-                        (audio_text_scale, audio_cross_modal_scale),
-                    )
+        """Sample the latent."""
+        begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
+        engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
+        items, state = given_in(begin, conditions, engine)
+        sampling = _sampling(sigmas, settings, model).for_streams(state.free)
+        check_negative(sampling, negative)
+        _warn(engine, begin, sampling)
+        stage = _stage(sampling, state, begin, windows)
+        script = script_of(engine, positive, negative if sampling.needs_negative else None, windows)
+        folder = host.cache_subfolder("windows") if windows is not None and windows.resume else None
+        cache = window_cache(stage, engine, folder, script.negative)
+        result = stage.run(engine, begin.content, begin.fps, script, items, cache=cache, last=begin.last_step)
+        return io.NodeOutput(begin.finished(result, _unfinished_step(engine, stage)))
+
+
+def sampling_engine(node: Any, model: LoadedModel, latent: HostLatent, plan: Any) -> HostEngine:
+    """Return the engine of a node that samples, with its preview."""
+    preview = Preview(node, model.models, latent.fps, latent.content.audio is not None)
+    return HostEngine(model, plan, node, preview=preview)
+
+
+def given_in(
+    latent: HostLatent, conditions: Chain | None, engine: HostEngine, *more: LatentCondition
+) -> tuple[list[LatentCondition], AVState]:
+    """Return everything that is given in ``latent``, and what it leaves to be made.
+
+    Raises:
+        SettingError: if it leaves nothing.
+    """
+    streams = tuple(latent.content.streams())
+    encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine)
+    items = [*latent.masks(), *encoded, *more]
+    state = apply_conditions(latent.content, latent.fps, items)
+    check_something_is_left(state)
+    return items, state
+
+
+def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
+    """Raise SettingError if a negative prompt is needed and there is none."""
+    if sampling.needs_negative and negative is None:
+        raise SettingError(
+            f"{sampling.reason_for_negative}, but there is no negative prompt: connect one, or set the scales to 1."
+        )
+
+
+def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel) -> Sampling:
+    """Return what the widgets say; a guidance that is connected takes the place of the sliders."""
+    how = settings_from(SamplingSettings, settings)
+    steps = schedules.slice_steps(sigmas.tolist(), how.start_step, how.end_step or None)
+    guidance = settings.pop("guidance", None)
+    if guidance is None:
+        blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe_of(model.models), model.models.layers)
+        alone = settings_from(StreamScales, settings)
+        guidance = alone.guidance(Guidance(**{**SLIDERS, **settings}, stg_blocks=blocks))
+    return Sampling(tuple(steps), guidance, how)
+
+
+SLIDERS = {"stg_scale": 1.0, "rescale": 0.7}  # what graphs that are older than these widgets mean
+
+
+def _stage(sampling: Sampling, state: AVState, begin: HostLatent, long: LongClipPlan | None) -> Sample:
+    if long is None:
+        return Sample(sampling, sampled_size(state, ()))
+    if sampling.settings.start_step or sampling.settings.end_step or not sampling.settings.add_noise:
+        raise SettingError("Windows are made from beginning to end: set start_step and end_step to 0, add_noise on.")
+    windows = tuple(long.windowing.windows(begin.shape.frames, begin.fps))
+    return Sample(sampling, sampled_size(state, windows), windows, long.windowing)
+
+
+def _warn(engine: HostEngine, begin: HostLatent, sampling: Sampling) -> None:
+    """Show what is likely not meant."""
+    if begin.unequal_lengths:
+        engine.show(begin.unequal_lengths)
+    if engine.models.distilled and len(sampling.passes(True)) > 1:
+        engine.show("This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
+
+
+def _unfinished_step(engine: HostEngine, stage: Sample) -> Any:
+    """Return the last step of a run that stopped before its end, for the next sampler."""
+    if stage.sampling.sigmas[-1] == 0 or stage.windows or engine.preview is None:
+        return None
+    return engine.preview.last_step
+
+
+class LongVideo(io.ComfyNode):
+    """Cuts a long clip into windows."""
+
+    @classmethod
+    def define_schema(cls):
+        """Describe the node."""
+        return schema(
+            "LTX2AVLongVideo",
+            "Long Video",
+            "sampling",
+            description="Lets the sampler make a long clip window by window, picture and sound together, with the "
+            "memory of one window. Connect it to the sampler, and give the sampler a latent of the whole length.",
+            aliases=["looping sampler", "context windows", "sliding window", "infinite", "minutes", "extend"],
+            inputs=[
+                *widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Keeps finished windows on disk (at most 1 GB), so that a run that was cancelled or broke "
+                    "off goes on where it was, also after a restart.",
+                ),
+            ],
+            outputs=[
+                WindowsType.Output(
+                    display_name="windows", tooltip="For the sampler, or for LTX-2 Segment to change the prompt."
                 )
-            )
-        begin = streams(latent)
-        rate = fps_of(latent, fps, otherwise=frame_rate(positive))
-        if sentence := unequal_lengths(begin, rate):
-            host.say(cls.hidden.unique_id, sentence)
-        shape = shape_of(begin, rate)
-        given = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
-        state = prepare(begin, rate, given)
-        if not state.free:
-            raise ValueError("Everything in this latent is given and stays, so there is nothing to make.")
+            ],
+        )
 
-        both = [getattr(guidance, name) if name in state.free else NEUTRAL for name in STREAMS]
-        guided = needs_negative(sampler, *both)
-        if guided and negative is None:
-            raise ValueError(
-                f"{_why_negative(sampler, *both)}, but there is no negative prompt: connect one, or set the scales "
-                "to 1."
-            )
-        if model.models.distilled and len(passes_needed(both)) > 1:
-            host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
-        taken, cut = schedules.part(sigmas.tolist(), start_step, end_step or None), []
-        prompts = [(0.0, positive), *(windows.segments if windows else ())]
-        script = [Segment(start, str(number)) for number, (start, _) in enumerate(prompts)]
-        encoded = {each.prompt: contexts(model, prompt) for each, (_, prompt) in zip(script, prompts)}
-        unwanted = contexts(model, negative) if guided and negative is not None else None
-        if windows is not None:
-            if start_step or end_step or not add_noise:
-                raise ValueError(
-                    "Windows are made from beginning to end: set start_step and end_step to 0, add_noise on."
-                )
-            cut = windows.windowing.cut(shape.frames, rate)
-
-        transformer = model.network("transformer")
-        passes = passes_needed(both, len(begin.streams()) == 2, SAMPLERS[sampler].needs_negative)
-        size, steps = extent(state, cut), (len(taken) - 1) * max(1, len(cut))
-        if batched_passes and "negative" in passes:  # as if all passes were as large as the one for both prompts
-            size, passes = replace(size, batch=2 * size.batch), [name for name in passes if name != "negative"]
-        need = stages.sampling(model.blueprint(), size, tuple(passes), steps)
-        last = latent.get(LAST_STEP)
-        final: Step | None = None
-
-        def shown(window: int) -> OnStep:
-            def on_step(done: int, total: int, step: Step) -> None:
-                nonlocal final
-                final = step
-                watch(window * (len(taken) - 1) + done, steps, step)
-
-            return on_step
-
-        with host.use(transformer, *preview.networks(model, begin), need=need, plan=plan) as (network, *decoder):
-            watch = preview.watch(cls.hidden.unique_id, model, rate, steps, *decoder)
-            make = partial(
-                sample,
-                network,
-                fps=rate,
-                sigmas=taken,
-                negative=unwanted,
-                video=both[0],
-                audio=both[1],
-                sampler=sampler,
-                noise_order=noise_order,
-                add_noise=add_noise,
-                first_step=start_step,
-                last=None if last is None else last.to(transformer.device),
-                batched=batched_passes,
-                dtype=transformer.dtype,
-                at=transformer.at,
-            )
-            settings = (
-                *(model.models.files, files_of(model.loras), taken, both, sampler, seed, noise_order),
-                *(transformer.dtype, unwanted),
-            )
-            folder = host.kept("windows") if windows is not None and windows.resume else None
-            result = sample_clip(
-                make,
-                *(begin.to(transformer.device), given, rate, script, encoded, seed, shown),
-                *(None if windows is None else windows.windowing, cut, WindowCache(folder, fingerprint(*settings))),
-            )
-        if taken[-1] == 0:
-            host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))
-        unfinished = None if taken[-1] == 0 or windows is not None else final
-        kept = {"fps": rate, LAST_STEP: None if unfinished is None else unfinished.to("cpu")}
-        return io.NodeOutput(renewed(latent | kept, result.map(host.handed_out)))
+    @classmethod
+    def execute(cls, resume: bool = True, **windowing: Any) -> io.NodeOutput:
+        """Say how the clip is cut."""
+        return io.NodeOutput(LongClipPlan(Windowing(**windowing), resume))
 
 
-def _why_negative(sampler: str, *guidance: AnyGuidance) -> str:
-    """What asks for a negative prompt, as the beginning of a sentence."""
-    if SAMPLERS[sampler].needs_negative:
-        return f"The sampler {sampler} looks at the negative prompt"
-    scale = max(row.text_scale for each in guidance for row in each.rows)
-    return f"A text scale is {scale:g}" if scale > 1 else "A NAG scale is not 1"
+class SegmentNode(io.ComfyNode):
+    """Another prompt from a moment on."""
+
+    @classmethod
+    def define_schema(cls):
+        """Describe the node."""
+        return schema(
+            "LTX2AVSegment",
+            "Segment",
+            "sampling",
+            description="Gives a long clip another prompt from a moment on. The sampler's own prompt holds before the "
+            "first segment. Chain as many as you like.",
+            aliases=["prompt schedule", "prompt travel", "multi prompt", "timeline", "scene", "story"],
+            inputs=[
+                windows_input("From LTX-2 Long Video, or from another segment."),
+                positive_input("The encoded prompt of this segment."),
+                *widgets(Segment, "start"),
+            ],
+            outputs=[WindowsType.Output(display_name="windows", tooltip="For the sampler, or for the next segment.")],
+        )
+
+    @classmethod
+    def execute(cls, windows: LongClipPlan, positive: Conditioning, start: float) -> io.NodeOutput:
+        """Add the segment."""
+        return io.NodeOutput(replace(windows, segments=(*windows.segments, (start, positive))))

@@ -75,6 +75,10 @@ class Room:
     ram: int = 0
 
 
+# Where nobody counts bytes, nothing is placed and no rate is needed.
+UNLIMITED = Room(Machine("this machine", 0, 1, 1, 1, 1, 1, 1, 1), None)
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the weights of a stage are between their uses, and how long it takes.

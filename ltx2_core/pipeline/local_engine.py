@@ -17,7 +17,7 @@ from ..lora import Stack, compare
 from ..memory.link import Plain, link_to
 from ..memory.machine import Machine, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory, ram
-from ..memory.placement import Placement, Room
+from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..quantization import check_format
@@ -113,7 +113,7 @@ class LocalEngine:
         """Return what may be taken now."""
         free, vram = usable(self._device), self.resources.vram
         if free is None and vram is None:
-            return Room(self.machine, None)
+            return UNLIMITED
         budget = vram if free is None else _rounded(free)
         assert budget is not None
         pinned = pinnable(*ram()) if self.resources.ram is None else min(self.resources.ram, pinnable(*ram()))

@@ -1,0 +1,474 @@
+"""The engine of the pack: networks belong to ComfyUI's memory management, which says what a stage may take."""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from functools import cached_property, partial
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, WeakSet
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import torch
+from torch import Tensor, nn
+
+from ..ltx2_core.checkpoint import Models, build
+from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
+from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
+from ..ltx2_core.errors import SettingError
+from ..ltx2_core.health import Finding
+from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths
+from ..ltx2_core.memory.link import link_to
+from ..ltx2_core.memory.placement import Placement, Room
+from ..ltx2_core.memory.store import Store
+from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
+from ..ltx2_core.pipeline.encode_conditions import ConditionCache
+from ..ltx2_core.pipeline.plan import Plan, need_of, place_stage
+from ..ltx2_core.pipeline.prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
+from ..ltx2_core.pipeline.stage import (
+    CONNECTORS,
+    TEXT_ENCODER,
+    TEXT_FEATURES,
+    TRANSFORMER,
+    Events,
+    NetworkKey,
+    Networks,
+    Stage,
+    StageT,
+)
+from ..ltx2_core.quantization import CASTS
+from ..ltx2_core.settings import PRECISIONS
+from ..ltx2_core.text import Tokenizer
+from . import host
+from .preview import Preview
+
+# Where a network runs, in the host's words; all others are a "vae".
+ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
+         TEXT_ENCODER.name: "text"}  # fmt: skip
+
+
+def _role_of(component: str) -> str:
+    return ROLES.get(component, ROLES[CONNECTORS.name] if component in CONNECTORS.components else "vae")
+
+
+class LTX2Weights(nn.Module):
+    """What a patcher takes for its model. It holds nothing but the store, once there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.store: Store | None = None
+
+
+class StorePatcher(comfy.model_patcher.ModelPatcher):
+    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink.
+
+    ``ceiling`` is how many bytes the running stage wants of the card at most; None is the whole network.
+    """
+
+    ceiling: int | None = None
+
+    @property
+    def store(self) -> Store | None:
+        """The weights, once they are built."""
+        return self.model.store
+
+    def model_size(self) -> int:
+        """Return the bytes that the network wants of the card."""
+        if self.store is None:
+            return 0
+        return self.store.wanted_bytes if self.ceiling is None else min(self.ceiling, self.store.wanted_bytes)
+
+    def loaded_size(self) -> int:
+        """Return the bytes that are on the card."""
+        return self.store.card_bytes if self.store else 0
+
+    def current_loaded_device(self) -> torch.device:
+        """Return where the network is, in the host's view."""
+        return self.load_device if self.loaded_size() else self.offload_device
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
+        """Take ``extra_memory`` more bytes of the card; return how many were taken."""
+        if self.store is None:
+            return 0
+        before = self.loaded_size()
+        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
+        self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
+        return self.loaded_size() - before
+
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
+        """Give back ``memory_to_free`` bytes of the card, as far as they are not in use; return how many were."""
+        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
+        if freed:
+            mm.soft_empty_cache()
+        return freed
+
+    def detach(self, unpatch_all=True) -> nn.Module:
+        """Leave the card, unless this entry is only being replaced by a clone."""
+        if unpatch_all and self.store:
+            self.store.release()
+        return self.model
+
+
+class HostNetwork:
+    """One network of a model: built when it is first used, then kept, and known to the host by its patcher.
+
+    Of each kind named in ``ALONE`` only one is kept at a time, because two would not fit into the memory of most
+    machines; building the next one gives up the last one.
+    """
+
+    ALONE = ("transformer", "text_encoder")
+    _known: ClassVar[WeakSet["HostNetwork"]] = WeakSet()
+
+    def __init__(
+        self, name: str, device: torch.device, dtype: torch.dtype, make: Callable[[], list[nn.Module]], origin: str
+    ):
+        """Build nothing yet.
+
+        Args:
+            name: what the log calls it.
+            device: where it runs.
+            dtype: what it computes in.
+            make: builds its modules.
+            origin: the files, for the log.
+        """
+        self.name, self.device, self.dtype = name, device, dtype
+        self._make, self._origin = make, origin
+        self._modules: tuple[nn.Module, ...] = ()
+        self.patcher = StorePatcher(LTX2Weights(), device, torch.device("cpu"))
+        self._known.add(self)
+
+    def built(self) -> Prepared:
+        """Return the network with its store, built now if it has not been before."""
+        weights = self.patcher.model
+        if weights.store is None:
+            if self.name in self.ALONE:
+                self._forget_others()
+            self._modules = tuple(self._make())
+            network = joined(self._modules)
+            for block in _blocks(network):
+                block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
+            weights.store = Store(network, self.device, link=link_to(self.device, host.PINNED))
+            dtype = str(self.dtype).removeprefix("torch.")
+            size = weights.store.wanted_bytes / 1e6
+            host.log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._origin, dtype, self.device, size)
+        return Prepared(self._modules, weights.store)
+
+    def _forget_others(self) -> None:
+        for other in list(self._known):
+            if other.name == self.name and other.patcher.model.store is not None:
+                other.patcher.model.store.release()
+                other.patcher.model.store, other._modules = None, ()
+        gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    return (block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks)
+
+
+class LoadedGemma:
+    """LTX2AV_GEMMA: the opened files of a text encoder, and its network and tokenizer once they have been needed."""
+
+    def __init__(self, files: TextEncoderFiles, precision: str):
+        self.files = files
+        parameters = sum(shard.entries[key].parameters for shard, key in files.names.values())
+        self.dtype = PRECISIONS[precision] or host.dtype_for("text", parameters)
+        make = lambda: [build_text_encoder(files, self.dtype)]  # noqa: E731
+        self.network = HostNetwork("text_encoder", host.device_for("text"), self.dtype, make, files.path.name)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer among the files."""
+        return self.files.tokenizer()
+
+    @property
+    def patcher(self) -> StorePatcher:
+        """By this the host's cache recognises a model."""
+        return self.network.patcher
+
+
+class LoadedUpscaler:
+    """LATENT_UPSCALE_MODEL: an opened upscaler, and its network once it has been needed."""
+
+    def __init__(self, file: UpscalerFile):
+        self.config = file.config
+        self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
+        make = lambda: [build_upscaler(file, self.dtype)]  # noqa: E731
+        self.network = HostNetwork("upscaler", self.device, self.dtype, make, file.file.path.name)
+
+    @property
+    def patcher(self) -> StorePatcher:
+        """By this the host's cache recognises a model."""
+        return self.network.patcher
+
+
+class ForeignUpscaler:
+    """LATENT_UPSCALE_MODEL of the host's own loader: its network (0.20), or a patcher of it (0.33)."""
+
+    def __init__(self, value: Any):
+        self.patcher = host.patcher_of(value)
+        weights = self.patcher.model.state_dict()
+        config = config_of({name: tuple(weight.shape) for name, weight in weights.items()})
+        if config is None:
+            raise SettingError("This is not a latent upscaler of LTX-2: connect LTX-2 Load Upscaler.")
+        self.config, self.device = config, self.patcher.load_device
+        self.dtype = next(self.patcher.model.parameters()).dtype
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Enlarge (B, C, F, H, W), before normalisation, in the network's own dtype."""
+        return self.patcher.model(latent.to(self.device, self.dtype))
+
+
+AnyUpscaler = LoadedUpscaler | ForeignUpscaler
+
+
+def upscaler_of(value: Any) -> AnyUpscaler:
+    """Return what a LATENT_UPSCALE_MODEL socket carries, ours or the host's."""
+    return value if isinstance(value, LoadedUpscaler) else ForeignUpscaler(value)
+
+
+class LoadedModel:
+    """LTX2AV_MODEL: the opened files of a model, and its networks as far as they have been needed."""
+
+    def __init__(self, models: Models, precision: str):
+        """Open nothing yet.
+
+        Args:
+            models: the files.
+            precision: what the networks compute in, or a format of the transformer's weights.
+        """
+        self.models = models
+        self.loras: Stack = ()
+        self.format = precision if precision in CASTS else None
+        self._dtypes = {
+            name: PRECISIONS.get(precision) or host.dtype_for(_role_of(name), source.parameters)
+            for name, source in models.sources.items()
+        }
+        self._networks: dict[tuple[str, torch.dtype], HostNetwork] = {}
+        self._adapters: WeakKeyDictionary[nn.Module, tuple[LoraAdapter, ...]] = WeakKeyDictionary()
+        self.conditions = ConditionCache()
+
+    def with_loras(self, *loras: tuple[Lora, Strengths]) -> "LoadedModel":
+        """Return the same files and networks with these LoRAs beside those that this one has."""
+        other = copy(self)
+        other.loras, other._adapters = (*self.loras, *loras), WeakKeyDictionary()
+        return other
+
+    def dtype(self, component: str) -> torch.dtype:
+        """Return what a component computes in, in the precision that was chosen."""
+        return self._dtypes[component]
+
+    def blueprint(self, gemma: LoadedGemma | None = None) -> Blueprint:
+        """Return the networks as shapes, those of ``gemma`` included."""
+        dtypes = dict(self._dtypes)
+        if gemma is not None:
+            dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
+        return blueprint_of(self.models, None if gemma is None else gemma.files, dtypes, self.format)
+
+    def network(self, key: NetworkKey[Any], dtype: torch.dtype | None = None) -> HostNetwork:
+        """Return a network of the model, in the precision that was chosen unless ``dtype`` is given; not built yet."""
+        sources = [self.models.source(name) for name in key.components]
+        dtype = dtype or self.dtype(key.components[0])
+        if (key.name, dtype) not in self._networks:
+            format = self.format if key == TRANSFORMER else None
+            make = partial(self._build, key, dtype, format)
+            cast = f", cast to {format}" if format else ""
+            origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
+            device = host.device_for(ROLES.get(key.name, "vae"))
+            self._networks[key.name, dtype] = HostNetwork(key.name, device, dtype, make, origin)
+        return self._networks[key.name, dtype]
+
+    def _build(self, key: NetworkKey[Any], dtype: torch.dtype, format: str | None) -> list[nn.Module]:
+        return [build(self.models, name, dtype, format=format) for name in key.components]
+
+    def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
+        """Return the LoRAs on a network as it is built now."""
+        first = prepared.modules[0]
+        if first not in self._adapters:
+            self._adapters[first] = tuple(adapters_of(prepared.modules, key, self.loras, fuse=_fuses(device)))
+        return self._adapters[first]
+
+    @property
+    def patcher(self) -> StorePatcher | None:
+        """By this the host's cache recognises a model."""
+        return self.network(TRANSFORMER).patcher if "transformer" in self.models.sources else None
+
+
+class HostEngine:
+    """The owner of the card is ComfyUI: every stage asks it for room, and takes no more than it grants."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        limits: Plan | None = None,
+        node: Any = None,
+        *,
+        gemma: LoadedGemma | None = None,
+        preview: Preview | None = None,
+    ):
+        """Prepare for one node.
+
+        Args:
+            model: whose networks are used.
+            limits: from LTX-2 Memory Plan: the most that may be taken.
+            node: the class of the running node; what looks or sounds wrong is shown on it.
+            gemma: the text encoder, if it is used.
+            preview: shows the clip while it is sampled.
+        """
+        self.model, self.models, self.loras = model, model.models, model.loras
+        self.gemma, self.limits, self.preview = gemma, limits, preview
+        self.node_id: str | None = None if node is None else node.hidden.unique_id
+        self.findings: list[Finding] = []
+        self._bars: dict[str, Callable[..., None]] = {}
+        self._plan: Plan | None = None
+        self._in_use: list[LoraAdapter] = []
+        on_step = preview.on_step if preview is not None else Events.on_step
+        self.events = Events(self._on_progress, self._on_finding, on_step, self._check)
+
+    @property
+    def encoder(self) -> TextEncoderFiles:
+        """The files of the text encoder."""
+        return self._gemma.files
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text encoder."""
+        return self._gemma.tokenizer
+
+    @property
+    def gemma_dtype(self) -> torch.dtype:
+        """What the text encoder computes in."""
+        return self._gemma.dtype
+
+    @property
+    def _gemma(self) -> LoadedGemma:
+        if self.gemma is None:
+            raise SettingError("This needs a text encoder: connect LTX-2 Load Gemma.")
+        return self.gemma
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The networks as shapes."""
+        return self.model.blueprint(self.gemma)
+
+    def device(self, key: NetworkKey[Any]) -> torch.device:
+        """Return where a network runs."""
+        if isinstance(key.source, AnyUpscaler):
+            return key.source.device
+        return host.device_for(ROLES.get(key.name, "vae"))
+
+    def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
+        """Return what a network computes in; the text projection does as the text encoder."""
+        if isinstance(key.source, AnyUpscaler):
+            return key.source.dtype
+        if self.gemma is not None and key in (TEXT_ENCODER, TEXT_FEATURES):
+            return self.gemma.dtype
+        return self.model.dtype(key.components[0])
+
+    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
+        """Return what the host grants a stage that streams this network, at most what the limits say."""
+        return host.room(self.device(key), self.limits)
+
+    def follow(self, plan: Plan) -> None:
+        """Place every stage of ``plan`` as it says."""
+        plan.check()
+        self._plan = plan
+
+    def fit(self, stage: StageT) -> StageT:
+        """Return ``stage`` as it was planned, or as it fits now."""
+        planned = None if self._plan is None else self._plan.stage(stage)
+        return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
+
+    def extra_bytes(self, stage: Stage) -> int:
+        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+        return 0 if _source(stage) else lora_bytes(stage, self.blueprint, self.loras, self.device(stage.networks[0]))
+
+    @contextmanager
+    def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
+        """Yield the networks of ``stage``, ready to run; the first gets what the others leave.
+
+        Raises:
+            DoesNotFitError: if the stage does not fit what the host grants.
+        """
+        extra = self.extra_bytes(stage)
+        work = need_of(stage, self.blueprint).with_inputs(extra).work_bytes
+        if isinstance(source := _source(stage), ForeignUpscaler):
+            host.load([source.patcher], work)
+            yield Networks({stage.networks[0]: source})
+            return
+        keys = [*stage.networks, *(self.preview.networks(self) if self.preview and _samples(stage) else ())]
+        networks = {key: self._network(key) for key in keys}
+        prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
+        make_room = partial(self._make_room, list(networks.values()), work)
+        self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
+        try:
+            with ready(prepared, self._placement(stage, extra), make_room) as result:
+                if self.preview is not None and _samples(stage):
+                    self.preview.start(result)
+                yield result
+        finally:
+            self._in_use = []
+
+    def set_moment(self, sigma: float, step: int) -> None:
+        """Set the sigma and step at which LoRA schedules are evaluated."""
+        for adapter in self._in_use:
+            adapter.set_moment(sigma, step)
+
+    def show(self, text: str) -> None:
+        """Show a sentence on the node, and write it into the log."""
+        host.show_text(self.node_id, text)
+
+    def _network(self, key: NetworkKey[Any]) -> HostNetwork:
+        if isinstance(key.source, LoadedUpscaler):
+            return key.source.network
+        if key == TEXT_ENCODER:
+            return self._gemma.network
+        return self.model.network(key, self.dtype(key))
+
+    def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
+        built = network.built()
+        if loras is None or loras == self.loras:
+            adapters = self.model.adapters(key, built, network.device)
+        else:
+            adapters = tuple(adapters_of(built.modules, key, loras, fuse=_fuses(network.device)))
+        return Prepared(built.modules, built.store, adapters)
+
+    def _placement(self, stage: Stage, extra: int) -> Placement | None:
+        """Return where the weights of a stage will be; None on a CPU, where they are used where they lie."""
+        if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
+            return planned
+        if mm.is_device_cpu(self.device(stage.networks[0])):
+            return None
+        return place_stage(stage, self.blueprint, self.room(stage.networks[0]), extra)
+
+    def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
+        first, *others = networks
+        beside = sum(network.patcher.model_size() for network in others)
+        first.patcher.ceiling = None if placement is None else placement.weight_budget - beside
+        host.load([network.patcher for network in networks], work)
+
+    def _on_progress(self, stage: str, done: int, total: int) -> None:
+        if self.preview is None or stage not in ("sampling", "refining"):
+            if stage not in self._bars:
+                self._bars[stage] = host.progress(total)
+            self._bars[stage](done, total)
+
+    def _on_finding(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        host.show_findings(self.node_id, self.findings)
+
+    def _check(self) -> None:
+        mm.throw_exception_if_processing_interrupted()
+
+
+def _fuses(device: torch.device) -> bool:
+    """Return whether LoRAs change copies of weights, which the host's own view of a device decides."""
+    return fuses(device) and not mm.is_device_cpu(device)
+
+
+def _source(stage: Stage) -> Any:
+    return stage.networks[0].source
+
+
+def _samples(stage: Stage) -> bool:
+    return stage.networks[0] == TRANSFORMER

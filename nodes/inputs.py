@@ -1,0 +1,213 @@
+"""All constructors of inputs, outputs and schemas; widgets are made from the settings of the core."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from comfy_api.latest import io
+
+from ..ltx2_core.errors import SettingError
+from ..ltx2_core.fields import Choice, Look, Number, Seed, Setting, Slider, Switch, Whole, Words, settings_of
+from .values import ConditionsType, GuidanceType, ModelType, PlanType, WindowsType
+
+Settings = TypeVar("Settings")
+
+CATEGORY = "LTX-2"
+
+
+def schema(
+    node_id: str,
+    name: str,
+    menu: str,
+    *,
+    description: str,
+    aliases: Sequence[str],
+    inputs: list[io.Input],
+    outputs: list[io.Output],
+    shows: bool = False,
+    **more: Any,
+) -> io.Schema:
+    """Return the schema of a node.
+
+    Args:
+        node_id: never changes once it is published.
+        name: as people read it, without "LTX-2".
+        menu: the submenu of LTX-2.
+        description: what it is for, and what to connect it to.
+        aliases: words that people search for.
+        inputs: in the order in which saved workflows store their values.
+        outputs: in their order.
+        shows: whether the node shows sentences on itself.
+        more: what else ``io.Schema`` takes.
+    """
+    return io.Schema(
+        node_id=node_id,
+        display_name=f"LTX-2 {name}",
+        category=f"{CATEGORY}/{menu}",
+        description=description,
+        search_aliases=list(aliases),
+        hidden=[io.Hidden.unique_id] if shows else [],
+        inputs=inputs,
+        outputs=outputs,
+        **more,
+    )
+
+
+def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> list[io.Input]:
+    """Return a widget for each named setting of ``owner``.
+
+    Args:
+        owner: a dataclass with settings.
+        names: of its fields, in the order of the node.
+        optional: whether they may be absent from a saved workflow; None for those that are advanced.
+        shown: what a widget starts with, where this node differs.
+    """
+    settings = settings_of(owner)
+    return [widget(settings[name], optional, shown.get(name, ...)) for name in names]
+
+
+def widget(setting: Setting, optional: bool | None = None, shown: Any = ..., tooltip: str = "") -> io.Input:
+    """Return the widget of one setting; see ``widgets``."""
+    look = setting.look
+    common = {
+        "optional": look.advanced if optional is None else optional,
+        "advanced": look.advanced or None,
+        "tooltip": tooltip or setting.text,
+    }
+    if look.label:
+        common["display_name"] = look.label
+    default = setting.shown if shown is ... else shown
+    return _KINDS[type(look)](setting.name, look, default, common)
+
+
+def _number(name: str, look: Number, default: Any, common: dict[str, Any]) -> io.Input:
+    if isinstance(look, Slider):
+        common["display_mode"] = io.NumberDisplay.slider
+    limits = {"min": float(look.least), "max": float(look.most), "step": look.step, "round": look.digits or None}
+    return io.Float.Input(name, default=float(default), **limits, **common)
+
+
+def _whole(name: str, look: Whole, default: Any, common: dict[str, Any]) -> io.Input:
+    return io.Int.Input(name, default=int(default), min=look.least, max=look.most, step=look.step, **common)
+
+
+def _seed(name: str, look: Seed, default: Any, common: dict[str, Any]) -> io.Input:
+    return io.Int.Input(name, default=0, min=look.least, max=look.most, control_after_generate=True, **common)
+
+
+def _choice(name: str, look: Choice, default: Any, common: dict[str, Any]) -> io.Input:
+    return io.Combo.Input(name, options=look.words, **common)
+
+
+def _words(name: str, look: Words, default: Any, common: dict[str, Any]) -> io.Input:
+    kind = {"multiline": True, "dynamic_prompts": True} if look.lines else {}
+    return io.String.Input(name, default=default, **kind, **common)
+
+
+def _switch(name: str, look: Switch, default: Any, common: dict[str, Any]) -> io.Input:
+    return io.Boolean.Input(name, default=bool(default), **common)
+
+
+_KINDS: dict[type[Look], Callable[[str, Any, Any, dict[str, Any]], io.Input]] = {
+    Number: _number, Slider: _number, Whole: _whole, Seed: _seed, Choice: _choice, Words: _words, Switch: _switch,
+}  # fmt: skip
+
+
+def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) -> Settings:
+    """Return ``owner`` made of those ``values`` of widgets that it has fields for, which are taken out of ``values``."""
+    taken = {name: values.pop(name) for name in settings_of(owner) if name in values}
+    return owner(**taken, **more)
+
+
+# -------------------------------------------------------------------------------------------------------------- sockets
+
+
+def model_input(tooltip: str = "The LTX-2 model, from LTX-2 Load Model.", name: str = "model", **more: Any) -> io.Input:
+    """Return a socket for the model."""
+    return ModelType.Input(name, tooltip=tooltip, **more)
+
+
+def latent_input(tooltip: str, **more: Any) -> io.Input:
+    """Return a socket for a latent."""
+    return io.Latent.Input("latent", tooltip=tooltip, **more)
+
+
+def positive_input(tooltip: str) -> io.Input:
+    """Return a socket for the encoded prompt."""
+    return io.Conditioning.Input("positive", tooltip=tooltip)
+
+
+def negative_input(tooltip: str) -> io.Input:
+    """Return an optional socket for the encoded negative prompt."""
+    return io.Conditioning.Input("negative", optional=True, tooltip=tooltip)
+
+
+def plan_input() -> io.Input:
+    """Return a socket for a plan that limits what a node may take."""
+    tooltip = "From LTX-2 Memory Plan: takes no more of the card and of RAM than it allows."
+    return PlanType.Input("plan", optional=True, tooltip=tooltip)
+
+
+def guidance_input(tooltip: str) -> io.Input:
+    """Return an optional socket for guidance."""
+    return GuidanceType.Input("guidance", optional=True, tooltip=tooltip)
+
+
+def windows_input(tooltip: str, **more: Any) -> io.Input:
+    """Return a socket for the windows of a long clip."""
+    return WindowsType.Input("windows", tooltip=tooltip, **more)
+
+
+def conditions_input(
+    tooltip: str = "What else is given, from another LTX-2 condition node; all of it counts.",
+) -> io.Input:
+    """Return an optional socket for what is given."""
+    return ConditionsType.Input("conditions", optional=True, tooltip=tooltip)
+
+
+def conditions_output(what: str) -> io.Output:
+    """Return the socket of a condition node, which hands on ``what``."""
+    tooltip = f"{what}: for the sampler, or for the next LTX-2 condition node."
+    return ConditionsType.Output(display_name="conditions", tooltip=tooltip)
+
+
+def upscaler_input() -> io.Input:
+    """Return a socket for a latent upscaler, ours or the host's."""
+    tooltip = "From LTX-2 Load Upscaler, or from ComfyUI's own Load Latent Upscale Model."
+    return io.LatentUpscaleModel.Input("upscaler", tooltip=tooltip)
+
+
+def picture_inputs(what: str) -> list[io.Input]:
+    """Return sockets for ``what`` as frames or as a video."""
+    return [
+        io.Image.Input("images", optional=True, tooltip=f"{what}, as frames: each is one frame of the clip."),
+        io.Video.Input(
+            "video",
+            optional=True,
+            tooltip=f"{what}, as a video, from Load Video: it is read piece by piece, at the frame rate of the clip.",
+        ),
+    ]
+
+
+def fps_input(tooltip: str) -> io.Input:
+    """Return a widget for the frame rate of latents that do not say it; 0 where they do."""
+    limits = {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.001, "round": 0.001}
+    return io.Float.Input("fps", **limits, optional=True, advanced=True, tooltip=tooltip)
+
+
+def latent_output(tooltip: str) -> io.Output:
+    """Return the socket of a latent with both streams."""
+    return io.Latent.Output(display_name="av_latent", tooltip=tooltip)
+
+
+def numbers_of(name: str, text: str, *, whole: bool = False) -> list[float]:
+    """Return numbers as people write them in a row.
+
+    Raises:
+        SettingError: if a word is no number.
+    """
+    words = text.replace(",", " ").replace(";", " ").split()
+    try:
+        return [int(word) if whole else float(word) for word in words]
+    except ValueError:
+        raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
+

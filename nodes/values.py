@@ -1,0 +1,380 @@
+"""What goes through our sockets: the types, and the Python value that each one carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import InputImpl, io
+from torch import Tensor
+
+from ..ltx2_core.conditioning import Inpaint, LatentCondition
+from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
+from ..ltx2_core.errors import SettingError
+from ..ltx2_core.geometry import (
+    AUDIO_BINS,
+    AUDIO_CHANNELS,
+    AUDIO_RATE,
+    SPACE_SCALE,
+    VIDEO_CHANNELS,
+    ClipShape,
+    exact_fps,
+    nearest_frames,
+)
+from ..ltx2_core.health import Seams
+from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.media import probe
+from ..ltx2_core.pipeline.encode_text import Connect
+from ..ltx2_core.pipeline.long import Script
+from ..ltx2_core.pipeline.stage import Engine
+from ..ltx2_core.sampling import Step, Tiles
+from ..ltx2_core.sampling.windows import Windowing
+from ..ltx2_core.text import ConnectorConfig, Contexts, Features, TextFeaturesConfig
+from . import host
+
+ModelType = io.Custom("LTX2AV_MODEL")
+GemmaType = io.Custom("LTX2AV_GEMMA")
+MelType = io.Custom("LTX2AV_MEL")
+GuidanceType = io.Custom("LTX2AV_GUIDANCE")
+PlanType = io.Custom("LTX2AV_PLAN")
+ConditionsType = io.Custom("LTX2AV_CONDITIONS")
+WindowsType = io.Custom("LTX2AV_WINDOWS")
+
+Latent = dict[str, Any]
+Conditioning = list[list[Any]]
+Audio = dict[str, Any]
+Chain = tuple[Condition, ...]
+
+DEFAULT_FPS = Fraction(24)
+SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
+LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
+
+UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a CONDITIONING that has not met the connectors
+
+# What other nodes may write into a CONDITIONING that changes the latent's meaning: not obeyed here, so refused.
+FOREIGN_EXTRAS = {
+    "keyframe_idxs": "guide frames (LTXVAddGuide)",
+    "ref_audio": "a reference sound (LTXVReferenceAudio)",
+}
+
+NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
+NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an audio-video latent."
+
+
+@dataclass(frozen=True)
+class LongClipPlan:
+    """LTX2AV_WINDOWS: how a long clip is cut, and which prompt begins when.
+
+    Attributes:
+        windowing: size and overlap of windows.
+        resume: whether finished windows are kept on disk.
+        segments: seconds and prompts, beside the sampler's own prompt, which holds from 0 on.
+    """
+
+    windowing: Windowing
+    resume: bool
+    segments: tuple[tuple[float, Conditioning], ...] = ()
+
+
+@dataclass(frozen=True)
+class MelSpectrogram:
+    """LTX2AV_MEL: what the audio decoder says about the sound, and the clip that it belongs to.
+
+    Attributes:
+        mel: (B, 2, T, 64).
+        clip: None where the latent had no picture.
+    """
+
+    mel: Tensor
+    clip: ClipShape | None
+
+
+class HostLatent:
+    """A LATENT of the host, read once: its two streams, its frame rate, and what it says beside them."""
+
+    def __init__(self, latent: Latent, fps: float = 0.0, otherwise: float | None = None):
+        """Read ``latent``.
+
+        Args:
+            latent: the host's dictionary.
+            fps: frames per second that the user has chosen; 0 for what the latent says.
+            otherwise: what to take where the latent says nothing; None for 24.
+
+        Raises:
+            SettingError: if this is no latent of LTX-2.
+        """
+        self.extras: Mapping[str, Any] = latent
+        self.content = _streams(latent["samples"])
+        self.fps = _fps(latent, fps, otherwise)
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is a video stream."""
+        return self.content.video is not None
+
+    @property
+    def video(self) -> Tensor:
+        """The video stream (B, C, F, H, W); raises SettingError without one."""
+        if self.content.video is None:
+            raise SettingError(NO_PICTURE)
+        return self.content.video
+
+    @property
+    def audio(self) -> Tensor:
+        """The audio stream (B, C, T, M); raises SettingError without one."""
+        if self.content.audio is None:
+            raise SettingError(NO_SOUND)
+        return self.content.audio
+
+    @property
+    def batch(self) -> int:
+        """How many clips there are."""
+        return len(next(iter(self.content.streams().values())))
+
+    @cached_property
+    def shape(self) -> ClipShape:
+        """The clip; of a sound alone, one whose picture would be as small as can be."""
+        if self.content.video is not None:
+            return ClipShape.of_latent(self.content.video, self.fps)
+        frames = nearest_frames(float(self.audio.shape[2] / AUDIO_RATE * self.fps))
+        return ClipShape(SPACE_SCALE, SPACE_SCALE, frames, self.fps)
+
+    @property
+    def clip(self) -> ClipShape | None:
+        """The clip that this will be; None without a picture."""
+        return self.shape if self.has_picture else None
+
+    @property
+    def planned_clip(self) -> ClipShape:
+        """The clip; raises SettingError without a picture."""
+        if not self.has_picture:
+            raise SettingError("This LATENT has no picture: connect LTX-2 Empty AV Latent to plan for its size.")
+        return self.shape
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the sampler that stopped here before its end."""
+        return self.extras.get(LAST_STEP)
+
+    @property
+    def seams(self) -> Seams:
+        """Watches frames for lines where the latent's tiles meet, if it was refined in tiles."""
+        size, lines = self.extras.get(SEAMS, (None, None))
+        if self.content.video is None or lines is None or tuple(self.content.video.shape[2:]) != size:
+            return Seams((), (), ())  # it may have been cropped since
+        return Seams(*lines)
+
+    @property
+    def unequal_lengths(self) -> str:
+        """What to tell the user if picture and sound will not end together; the host's own rounding is no difference."""
+        if self.content.video is None or self.content.audio is None:
+            return ""
+        latents = self.content.audio.shape[2]
+        if abs(latents - self.shape.audio_latents) <= 1:
+            return ""
+        return (
+            f"The sound of this LATENT lasts {latents / AUDIO_RATE:.2f} s, the picture "
+            f"{float(self.shape.seconds):.2f} s at {float(self.fps):g} fps: was it made for another frame rate?"
+        )
+
+    def masks(self) -> list[LatentCondition]:
+        """Return what the noise mask keeps."""
+        mask = self.mask
+        return [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]
+
+    @property
+    def mask(self) -> AVLatent | None:
+        """The noise mask, (B, 1, F, H, W) and (B, 1, T, 1), 1 = generate; None if everything is generated."""
+        mask = self.extras.get("noise_mask")
+        if mask is None:
+            return None
+        if mask.is_nested:
+            video, audio = mask.unbind()
+        else:
+            video, audio = (mask, None) if self.has_picture else (None, mask)
+        return AVLatent(
+            None if self.content.video is None else _video_mask(video, self.content.video),
+            None if self.content.audio is None else _audio_mask(audio, self.content.audio),
+        )
+
+    def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
+        """Return the host's dictionary with other content and frame rate; what else is written in it stays.
+
+        Args:
+            content: both streams.
+            drop: extras that no longer hold.
+            extras: what is written beside it; "fps" is this latent's unless it is given.
+        """
+        kept = {key: value for key, value in self.extras.items() if key not in drop}
+        return to_host_latent(content, kept | {"fps": self.fps} | extras)
+
+    def finished(self, content: AVLatent, last: Step | None) -> Latent:
+        """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
+        return self.with_content(content, **{LAST_STEP: None if last is None else last.to("cpu")})
+
+    def upscaled(self, content: AVLatent, fps: Fraction) -> Latent:
+        """Return the enlarged latent; masks and steps of the small one do not hold for it."""
+        return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), fps=fps)
+
+    def refined(self, content: AVLatent, tiles: Tiles) -> Latent:
+        """Return the refined latent, which says where its tiles meet."""
+        size = self.shape.video_latent
+        return self.with_content(content, (LAST_STEP,), **{SEAMS: (size, tiles.seams(size))})
+
+
+class HostConditioning:
+    """A CONDITIONING of the host, read once: what the transformer reads, whether or not it has met the connectors."""
+
+    def __init__(self, conditioning: Conditioning):
+        """Read ``conditioning``.
+
+        Raises:
+            SettingError: for what other nodes have written into it and ours cannot obey.
+        """
+        self.tensor, self.extras = conditioning[0][0], conditioning[0][1]
+        if len(conditioning) > 1:
+            host.log.warning("This CONDITIONING joins %d prompts; LTX-2 reads the first one.", len(conditioning))
+        for key, meaning in FOREIGN_EXTRAS.items():
+            if self.extras.get(key) is not None:
+                raise SettingError(
+                    f"This CONDITIONING holds {meaning}, which our nodes cannot use: take that node out."
+                )
+
+    @property
+    def frame_rate(self) -> float | None:
+        """What the host's LTXVConditioning says about the frame rate."""
+        return self.extras.get("frame_rate")
+
+    def contexts(self, engine: Engine) -> Contexts:
+        """Return the contexts; features go through the connectors first."""
+        section = engine.models.config["transformer"]
+        widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
+        # As the host tells it: no mark, and as wide as both contexts together.
+        if not self.extras.get(UNPROCESSED) and self.tensor.shape[-1] == sum(widths):
+            video, audio = self.tensor.split(widths, dim=-1)
+            return Contexts(video, audio)
+        features = Features.from_joined(self.tensor, TextFeaturesConfig.from_json(section))
+        (contexts,) = Connect(1).run(engine, [features])
+        return contexts
+
+    def connected(self, engine: Engine) -> Conditioning:
+        """Return the CONDITIONING with the contexts of both streams side by side."""
+        contexts = self.contexts(engine)
+        extras = {key: value for key, value in self.extras.items() if key != UNPROCESSED}
+        return [[host.to_host_format(torch.cat((contexts.video, contexts.audio), dim=-1)), extras]]
+
+
+def script_of(
+    engine: Engine, positive: Conditioning, negative: Conditioning | None = None, long: LongClipPlan | None = None
+) -> Script:
+    """Return the contexts of a prompt, of the segments of a long clip, and of a negative prompt."""
+    parts = [(0.0, positive), *(long.segments if long else ())]
+    contexts = tuple((start, HostConditioning(each).contexts(engine)) for start, each in parts)
+    return Script(contexts, None if negative is None else HostConditioning(negative).contexts(engine))
+
+
+def video_source(images: Tensor | None, video: Any) -> VideoSource:
+    """Return what frames or a VIDEO hold; a file is read when it is needed.
+
+    Raises:
+        SettingError: unless just one of them is given.
+    """
+    if (images is None) == (video is None):
+        raise SettingError("Connect either images or a video to this node.")
+    if images is not None:
+        return VideoSource(images[..., :3])
+    if file := _file_of(video):
+        source, start, seconds = file
+        return VideoSource(source, start, seconds)
+    parts = video.get_components()
+    return VideoSource(parts.images[..., :3], fps=Fraction(parts.frame_rate))
+
+
+def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
+    """Return the chosen part of AUDIO as a waveform of one or two channels; of a batch the first.
+
+    Raises:
+        SettingError: if nothing is left.
+    """
+    rate = audio["sample_rate"]
+    waveform = part.of(audio["waveform"][0], rate)
+    if not waveform.shape[-1]:
+        raise SettingError("This AUDIO is empty: connect a sound that lasts.")
+    if len(waveform) > 2:
+        waveform = waveform.mean(dim=0, keepdim=True)
+    return AudioSource(waveform, rate)
+
+
+def audio_of_video(video: Any) -> AudioSource | None:
+    """Return the sound of a VIDEO; None if it has none."""
+    if file := _file_of(video):
+        source, start, seconds = file
+        return AudioSource.of(source, start, seconds) if probe(source).has_audio else None
+    audio = video.get_components().audio
+    return None if audio is None else audio_source(audio)
+
+
+def _file_of(video: Any) -> tuple[Any, float, float | None] | None:
+    """Return where a VIDEO lies, from when on it is meant, and for how long; None if it is not a file.
+
+    Older versions of ComfyUI do not say what is meant; there it is decoded as a whole.
+    """
+    window = getattr(video, "get_active_trim_window", None)
+    if window is None or not isinstance(video, InputImpl.VideoFromFile):
+        return None
+    start, seconds = window()
+    return video.get_stream_source(), start, seconds or None
+
+
+def to_host_latent(content: AVLatent, extras: Mapping[str, Any]) -> Latent:
+    """Return ``content`` as the host passes it between nodes, with ``extras`` beside it."""
+    tensors = [host.to_host_format(x) for x in content.streams().values()]
+    return {**extras, "samples": host.nested(tensors[0], tensors[1]) if len(tensors) == 2 else tensors[0]}
+
+
+def _streams(samples: Any) -> AVLatent:
+    parts = samples.unbind() if samples.is_nested else [samples]
+    videos = [x for x in parts if x.ndim == 5 and x.shape[1] == VIDEO_CHANNELS]
+    sounds = [x for x in parts if x.ndim == 4 and x.shape[1] == AUDIO_CHANNELS and x.shape[3] == AUDIO_BINS]
+    if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
+        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
+        raise SettingError(
+            f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {VIDEO_CHANNELS}, F, H, W), audio "
+            f"(B, {AUDIO_CHANNELS}, T, {AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
+        )
+    return AVLatent(videos[0] if videos else None, sounds[0] if sounds else None)
+
+
+def _fps(latent: Latent, chosen: float, otherwise: float | None) -> Fraction:
+    for fps in (chosen, latent.get("fps"), otherwise):
+        if fps:
+            return exact_fps(fps)
+    host.log.info("This LATENT does not say its frame rate; it is taken as %s frames per second.", DEFAULT_FPS)
+    return DEFAULT_FPS
+
+
+def _video_mask(mask: Tensor | None, video: Tensor) -> Tensor:
+    """``mask`` may have the latent's axes, some of length 1, or be pictures (F, H, W) or (F, 1, H, W) of any size."""
+    batch, _, *size = video.shape
+    if mask is None:
+        return torch.ones(batch, 1, *size)
+    if mask.ndim < 5:
+        mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
+    return _repeat(F.interpolate(mask[:, :1].float(), size, mode="trilinear"), batch)
+
+
+def _audio_mask(mask: Tensor | None, audio: Tensor) -> Tensor:
+    """``mask`` may have the latent's axes, some of length 1, or be (B, T)."""
+    batch, _, length, _ = audio.shape
+    if mask is None:
+        return torch.ones(batch, 1, length, 1)
+    mask = mask[:, None, :, None] if mask.ndim == 2 else mask[:, :1].mean(dim=-1, keepdim=True)
+    return _repeat(F.interpolate(mask.float(), (length, 1), mode="bilinear"), batch)
+
+
+def _repeat(mask: Tensor, batch: int) -> Tensor:
+    """Return one mask for every clip of the batch, in turn."""
+    return mask[torch.arange(batch) % len(mask)]
