@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .checkpoint.files import TensorFile
 from .checkpoint.text_cache import TextCache
-from .conditioning import AVState, Item, State, prepare
+from .conditioning import AVState, LatentCondition, State, apply_conditions
 from .latents import AVLatent
 from .memory.stages import Extent
 from .sampling.windows import Part, Segment, Window, cover, prompt_of, sample_windows
 from .text import Contexts
 
-SampleWindow = Callable[[Window, AVLatent, list[Item]], AVLatent]
+SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WindowCache(TextCache):
 def sample_clip(
     make: Callable[..., AVLatent],
     begin: AVLatent,
-    items: Sequence[Item],
+    items: Sequence[LatentCondition],
     fps: Fraction,
     script: Sequence[Segment],
     contexts: Mapping[str, Contexts],
@@ -68,11 +68,11 @@ def sample_clip(
     def context(window: Window) -> Contexts:
         return contexts[prompt_of(window, script)]
 
-    def one(window: Window, begin: AVLatent, items: list[Item]) -> AVLatent:
+    def one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         number = window.number
         return make(begin, contexts=context(window), seed=seed + number, items=items, on_step=watch(number))
 
-    given = prepare(begin, fps, items)
+    given = apply_conditions(begin, fps, items)
     return sample_long(one, given, windowing, windows, store, lambda window: fingerprint(context(window)))
 
 
@@ -90,11 +90,13 @@ def sample_long(
     same.
     """
 
-    def here(window: Window, begin: AVLatent, items: Sequence[Item] = ()) -> tuple[AVState, list[Item]]:
+    def here(
+        window: Window, begin: AVLatent, items: Sequence[LatentCondition] = ()
+    ) -> tuple[AVState, list[LatentCondition]]:
         items = [*items, *(Within(name, state, window) for name, state in given.streams.items())]
-        return prepare(begin, window.fps, items), items
+        return apply_conditions(begin, window.fps, items), items
 
-    def one(window: Window, begin: AVLatent, items: list[Item]) -> AVLatent:
+    def one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), given)
         state, items = here(window, begin, items)
         return sample(window, begin, items) if state.free else begin.map(Tensor.contiguous)
@@ -148,7 +150,7 @@ def extent(given: AVState, windows: Sequence[Window]) -> Extent:
     for window in windows:
         begin = whole.map(lambda x, part: x[:, :, part.start : part.stop], window)
         items = [Within(name, state, window) for name, state in states.items()]
-        state = prepare(begin, window.fps, items)
+        state = apply_conditions(begin, window.fps, items)
         found.append(_extent(state.streams, state.appended))
     return max(found, key=lambda each: sum(count or 0 for count in each.tokens))
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_FILE
 from ..ltx2_core.checkpoint.upscaler import open_upscaler, video_statistics
-from ..ltx2_core.conditioning import Frozen, prepare
-from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.conditioning import Frozen, apply_conditions
 from ..ltx2_core.generate import needs_negative, recipe_of, sample
 from ..ltx2_core.geometry import SPACE_SCALE, TIME_SCALE, ClipShape, pixel_frames
 from ..ltx2_core.health import Seams, latent_findings
-from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.latents import STREAMS, AVLatent
 from ..ltx2_core.long import extent
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
@@ -418,7 +417,7 @@ def _refined(
     everything = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
     if holds_sound and begin.audio is not None:
         everything.append(Frozen("audio"))
-    state = prepare(begin, rate, everything)
+    state = apply_conditions(begin, rate, everything)
 
     both = [getattr(recipe, name) if name in state.free else NEUTRAL for name in STREAMS]
     guided = needs_negative(recipe.sampler, *both)

@@ -7,11 +7,10 @@ from functools import partial
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import prepare
-from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.conditioning import apply_conditions
 from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
-from ..ltx2_core.latents import NOISE_ORDERS
+from ..ltx2_core.latents import NOISE_ORDERS, STREAMS
 from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_clip
 from ..ltx2_core.lora.stack import files_of
 from ..ltx2_core.memory import stages
@@ -322,7 +321,7 @@ class Sample(io.ComfyNode):
             host.say(cls.hidden.unique_id, sentence)
         shape = shape_of(begin, rate)
         given = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
-        state = prepare(begin, rate, given)
+        state = apply_conditions(begin, rate, given)
         if not state.free:
             raise ValueError("Everything in this latent is given and stays, so there is nothing to make.")
 

@@ -31,7 +31,7 @@ Gemma = io.Custom("LTX2AV_GEMMA")
 Mel = io.Custom("LTX2AV_MEL")
 GuidanceType = io.Custom("LTX2AV_GUIDANCE")
 PlanType = io.Custom("LTX2AV_PLAN")
-Conditions = io.Custom("LTX2AV_CONDITIONS")  # a tuple of ltx2_core.conditioning.given.Given
+Conditions = io.Custom("LTX2AV_CONDITIONS")  # a tuple of ltx2_core.conditioning.conditions.Condition
 Windows = io.Custom("LTX2AV_WINDOWS")
 
 

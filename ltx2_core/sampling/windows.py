@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..conditioning import Inpaint, Item, State
+from ..conditioning import Inpaint, LatentCondition, State
 from ..geometry import AUDIO_RATE, TIME_SCALE, latent_frames, nearest_frames, pixel_frames
 from ..latents import AVLatent
 
@@ -109,7 +109,7 @@ class Store(Protocol):
         """keep(key, name=tensor, ...)"""
 
 
-SampleWindow = Callable[[Window, AVLatent, list[Item]], AVLatent]
+SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
 def sample_windows(
@@ -164,9 +164,11 @@ class _Delayed:
         return replace(state, positions=positions)
 
 
-def _items(window: Window, begin: AVLatent, strength: float) -> list[Item]:
+def _items(window: Window, begin: AVLatent, strength: float) -> list[LatentCondition]:
     """What this window has from the one before it."""
-    items: list[Item] = [_Delayed("audio", float(window.delay))] if begin.audio is not None and window.delay else []
+    items: list[LatentCondition] = (
+        [_Delayed("audio", float(window.delay))] if begin.audio is not None and window.delay else []
+    )
     for name, x in begin.streams().items():
         part, new = getattr(window, name), torch.ones_like(x[:1, :1] if x.ndim == 5 else x[:1, :1, :, :1])
         new[:, :, part.lead : part.lead + part.known] = 0

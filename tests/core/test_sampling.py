@@ -8,7 +8,7 @@ import torch
 from agreement import compare
 
 from ltx2_core import geometry, latents
-from ltx2_core.conditioning import Frozen, Inpaint, State, prepare
+from ltx2_core.conditioning import Frozen, Inpaint, State, apply_conditions
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import SCHEDULES, Denoiser, Guidance, GuidanceBySigma, passes_needed, recipe_for
@@ -98,12 +98,12 @@ def contexts(value: float):
     return SimpleNamespace(video=torch.full((1, 4, 8), value), audio=torch.full((1, 4, 6), value))
 
 
-GIVEN = prepare(av_latent(3), Fraction(24))
+GIVEN = apply_conditions(av_latent(3), Fraction(24))
 
 
 def tokens(seed: int) -> AVLatent:
     """What ``av_latent`` is to a sampler."""
-    return prepare(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
+    return apply_conditions(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
 
 
 def denoiser(**changes) -> tuple[Recorder, Denoiser]:
@@ -216,7 +216,7 @@ def test_kept_content_survives():
     mask.video[:, :, 0] = 0
     mask.audio[:, :, 1] = 0.25
     clean = av_latent(3)
-    given = prepare(clean, Fraction(24), [Inpaint("video", mask.video), Inpaint("audio", mask.audio)])
+    given = apply_conditions(clean, Fraction(24), [Inpaint("video", mask.video), Inpaint("audio", mask.audio)])
     network, denoise = denoiser(given=given)
     noisy = given.map(lambda state, noise: state.noised(noise, 0.5), tokens(4))
     x0 = given.map(State.unpacked, denoise(noisy, 0.5))
@@ -227,7 +227,7 @@ def test_kept_content_survives():
 
 
 def test_a_stream_that_is_given_whole_is_clean_and_asks_for_nothing():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
+    given = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio")])
     network, denoise = denoiser(given=given, audio=Guidance(7, 3, 1, (0,), nag_scale=5))
     assert torch.equal(denoise(tokens(3), 0.5).audio, given.audio.clean)
     (only,) = network.sweeps[0]
@@ -236,7 +236,7 @@ def test_a_stream_that_is_given_whole_is_clean_and_asks_for_nothing():
 
 
 def test_a_frozen_stream_alone_needs_no_forward():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
+    given = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio")])
     network, denoise = denoiser(given=given, video=Guidance(3, skip_steps=1))
     for denoise.step in range(3):
         denoise(tokens(3), 0.5)
@@ -244,7 +244,7 @@ def test_a_frozen_stream_alone_needs_no_forward():
 
 
 def test_a_frozen_stream_may_be_shown_noisy():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio", noise=0.25)])
+    given = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio", noise=0.25)])
     network, denoise = denoiser(given=given, noise=tokens(4))
     x0 = denoise(given.map(lambda state: state.clean), 0.5)
     audio = network.sweeps[0][0].audio

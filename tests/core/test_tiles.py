@@ -14,7 +14,7 @@ from ltx2_core import latents
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.checkpoint.versions import VERSIONS
-from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudio, ReferenceVideo, prepare
+from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens, apply_conditions
 from ltx2_core.generate import decode_video
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
@@ -93,7 +93,7 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_sum_to_one(count, overlap)
         assert max(sizes) - min(sizes) <= 1
         assert all(a.start < b.start <= a.stop < b.stop for a, b in zip(spans, spans[1:]))
         total = torch.zeros(1, length, 1)
-        for tile in cut(prepare(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
+        for tile in cut(apply_conditions(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
             tile.add(torch.ones(1, len(tile.video), 1), total)
         assert_close(total, torch.ones_like(total))
 
@@ -118,7 +118,7 @@ def test_tiles_that_cannot_be():
     with pytest.raises(ValueError, match="at least 0 cells"):
         Tiles((1, 1, 1), (0, -1, 0))
     with pytest.raises(ValueError, match="no video stream; sound is not made in tiles"):
-        TiledNetwork(Local(), prepare(AVLatent(None, latent().audio), FPS), TILES)
+        TiledNetwork(Local(), apply_conditions(AVLatent(None, latent().audio), FPS), TILES)
 
 
 def test_seams_in_pixels():
@@ -130,7 +130,7 @@ def test_seams_in_pixels():
 
 @pytest.mark.parametrize("local", [False, True])
 def test_one_tile_is_no_tile(local):
-    given = prepare(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
+    given = apply_conditions(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
     network = Local()
     passes = [Pass(*denoiser(network, given)._inputs(given.map(lambda s: s.latent), 0.5, {}), UNPERTURBED)]
     TiledNetwork(network, given, Tiles((1, 1, 1), local=local)).sweep(passes)
@@ -146,14 +146,14 @@ GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [{}, GUIDED, GUIDED | {"batched": True}], ids=["plain", "guided", "batched"])
 def test_tiles_of_a_local_network_are_the_whole(sampler, guidance):
-    given = prepare(
+    given = apply_conditions(
         latent(),
         FPS,
         [
             Keyframe(latent((1, 7, 9), seed=1).video, 0, strength=0.8),
             Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5),
-            ReferenceVideo(latent((5, 7, 9), seed=3).video, attention=0.5),
-            ReferenceAudio(latent(length=3, seed=4).audio),
+            ReferenceVideoTokens(latent((5, 7, 9), seed=3).video, attention=0.5),
+            ReferenceAudioTokens(latent(length=3, seed=4).audio),
         ],
     )
     tiled = sampled(TiledNetwork(Local(), given, TILES), given, sampler, **guidance)
@@ -163,7 +163,9 @@ def test_tiles_of_a_local_network_are_the_whole(sampler, guidance):
 
 
 def test_tiles_one_by_one_of_a_local_network_are_the_whole():
-    given = prepare(latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)])
+    given = apply_conditions(
+        latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)]
+    )
     noise = latents.noise_like(given.map(lambda state: state.latent), 7)
 
     def run(given, noise):
@@ -189,7 +191,7 @@ def test_sound_follows_from_the_whole_picture_and_from_no_tile():
             self.asked.append(passes)
             return [(each.video.tokens, each.video.tokens.mean().expand_as(each.audio.tokens)) for each in passes]
 
-    network, given = Listening(), prepare(latent(), FPS)
+    network, given = Listening(), apply_conditions(latent(), FPS)
     tiled = TiledNetwork(network, given, TILES)
     inputs = denoiser(network, given)._inputs(given.map(lambda state: state.latent), 0.5, {})
     ((_, sound),) = tiled.sweep([Pass(*inputs, UNPERTURBED)])
@@ -202,14 +204,14 @@ def test_sound_follows_from_the_whole_picture_and_from_no_tile():
 
 
 def test_sound_that_is_held_needs_no_view_of_the_whole():
-    network, given = Local(), prepare(latent(), FPS, [Frozen("audio")])
+    network, given = Local(), apply_conditions(latent(), FPS, [Frozen("audio")])
     refined = sampled(TiledNetwork(network, given, TILES), given, sigmas=(0.9, 0.0))
     assert len(network.asked) == 12
     assert torch.equal(refined.audio, latent().audio)
 
 
 def test_one_by_one_the_sound_comes_first_and_is_held():
-    given, heard = prepare(latent(), FPS), []
+    given, heard = apply_conditions(latent(), FPS), []
 
     def run(given, noise):
         heard.append(given.audio.is_frozen)
@@ -222,14 +224,14 @@ def test_one_by_one_the_sound_comes_first_and_is_held():
 
 
 def test_tiles_know_where_they_are():
-    given = prepare(latent(), FPS)
+    given = apply_conditions(latent(), FPS)
     _, second, *_ = cut(given, Tiles((1, 1, 3), (0, 0, 2)))
     places = second.state(given).video.positions[0, :, :, 0]
     assert places[:, 0].tolist() == [0, 0, 96] and second.audio is None
 
 
 def test_local_tiles_are_clips_by_themselves():
-    given = prepare(latent(length=40), FPS, [ReferenceAudio(latent(length=3, seed=4).audio)])
+    given = apply_conditions(latent(length=40), FPS, [ReferenceAudioTokens(latent(length=3, seed=4).audio)])
     tile = cut(given, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
     state = tile.state(given)
     assert tile.size == (2, 7, 4) and state.video.shape == (128, 2, 7, 4)
@@ -241,8 +243,8 @@ def test_local_tiles_are_clips_by_themselves():
 
 
 def test_a_tile_has_the_references_that_it_touches():
-    given = prepare(
-        latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideo(latent((5, 7, 9)).video)]
+    given = apply_conditions(
+        latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideoTokens(latent((5, 7, 9)).video)]
     )
     for tile in cut(given, TILES):
         own = given.video.positions[0, :, tile.video[: prod(tile.size)]]
@@ -254,7 +256,7 @@ def test_a_tile_has_the_references_that_it_touches():
 
 
 def test_passes_share_what_they_shared():
-    network, given = Local(), prepare(latent(), FPS)
+    network, given = Local(), apply_conditions(latent(), FPS)
     denoise = denoiser(TiledNetwork(network, given, TILES), given, video=Guidance(3, 3), audio=Guidance(3, 3))
     denoise(given.map(lambda state: state.latent), 0.5)
     for cond, negative, isolated in network.asked:
@@ -278,7 +280,7 @@ def test_no_seams_show_in_the_miniatures_refined_clip():
     contexts = connect(read, video_connector, audio_connector)
 
     def refined(latent, tiles=None):
-        given = prepare(latent, FPS)
+        given = apply_conditions(latent, FPS)
         network = transformer if tiles is None else TiledNetwork(transformer, given, tiles)
         return sampled(network, given, sigmas=RECIPES["miniature"].refine.sigmas, contexts=contexts).video
 
@@ -319,7 +321,7 @@ class Shapes:
 def test_memory_is_that_of_one_tile_and_the_latents(size, most):
     """5 seconds in 1080p and 4K."""
     contexts = SimpleNamespace(video=torch.zeros(1, 1024, 4096), audio=torch.zeros(1, 1024, 2048))
-    network, given = Shapes(), prepare(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
+    network, given = Shapes(), apply_conditions(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
 
     def peak(network, given):
         denoise = Denoiser(network, given, contexts, dtype=torch.bfloat16)

@@ -13,7 +13,7 @@ import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.checkpoint.text_cache import TextCache
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.conditioning import Frozen, prepare
+from ltx2_core.conditioning import Frozen, apply_conditions
 from ltx2_core.generate import decode_audio, decode_video, sample, vocode
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
@@ -50,7 +50,7 @@ def same(a: AVLatent, b: AVLatent) -> bool:
 
 def random(window, begin, items, prompt="") -> AVLatent:
     """A model that makes up something else for every prompt and beginning, and keeps what is known."""
-    given = prepare(begin, FPS, items)
+    given = apply_conditions(begin, FPS, items)
     digest = hashlib.sha256(begin.video.numpy().tobytes() + begin.audio.numpy().tobytes() + prompt.encode()).hexdigest()
     noise = latents.noise_like(given.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
     return given.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
@@ -110,7 +110,7 @@ def test_a_window_is_told_what_is_known_and_when_its_sound_begins():
 
     def check(each, begin, items):
         if each == window:
-            given = prepare(begin, FPS, items)
+            given = apply_conditions(begin, FPS, items)
             assert given.video.mask.view(5, 2)[:, 0].tolist() == [1, 0.25, 0.25, 1, 1]
             assert given.audio.mask.flatten().tolist() == [1] + 16 * [0.25] + 17 * [1]
             assert_close(begin.video[:, :, 1:3], whole.video[:, :, 3:5])
