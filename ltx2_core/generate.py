@@ -358,7 +358,7 @@ def sample(
             always_negative=row.needs_negative,
             batched=batched,
             between_blocks=check,
-            at=at,
+            on_evaluate=at,
             step=first_step,
         )
         noisy = start if add_noise else packed(latent)

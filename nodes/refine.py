@@ -20,7 +20,7 @@ from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.memory.stages import Extent
 from ..ltx2_core.refine import refining, tiles_for
-from ..ltx2_core.sampling import NEUTRAL, SAMPLERS, Refine, Tiles, passes_needed, schedules
+from ..ltx2_core.sampling import NEUTRAL, SAMPLERS, Refine, StreamGuidance, Tiles, passes_needed, schedules
 from ..ltx2_core.upscaler import upscale
 from . import host, preview
 from .condition import Chain, items
@@ -35,7 +35,6 @@ from .types import (
     LoadedModel,
     LoadedUpscaler,
     Model,
-    StreamGuidance,
     plan_input,
 )
 

@@ -22,6 +22,7 @@ from ..ltx2_core.sampling import (
     AnyGuidance,
     Guidance,
     Step,
+    StreamGuidance,
     ltx2,
     passes_needed,
     schedules,
@@ -33,7 +34,7 @@ from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_
 from .latents import Latent, fps_input, fps_of, masked, renewed, shape_of, streams, unequal_lengths
 from .long import LongClip
 from .text import Conditioning, contexts, frame_rate
-from .types import Conditions, GuidanceType, LoadedModel, Model, StreamGuidance, Windows, plan_input
+from .types import Conditions, GuidanceType, LoadedModel, Model, Windows, plan_input
 
 CUSTOM = "custom"
 LAST_STEP = "ltx2av_last_step"  # of a sampler that stopped before the end, beside its latent

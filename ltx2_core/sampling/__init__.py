@@ -1,7 +1,16 @@
 """How do we get from noise to x0?"""
 
 from .denoiser import Denoiser, Network
-from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma, passes_needed
+from .guidance import (
+    NEUTRAL,
+    PASSES,
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    StreamGuidance,
+    passes_needed,
+    perturbation_of,
+)
 from .recipes import Recipe, Refine, recipe_for
 from .samplers import SAMPLERS, Step, euler
 from .schedules import SCHEDULES, ltx2
@@ -9,6 +18,7 @@ from .tiles import TiledNetwork, Tiles, one_by_one, runs
 
 __all__ = [
     "NEUTRAL",
+    "PASSES",
     "SAMPLERS",
     "SCHEDULES",
     "AnyGuidance",
@@ -19,12 +29,14 @@ __all__ = [
     "Recipe",
     "Refine",
     "Step",
+    "StreamGuidance",
     "TiledNetwork",
     "Tiles",
     "euler",
     "ltx2",
     "one_by_one",
     "passes_needed",
+    "perturbation_of",
     "recipe_for",
     "runs",
 ]

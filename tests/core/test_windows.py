@@ -50,10 +50,10 @@ def same(a: AVLatent, b: AVLatent) -> bool:
 
 def random(window, begin, items, prompt="") -> AVLatent:
     """A model that makes up something else for every prompt and beginning, and keeps what is known."""
-    given = apply_conditions(begin, FPS, items)
+    state = apply_conditions(begin, FPS, items)
     digest = hashlib.sha256(begin.video.numpy().tobytes() + begin.audio.numpy().tobytes() + prompt.encode()).hexdigest()
-    noise = latents.noise_like(given.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
-    return given.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
+    noise = latents.noise_like(state.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
+    return state.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
 
 
 # Spans
@@ -110,12 +110,12 @@ def test_a_window_is_told_what_is_known_and_when_its_sound_begins():
 
     def check(each, begin, items):
         if each == window:
-            given = apply_conditions(begin, FPS, items)
-            assert given.video.mask.view(5, 2)[:, 0].tolist() == [1, 0.25, 0.25, 1, 1]
-            assert given.audio.mask.flatten().tolist() == [1] + 16 * [0.25] + 17 * [1]
+            state = apply_conditions(begin, FPS, items)
+            assert state.video.mask.view(5, 2)[:, 0].tolist() == [1, 0.25, 0.25, 1, 1]
+            assert state.audio.mask.flatten().tolist() == [1] + 16 * [0.25] + 17 * [1]
             assert_close(begin.video[:, :, 1:3], whole.video[:, :, 3:5])
             expected = audio_positions(34) + float(window.delay)
-            assert_close(given.audio.positions, expected)
+            assert_close(state.audio.positions, expected)
             assert window.delay == Fraction(17, 25) - Fraction(16, 24)
         return parts(whole, each)
 
@@ -165,9 +165,9 @@ def test_a_stream_may_be_absent_and_one_that_is_given_stays():
     def picture_for_the_sound(window, begin, items):
         return random(window, begin, [*items, Frozen("audio")])
 
-    given = AVLatent(clip(97).video, whole.audio)
+    content = AVLatent(clip(97).video, whole.audio)
     for adain in (0.0, 1.0):
-        assert torch.equal(sample_windows(picture_for_the_sound, given, made, adain=adain).audio, whole.audio)
+        assert torch.equal(sample_windows(picture_for_the_sound, content, made, adain=adain).audio, whole.audio)
 
 
 def test_colours_that_drift_are_drawn_back_to_the_first_window():
