@@ -26,10 +26,9 @@ from .conditioning.conditions import (
     VideoSource,
 )
 from .geometry import exact_fps, floor_frames, nearest_frames, nearest_size
-from .long import Windowing
 from .lora import Stack
 from .media import probe, read_picture, read_video
-from .sampling.windows import Segment
+from .sampling.windows import Segment, Windowing
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -102,7 +101,7 @@ def read_material(options: argparse.Namespace, loras: Stack = ()) -> Material:
         frames = frames or floor_frames(footage.count(fps))
         print(f"{film.name} as {width} x {height}, {frames} frames at {float(fps):g} fps.", file=sys.stderr)
     segments = read_segments(options.segments) if options.segments else []
-    windowing = Windowing(options.window or 121, options.overlap, drift=options.drift)
+    windowing = Windowing(options.window or 121, options.overlap, drift_control=options.drift)
     return Material(
         *(fps, width, height, frames, _conditions(options, loras, fps, frames), segments),
         windowing if options.window or segments else None,

@@ -25,7 +25,7 @@ from .encoding import RunEncoders, outline
 from .geometry import ClipShape, exact_fps
 from .health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
-from .long import WindowCache, Windowing, extent, fingerprint, sample_clip
+from .long import WindowCache, extent, fingerprint, sample_clip
 from .lora import Stack
 from .lora.stack import files_of, text_changes
 from .refine import SecondStage, enlarged, foresee
@@ -40,13 +40,14 @@ from .sampling import (
     Step,
     TiledNetwork,
     Tiles,
+    count_runs,
     one_by_one,
     passes_needed,
     recipe_for,
-    runs,
     schedules,
 )
-from .sampling.windows import Segment
+from .sampling.windows import Segment, Windowing
+from .seeds import Seeds
 from .text import Contexts, connect, extract_features, read_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
@@ -138,7 +139,7 @@ def generate(
     once = second.with_lora(loras, recipe.lora)
     run = Run(models, dtype, format, device, vram, ram, on_progress, on_finding, check, once)
     script = [Segment(0, prompt), *segments]
-    windows = windowing.cut(shape.frames, shape.fps) if windowing else []
+    windows = windowing.windows(shape.frames, shape.fps) if windowing else []
     steps_in_all = (len(sigmas) - 1) * max(1, len(windows))
     guided = needs_negative(sampler, video, audio)
     guided = guided or (second.refine and needs_negative(finer.sampler, finer.video, finer.audio))
@@ -193,7 +194,7 @@ def generate(
                 video=finer.video,
                 audio=finer.audio,
                 sampler=finer.sampler,
-                seed=seed + 1,
+                seed=Seeds(seed).refine,
                 items=items,
                 tiles=tiles,
                 on_step=lambda done, total, step: run.report("refining", done, total),
@@ -334,7 +335,7 @@ def sample(
     ``together`` or each by itself to its end. Raises FloatingPointError as soon as a step gives something that is not
     a number.
     """
-    sigmas, row = schedules.check(sigmas), SAMPLERS[sampler]
+    sigmas, row = schedules.check_sigmas(sigmas), SAMPLERS[sampler]
     masks = [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]
     whole = apply_conditions(latent, fps, [*masks, *items])
     noise = latents.noise_like(whole.map(lambda state: state.latent).to(dtype), seed, noise_order).to(torch.float32)
@@ -343,7 +344,7 @@ def sample(
         raise ValueError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     if tiles and together:
         network = TiledNetwork(network, whole, tiles)
-    taken, total = 0, (len(sigmas) - 1) * (runs(whole, apart) if apart else 1)
+    taken, total = 0, (len(sigmas) - 1) * (count_runs(whole, apart) if apart else 1)
 
     def solved(state: AVState, noise: AVLatent) -> AVLatent:
         """The tokens of ``state`` at sigmas[-1]."""
@@ -362,7 +363,7 @@ def sample(
             step=first_step,
         )
         noisy = start if add_noise else packed(latent)
-        fresh = latents.Noise(seed + 10_000 + first_step, noise_order)  # as in the official loop
+        fresh = latents.Noise(Seeds(seed).step_noise(first_step), noise_order)
         steps = row(denoise, noisy, sigmas, fresh, None if last is None else last.map(packed))
         for done, step in enumerate(steps, 1):
             denoise.step, taken = first_step + done, taken + 1

@@ -335,7 +335,7 @@ class Sample(io.ComfyNode):
             )
         if model.models.distilled and len(passes_needed(both)) > 1:
             host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
-        taken, cut = schedules.part(sigmas.tolist(), start_step, end_step or None), []
+        taken, cut = schedules.slice_steps(sigmas.tolist(), start_step, end_step or None), []
         prompts = [(0.0, positive), *(windows.segments if windows else ())]
         script = [Segment(start, str(number)) for number, (start, _) in enumerate(prompts)]
         encoded = {each.prompt: contexts(model, prompt) for each, (_, prompt) in zip(script, prompts)}
@@ -345,7 +345,7 @@ class Sample(io.ComfyNode):
                 raise ValueError(
                     "Windows are made from beginning to end: set start_step and end_step to 0, add_noise on."
                 )
-            cut = windows.windowing.cut(shape.frames, rate)
+            cut = windows.windowing.windows(shape.frames, rate)
 
         transformer = model.network("transformer")
         passes = passes_needed(both, len(begin.streams()) == 2, SAMPLERS[sampler].needs_negative)

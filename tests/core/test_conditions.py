@@ -31,12 +31,12 @@ from ltx2_core.flags import joined, read_material, read_segments
 from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.long import Windowing, Within, extent, fingerprint
+from ltx2_core.long import Within, extent, fingerprint
 from ltx2_core.media import write_video
 from ltx2_core.memory.plan import plan
 from ltx2_core.memory.stages import Extent
 from ltx2_core.sampling import Guidance
-from ltx2_core.sampling.windows import Segment, cover
+from ltx2_core.sampling.windows import Segment, Windowing, split_windows
 
 FPS = Fraction(24)
 CLIP = ClipShape(96, 64, 33, FPS)
@@ -179,7 +179,7 @@ def test_what_will_be_given_is_known_before_anything_is_encoded():
 
 
 def test_a_window_has_what_is_given_in_its_time():
-    shape, windows = ClipShape(32, 32, 97, FPS), cover(97, FPS, 33, 16)
+    shape, windows = ClipShape(32, 32, 97, FPS), split_windows(97, FPS, 33, 16)
     voice = AudioSource(SOUND.waveform[:, :24_000], 24_000)
     conditions = [
         Picture(FRAMES[:1], 40),
@@ -322,7 +322,11 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
             Picture(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2)), 40),
             KeepAudio(SOUND),
         ]
-        settings = {"windowing": Windowing(33, 16, drift=0.5), "segments": [Segment(1.5, "y")], "resume": folder}
+        settings = {
+            "windowing": Windowing(33, 16, drift_control=0.5),
+            "segments": [Segment(1.5, "y")],
+            "resume": folder,
+        }
         return make(models, *conditions, frames=65, on_progress=report, **settings).latent, steps
 
     whole, steps = run(tmp_path / "one")

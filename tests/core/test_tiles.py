@@ -21,7 +21,7 @@ from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES
-from ltx2_core.sampling.tiles import TiledNetwork, Tiles, cut, one_by_one
+from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
 from ltx2_core.text import connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
 from ltx2_core.upscaler import upscale
@@ -93,7 +93,7 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_sum_to_one(count, overlap)
         assert max(sizes) - min(sizes) <= 1
         assert all(a.start < b.start <= a.stop < b.stop for a, b in zip(spans, spans[1:]))
         total = torch.zeros(1, length, 1)
-        for tile in cut(apply_conditions(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
+        for tile in split_tiles(apply_conditions(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
             tile.add(torch.ones(1, len(tile.video), 1), total)
         assert_close(total, torch.ones_like(total))
 
@@ -119,6 +119,13 @@ def test_tiles_that_cannot_be():
         Tiles((1, 1, 1), (0, -1, 0))
     with pytest.raises(ValueError, match="no video stream; sound is not made in tiles"):
         TiledNetwork(Local(), apply_conditions(AVLatent(None, latent().audio), FPS), TILES)
+
+
+def test_settings_of_tiles():
+    assert TileSettings().chosen() is None and TileSettings().cells == (4, 4, 4)
+    one_set = TileSettings(columns=3, overlap=64, frame_overlap=16, positions="local")
+    assert one_set.chosen() == Tiles((1, 1, 3), (2, 2, 2), local=True)
+    assert TileSettings(1, 1, 1).chosen() == Tiles((1, 1, 1)) and not TileSettings(mode="one by one").together
 
 
 def test_seams_in_pixels():
@@ -225,14 +232,14 @@ def test_one_by_one_the_sound_comes_first_and_is_held():
 
 def test_tiles_know_where_they_are():
     state = apply_conditions(latent(), FPS)
-    _, second, *_ = cut(state, Tiles((1, 1, 3), (0, 0, 2)))
+    _, second, *_ = split_tiles(state, Tiles((1, 1, 3), (0, 0, 2)))
     places = second.state(state).video.positions[0, :, :, 0]
     assert places[:, 0].tolist() == [0, 0, 96] and second.audio is None
 
 
 def test_local_tiles_are_clips_by_themselves():
     state = apply_conditions(latent(length=40), FPS, [ReferenceAudioTokens(latent(length=3, seed=4).audio)])
-    tile = cut(state, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
+    tile = split_tiles(state, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
     part = tile.state(state)
     assert tile.size == (2, 7, 4) and part.video.shape == (128, 2, 7, 4)
     assert part.video.positions[0, :, :, 0].amin(1).tolist() == [0, 0, 0]
@@ -246,7 +253,7 @@ def test_a_tile_has_the_references_that_it_touches():
     state = apply_conditions(
         latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideoTokens(latent((5, 7, 9)).video)]
     )
-    for tile in cut(state, TILES):
+    for tile in split_tiles(state, TILES):
         own = state.video.positions[0, :, tile.video[: prod(tile.size)]]
         start, stop = own[..., 0].amin(1), own[..., 1].amax(1)
         appended = state.video.positions[0, :, tile.video[prod(tile.size) :]]
@@ -329,7 +336,7 @@ def test_memory_is_that_of_one_tile_and_the_latents(size, most):
         return cost(lambda: list(SAMPLERS["euler"](denoise, start, [0.9, 0.0]))).peak
 
     tiles = Tiles.within(size, most)
-    largest = max(cut(state, tiles), key=lambda tile: len(tile.video)).state(state)
+    largest = max(split_tiles(state, tiles), key=lambda tile: len(tile.video)).state(state)
     one, latents = peak(network, largest), state.video.latent.nbytes
     assert one > 50_000 * largest.video.count  # bytes
     assert peak(TiledNetwork(network, state, tiles), state) < one + 5 * latents
