@@ -63,7 +63,8 @@ def per_stream(function: Callable[..., Tensor], first: Any, *others: Any) -> AVL
 
     def apply(name: str) -> Tensor | None:
         own = getattr(first, name)
-        return None if own is None else function(own, *(getattr(other, name) for other in others))
+        rest = [getattr(other, name) for other in others]
+        return None if own is None else function(own, *rest)
 
     return AVLatent(apply("video"), apply("audio"))
 

@@ -242,9 +242,7 @@ def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Itera
     """Decode ``stream`` from before ``start`` on: each frame with its time, then None with the time of the end."""
     beginning = _video(container) or stream
     origin = _time(beginning, beginning.start_time)
-    if start > 1 and container.format.name in INDEXED:
-        # A second early, because indexes have the times of decoding, which differ a little.
-        container.seek(floor((origin + start - 1) / _time(stream, 1)), stream=stream)
+    _seek(container, stream, origin + start if start > 1 else None)
     end = following = Fraction(0)
     for packet in container.demux(stream):
         if packet.pts is not None and packet.duration:
@@ -255,10 +253,22 @@ def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Itera
             yield time, frame
             following = time + _length(frame, stream)
     end = end or following
+    _check_end(container, stream, end, origin)
+    yield end, None
+
+
+def _seek(container: InputContainer, stream: Stream, time: Fraction | None) -> None:
+    """Go to a little before ``time`` where the file has an index; None stays at the beginning."""
+    if time is not None and container.format.name in INDEXED:
+        # A second early, because indexes have the times of decoding, which differ a little.
+        container.seek(floor((time - 1) / _time(stream, 1)), stream=stream)
+
+
+def _check_end(container: InputContainer, stream: Stream, end: Fraction, origin: Fraction) -> None:
+    """Raise MediaError if the file ends at ``end``, earlier than it says."""
     due = _time(stream, (stream.start_time or 0) + (stream.duration or 0)) - origin
     if container.format.name in INDEXED and end < due - MISSING:
         raise MediaError(f"{_name(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
-    yield end, None
 
 
 def _length(frame: Any, stream: Stream) -> Fraction:

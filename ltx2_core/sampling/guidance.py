@@ -394,7 +394,7 @@ def passes_needed(
         both_streams: The latent has video and audio.
         always_negative: The sampler uses the negative pass by itself.
     """
-    needed = {"cond"}.union(*(row.passes for each in guidance for row in each.rows))
+    needed = {"cond"} | {name for each in guidance for row in each.rows for name in row.passes}
     if always_negative:
         needed.add("negative")
     return [name for name, kind in PASSES.items() if name in needed and (both_streams or not kind.needs_both_streams)]

@@ -319,7 +319,8 @@ def split_tiles(state: AVState, tiles: Tiles) -> list[Tile]:
     (_, *size), count, positions = state.video.shape, state.video.count, state.video.positions[0]
     numbers = torch.arange(count, device=positions.device).view(size)
     boxes = []
-    for spans in product(*(zip(axis, weights(axis, from_zero=False)) for axis in tiles.spans(size))):
+    weighted_axes = [list(zip(axis, weights(axis, from_zero=False))) for axis in tiles.spans(size)]
+    for spans in product(*weighted_axes):
         (f, time), (h, height), (w, width) = spans
         own = numbers[f.start : f.stop, h.start : h.stop, w.start : w.stop]
         inside = positions[:, own.flatten()]
