@@ -361,14 +361,12 @@ def _nothing(video: Guidance, audio: Guidance) -> Perturbation:
 
 def _self_attention(video: Guidance, audio: Guidance) -> Perturbation:
     """Self-attention of each stream in the blocks of its own STG."""
-    skipped = (
-        frozenset(
-            block for term in guidance.terms if isinstance(term, STG) and not term.is_neutral for block in term.blocks
-        )
-        for guidance in (video, audio)
-    )
-    video_blocks, audio_blocks = skipped
-    return Perturbation(video_blocks, audio_blocks)
+    return Perturbation(_stg_blocks(video), _stg_blocks(audio))
+
+
+def _stg_blocks(guidance: Guidance) -> frozenset[int]:
+    active = (term for term in guidance.terms if isinstance(term, STG) and not term.is_neutral)
+    return frozenset(block for term in active for block in term.blocks)
 
 
 def _cross_modal_attention(video: Guidance, audio: Guidance) -> Perturbation:
