@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from einops import rearrange
@@ -15,6 +15,18 @@ from .geometry import ClipShape
 STREAMS = ("video", "audio")
 
 
+class Streams(Protocol):
+    """Something that has a part for each stream."""
+
+    @property
+    def video(self) -> object:
+        """The part of the video, None if there is none."""
+
+    @property
+    def audio(self) -> object:
+        """The part of the audio, None if there is none."""
+
+
 @dataclass(frozen=True)
 class AVLatent:
     """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent.
@@ -25,7 +37,7 @@ class AVLatent:
     video: Tensor | None  # (B, C, F, H, W)
     audio: Tensor | None  # (B, C, T, M)
 
-    def map(self, function: Callable[..., Tensor], *others: Any) -> "AVLatent":
+    def map(self, function: Callable[..., Tensor], *others: "Streams") -> "AVLatent":
         """Apply ``function`` to each stream that is present and to that stream of ``others``."""
         return per_stream(function, self, *others)
 
@@ -42,9 +54,9 @@ class AVLatent:
 
     __rmul__ = __mul__
 
-    def to(self, *args: Any, **kwargs: Any) -> "AVLatent":
+    def to(self, *args: torch.device | torch.dtype | str) -> "AVLatent":
         """Move or convert both streams, as ``Tensor.to`` does."""
-        return self.map(lambda x: x.to(*args, **kwargs))
+        return self.map(lambda x: x.to(*args))
 
     def streams(self) -> dict[str, Tensor]:
         """The streams that are present, by name."""
@@ -58,7 +70,7 @@ class AVLatent:
         )
 
 
-def per_stream(function: Callable[..., Tensor], first: Any, *others: Any) -> AVLatent:
+def per_stream(function: Callable[..., Tensor], first: Streams, *others: Streams) -> AVLatent:
     """Apply ``function`` to the ``video`` of all arguments and to the ``audio``, as far as ``first`` has them."""
 
     def apply(name: str) -> Tensor | None:

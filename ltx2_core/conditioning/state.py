@@ -50,12 +50,12 @@ class State:
 
     @cached_property
     def is_free(self) -> bool:
-        """Whether everything is generated."""
+        """True if everything is generated."""
         return bool((self.mask == 1).all())
 
     @cached_property
     def is_frozen(self) -> bool:
-        """Whether nothing is generated."""
+        """True if nothing is generated."""
         return not self.mask.any()
 
     def own(self, x: Tensor) -> Tensor:

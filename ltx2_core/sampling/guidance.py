@@ -32,7 +32,7 @@ class Term(Protocol):
         """True if it adds nothing, so that its passes need not run."""
 
     def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """What it adds to the conditional estimate; ``x0`` maps passes to estimates (B, N, C), float32."""
+        """Compute the summand of the guided estimate; ``x0`` maps passes to estimates (B, N, C), float32."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Guidance:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """All terms in the order in which they are summed, neutral ones included."""
+        """The terms in the order in which they are summed, neutral ones included."""
         return (
             TextCFG(self.text_scale, self.cfg_star, self.apg_parallel, self.apg_limit),
             STG(self.stg_scale, self.stg_blocks),

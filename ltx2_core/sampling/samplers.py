@@ -53,7 +53,7 @@ class Step:
         """Apply ``function`` to the latents of the step."""
         return Step(self.sigma, function(self.latent), function(self.x0), self.start_sigma, function(self.start))
 
-    def to(self, *args: Any) -> "Step":
+    def to(self, *args: torch.device | torch.dtype | str) -> "Step":
         """Move or convert the latents of the step, as ``Tensor.to`` does."""
         return self.map(lambda latent: latent.to(*args))
 
@@ -279,7 +279,7 @@ def _standardised(x: Tensor) -> Tensor:
 
 
 def _precise(latent: AVLatent) -> AVLatent:
-    """In float64, but for Apple's GPUs, which have none."""
+    """Convert to float64, but on Apple's GPUs, which have none."""
     return latent.map(lambda x: x.to(torch.float32 if x.device.type == "mps" else torch.float64))
 
 

@@ -143,7 +143,7 @@ def prompt_of(window: Window, segments: Sequence[Segment]) -> str:
 
 
 class Store(Protocol):
-    """Where finished windows are kept, so that a run can be resumed."""
+    """A place for finished windows, so that a run can be resumed."""
 
     def find(self, key: str, /) -> Mapping[str, Tensor] | None:
         """Read the tensors of an earlier ``keep`` with this key, None if there was none."""

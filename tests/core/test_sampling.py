@@ -1,5 +1,6 @@
 """Guidance, the denoiser, noise and recipes, by themselves."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -320,3 +321,27 @@ def test_the_guidance_of_both_streams():
     assert only_audio == StreamGuidance(Guidance(), both.audio) and only_audio.passes() == ["cond"]
     assert only_audio.needs_negative(euler) and not StreamGuidance().needs_negative(euler)
     assert StreamGuidance().needs_negative(cfg_pp) and both.neutral_where(["video", "audio"]) == StreamGuidance()
+
+
+def test_a_new_term_needs_only_its_class():
+    """Neither the denoiser nor ``passes_needed`` names the terms."""
+
+    @dataclass(frozen=True)
+    class Away:
+        passes = ("isolated",)
+        is_neutral = False
+
+        def delta(self, x0):
+            return x0["cond"] - x0["isolated"] + 1
+
+    class More(Guidance):
+        @property
+        def terms(self):
+            return (*super().terms, Away())
+
+    network, denoise = denoiser(video=More(3))
+    _, plain = denoiser(video=Guidance(3))
+    more, less = (each(tokens(0), 0.5).video for each in (denoise, plain))
+    assert denoise.passes(tokens(0), [More(3)]) == ["cond", "negative", "isolated"]
+    assert [len(sweep) for sweep in network.sweeps] == [3]
+    torch.testing.assert_close(more, less + 1)
