@@ -186,7 +186,7 @@ def _generate(options: argparse.Namespace) -> None:
             height=material.height,
             frames=material.frames,
             fps=material.fps,
-            given=material.given,
+            conditions=material.conditions,
             sound_only=options.sound_only,
             windowing=material.windowing,
             segments=material.segments,

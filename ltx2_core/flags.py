@@ -11,26 +11,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .conditioning.given import (
+from .conditioning.conditions import (
     STREAMS,
-    Beginning,
-    Film,
-    Footage,
-    Given,
+    AudioSource,
+    Condition,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
     Picture,
-    Recording,
-    ReferenceClip,
-    Region,
+    ReferenceAudio,
+    ReferenceVideo,
     RetakeRange,
-    Sound,
-    Voice,
-    whole,
+    VideoSource,
 )
-from .geometry import exact_fps, nearest_frames, nearest_size
-from .long import Windowing
+from .geometry import exact_fps, floor_frames, nearest_frames, nearest_size
 from .lora import Stack
 from .media import probe, read_picture, read_video
-from .sampling.windows import Segment
+from .sampling.windows import Segment, Windowing
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -52,7 +50,7 @@ def add_flags(clip: argparse.ArgumentParser) -> None:
     clip.add_argument("--reference-audio", type=Path, metavar="FILE", help="a voice that a LoRA takes over")
     clip.add_argument("--source", type=Path, metavar="FILE", help="a video to change, or to continue in a longer clip")
     clip.add_argument("--retake", metavar="START:END", help="make these seconds of --source anew")
-    clip.add_argument("--only", choices=_STREAMS, help="retake one stream, and keep the other one")
+    clip.add_argument("--only", choices=("picture", "sound"), help="retake one stream, and keep the other one")
     clip.add_argument("--mask", type=Path, metavar="FILE", help="make anew what is white; a picture or a video")
     clip.add_argument("--feather", type=int, default=1, help="cells of 32 pixels over which a mask fades (default 1)")
     clip.add_argument("--sound-only", action="store_true", help="make no picture; for .wav and .flac")
@@ -71,9 +69,6 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return text.split("\0") if text else []
 
 
-_STREAMS = {"picture": ("video",), "sound": ("audio",)}
-
-
 @dataclass(frozen=True)
 class Material:
     """What the flags say: what is given, and the size of the clip, as far as anything says it."""
@@ -82,7 +77,7 @@ class Material:
     width: int | None
     height: int | None
     frames: int | None
-    given: list[Given] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     windowing: Windowing | None = None
 
@@ -94,7 +89,7 @@ def read_material(options: argparse.Namespace, loras: Stack = ()) -> Material:
     if (options.retake or options.mask) and not options.source:
         raise ValueError("--retake and --mask change a part of a video: say which, with --source FILE.")
     film = options.source or options.video
-    footage = Footage(film) if film else None
+    footage = VideoSource(film) if film else None
     fps = exact_fps(options.fps or (probe(film).fps if film else None) or 24)
     width, height, frames = options.width, options.height, options.frames
     if options.seconds is not None:
@@ -103,49 +98,49 @@ def read_material(options: argparse.Namespace, loras: Stack = ()) -> Material:
     if footage is not None:
         size = footage.size()
         width, height = width or nearest_size(size[0]), height or nearest_size(size[1])
-        frames = frames or whole(footage.count(fps))
+        frames = frames or floor_frames(footage.count(fps))
         print(f"{film.name} as {width} x {height}, {frames} frames at {float(fps):g} fps.", file=sys.stderr)
     segments = read_segments(options.segments) if options.segments else []
-    windowing = Windowing(options.window or 121, options.overlap, drift=options.drift)
+    windowing = Windowing(options.window or 121, options.overlap, drift_control=options.drift)
     return Material(
-        *(fps, width, height, frames, _given(options, loras, fps, frames), segments),
+        *(fps, width, height, frames, _conditions(options, loras, fps, frames), segments),
         windowing if options.window or segments else None,
     )
 
 
-def _given(options: argparse.Namespace, loras: Stack, fps: Fraction, frames: int | None) -> list[Given]:
-    given: list[Given] = []
+def _conditions(options: argparse.Namespace, loras: Stack, fps: Fraction, frames: int | None) -> list[Condition]:
+    conditions: list[Condition] = []
     has_sound = options.source is not None and probe(options.source).has_audio
     if options.source:
         if not has_sound:
             print(f"{options.source.name} is a video without sound, so all of the sound is made.", file=sys.stderr)
-        given.append(Beginning(Footage(options.source), Recording.of(options.source) if has_sound else None))
-    given += [_picture(text, options.compression) for text in options.image]
+        conditions.append(InitClip(VideoSource(options.source), AudioSource.of(options.source) if has_sound else None))
+    conditions += [_picture(text, options.compression) for text in options.image]
     if options.audio:
-        given.append(Sound(Recording.of(options.audio), options.audio_noise))
+        conditions.append(KeepAudio(AudioSource.of(options.audio), options.audio_noise))
     if options.video:
-        given.append(Film(Footage(options.video)))
+        conditions.append(KeepVideo(VideoSource(options.video)))
     if options.reference_audio:
-        given.append(Voice(Recording.of(options.reference_audio)))
+        conditions.append(ReferenceAudio(AudioSource.of(options.reference_audio)))
     if options.reference_video:
         factors = [(lora.downscale, lora.temporal_downscale) for lora, _ in loras]
         downscale, temporal_scale = max(factors, default=(1, 1))
-        given.append(ReferenceClip(Footage(options.reference_video), downscale, temporal_scale))
+        conditions.append(ReferenceVideo(VideoSource(options.reference_video), downscale, temporal_scale))
     if options.retake:
         among = STREAMS if has_sound else STREAMS[:1]
-        given.append(RetakeRange(*_range(options.retake), _STREAMS.get(options.only, STREAMS), among))
+        conditions.append(RetakeRange(*_range(options.retake), options.only or "picture and sound", among))
     if options.mask:
-        given.append(Region(_mask(options.mask, fps, frames), options.feather, sound=not has_sound))
-    return given
+        conditions.append(InpaintMask(_mask(options.mask, fps, frames), options.feather, sound=not has_sound))
+    return conditions
 
 
-def _picture(text: str, crf: int | None) -> Picture:
+def _picture(text: str, compression: int | None) -> Picture:
     """From FRAME:PATH[:STRENGTH]; a path may hold colons itself."""
     found = re.fullmatch(r"(-?\d+):(.+?)(?::([\d.]+))?", text)
     if found is None:
         raise ValueError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
     frame, path, strength = found.groups()
-    return Picture(read_picture(path), int(frame), float(strength or 1), crf=crf)
+    return Picture(read_picture(path), int(frame), float(strength or 1), compression=compression)
 
 
 def read_segments(path: Path) -> list[Segment]:
