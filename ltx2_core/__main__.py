@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Models
-from .checkpoint.inspect import inspect
-from .checkpoint.text_cache import cache_folder
 from .checkpoint.upscaler import find_upscaler, open_upscaler
 from .checkpoint.versions import VERSIONS
+from .disk_cache import cache_folder
 from .flags import add_flags, joined, read_material
 from .generate import generate, recipe_of
 from .geometry import ClipShape, exact_fps
+from .inspect import inspect
 from .lora import compare, open_lora
 from .lora.stack import written
 from .memory import best_device, compute_dtype

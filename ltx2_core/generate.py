@@ -18,16 +18,17 @@ from torch import Tensor
 from . import latents
 from .audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder, vocode_chunked
 from .checkpoint import Models
-from .checkpoint.text_cache import TEXT_COMPONENTS, TextCache, text_cache
+from .checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from .conditioning import AVState, Inpaint, Item, State, prepare
 from .conditioning.given import STREAMS, Given, film_in, items_of, recording_in
+from .disk_cache import DiskCache, fingerprint
 from .encoding import RunEncoders, only, outline
 from .geometry import ClipShape, exact_fps
 from .health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
-from .long import WindowCache, Windowing, extent, fingerprint, sample_clip
+from .long import Windowing, extent, sample_clip
 from .lora import Stack
-from .lora.stack import files_of, text_changes
+from .lora.stack import stack_identity, text_identity
 from .refine import SecondStage, enlarged, foresee
 from .run import Check, OnFinding, OnProgress, Run
 from .sampling import (
@@ -145,7 +146,7 @@ def generate(
     prompts = [segment.prompt for segment in script]
     if guided:
         prompts.append(recipe.negative if negative is None else negative)
-    text = text_cache(cache, models, run.encoder, run.dtype, changes=text_changes(loras, TEXT_COMPONENTS))
+    text = text_cache(cache, models, run.encoder, run.dtype, loras=text_identity(loras, TEXT_COMPONENTS))
     kept = kept_contexts(run, list(dict.fromkeys(prompts)), text)
     at_last = outline(given, final, streams) if second.refine else ahead
     tiles, later = foresee(run, second, shape, extent(at_last.state, []), finer)
@@ -170,12 +171,12 @@ def generate(
         return lambda done, total, step: run.report("sampling", before + done, steps_in_all)
 
     make = partial(sample, negative=contexts[prompts[-1]] if guided else None, dtype=run.dtype, check=check, at=run.at)
-    settings = models.files, sigmas, video, audio, sampler, seed, run.dtype, format, files_of(loras), prompts[-1]
+    settings = models.files, sigmas, video, audio, sampler, seed, run.dtype, format, stack_identity(loras), prompts[-1]
     with run.use("transformer", stage="sampling") as (transformer,):
         latent = sample_clip(
             partial(make, transformer, fps=shape.fps, sigmas=sigmas, video=video, audio=audio, sampler=sampler),
             *(begin, items, shape.fps, script, contexts, seed, watch),
-            *(windowing, windows, WindowCache(resume, fingerprint(*settings))),
+            *(windowing, windows, DiskCache(resume, fingerprint(*settings), "window")),
         )
         del transformer
     run.tell(latent_findings(latent, "sampling") if sigmas[-1] == 0 else [])
@@ -206,7 +207,7 @@ def generate(
     return Clip(chunks, final.fps, waveform, sample_rate, latent.to("cpu"))
 
 
-def kept_contexts(run: Run, prompts: list[str], cache: TextCache) -> dict[str, Contexts | None]:
+def kept_contexts(run: Run, prompts: list[str], cache: DiskCache) -> dict[str, Contexts | None]:
     """What is kept of these prompts from earlier runs; None for those that have to be read."""
     found = {prompt: cache.find(prompt) for prompt in prompts}
     return {
@@ -215,7 +216,7 @@ def kept_contexts(run: Run, prompts: list[str], cache: TextCache) -> dict[str, C
     }
 
 
-def encode(run: Run, prompts: dict[str, Contexts | None], cache: TextCache) -> dict[str, Contexts]:
+def encode(run: Run, prompts: dict[str, Contexts | None], cache: DiskCache) -> dict[str, Contexts]:
     """The contexts of all ``prompts``; those that are None are encoded in one load of Gemma, and kept."""
     if new := [prompt for prompt, contexts in prompts.items() if contexts is None]:
         with run.use("text_encoder", stage="prompt") as (encoder,):

@@ -24,7 +24,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
-from ..ltx2_core.checkpoint.text_cache import cache_folder
+from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.health import Finding
 from ..ltx2_core.lora import Adapted, Stack
 from ..ltx2_core.memory import PinnedMemory, Store

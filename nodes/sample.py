@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import prepare
 from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.disk_cache import DiskCache, fingerprint
 from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
 from ..ltx2_core.latents import NOISE_ORDERS
-from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_clip
-from ..ltx2_core.lora.stack import files_of
+from ..ltx2_core.long import extent, sample_clip
+from ..ltx2_core.lora.stack import stack_identity
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.sampling import (
@@ -384,14 +385,18 @@ class Sample(io.ComfyNode):
                 at=transformer.at,
             )
             settings = (
-                *(model.models.files, files_of(model.loras), taken, both, sampler, seed, noise_order),
+                *(model.models.files, stack_identity(model.loras), taken, both, sampler, seed, noise_order),
                 *(transformer.dtype, unwanted),
             )
             folder = host.kept("windows") if windows is not None and windows.resume else None
             result = sample_clip(
                 make,
                 *(begin.to(transformer.device), given, rate, script, encoded, seed, shown),
-                *(None if windows is None else windows.windowing, cut, WindowCache(folder, fingerprint(*settings))),
+                *(
+                    None if windows is None else windows.windowing,
+                    cut,
+                    DiskCache(folder, fingerprint(*settings), "window"),
+                ),
             )
         if taken[-1] == 0:
             host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.text_cache import text_cache
-from ..ltx2_core.lora.stack import text_changes
+from ..ltx2_core.lora.stack import text_identity
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.sampling.recipes import NEGATIVE
@@ -93,7 +93,7 @@ class GemmaTextEncode(io.ComfyNode):
         plan: Plan | None = None,
     ) -> io.NodeOutput:
         prompts, dtype, components = [prompt, negative], gemma.network.dtype, ["text_features"]
-        changes = text_changes(model.loras, components)
+        changes = text_identity(model.loras, components)
         kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components, changes)
         found = [kept.find(each) for each in prompts]
         encoded = [each["features"] for each in found if each is not None]

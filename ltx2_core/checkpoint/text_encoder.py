@@ -71,15 +71,24 @@ class TextEncoderFiles:
         for shard, key in self.keys():
             if key in _EMBEDDED:
                 return _tokenizer(_EMBEDDED[key], shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}")
-        folder = self.path if self.path.is_dir() else self.path.parent
-        for place in (folder, folder / "tokenizer", folder.parent / "tokenizer"):
-            for name, make in _BESIDE.items():
-                if (place / name).is_file():
-                    return _tokenizer(make, _read(place / name), str(place / name))
+        for file in self.companion_files():
+            if file.name in _BESIDE:
+                return _tokenizer(_BESIDE[file.name], _read(file), str(file))
         raise FileNotFoundError(
-            f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {folder} or its subfolder tokenizer, "
-            f"no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights came from."
+            f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {self.folder} or its subfolder "
+            f"tokenizer, no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights "
+            "came from."
         )
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the weights lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def companion_files(self) -> list[Path]:
+        """The files beside the weights on which an encoded prompt depends: tokenizers, best first, and configs."""
+        folders = self.folder, self.folder / "tokenizer", self.folder.parent / "tokenizer"
+        return [folder / name for folder in folders for name in (*_BESIDE, "config.json") if (folder / name).is_file()]
 
     def keys(self) -> list[tuple[TensorFile, str]]:
         """Everything in these files, wanted or not."""

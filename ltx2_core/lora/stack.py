@@ -25,12 +25,12 @@ def part(stack: Stack, component: str) -> Stack:
     )
 
 
-def files_of(stack: Stack) -> list[tuple[TensorFile, Strengths]]:
+def stack_identity(stack: Stack) -> list[tuple[TensorFile, Strengths]]:
     """What tells ``stack`` from another one."""
     return [(lora.file, strengths) for lora, strengths in stack]
 
 
-def text_changes(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
+def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
     """The files that change these components of the text, and how much: what encoded prompts depend on."""
     return [
         (lora.file, f"{component} {strengths.overall * strengths.text}")

@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from ..disk_cache import write_atomically
 from ..quantization.products import multiplies, scaled_linear
 from .pinned import kept_free, ram
 from .trace import Cost
@@ -114,13 +116,8 @@ def this_machine(device: torch.device, file: Path | None = None, folder: Path | 
         return Machine(**known[key])
     machine = _probe(name, device, file)
     if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.partial")
-            part.write_text(json.dumps(known | {key: asdict(machine)}, indent=1))
-            os.replace(part, path)
-        except OSError:
-            pass  # it will be measured again
+        with suppress(OSError):  # it will be measured again
+            write_atomically(path, json.dumps(known | {key: asdict(machine)}, indent=1).encode())
     return machine
 
 

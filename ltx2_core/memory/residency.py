@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint.text_cache import cache_folder
+from ..disk_cache import cache_folder
 from .link import Plain, link_to
 from .machine import Machine, pinnable, this_machine, usable
 from .pinned import PinnedMemory, ram

@@ -15,7 +15,7 @@ from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.lora import Strengths, keyframes, open_lora
-from ltx2_core.lora.stack import blocks, part, schedule, text_changes, written
+from ltx2_core.lora.stack import blocks, part, schedule, text_identity, written
 from ltx2_core.memory.residency import Residency
 from ltx2_core.run import Run
 from ltx2_core.sampling import Guidance
@@ -136,13 +136,13 @@ def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_pa
     encoder = open_text_encoder(models.text_encoder)
 
     def identity(*loras, components=("text_features", "video_connector")):
-        changes = text_changes(loras, components)
-        return text_cache(tmp_path, models, encoder, torch.float32, components, changes)._identity
+        lora_identity = text_identity(loras, components)
+        return text_cache(tmp_path, models, encoder, torch.float32, components, lora_identity).identity
 
     assert identity() == identity((lora, Strengths(0))) == identity((lora, Strengths(text=0)))
     others = {identity((lora, Strengths(strength))) for strength in (1.0, 0.5)} | {identity()}
     assert len(others) == 3
-    assert text_changes(((lora, Strengths()),), ["text_features"]) == []
+    assert text_identity(((lora, Strengths()),), ["text_features"]) == []
     scheduled = Strengths(schedule=math.sin)
     assert [part(((lora, scheduled),), name)[0][1].schedule for name in ("transformer", "video_connector")] == [
         math.sin,

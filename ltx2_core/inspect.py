@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..lora.parse import Lora, read_lora
-from ..lora.report import compare_with_release
-from .components import COMPONENTS
-from .files import CheckpointError, Entry, TensorFile
-from .fill import few
-from .models import Models
-from .text_encoder import TextEncoderFiles, open_text_encoder
-from .upscaler import UpscalerFile, keys_of, open_upscaler
-from .versions import VERSIONS
+from .checkpoint.components import COMPONENTS
+from .checkpoint.files import CheckpointError, Entry, TensorFile
+from .checkpoint.fill import few
+from .checkpoint.models import Models
+from .checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
+from .checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
+from .checkpoint.versions import VERSIONS
+from .lora.parse import Lora, read_lora
+from .lora.report import compare_with_release
 
 
 def inspect(path: str | Path) -> str:
