@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.health import Finding
-from ..ltx2_core.lora import Adapted, Stack
+from ..ltx2_core.lora import LoraAdapter, Stack
 from ..ltx2_core.memory import PinnedMemory, Store
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.machine import Machine, pinnable, this_machine
@@ -205,20 +205,20 @@ class Network:
 
     def _take(self, loras: Stack) -> None:
         self._loras = loras
-        self._adapted: WeakKeyDictionary[nn.Module, Adapted] = WeakKeyDictionary()
+        self._adapted: WeakKeyDictionary[nn.Module, LoraAdapter] = WeakKeyDictionary()
 
-    def adapted(self) -> Adapted:
+    def adapted(self) -> LoraAdapter:
         """What the LoRAs do to the network as it is built now."""
         network = self.built().network
         if network not in self._adapted:
             # On a CPU weights lie where they are used, and a changed one would be a second copy.
             fuse = not mm.is_device_cpu(self.device)
-            self._adapted[network] = Adapted(network, self._loras, self.name, fuse=fuse)
+            self._adapted[network] = LoraAdapter(network, self._loras, self.name, fuse=fuse)
         return self._adapted[network]
 
     def at(self, sigma: float, step: int) -> None:
         """From now on the schedules of LoRAs are at this moment of a run."""
-        self.adapted().at(sigma, step)
+        self.adapted().set_moment(sigma, step)
 
     def built(self) -> Store:
         """The store of the network, which is built now if it has not been before."""
@@ -252,7 +252,7 @@ def use(*networks: Network, need: Need, plan: Plan | None = None) -> Iterator[li
     stores, adapted = [network.built() for network in networks], [network.adapted() for network in networks]
     need = replace(need, inputs=need.inputs + sum(each.card_bytes for each in adapted))
     for store, each in zip(stores, adapted):
-        store.patch(each.changes)
+        store.patch(each.weight_patches)
     first, *others = networks
     if (stage := _placed(first.device, need, plan)) is None:
         first.patcher.ceiling = None
@@ -262,7 +262,7 @@ def use(*networks: Network, need: Need, plan: Plan | None = None) -> Iterator[li
     mm.load_models_gpu([network.patcher for network in networks], memory_required=need.scratch)
     with ExitStack() as stack:
         for each in adapted:
-            stack.enter_context(each.use())
+            stack.enter_context(each.attached())
         yield [stack.enter_context(store.use()) for store in stores]
 
 

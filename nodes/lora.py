@@ -147,9 +147,9 @@ class LoadLoraAdvanced(io.ComfyNode):
         strengths = Strengths(
             strength,
             *(video, audio, audio_to_video, video_to_audio, text),
-            blocks=stack.blocks(blocks, model.models.layers),
-            schedule=stack.schedule(schedule),
-            by_step=schedule_over == "steps",
+            blocks=stack.parse_blocks(blocks, model.models.layers),
+            schedule=stack.parse_schedule(schedule),
+            schedule_over=schedule_over,
         )
         return io.NodeOutput(_added(cls, model, (lora, strengths)))
 

@@ -93,8 +93,8 @@ class GemmaTextEncode(io.ComfyNode):
         plan: Plan | None = None,
     ) -> io.NodeOutput:
         prompts, dtype, components = [prompt, negative], gemma.network.dtype, ["text_features"]
-        changes = text_identity(model.loras, components)
-        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components, changes)
+        lora_identity = text_identity(model.loras, components)
+        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components, lora_identity)
         found = [kept.find(each) for each in prompts]
         encoded = [each["features"] for each in found if each is not None]
         if len(encoded) < len(prompts):

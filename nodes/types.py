@@ -17,7 +17,7 @@ from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_enc
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.lora import Lora, Stack, Strengths
-from ..ltx2_core.lora.stack import part
+from ..ltx2_core.lora.stack import for_component
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.memory.stages import Blueprint, Need
 from ..ltx2_core.quantization import CASTS
@@ -86,7 +86,7 @@ class LoadedModel:
         if (name, dtype) not in self._networks:
             if (name, dtype) not in self._plain:
                 self._plain[name, dtype] = self._new(name, source, dtype)
-            self._networks[name, dtype] = self._plain[name, dtype].with_loras(part(self.loras, name))
+            self._networks[name, dtype] = self._plain[name, dtype].with_loras(for_component(self.loras, name))
         return self._networks[name, dtype]
 
     def _new(self, name: str, source: Source, dtype: torch.dtype) -> host.Network:

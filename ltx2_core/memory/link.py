@@ -64,12 +64,12 @@ class InPlace(Plain):
         return Slot(nbytes)
 
     def send(self, unit: Unit, slot: Slot) -> None:
-        if unit.changes:
+        if unit.patches:
             slot.buffer = super().slot(unit.nbytes).buffer
             super().send(unit, slot)
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
-        if unit.changes:
+        if unit.patches:
             super().arrive(unit, slot)
 
 

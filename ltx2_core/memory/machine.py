@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..disk_cache import write_atomically
-from ..quantization.products import multiplies, scaled_linear
+from ..quantization import FORMATS
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -153,8 +153,7 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
         return work * _runs_per_second(run, device)
 
     matrix = torch.randn(side, side, device=device, dtype=dtype)
-    matrix8, one = matrix.to(torch.float8_e4m3fn), torch.ones((), device=device)
-    float8 = card and multiplies(matrix8, dtype)
+    product8 = FORMATS["fp8"].scaled_product(matrix) if card else None
     clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
@@ -164,7 +163,7 @@ def _probe(name: str, device: torch.device, file: Path | None) -> Machine:
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
         products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
-        products8=rate(2 * side**3, lambda: scaled_linear(matrix, matrix8, one, None, one)) if float8 else products,
+        products8=rate(2 * side**3, product8) if product8 else products,
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
         attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
         bandwidth=rate(2 * size, block.clone),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers import FeedForward
 from .link import link_to
 from .ring import Link, Ring, install
-from .unit import Change, MappedFile, Unit, mapped_files
+from .unit import MappedFile, Patch, Unit, mapped_files
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class Store:
         self._link = link or link_to(self.device)
         self._cuts = cuts(network)
         self._rings = {unit: Ring(cut.units, self._link, slots) for unit, cut in self._cuts.items()}
-        self._changes: Mapping[str, Change] = {}
-        self._made: Mapping[str, Change] = {}  # those that the units have
+        self._patches: Mapping[str, Patch] = {}
+        self._made: Mapping[str, Patch] = {}  # those that the units have
         self._chunks: dict[FeedForward, int] = {}  # as they were before memory ran out
         self._users = 0
         self._ready = False
@@ -138,18 +138,18 @@ class Store:
             self.budget = self.card_bytes
             _log.warning("Only %s of %s fit on %s", _gb(self.budget), _gb(self.wanted_bytes), self.device)
 
-    def patch(self, changes: Mapping[str, Change]) -> None:
-        """From the next use on the network runs with these changes, and no others, made in its weights.
+    def patch(self, patches: Mapping[str, Patch]) -> None:
+        """From the next use on the network runs with these patches of its weights, and no others.
 
         By the names of parameters, functions that change a tensor in place on the device. They are called whenever a
         copy has arrived there, all tensors of its unit with it, once for each copy. What is on the host stays as it is.
         """
-        if changes is not self._changes:
+        if patches is not self._patches:
             known = set(_names(self.network).values())
-            if unknown := [name for name in changes if name not in known]:
+            if unknown := [name for name in patches if name not in known]:
                 found = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
                 raise ValueError(f"Weights are to be changed that the network does not have: {found}.")
-            self._changes = changes
+            self._patches = patches
 
     def shrink(self, nbytes: int) -> int:
         """Give back at least ``nbytes`` if possible, but nothing that is in use; returns the bytes given back."""
@@ -181,18 +181,18 @@ class Store:
                 self._end()
 
     def _renew(self) -> None:
-        """Units that are to have other changes than before leave the device."""
-        if self._made is self._changes:
+        """Units that are to have other patches than before leave the device."""
+        if self._made is self._patches:
             return
         names = _names(self.network)
         for cut in self._cuts.values():
             for unit in cut.ranked:
                 named = [names[id(tensor)] for tensor in unit.tensors]
-                changes = {i: self._changes[name] for i, name in enumerate(named) if name in self._changes}
-                if changes != unit.changes:
+                patches = {i: self._patches[name] for i, name in enumerate(named) if name in self._patches}
+                if patches != unit.patches:
                     self._drop(unit)
-                    unit.changes = changes
-        self._made = self._changes
+                    unit.patches = patches
+        self._made = self._patches
 
     def _stand_ready(self) -> None:
         """What stays is there, and the link and the modules know what is streamed."""

@@ -15,7 +15,7 @@ from torch import Tensor
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
 
-Change = Callable[[Tensor], object]  # of a weight, in place
+Patch = Callable[[Tensor], object]  # of a weight, in place
 
 
 class MappedFile(NamedTuple):
@@ -39,7 +39,7 @@ class Slot:
     nbytes: int
     buffer: Tensor | None = None
     start: int = 0  # in the memory that the slot is a piece of
-    changed: bool = False  # whether the changes of the unit in it have been made
+    patched: bool = False  # whether the patches of the unit in it have been made
     # What a link with streams keeps: when the bytes may come, when they have come, who brings them.
     free: Any = None
     ready: Any = None
@@ -74,7 +74,7 @@ class Unit:
     nbytes: int = field(init=False)  # of the span
     span: Tensor | None = None  # a copy in pinned host memory
     place: Slot | None = None  # on the device, while the unit stays there
-    changes: dict[int, Change] = field(default_factory=dict)  # of which tensors, to be made in every copy
+    patches: dict[int, Patch] = field(default_factory=dict)  # of which tensors, to be made in every copy
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]
@@ -101,12 +101,12 @@ class Unit:
             start = offset // home.itemsize
             tensor.data = as_dtype[home.dtype][start : start + home.numel()].view(home.shape)
 
-    def change(self, slot: Slot) -> None:
-        """Make the changes, unless the copy in ``slot``, which is bound, has them."""
-        if not slot.changed:
-            for index, change in self.changes.items():
-                change(self.tensors[index].data)
-            slot.changed = True
+    def apply_patches(self, slot: Slot) -> None:
+        """Make the patches, unless the copy in ``slot``, which is bound, has them."""
+        if not slot.patched:
+            for index, patch in self.patches.items():
+                patch(self.tensors[index].data)
+            slot.patched = True
 
     def go_home(self) -> None:
         for tensor, home in zip(self.tensors, self.homes):

@@ -171,18 +171,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_fingerprint_differs_where_its_values_do(files):
     checkpoint = ltx2.open_models(files[0]).files[0]
-    values = [
-        *(0, 0.0, False, None, "", b"", (), {}, set(), (0,), ((0,),), (0, 0), {0: 0}, {0}, "0", [""], torch.bfloat16),
-        *(torch.zeros(()), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64), torch.zeros(0)),
-        *(
-            torch.ones(1, dtype=torch.float8_e4m3fn),
-            Path("a"),
-            Path("b"),
-            ltx2.Guidance(2),
-            ltx2.Guidance(3),
-            checkpoint,
-        ),
-    ]
+    plain = [0, 0.0, False, None, "", b"", (), {}, set(), (0,), ((0,),), (0, 0), {0: 0}, {0}, "0", [""], torch.bfloat16]
+    tensors = [torch.zeros(()), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64), torch.zeros(0)]
+    objects = [Path("a"), Path("b"), ltx2.Guidance(2), ltx2.Guidance(3), checkpoint]
+    values = [*plain, *tensors, torch.ones(1, dtype=torch.float8_e4m3fn), *objects]
     assert len({fingerprint(value) for value in values}) == len(values)
     assert len({fingerprint("ab", "c"), fingerprint("a", "bc"), fingerprint(("ab", "c"))}) == 3
     again = ltx2.open_models(files[0]).files[0]
