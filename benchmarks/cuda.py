@@ -36,7 +36,7 @@ from ltx2_core.memory.machine import GIB, pinnable, this_machine
 from ltx2_core.memory.pinned import ram
 from ltx2_core.memory.plan import place, refusal
 from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, sampling
-from ltx2_core.quantization import CASTS, adopt_fp8, castable, use_scaled_products
+from ltx2_core.quantization import CASTS, castable, install_quantized_layers, use_scaled_products
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
@@ -105,15 +105,15 @@ class Bench:
         start, self.format = time.perf_counter(), format
         if format == "bf16":
             self.state = random_state(self.section, self.device)
-        elif format == "fp8":
+        elif format in CASTS:
             self.network = self.store = None  # which makes room
-            for name in castable(self.state):
-                weight, scale = CASTS["fp8"](self.state[name].to(self.device))
-                self.state[name], self.state[f"{name}_scale"] = weight.cpu(), scale.cpu()
+            for name in castable(self.state, format):
+                for suffix, tensor in CASTS[format].quantize(self.state[name].to(self.device)).items():
+                    self.state[f"{name.removesuffix('weight')}{suffix}"] = tensor.cpu()
         if format in CASTS or format == "bf16":
             self.network = empty_network(self.section)
             state = dict(self.state)
-            adopt_fp8(self.network, state)
+            install_quantized_layers(self.network, state)
             self.network.load_state_dict(state, assign=True)
             card = self.device.type == "cuda"
             self.link = Streamed(self.device, self.pinned) if card else Plain(self.device)

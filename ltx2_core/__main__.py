@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Models
-from .checkpoint.inspect import inspect
-from .checkpoint.text_cache import cache_folder
 from .checkpoint.upscaler import find_upscaler, open_upscaler
 from .checkpoint.versions import VERSIONS
+from .disk_cache import cache_folder
 from .flags import add_flags, joined, read_material
 from .generate import generate, recipe_of
 from .geometry import ClipShape, exact_fps
+from .inspect import inspect
 from .lora import compare, open_lora
-from .lora.stack import written
+from .lora.stack import parse_lora_argument
 from .memory import best_device, compute_dtype
 from .memory.machine import GIB, Machine, machine_named, pinnable, this_machine
 from .memory.pinned import ram
@@ -170,7 +170,7 @@ def _generate(options: argparse.Namespace) -> None:
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     if options.text_encoder is None and models.text_encoder is None:
         raise ValueError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
-    loras = tuple((open_lora(path), strengths) for path, strengths in map(written, options.lora))
+    loras = tuple((open_lora(path), strengths) for path, strengths in map(parse_lora_argument, options.lora))
     for lora, _ in loras:
         print(compare(lora, models).line, file=sys.stderr)
     recipe = recipe_of(models, options.hq)

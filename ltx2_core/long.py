@@ -1,8 +1,7 @@
 """Long clips: what is given for the whole of it, window by window."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,12 +20,6 @@ from .text import Contexts
 SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
-class WindowCache(TextCache):
-    """Finished windows on disk, so that a run that was interrupted goes on where it was."""
-
-    found = "This window was made before: %s is read instead."
-
-
 def sample_clip(
     make: Callable[..., AVLatent],
     begin: AVLatent,
@@ -38,7 +31,7 @@ def sample_clip(
     watch: Callable[[int], Any],
     windowing: Windowing | None = None,
     windows: Sequence[Window] = (),
-    store: WindowCache | None = None,
+    store: DiskCache | None = None,
 ) -> AVLatent:
     """The clip at once, with the first prompt of ``script``; or window by window, each with the prompt of its segment
     and a seed of its own.
@@ -67,7 +60,7 @@ def sample_long(
     given: AVState,
     windowing: Windowing,
     windows: Sequence[Window],
-    store: WindowCache | None = None,
+    store: DiskCache | None = None,
     settings: Callable[[Window], str] = lambda window: "",
 ) -> AVLatent:
     """Sample the clip of ``given`` in ``windows``; ``sample(window, begin, items)`` makes one that has anything new.
@@ -155,24 +148,3 @@ def _extent(states: dict[str, State], appended: tuple[int, int]) -> Extent:
         max(len(state.latent) for state in states.values()),
         appended,
     )
-
-
-def fingerprint(*values: Any) -> str:
-    """What differs where any of these values does: numbers, words, tensors, and whatever is made of them."""
-    sha256 = hashlib.sha256()
-    for value in values:
-        if isinstance(value, TensorFile):
-            value = value.path.name, (stat := value.path.stat()).st_size, stat.st_mtime_ns
-        if isinstance(value, Tensor):
-            sha256.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            sha256.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, Mapping):
-            sha256.update(fingerprint(*value.keys(), *value.values()).encode())
-        elif isinstance(value, (list, tuple)):
-            sha256.update(fingerprint(*value).encode())
-        elif is_dataclass(value):
-            sha256.update(fingerprint(type(value).__name__, *(getattr(value, f.name) for f in fields(value))).encode())
-        else:
-            sha256.update(repr(value).encode("utf-8", "surrogatepass"))
-        sha256.update(b"\0")
-    return sha256.hexdigest()

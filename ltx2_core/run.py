@@ -14,8 +14,8 @@ from .checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_
 from .checkpoint.upscaler import UpscalerFile, build_upscaler
 from .geometry import ClipShape
 from .health import Finding
-from .lora import Adapted, Stack, compare
-from .lora.stack import part
+from .lora import LoraAdapter, Stack, compare
+from .lora.stack import for_component
 from .memory import Residency, compute_dtype
 from .memory.plan import Plan, plan
 from .memory.stages import Blueprint, Extent, Need
@@ -59,7 +59,7 @@ class Run:
         self.check: Check = check or (lambda: None)
         self._on_finding = on_finding or (lambda finding: None)
         self._plan: Plan | None = None
-        self._adapted: list[Adapted] = []  # the networks in use
+        self._adapted: list[LoraAdapter] = []  # the networks in use
 
     def tell(self, findings: Sequence[Finding]) -> None:
         """What looks or sounds wrong."""
@@ -128,18 +128,20 @@ class Run:
         built = [self._built(name) for name in names]
         stack_of = self.loras if loras is None else loras
         adapted = [
-            Adapted(each, part(stack_of, name), name, fuse=self.fuses)
+            LoraAdapter(each, for_component(stack_of, name), name, fuse=self.fuses)
             for each, name in zip(built, names)
             if isinstance(name, str)
         ]
-        changes = {f"{i}.{name}": change for i, each in enumerate(adapted) for name, change in each.changes.items()}
+        patches = {
+            f"{i}.{name}": patch for i, each in enumerate(adapted) for name, patch in each.weight_patches.items()
+        }
         need = None if self._plan is None else self._plan.stage(stage).need
         if need is not None:
             need = replace(need, inputs=need.inputs + sum(each.card_bytes for each in adapted))
         with ExitStack() as stack:
-            networks = stack.enter_context(self.residency.use(*built, need=need, changes=changes))
+            networks = stack.enter_context(self.residency.use(*built, need=need, patches=patches))
             for each in adapted:
-                stack.enter_context(each.use())
+                stack.enter_context(each.attached())
             self._adapted = adapted
             stack.callback(adapted.clear)
             del built
@@ -153,7 +155,7 @@ class Run:
     def at(self, sigma: float, step: int) -> None:
         """From now on the schedules of LoRAs are at this moment of a run."""
         for each in self._adapted:
-            each.at(sigma, step)
+            each.set_moment(sigma, step)
 
     def _built(self, name: str | UpscalerFile) -> Any:
         if isinstance(name, UpscalerFile):

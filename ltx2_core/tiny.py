@@ -126,7 +126,8 @@ def _checkpoint(version: str, seed: int) -> dict[str, Tensor]:
     for component in COMPONENTS.values():
         with torch.device("meta"):
             network = component.make(sections, flat)
-        tensors |= {component.official(name): value for name, value in _weights(network, seed).items()}
+        official = component.variant_for(sections).official
+        tensors |= {official(name): value for name, value in _weights(network, seed).items()}
     return tensors
 
 

@@ -1,4 +1,7 @@
-"""The networks of LTX-2: how each is called in files, and how it is made from their config."""
+"""The networks of LTX-2: how their tensors are called in files, and how each is made from its config.
+
+A new architecture of a component is one more ``Variant`` in its row of COMPONENTS.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, VocoderConfig, make_vocoder
-from ..quantization import SCALE_SUFFIXES
+from ..quantization import split_companion
 from ..text import Connector, ConnectorConfig, TextFeatures, TextFeaturesConfig
 from ..transformer import Transformer, TransformerConfig
 from ..video_vae import VideoDecoder, VideoEncoder, VideoVAEConfig
@@ -23,75 +26,110 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Component:
-    """One network: its key table, and how it is made from a config and the shapes of its tensors (our names)."""
+class Variant:
+    """One architecture that a component can have: its key table, and how it is made from a config."""
 
     keys: Keys
-    make: Callable[[Config, Shapes], nn.Module]
+    build: Callable[[Config, Shapes], nn.Module]  # from a config and the shapes of its tensors, by our names
+    is_meant: Callable[[Config], bool] = lambda config: True  # whether a config describes this variant
 
     def prefix_in(self, keys: Iterable[str]) -> str | None:
-        """The prefix that this component's tensors have in a file; None if the file holds none of them."""
+        """Return the prefix that this variant's tensors have in a file; None if the file holds none of them."""
         keys = list(keys)
         for prefix in self.keys.prefixes:
             if any(self._wanted(key, prefix) for key in keys):
                 return prefix
         return None
 
-    def names(self, keys: Iterable[str], prefix: str) -> dict[str, str]:
-        """Our name of every tensor of this component, quantisation scales included, to its key in the file."""
-        found = {}
+    def names_in(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return our name of every tensor, quantisation scales included, with its key in the file; empty if the file
+        holds none of them."""
+        keys = list(keys)
+        if (prefix := self.prefix_in(keys)) is None:
+            return {}
+        names = {}
         for key in keys:
-            module, _, leaf = key.rpartition(".")
-            if leaf in SCALE_SUFFIXES:
-                weight = self._wanted(f"{module}.weight", prefix)
-                name = weight and f"{weight.removesuffix('weight')}{leaf}"
-            else:
-                name = self._wanted(key, prefix)
-            if name:
-                found[name] = key
-        return found
+            weight, suffix = split_companion(key)
+            if name := self._wanted(weight, prefix):
+                names[f"{name.removesuffix('weight')}{suffix}" if suffix else name] = key
+        return names
 
     def claims(self, key: str) -> bool:
-        """Whether the file's ``key`` belongs here, wanted or not."""
-        module, _, leaf = key.rpartition(".")
-        key = f"{module}.weight" if leaf in SCALE_SUFFIXES else key
-        return any(self.keys.knows(key, prefix) for prefix in self.keys.prefixes)
+        """Return whether the file's ``key`` belongs here, wanted or not."""
+        weight, _ = split_companion(key)
+        return any(self.keys.knows(weight, prefix) for prefix in self.keys.prefixes)
 
     def official(self, name: str) -> str:
-        """What the official file calls our ``name``."""
-        module, _, leaf = name.rpartition(".")
-        if leaf in SCALE_SUFFIXES:
-            return f"{self.keys.official(f'{module}.weight').removesuffix('weight')}{leaf}"
-        return self.keys.official(name)
+        """Return what the official file calls our ``name``."""
+        weight, suffix = split_companion(name)
+        official = self.keys.official(weight)
+        return f"{official.removesuffix('weight')}{suffix}" if suffix else official
 
     def _wanted(self, key: str, prefix: str) -> str | None:
         return self.keys.ours(key, prefix) if self.keys.knows(key, prefix) else None
 
 
+@dataclass(frozen=True)
+class Component:
+    """One network of a model, in each of the architectures that versions gave it."""
+
+    variants: tuple[Variant, ...]
+
+    def find(self, keys: Iterable[str]) -> tuple[Variant, dict[str, str]] | None:
+        """Return the variant whose tensors a file with these keys holds, and their names, ours to the file's.
+
+        The variant that knows most of the keys counts; None if the file holds nothing of this component.
+        """
+        keys = list(keys)
+        found = [(variant, variant.names_in(keys)) for variant in self.variants]
+        variant, names = max(found, key=lambda pair: len(pair[1]))
+        return (variant, names) if names else None
+
+    def variant_for(self, config: Config) -> Variant:
+        """Return the variant that a config describes."""
+        return next(variant for variant in self.variants if variant.is_meant(config))
+
+    def make(self, config: Config, shapes: Shapes) -> nn.Module:
+        """Make the network that ``config`` describes, without weights.
+
+        ``shapes`` are those of its tensors, by our names; they decide what configs leave open, and may be empty.
+        """
+        return self.variant_for(config).build(config, shapes)
+
+    def claims(self, key: str) -> bool:
+        """Return whether the file's ``key`` belongs to any variant of this component, wanted or not."""
+        return any(variant.claims(key) for variant in self.variants)
+
+
+def _component(keys: Keys, build: Callable[[Config, Shapes], nn.Module]) -> Component:
+    """A component that has had one architecture so far."""
+    return Component((Variant(keys, build),))
+
+
 COMPONENTS = {
-    "transformer": Component(
+    "transformer": _component(
         TRANSFORMER, lambda config, shapes: Transformer(TransformerConfig.from_json(config["transformer"]))
     ),
-    "text_features": Component(
+    "text_features": _component(
         TEXT_FEATURES, lambda config, shapes: TextFeatures(TextFeaturesConfig.from_json(config["transformer"], shapes))
     ),
-    "video_connector": Component(
+    "video_connector": _component(
         VIDEO_CONNECTOR, lambda config, shapes: Connector(ConnectorConfig.from_json(config["transformer"], "video"))
     ),
-    "audio_connector": Component(
+    "audio_connector": _component(
         AUDIO_CONNECTOR, lambda config, shapes: Connector(ConnectorConfig.from_json(config["transformer"], "audio"))
     ),
-    "video_encoder": Component(
+    "video_encoder": _component(
         VIDEO_ENCODER, lambda config, shapes: VideoEncoder(VideoVAEConfig.from_json(config["vae"]))
     ),
-    "video_decoder": Component(
+    "video_decoder": _component(
         VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))
     ),
-    "audio_encoder": Component(
+    "audio_encoder": _component(
         AUDIO_ENCODER, lambda config, shapes: AudioEncoder(AudioVAEConfig.from_json(config["audio_vae"]))
     ),
-    "audio_decoder": Component(
+    "audio_decoder": _component(
         AUDIO_DECODER, lambda config, shapes: AudioDecoder(AudioVAEConfig.from_json(config["audio_vae"]))
     ),
-    "vocoder": Component(VOCODER, lambda config, shapes: make_vocoder(VocoderConfig.from_json(config["vocoder"]))),
+    "vocoder": _component(VOCODER, lambda config, shapes: make_vocoder(VocoderConfig.from_json(config["vocoder"]))),
 }

@@ -50,6 +50,11 @@ class TensorFile:
             for key, info in header.items()
         }
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells this file from another one, wherever it lies: its size, time of writing and header."""
+        return *file_stamp(self.path), self.metadata, self.entries
+
     @cached_property
     def _handle(self):
         return safe_open(str(self.path), framework="pt", device="cpu")
@@ -80,6 +85,12 @@ class TensorFile:
             return json.loads(self.metadata.get("config", "{}")) or {}
         except json.JSONDecodeError as error:
             raise CheckpointError(f"The config in the header of {self.path.name} is not valid JSON: {error}.") from None
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return size in bytes and time of writing in nanoseconds."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def is_lfs_pointer(path: Path) -> bool:

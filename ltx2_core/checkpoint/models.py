@@ -6,8 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .components import COMPONENTS, Component
-from .files import CheckpointError, TensorFile
+from ..errors import CheckpointError
+from ..quantization import is_file_marker
+from .components import COMPONENTS, Variant
+from .files import TensorFile
 from .versions import known_config, version_of, version_of_tensors
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
@@ -21,6 +23,7 @@ class Source:
 
     file: TensorFile
     names: dict[str, str]  # our name: the file's key
+    variant: Variant  # which architecture of the component they fill
 
     @property
     def nbytes(self) -> int:
@@ -41,8 +44,9 @@ class Models:
         self.sources: dict[str, Source] = {}
         for file in self.files:
             for name, component in COMPONENTS.items():
-                if names := _names(file, component):
-                    self.sources.setdefault(name, Source(file, names))
+                if found := component.find(file.entries):
+                    variant, names = found
+                    self.sources.setdefault(name, Source(file, names, variant))
         if not self.sources:
             raise CheckpointError(
                 f"{self._file_names} holds nothing of LTX-2; choose an LTX-2 checkpoint such as {_EXAMPLE}."
@@ -97,7 +101,7 @@ class Models:
     def unknown(self, file: TensorFile) -> list[str]:
         """Keys of ``file`` that no component knows."""
         unclaimed = [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
-        return [key for key in unclaimed if not key.endswith("scaled_fp8")]  # ComfyUI's word on a file as a whole
+        return [key for key in unclaimed if not is_file_marker(key)]
 
 
 def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str | Path | None = None) -> Models:
@@ -110,12 +114,6 @@ def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint
     return Models([TensorFile(path) for path in paths], None if text_encoder is None else Path(text_encoder))
-
-
-def _names(file: TensorFile, component: Component) -> dict[str, str]:
-    """Our names and the file's keys of a component; empty if the file does not hold it."""
-    prefix = component.prefix_in(file.entries)
-    return {} if prefix is None else component.names(file.entries, prefix)
 
 
 def _one_version(files: Sequence[TensorFile]) -> str:

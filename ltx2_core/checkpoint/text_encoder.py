@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from ..quantization import SCALE_SUFFIXES, adopt_fp8
+from ..errors import CheckpointError, MissingFileError
+from ..quantization import install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
-from .files import CheckpointError, TensorFile, is_lfs_pointer
-from .fill import few, fill
+from .files import TensorFile, is_lfs_pointer
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
+from .loading import load_strict, shorten_list
 
 _NEEDED = "LTX-2.0 and 2.3 read prompts with Gemma 3 12B"
 
@@ -38,15 +39,16 @@ class TextEncoderFiles:
         """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
         names, unknown = {}, []
         for shard, key in self.keys():
-            module, _, leaf = key.rpartition(".")
-            weight = f"{module}.weight" if leaf in SCALE_SUFFIXES else key
+            weight, suffix = split_companion(key)
             if GEMMA.knows(weight, self.prefix):
-                ours = str(GEMMA.ours(weight, self.prefix)).removesuffix("weight")
-                names[ours + leaf] = (shard, key)
-            elif not key.startswith(NOT_THE_TEXT_MODEL) and not key.endswith("scaled_fp8"):
+                ours = str(GEMMA.ours(weight, self.prefix))
+                names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
+            elif not key.startswith(NOT_THE_TEXT_MODEL) and not is_file_marker(key):
                 unknown.append(key)
         if unknown:
-            raise CheckpointError(f"{self.path.name} is not a Gemma 3 that we know: it has {few(unknown)}. {_NEEDED}.")
+            raise CheckpointError(
+                f"{self.path.name} is not a Gemma 3 that we know: it has {shorten_list(unknown)}. {_NEEDED}."
+            )
         return names
 
     @cached_property
@@ -67,19 +69,28 @@ class TextEncoderFiles:
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer among the weights or beside them; FileNotFoundError if there is none."""
+        """The tokenizer among the weights or beside them; MissingFileError if there is none."""
         for shard, key in self.keys():
             if key in _EMBEDDED:
                 return _tokenizer(_EMBEDDED[key], shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}")
-        folder = self.path if self.path.is_dir() else self.path.parent
-        for place in (folder, folder / "tokenizer", folder.parent / "tokenizer"):
-            for name, make in _BESIDE.items():
-                if (place / name).is_file():
-                    return _tokenizer(make, _read(place / name), str(place / name))
-        raise FileNotFoundError(
-            f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {folder} or its subfolder tokenizer, "
-            f"no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights came from."
+        for file in self.companion_files():
+            if file.name in _BESIDE:
+                return _tokenizer(_BESIDE[file.name], _read(file), str(file))
+        raise MissingFileError(
+            f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {self.folder} or its subfolder "
+            f"tokenizer, no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights "
+            "came from."
         )
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the weights lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def companion_files(self) -> list[Path]:
+        """The files beside the weights on which an encoded prompt depends: tokenizers, best first, and configs."""
+        folders = self.folder, self.folder / "tokenizer", self.folder.parent / "tokenizer"
+        return [folder / name for folder in folders for name in (*_BESIDE, "config.json") if (folder / name).is_file()]
 
     def keys(self) -> list[tuple[TensorFile, str]]:
         """Everything in these files, wanted or not."""
@@ -87,7 +98,7 @@ class TextEncoderFiles:
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:
-    """Look at a Gemma 3 folder or safetensors file; raises FileNotFoundError or CheckpointError."""
+    """Look at a Gemma 3 folder or safetensors file; raises MissingFileError or CheckpointError."""
     path = Path(path)
     shards = tuple(TensorFile(file) for file in (_weights_in(path) if path.is_dir() else [path]))
     keys = {key for shard in shards for key in shard.entries}
@@ -96,7 +107,7 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
             if f"{prefix}layers.0.layer_scalar" in keys:
                 raise CheckpointError(f"{path.name} is Gemma 4, which belongs to LTX-2.5. {_NEEDED}.")
             return TextEncoderFiles(path, shards, prefix)
-    raise CheckpointError(f"{path.name} is not a Gemma 3 text encoder: it has {few(sorted(keys))}. {_NEEDED}.")
+    raise CheckpointError(f"{path.name} is not a Gemma 3 text encoder: it has {shorten_list(sorted(keys))}. {_NEEDED}.")
 
 
 def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16) -> GemmaEncoder:
@@ -105,10 +116,10 @@ def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloa
         encoder = GemmaEncoder(files.config)
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
-        adopt_fp8(encoder, state, dtype)
-    except ValueError as error:
+        install_quantized_layers(encoder, state, dtype)
+    except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
-    fill(encoder, state, f"The text encoder {files.path.name}", GEMMA.official)
+    load_strict(encoder, state, f"The text encoder {files.path.name}", GEMMA.official)
     return encoder
 
 
@@ -117,11 +128,13 @@ def _weights_in(folder: Path) -> list[Path]:
     for index in folder.glob("*.safetensors.index.json"):
         files = [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
         if absent := [file.name for file in files if not file.is_file()]:
-            raise FileNotFoundError(f"{folder} lacks {few(absent)}, which {index.name} names; download the rest.")
+            raise MissingFileError(
+                f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
+            )
         return files
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"No .safetensors file is in {folder}; choose the folder with Gemma's weights.")
+        raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with Gemma's weights.")
     return files
 
 

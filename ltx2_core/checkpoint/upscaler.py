@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ..errors import CheckpointError, MissingFileError
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
 from ..video_vae.layers import Statistics
-from .files import CheckpointError, TensorFile
-from .fill import few, fill
+from .files import TensorFile
 from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
+from .loading import load_strict, shorten_list
 from .models import MINIATURE, Models
 
 BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
@@ -49,12 +50,12 @@ class UpscalerFile:
 
 
 def open_upscaler(path: str | Path) -> UpscalerFile:
-    """Look at an upscaler file; raises FileNotFoundError or CheckpointError."""
+    """Look at an upscaler file; raises MissingFileError or CheckpointError."""
     file = TensorFile(path)
     if (keys := keys_of(file.entries)) is None:
         raise CheckpointError(
-            f"{file.path.name} is not a latent upscaler of LTX-2: it has {few(sorted(file.entries))}. Choose one such "
-            f"as {_EXAMPLE}."
+            f"{file.path.name} is not a latent upscaler of LTX-2: it has {shorten_list(sorted(file.entries))}. "
+            f"Choose one such as {_EXAMPLE}."
         )
     return UpscalerFile(file, keys)
 
@@ -76,14 +77,14 @@ def config_of(shapes: Shapes) -> UpscalerConfig | None:
 
 def find_upscaler(models: Models, scale: float) -> UpscalerFile:
     """The upscaler in space of these models, found by its official name beside their transformer or in a folder next
-    to it; that of the miniature is built in. Raises FileNotFoundError where there is none."""
+    to it; that of the miniature is built in. Raises MissingFileError where there is none."""
     if models.is_miniature:
         return open_upscaler(BUILT_IN)
     name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
     folder = models.source("transformer").file.path.parent
     found = [path for each in (".", *_FOLDERS) for path in sorted((folder / each).glob(name))]
     if not found:
-        raise FileNotFoundError(f"There is no {name} in {folder}; give the file of the upscaler.")
+        raise MissingFileError(f"There is no {name} in {folder}; give the file of the upscaler.")
     return open_upscaler(found[-1])
 
 
@@ -92,7 +93,7 @@ def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> U
     with torch.device("meta"):
         upscaler = Upscaler(file.config)
     state = {ours: file.file.get(key).to(dtype) for ours, key in file.names.items()}
-    fill(upscaler, state, f"The upscaler {file.file.path.name}", file.keys.official)
+    load_strict(upscaler, state, f"The upscaler {file.file.path.name}", file.keys.official)
     return upscaler.requires_grad_(False).eval()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .files import CheckpointError
+from ..errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -1,8 +1,9 @@
 """What does a LoRA do to which weight?"""
 
-from .apply import Adapted, Strengths, keyframes
+from .adapter import LoraAdapter
 from .parse import Lora, open_lora
 from .report import Report, compare
 from .stack import Stack
+from .strengths import Strengths, StrengthSchedule
 
-__all__ = ["Adapted", "Lora", "Report", "Stack", "Strengths", "compare", "keyframes", "open_lora"]
+__all__ = ["Lora", "LoraAdapter", "Report", "Stack", "StrengthSchedule", "Strengths", "compare", "open_lora"]

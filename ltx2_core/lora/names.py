@@ -1,4 +1,4 @@
-"""How trainers call the layers of LTX-2 (spec: checkpoints.md, section 8)."""
+"""How trainers call the layers of LTX-2 (see README.md, "Names")."""
 
 import re
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_
 
 
 def diffusers_name(name: str) -> str:
-    """What diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
+    """Return what diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
     return ".".join(filter(None, (_DIFFUSERS.get(part, part) for part in name.split("."))))
 
 
@@ -66,8 +66,8 @@ TABLES = {
 }
 
 
-def find(name: str) -> tuple[str, str] | None:
-    """The component and our name of the tensor that a trainer calls ``name``; None if LTX-2 has none such."""
+def find_parameter(name: str) -> tuple[str, str] | None:
+    """Return the component and our name of the tensor that a trainer calls ``name``; None if LTX-2 has none such."""
     name = _loose(name)
     while True:
         for component, keys in TABLES.items():
@@ -80,7 +80,7 @@ def find(name: str) -> tuple[str, str] | None:
 
 
 def stream_of(component: str, name: str) -> str:
-    """Which of STREAMS our tensor ``name`` belongs to."""
+    """Return which of STREAMS our tensor ``name`` belongs to."""
     if component != "transformer":
         return "text"
     found = re.match(r"(?:blocks\.\d+\.)?(\w+)\.", name)
@@ -89,6 +89,6 @@ def stream_of(component: str, name: str) -> str:
 
 
 def block_of(component: str, name: str) -> int | None:
-    """The number of the transformer's block that our tensor ``name`` is in."""
+    """Return the number of the transformer's block that our tensor ``name`` is in."""
     found = re.match(r"blocks\.(\d+)\.", name) if component == "transformer" else None
     return int(found[1]) if found else None

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.files import CheckpointError, TensorFile
-from ..checkpoint.fill import few
+from ..checkpoint.files import TensorFile
+from ..checkpoint.loading import shorten_list
+from ..errors import CheckpointError
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
-from .names import find
+from .names import find_parameter
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
@@ -59,7 +60,7 @@ class Delta:
 
     @cached_property
     def scale(self) -> float:
-        """alpha / r; what has no alpha is meant to be 1 (spec: checkpoints.md, section 8)."""
+        """alpha / r; what has no alpha is meant to be 1 (see README.md, "Scale")."""
         if "alpha" in self.keys and self.rank:
             return float(self.file.get(self.keys["alpha"])) / self.rank
         rank = self.rank or self.settings.get("r")
@@ -71,13 +72,13 @@ class Delta:
             return 1.0
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
-    def part(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """One of the tensors in the file."""
+    def factor(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return one of the tensors in the file by its part in the form, such as "up"."""
         return self.file.get(self.keys[name]).to(device).to(dtype)
 
-    def of(self, weight: Tensor) -> Tensor:
-        """What is added to ``weight`` (float32) at strength 1."""
-        parts = {name: self.part(name, weight.device) for name in self.keys}
+    def compute(self, weight: Tensor) -> Tensor:
+        """Return what is added to ``weight`` (float32) at strength 1."""
+        parts = {name: self.factor(name, weight.device) for name in self.keys}
         change = self.form.change(parts).mul(self.scale)
         return with_magnitude(weight, change, parts["magnitude"]) if "magnitude" in parts else change
 
@@ -102,14 +103,14 @@ class Lora:
     @property
     def downscale(self) -> int:
         """IC-LoRA: how many times smaller than the clip the reference is, on either side."""
-        return self._factor("reference_downscale_factor", "reference_spatial_scale_factor")
+        return self._stated_factor("reference_downscale_factor", "reference_spatial_scale_factor")
 
     @property
     def temporal_downscale(self) -> int:
         """IC-LoRA: every how many frames the reference has one."""
-        return self._factor("reference_temporal_scale_factor")
+        return self._stated_factor("reference_temporal_scale_factor")
 
-    def _factor(self, *names: str) -> int:
+    def _stated_factor(self, *names: str) -> int:
         stated = next((self.file.metadata[name] for name in names if name in self.file.metadata), "1")
         try:
             factor = round(float(stated))
@@ -132,8 +133,8 @@ def open_lora(path: str | Path) -> Lora:
     lora = read_lora(file)
     if lora is None:
         raise CheckpointError(
-            f"{file.path.name} is not a LoRA: it holds {few(sorted(file.entries)) or 'nothing'}, and no tensors that "
-            "change others. Choose a LoRA, or open it as a checkpoint."
+            f"{file.path.name} is not a LoRA: it holds {shorten_list(sorted(file.entries)) or 'nothing'}, and no "
+            "tensors that change others. Choose a LoRA, or open it as a checkpoint."
         )
     return lora
 
@@ -147,7 +148,7 @@ def read_lora(file: TensorFile) -> Lora | None:
     for layer, keys in _layers(file.entries).items():
         for form, parts, ends in _changes(keys):
             found = True
-            place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
+            place = next(filter(None, (find_parameter(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
                 unknown -= set(parts.values())

@@ -9,10 +9,10 @@ from itertools import chain
 import torch
 
 from ..checkpoint.components import COMPONENTS
-from ..checkpoint.files import CheckpointError
-from ..checkpoint.fill import few
+from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import Models
 from ..checkpoint.versions import VERSIONS
+from ..errors import CheckpointError
 from .names import STREAMS, TABLES, stream_of
 from .parse import Lora
 
@@ -63,9 +63,9 @@ class Report:
             fitting = len(self.matched[stream])
             if layers := fitting + len(self.absent[stream]) + len(self.misshapen[stream]):
                 lines[f"  {stream.replace('_', ' ')}"] = f"{fitting:,} of {layers:,}"
-        lines["not in the model"] = few([*chain(*self.absent.values())])
-        lines["of another shape"] = few([*chain(*self.misshapen.values())])
-        lines["not understood"] = few(self.lora.unknown)
+        lines["not in the model"] = shorten_list([*chain(*self.absent.values())])
+        lines["of another shape"] = shorten_list([*chain(*self.misshapen.values())])
+        lines["not understood"] = shorten_list(self.lora.unknown)
         lines["reference"] = _reference(self.lora)
         lines["warning"] = self.warning or ""
         return "\n".join([_heading(self), *(f"  {what:<16} {said}" for what, said in lines.items() if said)])
@@ -79,7 +79,7 @@ def compare(lora: Lora, models: Models) -> Report:
     }
     report = _compare(lora, shapes, models.version)
     if not report.fitting:
-        example = few([delta.name for _, _, delta in lora.layers] or lora.unknown)
+        example = shorten_list([delta.name for _, _, delta in lora.layers] or lora.unknown)
         raise CheckpointError(
             f"{lora.path.name} changes nothing in this LTX-{models.version} model, which has no layer of the name and "
             f"shape of {example}; choose a LoRA that was made for LTX-{models.version}."
@@ -100,16 +100,16 @@ def made_for(lora: Lora) -> tuple[str, ...]:
         if found := _NAMED.search(text.lower()):
             digits = re.sub(r"\D", "", found[1])
             return ("2.0" if digits == "219" else f"{digits[0]}.{digits[1]}",)
-    fitting = {version: _count(_sorted(lora, _release(version))["matched"]) for version in VERSIONS}
+    fitting = {version: _count(_group_layers(lora, _release(version))["matched"]) for version in VERSIONS}
     most = max(fitting.values())
     return tuple(version for version, count in fitting.items() if count == most > 0)
 
 
 def _compare(lora: Lora, shapes: Shapes, version: str) -> Report:
-    return Report(lora, version, made_for(lora), **_sorted(lora, shapes))
+    return Report(lora, version, made_for(lora), **_group_layers(lora, shapes))
 
 
-def _sorted(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
+def _group_layers(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
     """The layers of ``lora``: those that fit ``shapes``, and those that do not."""
     groups: dict[str, Layers] = {
         what: {stream: [] for stream in STREAMS} for what in ("matched", "absent", "misshapen")

@@ -7,84 +7,98 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import TensorFile
-from .apply import Schedule, Strengths, keyframes
+from ..errors import SettingError
 from .names import STREAMS
 from .parse import Lora
+from .strengths import Strengths, StrengthSchedule
 
 Stack = tuple[tuple[Lora, Strengths], ...]
 
-_WRITTEN = re.compile(r"(?P<path>.+?)(?::(?P<overall>[-+]?[\d.]+))?(?::(?P<streams>\w+=[^:]*))?")
+_ARGUMENT = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?(?::(?P<streams>\w+=[^:]*))?")
 
 
-def part(stack: Stack, component: str) -> Stack:
-    """What of ``stack`` changes ``component``. Only the transformer runs step by step; other parts get no schedule."""
+def for_component(stack: Stack, component: str) -> Stack:
+    """Return the subset of ``stack`` that applies to ``component``.
+
+    Only the transformer runs step by step; for other components the schedules are dropped.
+    """
     return tuple(
         (lora, strengths if component == "transformer" else replace(strengths, schedule=None))
         for lora, strengths in stack
-        if any(strengths.of(component, name) for name in lora.deltas.get(component, ()))
+        if any(strengths.constant_for(component, name) for name in lora.deltas.get(component, ()))
     )
 
 
-def files_of(stack: Stack) -> list[tuple[TensorFile, Strengths]]:
-    """What tells ``stack`` from another one."""
+def stack_identity(stack: Stack) -> list[tuple[TensorFile, Strengths]]:
+    """Return what tells ``stack`` from another one, for a fingerprint: files and strengths."""
     return [(lora.file, strengths) for lora, strengths in stack]
 
 
-def text_changes(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
-    """The files that change these components of the text, and how much: what encoded prompts depend on."""
+def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
+    """Return the files that change these components of the text side, and how much: what encoded prompts depend on."""
     return [
-        (lora.file, f"{component} {strengths.overall * strengths.text}")
+        (lora.file, f"{component} {strengths.strength * strengths.text}")
         for component in components
-        for lora, strengths in part(stack, component)
+        for lora, strengths in for_component(stack, component)
     ]
 
 
-def written(text: str) -> tuple[Path, Strengths]:
-    """A file and its strengths from "style.safetensors", "style.safetensors:0.8" or "...:0.8:video=1,audio=0.5"."""
-    found = _WRITTEN.fullmatch(text)
-    assert found is not None, text
-    strengths = Strengths(1.0 if found["overall"] is None else _number(found["overall"], text))
+def parse_lora_argument(text: str) -> tuple[Path, Strengths]:
+    """Read a file and its strengths from "style.safetensors", "style.safetensors:0.8" or "...:0.8:video=1,audio=0.5".
+
+    Raises SettingError for a stream that does not exist, or something that is not a number.
+    """
+    found = _ARGUMENT.fullmatch(text)
+    if found is None:
+        raise SettingError(f"{text!r} names no LoRA; write a file, such as style.safetensors:0.8.")
+    strengths = Strengths(1.0 if found["strength"] is None else _parse_number(found["strength"], text))
     for word in filter(None, (found["streams"] or "").split(",")):
         name, _, value = word.partition("=")
         if name.strip() not in STREAMS:
-            raise ValueError(f"{text} names {name.strip()}; a LoRA has strengths for {', '.join(STREAMS)}.")
-        changed: dict[str, Any] = {name.strip(): _number(value, text)}
-        strengths = replace(strengths, **changed)
+            raise SettingError(f"{text} names {name.strip()}; a LoRA has strengths for {', '.join(STREAMS)}.")
+        changes: dict[str, Any] = {name.strip(): _parse_number(value, text)}
+        strengths = replace(strengths, **changes)
     return Path(found["path"]), strengths
 
 
-def blocks(text: str, layers: int) -> frozenset[int] | None:
-    """Numbers of blocks from "0-23, 40"; None for "all". ValueError for what a model of ``layers`` has not."""
+def parse_blocks(text: str, layers: int) -> frozenset[int] | None:
+    """Read numbers of blocks from "0-23, 40"; None stands for "all".
+
+    Raises SettingError for other words, and for blocks that a model of ``layers`` does not have.
+    """
     if text.strip() in ("", "all"):
         return None
     chosen = set[int]()
     for word in text.split(","):
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", word)
         if found is None:
-            raise ValueError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
+            raise SettingError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
         chosen.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     if (highest := max(chosen, default=0)) >= layers:
-        raise ValueError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
+        raise SettingError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
     return frozenset(chosen)
 
 
-def schedule(text: str) -> Schedule | None:
-    """Strengths over a run from "1.0: 1, 0.5: 0.3", moments before strengths; None for "constant"."""
+def parse_schedule(text: str) -> StrengthSchedule | None:
+    """Read strengths over a run from "1.0: 1, 0.5: 0.3", moments before strengths; None stands for "constant".
+
+    Raises SettingError for other words.
+    """
     if text.strip() in ("", "constant"):
         return None
     points = []
     for word in text.split(","):
         moment, colon, strength = word.partition(":")
         if not colon:
-            raise ValueError(
+            raise SettingError(
                 f"schedule is {text!r}; write moments and strengths, such as 1.0: 1, 0.5: 0.3, or constant."
             )
-        points.append((_number(moment, text), _number(strength, text)))
-    return keyframes(points)
+        points.append((_parse_number(moment, text), _parse_number(strength, text)))
+    return StrengthSchedule.through(points)
 
 
-def _number(word: str, text: str) -> float:
+def _parse_number(word: str, text: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise ValueError(f"{text!r} has {word.strip()!r} where a number should be.") from None
+        raise SettingError(f"{text!r} has {word.strip()!r} where a number should be.") from None

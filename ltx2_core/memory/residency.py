@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint.text_cache import cache_folder
+from ..disk_cache import cache_folder
 from .link import Plain, link_to
 from .machine import Machine, pinnable, this_machine, usable
 from .pinned import PinnedMemory, ram
 from .plan import place, refusal
 from .stages import Need
 from .store import Store
-from .unit import Change
+from .unit import Patch
 
 
 class Residency:
@@ -55,15 +55,15 @@ class Residency:
 
     @contextmanager
     def use(
-        self, *networks: nn.Module, need: Need | None = None, changes: Mapping[str, Change] | None = None
+        self, *networks: nn.Module, need: Need | None = None, patches: Mapping[str, Patch] | None = None
     ) -> Iterator[Sequence[Any]]:
         """``networks`` on the device for the time of the block.
 
-        ``changes`` are made in their weights, by the names of an ``nn.Sequential`` of them. Raises ValueError if
+        ``patches`` are made in their weights, by the names of an ``nn.Sequential`` of them. Raises ValueError if
         ``need``, what they need together, does not fit what is free now.
         """
         store = Store(nn.Sequential(*networks), self.device, link=self._link())
-        store.patch(changes or {})
+        store.patch(patches or {})
         budget = self.budget
         if need is not None and budget is not None:
             stage = place(need, self.machine, budget, self.ram)

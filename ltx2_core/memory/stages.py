@@ -31,9 +31,18 @@ from ..geometry import (
     pixel_frames,
 )
 from ..latents import AVLatent
-from ..quantization import SCALE_SUFFIXES, castable, use_scaled_products
-from ..quantization.fp8 import FORMATS as FP8
-from ..quantization.fp8 import adopt_fp8
+from ..quantization import (
+    CASTS,
+    SCALE_SUFFIXES,
+    cast,
+    find_format,
+    install_quantized_layers,
+    plain_dtype,
+    use_scaled_products,
+)
+from ..quantization import (
+    FORMATS as QUANTIZED,
+)
 from ..text import GemmaConfig, GemmaEncoder
 from ..text.tokenizer import LENGTH
 from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
@@ -49,11 +58,9 @@ from .trace import Cost, cost
 KERNELS = 2**29
 
 PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on
-FORMATS = ("bf16", "fp8")
+FORMATS = ("bf16", *CASTS)
 
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
-
-_SCALES = ("weight_scale", "scale_weight")
 
 Tensors = dict[str, Tensor]  # our names; on the meta device
 
@@ -169,16 +176,13 @@ class Blueprint:
         for name, source in models.sources.items():
             entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
             with torch.device("meta"):
-                network = COMPONENTS[name].make(models.config, {ours: entry.shape for ours, entry in entries.items()})
+                network = source.variant.build(models.config, {ours: entry.shape for ours, entry in entries.items()})
             tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
             entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
             tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
         if format is not None:
-            transformer = tensors["transformer"]
-            for name in castable(transformer):
-                weight = transformer[name]
-                transformer |= _fp8(name, weight, FP8["float8_e4m3fn"], (len(weight), 1))
+            cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
         return cls(title, models.config, tensors, encoder.config if encoder else None)
@@ -204,10 +208,10 @@ class Blueprint:
         for name, network in networks.items():
             kept = getattr(network, "compute_dtype", dtype)
             tensors[name] = {ours: tensor.to(kept) for ours, tensor in network.state_dict().items()}
-        if format == "fp8":
+        if format in CASTS:
             last = config["transformer"].get("num_layers", 48) - 6
             for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
-                tensors[name] = _as_fp8(tensors[name], inside)
+                tensors[name] = _quantized(tensors[name], inside, format)
         return cls(f"LTX-{version} in {format}", config, tensors, gemma)
 
     def weights(self, *names: str) -> Weights:
@@ -255,7 +259,7 @@ def prompt(blueprint: Blueprint, prompts: int) -> tuple[Need, ...]:
     tokens = prompts * LENGTH
     state = tokens * gemma.width * itemsize
     matrices = [tensor for name, tensor in tensors.items() if ".layers." in name and name.endswith(".weight")]
-    expanded = [tensor.numel() for tensor in matrices if tensor.itemsize == 1]  # from fp8
+    expanded = [tensor.numel() for tensor in matrices if find_format(tensor.dtype)]
     reading = Cost(
         peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
         products=2 * tokens * sum(tensor.numel() for tensor in matrices),
@@ -471,40 +475,39 @@ def _input_bytes(blueprint: Blueprint, extent: Extent, passes: Sequence[str]) ->
 
 def _empty(*shape: int, like: nn.Module) -> Tensor:
     """Something of this shape in the dtype that ``like`` computes in."""
-    parameters = like.named_parameters()
-    dtype = next(p.dtype for name, p in parameters if p.itemsize > 1 and not name.endswith("weight_scale"))
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.empty(shape, dtype=plain_dtype(like), device="meta")
 
 
 def _stored(entries: Mapping[str, Entry], dtype: torch.dtype) -> Tensors:
-    """Tensors of a file as they will be loaded: matrices of float8 stay that, all else is ``dtype``."""
+    """Tensors of a file as they will be loaded: quantised matrices stay that, all else is ``dtype``."""
     tensors: Tensors = {}
     for name, entry in entries.items():
         module, _, leaf = name.rpartition(".")
         if leaf in SCALE_SUFFIXES:
             continue
         stored = DTYPES.get(entry.dtype, dtype)
-        if leaf == "weight" and len(entry.shape) == 2 and stored in FP8.values():
-            scales = [entries[key].shape for kind in _SCALES if (key := f"{module}.{kind}") in entries]
-            tensors |= _fp8(name, torch.empty(entry.shape, device="meta"), stored, *scales)
+        companions = {each: entries[key].shape for each in SCALE_SUFFIXES if (key := f"{module}.{each}") in entries}
+        if leaf == "weight" and len(entry.shape) == 2 and (format := find_format(stored, companions)):
+            tensors |= _named(module, format.lay_out(entry.shape, stored, companions))
         else:
             tensors[name] = torch.empty(entry.shape, dtype=dtype, device="meta")
     return tensors
 
 
-def _as_fp8(tensors: Tensors, blocks: Iterable[int]) -> Tensors:
-    """With the matrices of these blocks in float8."""
+def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
+    """With the matrices of these blocks in ``format``."""
     inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
     found: Tensors = {}
     for name, tensor in tensors.items():
         matrix = tensor.ndim == 2 and inside.fullmatch(name)
-        found |= _fp8(name, tensor, torch.float8_e4m3fn) if matrix else {name: tensor}
+        module, shape = name.removesuffix(".weight"), tuple(tensor.shape)
+        found |= _named(module, QUANTIZED[format].lay_out(shape)) if matrix else {name: tensor}
     return found
 
 
-def _fp8(name: str, weight: Tensor, dtype: torch.dtype, scale: tuple[int, ...] = ()) -> Tensors:
-    """A matrix and its scale."""
-    return {name: weight.to(dtype), f"{name}_scale": torch.empty(scale, dtype=torch.float32, device="meta")}
+def _named(module: str, parts: Tensors) -> Tensors:
+    """The tensors of a module by their names in the network."""
+    return {f"{module}.{leaf}": tensor for leaf, tensor in parts.items()}
 
 
 def _filled(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
@@ -515,6 +518,6 @@ def _filled(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
 
 def _given(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
-    adopt_fp8(network, state)
+    install_quantized_layers(network, state)
     network.load_state_dict(state, assign=True, strict=False)
     return network.requires_grad_(False).eval()

@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..quantization import SCALED_PRODUCTS
+
 aten = torch.ops.aten
+
+# Products of quantised matrices, by operation: the rate of a machine that they have. Formats add theirs.
+SCALED_OPERATIONS: dict[Any, str] = {aten._scaled_mm: "products8"}
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,8 @@ class _Counter(TorchDispatchMode):
         kind = operation.overloadpacket
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
-        elif kind is aten._scaled_mm:
-            self.products8 += 2 * made[0].numel() * args[0].shape[-1]
+        elif rate := SCALED_PRODUCTS.get(kind):
+            setattr(self, rate, getattr(self, rate) + 2 * made[0].numel() * args[0].shape[-1])
         elif kind in _PRODUCTS:
             self.products += 2 * _PRODUCTS[kind](args, made[0])
         elif kind in _CONVOLUTIONS:

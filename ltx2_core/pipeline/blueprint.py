@@ -20,17 +20,27 @@ from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError
 from ..memory.partition import Weights
-from ..quantization import SCALE_SUFFIXES, castable, use_scaled_products
-from ..quantization.fp8 import FORMATS as FP8
-from ..quantization.fp8 import adopt_fp8
+from ..memory.trace import SCALED_OPERATIONS
+from ..quantization import (
+    CASTS,
+    FORMATS,
+    SCALE_SUFFIXES,
+    SCALED_PRODUCTS,
+    cast,
+    find_format,
+    install_quantized_layers,
+    plain_dtype,
+    use_scaled_products,
+)
 from ..text import GemmaConfig, GemmaEncoder
 
-FORMATS = ("bf16", "fp8")  # of releases that can be planned without a file
+PLANNED_FORMATS = ("bf16", *CASTS)  # of releases that can be planned without a file
+
+SCALED_OPERATIONS.update(SCALED_PRODUCTS)
 
 Tensors = dict[str, Tensor]  # by our names, on the meta device
 Value = TypeVar("Value")
 
-_SCALES = ("weight_scale", "scale_weight")
 _REMEMBERED = 256  # values; each is small
 
 
@@ -68,16 +78,13 @@ class Blueprint:
         for name, source in models.sources.items():
             entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
             with torch.device("meta"):
-                network = COMPONENTS[name].make(models.config, {ours: entry.shape for ours, entry in entries.items()})
+                network = source.variant.build(models.config, {ours: entry.shape for ours, entry in entries.items()})
             tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
             entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
             tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
         if format is not None:
-            transformer = tensors["transformer"]
-            for name in castable(transformer):
-                weight = transformer[name]
-                transformer |= _fp8(name, weight, FP8["float8_e4m3fn"], (len(weight), 1))
+            cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
         return cls(title, models.config, tensors, encoder.config if encoder else None)
@@ -95,10 +102,10 @@ class Blueprint:
         Raises:
             SettingError: for an unknown version or format.
         """
-        if version not in VERSIONS or format not in FORMATS:
+        if version not in VERSIONS or format not in PLANNED_FORMATS:
             raise SettingError(
                 f"There is no plan for LTX-{version} in {format}: versions are {', '.join(VERSIONS)}, formats "
-                f"{', '.join(FORMATS)}."
+                f"{', '.join(PLANNED_FORMATS)}."
             )
         config, gemma = VERSIONS[version].config, GemmaConfig()
         flat = {"projection.weight": (1, (gemma.layers + 1) * gemma.width)}
@@ -109,10 +116,10 @@ class Blueprint:
         for name, network in networks.items():
             kept = getattr(network, "compute_dtype", dtype)
             tensors[name] = {ours: tensor.to(kept) for ours, tensor in network.state_dict().items()}
-        if format == "fp8":
+        if format in CASTS:
             last = config["transformer"].get("num_layers", 48) - 6
             for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
-                tensors[name] = _as_fp8(tensors[name], inside)
+                tensors[name] = _quantized(tensors[name], inside, format)
         return cls(f"LTX-{version} in {format}", config, tensors, gemma)
 
     def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -179,40 +186,41 @@ def blueprint_of(
 
 def empty_like(network: nn.Module, *shape: int) -> Tensor:
     """Return a tensor of ``shape`` on the meta device, in the dtype that ``network`` computes in."""
-    parameters = network.named_parameters()
-    dtype = next(p.dtype for name, p in parameters if p.itemsize > 1 and not name.endswith("weight_scale"))
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.empty(shape, dtype=plain_dtype(network), device="meta")
 
 
 def _stored(entries: Mapping[str, Entry], dtype: torch.dtype) -> Tensors:
-    """Return the tensors of a file as they will be loaded: matrices of float8 stay that, all else is ``dtype``."""
+    """Return the tensors of a file as they will be loaded: quantised matrices stay that, all else is ``dtype``."""
     tensors: Tensors = {}
     for name, entry in entries.items():
         module, _, leaf = name.rpartition(".")
         if leaf in SCALE_SUFFIXES:
             continue
         stored = DTYPES.get(entry.dtype, dtype)
-        if leaf == "weight" and len(entry.shape) == 2 and stored in FP8.values():
-            scales = [entries[key].shape for kind in _SCALES if (key := f"{module}.{kind}") in entries]
-            tensors |= _fp8(name, torch.empty(entry.shape, device="meta"), stored, *scales)
+        companions = {each: entries[key].shape for each in SCALE_SUFFIXES if (key := f"{module}.{each}") in entries}
+        if leaf == "weight" and len(entry.shape) == 2 and (format := find_format(stored, companions)):
+            tensors |= _named(module, format.lay_out(entry.shape, stored, companions))
         else:
             tensors[name] = torch.empty(entry.shape, dtype=dtype, device="meta")
     return tensors
 
 
-def _as_fp8(tensors: Tensors, blocks: Iterable[int]) -> Tensors:
-    """Return ``tensors`` with the matrices of these blocks in float8."""
+def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
+    """Return ``tensors`` with the matrices of these blocks in ``format``."""
     inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
-    cast: Tensors = {}
+    quantized: Tensors = {}
     for name, tensor in tensors.items():
-        matrix = tensor.ndim == 2 and inside.fullmatch(name)
-        cast |= _fp8(name, tensor, torch.float8_e4m3fn) if matrix else {name: tensor}
-    return cast
+        module, shape = name.removesuffix(".weight"), tuple(tensor.shape)
+        if tensor.ndim == 2 and inside.fullmatch(name):
+            quantized |= _named(module, FORMATS[format].lay_out(shape))
+        else:
+            quantized[name] = tensor
+    return quantized
 
 
-def _fp8(name: str, weight: Tensor, dtype: torch.dtype, scale: tuple[int, ...] = ()) -> Tensors:
-    """Return a matrix and its scale."""
-    return {name: weight.to(dtype), f"{name}_scale": torch.empty(scale, dtype=torch.float32, device="meta")}
+def _named(module: str, parts: Tensors) -> Tensors:
+    """Return the tensors of a module by their names in the network."""
+    return {f"{module}.{leaf}": tensor for leaf, tensor in parts.items()}
 
 
 def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
@@ -223,6 +231,6 @@ def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
 
 def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
-    adopt_fp8(network, state)
+    install_quantized_layers(network, state)
     network.load_state_dict(state, assign=True, strict=False)
     return network.requires_grad_(False).eval()

@@ -12,6 +12,7 @@ from ..health import check_finite
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..memory.trace import Cost, cost
+from ..quantization import find_format
 from ..text import Contexts, Features, Reading, connect, extract_features, read_prompts
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
@@ -39,7 +40,7 @@ class ReadPrompts(Stage):
         tokens = self.prompts * LENGTH
         state = tokens * gemma.width * itemsize
         matrices = [tensor for name, tensor in tensors.items() if ".layers." in name and name.endswith(".weight")]
-        expanded = [tensor.numel() for tensor in matrices if tensor.itemsize == 1]
+        expanded = [tensor.numel() for tensor in matrices if find_format(tensor.dtype)]
         reading = Cost(
             peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
             products=2 * tokens * sum(tensor.numel() for tensor in matrices),

@@ -20,8 +20,7 @@ from ..memory.pinned import PinnedMemory, ram
 from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ring import Link
 from ..memory.store import Store
-from ..quantization import check_format
-from ..quantization.products import scaled_square
+from ..quantization import FORMATS, check_format
 from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import Blueprint, blueprint_of
@@ -210,7 +209,7 @@ def compute_dtype(device: torch.device | str) -> torch.dtype:
 
 def current_machine(device: torch.device, file: Path | None = None) -> Machine:
     """Return the present machine, measured once and remembered; ``file`` lies on the disk that holds the models."""
-    return this_machine(device, file, cache_folder(), scaled_square)
+    return this_machine(device, file, cache_folder(), FORMATS["fp8"].scaled_product)
 
 
 def _rounded(nbytes: int) -> int:

@@ -1,17 +1,41 @@
 """How is a weight stored in fewer bits, and how does a layer compute with it?"""
 
-from .cast import CASTS, KEPT, cast, castable, check_format
-from .fp8 import FORMATS, SCALE_SUFFIXES, Fp8Linear, adopt_fp8, use_scaled_products
+from .cast import cast, castable, check_format
+from .formats import (
+    CASTS,
+    FORMATS,
+    SCALE_SUFFIXES,
+    SCALED_PRODUCTS,
+    Format,
+    expand_weight,
+    find_format,
+    format_of,
+    install_quantized_layers,
+    is_file_marker,
+    is_linear,
+    plain_dtype,
+    split_companion,
+    use_scaled_products,
+    wants_exact_products,
+)
 
 __all__ = [
     "CASTS",
     "FORMATS",
-    "KEPT",
+    "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
-    "Fp8Linear",
-    "adopt_fp8",
+    "Format",
     "cast",
     "castable",
     "check_format",
+    "expand_weight",
+    "find_format",
+    "format_of",
+    "install_quantized_layers",
+    "is_file_marker",
+    "is_linear",
+    "plain_dtype",
+    "split_companion",
     "use_scaled_products",
+    "wants_exact_products",
 ]

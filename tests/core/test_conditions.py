@@ -26,12 +26,13 @@ from ltx2_core.conditioning.conditions import (
     encode_conditions,
 )
 from ltx2_core.conditioning.preprocess import fit
+from ltx2_core.disk_cache import fingerprint
 from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
 from ltx2_core.flags import joined, read_material, read_segments
 from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.long import Within, extent, fingerprint
+from ltx2_core.long import Within, extent
 from ltx2_core.media import write_video
 from ltx2_core.memory.plan import plan
 from ltx2_core.memory.stages import Extent

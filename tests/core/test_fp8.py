@@ -21,7 +21,8 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
-from ltx2_core.quantization import CASTS, FORMATS, KEPT, Fp8Linear, adopt_fp8, cast, castable, fp8
+from ltx2_core.quantization import CASTS, cast, castable, fp8, install_quantized_layers
+from ltx2_core.quantization.fp8 import Fp8Linear
 
 
 class Network(nn.Module):
@@ -48,15 +49,16 @@ def marker(**content) -> torch.Tensor:
 def load(state: dict, dtype=None) -> Network:
     with torch.device("meta"):
         network = Network()
-    adopt_fp8(network, state, dtype)
+    install_quantized_layers(network, state, dtype)
     network.load_state_dict(state, assign=True)
     return network
 
 
+KINDS = torch.float8_e4m3fn, torch.float8_e5m2
 IDS = torch.tensor([[0, 3, 5]])
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rowwise", [False, True])
 @pytest.mark.parametrize("spelling", [("weight_scale", "input_scale"), ("scale_weight", "scale_input")])
 @torch.no_grad()
@@ -131,8 +133,7 @@ def official_file(module, weight, scale):
 
 
 def comfyui_file(module, weight, scale):
-    name = {kind: name for name, kind in FORMATS.items()}[weight.dtype]
-    mark = marker(format=name, params={"full_precision_matrix_mult": True})
+    mark = marker(format=str(weight.dtype).removeprefix("torch."), params={"full_precision_matrix_mult": True})
     return {f"{module}.weight": weight, f"{module}.weight_scale": scale, f"{module}.comfy_quant": mark}
 
 
@@ -146,7 +147,7 @@ def cast_file(module, weight, scale):
     return {f"{module}.weight": weight}
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("layout", "input_scale", "exact"),
     [
@@ -198,7 +199,7 @@ def test_a_cast_layer_errs_by_its_format_and_no_more(format, dtype, spread):
     """Rows of sizes up to 2^spread apart, and one of zeros."""
     weight = (torch.randn(64, 256) * torch.exp2(spread * torch.rand(64, 1))).to(dtype)
     weight[5] = 0
-    linear = Fp8Linear(*CASTS[format](weight))
+    linear = Fp8Linear(**CASTS[format].quantize(weight))
     exact, found = weight.double(), linear.expanded(torch.float64).keywords["weight"]
     allowed = HALF_STEP[format] * exact.abs() + SMALLEST_STEP[format] / 2 * exact.abs().amax(1, keepdim=True)
     assert ((found - exact).abs() <= 1.0001 * allowed).all()
@@ -215,8 +216,7 @@ def relative_error_of_channels(ours, exact) -> float:
 def released(version: str) -> dict[str, torch.Tensor]:
     """The transformer as it is in the bf16 file, by our names and without its bytes."""
     rows = golden.key_list("transformer_text", version)
-    component = COMPONENTS["transformer"]
-    names = component.names(rows, component.prefix_in(rows))
+    _, names = COMPONENTS["transformer"].find(rows)
     return {ours: torch.empty(rows[key], dtype=torch.bfloat16, device="meta") for ours, key in names.items()}
 
 
@@ -224,7 +224,7 @@ def released(version: str) -> dict[str, torch.Tensor]:
 def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller):
     """Ten matrices in each of the 46 inner blocks; what is left of the GB of a file is mostly the sound's."""
     state = released(version)
-    names = castable(state)
+    names = castable(state, "fp8")
     inside = re.compile(
         r"blocks\.(\d+)\.video\.(self_attn\.[qkv]|self_attn\.out|text_attn\.[qkv]|text_attn\.out|"
         r"feed_forward\.up|feed_forward\.down)\.weight"
@@ -237,7 +237,7 @@ def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller)
     assert (whole - bytes_saved) / 1e9 == pytest.approx(smaller, abs=0.01)
     # Every matrix that stays has its reason, and every reason has a matrix.
     matrices = [name for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
-    reasons = [re.compile(pattern.format(last=47)) for pattern in KEPT]
+    reasons = [re.compile(pattern.format(last=47)) for pattern in CASTS["fp8"].kept]
     kept = {name for name in matrices if any(reason.match(name) for reason in reasons)}
     assert kept == set(matrices) - set(names)
     gated = version == "2.3"
@@ -278,7 +278,7 @@ def test_velocity_of_a_cast_transformer(models, format, allowed):
 def test_what_is_kept_is_kept_bit_for_bit(models):
     plain, smaller = (ltx2.build(models, "transformer", format=f).state_dict() for f in (None, "fp8"))
     small = {name for name, value in smaller.items() if value.dtype == torch.float8_e4m3fn}
-    assert small == set(castable(plain)) and len(small) == 30
+    assert small == set(castable(plain, "fp8")) and len(small) == 30
     assert smaller.keys() - plain.keys() == {f"{name}_scale" for name in small}
     for name in plain.keys() - small:
         assert smaller[name].dtype == plain[name].dtype and torch.equal(smaller[name], plain[name])
@@ -311,10 +311,10 @@ def test_a_feed_forward_expands_its_weights_once(monkeypatch):
     mixer, x, expanded = FeedForward(32), torch.randn(2, 50, 32), []
     for name in ("up", "down"):
         linear = getattr(mixer, name)
-        setattr(mixer, name, Fp8Linear(*CASTS["fp8"](linear.weight), linear.bias))
+        setattr(mixer, name, Fp8Linear(**CASTS["fp8"].quantize(linear.weight), bias=linear.bias))
     whole = mixer(x)
-    dequantise = fp8.dequantise
-    monkeypatch.setattr(fp8, "dequantise", lambda *given: expanded.append(given) or dequantise(*given))
+    dequantize = fp8.dequantize
+    monkeypatch.setattr(fp8, "dequantize", lambda *given: expanded.append(given) or dequantize(*given))
     mixer.chunk = 7
     assert torch.equal(mixer(x), whole) and len(expanded) == 2
 

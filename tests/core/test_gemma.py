@@ -17,7 +17,7 @@ from ltx2_core.checkpoint.keys.gemma import GEMMA
 from ltx2_core.checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.quantization import Fp8Linear
+from ltx2_core.quantization.fp8 import Fp8Linear
 from ltx2_core.text import (
     Connector,
     ConnectorConfig,

@@ -11,13 +11,14 @@ ROOT = Path(__file__).parents[2]
 # A room is a folder or a file of ltx2_core. A room may import itself and what stands behind its name.
 GROUND = {"errors", "fields", "seeds", "geometry", "latents", "kernels", "layers"}
 NETWORKS = {"text", "transformer", "video_vae", "audio_vae", "upscaler"}
-WEIGHTS = {"checkpoint", "lora", "quantization", "memory"}
+WEIGHTS = {"disk_cache", "checkpoint", "lora", "quantization", "memory"}
 PROCESS = {"sampling", "conditioning", "media", "health"}
 
 ALLOWED = {
     "errors": set(),
     "fields": {"errors"},
     "seeds": set(),
+    "disk_cache": {"errors"},
     "geometry": {"errors"},
     "latents": {"errors", "geometry"},
     "kernels": {"errors"},
@@ -25,7 +26,12 @@ ALLOWED = {
     # What is the velocity, the picture, the sound? Networks do not know each other, nor files.
     **dict.fromkeys(NETWORKS, GROUND),
     # Where are the weights, and in which form? These never see a sigma.
-    **dict.fromkeys(WEIGHTS, GROUND | NETWORKS | WEIGHTS),
+    "quantization": {"errors"},
+    "checkpoint": {"errors", "disk_cache", "quantization"} | NETWORKS,
+    "lora": {"errors", "fields", "checkpoint", "quantization"},
+    "memory": GROUND | NETWORKS | WEIGHTS,
+    # What is this file?
+    "inspect": {"errors", "checkpoint", "lora"},
     # From noise to a clip. These never see a state dict.
     "conditioning": GROUND | NETWORKS | {"media", "health"},
     "sampling": GROUND | NETWORKS | {"conditioning"},
@@ -46,7 +52,7 @@ ALLOWED = {
     | NETWORKS
     | WEIGHTS
     | PROCESS
-    | {"tiny", "mini", "generate", "flags", "long", "refine", "progress", "__init__"},
+    | {"tiny", "mini", "inspect", "generate", "flags", "long", "refine", "progress", "__init__"},
 }
 
 # What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported

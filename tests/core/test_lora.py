@@ -14,7 +14,7 @@ from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import Entry
 from ltx2_core.lora import Strengths, compare, open_lora
-from ltx2_core.lora.names import STREAMS, diffusers_name, find
+from ltx2_core.lora.names import STREAMS, diffusers_name, find_parameter
 from ltx2_core.lora.parse import read_lora
 from ltx2_core.lora.report import compare_with_release
 
@@ -40,8 +40,8 @@ def ours(name: str) -> tuple[str, str]:
     """What the tables for checkpoints say."""
     for component, each in COMPONENTS.items():
         for key in (PREFIX + name, name):
-            if each.claims(key):
-                return component, each.keys.ours(key, each.prefix_in([key]))
+            if found := each.find([key]):
+                return component, next(iter(found[1]))
     raise KeyError(name)
 
 
@@ -81,7 +81,7 @@ NAMINGS = {
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_linear_layer_is_found_in_every_naming(version, naming):
     names = linears(version)
-    found = {name: find(f"{NAMINGS[naming](name)}.weight") for name in names}
+    found = {name: find_parameter(f"{NAMINGS[naming](name)}.weight") for name in names}
     assert found == {name: ours(f"{name}.weight") for name in names}
     assert len(set(found.values())) == len(names) == {"2.0": 1395, "2.3": 1774}[version]
 
@@ -103,7 +103,7 @@ def test_every_tensor_is_found_by_the_name_that_diffusers_gives_it(version):
             "connectors": connectors.LTX2TextConnectors(**of_connectors if new else {}),
         }
     shapes = {
-        find(f"{prefix}.{name}"): tuple(value.shape)
+        find_parameter(f"{prefix}.{name}"): tuple(value.shape)
         for prefix, network in networks.items()
         for name, value in network.named_parameters()
     }
@@ -118,7 +118,7 @@ def test_foreign_names_are_not_found():
         "lora_te_text_model_encoder_layers_0_mlp_fc1",
         "audio_unheard_of.proj_out",
     ):
-        assert find(f"{name}.weight") is None
+        assert find_parameter(f"{name}.weight") is None
 
 
 # -- Files -------------------------------------------------------------------------------------------------------------
@@ -201,21 +201,21 @@ def stream_by_official_name(name: str) -> str:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("stream", STREAMS)
 def test_the_strength_of_a_stream_is_that_of_its_layers(version, stream):
-    strengths, touched = Strengths(overall=0.5, **{stream: 3.0}), 0
+    strengths, touched = Strengths(strength=0.5, **{stream: 3.0}), 0
     for name in tensors(version):
         belongs = stream_by_official_name(name) == stream
-        assert strengths.of(*ours(name)) == (1.5 if belongs else 0.5), name
+        assert strengths.constant_for(*ours(name)) == (1.5 if belongs else 0.5), name
         touched += belongs
     assert touched > 50
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_strength_of_some_blocks(version):
-    strengths = Strengths(overall=-0.5, video=2.0, blocks=range(10, 20))
+    strengths = Strengths(strength=-0.5, video=2.0, blocks=range(10, 20))
     for name in linears(version):
         inside = name.startswith(tuple(f"transformer_blocks.{index}." for index in range(10, 20)))
         video = stream_by_official_name(name) == "video"
-        assert strengths.of(*ours(f"{name}.weight")) == (-1.0 if video else -0.5) * inside, name
+        assert strengths.constant_for(*ours(f"{name}.weight")) == (-1.0 if video else -0.5) * inside, name
 
 
 # -- Reports -----------------------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
-from ltx2_core.lora import Adapted, Strengths, keyframes, open_lora
-from ltx2_core.lora.names import find
+from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora.names import find_parameter
 from ltx2_core.memory import Plain, Store
-from ltx2_core.quantization import CASTS, adopt_fp8
+from ltx2_core.quantization import CASTS, install_quantized_layers
 from ltx2_core.transformer import Transformer, TransformerConfig
 
 SECTION = tiny_section("2.3")
@@ -26,14 +26,14 @@ ONE = Strengths()
 
 
 @contextmanager
-def copied(network: nn.Module, adapted: Adapted) -> Iterator[None]:
+def copied(network: nn.Module, adapted: LoraAdapter) -> Iterator[None]:
     """``network`` with its weights as somebody has them who copies and changes them."""
-    homes = {name: network.get_parameter(name).data for name in adapted.changes}
-    for name, change in adapted.changes.items():
+    homes = {name: network.get_parameter(name).data for name in adapted.weight_patches}
+    for name, change in adapted.weight_patches.items():
         network.get_parameter(name).data = homes[name].clone()
         change(network.get_parameter(name).data)
     try:
-        with adapted.use():
+        with adapted.attached():
             yield
     finally:
         for name, home in homes.items():
@@ -44,7 +44,7 @@ def copied(network: nn.Module, adapted: Adapted) -> Iterator[None]:
 def outputs(network: nn.Module, *loras, fuse: bool = True) -> list[Tensor]:
     dtype = network.video.modulation.dtype
     streams = [replace(each, tokens=each.tokens.to(dtype), context=each.context.to(dtype)) for each in inputs(SECTION)]
-    with copied(network, Adapted(network, loras, fuse=fuse)):
+    with copied(network, LoraAdapter(network, loras, fuse=fuse)):
         return list(network(*streams))
 
 
@@ -234,10 +234,10 @@ def test_diffusers_files(tmp_path):
     for file in ("of_the_model", "of_the_pipeline"):
         lora = open_lora(tmp_path / f"{file}.safetensors")
         assert not lora.unknown
-        changes = Adapted(_Holder(before), [(lora, ONE)]).changes
+        changes = LoraAdapter(_Holder(before), [(lora, ONE)]).weight_patches
         assert len(changes) == len(layers) / 2 > 8
         for name, fused in theirs.state_dict().items():
-            if (change := changes.get(find(name)[1])) is not None:
+            if (change := changes.get(find_parameter(name)[1])) is not None:
                 weight = before[name].clone()
                 change(weight)
                 compare(f"lora of diffusers, {file}", weight, fused)
@@ -251,7 +251,7 @@ class _Holder(nn.Module):
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name, value in state.items():
-            *owners, leaf = find(name)[1].split(".")
+            *owners, leaf = find_parameter(name)[1].split(".")
             module: nn.Module = self
             for owner in owners:
                 if owner not in dict(module.named_children()):
@@ -289,7 +289,7 @@ def test_a_dora_starts_from_the_weight_itself(pair, tmp_path):
 def test_weights_of_two_bytes_are_rounded_once(pair):
     network, (one, some), (two, others) = pair
     network.bfloat16()
-    for name, change in Adapted(network, [(one, ONE), (two, ONE)]).changes.items():
+    for name, change in LoraAdapter(network, [(one, ONE), (two, ONE)]).weight_patches.items():
         weight = network.get_parameter(name).clone()
         exact = weight.float() + some[name] + others[name]
         change(weight)
@@ -312,13 +312,13 @@ def in_float8(network: Transformer) -> tuple[Transformer, Transformer]:
     """``network`` with the matrices of LAYERS in float8, and the same with these matrices expanded again."""
     state = network.state_dict()
     for name in map(name_of, LAYERS):
-        state[name], state[f"{name}_scale"] = CASTS["fp8"](state[name])
+        state[name], state[f"{name}_scale"] = CASTS["fp8"].quantize(state[name]).values()
     expanded = merged(network, {})
     for name in map(name_of, LAYERS):
         expanded.get_parameter(name).data = state[name].float() * state[f"{name}_scale"]
     with torch.device("meta"):
         stored = Transformer(TransformerConfig.from_json(SECTION))
-    adopt_fp8(stored, state)
+    install_quantized_layers(stored, state)
     stored.load_state_dict(state, assign=True)
     return stored.requires_grad_(False), expanded
 
@@ -333,7 +333,7 @@ def test_weights_in_float8_are_not_rounded_again(tmp_path, form, chunk):
     for stream in (each for block in stored.blocks for each in (block.video, block.audio)):
         stream.feed_forward.chunk = chunk
     plain = outputs(stored)
-    assert not Adapted(stored, [(lora, ONE)]).changes
+    assert not LoraAdapter(stored, [(lora, ONE)]).weight_patches
     found = outputs(stored, (lora, ONE))
     check(f"{form} on float8", found, outputs(merged(expanded, changes)))
     # What remains is the error of the format itself, which is there without a LoRA, too.
@@ -348,8 +348,8 @@ def test_strength_0_is_no_lora(pair, fuse):
     network, (lora, _), _ = pair
     plain = outputs(network)
     for none in (Strengths(0), Strengths(video=0, audio=0, audio_to_video=0, video_to_audio=0), Strengths(blocks=[9])):
-        adapted = Adapted(network, [(lora, none)], fuse=fuse)
-        assert not adapted.changes
+        adapted = LoraAdapter(network, [(lora, none)], fuse=fuse)
+        assert not adapted.weight_patches
         assert all(torch.equal(a, b) for a, b in zip(outputs(network, (lora, none), fuse=fuse), plain))
     never = Strengths(schedule=lambda moment: 0.0)
     assert all(torch.equal(a, b) for a, b in zip(outputs(network, (lora, never)), plain))
@@ -359,8 +359,8 @@ def test_strength_0_is_no_lora(pair, fuse):
 def test_each_layer_gets_its_own_strength(pair, fuse):
     network, (lora, changes), _ = pair
     strengths = Strengths(0.5, video=0.0, audio=-1.0, audio_to_video=3.0, video_to_audio=0.5)
-    expected = {name: strengths.of("transformer", name) * change for name, change in changes.items()}
-    assert {strengths.of("transformer", name) for name in changes} == {0.0, -0.5, 1.5, 0.25}
+    expected = {name: strengths.constant_for("transformer", name) * change for name, change in changes.items()}
+    assert {strengths.constant_for("transformer", name) for name in changes} == {0.0, -0.5, 1.5, 0.25}
     check("streams", outputs(network, (lora, strengths), fuse=fuse), outputs(merged(network, expected)))
 
 
@@ -369,22 +369,24 @@ def test_each_layer_gets_its_own_strength(pair, fuse):
 def test_a_schedule(tmp_path, form):
     network = transformer()
     lora, changes = write(tmp_path / "a.safetensors", SPELLINGS["kohya"], network, form)
-    adapted = Adapted(network, [(lora, Strengths(2.0, schedule=keyframes([(1.0, 0.0), (0.5, 0.25), (0.0, 0.5)])))])
-    assert not adapted.changes
-    with adapted.use():
+    adapted = LoraAdapter(
+        network, [(lora, Strengths(2.0, schedule=StrengthSchedule.through([(1.0, 0.0), (0.5, 0.25), (0.0, 0.5)])))]
+    )
+    assert not adapted.weight_patches
+    with adapted.attached():
         for sigma, strength in ((1.0, 0.0), (0.75, 0.25), (0.5, 0.5), (0.0, 1.0)):
-            adapted.at(sigma)
+            adapted.set_moment(sigma)
             found = list(network(*inputs(SECTION)))
             expected = outputs(merged(network, {name: strength * change for name, change in changes.items()}))
             check("schedule", found, expected)
 
 
 def test_keyframes():
-    rising = keyframes([(4, 1.0), (0, 0.0), (6, -1.0)])
+    rising = StrengthSchedule.through([(4, 1.0), (0, 0.0), (6, -1.0)])
     assert [rising(step) for step in (-1, 0, 1, 4, 5, 9)] == [0.0, 0.0, 0.25, 1.0, 0.0, -1.0]
     for points in ([], [(2, 1.0), (2, 0.0)]):
         with pytest.raises(ValueError, match="each at another moment"):
-            keyframes(points)
+            StrengthSchedule.through(points)
 
 
 def test_differences_of_norms_tables_and_biases(tmp_path):
@@ -400,13 +402,13 @@ def test_differences_of_norms_tables_and_biases(tmp_path):
     lora = open_lora(tmp_path / "a.safetensors")
     check("difference of others", outputs(network, (lora, ONE), fuse=False), outputs(merged(network, changes)))
     with pytest.raises(ValueError, match=r"a\.safetensors changes .* and cannot follow a schedule"):
-        Adapted(network, [(lora, Strengths(schedule=keyframes([(0, 1.0)])))])
+        LoraAdapter(network, [(lora, Strengths(schedule=StrengthSchedule.through([(0, 1.0)])))])
 
 
 def test_what_does_not_fit_is_left_out(pair):
     _, (lora, _), _ = pair
     small = TransformerConfig.from_json(tiny_section("2.0", num_layers=1, cross_attention_dim=48))
-    fitting = Adapted(Transformer(small), [(lora, ONE)]).changes
+    fitting = LoraAdapter(Transformer(small), [(lora, ONE)]).weight_patches
     assert {"blocks.0.video.self_attn.q.weight", "video.project_in.weight"} <= fitting.keys()
     assert not any(name.startswith("blocks.1") for name in fitting)
     assert "video.modulate.project.weight" not in fitting  # six rows, not nine
@@ -419,7 +421,7 @@ def test_fused_when_resident_is_fused_at_copy(pair, dtype):
     network, (one, _), (two, _) = pair
     network.to(dtype)
     plain, expected = outputs(network), outputs(network, (one, ONE), (two, Strengths(-0.5)))
-    changes = Adapted(network, [(one, ONE), (two, Strengths(-0.5))]).changes
+    changes = LoraAdapter(network, [(one, ONE), (two, Strengths(-0.5))]).weight_patches
     for budget in (None, 100_000, 0):
         store = Store(network, "cpu", link=Plain("cpu"))
         store.set_budget(budget)
@@ -436,10 +438,10 @@ def test_fused_when_resident_is_fused_at_copy(pair, dtype):
 def test_how_much_stays_on_the_device(pair, keep):
     network, (lora, _), _ = pair
     expected = outputs(network, (lora, ONE), fuse=False)
-    adapted = Adapted(network, [(lora, ONE)], fuse=False, keep=keep)
+    adapted = LoraAdapter(network, [(lora, ONE)], fuse=False, keep=keep)
     everything = sum(delta.nbytes for _, _, delta in lora.layers)
     assert adapted.card_bytes == min(keep, everything)
-    with adapted.use():
+    with adapted.attached():
         assert all(torch.equal(a, b) for a, b in zip(network(*inputs(SECTION)), expected))
         kept = sum(delta.nbytes for delta, *_ in adapted._copies._kept)
         assert 0 < kept <= keep or keep == 0 == kept

@@ -14,8 +14,8 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
-from ltx2_core.lora import Strengths, keyframes, open_lora
-from ltx2_core.lora.stack import blocks, part, schedule, text_changes, written
+from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora.stack import for_component, parse_blocks, parse_lora_argument, parse_schedule, text_identity
 from ltx2_core.memory.residency import Residency
 from ltx2_core.run import Run
 from ltx2_core.sampling import Guidance
@@ -61,19 +61,19 @@ def lora(models, tmp_path):
     ],
 )
 def test_strengths_as_they_are_written(text, path, strengths):
-    assert written(text) == (Path(path), strengths)
+    assert parse_lora_argument(text) == (Path(path), strengths)
 
 
 @pytest.mark.parametrize("text, words", [("a:1:sound=0", "names sound"), ("a:1:video=loud", "'loud' where a number")])
 def test_strengths_that_nobody_has(text, words):
     with pytest.raises(ValueError, match=words):
-        written(text)
+        parse_lora_argument(text)
 
 
 def test_blocks_and_schedules_as_they_are_written():
-    assert blocks("0-3, 7", 8) == {0, 1, 2, 3, 7}
-    assert blocks("all", 8) is None and schedule("constant") is None
-    halfway = schedule("1.0: 1, 0.5: 0")
+    assert parse_blocks("0-3, 7", 8) == {0, 1, 2, 3, 7}
+    assert parse_blocks("all", 8) is None and parse_schedule("constant") is None
+    halfway = parse_schedule("1.0: 1, 0.5: 0")
     assert [halfway(sigma) for sigma in (1.0, 0.75, 0.5, 0.0)] == [1.0, 0.5, 0.0, 0.0]
 
 
@@ -84,24 +84,28 @@ def latent(models, *loras, **more):
 def test_a_clip_with_a_lora(models, lora):
     plain, with_it = latent(models), latent(models, (lora, Strengths()))
     assert not torch.equal(plain.video, with_it.video) and not torch.equal(plain.audio, with_it.audio)
-    for none in (Strengths(0), Strengths(blocks=[5]), Strengths(text=0, schedule=keyframes([(1.0, 0.0)]))):
+    for none in (
+        Strengths(0),
+        Strengths(blocks=[5]),
+        Strengths(text=0, schedule=StrengthSchedule.through([(1.0, 0.0)])),
+    ):
         same = latent(models, (lora, none))
         assert torch.equal(plain.video, same.video) and torch.equal(plain.audio, same.audio)
 
 
-@pytest.mark.parametrize("by_step, points", [(True, [(0, 1.0), (1, 0.0)]), (False, [(1.0, 1.0), (0.9, 0.0)])])
-def test_a_schedule_follows_the_run(models, lora, by_step, points):
+@pytest.mark.parametrize("over, points", [("steps", [(0, 1.0), (1, 0.0)]), ("sigmas", [(1.0, 1.0), (0.9, 0.0)])])
+def test_a_schedule_follows_the_run(models, lora, over, points):
     """Of two steps only the first one gets the LoRA."""
     asked = []
 
     def first(moment):
         asked.append(moment)
-        return keyframes(points)(moment)
+        return StrengthSchedule.through(points)(moment)
 
     sigmas = [1.0, 0.6, 0.0]
     plain, constant = latent(models, sigmas=sigmas), latent(models, (lora, Strengths(text=0)), sigmas=sigmas)
-    found = latent(models, (lora, Strengths(text=0, schedule=first, by_step=by_step)), sigmas=sigmas)
-    assert {*asked} == ({0, 1} if by_step else {1.0, 0.6})
+    found = latent(models, (lora, Strengths(text=0, schedule=first, schedule_over=over)), sigmas=sigmas)
+    assert {*asked} == ({0, 1} if over == "steps" else {1.0, 0.6})
     assert not torch.equal(found.video, plain.video) and not torch.equal(found.video, constant.video)
 
 
@@ -109,7 +113,7 @@ def test_changes_reach_the_right_one_of_several_networks():
     networks = nn.Linear(4, 4, bias=False).requires_grad_(False), nn.Linear(4, 4, bias=False).requires_grad_(False)
     before = [network.weight.clone() for network in networks]
     residency = Residency("cpu", vram=2**20)
-    with residency.use(*networks, changes={"1.weight": lambda weight: weight.add_(1)}) as (first, second):
+    with residency.use(*networks, patches={"1.weight": lambda weight: weight.add_(1)}) as (first, second):
         assert torch.equal(first.weight, before[0]) and torch.equal(second.weight, before[1] + 1)
     assert all(torch.equal(network.weight, weight) for network, weight in zip(networks, before))
 
@@ -118,16 +122,16 @@ def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     """As on a card, where weights are changed when they are copied."""
     beside = latent(models, (lora, Strengths()))
     use = Residency.use
-    changed = []
+    patched = []
 
-    def watched(self, *networks, need=None, changes=None):
-        changed.extend(changes)
-        return use(self, *networks, need=need, changes=changes)
+    def watched(self, *networks, need=None, patches=None):
+        patched.extend(patches)
+        return use(self, *networks, need=need, patches=patches)
 
     monkeypatch.setattr(Residency, "use", watched)
     monkeypatch.setattr(Run, "fuses", True)
     fused = latent(models, (lora, Strengths()), vram=2**30)
-    assert len(changed) == 3 and {name.partition(".")[0] for name in changed} == {"0"}
+    assert len(patched) == 3 and {name.partition(".")[0] for name in patched} == {"0"}
     for a, b in zip((fused.video, fused.audio), (beside.video, beside.audio)):
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
@@ -136,15 +140,17 @@ def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_pa
     encoder = open_text_encoder(models.text_encoder)
 
     def identity(*loras, components=("text_features", "video_connector")):
-        changes = text_changes(loras, components)
-        return text_cache(tmp_path, models, encoder, torch.float32, components, changes)._identity
+        lora_identity = text_identity(loras, components)
+        return text_cache(tmp_path, models, encoder, torch.float32, components, lora_identity).identity
 
     assert identity() == identity((lora, Strengths(0))) == identity((lora, Strengths(text=0)))
     others = {identity((lora, Strengths(strength))) for strength in (1.0, 0.5)} | {identity()}
     assert len(others) == 3
-    assert text_changes(((lora, Strengths()),), ["text_features"]) == []
+    assert text_identity(((lora, Strengths()),), ["text_features"]) == []
     scheduled = Strengths(schedule=math.sin)
-    assert [part(((lora, scheduled),), name)[0][1].schedule for name in ("transformer", "video_connector")] == [
+    assert [
+        for_component(((lora, scheduled),), name)[0][1].schedule for name in ("transformer", "video_connector")
+    ] == [
         math.sin,
         None,
     ]

@@ -15,7 +15,7 @@ from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_enco
 from ltx2_core.conditioning import ReferenceVideoTokens
 from ltx2_core.generate import decode_video, sample
 from ltx2_core.geometry import ClipShape
-from ltx2_core.lora import Adapted, Strengths, compare, open_lora
+from ltx2_core.lora import LoraAdapter, Strengths, compare, open_lora
 from ltx2_core.mini import world
 from ltx2_core.mini.measure import look
 from ltx2_core.sampling import ltx2 as schedule
@@ -47,7 +47,7 @@ class Miniature:
         transformer = self.networks["transformer"]
         opened = [(open_lora(MINIATURE / "loras" / f"{name}.safetensors"), Strengths()) for name in loras]
         assert all(compare(lora, self.models).fitting == len(lora.layers) for lora, _ in opened)
-        with Adapted(transformer, opened, fuse=False).use():
+        with LoraAdapter(transformer, opened, fuse=False).attached():
             latent = sample(
                 transformer, latents.empty(CLIP), fps=CLIP.fps, sigmas=schedule(12), contexts=self.contexts[scene],
                 seed=3, items=items,

@@ -9,8 +9,10 @@ from torch import nn
 
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
-from ltx2_core.quantization import FORMATS, Fp8Linear, products, use_scaled_products
-from ltx2_core.quantization.products import scaled_linear
+from ltx2_core.quantization import fp8_products as products
+from ltx2_core.quantization import use_scaled_products
+from ltx2_core.quantization.fp8 import Fp8Linear
+from ltx2_core.quantization.fp8_products import scaled_linear
 from ltx2_core.transformer import Transformer, TransformerConfig
 
 ON_A_CARD = [
@@ -45,7 +47,7 @@ def error_of_channels(ours, exact) -> float:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_A_CARD)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize("kind", TYPICAL)
 @pytest.mark.parametrize("scale_shape", WEIGHT_SCALES.values(), ids=WEIGHT_SCALES)
 @pytest.mark.parametrize("input_scale", INPUT_SCALES.values(), ids=INPUT_SCALES)
 def test_every_kind_of_product_errs_by_its_formats_and_no_more(device, dtype, kind, scale_shape, input_scale):
@@ -182,7 +184,7 @@ def test_a_transformer():
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_A_CARD)])
-@pytest.mark.parametrize("kind", FORMATS.values())
+@pytest.mark.parametrize("kind", TYPICAL)
 def test_cards_since_ada_multiply_float8(device, kind):
     weight = torch.zeros(64, 64, device=device).to(kind)
     assert products.multiplies(weight, torch.bfloat16) == (torch.cuda.get_device_capability() >= (8, 9))

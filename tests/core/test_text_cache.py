@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import ltx2_core as ltx2
 from ltx2_core import run as stages
 from ltx2_core import tiny
 from ltx2_core.__main__ import main
-from ltx2_core.checkpoint.text_cache import TextCache, cache_folder, text_cache
+from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
+from ltx2_core.errors import UnreadableFileError
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
@@ -69,7 +72,7 @@ def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, op
 def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
     def path(checkpoint=files[0], gemma=files[1], dtype=torch.bfloat16, components=("text_features",), prompt="a"):
         models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
-        return text_cache(tmp_path, models, encoder, dtype, components)._path(prompt)
+        return text_cache(tmp_path, models, encoder, dtype, components).path(prompt)
 
     moved = tmp_path / "elsewhere"
     shutil.copytree(files[0].parent, moved)  # copies the times of writing, too
@@ -92,14 +95,14 @@ def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
     size = None
     for number, prompt in enumerate("abcd"):
-        cache = TextCache(tmp_path, "x", limit=3 * (size or 10**6))
+        cache = DiskCache(tmp_path, "x", limit_bytes=3 * (size or 10**6))
         cache.keep(prompt, **CONTEXT)
-        size = cache._path(prompt).stat().st_size
-        os.utime(cache._path(prompt), ns=(number, number))
+        size = cache.path(prompt).stat().st_size
+        os.utime(cache.path(prompt), ns=(number, number))
         if prompt == "c":
             assert cache.find("a") is not None  # and is now the one that was used last
     assert [prompt for prompt in "abcd" if cache.find(prompt)] == ["a", "c", "d"]
-    cache._path("c").rename(tmp_path / "of a crash.partial")
+    cache.path("c").rename(tmp_path / "of a crash.partial")
     os.utime(tmp_path / "of a crash.partial", ns=(0, 0))
     cache.keep("e", **CONTEXT)
     assert [prompt for prompt in "abcde" if cache.find(prompt)] == ["a", "d", "e"] and len(
@@ -118,9 +121,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_made_anew(tmp_path, damage, caplog):
-    cache = TextCache(tmp_path, "x")
+    cache = DiskCache(tmp_path, "x")
     cache.keep("a", **CONTEXT)
-    path = cache._path("a")
+    path = cache.path("a")
     path.write_bytes(damage(path.read_bytes()))
     assert cache.find("a") is None and "will be made anew" in caplog.text
     cache.keep("a", **CONTEXT)
@@ -133,7 +136,7 @@ def test_a_disk_that_cannot_be_written_loses_no_clip(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    TextCache(tmp_path, "x").keep("a", **CONTEXT)
+    DiskCache(tmp_path, "x").keep("a", **CONTEXT)
     assert "No space left" in caplog.text and list(tmp_path.iterdir()) == []
 
 
@@ -149,3 +152,30 @@ def test_where_it_lies_and_how_to_turn_it_off(files, tmp_path, monkeypatch, open
     assert main([*map(str, command)]) == 0 and "text_encoder" not in opened
     monkeypatch.delenv("LTX2_CACHE")
     assert cache_folder().is_absolute() and "ltx2-av" in cache_folder().parts
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "new folder" / "numbers.json"
+    write_atomically(target, b"first")
+
+    def stopped(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(target, b"second")
+    assert [path.read_bytes() for path in target.parent.iterdir()] == [b"first"]
+    with pytest.raises(UnreadableFileError, match=r"numbers\.json.* cannot be written: "):
+        write_atomically(target / "inside a file", b"")
+
+
+def test_a_fingerprint_differs_where_its_values_do(files):
+    checkpoint = ltx2.open_models(files[0]).files[0]
+    plain = [0, 0.0, False, None, "", b"", (), {}, set(), (0,), ((0,),), (0, 0), {0: 0}, {0}, "0", [""], torch.bfloat16]
+    tensors = [torch.zeros(()), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64), torch.zeros(0)]
+    objects = [Path("a"), Path("b"), ltx2.Guidance(2), ltx2.Guidance(3), checkpoint]
+    values = [*plain, *tensors, torch.ones(1, dtype=torch.float8_e4m3fn), *objects]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert len({fingerprint("ab", "c"), fingerprint("a", "bc"), fingerprint(("ab", "c"))}) == 3
+    again = ltx2.open_models(files[0]).files[0]
+    assert fingerprint({3, 1, 2}, again) == fingerprint({1, 2, 3}, checkpoint)

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core import latents
-from ltx2_core.checkpoint.text_cache import TextCache
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.conditioning import Frozen, apply_conditions
+from ltx2_core.disk_cache import DiskCache
 from ltx2_core.generate import decode_audio, decode_video, sample, vocode
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
@@ -196,7 +196,7 @@ def test_colours_that_drift_are_drawn_back_to_the_first_window():
 
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path, drift):
-    made, store, begun = split_windows(97, FPS, 33, 16), TextCache(tmp_path, "all settings"), []
+    made, store, begun = split_windows(97, FPS, 33, 16), DiskCache(tmp_path, "all settings", "window"), []
 
     def run(stop: int | None = None, store=store, prompt=lambda window: "", **more) -> AVLatent:
         def watched(window, begin, items):

@@ -22,7 +22,7 @@ from ...transformer import StreamInput, Transformer
 from .. import world
 from ..evaluate import Miniature
 from . import audio, video
-from .config import USED
+from .config import CONFIG, USED
 from .flow import ROWS_USED, as_input, noise_levels, positions
 from .stage import Stage
 
@@ -94,11 +94,12 @@ def takes(scene: world.Scene, count: int, rng: np.random.Generator) -> list[worl
 def add_lora(network: Transformer, lesson: Lesson) -> dict[str, nn.Parameter]:
     """Put trainable matrices beside the linear layers of ``network``; by the names that a file gives them."""
     where, tensors = VIDEO_AND_AUDIO if lesson.sound else VIDEO, dict[str, nn.Parameter]()
-    prefix = COMPONENTS["transformer"].keys.prefixes[0]
+    transformer = COMPONENTS["transformer"].variant_for(CONFIG)
+    prefix = transformer.keys.prefixes[0]
     for ours, linear in network.named_modules():
         if not isinstance(linear, nn.Linear):
             continue
-        name = COMPONENTS["transformer"].official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
+        name = transformer.official(f"{ours}.weight").removeprefix(prefix).removesuffix(".weight")
         if re.match(where, name) and name.endswith(TARGETS):
             width, device = linear.in_features, linear.weight.device
             down = nn.Parameter(torch.randn(lesson.rank, width, device=device) / math.sqrt(width))

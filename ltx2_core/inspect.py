@@ -4,21 +4,22 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..lora.parse import Lora, read_lora
-from ..lora.report import compare_with_release
-from .components import COMPONENTS
-from .files import CheckpointError, Entry, TensorFile
-from .fill import few
-from .models import Models
-from .text_encoder import TextEncoderFiles, open_text_encoder
-from .upscaler import UpscalerFile, keys_of, open_upscaler
-from .versions import VERSIONS
+from .checkpoint.components import COMPONENTS
+from .checkpoint.files import Entry, TensorFile
+from .checkpoint.loading import shorten_list
+from .checkpoint.models import Models
+from .checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
+from .checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
+from .checkpoint.versions import VERSIONS
+from .errors import CheckpointError, MissingFileError
+from .lora.parse import Lora, read_lora
+from .lora.report import compare_with_release
 
 
 def inspect(path: str | Path) -> str:
     """A few lines about an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
 
-    Raises FileNotFoundError or CheckpointError for anything else.
+    Raises MissingFileError or CheckpointError for anything else.
     """
     path = Path(path)
     if path.is_dir():
@@ -54,7 +55,7 @@ def _checkpoint(models: Models) -> str:
             names = models.sources[name].names.values()
             lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
     if unknown := models.unknown(file):
-        lines.append(f"  not known here   {few(sorted(unknown))}")
+        lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
     if "config" not in file.metadata:
         lines.append("  The header has no config; the numbers of the release are used.")
     needed = [name for name in models.missing if name != "text_encoder"]
@@ -76,7 +77,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     try:
         files.tokenizer()
         tokenizer = "with tokenizer"
-    except FileNotFoundError:
+    except MissingFileError:
         tokenizer = "WITHOUT tokenizer: put tokenizer.json beside it"
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Float8 times float8, on devices that have it (spec: formats.md, sections 3.1 and 10)."""
+"""Float8 times float8, on devices that have it (see README.md, "Products")."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,13 +11,13 @@ _SIDE = 16  # of which both sides of a weight must be multiples, on cards
 
 
 def row_scales(matrix: Tensor) -> Tensor:
-    """What makes the largest number of each row the largest float8: float32, (rows, 1)."""
+    """Return the scales that make the largest number of each row the largest float8: float32, (rows, 1)."""
     largest = torch.linalg.vector_norm(matrix, torch.inf, dim=1, keepdim=True, dtype=torch.float32)
     return (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def multiplies(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the device of ``weight`` multiplies it by float8 numbers, to a result of ``dtype``."""
+    """Return whether the device of ``weight`` supports its float8 product, with a result of ``dtype``."""
     return all(side % _SIDE == 0 for side in weight.shape) and _has(weight.device, weight.dtype, dtype, rows=False)
 
 
@@ -35,7 +35,7 @@ def scaled_square(matrix: Tensor) -> Callable[[], Tensor] | None:
 def scaled_linear(
     x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
 ) -> Tensor:
-    """x (..., in) rounded to float8 times ``weight`` (out, in), summed in float32; (..., out) in the dtype of ``x``.
+    """Round x (..., in) to float8 and multiply by ``weight`` (out, in), summed in float32; (..., out) as ``x``.
 
     ``weight_scale`` is () or (out, 1). ``input_scale`` () holds for all of ``x``, and what is too large for it is
     clamped; if it is None each token gets its own scale. So nothing depends on which tokens come together.
@@ -47,7 +47,7 @@ def scaled_linear(
 
 
 def _rounded(x: Tensor, scale: Tensor) -> Tensor:
-    """x / scale in float8. A scale for all divides in the dtype of ``x``, as the official code does."""
+    """Return x / scale in float8. A scale for all divides in the dtype of ``x``, as the official code does."""
     if scale.ndim == 0:  # above its largest number this float8 has but "not a number"
         return torch.div(x, scale).clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
     return torch.div(x, scale, out=torch.empty_like(x, dtype=torch.float8_e4m3fn))
@@ -56,7 +56,7 @@ def _rounded(x: Tensor, scale: Tensor) -> Tensor:
 def _product(
     x: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Of float8 matrices; ``scale`` is () or (tokens, 1), ``weight_scale`` () or (out, 1)."""
+    """Multiply float8 matrices; ``scale`` is () or (tokens, 1), ``weight_scale`` () or (out, 1)."""
     if scale.ndim == weight_scale.ndim == 0:
         return torch._scaled_mm(x, weight.t(), scale, weight_scale, bias, out_dtype=dtype)
     if _has(weight.device, weight.dtype, dtype, rows=True):

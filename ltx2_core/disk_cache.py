@@ -1,0 +1,191 @@
+"""What is kept on disk between runs: encoded prompts, finished windows, the measured machine.
+
+A cache is only a cache: whatever goes wrong with the disk is logged, and costs no more than making the thing anew.
+"""
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from uuid import uuid4
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import CheckpointError, UnreadableFileError
+
+LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
+
+_PARTIAL = ".partial"  # ends the name of a file that is not complete
+
+# What is logged when something is found, by the kind of cache.
+_FOUND_MESSAGES = {
+    "prompt": "This prompt was encoded before: %s is read instead of the text encoder.",
+    "window": "This window was made before: %s is read instead.",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """Something that says itself what tells it from others of its kind, such as a file by its header and age."""
+
+    @property
+    def identity(self) -> Any:
+        """Anything that ``fingerprint`` understands."""
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for files that can be made again: LTX2_CACHE if it is set, else the platform's own place.
+
+    None if LTX2_CACHE is set and empty: then nothing is kept.
+    """
+    if (chosen := os.environ.get("LTX2_CACHE")) is not None:
+        return Path(chosen).expanduser() if chosen else None
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "ltx2-av" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/ltx2-av"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx2-av"
+
+
+class DiskCache:
+    """Tensors by key, in one safetensors file each; files that were not used for longest go first.
+
+    Keys are not written to disk, only their hashes, and blanks at their ends do not count.
+    """
+
+    def __init__(self, folder: str | Path | None, identity: str, kind: str = "prompt", limit_bytes: int = LIMIT_BYTES):
+        """Describe the cache; nothing is read or made yet.
+
+        Args:
+            folder: Where the files lie; None keeps nothing.
+            identity: Names all that a result depends on beside its key.
+            kind: "prompt" or "window": how a find is logged.
+            limit_bytes: How large all files of the folder may become together.
+        """
+        self.folder = None if folder is None else Path(folder)
+        self.identity = identity
+        self._kind, self._limit_bytes = kind, limit_bytes
+
+    def path(self, key: str) -> Path | None:
+        """Return the file that holds, or would hold, the tensors of ``key``; None if nothing is kept."""
+        if self.folder is None:
+            return None
+        return self.folder / f"{fingerprint(self.identity, key.strip())}.safetensors"
+
+    def find(self, key: str, /) -> dict[str, Tensor] | None:
+        """Return the tensors that ``keep`` was given for ``key``, on the CPU; None if there are none, or damaged ones.
+
+        The file counts as used from now on.
+        """
+        path = self.path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            tensors = _read_tensors(path)
+            os.utime(path)
+        except Exception as error:  # a damaged file can fail in any way
+            _log.warning("What was kept cannot be used and will be made anew: %s", error)
+            return None
+        _log.info(_FOUND_MESSAGES[self._kind], path)
+        return tensors
+
+    def keep(self, key: str, /, **tensors: Tensor) -> None:
+        """Remember ``tensors`` for ``key``; other files go if there is no room for all."""
+        path = self.path(key)
+        if path is None:
+            return
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        try:
+            write_atomically(path, save(tensors, {"digest": _digest(tensors)}))
+            _prune(path.parent, self._limit_bytes)
+        except OSError as error:
+            _log.warning("Nothing could be kept in %s: %s", path.parent, error)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the whole file or none of it; whoever reads meanwhile sees the file that was there before.
+
+    Missing folders are made. Raises UnreadableFileError, an OSError, if the disk refuses.
+    """
+    partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnreadableFileError(
+            f"{path} cannot be written: {reason}. Make room there, or choose a folder that you may write to."
+        ) from error
+
+
+def fingerprint(*values: Any) -> str:
+    """Return a hash that differs wherever one of ``values`` does, also in another process.
+
+    Understood are numbers, words, paths, tensors, mappings, sequences, sets, dataclasses, objects with an
+    ``identity`` (files of weights), and whatever is made of them; all else counts by its ``repr``.
+    """
+    sha256 = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            sha256.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+            # A view of bytes needs an axis.
+            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            sha256.update(content.numpy().tobytes())
+        else:
+            sha256.update(_written(value).encode("utf-8", "surrogatepass"))
+        sha256.update(b"\0")
+    return sha256.hexdigest()
+
+
+def _written(value: Any) -> str:
+    """Words for a value that is not a tensor; of what has parts, the hash of these."""
+    if isinstance(value, Mapping):
+        return f"mapping {fingerprint(*value.keys(), *value.values())}"
+    if isinstance(value, Set):
+        return f"set {sorted(map(fingerprint, value))}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return f"sequence {fingerprint(*value)}"
+    if isinstance(value, Identified):
+        return f"{type(value).__name__} {fingerprint(value.identity)}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__name__} {fingerprint(*(getattr(value, field.name) for field in fields(value)))}"
+    return repr(value)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in memory of their own. CheckpointError if its digest is that of others."""
+    with safe_open(str(path), framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        digest = (file.metadata() or {}).get("digest")
+    if digest != _digest(tensors):
+        raise CheckpointError(f"{path.name} is damaged.")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of tensors by name, whatever their order."""
+    return fingerprint(dict(sorted(tensors.items())))
+
+
+def _prune(folder: Path, limit_bytes: int) -> None:
+    """Remove what was not used for longest until ``limit_bytes`` are left, remains of a crash included."""
+    files = [(path.stat(), path) for path in folder.glob("*") if path.suffix in (".safetensors", _PARTIAL)]
+    total = 0
+    for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns, reverse=True):
+        total += stat.st_size
+        if total > limit_bytes:
+            path.unlink(missing_ok=True)

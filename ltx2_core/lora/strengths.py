@@ -1,0 +1,97 @@
+"""How strongly a LoRA acts, where, and when."""
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from ..errors import SettingError
+from ..fields import Choice, Number, Words
+from .names import block_of, stream_of
+
+StrengthFunction = Callable[[float], float]  # a factor for a moment of a run: a sigma, or the number of a step
+
+_LOOK = Number(-10, 10, 0.05, 0.001)
+_OVERALL = "1 is as trained, 0 is without it, negative does the opposite."
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly a LoRA acts; 0 is without it, negative strengths do the opposite.
+
+    A layer gets ``strength`` times that of its stream. ``text`` is for the projection and the connectors of the text.
+    With ``blocks``, all layers that are not in one of these blocks of the transformer get 0. A ``schedule`` gives a
+    further factor for each moment of a run: for its sigma, or where ``schedule_over`` is "steps" for the number of its
+    step.
+    """
+
+    strength: Annotated[float, _LOOK, f"Multiplies all strengths below. {_OVERALL}"] = 1.0
+    video: Annotated[float, _LOOK, "For the layers that paint the picture."] = 1.0
+    audio: Annotated[float, _LOOK, "For the layers that make the sound. 0 keeps speech and noises as they are."] = 1.0
+    audio_to_video: Annotated[
+        float, _LOOK, "For the layers through which the sound moves the picture: lips, impacts."
+    ] = 1.0
+    video_to_audio: Annotated[float, _LOOK, "For the layers through which the picture makes itself heard."] = 1.0
+    text: Annotated[
+        float,
+        _LOOK,
+        "For the text projection and the connectors, which few LoRAs change. It acts where the prompt is encoded, so "
+        "connect this model there, too.",
+    ] = 1.0
+    blocks: Annotated[
+        Container[int] | None,
+        Words(shown="all"),
+        "Which of the transformer's blocks (48 in the released models, counted from 0) it changes, such as 0-23, 40. "
+        "All other layers get none of it. Early blocks lay out, late ones add detail.",
+    ] = None
+    schedule: Annotated[
+        StrengthFunction | None,
+        Words(shown="constant"),
+        "A further factor over the run: moments and strengths, such as 1.0: 1, 0.5: 0.3, straight between them. High "
+        "noise levels decide the composition, low ones detail. Costs a little time.",
+    ] = None
+    schedule_over: Annotated[
+        str,
+        Choice(("sigmas", "steps")),
+        "What the moments are: noise levels from 1 to 0, or numbers of steps, counted from 0.",
+    ] = "sigmas"
+
+    def constant_for(self, component: str, name: str) -> float:
+        """Return the strength for our tensor ``name`` of ``component``, without the schedule."""
+        if self.blocks is not None and block_of(component, name) not in self.blocks:
+            return 0.0
+        return self.strength * getattr(self, stream_of(component, name))
+
+    def factor_at(self, sigma: float, step: int) -> float:
+        """Return the schedule's factor at this moment of a run; 1 without a schedule."""
+        if self.schedule is None:
+            return 1.0
+        return self.schedule(step if self.schedule_over == "steps" else sigma)
+
+
+@dataclass(frozen=True)
+class StrengthSchedule:
+    """A strength that changes over a run: straight between points, level before the first and after the last."""
+
+    points: tuple[tuple[float, float], ...]  # (moment, strength), in ascending order
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[float, float]]) -> "StrengthSchedule":
+        """Return the schedule through (moment, strength) points in any order; moments are sigmas or numbers of steps.
+
+        Raises SettingError if there are none, or two at one moment.
+        """
+        if not points or len(dict(points)) < len(points):
+            raise SettingError(
+                "A schedule needs points (moment, strength), each at another moment, as in [(0, 1.0), (4, 0.5)]; "
+                f"it is {list(points)}."
+            )
+        return cls(tuple(sorted(points)))
+
+    def __call__(self, moment: float) -> float:
+        """Return the strength at ``moment``."""
+        if moment <= self.points[0][0]:
+            return self.points[0][1]
+        for (start, first), (stop, last) in zip(self.points, self.points[1:]):
+            if moment <= stop:
+                return first + (last - first) * (moment - start) / (stop - start)
+        return self.points[-1][1]
