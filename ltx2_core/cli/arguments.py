@@ -1,0 +1,345 @@
+"""From parsed flags to a request: files are probed and read, and what a video says fills in size, length and rate."""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._pending import (
+    AudioSource,
+    Condition,
+    Guidance,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
+    Picture,
+    ReferenceAudio,
+    ReferenceVideo,
+    ScheduleSettings,
+    StreamGuidance,
+    TileSettings,
+    Tiling,
+    VideoSource,
+    Windowing,
+    floor_frames,
+)
+from ..checkpoint import Models
+from ..checkpoint.upscaler import find_upscaler, open_upscaler
+from ..errors import SettingError
+from ..generate import recipe_of
+from ..geometry import exact_fps, nearest_size
+from ..lora import Stack, compare, open_lora
+from ..media import probe, read_picture, read_video
+from ..refine import find_distilled_lora
+from ..sampling import AnyGuidance, GuidanceBySigma, Recipe
+from ..settings import (
+    CUSTOM,
+    ClipSettings,
+    LongClip,
+    Request,
+    Resources,
+    SamplingSettings,
+    SecondStage,
+)
+from . import syntax
+from .parser import given
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+_RETAKEN = {"picture": ("video",), "sound": ("audio",)}
+_BOTH = ("video", "audio")
+
+_log = logging.getLogger(__name__)
+
+
+def request_of(options: argparse.Namespace, models: Models) -> Request:
+    """Build the request that the flags of ``generate`` describe.
+
+    Args:
+        options: from ``parser.parse``.
+        models: the opened files that the clip is made with; their recipe is what flags of guidance change.
+
+    Raises:
+        LTX2Error: files that are missing or cannot be read, and settings that cannot be.
+    """
+    check_combinations(options)
+    loras = read_loras(options.lora, models)
+    recipe = recipe_of(models, options.hq)
+    clip, videos = read_clip(options)
+    long = long_of(options)
+    if options.prompt is None and (long is None or not long.segments):
+        raise SettingError(
+            "There is no prompt: say what is to be seen and heard with --prompt, or with --segments FILE."
+        )
+    return Request(
+        options.prompt or (long.segments[0].prompt if long is not None else ""),
+        options.negative,
+        clip=clip,
+        conditions=tuple(read_conditions(options, clip, videos, loras)),
+        schedule=schedule_of(options),
+        sampling=SamplingSettings(**given(options, SamplingSettings)),
+        guidance=guidance_of(options, recipe),
+        long=long,
+        second=second_stage_of(options, models, recipe),
+        tiling=tiling_of(options),
+        loras=loras,
+        hq=options.hq,
+        resources=Resources(**given(options, Resources)),
+    )
+
+
+def check_combinations(options: argparse.Namespace) -> None:
+    """Refuse flags that do not go together. Raises SettingError."""
+    if options.sound_only and options.picture_only:
+        raise SettingError("--sound-only and --picture-only leave nothing: give one of them.")
+    if options.sound_only and options.output.suffix.lower() not in (".wav", ".flac"):
+        raise SettingError(f"--sound-only makes no picture, so {options.output.name} must be a .wav or .flac file.")
+    if (options.retake or options.mask) and not options.source:
+        raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
+    asked = given(options, ClipSettings)
+    if "frames" in asked and asked.get("seconds"):
+        raise SettingError("--frames and --seconds both say how long the clip is: give one of them.")
+    if len(options.reference_mask) > len(options.reference_video):
+        raise SettingError(
+            f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
+            "--reference-video: give a mask only for a reference."
+        )
+
+
+def read_loras(written: list[str], models: Models) -> Stack:
+    """Open the LoRAs that are ``written`` with their strengths, and log how each fits ``models``."""
+    loras = []
+    for text in written:
+        path, strengths = syntax.parse_lora(text, models.layers)
+        lora = open_lora(path)
+        _log.info(compare(lora, models).line)
+        loras.append((lora, strengths))
+    return tuple(loras)
+
+
+def schedule_of(options: argparse.Namespace) -> ScheduleSettings:
+    """Return the settings of the schedule; --sigmas alone means the custom one."""
+    settings = given(options, ScheduleSettings)
+    if "custom_sigmas" in settings and settings.setdefault("schedule", CUSTOM) != CUSTOM:
+        raise SettingError(f"--sigmas take the place of a schedule: leave out --schedule {settings['schedule']}.")
+    return ScheduleSettings(**settings)
+
+
+def tiling_of(options: argparse.Namespace) -> Tiling | None:
+    """Return the tiles to decode in; None for those that the memory allows."""
+    settings = given(options, Tiling)
+    return Tiling(**settings) if settings and settings.get("tile_size") != 0 else None
+
+
+def long_of(options: argparse.Namespace) -> LongClip | None:
+    """Return how a long clip is made; None for a clip that is made at once."""
+    segments = tuple(syntax.read_segments(options.segments)) if options.segments else ()
+    windows = given(options, Windowing)
+    if "window" not in windows and not segments:
+        return None
+    return LongClip(Windowing(**windows), segments, options.resume)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The video files that a clip has its size and length from."""
+
+    source: VideoSource | None  # what is changed or continued
+    kept: VideoSource | None  # what sound is made for
+
+
+def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
+    """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
+    videos = Videos(_video_source(options.source), _video_source(options.video))
+    film, asked = videos.source or videos.kept, given(options, ClipSettings)
+    asked["streams"] = (
+        "sound only" if options.sound_only else "picture only" if options.picture_only else "picture and sound"
+    )
+    clip = ClipSettings(**asked, fps=exact_fps(options.fps or (_rate(film) if film else None) or 24))
+    if clip.seconds:
+        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.length)
+    if film is None:
+        return clip, videos
+    width, height = film.size()
+    clip = replace(
+        clip,
+        width=clip.width or nearest_size(width),
+        height=clip.height or nearest_size(height),
+        frames=clip.length or floor_frames(film.count(clip.fps)),
+        seconds=None,
+    )
+    name = Path(str(film.source)).name
+    _log.info("%s as %d x %d, %d frames at %g fps.", name, clip.width, clip.height, clip.frames, float(clip.fps))
+    return clip, videos
+
+
+def _video_source(text: str | None) -> VideoSource | None:
+    if text is None:
+        return None
+    path, part = syntax.parse_file(text, "start", "seconds")
+    return VideoSource(path, **part)
+
+
+def _rate(video: VideoSource) -> Fraction | None:
+    assert not isinstance(video.source, Tensor)
+    return probe(video.source).fps
+
+
+def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack) -> list[Condition]:
+    """Return all that is given, in the order in which it applies.
+
+    Args:
+        options: the parsed flags.
+        clip: for the length of masks.
+        videos: of this clip, from ``read_clip``.
+        loras: they know how much smaller a reference they want.
+    """
+    conditions: list[Condition] = []
+    has_sound = videos.source is not None and probe(_path(videos.source)).has_audio
+    if videos.source is not None:
+        if not has_sound:
+            _log.info("%s is a video without sound, so all of the sound is made.", _path(videos.source).name)
+        conditions.append(InitClip(videos.source, _sound_of(videos.source) if has_sound else None))
+    conditions += [read_image(text, options.compression) for text in options.image]
+    if options.audio:
+        conditions.append(KeepAudio(_audio_source(options.audio), options.audio_noise))
+    if videos.kept is not None:
+        conditions.append(KeepVideo(videos.kept))
+    conditions += [_reference_audio(text) for text in options.reference_audio]
+    masks = [*options.reference_mask, *[None] * len(options.reference_video)]
+    conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
+    if options.retake:
+        streams = _RETAKEN.get(options.only, _BOTH)
+        conditions.append(syntax.parse_range(options.retake, streams, _BOTH if has_sound else _BOTH[:1]))
+    if options.mask:
+        mask = read_mask(options.mask, clip.fps, clip.length)
+        conditions.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
+    return conditions
+
+
+def _path(video: VideoSource) -> Path:
+    return Path(str(video.source))
+
+
+def _sound_of(video: VideoSource) -> AudioSource:
+    return AudioSource.of(_path(video), video.start, video.seconds)
+
+
+def read_image(text: str, compression: int | None) -> Picture:
+    """Read the picture of an --image flag; ``compression`` holds where the flag says nothing else."""
+    written = syntax.parse_picture(text)
+    crf = compression if written.compression is None else written.compression
+    return Picture(read_picture(written.path), written.frame, written.strength, written.append, crf)
+
+
+def _audio_source(text: str) -> AudioSource:
+    path, part = syntax.parse_file(text, "start", "seconds")
+    return AudioSource.of(path, **part)
+
+
+def _reference_audio(text: str) -> ReferenceAudio:
+    path, part = syntax.parse_file(text, "strength", "start", "seconds")
+    strength = part.pop("strength", 1.0)
+    return ReferenceAudio(AudioSource.of(path, **part), strength)
+
+
+def _reference_video(text: str, mask: Path | None, loras: Stack) -> ReferenceVideo:
+    names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
+    path, part = syntax.parse_file(text, *names)
+    usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
+    attention: float | Tensor = part.pop("attention", 1.0)
+    if mask is not None:
+        attention = attention * read_mask(mask)
+    return ReferenceVideo(
+        VideoSource(path, **{name: part[name] for name in ("start", "seconds") if name in part}),
+        part.get("downscale", usual[0]),
+        part.get("temporal_scale", usual[1]),
+        part.get("strength", 1.0),
+        attention,
+    )
+
+
+def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
+    """Read how white a picture or a video is, (1 or F, H, W) in 0..1.
+
+    Args:
+        path: of the picture or video.
+        fps: the rate at which a video is read; None for its own.
+        frames: how many of them, at most.
+    """
+    if path.suffix.lower() in PICTURES:
+        return read_picture(path).mean(-1)
+    rate = fps or probe(path).fps or Fraction(24)
+    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames)])
+
+
+def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
+    """Return the recipe's guidance with what was asked for; the flag of a stream counts before the common one."""
+    streams: dict[str, AnyGuidance] = {}
+    for stream in _BOTH:
+        own = {**given(options, Guidance), **given(options, Guidance, f"{stream}.")}
+        changes = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        streams[stream] = with_rows(replace(getattr(recipe, stream), **changes), options.guidance_up_to, stream)
+    return StreamGuidance(**streams)
+
+
+def with_rows(base: Any, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuidance:
+    """Return ``base`` with the changes that ``rows`` make to a stream up to their noise levels.
+
+    The lower a row's sigma, the more rows count there: each changes what holds above it.
+    """
+    own = [row for row in rows if stream in row.streams]
+    for row in own:
+        if row.sigma is None:
+            base = replace(base, **row.changes)
+    table = [(1.0, base)]
+    for row in sorted((row for row in own if row.sigma is not None), key=lambda row: -(row.sigma or 0)):
+        assert row.sigma is not None
+        base = replace(base, **row.changes)
+        table = [*(entry for entry in table if entry[0] > row.sigma), (row.sigma, base)]
+    return GuidanceBySigma(tuple(table)) if len(table) > 1 else table[0][1]
+
+
+def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:
+    """Return what is to happen after sampling; opens upscalers and, where it is needed, the distilled LoRA."""
+    space = open_upscaler(options.upscaler) if options.upscaler else None
+    if space is None and options.upscale is not None:
+        space = find_upscaler(models, options.upscale)
+    if space is not None and options.upscale not in (None, space.config.space):
+        raise SettingError(
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+        )
+    time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
+    stage = SecondStage(
+        tuple(file for file in (space, time) if file is not None),
+        options.refine,
+        tiles_of(options),
+        guidance=_refine_guidance(options, recipe),
+        **given(options, SecondStage),
+    )
+    first, refine = stage.lora_strengths(recipe)
+    if first or (stage.refine and refine):
+        stage = replace(stage, lora=open_lora(options.distilled_lora or find_distilled_lora(models)))
+    return stage
+
+
+def tiles_of(options: argparse.Namespace) -> TileSettings | None:
+    """Return the tiles to refine in; None where no flag says anything about them."""
+    settings = given(options, TileSettings)
+    if options.tiles is not None:
+        intervals, rows, columns = options.tiles
+        settings |= {"intervals": intervals, "rows": rows, "columns": columns}
+    return TileSettings(**settings) if settings else None
+
+
+def _refine_guidance(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance | None:
+    if not options.refine_guidance:
+        return None
+    refine, rows = recipe.refine, options.refine_guidance
+    return StreamGuidance(with_rows(refine.video, rows, "video"), with_rows(refine.audio, rows, "audio"))
