@@ -12,11 +12,10 @@ from torch import Tensor
 from . import geometry, latents
 from .audio_vae import AudioEncoder, encode_waveform
 from .checkpoint.versions import VERSIONS
-from .conditioning import AVState, prepare
-from .conditioning.given import Given, items_of
+from .conditioning import AVState, apply_conditions
+from .conditioning.conditions import Condition, encode_conditions
 from .geometry import SPACE_SCALE, ClipShape
 from .health import check_finite
-from .latents import AVLatent
 from .memory.stages import Extent
 from .run import Run
 from .video_vae import Tiling, VideoEncoder, encode_stream
@@ -106,20 +105,14 @@ class Outline:
     encoded: Extent  # the largest that goes through the encoders
 
 
-def outline(given: Iterable[Given], shape: ClipShape, streams: Collection[str]) -> Outline:
-    """Everything that is ``given`` in a clip of these ``streams``, by size alone.
+def outline(conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str]) -> Outline:
+    """Everything that is ``conditions`` of a clip of these ``streams``, by size alone.
 
     Raises ValueError for what cannot be given so, and where nothing is left to be made.
     """
     encode = Outlines()
-    empty = only(latents.empty(shape), streams)
-    state = prepare(empty, shape.fps, items_of(given, shape, streams, encode))
+    empty = latents.empty(shape).select(streams)
+    state = apply_conditions(empty, shape.fps, encode_conditions(conditions, shape, streams, encode))
     if not state.free:
         raise ValueError("Everything in this clip is given and stays, so there is nothing to make: take something out.")
     return Outline(state, Extent(encode.pictures, encode.sound))
-
-
-def only(latent: AVLatent, streams: Collection[str]) -> AVLatent:
-    """``latent`` with these streams alone."""
-    present = {name: x for name, x in latent.streams().items() if name in streams}
-    return AVLatent(present.get("video"), present.get("audio"))

@@ -19,12 +19,20 @@ class CheckpointError(LTX2Error, ValueError):
     """A file is not what it has to be."""
 
 
+class MediaError(LTX2Error, ValueError):
+    """A picture, a video or a sound is not what it has to be."""
+
+
 class MissingFileError(LTX2Error, FileNotFoundError):
     """A file that is needed is not there."""
 
 
 class UnreadableFileError(LTX2Error, OSError):
     """A file is there, but cannot be read or written."""
+
+
+class TargetExistsError(LTX2Error, FileExistsError):
+    """Something would be overwritten that a person may want to keep."""
 
 
 class DoesNotFitError(LTX2Error, ValueError):

@@ -19,13 +19,13 @@ from . import latents
 from .audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder, vocode_chunked
 from .checkpoint import Models
 from .checkpoint.text_cache import TEXT_COMPONENTS, TextCache, text_cache
-from .conditioning import AVState, Inpaint, Item, State, prepare
-from .conditioning.given import STREAMS, Given, film_in, items_of, recording_in
-from .encoding import RunEncoders, only, outline
+from .conditioning import AVState, Inpaint, LatentCondition, State, apply_conditions
+from .conditioning.conditions import STREAMS, Condition, encode_conditions, kept_audio, kept_video
+from .encoding import RunEncoders, outline
 from .geometry import ClipShape, exact_fps
 from .health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from .latents import AVLatent
-from .long import WindowCache, Windowing, extent, fingerprint, sample_clip
+from .long import WindowCache, extent, fingerprint, sample_clip
 from .lora import Stack
 from .lora.stack import files_of, text_changes
 from .refine import SecondStage, enlarged, foresee
@@ -40,13 +40,14 @@ from .sampling import (
     Step,
     TiledNetwork,
     Tiles,
+    count_runs,
     one_by_one,
     passes_needed,
     recipe_for,
-    runs,
     schedules,
 )
-from .sampling.windows import Segment
+from .sampling.windows import Segment, Windowing
+from .seeds import Seeds
 from .text import Contexts, connect, extract_features, read_prompts
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
@@ -79,7 +80,7 @@ def generate(
     height: int | None = None,
     frames: int | None = None,
     fps: float | str | Fraction = 24,
-    given: Sequence[Given] = (),
+    conditions: Sequence[Condition] = (),
     sound_only: bool = False,
     windowing: Windowing | None = None,
     segments: Sequence[Segment] = (),
@@ -107,9 +108,9 @@ def generate(
 ) -> Clip:
     """Make a clip with sound from a prompt.
 
-    What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. What is
-    ``given`` are pictures, films and sounds, in the order in which they apply; the clip carries a given sound or film
-    itself. With ``windowing`` the clip is made window by window, each with the prompt of its segment, of which
+    What is None follows the recipe of the model: size, length, steps and guidance of the official pipelines. The
+    ``conditions`` are pictures, videos and sounds, in the order in which they apply; the clip carries a kept sound or
+    video itself. With ``windowing`` the clip is made window by window, each with the prompt of its segment, of which
     ``prompt`` is the first; finished windows are kept in the folder ``resume``. With a ``second`` stage, width and
     height are those that come out of it, and the first stage is smaller; ``hq`` is the recipe of few, precise steps.
     Progress is reported as (stage, done, total), and what looks or sounds wrong as findings; ``check`` is called
@@ -130,7 +131,7 @@ def generate(
     sampler = sampler or recipe.sampler
     sigmas = sigmas or recipe.sigmas(steps, schedule, tokens=prod(shape.video_latent))
     streams = STREAMS[1:] if sound_only else STREAMS
-    ahead = outline(given, shape, streams)
+    ahead = outline(conditions, shape, streams)
     video, audio = (
         each if name in ahead.state.free else NEUTRAL
         for name, each in (("video", video or recipe.video), ("audio", audio or recipe.audio))
@@ -138,7 +139,7 @@ def generate(
     once = second.with_lora(loras, recipe.lora)
     run = Run(models, dtype, format, device, vram, ram, on_progress, on_finding, check, once)
     script = [Segment(0, prompt), *segments]
-    windows = windowing.cut(shape.frames, shape.fps) if windowing else []
+    windows = windowing.windows(shape.frames, shape.fps) if windowing else []
     steps_in_all = (len(sigmas) - 1) * max(1, len(windows))
     guided = needs_negative(sampler, video, audio)
     guided = guided or (second.refine and needs_negative(finer.sampler, finer.video, finer.audio))
@@ -147,7 +148,7 @@ def generate(
         prompts.append(recipe.negative if negative is None else negative)
     text = text_cache(cache, models, run.encoder, run.dtype, changes=text_changes(loras, TEXT_COMPONENTS))
     kept = kept_contexts(run, list(dict.fromkeys(prompts)), text)
-    at_last = outline(given, final, streams) if second.refine else ahead
+    at_last = outline(conditions, final, streams) if second.refine else ahead
     tiles, later = foresee(run, second, shape, extent(at_last.state, []), finer)
     tiling = run.foresee(
         final,
@@ -161,9 +162,9 @@ def generate(
         later=later,
     )
     contexts = encode(run, kept, text)
-    begin = only(latents.empty(shape), ahead.state.streams).to(run.device)
+    begin = latents.empty(shape).select(ahead.state.streams).to(run.device)
     with RunEncoders(run) as encoders:
-        items = items_of(given, shape, ahead.state.streams, encoders)
+        items = encode_conditions(conditions, shape, ahead.state.streams, encoders)
 
     def watch(window: int) -> OnStep:
         before = window * (len(sigmas) - 1)
@@ -182,7 +183,7 @@ def generate(
     latent = enlarged(run, latent.to(run.device), shape.fps, second.upscalers)
     if second.refine:
         with RunEncoders(run) as encoders:
-            items = items_of(given, final, at_last.state.streams, encoders)
+            items = encode_conditions(conditions, final, at_last.state.streams, encoders)
         with run.use("transformer", stage="refining", loras=second.with_lora(loras, finer.lora)) as (transformer,):
             refined = make(
                 transformer,
@@ -193,7 +194,7 @@ def generate(
                 video=finer.video,
                 audio=finer.audio,
                 sampler=finer.sampler,
-                seed=seed + 1,
+                seed=Seeds(seed).refine,
                 items=items,
                 tiles=tiles,
                 on_step=lambda done, total, step: run.report("refining", done, total),
@@ -201,8 +202,8 @@ def generate(
             del transformer
         run.tell(latent_findings(refined, "refining"))
         latent = AVLatent(refined.video, latent.audio if finer.keeps_sound else refined.audio)
-    waveform, sample_rate = sound(run, latent.audio, final, given)
-    chunks = pictures(run, latent.video, tiling, final, given, tiles)
+    waveform, sample_rate = sound(run, latent.audio, final, conditions)
+    chunks = pictures(run, latent.video, tiling, final, conditions, tiles)
     return Clip(chunks, final.fps, waveform, sample_rate, latent.to("cpu"))
 
 
@@ -236,10 +237,10 @@ def encode(run: Run, prompts: dict[str, Contexts | None], cache: TextCache) -> d
 
 
 def sound(
-    run: Run, latent: Tensor | None, shape: ClipShape, given: Sequence[Given] = ()
+    run: Run, latent: Tensor | None, shape: ClipShape, conditions: Sequence[Condition] = ()
 ) -> tuple[Tensor | None, int | None]:
     """The waveform (1 or 2, N) on the CPU, as long as the frames, and its sample rate: a given one as it is."""
-    if recording := recording_in(given):
+    if recording := kept_audio(conditions):
         run.tell(recording.findings(shape))
         return recording.lasting(shape), recording.sample_rate
     if latent is None:
@@ -260,14 +261,14 @@ def pictures(
     latent: Tensor | None,
     tiling: Tiling | None,
     shape: ClipShape,
-    given: Sequence[Given] = (),
+    conditions: Sequence[Condition] = (),
     tiles: Tiles | None = None,
 ) -> Iterator[Tensor]:
     """Chunks of frames (F, H, W, 3) on the CPU, decoded as they are asked for; those of a given film as they are.
 
     ``tiles`` are those that the latent was made of.
     """
-    if film := film_in(given):
+    if film := kept_video(conditions):
         yield from film.chunks(shape.fps, shape.frames)
         return
     if latent is None:
@@ -316,7 +317,7 @@ def sample(
     first_step: int = 0,
     last: Step | None = None,
     mask: AVLatent | None = None,
-    items: Sequence[Item] = (),
+    items: Sequence[LatentCondition] = (),
     batched: bool = False,
     tiles: Tiles | None = None,
     together: bool = True,
@@ -334,41 +335,41 @@ def sample(
     ``together`` or each by itself to its end. Raises FloatingPointError as soon as a step gives something that is not
     a number.
     """
-    sigmas, row = schedules.check(sigmas), SAMPLERS[sampler]
+    sigmas, row = schedules.check_sigmas(sigmas), SAMPLERS[sampler]
     masks = [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]
-    whole = prepare(latent, fps, [*masks, *items])
+    whole = apply_conditions(latent, fps, [*masks, *items])
     noise = latents.noise_like(whole.map(lambda state: state.latent).to(dtype), seed, noise_order).to(torch.float32)
     apart = None if together else tiles
     if apart and not add_noise:
         raise ValueError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     if tiles and together:
         network = TiledNetwork(network, whole, tiles)
-    taken, total = 0, (len(sigmas) - 1) * (runs(whole, apart) if apart else 1)
+    taken, total = 0, (len(sigmas) - 1) * (count_runs(whole, apart) if apart else 1)
 
-    def solved(given: AVState, noise: AVLatent) -> AVLatent:
-        """The tokens of ``given`` at sigmas[-1]."""
+    def solved(state: AVState, noise: AVLatent) -> AVLatent:
+        """The tokens of ``state`` at sigmas[-1]."""
         nonlocal taken
-        start = given.map(lambda state, x: state.noised(x, sigmas[0]), noise)
+        start = state.map(lambda stream, x: stream.noised(x, sigmas[0]), noise)
 
         def packed(latent: AVLatent) -> AVLatent:
-            return given.map(State.packed, latent, start)
+            return state.map(State.packed, latent, start)
 
         denoise = Denoiser(
-            *(network, given, contexts, negative, video, audio, noise, dtype),
+            *(network, state, contexts, negative, video, audio, noise, dtype),
             always_negative=row.needs_negative,
             batched=batched,
             between_blocks=check,
-            at=at,
+            on_evaluate=at,
             step=first_step,
         )
         noisy = start if add_noise else packed(latent)
-        fresh = latents.Noise(seed + 10_000 + first_step, noise_order)  # as in the official loop
+        fresh = latents.Noise(Seeds(seed).step_noise(first_step), noise_order)
         steps = row(denoise, noisy, sigmas, fresh, None if last is None else last.map(packed))
         for done, step in enumerate(steps, 1):
             denoise.step, taken = first_step + done, taken + 1
             check_finite(step.latent, f"step {done} of sampling")
             if on_step is not None:
-                on_step(taken, total, step.map(lambda tokens: given.map(State.unpacked, tokens)))
+                on_step(taken, total, step.map(lambda tokens: state.map(State.unpacked, tokens)))
             noisy = step.latent
         return noisy
 

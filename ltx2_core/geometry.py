@@ -1,7 +1,6 @@
 """Pixels, latents, tokens and seconds of both streams.
 
-A clip owns one rational frame rate; every length follows from it (spec: transformer.md, section 4; video_vae.md,
-section 1; audio.md, section 3).
+A clip owns one rational frame rate; every length follows from it (``conditioning/README.md``, "Positions").
 """
 
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .errors import SettingError
+
 TIME_SCALE = 8  # pixel frames per latent frame, after the first
 SPACE_SCALE = 32  # pixels per latent cell, both ways
 VIDEO_CHANNELS = 128
@@ -19,20 +20,22 @@ AUDIO_BINS = 16
 AUDIO_RATE = 25  # audio latents per second: 16 kHz / hop 160 / 4
 
 # Rates that people write as decimals and mean as fractions.
-_BROADCAST = {
-    Fraction(nominal * 1000, 1001).limit_denominator(1001): name
-    for nominal, name in ((24, "23.976"), (30, "29.97"), (48, "47.952"), (60, "59.94"), (120, "119.88"))
-}
+_BROADCAST = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
 
 
 def exact_fps(fps: float | str | Fraction) -> Fraction:
-    """The frame rate as a fraction; 23.976, 29.97 and their like become n * 1000 / 1001."""
+    """Turn a frame rate into a fraction; 23.976, 29.97 and their like become n * 1000 / 1001.
+
+    Raises SettingError for what is no rate between 1 and 240.
+    """
     try:
         rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
     except (ValueError, OverflowError, ZeroDivisionError):
-        raise ValueError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.") from None
+        raise SettingError(
+            f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001."
+        ) from None
     if not 1 <= rate <= 240:
-        raise ValueError(f"fps is {fps}; it must lie between 1 and 240.")
+        raise SettingError(f"fps is {fps}; it must lie between 1 and 240.")
     for exact in _BROADCAST:
         if abs(rate - exact) < Fraction(1, 200):
             return exact
@@ -44,6 +47,11 @@ def nearest_frames(frames: float) -> int:
     return max(0, round((frames - 1) / TIME_SCALE)) * TIME_SCALE + 1
 
 
+def floor_frames(frames: int) -> int:
+    """The largest count up to ``frames`` that fills latents: 8 k + 1."""
+    return (frames - 1) // TIME_SCALE * TIME_SCALE + 1
+
+
 def nearest_size(pixels: float, multiple: int = SPACE_SCALE) -> int:
     """The nearest width or height that the video VAE can make."""
     return max(1, round(pixels / multiple)) * multiple
@@ -51,7 +59,11 @@ def nearest_size(pixels: float, multiple: int = SPACE_SCALE) -> int:
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The size of a clip; everything both streams need to know about lengths."""
+    """The size of a clip, from which the lengths of both streams follow.
+
+    ``width`` and ``height`` are pixels, multiples of 32; ``frames`` is 8 k + 1; ``fps`` becomes a fraction. Raises
+    SettingError for others.
+    """
 
     width: int
     height: int
@@ -60,12 +72,12 @@ class ClipShape:
 
     def __post_init__(self):
         if self.frames < 1 or self.frames % TIME_SCALE != 1:
-            raise ValueError(
+            raise SettingError(
                 f"frames is {self.frames}; it must be {TIME_SCALE} k + 1, for example {nearest_frames(self.frames)}."
             )
         for name, value in (("width", self.width), ("height", self.height)):
             if value < SPACE_SCALE or value % SPACE_SCALE:
-                raise ValueError(
+                raise SettingError(
                     f"{name} is {value}; it must be a multiple of {SPACE_SCALE}, for example {nearest_size(value)}."
                 )
         object.__setattr__(self, "fps", exact_fps(self.fps))
@@ -78,6 +90,7 @@ class ClipShape:
 
     @property
     def seconds(self) -> Fraction:
+        """The length in seconds."""
         return self.frames / self.fps
 
     @property
@@ -87,6 +100,7 @@ class ClipShape:
 
     @property
     def audio_latents(self) -> int:
+        """T of the audio latent."""
         return round(self.seconds * AUDIO_RATE)
 
     def samples(self, sample_rate: int) -> int:
@@ -95,19 +109,25 @@ class ClipShape:
 
 
 def latent_frames(frames: int) -> int:
+    """The latent frames that hold this many pixel frames."""
     return (frames - 1) // TIME_SCALE + 1
 
 
 def pixel_frames(latents: int) -> int:
+    """The pixel frames that this many latent frames become."""
     return (latents - 1) * TIME_SCALE + 1
 
 
 def video_positions(
     shape: tuple[int, int, int], fps: Fraction, device: torch.device | str = "cpu", causal: bool = True
 ) -> Tensor:
-    """Where each token of a (F, H, W) latent starts and ends: (1, 3, N, 2), seconds and pixels, float32.
+    """Compute where each token of a video latent starts and ends: (1, 3, N, 2), seconds and pixels, float32.
 
-    The first latent holds one frame if ``causal``, as at the beginning of a clip, else eight like all others.
+    Args:
+        shape: (F, H, W) of the latent.
+        fps: Frames per second of the clip.
+        device: Where the result lies.
+        causal: The first latent holds one frame, as at the beginning of a clip; else eight like all others.
     """
     frames, height, width = shape
     time = _bounds(frames) * TIME_SCALE
@@ -126,29 +146,29 @@ def video_positions(
 
 
 def audio_positions(length: int, device: torch.device | str = "cpu") -> Tensor:
-    """Where each audio token starts and ends: (1, 1, T, 2), seconds, float32."""
+    """Compute where each of ``length`` audio tokens starts and ends: (1, 1, T, 2), seconds, float32."""
     mel_frames = (_bounds(length) * 4 + 1 - 4).clamp(min=0)
     return (mel_frames * 160 / 16000)[None, None].to(device)
 
 
 def video_tokens(latent: Tensor) -> Tensor:
-    """(B, C, F, H, W) to (B, N, C), time slowest."""
+    """Turn a video latent (B, C, F, H, W) into tokens (B, N, C), time slowest."""
     return rearrange(latent, "b c f h w -> b (f h w) c")
 
 
 def video_latent(tokens: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """(B, N, C) back to (B, C, F, H, W)."""
+    """Turn tokens (B, N, C) back into a video latent (B, C, F, H, W)."""
     frames, height, width = shape
     return rearrange(tokens, "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
 
 
 def audio_tokens(latent: Tensor) -> Tensor:
-    """(B, C, T, M) to (B, T, C * M)."""
+    """Turn an audio latent (B, C, T, M) into tokens (B, T, C * M)."""
     return rearrange(latent, "b c t m -> b t (c m)")
 
 
 def audio_latent(tokens: Tensor, bins: int = AUDIO_BINS) -> Tensor:
-    """(B, T, C * M) back to (B, C, T, M)."""
+    """Turn tokens (B, T, C * M) back into an audio latent (B, C, T, M)."""
     return rearrange(tokens, "b t (c m) -> b c t m", m=bins)
 
 

@@ -1,7 +1,4 @@
-"""Is what came out of a stage sound?
-
-What is not a number ends the run; what is merely ugly becomes a finding, which stops nothing.
-"""
+"""Health checks of what a stage made: NaN ends the run, ugly results become findings, which stop nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import NotANumberError
 from .latents import AVLatent
 
 # ----------------------------------------------------------------------------------------------------------- thresholds
@@ -83,7 +81,7 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What a person would notice after a stage, and its likely cause; as a string, a sentence or two to be shown."""
+    """A fault that a person would notice after a stage, and its likely cause; ``str`` makes a sentence or two of it."""
 
     stage: str  # "decoding the video"
     what: str  # "the picture stands still"
@@ -98,18 +96,18 @@ def _finding(stage: str, subject: str, what: str) -> Finding:
 
 
 def check_finite(what: AVLatent | Tensor, stage: str) -> None:
-    """Raise FloatingPointError, naming ``stage``, if there is a NaN or an infinity."""
+    """Raise NotANumberError, naming ``stage``, if ``what`` holds a NaN or an infinity."""
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise FloatingPointError(f"The {name} is not a number after {stage}: {_CAUSES['is not a number']}")
+            raise NotANumberError(f"The {name} is not a number after {stage}: {_CAUSES['is not a number']}")
 
 
 # -------------------------------------------------------------------------------------------------------------- latents
 
 
 def latent_findings(latent: AVLatent, stage: str) -> list[Finding]:
-    """What is wrong with a clean latent: one that was encoded, or sampled down to sigma 0."""
+    """Find faults of a clean latent: one that was encoded, or sampled down to sigma 0."""
     subjects = {"video": "picture", "audio": "sound"}
     faults = ((name, _latent_fault(x.float())) for name, samples in latent.streams().items() for x in samples)
     return list(dict.fromkeys(_finding(stage, subjects[name], fault) for name, fault in faults if fault))
@@ -162,7 +160,7 @@ class PictureHealth:
         self._figures.append(torch.cat((torch.stack((peak, spread, changed), -1), pixels.mean(-2)), -1))
 
     def findings(self) -> list[Finding]:
-        """What was wrong with the frames so far, in any clip of the batch."""
+        """List the faults of the frames so far, in any clip of the batch."""
         clips = torch.cat(self._figures, 1) if self._figures else ()
         faults = dict.fromkeys(_picture_fault(clip) for clip in clips)
         return [_finding(self._stage, "picture", fault) for fault in faults if fault]
@@ -197,7 +195,7 @@ class Seams:
         self._last = small[:, -1:].clone()
 
     def measure(self) -> float:
-        """How many times more changes across the worst line than beside it; 1 = as much."""
+        """Compare the change across the worst line with that beside it; 1 = as much."""
         changes = torch.cat(self._changes)
         found = [
             _sharpness(steps / len(changes), min(self._beside, line - 1))
@@ -213,7 +211,7 @@ class Seams:
         return max(1, line - self._beside), min(length, line + self._beside + 1)
 
     def findings(self) -> list[Finding]:
-        """Whether tiles show in the frames so far."""
+        """List a finding if tiles show in the frames so far."""
         return [_finding(self._stage, "picture", "shows seams")] if self.measure() > SEAM else []
 
 
@@ -249,7 +247,7 @@ def _restlessness(colour: Tensor) -> float:
 
 
 def sound_findings(waveform: Tensor, sample_rate: int, stage: str = "decoding the sound") -> list[Finding]:
-    """What is wrong with a waveform (1 or 2, N) in -1..1."""
+    """Find faults of a waveform (1 or 2, N) in -1..1."""
     return [_finding(stage, "sound", fault) for fault in _sound_faults(waveform.float(), sample_rate)]
 
 

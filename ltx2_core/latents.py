@@ -1,6 +1,6 @@
 """Both streams of one sample as a single vector, and its noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,10 @@ from einops import rearrange
 from torch import Tensor
 
 from . import geometry
+from .errors import SettingError
 from .geometry import ClipShape
+
+STREAMS = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class AVLatent:
     audio: Tensor | None  # (B, C, T, M)
 
     def map(self, function: Callable[..., Tensor], *others: Any) -> "AVLatent":
-        """``function`` of each stream that is present, and of what ``others`` hold for that stream."""
+        """Apply ``function`` to each stream that is present and to that stream of ``others``."""
         return per_stream(function, self, *others)
 
     def __add__(self, other: "AVLatent") -> "AVLatent":
@@ -39,16 +42,24 @@ class AVLatent:
 
     __rmul__ = __mul__
 
-    def to(self, *args, **kwargs) -> "AVLatent":
+    def to(self, *args: Any, **kwargs: Any) -> "AVLatent":
+        """Move or convert both streams, as ``Tensor.to`` does."""
         return self.map(lambda x: x.to(*args, **kwargs))
 
     def streams(self) -> dict[str, Tensor]:
         """The streams that are present, by name."""
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
+    def select(self, streams: Collection[str]) -> "AVLatent":
+        """Keep only these streams, as far as they are present."""
+        return AVLatent(
+            self.video if "video" in streams else None,
+            self.audio if "audio" in streams else None,
+        )
+
 
 def per_stream(function: Callable[..., Tensor], first: Any, *others: Any) -> AVLatent:
-    """``function`` of the ``video`` of all of them, and of the ``audio``; without those that ``first`` lacks."""
+    """Apply ``function`` to the ``video`` of all arguments and to the ``audio``, as far as ``first`` has them."""
 
     def apply(name: str) -> Tensor | None:
         own = getattr(first, name)
@@ -58,7 +69,7 @@ def per_stream(function: Callable[..., Tensor], first: Any, *others: Any) -> AVL
 
 
 def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
-    """Zeros of the size of a clip, on the CPU, float32."""
+    """Make a latent of zeros of the size of a clip, on the CPU, float32."""
     return AVLatent(
         video=torch.zeros(batch, geometry.VIDEO_CHANNELS, *shape.video_latent),
         audio=torch.zeros(batch, geometry.AUDIO_CHANNELS, shape.audio_latents, geometry.AUDIO_BINS),
@@ -71,28 +82,35 @@ NOISE_ORDERS = ("official", "comfyui")
 class Noise:
     """Gaussian noise from one generator, draw after draw, each time video before audio.
 
-    Both streams are token sequences (B, N, C) here. The "official" order draws them so (spec: sampling.md, section 5),
-    "comfyui" in the layout of the latent, as ComfyUI's own nodes do, so that a seed of theirs gives the same clip.
-    ``device`` is where the numbers are drawn; a CPU and a CUDA generator give different ones. They are drawn in float32
-    and rounded to the latent's dtype, because bfloat16 draws on a CPU differ from machine to machine; for a float64
-    latent they are drawn in float64.
+    Both streams are token sequences (B, N, C) here (``sampling/README.md``, "Noise"). Numbers are drawn in float32 and
+    rounded to the latent's dtype, because bfloat16 draws on a CPU differ from machine to machine; for a float64 latent
+    they are drawn in float64.
+
+    Args:
+        seed: Starts the generator.
+        order: "official" draws token by token, "comfyui" in the layout of the latent, as ComfyUI's own nodes do, so
+            that a seed of theirs gives the same clip.
+        device: Where numbers are drawn; a CPU and a CUDA generator give different ones.
+
+    Raises:
+        SettingError: For another order.
     """
 
     def __init__(self, seed: int, order: str = "official", device: torch.device | str = "cpu"):
         if order not in NOISE_ORDERS:
-            raise ValueError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
+            raise SettingError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
         self.seed, self.order, self.device = seed, order, device
         self._generator = torch.Generator(device).manual_seed(seed % 2**64)
 
     def __call__(self, latent: AVLatent) -> AVLatent:
-        """The next draw, of the size, dtype and device of ``latent``."""
+        """Draw the next noise, of the size, dtype and device of ``latent``."""
         return AVLatent(
             None if latent.video is None else self._draw(latent.video, bins=1),
             None if latent.audio is None else self._draw(latent.audio, geometry.AUDIO_BINS),
         )
 
     def fork(self, offset: int) -> "Noise":
-        """Noise of the same kind from the start of another seed, ``offset`` further on."""
+        """Start noise of the same kind from another seed, ``offset`` further on (offsets are in ``seeds.py``)."""
         return Noise(self.seed + offset, self.order, self.device)
 
     def _draw(self, x: Tensor, bins: int) -> Tensor:
@@ -106,5 +124,5 @@ class Noise:
 
 
 def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
-    """The first draw of Noise(seed)."""
+    """Draw the first noise of ``Noise(seed, order, device)``."""
     return Noise(seed, order, device)(latent)

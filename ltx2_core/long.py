@@ -11,30 +11,14 @@ from torch import Tensor
 
 from .checkpoint.files import TensorFile
 from .checkpoint.text_cache import TextCache
-from .conditioning import AVState, Item, State, prepare
+from .conditioning import AVState, LatentCondition, State, apply_conditions
 from .latents import AVLatent
 from .memory.stages import Extent
-from .sampling.windows import Part, Segment, Window, cover, prompt_of, sample_windows
+from .sampling.windows import Segment, StreamSpan, Window, Windowing, prompt_of, sample_windows
+from .seeds import Seeds
 from .text import Contexts
 
-SampleWindow = Callable[[Window, AVLatent, list[Item]], AVLatent]
-
-
-@dataclass(frozen=True)
-class Windowing:
-    """How a long clip is cut: frames of a window, and how many of them neighbours share.
-
-    ``strength`` is how firmly a window keeps what it has from the one before; ``drift`` is how far (0..1) its colours
-    and loudness are drawn to those of the first one.
-    """
-
-    size: int = 121
-    overlap: int = 24
-    strength: float = 1.0
-    drift: float = 0.0
-
-    def cut(self, frames: int, fps: Fraction) -> list[Window]:
-        return cover(frames, fps, self.size, self.overlap)
+SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
 class WindowCache(TextCache):
@@ -46,7 +30,7 @@ class WindowCache(TextCache):
 def sample_clip(
     make: Callable[..., AVLatent],
     begin: AVLatent,
-    items: Sequence[Item],
+    items: Sequence[LatentCondition],
     fps: Fraction,
     script: Sequence[Segment],
     contexts: Mapping[str, Contexts],
@@ -68,11 +52,13 @@ def sample_clip(
     def context(window: Window) -> Contexts:
         return contexts[prompt_of(window, script)]
 
-    def one(window: Window, begin: AVLatent, items: list[Item]) -> AVLatent:
+    def one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         number = window.number
-        return make(begin, contexts=context(window), seed=seed + number, items=items, on_step=watch(number))
+        return make(
+            begin, contexts=context(window), seed=Seeds(seed).window(number), items=items, on_step=watch(number)
+        )
 
-    given = prepare(begin, fps, items)
+    given = apply_conditions(begin, fps, items)
     return sample_long(one, given, windowing, windows, store, lambda window: fingerprint(context(window)))
 
 
@@ -90,11 +76,13 @@ def sample_long(
     same.
     """
 
-    def here(window: Window, begin: AVLatent, items: Sequence[Item] = ()) -> tuple[AVState, list[Item]]:
+    def here(
+        window: Window, begin: AVLatent, items: Sequence[LatentCondition] = ()
+    ) -> tuple[AVState, list[LatentCondition]]:
         items = [*items, *(Within(name, state, window) for name, state in given.streams.items())]
-        return prepare(begin, window.fps, items), items
+        return apply_conditions(begin, window.fps, items), items
 
-    def one(window: Window, begin: AVLatent, items: list[Item]) -> AVLatent:
+    def one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), given)
         state, items = here(window, begin, items)
         return sample(window, begin, items) if state.free else begin.map(Tensor.contiguous)
@@ -105,7 +93,13 @@ def sample_long(
 
     whole = given.map(lambda state: state.unpacked(state.clean))
     return sample_windows(
-        one, whole, windows, strength=windowing.strength, adain=windowing.drift, store=store, settings=all_settings
+        one,
+        whole,
+        windows,
+        overlap_strength=windowing.overlap_strength,
+        drift_control=windowing.drift_control,
+        store=store,
+        settings=all_settings,
     )
 
 
@@ -118,7 +112,7 @@ class Within:
     window: Window
 
     def __call__(self, state: State) -> State:
-        part: Part = getattr(self.window, self.stream)
+        part: StreamSpan = getattr(self.window, self.stream)
         start, end = (float(frame / state.fps) for frame in (self.window.frames.start, self.window.frames.stop))
         times = self.whole.positions[0, 0, self.whole.count :]
         voice = times[:, 1] <= 0  # from before any clip
@@ -148,7 +142,7 @@ def extent(given: AVState, windows: Sequence[Window]) -> Extent:
     for window in windows:
         begin = whole.map(lambda x, part: x[:, :, part.start : part.stop], window)
         items = [Within(name, state, window) for name, state in states.items()]
-        state = prepare(begin, window.fps, items)
+        state = apply_conditions(begin, window.fps, items)
         found.append(_extent(state.streams, state.appended))
     return max(found, key=lambda each: sum(count or 0 for count in each.tokens))
 

@@ -5,30 +5,40 @@ are declared beside that value and collected here. Widgets of nodes, flags of th
 are all made from these fields (see ``fields.py``).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 
-from ._pending import Condition, ScheduleSettings, StreamGuidance, TileSettings, Tiling, Windowing
+from ._pending import Tiling
 from .checkpoint.upscaler import UpscalerFile
+from .conditioning.conditions import Condition
 from .errors import SettingError
 from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, settings_of
 from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
-from .latents import NOISE_ORDERS
+from .latents import NOISE_ORDERS, STREAMS
 from .lora import Lora, Stack, Strengths
 from .quantization import CASTS
-from .sampling import NEUTRAL, SAMPLERS, AnyGuidance, Recipe, Refine, Tiles, ltx2, schedules
-from .sampling.windows import Segment, Window
+from .sampling import (
+    SAMPLERS,
+    Recipe,
+    Refine,
+    ScheduleSettings,
+    StreamGuidance,
+    Tiles,
+    TileSettings,
+    schedules,
+)
+from .sampling.schedules import CUSTOM
+from .sampling.windows import Segment, Window, Windowing
 
 GIB = 2**30
 
-STREAMS: dict[str, tuple[str, ...]] = {
+STREAM_CHOICES: dict[str, tuple[str, ...]] = {
     "picture and sound": ("video", "audio"),
     "picture only": ("video",),
     "sound only": ("audio",),
@@ -40,7 +50,6 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp32": torch.float32,
 }
 SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
-CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class ClipSettings:
     ] = 1
     streams: Annotated[
         str,
-        Choice(tuple(STREAMS), advanced=True),
+        Choice(tuple(STREAM_CHOICES), advanced=True),
         "sound only makes no picture, which is much faster; width and height do not matter then. picture only makes "
         "a silent clip.",
     ] = "picture and sound"
@@ -221,7 +230,7 @@ class SecondStage:
         if self.sound == "refine":
             recipe = replace(recipe, keeps_sound=False)
         if self.sigmas is not None:
-            recipe = replace(recipe, sigmas=tuple(schedules.check(self.sigmas)))
+            recipe = replace(recipe, sigmas=tuple(schedules.check_sigmas(self.sigmas)))
         if self.guidance is not None:
             recipe = replace(recipe, video=self.guidance.video, audio=self.guidance.audio)
         if self.noise_scale:
@@ -307,9 +316,10 @@ class Request:
     """Everything that is asked for a clip; what is None follows the recipe of the model.
 
     ``conditions`` are pictures, videos, sounds and masks, in the order in which they apply. ``sigmas`` are noise levels
-    that take the place of the schedule. With a ``second`` stage, width and height are those that come out of it, and
-    the first stage is smaller. ``loras`` are opened LoRAs, each with its strengths; ``hq`` is the recipe of few,
-    precise steps. Raises SettingError for values outside their limits.
+    that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
+    stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
+    each with its strengths; ``hq`` is the recipe of few, precise steps. Raises SettingError for values outside their
+    limits.
     """
 
     prompt: str
@@ -388,7 +398,7 @@ class Request:
             request=self,
             shape=shape,
             final=second.last(shape),
-            streams=STREAMS[clip.streams],
+            streams=STREAM_CHOICES[clip.streams],
             sigmas=self._sigmas(recipe, shape),
             sampler=self.sampling.sampler or recipe.sampler,
             guidance=StreamGuidance(guidance.video or recipe.video, guidance.audio or recipe.audio),
@@ -405,7 +415,7 @@ class Request:
         """The noise levels of the steps that are taken."""
         sampling = self.sampling
         sigmas = list(self.sigmas) if self.sigmas else scheduled(self.schedule, recipe, prod(shape.video_latent))
-        return schedules.part(schedules.check(sigmas), sampling.start_step, sampling.end_step or None)
+        return schedules.slice_steps(schedules.check_sigmas(sigmas), sampling.start_step, sampling.end_step or None)
 
 
 @dataclass(frozen=True)
@@ -434,17 +444,17 @@ class CompleteRequest:
 
     def guidance_of(self, free: Collection[str]) -> StreamGuidance:
         """Return the guidance of each stream, neutral for one that is not in ``free`` because it is given."""
-        return _free_guidance(self.guidance.video, self.guidance.audio, free)
+        return self.guidance.neutral_where(set(STREAMS) - set(free))
 
     def refine_guidance_of(self, free: Collection[str]) -> StreamGuidance:
         """Return the guidance of each stream in the second stage, neutral for one that is given."""
-        return _free_guidance(self.refine.video, self.refine.audio, free)
+        return self.refine.guidance.neutral_where(set(STREAMS) - set(free))
 
     def needs_negative(self, free: Collection[str]) -> bool:
         """Return whether any stage looks at the negative prompt, if the streams in ``free`` are to be made."""
-        guided = _needs_negative(self.sampler, self.guidance_of(free))
-        refined = self.second.refine and _needs_negative(self.refine.sampler, self.refine_guidance_of(free))
-        return guided or refined
+        if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
+            return True
+        return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
 
     @property
     def holds_sound(self) -> bool:
@@ -465,19 +475,12 @@ def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[f
     """
     name = settings.schedule or recipe.schedule
     if name == CUSTOM:
-        return schedules.custom(settings.custom_sigmas)
-    shifts = {
-        key: value
-        for key in ("max_shift", "base_shift", "terminal")
-        if name == "ltx2" and (value := getattr(settings, key)) != getattr(ScheduleSettings, key)
-    }
-    if not shifts and settings.denoise == 1:
+        return settings.sigmas()
+    is_plain = settings == ScheduleSettings(settings.steps, settings.schedule, custom_sigmas=settings.custom_sigmas)
+    if is_plain or name in schedules.FIXED:
         return recipe.sigmas(settings.steps, settings.schedule, tokens=tokens)
     steps = settings.steps or len(recipe.sigmas(None, settings.schedule)) - 1
-    make = schedules.SCHEDULES[name]
-    if name == "ltx2":
-        make = partial(ltx2, tokens=tokens, **shifts) if recipe.by_tokens else partial(ltx2, **shifts)
-    return schedules.with_strength(make, steps, settings.denoise)
+    return replace(settings, steps=steps, schedule=name).sigmas(tokens if recipe.by_tokens else None)
 
 
 def check_limits(value: Any) -> None:
@@ -542,12 +545,3 @@ def _long(flat: dict[str, Any]) -> LongClip | None:
     if windowing is None and not segments:
         return None
     return LongClip(windowing or Windowing(), segments, flat.get("resume"))
-
-
-def _free_guidance(video: AnyGuidance, audio: AnyGuidance, free: Collection[str]) -> StreamGuidance:
-    return StreamGuidance(video if "video" in free else NEUTRAL, audio if "audio" in free else NEUTRAL)
-
-
-def _needs_negative(sampler: str, guidance: StreamGuidance) -> bool:
-    both: Sequence[AnyGuidance] = (guidance.video, guidance.audio)
-    return SAMPLERS[sampler].needs_negative or any(each.needs_negative_context for each in both)

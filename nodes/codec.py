@@ -6,11 +6,11 @@ import torch
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.given import STREAMS, Beginning, Footage, check_length, whole
+from ..ltx2_core.conditioning.conditions import InitClip, VideoSource, check_length
 from ..ltx2_core.generate import decode_audio, decode_video, vocode
-from ..ltx2_core.geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_size, pixel_frames
+from ..ltx2_core.geometry import SPACE_SCALE, ClipShape, exact_fps, floor_frames, nearest_size, pixel_frames
 from ..ltx2_core.health import Finding, PictureHealth, sound_findings
-from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.latents import STREAMS, AVLatent
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan, decoding
 from ..ltx2_core.memory.stages import Extent
@@ -141,7 +141,9 @@ class Encode(io.ComfyNode):
         found, size = film.count(rate), film.size()
         if frames > found:
             raise ValueError(f"frames is {frames}, but the clip has {found} at {float(rate):g} fps: ask for fewer.")
-        clip = ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), whole(frames or found), rate)
+        clip = ClipShape(
+            width or nearest_size(size[0]), height or nearest_size(size[1]), floor_frames(frames or found), rate
+        )
         sound = recording(audio) if audio is not None else None if video is None else sound_of(video)
         said = [
             f"{clip.width} x {clip.height}, {clip.frames} frames, {float(clip.seconds):.2f} s at {float(rate):g} fps"
@@ -152,7 +154,7 @@ class Encode(io.ComfyNode):
             said += map(str, sound.findings(clip))
         host.say(cls.hidden.unique_id, "\n".join(said))
         streams = STREAMS if sound is not None else STREAMS[:1]
-        begin = Beginning(film, sound).items(clip, streams, NodeEncoders(model, plan))
+        begin = InitClip(film, sound).encode(clip, streams, NodeEncoders(model, plan))
         encoded = {each.stream: host.handed_out(each.latent) for each in begin}
         content = AVLatent(encoded["video"], encoded.get("audio"))
         return io.NodeOutput(renewed({"fps": rate}, content), clip.frames, float(rate))
@@ -313,7 +315,7 @@ class Decode(io.ComfyNode):
         elif streams(latent).audio is not None:
             audio, wrong_sound = _audio(model, _mel(model, latent, clip))
         if images is not None:
-            check_length(Footage(images), clip)
+            check_length(VideoSource(images), clip)
             frames = images[: clip.frames, ..., :3].repeat(batch, 1, 1, 1, 1)
         else:
             tiling = _chosen(tile_size, tile_overlap, tile_frames, frame_overlap)

@@ -9,17 +9,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.versions import VERSIONS
-from ..ltx2_core.conditioning import Item
-from ..ltx2_core.conditioning.given import (
-    STREAMS,
-    Film,
-    Given,
+from ..ltx2_core.conditioning import LatentCondition
+from ..ltx2_core.conditioning.conditions import (
+    Condition,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
     Picture,
-    ReferenceClip,
-    Region,
+    ReferenceAudio,
+    ReferenceVideo,
     RetakeRange,
-    Sound,
-    Voice,
 )
 from ..ltx2_core.encoding import encode_audio, encode_video
 from ..ltx2_core.geometry import AUDIO_RATE, SPACE_SCALE, ClipShape, latent_frames
@@ -30,7 +29,7 @@ from . import host
 from .sources import Audio, footage, picture_inputs, recording
 from .types import Conditions, LoadedModel
 
-Chain = tuple[Given, ...]
+Chain = tuple[Condition, ...]
 
 
 def _before() -> io.Input:
@@ -116,7 +115,7 @@ class ImageCondition(io.ComfyNode):
         compression: int = -1,
         append: bool = False,
     ) -> io.NodeOutput:
-        picture = Picture(image[..., :3], frame, strength, append, None if compression < 0 else compression)
+        picture = Picture(image[..., :3], frame, strength, compression, append)
         return io.NodeOutput((*conditions, picture))
 
 
@@ -169,9 +168,8 @@ class Keyframes(io.ComfyNode):
                 "for each picture, and one strength for each or for all."
             )
         firm = firm * len(places) if len(firm) == 1 else firm
-        crf = None if compression < 0 else compression
         pictures = [
-            Picture(image[None, ..., :3], frame, strength, append, crf)
+            Picture(image[None, ..., :3], frame, strength, compression, append)
             for image, frame, strength in zip(images, places, firm)
         ]
         return io.NodeOutput((*conditions, *pictures))
@@ -213,7 +211,7 @@ class AudioToVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: Audio, noise: float = 0.0, conditions: Chain = ()) -> io.NodeOutput:
-        return io.NodeOutput((*conditions, Sound(recording(audio), noise)))
+        return io.NodeOutput((*conditions, KeepAudio(recording(audio), noise)))
 
 
 class VideoToAudio(io.ComfyNode):
@@ -234,10 +232,10 @@ class VideoToAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor | None = None, video: Any = None, conditions: Chain = ()) -> io.NodeOutput:
-        return io.NodeOutput((*conditions, Film(footage(images, video))))
+        return io.NodeOutput((*conditions, KeepVideo(footage(images, video))))
 
 
-class ReferenceAudio(io.ComfyNode):
+class ReferenceAudioNode(io.ComfyNode):
     """A voice to be taken over."""
 
     @classmethod
@@ -259,10 +257,10 @@ class ReferenceAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: Audio, strength: float, conditions: Chain = ()) -> io.NodeOutput:
-        return io.NodeOutput((*conditions, Voice(recording(audio), strength)))
+        return io.NodeOutput((*conditions, ReferenceAudio(recording(audio), strength)))
 
 
-class ReferenceVideo(io.ComfyNode):
+class ReferenceVideoNode(io.ComfyNode):
     """A video that an IC-LoRA follows."""
 
     @classmethod
@@ -315,8 +313,7 @@ class ReferenceVideo(io.ComfyNode):
         mask: Tensor | None = None,
         conditions: Chain = (),
     ) -> io.NodeOutput:
-        seen = attention if mask is None else mask * attention
-        clip = ReferenceClip(footage(images, video), downscale, temporal_scale, strength, seen)
+        clip = ReferenceVideo(footage(images, video), downscale, temporal_scale, strength, attention, mask)
         return io.NodeOutput((*conditions, clip))
 
 
@@ -354,10 +351,7 @@ class Retake(io.ComfyNode):
             raise ValueError(
                 f"The range to retake goes from {start:g} s to {end:g} s; it must end after its beginning."
             )
-        return io.NodeOutput((*conditions, RetakeRange(start, end, _RETAKEN[streams])))
-
-
-_RETAKEN: dict[str, Collection[str]] = {"picture and sound": STREAMS, "picture": ("video",), "sound": ("audio",)}
+        return io.NodeOutput((*conditions, RetakeRange(start, end, streams)))
 
 
 class Inpaint(io.ComfyNode):
@@ -395,7 +389,7 @@ class Inpaint(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask: Tensor, feather: int, sound: bool, conditions: Chain = ()) -> io.NodeOutput:
-        return io.NodeOutput((*conditions, Region(mask, feather, sound)))
+        return io.NodeOutput((*conditions, InpaintMask(mask, feather, sound)))
 
 
 def _numbers(name: str, text: str, whole: bool = False) -> list[float]:
@@ -431,18 +425,20 @@ class NodeEncoders:
 
 
 # What was encoded, for as long as the model and what is given are in the graph: another seed needs no encoder.
-_encoded: WeakKeyDictionary[LoadedModel, WeakKeyDictionary[Given, dict[tuple, list[Item]]]] = WeakKeyDictionary()
+_encoded: WeakKeyDictionary[LoadedModel, WeakKeyDictionary[Condition, dict[tuple, list[LatentCondition]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def items(
     model: LoadedModel, given: Chain, shape: ClipShape, streams: Collection[str], plan: Plan | None = None
-) -> list[Item]:
+) -> list[LatentCondition]:
     """Everything in a chain as items of a clip, encoded once for each size."""
     known, encode = _encoded.setdefault(model, WeakKeyDictionary()), NodeEncoders(model, plan)
-    found: list[Item] = []
+    found: list[LatentCondition] = []
     for each in given:
         sizes, size = known.setdefault(each, {}), (shape, tuple(streams))
         if size not in sizes:
-            sizes[size] = [*each.items(shape, streams, encode)]
+            sizes[size] = [*each.encode(shape, streams, encode)]
         found += sizes[size]
     return found

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.generate import recipe_of
-from ..ltx2_core.sampling import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma
+from ..ltx2_core.sampling import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma, StreamGuidance
 from . import host
 from .latents import Latent, streams
-from .types import GuidanceType, LoadedModel, Model, StreamGuidance
+from .types import GuidanceType, LoadedModel, Model
 
 
 def scale_input(name: str, display: str, tooltip: str) -> io.Float.Input:
@@ -249,9 +249,10 @@ class Recipe(io.ComfyNode):
 def described(guidance: Guidance) -> str:
     """What is not neutral, in a few words."""
     said = {
-        f"text {guidance.text_scale:g}": guidance.needs_negative,
-        f"cross-modal {guidance.cross_modal_scale:g}": guidance.needs_isolated,
-        f"STG {guidance.stg_scale:g} in block {', '.join(map(str, guidance.stg_blocks))}": guidance.needs_perturbed,
+        f"text {guidance.text_scale:g}": "negative" in guidance.passes,
+        f"cross-modal {guidance.cross_modal_scale:g}": "isolated" in guidance.passes,
+        f"STG {guidance.stg_scale:g} in block {', '.join(map(str, guidance.stg_blocks))}": "perturbed"
+        in guidance.passes,
         f"rescale {guidance.rescale:g}": guidance.rescale != 0,
     }
     return ", ".join(words for words, is_said in said.items() if is_said) or "no guidance"

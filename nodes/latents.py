@@ -9,9 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core import latents
-from ..ltx2_core.conditioning import Begin, Inpaint, Item, prepare
-from ..ltx2_core.conditioning.given import STREAMS
-from ..ltx2_core.encoding import only
+from ..ltx2_core.conditioning import Begin, Inpaint, LatentCondition, apply_conditions
 from ..ltx2_core.geometry import (
     AUDIO_BINS,
     AUDIO_CHANNELS,
@@ -25,7 +23,7 @@ from ..ltx2_core.geometry import (
     nearest_size,
 )
 from ..ltx2_core.health import Seams
-from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.latents import STREAMS, AVLatent
 from . import host
 
 Latent = dict[str, Any]
@@ -138,7 +136,7 @@ class EmptyLatent(io.ComfyNode):
         snapped = [f"{it} {asked[it]} became {made[it]}, {rule}" for it, rule in rules.items() if asked[it] != made[it]]
         size = f"{clip.width} x {clip.height}, {clip.frames} frames, {float(clip.seconds):.2f} s at {fps:g} fps"
         host.say(cls.hidden.unique_id, "; ".join([size, *snapped]))
-        empty = only(latents.empty(clip, batch_size), STREAMS_OF[streams]).map(host.handed_out)
+        empty = latents.empty(clip, batch_size).select(STREAMS_OF[streams]).map(host.handed_out)
         return io.NodeOutput(renewed({"fps": rate}, empty), clip.frames, float(rate))
 
 
@@ -189,7 +187,7 @@ class Extend(io.ComfyNode):
         longer = ClipShape(clip.width, clip.height, frames, rate)
         batch = len(next(iter(content.streams().values())))
         given = [Begin(name, x) for name, x in content.streams().items()]
-        state = prepare(only(latents.empty(longer, batch), content.streams()), rate, given)
+        state = apply_conditions(latents.empty(longer, batch).select(content.streams()), rate, given)
         whole = state.map(lambda each: each.unpacked(each.latent))
         mask = state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1])
         host.say(cls.hidden.unique_id, f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
@@ -279,7 +277,7 @@ def unequal_lengths(content: AVLatent, fps: Fraction) -> str | None:
     )
 
 
-def masked(latent: Latent, content: AVLatent) -> list[Item]:
+def masked(latent: Latent, content: AVLatent) -> list[LatentCondition]:
     """What the noise mask of a LATENT keeps."""
     mask = mask_of(latent, content)
     return [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]

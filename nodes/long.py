@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from comfy_api.latest import io
 
-from ..ltx2_core.long import Windowing
+from ..ltx2_core.sampling.windows import Windowing
 from .text import Conditioning
 from .types import Windows
 
@@ -89,7 +89,7 @@ class LongVideo(io.ComfyNode):
     def execute(
         cls, window: int, overlap: int, drift_control: float, overlap_strength: float = 1.0, resume: bool = True
     ) -> io.NodeOutput:
-        return io.NodeOutput(LongClip(Windowing(window, overlap, overlap_strength, drift_control), resume))
+        return io.NodeOutput(LongClip(Windowing(window, overlap, drift_control, overlap_strength), resume))
 
 
 class SegmentNode(io.ComfyNode):

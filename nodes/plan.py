@@ -8,10 +8,10 @@ from torch import Tensor
 from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.memory.machine import GIB
 from ..ltx2_core.memory.plan import plan
-from ..ltx2_core.sampling import passes_needed
+from ..ltx2_core.sampling import StreamGuidance, passes_needed
 from . import host
 from .latents import Latent, clip_of
-from .types import Gemma, GuidanceType, LoadedGemma, LoadedModel, Model, PlanType, StreamGuidance
+from .types import Gemma, GuidanceType, LoadedGemma, LoadedModel, Model, PlanType
 
 
 class MemoryPlan(io.ComfyNode):

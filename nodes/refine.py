@@ -10,18 +10,17 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_FILE
 from ..ltx2_core.checkpoint.upscaler import open_upscaler, video_statistics
-from ..ltx2_core.conditioning import Frozen, prepare
-from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.conditioning import Frozen, apply_conditions
 from ..ltx2_core.generate import needs_negative, recipe_of, sample
 from ..ltx2_core.geometry import SPACE_SCALE, TIME_SCALE, ClipShape, pixel_frames
 from ..ltx2_core.health import Seams, latent_findings
-from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.latents import STREAMS, AVLatent
 from ..ltx2_core.long import extent
 from ..ltx2_core.memory import stages
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.memory.stages import Extent
 from ..ltx2_core.refine import refining, tiles_for
-from ..ltx2_core.sampling import NEUTRAL, SAMPLERS, Refine, Tiles, passes_needed, schedules
+from ..ltx2_core.sampling import NEUTRAL, SAMPLERS, Refine, StreamGuidance, Tiles, passes_needed, schedules
 from ..ltx2_core.upscaler import upscale
 from . import host, preview
 from .condition import Chain, items
@@ -36,7 +35,6 @@ from .types import (
     LoadedModel,
     LoadedUpscaler,
     Model,
-    StreamGuidance,
     plan_input,
 )
 
@@ -418,7 +416,7 @@ def _refined(
     everything = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
     if holds_sound and begin.audio is not None:
         everything.append(Frozen("audio"))
-    state = prepare(begin, rate, everything)
+    state = apply_conditions(begin, rate, everything)
 
     both = [getattr(recipe, name) if name in state.free else NEUTRAL for name in STREAMS]
     guided = needs_negative(recipe.sampler, *both)

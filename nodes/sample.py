@@ -7,11 +7,10 @@ from functools import partial
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import prepare
-from ..ltx2_core.conditioning.given import STREAMS
+from ..ltx2_core.conditioning import apply_conditions
 from ..ltx2_core.generate import OnStep, needs_negative, sample
 from ..ltx2_core.health import latent_findings
-from ..ltx2_core.latents import NOISE_ORDERS
+from ..ltx2_core.latents import NOISE_ORDERS, STREAMS
 from ..ltx2_core.long import WindowCache, extent, fingerprint, sample_clip
 from ..ltx2_core.lora.stack import files_of
 from ..ltx2_core.memory import stages
@@ -23,6 +22,7 @@ from ..ltx2_core.sampling import (
     AnyGuidance,
     Guidance,
     Step,
+    StreamGuidance,
     ltx2,
     passes_needed,
     schedules,
@@ -34,7 +34,7 @@ from .guidance import CROSS_MODAL_SCALE, TEXT_SCALE, blocks_of, fraction, scale_
 from .latents import Latent, fps_input, fps_of, masked, renewed, shape_of, streams, unequal_lengths
 from .long import LongClip
 from .text import Conditioning, contexts, frame_rate
-from .types import Conditions, GuidanceType, LoadedModel, Model, StreamGuidance, Windows, plan_input
+from .types import Conditions, GuidanceType, LoadedModel, Model, Windows, plan_input
 
 CUSTOM = "custom"
 LAST_STEP = "ltx2av_last_step"  # of a sampler that stopped before the end, beside its latent
@@ -322,7 +322,7 @@ class Sample(io.ComfyNode):
             host.say(cls.hidden.unique_id, sentence)
         shape = shape_of(begin, rate)
         given = [*masked(latent, begin), *items(model, conditions, shape, begin.streams(), plan)]
-        state = prepare(begin, rate, given)
+        state = apply_conditions(begin, rate, given)
         if not state.free:
             raise ValueError("Everything in this latent is given and stays, so there is nothing to make.")
 
@@ -335,7 +335,7 @@ class Sample(io.ComfyNode):
             )
         if model.models.distilled and len(passes_needed(both)) > 1:
             host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
-        taken, cut = schedules.part(sigmas.tolist(), start_step, end_step or None), []
+        taken, cut = schedules.slice_steps(sigmas.tolist(), start_step, end_step or None), []
         prompts = [(0.0, positive), *(windows.segments if windows else ())]
         script = [Segment(start, str(number)) for number, (start, _) in enumerate(prompts)]
         encoded = {each.prompt: contexts(model, prompt) for each, (_, prompt) in zip(script, prompts)}
@@ -345,7 +345,7 @@ class Sample(io.ComfyNode):
                 raise ValueError(
                     "Windows are made from beginning to end: set start_step and end_step to 0, add_noise on."
                 )
-            cut = windows.windowing.cut(shape.frames, rate)
+            cut = windows.windowing.windows(shape.frames, rate)
 
         transformer = model.network("transformer")
         passes = passes_needed(both, len(begin.streams()) == 2, SAMPLERS[sampler].needs_negative)

@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.given import Footage, Recording
+from ..ltx2_core.conditioning.conditions import AudioSource, VideoSource
 from ..ltx2_core.media import probe
 
 Audio = dict[str, Any]
@@ -24,33 +24,33 @@ def picture_inputs(what: str) -> list[io.Input]:
     ]
 
 
-def footage(images: Tensor | None, video: Any) -> Footage:
+def footage(images: Tensor | None, video: Any) -> VideoSource:
     """What ``picture_inputs`` were given; a file is read when it is needed."""
     if (images is None) == (video is None):
         raise ValueError("Connect either images or a video to this node.")
     if images is None and (file := _file(video)):
-        return Footage(*file)
+        return VideoSource(*file)
     if images is not None:
-        return Footage(images[..., :3])
+        return VideoSource(images[..., :3])
     parts = video.get_components()
-    return Footage(parts.images[..., :3], fps=Fraction(parts.frame_rate))
+    return VideoSource(parts.images[..., :3], fps=Fraction(parts.frame_rate))
 
 
-def recording(audio: Audio) -> Recording:
+def recording(audio: Audio) -> AudioSource:
     """AUDIO as a waveform of one or two channels; of a batch the first."""
     waveform = audio["waveform"][0]
     if not waveform.shape[-1]:
         raise ValueError("This AUDIO is empty: connect a sound that lasts.")
     if len(waveform) > 2:
         waveform = waveform.mean(dim=0, keepdim=True)
-    return Recording(waveform, audio["sample_rate"])
+    return AudioSource(waveform, audio["sample_rate"])
 
 
-def sound_of(video: Any) -> Recording | None:
+def sound_of(video: Any) -> AudioSource | None:
     """The sound of a VIDEO; None if it has none."""
     if file := _file(video):
         source, start, seconds = file
-        return Recording.of(source, start, seconds) if probe(source).has_audio else None
+        return AudioSource.of(source, start, seconds) if probe(source).has_audio else None
     audio = video.get_components().audio
     return None if audio is None else recording(audio)
 

@@ -21,7 +21,6 @@ from ..ltx2_core.lora.stack import part
 from ..ltx2_core.memory.plan import Plan
 from ..ltx2_core.memory.stages import Blueprint, Need
 from ..ltx2_core.quantization import CASTS
-from ..ltx2_core.sampling import AnyGuidance
 from ..ltx2_core.text import GemmaConfig, Tokenizer
 from ..ltx2_core.upscaler import Enlarging
 from . import host
@@ -29,9 +28,9 @@ from . import host
 Model = io.Custom("LTX2AV_MODEL")
 Gemma = io.Custom("LTX2AV_GEMMA")
 Mel = io.Custom("LTX2AV_MEL")
-GuidanceType = io.Custom("LTX2AV_GUIDANCE")
+GuidanceType = io.Custom("LTX2AV_GUIDANCE")  # ltx2_core.sampling.StreamGuidance
 PlanType = io.Custom("LTX2AV_PLAN")
-Conditions = io.Custom("LTX2AV_CONDITIONS")  # a tuple of ltx2_core.conditioning.given.Given
+Conditions = io.Custom("LTX2AV_CONDITIONS")  # a tuple of ltx2_core.conditioning.conditions.Condition
 Windows = io.Custom("LTX2AV_WINDOWS")
 
 
@@ -166,14 +165,6 @@ class HostUpscaler:
 
     def __call__(self, latent: Tensor) -> Tensor:
         return self.patcher.model(latent.to(self.device, self.dtype))
-
-
-@dataclass(frozen=True)
-class StreamGuidance:
-    """LTX2AV_GUIDANCE: how each stream is guided."""
-
-    video: AnyGuidance
-    audio: AnyGuidance
 
 
 @dataclass(frozen=True)

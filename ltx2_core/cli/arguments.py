@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._pending import (
+from .._pending import Tiling
+from ..checkpoint import Models
+from ..checkpoint.upscaler import find_upscaler, open_upscaler
+from ..conditioning.conditions import (
     AudioSource,
     Condition,
-    Guidance,
     InitClip,
     InpaintMask,
     KeepAudio,
@@ -21,25 +23,27 @@ from .._pending import (
     Picture,
     ReferenceAudio,
     ReferenceVideo,
-    ScheduleSettings,
-    StreamGuidance,
-    TileSettings,
-    Tiling,
     VideoSource,
-    Windowing,
-    floor_frames,
 )
-from ..checkpoint import Models
-from ..checkpoint.upscaler import find_upscaler, open_upscaler
 from ..errors import SettingError
 from ..generate import recipe_of
-from ..geometry import exact_fps, nearest_size
+from ..geometry import exact_fps, floor_frames, nearest_size
+from ..latents import STREAMS
 from ..lora import Stack, compare, open_lora
 from ..media import probe, read_picture, read_video
 from ..refine import find_distilled_lora
-from ..sampling import AnyGuidance, GuidanceBySigma, Recipe
+from ..sampling import (
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    Recipe,
+    ScheduleSettings,
+    StreamGuidance,
+    TileSettings,
+)
+from ..sampling.schedules import CUSTOM
+from ..sampling.windows import Windowing
 from ..settings import (
-    CUSTOM,
     ClipSettings,
     LongClip,
     Request,
@@ -51,9 +55,6 @@ from . import syntax
 from .parser import given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
-_RETAKEN = {"picture": ("video",), "sound": ("audio",)}
-_BOTH = ("video", "audio")
 
 _log = logging.getLogger(__name__)
 
@@ -215,8 +216,8 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
     conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
     if options.retake:
-        streams = _RETAKEN.get(options.only, _BOTH)
-        conditions.append(syntax.parse_range(options.retake, streams, _BOTH if has_sound else _BOTH[:1]))
+        streams = options.only or "picture and sound"
+        conditions.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
     if options.mask:
         mask = read_mask(options.mask, clip.fps, clip.length)
         conditions.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
@@ -235,7 +236,7 @@ def read_image(text: str, compression: int | None) -> Picture:
     """Read the picture of an --image flag; ``compression`` holds where the flag says nothing else."""
     written = syntax.parse_picture(text)
     crf = compression if written.compression is None else written.compression
-    return Picture(read_picture(written.path), written.frame, written.strength, written.append, crf)
+    return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
 
 
 def _audio_source(text: str) -> AudioSource:
@@ -253,16 +254,9 @@ def _reference_video(text: str, mask: Path | None, loras: Stack) -> ReferenceVid
     names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
     path, part = syntax.parse_file(text, *names)
     usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
-    attention: float | Tensor = part.pop("attention", 1.0)
-    if mask is not None:
-        attention = attention * read_mask(mask)
-    return ReferenceVideo(
-        VideoSource(path, **{name: part[name] for name in ("start", "seconds") if name in part}),
-        part.get("downscale", usual[0]),
-        part.get("temporal_scale", usual[1]),
-        part.get("strength", 1.0),
-        attention,
-    )
+    source = {name: part.pop(name) for name in ("start", "seconds") if name in part}
+    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
+    return ReferenceVideo(VideoSource(path, **source), mask=None if mask is None else read_mask(mask), **settings)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
@@ -282,7 +276,7 @@ def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None
 def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
     """Return the recipe's guidance with what was asked for; the flag of a stream counts before the common one."""
     streams: dict[str, AnyGuidance] = {}
-    for stream in _BOTH:
+    for stream in STREAMS:
         own = {**given(options, Guidance), **given(options, Guidance, f"{stream}.")}
         changes = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
         streams[stream] = with_rows(replace(getattr(recipe, stream), **changes), options.guidance_up_to, stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .._pending import ScheduleSettings, generate
+from .._pending import generate
 from ..checkpoint import Models, open_models
 from ..checkpoint.inspect import inspect
 from ..checkpoint.text_cache import cache_folder
@@ -22,7 +22,7 @@ from ..memory.pinned import ram
 from ..memory.plan import plan
 from ..memory.stages import PASSES, Blueprint
 from ..quantization import CASTS
-from ..sampling import Recipe, passes_needed, recipe_for
+from ..sampling import Recipe, ScheduleSettings, passes_needed, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of

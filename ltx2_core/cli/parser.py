@@ -7,25 +7,24 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
-from .._pending import (
-    Guidance,
+from .._pending import Tiling
+from ..checkpoint.versions import VERSIONS
+from ..conditioning.conditions import (
+    AudioSource,
     InpaintMask,
     KeepAudio,
     Picture,
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    ScheduleSettings,
-    TileSettings,
-    Tiling,
-    Windowing,
+    VideoSource,
 )
-from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError
 from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
 from ..lora import Strengths
 from ..memory.stages import FORMATS
-from ..sampling.windows import Segment
+from ..sampling import Guidance, ScheduleSettings, TileSettings
+from ..sampling.windows import Segment, Windowing
 from ..settings import ClipSettings, Resources, SamplingSettings, SecondStage
 from . import syntax
 
@@ -285,7 +284,7 @@ def surfaces() -> list[Surface]:
     found = commands["generate"].surfaces
     owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
     owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Strengths]
-    owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask]
+    owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]
     reached = {(each.owner, each.field) for each in found}
     missing = [
         Surface(owner.__name__, name, None)
@@ -329,7 +328,7 @@ def _conditions(command: Command) -> None:
     group.add("--compression", type=syntax.whole_number, metavar="CRF",
               help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
               "trained)")  # fmt: skip
-    group.add("--audio", metavar="FILE", covers={KeepAudio: ("source", "audio", "sound")},
+    group.add("--audio", metavar="FILE",
               help="a sound, for which a picture is made; :start=..,seconds=.. take a part of it")  # fmt: skip
     group.add("--audio-noise", type=syntax.number, default=0.0, metavar="N", covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
@@ -344,7 +343,7 @@ def _conditions(command: Command) -> None:
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
-    group.add("--source", metavar="FILE",
+    group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
               help="make these seconds of --source anew")  # fmt: skip
@@ -393,7 +392,7 @@ def _loras(command: Command) -> None:
 
 def _long(command: Command) -> None:
     group = command.group("long clips")
-    group.add("--segments", type=Path, metavar="FILE", covers={Segment: ("start", "prompt")},
+    group.add("--segments", type=Path, metavar="FILE", covers={Segment: ("start",)},
               help="prompts of a long clip: in each line seconds, then the prompt")  # fmt: skip
     group.add_settings(Windowing, named={"drift_control": "drift"})
     group.add("--resume", type=Path, metavar="FOLDER", help="keep finished windows, and go on from them")

@@ -5,16 +5,16 @@ it is told from it by its form, a number or name=value.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._pending import Guidance, RetakeRange
+from ..conditioning.conditions import RetakeRange
 from ..errors import SettingError
 from ..fields import Setting, Switch, did_you_mean, settings_of
 from ..lora import Strengths, stack
-from ..sampling import schedules
+from ..sampling import Guidance, schedules
 from ..sampling.windows import Segment
 
 _PICTURE = re.compile(r"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>[\d.]+))?(?::(?P<compression>\d+))?")
@@ -186,8 +186,12 @@ def converter_of(setting: Setting) -> Convert:
     return whole_number if isinstance(setting.default, int) else number
 
 
-def parse_range(text: str, streams: Iterable[str], among: Iterable[str]) -> RetakeRange:
-    """Read START:END in seconds. SettingError where it does not end after its beginning."""
+def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
+    """Read START:END in seconds, of ``streams`` of a clip that has those ``among`` which they are.
+
+    Raises:
+        SettingError: it is written in another way, or does not end after its beginning.
+    """
     start, _, end = text.partition(":")
     try:
         found = float(start), float(end)
@@ -195,7 +199,7 @@ def parse_range(text: str, streams: Iterable[str], among: Iterable[str]) -> Reta
         raise SettingError(f"--retake is {text!r}; write START:END in seconds, for example 1.5:3.") from None
     if found[0] >= found[1]:
         raise SettingError(f"--retake goes from {found[0]:g} s to {found[1]:g} s; it must end after its beginning.")
-    return RetakeRange(found[0], found[1], tuple(streams), tuple(among))
+    return RetakeRange(found[0], found[1], streams, among)
 
 
 def parse_tiles(text: str) -> tuple[int, int, int] | None:

@@ -1,23 +1,26 @@
-"""What is given, and stays? Each item maps the state of a stream to another; they compose in any order."""
+"""Which content is provided, and stays? A latent condition maps the state of a stream to another; they compose.
+
+``conditions`` holds what people provide (pictures, videos, sounds, masks), the other files what becomes of it.
+"""
 
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
-from .reference import ReferenceAudio, ReferenceVideo
-from .state import AVState, Item, State, prepare
+from .reference import ReferenceAudioTokens, ReferenceVideoTokens
+from .state import AVState, LatentCondition, State, apply_conditions
 
 __all__ = [
     "AVState",
     "Begin",
     "Frozen",
     "Inpaint",
-    "Item",
     "Keyframe",
-    "ReferenceAudio",
-    "ReferenceVideo",
+    "LatentCondition",
+    "ReferenceAudioTokens",
+    "ReferenceVideoTokens",
     "Retake",
     "State",
+    "apply_conditions",
     "cells",
-    "prepare",
 ]

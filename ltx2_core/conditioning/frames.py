@@ -1,4 +1,4 @@
-"""Pictures and short videos at chosen frames (spec: conditioning.md, section 3)."""
+"""Pictures and short videos at chosen frames (``README.md``, "Keyframes")."""
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .. import geometry
+from ..errors import SettingError
 from .state import State, tokens
 
 
@@ -26,31 +27,31 @@ class Keyframe:
     stream: ClassVar[str] = "video"
 
     def __call__(self, state: State) -> State:
-        """Raises ValueError for a frame outside the clip, and for a picture of another size."""
+        """Apply it to ``state``. Raises SettingError for a frame outside the clip or a picture of another size."""
         channels, length, *size = state.shape
         frames = geometry.pixel_frames(length)
         frame = self.frame + frames if self.frame < 0 else self.frame
         if not 0 <= frame < frames:
-            raise ValueError(
+            raise SettingError(
                 f"A picture is given at frame {self.frame}, but the clip has {frames} frames: choose one from "
                 f"{-frames} to {frames - 1}."
             )
         if [self.latent.shape[1], *self.latent.shape[3:]] != [channels, *size]:
-            raise ValueError(
+            raise SettingError(
                 f"A picture is encoded to (C, H, W) = {(self.latent.shape[1], *self.latent.shape[3:])}, the clip has "
                 f"{(channels, *size)}: resize it to the size of the clip before it is encoded."
             )
         return self._replace(state) if frame == 0 and not self.append else self._append(state, frame)
 
     def _replace(self, state: State) -> State:
-        own, given = state.own(state.clean).clone(), tokens(self.latent).to(state.clean)
-        if given.shape[1] > own.shape[1]:
-            raise ValueError(
+        own, picture = state.own(state.clean).clone(), tokens(self.latent).to(state.clean)
+        if picture.shape[1] > own.shape[1]:
+            raise SettingError(
                 f"A video of {self.latent.shape[2]} latent frames is given for the beginning of a clip of "
                 f"{state.shape[1]}: cut it."
             )
         mask = state.mask.clone()
-        own[:, : given.shape[1]], mask[:, : given.shape[1]] = given, 1 - self.strength
+        own[:, : picture.shape[1]], mask[:, : picture.shape[1]] = picture, 1 - self.strength
         return replace(state, clean=state.with_own(state.clean, own), mask=mask)
 
     def _append(self, state: State, frame: int) -> State:

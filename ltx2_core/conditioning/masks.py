@@ -1,4 +1,4 @@
-"""Parts of a clip that are made anew while the rest stays (spec: conditioning.md, sections 3 and 6)."""
+"""Parts of a clip that are made anew while the rest stays (``README.md``, "Masks")."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import geometry
+from ..errors import SettingError
 from .state import State, tokens
 
 # Soft masks are rounded to this many steps: each noise level that occurs in a clip costs memory in the transformer.
@@ -15,7 +16,7 @@ _STEPS = 32
 
 @dataclass(frozen=True, eq=False)
 class Inpaint:
-    """Generates where ``mask`` is 1 and keeps, with ``strength``, where it is 0; between them, partly.
+    """Generate where ``mask`` is 1 and keep, with ``strength``, where it is 0; in between, partly.
 
     What is kept is ``latent``, or what the clip begins with. Masks of several items multiply.
     """
@@ -26,10 +27,10 @@ class Inpaint:
     strength: float = 1.0
 
     def __call__(self, state: State) -> State:
-        """Raises ValueError for a mask or a latent of another size than the clip."""
+        """Apply it to ``state``. Raises SettingError for a mask or a latent of another size than the clip."""
         size = (1, *state.shape[1:]) if self.stream == "video" else (1, state.shape[1], 1)
         if self.mask.shape[1:] != size:
-            raise ValueError(
+            raise SettingError(
                 f"The mask of the {self.stream} has the shape {tuple(self.mask.shape[1:])}, this clip needs {size}: "
                 "make it of the same size and length."
             )
@@ -38,7 +39,7 @@ class Inpaint:
         if self.latent is None:
             return state
         if self.latent.shape[1:] != state.shape:
-            raise ValueError(
+            raise SettingError(
                 f"What the mask of the {self.stream} keeps has the latent {tuple(self.latent.shape[1:])}, the clip "
                 f"{state.shape}: encode it at the size and length of the clip."
             )
@@ -48,22 +49,22 @@ class Inpaint:
 
 @dataclass(frozen=True, eq=False)
 class Retake:
-    """Generates what lies between two times, in seconds, and keeps the rest of what the clip begins with."""
+    """Generate what lies between two times, in seconds, and keep the rest of what the clip begins with."""
 
     stream: str
     start: float
     end: float
 
     def __call__(self, state: State) -> State:
-        """Raises ValueError for an empty range, and for one outside the clip."""
+        """Apply it to ``state``. Raises SettingError for an empty range, and for one outside the clip."""
         if self.start >= self.end:
-            raise ValueError(
+            raise SettingError(
                 f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
             )
         start, end = state.positions[:, 0, : state.count, :, None].unbind(2)
         inside = (end > self.start) & (start < self.end)
         if not inside.any():
-            raise ValueError(
+            raise SettingError(
                 f"The range to retake goes from {self.start:g} s to {self.end:g} s, but the clip ends at "
                 f"{end.max().item():.2f} s: choose a range inside."
             )
@@ -71,20 +72,25 @@ class Retake:
 
 
 def keep(state: State, generated: Tensor, strength: float = 1.0) -> State:
-    """``state`` with less of its own tokens generated: ``generated`` is (B, n, 1)."""
+    """Keep more of the own tokens of ``state``, with ``strength``, where ``generated`` (B, n, 1) is below 1."""
     mask = state.own(state.mask) * generated + (1 - strength) * (1 - generated)
     return replace(state, mask=state.with_own(state.mask, mask))
 
 
 def cells(mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A mask of pixels (F, H, W) in the cells of a latent, ``shape`` (f, h, w): the mean of what each cell shows.
+    """Reduce a mask of pixels to cells of a latent: each cell is the mean of the pixels that it shows.
 
-    F is 1, for the same mask in all frames, or the number of frames of that latent. Raises ValueError for another.
+    Args:
+        mask: (F, H, W) in 0..1; F is 1, for the same mask in all frames, or the number of frames of the latent.
+        shape: (f, h, w) of the latent.
+
+    Raises:
+        SettingError: For another number of frames.
     """
     length, height, width = shape
     frames = geometry.pixel_frames(length)
     if len(mask) not in (1, frames):
-        raise ValueError(f"The mask has {len(mask)} frames; it needs 1, or {frames} as the clip.")
+        raise SettingError(f"The mask has {len(mask)} frames; it needs 1, or {frames} as the clip.")
     small = F.interpolate(mask[:, None].float(), (height, width), mode="area")[:, 0]
     if len(mask) == 1:
         return small.expand(shape)

@@ -1,4 +1,4 @@
-"""Given pictures in the size and range that the video encoder takes."""
+"""Pictures in the size and range that the video encoder takes."""
 
 from math import ceil
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def fit(frames: Tensor, width: int, height: int) -> Tensor:
-    """(F, H, W, 3) in 0..1 -> (1, 3, F, height, width) in -1..1, for the encoder (spec: conditioning.md, section 2).
+    """Resize and crop pictures for the video encoder: (F, H, W, 3) in 0..1 -> (1, 3, F, height, width) in -1..1.
 
-    The pictures are resized, in proportion, until they cover the clip, and cropped at their centre; bilinear without a
-    filter, as the model was trained. Do this again for the size of each stage.
+    They are resized in proportion until they cover the clip, and cropped at their centre; bilinear without antialias
+    filter, as the model was trained (``README.md``, "Pictures"). Each stage needs this at its own size.
     """
     old_height, old_width = frames.shape[1:3]
     scale = max(height / old_height, width / old_width)

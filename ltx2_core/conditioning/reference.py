@@ -1,4 +1,4 @@
-"""Tokens that the clip looks at without showing them (spec: conditioning.md, sections 4 and 5)."""
+"""Tokens that the clip attends to without showing them (``README.md``, "References")."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from .. import geometry
+from ..errors import SettingError
 from .state import State
 
 _PAUSE = 0.04  # seconds between a reference sound and the clip
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceVideo:
-    """A video that an IC-LoRA was trained to follow, such as depth, poses or an earlier take.
+class ReferenceVideoTokens:
+    """Append the tokens of a video that an IC-LoRA follows, such as depth, poses or an earlier take.
 
-    The LoRA says how many times smaller the reference is than the clip (``downscale``), and that of its frames only the
-    first and then every ``temporal_scale``-th one are given. ``attention`` is how strongly both see each other: one
-    number, or one for each cell of the reference (f, h, w).
+    The LoRA says how many times smaller the reference is than the clip (``downscale``), and that it holds only the
+    first frame and then every ``temporal_scale``-th one. ``attention`` is how strongly reference and clip attend to
+    each other: one number, or one for each cell of the reference (f, h, w).
     """
 
     latent: Tensor  # (B or 1, C, f, h, w)
@@ -29,10 +30,10 @@ class ReferenceVideo:
     stream: ClassVar[str] = "video"
 
     def __call__(self, state: State) -> State:
-        """Raises ValueError where the sizes of clip, reference and attention do not fit each other."""
+        """Append it to ``state``. Raises SettingError where clip, reference and attention differ in size."""
         length, height, width = self.latent.shape[2:]
         if (height * self.downscale, width * self.downscale) != state.shape[2:]:
-            raise ValueError(
+            raise SettingError(
                 f"A reference of {width} x {height} latent cells, {self.downscale} times smaller than the clip, is for "
                 f"a clip of {width * self.downscale} x {height * self.downscale}; this one has {state.shape[3]} x "
                 f"{state.shape[2]}: resize the reference, or make the clip a multiple of {32 * self.downscale} pixels."
@@ -43,10 +44,10 @@ class ReferenceVideo:
         return state.append(self.latent, positions, self.strength, self._weight())
 
     def _weight(self) -> Tensor | None:
-        """One number for each token, None if it is 1 for all."""
+        """The attention weight of each token, None if all are 1."""
         if isinstance(self.attention, Tensor):
             if self.attention.shape != self.latent.shape[2:]:
-                raise ValueError(
+                raise SettingError(
                     f"The attention mask of a reference has {tuple(self.attention.shape)} cells, the reference "
                     f"{tuple(self.latent.shape[2:])}: make it of the same frames."
                 )
@@ -55,13 +56,14 @@ class ReferenceVideo:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceAudio:
-    """A sound from before the clip, for LoRAs that take its voice over."""
+class ReferenceAudioTokens:
+    """Append the tokens of a sound from before the clip, for LoRAs that take its voice over."""
 
     latent: Tensor  # (B or 1, C, t, M)
     strength: float = 1.0
     stream: ClassVar[str] = "audio"
 
     def __call__(self, state: State) -> State:
+        """Append it to ``state``, so that it ends 0.04 s before the clip begins."""
         positions = geometry.audio_positions(self.latent.shape[2])
         return state.append(self.latent, positions - positions.max() - _PAUSE, self.strength)

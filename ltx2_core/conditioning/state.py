@@ -1,4 +1,4 @@
-"""A stream that is ready to be sampled, and what is given in it."""
+"""The state of a stream that is ready to be sampled: its tokens, and which of them are kept."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from .. import geometry
-from ..latents import AVLatent, per_stream
+from ..errors import SettingError
+from ..latents import STREAMS, AVLatent, per_stream
 from ..layers import Visibility
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The tokens of one stream: those of the clip itself, then appended ones that it only looks at.
+    """The tokens of one stream: the clip's own, then appended ones that it only attends to.
 
     A token at noise level sigma is a mix of ``latent`` and noise; where ``mask`` is 0 it is ``clean`` instead
-    (spec: conditioning.md). Positions are those in the whole clip.
+    (``README.md``, "The state of a stream"). Positions are those in the whole clip.
     """
 
     shape: tuple[int, ...]  # of the clip's own latent: (C, F, H, W) or (C, T, M)
@@ -34,7 +35,7 @@ class State:
 
     @classmethod
     def of(cls, latent: Tensor, fps: Fraction) -> "State":
-        """A stream that begins as ``latent`` (B, C, F, H, W) or (B, C, T, M), and of which everything is generated."""
+        """Begin a stream as ``latent`` (B, C, F, H, W) or (B, C, T, M), with everything to be generated."""
         shape, x = tuple(latent.shape[1:]), tokens(latent).float()
         if latent.ndim == 5:
             positions = geometry.video_positions((shape[1], shape[2], shape[3]), fps, latent.device)
@@ -44,7 +45,7 @@ class State:
 
     @cached_property
     def count(self) -> int:
-        """How many tokens are the clip's own; they come first."""
+        """The number of the clip's own tokens, which come first."""
         return math.prod(self.shape) // self.latent.shape[2]
 
     @cached_property
@@ -58,18 +59,23 @@ class State:
         return not self.mask.any()
 
     def own(self, x: Tensor) -> Tensor:
-        """Of something that has a row for each token (B, N, ...), the rows of the clip's own tokens."""
+        """The rows of the clip's own tokens in ``x`` (B, N, ...), which has one row for each token."""
         return x[:, : self.count]
 
     def with_own(self, x: Tensor, own: Tensor) -> Tensor:
-        """``x`` (B, N, ...) with other rows for the clip's own tokens."""
+        """Replace the rows of the clip's own tokens in ``x`` (B, N, ...) by ``own``."""
         return torch.cat((own.to(x).expand(len(x), -1, -1), x[:, self.count :]), dim=1)
 
     def append(self, latent: Tensor, positions: Tensor, strength: float, weight: Tensor | None = None) -> "State":
-        """With the tokens of ``latent`` at ``positions`` (1, axes, M, 2), given with ``strength`` (0..1).
+        """Append the tokens of a latent.
 
-        ``weight`` (M,) is how strongly they and the clip's own tokens see each other, None for fully. Groups of tokens
-        that were appended one after the other see each other until one of them has a weight.
+        Groups of tokens that were appended one after the other attend to each other until one of them has a weight.
+
+        Args:
+            latent: (B or 1, C, ...) of M tokens.
+            positions: (1, axes, M, 2), start and end of each token in seconds and pixels.
+            strength: 0..1; 1 keeps the tokens as they are.
+            weight: (M,), how strongly they and the clip's own tokens attend to each other; None for fully.
         """
         new = tokens(latent).to(self.latent).expand(len(self.latent), -1, -1)
         visibility, count = self.visibility, new.shape[1]
@@ -92,27 +98,27 @@ class State:
         )
 
     def noised(self, noise: Tensor, sigma: float) -> Tensor:
-        """The tokens at noise level ``sigma``."""
+        """Mix the tokens with ``noise`` to noise level ``sigma``; kept ones stay clean."""
         noisy = torch.lerp(self.latent, noise.to(self.latent), sigma)
         return noisy if self.is_free else torch.lerp(self.clean, noisy, self.mask)
 
     def hold(self, x0: Tensor) -> Tensor:
-        """``x0`` with what is given put back."""
+        """Put the kept content back into ``x0`` (B, N, C)."""
         return x0 if self.is_free else x0 * self.mask + self.clean.to(x0) * (1 - self.mask)
 
     def packed(self, latent: Tensor, start: Tensor) -> Tensor:
-        """The tokens of the own ``latent`` but for what is kept, and behind them the appended ones of ``start``."""
+        """Turn a latent into tokens: kept ones are clean, appended ones are those of ``start`` (B, N, C)."""
         x = self.with_own(start, tokens(latent))
         return x if self.is_free else torch.where(self.mask == 0, self.clean, x)
 
     def unpacked(self, x: Tensor) -> Tensor:
-        """The clip's own part of tokens (B, N, C), as a latent again."""
+        """Turn the clip's own part of tokens (B, N, C) back into a latent."""
         if len(self.shape) == 4:
             return geometry.video_latent(self.own(x), (self.shape[1], self.shape[2], self.shape[3]))
         return geometry.audio_latent(self.own(x), self.shape[2])
 
     def select(self, which: Tensor, shape: tuple[int, ...]) -> "State":
-        """Only some tokens, by number in rising order; the clip's own among them are a latent of ``shape``."""
+        """Select tokens by number, in rising order; the clip's own among them are a latent of ``shape``."""
         return replace(
             self,
             shape=shape,
@@ -142,38 +148,54 @@ class AVState:
         return [name for name, state in self.streams.items() if not state.is_frozen]
 
     @property
+    def fixed(self) -> list[str]:
+        """The streams of which nothing is generated: frozen ones and absent ones."""
+        return [name for name in STREAMS if name not in self.free]
+
+    @property
     def appended(self) -> tuple[int, int]:
-        """How many tokens are given beside those of the clip, video and audio."""
+        """The number of appended tokens, of video and of audio."""
         video, audio = (0 if each is None else each.latent.shape[1] - each.count for each in (self.video, self.audio))
         return video, audio
 
     def map(self, function: Callable[..., Tensor], *others: AVLatent) -> AVLatent:
-        """``function`` of the state of each stream that is present, and of what ``others`` hold for that stream."""
+        """Apply ``function`` to the state of each stream that is present and to that stream of ``others``."""
         return per_stream(function, self, *others)
 
 
-class Item(Protocol):
-    """Something that is given: maps the state of a stream to another."""
+class LatentCondition(Protocol):
+    """An encoded condition: maps the state of a stream to another."""
 
     @property
     def stream(self) -> str:
         """ "video" or "audio"."""
 
-    def __call__(self, state: State) -> State: ...
+    def __call__(self, state: State) -> State:
+        """Apply the condition to ``state``."""
 
 
-def prepare(latent: AVLatent, fps: Fraction, items: Iterable[Item] = ()) -> AVState:
-    """The states that ``latent`` and what is given in it begin with; items are applied in their order."""
+def apply_conditions(latent: AVLatent, fps: Fraction, conditions: Iterable[LatentCondition] = ()) -> AVState:
+    """Build the states of both streams from ``latent`` and apply ``conditions`` in their order.
+
+    Args:
+        latent: The start of each stream: zeros, or content.
+        fps: Frames per second of the clip.
+        conditions: Encoded conditions.
+
+    Raises:
+        SettingError: For a condition of a stream that ``latent`` does not have.
+    """
     states = {name: State.of(x, fps) for name, x in latent.streams().items()}
-    for item in items:
-        if item.stream not in states:
-            raise ValueError(
-                f"{type(item).__name__} is about {item.stream}, but this latent has none; use one with both streams."
+    for condition in conditions:
+        if condition.stream not in states:
+            raise SettingError(
+                f"{type(condition).__name__} is about {condition.stream}, but this latent has none; "
+                "use one with both streams."
             )
-        states[item.stream] = item(states[item.stream])
+        states[condition.stream] = condition(states[condition.stream])
     return AVState(states.get("video"), states.get("audio"))
 
 
 def tokens(latent: Tensor) -> Tensor:
-    """(B, C, F, H, W) or (B, C, T, M) to (B, N, C)."""
+    """Turn a latent (B, C, F, H, W) or (B, C, T, M) into tokens (B, N, C)."""
     return (geometry.video_tokens(latent) if latent.ndim == 5 else geometry.audio_tokens(latent)).contiguous()

@@ -8,10 +8,13 @@ from torch import Tensor
 
 
 def compress(picture: Tensor, crf: int) -> Tensor:
-    """One picture (1, H, W, 3) in 0..1 through H.264 of quality ``crf`` and back, in memory; 0 leaves it as it is.
+    """Send a picture through H.264 and back, in memory, because too clean pictures make clips that stand still.
 
-    A picture that is as clean as no video frame makes clips that stand still (spec: conditioning.md, section 2). An odd
-    last row or column is cut off.
+    See ``conditioning/README.md``, "Pictures". An odd last row or column is cut off.
+
+    Args:
+        picture: (1, H, W, 3) in 0..1.
+        crf: The H.264 quality, 0 to 51; 0 leaves the picture as it is.
     """
     if crf == 0 or min(picture.shape[1:3]) < 2:
         return picture

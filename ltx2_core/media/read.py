@@ -25,6 +25,8 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
+from ..errors import MediaError, MissingFileError, SettingError
+
 Source = str | PathLike | BinaryIO
 Stream = VideoStream | AudioStream
 
@@ -37,7 +39,7 @@ INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others may guess their
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file holds; what is None is not there, or not said."""
+    """The content of a media file; None for what is not there, or not said."""
 
     seconds: Fraction | None  # of the pictures, or else of the sound
     size: tuple[int, int] | None  # width and height of the pictures as they are seen
@@ -46,24 +48,29 @@ class MediaInfo:
 
     @property
     def has_video(self) -> bool:
+        """True if there are pictures."""
         return self.size is not None
 
     @property
     def has_audio(self) -> bool:
+        """True if there is sound."""
         return self.sample_rate is not None
 
 
 def probe(source: Source) -> MediaInfo:
-    """What a video or sound file holds. ValueError if it is neither, or damaged."""
+    """Look into a video or sound file.
+
+    Raises MediaError if it is neither, or damaged, and MissingFileError if there is none.
+    """
     with _opened(source) as container:
         video, audio = _video(container), _audio(container)
         stream, size = video or audio, None
         if stream is None:
-            raise ValueError(f"{_name(container)} has neither pictures nor sound; choose a video or a sound file.")
+            raise MediaError(f"{_name(container)} has neither pictures nor sound; choose a video or a sound file.")
         if video is not None:
             first = next(container.decode(video), None)
             if first is None:
-                raise ValueError(f"{_name(container)} has no picture that can be read; save it anew.")
+                raise MediaError(f"{_name(container)} has no picture that can be read; save it anew.")
             size = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
         return MediaInfo(
             seconds=_seconds(container, stream),
@@ -76,16 +83,26 @@ def probe(source: Source) -> MediaInfo:
 def read_video(
     source: Source, *, fps: Fraction | None = None, start: float | Fraction = 0, frames: int | None = None
 ) -> Iterator[Tensor]:
-    """Pictures (F, H, W, 3) in 0..1 at ``fps``, by default the file's own, from ``start`` seconds on.
+    """Read pictures (F, H, W, 3) in 0..1, in chunks.
 
-    For each moment k / fps the picture whose time is nearest, so any rate, also a variable one, becomes exactly this
-    one. They end with the file, or after ``frames``. They are turned as the file says, and coloured by the matrix and
-    range that it names, else BT.601. ValueError if there are none, or if the file is damaged or cut off.
+    For each moment k / fps the picture whose time is nearest is taken, so any rate, also a variable one, becomes
+    exactly this one. Pictures are turned as the file says, and coloured by the matrix and range that it names, else
+    BT.601.
+
+    Args:
+        source: A path or an open file.
+        fps: Pictures per second; None takes the file's own rate.
+        start: The first moment, in seconds.
+        frames: The most pictures; None reads to the end of the file.
+
+    Raises:
+        MediaError: If there are no pictures, or if the file is damaged or cut off.
+        MissingFileError: If there is no such file.
     """
     with _opened(source) as container:
         video = _video(container)
         if video is None:
-            raise ValueError(f"{_name(container)} has sound but no pictures; choose a video.")
+            raise MediaError(f"{_name(container)} has sound but no pictures; choose a video.")
         video.thread_type = "AUTO"
         fps, start, number = fps or _rate(video), _checked(start), 0
         for picture, until in _shown(container, video, start, fps):
@@ -98,7 +115,7 @@ def read_video(
             if number == frames:
                 return
         if number == 0:
-            raise ValueError(f"{_name(container)} has no picture at {float(start):g} s; start earlier.")
+            raise MediaError(f"{_name(container)} has no picture at {float(start):g} s; start earlier.")
 
 
 def read_audio(
@@ -108,16 +125,25 @@ def read_audio(
     start: float | Fraction = 0,
     seconds: float | Fraction | None = None,
 ) -> Iterator[Tensor]:
-    """Sound (2, N) in -1..1 at ``sample_rate``, by default the file's own, from ``start`` seconds on.
+    """Read sound (2, N) in -1..1, in chunks.
 
-    It ends with the file, or after ``seconds``. One channel is heard on both sides; more than two are mixed down, and
-    quieter, so that nothing clips. Pauses in the times of the file become silence. ValueError if there is none, or if
-    the file is damaged or cut off.
+    One channel is heard on both sides; more than two are mixed down, and quieter, so that nothing clips. Pauses in the
+    times of the file become silence.
+
+    Args:
+        source: A path or an open file.
+        sample_rate: Samples per second; None takes the file's own rate.
+        start: The first moment, in seconds.
+        seconds: The longest to read; None reads to the end of the file.
+
+    Raises:
+        MediaError: If there is no sound, or if the file is damaged or cut off.
+        MissingFileError: If there is no such file.
     """
     with _opened(source) as container:
         audio = _audio(container)
         if audio is None:
-            raise ValueError(
+            raise MediaError(
                 f"{_name(container)} is a video without sound; choose one that has sound, or a sound file."
             )
         sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
@@ -131,11 +157,14 @@ def read_audio(
             if number == wanted:
                 return
         if number == 0:
-            raise ValueError(f"{_name(container)} has no sound at {float(start):g} s; start earlier.")
+            raise MediaError(f"{_name(container)} has no sound at {float(start):g} s; start earlier.")
 
 
 def read_picture(source: Source) -> Tensor:
-    """A picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB. ValueError if it is none, or damaged."""
+    """Read a picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB.
+
+    Raises MediaError if it is none, or damaged, and MissingFileError if there is none.
+    """
     try:
         with Image.open(source) as image:
             picture = ImageOps.exif_transpose(image)
@@ -144,10 +173,10 @@ def read_picture(source: Source) -> Tensor:
             elif picture.mode not in ("RGB", "CMYK", "L"):
                 picture = picture.convert("RGB")
             pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {_name(source)}; check its name and folder.") from error
     except (OSError, SyntaxError) as error:  # as Pillow calls what it cannot read
-        raise ValueError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
+        raise MediaError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
     return torch.from_numpy(pixels).float().div_(255)[None]
 
 
@@ -166,10 +195,10 @@ def _opened(source: Source) -> Iterator[InputContainer]:
     try:
         with av.open(str(source) if isinstance(source, PathLike) else source, "r") as container:
             yield container
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"There is no file {_name(source)}; check its name and folder.") from error
     except av.FFmpegError as error:
-        raise ValueError(
+        raise MediaError(
             f"{_name(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
         ) from error
 
@@ -205,12 +234,12 @@ def _time(stream: Stream, ticks: int | None) -> Fraction:
 
 def _checked(start: float | Fraction) -> Fraction:
     if not 0 <= start < float("inf"):
-        raise ValueError(f"start is {start} s; it must be 0 or more.")
+        raise SettingError(f"start is {start} s; it must be 0 or more.")
     return Fraction(start).limit_denominator(1_000_000)
 
 
 def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """The frames of ``stream``, each with its time, from before ``start`` on; then None and the time of the end."""
+    """Decode ``stream`` from before ``start`` on: each frame with its time, then None with the time of the end."""
     beginning = _video(container) or stream
     origin = _time(beginning, beginning.start_time)
     if start > 1 and container.format.name in INDEXED:
@@ -228,7 +257,7 @@ def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Itera
     end = end or following
     due = _time(stream, (stream.start_time or 0) + (stream.duration or 0)) - origin
     if container.format.name in INDEXED and end < due - MISSING:
-        raise ValueError(f"{_name(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
+        raise MediaError(f"{_name(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
     yield end, None
 
 
@@ -239,7 +268,7 @@ def _length(frame: Any, stream: Stream) -> Fraction:
 def _shown(
     container: InputContainer, video: VideoStream, start: Fraction, fps: Fraction
 ) -> Iterator[tuple[VideoFrame, Fraction]]:
-    """Every picture, and the moment until which it is the nearest one.
+    """Decode every picture, with the moment until which it is the nearest one.
 
     After the end of the file, none is: a moment counts if half of 1 / ``fps`` lies before it.
     """

@@ -1,4 +1,4 @@
-"""Frames and sound into files. A file appears when it is complete, or not at all (spec: pipelines.md, section 5)."""
+"""Frames and sound into files; a file appears when it is complete, or not at all."""
 
 import os
 import shutil
@@ -20,6 +20,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
+from ..errors import MediaError, SettingError, TargetExistsError
+
 # FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
 BT709 = 1
 LIMITED_RANGE = 1
@@ -37,9 +39,20 @@ def write_clip(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write what the name of ``path`` asks for: .mp4, .wav or .flac (sound only), or a folder of pictures.
+    """Write a clip as the kind of file that the name asks for.
 
-    ``chunks`` yields frames (F, H, W, 3) in 0..1; ``waveform`` is (1 or 2, N) in -1..1.
+    Args:
+        path: .mp4, .wav or .flac (sound only), or a name without suffix for a folder of pictures.
+        chunks: Frames (F, H, W, 3) in 0..1.
+        fps: Frames per second.
+        waveform: (1 or 2, N) in -1..1; None writes no sound.
+        sample_rate: Samples per second.
+        metadata: Becomes tags of an MP4 file.
+
+    Raises:
+        SettingError: For another kind of file.
+        MediaError: For frames or sound that cannot be written.
+        TargetExistsError: For a folder that has something in it.
     """
     check_target(path)
     suffix = Path(path).suffix.lower()
@@ -53,11 +66,11 @@ def write_clip(
 def check_target(path: str | os.PathLike) -> None:
     """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
 
-    ValueError for an unknown kind of file; FileExistsError for a folder that has something in it.
+    Raises SettingError for an unknown kind of file, and TargetExistsError for a folder that has something in it.
     """
     path = Path(path)
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
-        raise ValueError(
+        raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "
             "Use .mp4, .wav or .flac, or a name without a suffix for a folder of PNG pictures."
         )
@@ -74,10 +87,19 @@ def write_video(
     crf: int = 19,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """MP4: H.264 (yuv420p, BT.709, limited range) at exactly ``fps`` pictures a second, and AAC stereo.
+    """Write an MP4 file: H.264 (yuv420p, BT.709, limited range) at exactly ``fps`` pictures a second, and AAC stereo.
 
-    ``chunks`` yields frames (F, H, W, 3) in 0..1, which are encoded as they come; ``waveform`` is (1 or 2, N) in
-    -1..1. ``metadata`` becomes tags of the file. ValueError for no frames, odd sizes, NaN.
+    Args:
+        path: The file.
+        chunks: Frames (F, H, W, 3) in 0..1, which are encoded as they come.
+        fps: Frames per second.
+        waveform: (1 or 2, N) in -1..1; None writes no sound.
+        sample_rate: Samples per second.
+        crf: The H.264 quality, lower is better.
+        metadata: Becomes tags of the file.
+
+    Raises:
+        MediaError: For no frames, odd sizes and NaN.
     """
     path = Path(path)
     sound = None if waveform is None else _checked(waveform, sample_rate).expand(2, -1)
@@ -100,13 +122,16 @@ def write_video(
 
 
 def write_audio(path: str | os.PathLike, waveform: Tensor | None, sample_rate: int | None) -> Path:
-    """WAV or FLAC of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is. ValueError for no sound or NaN."""
+    """Write a WAV or FLAC file of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is.
+
+    Raises MediaError for no sound or NaN, and SettingError for another kind of file.
+    """
     path = Path(path)
     codec = AUDIO_CODECS.get(path.suffix.lower())
     if codec is None:
-        raise ValueError(f"{path.name}: sound is written as .wav or .flac, not as {path.suffix or 'a folder'}.")
+        raise SettingError(f"{path.name}: sound is written as .wav or .flac, not as {path.suffix or 'a folder'}.")
     if waveform is None:
-        raise ValueError(f"{path.name} is a sound file, but this clip has no sound.")
+        raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
     samples = (_checked(waveform, sample_rate) * 32767).round().to(torch.int16)
     with _whole_or_nothing(path) as unfinished, av.open(str(unfinished), "w") as container:
         stream = container.add_stream(codec, rate=sample_rate, layout=LAYOUTS[len(samples)])
@@ -120,9 +145,9 @@ def write_frames(
     waveform: Tensor | None = None,
     sample_rate: int | None = None,
 ) -> Path:
-    """A new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
+    """Write a new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
 
-    FileExistsError if the folder has something in it.
+    Raises TargetExistsError if the folder has something in it, and MediaError for frames that cannot be written.
     """
     folder = Path(folder)
     _refuse_a_full(folder)
@@ -140,12 +165,12 @@ def write_frames(
 
 def _refuse_a_full(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"The folder {folder} is not empty. Choose a new name, so that no picture is lost.")
+        raise TargetExistsError(f"The folder {folder} is not empty. Choose a new name, so that no picture is lost.")
 
 
 @contextmanager
 def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A hidden name beside ``target`` to write to; it becomes ``target`` at the end, or goes away on any failure."""
+    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:
@@ -162,26 +187,26 @@ def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     count = 0
     for chunk in chunks:
         if chunk.ndim != 4 or chunk.shape[-1] != 3:
-            raise ValueError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
+            raise MediaError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
         if not chunk.isfinite().all():
-            raise ValueError(
+            raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."
             )
         yield from (frame.float().clamp(0, 1) for frame in chunk)
         count += len(chunk)
     if not count:
-        raise ValueError("There are no frames to write.")
+        raise MediaError("There are no frames to write.")
 
 
 def _checked(waveform: Tensor, sample_rate: int | None) -> Tensor:
     """``waveform`` (1 or 2, N) on the CPU, float32 in -1..1."""
     if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS or not waveform.shape[1]:
-        raise ValueError(f"Sound comes as (1 or 2 channels, samples), not as {tuple(waveform.shape)}.")
+        raise MediaError(f"Sound comes as (1 or 2 channels, samples), not as {tuple(waveform.shape)}.")
     if not sample_rate:
-        raise ValueError("Sound needs its sample rate, for example 24000 or 48000.")
+        raise MediaError("Sound needs its sample rate, for example 24000 or 48000.")
     if not waveform.isfinite().all():
-        raise ValueError(
+        raise MediaError(
             "There are NaN or infinite values in the sound, so nothing was written. "
             "Decode the sound in float32, and check the audio latent itself."
         )
@@ -191,7 +216,7 @@ def _checked(waveform: Tensor, sample_rate: int | None) -> Tensor:
 def _h264(container: OutputContainer, frame: Tensor, fps: Fraction, crf: int) -> VideoStream:
     height, width, _ = frame.shape
     if height % 2 or width % 2:
-        raise ValueError(f"H.264 video needs an even width and height, not {width} x {height}.")
+        raise MediaError(f"H.264 video needs an even width and height, not {width} x {height}.")
     stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context = stream.codec_context

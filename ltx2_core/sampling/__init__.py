@@ -1,14 +1,24 @@
-"""How do we get from noise to x0?"""
+"""How do we get from noise to x0? Equations and their sources are in ``README.md``."""
 
 from .denoiser import Denoiser, Network
-from .guidance import NEUTRAL, AnyGuidance, Guidance, GuidanceBySigma, passes_needed
+from .guidance import (
+    NEUTRAL,
+    PASSES,
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    StreamGuidance,
+    passes_needed,
+    perturbation_of,
+)
 from .recipes import Recipe, Refine, recipe_for
 from .samplers import SAMPLERS, Step, euler
-from .schedules import SCHEDULES, ltx2
-from .tiles import TiledNetwork, Tiles, one_by_one, runs
+from .schedules import SCHEDULES, ScheduleSettings, ltx2
+from .tiles import TiledNetwork, Tiles, TileSettings, count_runs, one_by_one, split_tiles
 
 __all__ = [
     "NEUTRAL",
+    "PASSES",
     "SAMPLERS",
     "SCHEDULES",
     "AnyGuidance",
@@ -18,13 +28,18 @@ __all__ = [
     "Network",
     "Recipe",
     "Refine",
+    "ScheduleSettings",
     "Step",
+    "StreamGuidance",
+    "TileSettings",
     "TiledNetwork",
     "Tiles",
+    "count_runs",
     "euler",
     "ltx2",
     "one_by_one",
     "passes_needed",
+    "perturbation_of",
     "recipe_for",
-    "runs",
+    "split_tiles",
 ]

@@ -1,4 +1,4 @@
-"""From a noisy latent to its guided estimate: the passes of one step, and what is given and stays."""
+"""From a noisy latent to its guided estimate: the passes of one step, and the content that is kept."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -8,64 +8,80 @@ import torch
 from torch import Tensor
 
 from ..conditioning import AVState, State
+from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
-from .guidance import NEUTRAL, AnyGuidance, Guidance, passes_needed
+from ..transformer import UNPERTURBED, Pass, StreamInput
+from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, passes_needed, perturbation_of
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
 Velocities = tuple[Tensor | None, Tensor | None]
 
 
 class Network(Protocol):
-    """The transformer: the velocities (B, N, C) of all passes of a step."""
+    """The transformer, as the denoiser uses it."""
 
-    def sweep(
-        self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
-    ) -> Sequence[Velocities]: ...
+    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
+        """Compute the velocities (B, N, C) of all passes of a step; ``between_blocks`` may raise to interrupt."""
 
 
 class Contexts(Protocol):
     """The text contexts of both streams, (B, L, D) each."""
 
     @property
-    def video(self) -> Tensor: ...
+    def video(self) -> Tensor:
+        """That of the video."""
 
     @property
-    def audio(self) -> Tensor: ...
+    def audio(self) -> Tensor:
+        """That of the audio."""
 
 
 @dataclass
 class Denoiser:
-    """x0 = denoise(latent, sigma) for any sampler (spec: sampling.md, sections 3 and 6).
+    """x0 = denoise(latent, sigma) for any sampler (``README.md``, "One estimate").
 
-    Latents are the tokens (B, N, C) of ``given``, which says where they lie and what of them is kept. ``negative`` may
-    be None if nothing asks for it. A pass runs only if the scale that needs it is not neutral, and those of a frozen
-    stream count as such. A stream that skips steps reuses its last estimate, so make one Denoiser for each run, and set
-    ``step`` to the number of each step.
+    A pass runs only if a term that needs it is not neutral, and the guidance of a frozen stream counts as neutral. A
+    stream that skips steps reuses its last estimate, so make one Denoiser for each run, and set ``step`` to the number
+    of each step.
+
+    Args:
+        network: The transformer.
+        state: The states of both streams: where the tokens (B, N, C) of a latent lie, and which of them are kept.
+        contexts: The text contexts of the prompt.
+        negative: Those of the negative prompt; None if nothing needs them.
+        video: The guidance of the video.
+        audio: The guidance of the audio.
+        noise: Noise of which a frozen stream may be shown a part.
+        dtype: That of the network.
+        always_negative: The sampler uses the negative pass by itself.
+        batched: Conditional and negative pass are computed as one batch: faster for few tokens, more memory.
+        between_blocks: Called between two blocks of the network; may raise to interrupt.
+        on_evaluate: Called with sigma and step before the network is evaluated.
+        step: The number of the step, counted from 0.
     """
 
     network: Network
-    given: AVState
+    state: AVState
     contexts: Contexts
     negative: Contexts | None = None
     video: AnyGuidance = NEUTRAL
     audio: AnyGuidance = NEUTRAL
-    noise: AVLatent | None = None  # of which a frozen stream may be shown a part
-    dtype: torch.dtype = torch.float32  # the network's
-    always_negative: bool = False  # for samplers that use the negative pass by itself
-    batched: bool = False  # conditional and negative pass as one batch: faster for few tokens, more memory
+    noise: AVLatent | None = None
+    dtype: torch.dtype = torch.float32
+    always_negative: bool = False
+    batched: bool = False
     between_blocks: Callable[[], None] | None = None
-    at: Callable[[float, int], None] | None = None  # told the sigma and the step before the network is asked
+    on_evaluate: Callable[[float, int], None] | None = None
     step: int = 0
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
-        """The guided estimate of what ``latent`` at noise level ``sigma`` will become."""
+        """Estimate, with guidance, what ``latent`` at noise level ``sigma`` will become."""
         return self.both(latent, sigma)[0]
 
     def both(self, latent: AVLatent, sigma: float) -> tuple[AVLatent, AVLatent]:
-        """The guided estimate, and that of the negative pass alone (the conditional one if none is needed)."""
-        frozen = {name for name in latent.streams() if getattr(self.given, name).is_frozen}
+        """Estimate with guidance, and by the negative pass alone (the conditional one if that is not needed)."""
+        frozen = {name for name in latent.streams() if getattr(self.state, name).is_frozen}
         guidance = {n: NEUTRAL if n in frozen else getattr(self, n).at(sigma) for n in latent.streams()}
         active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self.step)}
         if active.keys() - frozen or self._last is None:
@@ -75,25 +91,22 @@ class Denoiser:
         return self._last
 
     def passes(self, latent: AVLatent, guidance: Iterable[Guidance]) -> list[str]:
-        """The passes that ``guidance`` needs for the streams of ``latent``, in the official order."""
+        """List the passes that ``guidance`` needs for the streams of ``latent``, in the official order."""
         return passes_needed(guidance, len(latent.streams()) == 2, self.always_negative)
 
     def _estimate(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> tuple[AVLatent, AVLatent]:
-        if self.at is not None:
-            self.at(sigma, self.step)
+        if self.on_evaluate is not None:
+            self.on_evaluate(sigma, self.step)
         names = self.passes(latent, active.values())
-        blocks = {n: frozenset(each.stg_blocks if each.needs_perturbed else ()) for n, each in active.items()}
-        perturbations = {
-            "perturbed": Perturbation(blocks.get("video", frozenset()), blocks.get("audio", frozenset())),
-            "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
-        }
+        video, audio = active.get("video", NEUTRAL), active.get("audio", NEUTRAL)
         inputs = dict.fromkeys(names, self._inputs(latent, sigma, active))
-        if "negative" in names:
-            inputs["negative"] = self._reading(inputs["negative"], self._given_negative())
-        velocities = self._sweep({name: Pass(*inputs[name], perturbations.get(name, UNPERTURBED)) for name in names})
+        for name in names:
+            if PASSES[name].reads_negative:
+                inputs[name] = self._reading(inputs[name], self._required_negative())
+        velocities = self._sweep({name: Pass(*inputs[name], perturbation_of(name, video, audio)) for name in names})
         x0 = {name: _x0(latent, inputs[name], velocities[name]) for name in names}
         guided = {
-            stream: each.combine(**{name: getattr(estimate, stream) for name, estimate in x0.items()})
+            stream: each.combine({name: getattr(estimate, stream) for name, estimate in x0.items()})
             for stream, each in active.items()
         }
         plain = x0.get("negative", x0["cond"])
@@ -113,31 +126,30 @@ class Denoiser:
         return both | dict(zip(alone, results[1:]))
 
     def hold(self, x0: AVLatent) -> AVLatent:
-        """What is given stays."""
-        return x0.map(lambda x, state: state.hold(x), self.given)
+        """Put the kept content back into ``x0``."""
+        return x0.map(lambda x, state: state.hold(x), self.state)
 
-    def _given_negative(self) -> Contexts:
+    def _required_negative(self) -> Contexts:
         if self.negative is None:
-            raise ValueError(
+            raise SettingError(
                 "There is no negative prompt, which a text scale or NAG scale other than 1 needs, and so do CFG++ "
                 "samplers; give one, or set the scales to 1 and choose another sampler."
             )
         return self.negative
 
     def _inputs(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> Inputs:
-        """What both streams of the conditional pass put into the transformer."""
+        """The inputs of both streams in the conditional pass."""
 
         def stream(name: str, x: Tensor) -> StreamInput:
-            state: State = getattr(self.given, name)
+            state: State = getattr(self.state, name)
             level, timesteps, nag, each = sigma, None, None, active.get(name, NEUTRAL)
             if state.is_frozen:
                 level = state.shown_noise
                 x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)
             elif not state.is_free:
                 timesteps = state.mask[..., 0] * sigma
-            if each.nag_scale != 1:
-                context = self._fit(getattr(self._given_negative(), name), x)
-                nag = Nag(context, each.nag_scale, each.nag_limit, each.nag_blend)
+            if each.uses_nag:
+                nag = each.nag(self._fit(getattr(self._required_negative(), name), x))
             return StreamInput(
                 tokens=x.to(self.dtype),
                 sigma=torch.full((len(x),), level, device=x.device),

@@ -1,107 +1,277 @@
-"""Steering one stream by what changes when something is left out (spec: sampling.md, section 6)."""
+"""Guidance of a stream: a sum of terms, each of which compares the conditional pass with one that leaves something out.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+The equation of each term is in ``README.md`` of this folder, "Guidance". A new term is one class and one field of
+``Guidance``, and a row of ``PASSES`` if it needs a pass that does not exist yet; the denoiser and the planner read what
+they need from here.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Protocol
 
 from torch import Tensor
 
+from ..errors import SettingError
+from ..fields import Number, Slider, Switch, Whole, Words
+from ..latents import STREAMS
+from ..transformer import UNPERTURBED, Nag, Perturbation
+from .samplers import Sampler
+
+# --------------------------------------------------------------------------------------------------------------- terms
+
+
+class Term(Protocol):
+    """One summand of the guidance of a stream."""
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes that it compares with the conditional one, by their names in ``PASSES``."""
+
+    @property
+    def is_neutral(self) -> bool:
+        """True if it adds nothing, so that its passes need not run."""
+
+    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """What it adds to the conditional estimate; ``x0`` maps passes to estimates (B, N, C), float32."""
+
 
 @dataclass(frozen=True)
-class Guidance:
-    """How strongly one stream follows its text, the other stream, and itself; everything composes.
+class TextCFG:
+    """Classifier-free guidance by text: away from what the negative prompt makes (Ho and Salimans, arXiv:2207.12598).
 
-    Official convention: a ``scale`` of 1 is neutral; the paper's s_t and s_m are ``text_scale - 1`` and
-    ``cross_modal_scale - 1``. The STG scale counts from 0.
+    With ``star`` the negative estimate is first scaled to fit the conditional one (CFG-Zero*, arXiv:2503.18886).
+    ``parallel`` is how much of the term along the conditional estimate is kept, and ``limit`` cuts its norm, 0 does not
+    (APG, arXiv:2410.02416).
     """
 
-    text_scale: float = 1.0
-    cross_modal_scale: float = 1.0
-    stg_scale: float = 0.0
-    stg_blocks: tuple[int, ...] = ()
-    rescale: float = 0.0  # share of the contrast gained that is taken back
-    cfg_star: bool = False  # scale the negative pass to fit the conditional one before subtracting it
-    apg_parallel: float = 1.0  # how much of the text term along the conditional pass is kept; below 1 saturates less
-    apg_limit: float = 0.0  # the text term's norm is cut to this; 0 = not
-    nag_scale: float = 1.0  # negative prompt inside the text attention; needs no pass of its own
-    nag_limit: float = 2.5
-    nag_blend: float = 0.25
-    skip_steps: int = 0  # after each step that is computed, so many reuse its result
+    scale: float
+    star: bool = False
+    parallel: float = 1.0
+    limit: float = 0.0
 
     @property
-    def needs_negative(self) -> bool:
-        return self.text_scale != 1
+    def passes(self) -> tuple[str, ...]:
+        """The pass that reads the negative prompt."""
+        return ("negative",)
 
     @property
-    def needs_negative_context(self) -> bool:
-        """Whether a negative prompt is needed at all, for a pass of its own or inside the attention."""
-        return self.needs_negative or self.nag_scale != 1
+    def is_neutral(self) -> bool:
+        """True at scale 1."""
+        return self.scale == 1
 
-    @property
-    def needs_perturbed(self) -> bool:
-        return self.stg_scale != 0 and bool(self.stg_blocks)
+    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """(scale - 1) times the direction from the negative to the conditional estimate."""
+        return (self.scale - 1) * self._direction(x0["cond"], x0["negative"])
 
-    @property
-    def needs_isolated(self) -> bool:
-        return self.cross_modal_scale != 1
-
-    @property
-    def rows(self) -> "tuple[Guidance, ...]":
-        """All that may apply at some noise level."""
-        return (self,)
-
-    def at(self, sigma: float) -> "Guidance":
-        """The guidance at a noise level: the same at all."""
-        return self
-
-    def skips(self, step: int) -> bool:
-        """Whether step number ``step`` reuses an earlier result."""
-        return step % (self.skip_steps + 1) != 0
-
-    def combine(
-        self,
-        cond: Tensor,
-        negative: Tensor | None = None,
-        perturbed: Tensor | None = None,
-        isolated: Tensor | None = None,
-    ) -> Tensor:
-        """The guided x0 of one stream from the x0 of each pass, in float32.
-
-        With neutral scales the result is ``cond`` bit for bit. Sums and deviations are taken over each sample, so that
-        a sample does not depend on its neighbours in a batch.
-        """
-        x = cond.float()
-        guided = x
-        if self.needs_negative and negative is not None:
-            guided = guided + (self.text_scale - 1) * self._away_from(x, negative.float())
-        if self.needs_perturbed and perturbed is not None:
-            guided = guided + self.stg_scale * (x - perturbed.float())
-        if self.needs_isolated and isolated is not None:
-            guided = guided + (self.cross_modal_scale - 1) * (x - isolated.float())
-        if guided is x:
-            return cond
-        if self.rescale:
-            each = tuple(range(1, x.ndim))
-            factor = x.std(each, keepdim=True) / guided.std(each, keepdim=True)
-            guided = guided * (self.rescale * factor + 1 - self.rescale)
-        return guided.to(cond.dtype)
-
-    def _away_from(self, cond: Tensor, negative: Tensor) -> Tensor:
-        """The direction of the text term, cond - negative in its plain form."""
-        if self.cfg_star:
+    def _direction(self, cond: Tensor, negative: Tensor) -> Tensor:
+        """cond - negative in its plain form."""
+        if self.star:
             negative = _along(cond, negative)
         difference = cond - negative
-        if self.apg_limit:
+        if self.limit:
             norm = difference.flatten(1).norm(dim=1).view(-1, *[1] * (cond.ndim - 1))
-            difference = difference * (self.apg_limit / norm).clamp(max=1)
-        if self.apg_parallel != 1:
-            difference = difference + (self.apg_parallel - 1) * _along(difference, cond)
+            difference = difference * (self.limit / norm).clamp(max=1)
+        if self.parallel != 1:
+            difference = difference + (self.parallel - 1) * _along(difference, cond)
         return difference
+
+
+@dataclass(frozen=True)
+class STG:
+    """Spatio-temporal guidance: away from what comes out with self-attention off in some blocks (arXiv:2411.18664)."""
+
+    scale: float
+    blocks: tuple[int, ...]
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The pass with self-attention off."""
+        return ("perturbed",)
+
+    @property
+    def is_neutral(self) -> bool:
+        """True at scale 0 and without blocks."""
+        return self.scale == 0 or not self.blocks
+
+    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """Scale times the direction from the perturbed to the conditional estimate."""
+        return self.scale * (x0["cond"] - x0["perturbed"])
+
+
+@dataclass(frozen=True)
+class CrossModalCFG:
+    """Guidance by the other stream: away from what comes out with the attention between the streams off."""
+
+    scale: float
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The pass in which the streams do not attend to each other."""
+        return ("isolated",)
+
+    @property
+    def is_neutral(self) -> bool:
+        """True at scale 1."""
+        return self.scale == 1
+
+    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """(scale - 1) times the direction from the isolated to the conditional estimate."""
+        return (self.scale - 1) * (x0["cond"] - x0["isolated"])
 
 
 def _along(x: Tensor, direction: Tensor) -> Tensor:
     """The part of each sample of ``x`` that lies along ``direction``."""
     product, square = ((a * direction).flatten(1).sum(1) for a in (x, direction))
     return (product / (square + 1e-8)).view(-1, *[1] * (x.ndim - 1)) * direction
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The guidance settings of one stream: how strongly it follows its text, the other stream, and itself.
+
+    Official convention: a ``scale`` of 1 is neutral; the paper's s_t and s_m are ``text_scale - 1`` and
+    ``cross_modal_scale - 1``. The STG scale counts from 0.
+    """
+
+    text_scale: Annotated[
+        float,
+        Slider(1, 10, 0.1, shown=3.0, label="text CFG"),
+        "How closely picture and sound follow the prompt. Higher follows it more closely, at the cost of motion and "
+        "natural colours. 1 follows it plainly, ignores the negative prompt and saves a pass; distilled models need "
+        "1. (The paper's s_t is this minus 1.)",
+    ] = 1.0
+    cross_modal_scale: Annotated[
+        float,
+        Slider(1, 10, 0.1, shown=3.0, label="cross-modal CFG"),
+        "How closely picture and sound follow each other. Higher makes lips and impacts meet their sounds. 1 leaves "
+        "it to the model and saves a pass; distilled models need 1. (The paper's s_m is this minus 1.)",
+    ] = 1.0
+    stg_scale: Annotated[
+        float,
+        Number(0, 5, 0.1, shown=1.0, advanced=True),
+        "Spatio-temporal guidance: steers away from what the model makes with parts of its attention off. Higher "
+        "holds bodies and objects together better, too high stiffens them. 0 saves a pass; distilled models need 0.",
+    ] = 0.0
+    stg_blocks: Annotated[
+        tuple[int, ...],
+        Words(shown="auto", advanced=True),
+        "Whose attention is off for this guidance: block numbers with commas between them. auto takes the official "
+        "one (29 for 2.0, 28 for 2.3), or none where the model has no such block.",
+    ] = ()
+    rescale: Annotated[
+        float,
+        Number(0, 1, 0.05, shown=0.7, advanced=True),
+        "How much of the contrast that guidance adds is taken back. Higher prevents burnt colours and clipped sound, "
+        "at 1 things may look flat.",
+    ] = 0.0
+    cfg_star: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Fits the strength of the negative prediction to the positive one before it is subtracted (CFG*). Calmer "
+        "colours in the first steps.",
+    ] = False
+    apg_parallel: Annotated[
+        float,
+        Number(0, 2, 0.05, advanced=True),
+        "How much of the text guidance that only makes things stronger is kept (APG). Towards 0, high text scales "
+        "burn colours less; 1 is plain guidance.",
+    ] = 1.0
+    apg_limit: Annotated[
+        float,
+        Number(0, 1000, 0.5, advanced=True),
+        "The text guidance is cut to this size (APG's norm threshold). 0 does not cut it.",
+    ] = 0.0
+    nag_scale: Annotated[
+        float,
+        Number(1, 20, 0.1, advanced=True),
+        "Negative prompt inside the attention (NAG): works where the text scale is 1, so for distilled models, and "
+        "costs little. 5 is a beginning; 1 is off. Needs a negative prompt.",
+    ] = 1.0
+    nag_limit: Annotated[
+        float, Number(0, 10, 0.1, advanced=True), "How much larger NAG may make what the prompt says."
+    ] = 2.5
+    nag_blend: Annotated[
+        float, Number(0, 1, 0.05, advanced=True), "How much of NAG's result is taken; higher is stronger."
+    ] = 0.25
+    skip_steps: Annotated[
+        int,
+        Whole(0, 10, advanced=True),
+        "After each computed step, so many steps reuse its result for this stream. Faster, and rougher; where both "
+        "streams skip, a step costs nothing.",
+    ] = 0
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms in the order in which they are summed, neutral ones included."""
+        return (
+            TextCFG(self.text_scale, self.cfg_star, self.apg_parallel, self.apg_limit),
+            STG(self.stg_scale, self.stg_blocks),
+            CrossModalCFG(self.cross_modal_scale),
+        )
+
+    @property
+    def passes(self) -> frozenset[str]:
+        """The passes that the terms need beside the conditional one."""
+        return frozenset(name for term in self.terms if not term.is_neutral for name in term.passes)
+
+    @property
+    def uses_nag(self) -> bool:
+        """True if the negative prompt also acts inside the text attention."""
+        return self.nag_scale != 1
+
+    @property
+    def needs_negative_context(self) -> bool:
+        """True if a negative prompt is needed at all, for a pass of its own or inside the attention."""
+        return self.uses_nag or any(PASSES[name].reads_negative for name in self.passes)
+
+    @property
+    def rows(self) -> "tuple[Guidance, ...]":
+        """Everything that applies at some noise level."""
+        return (self,)
+
+    def at(self, sigma: float) -> "Guidance":
+        """The guidance at noise level ``sigma``: the same at all."""
+        return self
+
+    def skips(self, step: int) -> bool:
+        """True if step number ``step``, counted from 0, reuses an earlier result."""
+        return step % (self.skip_steps + 1) != 0
+
+    def nag(self, context: Tensor) -> Nag:
+        """The NAG settings with the negative prompt's ``context`` (B, L, D)."""
+        return Nag(context, self.nag_scale, self.nag_limit, self.nag_blend)
+
+    def combine(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """Add up the terms and take back contrast, in float32.
+
+        Sums and deviations are taken over each sample, so that a sample does not depend on its neighbours in a batch.
+
+        Args:
+            x0: Maps passes to the estimates (B, N, C) of this stream; "cond" is always there. A term whose passes did
+                not run adds nothing.
+
+        Returns:
+            The guided estimate in the dtype of "cond"; "cond" itself, bit for bit, where all terms are neutral.
+        """
+        precise = {name: estimate.float() for name, estimate in x0.items()}
+        active = [term for term in self.terms if not term.is_neutral and precise.keys() >= set(term.passes)]
+        if not active:
+            return x0["cond"]
+        guided = precise["cond"]
+        for term in active:
+            guided = guided + term.delta(precise)
+        return self._rescaled(precise["cond"], guided).to(x0["cond"].dtype)
+
+    def _rescaled(self, cond: Tensor, guided: Tensor) -> Tensor:
+        """Draw the deviation of each sample back to that of ``cond`` (arXiv:2305.08891, section 3.4)."""
+        if not self.rescale:
+            return guided
+        axes = tuple(range(1, cond.ndim))
+        factor = cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.rescale * factor + 1 - self.rescale)
 
 
 NEUTRAL = Guidance()
@@ -111,23 +281,24 @@ NEUTRAL = Guidance()
 class GuidanceBySigma:
     """Different guidance at different noise levels.
 
-    ``table`` holds pairs of an upper bound and what applies up to it; above all bounds the highest row applies.
+    ``table`` holds pairs of an upper bound and the guidance up to it; above all bounds the highest row applies. Raises
+    SettingError for an empty table.
     """
 
     table: tuple[tuple[float, Guidance], ...]
 
     def __post_init__(self):
         if not self.table:
-            raise ValueError("The guidance table is empty; it needs at least one row, for example (1.0, Guidance()).")
+            raise SettingError("The guidance table is empty; it needs at least one row, for example (1.0, Guidance()).")
 
     @property
     def needs_negative_context(self) -> bool:
-        """Whether any row needs a negative prompt."""
+        """True if any row needs a negative prompt."""
         return any(row.needs_negative_context for row in self.rows)
 
     @property
     def rows(self) -> tuple[Guidance, ...]:
-        """All that may apply at some noise level."""
+        """Everything that applies at some noise level."""
         return tuple(guidance for _, guidance in self.table)
 
     def at(self, sigma: float) -> Guidance:
@@ -139,15 +310,96 @@ class GuidanceBySigma:
 AnyGuidance = Guidance | GuidanceBySigma
 
 
+@dataclass(frozen=True)
+class StreamGuidance:
+    """The guidance of both streams."""
+
+    video: AnyGuidance = NEUTRAL
+    audio: AnyGuidance = NEUTRAL
+
+    @property
+    def rows(self) -> tuple[Guidance, ...]:
+        """Everything that applies to some stream at some noise level."""
+        return (*self.video.rows, *self.audio.rows)
+
+    @property
+    def first_stg_block(self) -> int:
+        """The smallest number of a block that STG perturbs in any row, 0 if there is none."""
+        return min((block for row in self.rows for block in row.stg_blocks), default=0)
+
+    def neutral_where(self, streams: Collection[str]) -> "StreamGuidance":
+        """Make the guidance of ``streams`` neutral, as that of frozen and absent ones has to be."""
+        return replace(self, **{name: NEUTRAL for name in STREAMS if name in streams})
+
+    def passes(self, both_streams: bool = True, always_negative: bool = False) -> list[str]:
+        """The passes that a step needs at most; see ``passes_needed``."""
+        return passes_needed((self.video, self.audio), both_streams, always_negative)
+
+    def needs_negative(self, sampler: Sampler) -> bool:
+        """True if this guidance or ``sampler`` needs a negative prompt."""
+        return sampler.needs_negative or any(row.needs_negative_context for row in self.rows)
+
+
+# --------------------------------------------------------------------------------------------------------------- passes
+
+
+@dataclass(frozen=True)
+class PassKind:
+    """A row of ``PASSES``: how a pass differs from the conditional one.
+
+    ``leaves_out`` gives the perturbation of the pass from the guidance of video and audio.
+    """
+
+    leaves_out: Callable[[Guidance, Guidance], Perturbation]
+    reads_negative: bool = False  # the negative prompt in place of the prompt
+    needs_both_streams: bool = False
+
+
+def _nothing(video: Guidance, audio: Guidance) -> Perturbation:
+    return UNPERTURBED
+
+
+def _self_attention(video: Guidance, audio: Guidance) -> Perturbation:
+    """Self-attention of each stream in the blocks of its own STG."""
+    skipped = (
+        frozenset(
+            block for term in guidance.terms if isinstance(term, STG) and not term.is_neutral for block in term.blocks
+        )
+        for guidance in (video, audio)
+    )
+    video_blocks, audio_blocks = skipped
+    return Perturbation(video_blocks, audio_blocks)
+
+
+def _cross_modal_attention(video: Guidance, audio: Guidance) -> Perturbation:
+    return Perturbation(audio_to_video=False, video_to_audio=False)
+
+
+# In the official order, which is that of their batch.
+PASSES: dict[str, PassKind] = {
+    "cond": PassKind(_nothing),
+    "negative": PassKind(_nothing, reads_negative=True),
+    "perturbed": PassKind(_self_attention),
+    "isolated": PassKind(_cross_modal_attention, needs_both_streams=True),
+}
+
+
 def passes_needed(
     guidance: Iterable[AnyGuidance], both_streams: bool = True, always_negative: bool = False
 ) -> list[str]:
-    """The passes that a step with the ``guidance`` of its streams needs at most, in the official order."""
-    rows = [row for each in guidance for row in each.rows]
-    needed = {
-        "cond": True,
-        "negative": always_negative or any(row.needs_negative for row in rows),
-        "perturbed": any(row.needs_perturbed for row in rows),
-        "isolated": both_streams and any(row.needs_isolated for row in rows),
-    }
-    return [name for name, is_needed in needed.items() if is_needed]
+    """List the passes that a step needs at most, in the order of ``PASSES``.
+
+    Args:
+        guidance: That of each stream.
+        both_streams: The latent has video and audio.
+        always_negative: The sampler uses the negative pass by itself.
+    """
+    needed = {"cond"}.union(*(row.passes for each in guidance for row in each.rows))
+    if always_negative:
+        needed.add("negative")
+    return [name for name, kind in PASSES.items() if name in needed and (both_streams or not kind.needs_both_streams)]
+
+
+def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:
+    """The perturbation of pass ``name``, given the guidance of both streams at one noise level."""
+    return PASSES[name].leaves_out(video, audio)

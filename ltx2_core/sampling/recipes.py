@@ -1,15 +1,16 @@
-"""What each released model is meant to be sampled with (spec: sampling.md, section 6; pipelines.md, section 1)."""
+"""The official sampling settings of each released model (``README.md``, "Recipes")."""
 
 from dataclasses import dataclass, replace
 from functools import partial
 
-from .guidance import NEUTRAL, AnyGuidance, Guidance
+from ..errors import SettingError
+from .guidance import NEUTRAL, AnyGuidance, Guidance, StreamGuidance
 from .schedules import FIXED, SCHEDULES, ltx2
 
 
 @dataclass(frozen=True)
 class Refine:
-    """A second stage: the enlarged picture and the sound get noise up to sigmas[0], which is taken away again."""
+    """The second stage: the enlarged picture and the sound get noise up to sigmas[0], which is taken away again."""
 
     sigmas: tuple[float, ...] = FIXED["distilled_refine"]
     sampler: str = "euler"
@@ -18,10 +19,15 @@ class Refine:
     video: AnyGuidance = NEUTRAL
     audio: AnyGuidance = NEUTRAL
 
+    @property
+    def guidance(self) -> StreamGuidance:
+        """The guidance of both streams."""
+        return StreamGuidance(self.video, self.audio)
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults where the user says nothing; with two stages, the size is that of the first."""
+    """The settings of a model where the user says nothing; with two stages, the size is that of the first."""
 
     schedule: str
     steps: int
@@ -36,8 +42,19 @@ class Recipe:
     height: int = 512
     frames: int = 121
 
+    @property
+    def guidance(self) -> StreamGuidance:
+        """The guidance of both streams."""
+        return StreamGuidance(self.video, self.audio)
+
     def sigmas(self, steps: int | None = None, schedule: str | None = None, tokens: int | None = None) -> list[float]:
-        """The noise levels; ``steps`` or ``schedule`` may differ from the recipe. ``tokens`` are those of the video."""
+        """Compute the noise levels.
+
+        Args:
+            steps: Their number, if not that of the recipe.
+            schedule: A name in ``SCHEDULES``, if not that of the recipe.
+            tokens: The tokens of the video, for recipes that shift with the size.
+        """
         make = SCHEDULES[schedule or self.schedule]
         if self.by_tokens and make is ltx2 and tokens is not None:
             make = partial(ltx2, tokens=tokens)
@@ -62,7 +79,10 @@ def _dev(steps: int, stg_block: int) -> Recipe:
 
 RECIPES = {
     "miniature": Recipe(
-        *("ltx2", 20, Guidance(3, 3), Guidance(3, 3)),
+        "ltx2",
+        20,
+        Guidance(3, 3),
+        Guidance(3, 3),
         refine=Refine((0.3, 0.2, 0.1, 0.0)),  # with more noise it forgets where in a large picture the ball was
         width=96,
         height=96,
@@ -89,13 +109,21 @@ RECIPES = {
 
 
 def recipe_for(version: str, layers: int, distilled: bool = False, miniature: bool = False, hq: bool = False) -> Recipe:
-    """The recipe of a model with ``layers`` blocks; perturbed blocks that it does not have are left out.
+    """Find the recipe of a model.
 
-    ``hq`` is the one of few, precise steps for a dev model with the distilled LoRA.
+    Args:
+        version: A key of ``VERSIONS``, such as "2.3".
+        layers: The blocks of the transformer; perturbed blocks that it does not have are left out.
+        distilled: The model is distilled.
+        miniature: The model is the built-in one.
+        hq: Few, precise steps, for a dev model with the distilled LoRA.
+
+    Raises:
+        SettingError: If there is no such recipe.
     """
     kind = "hq" if hq else "distilled" if distilled else "dev"
     if hq and (distilled or f"{version} hq" not in RECIPES):
-        raise ValueError(
+        raise SettingError(
             f"There is no HQ recipe for LTX-{version}{' distilled' if distilled else ''}; it is one for the dev model "
             "of LTX-2.3."
         )

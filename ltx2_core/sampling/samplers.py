@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE and of its stochastic kin, each in the form of its paper.
 
 A latent at noise level sigma is (1 - sigma) x0 + sigma noise, so its velocity dx/dsigma is (x - x0) / sigma
-(spec: sampling.md, section 4).
+(``README.md``, "Samplers").
 """
 
 import math
@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from ..latents import AVLatent, Noise
+from ..seeds import MIDDLE_NOISE
 
 Estimate = Callable[[AVLatent, float], AVLatent]
 
@@ -23,13 +25,13 @@ class Denoise(Protocol):
     """The model as a sampler sees it; most of them only call it."""
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
-        """x0, guided."""
+        """Estimate x0, guided, from ``latent`` at noise level ``sigma``."""
 
     def both(self, latent: AVLatent, sigma: float) -> tuple[AVLatent, AVLatent]:
-        """x0, guided and as the negative pass alone sees it."""
+        """Estimate x0, guided and by the negative pass alone."""
 
     def hold(self, latent: AVLatent) -> AVLatent:
-        """``latent`` with what is given put back."""
+        """Put the kept content back into ``latent``."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,22 @@ class Step:
         return (self.start - self.x0) * (1 / self.start_sigma)
 
     def map(self, function: Callable[[AVLatent], AVLatent]) -> "Step":
-        """The step with ``function`` of its latents."""
+        """Apply ``function`` to the latents of the step."""
         return Step(self.sigma, function(self.latent), function(self.x0), self.start_sigma, function(self.start))
 
     def to(self, *args: Any) -> "Step":
-        """The step with its latents elsewhere."""
+        """Move or convert the latents of the step, as ``Tensor.to`` does."""
         return self.map(lambda latent: latent.to(*args))
 
     def led_to(self, latent: AVLatent, sigma: float) -> bool:
-        """Whether this step ended exactly there."""
+        """True if this step ended exactly with ``latent`` at noise level ``sigma``."""
         own, other = self.latent.streams(), latent.streams()
         return self.sigma == sigma and own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A row of SAMPLERS: a solver, and what it asks for."""
+    """A row of SAMPLERS: a solver, and what it needs."""
 
     solve: Callable[..., Iterator[Step]]
     calls: int = 1  # of the model in a step; the last step may differ by one
@@ -79,21 +81,29 @@ class Sampler:
         noise: Noise | None = None,
         last: Step | None = None,
     ) -> Iterator[Step]:
-        """Steps from ``latent``, which is at sigmas[0], to sigmas[-1].
+        """Step from ``latent`` at noise level sigmas[0] to sigmas[-1].
 
-        ``last`` is the step that an earlier call ended with. A multistep sampler continues from it as if it had not
-        been interrupted, if it led exactly here; otherwise it begins as at any first step.
+        Args:
+            denoise: The model.
+            latent: At noise level sigmas[0].
+            sigmas: Falling noise levels.
+            noise: The source of fresh noise, for stochastic samplers.
+            last: The step with which an earlier call ended. A multistep sampler continues from it as if it had not been
+                interrupted, if it led exactly here; otherwise it begins as at any first step.
+
+        Yields:
+            One Step for each pair of neighbouring sigmas.
         """
-        asked: dict[str, Any] = {}
+        extras: dict[str, Any] = {}
         if self.stochastic:
-            asked["noise"] = noise
+            extras["noise"] = noise
         if self.multistep and last is not None and last.led_to(latent, sigmas[0]):
-            asked["last"] = last
-        return self.solve(denoise, latent, sigmas, **asked)
+            extras["last"] = last
+        return self.solve(denoise, latent, sigmas, **extras)
 
 
 def euler(denoise: Estimate, latent: AVLatent, sigmas: list[float]) -> Iterator[Step]:
-    """First-order steps along the probability-flow ODE (spec: sampling.md, section 4)."""
+    """First-order steps along the probability-flow ODE."""
     for sigma, sigma_next in pairwise(sigmas):
         start, x0 = latent, denoise(latent, sigma)
         velocity = (start - x0) * (1 / sigma)
@@ -152,7 +162,7 @@ def euler_ancestral(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """Euler below the next level, and back up with fresh noise (rectified flow; spec: sampling.md, section 4).
+    """Euler below the next level, and back up with fresh noise (rectified flow; ``README.md``, "Samplers").
 
     ``eta`` is how far below: 0 is plain Euler.
     """
@@ -190,13 +200,14 @@ def res_2s(
     denoise: Denoise, latent: AVLatent, sigmas: list[float], noise: Noise | None = None, eta: float = 0.5
 ) -> Iterator[Step]:
     """Second-order exponential integrator in ln sigma with fresh noise in the middle and at the end of each step
-    (RES, Zhang et al., arXiv:2308.02157; spec: sampling.md, section 4).
+    (RES, Zhang et al., arXiv:2308.02157; ``README.md``, "Samplers").
 
-    Computes in float64. Noise of the middle comes from a seed 10000 further on than that of the end, both with mean 0
-    and deviation 1 in each sample. 0 is reached by one more estimate at 0.0011. Without ``eta`` there is no noise.
+    Computes in float64. Noise of the middle comes from another seed than that of the end (``seeds.MIDDLE_NOISE``), both
+    with mean 0 and deviation 1 in each sample. 0 is reached by one more estimate at 0.0011. Without ``eta`` there is no
+    noise.
     """
     share = math.sqrt(1 - eta**2)
-    middle_noise, end_noise = (None, None) if noise is None else (_standard(noise.fork(10_000)), _standard(noise))
+    middle_noise, end_noise = (None, None) if noise is None else (_standard(noise.fork(MIDDLE_NOISE)), _standard(noise))
     for sigma, sigma_next in pairwise(sigmas):
         start, x0 = latent, denoise(latent, sigma)
         end = sigma_next or min(0.0011, sigma / 2)
@@ -243,7 +254,7 @@ def _noised(
     if fresh == 0:
         return latent
     if noise is None:
-        raise ValueError("This sampler draws fresh noise at every step; give it a source, such as Noise(seed).")
+        raise SettingError("This sampler draws fresh noise at every step; give it a source, such as Noise(seed).")
     return denoise.hold(latent + noise(latent) * (fresh * s_noise))
 
 

@@ -1,10 +1,16 @@
-"""Noise levels from 1 to 0 (spec: sampling.md, sections 1 and 2), and parts of them."""
+"""Schedules: noise levels from 1 to 0, and parts of them (``README.md``, "Schedules")."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import torch
+
+from ..errors import SettingError
+from ..fields import Choice, Number, Whole, Words
 
 Schedule = Callable[[int], list[float]]
 
@@ -44,7 +50,7 @@ def linear_quadratic(steps: int = 20, threshold: float = 0.025, linear_steps: in
         return [1.0, 0.0]
     linear = steps // 2 if linear_steps is None else linear_steps
     if not 0 < linear < steps:
-        raise ValueError(f"linear_steps is {linear}; of {steps} steps it must be between 1 and {steps - 1}.")
+        raise SettingError(f"linear_steps is {linear}; of {steps} steps it must be between 1 and {steps - 1}.")
     slope, rest = threshold / linear, steps - linear
     bend = (1 - slope * steps) / rest**2  # reaches 0 with the last step
     return [*(1 - slope * i - bend * max(0, i - linear) ** 2 for i in range(steps)), 0.0]
@@ -95,35 +101,52 @@ FIXED: dict[str, tuple[float, ...]] = {
 
 
 def custom(text: str) -> list[float]:
-    """A list as a person writes it, such as "1.0, 0.9, 0.5, 0"; numbers stand between commas, blanks or lines."""
+    """Read a list as a person writes it, such as "1.0, 0.9, 0.5, 0", with commas, blanks or lines between.
+
+    Raises SettingError for anything else, and for sigmas that no sampler can follow to 0.
+    """
     try:
         sigmas = [float(word) for word in re.findall(r"[^\s,;\[\]()]+", text)]
     except ValueError:
-        raise ValueError(f"{text!r} is not a list of numbers; write sigmas such as 1.0, 0.9, 0.5, 0.") from None
-    if check(sigmas)[-1] != 0:
-        raise ValueError(f"The sigmas end in {sigmas[-1]:g}; the last one must be 0, or noise stays in the clip.")
+        raise SettingError(f"{text!r} is not a list of numbers; write sigmas such as 1.0, 0.9, 0.5, 0.") from None
+    if check_sigmas(sigmas)[-1] != 0:
+        raise SettingError(f"The sigmas end in {sigmas[-1]:g}; the last one must be 0, or noise stays in the clip.")
     return sigmas
 
 
-def check(sigmas: Sequence[float]) -> list[float]:
-    """``sigmas``, if a sampler can follow them: at least two, between 1 and 0, falling with every step."""
+def check_sigmas(sigmas: Sequence[float]) -> list[float]:
+    """Return ``sigmas`` if a sampler can follow them, raise SettingError if not.
+
+    They must be at least two, between 1 and 0, and fall with every step.
+    """
     if len(sigmas) < 2:
-        raise ValueError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+        raise SettingError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
     for sigma in sigmas:
         if not 0 <= sigma <= 1:
-            raise ValueError(f"One sigma is {sigma:g}; those of LTX-2 are between 1 and 0, as its schedules give them.")
+            raise SettingError(
+                f"One sigma is {sigma:g}; those of LTX-2 are between 1 and 0, as its schedules give them."
+            )
     for before, after in zip(sigmas, sigmas[1:]):
         if before <= after:
-            raise ValueError(f"Sigmas must fall with every step, but after {before:g} comes {after:g}.")
+            raise SettingError(f"Sigmas must fall with every step, but after {before:g} comes {after:g}.")
     return list(sigmas)
 
 
-def part(sigmas: Sequence[float], start_step: int = 0, end_step: int | None = None) -> list[float]:
-    """The levels of steps start_step to end_step, of which the last is not taken any more; None means to the end."""
+def slice_steps(sigmas: Sequence[float], start_step: int = 0, end_step: int | None = None) -> list[float]:
+    """Cut steps out of a schedule.
+
+    Args:
+        sigmas: The whole schedule.
+        start_step: The first step to take, counted from 0.
+        end_step: The first step not to take any more; None goes to the end.
+
+    Raises:
+        SettingError: For steps that the schedule does not have.
+    """
     total = len(sigmas) - 1
     end = total if end_step is None else end_step
     if not 0 <= start_step < end <= total:
-        raise ValueError(
+        raise SettingError(
             f"Steps {start_step} to {end} were asked for, but the schedule has {total}: "
             f"the start must be at least 0 and before the end, and the end at most {total}."
         )
@@ -131,29 +154,115 @@ def part(sigmas: Sequence[float], start_step: int = 0, end_step: int | None = No
 
 
 def starting_at(sigmas: Sequence[float], level: float) -> list[float]:
-    """``sigmas`` that begin at ``level`` instead; those that are not below it are left out."""
+    """Let ``sigmas`` begin at ``level``; those that are not below it are left out."""
     return [level, *(sigma for sigma in sigmas if sigma < level)]
 
 
 def with_strength(schedule: Schedule, steps: int, strength: float) -> list[float]:
-    """The last ``steps`` steps of a schedule with steps / strength of them, as ComfyUI's "denoise" means it.
+    """Take the last ``steps`` steps of a schedule with steps / strength of them, as ComfyUI's "denoise" means it.
 
-    At 1 all is made anew; the less, the lower the first level and the more is kept of what is given.
+    At ``strength`` 1 all is made anew; below, the first level is lower and more of the content is kept. Raises
+    SettingError for a strength that is not above 0 and at most 1.
     """
     if not 0 < strength <= 1:
-        raise ValueError(f"The denoise strength is {strength:g}; it must be above 0, and at most 1 (all anew).")
+        raise SettingError(f"The denoise strength is {strength:g}; it must be above 0, and at most 1 (all anew).")
     return schedule(int(steps / strength))[-(steps + 1) :]
+
+
+CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """The settings of a schedule, for every surface.
+
+    ``steps`` and ``schedule`` are None where the recipe of the model decides; without one they are 20 and ltx2.
+    """
+
+    steps: Annotated[
+        int | None,
+        Whole(1, 200, shown=20),
+        "How many steps. More take longer and give cleaner detail; the official models use 40 (2.0) and 30 (2.3). The "
+        "distilled schedules have their own number.",
+    ] = None
+    schedule: Annotated[
+        str | None,
+        Choice((*SCHEDULES, CUSTOM), shown="ltx2"),
+        "ltx2 for the dev models and the miniature; distilled for distilled models (8 steps, with all scales at 1); "
+        "distilled_refine for a second pass over a finished latent (3 steps); linear_quadratic, beta and simple for "
+        "comparison with other workflows; custom takes the list below.",
+    ] = None
+    max_shift: Annotated[
+        float,
+        Number(0, 10, 0.01, advanced=True),
+        "How long a large clip (4096 tokens) stays at high noise. Higher gives calmer composition and less detail. "
+        "Only for ltx2.",
+    ] = 2.05
+    base_shift: Annotated[
+        float,
+        Number(0, 10, 0.01, advanced=True),
+        "The same for a small clip (1024 tokens). Only for ltx2, and only with a latent connected.",
+    ] = 0.95
+    terminal: Annotated[
+        float,
+        Number(0, 0.99, 0.01, advanced=True),
+        "The last noise level before 0. Higher leaves more to the last step. Only for ltx2.",
+    ] = 0.1
+    denoise: Annotated[
+        float,
+        Number(0, 1, 0.01, advanced=True),
+        "How much is made anew. Below 1 the steps are those at the end of a longer schedule, so that the given latent "
+        "is kept the more, the lower this is.",
+    ] = 1.0
+    custom_sigmas: Annotated[
+        str,
+        Words(advanced=True),
+        "Noise levels of your own, from at most 1 down to 0; used when the schedule is custom.",
+    ] = "1.0, 0.9, 0.75, 0.5, 0.25, 0"
+
+    def sigmas(self, tokens: int | None = None) -> list[float]:
+        """Compute the noise levels.
+
+        Args:
+            tokens: The video tokens of one sample, to which ltx2 fits its shift; None takes the official 4096.
+
+        Raises:
+            SettingError: For settings that make no schedule.
+        """
+        name = self.schedule or "ltx2"
+        if name == CUSTOM:
+            return custom(self.custom_sigmas)
+        if name in FIXED:
+            return list(FIXED[name])
+        make: Schedule = SCHEDULES[name]
+        if name == "ltx2":
+            make = partial(
+                ltx2,
+                tokens=4096 if tokens is None else tokens,
+                max_shift=self.max_shift,
+                base_shift=self.base_shift,
+                terminal=self.terminal,
+            )
+        return with_strength(make, self.steps or 20, self.denoise)
+
+    @property
+    def note(self) -> str:
+        """A sentence for the user where a setting has no effect, else empty."""
+        fixed = FIXED.get(self.schedule or "ltx2")
+        if fixed is None or self.steps in (None, len(fixed) - 1):
+            return ""
+        return f"{self.schedule} has {len(fixed) - 1} steps; {self.steps} is ignored"
 
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1, for example 20.")
+        raise SettingError(f"steps is {steps}; it must be at least 1, for example 20.")
 
 
 def _fixed(name: str, steps: int) -> list[float]:
     sigmas = FIXED[name]
     if steps != len(sigmas) - 1:
-        raise ValueError(
+        raise SettingError(
             f"steps is {steps}; the schedule {name} has exactly {len(sigmas) - 1}. For a part of it, set a start step."
         )
     return list(sigmas)

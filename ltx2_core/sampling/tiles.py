@@ -1,9 +1,9 @@
-"""Pictures and lengths that are too much for one call of the network, in overlapping tiles.
+"""Overlapping tiles, for pictures and lengths that are too much for one call of the network.
 
-Of the video, tiles see and make only their part; what overlaps is blended with linear ramps (spec: conditioning.md,
-section 7a). Sound has no place in the picture and is never made of tiles: all of them hear it whole, and a sound that
-is not held fixed follows from a view of the whole picture, in which only every second, third ... cell of a row is left
-so that it is no larger than a tile.
+Tiles see and make only their part of the video; where they overlap, they are blended with linear ramps (``README.md``,
+"Tiles"). Sound has no place in the picture and is never made of tiles: all of them hear it whole, and a sound that is
+not held fixed follows from a view of the whole picture, in which only every second, third ... cell of a row is left so
+that it is no larger than a tile.
 """
 
 import math
@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..conditioning import AVState
-from ..geometry import SPACE_SCALE, pixel_frames
+from ..errors import SettingError
+from ..fields import Choice, Whole
+from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
 from ..video_vae.tiling import Span, weights
@@ -29,10 +32,11 @@ _SIDE = 16  # cells; only what is smaller than that is cut in time, too
 
 @dataclass(frozen=True)
 class Tiles:
-    """How many tiles there are along time, height and width, and how many cells of the latent neighbours share.
+    """The number of tiles along time, height and width, and the latent cells that neighbours share.
 
-    Each tile is where it is in the whole clip. With ``local`` ones all start at 0, as if each was a clip by itself: for
-    clips that are larger or longer than those that the model was trained on.
+    Each tile keeps its place in the whole clip. With ``local`` all start at 0, as if each was a clip by itself: for
+    clips that are larger or longer than those that the model was trained on. Raises SettingError for fewer than 1 tile
+    or 0 cells.
     """
 
     counts: Size
@@ -41,14 +45,24 @@ class Tiles:
 
     def __post_init__(self):
         if min(self.counts) < 1 or min(self.overlap) < 0:
-            raise ValueError(
+            raise SettingError(
                 f"{self.counts} tiles that share {self.overlap} cells cannot be: along time, height and width there "
                 "must be at least 1 tile, and at least 0 cells."
             )
 
     @classmethod
     def within(cls, size: Size, tokens: int, overlap: Size = (4, 4, 4), local: bool = False) -> "Tiles":
-        """Tiles of a latent (F, H, W) that have at most ``tokens`` cells; time is cut last."""
+        """Choose as few tiles as have at most ``tokens`` cells each; time is cut last.
+
+        Args:
+            size: (F, H, W) of the latent.
+            tokens: The most cells of a tile.
+            overlap: Cells that neighbours share along time, height and width.
+            local: As the field.
+
+        Raises:
+            SettingError: If even single cells are more.
+        """
         tiles = cls((1, 1, 1), overlap, local)
         while math.prod(sides := tiles.largest(size)) > tokens:
             axis = 1 if sides[1] >= sides[2] else 2
@@ -59,13 +73,15 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of tiles."""
         return math.prod(self.counts)
 
     def spans(self, size: Size) -> list[list[Span]]:
-        """The tiles along each axis. Raises ValueError where there are more of them than cells."""
+        """Split each axis of a latent (F, H, W). Raises SettingError for more tiles than cells."""
         if any(count > length for count, length in zip(self.counts, size)):
-            raise ValueError(f"A latent of {size} cells (time, height, width) cannot be cut into {self.counts} tiles.")
+            raise SettingError(
+                f"A latent of {size} cells (time, height, width) cannot be cut into {self.counts} tiles."
+            )
         return [_spans(*axis) for axis in zip(size, self.counts, self.overlap)]
 
     def largest(self, size: Size) -> tuple[int, int, int]:
@@ -82,7 +98,7 @@ class Tiles:
         return frames, rows, columns
 
     def seams(self, size: Size) -> tuple[list[int], list[int], list[int]]:
-        """The same in pixels and in frames of the clip."""
+        """The ``edges`` in pixels, and in frames of the clip."""
         frames, rows, columns = self.edges(size)
         return (
             [pixel_frames(edge) for edge in frames],
@@ -91,22 +107,87 @@ class Tiles:
         )
 
 
+@dataclass(frozen=True)
+class TileSettings:
+    """The settings of a refinement in tiles, for every surface."""
+
+    columns: Annotated[
+        int,
+        Whole(0, 64, advanced=True),
+        "Tiles side by side. With 0 here and in the next two, as few are chosen as the memory allows. 1 in all three "
+        "is the whole clip at once.",
+    ] = 0
+    rows: Annotated[
+        int, Whole(0, 64, advanced=True), "Tiles one above the other. 0 as above, or 1 if another one is set."
+    ] = 0
+    intervals: Annotated[
+        int, Whole(0, 64, advanced=True), "Tiles one after the other in time. 0 as above, or 1 if another one is set."
+    ] = 0
+    overlap: Annotated[
+        int,
+        Whole(0, 1024, 32, advanced=True),
+        "Pixels that neighbouring tiles share. More hides their seams better, and takes longer.",
+    ] = 128
+    frame_overlap: Annotated[
+        int,
+        Whole(0, 256, 8, advanced=True),
+        "Frames that two intervals share. More hides their seams better, and takes longer.",
+    ] = 32
+    mode: Annotated[
+        str,
+        Choice(("together", "one by one"), advanced=True),
+        "together blends the tiles at every step, so that they cannot drift apart. one by one finishes each tile "
+        "before the next and blends them once, as other tools do: neighbours may disagree.",
+    ] = "together"
+    positions: Annotated[
+        str,
+        Choice(("absolute", "local"), advanced=True),
+        "absolute tells each tile where in the clip it is. local tells each that it is a clip by itself: for clips "
+        "wider than 2048 pixels or longer than 20 seconds, which the models have not seen.",
+    ] = "absolute"
+
+    @property
+    def cells(self) -> tuple[int, int, int]:
+        """The latent cells that neighbours share along time, height and width."""
+        across = self.overlap // SPACE_SCALE
+        return self.frame_overlap // TIME_SCALE, across, across
+
+    @property
+    def local(self) -> bool:
+        """True if each tile counts its positions from 0."""
+        return self.positions == "local"
+
+    @property
+    def together(self) -> bool:
+        """True if tiles are blended at every step."""
+        return self.mode == "together"
+
+    def chosen(self) -> Tiles | None:
+        """The tiles that were asked for; None if as few are to be chosen as the memory allows."""
+        counts = self.intervals, self.rows, self.columns
+        if not any(counts):
+            return None
+        intervals, rows, columns = (max(1, count) for count in counts)
+        return Tiles((intervals, rows, columns), self.cells, self.local)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class View:
-    """A part of the video, and of the sound what belongs to it."""
+    """A selection of the video's tokens, and of the sound's tokens that belong to it."""
 
     size: Size
     video: Tensor  # (n,) numbers of tokens, the clip's own before the appended ones
     audio: Tensor | None = None  # (m,) numbers of tokens; None = all
     origin: Tensor | None = None  # (3,) seconds and pixels at which the part begins, where that is to count as 0
 
-    def pick(self, whole: Pass, part: Callable[[StreamInput, Tensor], StreamInput]) -> Pass:
-        """What a pass looks like from here; ``part`` makes the inputs."""
+    def pick(self, whole: Pass, select: Callable[[StreamInput, Tensor], StreamInput]) -> Pass:
+        """Reduce a pass to this view; ``select`` reduces the input of a stream to numbered tokens."""
         assert whole.video is not None
-        audio = whole.audio if whole.audio is None or self.audio is None else part(whole.audio, self.audio)
-        return Pass(part(whole.video, self.video), audio, whole.perturbation)
+        audio = whole.audio if whole.audio is None or self.audio is None else select(whole.audio, self.audio)
+        return Pass(select(whole.video, self.video), audio, whole.perturbation)
 
-    def part(self, stream: StreamInput, which: Tensor) -> StreamInput:
+    def select(self, stream: StreamInput, which: Tensor) -> StreamInput:
+        """Reduce the input of a stream to the tokens ``which`` (n,)."""
         which = which.to(stream.tokens.device)
         return replace(
             stream,
@@ -116,9 +197,9 @@ class View:
             visibility=None if stream.visibility is None else stream.visibility.select(which),
         )
 
-    def state(self, given: AVState) -> AVState:
-        """What is given here."""
-        video, audio = given.video, given.audio
+    def state(self, state: AVState) -> AVState:
+        """Reduce the states of both streams to this view."""
+        video, audio = state.video, state.audio
         assert video is not None
         video = video.select(self.video, (video.shape[0], *self.size))
         if audio is not None and self.audio is not None:
@@ -128,7 +209,7 @@ class View:
         return AVState(replace(video, positions=self._moved(video.positions)), audio)
 
     def tokens(self, latent: AVLatent) -> AVLatent:
-        """The tokens that are here."""
+        """Reduce a latent of tokens to this view."""
         assert latent.video is not None
         audio = latent.audio if latent.audio is None or self.audio is None else latent.audio[:, self.audio]
         return AVLatent(latent.video[:, self.video], audio)
@@ -143,100 +224,110 @@ class View:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tile(View):
-    """A part of the mosaic."""
+    """A view that is one tile, and its share of each token of the whole."""
 
     weight: Tensor  # (n, 1) how much of a token of the whole is what becomes of it here
 
-    def add(self, part: Tensor, total: Tensor) -> None:
-        """Add what became of the video's tokens (B, n, C) to the whole (B, N, C)."""
-        total.index_add_(1, self.video.to(total.device), part.float() * self.weight.to(part.device))
+    def add(self, tokens: Tensor, total: Tensor) -> None:
+        """Add the tokens (B, n, C) of this tile, weighted, to those of the whole video (B, N, C)."""
+        total.index_add_(1, self.video.to(total.device), tokens.float() * self.weight.to(tokens.device))
 
 
 class TiledNetwork:
     """A network that does every call in tiles and blends their velocities.
 
-    In each step all of them leave from the same latent, so they cannot drift apart, and to blend velocities is to
-    blend x0. Neither guidance nor samplers know of it. With one tile it is the network itself.
+    In each step all tiles leave from the same latent, so they cannot drift apart, and to blend velocities is to blend
+    x0. Neither guidance nor samplers know of it. With one tile it is the network itself.
+
+    Args:
+        network: The whole transformer.
+        state: The states of both streams.
+        tiles: How the video is split.
+
+    Raises:
+        SettingError: If ``state`` cannot be split so.
     """
 
-    def __init__(self, network: Network, given: AVState, tiles: Tiles):
-        """Raises ValueError if ``given`` cannot be cut so."""
-        self._network, self._tiles = network, cut(given, tiles)
-        silent = given.audio is None or given.audio.is_frozen
-        self._overview = None if silent else overview(given, max(len(tile.video) for tile in self._tiles))
+    def __init__(self, network: Network, state: AVState, tiles: Tiles):
+        self._network, self._tiles = network, split_tiles(state, tiles)
+        silent = state.audio is None or state.audio.is_frozen
+        self._overview = None if silent else overview(state, max(len(tile.video) for tile in self._tiles))
 
     def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
-        """The velocities (B, N, C) of all passes; those of a sound that is held fixed are 0."""
+        """Compute the velocities (B, N, C) of all passes; those of a sound that is held fixed are 0."""
         if len(self._tiles) == 1:
             return self._network.sweep(passes, between_blocks)
 
-        def seen(view: View) -> Sequence[Velocities]:
-            part = cache(view.part)  # passes that share an input still do
-            return self._network.sweep([view.pick(each, part) for each in passes], between_blocks)
+        def sweep_view(view: View) -> Sequence[Velocities]:
+            select = cache(view.select)  # passes that share an input still do
+            return self._network.sweep([view.pick(each, select) for each in passes], between_blocks)
 
         pictures = [
             torch.zeros_like(each.video.tokens, dtype=torch.float32) for each in passes if each.video is not None
         ]
         for tile in self._tiles:
-            for total, (velocity, _) in zip(pictures, seen(tile)):
+            for total, (velocity, _) in zip(pictures, sweep_view(tile)):
                 if velocity is not None:
                     tile.add(velocity, total)
         if self._overview is not None:
-            sounds = [velocity for _, velocity in seen(self._overview)]
+            sounds = [velocity for _, velocity in sweep_view(self._overview)]
         else:
             sounds = [None if each.audio is None else torch.zeros_like(each.audio.tokens) for each in passes]
         return list(zip(pictures, sounds))
 
 
-def one_by_one(run: Callable[[AVState, AVLatent], AVLatent], given: AVState, noise: AVLatent, tiles: Tiles) -> AVLatent:
-    """The cheap mode: every tile is sampled to its end by ``run(given, noise)``, and they are blended once.
+def one_by_one(run: Callable[[AVState, AVLatent], AVLatent], state: AVState, noise: AVLatent, tiles: Tiles) -> AVLatent:
+    """Sample each tile to its end by ``run(state, noise)`` and blend them once, which is cheap and less consistent.
 
     Sound that is not held fixed is made first, with the view of the whole picture, and then held.
     """
-    made, audio = cut(given, tiles), given.audio
-    if len(made) == 1:
-        return run(given, noise)
+    pieces, audio = split_tiles(state, tiles), state.audio
+    if len(pieces) == 1:
+        return run(state, noise)
     if audio is not None and not audio.is_frozen:
-        view = overview(given, max(len(tile.video) for tile in made))
-        sound = run(view.state(given), view.tokens(noise)).audio
+        view = overview(state, max(len(tile.video) for tile in pieces))
+        sound = run(view.state(state), view.tokens(noise)).audio
         assert sound is not None
         audio = replace(audio, latent=sound, clean=sound, mask=torch.zeros_like(audio.mask))
-        given = AVState(given.video, audio)
-    assert given.video is not None
-    total = torch.zeros_like(given.video.latent)
-    for tile in made:
-        video = run(tile.state(given), tile.tokens(noise)).video
+        state = AVState(state.video, audio)
+    assert state.video is not None
+    total = torch.zeros_like(state.video.latent)
+    for tile in pieces:
+        video = run(tile.state(state), tile.tokens(noise)).video
         assert video is not None
         tile.add(video, total)
     return AVLatent(total, None if audio is None else audio.clean)
 
 
-def runs(given: AVState, tiles: Tiles) -> int:
-    """How often ``one_by_one`` calls ``run``."""
-    hears = given.audio is not None and not given.audio.is_frozen
+def count_runs(state: AVState, tiles: Tiles) -> int:
+    """Count how often ``one_by_one`` calls ``run``."""
+    hears = state.audio is not None and not state.audio.is_frozen
     return tiles.count + int(tiles.count > 1 and hears)
 
 
-def cut(given: AVState, tiles: Tiles) -> list[Tile]:
-    """The tiles of what is given.
+def split_tiles(state: AVState, tiles: Tiles) -> list[Tile]:
+    """Split the tokens of a clip into tiles.
 
-    An appended token belongs to each tile that it touches, and to all if it lies before the clip; of one that no tile
-    has, nothing is made. A tile hears all of the sound, or with local positions what it touches.
+    An appended token belongs to each tile that it touches, and to all if it lies before the clip; one that touches no
+    tile is left out. A tile hears all of the sound, or with local positions what it touches.
+
+    Raises:
+        SettingError: For a clip without video.
     """
-    if given.video is None:
-        raise ValueError("This latent has no video stream; sound is not made in tiles.")
-    (_, *size), count, positions = given.video.shape, given.video.count, given.video.positions[0]
+    if state.video is None:
+        raise SettingError("This latent has no video stream; sound is not made in tiles.")
+    (_, *size), count, positions = state.video.shape, state.video.count, state.video.positions[0]
     numbers = torch.arange(count, device=positions.device).view(size)
-    found = []
+    boxes = []
     for spans in product(*(zip(axis, weights(axis, from_zero=False)) for axis in tiles.spans(size))):
         (f, time), (h, height), (w, width) = spans
         own = numbers[f.start : f.stop, h.start : h.stop, w.start : w.stop]
         inside = positions[:, own.flatten()]
         box = torch.stack((inside[..., 0].amin(1), inside[..., 1].amax(1)))
-        found.append((own, (time[:, None, None] * height[:, None] * width).to(positions), box))
-    touching = [_touches(positions[:, count:], box) for _, _, box in found]
+        boxes.append((own, (time[:, None, None] * height[:, None] * width).to(positions), box))
+    touching = [_touches(positions[:, count:], box) for _, _, box in boxes]
     share = 1 / torch.stack(touching).sum(0).clamp(min=1)
-    heard = given.audio if tiles.local else None
+    heard = state.audio if tiles.local else None
     return [
         Tile(
             size=tuple(own.shape),
@@ -245,26 +336,26 @@ def cut(given: AVState, tiles: Tiles) -> list[Tile]:
             origin=box[0] if tiles.local else None,
             weight=torch.cat((weight.flatten(), share[touches]))[:, None],
         )
-        for (own, weight, box), touches in zip(found, touching)
+        for (own, weight, box), touches in zip(boxes, touching)
     ]
 
 
-def overview(given: AVState, most: int) -> View:
-    """All of the picture that fits into ``most`` tokens, with cells left out evenly, and all of the sound.
+def overview(state: AVState, most: int) -> View:
+    """View the whole picture in at most ``most`` tokens, with cells left out evenly, and all of the sound.
 
     The cells that are left are as noisy as before, which those of a smaller picture would not be.
     """
-    assert given.video is not None
-    size = given.video.shape[1:]
-    every, step = torch.arange(given.video.count, device=given.video.positions.device).view(size), 1
+    assert state.video is not None
+    size = state.video.shape[1:]
+    every, step = torch.arange(state.video.count, device=state.video.positions.device).view(size), 1
     while every[:, ::step, ::step].numel() > most and step < max(size):
         step += 1
-    left = every[:, ::step, ::step]
-    return View(size=tuple(left.shape), video=left.flatten())
+    rest = every[:, ::step, ::step]
+    return View(size=tuple(rest.shape), video=rest.flatten())
 
 
 def _spans(length: int, count: int, overlap: int) -> list[Span]:
-    """``count`` tiles of equal size, the first ones one longer if need be (spec: conditioning.md, section 7a)."""
+    """Split an axis into ``count`` tiles of equal size, the first ones one longer if need be."""
     overlap = min(overlap, length - count)
     size, longer = divmod(length + overlap * (count - 1), count)
     starts = [number * (size - overlap) + min(number, longer) for number in range(count)]
@@ -275,6 +366,6 @@ def _spans(length: int, count: int, overlap: int) -> list[Span]:
 
 
 def _touches(positions: Tensor, box: Tensor) -> Tensor:
-    """Which of the tokens at ``positions`` (axes, N, 2) overlap ``box`` (2, axes), or lie before the clip; (N,)."""
+    """Mark (N,) the tokens at ``positions`` (axes, N, 2) that overlap ``box`` (2, axes) or lie before the clip."""
     inside = (positions[..., 0] < box[1][:, None]) & (positions[..., 1] > box[0][:, None])
     return inside.all(0) | (positions[0, :, 0] < 0)

@@ -1,8 +1,7 @@
 """Clips that are longer than what the model makes at once: windows that overlap in time, in both streams.
 
-Each window is a clip by itself that begins with the end of the one before it (spec: conditioning.md, section 7c, which
-knows no sound). The first latent of a clip is one frame instead of eight, so that of a later window fits nowhere: it is
-made, and dropped.
+Each window is a clip by itself that begins with the end of the one before it (``README.md``, "Windows"). The first
+latent of a clip is one frame instead of eight, so that of a later window fits nowhere: it is made, and dropped.
 """
 
 import hashlib
@@ -10,19 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
-from ..conditioning import Inpaint, Item, State
+from ..conditioning import Inpaint, LatentCondition, State
+from ..errors import SettingError
+from ..fields import Number, Whole
 from ..geometry import AUDIO_RATE, TIME_SCALE, latent_frames, nearest_frames, pixel_frames
 from ..latents import AVLatent
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a window has of a stream: latents [start, stop) of the whole clip."""
+class StreamSpan:
+    """The latents [start, stop) of a stream of the whole clip that belong to a window."""
 
     start: int
     stop: int
@@ -32,69 +33,111 @@ class Part:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a long clip, sampled as a clip by itself."""
+    """A stretch of a long clip, sampled as a clip by itself."""
 
     number: int
-    video: Part
-    audio: Part
+    video: StreamSpan
+    audio: StreamSpan
     fps: Fraction
 
     @property
     def frames(self) -> range:
-        """Its frames, as they are numbered in the whole clip."""
+        """Its frames, as numbered in the whole clip."""
         first = self.video.start * TIME_SCALE
         return range(first, first + pixel_frames(self.video.stop - self.video.start))
 
     @property
     def delay(self) -> Fraction:
-        """By how much its first latent of sound begins after its first frame, in seconds; at most 1/50."""
+        """The time from its first frame to the start of its first audio latent, in seconds; at most 1/50."""
         return Fraction(self.audio.start, AUDIO_RATE) - self.frames.start / self.fps
 
     @property
     def middle(self) -> Fraction:
-        """The middle of what is new in it, in seconds of the whole clip."""
+        """The middle of its new frames, in seconds of the whole clip."""
         known = pixel_frames(self.video.start + self.video.lead + self.video.known)
         return (max(0, known) + self.frames.stop) / self.fps / 2
 
 
-def cover(frames: int, fps: Fraction, size: int = 121, overlap: int = 24) -> list[Window]:
-    """Cover a clip of ``frames`` with windows of ``size`` frames that share ``overlap``; the last two share more.
+def split_windows(frames: int, fps: Fraction, size: int = 121, overlap: int = 24) -> list[Window]:
+    """Split a clip into windows that overlap in time; the last two share more than the others.
 
-    Raises ValueError for sizes that are not of whole latents.
+    Args:
+        frames: Those of the clip, 8 k + 1.
+        fps: Frames per second.
+        size: Frames of a window, 8 k + 1.
+        overlap: Frames that neighbours share, a multiple of 8.
+
+    Raises:
+        SettingError: For sizes that are not of whole latents.
     """
     if size != nearest_frames(size) or overlap % TIME_SCALE or not TIME_SCALE <= overlap < size - TIME_SCALE:
-        raise ValueError(
+        raise SettingError(
             f"Windows of {size} frames that share {overlap} cannot be: the size must be {TIME_SCALE} k + 1, for "
             f"example {max(17, nearest_frames(size))}, and the overlap a multiple of {TIME_SCALE} that leaves "
             f"{TIME_SCALE} new frames or more."
         )
     length, width = latent_frames(frames), latent_frames(size)
     step = width - 1 - overlap // TIME_SCALE
-    found: list[Window] = []
-    while not found or found[-1].video.stop < length:
-        start = max(0, min(len(found) * step, length - width))
+    windows: list[Window] = []
+    while not windows or windows[-1].video.stop < length:
+        start = max(0, min(len(windows) * step, length - width))
         stop = min(start + width, length)
         sound = round(start * TIME_SCALE / fps * AUDIO_RATE), round(pixel_frames(stop) / fps * AUDIO_RATE)
-        known = (found[-1].video.stop, found[-1].audio.stop) if found else (0, 0)
-        found.append(Window(len(found), _part(start, stop, known[0]), _part(*sound, known[1]), fps))
-    return found
+        known = (windows[-1].video.stop, windows[-1].audio.stop) if windows else (0, 0)
+        windows.append(Window(len(windows), _span(start, stop, known[0]), _span(*sound, known[1]), fps))
+    return windows
 
 
-def _part(start: int, stop: int, known: int) -> Part:
+def _span(start: int, stop: int, known: int) -> StreamSpan:
     lead = min(1, known - start)
-    return Part(start, stop, lead, known - start - lead)
+    return StreamSpan(start, stop, lead, known - start - lead)
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """The settings of a long clip that is made window by window."""
+
+    window: Annotated[
+        int,
+        Whole(17, 2881, 8),
+        "Frames that are made at once, 8 k + 1: as many as the model does well and the card has room for.",
+    ] = 121
+    overlap: Annotated[
+        int,
+        Whole(8, 512, 8),
+        "Frames that a window sees of the one before it. More keep motion and voices going, and take longer.",
+    ] = 24
+    drift_control: Annotated[
+        float,
+        Number(0, 1, 0.05, digits=0),
+        "Draws colours, contrast and loudness of every window to those of the first one. Raise it if a long clip grows "
+        "garish; too much hides changes that you want.",
+    ] = 0.0
+    overlap_strength: Annotated[
+        float,
+        Number(0, 1, 0.05, digits=0, advanced=True),
+        "How firmly a window keeps the frames that it sees. Lower lets it repaint them a little, and fade over.",
+    ] = 1.0
+
+    def windows(self, frames: int, fps: Fraction) -> list[Window]:
+        """Split a clip of ``frames`` at ``fps``. Raises SettingError for sizes that are not of whole latents."""
+        return split_windows(frames, fps, self.window, self.overlap)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What happens from ``start`` seconds on."""
+    """A prompt of a long clip, and when it begins."""
 
-    start: float | Fraction
+    start: Annotated[
+        float | Fraction,
+        Number(0, 3600, 0.1, unit="s", shown=5.0),
+        "When it begins, in seconds. A window has the prompt that holds in the middle of what is new in it.",
+    ]
     prompt: str
 
 
 def prompt_of(window: Window, segments: Sequence[Segment]) -> str:
-    """The prompt of the segment in which the middle of what is new in ``window`` lies; else of the first one."""
+    """The prompt of the segment in which the middle of the new frames of ``window`` lies, else that of the first."""
     begun = [segment for segment in segments if segment.start <= window.middle]
     return max(begun, key=lambda segment: segment.start, default=segments[0]).prompt
 
@@ -102,14 +145,15 @@ def prompt_of(window: Window, segments: Sequence[Segment]) -> str:
 class Store(Protocol):
     """Where finished windows are kept, so that a run can be resumed."""
 
-    def find(self, key: str, /) -> Mapping[str, Tensor] | None: ...
+    def find(self, key: str, /) -> Mapping[str, Tensor] | None:
+        """Read the tensors of an earlier ``keep`` with this key, None if there was none."""
 
     @property
     def keep(self) -> Callable[..., None]:
-        """keep(key, name=tensor, ...)"""
+        """Write tensors: ``keep(key, name=tensor, ...)``."""
 
 
-SampleWindow = Callable[[Window, AVLatent, list[Item]], AVLatent]
+SampleWindow = Callable[[Window, AVLatent, list[LatentCondition]], AVLatent]
 
 
 def sample_windows(
@@ -117,36 +161,41 @@ def sample_windows(
     latent: AVLatent,
     windows: Sequence[Window],
     *,
-    strength: float = 1.0,
-    adain: float = 0.0,
+    overlap_strength: float = 1.0,
+    drift_control: float = 0.0,
     store: Store | None = None,
     settings: Callable[[Window], str] = lambda window: "",
 ) -> AVLatent:
-    """Sample the whole clip that begins as ``latent``, window by window.
+    """Sample a long clip window by window; each new window fades in, linearly, over what was known of it.
 
-    ``sample(window, latent, items)`` makes one of them from its part of the clip, in which ``items`` hold what is known
-    with ``strength``. What it makes is faded in over what was known, linearly. With ``adain`` (0..1) the mean and
-    deviation of each channel are drawn to those of the first window, against colours and loudness that drift
-    (Huang and Belongie, arXiv:1703.06868).
+    Args:
+        sample: Makes a window from its stretch of the clip and the conditions that hold what is known of it.
+        latent: The start of the whole clip.
+        windows: From ``split_windows``.
+        overlap_strength: 0..1, how firmly a window keeps what is known.
+        drift_control: 0..1, how far the mean and deviation of each channel are drawn to those of the first window,
+            against colours and loudness that drift (Huang and Belongie, arXiv:1703.06868).
+        store: Where finished windows are kept. One is taken from there if it began with the same latent and settings.
+        settings: Names everything else that ``sample`` depends on, for each window.
 
-    Finished windows are kept in ``store``, and taken from there if they were begun with the same latent and
-    ``settings(window)``, which names all else that ``sample`` depends on.
+    Returns:
+        The whole clip on the CPU, float32.
     """
     whole, first = latent.to("cpu", torch.float32), None
     for window in windows:
         begin = whole.map(lambda x, part: x[:, :, part.start : part.stop], window)
-        key = _key(f"{window} {strength} {settings(window)}", begin)
+        key = _fingerprint(f"{window} {overlap_strength} {settings(window)}", begin)
         kept = None if store is None else store.find(key)
         if kept is not None:
             made = AVLatent(kept.get("video"), kept.get("audio"))
         else:
-            made = sample(window, begin, _items(window, begin, strength)).to("cpu", torch.float32)
+            made = sample(window, begin, _conditions(window, begin, overlap_strength)).to("cpu", torch.float32)
             if store is not None:
                 store.keep(key, **made.streams())
         if first is None:
             first = made
-        elif adain:
-            made = made.map(partial(_toward, factor=adain), first, begin)
+        elif drift_control:
+            made = made.map(partial(_toward, factor=drift_control), first, begin)
         whole = whole.map(_joined, made, window)
     return whole
 
@@ -159,24 +208,27 @@ class _Delayed:
     seconds: float
 
     def __call__(self, state: State) -> State:
+        """Move the positions of the stream in time."""
         positions = state.positions.clone()
         positions[:, 0] += self.seconds
         return replace(state, positions=positions)
 
 
-def _items(window: Window, begin: AVLatent, strength: float) -> list[Item]:
-    """What this window has from the one before it."""
-    items: list[Item] = [_Delayed("audio", float(window.delay))] if begin.audio is not None and window.delay else []
+def _conditions(window: Window, begin: AVLatent, strength: float) -> list[LatentCondition]:
+    """Hold what this window has from the one before it."""
+    conditions: list[LatentCondition] = (
+        [_Delayed("audio", float(window.delay))] if begin.audio is not None and window.delay else []
+    )
     for name, x in begin.streams().items():
         part, new = getattr(window, name), torch.ones_like(x[:1, :1] if x.ndim == 5 else x[:1, :1, :, :1])
         new[:, :, part.lead : part.lead + part.known] = 0
         if part.known:
-            items.append(Inpaint(name, new, strength=strength))
-    return items
+            conditions.append(Inpaint(name, new, strength=strength))
+    return conditions
 
 
-def _joined(whole: Tensor, made: Tensor, part: Part) -> Tensor:
-    """``whole`` with what was made of this part; what was known fades over to it."""
+def _joined(whole: Tensor, made: Tensor, part: StreamSpan) -> Tensor:
+    """Put what was made into ``whole``; what was known fades over to it."""
     start, end = part.start + part.lead, part.start + part.lead + part.known
     made = made[:, :, part.lead :]
     share = torch.arange(1, part.known + 1).view(-1, *[1] * (made.ndim - 3)) / (part.known + 1)
@@ -185,7 +237,7 @@ def _joined(whole: Tensor, made: Tensor, part: Part) -> Tensor:
 
 
 def _toward(made: Tensor, first: Tensor, begin: Tensor, factor: float) -> Tensor:
-    """``made`` with the mean and deviation of each channel nearer to those of ``first``, if it was made at all."""
+    """Draw the mean and deviation of each channel of ``made`` to those of ``first``, if it was made at all."""
     if torch.equal(made, begin):
         return made
     axes = tuple(range(2, made.ndim))
@@ -194,7 +246,8 @@ def _toward(made: Tensor, first: Tensor, begin: Tensor, factor: float) -> Tensor
     return torch.lerp(made, (made - mean) / deviation.clamp(min=1e-6) * first_deviation + first_mean, factor)
 
 
-def _key(settings: str, begin: AVLatent) -> str:
+def _fingerprint(settings: str, begin: AVLatent) -> str:
+    """Name a window by all that it depends on."""
     sha256 = hashlib.sha256(settings.encode("utf-8", "surrogatepass"))
     for name, x in begin.streams().items():
         sha256.update(f"{name} {tuple(x.shape)}".encode())

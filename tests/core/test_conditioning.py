@@ -13,12 +13,12 @@ from ltx2_core.conditioning import (
     Frozen,
     Inpaint,
     Keyframe,
-    ReferenceAudio,
-    ReferenceVideo,
+    ReferenceAudioTokens,
+    ReferenceVideoTokens,
     Retake,
     State,
+    apply_conditions,
     cells,
-    prepare,
 )
 from ltx2_core.generate import sample
 from ltx2_core.latents import AVLatent
@@ -121,7 +121,7 @@ def test_a_reference_video_agrees(downscale):
     items = pytest.importorskip("ltx_core.conditioning")
     latent = draw(8, 2, 2 // downscale, 4 // downscale)
     theirs = items.VideoConditionByReferenceLatent(latent, downscale, 0.7).apply_to(begun(), tools())
-    check("reference video", ReferenceVideo(latent, downscale, strength=0.7)(video_state()), theirs)
+    check("reference video", ReferenceVideoTokens(latent, downscale, strength=0.7)(video_state()), theirs)
 
 
 @pytest.mark.parametrize("order", ["kr", "rk", "rr", "kkrkr", "krm", "mrkk"])
@@ -137,7 +137,7 @@ def test_items_in_any_order_agree(order):
             theirs = items.VideoConditionByKeyframeIndex(latent, 7, 0.9).apply_to(theirs, tools())
         else:
             mask = 0.5 if kind == "r" else torch.rand(1, 2, 4, generator=torch.Generator().manual_seed(place))
-            ours = ReferenceVideo(latent, attention=mask)(ours)
+            ours = ReferenceVideoTokens(latent, attention=mask)(ours)
             reference = items.VideoConditionByReferenceLatent(latent)
             strength = mask if kind == "r" else mask.flatten()
             theirs = items.ConditioningItemAttentionStrengthWrapper(reference, strength).apply_to(theirs, tools())
@@ -146,11 +146,11 @@ def test_items_in_any_order_agree(order):
 
 def test_references_of_the_spec():
     clip = video_state((8, 3, 4, 4))
-    half = ReferenceVideo(draw(8, 1, 2, 2), downscale=2)(clip)
+    half = ReferenceVideoTokens(draw(8, 1, 2, 2), downscale=2)(clip)
     assert half.positions[0, 1:, 48].tolist() == [[0, 64], [0, 64]] and half.visibility is None
-    slow = ReferenceVideo(draw(8, 2, 4, 4), temporal_scale=2)(clip)
+    slow = ReferenceVideoTokens(draw(8, 2, 4, 4), temporal_scale=2)(clip)
     assert torch.tensor(times(slow, 48, 16)).allclose(torch.tensor([[0.0, 1], [1, 17]]), atol=1e-5)
-    voice = ReferenceAudio(draw(1, 5, 8))(audio_state())
+    voice = ReferenceAudioTokens(draw(1, 5, 8))(audio_state())
     assert voice.positions[0, 0, -1, 1].item() == pytest.approx(-0.04)
     expected = geometry.audio_positions(5) - (4 * 4 + 1) * 0.01 - 0.04
     torch.testing.assert_close(voice.positions[:, :, -5:], expected)
@@ -216,8 +216,8 @@ IMAGE, LATER, LAST, DEPTH, VOICE = (
     draw(1, 5, 8, seed=24),
 )  # fmt: skip
 ITEMS = [
-    Keyframe(IMAGE, 0, 0.9), Keyframe(LATER, 9, 0.8), Keyframe(LAST, -1), ReferenceVideo(DEPTH, 2, attention=0.5),
-    Retake("audio", 0.2, 0.5), ReferenceAudio(VOICE),
+    Keyframe(IMAGE, 0, 0.9), Keyframe(LATER, 9, 0.8), Keyframe(LAST, -1), ReferenceVideoTokens(DEPTH, 2, attention=0.5),
+    Retake("audio", 0.2, 0.5), ReferenceAudioTokens(VOICE),
 ]  # fmt: skip
 
 
@@ -334,7 +334,7 @@ def test_a_clip_with_a_given_stream_agrees(networks, monkeypatch, frozen):
 def test_what_is_kept_is_kept_bit_for_bit(networks, sampler):
     hole = torch.zeros(1, 1, *SHAPE[1:])
     hole[..., 1:, :1, :2] = 1
-    items = [Inpaint("video", hole), Frozen("audio", draw(1, 18, 8, seed=30)), ReferenceAudio(VOICE)]
+    items = [Inpaint("video", hole), Frozen("audio", draw(1, 18, 8, seed=30)), ReferenceAudioTokens(VOICE)]
     seen = []
     result = run(networks[1], items, sampler=sampler, on_step=lambda done, total, step: seen.append(step))
     assert torch.equal(result.audio, draw(1, 18, 8, seed=30)[:, :, :17])
@@ -368,7 +368,7 @@ def test_items_are_given_to_every_clip_of_a_batch(networks):
 
 
 def test_a_stream_may_be_absent(networks):
-    result = run(networks[1], [ReferenceAudio(VOICE)], AVLatent(None, CLIP.audio))
+    result = run(networks[1], [ReferenceAudioTokens(VOICE)], AVLatent(None, CLIP.audio))
     assert result.video is None and result.audio.shape == CLIP.audio.shape
     assert not torch.equal(result.audio, run(networks[1], [], AVLatent(None, CLIP.audio)).audio)
 
@@ -376,7 +376,7 @@ def test_a_stream_may_be_absent(networks):
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_a_run_with_items_may_be_split(networks, sampler):
     sigmas, steps = ltx2(5), []
-    items = [Keyframe(IMAGE), Keyframe(LAST, -1), ReferenceVideo(DEPTH, 2), ReferenceAudio(VOICE)]
+    items = [Keyframe(IMAGE), Keyframe(LAST, -1), ReferenceVideoTokens(DEPTH, 2), ReferenceAudioTokens(VOICE)]
     whole = run(networks[1], items, sampler=sampler)
     first = run(networks[1], items, sampler=sampler, sigmas=sigmas[:3], on_step=lambda *report: steps.append(report[2]))
     second = run(
@@ -394,11 +394,11 @@ def test_what_is_given_is_given_to_a_noisy_latent(networks):
 
 def test_selected_tokens_are_a_state_of_their_own():
     """A tile of the right half, with the appended tokens that lie in it; the same items in the tile alone."""
-    state = ReferenceVideo(DEPTH, 2, attention=0.5)(Keyframe(LATER, 9)(video_state()))
+    state = ReferenceVideoTokens(DEPTH, 2, attention=0.5)(Keyframe(LATER, 9)(video_state()))
     right = torch.tensor([i for i in range(state.positions.shape[2]) if state.positions[0, 2, i, 0] >= 64])
     tile = state.select(right, (8, 3, 2, 2))
     alone = State.of(draw(*SHAPE, seed=9)[..., 2:], FPS)
-    alone = ReferenceVideo(DEPTH[..., 1:], 2, attention=0.5)(Keyframe(LATER[..., 2:], 9)(alone))
+    alone = ReferenceVideoTokens(DEPTH[..., 1:], 2, attention=0.5)(Keyframe(LATER[..., 2:], 9)(alone))
     assert torch.equal(tile.clean, alone.clean) and torch.equal(tile.mask, alone.mask)
     assert torch.equal(matrix(tile.visibility), matrix(alone.visibility)) and tile.count == alone.count == 12
     torch.testing.assert_close(tile.positions - torch.tensor([0.0, 0, 64]).view(3, 1, 1), alone.positions)
@@ -411,8 +411,8 @@ def test_selected_tokens_are_a_state_of_their_own():
         (Keyframe(draw(8, 1, 2, 4), -18), "given at frame -18"),
         (Keyframe(draw(8, 1, 4, 4)), r"\(8, 4, 4\), the clip has \(8, 2, 4\): resize it"),
         (Keyframe(draw(8, 4, 2, 4)), "4 latent frames is given for the beginning of a clip of 3"),
-        (ReferenceVideo(draw(8, 1, 2, 4), 2), "for a clip of 8 x 4; this one has 4 x 2.*multiple of 64 pixels"),
-        (ReferenceVideo(draw(8, 1, 2, 4), attention=torch.ones(2, 4)), "make it of the same frames"),
+        (ReferenceVideoTokens(draw(8, 1, 2, 4), 2), "for a clip of 8 x 4; this one has 4 x 2.*multiple of 64 pixels"),
+        (ReferenceVideoTokens(draw(8, 1, 2, 4), attention=torch.ones(2, 4)), "make it of the same frames"),
         (Frozen("audio", draw(1, 16, 8)), r"latent \(1, 16, 8\), the clip \(1, 17, 8\).*at least as long"),
         (Frozen("audio", noise=2), "noise on the given audio is 2; it must lie between 0 and 1"),
         (Retake("video", 0.5, 0.5), "from 0.5 s to 0.5 s; it must end after its beginning"),
@@ -423,12 +423,12 @@ def test_selected_tokens_are_a_state_of_their_own():
 )
 def test_bad_input_is_one_sentence(item, sentence):
     with pytest.raises(ValueError, match=sentence):
-        prepare(CLIP, FPS, [item])
+        apply_conditions(CLIP, FPS, [item])
 
 
 def test_items_of_an_absent_stream_are_refused():
     with pytest.raises(ValueError, match="Keyframe is about video, but this latent has none"):
-        prepare(AVLatent(None, CLIP.audio), FPS, [Keyframe(IMAGE)])
+        apply_conditions(AVLatent(None, CLIP.audio), FPS, [Keyframe(IMAGE)])
 
 
 def test_masks_of_another_length_are_refused():

@@ -122,8 +122,8 @@ def equal(a: AVLatent, b: AVLatent) -> bool:
 def test_split_sampling_equals_whole_sampling(run, sampler, cut):
     sigmas = schedules.ltx2(5)
     whole, _ = run(sampler, sigmas)
-    first, steps = run(sampler, schedules.part(sigmas, 0, cut))
-    rest = schedules.part(sigmas, cut)
+    first, steps = run(sampler, schedules.slice_steps(sigmas, 0, cut))
+    rest = schedules.slice_steps(sigmas, cut)
     second, _ = run(sampler, rest, first, add_noise=False, first_step=cut, last=steps[-1])
     assert equal(second, whole)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 # A room is a folder or a file of ltx2_core. A room may import itself and what stands behind its name.
-GROUND = {"errors", "fields", "geometry", "latents", "kernels", "layers"}
+GROUND = {"errors", "fields", "seeds", "geometry", "latents", "kernels", "layers"}
 NETWORKS = {"text", "transformer", "video_vae", "audio_vae", "upscaler"}
 WEIGHTS = {"checkpoint", "lora", "quantization", "memory"}
 PROCESS = {"sampling", "conditioning", "media", "health"}
@@ -17,6 +17,7 @@ PROCESS = {"sampling", "conditioning", "media", "health"}
 ALLOWED = {
     "errors": set(),
     "fields": {"errors"},
+    "seeds": set(),
     "geometry": {"errors"},
     "latents": {"errors", "geometry"},
     "kernels": {"errors"},

@@ -12,7 +12,7 @@ import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.conditioning import ReferenceVideo
+from ltx2_core.conditioning import ReferenceVideoTokens
 from ltx2_core.generate import decode_video, sample
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import Adapted, Strengths, compare, open_lora
@@ -76,7 +76,7 @@ def test_golden_ball_and_light_room(miniature):
 def test_ic_motion_follows_its_reference(miniature):
     """The ball's height, in pixels, is less than half as far from that of the reference as without it."""
     for scene in (SCENE, ANOTHER):
-        reference = ReferenceVideo(miniature.encoded(replace(scene, colour="white", room="dark")))
+        reference = ReferenceVideoTokens(miniature.encoded(replace(scene, colour="white", room="dark")))
         without, following = miniature.pictures(scene), miniature.pictures(scene, "ic-motion", items=[reference])
         assert look(following).colour == scene.colour
         assert distance(following, scene) < min(5.0, 0.5 * distance(without, scene))

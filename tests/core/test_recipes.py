@@ -1,4 +1,4 @@
-"""Two-stage recipes say what the official pipelines do (spec: pipelines.md, section 1)."""
+"""Two-stage recipes say what the official pipelines do."""
 
 import pytest
 

@@ -8,10 +8,21 @@ import torch
 from agreement import compare
 
 from ltx2_core import geometry, latents
-from ltx2_core.conditioning import Frozen, Inpaint, State, prepare
+from ltx2_core.conditioning import Frozen, Inpaint, State, apply_conditions
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
-from ltx2_core.sampling import SCHEDULES, Denoiser, Guidance, GuidanceBySigma, passes_needed, recipe_for
+from ltx2_core.sampling import (
+    PASSES,
+    SAMPLERS,
+    SCHEDULES,
+    Denoiser,
+    Guidance,
+    GuidanceBySigma,
+    StreamGuidance,
+    passes_needed,
+    perturbation_of,
+    recipe_for,
+)
 from ltx2_core.transformer import Perturbation
 
 
@@ -26,9 +37,9 @@ def test_guidance_of_the_spec():
         "perturbed": [0.9, 2.1, 2.8, -0.7], "isolated": [1.1, 1.8, 2.9, -1.2],
     }  # fmt: skip
     tensors = {name: torch.tensor([values], dtype=torch.float32) for name, values in passes.items()}
-    plain = Guidance(3, 3, 1, (0,)).combine(**tensors)
+    plain = Guidance(3, 3, 1, (0,)).combine(tensors)
     assert plain[0].tolist() == pytest.approx([1.9, 3.3, 2.4, -1.9], abs=1e-6)
-    rescaled = Guidance(3, 3, 1, (0,), rescale=0.7).combine(**tensors)
+    rescaled = Guidance(3, 3, 1, (0,), rescale=0.7).combine(tensors)
     assert rescaled[0].tolist() == pytest.approx([1.561402, 2.711909, 1.972297, -1.561402], abs=1e-6)
 
 
@@ -43,7 +54,7 @@ def test_guidance_agrees():
         theirs = guiders.MultiModalGuider(guiders.MultiModalGuiderParams(text, stg, [1], rescale, modality))
         compare(
             "x0 after guidance",
-            Guidance(text, modality, stg, (1,), rescale).combine(*passes),
+            Guidance(text, modality, stg, (1,), rescale).combine(dict(zip(PASSES, passes))),
             theirs.calculate(*passes),
         )
 
@@ -69,18 +80,18 @@ def test_text_terms_agree():
         ),
     }  # fmt: skip
     for seam, (theirs, ours) in cases.items():
-        compare(seam, ours.combine(*pair), pair[0] + theirs.delta(*pair))
+        compare(seam, ours.combine(dict(zip(PASSES, pair))), pair[0] + theirs.delta(*pair))
 
 
 def test_neutral_guidance_is_the_conditional_pass_itself():
     cond = torch.randn(1, 4, dtype=torch.bfloat16)
-    assert Guidance(rescale=0.7).combine(cond, negative=cond + 1, isolated=cond - 1) is cond
+    assert Guidance(rescale=0.7).combine({"cond": cond, "negative": cond + 1, "isolated": cond - 1}) is cond
 
 
 def test_a_sample_does_not_depend_on_its_neighbours():
     guidance, one, other = Guidance(3, rescale=0.7), torch.randn(1, 50), torch.randn(1, 50) * 7
-    both = guidance.combine(torch.cat((one, other)), torch.cat((-one, other)))
-    torch.testing.assert_close(both[:1], guidance.combine(one, -one))
+    both = guidance.combine({"cond": torch.cat((one, other)), "negative": torch.cat((-one, other))})
+    torch.testing.assert_close(both[:1], guidance.combine({"cond": one, "negative": -one}))
 
 
 class Recorder:
@@ -98,18 +109,18 @@ def contexts(value: float):
     return SimpleNamespace(video=torch.full((1, 4, 8), value), audio=torch.full((1, 4, 6), value))
 
 
-GIVEN = prepare(av_latent(3), Fraction(24))
+STATE = apply_conditions(av_latent(3), Fraction(24))
 
 
 def tokens(seed: int) -> AVLatent:
     """What ``av_latent`` is to a sampler."""
-    return prepare(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
+    return apply_conditions(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
 
 
 def denoiser(**changes) -> tuple[Recorder, Denoiser]:
     network = Recorder()
     return network, Denoiser(
-        network, contexts=contexts(1.0), **({"given": GIVEN, "negative": contexts(-1.0)} | changes)
+        network, contexts=contexts(1.0), **({"state": STATE, "negative": contexts(-1.0)} | changes)
     )
 
 
@@ -216,10 +227,10 @@ def test_kept_content_survives():
     mask.video[:, :, 0] = 0
     mask.audio[:, :, 1] = 0.25
     clean = av_latent(3)
-    given = prepare(clean, Fraction(24), [Inpaint("video", mask.video), Inpaint("audio", mask.audio)])
-    network, denoise = denoiser(given=given)
-    noisy = given.map(lambda state, noise: state.noised(noise, 0.5), tokens(4))
-    x0 = given.map(State.unpacked, denoise(noisy, 0.5))
+    state = apply_conditions(clean, Fraction(24), [Inpaint("video", mask.video), Inpaint("audio", mask.audio)])
+    network, denoise = denoiser(state=state)
+    noisy = state.map(lambda stream, noise: stream.noised(noise, 0.5), tokens(4))
+    x0 = state.map(State.unpacked, denoise(noisy, 0.5))
     assert torch.equal(x0.video[:, :, 0], clean.video[:, :, 0])
     video, audio = network.sweeps[0][0].video, network.sweeps[0][0].audio
     assert video.timesteps.tolist() == [[0, 0, 0.5, 0.5]] and audio.timesteps.tolist() == [[0.5, 0.125, 0.5]]
@@ -227,30 +238,30 @@ def test_kept_content_survives():
 
 
 def test_a_stream_that_is_given_whole_is_clean_and_asks_for_nothing():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
-    network, denoise = denoiser(given=given, audio=Guidance(7, 3, 1, (0,), nag_scale=5))
-    assert torch.equal(denoise(tokens(3), 0.5).audio, given.audio.clean)
+    state = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio")])
+    network, denoise = denoiser(state=state, audio=Guidance(7, 3, 1, (0,), nag_scale=5))
+    assert torch.equal(denoise(tokens(3), 0.5).audio, state.audio.clean)
     (only,) = network.sweeps[0]
     assert only.audio.sigma.tolist() == [0] and only.video.sigma.tolist() == [0.5] and only.audio.nag is None
     assert only.audio.updated  # it moves through the blocks all the same
 
 
 def test_a_frozen_stream_alone_needs_no_forward():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio")])
-    network, denoise = denoiser(given=given, video=Guidance(3, skip_steps=1))
+    state = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio")])
+    network, denoise = denoiser(state=state, video=Guidance(3, skip_steps=1))
     for denoise.step in range(3):
         denoise(tokens(3), 0.5)
     assert len(network.sweeps) == 2
 
 
 def test_a_frozen_stream_may_be_shown_noisy():
-    given = prepare(av_latent(3), Fraction(24), [Frozen("audio", noise=0.25)])
-    network, denoise = denoiser(given=given, noise=tokens(4))
-    x0 = denoise(given.map(lambda state: state.clean), 0.5)
+    state = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio", noise=0.25)])
+    network, denoise = denoiser(state=state, noise=tokens(4))
+    x0 = denoise(state.map(lambda stream: stream.clean), 0.5)
     audio = network.sweeps[0][0].audio
     assert audio.sigma.tolist() == [0.25]
-    torch.testing.assert_close(audio.tokens, 0.75 * given.audio.clean + 0.25 * tokens(4).audio)
-    assert torch.equal(x0.audio, given.audio.clean)
+    torch.testing.assert_close(audio.tokens, 0.75 * state.audio.clean + 0.25 * tokens(4).audio)
+    assert torch.equal(x0.audio, state.audio.clean)
 
 
 def test_noise_in_the_official_order():
@@ -278,7 +289,7 @@ def test_recipes_of_the_spec():
     assert recipe_for("2.3", layers=48).video.stg_blocks == (28,) and recipe_for("2.3", 48).steps == 30
     distilled = recipe_for("2.3", 48, distilled=True)
     assert distilled.sigmas() == SCHEDULES["distilled"]() and distilled.video == Guidance()
-    assert not recipe_for("2.3", layers=2).video.needs_perturbed
+    assert "perturbed" not in recipe_for("2.3", layers=2).video.passes
 
 
 def test_empty_latents_have_the_size_of_the_clip():
@@ -291,3 +302,21 @@ def test_passes_of_both_streams_add_up():
     assert passes_needed([video, Guidance(7)]) == ["cond", "negative", "perturbed"]
     assert passes_needed([Guidance(1, 3)], both_streams=False) == ["cond"]
     assert passes_needed([Guidance()], always_negative=True) == ["cond", "negative"]
+
+
+def test_each_pass_says_what_it_leaves_out():
+    video, audio = Guidance(stg_scale=1, stg_blocks=(3, 5)), Guidance(stg_blocks=(7,))
+    assert perturbation_of("cond", video, audio) == perturbation_of("negative", video, audio) == Perturbation()
+    assert perturbation_of("perturbed", video, audio) == Perturbation(frozenset({3, 5}))
+    assert perturbation_of("isolated", video, audio) == Perturbation(audio_to_video=False, video_to_audio=False)
+
+
+def test_the_guidance_of_both_streams():
+    both = StreamGuidance(Guidance(3, 2, 1, (4, 2)), GuidanceBySigma(((1.0, Guidance(nag_scale=5)),)))
+    euler, cfg_pp = SAMPLERS["euler"], SAMPLERS["euler_cfg_pp"]
+    assert both.passes() == ["cond", "negative", "perturbed", "isolated"] and both.first_stg_block == 2
+    assert both.passes(both_streams=False) == ["cond", "negative", "perturbed"]
+    only_audio = both.neutral_where(["video"])
+    assert only_audio == StreamGuidance(Guidance(), both.audio) and only_audio.passes() == ["cond"]
+    assert only_audio.needs_negative(euler) and not StreamGuidance().needs_negative(euler)
+    assert StreamGuidance().needs_negative(cfg_pp) and both.neutral_where(["video", "audio"]) == StreamGuidance()

@@ -7,13 +7,14 @@ from agreement import compare
 from ltx2_core.sampling.schedules import (
     FIXED,
     SCHEDULES,
+    ScheduleSettings,
     beta,
-    check,
+    check_sigmas,
     custom,
     linear_quadratic,
     ltx2,
-    part,
     simple,
+    slice_steps,
     with_strength,
 )
 
@@ -76,7 +77,7 @@ def test_other_linear_quadratic_schedules_agree(settings):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_fall_from_noise_to_nothing(name):
     for sigmas in [SCHEDULES[name]()] if name in FIXED else map(SCHEDULES[name], (1, 2, 3, 50)):
-        assert check(sigmas)[-1] == 0 and (sigmas[0] > 0.999999 or name == "distilled_refine")
+        assert check_sigmas(sigmas)[-1] == 0 and (sigmas[0] > 0.999999 or name == "distilled_refine")
 
 
 @pytest.mark.parametrize("schedule", [ltx2, linear_quadratic, beta, simple])
@@ -123,14 +124,14 @@ def test_a_list_that_cannot_be(text, message):
 
 def test_parts_of_a_schedule_meet():
     sigmas = ltx2(6)
-    first, second = part(sigmas, end_step=2), part(sigmas, 2)
-    assert first[-1] == second[0] and first[:-1] + second == sigmas and part(sigmas) == sigmas
+    first, second = slice_steps(sigmas, end_step=2), slice_steps(sigmas, 2)
+    assert first[-1] == second[0] and first[:-1] + second == sigmas and slice_steps(sigmas) == sigmas
 
 
 @pytest.mark.parametrize("start, end", [(-1, None), (6, None), (3, 3), (4, 2), (0, 7)])
 def test_a_part_that_cannot_be(start, end):
     with pytest.raises(ValueError, match=f"Steps {start} to {end or 6} were asked for, but the schedule has 6"):
-        part(ltx2(6), start, end)
+        slice_steps(ltx2(6), start, end)
 
 
 def test_strength_as_comfyui_means_it():
@@ -140,3 +141,14 @@ def test_strength_as_comfyui_means_it():
             with_strength(ltx2, 5, strength)
     with pytest.raises(ValueError, match=r"distilled has exactly 8. For a part of it, set a start step"):
         with_strength(SCHEDULES["distilled"], 8, 0.5)
+
+
+def test_settings_of_a_schedule():
+    assert ScheduleSettings().sigmas() == ltx2(20) == ScheduleSettings().sigmas(4096)
+    shaped = ScheduleSettings(6, max_shift=2, base_shift=1, terminal=0.2, denoise=0.5)
+    assert shaped.sigmas(2000) == ltx2(12, 2000, 2, 1, 0.2)[-7:]
+    assert ScheduleSettings(6, "beta", denoise=0.5).sigmas() == beta(12)[-7:]
+    assert ScheduleSettings(schedule="custom", custom_sigmas="1 0.5 0").sigmas() == [1, 0.5, 0]
+    fixed = ScheduleSettings(20, "distilled", denoise=0.5)
+    assert fixed.sigmas() == list(FIXED["distilled"]) and fixed.note == "distilled has 8 steps; 20 is ignored"
+    assert ScheduleSettings(8, "distilled").note == ScheduleSettings().note == ""

@@ -14,14 +14,14 @@ from ltx2_core import latents
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.checkpoint.versions import VERSIONS
-from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudio, ReferenceVideo, prepare
+from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens, apply_conditions
 from ltx2_core.generate import decode_video
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES
-from ltx2_core.sampling.tiles import TiledNetwork, Tiles, cut, one_by_one
+from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
 from ltx2_core.text import connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
 from ltx2_core.upscaler import upscale
@@ -61,15 +61,15 @@ class Everywhere(Local):
         return stream.tokens.mean(1, keepdim=True).expand_as(stream.tokens)
 
 
-def denoiser(network, given, **changes) -> Denoiser:
-    return Denoiser(network, given, **({"contexts": CONTEXTS, "negative": CONTEXTS} | changes))
+def denoiser(network, state, **changes) -> Denoiser:
+    return Denoiser(network, state, **({"contexts": CONTEXTS, "negative": CONTEXTS} | changes))
 
 
-def sampled(network, given, sampler="euler", sigmas=(0.909375, 0.725, 0.421875, 0.0), **changes) -> AVLatent:
-    noise = latents.noise_like(given.map(lambda state: state.latent), 7)
-    start = given.map(lambda state, x: state.noised(x, sigmas[0]), noise)
-    *_, last = SAMPLERS[sampler](denoiser(network, given, **changes), start, list(sigmas), latents.Noise(8))
-    return given.map(lambda state, x: state.unpacked(x), last.latent)
+def sampled(network, state, sampler="euler", sigmas=(0.909375, 0.725, 0.421875, 0.0), **changes) -> AVLatent:
+    noise = latents.noise_like(state.map(lambda stream: stream.latent), 7)
+    start = state.map(lambda stream, x: stream.noised(x, sigmas[0]), noise)
+    *_, last = SAMPLERS[sampler](denoiser(network, state, **changes), start, list(sigmas), latents.Noise(8))
+    return state.map(lambda stream, x: stream.unpacked(x), last.latent)
 
 
 # Where they lie
@@ -93,7 +93,7 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_sum_to_one(count, overlap)
         assert max(sizes) - min(sizes) <= 1
         assert all(a.start < b.start <= a.stop < b.stop for a, b in zip(spans, spans[1:]))
         total = torch.zeros(1, length, 1)
-        for tile in cut(prepare(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
+        for tile in split_tiles(apply_conditions(AVLatent(torch.zeros(1, 128, length, 1, 1), None), FPS), tiles):
             tile.add(torch.ones(1, len(tile.video), 1), total)
         assert_close(total, torch.ones_like(total))
 
@@ -118,7 +118,14 @@ def test_tiles_that_cannot_be():
     with pytest.raises(ValueError, match="at least 0 cells"):
         Tiles((1, 1, 1), (0, -1, 0))
     with pytest.raises(ValueError, match="no video stream; sound is not made in tiles"):
-        TiledNetwork(Local(), prepare(AVLatent(None, latent().audio), FPS), TILES)
+        TiledNetwork(Local(), apply_conditions(AVLatent(None, latent().audio), FPS), TILES)
+
+
+def test_settings_of_tiles():
+    assert TileSettings().chosen() is None and TileSettings().cells == (4, 4, 4)
+    one_set = TileSettings(columns=3, overlap=64, frame_overlap=16, positions="local")
+    assert one_set.chosen() == Tiles((1, 1, 3), (2, 2, 2), local=True)
+    assert TileSettings(1, 1, 1).chosen() == Tiles((1, 1, 1)) and not TileSettings(mode="one by one").together
 
 
 def test_seams_in_pixels():
@@ -130,13 +137,13 @@ def test_seams_in_pixels():
 
 @pytest.mark.parametrize("local", [False, True])
 def test_one_tile_is_no_tile(local):
-    given = prepare(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
+    state = apply_conditions(latent(), FPS, [Keyframe(latent((1, 7, 9)).video, 8)])
     network = Local()
-    passes = [Pass(*denoiser(network, given)._inputs(given.map(lambda s: s.latent), 0.5, {}), UNPERTURBED)]
-    TiledNetwork(network, given, Tiles((1, 1, 1), local=local)).sweep(passes)
+    passes = [Pass(*denoiser(network, state)._inputs(state.map(lambda s: s.latent), 0.5, {}), UNPERTURBED)]
+    TiledNetwork(network, state, Tiles((1, 1, 1), local=local)).sweep(passes)
     assert network.asked == [passes]
-    tiled = sampled(TiledNetwork(network, given, Tiles((1, 1, 1), local=local)), given)
-    whole = sampled(network, given)
+    tiled = sampled(TiledNetwork(network, state, Tiles((1, 1, 1), local=local)), state)
+    whole = sampled(network, state)
     assert torch.equal(tiled.video, whole.video) and torch.equal(tiled.audio, whole.audio)
 
 
@@ -146,35 +153,37 @@ GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [{}, GUIDED, GUIDED | {"batched": True}], ids=["plain", "guided", "batched"])
 def test_tiles_of_a_local_network_are_the_whole(sampler, guidance):
-    given = prepare(
+    state = apply_conditions(
         latent(),
         FPS,
         [
             Keyframe(latent((1, 7, 9), seed=1).video, 0, strength=0.8),
             Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5),
-            ReferenceVideo(latent((5, 7, 9), seed=3).video, attention=0.5),
-            ReferenceAudio(latent(length=3, seed=4).audio),
+            ReferenceVideoTokens(latent((5, 7, 9), seed=3).video, attention=0.5),
+            ReferenceAudioTokens(latent(length=3, seed=4).audio),
         ],
     )
-    tiled = sampled(TiledNetwork(Local(), given, TILES), given, sampler, **guidance)
-    whole = sampled(Local(), given, sampler, **guidance)
+    tiled = sampled(TiledNetwork(Local(), state, TILES), state, sampler, **guidance)
+    whole = sampled(Local(), state, sampler, **guidance)
     assert_close(tiled.video, whole.video, atol=1e-5, rtol=1e-5)
     assert_close(tiled.audio, whole.audio, atol=1e-5, rtol=1e-5)
 
 
 def test_tiles_one_by_one_of_a_local_network_are_the_whole():
-    given = prepare(latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)])
-    noise = latents.noise_like(given.map(lambda state: state.latent), 7)
+    state = apply_conditions(
+        latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)]
+    )
+    noise = latents.noise_like(state.map(lambda stream: stream.latent), 7)
 
-    def run(given, noise):
-        start = given.map(lambda state, x: state.noised(x, 0.9), noise)
-        *_, last = SAMPLERS["euler"](denoiser(Local(), given), start, [0.9, 0.4, 0.0])
+    def run(state, noise):
+        start = state.map(lambda stream, x: stream.noised(x, 0.9), noise)
+        *_, last = SAMPLERS["euler"](denoiser(Local(), state), start, [0.9, 0.4, 0.0])
         return last.latent
 
-    whole = run(given, noise)
+    whole = run(state, noise)
     for tiles in (TILES, Tiles((1, 1, 1))):
-        parts = one_by_one(run, given, noise, tiles)
-        assert_close(parts.video[:, : given.video.count], whole.video[:, : given.video.count], atol=1e-5, rtol=1e-5)
+        parts = one_by_one(run, state, noise, tiles)
+        assert_close(parts.video[:, : state.video.count], whole.video[:, : state.video.count], atol=1e-5, rtol=1e-5)
         assert torch.equal(parts.audio, whole.audio)
 
 
@@ -189,74 +198,74 @@ def test_sound_follows_from_the_whole_picture_and_from_no_tile():
             self.asked.append(passes)
             return [(each.video.tokens, each.video.tokens.mean().expand_as(each.audio.tokens)) for each in passes]
 
-    network, given = Listening(), prepare(latent(), FPS)
-    tiled = TiledNetwork(network, given, TILES)
-    inputs = denoiser(network, given)._inputs(given.map(lambda state: state.latent), 0.5, {})
+    network, state = Listening(), apply_conditions(latent(), FPS)
+    tiled = TiledNetwork(network, state, TILES)
+    inputs = denoiser(network, state)._inputs(state.map(lambda stream: stream.latent), 0.5, {})
     ((_, sound),) = tiled.sweep([Pass(*inputs, UNPERTURBED)])
     *tiles, ((whole),) = network.asked
     largest = max(each.video.tokens.shape[1] for (each,) in tiles)
     assert len(tiles) == 12 and whole.video.tokens.shape[1] <= largest
     assert_close(sound, whole.video.tokens.mean().expand_as(sound))
-    assert_close(whole.video.tokens, given.video.unpacked(inputs[0].tokens)[:, :, :, ::2, ::2].flatten(2).mT)
+    assert_close(whole.video.tokens, state.video.unpacked(inputs[0].tokens)[:, :, :, ::2, ::2].flatten(2).mT)
     assert all(each.audio is inputs[1] for (each,) in network.asked)
 
 
 def test_sound_that_is_held_needs_no_view_of_the_whole():
-    network, given = Local(), prepare(latent(), FPS, [Frozen("audio")])
-    refined = sampled(TiledNetwork(network, given, TILES), given, sigmas=(0.9, 0.0))
+    network, state = Local(), apply_conditions(latent(), FPS, [Frozen("audio")])
+    refined = sampled(TiledNetwork(network, state, TILES), state, sigmas=(0.9, 0.0))
     assert len(network.asked) == 12
     assert torch.equal(refined.audio, latent().audio)
 
 
 def test_one_by_one_the_sound_comes_first_and_is_held():
-    given, heard = prepare(latent(), FPS), []
+    state, heard = apply_conditions(latent(), FPS), []
 
-    def run(given, noise):
-        heard.append(given.audio.is_frozen)
-        return AVLatent(given.video.latent, given.audio.latent + 1)
+    def run(state, noise):
+        heard.append(state.audio.is_frozen)
+        return AVLatent(state.video.latent, state.audio.latent + 1)
 
-    noise = given.map(lambda state: state.latent)
-    result = one_by_one(run, given, noise, TILES)
+    noise = state.map(lambda stream: stream.latent)
+    result = one_by_one(run, state, noise, TILES)
     assert heard == [False] + [True] * 12
-    assert_close(result.audio, given.audio.latent + 1)
+    assert_close(result.audio, state.audio.latent + 1)
 
 
 def test_tiles_know_where_they_are():
-    given = prepare(latent(), FPS)
-    _, second, *_ = cut(given, Tiles((1, 1, 3), (0, 0, 2)))
-    places = second.state(given).video.positions[0, :, :, 0]
+    state = apply_conditions(latent(), FPS)
+    _, second, *_ = split_tiles(state, Tiles((1, 1, 3), (0, 0, 2)))
+    places = second.state(state).video.positions[0, :, :, 0]
     assert places[:, 0].tolist() == [0, 0, 96] and second.audio is None
 
 
 def test_local_tiles_are_clips_by_themselves():
-    given = prepare(latent(length=40), FPS, [ReferenceAudio(latent(length=3, seed=4).audio)])
-    tile = cut(given, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
-    state = tile.state(given)
-    assert tile.size == (2, 7, 4) and state.video.shape == (128, 2, 7, 4)
-    assert state.video.positions[0, :, :, 0].amin(1).tolist() == [0, 0, 0]
-    assert state.video.positions[0, :, -1, 1].tolist() == pytest.approx([16 / 24, 7 * 32, 4 * 32])
-    own = state.audio.positions[0, 0, : state.audio.count]
+    state = apply_conditions(latent(length=40), FPS, [ReferenceAudioTokens(latent(length=3, seed=4).audio)])
+    tile = split_tiles(state, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # cells 3 and 4 in time, frames 17 to 32
+    part = tile.state(state)
+    assert tile.size == (2, 7, 4) and part.video.shape == (128, 2, 7, 4)
+    assert part.video.positions[0, :, :, 0].amin(1).tolist() == [0, 0, 0]
+    assert part.video.positions[0, :, -1, 1].tolist() == pytest.approx([16 / 24, 7 * 32, 4 * 32])
+    own = part.audio.positions[0, 0, : part.audio.count]
     assert own[0, 0] <= 0 < own[0, 1] and own[-1, 0] < 16 / 24 <= own[-1, 1]
-    assert torch.equal(state.audio.positions[:, :, state.audio.count :], given.audio.positions[:, :, 40:])
+    assert torch.equal(part.audio.positions[:, :, part.audio.count :], state.audio.positions[:, :, 40:])
 
 
 def test_a_tile_has_the_references_that_it_touches():
-    given = prepare(
-        latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideo(latent((5, 7, 9)).video)]
+    state = apply_conditions(
+        latent(), FPS, [Keyframe(latent((1, 7, 9), seed=2).video, 16), ReferenceVideoTokens(latent((5, 7, 9)).video)]
     )
-    for tile in cut(given, TILES):
-        own = given.video.positions[0, :, tile.video[: prod(tile.size)]]
+    for tile in split_tiles(state, TILES):
+        own = state.video.positions[0, :, tile.video[: prod(tile.size)]]
         start, stop = own[..., 0].amin(1), own[..., 1].amax(1)
-        appended = given.video.positions[0, :, tile.video[prod(tile.size) :]]
+        appended = state.video.positions[0, :, tile.video[prod(tile.size) :]]
         assert ((appended[..., 1] > start[:, None]) & (appended[..., 0] < stop[:, None])).all()
         reaches_the_keyframe = start[0] < 17 / 24 and stop[0] > 16 / 24
         assert appended.shape[1] == prod(tile.size) + reaches_the_keyframe * prod(tile.size[1:])
 
 
 def test_passes_share_what_they_shared():
-    network, given = Local(), prepare(latent(), FPS)
-    denoise = denoiser(TiledNetwork(network, given, TILES), given, video=Guidance(3, 3), audio=Guidance(3, 3))
-    denoise(given.map(lambda state: state.latent), 0.5)
+    network, state = Local(), apply_conditions(latent(), FPS)
+    denoise = denoiser(TiledNetwork(network, state, TILES), state, video=Guidance(3, 3), audio=Guidance(3, 3))
+    denoise(state.map(lambda stream: stream.latent), 0.5)
     for cond, negative, isolated in network.asked:
         assert cond.video is isolated.video is not negative.video and cond.audio is isolated.audio
 
@@ -278,9 +287,9 @@ def test_no_seams_show_in_the_miniatures_refined_clip():
     contexts = connect(read, video_connector, audio_connector)
 
     def refined(latent, tiles=None):
-        given = prepare(latent, FPS)
-        network = transformer if tiles is None else TiledNetwork(transformer, given, tiles)
-        return sampled(network, given, sigmas=RECIPES["miniature"].refine.sigmas, contexts=contexts).video
+        state = apply_conditions(latent, FPS)
+        network = transformer if tiles is None else TiledNetwork(transformer, state, tiles)
+        return sampled(network, state, sigmas=RECIPES["miniature"].refine.sigmas, contexts=contexts).video
 
     def seen(video):
         watch = Seams(*tiles.seams(video.shape[2:]))
@@ -319,15 +328,15 @@ class Shapes:
 def test_memory_is_that_of_one_tile_and_the_latents(size, most):
     """5 seconds in 1080p and 4K."""
     contexts = SimpleNamespace(video=torch.zeros(1, 1024, 4096), audio=torch.zeros(1, 1024, 2048))
-    network, given = Shapes(), prepare(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
+    network, state = Shapes(), apply_conditions(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
 
-    def peak(network, given):
-        denoise = Denoiser(network, given, contexts, dtype=torch.bfloat16)
-        start = given.map(lambda state: state.latent)
+    def peak(network, state):
+        denoise = Denoiser(network, state, contexts, dtype=torch.bfloat16)
+        start = state.map(lambda stream: stream.latent)
         return cost(lambda: list(SAMPLERS["euler"](denoise, start, [0.9, 0.0]))).peak
 
     tiles = Tiles.within(size, most)
-    largest = max(cut(given, tiles), key=lambda tile: len(tile.video)).state(given)
-    one, latents = peak(network, largest), given.video.latent.nbytes
+    largest = max(split_tiles(state, tiles), key=lambda tile: len(tile.video)).state(state)
+    one, latents = peak(network, largest), state.video.latent.nbytes
     assert one > 50_000 * largest.video.count  # bytes
-    assert peak(TiledNetwork(network, given, tiles), given) < one + 5 * latents
+    assert peak(TiledNetwork(network, state, tiles), state) < one + 5 * latents

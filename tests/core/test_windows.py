@@ -13,12 +13,12 @@ import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.checkpoint.text_cache import TextCache
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.conditioning import Frozen, prepare
+from ltx2_core.conditioning import Frozen, apply_conditions
 from ltx2_core.generate import decode_audio, decode_video, sample, vocode
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import schedules
-from ltx2_core.sampling.windows import Part, Segment, Window, cover, prompt_of, sample_windows
+from ltx2_core.sampling.windows import Segment, StreamSpan, Window, prompt_of, sample_windows, split_windows
 from ltx2_core.text import connect, extract_features, read_prompts
 
 FPS = Fraction(24)
@@ -50,23 +50,27 @@ def same(a: AVLatent, b: AVLatent) -> bool:
 
 def random(window, begin, items, prompt="") -> AVLatent:
     """A model that makes up something else for every prompt and beginning, and keeps what is known."""
-    given = prepare(begin, FPS, items)
+    state = apply_conditions(begin, FPS, items)
     digest = hashlib.sha256(begin.video.numpy().tobytes() + begin.audio.numpy().tobytes() + prompt.encode()).hexdigest()
-    noise = latents.noise_like(given.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
-    return given.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
+    noise = latents.noise_like(state.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
+    return state.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
 
 
 # Spans
 
 
 def test_windows_of_the_default_size():
-    first, second, third = cover(257, FPS)
+    first, second, third = split_windows(257, FPS)
     assert (first.frames, second.frames, third.frames) == (range(121), range(96, 217), range(136, 257))
-    assert (first.video, second.video, third.video) == (Part(0, 16), Part(12, 28, 1, 3), Part(17, 33, 1, 10))
+    assert (first.video, second.video, third.video) == (
+        StreamSpan(0, 16),
+        StreamSpan(12, 28, 1, 3),
+        StreamSpan(17, 33, 1, 10),
+    )
     # Sound: 25 latents a second, each in 1/25 s.
-    assert (first.audio, second.audio) == (Part(0, 126), Part(100, 226, 1, 25))
+    assert (first.audio, second.audio) == (StreamSpan(0, 126), StreamSpan(100, 226, 1, 25))
     assert (first.delay, second.delay) == (0, 0)
-    assert third.audio == Part(142, 268, 1, 83) and third.delay == Fraction(142, 25) - Fraction(136, 24)
+    assert third.audio == StreamSpan(142, 268, 1, 83) and third.delay == Fraction(142, 25) - Fraction(136, 24)
 
 
 @pytest.mark.parametrize("fps", ["8", "24000/1001", "24", "25", "30", "50", "60", "240"])
@@ -74,7 +78,7 @@ def test_windows_of_the_default_size():
 def test_windows_of_any_length_are_exact_in_both_streams(fps, size, overlap):
     fps = Fraction(fps)
     for frames in range(1, 400, 8):
-        whole, made = truth(frames, fps), cover(frames, fps, size, overlap)
+        whole, made = truth(frames, fps), split_windows(frames, fps, size, overlap)
         assert (made[0].frames.start, made[-1].frames.stop) == (0, frames)
         assert made[-1].audio.stop == whole.audio.shape[2]
         assert all(len(window.frames) == min(size, frames) for window in made)
@@ -98,7 +102,7 @@ def test_windows_of_any_length_are_exact_in_both_streams(fps, size, overlap):
 @pytest.mark.parametrize(("size", "overlap"), [(32, 8), (33, 4), (33, 0), (33, 32), (9, 8)])
 def test_windows_that_have_no_whole_latents_or_nothing_new_are_refused(size, overlap):
     with pytest.raises(ValueError, match=f"Windows of {size} frames that share {overlap} cannot be"):
-        cover(97, FPS, size, overlap)
+        split_windows(97, FPS, size, overlap)
 
 
 # What a window begins with
@@ -106,20 +110,20 @@ def test_windows_that_have_no_whole_latents_or_nothing_new_are_refused(size, ove
 
 def test_a_window_is_told_what_is_known_and_when_its_sound_begins():
     whole = truth(97)
-    _, window, *_ = cover(97, FPS, 33, 16)
+    _, window, *_ = split_windows(97, FPS, 33, 16)
 
     def check(each, begin, items):
         if each == window:
-            given = prepare(begin, FPS, items)
-            assert given.video.mask.view(5, 2)[:, 0].tolist() == [1, 0.25, 0.25, 1, 1]
-            assert given.audio.mask.flatten().tolist() == [1] + 16 * [0.25] + 17 * [1]
+            state = apply_conditions(begin, FPS, items)
+            assert state.video.mask.view(5, 2)[:, 0].tolist() == [1, 0.25, 0.25, 1, 1]
+            assert state.audio.mask.flatten().tolist() == [1] + 16 * [0.25] + 17 * [1]
             assert_close(begin.video[:, :, 1:3], whole.video[:, :, 3:5])
             expected = audio_positions(34) + float(window.delay)
-            assert_close(given.audio.positions, expected)
+            assert_close(state.audio.positions, expected)
             assert window.delay == Fraction(17, 25) - Fraction(16, 24)
         return parts(whole, each)
 
-    sample_windows(check, clip(97), cover(97, FPS, 33, 16), strength=0.75)
+    sample_windows(check, clip(97), split_windows(97, FPS, 33, 16), overlap_strength=0.75)
 
 
 def test_every_window_is_no_larger_than_one():
@@ -129,13 +133,13 @@ def test_every_window_is_no_larger_than_one():
         sizes.add((begin.video.shape[2], begin.audio.shape[2]))
         return random(window, begin, items)
 
-    sample_windows(watch, clip(24 * 60 + 1), cover(24 * 60 + 1, FPS, 49, 16))
+    sample_windows(watch, clip(24 * 60 + 1), split_windows(24 * 60 + 1, FPS, 49, 16))
     assert {video for video, _ in sizes} == {7} and max(audio for _, audio in sizes) <= 52
 
 
 def test_each_window_has_the_prompt_of_what_is_new_in_it():
     segments = [Segment(2, "then"), Segment(0, "first"), Segment(3.5, "last")]
-    made = cover(97, FPS, 33, 16)
+    made = split_windows(97, FPS, 33, 16)
     assert [float(window.middle) for window in made] == pytest.approx([16.5 / 24, 41 / 24, 57 / 24, 73 / 24, 89 / 24])
     assert [prompt_of(window, segments) for window in made] == ["first", "first", "then", "then", "last"]
     assert prompt_of(made[0], segments[:1]) == "then"
@@ -145,7 +149,7 @@ def test_each_window_has_the_prompt_of_what_is_new_in_it():
 
 
 def test_what_overlaps_is_faded_over_in_both_streams():
-    made = cover(49, FPS, 33, 16)
+    made = split_windows(49, FPS, 33, 16)
     whole = sample_windows(
         lambda window, begin, items: begin.map(lambda x: torch.full_like(x, window.number)), clip(49), made
     )
@@ -156,7 +160,7 @@ def test_what_overlaps_is_faded_over_in_both_streams():
 
 
 def test_a_stream_may_be_absent_and_one_that_is_given_stays():
-    whole, made = truth(97), cover(97, FPS, 33, 16)
+    whole, made = truth(97), split_windows(97, FPS, 33, 16)
     for present in (AVLatent(whole.video, None), AVLatent(None, whole.audio)):
         alone = sample_windows(partial(copied, present), present.map(torch.zeros_like), made)
         assert alone.streams().keys() == present.streams().keys()
@@ -165,23 +169,23 @@ def test_a_stream_may_be_absent_and_one_that_is_given_stays():
     def picture_for_the_sound(window, begin, items):
         return random(window, begin, [*items, Frozen("audio")])
 
-    given = AVLatent(clip(97).video, whole.audio)
-    for adain in (0.0, 1.0):
-        assert torch.equal(sample_windows(picture_for_the_sound, given, made, adain=adain).audio, whole.audio)
+    content = AVLatent(clip(97).video, whole.audio)
+    for drift in (0.0, 1.0):
+        assert torch.equal(sample_windows(picture_for_the_sound, content, made, drift_control=drift).audio, whole.audio)
 
 
 def test_colours_that_drift_are_drawn_back_to_the_first_window():
-    made, generator = cover(97, FPS, 33, 16), torch.Generator().manual_seed(0)
+    made, generator = split_windows(97, FPS, 33, 16), torch.Generator().manual_seed(0)
 
     def drifting(window, begin, items):
         grown = 1 + 0.2 * window.number
         return begin.map(lambda x: torch.randn(x.shape, generator=generator) * grown + window.number)
 
-    def statistics(adain: float):
-        video = sample_windows(drifting, clip(97), made, adain=adain).video
+    def statistics(drift: float):
+        video = sample_windows(drifting, clip(97), made, drift_control=drift).video
         return torch.stack(torch.std_mean(video[:, :, -2:], (0, 2, 3, 4)))
 
-    drifted, half, drawn = (statistics(adain).mean(1) for adain in (0.0, 0.5, 1.0))
+    drifted, half, drawn = (statistics(drift).mean(1) for drift in (0.0, 0.5, 1.0))
     assert drifted[0] > 1.4 and drifted[1] > 3.5
     assert abs(drawn[0] - 1) < 0.3 and abs(drawn[1]) < 0.5
     assert drawn[1] < half[1] < drifted[1]
@@ -190,9 +194,9 @@ def test_colours_that_drift_are_drawn_back_to_the_first_window():
 # Resuming
 
 
-@pytest.mark.parametrize("adain", [0.0, 0.5])
-def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path, adain):
-    made, store, begun = cover(97, FPS, 33, 16), TextCache(tmp_path, "all settings"), []
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path, drift):
+    made, store, begun = split_windows(97, FPS, 33, 16), TextCache(tmp_path, "all settings"), []
 
     def run(stop: int | None = None, store=store, prompt=lambda window: "", **more) -> AVLatent:
         def watched(window, begin, items):
@@ -202,7 +206,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
             return random(window, begin, items, prompt(window))
 
         begun.clear()
-        return sample_windows(watched, clip(97), made, store=store, settings=prompt, **{"adain": adain, **more})
+        return sample_windows(watched, clip(97), made, store=store, settings=prompt, **{"drift_control": drift, **more})
 
     uninterrupted = run(store=None)
     assert begun == [0, 1, 2, 3, 4]
@@ -212,7 +216,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
     assert same(run(), uninterrupted) and begun == []
     run(prompt=lambda window: "another" * (window.number == 2))
     assert begun == [2, 3, 4], "what came before is as it was, what follows begins differently"
-    run(strength=0.5)
+    run(overlap_strength=0.5)
     assert begun == [0, 1, 2, 3, 4]
 
 
@@ -236,7 +240,7 @@ def test_five_windows_of_the_miniature_are_one_clip():
     models = ltx2.open_models("miniature")
     contexts = encoded(models, "a green ball bounces twice on the left")
     transformer = ltx2.build(models, "transformer", torch.float32)
-    shape, made = ClipShape(96, 96, 97, FPS), cover(97, FPS, 33, 16)
+    shape, made = ClipShape(96, 96, 97, FPS), split_windows(97, FPS, 33, 16)
     assert len(made) == 5
 
     def run(window, begin, items):

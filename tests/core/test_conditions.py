@@ -9,39 +9,39 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core import latents, run, tiny
-from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideo, Retake, State, prepare
-from ltx2_core.conditioning.given import (
-    STREAMS,
-    Beginning,
-    Film,
-    Footage,
+from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
+from ltx2_core.conditioning.conditions import (
+    AudioSource,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
     Picture,
-    Recording,
-    ReferenceClip,
-    Region,
+    ReferenceAudio,
+    ReferenceVideo,
     RetakeRange,
-    Sound,
-    Voice,
-    items_of,
+    VideoSource,
+    encode_conditions,
 )
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
 from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
-from ltx2_core.long import Windowing, Within, extent, fingerprint
+from ltx2_core.latents import STREAMS
+from ltx2_core.long import Within, extent, fingerprint
 from ltx2_core.memory.plan import plan
 from ltx2_core.memory.stages import Extent
 from ltx2_core.sampling import Guidance
-from ltx2_core.sampling.windows import Segment, cover
+from ltx2_core.sampling.windows import Segment, Windowing, split_windows
 
 FPS = Fraction(24)
 CLIP = ClipShape(96, 64, 33, FPS)
 FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
-SOUND = Recording(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
+SOUND = AudioSource(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
 
 
 class Seen(Outlines):
-    """Encoders that only note down what they are given."""
+    """Encoders that only note down what they are conditions."""
 
     def __init__(self, crf: int = 0):
         super().__init__(crf)
@@ -53,8 +53,8 @@ class Seen(Outlines):
         return super().video(chunks, shape)
 
 
-def items(*given, shape=CLIP, streams=STREAMS, encode=None) -> list:
-    return items_of(given, shape, streams, encode or Outlines())
+def encoded(*conditions, shape=CLIP, streams=STREAMS, encode=None) -> list:
+    return encode_conditions(conditions, shape, streams, encode or Outlines())
 
 
 # What becomes of each thing
@@ -63,7 +63,7 @@ def items(*given, shape=CLIP, streams=STREAMS, encode=None) -> list:
 def test_a_picture_is_encoded_at_the_size_of_each_stage():
     picture, encode = Picture(torch.rand(1, 40, 50, 3), -1, 0.7), Seen()
     for shape in (CLIP, ClipShape(192, 128, 33, FPS)):
-        (item,) = items(picture, shape=shape, encode=encode)
+        (item,) = encoded(picture, shape=shape, encode=encode)
         assert isinstance(item, Keyframe) and (item.frame, item.strength, item.append) == (-1, 0.7, False)
         assert item.latent.shape[2:] == (1, shape.height // 32, shape.width // 32)
     assert [tuple(each.shape[3:]) for each in encode.pixels] == [(64, 96), (128, 192)]
@@ -71,9 +71,9 @@ def test_a_picture_is_encoded_at_the_size_of_each_stage():
 
 def test_a_picture_is_compressed_as_the_model_wants_it_or_as_the_user_says():
     as_model, as_user, plain = Seen(crf=33), Seen(crf=33), Seen(crf=33)
-    items(Picture(FRAMES[:1]), encode=as_model)
-    items(Picture(FRAMES[:1], crf=1), encode=as_user)
-    items(Picture(FRAMES[:1], crf=0), encode=plain)
+    encoded(Picture(FRAMES[:1]), encode=as_model)
+    encoded(Picture(FRAMES[:1], compression=1), encode=as_user)
+    encoded(Picture(FRAMES[:1], compression=0), encode=plain)
     exact = FRAMES[:1].permute(3, 0, 1, 2)[None] * 2 - 1
     lost = [(each.pixels[0] - exact).abs().mean() for each in (as_model, as_user, plain)]
     assert lost[0] > lost[1] > 0 and lost[2] == 0
@@ -81,33 +81,37 @@ def test_a_picture_is_compressed_as_the_model_wants_it_or_as_the_user_says():
 
 def test_several_pictures_are_a_short_video():
     encode = Seen()
-    items(Picture(FRAMES[:12], 8), encode=encode)
+    encoded(Picture(FRAMES[:12], 8), encode=encode)
     assert encode.pictures == (2, 2, 3)
 
 
 def test_frames_of_another_rate_are_shown_when_they_are_nearest():
-    footage = Footage(FRAMES, fps=Fraction(30))
+    footage = VideoSource(FRAMES, fps=Fraction(30))
     assert footage.count(FPS) == 26 and footage.count(Fraction(60)) == 66
     assert torch.equal(torch.cat([*footage.chunks(FPS, 6)]), FRAMES[[0, 1, 3, 4, 5, 6]])
     assert torch.equal(torch.cat([*footage.chunks(Fraction(60), 66)])[-4:], FRAMES[[31, 32, 32, 32]])
-    assert torch.equal(torch.cat([*Footage(FRAMES).chunks(FPS, 9)]), FRAMES[:9])
+    assert torch.equal(torch.cat([*VideoSource(FRAMES).chunks(FPS, 9)]), FRAMES[:9])
 
 
 def test_a_reference_is_as_small_and_as_sparse_as_its_lora_wants_it():
     encode, ramp = Seen(), torch.linspace(0, 1, 33).view(-1, 1, 1, 1).expand(-1, 64, 128, 3)
     shape = ClipShape(128, 64, 33, FPS)
-    (item,) = items(ReferenceClip(Footage(ramp), 2, 4, 0.5, 0.25), shape=shape, encode=encode)
-    assert isinstance(item, ReferenceVideo) and (item.downscale, item.temporal_scale, item.strength) == (2, 4, 0.5)
+    (item,) = encoded(ReferenceVideo(VideoSource(ramp), 2, 4, 0.5, 0.25), shape=shape, encode=encode)
+    assert isinstance(item, ReferenceVideoTokens) and (item.downscale, item.temporal_scale, item.strength) == (
+        2,
+        4,
+        0.5,
+    )
     shown = encode.pixels[0][0, 0, :, 0, 0]
     assert encode.pixels[0].shape[3:] == (32, 64)
     assert_close(shown, 2 * ramp[[0, *range(1, 32, 4)], 0, 0, 0] - 1)
-    assert prepare(latents.empty(shape), FPS, [item]).appended == (2 * 1 * 2, 0)
+    assert apply_conditions(latents.empty(shape), FPS, [item]).appended == (2 * 1 * 2, 0)
 
 
 def test_a_mask_of_a_reference_counts_in_its_cells():
     mask = torch.zeros(1, 64, 96)
     mask[:, :, 48:] = 1
-    (item,) = items(ReferenceClip(Footage(FRAMES), attention=mask))
+    (item,) = encoded(ReferenceVideo(VideoSource(FRAMES), mask=mask))
     assert item.attention.shape == (5, 2, 3)
     assert item.attention[0].tolist() == [[0, 0.5, 1], [0, 0.5, 1]]
 
@@ -116,21 +120,25 @@ def test_a_mask_fades_out_in_cells():
     shape, mask = ClipShape(160, 32, 9, FPS), torch.zeros(1, 32, 160)
     mask[:, :, 64:96] = 1
     for feather, expected in ((0, [0, 0, 1, 0, 0]), (1, [0, 0.5, 1, 0.5, 0]), (3, [0.5, 0.75, 1, 0.75, 0.5])):
-        picture, sound = items(Region(mask, feather), shape=shape)
+        picture, sound = encoded(InpaintMask(mask, feather), shape=shape)
         assert isinstance(picture, Inpaint) and picture.mask[0, 0, 0, 0].tolist() == expected
         assert isinstance(sound, Frozen) and sound.stream == "audio"
-    assert len(items(Region(mask, sound=True), shape=shape)) == len(items(Region(mask), streams=["video"])) == 1
+    assert (
+        len(encoded(InpaintMask(mask, sound=True), shape=shape))
+        == len(encoded(InpaintMask(mask), streams=["video"]))
+        == 1
+    )
 
 
 def test_a_retake_of_one_stream_keeps_the_other():
-    both, picture = items(RetakeRange(0, 1)), items(RetakeRange(0, 1, ("video",)))
+    both, picture = encoded(RetakeRange(0, 1)), encoded(RetakeRange(0, 1, "picture"))
     assert [(type(item), item.stream) for item in both] == [(Retake, "video"), (Retake, "audio")]
     assert [(type(item), item.stream) for item in picture] == [(Retake, "video"), (Frozen, "audio")]
-    assert len(items(RetakeRange(0, 1), streams=["video"])) == 1
+    assert len(encoded(RetakeRange(0, 1), streams=["video"])) == 1
 
 
 def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
-    short, long = Recording(SOUND.waveform[:, :20_000], 24_000), SOUND
+    short, long = AudioSource(SOUND.waveform[:, :20_000], 24_000), SOUND
     assert short.lasting(CLIP).shape == long.lasting(CLIP).shape == (2, 33_000)
     assert torch.equal(short.lasting(CLIP)[:, :20_000], short.waveform) and not short.lasting(CLIP)[:, 20_000:].any()
     assert torch.equal(long.lasting(CLIP), long.waveform[:, :33_000])
@@ -141,22 +149,24 @@ def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
 
 def test_a_clip_that_is_longer_than_its_beginning_goes_on():
     shape = ClipShape(96, 64, 49, FPS)
-    state = outline([Beginning(Footage(FRAMES), Recording(SOUND.waveform[:, :33_000], 24_000))], shape, STREAMS).state
+    state = outline(
+        [InitClip(VideoSource(FRAMES), AudioSource(SOUND.waveform[:, :33_000], 24_000))], shape, STREAMS
+    ).state
     assert state.video.mask.view(7, 6)[:, 0].tolist() == [0] * 5 + [1] * 2
     assert state.audio.mask.sum() == 51 - 34
-    same = outline([Beginning(Footage(FRAMES))], CLIP, STREAMS).state
+    same = outline([InitClip(VideoSource(FRAMES))], CLIP, STREAMS).state
     assert same.video.is_free and same.audio.is_free
 
 
 def test_what_will_be_given_is_known_before_anything_is_encoded():
-    given = [
+    conditions = [
         Picture(FRAMES[:1], 16),
         Picture(FRAMES[:9], -9),
-        ReferenceClip(Footage(FRAMES)),
-        Voice(SOUND),
-        Sound(SOUND),
+        ReferenceVideo(VideoSource(FRAMES)),
+        ReferenceAudio(SOUND),
+        KeepAudio(SOUND),
     ]
-    ahead = outline(given, CLIP, STREAMS)
+    ahead = outline(conditions, CLIP, STREAMS)
     assert ahead.encoded == Extent((5, 2, 3), 51) and ahead.state.free == ["video"]
     assert extent(ahead.state, []) == Extent((5, 2, 3), 34, 1, ((1 + 2 + 5) * 6, 51))
 
@@ -165,10 +175,14 @@ def test_what_will_be_given_is_known_before_anything_is_encoded():
 
 
 def test_a_window_has_what_is_given_in_its_time():
-    shape, windows = ClipShape(32, 32, 97, FPS), cover(97, FPS, 33, 16)
-    voice = Recording(SOUND.waveform[:, :24_000], 24_000)
-    given = [Picture(FRAMES[:1], 40), ReferenceClip(Footage(FRAMES.repeat(3, 1, 1, 1))), Voice(voice)]
-    whole = outline(given, shape, STREAMS).state
+    shape, windows = ClipShape(32, 32, 97, FPS), split_windows(97, FPS, 33, 16)
+    voice = AudioSource(SOUND.waveform[:, :24_000], 24_000)
+    conditions = [
+        Picture(FRAMES[:1], 40),
+        ReferenceVideo(VideoSource(FRAMES.repeat(3, 1, 1, 1))),
+        ReferenceAudio(voice),
+    ]
+    whole = outline(conditions, shape, STREAMS).state
     assert len(windows) == 5
     for window in windows:
         part, start = window.video, window.frames.start / 24
@@ -216,15 +230,15 @@ def miniature():
     return ltx2.open_models("miniature")
 
 
-def make(models, *given, frames=33, **more) -> ltx2.Clip:
+def make(models, *conditions, frames=33, **more) -> ltx2.Clip:
     size = {"width": 96, "height": 64, "frames": frames, "steps": 2, "video": Guidance(), "audio": Guidance()}
-    return ltx2.generate(models, "x", given=given, **size | more)
+    return ltx2.generate(models, "x", conditions=conditions, **size | more)
 
 
 def test_a_given_sound_is_heard_as_it_is(models):
-    short = Recording(SOUND.waveform[:1, :20_000], 24_000)
+    short = AudioSource(SOUND.waveform[:1, :20_000], 24_000)
     said = []
-    clip = make(models, Sound(short, noise=0.2), on_finding=said.append)
+    clip = make(models, KeepAudio(short, noise=0.2), on_finding=said.append)
     assert clip.sample_rate == 24_000 and torch.equal(clip.waveform[:, :20_000], short.waveform)
     assert clip.waveform.shape == (1, 33_000) and not clip.waveform[:, 20_000:].any()
     assert any("filled with silence" in str(each) for each in said)
@@ -232,7 +246,7 @@ def test_a_given_sound_is_heard_as_it_is(models):
 
 def test_a_given_film_is_seen_as_it_is(models):
     larger = torch.rand(40, 70, 100, 3)
-    clip = make(models, Film(Footage(larger)))
+    clip = make(models, KeepVideo(VideoSource(larger)))
     assert torch.equal(clip.frames, larger[:33]) and clip.waveform.abs().max() > 0
 
 
@@ -245,12 +259,12 @@ def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkey
     """Encoders are planned and streamed like all networks; appended tokens are part of the plan."""
     planned = []
     monkeypatch.setattr(run, "plan", lambda *args, **more: planned.append(plan(*args, **more)) or planned[-1])
-    given = [Picture(FRAMES[:1]), Picture(FRAMES[:1], -1), ReferenceClip(Footage(FRAMES)), Sound(SOUND)]
-    whole, limited = make(models, *given), make(models, *given, vram=2**30, device="cpu", cache=False)
+    conditions = [Picture(FRAMES[:1]), Picture(FRAMES[:1], -1), ReferenceVideo(VideoSource(FRAMES)), KeepAudio(SOUND)]
+    whole, limited = make(models, *conditions), make(models, *conditions, vram=2**30, device="cpu", cache=False)
     assert torch.equal(whole.latent.video, limited.latent.video)
     stages = {stage.need.name: stage for stage in planned[-1].stages}
     assert [*stages][3:6] == ["pictures", "hearing", "sampling"]
-    make(models, Sound(SOUND), vram=2**30, device="cpu", cache=False)
+    make(models, KeepAudio(SOUND), vram=2**30, device="cpu", cache=False)
     (fewer,) = (stage for stage in planned[-1].stages if stage.need.name == "sampling")
     assert fewer.need.scratch < stages["sampling"].need.scratch
 
@@ -259,7 +273,7 @@ def test_a_given_stream_needs_no_passes(models, monkeypatch):
     counted = []
     whole_story = import_module("ltx2_core.generate")
     monkeypatch.setattr(whole_story, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
-    make(models, Sound(SOUND), audio=Guidance(7, 3))
+    make(models, KeepAudio(SOUND), audio=Guidance(7, 3))
     assert counted == [[Guidance(), Guidance()]]
 
 
@@ -267,8 +281,8 @@ def test_a_given_stream_needs_no_passes(models, monkeypatch):
 def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature):
     """The latents to the bit; frames and samples from where the decoders no longer see what is new."""
     source = make(miniature, frames=121)
-    frames, sound, cpu = source.frames, Recording(source.waveform, source.sample_rate), torch.device("cpu")
-    new = make(miniature, Beginning(Footage(frames), sound), RetakeRange(4, 4.5), frames=121, seed=3)
+    frames, sound, cpu = source.frames, AudioSource(source.waveform, source.sample_rate), torch.device("cpu")
+    new = make(miniature, InitClip(VideoSource(frames), sound), RetakeRange(4, 4.5), frames=121, seed=3)
 
     video_encoder, video_decoder, audio_encoder, audio_decoder, vocoder = (
         ltx2.build(miniature, name, torch.float32)
@@ -300,9 +314,16 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
                 if len(steps) == stop:
                     raise InterruptedError
 
-        given = [Picture(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2)), 40), Sound(SOUND)]
-        settings = {"windowing": Windowing(33, 16, drift=0.5), "segments": [Segment(1.5, "y")], "resume": folder}
-        return make(models, *given, frames=65, on_progress=report, **settings).latent, steps
+        conditions = [
+            Picture(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2)), 40),
+            KeepAudio(SOUND),
+        ]
+        settings = {
+            "windowing": Windowing(33, 16, drift_control=0.5),
+            "segments": [Segment(1.5, "y")],
+            "resume": folder,
+        }
+        return make(models, *conditions, frames=65, on_progress=report, **settings).latent, steps
 
     whole, steps = run(tmp_path / "one")
     assert steps == [(done, 6) for done in range(1, 7)]
@@ -319,22 +340,25 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("conditions", "sentence"),
     [
         (Picture(FRAMES[:1], 40), "A picture is given at frame 40, but the clip has 33 frames"),
         (
-            Film(Footage(FRAMES[:20])),
+            KeepVideo(VideoSource(FRAMES[:20])),
             "has 20 frames at 24 fps, the clip 33: make the clip 17 frames long",
         ),
         (RetakeRange(2, 3), "from 2 s to 3 s, but the clip ends at 1.38 s"),
         (RetakeRange(1, 1), "it must end after its beginning"),
-        (Region(torch.ones(20, 64, 96)), "The mask has 20 frames; it needs 1, or 33 as the clip"),
-        (Region(torch.zeros(1, 64, 96)), "The mask is empty"),
-        (ReferenceClip(Footage(FRAMES), 2), "width and height of the clip must be multiples of 64; it has 96 x 64"),
-        ((Sound(SOUND), Film(Footage(FRAMES))), "there is nothing to make"),
+        (InpaintMask(torch.ones(20, 64, 96)), "The mask has 20 frames; it needs 1, or 33 as the clip"),
+        (InpaintMask(torch.zeros(1, 64, 96)), "The mask is empty"),
+        (
+            ReferenceVideo(VideoSource(FRAMES), 2),
+            "width and height of the clip must be multiples of 64; it has 96 x 64",
+        ),
+        ((KeepAudio(SOUND), KeepVideo(VideoSource(FRAMES))), "there is nothing to make"),
     ],
 )
-def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, given, sentence):
+def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):
     monkeypatch.setattr("ltx2_core.run.build", None)
     with pytest.raises(ValueError, match=sentence):
-        make(models, *(given if isinstance(given, tuple) else [given]))
+        make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))

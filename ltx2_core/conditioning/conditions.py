@@ -1,0 +1,446 @@
+"""Conditions as people have them: pictures, videos, sounds, time ranges and masks.
+
+A condition becomes latent conditions as soon as the size of the clip is known; every stage of a clip encodes its
+conditions again at its own size. The formulas are in ``README.md`` of this folder.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import Annotated, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import MediaError, SettingError
+from ..fields import Choice, Number, Switch, Whole
+from ..geometry import SPACE_SCALE, ClipShape, floor_frames
+from ..health import Finding
+from ..latents import STREAMS
+from ..media import compress, probe, read_audio, read_video
+from ..media.read import Source
+from .begin import Begin
+from .frames import Keyframe
+from .frozen import Frozen
+from .masks import Inpaint, Retake, cells
+from .preprocess import fit
+from .reference import ReferenceAudioTokens, ReferenceVideoTokens
+from .state import LatentCondition
+
+# Names of streams as people choose them, and the streams that they stand for.
+STREAM_CHOICES: dict[str, Collection[str]] = {
+    "picture and sound": STREAMS,
+    "picture": ("video",),
+    "sound": ("audio",),
+}
+
+# Which part of a file is read.
+StartSeconds = Annotated[
+    float, Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True), "The file is read from this second on."
+]
+LengthSeconds = Annotated[
+    float | None,
+    Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True),
+    "So many seconds of the file are read. By default it is read to its end.",
+]
+
+
+class Encoders(Protocol):
+    """The two VAE encoders, as conditions use them."""
+
+    @property
+    def crf(self) -> int:
+        """The H.264 quality (CRF) with which the model was trained to see single pictures."""
+
+    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+        """Encode pixels (B, 3, F, H, W) in -1..1, which come in chunks, to a latent (B, C, f, h, w).
+
+        Args:
+            chunks: Consecutive frames.
+            shape: F, H and W of all chunks together, in pixels.
+        """
+
+    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+        """Encode a waveform (1 or 2, N) in -1..1 to a latent (1, C, t, M).
+
+        Args:
+            waveform: Mono or stereo samples.
+            sample_rate: Samples per second.
+            latents: The length t of the result: what is longer is cut, what is shorter is filled with silence. None
+                keeps the length of the waveform.
+        """
+
+
+class Condition(Protocol):
+    """A condition of a clip, before it is encoded."""
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the condition for a clip.
+
+        Args:
+            shape: The size of the clip.
+            streams: The streams that the clip has.
+            encoders: The VAE encoders.
+        """
+
+
+def encode_conditions(
+    conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str], encoders: Encoders
+) -> list[LatentCondition]:
+    """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order."""
+    return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
+
+
+@dataclass(frozen=True, eq=False)
+class VideoSource:
+    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, or a video file.
+
+    A file is read piece by piece, at the frame rate of the clip. A tensor may have a rate of its own, ``fps``; without
+    one, each picture is one frame of the clip.
+    """
+
+    source: Tensor | Source
+    start: StartSeconds = 0.0
+    seconds: LengthSeconds = None
+    fps: Fraction | None = None
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels. Raises MediaError for a file without pictures."""
+        if isinstance(self.source, Tensor):
+            return self.source.shape[2], self.source.shape[1]
+        size = probe(self.source).size
+        if size is None:
+            raise MediaError("This file has sound but no pictures; choose a video.")
+        return size
+
+    def count(self, fps: Fraction) -> int:
+        """The number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        if isinstance(self.source, Tensor):
+            return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
+        length = probe(self.source).seconds
+        if length is None:
+            raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
+        rest = length - Fraction(self.start).limit_denominator(1_000_000)
+        rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
+        return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
+
+    def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``.
+
+        The last picture is repeated where a file ends a little earlier than it said.
+        """
+        if isinstance(self.source, Tensor):
+            rate, last = (self.fps or fps) / fps, len(self.source) - 1
+            nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
+            yield self.source[:frames] if rate == 1 else self.source[nearest]
+            return
+        missing = frames
+        for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
+            missing -= len(chunk)
+            yield chunk
+        if missing:
+            yield chunk[-1:].expand(missing, -1, -1, -1)
+
+    def fitted(self, fps: Fraction, frames: int, width: int, height: int) -> Iterator[Tensor]:
+        """Yield the first ``frames`` frames (1, 3, F, height, width) in -1..1, as the video encoder takes them."""
+        return (fit(chunk, width, height) for chunk in self.chunks(fps, frames))
+
+
+@dataclass(frozen=True, eq=False)
+class AudioSource:
+    """Sound: samples (1 or 2, N) in -1..1."""
+
+    waveform: Tensor
+    sample_rate: int
+
+    @classmethod
+    def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
+        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower.
+
+        Raises MediaError if there is none.
+        """
+        rate = min(probe(source).sample_rate or 48_000, 48_000)
+        return cls(torch.cat(list(read_audio(source, sample_rate=rate, start=start, seconds=seconds)), dim=1), rate)
+
+    @property
+    def seconds(self) -> float:
+        """The length in seconds."""
+        return self.waveform.shape[-1] / self.sample_rate
+
+    def lasting(self, shape: ClipShape) -> Tensor:
+        """Cut the waveform to the length of the clip, or fill it with silence."""
+        wanted = shape.samples(self.sample_rate)
+        return F.pad(self.waveform, (0, max(0, wanted - self.waveform.shape[-1])))[..., :wanted]
+
+    def findings(self, shape: ClipShape) -> list[Finding]:
+        """Report a sound that is shorter than the clip."""
+        missing = float(shape.seconds) - self.seconds
+        if missing < 0.1:
+            return []
+        return [
+            Finding(
+                "reading the sound",
+                f"it lasts {self.seconds:.2f} s, and the clip {float(shape.seconds):.2f} s",
+                "the rest is filled with silence; make the clip shorter if that is not meant.",
+            )
+        ]
+
+    def encoded(self, shape: ClipShape, encoders: Encoders) -> Tensor:
+        """Encode the sound to a latent (1, C, t, M) that is at least as long as that of the clip."""
+        heard = self.waveform[:, : shape.samples(self.sample_rate) + self.sample_rate]
+        return encoders.audio(heard, self.sample_rate, shape.audio_latents + 1)  # ComfyUI once had one more
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, or several as a short video, that the clip shows at a frame."""
+
+    image: Tensor  # (F, H, W, 3) in 0..1
+    frame: Annotated[
+        int,
+        Whole(-10000, 10000),
+        "Where the clip shows it: 0 is the first frame, -1 the last one. Frame 0 becomes the picture; others are drawn "
+        "towards it.",
+    ] = 0
+    strength: Annotated[
+        float,
+        Number(0, 1, 0.01, digits=0),
+        "How firmly the clip keeps to it: 1 shows the picture itself, lower leaves more freedom.",
+    ] = 1.0
+    compression: Annotated[
+        int | None,
+        Whole(-1, 51, shown=-1, advanced=True),
+        "Compresses a picture as video frames are (H.264, CRF) before it is encoded, because pictures that are cleaner "
+        "make clips that stand still. Higher brings more motion and less detail. -1 is what the model was trained with "
+        "(33 for LTX-2.0 and 2.3), 0 is off.",
+    ] = None
+    append: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Only for frame 0: shows the picture to the model beside the clip, as it does with all other frames, instead "
+        "of putting it in. Freer; the official keyframe pipeline does so.",
+    ] = False
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the picture at the size of the clip."""
+        size = floor_frames(len(self.image)), shape.height, shape.width
+        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(encoders.crf))
+        yield Keyframe(encoders.video(pixels, size), self.frame, self.strength, self.append)
+
+    def _compressed(self, trained: int) -> Iterator[Tensor]:
+        crf = trained if self.compression is None or self.compression < 0 else self.compression
+        yield compress(self.image, crf) if len(self.image) == 1 else self.image
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceVideo:
+    """A video that an IC-LoRA follows, as far as it lasts.
+
+    ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``.
+    """
+
+    video: VideoSource
+    downscale: Annotated[
+        int,
+        Whole(1, 8),
+        "How many times smaller than the clip the IC-LoRA wants it. LTX-2 Load IC-LoRA says it.",
+    ] = 1
+    temporal_scale: Annotated[
+        int, Whole(1, 16), "Of how many frames the IC-LoRA wants one. LTX-2 Load IC-LoRA says it."
+    ] = 1
+    strength: Annotated[
+        float,
+        Number(0, 1, 0.01, digits=0),
+        "How much of the reference is shown; 1 is as the LoRAs were trained.",
+    ] = 1.0
+    attention: Annotated[
+        float,
+        Number(0, 1, 0.01, digits=0, advanced=True),
+        "How strongly clip and reference see each other: lower follows it more loosely.",
+    ] = 1.0
+    mask: Tensor | None = None
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the reference. Raises SettingError where the clip cannot be divided by ``downscale``."""
+        width, height = shape.width // self.downscale, shape.height // self.downscale
+        if shape.width % (SPACE_SCALE * self.downscale) or shape.height % (SPACE_SCALE * self.downscale):
+            raise SettingError(
+                f"This reference is {self.downscale} times smaller than the clip, so width and height of the clip must "
+                f"be multiples of {SPACE_SCALE * self.downscale}; it has {shape.width} x {shape.height}."
+            )
+        available = min(self.video.count(shape.fps), shape.frames)
+        frames = floor_frames((available - 1) // self.temporal_scale + 1)
+        pixels = self.video.fitted(shape.fps, (frames - 1) * self.temporal_scale + 1, width, height)
+        latent = encoders.video(_every(pixels, self.temporal_scale), (frames, height, width))
+        attention: float | Tensor = self.attention
+        if self.mask is not None:
+            weights = _fitted_mask(self.mask * self.attention, width, height)
+            attention = cells(weights, (latent.shape[2], latent.shape[3], latent.shape[4]))
+        yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceAudio:
+    """A sound from before the clip, whose voice a LoRA takes over."""
+
+    audio: AudioSource
+    strength: Annotated[
+        float,
+        Number(0, 1, 0.01, digits=0),
+        "How much of it is heard; 1 is as the LoRAs were trained.",
+    ] = 1.0
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the sound at its own length."""
+        yield ReferenceAudioTokens(encoders.audio(self.audio.waveform, self.audio.sample_rate), self.strength)
+
+
+@dataclass(frozen=True, eq=False)
+class KeepAudio:
+    """The sound of the clip, for which a picture is made; the finished clip carries it as it is."""
+
+    audio: AudioSource
+    noise: Annotated[
+        float,
+        Number(0, 1, 0.01, digits=0, advanced=True),
+        "Shows the model a noisier sound than it is. Try 0.1 to 0.3 where clean speech makes a picture that stands "
+        "still. The sound of the clip stays clean.",
+    ] = 0.0
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the sound at the length of the clip."""
+        yield Frozen("audio", self.audio.encoded(shape, encoders), self.noise)
+
+
+@dataclass(frozen=True, eq=False)
+class KeepVideo:
+    """The picture of the clip, for which sound is made; the finished clip carries these frames as they are."""
+
+    video: VideoSource
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Encode the frames. Raises SettingError if there are fewer than in the clip."""
+        check_length(self.video, shape)
+        pixels = self.video.fitted(shape.fps, shape.frames, shape.width, shape.height)
+        yield Frozen("video", encoders.video(pixels, (shape.frames, shape.height, shape.width)))
+
+
+@dataclass(frozen=True, eq=False)
+class InitClip:
+    """A clip to begin with instead of nothing: to be changed in places, or to be continued.
+
+    Where the new clip is longer, this one is kept, and what follows is new.
+    """
+
+    video: VideoSource
+    audio: AudioSource | None = None
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> "Iterator[Begin]":
+        """Encode the clip as far as it lasts, its sound only where the new clip has sound."""
+        frames = floor_frames(min(self.video.count(shape.fps), shape.frames))
+        own = ClipShape(shape.width, shape.height, frames, shape.fps)
+        pixels = self.video.fitted(own.fps, frames, own.width, own.height)
+        yield Begin("video", encoders.video(pixels, (frames, own.height, own.width)))
+        if self.audio is not None and "audio" in streams:
+            yield Begin("audio", self.audio.encoded(own, encoders)[:, :, : own.audio_latents])
+
+
+@dataclass(frozen=True)
+class RetakeRange:
+    """Make a time range anew in some of the streams; the others stay as they are.
+
+    ``among`` names the streams that the old clip had; one that it had not is made as a whole.
+    """
+
+    start: Annotated[
+        float,
+        Number(0, 3600, 0.01, digits=0.001, unit="s", shown=0.0),
+        "From here on it is made anew, in seconds; whole latents of 8 frames change.",
+    ]
+    end: Annotated[float, Number(0, 3600, 0.01, digits=0.001, unit="s", shown=1.0), "Until here, in seconds."]
+    streams: Annotated[
+        str,
+        Choice(tuple(STREAM_CHOICES)),
+        "What is made anew; the other one stays as it is, and is followed.",
+    ] = "picture and sound"
+    among: Collection[str] = STREAMS
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
+        for stream in self.among:
+            if stream in streams:
+                retaken = stream in STREAM_CHOICES[self.streams]
+                yield Retake(stream, self.start, self.end) if retaken else Frozen(stream)
+
+
+@dataclass(frozen=True, eq=False)
+class InpaintMask:
+    """Make anew what a mask (1 or F, H, W) in 0..1 covers, and the sound only if asked to.
+
+    The mask is resized and cropped as pictures are.
+    """
+
+    mask: Tensor
+    feather: Annotated[
+        int,
+        Whole(0, 16),
+        "Over how many cells of 32 pixels around the mask the change fades out. 0 is a hard edge.",
+    ] = 1
+    sound: Annotated[bool, Switch(), "Makes the sound anew, too; otherwise it stays, and is followed."] = False
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Reduce the mask to cells of the latent.
+
+        Raises SettingError for a mask of another number of frames, and for an empty one.
+        """
+        mask = cells(_fitted_mask(self.mask, shape.width, shape.height), shape.video_latent)
+        if not mask.any():
+            raise SettingError("The mask is empty, so there is nothing to make anew: paint white what shall change.")
+        yield Inpaint("video", _feathered(mask, self.feather)[None, None])
+        if "audio" in streams and not self.sound:
+            yield Frozen("audio")
+
+
+def kept_audio(conditions: Iterable[Condition]) -> AudioSource | None:
+    """The sound that the finished clip carries as it is, None if there is none."""
+    return next((condition.audio for condition in conditions if isinstance(condition, KeepAudio)), None)
+
+
+def kept_video(conditions: Iterable[Condition]) -> VideoSource | None:
+    """The frames that the finished clip carries as they are, None if there are none."""
+    return next((condition.video for condition in conditions if isinstance(condition, KeepVideo)), None)
+
+
+def check_length(video: VideoSource, shape: ClipShape) -> None:
+    """Raise SettingError if ``video`` has fewer frames than the clip."""
+    available = video.count(shape.fps)
+    if available < shape.frames:
+        raise SettingError(
+            f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
+            f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
+        )
+
+
+def _every(chunks: Iterable[Tensor], step: int) -> Iterator[Tensor]:
+    """The first frame of ``chunks`` (B, 3, F, H, W), and from the second on every ``step``-th."""
+    number = 0
+    for chunk in chunks:
+        frames = range(number, number + chunk.shape[2])
+        number = frames.stop
+        if wanted := [index for index, frame in enumerate(frames) if frame == 0 or (frame - 1) % step == 0]:
+            yield chunk[:, :, wanted]
+
+
+def _fitted_mask(mask: Tensor, width: int, height: int) -> Tensor:
+    """Resize and crop a mask (F, H, W) as pictures are."""
+    return (fit(mask[..., None], width, height)[0, 0] + 1) / 2
+
+
+def _feathered(mask: Tensor, distance: int) -> Tensor:
+    """Let a mask (F, H, W) fall linearly to 0 around what it covers, over ``distance`` cells."""
+    for _ in range(distance):
+        around = F.max_pool3d(mask[None], (1, 3, 3), stride=1, padding=(0, 1, 1))[0]
+        mask = torch.maximum(mask, around - 1 / (distance + 1))
+    return mask
