@@ -387,21 +387,16 @@ class Request:
             raise SettingError(
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
-        clip = self.clip
-        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, clip.fps))
-        shape = second.first(
-            clip.width or usual.width, clip.height or usual.height, clip.length or recipe.frames, clip.fps
-        )
-        guidance = self.guidance or StreamGuidance(recipe.video, recipe.audio)
+        shape = self._first_shape(second, recipe)
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
             shape=shape,
             final=second.last(shape),
-            streams=STREAM_CHOICES[clip.streams],
+            streams=STREAM_CHOICES[self.clip.streams],
             sigmas=self._sigmas(recipe, shape),
             sampler=self.sampling.sampler or recipe.sampler,
-            guidance=StreamGuidance(guidance.video or recipe.video, guidance.audio or recipe.audio),
+            guidance=self._guidance(recipe),
             negative=recipe.negative if self.negative is None else self.negative,
             second=second,
             refine=second.completed(recipe.refine),
@@ -410,6 +405,18 @@ class Request:
             script=(Segment(0, self.prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
         )
+
+    def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
+        """The clip of the first stage."""
+        clip = self.clip
+        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, clip.fps))
+        size = clip.width or usual.width, clip.height or usual.height
+        return second.first(size[0], size[1], clip.length or recipe.frames, clip.fps)
+
+    def _guidance(self, recipe: Recipe) -> StreamGuidance:
+        """The guidance of both streams."""
+        own = self.guidance or recipe.guidance
+        return StreamGuidance(own.video or recipe.video, own.audio or recipe.audio)
 
     def _sigmas(self, recipe: Recipe, shape: ClipShape) -> list[float]:
         """The noise levels of the steps that are taken."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._pending import Tiling
 from ..checkpoint import Models
-from ..checkpoint.upscaler import find_upscaler, open_upscaler
+from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
     AudioSource,
     Condition,
@@ -158,15 +158,22 @@ class Videos:
 def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
     videos = Videos(_video_source(options.source), _video_source(options.video))
-    film, asked = videos.source or videos.kept, given(options, ClipSettings)
-    asked["streams"] = (
-        "sound only" if options.sound_only else "picture only" if options.picture_only else "picture and sound"
-    )
-    clip = ClipSettings(**asked, fps=exact_fps(options.fps or (_rate(film) if film else None) or 24))
+    film = videos.source or videos.kept
+    fps = exact_fps(options.fps or (probe(_path(film)).fps if film else None) or 24)
+    clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options))
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.length)
-    if film is None:
-        return clip, videos
+    return (clip if film is None else _fitted(clip, film)), videos
+
+
+def _streams(options: argparse.Namespace) -> str:
+    if options.sound_only:
+        return "sound only"
+    return "picture only" if options.picture_only else "picture and sound"
+
+
+def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
+    """``clip`` with the size and length of ``film`` where it has none."""
     width, height = film.size()
     clip = replace(
         clip,
@@ -175,9 +182,9 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
         frames=clip.length or floor_frames(film.count(clip.fps)),
         seconds=None,
     )
-    name = Path(str(film.source)).name
+    name = _path(film).name
     _log.info("%s as %d x %d, %d frames at %g fps.", name, clip.width, clip.height, clip.frames, float(clip.fps))
-    return clip, videos
+    return clip
 
 
 def _video_source(text: str | None) -> VideoSource | None:
@@ -185,11 +192,6 @@ def _video_source(text: str | None) -> VideoSource | None:
         return None
     path, part = syntax.parse_file(text, "start", "seconds")
     return VideoSource(path, **part)
-
-
-def _rate(video: VideoSource) -> Fraction | None:
-    assert not isinstance(video.source, Tensor)
-    return probe(video.source).fps
 
 
 def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack) -> list[Condition]:
@@ -202,11 +204,9 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
         loras: they know how much smaller a reference they want.
     """
     conditions: list[Condition] = []
-    has_sound = videos.source is not None and probe(_path(videos.source)).has_audio
-    if videos.source is not None:
-        if not has_sound:
-            _log.info("%s is a video without sound, so all of the sound is made.", _path(videos.source).name)
-        conditions.append(InitClip(videos.source, _sound_of(videos.source) if has_sound else None))
+    begin = None if videos.source is None else _init_clip(videos.source)
+    if begin is not None:
+        conditions.append(begin)
     conditions += [read_image(text, options.compression) for text in options.image]
     if options.audio:
         conditions.append(KeepAudio(_audio_source(options.audio), options.audio_noise))
@@ -215,21 +215,32 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     conditions += [_reference_audio(text) for text in options.reference_audio]
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
     conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
+    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]
+
+
+def _init_clip(video: VideoSource) -> InitClip:
+    """The clip that is changed or continued, with its sound if it has any."""
+    path = _path(video)
+    if probe(path).has_audio:
+        return InitClip(video, AudioSource.of(path, video.start, video.seconds))
+    _log.info("%s is a video without sound, so all of the sound is made.", path.name)
+    return InitClip(video)
+
+
+def _changes(options: argparse.Namespace, clip: ClipSettings, has_sound: bool) -> list[Condition]:
+    """What is made anew of a clip that begins as another one."""
+    changes: list[Condition] = []
     if options.retake:
         streams = options.only or "picture and sound"
-        conditions.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
+        changes.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
     if options.mask:
         mask = read_mask(options.mask, clip.fps, clip.length)
-        conditions.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
-    return conditions
+        changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
+    return changes
 
 
 def _path(video: VideoSource) -> Path:
     return Path(str(video.source))
-
-
-def _sound_of(video: VideoSource) -> AudioSource:
-    return AudioSource.of(_path(video), video.start, video.seconds)
 
 
 def read_image(text: str, compression: int | None) -> Picture:
@@ -289,29 +300,23 @@ def with_rows(base: Any, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuid
     The lower a row's sigma, the more rows count there: each changes what holds above it.
     """
     own = [row for row in rows if stream in row.streams]
-    for row in own:
-        if row.sigma is None:
-            base = replace(base, **row.changes)
-    table = [(1.0, base)]
-    for row in sorted((row for row in own if row.sigma is not None), key=lambda row: -(row.sigma or 0)):
-        assert row.sigma is not None
+    for row in (row for row in own if row.sigma is None):
         base = replace(base, **row.changes)
-        table = [*(entry for entry in table if entry[0] > row.sigma), (row.sigma, base)]
-    return GuidanceBySigma(tuple(table)) if len(table) > 1 else table[0][1]
+    table = {1.0: base}
+    for sigma, changes in sorted(((row.sigma, row.changes) for row in own if row.sigma is not None), key=_descending):
+        base = replace(base, **changes)
+        table[min(1.0, sigma)] = base
+    return GuidanceBySigma(tuple(table.items())) if len(table) > 1 else table[1.0]
+
+
+def _descending(row: tuple[float, dict[str, Any]]) -> float:
+    return -row[0]
 
 
 def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:
     """Return what is to happen after sampling; opens upscalers and, where it is needed, the distilled LoRA."""
-    space = open_upscaler(options.upscaler) if options.upscaler else None
-    if space is None and options.upscale is not None:
-        space = find_upscaler(models, options.upscale)
-    if space is not None and options.upscale not in (None, space.config.space):
-        raise SettingError(
-            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
-        )
-    time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
     stage = SecondStage(
-        tuple(file for file in (space, time) if file is not None),
+        _upscalers(options, models),
         options.refine,
         tiles_of(options),
         guidance=_refine_guidance(options, recipe),
@@ -321,6 +326,19 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
     if first or (stage.refine and refine):
         stage = replace(stage, lora=open_lora(options.distilled_lora or find_distilled_lora(models)))
     return stage
+
+
+def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFile, ...]:
+    """What enlarges the latent, first in space and then in time."""
+    space = open_upscaler(options.upscaler) if options.upscaler else None
+    if space is None and options.upscale is not None:
+        space = find_upscaler(models, options.upscale)
+    if space is not None and options.upscale not in (None, space.config.space):
+        raise SettingError(
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+        )
+    time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
+    return tuple(file for file in (space, time) if file is not None)
 
 
 def tiles_of(options: argparse.Namespace) -> TileSettings | None:
