@@ -7,8 +7,9 @@ A setting is a field of a dataclass, wherever that dataclass lives::
 Node widgets, flags of the command line, tables of help pages and API pages are all made from ``settings_of``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
@@ -111,7 +112,8 @@ class Setting:
         if isinstance(look, Number | Whole | Seed) and not look.least <= value <= look.most:
             raise SettingError(f"{self.name} is {value:g}; it must be between {look.least:g} and {look.most:g}.")
         if isinstance(look, Choice) and value not in look.words:
-            raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.")
+            hint = did_you_mean(str(value), look.words)
+            raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
 
 
 def settings_of(owner: type) -> dict[str, Setting]:
@@ -135,3 +137,9 @@ def check_settings(value: Any) -> None:
     """Raise SettingError for the first field of a dataclass instance that lies outside its limits."""
     for name, setting in settings_of(type(value)).items():
         setting.check(getattr(value, name))
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Suggest the nearest of ``options`` to a mistyped ``word``: " Did you mean ...?", or nothing."""
+    nearest = get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {nearest[0]}?" if nearest else ""

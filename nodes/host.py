@@ -20,7 +20,6 @@ from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.disk_cache import cache_folder
-<<<<<<< HEAD
 from ..ltx2_core.errors import MissingFileError
 from ..ltx2_core.health import Finding
 from ..ltx2_core.memory.machine import Machine, pinnable
@@ -28,16 +27,6 @@ from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.pipeline.local_engine import current_machine
 from ..ltx2_core.pipeline.plan import Plan
-=======
-from ..ltx2_core.health import Finding
-from ..ltx2_core.lora import LoraAdapter, Stack
-from ..ltx2_core.memory import PinnedMemory, Store
-from ..ltx2_core.memory.link import link_to
-from ..ltx2_core.memory.machine import Machine, pinnable, this_machine
-from ..ltx2_core.memory.pinned import ram
-from ..ltx2_core.memory.plan import Plan, Stage, place, refusal
-from ..ltx2_core.memory.stages import Need
->>>>>>> weights
 
 log = logging.getLogger("ltx2-av")
 
@@ -137,157 +126,6 @@ def cache_subfolder(what: str) -> Path | None:
     return None if root is None else root / what
 
 
-<<<<<<< HEAD
-=======
-class LTX2Weights(nn.Module):
-    """What a patcher takes for its model. It holds nothing but the store, once there is one."""
-
-    def __init__(self):
-        super().__init__()
-        self.store: Store | None = None
-
-
-class StorePatcher(comfy.model_patcher.ModelPatcher):
-    """What the host may know and ask of weights that a store moves: size, how much is on the card, shrink.
-
-    ``ceiling`` is how many bytes the running stage wants of the card at most; None is the whole network.
-    """
-
-    ceiling: int | None = None
-
-    @property
-    def store(self) -> Store | None:
-        return self.model.store
-
-    def model_size(self) -> int:
-        if self.store is None:
-            return 0
-        return self.store.wanted_bytes if self.ceiling is None else min(self.ceiling, self.store.wanted_bytes)
-
-    def loaded_size(self) -> int:
-        return self.store.card_bytes if self.store else 0
-
-    def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.loaded_size() else self.offload_device
-
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
-        if self.store is None:
-            return 0
-        before = self.loaded_size()
-        budget = max(0, int(before + extra_memory))  # may be negative, or 1e32
-        self.store.set_budget(budget if self.ceiling is None else min(budget, self.ceiling))
-        return self.loaded_size() - before
-
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        freed = self.store.shrink(int(memory_to_free)) if self.store else 0
-        if freed:
-            mm.soft_empty_cache()
-        return freed
-
-    def detach(self, unpatch_all=True) -> nn.Module:
-        if unpatch_all and self.store:  # otherwise this entry is only being replaced by a clone
-            self.store.release()
-        return self.model
-
-
-class Network:
-    """One network of a model: built when it is first used, then kept, and known to the host by its patcher.
-
-    Of each kind named in ``ALONE`` only one is kept at a time, because two would not fit into the memory of most
-    machines; building the next one gives up the last one.
-    """
-
-    ALONE = ("transformer", "text_encoder")
-    _known: ClassVar[WeakSet["Network"]] = WeakSet()
-
-    def __init__(self, name: str, role: str, dtype: torch.dtype, build: Callable[[], nn.Module], source: str):
-        self.name, self.dtype, self.device = name, dtype, device_for(role)
-        self._build, self._source = build, source
-        self.patcher = StorePatcher(LTX2Weights(), self.device, torch.device("cpu"))
-        self._take(())
-        self._known.add(self)
-
-    def with_loras(self, loras: Stack) -> "Network":
-        """The same weights, which run with ``loras``."""
-        other = copy(self)
-        other._take(loras)
-        return other
-
-    def _take(self, loras: Stack) -> None:
-        self._loras = loras
-        self._adapted: WeakKeyDictionary[nn.Module, LoraAdapter] = WeakKeyDictionary()
-
-    def adapted(self) -> LoraAdapter:
-        """What the LoRAs do to the network as it is built now."""
-        network = self.built().network
-        if network not in self._adapted:
-            # On a CPU weights lie where they are used, and a changed one would be a second copy.
-            fuse = not mm.is_device_cpu(self.device)
-            self._adapted[network] = LoraAdapter(network, self._loras, self.name, fuse=fuse)
-        return self._adapted[network]
-
-    def at(self, sigma: float, step: int) -> None:
-        """From now on the schedules of LoRAs are at this moment of a run."""
-        self.adapted().set_moment(sigma, step)
-
-    def built(self) -> Store:
-        """The store of the network, which is built now if it has not been before."""
-        weights = self.patcher.model
-        if weights.store is None:
-            if self.name in self.ALONE:
-                self._forget_others()
-            network = self._build()
-            for block in _blocks(network):
-                block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-            weights.store = Store(network, self.device, link=link_to(self.device, PINNED))
-            dtype = str(self.dtype).removeprefix("torch.")
-            size = weights.store.wanted_bytes / 1e6
-            log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._source, dtype, self.device, size)
-        return weights.store
-
-    def _forget_others(self) -> None:
-        for other in list(self._known):
-            if other.name == self.name and other.patcher.model.store is not None:
-                other.patcher.model.store.release()
-                other.patcher.model.store = None
-        gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
-
-
-@contextmanager
-def use(*networks: Network, need: Need, plan: Plan | None = None) -> Iterator[list[Any]]:
-    """The networks, ready to run the stage whose ``need`` this is; the first gets what the others leave.
-
-    Never takes more than ``plan`` allows. Raises ValueError if the stage does not fit the card.
-    """
-    stores, adapted = [network.built() for network in networks], [network.adapted() for network in networks]
-    need = replace(need, inputs=need.inputs + sum(each.card_bytes for each in adapted))
-    for store, each in zip(stores, adapted):
-        store.patch(each.weight_patches)
-    first, *others = networks
-    if (stage := _placed(first.device, need, plan)) is None:
-        first.patcher.ceiling = None
-    else:
-        stores[0].stream_by(stage.unit, stage.slots or 2)
-        first.patcher.ceiling = stage.weight_budget - sum(network.patcher.model_size() for network in others)
-    mm.load_models_gpu([network.patcher for network in networks], memory_required=need.scratch)
-    with ExitStack() as stack:
-        for each in adapted:
-            stack.enter_context(each.attached())
-        yield [stack.enter_context(store.use()) for store in stores]
-
-
-def _placed(device: torch.device, need: Need, plan: Plan | None) -> Stage | None:
-    """Where the weights of a stage will be; None on a CPU, where they are used where they lie."""
-    if mm.is_device_cpu(device):
-        return None
-    available = room(device, plan)
-    stage = place(need, machine(device), available, may_pin(plan))
-    if stage is None:
-        raise ValueError(refusal(need, available))
-    return stage
-
-
->>>>>>> weights
 def patcher_of(network: Any) -> comfy.model_patcher.ModelPatcher:
     """Return the patcher of a network of the host's own; older loaders hand out the network itself, which keeps one."""
     if isinstance(network, comfy.model_patcher.ModelPatcher):

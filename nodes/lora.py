@@ -96,36 +96,11 @@ class LoadLoraAdvanced(io.ComfyNode):
         return _stamp(lora)
 
     @classmethod
-<<<<<<< HEAD
     def execute(cls, model: LoadedModel, lora: str, **strengths: Any) -> io.NodeOutput:
         """Add the LoRA."""
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
         return io.NodeOutput(_added(cls, model, (lora, settings_from(Strengths, strengths))))
-=======
-    def execute(
-        cls,
-        model: LoadedModel,
-        lora: str,
-        strength: float,
-        video: float,
-        audio: float,
-        audio_to_video: float,
-        video_to_audio: float,
-        text: float = 1.0,
-        blocks: str = "all",
-        schedule: str = "constant",
-        schedule_over: str = "sigmas",
-    ) -> io.NodeOutput:
-        strengths = Strengths(
-            strength,
-            *(video, audio, audio_to_video, video_to_audio, text),
-            blocks=stack.parse_blocks(blocks, model.models.layers),
-            schedule=stack.parse_schedule(schedule),
-            schedule_over=schedule_over,
-        )
-        return io.NodeOutput(_added(cls, model, (lora, strengths)))
->>>>>>> weights
 
 
 class LoraStack(io.ComfyNode):

@@ -6,7 +6,6 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-<<<<<<< HEAD
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
@@ -32,28 +31,6 @@ from .inputs import (
     settings_from,
     widgets,
     windows_input,
-=======
-from ..ltx2_core.conditioning import prepare
-from ..ltx2_core.conditioning.given import STREAMS
-from ..ltx2_core.disk_cache import DiskCache, fingerprint
-from ..ltx2_core.generate import OnStep, needs_negative, sample
-from ..ltx2_core.health import latent_findings
-from ..ltx2_core.latents import NOISE_ORDERS
-from ..ltx2_core.long import extent, sample_clip
-from ..ltx2_core.lora.stack import stack_identity
-from ..ltx2_core.memory import stages
-from ..ltx2_core.memory.plan import Plan
-from ..ltx2_core.sampling import (
-    NEUTRAL,
-    SAMPLERS,
-    SCHEDULES,
-    AnyGuidance,
-    Guidance,
-    Step,
-    ltx2,
-    passes_needed,
-    schedules,
->>>>>>> weights
 )
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
@@ -240,89 +217,10 @@ class LongVideo(io.ComfyNode):
             ],
         )
 
-<<<<<<< HEAD
     @classmethod
     def execute(cls, resume: bool = True, **windowing: Any) -> io.NodeOutput:
         """Say how the clip is cut."""
         return io.NodeOutput(LongClipPlan(Windowing(**windowing), resume))
-=======
-        both = [getattr(guidance, name) if name in state.free else NEUTRAL for name in STREAMS]
-        guided = needs_negative(sampler, *both)
-        if guided and negative is None:
-            raise ValueError(
-                f"{_why_negative(sampler, *both)}, but there is no negative prompt: connect one, or set the scales "
-                "to 1."
-            )
-        if model.models.distilled and len(passes_needed(both)) > 1:
-            host.say(cls.hidden.unique_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
-        taken, cut = schedules.part(sigmas.tolist(), start_step, end_step or None), []
-        prompts = [(0.0, positive), *(windows.segments if windows else ())]
-        script = [Segment(start, str(number)) for number, (start, _) in enumerate(prompts)]
-        encoded = {each.prompt: contexts(model, prompt) for each, (_, prompt) in zip(script, prompts)}
-        unwanted = contexts(model, negative) if guided and negative is not None else None
-        if windows is not None:
-            if start_step or end_step or not add_noise:
-                raise ValueError(
-                    "Windows are made from beginning to end: set start_step and end_step to 0, add_noise on."
-                )
-            cut = windows.windowing.cut(shape.frames, rate)
-
-        transformer = model.network("transformer")
-        passes = passes_needed(both, len(begin.streams()) == 2, SAMPLERS[sampler].needs_negative)
-        size, steps = extent(state, cut), (len(taken) - 1) * max(1, len(cut))
-        if batched_passes and "negative" in passes:  # as if all passes were as large as the one for both prompts
-            size, passes = replace(size, batch=2 * size.batch), [name for name in passes if name != "negative"]
-        need = stages.sampling(model.blueprint(), size, tuple(passes), steps)
-        last = latent.get(LAST_STEP)
-        final: Step | None = None
-
-        def shown(window: int) -> OnStep:
-            def on_step(done: int, total: int, step: Step) -> None:
-                nonlocal final
-                final = step
-                watch(window * (len(taken) - 1) + done, steps, step)
-
-            return on_step
-
-        with host.use(transformer, *preview.networks(model, begin), need=need, plan=plan) as (network, *decoder):
-            watch = preview.watch(cls.hidden.unique_id, model, rate, steps, *decoder)
-            make = partial(
-                sample,
-                network,
-                fps=rate,
-                sigmas=taken,
-                negative=unwanted,
-                video=both[0],
-                audio=both[1],
-                sampler=sampler,
-                noise_order=noise_order,
-                add_noise=add_noise,
-                first_step=start_step,
-                last=None if last is None else last.to(transformer.device),
-                batched=batched_passes,
-                dtype=transformer.dtype,
-                at=transformer.at,
-            )
-            settings = (
-                *(model.models.files, stack_identity(model.loras), taken, both, sampler, seed, noise_order),
-                *(transformer.dtype, unwanted),
-            )
-            folder = host.kept("windows") if windows is not None and windows.resume else None
-            result = sample_clip(
-                make,
-                *(begin.to(transformer.device), given, rate, script, encoded, seed, shown),
-                *(
-                    None if windows is None else windows.windowing,
-                    cut,
-                    DiskCache(folder, fingerprint(*settings), "window"),
-                ),
-            )
-        if taken[-1] == 0:
-            host.tell(cls.hidden.unique_id, latent_findings(result, "sampling"))
-        unfinished = None if taken[-1] == 0 or windows is not None else final
-        kept = {"fps": rate, LAST_STEP: None if unfinished is None else unfinished.to("cpu")}
-        return io.NodeOutput(renewed(latent | kept, result.map(host.handed_out)))
->>>>>>> weights
 
 
 class SegmentNode(io.ComfyNode):

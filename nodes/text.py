@@ -7,12 +7,7 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint.text_cache import text_cache
 from ..ltx2_core.lora.stack import text_identity
-<<<<<<< HEAD
 from ..ltx2_core.pipeline.encode_text import read_features
-=======
-from ..ltx2_core.memory import stages
-from ..ltx2_core.memory.plan import Plan
->>>>>>> weights
 from ..ltx2_core.sampling.recipes import NEGATIVE
 from . import host
 from .engine import HostEngine, LoadedGemma, LoadedModel
@@ -80,23 +75,10 @@ class GemmaTextEncode(io.ComfyNode):
         keep_encoded: bool = True,
         plan: Any = None,
     ) -> io.NodeOutput:
-<<<<<<< HEAD
         """Encode both prompts."""
         encoded = _features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
         return io.NodeOutput(positive, negative_features)
-=======
-        prompts, dtype, components = [prompt, negative], gemma.network.dtype, ["text_features"]
-        lora_identity = text_identity(model.loras, components)
-        kept = text_cache(keep_encoded, model.models, gemma.files, dtype, components, lora_identity)
-        found = [kept.find(each) for each in prompts]
-        encoded = [each["features"] for each in found if each is not None]
-        if len(encoded) < len(prompts):
-            encoded = _encoded(model, gemma, prompts, plan)
-            for each, features in zip(prompts, encoded):
-                kept.keep(each, features=features)
-        return io.NodeOutput(*([[host.handed_out(each), {UNPROCESSED: True}]] for each in encoded))
->>>>>>> weights
 
 
 def _features(engine: HostEngine, prompts: list[str], keep: bool) -> list[Tensor]:

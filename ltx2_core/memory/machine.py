@@ -12,11 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-<<<<<<< HEAD
-=======
-from ..disk_cache import write_atomically
-from ..quantization import FORMATS
->>>>>>> weights
 from ..disk_cache import write_atomically
 from .pinned import kept_free, ram
 from .trace import Cost
@@ -171,11 +166,7 @@ def _probe(name: str, device: torch.device, file: Path | None, scaled_product: S
         return work * _runs_per_second(run, device)
 
     matrix = torch.randn(side, side, device=device, dtype=dtype)
-<<<<<<< HEAD
     multiply8 = scaled_product(matrix) if card and scaled_product is not None else None
-=======
-    product8 = FORMATS["fp8"].scaled_product(matrix) if card else None
->>>>>>> weights
     clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
@@ -185,11 +176,7 @@ def _probe(name: str, device: torch.device, file: Path | None, scaled_product: S
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
         products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
-<<<<<<< HEAD
         products8=products if multiply8 is None else rate(2 * side**3, multiply8),
-=======
-        products8=rate(2 * side**3, product8) if product8 else products,
->>>>>>> weights
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
         attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
         bandwidth=rate(2 * size, block.clone),

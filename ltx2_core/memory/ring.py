@@ -80,7 +80,7 @@ class Ring:
         self.running = unit
         if unit.place is None:
             self._send_from(unit)
-            slot = self.slots.pop(unit)  # nobody shall find it there if its patches fail half-way
+            slot = self.slots.pop(unit)  # nobody shall find it there if its changes fail half-way
             install(unit, slot, self.link)
             self.slots[unit] = slot
 
@@ -167,7 +167,7 @@ class Ring:
 
 
 def install(unit: Unit, slot: Slot, link: Link) -> None:
-    """From now on the unit is used in this slot, with its patches applied."""
+    """From now on the unit is used in this slot, with its changes made."""
     link.arrive(unit, slot)
     try:
         unit.apply_patches(slot)

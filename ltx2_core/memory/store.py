@@ -15,11 +15,7 @@ from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_units, names_of, partitions_of
 from .placement import Placement
 from .ring import Link, Ring, install
-<<<<<<< HEAD
 from .unit import Patch, Unit
-=======
-from .unit import MappedFile, Patch, Unit, mapped_files
->>>>>>> weights
 
 _log = logging.getLogger(__name__)
 
@@ -55,19 +51,11 @@ class Store:
         self.unit = BLOCK
         self.slots = slots
         self._link = link or link_to(self.device)
-<<<<<<< HEAD
         self._partitions = partitions_of(network)
         self._rings = {unit: Ring(each.units, self._link, slots) for unit, each in self._partitions.items()}
         self._patches: Mapping[str, Patch] = {}
         self._patched: Mapping[str, Patch] = {}  # those that the units carry
         self._chunks: dict[FeedForward, int] = {}  # tokens at a time, as they were before memory ran out
-=======
-        self._cuts = cuts(network)
-        self._rings = {unit: Ring(cut.units, self._link, slots) for unit, cut in self._cuts.items()}
-        self._patches: Mapping[str, Patch] = {}
-        self._made: Mapping[str, Patch] = {}  # those that the units have
-        self._chunks: dict[FeedForward, int] = {}  # as they were before memory ran out
->>>>>>> weights
         self._users = 0
         self._ready = False
 
@@ -150,11 +138,7 @@ class Store:
             _log.warning("Only %s of %s fit on %s", _gb(self.budget), _gb(self.wanted_bytes), self.device)
 
     def patch(self, patches: Mapping[str, Patch]) -> None:
-<<<<<<< HEAD
         """Run the network with these patches, and no others, from the next use on.
-=======
-        """From the next use on the network runs with these patches of its weights, and no others.
->>>>>>> weights
 
         Args:
             patches: by the name of a parameter, a function that changes a tensor in place on the device. It is called
@@ -164,17 +148,10 @@ class Store:
             SettingError: if the network has no parameter of such a name.
         """
         if patches is not self._patches:
-<<<<<<< HEAD
             known = set(names_of(self.network).values())
             if unknown := [name for name in patches if name not in known]:
                 names = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
                 raise SettingError(f"Weights are to be changed that the network does not have: {names}.")
-=======
-            known = set(_names(self.network).values())
-            if unknown := [name for name in patches if name not in known]:
-                found = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
-                raise ValueError(f"Weights are to be changed that the network does not have: {found}.")
->>>>>>> weights
             self._patches = patches
 
     def shrink(self, nbytes: int) -> int:
@@ -206,15 +183,9 @@ class Store:
             if self._users == 0:
                 self._end()
 
-<<<<<<< HEAD
     def _apply_patches(self) -> None:
         """Drop units whose patches have changed, so that their next copies carry the new ones."""
         if self._patched is self._patches:
-=======
-    def _renew(self) -> None:
-        """Units that are to have other patches than before leave the device."""
-        if self._made is self._patches:
->>>>>>> weights
             return
         names = names_of(self.network)
         for partition in self._partitions.values():
@@ -224,11 +195,7 @@ class Store:
                 if patches != unit.patches:
                     self._drop(unit)
                     unit.patches = patches
-<<<<<<< HEAD
         self._patched = self._patches
-=======
-        self._made = self._patches
->>>>>>> weights
 
     def _stand_ready(self) -> None:
         """Bring what stays, and let link and modules know what is streamed."""

@@ -15,11 +15,7 @@ from torch import Tensor
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
 
-<<<<<<< HEAD
 Patch = Callable[[Tensor], object]  # changes a weight in place
-=======
-Patch = Callable[[Tensor], object]  # of a weight, in place
->>>>>>> weights
 
 
 class MappedFile(NamedTuple):
@@ -43,11 +39,7 @@ class Slot:
     nbytes: int
     buffer: Tensor | None = None
     start: int = 0  # in the memory that the slot is a piece of
-<<<<<<< HEAD
     patched: bool = False  # whether the changes of the unit in it have been made
-=======
-    patched: bool = False  # whether the patches of the unit in it have been made
->>>>>>> weights
     # What a link with streams keeps: when the bytes may come, when they have come, who brings them.
     free: Any = None
     ready: Any = None
@@ -110,11 +102,7 @@ class Unit:
             tensor.data = as_dtype[home.dtype][start : start + home.numel()].view(home.shape)
 
     def apply_patches(self, slot: Slot) -> None:
-<<<<<<< HEAD
         """Make the changes, unless the copy in ``slot``, which is bound, has them."""
-=======
-        """Make the patches, unless the copy in ``slot``, which is bound, has them."""
->>>>>>> weights
         if not slot.patched:
             for index, patch in self.patches.items():
                 patch(self.tensors[index].data)

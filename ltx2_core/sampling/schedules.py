@@ -174,21 +174,24 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The settings of a schedule, for every surface."""
+    """The settings of a schedule, for every surface.
+
+    ``steps`` and ``schedule`` are None where the recipe of the model decides; without one they are 20 and ltx2.
+    """
 
     steps: Annotated[
-        int,
-        Whole(1, 200),
+        int | None,
+        Whole(1, 200, shown=20),
         "How many steps. More take longer and give cleaner detail; the official models use 40 (2.0) and 30 (2.3). The "
         "distilled schedules have their own number.",
-    ] = 20
+    ] = None
     schedule: Annotated[
-        str,
-        Choice((*SCHEDULES, CUSTOM)),
+        str | None,
+        Choice((*SCHEDULES, CUSTOM), shown="ltx2"),
         "ltx2 for the dev models and the miniature; distilled for distilled models (8 steps, with all scales at 1); "
         "distilled_refine for a second pass over a finished latent (3 steps); linear_quadratic, beta and simple for "
         "comparison with other workflows; custom takes the list below.",
-    ] = "ltx2"
+    ] = None
     max_shift: Annotated[
         float,
         Number(0, 10, 0.01, advanced=True),
@@ -226,12 +229,13 @@ class ScheduleSettings:
         Raises:
             SettingError: For settings that make no schedule.
         """
-        if self.schedule == CUSTOM:
+        name = self.schedule or "ltx2"
+        if name == CUSTOM:
             return custom(self.custom_sigmas)
-        if self.schedule in FIXED:
-            return list(FIXED[self.schedule])
-        make: Schedule = SCHEDULES[self.schedule]
-        if self.schedule == "ltx2":
+        if name in FIXED:
+            return list(FIXED[name])
+        make: Schedule = SCHEDULES[name]
+        if name == "ltx2":
             make = partial(
                 ltx2,
                 tokens=4096 if tokens is None else tokens,
@@ -239,13 +243,13 @@ class ScheduleSettings:
                 base_shift=self.base_shift,
                 terminal=self.terminal,
             )
-        return with_strength(make, self.steps, self.denoise)
+        return with_strength(make, self.steps or 20, self.denoise)
 
     @property
     def note(self) -> str:
         """A sentence for the user where a setting has no effect, else empty."""
-        fixed = FIXED.get(self.schedule)
-        if fixed is None or self.steps == len(fixed) - 1:
+        fixed = FIXED.get(self.schedule or "ltx2")
+        if fixed is None or self.steps in (None, len(fixed) - 1):
             return ""
         return f"{self.schedule} has {len(fixed) - 1} steps; {self.steps} is ignored"
 

@@ -5,12 +5,10 @@ from importlib import import_module
 
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core import latents, run, tiny
-from ltx2_core.__main__ import _parser, main
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
 from ltx2_core.conditioning.conditions import (
     AudioSource,
@@ -28,7 +26,6 @@ from ltx2_core.conditioning.conditions import (
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
-from ltx2_core.flags import joined, read_material, read_segments
 from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
@@ -367,78 +364,3 @@ def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatc
     monkeypatch.setattr("ltx2_core.run.build", None)
     with pytest.raises(ValueError, match=sentence):
         make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))
-
-
-# The command line
-
-
-@pytest.fixture
-def film(tmp_path):
-    return write_video(tmp_path / "film.mp4", [FRAMES], FPS, SOUND.waveform[:, :33_000], 24_000)
-
-
-@pytest.fixture
-def silent(tmp_path):
-    return write_video(tmp_path / "silent.mp4", [FRAMES], FPS)
-
-
-def material(*flags):
-    words = ["generate", "--output", "x.mp4", *map(str, flags)]
-    return read_material(_parser().parse_args(joined(words)))
-
-
-def test_pictures_on_the_command_line(tmp_path):
-    path = tmp_path / "a:b.png"
-    Image.new("RGB", (8, 6)).save(path)
-    conditions = material("--image", f"0:{path}", "--image", f"-1:{path}:0.5", "--compression", 0).conditions
-    assert [(each.frame, each.strength, each.compression) for each in conditions] == [(0, 1, 0), (-1, 0.5, 0)]
-    with pytest.raises(ValueError, match="write FRAME:PATH"):
-        material("--image", path)
-
-
-def test_a_source_says_size_length_and_rate(film, silent):
-    found = material("--source", film, "--retake", "0.5:1", "--only", "sound")
-    assert (found.width, found.height, found.frames, found.fps) == (96, 64, 33, 24)
-    begin, retake = found.conditions
-    assert begin.audio is not None and (retake.start, retake.end, retake.streams) == (0.5, 1, "sound")
-    begin, retake = material("--source", silent, "--retake", "0.5:1").conditions
-    assert begin.audio is None and retake.among == ("video",)
-    assert material("--video", film, "--seconds", 1).frames == 25
-    assert material("--video", film, "--fps", 12).frames == 17
-
-
-def test_segments_in_a_file(tmp_path):
-    path = tmp_path / "segments.txt"
-    path.write_text("# a story\n0 a red ball\n\n2.5: a green ball\n")
-    assert read_segments(path) == [Segment(0, "a red ball"), Segment(2.5, "a green ball")]
-    assert material("--segments", path).windowing == Windowing()
-    path.write_text("a red ball")
-    with pytest.raises(ValueError, match=r"Line 1 of segments.txt is 'a red ball'; write seconds"):
-        read_segments(path)
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--audio", "{silent}"], "silent.mp4 is a video without sound"),
-        (["--source", "{film}", "--retake", "1:1"], "it must end after its beginning"),
-        (["--source", "{film}", "--retake", "1"], "write START:END"),
-        (["--retake", "0:1"], "say which, with --source FILE"),
-        (["--sound-only"], "must be a .wav or .flac file"),
-        (["--source", "{sound}"], "has sound but no pictures"),
-    ],
-)
-def test_flags_that_cannot_be(film, silent, tmp_path, capsys, flags, sentence):
-    from ltx2_core.media import write_audio
-
-    sound = write_audio(tmp_path / "sound.wav", SOUND.waveform, 24_000)
-    words = [each.format(film=film, silent=silent, sound=sound) for each in flags]
-    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "x.mp4"), *words]) == 2
-    assert sentence in capsys.readouterr().err
-
-
-def test_the_command_line_changes_a_part_of_a_film(film, tmp_path, capsys):
-    target = tmp_path / "changed.mp4"
-    flags = ["--source", str(film), "--retake", "0.5:1", "--steps", "1"]
-    assert main(["generate", "--prompt", "x", "--output", str(target), *flags]) == 0
-    assert target.is_file()

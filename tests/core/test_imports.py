@@ -37,7 +37,6 @@ ALLOWED = {
     "sampling": GROUND | NETWORKS | {"conditioning"},
     "health": GROUND,
     "media": {"errors"},
-    "progress": set(),
     # The whole story, and who tells it.
     "tiny": GROUND | NETWORKS | WEIGHTS,
     "mini": GROUND | NETWORKS | WEIGHTS | PROCESS | {"generate"},
@@ -46,13 +45,11 @@ ALLOWED = {
     "long": GROUND | NETWORKS | WEIGHTS | PROCESS,
     "refine": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run"},
     "generate": GROUND | NETWORKS | WEIGHTS | PROCESS | {"run", "encoding", "long", "refine"},
-    "flags": GROUND | NETWORKS | WEIGHTS | PROCESS | {"long"},
+    "settings": GROUND | {"sampling", "conditioning", "lora", "video_vae", "checkpoint", "quantization", "_pending"},
+    "_pending": GROUND | NETWORKS | WEIGHTS | PROCESS | {"generate", "long", "refine"},
+    "cli": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate", "refine", "settings", "_pending"},
     "__init__": GROUND | NETWORKS | WEIGHTS | PROCESS | {"tiny", "generate"},
-    "__main__": GROUND
-    | NETWORKS
-    | WEIGHTS
-    | PROCESS
-    | {"tiny", "mini", "inspect", "generate", "flags", "long", "refine", "progress", "__init__"},
+    "__main__": {"cli"},
 }
 
 # What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported

@@ -1,6 +1,9 @@
-"""Progress bars on a terminal: steps, time left, memory."""
+"""What a terminal shows while a command works: progress bars (steps, time left, memory) and lines beside them."""
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ class Bars:
             self._bar.close()
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of ``stage`` are finished."""
+        """Show that ``done`` of ``total`` steps of ``stage`` are finished."""
         if stage != self._stage:
             self.__exit__()
             self._stage, self._bar = stage, tqdm(total=total, desc=stage, file=sys.stderr)
@@ -31,7 +34,34 @@ class Bars:
 
     def say(self, sentence: object) -> None:
         """Write a line that no bar overwrites."""
-        tqdm.write(str(sentence), file=sys.stderr)
+        write_line(sentence)
+
+
+def write_line(sentence: object) -> None:
+    """Write a line on stderr that no bar overwrites."""
+    tqdm.write(str(sentence), file=sys.stderr)
+
+
+class TerminalLog(logging.Handler):
+    """Writes what the library logs as plain lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message of ``record``."""
+        write_line(self.format(record))
+
+
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Show what the library logs, from the level INFO on, for as long as a command works."""
+    log, handler = logging.getLogger(__package__.rpartition(".")[0]), TerminalLog()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def _memory() -> str:

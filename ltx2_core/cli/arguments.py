@@ -1,0 +1,357 @@
+"""From parsed flags to a request: files are probed and read, and what a video says fills in size, length and rate."""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._pending import Tiling
+from ..checkpoint import Models
+from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
+from ..conditioning.conditions import (
+    AudioSource,
+    Condition,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
+    Picture,
+    ReferenceAudio,
+    ReferenceVideo,
+    VideoSource,
+)
+from ..errors import SettingError
+from ..generate import recipe_of
+from ..geometry import exact_fps, floor_frames, nearest_size
+from ..latents import STREAMS
+from ..lora import Stack, compare, open_lora
+from ..media import probe, read_picture, read_video
+from ..refine import find_distilled_lora
+from ..sampling import (
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    Recipe,
+    ScheduleSettings,
+    StreamGuidance,
+    TileSettings,
+)
+from ..sampling.schedules import CUSTOM
+from ..sampling.windows import Windowing
+from ..settings import (
+    ClipSettings,
+    LongClip,
+    Request,
+    Resources,
+    SamplingSettings,
+    SecondStage,
+)
+from . import syntax
+from .parser import given
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+_log = logging.getLogger(__name__)
+
+
+def request_of(options: argparse.Namespace, models: Models) -> Request:
+    """Build the request that the flags of ``generate`` describe.
+
+    Args:
+        options: from ``parser.parse``.
+        models: the opened files that the clip is made with; their recipe is what flags of guidance change.
+
+    Raises:
+        LTX2Error: files that are missing or cannot be read, and settings that cannot be.
+    """
+    check_combinations(options)
+    loras = read_loras(options.lora, models)
+    recipe = recipe_of(models, options.hq)
+    clip, videos = read_clip(options)
+    long = long_of(options)
+    if options.prompt is None and (long is None or not long.segments):
+        raise SettingError(
+            "There is no prompt: say what is to be seen and heard with --prompt, or with --segments FILE."
+        )
+    return Request(
+        options.prompt or (long.segments[0].prompt if long is not None else ""),
+        options.negative,
+        clip=clip,
+        conditions=tuple(read_conditions(options, clip, videos, loras)),
+        schedule=schedule_of(options),
+        sampling=SamplingSettings(**given(options, SamplingSettings)),
+        guidance=guidance_of(options, recipe),
+        long=long,
+        second=second_stage_of(options, models, recipe),
+        tiling=tiling_of(options),
+        loras=loras,
+        hq=options.hq,
+        resources=Resources(**given(options, Resources)),
+    )
+
+
+def check_combinations(options: argparse.Namespace) -> None:
+    """Refuse flags that do not go together. Raises SettingError."""
+    if options.sound_only and options.picture_only:
+        raise SettingError("--sound-only and --picture-only leave nothing: give one of them.")
+    if options.sound_only and options.output.suffix.lower() not in (".wav", ".flac"):
+        raise SettingError(f"--sound-only makes no picture, so {options.output.name} must be a .wav or .flac file.")
+    if (options.retake or options.mask) and not options.source:
+        raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
+    asked = given(options, ClipSettings)
+    if "frames" in asked and asked.get("seconds"):
+        raise SettingError("--frames and --seconds both say how long the clip is: give one of them.")
+    if len(options.reference_mask) > len(options.reference_video):
+        raise SettingError(
+            f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
+            "--reference-video: give a mask only for a reference."
+        )
+
+
+def read_loras(written: list[str], models: Models) -> Stack:
+    """Open the LoRAs that are ``written`` with their strengths, and log how each fits ``models``."""
+    loras = []
+    for text in written:
+        path, strengths = syntax.parse_lora(text, models.layers)
+        lora = open_lora(path)
+        _log.info(compare(lora, models).line)
+        loras.append((lora, strengths))
+    return tuple(loras)
+
+
+def schedule_of(options: argparse.Namespace) -> ScheduleSettings:
+    """Return the settings of the schedule; --sigmas alone means the custom one."""
+    settings = given(options, ScheduleSettings)
+    if "custom_sigmas" in settings and settings.setdefault("schedule", CUSTOM) != CUSTOM:
+        raise SettingError(f"--sigmas take the place of a schedule: leave out --schedule {settings['schedule']}.")
+    return ScheduleSettings(**settings)
+
+
+def tiling_of(options: argparse.Namespace) -> Tiling | None:
+    """Return the tiles to decode in; None for those that the memory allows."""
+    settings = given(options, Tiling)
+    return Tiling(**settings) if settings and settings.get("tile_size") != 0 else None
+
+
+def long_of(options: argparse.Namespace) -> LongClip | None:
+    """Return how a long clip is made; None for a clip that is made at once."""
+    segments = tuple(syntax.read_segments(options.segments)) if options.segments else ()
+    windows = given(options, Windowing)
+    if "window" not in windows and not segments:
+        return None
+    return LongClip(Windowing(**windows), segments, options.resume)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The video files that a clip has its size and length from."""
+
+    source: VideoSource | None  # what is changed or continued
+    kept: VideoSource | None  # what sound is made for
+
+
+def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
+    """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
+    videos = Videos(_video_source(options.source), _video_source(options.video))
+    film = videos.source or videos.kept
+    fps = exact_fps(options.fps or (probe(_path(film)).fps if film else None) or 24)
+    clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options))
+    if clip.seconds:
+        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.length)
+    return (clip if film is None else _fitted(clip, film)), videos
+
+
+def _streams(options: argparse.Namespace) -> str:
+    if options.sound_only:
+        return "sound only"
+    return "picture only" if options.picture_only else "picture and sound"
+
+
+def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
+    """``clip`` with the size and length of ``film`` where it has none."""
+    width, height = film.size()
+    clip = replace(
+        clip,
+        width=clip.width or nearest_size(width),
+        height=clip.height or nearest_size(height),
+        frames=clip.length or floor_frames(film.count(clip.fps)),
+        seconds=None,
+    )
+    name = _path(film).name
+    _log.info("%s as %d x %d, %d frames at %g fps.", name, clip.width, clip.height, clip.frames, float(clip.fps))
+    return clip
+
+
+def _video_source(text: str | None) -> VideoSource | None:
+    if text is None:
+        return None
+    path, part = syntax.parse_file(text, "start", "seconds")
+    return VideoSource(path, **part)
+
+
+def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack) -> list[Condition]:
+    """Return all that is given, in the order in which it applies.
+
+    Args:
+        options: the parsed flags.
+        clip: for the length of masks.
+        videos: of this clip, from ``read_clip``.
+        loras: they know how much smaller a reference they want.
+    """
+    conditions: list[Condition] = []
+    begin = None if videos.source is None else _init_clip(videos.source)
+    if begin is not None:
+        conditions.append(begin)
+    conditions += [read_image(text, options.compression) for text in options.image]
+    if options.audio:
+        conditions.append(KeepAudio(_audio_source(options.audio), options.audio_noise))
+    if videos.kept is not None:
+        conditions.append(KeepVideo(videos.kept))
+    conditions += [_reference_audio(text) for text in options.reference_audio]
+    masks = [*options.reference_mask, *[None] * len(options.reference_video)]
+    conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
+    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]
+
+
+def _init_clip(video: VideoSource) -> InitClip:
+    """The clip that is changed or continued, with its sound if it has any."""
+    path = _path(video)
+    if probe(path).has_audio:
+        return InitClip(video, AudioSource.of(path, video.start, video.seconds))
+    _log.info("%s is a video without sound, so all of the sound is made.", path.name)
+    return InitClip(video)
+
+
+def _changes(options: argparse.Namespace, clip: ClipSettings, has_sound: bool) -> list[Condition]:
+    """What is made anew of a clip that begins as another one."""
+    changes: list[Condition] = []
+    if options.retake:
+        streams = options.only or "picture and sound"
+        changes.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
+    if options.mask:
+        mask = read_mask(options.mask, clip.fps, clip.length)
+        changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
+    return changes
+
+
+def _path(video: VideoSource) -> Path:
+    return Path(str(video.source))
+
+
+def read_image(text: str, compression: int | None) -> Picture:
+    """Read the picture of an --image flag; ``compression`` holds where the flag says nothing else."""
+    written = syntax.parse_picture(text)
+    crf = compression if written.compression is None else written.compression
+    return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
+
+
+def _audio_source(text: str) -> AudioSource:
+    path, part = syntax.parse_file(text, "start", "seconds")
+    return AudioSource.of(path, **part)
+
+
+def _reference_audio(text: str) -> ReferenceAudio:
+    path, part = syntax.parse_file(text, "strength", "start", "seconds")
+    strength = part.pop("strength", 1.0)
+    return ReferenceAudio(AudioSource.of(path, **part), strength)
+
+
+def _reference_video(text: str, mask: Path | None, loras: Stack) -> ReferenceVideo:
+    names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
+    path, part = syntax.parse_file(text, *names)
+    usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
+    source = {name: part.pop(name) for name in ("start", "seconds") if name in part}
+    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
+    return ReferenceVideo(VideoSource(path, **source), mask=None if mask is None else read_mask(mask), **settings)
+
+
+def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
+    """Read how white a picture or a video is, (1 or F, H, W) in 0..1.
+
+    Args:
+        path: of the picture or video.
+        fps: the rate at which a video is read; None for its own.
+        frames: how many of them, at most.
+    """
+    if path.suffix.lower() in PICTURES:
+        return read_picture(path).mean(-1)
+    rate = fps or probe(path).fps or Fraction(24)
+    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames)])
+
+
+def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
+    """Return the recipe's guidance with what was asked for; the flag of a stream counts before the common one."""
+    streams: dict[str, AnyGuidance] = {}
+    for stream in STREAMS:
+        own = {**given(options, Guidance), **given(options, Guidance, f"{stream}.")}
+        changes = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        streams[stream] = with_rows(replace(getattr(recipe, stream), **changes), options.guidance_up_to, stream)
+    return StreamGuidance(**streams)
+
+
+def with_rows(base: Any, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuidance:
+    """Return ``base`` with the changes that ``rows`` make to a stream up to their noise levels.
+
+    The lower a row's sigma, the more rows count there: each changes what holds above it.
+    """
+    own = [row for row in rows if stream in row.streams]
+    for row in (row for row in own if row.sigma is None):
+        base = replace(base, **row.changes)
+    table = {1.0: base}
+    for sigma, changes in sorted(((row.sigma, row.changes) for row in own if row.sigma is not None), key=_descending):
+        base = replace(base, **changes)
+        table[min(1.0, sigma)] = base
+    return GuidanceBySigma(tuple(table.items())) if len(table) > 1 else table[1.0]
+
+
+def _descending(row: tuple[float, dict[str, Any]]) -> float:
+    return -row[0]
+
+
+def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe) -> SecondStage:
+    """Return what is to happen after sampling; opens upscalers and, where it is needed, the distilled LoRA."""
+    stage = SecondStage(
+        _upscalers(options, models),
+        options.refine,
+        tiles_of(options),
+        guidance=_refine_guidance(options, recipe),
+        **given(options, SecondStage),
+    )
+    first, refine = stage.lora_strengths(recipe)
+    if first or (stage.refine and refine):
+        stage = replace(stage, lora=open_lora(options.distilled_lora or find_distilled_lora(models)))
+    return stage
+
+
+def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFile, ...]:
+    """What enlarges the latent, first in space and then in time."""
+    space = open_upscaler(options.upscaler) if options.upscaler else None
+    if space is None and options.upscale is not None:
+        space = find_upscaler(models, options.upscale)
+    if space is not None and options.upscale not in (None, space.config.space):
+        raise SettingError(
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+        )
+    time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
+    return tuple(file for file in (space, time) if file is not None)
+
+
+def tiles_of(options: argparse.Namespace) -> TileSettings | None:
+    """Return the tiles to refine in; None where no flag says anything about them."""
+    settings = given(options, TileSettings)
+    if options.tiles is not None:
+        intervals, rows, columns = options.tiles
+        settings |= {"intervals": intervals, "rows": rows, "columns": columns}
+    return TileSettings(**settings) if settings else None
+
+
+def _refine_guidance(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance | None:
+    if not options.refine_guidance:
+        return None
+    refine, rows = recipe.refine, options.refine_guidance
+    return StreamGuidance(with_rows(refine.video, rows, "video"), with_rows(refine.audio, rows, "audio"))

@@ -1,0 +1,112 @@
+"""The commands: generate a clip, look into a file, plan a clip, write a miniature model."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .._pending import generate
+from ..checkpoint import Models, open_models
+from ..checkpoint.inspect import inspect
+from ..checkpoint.text_cache import cache_folder
+from ..checkpoint.text_encoder import open_text_encoder
+from ..errors import SettingError
+from ..generate import Clip, recipe_of
+from ..geometry import ClipShape, exact_fps
+from ..media import check_target, write_clip
+from ..memory import best_device, compute_dtype
+from ..memory.machine import GIB, Machine, machine_named, pinnable, this_machine
+from ..memory.pinned import ram
+from ..memory.plan import plan
+from ..memory.stages import PASSES, Blueprint
+from ..quantization import CASTS
+from ..sampling import Recipe, ScheduleSettings, passes_needed, recipe_for
+from ..settings import ClipSettings, Request
+from ..tiny import write
+from .arguments import request_of
+from .parser import given
+from .progress import Bars
+
+
+def make_clip(models: Models, request: Request, bars: Bars) -> Clip:
+    """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
+    return generate(models, request, on_progress=bars.report, on_finding=bars.say)
+
+
+def run_generate(options: argparse.Namespace) -> None:
+    """Make a clip, write it, and print where it is."""
+    check_target(options.output)
+    models = open_models(options.checkpoint or "miniature", options.text_encoder)
+    if models.text_encoder is None:
+        raise SettingError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
+    request = request_of(options, models)
+    with Bars() as bars:
+        clip = make_clip(models, request, bars)
+        path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
+    print(path)
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """Print what files are, and what they still need."""
+    print("\n\n".join(inspect(path) for path in options.files))
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Print where the weights will be, and how long a clip takes."""
+    machine, dtype, pinned = machine_of(options)
+    blueprint, recipe = _blueprint(options, dtype)
+    clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
+    size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
+    found = plan(
+        blueprint,
+        ClipShape(size[0], size[1], size[2], exact_fps(options.fps)),
+        machine=machine,
+        passes=PASSES[: options.passes] if options.passes else passes_needed([recipe.video, recipe.audio]),
+        steps=len(recipe.sigmas(steps)) - 1,
+        stg_block=min(recipe.video.stg_blocks, default=0),
+        ram=pinned,
+    )
+    print(found.explain())
+
+
+def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Blueprint, Recipe]:
+    """The networks of a release or of files as shapes, and their recipe."""
+    if options.version:
+        recipe = recipe_for(options.version, 48, options.distilled)
+        return Blueprint.of_version(options.version, options.format or "bf16", dtype), recipe
+    models = open_models(options.checkpoint or "miniature", options.text_encoder)
+    encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
+    cast_to = options.format if options.format in CASTS else None
+    return Blueprint.of_files(models, encoder, dtype, cast_to), recipe_of(models)
+
+
+def machine_of(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:
+    """Return the machine to plan for, what it computes in, and how many bytes of its RAM may be pinned."""
+    total, available = ram()
+    if options.ram is not None:
+        total = available = int(options.ram * GIB)
+    if options.card is not None:
+        machine, dtype = machine_named(options.card), torch.bfloat16
+    else:
+        device = best_device()
+        file = Path(options.checkpoint[0]) if options.checkpoint else None
+        machine, dtype = this_machine(device, file, cache_folder()), compute_dtype(device)
+    if options.vram is not None:
+        machine = replace(machine, memory=int(options.vram * GIB))
+    return machine, dtype, pinnable(total, available)
+
+
+def run_tiny(options: argparse.Namespace) -> None:
+    """Write a miniature model, and print its files."""
+    for path in write(options.folder, options.version):
+        print(path)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "generate": run_generate,
+    "inspect": run_inspect,
+    "plan": run_plan,
+    "tiny": run_tiny,
+}

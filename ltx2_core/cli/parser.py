@@ -1,0 +1,464 @@
+"""The parser: flags made from settings, in groups, with limits, units and defaults."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, get_args
+
+from .._pending import Tiling
+from ..checkpoint.versions import VERSIONS
+from ..conditioning.conditions import (
+    AudioSource,
+    InpaintMask,
+    KeepAudio,
+    Picture,
+    ReferenceAudio,
+    ReferenceVideo,
+    RetakeRange,
+    VideoSource,
+)
+from ..errors import SettingError
+from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
+from ..lora import Strengths
+from ..memory.stages import FORMATS
+from ..sampling import Guidance, ScheduleSettings, TileSettings
+from ..sampling.windows import Segment, Windowing
+from ..settings import ClipSettings, Resources, SamplingSettings, SecondStage
+from . import syntax
+
+EXAMPLES = """\
+examples:
+  a clip of the built-in miniature, which needs no download
+    %(prog)s --prompt "a red ball bounces twice on the left" --output ball.mp4
+  a picture as first frame, a given sound, five seconds
+    %(prog)s --checkpoint ltx-2.3-22b-dev.safetensors --text-encoder gemma-3-12b --prompt "she sings" \\
+        --image 0:singer.png --audio song.wav:start=30 --seconds 5 --output song.mp4
+  full size in two stages, strong guidance first and mild guidance at low noise
+    %(prog)s ... --upscale 2 --refine --width 1920 --height 1088 --guidance-up-to 0.8:text_scale=2
+  a part of a video anew, with a LoRA that leaves the sound alone
+    %(prog)s ... --source clip.mp4 --retake 1.5:3 --lora style.safetensors:0.8:audio=0 --output changed.mp4
+"""
+
+
+class Surface(NamedTuple):
+    """Where a setting can be reached: class and field in Python, and the flag; None where there is no flag."""
+
+    owner: str
+    field: str
+    flag: str | None
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are SettingErrors of one sentence, and that knows no abbreviations."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SettingError instead of leaving the program."""
+        message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
+        raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
+
+
+@dataclass
+class Command:
+    """A command, the flags that it knows, and which settings they reach."""
+
+    parser: argparse.ArgumentParser
+    flags: list[str] = field(default_factory=lambda: ["--help"])
+    surfaces: list[Surface] = field(default_factory=list)
+
+    def group(self, title: str, description: str | None = None) -> "Group":
+        """Begin a group of flags with a title of its own on the help page."""
+        return Group(self, self.parser.add_argument_group(title, description))
+
+
+class Group:
+    """Flags under one title of the help page."""
+
+    def __init__(self, command: Command, group: Any):
+        self._command, self._group = command, group
+
+    def add(self, flag: str, *, covers: dict[type, Sequence[str]] | None = None, **options: Any) -> None:
+        """Add a flag.
+
+        Args:
+            flag: its name, with dashes.
+            covers: fields of settings classes that can be set with it.
+            options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
+        """
+        if callable(options.get("type")) and options["type"] is not Path:
+            options["type"] = _in_words(options["type"])
+        if "help" in options and options["help"] is not argparse.SUPPRESS:
+            options["help"] = options["help"].replace("%", "%%")
+        self._group.add_argument(flag, **options)
+        negative = [f"--no-{flag[2:]}"] if options.get("action") is argparse.BooleanOptionalAction else []
+        self._command.flags += [flag, *negative]
+        for owner, names in (covers or {}).items():
+            self._command.surfaces += [Surface(owner.__name__, name, flag) for name in names]
+
+    def add_settings(
+        self,
+        owner: type,
+        *,
+        prefix: str = "",
+        scope: str = "",
+        only: Iterable[str] | None = None,
+        named: dict[str, str] | None = None,
+        default: str = "",
+        hidden: bool = False,
+    ) -> None:
+        """Add a flag for each setting of a class; ``given`` collects what a person wrote.
+
+        Args:
+            owner: a dataclass with settings.
+            prefix: is put before the names of the flags, but not before those that the class or ``named`` chooses.
+            scope: tells two uses of one class from each other.
+            only: names of fields; all by default.
+            named: names of flags for some fields.
+            default: words for the help page in place of the default of the field.
+            hidden: leave these flags out of the help page, and out of the table of surfaces.
+        """
+        for name, setting in settings_of(owner).items():
+            if only is not None and name not in only:
+                continue
+            flag = (named or {}).get(name) or setting.look.flag or f"{prefix}{name}"
+            self.add(
+                f"--{flag.replace('_', '-')}",
+                dest=destination(owner, name, scope),
+                help=argparse.SUPPRESS if hidden else described(setting, default),
+                covers=None if hidden else {owner: (name,)},
+                **_options_for(setting),
+            )
+
+
+def destination(owner: type, name: str, scope: str = "") -> str:
+    """Return under which name the parser keeps a setting."""
+    return f"{scope}{owner.__name__}.{name}"
+
+
+def given(options: argparse.Namespace, owner: type, scope: str = "") -> dict[str, Any]:
+    """Return the fields of ``owner`` that were set on the command line."""
+    found = {name: vars(options).get(destination(owner, name, scope)) for name in settings_of(owner)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def described(setting: Setting, default: str = "") -> str:
+    """Return the help of a setting: its text, its limits with their unit, and what holds where it is not set."""
+    look, notes = setting.look, []
+    if isinstance(look, Number | Whole):
+        notes.append(f"{look.least:g} to {look.most:g}{f' {look.unit}' if look.unit else ''}")
+    if default:
+        notes.append(f"default: {default}")
+    elif setting.default is None:
+        notes.append("default: as the recipe" if "Not set" not in setting.text else "")
+    elif isinstance(setting.default, bool):
+        notes.append(f"default: {'on' if setting.default else 'off'}")
+    elif setting.default not in ("", ()):
+        notes.append(f"default: {setting.default:g}" if isinstance(setting.default, float) else f"{_word(setting)}")
+    limits = "; ".join(filter(None, notes))
+    return f"{setting.text} ({limits})" if limits else setting.text
+
+
+def _word(setting: Setting) -> str:
+    return f"default: {_dashed(setting.default) if isinstance(setting.look, Choice) else setting.default}"
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Return what reads one of ``words``, with blanks or dashes; its SettingError says which is meant."""
+
+    def read(word: str) -> str:
+        for each in words:
+            if word in (each, _dashed(each)):
+                return each
+        hint = did_you_mean(word, map(_dashed, words))
+        raise SettingError(f"{word!r} is not one of {', '.join(map(_dashed, words))}.{hint}")
+
+    return read
+
+
+def _dashed(word: str) -> str:
+    return word.replace(" ", "-")
+
+
+def _in_words(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``convert`` with its errors as argparse shows them."""
+
+    def read(word: str) -> Any:
+        try:
+            return convert(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _options_for(setting: Setting) -> dict[str, Any]:
+    """How argparse reads a setting."""
+    look = setting.look
+    if isinstance(look, Switch):
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    if isinstance(look, Choice):
+        return {"type": one_of(look.words), "metavar": f"{{{','.join(map(_dashed, look.words))}}}"}
+    if isinstance(look, Whole | Seed):
+        return {"type": syntax.whole_number, "metavar": _metavar(setting)}
+    if isinstance(look, Number):
+        return {"type": syntax.number, "metavar": _metavar(setting)}
+    if setting.default == () or tuple[int, ...] in (setting.type, *get_args(setting.type)):
+        return {"type": syntax.whole_number, "nargs": "*", "metavar": "BLOCK"}
+    if tuple[float, ...] in (setting.type, *get_args(setting.type)):
+        return {"type": syntax.sigmas, "metavar": "SIGMAS"}
+    return {"metavar": setting.name.rpartition("_")[2].upper()}
+
+
+def _metavar(setting: Setting) -> str:
+    unit = getattr(setting.look, "unit", "")
+    return {"frames per second": "FPS"}.get(unit, unit.upper() or "N")
+
+
+def build_parser() -> tuple[Parser, dict[str, Command]]:
+    """Build the parser, and return it with its commands by name."""
+    parser = Parser(prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound.")
+    adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    helps = {
+        "generate": "make a clip from a prompt",
+        "inspect": "say what files are, and what they still need",
+        "plan": "say where the weights will be and how long a clip takes; loads nothing",
+        "tiny": "write a complete miniature model with random weights",
+    }
+    commands = {}
+    for name, text in helps.items():
+        usage, epilog = ("%(prog)s --output FILE [flags]", EXAMPLES) if name == "generate" else (None, None)
+        made = adding.add_parser(name, help=text, description=text.capitalize(), usage=usage, epilog=epilog)
+        commands[name] = Command(made)
+    generate = commands["generate"]
+    for add in (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine):
+        add(generate)
+    commands["inspect"].parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _plan(commands["plan"])
+    commands["tiny"].parser.add_argument("folder", type=Path, metavar="DIR")
+    commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
+                                          help="of LTX-2 (default: 2.3)")  # fmt: skip
+    return parser, commands
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Raises:
+        SettingError: what cannot be parsed; for unknown commands and flags it says which may have been meant.
+    """
+    parser, commands = build_parser()
+    words = join_image_flags(words)
+    if words and not words[0].startswith("-"):
+        if words[0] not in commands:
+            hint = did_you_mean(words[0], commands)
+            raise SettingError(f"There is no command {words[0]}; possible are {', '.join(commands)}.{hint}")
+        _refuse_unknown_flags(words[0], words[1:], commands[words[0]].flags)
+    return parser.parse_args(words)
+
+
+def _refuse_unknown_flags(command: str, words: Sequence[str], flags: Sequence[str]) -> None:
+    for word in words:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if re.fullmatch(r"--[\w-]+", name) and name not in flags:
+            raise SettingError(f"{command} has no flag {name}.{did_you_mean(name, flags)}")
+
+
+def join_image_flags(words: Sequence[str]) -> list[str]:
+    """Make ``--image -1:PATH`` one word, because argparse takes -1:PATH for a flag."""
+    text = re.sub(r"(^|\0)--image\0(?=-\d+:)", r"\1--image=", "\0".join(words))
+    return text.split("\0") if text else []
+
+
+def surfaces() -> list[Surface]:
+    """Return every setting of a run with the flag that reaches it.
+
+    Settings whose flag is None are of a value that has no place on the command line.
+    """
+    _, commands = build_parser()
+    found = commands["generate"].surfaces
+    owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
+    owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Strengths]
+    owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]
+    reached = {(each.owner, each.field) for each in found}
+    missing = [
+        Surface(owner.__name__, name, None)
+        for owner in owners
+        for name in settings_of(owner)
+        if (owner.__name__, name) not in reached
+    ]
+    return [*found, *missing]
+
+
+def _what(command: Command) -> None:
+    group = command.group("what")
+    group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments")
+    group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
+    group.add("--output", type=Path, required=True, metavar="FILE",
+              help="clip.mp4, sound.wav, sound.flac or a folder for pictures")  # fmt: skip
+    group.add("--checkpoint", nargs="+", metavar="FILE",
+              help="the LTX-2 checkpoint, or several split files (default: the built-in miniature)")  # fmt: skip
+    group.add("--text-encoder", metavar="FILE", help="Gemma 3 12B: a folder or a safetensors file")
+    group.add("--hq", action="store_true", help="few, precise steps; for the dev model of LTX-2.3")
+
+
+def _size(command: Command) -> None:
+    group, texts = command.group("size and length"), settings_of(ClipSettings)
+    group.add_settings(ClipSettings, only=("width", "height", "frames"))
+    group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
+    group.add("--fps", covers={ClipSettings: ("fps",)},
+              help=described(texts["fps"], "as what is given, or 24"))  # fmt: skip
+    group.add("--sound-only", action="store_true", covers={ClipSettings: ("streams",)},
+              help="make no picture; for .wav and .flac")  # fmt: skip
+    group.add("--picture-only", action="store_true", help="make no sound")
+
+
+def _conditions(command: Command) -> None:
+    group = command.group("conditions", "What is given; all of it counts. FILE may be followed by :name=value,...")
+    group.add("--image", action="append", default=[], metavar="FRAME:FILE[:STRENGTH[:CRF]]",
+              covers={Picture: ("frame", "strength", "append", "compression")},
+              help="a picture at a frame, repeatable: 0 is the first frame, -1 the last one; strength 0 to 1 (default: "
+              "1); CRF as --compression; also with :append=yes, which shows the picture of frame 0 beside the "
+              "clip")  # fmt: skip
+    group.add("--compression", type=syntax.whole_number, metavar="CRF",
+              help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
+              "trained)")  # fmt: skip
+    group.add("--audio", metavar="FILE",
+              help="a sound, for which a picture is made; :start=..,seconds=.. take a part of it")  # fmt: skip
+    group.add("--audio-noise", type=syntax.number, default=0.0, metavar="N", covers={KeepAudio: ("noise",)},
+              help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
+    group.add("--video", metavar="FILE", help="a video, for which sound is made; :start=..,seconds=..")
+    group.add("--reference-video", action="append", default=[], metavar="FILE",
+              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention")},
+              help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
+              "temporal_scale=..,start=..,seconds=.. (default: 1, and scales as the LoRAs say)")  # fmt: skip
+    group.add("--reference-mask", action="append", default=[], type=Path, metavar="FILE",
+              help="where a reference counts, white fully; the first is for the first --reference-video, and so "
+              "on")  # fmt: skip
+    group.add("--reference-audio", action="append", default=[], metavar="FILE",
+              covers={ReferenceAudio: ("strength",)},
+              help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
+    group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
+              help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
+    group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
+              help="make these seconds of --source anew")  # fmt: skip
+    group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
+              covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip
+    group.add("--mask", type=Path, metavar="FILE", help="make anew what is white; a picture or a video")
+    group.add("--feather", type=syntax.whole_number, default=1, metavar="N", covers={InpaintMask: ("feather",)},
+              help="cells of 32 pixels over which a mask fades, 0 to 16 (default: 1)")  # fmt: skip
+    group.add("--mask-sound", action="store_true", covers={InpaintMask: ("sound",)},
+              help="with --mask, make the sound anew, too")  # fmt: skip
+
+
+def _sampling(command: Command) -> None:
+    group = command.group("sampling")
+    group.add_settings(SamplingSettings, only=("seed", "sampler"))
+    group.add_settings(ScheduleSettings, named={"custom_sigmas": "sigmas"})
+    group.add_settings(SamplingSettings, only=set(settings_of(SamplingSettings)) - {"seed", "sampler"})
+
+
+def _guidance(command: Command) -> None:
+    group = command.group(
+        "guidance",
+        "For picture and sound together; each flag also exists for one of them, such as --audio-text-scale and\n"
+        "--video-stg-blocks.",
+    )
+    group.add_settings(Guidance, default="as the recipe")
+    for stream in ("video", "audio"):
+        group.add_settings(Guidance, prefix=f"{stream}_", scope=f"{stream}.", hidden=True)
+    group.add("--guidance-up-to", action="append", default=[], type=syntax.parse_guidance,
+              metavar="[STREAM:]SIGMA:NAME=VALUE,...",
+              help="change this at noise levels up to SIGMA, repeatable; the stream is video or audio, blocks are "
+              "joined by +, such as stg_blocks=14+28")  # fmt: skip
+
+
+def _loras(command: Command) -> None:
+    group = command.group("LoRAs")
+    group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH][:NAME=VALUE,...]",
+              covers={Strengths: tuple(each.name for each in fields(Strengths))},
+              help="a LoRA, repeatable; with strengths for video, audio, audio_to_video, video_to_audio and text, for "
+              "some blocks (blocks=0-23+40), and over the run (schedule=1.0@1+0.5@0.3 are points sigma@strength, or "
+              "step@strength with by_step=yes)")  # fmt: skip
+    group.add("--distilled-lora", type=Path, metavar="FILE",
+              help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
+    group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))
+
+
+def _long(command: Command) -> None:
+    group = command.group("long clips")
+    group.add("--segments", type=Path, metavar="FILE", covers={Segment: ("start",)},
+              help="prompts of a long clip: in each line seconds, then the prompt")  # fmt: skip
+    group.add_settings(Windowing, named={"drift_control": "drift"})
+    group.add("--resume", type=Path, metavar="FOLDER", help="keep finished windows, and go on from them")
+
+
+def _second_stage(command: Command) -> None:
+    group = command.group("second stage")
+    group.add("--upscale", type=_upscale, metavar="{1.5,2}",
+              help="make the clip so many times smaller and enlarge its latent; width and height are those of the "
+              "result")  # fmt: skip
+    group.add("--upscaler", type=Path, metavar="FILE",
+              help="what enlarges it (default: found by name beside the checkpoint)")  # fmt: skip
+    group.add("--temporal-upscaler", type=Path, metavar="FILE", help="twice as many frames per second, as fast")
+    group.add("--refine", action="store_true", covers={SecondStage: ("refine",)},
+              help="a second stage, which puts detail into what was enlarged")  # fmt: skip
+    group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))
+    group.add("--refine-guidance", action="append", default=[], type=syntax.parse_guidance,
+              metavar="[STREAM:][SIGMA:]NAME=VALUE,...",
+              help="guidance of the second stage, as --guidance-up-to (default: as the recipe)")  # fmt: skip
+    group.add("--tiles", type=syntax.parse_tiles, metavar="FxHxW",
+              covers={TileSettings: ("intervals", "rows", "columns")},
+              help="refine in so many tiles in time, down and across (default: auto)")  # fmt: skip
+    group.add_settings(TileSettings, prefix="tile_", only=("overlap", "frame_overlap", "mode", "positions"))
+
+
+def _upscale(word: str) -> float:
+    if (scale := syntax.number(word)) not in (1.5, 2):
+        raise SettingError(f"{word!r} is not one of 1.5, 2.")
+    return scale
+
+
+def _decoding(command: Command) -> None:
+    group = command.group("decoding")
+    names = {"tile_size": "decode_tile_size", "tile_overlap": "decode_tile_overlap",
+             "tile_frames": "decode_tile_frames", "frame_overlap": "decode_frame_overlap"}  # fmt: skip
+    group.add_settings(Tiling, named=names, default="as the memory allows")
+
+
+def _machine(command: Command) -> None:
+    group, limits = command.group("machine"), ("max_vram", "max_ram")
+    group.add_settings(Resources, only=("device",))
+    group.add_settings(Resources, only=limits, named={"max_vram": "vram", "max_ram": "ram"}, default="what is free")
+    group.add_settings(Resources, only=set(settings_of(Resources)) - {"device", *limits})
+
+
+def _plan(command: Command) -> None:
+    group = command.group("what to plan for")
+    group.add("--checkpoint", nargs="+", metavar="FILE", help="as for generate")
+    group.add("--text-encoder", metavar="FILE", help="as for generate")
+    group.add("--version", type=one_of(list(VERSIONS)), metavar=f"{{{','.join(VERSIONS)}}}",
+              help="plan for this release instead of files")  # fmt: skip
+    group.add("--format", type=one_of(list(FORMATS)), metavar=f"{{{','.join(FORMATS)}}}",
+              help="of the release, or what files are cast to (default: bf16, as stored)")  # fmt: skip
+    group.add("--distilled", action="store_true", help="plan for the distilled release")
+    group.add_settings(ClipSettings, only=("width", "height", "frames"))
+    group.add("--fps", default="24", help="frames per second (default: 24)")
+    group.add_settings(ScheduleSettings, only=("steps",))
+    group.add("--passes", type=_passes, metavar="{1,2,3,4}",
+              help="of a step (default: as the recipe)")  # fmt: skip
+    group = command.group("machine")
+    group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
+    group.add("--vram", type=syntax.number, metavar="GB", help="of the card (default: what it has)")
+    group.add("--ram", type=syntax.number, metavar="GB", help="of the machine (default: what this one has)")
+
+
+def _passes(word: str) -> int:
+    if (count := syntax.whole_number(word)) not in range(1, 5):
+        raise SettingError(f"{word!r} is not one of 1, 2, 3, 4.")
+    return count

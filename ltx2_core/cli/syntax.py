@@ -1,0 +1,234 @@
+"""How people write several settings in one word: PATH:0.8:video=1, 0:cat.png:0.9, video:0.8:text_scale=2.
+
+A path may hold colons itself, as that of a file on a Windows drive does ("C:\\clips\\cat.png"): whatever stands behind
+it is told from it by its form, a number or name=value.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..conditioning.conditions import RetakeRange
+from ..errors import SettingError
+from ..fields import Setting, Switch, did_you_mean, settings_of
+from ..lora import Strengths, stack
+from ..sampling import Guidance, schedules
+from ..sampling.windows import Segment
+
+_PICTURE = re.compile(r"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>[\d.]+))?(?::(?P<compression>\d+))?")
+_LORA = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?")
+_OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
+_GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
+_YES_NO = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
+
+Convert = Callable[[str], Any]
+
+
+def whole_number(word: str) -> int:
+    """Read a whole number. SettingError for anything else."""
+    try:
+        return int(word)
+    except ValueError:
+        raise SettingError(f"{word!r} is not a whole number.") from None
+
+
+def number(word: str) -> float:
+    """Read a number. SettingError for anything else."""
+    try:
+        return float(word)
+    except ValueError:
+        raise SettingError(f"{word!r} is not a number.") from None
+
+
+def switch(word: str) -> bool:
+    """Read yes or no. SettingError for anything else."""
+    if word.lower() not in _YES_NO:
+        raise SettingError(f"{word!r} is neither yes nor no.")
+    return _YES_NO[word.lower()]
+
+
+def blocks(word: str) -> tuple[int, ...]:
+    """Read numbers of blocks and ranges of them, joined by +, such as 0-23+40."""
+    numbers: list[int] = []
+    for part in filter(None, re.split(r"[+,\s]", word)):
+        first, _, last = part.partition("-")
+        numbers.extend(range(whole_number(first), whole_number(last or first) + 1))
+    return tuple(numbers)
+
+
+def sigmas(word: str) -> tuple[float, ...]:
+    """Read noise levels such as "0.9, 0.7, 0.4, 0"; SettingError where no sampler can follow them."""
+    return tuple(schedules.custom(word))
+
+
+def split_options(text: str, converters: dict[str, Convert]) -> tuple[str, dict[str, Any]]:
+    """Split "HEAD:name=value,name=value" into its head and its values.
+
+    Args:
+        text: what was written; without options all of it is the head.
+        converters: for each name that is possible, what reads its value.
+
+    Raises:
+        SettingError: an unknown name, or a value that cannot be read.
+    """
+    found = _OPTIONS.fullmatch(text)
+    return (text, {}) if found is None else (found["head"], read_options(found["options"], converters, text))
+
+
+def read_options(options: str, converters: dict[str, Convert], text: str) -> dict[str, Any]:
+    """Read "name=value,name=value"; ``text`` is quoted in the SettingError for what cannot be read."""
+    values = {}
+    for option in filter(None, options.split(",")):
+        name, equals, value = option.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in converters or not equals:
+            hint = did_you_mean(name, converters)
+            raise SettingError(f"{text!r} names {name!r}; possible are {', '.join(converters)}.{hint}")
+        try:
+            values[name] = converters[name](value.strip())
+        except ValueError as error:
+            raise SettingError(f"{text!r}: {name} cannot be read: {error}") from None
+    return values
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture as it was written: its file and the settings of the condition; ``compression`` None as trained."""
+
+    path: str
+    frame: int
+    strength: float = 1.0
+    compression: int | None = None
+    append: bool = False
+
+
+def parse_picture(text: str) -> PictureFile:
+    """Read FRAME:PATH, FRAME:PATH:STRENGTH, FRAME:PATH:STRENGTH:CRF, each with :strength=..,compression=..,append=..
+
+    Raises:
+        SettingError: it is written in another way.
+    """
+    converters: dict[str, Convert] = {"strength": number, "compression": whole_number, "append": switch}
+    head, options = split_options(text, converters)
+    found = _PICTURE.fullmatch(head)
+    if found is None:
+        raise SettingError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
+    written = {"strength": found["strength"], "compression": found["compression"]}
+    values = {name: converters[name](word) for name, word in written.items() if word is not None}
+    return PictureFile(found["path"], int(found["frame"]), **{**values, **options})
+
+
+def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
+    """Read PATH, PATH:STRENGTH and PATH:STRENGTH:video=1,audio=0.5,blocks=0-23+40,schedule=1.0@1+0.5@0.3,by_step=no.
+
+    Args:
+        text: what was written. The points of a schedule are MOMENT@STRENGTH, joined by + or ;
+        layers: how many blocks the model has.
+
+    Raises:
+        SettingError: it is written in another way, or names blocks that the model does not have.
+    """
+    streams = ("video", "audio", "audio_to_video", "video_to_audio", "text")
+    converters: dict[str, Convert] = dict.fromkeys(streams, number)
+    converters |= {
+        "blocks": lambda word: stack.blocks(word.replace("+", ","), layers),
+        "schedule": lambda word: stack.schedule(re.sub("[;+]", ",", word).replace("@", ":")),
+        "by_step": switch,
+    }
+    head, options = split_options(text, converters)
+    found = _LORA.fullmatch(head)
+    assert found is not None, text
+    return Path(found["path"]), Strengths(number(found["strength"] or "1"), **options)
+
+
+def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
+    """Read PATH or PATH:name=value,name=value with some of ``names``, which are numbers."""
+    whole = ("downscale", "temporal_scale")
+    path, options = split_options(text, {name: whole_number if name in whole else number for name in names})
+    return Path(path), options
+
+
+@dataclass(frozen=True)
+class GuidanceRow:
+    """A change of the guidance of some streams, up to a noise level or, without ``sigma``, at all of them."""
+
+    streams: tuple[str, ...]
+    sigma: float | None
+    changes: dict[str, Any]
+
+
+def parse_guidance(text: str) -> GuidanceRow:
+    """Read [video:|audio:][SIGMA:]NAME=VALUE,NAME=VALUE, such as audio:0.8:text_scale=4,stg_blocks=14+28.
+
+    Raises:
+        SettingError: it is written in another way, or names what guidance does not have.
+    """
+    found = _GUIDANCE.fullmatch(text)
+    if found is None:
+        raise SettingError(
+            f"{text!r} is no guidance; write SIGMA:NAME=VALUE,..., for example 0.8:text_scale=2 or "
+            "audio:0.5:text_scale=4,stg_scale=0."
+        )
+    converters = {name: converter_of(setting) for name, setting in settings_of(Guidance).items()}
+    changes = read_options(found["options"], converters, text)
+    streams = ("video", "audio") if found["stream"] is None else (found["stream"],)
+    return GuidanceRow(streams, None if found["sigma"] is None else number(found["sigma"]), changes)
+
+
+def converter_of(setting: Setting) -> Convert:
+    """Return what reads the value of a guidance setting from a word."""
+    if isinstance(setting.look, Switch):
+        return switch
+    if isinstance(setting.default, tuple):
+        return blocks
+    return whole_number if isinstance(setting.default, int) else number
+
+
+def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
+    """Read START:END in seconds, of ``streams`` of a clip that has those ``among`` which they are.
+
+    Raises:
+        SettingError: it is written in another way, or does not end after its beginning.
+    """
+    start, _, end = text.partition(":")
+    try:
+        found = float(start), float(end)
+    except ValueError:
+        raise SettingError(f"--retake is {text!r}; write START:END in seconds, for example 1.5:3.") from None
+    if found[0] >= found[1]:
+        raise SettingError(f"--retake goes from {found[0]:g} s to {found[1]:g} s; it must end after its beginning.")
+    return RetakeRange(found[0], found[1], streams, among)
+
+
+def parse_tiles(text: str) -> tuple[int, int, int] | None:
+    """Read how many tiles there are in time, down and across, such as 2x2x3; None for "auto"."""
+    if text == "auto":
+        return None
+    counts = [int(word) if word.isdecimal() else 0 for word in text.lower().split("x")]
+    if len(counts) != 3 or min(counts) < 1:
+        raise SettingError(f"{text!r} are no tiles; write auto, or how many in time, down and across, such as 1x2x2.")
+    return counts[0], counts[1], counts[2]
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """Read prompts and when they begin: in each line seconds, then the prompt; lines with # at their start are skipped.
+
+    Raises:
+        SettingError: a line that begins with anything else, or no segment at all.
+    """
+    found = []
+    for count, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        seconds, _, prompt = line.strip().partition(" ")
+        if not seconds or seconds.startswith("#"):
+            continue
+        try:
+            found.append(Segment(float(seconds.rstrip(":s")), prompt.strip()))
+        except ValueError:
+            raise SettingError(
+                f"Line {count} of {path.name} is {line!r}; write seconds, then the prompt, such as 2.5 a dog barks."
+            ) from None
+    if not found:
+        raise SettingError(f"There is no segment in {path.name}; write seconds and a prompt in each line.")
+    return found

@@ -1,0 +1,554 @@
+"""Every setting of a run, declared once: its limits, its text, and what a recipe fills in where it is not set.
+
+Settings of a value that belongs to another room (guidance, schedule, tiles, windows, conditions, strengths of LoRAs)
+are declared beside that value and collected here. Widgets of nodes, flags of the command line and tables of help pages
+are all made from these fields (see ``fields.py``).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from fractions import Fraction
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+
+from ._pending import Tiling
+from .checkpoint.upscaler import UpscalerFile
+from .conditioning.conditions import Condition
+from .errors import SettingError
+from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, settings_of
+from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
+from .latents import NOISE_ORDERS, STREAMS
+from .lora import Lora, Stack, Strengths
+from .quantization import CASTS
+from .sampling import (
+    SAMPLERS,
+    Recipe,
+    Refine,
+    ScheduleSettings,
+    StreamGuidance,
+    Tiles,
+    TileSettings,
+    schedules,
+)
+from .sampling.schedules import CUSTOM
+from .sampling.windows import Segment, Window, Windowing
+
+GIB = 2**30
+
+STREAM_CHOICES: dict[str, tuple[str, ...]] = {
+    "picture and sound": ("video", "audio"),
+    "picture only": ("video",),
+    "sound only": ("audio",),
+}
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "auto": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Size, length and frame rate of a clip; None where the recipe of the model decides."""
+
+    width: Annotated[
+        int | None,
+        Whole(32, 4096, 32, unit="pixels", shown=768),
+        "Width in pixels, a multiple of 32. Time and memory grow faster than the area.",
+    ] = None
+    height: Annotated[int | None, Whole(32, 4096, 32, unit="pixels", shown=512), "Height in pixels, likewise."] = None
+    frames: Annotated[
+        int | None,
+        Whole(1, 2881, 8, unit="frames", shown=121),
+        "Length in frames: 8 k + 1, such as 97, 121 or 241. The models were made for up to about 20 seconds.",
+    ] = None
+    fps: Annotated[
+        Fraction,
+        Number(1, 240, 0.001, 0.001, unit="frames per second", shown=24.0),
+        "Frames per second. It decides how long the sound is, and how fast things seem to move. 23.976 and 29.97 are "
+        "taken as the broadcast fractions they stand for.",
+    ] = Fraction(24)
+    seconds: Annotated[
+        float | None,
+        Number(0, 120, 0.1, unit="seconds", shown=0.0),
+        "Length in seconds, rounded to a possible number of frames. Above 0 it is used instead of frames.",
+    ] = None
+    batch_size: Annotated[
+        int,
+        Whole(1, 64, advanced=True),
+        "How many clips to make at once. Each one needs its own memory.",
+    ] = 1
+    streams: Annotated[
+        str,
+        Choice(tuple(STREAM_CHOICES), advanced=True),
+        "sound only makes no picture, which is much faster; width and height do not matter then. picture only makes "
+        "a silent clip.",
+    ] = "picture and sound"
+
+    def __post_init__(self) -> None:
+        """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood."""
+        object.__setattr__(self, "fps", exact_fps(self.fps))
+
+    @property
+    def length(self) -> int | None:
+        """The number of frames that was asked for, be it in frames or in seconds; None if neither was."""
+        return nearest_frames(self.seconds * self.fps) if self.seconds else self.frames
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the noise levels of a schedule are walked."""
+
+    seed: Annotated[
+        int, Seed(), "Another number gives another clip; the same number and settings give the same one."
+    ] = 0
+    sampler: Annotated[
+        str | None,
+        Choice(tuple(SAMPLERS), shown="euler", advanced=True),
+        "How a step is taken. euler is what the models are shown with.",
+    ] = None
+    start_step: Annotated[
+        int,
+        Whole(0, 1000, advanced=True),
+        "The first step to take, counted from 0: the later, the more is kept of what the clip begins with. To go on "
+        "where another run stopped, give its end step here and its latent, and switch add_noise off.",
+    ] = 0
+    end_step: Annotated[
+        int,
+        Whole(0, 1000, advanced=True),
+        "Stop before this step, with a latent that is still noisy. 0 goes to the end.",
+    ] = 0
+    add_noise: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Off where the latent comes from a run that stopped before its end: it has its noise.",
+    ] = True
+    noise_order: Annotated[
+        str,
+        Choice(NOISE_ORDERS, advanced=True),
+        "In which order random numbers become noise: as the official code draws them, or as ComfyUI's own samplers "
+        "do, so that a seed from a core workflow begins with the same noise.",
+    ] = "official"
+    batched_passes: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Computes the prompt and the negative prompt as one batch. Faster for small clips on large cards, but needs "
+        "more memory.",
+    ] = False
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What is done to a finished latent: it is enlarged by each upscaler in turn, then refined.
+
+    ``tiles`` None, or settings without counts, takes as few tiles as the memory allows. ``lora`` is the distilled
+    LoRA, which the recipes of dev models ask for. ``sigmas`` and ``guidance`` None are those of the recipe.
+    """
+
+    upscalers: tuple[UpscalerFile, ...] = ()
+    refine: Annotated[bool, Switch(), "Puts detail into what was enlarged: noise is added and taken away again."] = True
+    tiles: TileSettings | Tiles | None = None
+    lora: Lora | None = None
+    sound: Annotated[
+        str,
+        Choice(SECOND_STAGE_SOUND),
+        "Which sound the clip gets. The recipe of dev models keeps that of the first stage, the one of distilled "
+        "models makes it anew with the large picture. hold also keeps it from the noise, so that the picture follows "
+        "it exactly; refine makes it anew.",
+    ] = "as the recipe"
+    noise_scale: Annotated[
+        float,
+        Number(0, 1),
+        "How much noise is added first. Higher invents more detail and keeps less of the latent. 0 takes what the "
+        "sigmas begin with.",
+    ] = 0.0
+    sigmas: Annotated[
+        tuple[float, ...] | None,
+        Words(),
+        "The noise levels, such as 0.9, 0.7, 0.4, 0. Not set, they are those that the recipe of the model has for its "
+        "second stage.",
+    ] = None
+    guidance: StreamGuidance | None = None
+    distilled_lora_strength: Annotated[
+        float | None,
+        Number(-10, 10, 0.05, 0.001, shown=0.0, advanced=True),
+        "Strength of the distilled LoRA in the first stage. Not set, it is that of the recipe: none, or 0.25 for hq.",
+    ] = None
+    distilled_lora_refine_strength: Annotated[
+        float | None,
+        Number(-10, 10, 0.05, 0.001, shown=1.0, advanced=True),
+        "Strength of the distilled LoRA in the second stage. Not set, it is that of the recipe: 1 for dev models, 0.5 "
+        "for hq.",
+    ] = None
+
+    def first(self, width: int, height: int, frames: int, fps: Fraction) -> ClipShape:
+        """Return the clip of the first stage.
+
+        Args:
+            width: of the enlarged clip, in pixels.
+            height: of the enlarged clip, in pixels.
+            frames: of the first stage, 8 k + 1.
+            fps: of the first stage.
+
+        Raises:
+            SettingError: nothing becomes that large when it is enlarged by these upscalers.
+        """
+        space = prod((file.config.space for file in self.upscalers), start=Fraction(1))
+        step = SPACE_SCALE * space.numerator
+        for name, value in (("width", width), ("height", height)):
+            if space != 1 and value % step:
+                raise SettingError(
+                    f"{name} is {value}; what is enlarged by {float(space):g} must be a multiple of {step}, for "
+                    f"example {nearest_size(value, step)}."
+                )
+        return ClipShape(int(width / space), int(height / space), frames, fps)
+
+    def last(self, clip: ClipShape) -> ClipShape:
+        """Return what becomes of the clip of the first stage."""
+        for file in self.upscalers:
+            clip = file.config.clip(clip)
+        return clip
+
+    def with_lora(self, loras: Stack, strength: float) -> Stack:
+        """Add the distilled LoRA with this strength to ``loras``; it was made for the transformer alone."""
+        if self.lora is None or not strength:
+            return loras
+        return (*loras, (self.lora, Strengths(strength, text=0)))
+
+    def lora_strengths(self, recipe: Recipe) -> tuple[float, float]:
+        """Return the strengths of the distilled LoRA in the first stage and in the second one."""
+        first, refine = self.distilled_lora_strength, self.distilled_lora_refine_strength
+        return recipe.lora if first is None else first, recipe.refine.lora if refine is None else refine
+
+    def completed(self, recipe: Refine) -> Refine:
+        """Return ``recipe`` of a second stage with everything in place that is set here."""
+        if self.sound == "refine":
+            recipe = replace(recipe, keeps_sound=False)
+        if self.sigmas is not None:
+            recipe = replace(recipe, sigmas=tuple(schedules.check_sigmas(self.sigmas)))
+        if self.guidance is not None:
+            recipe = replace(recipe, video=self.guidance.video, audio=self.guidance.audio)
+        if self.noise_scale:
+            recipe = replace(recipe, sigmas=tuple(schedules.starting_at(recipe.sigmas, self.noise_scale)))
+        return recipe
+
+
+@dataclass(frozen=True)
+class LongClip:
+    """How a clip is made that is longer than what the model makes at once.
+
+    ``segments`` are the prompts that follow that of the request, each with the second at which it begins. ``resume``
+    is the folder in which finished windows are kept, so that a run that broke off goes on where it was.
+    """
+
+    windowing: Windowing = field(default_factory=Windowing)
+    segments: tuple[Segment, ...] = ()
+    resume: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a run computes, in what, and how much it may take."""
+
+    device: Annotated[str | None, Words(), "cuda, cpu or mps, also cuda:1. Not set, the fastest there is."] = None
+    max_vram: Annotated[
+        float | None,
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="vram"),
+        "The most gigabytes of the card that may be taken, for weights and work together. 0 takes what is free.",
+    ] = None
+    max_ram: Annotated[
+        float | None,
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="ram"),
+        "The most gigabytes of RAM that may be pinned for streaming weights. 0 takes what is free.",
+    ] = None
+    precision: Annotated[
+        str,
+        Choice(tuple(PRECISIONS), advanced=True),
+        "What the networks compute in. auto takes bf16 on a graphics card and fp32 on a CPU. fp32 takes twice the "
+        "memory; fp16 is for cards without bf16, and may give black frames.",
+    ] = "auto"
+    format: Annotated[
+        str | None,
+        Choice(tuple(CASTS), shown="fp8", advanced=True),
+        "Format of the transformer's weights in memory; fp8 takes half the memory of bf16 for the part that paints "
+        "the picture: slightly softer detail, while the sound keeps its full precision. Not set, it is that of the "
+        "file.",
+    ] = None
+    cache: Annotated[
+        bool | str | Path | None,
+        Switch(advanced=True),
+        "Keeps encoded prompts on disk, so that one that was encoded before needs no text encoder.",
+    ] = True
+
+    @property
+    def vram(self) -> int | None:
+        """The most bytes of the card that may be taken; None for what is free."""
+        return int(self.max_vram * GIB) if self.max_vram else None
+
+    @property
+    def ram(self) -> int | None:
+        """The most bytes of RAM that may be pinned; None for what is free."""
+        return int(self.max_ram * GIB) if self.max_ram else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the networks compute in; None where the device decides."""
+        return PRECISIONS[self.precision]
+
+
+_PARTS: dict[str, type] = {
+    "clip": ClipSettings,
+    "schedule": ScheduleSettings,
+    "sampling": SamplingSettings,
+    "resources": Resources,
+}
+_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas")
+_OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that is asked for a clip; what is None follows the recipe of the model.
+
+    ``conditions`` are pictures, videos, sounds and masks, in the order in which they apply. ``sigmas`` are noise levels
+    that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
+    stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
+    each with its strengths; ``hq`` is the recipe of few, precise steps. Raises SettingError for values outside their
+    limits.
+    """
+
+    prompt: str
+    negative: str | None = None
+    clip: ClipSettings = ClipSettings()
+    conditions: tuple[Condition, ...] = ()
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    sigmas: tuple[float, ...] | None = None
+    sampling: SamplingSettings = SamplingSettings()
+    guidance: StreamGuidance | None = None
+    long: LongClip | None = None
+    second: SecondStage | None = None
+    tiling: Tiling | None = None
+    loras: Stack = ()
+    hq: bool = False
+    resources: Resources = Resources()
+
+    def __post_init__(self) -> None:
+        """Hold every setting to its limits."""
+        check_limits(self)
+
+    @classmethod
+    def of(cls, prompt: str, negative: str | None = None, **flat: Any) -> "Request":
+        """Build a request from flat names, such as ``Request.of("a red ball", frames=121, seed=7, steps=20)``.
+
+        Args:
+            prompt: what is to be seen and heard.
+            negative: what to avoid.
+            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings and Resources by their own names; of this
+                class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance`` and ``sigmas``; and as
+                shorter words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``,
+                ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+
+        Raises:
+            SettingError: an unknown name, or a value outside its limits.
+        """
+        _refuse_unknown(flat)
+        flat = {**flat, **_machine(flat)}
+        if flat.get("sound_only"):
+            flat["streams"] = "sound only"
+        if flat.get("fps") is None:
+            flat.pop("fps", None)
+        parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
+        whole = {name: flat[name] for name in _WHOLE if name in flat}
+        for name in ("conditions", "loras", "sigmas"):
+            if whole.get(name) is not None:
+                whole[name] = tuple(whole[name])
+        if flat.get("video") is not None or flat.get("audio") is not None:
+            whole["guidance"] = StreamGuidance(flat.get("video"), flat.get("audio"))  # type: ignore[arg-type]
+        return cls(prompt, negative, long=_long(flat), **parts, **whole)
+
+    def completed(self, recipe: Recipe) -> "CompleteRequest":
+        """Fill in from ``recipe`` whatever is not set, and check that sizes and settings go together.
+
+        Args:
+            recipe: what the model is meant to be sampled with.
+
+        Raises:
+            SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
+                stage would refine.
+        """
+        second, long = self.second or SecondStage(refine=False), self.long
+        segments = () if long is None else long.segments
+        if second.refine and segments:
+            raise SettingError(
+                "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
+            )
+        shape = self._first_shape(second, recipe)
+        first_strength, refine_strength = second.lora_strengths(recipe)
+        return CompleteRequest(
+            request=self,
+            shape=shape,
+            final=second.last(shape),
+            streams=STREAM_CHOICES[self.clip.streams],
+            sigmas=self._sigmas(recipe, shape),
+            sampler=self.sampling.sampler or recipe.sampler,
+            guidance=self._guidance(recipe),
+            negative=recipe.negative if self.negative is None else self.negative,
+            second=second,
+            refine=second.completed(recipe.refine),
+            loras=second.with_lora(self.loras, first_strength),
+            refine_loras=second.with_lora(self.loras, refine_strength),
+            script=(Segment(0, self.prompt), *segments),
+            windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
+        )
+
+    def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
+        """The clip of the first stage."""
+        clip = self.clip
+        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, clip.fps))
+        size = clip.width or usual.width, clip.height or usual.height
+        return second.first(size[0], size[1], clip.length or recipe.frames, clip.fps)
+
+    def _guidance(self, recipe: Recipe) -> StreamGuidance:
+        """The guidance of both streams."""
+        own = self.guidance or recipe.guidance
+        return StreamGuidance(own.video or recipe.video, own.audio or recipe.audio)
+
+    def _sigmas(self, recipe: Recipe, shape: ClipShape) -> list[float]:
+        """The noise levels of the steps that are taken."""
+        sampling = self.sampling
+        sigmas = list(self.sigmas) if self.sigmas else scheduled(self.schedule, recipe, prod(shape.video_latent))
+        return schedules.slice_steps(schedules.check_sigmas(sigmas), sampling.start_step, sampling.end_step or None)
+
+
+@dataclass(frozen=True)
+class CompleteRequest:
+    """A request with nothing left open.
+
+    ``shape`` is the clip of the first stage, ``final`` the one that comes out; ``sigmas`` are those of the steps that
+    are taken; ``loras`` and ``refine_loras`` hold the distilled LoRA where a recipe asks for it; ``script`` has the
+    prompt and all segments; without ``windows`` the clip is made at once.
+    """
+
+    request: Request
+    shape: ClipShape
+    final: ClipShape
+    streams: tuple[str, ...]
+    sigmas: list[float]
+    sampler: str
+    guidance: StreamGuidance
+    negative: str
+    second: SecondStage
+    refine: Refine
+    loras: Stack
+    refine_loras: Stack
+    script: tuple[Segment, ...]
+    windows: tuple[Window, ...]
+
+    def guidance_of(self, free: Collection[str]) -> StreamGuidance:
+        """Return the guidance of each stream, neutral for one that is not in ``free`` because it is given."""
+        return self.guidance.neutral_where(set(STREAMS) - set(free))
+
+    def refine_guidance_of(self, free: Collection[str]) -> StreamGuidance:
+        """Return the guidance of each stream in the second stage, neutral for one that is given."""
+        return self.refine.guidance.neutral_where(set(STREAMS) - set(free))
+
+    def needs_negative(self, free: Collection[str]) -> bool:
+        """Return whether any stage looks at the negative prompt, if the streams in ``free`` are to be made."""
+        if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
+            return True
+        return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+
+    @property
+    def holds_sound(self) -> bool:
+        """Whether the second stage keeps the sound of the first one from the noise."""
+        return self.second.refine and self.second.sound == "hold"
+
+
+def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[float]:
+    """Return the noise levels from 1 to 0 that ``settings`` ask for.
+
+    Args:
+        settings: what is None in them follows the recipe.
+        recipe: that of the model.
+        tokens: how many tokens the video has, for recipes whose schedule shifts with the size.
+
+    Raises:
+        SettingError: steps that a schedule does not have, or a custom list that no sampler can follow.
+    """
+    name = settings.schedule or recipe.schedule
+    if name == CUSTOM:
+        return settings.sigmas()
+    is_plain = settings == ScheduleSettings(settings.steps, settings.schedule, custom_sigmas=settings.custom_sigmas)
+    if is_plain or name in schedules.FIXED:
+        return recipe.sigmas(settings.steps, settings.schedule, tokens=tokens)
+    steps = settings.steps or len(recipe.sigmas(None, settings.schedule)) - 1
+    return replace(settings, steps=steps, schedule=name).sigmas(tokens if recipe.by_tokens else None)
+
+
+def check_limits(value: Any) -> None:
+    """Hold every setting in ``value`` and in all that it contains to its limits.
+
+    Args:
+        value: a dataclass with settings, or a sequence of such; anything else is left alone.
+
+    Raises:
+        SettingError: the first value that is outside its limits or of another type; it says which are possible.
+    """
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            check_limits(each)
+    if not is_dataclass(value) or isinstance(value, type):
+        return
+    settings = settings_of(type(value))
+    for name in _names(type(value)):
+        content = getattr(value, name)
+        if name not in settings:
+            check_limits(content)
+        elif isinstance(content, (bool, int, float, str, Fraction)):
+            try:
+                settings[name].check(content)
+            except TypeError:
+                raise SettingError(f"{name} is {content!r}; it must be a number.") from None
+
+
+def _names(owner: type) -> list[str]:
+    return [each.name for each in fields(owner)]
+
+
+def _refuse_unknown(flat: dict[str, Any]) -> None:
+    known = [*_WHOLE, *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
+    if unknown := [name for name in flat if name not in known]:
+        raise SettingError(f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], known)}")
+
+
+def _of_class(flat: dict[str, Any], owner: type) -> dict[str, Any]:
+    """What of ``flat`` are fields of ``owner``."""
+    return {name: flat[name] for name in _names(owner) if name in flat}
+
+
+def _machine(flat: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Resources behind ``dtype``, and behind ``device``, ``vram`` and ``ram`` as PyTorch counts them."""
+    found: dict[str, Any] = {}
+    for name in ("vram", "ram"):
+        if flat.get(name) is not None:
+            found[f"max_{name}"] = flat[name] / GIB
+    if flat.get("device") is not None:
+        found["device"] = str(flat["device"])
+    if (dtype := flat.get("dtype")) is not None:
+        names = {each: name for name, each in PRECISIONS.items()}
+        if dtype not in names:
+            raise SettingError(f"dtype is {dtype}; it must be one of {', '.join(map(str, names))}.")
+        found["precision"] = names[dtype]
+    return found
+
+
+def _long(flat: dict[str, Any]) -> LongClip | None:
+    windowing, segments = flat.get("windowing"), tuple(flat.get("segments") or ())
+    if windowing is None and not segments:
+        return None
+    return LongClip(windowing or Windowing(), segments, flat.get("resume"))

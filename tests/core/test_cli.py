@@ -1,0 +1,511 @@
+"""The command line: every setting has a flag, flags become a request, and errors are one sentence."""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import ltx2_core as ltx2
+from ltx2_core import cli
+from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.cli import arguments, commands, main, sentence, syntax
+from ltx2_core.cli.arguments import request_of
+from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
+from ltx2_core.cli.progress import Bars, shown_log
+from ltx2_core.conditioning.conditions import AudioSource
+from ltx2_core.errors import OutOfMemoryError, SettingError
+from ltx2_core.fields import settings_of
+from ltx2_core.generate import recipe_of
+from ltx2_core.media import write_audio, write_video
+from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
+from ltx2_core.sampling.windows import Segment, Windowing
+from ltx2_core.settings import ClipSettings, Request, Resources, SamplingSettings, SecondStage
+
+FPS = Fraction(24)
+FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+SOUND = AudioSource(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
+LORA = MINIATURE / "loras" / "light-room.safetensors"
+IC_LORA = MINIATURE / "loras" / "ic-motion.safetensors"
+WINDOWS_PATH = r"C:\clips\cat.png"
+
+
+@pytest.fixture(scope="module")
+def models():
+    return ltx2.open_models("miniature")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A video with sound, one without, a sound, and a picture."""
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "film.mp4", [FRAMES], FPS, SOUND.waveform[:, :33_000], 24_000)
+    write_video(folder / "silent.mp4", [FRAMES], FPS)
+    write_audio(folder / "sound.wav", SOUND.waveform, 24_000)
+    Image.new("RGB", (96, 64), "white").save(folder / "a:b.png")
+    return folder
+
+
+@pytest.fixture
+def asked(models):
+    """What flags become: a function from words to a request."""
+
+    def read(*words) -> Request:
+        words = ["generate", "--output", "x.mp4", "--prompt", "x", *map(str, words)]
+        return request_of(parse(words), models)
+
+    return read
+
+
+# Every setting has a flag
+
+
+def test_every_setting_of_a_run_has_a_flag():
+    table = surfaces()
+    assert [(row.owner, row.field) for row in table if row.flag is None] == [("ClipSettings", "batch_size")]
+    reached = {(row.owner, row.field) for row in table}
+    for owner in (ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources, Guidance, TileSettings):
+        assert {(owner.__name__, name) for name in settings_of(owner)} <= reached
+
+
+def test_flags_of_the_table_exist_and_are_on_the_help_page():
+    parser, found = build_parser()
+    text = found["generate"].parser.format_help()
+    for row in surfaces():
+        assert row.flag is None or (row.flag in found["generate"].flags and row.flag in text)
+    assert "generate" in parser.format_help() and "--video-apg-limit" in found["generate"].flags
+
+
+def test_the_help_page_has_groups_limits_defaults_and_examples():
+    text = " ".join(build_parser()[1]["generate"].parser.format_help().split())
+    titles = ["what", "size and length", "conditions", "sampling", "guidance", "LoRAs", "long clips", "second stage"]
+    places = [text.index(f" {title}: ") for title in [*titles, "decoding", "machine", "examples"]]
+    assert places == sorted(places)
+    for note in ("1 to 2881 frames", "default: 24", "default: on", "0 to 1024 GB", "default: as the recipe"):
+        assert note in text
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "plan", "tiny"])
+def test_help_is_shown(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0 and command in capsys.readouterr().out
+
+
+FLAGS_BEFORE = """
+--prompt --negative --output --checkpoint --text-encoder --width --height --frames --seconds --fps --image
+--compression --audio --audio-noise --video --reference-video --reference-audio --source --retake --only --mask
+--feather --sound-only --segments --window --overlap --drift --resume --steps --schedule --sampler --seed
+--text-scale --video-text-scale --audio-text-scale --cross-modal-scale --video-cross-modal-scale
+--audio-cross-modal-scale --stg-scale --video-stg-scale --audio-stg-scale --rescale --video-rescale --audio-rescale
+--nag-scale --video-nag-scale --audio-nag-scale --apg-parallel --video-apg-parallel --audio-apg-parallel --stg-blocks
+--format --lora --hq --upscale --upscaler --temporal-upscaler --refine --tiles --distilled-lora --device --vram --ram
+--no-cache
+"""
+
+
+def test_no_flag_was_lost():
+    assert set(FLAGS_BEFORE.split()) <= set(build_parser()[1]["generate"].flags)
+
+
+# Flags become a request
+
+
+def test_settings_are_those_that_were_written(asked):
+    request = asked("--width", 64, "--frames", 9, "--seed", 3, "--sampler", "heun", "--steps", 4, "--schedule", "beta",
+                    "--start-step", 1, "--no-add-noise", "--noise-order", "comfyui", "--batched-passes", "--vram", 2,
+                    "--precision", "bf16", "--no-cache", "--device", "cpu", "--picture-only", "--denoise", 0.5,
+                    "--negative", "y", "--fps", "23.976", "--max-shift", 3)  # fmt: skip
+    clip = ClipSettings(64, frames=9, fps=Fraction(24000, 1001), streams="picture only")
+    assert request.clip == clip and request.negative == "y"
+    assert request.sampling == SamplingSettings(3, "heun", 1, 0, False, "comfyui", True)
+    assert request.schedule == ScheduleSettings(4, "beta", max_shift=3, denoise=0.5)
+    assert request.resources == Resources("cpu", 2, precision="bf16", cache=False) and request.resources.vram == 2**31
+    assert request.second == SecondStage(refine=False) and request.tiling is None and request.long is None
+
+
+def test_what_is_not_written_follows_the_recipe(asked, models):
+    recipe = recipe_of(models)
+    whole = asked().completed(recipe)
+    assert whole.guidance == recipe.guidance and whole.sigmas == recipe.sigmas()
+    assert asked().clip == ClipSettings() and asked().schedule == ScheduleSettings()
+
+
+def test_sigmas_take_the_place_of_a_schedule(asked):
+    assert asked("--sigmas", "1, 0.5, 0").schedule.schedule == "custom"
+    assert asked("--sigmas", "1, 0.5, 0").completed(recipe_of(ltx2.open_models("miniature"))).sigmas == [1, 0.5, 0]
+    with pytest.raises(SettingError, match="leave out --schedule beta"):
+        asked("--sigmas", "1, 0", "--schedule", "beta")
+
+
+def test_guidance_of_a_stream_counts_before_the_common_one(asked):
+    guidance = asked("--text-scale", 4, "--audio-text-scale", 6, "--cfg-star", "--video-stg-blocks", 1, 2,
+                     "--stg-blocks", 3, "--no-audio-cfg-star", "--video-skip-steps", 1, "--apg-limit", 5,
+                     "--nag-limit", 3, "--nag-blend", 0.5).guidance  # fmt: skip
+    video, audio = guidance.video, guidance.audio
+    assert (video.text_scale, audio.text_scale) == (4, 6) and (video.cfg_star, audio.cfg_star) == (True, False)
+    assert (video.stg_blocks, audio.stg_blocks) == ((1, 2), (3,)) and (video.skip_steps, audio.skip_steps) == (1, 0)
+    assert (audio.apg_limit, audio.nag_limit, audio.nag_blend) == (5, 3, 0.5)
+
+
+def test_guidance_changes_with_the_noise_level(asked):
+    guidance = asked(
+        "--guidance-up-to",
+        "0.4:stg-scale=1,stg_blocks=0-1+3",
+        "--guidance-up-to",
+        "video:0.8:text_scale=2",
+        "--guidance-up-to",
+        "audio:cfg_star=yes",
+        "--text-scale",
+        5,
+    ).guidance
+    assert isinstance(guidance.video, GuidanceBySigma) and isinstance(guidance.audio, GuidanceBySigma)
+    assert [guidance.video.at(sigma).text_scale for sigma in (1, 0.9, 0.8, 0.4)] == [5, 5, 2, 2]
+    assert [guidance.audio.at(sigma).text_scale for sigma in (1, 0.4)] == [5, 5] and guidance.audio.at(1).cfg_star
+    assert guidance.video.at(0.4).stg_blocks == (0, 1, 3) and guidance.video.at(0.5).stg_scale == 0
+    everywhere = asked("--guidance-up-to", "1:text_scale=2").guidance
+    assert isinstance(everywhere.video, Guidance) and everywhere.video.text_scale == 2
+
+
+def test_pictures(asked, folder):
+    path, colon = folder / "a:b.png", "--image"
+    pictures = asked(colon, f"0:{path}", colon, f"-1:{path}:0.5", colon, f"8:{path}:0.7:20", "--compression", 0,
+                     colon, f"0:{path}:append=yes,strength=0.25").conditions  # fmt: skip
+    assert [(each.frame, each.strength, each.compression, each.append) for each in pictures] == [
+        (0, 1, 0, False),
+        (-1, 0.5, 0, False),
+        (8, 0.7, 20, False),
+        (0, 0.25, 0, True),
+    ]
+    with pytest.raises(SettingError, match="write FRAME:PATH"):
+        asked(colon, path)
+    with pytest.raises(SettingError, match="strength is 2"):
+        asked(colon, f"0:{path}:2")
+
+
+def test_a_source_says_size_length_and_rate(asked, folder, caplog):
+    caplog.set_level(logging.INFO, "ltx2_core")
+    film, silent = folder / "film.mp4", folder / "silent.mp4"
+    request = asked("--source", film, "--retake", "0.5:1", "--only", "sound")
+    assert request.clip == ClipSettings(96, 64, 33, FPS) and "film.mp4 as 96 x 64, 33 frames at 24 fps." in caplog.text
+    begin, retake = request.conditions
+    assert begin.audio is not None and (retake.start, retake.end, retake.streams) == (0.5, 1, "sound")
+    begin, retake = asked("--source", silent, "--retake", "0.5:1").conditions
+    assert begin.audio is None and tuple(retake.among) == ("video",) and "without sound" in caplog.text
+    assert asked("--video", film, "--seconds", 1).clip.length == 25 and "25 frames." in caplog.text
+    assert asked("--video", film, "--fps", 12).clip.length == 17
+    assert asked("--video", f"{film}:start=0.5").clip.length == 17
+
+
+def test_sounds_are_read_from_a_moment_on(asked, folder):
+    keep, voice = asked("--audio", f"{folder / 'sound.wav'}:start=0.5,seconds=1", "--audio-noise", 0.2,
+                        "--reference-audio", f"{folder / 'sound.wav'}:strength=0.5,seconds=0.5").conditions  # fmt: skip
+    assert keep.audio.seconds == 1 and keep.noise == 0.2
+    assert voice.strength == 0.5 and voice.audio.seconds == 0.5
+
+
+def test_references(asked, folder):
+    film = folder / "film.mp4"
+    loose = f"{film}:strength=0.5,attention=0.25,downscale=2,temporal-scale=4,start=1"
+    first, second = asked("--reference-video", loose, "--reference-video", film,
+                          "--reference-mask", folder / "silent.mp4").conditions  # fmt: skip
+    assert (first.strength, first.attention, first.downscale, first.temporal_scale) == (0.5, 0.25, 2, 4)
+    assert first.video.start == 1 and first.mask.shape == (33, 64, 96)
+    assert (second.strength, second.downscale, second.mask) == (1, 1, None)
+    (as_trained,) = asked("--reference-video", film, "--lora", IC_LORA).conditions
+    assert as_trained.downscale == ltx2.lora.open_lora(IC_LORA).downscale
+
+
+def test_a_mask_is_a_picture_or_a_video(asked, folder):
+    film = folder / "film.mp4"
+    _, region = asked("--source", film, "--mask", folder / "a:b.png", "--feather", 2).conditions
+    assert region.mask.shape == (1, 64, 96) and region.mask.min() == 1 and region.feather == 2 and not region.sound
+    _, region = asked("--source", film, "--mask", film, "--mask-sound").conditions
+    assert region.mask.shape == (33, 64, 96) and region.sound
+
+
+def test_loras_are_opened_and_compared(asked, caplog):
+    caplog.set_level(logging.INFO, "ltx2_core")
+    ((lora, strengths),) = asked("--lora", f"{LORA}:0.8:video=1,audio=0,blocks=0-1+3,schedule=1.0@1;0.5@0.3").loras
+    assert lora.path == LORA and (strengths.audio, strengths.video, strengths.blocks) == (0, 1, {0, 1, 3})
+    assert math.isclose(strengths.schedule(0.75), 0.65) and "light-room.safetensors: LoRA" in caplog.text
+    with pytest.raises(SettingError, match=r"auio.*Did you mean audio"):
+        asked("--lora", f"{LORA}:1:auio=0")
+
+
+def test_long_clips(asked, tmp_path, models):
+    path = tmp_path / "segments.txt"
+    path.write_text("# a story\n0 a red ball\n\n2.5: a green ball\n")
+    segments = (Segment(0, "a red ball"), Segment(2.5, "a green ball"))
+    long = asked("--segments", path, "--resume", tmp_path).long
+    assert (long.windowing, long.segments, long.resume) == (Windowing(), segments, tmp_path)
+    assert asked(
+        "--window", 33, "--overlap", 8, "--overlap-strength", 0.5, "--drift", 0.25
+    ).long.windowing == Windowing(window=33, overlap=8, overlap_strength=0.5, drift_control=0.25)
+    assert asked("--overlap", 8).long is None
+    words = ["generate", "--output", "x.mp4"]
+    assert request_of(parse([*words, "--segments", str(path)]), models).prompt == "a red ball"
+    with pytest.raises(SettingError, match="There is no prompt"):
+        request_of(parse(words), models)
+
+
+def test_a_second_stage(asked):
+    request = asked("--upscale", 2, "--refine", "--tiles", "1x2x3", "--tile-overlap", 64, "--tile-mode", "one-by-one",
+                    "--refine-sound", "as the recipe", "--refine-noise-scale", 0.5, "--refine-sigmas", "0.5, 0.2, 0",
+                    "--refine-guidance", "audio:text_scale=2")  # fmt: skip
+    second = request.second
+    assert second.refine and [file.config.space for file in second.upscalers] == [2]
+    assert second.tiles == TileSettings(columns=3, rows=2, intervals=1, overlap=64, mode="one by one")
+    assert (second.sound, second.noise_scale, second.sigmas) == ("as the recipe", 0.5, (0.5, 0.2, 0.0))
+    assert (second.guidance.video.text_scale, second.guidance.audio.text_scale) == (1, 2)
+    assert asked("--tiles", "auto").second.tiles is None
+    with pytest.raises(SettingError, match=r"enlarges by 2, but --upscale is 1\.5"):
+        asked("--upscale", 1.5)
+
+
+def test_the_distilled_lora_is_opened_where_it_has_a_strength(asked, monkeypatch, tmp_path):
+    assert asked("--refine").second.lora is None
+    second = asked("--refine", "--distilled-lora", LORA, "--distilled-lora-refine-strength", 0.5).second
+    assert second.lora.path == LORA and second.distilled_lora_refine_strength == 0.5
+    second = asked("--distilled-lora", LORA, "--distilled-lora-strength", 0.25).second
+    assert second.lora.path == LORA and second.distilled_lora_strength == 0.25
+
+
+def test_tiles_to_decode_in(asked):
+    tiling = asked("--decode-tile-size", 512, "--decode-tile-frames", 40, "--decode-frame-overlap", 16).tiling
+    assert (tiling.tile_size, tiling.tile_frames, tiling.frame_overlap) == (512, 40, 16)
+    assert asked("--decode-tile-size", 0, "--decode-tile-overlap", 32).tiling is None
+
+
+# What people write in one word
+
+
+def test_windows_paths_survive():
+    assert syntax.parse_picture(f"-1:{WINDOWS_PATH}:0.5:20") == syntax.PictureFile(WINDOWS_PATH, -1, 0.5, 20)
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}") == syntax.PictureFile(WINDOWS_PATH, 0)
+    assert syntax.parse_picture(f"0:{WINDOWS_PATH}:compression=20").compression == 20
+    assert syntax.parse_file(WINDOWS_PATH, "start") == (Path(WINDOWS_PATH), {})
+    assert syntax.parse_file(f"{WINDOWS_PATH}:start=2", "start") == (Path(WINDOWS_PATH), {"start": 2})
+    for text, strength in (("", 1), (":0.8", 0.8), (":0.8:audio=0", 0.8), (":audio=0", 1)):
+        path, strengths = syntax.parse_lora(f"{WINDOWS_PATH}{text}", 4)
+        assert path == Path(WINDOWS_PATH) and strengths == type(strengths)(strength, audio=0 if "audio" in text else 1)
+
+
+def test_loras_over_the_run():
+    _, strengths = syntax.parse_lora("a.safetensors:schedule=0@1+4@0.5,by_step=yes,blocks=all", 4)
+    assert strengths.by_step and strengths.schedule(2) == 0.75 and strengths.blocks is None
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "facts"),
+    [
+        (syntax.whole_number, "2.5", ["'2.5'", "whole"]),
+        (syntax.number, "x", ["'x'"]),
+        (syntax.switch, "maybe", ["'maybe'"]),
+        (syntax.blocks, "0-x", ["'x'"]),
+        (syntax.sigmas, "1, 2", ["2"]),
+        (syntax.parse_tiles, "2x2", ["'2x2'", "1x2x2"]),
+        (syntax.parse_tiles, "0x1x1", ["'0x1x1'"]),
+        (syntax.parse_guidance, "text_scale", ["text_scale", "0.8:"]),
+        (syntax.parse_guidance, "0.8:tex_scale=1", ["tex_scale", "Did you mean text_scale?"]),
+        (syntax.parse_guidance, "0.8:text_scale=high", ["text_scale", "'high'"]),
+        (lambda text: syntax.parse_lora(text, 4), "a:1:blocks=7", ["7", "4 blocks"]),
+        (lambda text: syntax.parse_range(text, "picture", ["video"]), "1", ["START:END"]),
+        (lambda text: syntax.parse_range(text, "picture", ["video"]), "2:1", ["2 s to 1 s"]),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(read, text, facts):
+    with pytest.raises(ValueError) as error:
+        read(text)
+    assert all(fact in str(error.value) for fact in facts) and "\n" not in str(error.value)
+
+
+def test_segments_that_cannot_be_read(tmp_path):
+    path = tmp_path / "segments.txt"
+    for text, fact in (("a red ball", "Line 1 of segments.txt is 'a red ball'"), ("# nothing", "no segment")):
+        path.write_text(text)
+        with pytest.raises(SettingError, match=fact):
+            syntax.read_segments(path)
+
+
+def test_a_frame_from_the_end_is_no_flag():
+    assert join_image_flags(["--image", "-1:a.png", "--image", "0:b"]) == ["--image=-1:a.png", "--image", "0:b"]
+    assert join_image_flags([]) == []
+
+
+# Errors are one sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        ([], ["COMMAND"]),
+        (["genrate"], ["genrate", "Did you mean generate?"]),
+        (["--version"], ["COMMAND"]),
+        (["generate", "--promt", "x"], ["--promt", "Did you mean --prompt?"]),
+        (["generate", "--stg", "1"], ["--stg"]),
+        (["generate", "--prompt", "x"], ["required", "--output"]),
+        (["generate", "--output", "x.mp4", "--schedule", "ltx"], ["'ltx'", "Did you mean ltx2?"]),
+        (["generate", "--output", "x.mp4", "--steps", "x"], ["--steps", "'x'"]),
+        (["generate", "--output", "x.mp4", "--steps"], ["--steps"]),
+        (["generate", "--output", "x.mp4", "--upscale", "3"], ["'3'", "1.5, 2"]),
+        (["generate", "--output", "x.mp4", "--format", "fp4"], ["'fp4'", "fp8"]),
+        (["generate", "--output", "x.mp4", "x"], ["x"]),
+        (["generate", "--output", "x.doc"], [".doc"]),
+        (["generate", "--output", "x.mp4", "--sound-only"], [".wav or .flac"]),
+        (["generate", "--output", "x.wav", "--sound-only", "--picture-only"], ["--picture-only"]),
+        (["generate", "--output", "x.mp4", "--frames", "9", "--seconds", "1"], ["--frames", "--seconds"]),
+        (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
+        (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["text_scale is 11", "10"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["no.txt", "No such file"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),
+        (["plan", "--passes", "5"], ["'5'", "4"]),
+        (["plan", "--version", "2.2"], ["'2.2'", "2.3"]),
+        (["plan", "--version", "2.3", "--card", "Voodoo"], ["Voodoo"]),
+        (["tiny", "folder", "--version", "3"], ["'3'"]),
+        (["inspect", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and "\n" not in said.err.strip()
+    assert all(fact in said.err for fact in facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped"),
+        (OutOfMemoryError("The block does not fit: make the clip smaller."), 2, "The block does not fit"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), 2, "Memory ran out: CUDA out of memory."),
+        (PermissionError(13, "Permission denied", "clip.mp4"), 2, "error: clip.mp4: Permission denied."),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device."),
+        (OSError("odd"), 2, "error: odd"),
+        (OSError(), 2, "error: OSError"),
+    ],
+)
+def test_whatever_stops_a_command_is_told(error, status, said, capsys, monkeypatch):
+    def stopped(options):
+        raise error
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", stopped)
+    assert main(["inspect", "x"]) == status
+    err = capsys.readouterr().err.strip()
+    assert said in err and "\n" not in err and "Traceback" not in err
+
+
+def test_faults_of_ours_are_not_hidden(monkeypatch):
+    def broken(options):
+        raise AttributeError("a mistake")
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", broken)
+    with pytest.raises(AttributeError):
+        main(["inspect", "x"])
+
+
+def test_a_reader_that_has_gone_is_not_complained_about():
+    """As of ``ltx2 inspect file | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "import sys; from ltx2_core.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(LORA)],
+        stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert process.returncode == 1 and process.stderr == ""
+
+
+def test_a_sentence_of_an_error_is_one_line():
+    assert sentence(ValueError("two\n  lines")) == "two lines"
+
+
+# The commands
+
+
+def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, monkeypatch):
+    requests = []
+
+    def make_clip(models, request, bars):
+        requests.append(request)
+        bars.report("sampling", 1, 2)
+        bars.say("It is silent.")
+        return SimpleNamespace(chunks=iter([FRAMES]), fps=FPS, waveform=None, sample_rate=None)
+
+    monkeypatch.setattr(commands, "make_clip", make_clip)
+    target = tmp_path / "clip.mp4"
+    assert main(["generate", "--prompt", "x", "--output", str(target), "--lora", f"{LORA}:0.5", "--seconds", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(target) and target.is_file() and requests[0].prompt == "x"
+    assert "light-room.safetensors: LoRA" in said.err and "1 s at 24 fps: 25 frames." in said.err
+    assert "It is silent." in said.err and "sampling" in said.err
+
+
+def test_generate_makes_a_clip(tmp_path, capsys):
+    target = tmp_path / "sound.wav"
+    words = ["--prompt", "x", "--output", str(target), "--sound-only", "--frames", "9", "--steps", "1"]
+    assert main(["generate", *words, "--device", "cpu", "--no-cache"]) == 0 and target.is_file()
+
+
+def test_plan_says_where_weights_will_be(capsys):
+    size = ["--width", "768", "--height", "512", "--frames", "25", "--steps", "8", "--passes", "2"]
+    assert main(["plan", "--version", "2.3", *size, "--card", "RTX 4090", "--vram", "16", "--ram", "32"]) == 0
+    assert "sampling" in capsys.readouterr().out
+
+
+def test_plan_of_files_on_this_machine(capsys):
+    assert main(["plan", "--width", "96", "--height", "96", "--frames", "9"]) == 0
+    assert "sampling" in capsys.readouterr().out
+
+
+def test_tiny_and_inspect(tmp_path, capsys):
+    assert main(["tiny", str(tmp_path / "tiny"), "--version", "2.0"]) == 0
+    checkpoint = capsys.readouterr().out.split()[0]
+    assert main(["inspect", checkpoint, str(LORA)]) == 0
+    assert "LTX-2.0" in capsys.readouterr().out
+
+
+def test_a_checkpoint_needs_a_text_encoder(tmp_path, capsys):
+    checkpoint = str(MINIATURE / "ltx2-mini.safetensors")
+    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "x.mp4"), "--checkpoint", checkpoint]) == 2
+    assert "--text-encoder" in capsys.readouterr().err
+
+
+def test_the_log_is_shown_only_while_a_command_works(capsys):
+    log = logging.getLogger("ltx2_core.somewhere")
+    with shown_log():
+        log.info("A line %d.", 1)
+    log.info("Another line.")
+    assert capsys.readouterr().err == "A line 1.\n"
+
+
+def test_bars_follow_the_stages(capsys):
+    with Bars() as bars:
+        bars.report("prompt", 1, 2)
+        bars.report("sampling", 3, 4)
+        bars.say("A line.")
+    said = capsys.readouterr().err
+    assert "prompt" in said and "sampling" in said and "A line." in said
+
+
+def test_reading_flags_prints_nothing(asked, folder, capsys):
+    asked("--source", folder / "silent.mp4", "--lora", LORA, "--seconds", 1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_module_is_the_program():
+    from ltx2_core.__main__ import main as program
+
+    assert program is cli.main and arguments.PICTURES

@@ -1,0 +1,228 @@
+"""Settings of a run: a request is built from names, held to limits, and completed by a recipe."""
+
+from dataclasses import fields, replace
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ltx2_core.errors import SettingError
+from ltx2_core.fields import did_you_mean, settings_of
+from ltx2_core.geometry import ClipShape
+from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, StreamGuidance, recipe_for
+from ltx2_core.sampling.windows import Segment, Windowing
+from ltx2_core.settings import (
+    ClipSettings,
+    LongClip,
+    Request,
+    Resources,
+    SamplingSettings,
+    SecondStage,
+    check_limits,
+    scheduled,
+)
+
+DEV = recipe_for("2.3", 48)
+DISTILLED = recipe_for("2.3", 48, distilled=True)
+HQ = recipe_for("2.3", 48, hq=True)
+OWNED = [ClipSettings, SamplingSettings, SecondStage, Resources]
+
+
+class Enlarging:
+    """An upscaler file, as far as sizes go."""
+
+    def __init__(self, space=2, time=1):
+        self.config = SimpleNamespace(space=Fraction(space), time=time, clip=self.clip)
+
+    def clip(self, clip):
+        space, time = self.config.space, self.config.time
+        size = int(clip.width * space), int(clip.height * space)
+        return ClipShape(*size, (clip.frames - 1) * time + 1, clip.fps * time)
+
+
+@pytest.mark.parametrize("owner", OWNED)
+def test_every_setting_has_limits_and_whole_sentences(owner):
+    for setting in settings_of(owner).values():
+        assert setting.text.endswith(".") and setting.text[0].isalpha()
+        setting.check(setting.default if not isinstance(setting.default, tuple) else None)
+    free = {"upscalers", "tiles", "lora", "guidance"}
+    assert {field.name for field in fields(owner)} - free == settings_of(owner).keys()
+
+
+def test_a_request_without_settings_is_the_recipe():
+    whole = Request.of("a red ball").completed(DEV)
+    assert whole.shape == whole.final == ClipShape(DEV.width, DEV.height, DEV.frames, Fraction(24))
+    assert whole.sigmas == DEV.sigmas() and whole.sampler == DEV.sampler and whole.negative == DEV.negative
+    assert whole.guidance == DEV.guidance and whole.refine == DEV.refine and whole.streams == ("video", "audio")
+    assert whole.script == (Segment(0, "a red ball"),) and whole.windows == () and whole.loras == ()
+    assert not whole.second.refine and not whole.holds_sound
+
+
+def test_flat_names_find_their_place():
+    own = Guidance(text_scale=2)
+    request = Request.of(
+        "x", "y", width=1024, seconds=2, fps="24000/1001", sound_only=True, seed=7, steps=5, sampler="heun",
+        video=own, device=torch.device("cpu"), dtype=torch.bfloat16, vram=2**30, ram=3 * 2**29, cache=False,
+        windowing=Windowing(33, 8), segments=[Segment(1, "z")], resume="kept", loras=[], conditions=[], sigmas=None,
+    )  # fmt: skip
+    assert request.clip == ClipSettings(1024, None, None, Fraction(24000, 1001), 2, streams="sound only")
+    assert request.sampling == SamplingSettings(7, "heun") and request.schedule.steps == 5
+    assert request.long == LongClip(Windowing(33, 8), (Segment(1, "z"),), "kept")
+    resources = request.resources
+    assert (resources.vram, resources.ram, resources.dtype) == (2**30, 3 * 2**29, torch.bfloat16)
+    assert resources.device == "cpu" and resources.cache is False
+    whole = request.completed(DEV)
+    assert whole.guidance == StreamGuidance(own, DEV.audio) and whole.negative == "y" and whole.streams == ("audio",)
+    assert whole.shape.frames == 49 and len(whole.windows) == len(Windowing(33, 8).windows(49, whole.shape.fps))
+
+
+def test_segments_alone_make_windows():
+    assert Request.of("x", segments=[Segment(1, "y")]).long == LongClip(Windowing(), (Segment(1, "y"),))
+    assert Request.of("x", resume="folder").long is None
+
+
+def test_nothing_means_the_recipe():
+    nothing = Request.of("x", width=None, fps=None, steps=None, schedule=None, sampler=None, vram=None, dtype=None)
+    assert nothing == Request.of("x") == Request("x")
+    assert Resources(max_vram=0).vram is None and Resources(max_ram=1.5).ram == 3 * 2**29
+
+
+@pytest.mark.parametrize(
+    ("flat", "facts"),
+    [
+        ({"widht": 64}, ["widht", "width?"]),
+        ({"given": ()}, ["given"]),
+        ({"width": 8192}, ["width is 8192", "4096"]),
+        ({"steps": 0}, ["steps is 0", "1 and 200"]),
+        ({"steps": "20"}, ["steps is '20'", "number"]),
+        ({"seed": -1}, ["seed is -1"]),
+        ({"sampler": "eular"}, ["'eular'", "euler?"]),
+        ({"schedule": "distiled"}, ["'distiled'", "distilled?"]),
+        ({"format": "fp4"}, ["'fp4'", "fp8"]),
+        ({"dtype": torch.int8}, ["torch.int8", "torch.bfloat16"]),
+        ({"fps": "fast"}, ["'fast'"]),
+        ({"video": Guidance(rescale=2)}, ["rescale is 2"]),
+        ({"audio": GuidanceBySigma(((1.0, Guidance(stg_scale=9)),))}, ["stg_scale is 9"]),
+        ({"windowing": Windowing(drift_control=2)}, ["drift_control is 2"]),
+        ({"second": SecondStage(noise_scale=2)}, ["noise_scale is 2"]),
+        ({"second": SecondStage(sound="loud")}, ["'loud'", "hold"]),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(flat, facts):
+    with pytest.raises(SettingError) as error:
+        Request.of("x", **flat)
+    assert all(fact in str(error.value) for fact in facts) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flat", "facts"),
+    [
+        ({"frames": 120}, ["frames is 120", "121"]),
+        ({"width": 100}, ["width is 100", "96"]),
+        ({"start_step": 40}, ["Steps 40 to 30"]),
+        ({"sigmas": [0.5, 0.7]}, ["after 0.5 comes 0.7"]),
+        ({"schedule": "distilled", "steps": 12}, ["steps is 12", "exactly 8"]),
+        ({"second": SecondStage((Enlarging(),), refine=False), "width": 96, "height": 128}, ["width is 96", "64"]),
+        ({"second": SecondStage(), "segments": [Segment(1, "y")]}, ["one prompt for the whole clip"]),
+        ({"windowing": Windowing(120)}, ["120"]),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(flat, facts):
+    with pytest.raises(SettingError) as error:
+        Request.of("x", **flat).completed(DEV)
+    assert all(fact in str(error.value) for fact in facts) and "\n" not in str(error.value)
+
+
+def test_a_second_stage_starts_smaller_and_ends_as_asked():
+    second = SecondStage((Enlarging(), Enlarging(1, time=2)))
+    whole = Request.of("x", width=1024, height=512, frames=33, second=second).completed(DEV)
+    assert (whole.shape.width, whole.shape.height, whole.shape.frames, whole.shape.fps) == (512, 256, 33, 24)
+    assert (whole.final.width, whole.final.height, whole.final.frames, whole.final.fps) == (1024, 512, 65, 48)
+    usual = Request.of("x", second=second).completed(DEV)
+    assert (usual.shape.width, usual.shape.height) == (DEV.width, DEV.height)
+
+
+def test_a_second_stage_changes_its_recipe():
+    assert SecondStage().completed(DEV.refine) == DEV.refine
+    assert DEV.refine.keeps_sound and not SecondStage(sound="refine").completed(DEV.refine).keeps_sound
+    guidance = StreamGuidance(Guidance(2), Guidance(3))
+    refine = SecondStage(sigmas=(0.5, 0.25, 0.0), guidance=guidance).completed(DEV.refine)
+    assert refine.sigmas == (0.5, 0.25, 0.0) and refine.guidance == guidance
+    assert SecondStage(noise_scale=0.5).completed(DEV.refine).sigmas == (0.5, 0.421875, 0.0)
+    whole = Request.of("x", second=SecondStage(sound="hold", guidance=guidance)).completed(DISTILLED)
+    assert whole.holds_sound and whole.refine_guidance_of({"video"}) == StreamGuidance(Guidance(2))
+
+
+def own_strengths(strengths):
+    """The strength of the whole LoRA, and that on the text."""
+    return getattr(strengths, fields(strengths)[0].name), strengths.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "chosen", "strengths"),
+    [
+        (DEV, {}, (0.0, 1.0)),
+        (HQ, {}, (0.25, 0.5)),
+        (HQ, {"distilled_lora_strength": 0, "distilled_lora_refine_strength": 0.8}, (0, 0.8)),
+        (DISTILLED, {"distilled_lora_strength": 0.3}, (0.3, 0.0)),
+    ],
+)
+def test_the_distilled_lora_has_a_strength_in_each_stage(recipe, chosen, strengths):
+    lora = object()
+    whole = Request.of("x", second=SecondStage(lora=lora, **chosen)).completed(recipe)
+    for stack, strength in zip((whole.loras, whole.refine_loras), strengths):
+        assert [(each, *own_strengths(own)) for each, own in stack] == ([(lora, strength, 0)] if strength else [])
+    assert Request.of("x", second=SecondStage()).completed(recipe).refine_loras == ()
+
+
+def test_a_negative_prompt_is_needed_only_where_something_looks_at_it():
+    whole = Request.of("x").completed(DEV)
+    assert whole.needs_negative({"video", "audio"}) and whole.needs_negative({"audio"})
+    assert not whole.needs_negative(set()) and whole.guidance_of(set()) == StreamGuidance()
+    plain = Request.of("x", video=Guidance(), audio=Guidance()).completed(DEV)
+    assert not plain.needs_negative({"video", "audio"})
+    guided = StreamGuidance(Guidance(3), Guidance())
+    second = replace(plain, second=SecondStage(), refine=replace(DEV.refine, video=guided.video))
+    assert second.needs_negative({"video"}) and not second.needs_negative({"audio"})
+    always = Request.of("x", sampler="euler_cfg_pp", video=Guidance(), audio=Guidance()).completed(DEV)
+    assert always.needs_negative({"video"})
+
+
+def test_schedules_follow_the_recipe_where_nothing_is_said():
+    tokens = 1000
+    assert scheduled(ScheduleSettings(), DEV, tokens) == DEV.sigmas()
+    assert scheduled(ScheduleSettings(5), HQ, tokens) == HQ.sigmas(5, tokens=tokens) != DEV.sigmas(5)
+    assert scheduled(ScheduleSettings(schedule="beta"), DEV, tokens) == DEV.sigmas(schedule="beta")
+    custom = ScheduleSettings(schedule="custom", custom_sigmas="1, 0.5, 0")
+    assert scheduled(custom, DEV, tokens) == [1.0, 0.5, 0.0]
+
+
+def test_schedules_take_what_is_said():
+    high, usual = scheduled(ScheduleSettings(4, max_shift=5), DEV, 1000), DEV.sigmas(4)
+    assert len(high) == 5 and all(a >= b for a, b in zip(high, usual)) and high != usual
+    assert scheduled(ScheduleSettings(4, terminal=0.3), DEV, 1000)[-2] == pytest.approx(0.3)
+    part = scheduled(ScheduleSettings(4, denoise=0.5), DEV, 1000)
+    assert part == DEV.sigmas(8)[-5:]
+    assert len(scheduled(ScheduleSettings(denoise=0.5), DEV, 1000)) == DEV.steps + 1
+    assert scheduled(ScheduleSettings(denoise=0.5), DISTILLED, 1000) == DISTILLED.sigmas()
+    assert scheduled(ScheduleSettings(4, max_shift=5), HQ, 1000) != high  # its shift depends on the size, too
+
+
+def test_steps_are_a_part_of_the_schedule():
+    whole = Request.of("x", steps=6, start_step=2, end_step=5).completed(DEV)
+    assert whole.sigmas == DEV.sigmas(6)[2:6]
+    assert Request.of("x", sigmas=[0.8, 0.4], start_step=0).completed(DEV).sigmas == [0.8, 0.4]
+
+
+def test_limits_hold_in_all_that_a_value_contains():
+    check_limits(None)
+    check_limits([Guidance(), "words", 5])
+    with pytest.raises(SettingError, match="nag_blend is 2"):
+        check_limits((Guidance(), Guidance(nag_blend=2)))
+    check_limits(Guidance)  # a class is no value
+
+
+def test_suggestions_are_near_or_none():
+    assert did_you_mean("stepz", ["steps", "seed"]) == " Did you mean steps?"
+    assert did_you_mean("completely different", ["steps", "seed"]) == ""
