@@ -1,8 +1,11 @@
-"""Where are the bytes now?"""
+"""Where are the bytes now?
+
+An engine for the weights of any ``nn.Module``: it knows no network, no file format and no user.
+"""
 
 from .link import Plain, Streamed
 from .pinned import PinnedMemory
-from .residency import Residency, best_device, compute_dtype
+from .placement import Placement, Room, StageNeed, place
 from .store import Store
 
-__all__ = ["PinnedMemory", "Plain", "Residency", "Store", "Streamed", "best_device", "compute_dtype"]
+__all__ = ["PinnedMemory", "Placement", "Plain", "Room", "StageNeed", "Store", "Streamed", "place"]
