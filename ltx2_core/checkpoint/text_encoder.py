@@ -32,7 +32,7 @@ class EncoderKind:
     needed: str  # the sentence that says which versions want it
     keys: Keys  # its prefixes are those of the text model in the kinds of files that people have
     mark: str  # a tensor behind the prefix that every file of this kind has
-    foreign: dict[str, str]  # tensors behind the prefix that tell of another model, and which
+    foreign: tuple[tuple[str, str], ...]  # tensors behind the prefix that tell of another model, and which
     ignored: tuple[str, ...]  # beginnings of names that are not the text model's
     model_types: tuple[str, ...]  # in config.json
     config: type[GemmaConfig]
@@ -45,7 +45,7 @@ class EncoderKind:
         """
         prefix = next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
         if prefix is not None:
-            for key, model in self.foreign.items():
+            for key, model in self.foreign:
                 if prefix + key in keys:
                     raise CheckpointError(f"{file_name} is {model}. {self.needed}.")
         return prefix
@@ -57,7 +57,7 @@ ENCODERS = (
         needed="LTX-2.0 and 2.3 read prompts with Gemma 3 12B",
         keys=GEMMA,
         mark="layers.0.post_feedforward_layernorm.weight",
-        foreign={"layers.0.layer_scalar": "Gemma 4, which belongs to LTX-2.5"},
+        foreign=(("layers.0.layer_scalar", "Gemma 4, which belongs to LTX-2.5"),),
         ignored=NOT_THE_TEXT_MODEL,
         model_types=("gemma3", "gemma3_text"),
         config=GemmaConfig,

@@ -381,7 +381,7 @@ def test_a_schedule(tmp_path, form):
             check("schedule", found, expected)
 
 
-def test_keyframes():
+def test_a_schedule_through_points():
     rising = StrengthSchedule.through([(4, 1.0), (0, 0.0), (6, -1.0)])
     assert [rising(step) for step in (-1, 0, 1, 4, 5, 9)] == [0.0, 0.0, 0.25, 1.0, 0.0, -1.0]
     for points in ([], [(2, 1.0), (2, 0.0)]):
