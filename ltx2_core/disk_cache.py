@@ -162,7 +162,7 @@ def _written(value: Any) -> str:
     if isinstance(value, Identified):
         return f"{type(value).__name__} {fingerprint(value.identity)}"
     if is_dataclass(value) and not isinstance(value, type):
-        return f"{type(value).__name__} {fingerprint(*(getattr(value, field.name) for field in fields(value)))}"
+        return f"{type(value).__name__} {fingerprint([getattr(value, field.name) for field in fields(value)])}"
     return repr(value)
 
 

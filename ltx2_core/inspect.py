@@ -17,7 +17,7 @@ from .lora.report import compare_with_release
 
 
 def inspect(path: str | Path) -> str:
-    """A few lines about an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
+    """Describe in a few lines an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
 
     Raises MissingFileError or CheckpointError for anything else.
     """
@@ -41,7 +41,7 @@ def inspect(path: str | Path) -> str:
 def _upscaler(upscaler: UpscalerFile) -> str:
     file = upscaler.file
     source = "" if file.config else " (told by its tensors, the header has no config)"
-    size = _size(entry.nbytes for entry in file.entries.values())
+    size = _size([file.nbytes])
     return f"{file.path.name}: latent upscaler of LTX-2, enlarges {upscaler.config.enlarges}{source}, {size}"
 
 
@@ -49,7 +49,7 @@ def _checkpoint(models: Models) -> str:
     file = models.files[0]
     stated = file.metadata.get("model_version")
     source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
-    lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size(e.nbytes for e in file.entries.values())}"]
+    lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size([file.nbytes])}"]
     for name in COMPONENTS:
         if name in models.sources:
             names = models.sources[name].names.values()
@@ -79,9 +79,10 @@ def _text_encoder(files: TextEncoderFiles) -> str:
         tokenizer = "with tokenizer"
     except MissingFileError:
         tokenizer = "WITHOUT tokenizer: put tokenizer.json beside it"
+    size = f"{config.layers} layers of width {config.width}"
     return "\n".join(
         [
-            f"{files.path.name}: Gemma 3 text encoder, {config.layers} layers of width {config.width}, {tokenizer}",
+            f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
             f"  text_encoder     {_summary(entries)}",
             "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
         ]

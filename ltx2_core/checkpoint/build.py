@@ -7,7 +7,7 @@ import torch
 from ..errors import CheckpointError, SettingError
 from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
 from .loading import load_strict, shorten_list
-from .models import Models
+from .models import Models, Source
 
 
 def build(
@@ -17,23 +17,27 @@ def build(
     device: torch.device | str = "cpu",
     format: str | None = None,
 ) -> Any:
-    """The network (nn.Module) of component ``name`` with its weights, ready for inference.
+    """Build the network (nn.Module) of a component with its weights, ready for inference.
 
-    ``dtype`` is what it computes in (default: as stored); tensors that need no conversion stay memory-mapped.
-    ``format`` "fp8" halves the bytes of those matrices of the transformer that may be coarse; they are in memory
-    then. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
+    Args:
+        models: The files.
+        name: Which component, a row of ``components.COMPONENTS``.
+        dtype: What it computes in, by default as stored; tensors that need no conversion stay memory-mapped.
+        device: Where its weights go.
+        format: A row of ``quantization.CASTS``, for the transformer alone: those of its matrices that may be coarse
+            become smaller, and are in memory then.
+
+    Raises:
+        CheckpointError: Tensors are missing, unknown or of the wrong shape, or in a format that cannot be read.
+        SettingError: There is no such format, or it is not for this component.
     """
     if format is not None and name != "transformer":
         raise SettingError(f"Only the transformer can be cast to {format}; build the {name} without a format.")
     source = models.source(name)
-    file, variant, title = source.file, source.variant, f"The {name.replace('_', ' ')} in {source.file.path.name}"
-    prefix = variant.prefix_in(file.entries)
-    if prefix and (unknown := [key for key in models.unknown(file) if key.startswith(prefix)]):
-        raise CheckpointError(
-            f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
-        )
+    file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
+    _refuse_unknown(models, source, title)
     with torch.device("meta"):
-        network = variant.build(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
+        network = source.variant.build(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
         cast(state, format)
@@ -41,7 +45,16 @@ def build(
         install_quantized_layers(network, state, getattr(network, "compute_dtype", dtype))
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
-    load_strict(network, state, title, variant.official)
-    if name == "transformer" and not wants_exact_products((key, e.shape) for key, e in file.entries.items()):
+    load_strict(network, state, title, source.variant.official)
+    if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
     return network.to(device).requires_grad_(False).eval()
+
+
+def _refuse_unknown(models: Models, source: Source, title: str) -> None:
+    """CheckpointError if the file has tensors under the component's prefix that no component knows."""
+    prefix = source.variant.prefix_in(source.file.entries)
+    if prefix and (unknown := [key for key in models.unknown(source.file) if key.startswith(prefix)]):
+        raise CheckpointError(
+            f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
+        )

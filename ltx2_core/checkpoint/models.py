@@ -27,10 +27,12 @@ class Source:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the component's tensors in the file."""
         return sum(self.file.entries[key].nbytes for key in self.names.values())
 
     @property
     def parameters(self) -> int:
+        """How many numbers the component's tensors hold."""
         return sum(self.file.entries[key].parameters for key in self.names.values())
 
 
@@ -38,6 +40,10 @@ class Models:
     """What a set of files holds; headers only, no weights are read."""
 
     def __init__(self, files: Sequence[TensorFile], text_encoder: Path | None = None):
+        """Find the components in ``files``; of those that several files hold, the first counts.
+
+        Raises CheckpointError if the files are not of one version, or hold nothing of LTX-2.
+        """
         self.files = tuple(files)
         self.text_encoder = text_encoder
         self.version = _one_version(self.files)
@@ -72,7 +78,7 @@ class Models:
 
     @property
     def distilled(self) -> bool:
-        """Whether this is a distilled model; only the name of the transformer's file tells."""
+        """True if this is a distilled model; only the name of the transformer's file tells."""
         source = self.sources.get("transformer")
         return source is not None and "distilled" in source.file.path.name.lower()
 
@@ -83,10 +89,11 @@ class Models:
 
     @property
     def is_miniature(self) -> bool:
+        """True if these are the files that come with the package."""
         return any(file.path.parent == MINIATURE for file in self.files)
 
     def source(self, name: str) -> Source:
-        """Where component ``name`` lies; CheckpointError if none of the files holds it."""
+        """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:
             raise CheckpointError(
                 f"{self._file_names} has no {name.replace('_', ' ')}; add the file that holds it, or choose the full "
@@ -99,7 +106,7 @@ class Models:
         return ", ".join(file.path.name for file in self.files)
 
     def unknown(self, file: TensorFile) -> list[str]:
-        """Keys of ``file`` that no component knows."""
+        """List the keys of ``file`` that no component knows."""
         unclaimed = [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
         return [key for key in unclaimed if not is_file_marker(key)]
 
@@ -108,7 +115,7 @@ def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str
     """Look at the files of a model; only headers are read.
 
     ``checkpoint`` is an official single file, a list of split files, or "miniature" for the one that comes with the
-    package; ``text_encoder`` is a Gemma 3 folder or safetensors file. Raises FileNotFoundError or CheckpointError.
+    package; ``text_encoder`` is a Gemma 3 folder or safetensors file. Raises MissingFileError or CheckpointError.
     """
     if checkpoint == "miniature":
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
@@ -118,7 +125,7 @@ def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str
 
 def _one_version(files: Sequence[TensorFile]) -> str:
     """The version that all files agree on."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}  # by file name
     for file in files:
         shapes = {key: entry.shape for key, entry in file.entries.items()}
         try:
@@ -132,14 +139,14 @@ def _one_version(files: Sequence[TensorFile]) -> str:
                 "again."
             )
         if version:
-            found[file.path.name] = version
-    if len(set(found.values())) > 1:
-        parts = ", ".join(f"{name} is LTX-{version}" for name, version in found.items())
+            versions[file.path.name] = version
+    if len(set(versions.values())) > 1:
+        parts = ", ".join(f"{name} is LTX-{version}" for name, version in versions.items())
         raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
-    if not found:
+    if not versions:
         names = ", ".join(file.path.name for file in files)
         raise CheckpointError(
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."
         )
-    return next(iter(found.values()))
+    return next(iter(versions.values()))

@@ -1,29 +1,69 @@
-"""Gemma as people have it: a Hugging Face folder, or one file with its tokenizer inside.
+"""Text encoders as people have them: a Hugging Face folder, or one file with its tokenizer inside (see README.md, "Text
+encoders").
 
-Names and layouts: spec, checkpoints.md, section 9.
+A further encoder is one more row of ENCODERS.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import CheckpointError, MissingFileError
 from ..quantization import install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
-from .files import TensorFile, is_lfs_pointer
+from .files import TensorFile, read_file, read_json
+from .keys import Keys
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
 from .loading import load_strict, shorten_list
-
-_NEEDED = "LTX-2.0 and 2.3 read prompts with Gemma 3 12B"
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
 _EMBEDDED = {"tokenizer_json": Tokenizer.from_json, "spiece_model": Tokenizer.from_sentencepiece}
 _BESIDE = {"tokenizer.json": Tokenizer.from_json, "tokenizer.model": Tokenizer.from_sentencepiece}
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """One text encoder that a version of LTX-2 reads prompts with."""
+
+    title: str  # as people call it
+    needed: str  # the sentence that says which versions want it
+    keys: Keys  # its prefixes are those of the text model in the kinds of files that people have
+    mark: str  # a tensor behind the prefix that every file of this kind has
+    foreign: tuple[tuple[str, str], ...]  # tensors behind the prefix that tell of another model, and which
+    ignored: tuple[str, ...]  # beginnings of names that are not the text model's
+    model_types: tuple[str, ...]  # in config.json
+    config: type[GemmaConfig]
+    network: Callable[[GemmaConfig], GemmaEncoder]
+
+    def prefix_in(self, keys: set[str], file_name: str) -> str | None:
+        """Return the prefix of the text model among ``keys``; None if it is of another kind.
+
+        Raises CheckpointError for a model that looks like this one and is not.
+        """
+        prefix = next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
+        if prefix is not None:
+            for key, model in self.foreign:
+                if prefix + key in keys:
+                    raise CheckpointError(f"{file_name} is {model}. {self.needed}.")
+        return prefix
+
+
+ENCODERS = (
+    EncoderKind(
+        title="Gemma 3",
+        needed="LTX-2.0 and 2.3 read prompts with Gemma 3 12B",
+        keys=GEMMA,
+        mark="layers.0.post_feedforward_layernorm.weight",
+        foreign=(("layers.0.layer_scalar", "Gemma 4, which belongs to LTX-2.5"),),
+        ignored=NOT_THE_TEXT_MODEL,
+        model_types=("gemma3", "gemma3_text"),
+        config=GemmaConfig,
+        network=GemmaEncoder,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +72,7 @@ class TextEncoderFiles:
 
     path: Path
     shards: tuple[TensorFile, ...]
+    kind: EncoderKind
     prefix: str  # of the text model's tensors
 
     @cached_property
@@ -40,42 +81,47 @@ class TextEncoderFiles:
         names, unknown = {}, []
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
-            if GEMMA.knows(weight, self.prefix):
-                ours = str(GEMMA.ours(weight, self.prefix))
+            if self.kind.keys.knows(weight, self.prefix):
+                ours = str(self.kind.keys.ours(weight, self.prefix))
                 names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
-            elif not key.startswith(NOT_THE_TEXT_MODEL) and not is_file_marker(key):
+            elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
                 unknown.append(key)
         if unknown:
             raise CheckpointError(
-                f"{self.path.name} is not a Gemma 3 that we know: it has {shorten_list(unknown)}. {_NEEDED}."
+                f"{self.path.name} is not a {self.kind.title} that we know: it has {shorten_list(unknown)}. "
+                f"{self.kind.needed}."
             )
         return names
 
     @cached_property
     def config(self) -> GemmaConfig:
-        """From ``config.json`` in the folder, else from the shapes of the tensors."""
+        """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
         if not (self.path / "config.json").is_file():
-            return GemmaConfig.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
-        content = _read_json(self.path / "config.json")
+            return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
+        content = read_json(self.path / "config.json")
         section = content.get("text_config", content)
-        kind = section.get("model_type", content.get("model_type"))
-        if kind not in ("gemma3", "gemma3_text"):
-            raise CheckpointError(f"The config in {self.path} is that of {kind}. {_NEEDED}.")
-        return GemmaConfig.from_json(section)
+        model_type = section.get("model_type", content.get("model_type"))
+        if model_type not in self.kind.model_types:
+            raise CheckpointError(f"The config in {self.path} is that of {model_type}. {self.kind.needed}.")
+        return self.kind.config.from_json(section)
 
     @property
     def nbytes(self) -> int:
-        """Of the weights that are used."""
+        """Bytes of the weights that are used."""
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer among the weights or beside them; MissingFileError if there is none."""
+        """Read the tokenizer among the weights or beside them.
+
+        Raises MissingFileError if there is none, CheckpointError if it is damaged.
+        """
         for shard, key in self.keys():
             if key in _EMBEDDED:
-                return _tokenizer(_EMBEDDED[key], shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}")
+                content = shard.get(key).numpy().tobytes()
+                return _make_tokenizer(_EMBEDDED[key], content, f"{key} in {shard.path.name}")
         for file in self.companion_files():
             if file.name in _BESIDE:
-                return _tokenizer(_BESIDE[file.name], _read(file), str(file))
+                return _make_tokenizer(_BESIDE[file.name], read_file(file), str(file))
         raise MissingFileError(
             f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {self.folder} or its subfolder "
             f"tokenizer, no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights "
@@ -88,45 +134,52 @@ class TextEncoderFiles:
         return self.path if self.path.is_dir() else self.path.parent
 
     def companion_files(self) -> list[Path]:
-        """The files beside the weights on which an encoded prompt depends: tokenizers, best first, and configs."""
+        """List the files beside the weights on which an encoded prompt depends: tokenizers, best first, and configs."""
         folders = self.folder, self.folder / "tokenizer", self.folder.parent / "tokenizer"
         return [folder / name for folder in folders for name in (*_BESIDE, "config.json") if (folder / name).is_file()]
 
     def keys(self) -> list[tuple[TensorFile, str]]:
-        """Everything in these files, wanted or not."""
+        """List everything in these files, wanted or not."""
         return [(shard, key) for shard in self.shards for key in shard.entries]
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:
-    """Look at a Gemma 3 folder or safetensors file; raises MissingFileError or CheckpointError."""
+    """Look at the folder or the safetensors file of a text encoder; only headers are read.
+
+    Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
+    """
     path = Path(path)
-    shards = tuple(TensorFile(file) for file in (_weights_in(path) if path.is_dir() else [path]))
+    shards = tuple(TensorFile(file) for file in (_weight_files(path) if path.is_dir() else [path]))
     keys = {key for shard in shards for key in shard.entries}
-    for prefix in GEMMA.prefixes:
-        if f"{prefix}layers.0.post_feedforward_layernorm.weight" in keys:
-            if f"{prefix}layers.0.layer_scalar" in keys:
-                raise CheckpointError(f"{path.name} is Gemma 4, which belongs to LTX-2.5. {_NEEDED}.")
-            return TextEncoderFiles(path, shards, prefix)
-    raise CheckpointError(f"{path.name} is not a Gemma 3 text encoder: it has {shorten_list(sorted(keys))}. {_NEEDED}.")
+    for kind in ENCODERS:
+        if (prefix := kind.prefix_in(keys, path.name)) is not None:
+            return TextEncoderFiles(path, shards, kind, prefix)
+    titles = " or ".join(kind.title for kind in ENCODERS)
+    needed = ". ".join(kind.needed for kind in ENCODERS)
+    raise CheckpointError(f"{path.name} is not a {titles} text encoder: it has {shorten_list(sorted(keys))}. {needed}.")
 
 
 def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16) -> GemmaEncoder:
-    """Gemma on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, scaled fp8 stays fp8."""
+    """Build the text encoder on the CPU, computing in ``dtype``.
+
+    Tensors that need no conversion stay memory-mapped, and quantised ones stay quantised. Raises CheckpointError if
+    tensors are missing, unknown or of the wrong shape.
+    """
     with torch.device("meta"):
-        encoder = GemmaEncoder(files.config)
+        encoder = files.kind.network(files.config)
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
         install_quantized_layers(encoder, state, dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
-    load_strict(encoder, state, f"The text encoder {files.path.name}", GEMMA.official)
+    load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.keys.official)
     return encoder
 
 
-def _weights_in(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a Hugging Face folder, all those that its index names."""
     for index in folder.glob("*.safetensors.index.json"):
-        files = [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
+        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
         if absent := [file.name for file in files if not file.is_file()]:
             raise MissingFileError(
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
@@ -138,24 +191,7 @@ def _weights_in(folder: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> bytes:
-    if is_lfs_pointer(file):
-        raise CheckpointError(
-            f"{file} is a git-LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the real "
-            "file with the browser."
-        )
-    return file.read_bytes()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    content = _read(file)
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise CheckpointError(f"{file} is not valid JSON; download it again.") from None
-
-
-def _tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:
+def _make_tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:
     try:
         return make(content)
     except Exception as error:  # the libraries have no common type for a file that they cannot read

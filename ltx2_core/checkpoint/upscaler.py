@@ -1,4 +1,4 @@
-"""An upscaler as people have it: one file for each kind (spec: upscaler.md, section 1)."""
+"""An upscaler as people have it: one file for each kind (see README.md, "Upscalers")."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class UpscalerFile:
 
     @cached_property
     def config(self) -> UpscalerConfig:
-        """From the metadata, else from the shapes of the tensors."""
+        """The sizes of the upscaler, from the metadata, else from the shapes of the tensors."""
         try:
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
@@ -46,11 +46,12 @@ class UpscalerFile:
 
     @property
     def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self.file.entries.values())
+        """Bytes of its weights."""
+        return self.file.nbytes
 
 
 def open_upscaler(path: str | Path) -> UpscalerFile:
-    """Look at an upscaler file; raises MissingFileError or CheckpointError."""
+    """Look at an upscaler file; only the header is read. Raises MissingFileError or CheckpointError."""
     file = TensorFile(path)
     if (keys := keys_of(file.entries)) is None:
         raise CheckpointError(
@@ -61,7 +62,7 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
 
 
 def keys_of(names: Collection[str]) -> Keys | None:
-    """The key table of an upscaler with tensors of these official names; None if they are not an upscaler's."""
+    """Return the key table of an upscaler with tensors of these official names; None if they are not an upscaler's."""
     for keys in (UPSCALER, RATIONAL_UPSCALER):
         ours = {keys.ours(key, "") if keys.knows(key, "") else None for key in names}
         if {"conv_in.weight", "upsample.conv.weight"} <= ours and None not in ours:
@@ -70,26 +71,29 @@ def keys_of(names: Collection[str]) -> Keys | None:
 
 
 def config_of(shapes: Shapes) -> UpscalerConfig | None:
-    """Told by the tensors (official names) of an upscaler; None if they are not an upscaler's."""
+    """Return the config that an upscaler's tensors (official names) show; None if they are not an upscaler's."""
     keys = keys_of(shapes)
     return None if keys is None else UpscalerConfig.from_shapes({str(keys.ours(k, "")): s for k, s in shapes.items()})
 
 
 def find_upscaler(models: Models, scale: float) -> UpscalerFile:
-    """The upscaler in space of these models, found by its official name beside their transformer or in a folder next
-    to it; that of the miniature is built in. Raises MissingFileError where there is none."""
+    """Find the spatial upscaler of these models that enlarges by ``scale``.
+
+    It is looked for by its official name, beside their transformer or in a folder next to it; that of the miniature is
+    built in. Raises MissingFileError where there is none.
+    """
     if models.is_miniature:
         return open_upscaler(BUILT_IN)
     name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
     folder = models.source("transformer").file.path.parent
-    found = [path for each in (".", *_FOLDERS) for path in sorted((folder / each).glob(name))]
-    if not found:
+    paths = [path for place in (".", *_FOLDERS) for path in sorted((folder / place).glob(name))]
+    if not paths:
         raise MissingFileError(f"There is no {name} in {folder}; give the file of the upscaler.")
-    return open_upscaler(found[-1])
+    return open_upscaler(paths[-1])
 
 
 def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> Upscaler:
-    """The upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted."""
+    """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted."""
     with torch.device("meta"):
         upscaler = Upscaler(file.config)
     state = {ours: file.file.get(key).to(dtype) for ours, key in file.names.items()}
@@ -98,7 +102,7 @@ def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> U
 
 
 def video_statistics(models: Models) -> Statistics:
-    """Mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
+    """Read mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
     source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
     state = {name: source.file.get(source.names[f"statistics.{name}"]) for name in ("mean", "std")}
     statistics = Statistics(len(state["mean"]))

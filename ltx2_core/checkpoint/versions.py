@@ -1,7 +1,7 @@
 """What a checkpoint's JSON does not say about a release, or what is known of it when the JSON is missing."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ VERSIONS = {
 
 
 def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-    """The version that a file states, else the one that its tensors show; None if they say nothing.
+    """Return the version that a file states, else the one that its tensors show; None if they say nothing.
 
     Raises CheckpointError for video-only models and for versions that this pack does not run.
     """
@@ -160,19 +160,13 @@ def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
 
 
 def version_of_tensors(shapes: Shapes) -> str | None:
-    """The version that names and shapes show (spec: checkpoints.md, section 2)."""
+    """Return the version that names and shapes show, None if nothing of LTX-2 is there (see README.md, "Versions").
+
+    Raises CheckpointError for video-only models and for versions that this pack does not run.
+    """
     transformer = {key.removeprefix(_PREFIX) for key in shapes}
     if "adaln_single.linear.weight" in transformer:
-        if "audio_adaln_single.linear.weight" not in transformer:
-            raise CheckpointError(
-                "This is a video-only LTX-Video transformer without an audio stream; choose an LTX-2 checkpoint, for "
-                "example ltx-2-19b-dev.safetensors."
-            )
-        if "caption_projection.linear_1.weight" in transformer:
-            return "2.0"
-        if "transformer_blocks.0.ff.net.0.proj.bias" in transformer:
-            return "2.3"
-        _refuse_unsupported("2.5")
+        return _version_of_transformer(transformer)
     if "text_embedding_projection.video_aggregate_embed.weight" in shapes:
         return "2.3"
     if "text_embedding_projection.aggregate_embed.weight" in shapes:
@@ -185,8 +179,22 @@ def version_of_tensors(shapes: Shapes) -> str | None:
     return {3: "2.0", 4: "2.3"}.get(len(upsamplers))
 
 
+def _version_of_transformer(keys: Set[str]) -> str:
+    """The version of a transformer with these tensors."""
+    if "audio_adaln_single.linear.weight" not in keys:
+        raise CheckpointError(
+            "This is a video-only LTX-Video transformer without an audio stream; choose an LTX-2 checkpoint, for "
+            "example ltx-2-19b-dev.safetensors."
+        )
+    if "caption_projection.linear_1.weight" in keys:
+        return "2.0"
+    if "transformer_blocks.0.ff.net.0.proj.bias" not in keys:
+        _refuse_unsupported("2.5")
+    return "2.3"
+
+
 def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
-    """The config of ``version`` for a file without one; depth is counted in its tensors."""
+    """Return the config of ``version`` for a file without one; depth is counted in its tensors."""
     config = dict(VERSIONS[version].config)
     layers = {int(m.group(1)) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
     if layers:

@@ -96,6 +96,11 @@ class LoraAdapter:
         deltas = [term.delta for terms in self._attachable.values() for term in terms]
         return min(self._factors.limit, sum(delta.nbytes for delta in deltas if delta.is_low_rank))
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the files that are on the device now to stay there."""
+        return self._factors.resident_bytes
+
     def set_moment(self, sigma: float, step: int = 0) -> None:
         """Set the sigma and step at which LoRA schedules are evaluated from now on."""
         self._moment = sigma, step
@@ -163,6 +168,10 @@ class _DeviceFactors:
         self._resident: dict[tuple[Delta, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._room = self.limit
 
+    @property
+    def resident_bytes(self) -> int:
+        return self.limit - self._room
+
     def pair(self, delta: Delta, x: Tensor) -> tuple[Tensor, Tensor]:
         """The two matrices of ``delta``, down and up, on the device and in the dtype of ``x``."""
         key = delta, x.device, x.dtype
@@ -181,9 +190,11 @@ class _AdaptedForward:
     def __init__(self, linear: nn.Module, active: Callable[[], list[WeightedDelta]], factors: _DeviceFactors):
         self._linear: Any = linear  # plain, or of any format
         self._active, self._factors = active, factors
-        self._plain: Callable[[torch.dtype], Callable[[Tensor], Tensor]]
-        forward = linear.forward
-        self._plain = self._linear.expanded if format_of(linear) is not None else lambda dtype: forward
+        if format_of(linear) is None:
+            forward = linear.forward
+            self._plain: Callable[[torch.dtype], Callable[[Tensor], Tensor]] = lambda dtype: forward
+        else:
+            self._plain = linear.expanded  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.expanded(x.dtype)(x)

@@ -50,8 +50,8 @@ def _factor(parts: Parts, name: str) -> Tensor:
     return parts[name] if name in parts else parts[f"{name}_a"] @ parts[f"{name}_b"]
 
 
-def _has_factors(found: Collection[str]) -> bool:
-    return all(name in found or {f"{name}_a", f"{name}_b"} <= set(found) for name in ("lokr_w1", "lokr_w2"))
+def _has_factors(parts: Collection[str]) -> bool:
+    return all(name in parts or {f"{name}_a", f"{name}_b"} <= set(parts) for name in ("lokr_w1", "lokr_w2"))
 
 
 def _kronecker_shape(shapes: Shapes) -> Shape:
@@ -96,7 +96,7 @@ FORMS = (LORA, LOHA, LOKR, DIFFERENCE)
 
 
 def with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
-    """The change of ``weight`` when its direction is that of weight + change, and its length ``magnitude``.
+    """Return the change of ``weight`` when its direction is that of weight + change, and its length ``magnitude``.
 
     DoRA (Liu et al. 2024): one length per output, (out,) or (out, 1), or one per input, (1, in).
     """

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.files import TensorFile
+from ..checkpoint.files import TensorFile, read_file
 from ..checkpoint.loading import shorten_list
 from ..errors import CheckpointError
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
@@ -38,24 +38,27 @@ class Delta:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the parameter."""
+        """The shape of the parameter that is changed."""
         return self.form.shape(self._shapes)
 
     @property
     def rank(self) -> int | None:
+        """The rank of the factored matrices; None if nothing is factored."""
         return self.form.rank(self._shapes)
 
     @property
     def kind(self) -> str:
+        """The name of the method, such as "LoRA", "DoRA" or "LoKr"."""
         return "DoRA" if "magnitude" in self.keys else self.form.name
 
     @property
     def is_low_rank(self) -> bool:
-        """Whether the change is nothing but a product of two narrow matrices."""
+        """True if the change is nothing but a product of two narrow matrices."""
         return self.form is LORA and "magnitude" not in self.keys
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its tensors in the file."""
         return sum(self.file.entries[key].nbytes for key in self.keys.values())
 
     @cached_property
@@ -93,6 +96,7 @@ class Lora:
 
     @property
     def path(self) -> Path:
+        """The path of the file."""
         return self.file.path
 
     @property
@@ -127,7 +131,7 @@ class Lora:
 def open_lora(path: str | Path) -> Lora:
     """Look at a LoRA of any trainer; only the header is read.
 
-    Raises FileNotFoundError, or CheckpointError if the file is not a LoRA.
+    Raises MissingFileError, or CheckpointError if the file is not a LoRA.
     """
     file = TensorFile(path)
     lora = read_lora(file)
@@ -140,19 +144,19 @@ def open_lora(path: str | Path) -> Lora:
 
 
 def read_lora(file: TensorFile) -> Lora | None:
-    """The LoRA in ``file``, of whatever model; None if it holds something else."""
+    """Return the LoRA in ``file``, of whatever model; None if it holds something else."""
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = set(file.entries)
-    found = False
+    is_lora = False
     for layer, keys in _layers(file.entries).items():
-        for form, parts, ends in _changes(keys):
-            found = True
+        for form, parts, ends in _deltas_of(keys):
+            is_lora = True
             place = next(filter(None, (find_parameter(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
                 unknown -= set(parts.values())
-    return Lora(file, deltas, tuple(sorted(unknown))) if found else None
+    return Lora(file, deltas, tuple(sorted(unknown))) if is_lora else None
 
 
 def _layers(keys: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -164,7 +168,7 @@ def _layers(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def _changes(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], tuple[str, ...]]]:
+def _deltas_of(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], tuple[str, ...]]]:
     """The form of a layer's changes, their parts, and how the changed parameter may end."""
     if "bias" in keys:
         yield DIFFERENCE, {"difference": keys["bias"]}, (".bias",)
@@ -177,12 +181,12 @@ def _changes(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], tu
 def _peft_settings(file: TensorFile) -> dict[str, Any]:
     """What PEFT was told: diffusers writes it into the header, PEFT itself into a file beside the weights."""
     stated = file.metadata.get("lora_adapter_metadata")
-    beside = file.path.with_name("adapter_config.json")
-    if stated is None and file.path.name == "adapter_model.safetensors" and beside.is_file():
-        stated = beside.read_text(encoding="utf-8")
+    config = file.path.with_name("adapter_config.json")
+    if stated is None and file.path.name == "adapter_model.safetensors" and config.is_file():
+        stated = read_file(config).decode("utf-8", "replace")
     try:
         settings = json.loads(stated or "{}")
-    except json.JSONDecodeError:
+    except ValueError:
         raise CheckpointError(f"The settings of {file.path.name} are not valid JSON; download it again.") from None
     # diffusers puts the name of the network in front.
     return {name.removeprefix("transformer."): value for name, value in settings.items() if value is not None}

@@ -42,7 +42,7 @@ class Report:
 
     @property
     def warning(self) -> str | None:
-        """A sentence if the LoRA was made for another version."""
+        """A sentence if the LoRA was made for another version, else None."""
         if not self.made_for or self.version in self.made_for:
             return None
         return (
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def line(self) -> str:
-        """The same in one line."""
+        """The whole report in one line."""
         matched = ", ".join(f"{stream.replace('_', ' ')} {len(self.matched[stream]):,}" for stream in STREAMS)
         warning = f"; {self.warning}" if self.warning else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
@@ -72,7 +72,10 @@ class Report:
 
 
 def compare(lora: Lora, models: Models) -> Report:
-    """How ``lora`` fits ``models``; headers only. CheckpointError if it changes nothing in them."""
+    """Report how ``lora`` fits ``models``; only headers are read.
+
+    Raises CheckpointError if it changes nothing in them.
+    """
     shapes = {
         name: {ours: source.file.shape(key) for ours, key in source.names.items()}
         for name, source in models.sources.items()
@@ -88,12 +91,15 @@ def compare(lora: Lora, models: Models) -> Report:
 
 
 def compare_with_release(lora: Lora, version: str) -> Report:
-    """How ``lora`` fits the released model of ``version``; needs no file of it."""
+    """Report how ``lora`` fits the released model of ``version``; needs no file of it."""
     return _compare(lora, _release(version), version)
 
 
 def made_for(lora: Lora) -> tuple[str, ...]:
-    """The versions that ``lora`` may be trained on: what its header or its name says, else where most layers fit."""
+    """Return the versions that ``lora`` may be trained on.
+
+    Its header or its name says so, else the versions count that most layers fit.
+    """
     metadata = lora.file.metadata
     about = [value for key, value in metadata.items() if re.search("model|base|arch", key)]
     for text in (f"ltx-{metadata.get('model_version')}", *about, lora.path.name):
@@ -110,18 +116,18 @@ def _compare(lora: Lora, shapes: Shapes, version: str) -> Report:
 
 
 def _group_layers(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
-    """The layers of ``lora``: those that fit ``shapes``, and those that do not."""
+    """Sort the layers of ``lora``: those that fit ``shapes``, and those that do not."""
     groups: dict[str, Layers] = {
         what: {stream: [] for stream in STREAMS} for what in ("matched", "absent", "misshapen")
     }
     for component, name, delta in lora.layers:
-        found, stream = shapes.get(component, {}).get(name), stream_of(component, name)
-        if found is None:
+        shape, stream = shapes.get(component, {}).get(name), stream_of(component, name)
+        if shape is None:
             groups["absent"][stream].append(delta.name)
-        elif tuple(found) == delta.shape:
+        elif tuple(shape) == delta.shape:
             groups["matched"][stream].append(delta.name)
         else:
-            groups["misshapen"][stream].append(f"{delta.name} is for {delta.shape} and meets {tuple(found)}")
+            groups["misshapen"][stream].append(f"{delta.name} is for {delta.shape} and meets {tuple(shape)}")
     return groups
 
 

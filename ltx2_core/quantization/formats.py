@@ -5,7 +5,7 @@ A further format is one file beside this one, with a class that has the members 
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -175,11 +175,11 @@ def is_file_marker(key: str) -> bool:
     return any(key.endswith(format.file_marker) for format in FORMATS.values())
 
 
-def wants_exact_products(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
-    """Return whether a file, given its keys and their shapes, asks that inputs of layers are not rounded."""
+def wants_exact_products(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether a file, given the shapes of its tensors, asks that inputs of layers are not rounded."""
     return any(
         key.endswith(format.file_marker) and format.wants_exact_products(shape)
-        for key, shape in shapes
+        for key, shape in shapes.items()
         for format in FORMATS.values()
     )
 

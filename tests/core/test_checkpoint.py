@@ -13,7 +13,8 @@ from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
-from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
+from ltx2_core.checkpoint.keys import Keys, same
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, version_of, version_of_tensors
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
@@ -214,3 +215,22 @@ def test_inspect_something_else(tmp_path, capsys):
     save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
     assert main(["inspect", str(tmp_path / "other.safetensors")]) == 2
     assert "does not look like LTX-2" in capsys.readouterr().err
+
+
+def test_a_component_takes_the_variant_that_knows_most_of_a_file():
+    def variant(name: str, *rows: str) -> Variant:
+        keys = Keys(same(rows), prefixes=("vae.", ""))
+        return Variant(keys, lambda config, shapes: torch.nn.Identity(), lambda config: config["kind"] == name)
+
+    old, new = variant("old", "conv.weight", "conv.bias"), variant("new", "conv.weight", "shift.weight", "noise.weight")
+    component = Component((old, new))
+    assert component.find(["vae.conv.weight", "vae.conv.bias"]) == (
+        old,
+        {"conv.weight": "vae.conv.weight", "conv.bias": "vae.conv.bias"},
+    )
+    found, names = component.find(["conv.weight", "conv.weight_scale", "shift.weight", "noise.weight", "other.weight"])
+    assert found is new and names["conv.weight_scale"] == "conv.weight_scale" and "other.weight" not in names
+    assert component.find(["other.weight"]) is None
+    assert component.claims("vae.noise.weight") and not component.claims("other.weight")
+    assert component.variant_for({"kind": "new"}) is new
+    assert new.official("shift.weight_scale") == "vae.shift.weight_scale"

@@ -381,7 +381,7 @@ def test_a_schedule(tmp_path, form):
             check("schedule", found, expected)
 
 
-def test_keyframes():
+def test_a_schedule_through_points():
     rising = StrengthSchedule.through([(4, 1.0), (0, 0.0), (6, -1.0)])
     assert [rising(step) for step in (-1, 0, 1, 4, 5, 9)] == [0.0, 0.0, 0.25, 1.0, 0.0, -1.0]
     for points in ([], [(2, 1.0), (2, 0.0)]):
@@ -443,6 +443,5 @@ def test_how_much_stays_on_the_device(pair, keep):
     assert adapted.card_bytes == min(keep, everything)
     with adapted.attached():
         assert all(torch.equal(a, b) for a, b in zip(network(*inputs(SECTION)), expected))
-        kept = sum(delta.nbytes for delta, *_ in adapted._copies._kept)
-        assert 0 < kept <= keep or keep == 0 == kept
-    assert not adapted._copies._kept
+        assert 0 < adapted.resident_bytes <= keep or keep == 0 == adapted.resident_bytes
+    assert not adapted.resident_bytes

@@ -1,6 +1,7 @@
 """LoRAs on the way from a prompt to a clip: strengths as people write them, and what a run does with them."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.errors import SettingError
+from ltx2_core.fields import check_settings, settings_of
 from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora.names import STREAMS
 from ltx2_core.lora.stack import for_component, parse_blocks, parse_lora_argument, parse_schedule, text_identity
 from ltx2_core.memory.residency import Residency
 from ltx2_core.run import Run
@@ -172,3 +176,17 @@ def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_
     monkeypatch.setattr("ltx2_core.run.build", None)
     with pytest.raises(CheckpointError, match=r"flux\.safetensors changes nothing in this LTX-2\.3 model"):
         latent(models, (open_lora(tmp_path / "flux.safetensors"), Strengths()))
+
+
+def test_strengths_are_settings_with_limits():
+    settings = settings_of(Strengths)
+    assert [*settings] == [field.name for field in fields(Strengths)]
+    assert {name: setting.shown for name, setting in settings.items() if name not in ("strength", *STREAMS)} == {
+        "blocks": "all",
+        "schedule": "constant",
+        "schedule_over": "sigmas",
+    }
+    for name in ("strength", *STREAMS):
+        assert (settings[name].look.least, settings[name].look.most, settings[name].default) == (-10, 10, 1.0)
+    with pytest.raises(SettingError, match="audio is 11; it must be between -10 and 10"):
+        check_settings(Strengths(audio=11))

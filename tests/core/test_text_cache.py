@@ -74,6 +74,7 @@ def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
         models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
         return text_cache(tmp_path, models, encoder, dtype, components).path(prompt)
 
+    assert len({open_text_encoder(files[1])}) == 1, "planners key their blueprints by it"
     moved = tmp_path / "elsewhere"
     shutil.copytree(files[0].parent, moved)  # copies the times of writing, too
     checkpoint, gemma = moved / files[0].name, moved / files[1].name

@@ -1,4 +1,4 @@
-"""Names of Gemma 3's tensors (spec: checkpoints.md, section 9); ours are those of transformers' text model."""
+"""Names of Gemma 3's tensors (see ../README.md, "Text encoders"); ours are those of transformers' text model."""
 
 from .table import Keys, same, under
 

@@ -13,6 +13,7 @@ class Keys:
     """
 
     def __init__(self, rows: Mapping[str, str | None], prefixes: tuple[str, ...] = ("",)):
+        """Index ``rows`` in both directions; names without numbers are the same on both sides of a look-up."""
         self.rows = dict(rows)
         self.prefixes = prefixes
         self._to_ours: dict[str, list[tuple[list[str], str | None]]] = {}
@@ -23,7 +24,7 @@ class Keys:
                 self._to_file.setdefault(_shape_of(our_name), []).append((_numbers_in(our_name), file_name))
 
     def knows(self, key: str, prefix: str) -> bool:
-        """Whether this table has a row for ``key``, wanted or not."""
+        """Return whether this table has a row for ``key``, wanted or not."""
         try:
             self.ours(key, prefix)
         except KeyError:
@@ -31,18 +32,18 @@ class Keys:
         return True
 
     def ours(self, key: str, prefix: str) -> str | None:
-        """Our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
+        """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
         if not key.startswith(prefix):
             raise KeyError(key)
         return _translate(key[len(prefix) :], self._to_ours)
 
     def official(self, name: str) -> str:
-        """The name that the official single file gives to our ``name``."""
+        """Return the name that the official single file gives to our ``name``."""
         return self.prefixes[0] + str(_translate(name, self._to_file))
 
 
 def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The rows of a module that is a part of another one; an empty name puts them at the top."""
+    """Return the rows of a module that is a part of another one; an empty name puts them at the top."""
 
     def join(module: str, name: str) -> str:
         return f"{module}.{name}" if module else name
@@ -51,7 +52,7 @@ def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> 
 
 
 def same(names: Iterable[str]) -> dict[str, str | None]:
-    """Rows of names that are equal on both sides."""
+    """Return rows of names that are equal on both sides."""
     return {name: name for name in names}
 
 
@@ -72,8 +73,9 @@ def _numbers_in(name: str) -> list[str]:
 def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) -> str | None:
     shape, numbers = _pieces(name)
     for pattern, target in index.get(shape, ()):
-        if all(wanted in ("{}", found) for wanted, found in zip(pattern, numbers)):
+        if all(wanted in ("{}", number) for wanted, number in zip(pattern, numbers)):
             if target is None:
                 return None
-            return target.format(*(found for wanted, found in zip(pattern, numbers) if wanted == "{}"))
+            free = [number for wanted, number in zip(pattern, numbers) if wanted == "{}"]
+            return target.format(*free)
     raise KeyError(name)

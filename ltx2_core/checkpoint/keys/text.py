@@ -1,4 +1,4 @@
-"""Names of the tensors between Gemma and the transformer (spec: text.md, sections 3 to 6)."""
+"""Names of the tensors between Gemma and the transformer (see ../README.md, "Keys")."""
 
 from .table import Keys, under
 from .transformer import ATTENTION, FEED_FORWARD, LINEAR

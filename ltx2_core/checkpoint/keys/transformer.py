@@ -1,4 +1,4 @@
-"""Names of the transformer's tensors (spec: transformer.md, section 2)."""
+"""Names of the transformer's tensors (see ../README.md, "Keys")."""
 
 from .table import Keys, under
 

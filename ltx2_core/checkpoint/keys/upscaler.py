@@ -1,4 +1,4 @@
-"""The names of an upscaler's tensors (spec: upscaler.md, section 4); its files have no prefix."""
+"""The names of an upscaler's tensors (see ../README.md, "Upscalers"); its files have no prefix."""
 
 from .table import Keys, same, under
 

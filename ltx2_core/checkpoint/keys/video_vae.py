@@ -1,4 +1,4 @@
-"""The names of the video VAE's tensors (spec: video_vae.md, section 7)."""
+"""The names of the video VAE's tensors (see ../README.md, "Keys")."""
 
 from .table import Keys, same, under
 
