@@ -14,7 +14,7 @@ from recorded.record import RECORDING
 from benchmarks import plan_table
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB
-from ltx2_core.memory.stages import FORMATS, Blueprint
+from ltx2_core.memory.stages import FORMATS
 
 PATH = FOLDER / "plan_table.md"
 VERSION, RAM = "2.3", 64 * GIB
@@ -22,17 +22,12 @@ VERSION, RAM = "2.3", 64 * GIB
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def blueprints() -> dict[str, Blueprint]:
-    return {format: Blueprint.of_version(VERSION, format) for format in FORMATS}
-
-
 @pytest.mark.skipif(not RECORDING, reason="writes the recorded table")
-def test_record_the_table(blueprints):
-    tables = [
-        f"**LTX-{VERSION} {format}**, seconds per step, 64 GB of RAM\n\n{plan_table.table(blueprint, RAM, 1)}\n"
-        for format, blueprint in blueprints.items()
-    ]
+def test_record_the_table(released):
+    tables = []
+    for format in FORMATS:
+        table = plan_table.table(released(VERSION, format), RAM, 1)
+        tables.append(f"**LTX-{VERSION} {format}**, seconds per step, 64 GB of RAM\n\n{table}\n")
     PATH.write_text("\n".join(tables))
 
 
@@ -54,9 +49,9 @@ ASKED = CLIPS if WHOLE else ("512p, 5 s", "720p, 10 s", "1080p in two stages, 20
 
 @pytest.mark.parametrize("clip", ASKED)
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_clip_is_planned_as_recorded(blueprints, format, clip):
+def test_a_clip_is_planned_as_recorded(released, format, clip):
     cards = [CARDS[name] for name in plan_table.COLUMNS]
-    made = [plan_table.cell(blueprints[format], CLIPS[clip], card, RAM, passes=1) for card in cards]
+    made = [plan_table.cell(released(VERSION, format), CLIPS[clip], card, RAM, passes=1) for card in cards]
     assert made == recorded(format)[clip]
 
 
