@@ -34,11 +34,11 @@ def table(blueprint: Blueprint, ram: int, passes: int) -> str:
     for name, sizes in SIZES.items():
         for length, frames in LENGTHS.items():
             shapes = [ClipShape(width, height, frames, 24) for width, height in sizes]
-            rows.append([f"{name}, {length}", *(_cell(blueprint, shapes, card, ram, passes) for card in cards)])
+            rows.append([f"{name}, {length}", *(cell(blueprint, shapes, card, ram, passes) for card in cards)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
+def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
     """The seconds of a step of each stage, and how much of the weights is streamed in the last one; or "no"."""
     plans = [plan(blueprint, each, machine=card, passes=PASSES[:passes], ram=pinnable(ram, ram)) for each in shapes]
     if not all(found.fits for found in plans):

@@ -1,13 +1,16 @@
 """What holds for every test: one thread, a fixed seed, no downloads, nothing kept between runs.
 
-And ``--agreement``, which prints the figures.
+The markers ``oracle`` and ``slow`` are set here where a test's imports or fixtures say so. And ``--agreement``, which
+prints the figures.
 """
 
 import os
+from functools import cache
 
 import pytest
 import torch
 from agreement import FIGURES
+from markers import uses_oracle
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LTX2_CACHE"] = ""  # nothing is read from or written into the user's cache
@@ -17,6 +20,35 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _same_random_numbers_each_time():
     torch.manual_seed(0)
+
+
+# Fixtures that take seconds: networks at full size.
+SLOW_FIXTURES = {"released"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        fixtures = tuple(item.fixturenames)
+        if uses_oracle(item.path, item.originalname, fixtures):
+            item.add_marker(pytest.mark.oracle)
+        if SLOW_FIXTURES & {*fixtures}:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def released():
+    """The networks of a release as shapes, made once: ``released("2.3", "fp8")``."""
+    from ltx2_core.memory.stages import Blueprint
+
+    return cache(lambda version, format="bf16": Blueprint.of_version(version, format))
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory):
+    """Tiny random models, written once: ``tiny_files("2.3")`` is checkpoint, Gemma folder and Gemma file to read."""
+    from ltx2_core import tiny
+
+    return cache(lambda version: tiny.write(tmp_path_factory.mktemp(f"tiny-{version}"), version))
 
 
 def pytest_addoption(parser):

@@ -71,6 +71,7 @@ def test_peak_of_a_forward(version, given_first_frame):
     assert peak_of(net, [Pass(*streams(net, given_first_frame), UNPERTURBED)]) <= 7.25
 
 
+@pytest.mark.slow
 def test_peak_of_four_passes():
     """Every further pass adds its own hidden states and nothing else."""
     net = network("2.3")
@@ -155,6 +156,7 @@ def test_rms_norm_is_that_of_torch(dtype):
 
 
 @pytest.mark.parametrize("unit, passes, more", [("block", 1, 1), ("block", 3, 3), ("part", 1, 0), ("part", 3, 2)])
+@pytest.mark.slow
 def test_streaming_holds_on_to_what_would_be_run_again(unit, passes, more):
     """The hidden states of all passes before the block; of those before a part, one is there in any case."""
     net = network("2.3")

@@ -3,9 +3,12 @@
 import json
 from importlib.util import find_spec
 
+import pytest
+
 from benchmarks import cuda
 
 
+@pytest.mark.slow
 def test_the_script_for_a_card(tmp_path):
     how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
     content = json.loads(cuda.main(how).read_text())

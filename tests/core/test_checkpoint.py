@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
@@ -24,9 +23,9 @@ KINDS = ("transformer_text", "video_vae", "audio_vae", "vocoder")
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory) -> dict[str, list[Path]]:
+def sets(tiny_files) -> dict[str, list[Path]]:
     """Checkpoint, Gemma folder and Gemma file of each version."""
-    return {version: tiny.write(tmp_path_factory.mktemp(version), version) for version in VERSIONS}
+    return {version: tiny_files(version) for version in VERSIONS}
 
 
 def rewrite(source: Path, target: Path, metadata=None, **changes) -> Path:
@@ -92,6 +91,7 @@ def test_every_component_is_filled(sets, version, name):
     assert not models.unknown(models.files[0]) and models.missing == ["text_encoder"]
 
 
+@pytest.mark.slow
 def test_split_files_are_one_model(sets, tmp_path):
     whole = load_file(sets["2.3"][0])
     metadata = TensorFile(sets["2.3"][0]).metadata

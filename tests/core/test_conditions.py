@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
-from ltx2_core import latents, run, tiny
+from ltx2_core import latents, run
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
 from ltx2_core.conditioning.conditions import (
     AudioSource,
@@ -222,8 +222,8 @@ def test_a_fingerprint_tells_tensors_and_settings_apart():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+def models(tiny_files):
+    checkpoint, gemma, _ = tiny_files("2.3")
     return ltx2.open_models(checkpoint, gemma)
 
 
@@ -246,17 +246,20 @@ def test_a_given_sound_is_heard_as_it_is(models):
     assert any("filled with silence" in str(each) for each in said)
 
 
+@pytest.mark.slow
 def test_a_given_film_is_seen_as_it_is(models):
     larger = torch.rand(40, 70, 100, 3)
     clip = make(models, KeepVideo(VideoSource(larger)))
     assert torch.equal(clip.frames, larger[:33]) and clip.waveform.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_sound_alone_has_no_picture(models):
     clip = make(models, sound_only=True)
     assert list(clip.chunks) == [] and clip.latent.video is None and clip.waveform.shape == (2, 66_000)
 
 
+@pytest.mark.slow
 def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkeypatch):
     """Encoders are planned and streamed like all networks; appended tokens are part of the plan."""
     planned = []
@@ -280,6 +283,7 @@ def test_a_given_stream_needs_no_passes(models, monkeypatch):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature):
     """The latents to the bit; frames and samples from where the decoders no longer see what is new."""
     source = make(miniature, frames=121)
@@ -306,6 +310,7 @@ def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature)
     assert difference[:95_000].max() <= 1e-6 and difference[97_000:107_000].max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path):
     def run(folder, stop=None):
         steps = []

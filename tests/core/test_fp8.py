@@ -319,6 +319,7 @@ def test_a_feed_forward_expands_its_weights_once(monkeypatch):
     assert torch.equal(mixer(x), whole) and len(expanded) == 2
 
 
+@pytest.mark.slow
 def test_a_clip_in_fp8_from_the_command_line(models, tmp_path, monkeypatch):
     made = []
 

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
 from ltx2_core.generate import sample
@@ -26,11 +25,12 @@ SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance()
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+def models(tiny_files):
+    checkpoint, gemma, _ = tiny_files("2.3")
     return ltx2.open_models(checkpoint, gemma)
 
 
+@pytest.mark.slow
 def test_the_miniature_shows_a_ball_and_lets_it_be_heard():
     """It was trained on coloured balls; the colour is in the picture, and the impacts are in the sound."""
     clip = ltx2.generate(ltx2.open_models("miniature"), "a green ball bounces twice on the left", seed=3)
@@ -43,18 +43,21 @@ def test_the_miniature_shows_a_ball_and_lets_it_be_heard():
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "50"])
+@pytest.mark.slow
 def test_picture_and_sound_end_together(models, fps):
     clip = ltx2.generate(models, "x", fps=fps, **SMALL)
     assert clip.frames.shape == (9, 64, 64, 3) and 0 <= clip.frames.min() <= clip.frames.max() <= 1
     assert clip.waveform.shape[-1] == round(9 / Fraction(fps) * 48000) and clip.sample_rate == 48000
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_clip(models):
     first, again, other = (ltx2.generate(models, "x", seed=seed, **SMALL).latent for seed in (1, 1, 2))
     assert torch.equal(first.video, again.video) and torch.equal(first.audio, again.audio)
     assert not torch.equal(first.video, other.video)
 
 
+@pytest.mark.slow
 def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(models, monkeypatch):
     """Every network of every stage, streamed part by part through a ring for one."""
     calls = {"cache": False, "device": "cpu"}
@@ -138,6 +141,7 @@ def test_every_sampler_is_repeatable_wherever_the_weights_are(run, models, sampl
     assert equal(streamed, whole)
 
 
+@pytest.mark.slow
 def test_progress_and_interruption(models):
     seen = []
     clip = ltx2.generate(models, "x", on_progress=lambda *report: seen.append(report), **SMALL)
@@ -190,6 +194,7 @@ def command(*arguments) -> int:
     return main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_a_clip(tmp_path, capsys):
     assert command("tiny", tmp_path, "--version", "2.3") == 0
     checkpoint, folder, _ = capsys.readouterr().out.split()
@@ -248,6 +253,7 @@ def test_control_c_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert target.read_text() == "an older clip" and [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+@pytest.mark.slow
 def test_neither_torchaudio_nor_comfyui_is_needed(tmp_path):
     program = f"""
 import sys
@@ -263,6 +269,7 @@ sys.exit(main(["generate", "--prompt", "x", "--output", output, *flags]))
     assert (tmp_path / "clip.mp4").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_findings_are_told_and_stop_nothing(models, tmp_path, capsys):
     source = models.files[0].path
     weights = load_file(source)

@@ -60,6 +60,7 @@ def speech():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_the_miniatures_own_clips_are_well(seed):
     clip = ltx2.generate(ltx2.open_models("miniature"), "a green ball bounces twice on the left", steps=6, seed=seed)
     assert seen(clip.frames) == heard(clip.waveform, clip.sample_rate) == stated(clip.latent) == []

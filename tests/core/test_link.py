@@ -334,6 +334,7 @@ print(read("status", "VmHWM")[0] * 1024)
 
 
 @linux
+@pytest.mark.slow
 def test_a_file_larger_than_the_memory_it_takes(tmp_path):
     """3.2 GB of weights are run in less than 2.5 GB, those of Python and torch included, and nothing is written."""
     path, count, size = tmp_path / "large.safetensors", 96, 4096 * 4096 * 2
@@ -351,6 +352,7 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path):
     assert int(result.stdout) < 2.5e9 < path.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_card_streams_only_after_it_has_passed_a_trial(monkeypatch, caplog):
     """On stand-ins, where copies are at once: right ones pass, a piece that is missing does not, nor does a failure."""
     on_stand_ins(monkeypatch)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
@@ -179,10 +178,9 @@ def test_factors_of_an_ic_lora():
         _ = read_lora(Header(shapes, reference_downscale_factor="half")).downscale
 
 
-def test_something_else_is_not_a_lora(tmp_path):
-    checkpoint = tiny.write(tmp_path, "2.3")[0]
+def test_something_else_is_not_a_lora(model):
     with pytest.raises(CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it holds"):
-        open_lora(checkpoint)
+        open_lora(model)
 
 
 # -- Strengths ---------------------------------------------------------------------------------------------------------
@@ -269,8 +267,8 @@ def test_a_lora_of_another_version():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny.write(tmp_path_factory.mktemp("model"), "2.3")[0]
+def model(tiny_files) -> Path:
+    return tiny_files("2.3")[0]
 
 
 def write(path: Path, shapes: dict, **metadata: str) -> Path:

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ltx2_core as ltx2
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.checkpoint.text_cache import text_cache
@@ -29,8 +28,8 @@ SMALL |= {"device": "cpu"}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+def models(tiny_files):
+    checkpoint, gemma, _ = tiny_files("2.3")
     return ltx2.open_models(checkpoint, gemma)
 
 
@@ -85,6 +84,7 @@ def latent(models, *loras, **more):
     return ltx2.generate(models, "x", loras=loras, **SMALL | more).latent
 
 
+@pytest.mark.slow
 def test_a_clip_with_a_lora(models, lora):
     plain, with_it = latent(models), latent(models, (lora, Strengths()))
     assert not torch.equal(plain.video, with_it.video) and not torch.equal(plain.audio, with_it.audio)
@@ -97,6 +97,7 @@ def test_a_clip_with_a_lora(models, lora):
         assert torch.equal(plain.video, same.video) and torch.equal(plain.audio, same.audio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over, points", [("steps", [(0, 1.0), (1, 0.0)]), ("sigmas", [(1.0, 1.0), (0.9, 0.0)])])
 def test_a_schedule_follows_the_run(models, lora, over, points):
     """Of two steps only the first one gets the LoRA."""
@@ -122,6 +123,7 @@ def test_changes_reach_the_right_one_of_several_networks():
     assert all(torch.equal(network.weight, weight) for network, weight in zip(networks, before))
 
 
+@pytest.mark.slow
 def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     """As on a card, where weights are changed when they are copied."""
     beside = latent(models, (lora, Strengths()))
@@ -160,6 +162,7 @@ def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_pa
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line(models, lora, tmp_path, capsys):
     checkpoint, arguments = str(models.files[0].path), ["--width", "64", "--height", "64", "--frames", "9"]
     arguments += ["--steps", "1", "--text-encoder", str(models.text_encoder), "--device", "cpu", "--prompt", "x"]

@@ -71,6 +71,7 @@ def test_a_recorded_forward_gives_the_same_bits(name):
     assert recorded.requires_grad and torch.equal(plain, recorded)
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_where_it_was_left(tmp_path):
     def run(minutes: float) -> tuple[Stage, nn.Linear]:
         torch.manual_seed(0)
@@ -88,6 +89,7 @@ def test_a_stage_goes_on_where_it_was_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["line.pt"]
 
 
+@pytest.mark.slow
 def test_the_quick_encoder_is_the_encoder(scenes):
     encoder = build(open_models("miniature"), "video_encoder", torch.float32)
     quick = video.QuickEncoder(encoder)
@@ -96,6 +98,7 @@ def test_the_quick_encoder_is_the_encoder(scenes):
         torch.testing.assert_close(encoder.statistics.normalize(quick(pixels)), encoder(pixels), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_fitted_to_what_clips_differ_in(tmp_path, scenes):
     video.fit_encoder(tmp_path, 0, "cpu", seed=0, scenes=6)
     encoder = video.load_encoder(tmp_path, "cpu")
@@ -141,6 +144,7 @@ def test_a_missing_stage_is_named(tmp_path):
         export.export(tmp_path, tmp_path / "never.safetensors")
 
 
+@pytest.mark.slow
 def test_the_transformer_learns(tmp_path):
     """From scenes and captions that are encoded here, in some seconds; its loss falls, and it goes on where it was."""
     export.adopt(tmp_path)
@@ -162,6 +166,7 @@ def test_the_transformer_learns(tmp_path):
     assert len(moved) > 0.9 * len(fresh)
 
 
+@pytest.mark.slow
 def test_a_lora_is_learnt_beside_the_transformer(tmp_path):
     from ltx2_core.lora import compare as fitting
     from ltx2_core.lora import open_lora
@@ -178,6 +183,7 @@ def test_a_lora_is_learnt_beside_the_transformer(tmp_path):
     assert all(value.abs().max() > 0 for name, value in raised.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 def test_a_larger_room_is_encoded_as_it_is_put_together(scenes):
     encoder = build(open_models("miniature"), "video_encoder", torch.float32)
     clips = video.Clips(video.QuickEncoder(encoder), 3, np.random.default_rng(0), "cpu")

@@ -52,6 +52,7 @@ def test_every_meaning_has_its_number_and_captions_that_say_it():
             assert number == (NOTHING if colour == UNSAID else text.meaning(scene, room))
 
 
+@pytest.mark.slow
 def test_the_shipped_gemma_is_drawn_again(tmp_path):
     text.write_gemma(tmp_path)
     for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
@@ -69,6 +70,7 @@ def test_the_shipped_tokenizer_is_fitted_again(tmp_path):
         assert (made.id_to_piece(i), made.get_score(i)) == (given.id_to_piece(i), given.get_score(i))
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_and_moves_everything(tmp_path, monkeypatch):
     def run() -> dict:
         text.train_text(tmp_path, 0.5 / 60, "cpu", 0)

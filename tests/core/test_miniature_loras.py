@@ -21,6 +21,8 @@ from ltx2_core.mini.measure import look
 from ltx2_core.sampling import ltx2 as schedule
 from ltx2_core.text import connect, extract_features, read_prompts
 
+pytestmark = pytest.mark.slow
+
 CLIP = ClipShape(96, 96, 33, Fraction(24))
 SCENE = world.sample_scene(np.random.default_rng(5), "red", "left", 2, "dark")
 ANOTHER = world.sample_scene(np.random.default_rng(7), "green", "right", 3, "light")

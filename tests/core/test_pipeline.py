@@ -6,7 +6,7 @@ import pytest
 import torch
 from agreement import compare
 
-from ltx2_core import geometry, latents, tiny
+from ltx2_core import geometry, latents
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.generate import decode_audio, decode_video, sample, vocode
@@ -28,10 +28,10 @@ def version(request):
 
 
 @pytest.fixture(scope="module")
-def models(version, tmp_path_factory):
+def models(version, tiny_files):
     if version == "miniature":
         return open_models(version)
-    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp(f"tiny-{version}"), version)
+    checkpoint, gemma, _ = tiny_files(version)
     return open_models(checkpoint, gemma)
 
 

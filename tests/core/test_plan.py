@@ -47,21 +47,9 @@ SLOW = Machine("slow", memory=0, **dict.fromkeys(RATES, 1e9) | {"link": 100, "di
 
 
 @pytest.fixture(scope="module")
-def released():
-    made = {}
-
-    def of(version, format="bf16"):
-        if (version, format) not in made:
-            made[version, format] = Blueprint.of_version(version, format)
-        return made[version, format]
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def blueprint(tmp_path_factory):
+def blueprint(tiny_files):
     """From the headers of a miniature."""
-    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+    checkpoint, gemma, _ = tiny_files("2.3")
     models = ltx2.open_models(checkpoint, gemma)
     return Blueprint.of_files(models, open_text_encoder(gemma), torch.float32), models
 
@@ -100,6 +88,7 @@ def test_files_are_told_by_their_headers(blueprint):
     assert len(found.weights("transformer").blocks) == 2 and len(found.weights("text_encoder").blocks) == 2
 
 
+@pytest.mark.slow
 def test_fp8_files_are_told_by_their_headers(blueprint, tmp_path):
     """Half of the matrices in both official spellings of a scale, and one without."""
     _, models = blueprint
@@ -240,6 +229,7 @@ def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
         assert projecting.inputs == sum(state.nbytes for state in states)
 
 
+@pytest.mark.slow
 def test_the_peaks_of_sound_are_those_of_a_run(blueprint):
     found, models = blueprint
     shape = ClipShape(64, 64, 49, Fraction(24))
@@ -505,6 +495,7 @@ def test_a_tenth_of_the_ram_stays_free():
 # --------------------------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow
 def test_the_command_line_plans_for_files_and_for_releases(blueprint, capsys):
     _, models = blueprint
     files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
@@ -564,6 +555,7 @@ def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
     assert need.weights.total == pytest.approx(file.nbytes * 2, rel=0.01)  # in the file it is bfloat16
 
 
+@pytest.mark.slow
 def test_long_sound_takes_no_more_than_its_pieces(blueprint):
     found, models = blueprint
     vocoder = ltx2.build(models, "vocoder", torch.float32)

@@ -62,6 +62,7 @@ def test_the_first_stage_is_smaller_by_what_enlarges_it(spatial, temporal, tmp_p
         by_half.first(1952, 1056, 9, Fraction(24))
 
 
+@pytest.mark.slow
 def test_upscaler_and_distilled_lora_are_found_by_their_official_names(models, tmp_path):
     assert find_upscaler(models, 2).file.path == BUILT_IN
     checkpoint, _, _ = tiny.write(tmp_path / "checkpoints", "2.3")
@@ -136,6 +137,7 @@ def test_tiles_one_by_one_show_how_far_they_are(refining):
         run(tiles=Tiles((1, 2, 2)), together=False, add_noise=False)
 
 
+@pytest.mark.slow
 def test_a_clip_in_two_stages_and_its_seams(models, spatial):
     progress, stages = [], {}
     tiles = Tiles((2, 2, 2), (1, 2, 2))
@@ -158,6 +160,7 @@ def test_a_clip_in_two_stages_and_its_seams(models, spatial):
     assert seen(clip) == pytest.approx(seen(whole), rel=0.05)
 
 
+@pytest.mark.slow
 def test_seams_are_told(models, spatial, monkeypatch):
     monkeypatch.setattr("ltx2_core.health.SEAM", 0.1)
     found = []
@@ -168,6 +171,7 @@ def test_seams_are_told(models, spatial, monkeypatch):
 
 
 @pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.slow
 def test_the_sound_that_ships_is_the_one_of_the_recipe(models, spatial, monkeypatch, keeps):
     first = ltx2.generate(models, PROMPT, **SMALL | {"width": 96, "height": 64})
     row = recipes.RECIPES["miniature"]
@@ -188,6 +192,7 @@ def test_twice_the_frame_rate(models, temporal):
 
 
 @pytest.mark.parametrize("vram", [None, 2**30])
+@pytest.mark.slow
 def test_the_command_line(tmp_path, capsys, vram):
     """Also on a pretended card, whose plan has the stages."""
     size = ["--width", "128", "--height", "128", "--frames", "9", "--steps", "1", "--no-cache"]
@@ -224,6 +229,7 @@ def test_it_is_official_and_small(spatial):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_it_shows_the_same_ball_in_a_larger_room(models, spatial):
     """On clips that it has not seen: most of what varies."""
     small, large = pairs(ltx2.build(models, "video_encoder", torch.float32), 4, seed=99)

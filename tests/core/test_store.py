@@ -276,10 +276,10 @@ INPUTS = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    from ltx2_core import open_models, tiny
+def models(tiny_files):
+    from ltx2_core import open_models
 
-    return open_models(*tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")[:2])
+    return open_models(*tiny_files("2.3")[:2])
 
 
 def network_and_inputs(models, name: str):

@@ -10,7 +10,6 @@ import torch
 
 import ltx2_core as ltx2
 from ltx2_core import run as stages
-from ltx2_core import tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
@@ -22,8 +21,8 @@ CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return tiny.write(tmp_path_factory.mktemp("tiny"), "2.3")
+def files(tiny_files):
+    return tiny_files("2.3")
 
 
 @pytest.fixture
@@ -47,6 +46,7 @@ def opened(monkeypatch):
 TEXT_SIDE = {"text_encoder", "text_features", "video_connector", "audio_connector"}
 
 
+@pytest.mark.slow
 def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, opened, caplog):
     def run(prompt, negative, cache=tmp_path):
         del opened[:]
@@ -141,6 +141,7 @@ def test_a_disk_that_cannot_be_written_loses_no_clip(tmp_path, monkeypatch, capl
     assert "No space left" in caplog.text and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_where_it_lies_and_how_to_turn_it_off(files, tmp_path, monkeypatch, opened):
     assert cache_folder() is None  # in all other tests
     monkeypatch.setenv("LTX2_CACHE", str(tmp_path / "cache"))

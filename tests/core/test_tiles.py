@@ -274,6 +274,7 @@ def test_passes_share_what_they_shared():
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_no_seams_show_in_the_miniatures_refined_clip():
     """Of 36 cells in tiles of 16: the measure is that of the clip that was refined as a whole, within 5 %."""
     models = ltx2.open_models("miniature")
@@ -325,6 +326,7 @@ class Shapes:
 
 
 @pytest.mark.parametrize("size, most", [((16, 34, 60), 9000), ((16, 68, 120), 9000), ((16, 68, 120), 36_000)])
+@pytest.mark.slow
 def test_memory_is_that_of_one_tile_and_the_latents(size, most):
     """5 seconds in 1080p and 4K."""
     contexts = SimpleNamespace(video=torch.zeros(1, 1024, 4096), audio=torch.zeros(1, 1024, 2048))

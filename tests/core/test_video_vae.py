@@ -140,6 +140,7 @@ def test_tiled_decoder_agrees(version, size, pixels, frames):
 
 @pytest.mark.parametrize("size", [(1, 5, 11), (2, 11, 5), (11, 3, 4), (13, 9, 7)])
 @torch.no_grad()
+@pytest.mark.slow
 def test_tiles_are_the_whole_where_they_do_not_blend(size):
     """Of a decoder that sees no farther than tiles overlap."""
     config = narrow("mini", decoder_blocks=[["compress_all", {"multiplier": m}] for m in (1, 1, 8)])
@@ -448,6 +449,7 @@ def test_encoded_tiles_of_a_copy_are_the_whole(size):
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
+@pytest.mark.slow
 def test_a_streamed_video_is_encoded_as_a_whole_one_but_never_held_whole(size):
     pixels, tiling, held = picture(1, 3, 150, 64, 128), Tiling(96, 64, 32, 16), []
 

@@ -4,17 +4,17 @@ import gzip
 import json
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 SUFFIX = {"2.0": "2.0_19b", "2.3": "2.3_22b"}
 
 
 def config(version: str) -> dict:
     """The ``config`` entry in the metadata of the official checkpoint."""
-    return json.loads((_HERE / f"config_{version}.json").read_text())
+    return json.loads((FOLDER / f"config_{version}.json").read_text())
 
 
 def vectors(name: str) -> dict:
-    return json.loads((_HERE / f"test_vectors_{name}.json").read_text())
+    return json.loads((FOLDER / f"test_vectors_{name}.json").read_text())
 
 
 def key_list(kind: str, version: str, component: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -24,7 +24,7 @@ def key_list(kind: str, version: str, component: str | None = None) -> dict[str,
 
 def shapes(name: str, component: str | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in the list ``name``, or of those of a component."""
-    lines = gzip.decompress((_HERE / f"{name}.tsv.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress((FOLDER / f"{name}.tsv.gz").read_bytes()).decode().splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith(("#", "key\t"))]
     return {
         key: tuple(int(n) for n in shape.split("x") if n)
