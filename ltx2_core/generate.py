@@ -47,7 +47,7 @@ from .sampling import (
     schedules,
 )
 from .sampling.windows import Segment
-from .text import Contexts, connect, extract_features, read_prompts
+from .text import Contexts, compute_hidden_states, connect, extract_features
 from .video_vae import Tiling, VideoDecoder, decode_tiled
 
 OnStep = Callable[[int, int, Step], None]
@@ -219,7 +219,7 @@ def encode(run: Run, prompts: dict[str, Contexts | None], cache: TextCache) -> d
     """The contexts of all ``prompts``; those that are None are encoded in one load of Gemma, and kept."""
     if new := [prompt for prompt, contexts in prompts.items() if contexts is None]:
         with run.use("text_encoder", stage="prompt") as (encoder,):
-            reading = read_prompts(encoder, run.encoder.tokenizer(), new)
+            reading = compute_hidden_states(encoder, run.encoder.tokenizer(), new)
             del encoder
         with run.use("text_features", stage="features") as (extractor,):
             features = extract_features(extractor, reading)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
 from .latents import AVLatent
-from .layers import recorded
+from .layers import needs_grad
 
 CELLS = 2**14  # of latent that are worked on at once, but at least one frame
 
@@ -182,7 +182,7 @@ class Norm(nn.GroupNorm):
         super().__init__(32, channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if recorded(x):
+        if needs_grad(x):
             normal = super().forward(x)
             return F.silu(normal if residual is None else normal + residual)
         scale, shift = self._line(x)

@@ -16,9 +16,9 @@ from ..ltx2_core.text import (
     Contexts,
     Features,
     TextFeaturesConfig,
+    compute_hidden_states,
     connect,
     extract_features,
-    read_prompts,
 )
 from . import host
 from .types import Gemma, LoadedGemma, LoadedModel, Model, plan_input
@@ -108,7 +108,7 @@ def _encoded(model: LoadedModel, gemma: LoadedGemma, prompts: list[str], plan: P
     """The features of all prompts as CONDITIONING carries them."""
     reading_need, projecting_need = stages.prompt(model.blueprint(gemma), len(prompts))
     with host.use(gemma.network, need=reading_need, plan=plan) as (encoder,):
-        reading = read_prompts(encoder, gemma.tokenizer, prompts)
+        reading = compute_hidden_states(encoder, gemma.tokenizer, prompts)
     with host.use(model.network("text_features", gemma.network.dtype), need=projecting_need, plan=plan) as (
         projection,
     ):

@@ -42,8 +42,8 @@ class Store:
     from the file that it is mapped from. Blocks that stay are spread evenly over the network, so that the link can work
     all the time. The part outside of the blocks is there during ``use``, and between uses if the budget allows.
 
-    ``stream_by("part")`` does so with what modules name as their ``parts``, which needs less room; blocks without parts
-    remain whole.
+    ``stream_by("part")`` does so with what modules name as their ``streamable_modules``, which needs less room; blocks
+    without parts remain whole.
 
     ``budget`` is how many bytes the store may take on the device, ring included, None without limit; the ring is given
     up between uses. At least one slot and the part outside of the blocks are needed whatever the budget.
@@ -362,7 +362,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
     """What modules name as their parts, and the blocks that name none."""
     for child in network.children():
-        if isinstance(parts := getattr(child, "parts", None), list):
+        if isinstance(parts := getattr(child, "streamable_modules", None), list):
             yield from parts
         elif isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
             yield child

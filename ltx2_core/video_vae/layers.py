@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..layers import recorded
+from ..layers import needs_grad
 from .config import Resample
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
@@ -35,7 +35,7 @@ class Conv(nn.Conv3d):
 
     def surround(self, x: Tensor) -> Tensor:
         """Copy ``x``, activated if so wished, into the middle of a larger clip and fill the rim around it."""
-        if recorded(x):
+        if needs_grad(x):
             return self._padded(F.silu(pixel_norm(x)) if self.activate else x)
         (batch, channels, frames, height, width), m = x.shape, self.margin
         shape = (batch, channels, self.before + frames + self.after, height + 2 * m, width + 2 * m)
