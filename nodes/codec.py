@@ -42,10 +42,10 @@ def _tiling() -> list[io.Input]:
             4096,
             32,
             "Pixels of a tile along the clip's longer side. 0 takes the largest tiles that the card has room for, up "
-            f"to {Tiling.pixels}, and chooses the three numbers below as well. {less}",
+            f"to {Tiling.tile_size}, and chooses the three numbers below as well. {less}",
         ),
-        number("tile_overlap", Tiling.pixel_overlap, 0, 1024, 32, f"Pixels that neighbouring tiles share. {more}"),
-        number("tile_frames", Tiling.frames, 16, 4096, 8, f"Frames that are decoded at once. {less}"),
+        number("tile_overlap", Tiling.tile_overlap, 0, 1024, 32, f"Pixels that neighbouring tiles share. {more}"),
+        number("tile_frames", Tiling.tile_frames, 16, 4096, 8, f"Frames that are decoded at once. {less}"),
         number("frame_overlap", Tiling.frame_overlap, 0, 1024, 8, f"Frames that two such pieces share. {more}"),
     ]
 
@@ -186,8 +186,8 @@ class VideoDecode(io.ComfyNode):
         model: LoadedModel,
         latent: Latent,
         tile_size: int = 0,
-        tile_overlap: int = Tiling.pixel_overlap,
-        tile_frames: int = Tiling.frames,
+        tile_overlap: int = Tiling.tile_overlap,
+        tile_frames: int = Tiling.tile_frames,
         frame_overlap: int = Tiling.frame_overlap,
         plan: Plan | None = None,
     ) -> io.NodeOutput:
@@ -294,8 +294,8 @@ class Decode(io.ComfyNode):
         model: LoadedModel,
         latent: Latent,
         tile_size: int = 0,
-        tile_overlap: int = Tiling.pixel_overlap,
-        tile_frames: int = Tiling.frames,
+        tile_overlap: int = Tiling.tile_overlap,
+        tile_frames: int = Tiling.tile_frames,
         frame_overlap: int = Tiling.frame_overlap,
         fps: float = 0.0,
         plan: Plan | None = None,

@@ -130,7 +130,7 @@ class Plan:
         ]
         if self.fits:
             lines += [
-                f"Frames are decoded in tiles of {self.tiling.pixels} pixels and {self.tiling.frames} frames.",
+                f"Frames are decoded in tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames.",
                 f"About {_time(self.seconds)} in all, the first time; weights are read at "
                 f"{self.machine.disk / 1e9:.1f} GB/s from disk and copied at {self.machine.link / 1e9:.1f} GB/s.",
             ]
@@ -186,8 +186,9 @@ def plan(
         usual = stages.frames(blueprint, extent, TILINGS[0])
         if need.scratch < usual.scratch:
             notes.append(
-                f"Tiles of {tiling.pixels} pixels and {tiling.frames} frames instead of {Tiling.pixels} and "
-                f"{Tiling.frames}, which need {_gb(usual.weights.total + usual.scratch)}: there are more seams to hide."
+                f"Tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames instead of {Tiling.tile_size} and "
+                f"{Tiling.tile_frames}, which need {_gb(usual.weights.total + usual.scratch)}: there are more seams to "
+                "hide."
             )
     for need, stage in placed:
         if stage is None:

@@ -39,8 +39,8 @@ from ..text.tokenizer import LENGTH
 from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
 from ..upscaler import Upscaler, UpscalerConfig, upscale
 from ..video_vae import Tiling
-from ..video_vae.layers import Statistics
-from ..video_vae.tiling import Span, split, split_time
+from ..video_vae.layers import ChannelStatistics
+from ..video_vae.tiling import Span, split_axis, split_time_axis
 from .link import InPlace
 from .store import Store, cuts
 from .trace import Cost, cost
@@ -305,7 +305,7 @@ def upscaling(config: UpscalerConfig, dtype: torch.dtype, extent: Extent) -> Nee
     """A latent upscaler, whose norms need the whole clip at once."""
     assert extent.video is not None
     with torch.device("meta"):
-        upscaler, statistics = Upscaler(config).to(dtype), Statistics(config.in_channels)
+        upscaler, statistics = Upscaler(config).to(dtype), ChannelStatistics(config.in_channels)
     latent = AVLatent(torch.empty(extent.batch, config.in_channels, *extent.video, device="meta"), None)
     work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
     given = sum(x.nbytes for x in latent.streams().values())
@@ -337,10 +337,11 @@ def frames(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
     assert extent.video is not None
     decoder = blueprint.network("video_decoder")
     length, height, width = extent.video
-    size, overlap = tiling.pixels // SPACE_SCALE, tiling.pixel_overlap // SPACE_SCALE
-    spans = split_time(length, tiling.frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    size, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
+    spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
     sides = [
-        split(side, max(2, overlap + 1, round(size * side / max(height, width))), overlap) for side in (height, width)
+        split_axis(side, max(2, overlap + 1, round(size * side / max(height, width))), overlap)
+        for side in (height, width)
     ]
     largest, tiles = _largest(spans, *sides)
     given = _empty(extent.batch, VIDEO_CHANNELS, *largest, like=decoder)
@@ -360,9 +361,9 @@ def pictures(blueprint: Blueprint, extent: Extent, tiling: Tiling) -> Need:
     assert extent.video is not None
     encoder = blueprint.network("video_encoder")
     length, height, width = extent.video
-    size, overlap = tiling.pixels // SPACE_SCALE, tiling.pixel_overlap // SPACE_SCALE
-    spans = split_time(length, tiling.frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-    (time, rows, columns), tiles = _largest(spans, *(split(side, size, overlap) for side in (height, width)))
+    size, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
+    spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    (time, rows, columns), tiles = _largest(spans, *(split_axis(side, size, overlap) for side in (height, width)))
     given = _empty(extent.batch, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE, like=encoder)
     latent = 4 * extent.batch * VIDEO_CHANNELS * length * height * width
     return Need("pictures", blueprint.weights("video_encoder"), cost(lambda: encoder(given)) * tiles, 3 * latent)

@@ -19,7 +19,7 @@ from ..conditioning import AVState
 from ..geometry import SPACE_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
-from ..video_vae.tiling import Span, weights
+from ..video_vae.tiling import Span, blend_weights
 from .denoiser import Network, Velocities
 
 Size = Sequence[int]  # time, height, width
@@ -228,7 +228,7 @@ def cut(given: AVState, tiles: Tiles) -> list[Tile]:
     (_, *size), count, positions = given.video.shape, given.video.count, given.video.positions[0]
     numbers = torch.arange(count, device=positions.device).view(size)
     found = []
-    for spans in product(*(zip(axis, weights(axis, from_zero=False)) for axis in tiles.spans(size))):
+    for spans in product(*(zip(axis, blend_weights(axis, from_zero=False)) for axis in tiles.spans(size))):
         (f, time), (h, height), (w, width) = spans
         own = numbers[f.start : f.stop, h.start : h.stop, w.start : w.stop]
         inside = positions[:, own.flatten()]
