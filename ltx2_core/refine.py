@@ -52,7 +52,7 @@ class SecondStage:
     def last(self, clip: ClipShape) -> ClipShape:
         """What becomes of the clip of the first stage."""
         for file in self.upscalers:
-            clip = file.config.clip(clip)
+            clip = file.config.upscaled_shape(clip)
         return clip
 
     def with_lora(self, loras: Stack, strength: float) -> Stack:
@@ -94,7 +94,7 @@ def foresee(
     needs = []
     for file in second.upscalers:
         needs.append(stages.upscaling(file.config, run.dtype, Extent.of_clip(clip)))
-        clip = file.config.clip(clip)
+        clip = file.config.upscaled_shape(clip)
     if not second.refine:
         return None, needs
     tiles, budget = second.tiles, run.residency.budget

@@ -23,7 +23,7 @@ from ..ltx2_core.memory.stages import Blueprint, Need
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.sampling import AnyGuidance
 from ..ltx2_core.text import GemmaConfig, Tokenizer
-from ..ltx2_core.upscaler import Enlarging
+from ..ltx2_core.upscaler import LatentUpscaler
 from . import host
 
 Model = io.Custom("LTX2AV_MODEL")
@@ -140,7 +140,7 @@ class LoadedUpscaler:
         return self.network.patcher
 
     @contextmanager
-    def use(self, need: Need, plan: Plan | None) -> Iterator[Enlarging]:
+    def use(self, need: Need, plan: Plan | None) -> Iterator[LatentUpscaler]:
         """The network, ready to run."""
         with host.use(self.network, need=need, plan=plan) as (network,):
             yield network
@@ -159,7 +159,7 @@ class HostUpscaler:
         self.dtype = next(self.patcher.model.parameters()).dtype
 
     @contextmanager
-    def use(self, need: Need, plan: Plan | None) -> Iterator[Enlarging]:
+    def use(self, need: Need, plan: Plan | None) -> Iterator[LatentUpscaler]:
         """The network, ready to run; how much it takes of the card is the host's affair."""
         host.load(self.patcher, need.scratch)
         yield self

@@ -398,11 +398,11 @@ def sound(blueprint: Blueprint, mel_frames: int, batch: int = 1) -> Need:
     """The vocoder, a few seconds at a time."""
     vocoder = blueprint.network("vocoder")
     mel = torch.empty(batch, 2, mel_frames, MEL_BINS, device="meta")
-    heard = mel[:, :, : CHUNK + 2 * vocoder.reach]
+    heard = mel[:, :, : CHUNK + 2 * vocoder.receptive_frames]
     with torch.inference_mode():
         waveform = vocoder(heard).nbytes // heard.shape[2] * mel_frames
     piece = cost(lambda: vocoder(heard))
-    again = 2 * vocoder.reach * (math.ceil(mel_frames / CHUNK) - 1)  # frames that two pieces hear
+    again = 2 * vocoder.receptive_frames * (math.ceil(mel_frames / CHUNK) - 1)  # frames that two pieces hear
     work = piece * ((mel_frames + again) / heard.shape[2])
     return Need(
         "sound",

@@ -194,7 +194,7 @@ def test_length_and_rate_are_told_truly(kind, before, after, tmp_path):
     height, width, frames, fps = before
     shape = ClipShape(width, height, frames, Fraction(fps))
     height, width, frames, fps = after
-    expected = upscaler.config.clip(shape)
+    expected = upscaler.config.upscaled_shape(shape)
     assert expected == ClipShape(width, height, frames, Fraction(fps))
     latent = AVLatent(torch.empty(1, 128, *shape.video_latent, device="meta"), torch.empty(1, 8, 126, 16))
     larger, rate = upscale(upscaler, latent, shape.fps, ChannelStatistics(128))
