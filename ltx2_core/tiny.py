@@ -20,7 +20,7 @@ from .checkpoint.models import MINIATURE
 from .checkpoint.versions import VERSIONS
 from .text import GemmaConfig, GemmaEncoder
 from .transformer.config import REQUIRED
-from .upscaler import Upscaler, UpscalerConfig, binomial
+from .upscaler import Upscaler, UpscalerConfig, binomial_blur
 
 _LAYERS = 2
 
@@ -153,7 +153,7 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     if name.endswith("mel.bank"):
         return values.abs()  # energies, whose logarithm is taken
     if name.endswith("blur"):
-        return binomial()
+        return binomial_blur()
     if tuple(shape) == (1, 1, 12):
         return half_band().reshape(shape)  # the only filters of a vocoder that were not learned
     return 0.7 * values / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1 * values

@@ -1,8 +1,22 @@
-"""From a latent to one of more cells, or of more frames (spec: upscaler.md).
+"""Latent upscalers: from a latent to one of more cells, or of more frames.
 
-Norms look at the whole clip, so tiles would change what comes out. Everything else sees at most one frame on either
-side and is done a few frames at a time, mostly in place: beside the weights there are two clips of hidden channels and
-a few frames more, whatever the length.
+The network, as in the official ``ltx_core/model/upsampler``: conv_in (3x3x3), group norm of 32 groups (eps 1e-5), SiLU;
+``blocks`` residual blocks; the upsampling layer; ``blocks`` residual blocks; conv_out. All convolutions pad zeros and
+are not causal. The upsampling layer is one of
+
+- space: per frame a 3x3 convolution to r^2 times the channels, whose order is (c, row, column), and a pixel shuffle by
+  r; with the rational resampler r is the numerator of the scale (3/4, 3/2, 2, 4), and a binomial blur
+  (1 4 6 4 1 / 16 in both directions, zero padding 2) with the denominator as its stride follows. Sizes are rounded up.
+- time: a 3x3x3 convolution to twice the channels in the order (c, t), which become frames; the first is dropped, so F
+  latent frames become 2F - 1 and the frame rate doubles. With (c, t, row, column) and 8 times the channels, both.
+
+Released are x2 and x1.5 in space (1024 hidden channels) and x2 in time (512). Inputs and outputs are latents *before*
+normalisation by the video VAE's channel statistics; audio passes by unchanged. The x2 file of 2.0 is of the rational
+kind, with the denominator 1.
+
+Norms span the whole clip, so tiles would change the result. Everything else depends on at most one frame on either side
+and is computed a few frames at a time, mostly in place: beside the weights there are two clips of hidden channels and a
+few frames more, whatever the length.
 """
 
 import math
@@ -16,11 +30,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .errors import CheckpointError, SettingError
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
 from .latents import AVLatent
-from .layers import recorded
+from .layers import needs_grad
 
-CELLS = 2**14  # of latent that are worked on at once, but at least one frame
+CELLS = 2**14  # cells of a latent that are computed at once, but at least one frame
 
 RATIONAL = (Fraction(3, 4), Fraction(3, 2), Fraction(2), Fraction(4))  # scales that rational upscalers may have
 
@@ -29,7 +44,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class UpscalerConfig:
-    """What an upscaler enlarges, and its size."""
+    """What an upscaler enlarges, and the size of its network.
+
+    Raises:
+        CheckpointError: No released upscaler has these scales.
+    """
 
     space: Fraction = Fraction(2)  # of height and width
     time: int = 1  # latent frames F become time * F - (time - 1)
@@ -38,10 +57,10 @@ class UpscalerConfig:
     mid_channels: int = 512
     blocks: int = 4  # before, and again after
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         possible = RATIONAL if self.rational else (2,) if self.time == 1 else (1, 2)
         if self.space not in possible:
-            raise ValueError(
+            raise CheckpointError(
                 f"This upscaler enlarges space by {float(self.space):g} and time by {self.time}; choose one of LTX-2, "
                 "which enlarges space by 2 or 1.5, or time by 2."
             )
@@ -50,7 +69,7 @@ class UpscalerConfig:
     def from_json(cls, section: Mapping[str, Any]) -> "UpscalerConfig":
         """Read the ``config`` of an upscaler file; absent keys take the official reader's defaults."""
         if section.get("dims", 3) != 3:
-            raise ValueError(
+            raise CheckpointError(
                 f"This upscaler has {section['dims']} dims; those of LTX-2 have 3: time, height and width."
             )
         time = 2 if section.get("temporal_upsample", False) else 1
@@ -67,7 +86,7 @@ class UpscalerConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> "UpscalerConfig":
-        """Told by the tensors (our names) of a file without a config; of x1.5 and x0.75, which look alike, x1.5."""
+        """Infer the config of a file without one from its tensors (our names); x0.75 looks like x1.5 and gives that."""
         mid, channels = shapes["conv_in.weight"][:2]
         weight = shapes["upsample.conv.weight"]
         time = 2 if len(weight) == 5 else 1
@@ -83,12 +102,12 @@ class UpscalerConfig:
 
     @property
     def enlarges(self) -> str:
-        """What it does, in words."""
-        parts = {f"space by {float(self.space):g}": self.space != 1, f"time by {self.time}": self.time != 1}
-        return " and ".join(words for words, is_so in parts.items() if is_so)
+        """The axes and their scales in words, such as "space by 2"."""
+        changes = {f"space by {float(self.space):g}": self.space != 1, f"time by {self.time}": self.time != 1}
+        return " and ".join(words for words, changed in changes.items() if changed)
 
-    def clip(self, shape: ClipShape) -> ClipShape:
-        """What becomes of a clip: as long to a fraction of a frame, at more frames per second if there are more."""
+    def upscaled_shape(self, shape: ClipShape) -> ClipShape:
+        """Return the shape of the enlarged clip: equally long to a fraction of a frame, at a higher rate if in time."""
         height, width = (
             math.ceil(side * self.space / SPACE_SCALE) * SPACE_SCALE for side in (shape.height, shape.width)
         )
@@ -96,34 +115,48 @@ class UpscalerConfig:
         return replace(shape, width=width, height=height, frames=frames, fps=shape.fps * self.time)
 
 
-class Statistics(Protocol):
-    """Those of the video VAE, by which the rest of the model sees every latent channel as 0 and 1."""
+class LatentNormalization(Protocol):
+    """The channel statistics of the video VAE, or another implementation of the same."""
 
-    def normalize(self, latent: Tensor) -> Tensor: ...
+    def normalize(self, latent: Tensor) -> Tensor:
+        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
 
-    def denormalize(self, latent: Tensor) -> Tensor: ...
+    def denormalize(self, latent: Tensor) -> Tensor:
+        """Undo ``normalize``."""
 
 
-class Enlarging(Protocol):
-    """An upscaler, ours or another implementation of the same."""
+class LatentUpscaler(Protocol):
+    """``Upscaler``, or another implementation of the same."""
 
     config: UpscalerConfig
 
     def __call__(self, latent: Tensor, /) -> Tensor:
-        """(B, C, F, H, W), before normalisation -> a larger one, likewise, in the network's own dtype."""
+        """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network."""
 
 
-def upscale(upscaler: Enlarging, latent: AVLatent, fps: Fraction, statistics: Statistics) -> tuple[AVLatent, Fraction]:
-    """The larger latent, and its frame rate, which a temporal upscaler doubles; sound passes through as it is."""
+def upscale(
+    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
+) -> tuple[AVLatent, Fraction]:
+    """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
+
+    Args:
+        upscaler: The network.
+        latent: A normalised latent with video.
+        fps: Its frame rate, which a temporal upscaler doubles.
+        statistics: Those of the video VAE of the same model version.
+
+    Raises:
+        SettingError: There is no video, or the upscaler expects other channels.
+    """
     if latent.video is None:
-        raise ValueError("This latent has no video stream; an upscaler enlarges nothing else.")
+        raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
     raw = statistics.denormalize(latent.video.float())
     video = statistics.normalize(upscaler(raw).float()).to(latent.video.dtype)
     return AVLatent(video, latent.audio), fps * upscaler.config.time
 
 
 class Upscaler(nn.Module):
-    """Residual blocks, channels that become cells or frames, and residual blocks again."""
+    """Residual blocks, a layer that turns channels into cells or frames, and residual blocks again."""
 
     def __init__(self, config: UpscalerConfig):
         super().__init__()
@@ -131,15 +164,17 @@ class Upscaler(nn.Module):
         self.conv_in, self.norm_in = Conv(config.in_channels, width), Norm(width)
         self.before = nn.ModuleList(Residual(width) for _ in range(config.blocks))
         self.upsample = (
-            InSpace(width, config.space, config.rational) if config.time == 1 else InTime(width, config.space)
+            SpatialUpsample(width, config.space, config.rational)
+            if config.time == 1
+            else TemporalUpsample(width, config.space)
         )
         self.after = nn.ModuleList(Residual(width) for _ in range(config.blocks))
         self.conv_out = Conv(width, config.in_channels)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(B, C, F, H, W) as the video encoder makes it, before normalisation -> a larger one, likewise."""
+        """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network."""
         if latent.shape[1] != self.config.in_channels:
-            raise ValueError(
+            raise SettingError(
                 f"This latent has {latent.shape[1]} channels, the upscaler expects {self.config.in_channels}. Was it "
                 "made by another model?"
             )
@@ -153,19 +188,19 @@ class Upscaler(nn.Module):
 
 
 class Conv(nn.Conv3d):
-    """A 3x3x3 convolution with zeros around the clip."""
+    """A 3x3x3 convolution with zero padding, computed a few frames at a time."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=(0, 1, 1))
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """``out`` may be ``x``, which is then overwritten."""
-        return joined(self.pieces(x), x.shape[2], out)
+        """Convolve (B, C, F, H, W) to (B, C', F, H, W); ``out`` may be ``x``, which is then overwritten."""
+        return join_chunks(self.convolve_chunks(x), x.shape[2], out)
 
-    def pieces(self, x: Tensor) -> Iterator[Tensor]:
-        """The output a few frames at a time; ``x`` may be overwritten as far as that goes."""
+    def convolve_chunks(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the output a few frames at a time; frames of ``x`` up to there may be overwritten meanwhile."""
         before = torch.zeros_like(x[:, :, :1])
-        for place in places(x):
+        for place in frame_slices(x):
             after = x[:, :, place.stop : place.stop + 1]
             window = torch.cat([before, x[:, :, place], after if after.shape[2] else torch.zeros_like(before)], 2)
             before = x[:, :, place.stop - 1 : place.stop].clone()
@@ -173,32 +208,33 @@ class Conv(nn.Conv3d):
 
 
 class Norm(nn.GroupNorm):
-    """SiLU(norm(x)), or SiLU(norm(x) + residual); statistics span the clip, in float32.
+    """SiLU(norm(x)), or SiLU(norm(x) + residual), written over ``x`` unless autograd needs it.
 
-    It is written over ``x`` unless autograd needs that.
+    Statistics span the whole clip and are computed in float32.
     """
 
     def __init__(self, channels: int):
         super().__init__(32, channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if recorded(x):
+        """Normalise ``x`` (B, C, F, H, W), add ``residual`` and apply SiLU."""
+        if needs_grad(x):
             normal = super().forward(x)
             return F.silu(normal if residual is None else normal + residual)
-        scale, shift = self._line(x)
-        for place in places(x):
-            part = torch.addcmul(shift, x[:, :, place], scale)
+        scale, shift = self._scale_and_shift(x)
+        for place in frame_slices(x):
+            chunk = torch.addcmul(shift, x[:, :, place], scale)
             if residual is not None:
-                part += residual[:, :, place]
-            x[:, :, place] = F.silu(part, inplace=True)
+                chunk += residual[:, :, place]
+            x[:, :, place] = F.silu(chunk, inplace=True)
         return x
 
-    def _line(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift (B, C, 1, 1, 1) of every channel, from the moments of all parts."""
+    def _scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift (B, C, 1, 1, 1) of each channel, from the moments of all chunks."""
         grouped = x.unflatten(1, (self.num_groups, -1))
-        moments = [torch.var_mean(grouped[:, :, :, p].float(), (2, 3, 4, 5), correction=0) for p in places(x)]
-        variances, means = (torch.stack(each, -1) for each in zip(*moments))  # (B, groups, parts)
-        share = torch.tensor([(p.stop - p.start) / x.shape[2] for p in places(x)], device=x.device)
+        moments = [torch.var_mean(grouped[:, :, :, p].float(), (2, 3, 4, 5), correction=0) for p in frame_slices(x)]
+        variances, means = (torch.stack(each, -1) for each in zip(*moments))  # (B, groups, chunks)
+        share = torch.tensor([(p.stop - p.start) / x.shape[2] for p in frame_slices(x)], device=x.device)
         mean = (means * share).sum(-1, keepdim=True)
         variance = ((variances + (means - mean).square()) * share).sum(-1, keepdim=True)
         weight, bias = (each.float().unflatten(0, (self.num_groups, -1)) for each in (self.weight, self.bias))
@@ -216,12 +252,13 @@ class Residual(nn.Module):
         self.conv2, self.norm2 = Conv(channels, channels), Norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the next hidden states of ``x`` (B, C, F, H, W), which may be overwritten."""
         hidden = self.norm1(self.conv1(x))
         return self.norm2(self.conv2(hidden, out=hidden), residual=x)
 
 
-class InSpace(nn.Module):
-    """Channels become cells of their frame; a rational one then blurs and leaves some out."""
+class SpatialUpsample(nn.Module):
+    """Turns channels into cells of their frame; with a rational scale a strided blur follows."""
 
     blur: Tensor
 
@@ -230,12 +267,13 @@ class InSpace(nn.Module):
         self.up, self.down = scale.numerator, scale.denominator
         self.conv = nn.Conv2d(channels, channels * self.up**2, kernel_size=3, padding=1)
         if rational:
-            self.register_buffer("blur", binomial())
+            self.register_buffer("blur", binomial_blur())
 
     def forward(self, x: Tensor) -> Tensor:
-        return joined((self._enlarged(x[:, :, place]) for place in places(x)), x.shape[2])
+        """Enlarge height and width of (B, C, F, H, W)."""
+        return join_chunks((self._enlarge(x[:, :, place]) for place in frame_slices(x)), x.shape[2])
 
-    def _enlarged(self, x: Tensor) -> Tensor:
+    def _enlarge(self, x: Tensor) -> Tensor:
         frames = F.pixel_shuffle(self.conv(rearrange(x, "B C F H W -> (B F) C H W")), self.up)
         if self.down > 1:
             kernel = self.blur.expand(x.shape[1], -1, -1, -1)
@@ -243,8 +281,8 @@ class InSpace(nn.Module):
         return rearrange(frames, "(B F) C H W -> B C F H W", B=len(x))
 
 
-class InTime(nn.Module):
-    """Channels become frames, of which the first is one too many, and at a scale of 2 cells as well."""
+class TemporalUpsample(nn.Module):
+    """Turns channels into frames, of which the first is dropped, and with a scale of 2 into cells as well."""
 
     def __init__(self, channels: int, scale: Fraction):
         super().__init__()
@@ -252,37 +290,38 @@ class InTime(nn.Module):
         self.conv = Conv(channels, channels * 2 * self.side**2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return joined(self._enlarged(x), 2 * x.shape[2] - 1)
+        """Turn F frames of (B, C, F, H, W) into 2F - 1."""
+        return join_chunks(self._enlarge(x), 2 * x.shape[2] - 1)
 
-    def _enlarged(self, x: Tensor) -> Iterator[Tensor]:
-        surplus = 1
-        for part in self.conv.pieces(x):
+    def _enlarge(self, x: Tensor) -> Iterator[Tensor]:
+        dropped = 1
+        for chunk in self.conv.convolve_chunks(x):
             pattern = "B (C t h w) F H W -> B C (F t) (H h) (W w)"
-            yield rearrange(part, pattern, t=2, h=self.side, w=self.side)[:, :, surplus:]
-            surplus = 0
+            yield rearrange(chunk, pattern, t=2, h=self.side, w=self.side)[:, :, dropped:]
+            dropped = 0
 
 
-def binomial() -> Tensor:
-    """(1, 1, 5, 5): the blur of all released upscalers."""
+def binomial_blur() -> Tensor:
+    """Make the blur kernel (1, 1, 5, 5) of all released upscalers."""
     row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     return (row[:, None] * row)[None, None]
 
 
-def places(x: Tensor) -> list[slice]:
-    """The frames of (B, C, F, H, W), a few at a time."""
+def frame_slices(x: Tensor) -> list[slice]:
+    """Divide the frames of (B, C, F, H, W) into slices of at most ``CELLS`` cells, at least one frame each."""
     total, height, width = x.shape[2:]
     frames = max(1, CELLS // (height * width))
     return [slice(start, min(start + frames, total)) for start in range(0, total, frames)]
 
 
-def joined(parts: Iterator[Tensor], frames: int, out: Tensor | None = None) -> Tensor:
-    """Consecutive parts as one clip of ``frames``, of which hardly more than one exists at a time."""
+def join_chunks(chunks: Iterator[Tensor], frames: int, out: Tensor | None = None) -> Tensor:
+    """Copy consecutive chunks of frames into one clip of ``frames``, keeping one chunk at a time."""
     stop = 0
-    for part in parts:
+    for chunk in chunks:
         if out is None:
-            out = part.new_empty(*part.shape[:2], frames, *part.shape[3:])
-        start, stop = stop, stop + part.shape[2]
-        out[:, :, start:stop] = part
-        del part  # before the next one is made
+            out = chunk.new_empty(*chunk.shape[:2], frames, *chunk.shape[3:])
+        start, stop = stop, stop + chunk.shape[2]
+        out[:, :, start:stop] = chunk
+        del chunk  # before the next one is made
     assert out is not None
     return out

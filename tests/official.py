@@ -9,7 +9,7 @@ import torch
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.layers import Visibility
 from ltx2_core.transformer import Perturbation, StreamInput, Transformer, TransformerConfig
-from ltx2_core.transformer.model import StreamEnds
+from ltx2_core.transformer.model import StreamIO
 from ltx2_core.transformer.modulation import Modulation
 
 PERTURBATIONS = {
@@ -45,13 +45,16 @@ def official(section: dict, seed: int = 0):
 
 
 def use_rule_of_1_0_0(monkeypatch) -> None:
-    """ltx-core 1.0.0 takes scale and shift between the streams from the other stream's sigma (spec: rule B)."""
+    """Scale and shift between the streams follow the other stream's sigma, as in ltx-core 1.0.0.
 
-    def by_other_sigma(self: StreamEnds, levels, level, other_sigma, dtype):
+    See ltx2_core/transformer/README.md, "Modulation between the streams".
+    """
+
+    def by_other_sigma(self: StreamIO, levels, level, other_sigma, dtype):
         _, rows = self.modulate_cross(other_sigma * self.config.sigma_scale, dtype)
         return Modulation(rows, torch.arange(len(other_sigma))[:, None])
 
-    monkeypatch.setattr(StreamEnds, "modulate_by_own_level", by_other_sigma)
+    monkeypatch.setattr(StreamIO, "modulate_by_own_level", by_other_sigma)
 
 
 def video_positions(frames=2, height=2, width=2, fps=24.0) -> torch.Tensor:

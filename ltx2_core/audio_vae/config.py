@@ -1,8 +1,10 @@
-"""The architecture of the audio networks, read from the checkpoint's JSON (spec: audio.md and checkpoints.md)."""
+"""The architecture of the audio networks, read from the checkpoint's JSON (see README.md, "Config")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from ..errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,20 @@ class AudioVAEConfig:
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "AudioVAEConfig":
-        """Read the section ``audio_vae``; raises ValueError where it asks for what no official checkpoint has.
+        """Read the section ``audio_vae``.
 
-        Attention is such a thing, and the official reader takes a missing key as a wish for it.
+        Attention must be switched off explicitly: the official reader takes a missing key as switched on.
+
+        Raises:
+            CheckpointError: The section asks for something that no official checkpoint has.
         """
         params = section.get("model", {}).get("params", {})
         network = params.get("ddconfig", {})
         stft = section.get("preprocessing", {}).get("stft", {})
         mel = section.get("preprocessing", {}).get("mel", {})
-        asked = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network}
-        _expect("audio_vae", asked, attn_resolutions=[], mid_block_add_attention=False)
-        _expect("audio_vae", asked, norm_type="pixel", causality_axis="height", double_z=True)
+        settings = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network}
+        _expect("audio_vae", settings, attn_resolutions=[], mid_block_add_attention=False)
+        _expect("audio_vae", settings, norm_type="pixel", causality_axis="height", double_z=True)
         return cls(
             channels=network.get("ch", 128),
             multipliers=tuple(network.get("ch_mult", (1, 2, 4))),
@@ -59,9 +64,9 @@ class AudioVAEConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """One network from stereo mel frames to stereo samples: an upsampling convolution per stage, then its blocks."""
+    """One generator from stereo mel frames to stereo samples: per stage an upsampling convolution, then its blocks."""
 
-    sample_rate: int  # of what it makes
+    sample_rate: int  # of the output, Hz
     channels: int  # before the first stage; each stage halves them
     rates: tuple[int, ...]
     kernels: tuple[int, ...]
@@ -76,7 +81,14 @@ class GeneratorConfig:
     def from_json(
         cls, section: Mapping[str, Any], sample_rate: int, snake: bool, bounded: bool = True
     ) -> "GeneratorConfig":
-        """Read one flat vocoder section; ``bounded`` says whether the waveform is held to -1..1 at its end."""
+        """Read one flat vocoder section.
+
+        Args:
+            section: The section.
+            sample_rate: Of the output, Hz.
+            snake: Whether activations are anti-aliased snakes (2.3) instead of leaky rectifiers (2.0).
+            bounded: Whether the last layer holds the waveform to -1..1.
+        """
         return cls(
             sample_rate=sample_rate,
             channels=section.get("upsample_initial_channel", 1024),
@@ -93,7 +105,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class ExtensionConfig:
-    """Bandwidth extension: the mel frames of a low-rate waveform, and the generator of what is missing above it."""
+    """Bandwidth extension: a generator that adds high frequencies, from the mel frames of a low-rate waveform."""
 
     generator: GeneratorConfig
     n_fft: int
@@ -102,24 +114,30 @@ class ExtensionConfig:
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """A generator, and since 2.3 an extension of its bandwidth."""
+    """A generator and, since 2.3, a bandwidth extension."""
 
     generator: GeneratorConfig
     extension: ExtensionConfig | None = None
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "VocoderConfig":
-        """Read the section ``vocoder``, flat (2.0) or with the parts ``vocoder`` and ``bwe`` (2.3)."""
+        """Read the section ``vocoder``, flat (2.0) or with the sections ``vocoder`` and ``bwe`` (2.3).
+
+        Raises:
+            CheckpointError: The section is incomplete, or describes an unknown network.
+        """
         if "bwe" not in section:
             _expect("vocoder", section, resblock="1", stereo=True)
             return cls(GeneratorConfig.from_json(section, section.get("output_sampling_rate", 24000), snake=False))
 
         low, bwe = section.get("vocoder", {}), section["bwe"]
-        for name, part in ("vocoder.vocoder", low), ("vocoder.bwe", bwe):
-            _expect(name, part, resblock="AMP1", stereo=True, activation="snakebeta")
+        for name, each in ("vocoder.vocoder", low), ("vocoder.bwe", bwe):
+            _expect(name, each, resblock="AMP1", stereo=True, activation="snakebeta")
         needed = ("input_sampling_rate", "output_sampling_rate", "n_fft", "hop_length", "num_mels")
         if missing := [key for key in needed if key not in bwe]:
-            raise ValueError(f"The config section vocoder.bwe lacks {', '.join(missing)}; take an original checkpoint.")
+            raise CheckpointError(
+                f"The config section vocoder.bwe lacks {', '.join(missing)}; take an original checkpoint."
+            )
         generator = GeneratorConfig.from_json(bwe, bwe["output_sampling_rate"], snake=True, bounded=False)
         return cls(
             GeneratorConfig.from_json(low, bwe["input_sampling_rate"], snake=True),
@@ -131,8 +149,8 @@ def _expect(where: str, section: Mapping[str, Any], **expected: Any) -> None:
     """Refuse a network that differs from the official ones in a way this code does not know."""
     for key, value in expected.items():
         if key not in section or section[key] != value:
-            found = repr(section[key]) if key in section else "missing"
-            raise ValueError(
-                f"The config section {where} has {key}: {found}; only {value!r} is supported, as in the official "
+            actual = repr(section[key]) if key in section else "missing"
+            raise CheckpointError(
+                f"The config section {where} has {key}: {actual}; only {value!r} is supported, as in the official "
                 "LTX-2 checkpoints. Take an original file, or restore its config."
             )

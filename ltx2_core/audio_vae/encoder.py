@@ -1,4 +1,4 @@
-"""Mel frames -> latent (spec: audio.md, section 3)."""
+"""From mel frames to latents (see README.md, "Autoencoder")."""
 
 from math import ceil
 
@@ -13,7 +13,7 @@ from .mel import log_mel
 
 
 class AudioEncoder(nn.Module):
-    """Four mel frames to one latent frame; the first latent frame knows only the first mel frame."""
+    """Turns four mel frames into one latent frame; the first latent frame depends on the first mel frame alone."""
 
     def __init__(self, config: AudioVAEConfig):
         super().__init__()
@@ -22,15 +22,14 @@ class AudioEncoder(nn.Module):
         inputs = [config.channels, *widths]
         resizes = [*(Downsample(width) for width in widths[:-1]), nn.Identity()]
         self.conv_in = CausalConv2d(config.in_channels, config.channels)
-        self.levels = nn.Sequential(
-            *(Level(i, width, config.res_blocks, resize) for i, width, resize in zip(inputs, widths, resizes))
-        )
-        self.middle = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(2)))
+        levels = [Level(i, width, config.res_blocks, resize) for i, width, resize in zip(inputs, widths, resizes)]
+        self.levels = nn.Sequential(*levels)
+        self.middle = nn.Sequential(ResidualBlock(widths[-1], widths[-1]), ResidualBlock(widths[-1], widths[-1]))
         self.conv_out = CausalConv2d(widths[-1], 2 * config.latent_channels)
         self.statistics = LatentStatistics(config)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, 2, T, 64) log mel -> (B, 8, ceil(T/4), 16) normalised latent, in the weights' dtype."""
+        """Encode log mel (B, 2, T, 64) to a normalised latent (B, 8, ceil(T/4), 16), in the dtype of the weights."""
         x = self.conv_in(mel.to(self.conv_in.weight.dtype))
         x = self.middle(self.levels(x))
         x = self.conv_out(F.silu(pixel_norm(x)))
@@ -40,9 +39,13 @@ class AudioEncoder(nn.Module):
 
 @torch.no_grad()
 def encode_waveform(encoder: AudioEncoder, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
-    """(B, 1 or 2, N) at any rate -> (B, 8, L, 16); if ``latents`` is given, that many.
+    """Encode a waveform to a normalised latent (B, 8, L, 16).
 
-    A sound that is longer is cut, one that is shorter goes on in silence.
+    Args:
+        encoder: The network.
+        waveform: (B, 1 or 2, N) in -1..1.
+        sample_rate: Of the waveform, Hz.
+        latents: L; a longer waveform is cut, a shorter one padded with silence. None for as many as it fills.
     """
     if latents is not None:
         missing = ceil(latents * sample_rate / AUDIO_RATE) - waveform.shape[-1]

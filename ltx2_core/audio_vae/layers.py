@@ -1,6 +1,6 @@
-"""What the audio encoder and decoder are made of: images of time (rows) by frequency, causal in time.
+"""The layers of the audio encoder and decoder (see README.md, "Autoencoder").
 
-Spec: audio.md, section 3.
+They work on images (B, C, T, F) of time by frequency and are causal in time.
 """
 
 from itertools import pairwise
@@ -13,28 +13,30 @@ from .config import AudioVAEConfig
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Give every cell of (B, C, T, F) a mean square of 1 over its channels."""
+    """Divide (B, C, T, F) by the root mean square over the channels."""
     scale = (x.float().square().mean(1, keepdim=True) + 1e-6).rsqrt()
     return (x.float() * scale).to(x.dtype)
 
 
 class CausalConv2d(nn.Conv2d):
-    """A 3x3 convolution that sees one bin to either side, this frame and the two before it."""
+    """A 3x3 convolution over this frame and the two before it, and one frequency bin to either side."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, T, F) to (B, C', T, F)."""
         return super().forward(F.pad(x, (1, 1, 2, 0)))
 
 
 class Downsample(nn.Conv2d):
-    """Halves frequency and time; T frames become ceil(T/2), the first of which sees only the first."""
+    """Halves frequency and time; of ceil(T/2) frames the first depends on the first input frame alone."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, kernel_size=3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, T, F) to (B, C, ceil(T/2), F/2)."""
         return super().forward(F.pad(x, (0, 1, 2, 0)))
 
 
@@ -45,6 +47,7 @@ class Upsample(CausalConv2d):
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, T, F) to (B, C, 2T - 1, 2F)."""
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))[:, :, 1:]
 
 
@@ -58,6 +61,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the next hidden states of ``x`` (B, C, T, F)."""
         h = self.conv1(F.silu(pixel_norm(x)))
         h = self.conv2(F.silu(pixel_norm(h)))
         return self.shortcut(x) + h
@@ -69,15 +73,17 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, blocks: int, resize: nn.Module):
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in pairwise(widths)))
+        residuals = [ResidualBlock(before, after) for before, after in pairwise(widths)]
+        self.blocks = nn.Sequential(*residuals)
         self.resize = resize
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the hidden states of the next resolution."""
         return self.resize(self.blocks(x))
 
 
 class LatentStatistics(nn.Module):
-    """Mean and deviation of every latent cell, one per channel and frequency (in this order in the file)."""
+    """Mean and standard deviation of each channel and frequency bin of the latent, in this order in the file."""
 
     mean: Tensor
     std: Tensor
@@ -90,9 +96,9 @@ class LatentStatistics(nn.Module):
         self.register_buffer("std", torch.ones(cells))
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """(B, C, T, M) as the encoder makes it -> as the transformer knows it."""
+        """Bring each channel and bin of (B, C, T, M) to mean 0 and deviation 1."""
         return (latent - self.mean.view(self.shape)) / self.std.view(self.shape)
 
     def denormalize(self, latent: Tensor) -> Tensor:
-        """The inverse of ``normalize``."""
+        """Undo ``normalize``."""
         return latent * self.std.view(self.shape) + self.mean.view(self.shape)

@@ -1,10 +1,11 @@
-"""Waveform -> log mel frames (spec: audio.md, section 2)."""
+"""From a waveform to log mel frames (see README.md, "Mel frames")."""
 
 from math import log
 
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from .config import AudioVAEConfig
 from .resample import resample
 
@@ -12,18 +13,24 @@ FLOOR = 1e-5  # of the mel magnitude, before the logarithm
 
 
 def log_mel(waveform: Tensor, sample_rate: int, config: AudioVAEConfig) -> Tensor:
-    """(B, 2, N) of -1..1 at any rate -> (B, 2, T, 64), T = 1 + N' // 160 for N' samples at 16 kHz; float32.
+    """Compute log mel frames (B, 2, T, 64), float32, T = 1 + N' // 160 for N' samples at 16 kHz.
 
-    A mono waveform (B, 1, N) is heard on both sides.
+    Args:
+        waveform: (B, 1 or 2, N) in -1..1; mono is copied to both sides.
+        sample_rate: Of the waveform, Hz.
+        config: Sizes of the front end.
+
+    Raises:
+        SettingError: The waveform has other channels, or is shorter than half a window.
     """
     if waveform.ndim != 3 or waveform.shape[1] not in (1, 2):
-        raise ValueError(
+        raise SettingError(
             f"This waveform has the shape {tuple(waveform.shape)}; the audio VAE takes mono or stereo as "
             "(batch, channels, samples). Mix other channels down to two first."
         )
     waveform = resample(waveform.float(), sample_rate, config.sample_rate)
     if waveform.shape[-1] <= config.n_fft // 2:
-        raise ValueError(
+        raise SettingError(
             f"This sound is {waveform.shape[-1] / config.sample_rate:.3f} s long; the audio VAE needs more than "
             f"{config.n_fft / 2 / config.sample_rate:.3f} s. Take a longer piece, or add silence at its end."
         )
@@ -42,7 +49,7 @@ def log_mel(waveform: Tensor, sample_rate: int, config: AudioVAEConfig) -> Tenso
 
 
 def mel_bank(bins: int, bands: int, nyquist: float) -> Tensor:
-    """(bins, bands): overlapping triangles of equal area, equally spaced on Slaney's mel scale; float64."""
+    """Return the filters (bins, bands), float64: triangles of equal area, equally spaced on Slaney's mel scale."""
     frequency = torch.linspace(0, nyquist, bins, dtype=torch.float64)[:, None]
     points = _hertz(torch.linspace(0, _mel(nyquist), bands + 2, dtype=torch.float64))
     low, peak, high = points[:-2], points[1:-1], points[2:]

@@ -11,10 +11,15 @@ ROLLOFF = 0.99  # of the lower Nyquist frequency
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int, edges: str = "constant") -> Tensor:
-    """(..., N) at ``rate`` -> (..., ceil(N * new_rate / rate)) by a Hann-windowed sinc (spec: audio.md, section 2).
+    """Resample (..., N) to (..., ceil(N * new_rate / rate)) by a Hann-windowed sinc (see README.md, "Resampling").
 
-    Like torchaudio's default, but with an exact kernel. ``edges`` is the padding beyond both ends: "constant" is
-    silence, "replicate" repeats the last sample.
+    Like the default of torchaudio, but with a kernel computed in float64.
+
+    Args:
+        waveform: (..., N).
+        rate: Its sample rate, Hz.
+        new_rate: That of the result, Hz.
+        edges: Padding beyond both ends: "constant" for silence, "replicate" for the last sample.
     """
     divisor = gcd(rate, new_rate)
     step, phases = rate // divisor, new_rate // divisor
@@ -28,7 +33,7 @@ def resample(waveform: Tensor, rate: int, new_rate: int, edges: str = "constant"
 
 
 def _kernels(step: int, phases: int) -> tuple[int, Tensor]:
-    """Of each group of ``step`` samples, the weights (phases, 1, taps) of its new samples, and the taps before it."""
+    """The taps before a group of ``step`` samples, and the weights (phases, 1, taps) of its new samples."""
     cutoff = ROLLOFF * min(step, phases)
     width = ceil(ZEROS * step / cutoff)
     taps = torch.arange(-width, width + step, dtype=torch.float64) / step

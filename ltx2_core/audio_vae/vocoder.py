@@ -1,17 +1,20 @@
-"""Mel frames -> waveform (spec: audio.md, sections 4 and 5).
+"""From mel frames to a waveform (see README.md, "Vocoders").
 
-2.0 has a generator after HiFi-GAN (Kong et al., 2020); 2.3 has two after BigVGAN (Lee et al., 2023), of which the
-second extends the bandwidth of the first.
+2.0 has a generator after HiFi-GAN (arXiv 2010.05646); 2.3 has two after BigVGAN (arXiv 2206.04658), the second of
+which extends the bandwidth of the first.
 """
 
 from collections.abc import Callable
+from functools import cache
 from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SettingError
 from .config import ExtensionConfig, GeneratorConfig, VocoderConfig
+from .mel import FLOOR
 from .resample import resample
 
 MEL_RATE = 100  # mel frames per second
@@ -21,16 +24,17 @@ LAST = {"tanh": nn.Tanh, "clamp": nn.Hardtanh, "none": nn.Identity}
 
 
 def make_vocoder(config: VocoderConfig) -> "Vocoder | BandwidthExtendingVocoder":
-    """The vocoder that a checkpoint's config describes."""
+    """Build the vocoder that a checkpoint's config describes."""
     if config.extension is None:
         return Vocoder(config.generator)
     return BandwidthExtendingVocoder(config.generator, config.extension)
 
 
 class Vocoder(nn.Module):
-    """One generator: per stage an upsampling convolution, then the mean of residual blocks of different reach.
+    """One generator: per stage an upsampling convolution, then the mean of residual blocks with different kernels.
 
-    ``compute_dtype`` is what the weights must be loaded as, however they are stored: the half precisions are audible.
+    ``compute_dtype`` is the dtype that weights must be loaded as, however they are stored: rounding to half precision
+    is audible.
     """
 
     compute_dtype = torch.float32
@@ -40,7 +44,7 @@ class Vocoder(nn.Module):
         widths = [config.channels // 2**stage for stage in range(len(config.rates) + 1)]
         activation = AntiAliasedSnake if config.snake else _leaky
         self.sample_rate = config.sample_rate
-        self.reach = _reach(config)  # mel frames to either side that a sample may depend on, at most
+        self.receptive_frames = _receptive_frames(config)
         self.conv_pre = nn.Conv1d(2 * config.mel_bins, widths[0], 7, padding=3)
         self.before_up = nn.Identity() if config.snake else nn.LeakyReLU(0.1)
         self.ups = nn.ModuleList(
@@ -57,19 +61,19 @@ class Vocoder(nn.Module):
         self.last = LAST[config.last]()
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, 2, T, 64) log mel -> (B, 2, N) float32, N = T times the product of the rates."""
+        """Turn log mel (B, 2, T, 64) into a waveform (B, 2, N), float32, N = T times the product of the rates."""
         x = mel.mT.flatten(1, 2).to(self.compute_dtype)  # (B, 2 * 64, T), left before right
         x = self.conv_pre(x)
-        side_by_side = len(self.blocks) // len(self.ups)
+        per_stage = len(self.blocks) // len(self.ups)
         for stage, up in enumerate(self.ups):
             x = up(self.before_up(x))
-            blocks = self.blocks[stage * side_by_side : (stage + 1) * side_by_side]
-            x = sum(block(x) for block in blocks) / side_by_side
+            blocks = self.blocks[stage * per_stage : (stage + 1) * per_stage]
+            x = sum(block(x) for block in blocks) / per_stage
         return self.last(self.conv_post(self.act_post(x)))
 
 
 class BandwidthExtendingVocoder(nn.Module):
-    """A generator at 16 kHz, resampled to 48 kHz, plus what a second generator hears missing in it."""
+    """A generator at 16 kHz, resampled to 48 kHz, plus the high frequencies that a second generator makes from it."""
 
     compute_dtype = torch.float32
 
@@ -79,11 +83,11 @@ class BandwidthExtendingVocoder(nn.Module):
         self.mel = CausalLogMel(extension)
         self.high = Vocoder(extension.generator)
         self.sample_rate = self.high.sample_rate
-        heard = self.high.reach * extension.hop + extension.n_fft  # samples of the low rate
-        self.reach = self.low.reach + ceil(heard / self.low.sample_rate * MEL_RATE)
+        low_samples = self.high.receptive_frames * extension.hop + extension.n_fft
+        self.receptive_frames = self.low.receptive_frames + ceil(low_samples / self.low.sample_rate * MEL_RATE)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, 2, T, 64) log mel -> (B, 2, 480T) float32."""
+        """Turn log mel (B, 2, T, 64) into a waveform (B, 2, 480T), float32, in -1..1."""
         low = self.low(mel)
         detail = self.high(self.mel(low))
         return (resample(low, self.low.sample_rate, self.sample_rate, edges="replicate") + detail).clamp(-1, 1)
@@ -95,26 +99,35 @@ def vocode_chunked(
     frames: int = CHUNK,
     check: Callable[[], None] | None = None,
 ) -> Tensor:
-    """``vocoder(mel)``, made of ``frames`` mel frames at a time and all that these can hear, so memory stays flat.
+    """Return ``vocoder(mel)``, computed in chunks with all the context that they depend on, so memory stays flat.
 
-    ``check`` is called before each piece; it may raise to interrupt.
+    Args:
+        vocoder: The network.
+        mel: Log mel (B, 2, T, 64).
+        frames: Mel frames per chunk.
+        check: Called before each chunk; it may raise to interrupt.
+
+    Raises:
+        SettingError: ``frames`` is not positive.
     """
     if frames < 1:
-        raise ValueError(f"The sound cannot be made of {frames} frames at a time; use at least 1, for example {CHUNK}.")
-    pieces, total = [], mel.shape[2]
+        raise SettingError(
+            f"The sound cannot be made of {frames} frames at a time; use at least 1, for example {CHUNK}."
+        )
+    chunks, total = [], mel.shape[2]
     for start in range(0, total, frames):
         if check is not None:
             check()
         stop = min(start + frames, total)
-        first, last = max(0, start - vocoder.reach), min(total, stop + vocoder.reach)
-        heard = vocoder(mel[:, :, first:last])
-        each = heard.shape[-1] // (last - first)
-        pieces.append(heard[..., (start - first) * each : (stop - first) * each].clone())
-    return torch.cat(pieces, -1)
+        first, last = max(0, start - vocoder.receptive_frames), min(total, stop + vocoder.receptive_frames)
+        waveform = vocoder(mel[:, :, first:last])
+        each = waveform.shape[-1] // (last - first)
+        chunks.append(waveform[..., (start - first) * each : (stop - first) * each].clone())
+    return torch.cat(chunks, -1)
 
 
 class CausalLogMel(nn.Module):
-    """The log mel frames that the extension was trained on; their bases come rounded from the file."""
+    """Log mel frames as the bandwidth extension was trained on them; its bases come rounded from the file."""
 
     fourier: Tensor
     bank: Tensor
@@ -127,16 +140,16 @@ class CausalLogMel(nn.Module):
         self.register_buffer("bank", torch.zeros(config.generator.mel_bins, bins))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(B, 2, N), N a multiple of the hop -> (B, 2, N / hop, 64); a frame hears nothing after its hop."""
+        """Turn a waveform (B, 2, N), N a multiple of the hop, into (B, 2, N / hop, 64); no frame looks past its hop."""
         past = self.fourier.shape[-1] - self.hop
         padded = F.pad(waveform.flatten(0, 1)[:, None], (past, 0))
         real, imaginary = F.conv1d(padded, self.fourier, stride=self.hop).chunk(2, dim=1)
         mel = self.bank @ (real.square() + imaginary.square()).sqrt()
-        return mel.clamp(min=1e-5).log().mT.unflatten(0, waveform.shape[:2])
+        return mel.clamp(min=FLOOR).log().mT.unflatten(0, waveform.shape[:2])
 
 
 class ResidualBlock(nn.Module):
-    """Pairs of convolutions, the first of each dilated, each pair beside a shortcut."""
+    """Pairs of a dilated and a plain convolution, each pair with a residual connection."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...], activation: Callable[[int], nn.Module]):
         super().__init__()
@@ -148,15 +161,16 @@ class ResidualBlock(nn.Module):
         self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding="same") for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the next hidden states of ``x`` (B, C, N)."""
         for act1, conv1, act2, conv2 in zip(self.acts1, self.convs1, self.acts2, self.convs2):
             x = x + conv2(act2(conv1(act1(x))))
         return x
 
 
 class AntiAliasedSnake(nn.Module):
-    """x + sin(ax)^2 / b at twice the rate, so that the overtones it makes do not fold back.
+    """x + sin(ax)^2 / b at twice the rate, so that its overtones do not alias.
 
-    ``alpha`` and ``beta`` are logarithms. The filters are in the file, equal to ``half_band``.
+    ``alpha`` and ``beta`` are logarithms. Files contain the filters, which equal ``half_band``.
     """
 
     up: Tensor
@@ -170,35 +184,46 @@ class AntiAliasedSnake(nn.Module):
         self.register_buffer("down", half_band())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to (B, C, N)."""
         return self.downsample(self.snake(self.upsample(x)))
 
     def snake(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, C, N), with one frequency and one depth per channel."""
+        """Apply the activation to (B, C, N) without anti-aliasing; frequency and depth are learned per channel."""
         alpha, beta = self.alpha[:, None].exp(), self.beta[:, None].exp()
         return x + (x * alpha).sin().square() / (beta + 1e-9)
 
     def upsample(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, C, 2N)."""
+        """Double the rate of (B, C, N)."""
         channels = x.shape[1]
         padded = F.pad(x, (5, 5), mode="replicate")
         return 2 * F.conv_transpose1d(padded, self.up.expand(channels, -1, -1), stride=2, padding=15, groups=channels)
 
     def downsample(self, x: Tensor) -> Tensor:
-        """(B, C, 2N) -> (B, C, N)."""
+        """Halve the rate of (B, C, 2N)."""
         channels = x.shape[1]
         padded = F.pad(x, (5, 6), mode="replicate")
         return F.conv1d(padded, self.down.expand(channels, -1, -1), stride=2, groups=channels)
 
 
 def half_band() -> Tensor:
-    """(1, 1, 12): a low pass at half the Nyquist frequency, a sinc in Kaiser's window, of sum 1."""
-    t = torch.arange(12) - 5.5
-    taps = (t / 2).sinc() * torch.kaiser_window(12, periodic=False, beta=4.6638)
-    return (taps / taps.sum()).view(1, 1, 12)
+    """Make the filter (1, 1, 12): a low pass at half the Nyquist frequency, a sinc in Kaiser's window, of sum 1."""
+    return torch.tensor(_half_band_taps()).view(1, 1, 12)
 
 
-def _reach(config: GeneratorConfig) -> int:
-    """Layer by layer, in mel frames: half a kernel of convolutions, all of a transposed one."""
+@cache
+def _half_band_taps() -> tuple[float, ...]:
+    """The taps as numbers, computed once: a vocoder has hundreds of these filters, also on the meta device."""
+    with torch.device("cpu"):
+        t = torch.arange(12) - 5.5
+        taps = (t / 2).sinc() * torch.kaiser_window(12, periodic=False, beta=4.6638)
+        return tuple((taps / taps.sum()).tolist())
+
+
+def _receptive_frames(config: GeneratorConfig) -> int:
+    """Mel frames to either side that a sample depends on, at most.
+
+    Counted layer by layer: half a kernel of convolutions, all of a transposed one.
+    """
     activation = 6 if config.snake else 0  # twice twelve taps at twice the rate
     blocks = zip(config.block_kernels, config.block_dilations)
     block = max(sum(kernel // 2 * (dilation + 1) + 2 * activation for dilation in each) for kernel, each in blocks)

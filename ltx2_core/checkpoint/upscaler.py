@@ -9,7 +9,7 @@ import torch
 
 from ..errors import CheckpointError, MissingFileError
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
-from ..video_vae.layers import Statistics
+from ..video_vae.layers import ChannelStatistics
 from .files import TensorFile
 from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
@@ -101,10 +101,10 @@ def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> U
     return upscaler.requires_grad_(False).eval()
 
 
-def video_statistics(models: Models) -> Statistics:
+def video_statistics(models: Models) -> ChannelStatistics:
     """Read mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
     source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
     state = {name: source.file.get(source.names[f"statistics.{name}"]) for name in ("mean", "std")}
-    statistics = Statistics(len(state["mean"]))
+    statistics = ChannelStatistics(len(state["mean"]))
     statistics.load_state_dict(state)
     return statistics

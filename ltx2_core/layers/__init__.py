@@ -1,12 +1,12 @@
 """What are the transformer and the text connectors both made of?"""
 
-from .attention import Asked, Attention, Seen
+from .attention import Attention, KeyValue, Query
+from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .norms import rms_norm
-from .recorded import recorded
 from .rope import Rope, Rotation
 from .visibility import Visibility
 
 __all__ = [
-    "Asked", "Attention", "FeedForward", "Rope", "Rotation", "Seen", "Visibility", "recorded", "rms_norm",
+    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "Visibility", "needs_grad", "rms_norm",
 ]  # fmt: skip

@@ -1,39 +1,49 @@
-"""Multi-head attention as LTX-2 has it everywhere (spec: transformer.md, section 7)."""
+"""Multi-head attention as LTX-2 has it everywhere (see ltx2_core/transformer/README.md, "Attention")."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..kernels.attention import attend
+from .autograd import needs_grad
 from .norms import RMSNorm
-from .recorded import recorded
 from .rope import Rotation
 from .visibility import Visibility
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """Queries (B, H, N, d), and how much of what they find passes the gates, (B, H, N, 1)."""
+class Query:
+    """Normalised and rotated queries of N tokens, with the gates that scale what each head returns for them."""
 
-    queries: Tensor
-    gates: Tensor | None
+    q: Tensor  # (B, H, N, d)
+    gates: Tensor | None  # (B, H, N, 1), 0..2; None without gated attention
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Keys and values of a context, (B, H, M, d) each."""
+class KeyValue:
+    """Keys and values of M context tokens."""
 
-    keys: Tensor
-    values: Tensor
+    k: Tensor  # (B, H, M, d), normalised and rotated
+    v: Tensor  # (B, H, M, d)
 
 
 class Attention(nn.Module):
-    """Queries from ``x``, keys and values from ``context``; q and k are normalised over all heads together.
+    """The projections of multi-head attention, and the steps from a query to an output.
 
-    With ``gated`` every head's result is multiplied by 2 sigmoid(gate(x)) before the output projection.
+    q and k are normalised over all heads together, before the split into heads. With ``gated`` each head's output is
+    multiplied by 2 sigmoid(gate(x)) before the output projection. There is no ``forward``: the modules that own or
+    extend this one combine the steps, because queries, keys and values come from different tensors everywhere.
+
+    Args:
+        width: Channels of the tokens that query, and of the output.
+        heads: Number of heads H.
+        head_dim: Channels of each head d.
+        context_width: Channels of the context; None for ``width``.
+        gated: Whether heads have gates (LTX-2.3).
+        eps: Added to the mean square in the norms of q and k.
     """
 
     def __init__(
@@ -56,51 +66,52 @@ class Attention(nn.Module):
         self.gate = nn.Linear(width, heads) if gated else None
         self.out = nn.Linear(inner, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        rotation: Rotation | None = None,
-        context_rotation: Rotation | None = None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        """(B, N, D) attends to ``context`` (B, M, C), by default to itself; returns (B, N, D)."""
-        asked = self.ask(x, rotation)
-        seen = self.see(x if context is None else context, context_rotation or rotation)
-        return self.finish(self.look(asked, seen, bias), asked.gates)
+    def project_query(self, x: Tensor, rotation: Rotation | None = None) -> Query:
+        """Project tokens ``x`` (B, N, D) to queries and gates; ``x`` is not needed afterwards."""
+        q = self._split_heads(self.q_norm(self.q(x)))
+        return Query(q if rotation is None else rotation(q), self._gates(x))
 
-    def ask(self, x: Tensor, rotation: Rotation | None = None) -> Asked:
-        """All that attention needs of ``x`` (B, N, D), which may be dropped then."""
-        q = self._split(self.q_norm(self.q(x)))
-        return Asked(q if rotation is None else rotation(q), self._gates(x))
+    def project_key_value(self, context: Tensor, rotation: Rotation | None = None) -> KeyValue:
+        """Project ``context`` (B, M, C) to keys and values, which several queries may share."""
+        k = self._split_heads(self.k_norm(self.k(context)))
+        return KeyValue(k if rotation is None else rotation(k), self._split_heads(self.v(context)))
 
-    def see(self, context: Tensor, rotation: Rotation | None = None) -> Seen:
-        """Keys and values of ``context`` (B, M, C), which several queries may share."""
-        k = self._split(self.k_norm(self.k(context)))
-        return Seen(k if rotation is None else rotation(k), self._split(self.v(context)))
+    def attend(self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | None = None) -> Tensor:
+        """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
 
-    def look(self, asked: Asked, seen: Seen, bias: Tensor | Visibility | None = None) -> Tensor:
-        """What the queries find in ``seen``, head by head: (B, H, N, d)."""
-        q, k, v = asked.queries, seen.keys, seen.values
+        Args:
+            query: Queries of N tokens.
+            key_value: Keys and values of M tokens.
+            bias: Added to the scores: a tensor that broadcasts to (B, H, N, M), or the ``Visibility`` of N = M tokens,
+                whose matrix is made a few rows at a time.
+        """
+        q, k, v = query.q, key_value.k, key_value.v
         if not isinstance(bias, Visibility):
-            return attend(q, k, v, bias)
-        found = torch.empty_like(q)
-        for rows, some in bias.biases(q.dtype):
-            found[:, :, rows] = attend(q[:, :, rows], k, v, some)
-        return found
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        output = torch.empty_like(q)
+        for rows, row_bias in bias.biases(q.dtype):
+            output[:, :, rows] = F.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=row_bias)
+        return output
 
     def pass_values(self, x: Tensor) -> Tensor:
-        """The perturbation of STG: every token finds its own value; gates and output projection still apply."""
-        return self.finish(self._split(self.v(x)), self._gates(x))
+        """Return what attention gives if every token of ``x`` (B, N, D) attends to itself alone, (B, N, D).
 
-    def finish(self, found: Tensor, gates: Tensor | None) -> Tensor:
-        """Gate what was found (B, H, N, d), in place unless autograd needs it, and project it to (B, N, D)."""
+        This is the perturbation of spatio-temporal guidance (STG, arXiv 2411.18664); gates and output projection
+        still apply.
+        """
+        return self.project_out(self._split_heads(self.v(x)), self._gates(x))
+
+    def project_out(self, heads: Tensor, gates: Tensor | None) -> Tensor:
+        """Apply the gates and the output projection; (B, H, N, d) to (B, N, D).
+
+        ``heads`` is overwritten unless autograd needs it.
+        """
         if gates is not None:
-            found = found * gates if recorded(found, gates) else found.mul_(gates)
-        return self.out(rearrange(found, "b h n d -> b n (h d)"))
+            heads = heads * gates if needs_grad(heads, gates) else heads.mul_(gates)
+        return self.out(rearrange(heads, "b h n d -> b n (h d)"))
 
     def _gates(self, x: Tensor) -> Tensor | None:
         return None if self.gate is None else (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)

@@ -4,19 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .recorded import recorded
+from .autograd import needs_grad
 
-# Where torch takes rms_norm apart, with a copy of x for every piece; elsewhere it is one kernel.
-_APART = ("cpu", "meta")
+# Where torch computes rms_norm in several steps with a copy of x for each; elsewhere it is one kernel.
+_NOT_FUSED = ("cpu", "meta")
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last axis (spec: transformer.md, section 1)."""
-    if x.device.type not in _APART:
+    """Return x / sqrt(mean(x^2) + eps) over the last axis, the norm of hidden states in all blocks."""
+    if x.device.type not in _NOT_FUSED:
         return F.rms_norm(x, x.shape[-1:], eps=eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     factor = (norm.square() / x.shape[-1] + eps).rsqrt()
-    return (x * factor).to(x.dtype) if recorded(x) else torch.mul(x, factor, out=torch.empty_like(x))
+    return (x * factor).to(x.dtype) if needs_grad(x) else torch.mul(x, factor, out=torch.empty_like(x))
 
 
 class RMSNorm(nn.Module):
@@ -28,6 +28,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type not in _APART:
+        """Normalise ``x`` (..., D) over its last axis and scale each channel."""
+        if x.device.type not in _NOT_FUSED:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return rms_norm(x, self.eps).mul_(self.weight)

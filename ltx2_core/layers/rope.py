@@ -1,4 +1,4 @@
-"""Rotary position embedding over several axes (spec: transformer.md, section 5; text.md, section 6)."""
+"""Rotary position embedding over several axes (see ltx2_core/transformer/README.md, "Rotary positions")."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from ..errors import SettingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +31,29 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Rope:
-    """Turns positions into rotations for ``heads`` heads of ``head_dim`` channels; every head has its own frequencies.
-
-    ``max_positions`` holds one number per axis: the position that is mapped to the end of the grid, in the unit of
-    that axis (seconds, pixels, tokens).
-    """
+    """Turns positions into rotations of ``heads`` heads of ``head_dim`` channels; each head has its own frequencies."""
 
     heads: int
     head_dim: int
-    max_positions: tuple[float, ...]
-    theta: float = 10000.0
-    interleaved: bool = False
-    double: bool = True
+    max_positions: tuple[float, ...]  # per axis, in its unit (seconds, pixels, tokens): mapped to the end of the grid
+    theta: float = 10000.0  # ratio of the highest to the lowest frequency
+    interleaved: bool = False  # the layout of pairs of channels, see ``Rotation``
+    double: bool = True  # whether frequencies are computed in float64 before they are rounded to float32
 
     def __call__(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation:
-        """The rotations of positions (B, axes, N), one float32 number per axis and token; made in float32."""
+        """Compute rotations in float32 and return them as ``dtype``.
+
+        Args:
+            positions: One float32 number per axis and token, (B, axes, N).
+            dtype: Of cosines and sines.
+
+        Raises:
+            SettingError: The positions have another number of axes.
+        """
         if positions.shape[1] != len(self.max_positions):
-            raise ValueError(f"positions have {positions.shape[1]} axes, this rope has {len(self.max_positions)}.")
+            raise SettingError(
+                f"Positions have {positions.shape[1]} axes, this rotary embedding expects {len(self.max_positions)}."
+            )
         grid = _frequencies(self.heads * self.head_dim, len(self.max_positions), self.theta, self.double)
         limits = torch.tensor(self.max_positions, dtype=torch.float32, device=positions.device)
         # Position 0 lies at -1 and the maximum at +1; frequencies vary slowest, axes fastest.

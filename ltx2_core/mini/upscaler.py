@@ -20,7 +20,7 @@ from ..checkpoint.upscaler import BUILT_IN, video_statistics
 from ..geometry import SPACE_SCALE
 from ..upscaler import Upscaler, UpscalerConfig
 from ..video_vae import VideoEncoder
-from ..video_vae.layers import Statistics
+from ..video_vae.layers import ChannelStatistics
 from . import world
 
 SECTION = {"in_channels": 128, "dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1}
@@ -43,7 +43,7 @@ def pairs(encoder: VideoEncoder, scenes: int, seed: int = 0) -> tuple[Tensor, Te
     return torch.cat(small), torch.cat(large)
 
 
-def fit(small: Tensor, large: Tensor, statistics: Statistics, steps: int = STEPS, seed: int = 0) -> Upscaler:
+def fit(small: Tensor, large: Tensor, statistics: ChannelStatistics, steps: int = STEPS, seed: int = 0) -> Upscaler:
     """An upscaler from latents to latents, by least squares."""
     torch.manual_seed(seed)
     network = Upscaler(UpscalerConfig.from_json(SECTION))

@@ -22,7 +22,7 @@ from ..fields import Choice, Whole
 from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
-from ..video_vae.tiling import Span, weights
+from ..video_vae.tiling import Span, blend_weights
 from .denoiser import Network, Velocities
 
 Size = Sequence[int]  # time, height, width
@@ -319,7 +319,7 @@ def split_tiles(state: AVState, tiles: Tiles) -> list[Tile]:
     (_, *size), count, positions = state.video.shape, state.video.count, state.video.positions[0]
     numbers = torch.arange(count, device=positions.device).view(size)
     boxes = []
-    weighted_axes = [list(zip(axis, weights(axis, from_zero=False))) for axis in tiles.spans(size)]
+    weighted_axes = [list(zip(axis, blend_weights(axis, from_zero=False))) for axis in tiles.spans(size)]
     for spans in product(*weighted_axes):
         (f, time), (h, height), (w, width) = spans
         own = numbers[f.start : f.stop, h.start : h.stop, w.start : w.stop]

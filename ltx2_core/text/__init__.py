@@ -1,7 +1,7 @@
-"""What does a prompt say to each stream?  prompt -> hidden states -> features -> contexts."""
+"""What does a prompt mean to each stream? Prompt -> hidden states -> features -> contexts."""
 
 from .connector import Connector, ConnectorConfig
-from .encode import Contexts, Reading, connect, encode_prompts, extract_features, read_prompts
+from .encode import Contexts, HiddenStates, compute_hidden_states, connect, encode_prompts, extract_features
 from .features import Features, TextFeatures, TextFeaturesConfig
 from .gemma import GemmaConfig, GemmaEncoder
 from .tokenizer import Tokenizer
@@ -13,12 +13,12 @@ __all__ = [
     "Features",
     "GemmaConfig",
     "GemmaEncoder",
-    "Reading",
+    "HiddenStates",
     "TextFeatures",
     "TextFeaturesConfig",
     "Tokenizer",
+    "compute_hidden_states",
     "connect",
     "encode_prompts",
     "extract_features",
-    "read_prompts",
 ]

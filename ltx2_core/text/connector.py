@@ -1,4 +1,4 @@
-"""The small transformer between text features and the diffusion model (spec: text.md, sections 5 and 6)."""
+"""The small transformer between text features and the diffusion model (see README.md, "Connectors")."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import SettingError
 from ..layers import Attention, FeedForward, Rope, Rotation, rms_norm
 
 
 @dataclass(frozen=True)
 class ConnectorConfig:
+    """Sizes and variants of one connector."""
+
     heads: int
     head_dim: int
     layers: int
@@ -25,11 +28,15 @@ class ConnectorConfig:
 
     @property
     def width(self) -> int:
+        """Channels D of features and contexts."""
         return self.heads * self.head_dim
 
     @classmethod
     def from_json(cls, section: dict[str, Any], stream: Literal["video", "audio"]) -> "ConnectorConfig":
-        """Read one stream's connector from the ``transformer`` section of a checkpoint's config."""
+        """Read one stream's connector from the ``transformer`` section of a checkpoint's config.
+
+        Absent keys take the defaults of the official reader; those of audio fall back to those of video.
+        """
 
         def number(key: str, default: int) -> int:
             shared = section.get(f"connector_{key}", default)
@@ -48,8 +55,8 @@ class ConnectorConfig:
         )
 
 
-class Block(nn.Module):
-    """Every row attends to all others, then mixes its channels."""
+class ConnectorBlock(nn.Module):
+    """Bidirectional self-attention over all rows, then a feed-forward network."""
 
     def __init__(self, config: ConnectorConfig):
         super().__init__()
@@ -57,18 +64,23 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config.width, bias=config.ff_bias)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        x = x + self.attention(rms_norm(x), rotation=rotation)
-        return x + self.feed_forward(rms_norm(x))
+        """Return the next hidden states of ``x`` (B, S, D)."""
+        x = x + self._attend(rms_norm(x), rotation)
+        return x + self.feed_forward.transform(rms_norm(x))
+
+    def _attend(self, x: Tensor, rotation: Rotation) -> Tensor:
+        query, key_value = self.attention.project_query(x, rotation), self.attention.project_key_value(x, rotation)
+        return self.attention.project_out(self.attention.attend(query, key_value), query.gates)
 
 
 class Connector(nn.Module):
-    """Continues the prompt with learned thinking tokens and lets all rows read each other in both directions."""
+    """Fills the prompt up with learned registers ("thinking tokens") and lets all rows attend to each other."""
 
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config
         self.registers = nn.Parameter(torch.empty(config.registers, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(ConnectorBlock(config) for _ in range(config.layers))
         self.rope = Rope(
             config.heads,
             config.head_dim,
@@ -78,13 +90,19 @@ class Connector(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Features (B, L, D) to a context (B, S, D); all of its rows are valid.
+        """Turn features (B, L, D) into a context (B, S, D), all of whose rows are valid.
 
-        ``mask`` (B, L) is 0 on padding, which may stand on either side; without it every row is valid. S is 1024, or
-        for longer prompts the next multiple of the number of registers.
+        S is 1024, or for longer prompts the next multiple of the number of registers.
+
+        Args:
+            features: One row per token.
+            mask: 0 on padding, which may stand on either side, (B, L); None if every row is valid.
+
+        Raises:
+            SettingError: The features come from another model version.
         """
         if features.shape[-1] != self.config.width:
-            raise ValueError(
+            raise SettingError(
                 f"The text features are {features.shape[-1]} wide, this connector reads {self.config.width}: text "
                 "projection and connectors must come from the same model version."
             )
@@ -96,12 +114,12 @@ class Connector(nn.Module):
         return rms_norm(x)
 
     def fill(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Valid rows to the front in their order, then registers: row p is register p mod R, (B, L, D) to (B, S, D)."""
+        """Move valid rows to the front in their order and fill up to (B, S, D): row p becomes register p mod R."""
         length, registers = features.shape[1], self.registers.to(features.dtype)
         rows = math.ceil(max(self.config.rows, length) / len(registers)) * len(registers)
         # A stable sort of "is padding" keeps the order within valid rows.
         order = (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)
         front = features.take_along_dim(order[..., None], dim=1)
         front = nn.functional.pad(front, (0, 0, 0, rows - length))
-        given = torch.arange(rows, device=mask.device) < mask.count_nonzero(dim=1)[:, None]
-        return torch.where(given[..., None], front, registers.repeat(rows // len(registers), 1))
+        valid = torch.arange(rows, device=mask.device) < mask.count_nonzero(dim=1)[:, None]
+        return torch.where(valid[..., None], front, registers.repeat(rows // len(registers), 1))

@@ -14,50 +14,52 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Contexts:
-    """What the transformer reads of a prompt; every row is valid."""
+    """The context of one or several prompts for each stream, as the transformer reads it; every row is valid."""
 
     video: Tensor  # (B, S, Dv)
     audio: Tensor  # (B, S, Da)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the text encoder makes of some prompts."""
+class HiddenStates:
+    """Hidden states of a batch of prompts in the text encoder."""
 
-    states: list[Tensor]  # of every layer, (B, L, D)
-    mask: Tensor  # (B, L)
+    states: list[Tensor]  # the embeddings and one per layer, (B, L, D) each
+    mask: Tensor  # (B, L), 0 on padding
 
 
 @torch.no_grad()
-def read_prompts(encoder: GemmaEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Reading:
-    """Read all prompts, positive and negative, in one batch."""
+def compute_hidden_states(encoder: GemmaEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
+    """Run the text encoder on all prompts, positive and negative, in one batch."""
     device = encoder.model.embed_tokens.weight.device
     ids, mask = (tokens.to(device) for tokens in tokenizer(prompts))
-    return Reading(encoder(ids, mask), mask)
+    return HiddenStates(encoder(ids, mask), mask)
 
 
 @torch.no_grad()
-def extract_features(features: TextFeatures, reading: Reading) -> list[Features]:
-    """The features of each prompt; the network lies where the reading does."""
-    each = range(len(reading.mask))
-    return [_extract(features, [s[i : i + 1] for s in reading.states], reading.mask[i : i + 1]) for i in each]
+def extract_features(projection: TextFeatures, hidden: HiddenStates) -> list[Features]:
+    """Project the hidden states of each prompt to features; both must be on one device."""
+    return [
+        _extract(projection, [state[i : i + 1] for state in hidden.states], hidden.mask[i : i + 1])
+        for i in range(len(hidden.mask))
+    ]
 
 
 def encode_prompts(
-    encoder: GemmaEncoder, tokenizer: Tokenizer, features: TextFeatures, prompts: Sequence[str]
+    encoder: GemmaEncoder, tokenizer: Tokenizer, projection: TextFeatures, prompts: Sequence[str]
 ) -> list[Features]:
-    """The features of all prompts, where both networks fit on one device."""
-    return extract_features(features, read_prompts(encoder, tokenizer, prompts))
+    """Encode all prompts to features, with both networks on one device."""
+    return extract_features(projection, compute_hidden_states(encoder, tokenizer, prompts))
 
 
 @torch.no_grad()
 def connect(features: Features, video_connector: Connector, audio_connector: Connector) -> Contexts:
-    """The contexts of one prompt."""
+    """Turn the features of one prompt into the context of each stream."""
     return Contexts(video_connector(features.video), audio_connector(features.audio))
 
 
-def _extract(features: TextFeatures, states: list[Tensor], mask: Tensor) -> Features:
-    video, audio = features(states, mask)
+def _extract(projection: TextFeatures, states: list[Tensor], mask: Tensor) -> Features:
+    video, audio = projection(states, mask)
     valid = mask[0].bool()
-    cut = video[:, valid]
-    return Features(cut, cut if audio is video else audio[:, valid])
+    video_rows = video[:, valid]
+    return Features(video_rows, video_rows if audio is video else audio[:, valid])

@@ -1,4 +1,4 @@
-"""From the hidden states of all layers to one vector per token and stream (spec: text.md, sections 3 and 4)."""
+"""From the hidden states of all layers to one vector per token and stream (see README.md, "Features")."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import CheckpointError, SettingError
 
 EPS = 1e-6
 
@@ -21,6 +23,8 @@ _PER_STREAM = {
 
 @dataclass(frozen=True)
 class TextFeaturesConfig:
+    """Sizes and variant of the projection of hidden states."""
+
     width: int  # of the text encoder
     states: int  # hidden states per token: the embedding and one per layer
     video_width: int
@@ -33,17 +37,23 @@ class TextFeaturesConfig:
     ) -> "TextFeaturesConfig":
         """Read the ``transformer`` section of a checkpoint's config.
 
-        It does not say how many hidden states the projection takes; the ``shapes`` of the weights (our names) do.
+        Args:
+            section: The section.
+            shapes: Shapes of the projection's weights by our names. They tell how many hidden states it takes, which
+                the section does not say; None for the 49 of the released models.
+
+        Raises:
+            CheckpointError: The section describes neither the projection of LTX-2.0 nor that of 2.3.
         """
         width = section.get("caption_channels", 3840)
         flat = next((shape[1] for name, shape in (shapes or {}).items() if name.endswith(".weight")), 49 * width)
         states = flat // width
-        found = {key: section[key] for key in _PER_STREAM if key in section}
-        if not found:
+        flags = {key: section[key] for key in _PER_STREAM if key in section}
+        if not flags:
             return cls(width, states, video_width=width, audio_width=width, per_stream=False)
-        if found != _PER_STREAM:
-            raise ValueError(
-                f"The checkpoint's config describes its text projection by {found}; known are LTX-2.0, which says "
+        if flags != _PER_STREAM:
+            raise CheckpointError(
+                f"The checkpoint's config describes its text projection by {flags}; known are LTX-2.0, which says "
                 f"nothing about it, and LTX-2.3, which says {_PER_STREAM}."
             )
         return cls(
@@ -57,26 +67,26 @@ class TextFeaturesConfig:
 
 @dataclass(frozen=True)
 class Features:
-    """What a prompt of n tokens says, padding removed: the input of the connectors."""
+    """One vector per token and stream for a prompt of n tokens, without padding: the input of the connectors."""
 
     video: Tensor  # (1, n, Dv)
     audio: Tensor  # (1, n, Da); in 2.0 the same tensor as ``video``
 
     def joined(self) -> Tensor:
-        """Both streams as ComfyUI's CONDITIONING carries them: (1, n, D) in 2.0, (1, n, Dv + Da) in 2.3."""
+        """Concatenate both streams as ComfyUI's CONDITIONING carries them: (1, n, D) in 2.0, (1, n, Dv + Da) in 2.3."""
         return self.video if self.audio is self.video else torch.cat((self.video, self.audio), dim=-1)
 
     @classmethod
     def from_joined(cls, joined: Tensor, config: TextFeaturesConfig) -> "Features":
-        """The inverse of ``joined`` for a model with this ``config``."""
+        """Split what ``joined`` made, for a model with this ``config``; SettingError if the width differs."""
         widths = [config.video_width, config.audio_width] if config.per_stream else [config.video_width]
         if joined.shape[-1] != sum(widths):
-            raise ValueError(
+            raise SettingError(
                 f"The prompt was encoded to {joined.shape[-1]} numbers per token, this model reads {sum(widths)}: "
                 "encode it with the text projection of the same model version."
             )
-        parts = joined.split(widths, dim=-1)
-        return cls(video=parts[0], audio=parts[-1])
+        streams = joined.split(widths, dim=-1)
+        return cls(video=streams[0], audio=streams[-1])
 
 
 class TextFeatures(nn.Module):
@@ -93,14 +103,21 @@ class TextFeatures(nn.Module):
             self.both = nn.Linear(flat, config.video_width, bias=False)
 
     def forward(self, hidden_states: Tensor | Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, L, D, S), or S tensors (B, L, D), to video (B, L, Dv) and audio (B, L, Da).
+        """Project hidden states to video (B, L, Dv) and audio (B, L, Da); in 2.0 both are the same tensor.
 
-        ``mask`` (B, L) is 0 on padding; rows of padding come out meaningless. In 2.0 both results are one tensor.
+        Rows of padding come out meaningless.
+
+        Args:
+            hidden_states: One tensor (B, L, D, S), or S tensors (B, L, D).
+            mask: 0 on padding, (B, L).
+
+        Raises:
+            SettingError: The hidden states come from another text encoder.
         """
         x = hidden_states if isinstance(hidden_states, Tensor) else torch.stack(tuple(hidden_states), dim=-1)
         width, states = self.config.width, self.config.states
         if x.shape[2:] != (width, states):
-            raise ValueError(
+            raise SettingError(
                 f"The text encoder gives {x.shape[3]} hidden states of width {x.shape[2]}, this checkpoint reads "
                 f"{states} of width {width}: it belongs to another text encoder (LTX-2.0 and 2.3 use Gemma 3 12B)."
             )
@@ -113,7 +130,7 @@ class TextFeatures(nn.Module):
 
 
 def normalise_prompt(x: Tensor, mask: Tensor) -> Tensor:
-    """V1: every layer of (B, L, D, S) to zero mean and a range of 8 over the whole prompt; returns (B, L, D*S).
+    """Scale each layer of (B, L, D, S) to zero mean and a range of 8 over the whole prompt (V1); returns (B, L, D*S).
 
     Sum and range are rounded to the input's dtype, the mean and everything after it is float32, as in the official
     implementation: with bfloat16 this decides the last bits.
@@ -129,6 +146,6 @@ def normalise_prompt(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalise_tokens(x: Tensor, mask: Tensor) -> Tensor:
-    """V2: every token in every layer of (B, L, D, S) to a root mean square of 1; returns (B, L, D*S)."""
+    """Scale each token in each layer of (B, L, D, S) to a root mean square of 1 (V2); returns (B, L, D*S)."""
     normal = x * torch.rsqrt(x.square().mean(dim=2, keepdim=True) + EPS)
     return normal.masked_fill(~mask.bool()[:, :, None, None], 0).flatten(2)

@@ -1,4 +1,4 @@
-"""The language model that reads the prompt: Gemma 3, of which every layer is heard (spec: text.md, section 2)."""
+"""The language model that encodes the prompt: Gemma 3, all of whose layers count (see README.md, "Gemma")."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import CheckpointError
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -26,7 +28,7 @@ _SIZES = {  # our name: the name in a Hugging Face config
 
 @dataclass(frozen=True)
 class GemmaConfig:
-    """A Gemma 3 text model; where nothing else is said, the 12B model that LTX-2 was trained with."""
+    """Sizes of a Gemma 3 text model; the defaults are the 12B model that LTX-2 was trained with."""
 
     layers: int = 48
     width: int = 3840
@@ -61,11 +63,13 @@ class GemmaConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "GemmaConfig":
-        """Derive the sizes from the shapes of the tensors (our names); ValueError if a needed one is missing."""
+        """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
 
         def shape(name: str) -> tuple[int, ...]:
             if f"model.{name}.weight" not in shapes:
-                raise ValueError(f"The text encoder lacks {name}.weight; the file is not complete, download it again.")
+                raise CheckpointError(
+                    f"The text encoder lacks {name}.weight; the file is not complete, download it again."
+                )
             return shapes[f"model.{name}.weight"]
 
         head_dim = shape("layers.0.self_attn.q_norm")[0]
@@ -81,16 +85,17 @@ class GemmaConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The arguments of ``Gemma3TextConfig``, in the older form that all releases of transformers understand."""
+        """Return the arguments of ``Gemma3TextConfig`` in the older form that all releases of transformers accept."""
         values = {_SIZES[name]: value for name, value in asdict(self).items() if name in _SIZES}
         scaled = {"rope_type": "linear", "factor": self.rope_factor} if self.rope_factor != 1 else None
         return values | {"rope_scaling": scaled}
 
 
 class GemmaEncoder(nn.Module):
-    """All hidden states of a prompt. Its weights bear the names of transformers' ``Gemma3TextModel``, under ``model``.
+    """Computes all hidden states of prompts.
 
-    Give it its dtype with the weights (``load_state_dict(assign=True)``); ``.to(dtype)`` would round the rotary tables.
+    Weights have the names of transformers' ``Gemma3TextModel``, under ``model``. The dtype comes with the weights
+    (``load_state_dict(assign=True)``); ``.to(dtype)`` would round the rotary tables.
     """
 
     def __init__(self, config: GemmaConfig):
@@ -103,13 +108,18 @@ class GemmaEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Token ids and mask (B, L), padded on the left, to layers + 1 tensors (B, L, D).
+        """Return layers + 1 hidden states (B, L, D): the input of each layer, then the output of the final norm.
 
-        They are what every layer reads, the scaled embeddings first, and after the last layer the final norm's output;
-        the last layer's own output is never used. Rows of padding are meaningless.
+        The last layer's own output is never used. Rows of padding are meaningless.
+
+        Args:
+            ids: Token ids (B, L), padded on the left.
+            mask: 0 on padding, (B, L).
         """
         states: list[Tensor] = []
-        hooks = [layer.register_forward_pre_hook(lambda _, read: states.append(read[0])) for layer in self.model.layers]
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in self.model.layers
+        ]
         try:
             result = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
@@ -118,7 +128,7 @@ class GemmaEncoder(nn.Module):
         return [*states, result.last_hidden_state]
 
     def _restore_tables(self) -> None:
-        """Make anew what no file contains and what is lost when the model is built on the meta device."""
+        """Recompute the tables that no file contains and that are lost when the model is built on the meta device."""
         with torch.device("cpu"):
             for name, module in list(self.model.named_children()):
                 if name.startswith("rotary_emb"):

@@ -1,4 +1,4 @@
-"""From a prompt to the tokens that Gemma reads (spec: text.md, section 1)."""
+"""From a prompt to the tokens of Gemma (see README.md, "Tokens")."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ _log = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """Cuts prompts into at most 1024 tokens, the first of which says "begin", and pads them on the left."""
+    """Splits prompts into at most 1024 tokens, beginning with BOS, and pads them on the left."""
 
     def __init__(self, split: Callable[[str], list[int]]):
-        """``split`` turns text into token ids, with or without the begin token."""
+        """Take ``split``, a function from text to token ids, with or without BOS."""
         self._split = split
 
     @classmethod
     def from_json(cls, content: bytes) -> "Tokenizer":
-        """From the content of a Hugging Face ``tokenizer.json``."""
+        """Read the content of a Hugging Face ``tokenizer.json``."""
         from tokenizers import Tokenizer as FastTokenizer
 
         tokenizer = FastTokenizer.from_buffer(content)
@@ -30,20 +30,20 @@ class Tokenizer:
 
     @classmethod
     def from_sentencepiece(cls, content: bytes) -> "Tokenizer":
-        """From a serialised SentencePiece model (``tokenizer.model``, ``spiece_model``)."""
+        """Read a serialised SentencePiece model (``tokenizer.model``, ``spiece_model``)."""
         from sentencepiece import SentencePieceProcessor
 
         return cls(SentencePieceProcessor(model_proto=content).encode)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, both (B, 1024) int64; the mask is 0 on the padding to the left."""
+        """Return token ids and mask, both (B, 1024) int64; the mask is 0 on the padding to the left."""
         rows = [self.tokens(prompt) for prompt in prompts]
         ids = torch.tensor([[PAD] * (LENGTH - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (LENGTH - len(row)) + [1] * len(row) for row in rows])
         return ids, mask
 
     def tokens(self, prompt: str) -> list[int]:
-        """The ids of one prompt without padding; what goes beyond 1024 tokens is dropped, and logged."""
+        """Return the ids of one prompt without padding; more than 1024 tokens are truncated, with a warning."""
         ids = self._split(prompt.strip())
         if ids[:1] != [BOS]:
             ids = [BOS, *ids]

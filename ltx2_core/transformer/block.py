@@ -1,4 +1,4 @@
-"""One layer of the transformer (spec: transformer.md, section 7)."""
+"""One layer of the transformer (see README.md, "Block")."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,20 +7,24 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, Rotation, Seen, Visibility, rms_norm
+from ..layers import Attention, FeedForward, KeyValue, Rotation, Visibility, rms_norm
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation, Row, gated_sum, modulate
+from .modulation import Modulation, TokenModulation, gated_sum, modulate
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
-    """What a stream reads; passes that read the same share one of these."""
+class TextInput:
+    """The text that a stream attends to; passes with the same text share one of these.
+
+    ``negative`` is set for normalised attention guidance, and ``scale``, ``limit`` and ``blend`` are its settings
+    (see ``inputs.Nag``).
+    """
 
     context: Tensor  # (B, L, D)
-    bias: Tensor | None  # (B, 1, 1, L)
+    bias: Tensor | None  # (B, 1, 1, L), added to the attention scores
     modulation: Modulation | None
-    negative: "Text | None" = None  # what normalised attention guidance leads away from
+    negative: "TextInput | None" = None
     scale: float = 1.0
     limit: float = 2.5
     blend: float = 0.25
@@ -30,11 +34,11 @@ class Text:
 class StreamState:
     """One stream on its way through the blocks; only ``x`` changes from block to block.
 
-    States compare by identity: passes that have not parted yet hold the same one.
+    States compare by identity: passes that are still equal hold the same object.
     """
 
     x: Tensor  # (B, N, D)
-    text: Text
+    text: TextInput
     visibility: Visibility | None
     rotation: Rotation
     cross_rotation: Rotation | None  # time only; None without the other stream
@@ -44,141 +48,176 @@ class StreamState:
     embedded: Modulation  # one row: the noise level, for the output head
     updated: bool
 
-    def plus(self, change: Tensor, gate: Row | None = None) -> "StreamState":
-        """x + gate * change, written into ``change``: other passes may share this state."""
+    def plus(self, change: Tensor, gate: TokenModulation | None = None) -> "StreamState":
+        """Return the state with x + gate * change, written into ``change``: other passes may share this state."""
         return replace(self, x=change.add_(self.x) if gate is None else gated_sum(self.x, gate, change))
 
 
 States = list[StreamState | None]  # of one stream in every pass
+StatePair = tuple[StreamState | None, StreamState | None]  # video and audio of one pass
 
 
 class SelfAttention(Attention):
-    """Each token looks at the others; with ``values_only`` at none (the STG perturbation)."""
+    """Tokens of a stream attend to each other, or with ``values_only`` each to itself (the STG perturbation)."""
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig):
         super().__init__(stream.width, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps)
         self.eps = config.eps
 
-    def forward(self, states: States, table: Tensor, values_only: Sequence[bool]) -> States:  # type: ignore[override]
-        return _each(partial(self._attend, table), states, values_only)
+    def forward(self, states: States, table: Tensor, values_only: Sequence[bool]) -> States:
+        """Update the states of all passes.
 
-    def _attend(self, table: Tensor, state: StreamState, values_only: bool) -> StreamState:
+        Args:
+            states: The stream in every pass; emptied on the way.
+            table: The block's modulation table (6 or 9, D).
+            values_only: For every pass, whether this block is perturbed.
+        """
+        return map_distinct(partial(self._update, table), states, values_only)
+
+    def _update(self, table: Tensor, state: StreamState, values_only: bool) -> StreamState:
         shift, scale, gate = state.modulation(table, 0, 1, 2)
         x = modulate(rms_norm(state.x, self.eps), shift, scale)
         if values_only:
             return state.plus(self.pass_values(x), gate)
-        asked, seen = self.ask(x, state.rotation), self.see(x, state.rotation)
+        query, key_value = self.project_query(x, state.rotation), self.project_key_value(x, state.rotation)
         del x  # What is not needed any longer makes room: a block holds most here.
-        found, gates = self.look(asked, seen, state.visibility), asked.gates
-        del asked, seen
-        return state.plus(self.finish(found, gates), gate)
+        heads, gates = self.attend(query, key_value, state.visibility), query.gates
+        del query, key_value
+        return state.plus(self.project_out(heads, gates), gate)
 
 
 class TextAttention(Attention):
-    """Each token looks at the text, whose keys and values are the same for all that read it."""
+    """Tokens of a stream attend to the text, whose keys and values are computed once for all passes that share it."""
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig):
         super().__init__(stream.width, stream.heads, stream.head_dim, stream.context_width, config.gated, config.eps)
         self.eps = config.eps
 
-    def forward(self, states: States, table: Tensor, text_table: Tensor | None) -> States:  # type: ignore[override]
-        return _each(partial(self._read, table, cache(partial(self._see_text, text_table))), states)
+    def forward(self, states: States, table: Tensor, text_table: Tensor | None) -> States:
+        """Update the states of all passes.
 
-    def _read(self, table: Tensor, see: Callable[[Text], Seen], state: StreamState) -> StreamState:
+        Args:
+            states: The stream in every pass; emptied on the way.
+            table: The block's modulation table (6 or 9, D).
+            text_table: The block's table for the text (2, C); None in 2.0.
+        """
+        project_text = cache(partial(self._project_text, text_table))
+        return map_distinct(partial(self._update, table, project_text), states)
+
+    def _update(self, table: Tensor, project_text: Callable[[TextInput], KeyValue], state: StreamState) -> StreamState:
         x, text, gate = rms_norm(state.x, self.eps), state.text, None
         if text.modulation is not None:
             shift, scale, gate = state.modulation(table, 6, 7, 8)
             x = modulate(x, shift, scale)
-        asked = self.ask(x)
+        query = self.project_query(x)
         del x
-        found = self.look(asked, see(text), text.bias)
+        heads = self.attend(query, project_text(text), text.bias)
         if text.negative is not None:
-            found = away_from(found, self.look(asked, see(text.negative), text.negative.bias), text)
-        return state.plus(self.finish(found, asked.gates), gate)
+            negative = self.attend(query, project_text(text.negative), text.negative.bias)
+            heads = guide_attention(heads, negative, text)
+        return state.plus(self.project_out(heads, query.gates), gate)
 
-    def _see_text(self, table: Tensor | None, text: Text) -> Seen:
+    def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
         context = text.context
         if text.modulation is not None and table is not None:
             context = modulate(context.clone(), *text.modulation(table, 0, 1))
-        return self.see(context)
+        return self.project_key_value(context)
 
 
-class Mixer(FeedForward):
-    """Each token by itself."""
+class BlockFeedForward(FeedForward):
+    """The feed-forward network of a stream, with its norm, modulation and gate."""
 
     def __init__(self, width: int, eps: float):
         super().__init__(width)
         self.eps = eps
 
-    def forward(self, states: States, table: Tensor) -> States:  # type: ignore[override]
-        return _each(partial(self._mix, table), states)
+    def forward(self, states: States, table: Tensor) -> States:
+        """Update the states of all passes; ``table`` is the block's modulation table (6 or 9, D)."""
+        return map_distinct(partial(self._update, table), states)
 
-    def _mix(self, table: Tensor, state: StreamState) -> StreamState:
+    def _update(self, table: Tensor, state: StreamState) -> StreamState:
         shift, scale, gate = state.modulation(table, 3, 4, 5)
-        return state.plus(super().forward(modulate(rms_norm(state.x, self.eps), shift, scale)), gate)
+        return state.plus(self.transform(modulate(rms_norm(state.x, self.eps), shift, scale)), gate)
 
 
 class Stream(nn.Module):
-    """What a stream does by itself. Parts that no pass needs are not called."""
+    """The layers of a block that involve one stream alone; a layer that no pass needs is not called."""
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig):
         super().__init__()
         self.self_attn = SelfAttention(stream, config)
         self.text_attn = TextAttention(stream, config)
-        self.feed_forward = Mixer(stream.width, config.eps)
+        self.feed_forward = BlockFeedForward(stream.width, config.eps)
         self.modulation = nn.Parameter(torch.empty(config.modulation_rows, stream.width))
         # Scale and shift for audio-to-video, scale and shift for video-to-audio, and the gate of this stream.
         self.cross_modulation = nn.Parameter(torch.empty(5, stream.width))
         self.text_modulation = nn.Parameter(torch.empty(2, stream.context_width)) if config.text_modulation else None
 
-    def attend(self, states: States, values_only: Sequence[bool]) -> States:
-        return self.self_attn(states, self.modulation, values_only) if any(map(_moves, states)) else states
+    def attend_self(self, states: States, values_only: Sequence[bool]) -> States:
+        """Apply self-attention in all passes; ``values_only`` says for each whether it is perturbed here."""
+        return self.self_attn(states, self.modulation, values_only) if any(map(is_updated, states)) else states
 
-    def read(self, states: States) -> States:
-        return self.text_attn(states, self.modulation, self.text_modulation) if any(map(_moves, states)) else states
+    def attend_text(self, states: States) -> States:
+        """Apply text attention in all passes."""
+        if not any(map(is_updated, states)):
+            return states
+        return self.text_attn(states, self.modulation, self.text_modulation)
 
-    def mix(self, states: States) -> States:
-        return self.feed_forward(states, self.modulation) if any(map(_moves, states)) else states
+    def apply_feed_forward(self, states: States) -> States:
+        """Apply the feed-forward network in all passes."""
+        return self.feed_forward(states, self.modulation) if any(map(is_updated, states)) else states
 
 
 class CrossStream(nn.Module):
-    """One stream looks at the other, at equal times."""
+    """Tokens of one stream attend to those of the other, with rotations by time alone.
+
+    Args:
+        query: The stream that is updated.
+        key: The stream that is attended to.
+        config: The transformer.
+        rows: The rows of this direction's scale and shift in the cross modulation tables.
+    """
 
     def __init__(self, query: StreamConfig, key: StreamConfig, config: TransformerConfig, rows: tuple[int, int]):
         super().__init__()
         heads, head_dim = config.audio.heads, config.audio.head_dim
         self.attn = Attention(query.width, heads, head_dim, key.width, gated=config.gated, eps=config.eps)
-        self.rows = rows  # of this direction's scale and shift in the cross modulation tables
+        self.rows = rows
         self.eps = config.eps
 
     def forward(
-        self, states: States, sources: States, looks: Sequence[bool], table: Tensor, source_table: Tensor
+        self, states: States, sources: States, attends: Sequence[bool], table: Tensor, source_table: Tensor
     ) -> States:
-        """``states`` after those that may have looked at ``sources``."""
-        return _each(partial(self._look, table, source_table), states, sources, looks)
+        """Update the states of all passes.
 
-    def _look(
-        self, table: Tensor, source_table: Tensor, state: StreamState, source: StreamState, looks: bool
+        Args:
+            states: The stream that is updated, in every pass; emptied on the way.
+            sources: The stream that is attended to, in every pass.
+            attends: For every pass, whether this direction takes part.
+            table: Cross modulation of the updated stream (5, D).
+            source_table: Cross modulation of the other stream (5, D').
+        """
+        return map_distinct(partial(self._update, table, source_table), states, sources, attends)
+
+    def _update(
+        self, table: Tensor, source_table: Tensor, state: StreamState, source: StreamState, attends: bool
     ) -> StreamState:
-        if not looks:
+        if not attends:
             return state
         assert state.cross_gate is not None
         (gate,) = state.cross_gate(table[4:], 0)
-        asked = self.attn.ask(self._normalised(state, table), state.cross_rotation)
-        seen = self.attn.see(self._normalised(source, source_table), source.cross_rotation)
-        return state.plus(self.attn.finish(self.attn.look(asked, seen), asked.gates), gate)
+        query = self.attn.project_query(self._modulated(state, table), state.cross_rotation)
+        key_value = self.attn.project_key_value(self._modulated(source, source_table), source.cross_rotation)
+        return state.plus(self.attn.project_out(self.attn.attend(query, key_value), query.gates), gate)
 
-    def _normalised(self, state: StreamState, table: Tensor) -> Tensor:
+    def _modulated(self, state: StreamState, table: Tensor) -> Tensor:
         assert state.cross_modulation is not None
         scale, shift = state.cross_modulation(table[:4], *self.rows)
         return modulate(rms_norm(state.x, self.eps), shift, scale)
 
 
-Pair = tuple[StreamState | None, StreamState | None]
-
-
 class Block(nn.Module):
-    """Each stream attends to itself and its text, then to the other, then mixes channels."""
+    """One layer: each stream attends to itself and its text, then to the other, then passes its feed-forward."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -188,46 +227,57 @@ class Block(nn.Module):
         self.video_to_audio = CrossStream(config.audio, config.video, config, rows=(2, 3))
 
     @property
-    def parts(self) -> list[nn.Module]:
-        """What needs its weights only while it is called, once for all passes; in the order of use."""
+    def streamable_modules(self) -> list[nn.Module]:
+        """Submodules that are called once for all passes and need their weights only then, in the order of use."""
         video, audio = self.video, self.audio
         return [
             video.self_attn, audio.self_attn, video.text_attn, audio.text_attn,
             self.video_to_audio, self.audio_to_video, video.feed_forward, audio.feed_forward,
         ]  # fmt: skip
 
-    def forward(self, passes: list[Pair], index: int, skips: Sequence[Perturbation]) -> list[Pair]:
-        """All passes of a step, each (video, audio), through block number ``index``.
+    def forward(self, passes: list[StatePair], index: int, skips: Sequence[Perturbation]) -> list[StatePair]:
+        """Take all passes of a step through this block.
 
-        What passes have in common is computed once: everything up to where they part, and the keys and values of
-        texts that they share. ``passes`` is emptied: a state makes room as soon as nobody needs it.
+        What passes have in common is computed once: everything up to where they diverge, and the keys and values of
+        texts that they share.
+
+        Args:
+            passes: Video and audio of every pass; emptied, so that a state makes room as soon as nobody needs it.
+            index: The number of this block.
+            skips: The perturbation of every pass.
         """
         videos, audios = _unzip(passes)
-        videos = self.video.attend(videos, [index in skip.video_values_only for skip in skips])
-        audios = self.audio.attend(audios, [index in skip.audio_values_only for skip in skips])
-        videos = self.video.read(videos)
-        audios = self.audio.read(audios)
+        videos = self.video.attend_self(videos, [index in skip.video_values_only for skip in skips])
+        audios = self.audio.attend_self(audios, [index in skip.audio_values_only for skip in skips])
+        videos = self.video.attend_text(videos)
+        audios = self.audio.attend_text(audios)
         # Both directions read the state from before either is written.
         before = audios.copy()
-        tables = self.video.cross_modulation, self.audio.cross_modulation
-        audios = _meet(self.video_to_audio, audios, videos, [skip.video_to_audio for skip in skips], *tables[::-1])
-        videos = _meet(self.audio_to_video, videos, before, [skip.audio_to_video for skip in skips], *tables)
-        return list(zip(self.video.mix(videos), self.audio.mix(audios)))
+        video_table, audio_table = self.video.cross_modulation, self.audio.cross_modulation
+        to_audio, to_video = [skip.video_to_audio for skip in skips], [skip.audio_to_video for skip in skips]
+        audios = cross_attend(self.video_to_audio, audios, videos, to_audio, audio_table, video_table)
+        videos = cross_attend(self.audio_to_video, videos, before, to_video, video_table, audio_table)
+        return list(zip(self.video.apply_feed_forward(videos), self.audio.apply_feed_forward(audios)))
 
 
-def _meet(way: CrossStream, states: States, sources: States, asked: Sequence[bool], *tables: Tensor) -> States:
-    looks = [look and _moves(state) and source is not None for look, state, source in zip(asked, states, sources)]
-    return way(states, sources, looks, *tables) if any(looks) else states
+def cross_attend(
+    layer: CrossStream, states: States, sources: States, wanted: Sequence[bool], table: Tensor, source_table: Tensor
+) -> States:
+    """Apply ``layer`` in the passes where it is ``wanted``, the state is updated and the other stream is there."""
+    attends = [w and is_updated(state) and source is not None for w, state, source in zip(wanted, states, sources)]
+    return layer(states, sources, attends, table, source_table) if any(attends) else states
 
 
-def _moves(state: StreamState | None) -> bool:
+def is_updated(state: StreamState | None) -> bool:
+    """Whether blocks change this state: it is there, and not frozen."""
     return state is not None and state.updated
 
 
-def _each(step: Callable[..., StreamState], states: States, *more: Sequence) -> States:
-    """``step`` of every state that moves and what belongs to it; where all of that is the same, it runs once.
+def map_distinct(update: Callable[..., StreamState], states: States, *more: Sequence) -> States:
+    """Call ``update(state, ...)`` once for each distinct combination of a state and what belongs to it in ``more``.
 
-    ``states`` is emptied on the way, so that a state that has been used does not stay until the last one is.
+    States that are not updated are returned as they are. ``states`` is emptied on the way, so that a state that has
+    been used does not stay until the last one is.
     """
     arguments = list(zip(states, *more))
     states.clear()
@@ -237,25 +287,30 @@ def _each(step: Callable[..., StreamState], states: States, *more: Sequence) -> 
     results: States = []
     while distinct:
         state, *others = distinct.pop(0)
-        results.append(step(state, *others) if _moves(state) else state)
+        results.append(update(state, *others) if is_updated(state) else state)
         del state
     return [results[place] for place in places]
 
 
-def _unzip(passes: list[Pair]) -> tuple[States, States]:
+def _unzip(passes: list[StatePair]) -> tuple[States, States]:
     """The states of either stream; empties ``passes``."""
     videos, audios = [video for video, _ in passes], [audio for _, audio in passes]
     passes.clear()
     return videos, audios
 
 
-def away_from(found: Tensor, negative: Tensor, text: Text) -> Tensor:
-    """What the text says, led away from what the negative text says ("Normalized Attention Guidance", 2025).
+def guide_attention(heads: Tensor, negative: Tensor, text: TextInput) -> Tensor:
+    """Lead attention to the text away from attention to the negative text (NAG, arXiv 2505.21179).
 
-    Heads are taken together: (B, H, N, d). The guided result is not allowed to grow beyond ``limit`` times the norm of
-    the plain one, and ``blend`` of it is mixed in.
+    The guided result may not grow beyond ``text.limit`` times the L1 norm of the plain one, taken over all heads of a
+    token, and ``text.blend`` of it is mixed in.
+
+    Args:
+        heads: What the queries find in the text, (B, H, N, d).
+        negative: What they find in the negative text, likewise.
+        text: The settings.
     """
-    guided = found * text.scale - negative * (text.scale - 1)
-    ratio = guided.abs().sum((1, 3), keepdim=True) / found.abs().sum((1, 3), keepdim=True).clamp(min=1e-6)
+    guided = heads * text.scale - negative * (text.scale - 1)
+    ratio = guided.abs().sum((1, 3), keepdim=True) / heads.abs().sum((1, 3), keepdim=True).clamp(min=1e-6)
     guided = guided * (text.limit / ratio.clamp(min=text.limit))
-    return guided * text.blend + found * (1 - text.blend)
+    return guided * text.blend + heads * (1 - text.blend)

@@ -1,7 +1,9 @@
-"""The architecture of the transformer, read from a checkpoint's own JSON (spec: checkpoints.md, section 3)."""
+"""The architecture of the transformer, read from a checkpoint's own JSON (see README.md, "Config")."""
 
 from dataclasses import dataclass
 from typing import Any
+
+from ..errors import CheckpointError
 
 # What the official reader insists on; any other value names a network that nobody has published.
 REQUIRED = {
@@ -39,11 +41,14 @@ class StreamConfig:
 
     @property
     def width(self) -> int:
+        """Channels D of a token inside the transformer."""
         return self.heads * self.head_dim
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
+    """Sizes and variants of the transformer."""
+
     video: StreamConfig
     audio: StreamConfig
     layers: int
@@ -59,19 +64,26 @@ class TransformerConfig:
 
     @property
     def modulation_rows(self) -> int:
+        """Rows of a block's modulation table: shift, scale and gate for each layer that is modulated."""
         return 9 if self.text_modulation else 6
 
     @classmethod
     def from_json(cls, section: dict[str, Any]) -> "TransformerConfig":
-        """Read the ``transformer`` section of a checkpoint's config; raises ValueError for an unknown architecture."""
+        """Read the ``transformer`` section of a checkpoint's config.
+
+        Absent keys take the defaults of the official reader.
+
+        Raises:
+            CheckpointError: The section describes an architecture that this package does not run.
+        """
         for key, expected in REQUIRED.items():
             if section.get(key, expected) != expected:
-                raise ValueError(
+                raise CheckpointError(
                     f"The transformer's config says {key} = {section[key]!r}; LTX-2 has {expected!r}. "
                     "This is not an LTX-2 checkpoint."
                 )
         if section.get("ff_bias", True) is not True or section.get("use_keyframes_abs_pos_embedding", False):
-            raise ValueError("This is an LTX-2.5 transformer; this version of the pack runs LTX-2.0 and LTX-2.3.")
+            raise CheckpointError("This is an LTX-2.5 transformer; this version of the pack runs LTX-2.0 and LTX-2.3.")
         projects_captions = not section.get("caption_proj_before_connector", False)
         return cls(
             video=StreamConfig(

@@ -1,23 +1,24 @@
-"""The dual-stream diffusion transformer of LTX-2 (paper, section 3; spec: transformer.md)."""
+"""The dual-stream diffusion transformer of LTX-2 (arXiv 2601.03233, section 3; see README.md)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..errors import SettingError
 from ..layers import Rope, Rotation
-from .block import Block, Pair, StreamState, Text
+from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation, modulate
 
 
 class CaptionProjection(nn.Module):
-    """Brings the text contexts of 2.0 to the width of a stream; (B, L, C) to (B, L, D)."""
+    """Projects the text contexts of 2.0 to the width of a stream."""
 
     def __init__(self, caption_width: int, width: int):
         super().__init__()
@@ -25,22 +26,23 @@ class CaptionProjection(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, context: Tensor) -> Tensor:
+        """Project (B, L, C) to (B, L, D)."""
         return self.out(F.gelu(self.up(context), approximate="tanh"))
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
-    """What the noise levels of a step make of a stream, in all passes."""
+class NoiseLevels:
+    """Everything in a stream that depends on the noise levels of a step, for all passes with these levels."""
 
     modulation: Modulation
-    embedded: Modulation
-    text: Modulation | None
-    cross_modulation: Modulation | None
+    embedded: Modulation  # the embedding itself, for the output head
+    text: Modulation | None  # 2.3
+    cross_modulation: Modulation | None  # None without the other stream
     cross_gate: Modulation | None
 
 
-class StreamEnds(nn.Module):
-    """Where a stream enters and leaves the transformer: tokens in, modulation from sigma, velocity out."""
+class StreamIO(nn.Module):
+    """The layers of a stream before and after the blocks: tokens in, modulation from sigma, velocity out."""
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig, cross_max_position: float):
         super().__init__()
@@ -54,20 +56,29 @@ class StreamEnds(nn.Module):
         self.caption = CaptionProjection(config.caption_width, stream.width) if config.caption_width else None
         self.modulation = nn.Parameter(torch.empty(2, stream.width))
         self.project_out = nn.Linear(stream.width, stream.channels_out)
-        kind = (config.rope_theta, config.rope_interleaved, config.rope_double)
-        self.rope = Rope(stream.heads, stream.head_dim, stream.max_positions, *kind)
-        self.cross_rope = Rope(config.audio.heads, config.audio.head_dim, (cross_max_position,), *kind)
-        # Of every tensor of positions that is still in use: the passes and steps that are given the same one share it.
+        rope = partial(Rope, theta=config.rope_theta, interleaved=config.rope_interleaved, double=config.rope_double)
+        self.rope = rope(stream.heads, stream.head_dim, stream.max_positions)
+        self.cross_rope = rope(config.audio.heads, config.audio.head_dim, (cross_max_position,))
+        # One entry per tensor of positions that is still in use; passes and steps with the same tensor share it.
         self._rotations = WeakTensorKeyDictionary()
 
     @property
-    def parts(self) -> list[nn.Module]:
-        """What needs its weights only while it is called, once for all passes at one noise level."""
-        parts = [self.modulate, self.modulate_text, self.modulate_cross, self.gate_cross]
-        return [part for part in parts if part is not None]
+    def streamable_modules(self) -> list[nn.Module]:
+        """Submodules that are called once for all passes at one noise level and need their weights only then."""
+        modules = [self.modulate, self.modulate_text, self.modulate_cross, self.gate_cross]
+        return [module for module in modules if module is not None]
 
-    def levels(self, sigma: Tensor, timesteps: Tensor | None, other_sigma: Tensor | None, dtype: torch.dtype) -> Levels:
-        """What follows from the noise levels of a stream, and of the other one."""
+    def noise_levels(
+        self, sigma: Tensor, timesteps: Tensor | None, other_sigma: Tensor | None, dtype: torch.dtype
+    ) -> NoiseLevels:
+        """Compute everything that depends on the noise levels of a stream, and of the other one.
+
+        Args:
+            sigma: Noise level of the stream as a whole (B,).
+            timesteps: Noise level of each token (B, N); None for ``sigma`` everywhere.
+            other_sigma: Noise level of the other stream (B,); None if it is absent.
+            dtype: The dtype of the hidden states.
+        """
         levels, level = _distinct_levels(sigma, timesteps)
         each_clip = torch.arange(len(sigma), device=level.device)[:, None]
         embedded, rows = self.modulate(levels * self.config.sigma_scale, dtype)
@@ -78,19 +89,24 @@ class StreamEnds(nn.Module):
             cross_modulation = self.modulate_by_own_level(levels, level, other_sigma, dtype)
             gates = self.gate_cross(other_sigma * self.config.cross_gate_scale, dtype)[1]
             cross_gate = Modulation(gates, each_clip)
-        return Levels(Modulation(rows, level), Modulation(embedded[:, None], level), text, cross_modulation, cross_gate)
+        own, output = Modulation(rows, level), Modulation(embedded[:, None], level)
+        return NoiseLevels(own, output, text, cross_modulation, cross_gate)
 
-    def enter(self, stream: StreamInput, other: StreamInput | None, levels: Levels) -> StreamState:
-        """The state before the first block."""
+    def embed(self, stream: StreamInput, other: StreamInput | None, levels: NoiseLevels) -> StreamState:
+        """Make the state before the first block.
+
+        Raises:
+            SettingError: The context has the width of another model version.
+        """
         dtype, expected = stream.tokens.dtype, self.config.caption_width or self.context_width
         if stream.context.shape[-1] != expected:
-            raise ValueError(
+            raise SettingError(
                 f"The prompt was encoded to contexts of width {stream.context.shape[-1]}, this transformer reads "
                 f"{expected}: text projection, connectors and transformer must be of one LTX-2 version."
             )
         return StreamState(
             x=self.project_in(stream.tokens),
-            text=self._text(stream, levels.text),
+            text=self._text_input(stream, levels.text),
             visibility=stream.visibility,
             rotation=self._rotation(self.rope, stream.positions, dtype),
             cross_rotation=None if other is None else self._rotation(self.cross_rope, stream.positions, dtype),
@@ -102,28 +118,38 @@ class StreamEnds(nn.Module):
         )
 
     def _rotation(self, rope: Rope, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        """The rotations of ``positions``, made when they are first seen."""
-        made = self._rotations.setdefault(positions, {})
-        if (rope, dtype) not in made:
+        """The rotations of ``positions``, computed on first use."""
+        cached = self._rotations.setdefault(positions, {})
+        if (rope, dtype) not in cached:
             # One position per axis: the middle of the token.
-            made[rope, dtype] = rope(positions.float().mean(-1)[:, : len(rope.max_positions)], dtype)
-        return made[rope, dtype]
+            cached[rope, dtype] = rope(positions.float().mean(-1)[:, : len(rope.max_positions)], dtype)
+        return cached[rope, dtype]
 
-    def _text(self, stream: StreamInput, modulation: Modulation | None) -> Text:
+    def _text_input(self, stream: StreamInput, modulation: Modulation | None) -> TextInput:
         caption, bias = self.caption or nn.Identity(), _context_bias(stream.context_mask, stream.tokens.dtype)
         if (nag := stream.nag) is None:
-            return Text(caption(stream.context), bias, modulation)
-        negative = Text(caption(nag.context), None, modulation)
-        return Text(caption(stream.context), bias, modulation, negative, nag.scale, nag.limit, nag.blend)
+            return TextInput(caption(stream.context), bias, modulation)
+        negative = TextInput(caption(nag.context), None, modulation)
+        return TextInput(caption(stream.context), bias, modulation, negative, nag.scale, nag.limit, nag.blend)
 
     def modulate_by_own_level(
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype
     ) -> Modulation:
-        """Scale and shift between the streams follow each token's own noise level, since May 2026 (rule C)."""
+        """Scale and shift for the attention between the streams, by each token's own noise level.
+
+        So the official library does since May 2026; before, the other stream's sigma counted (see README.md,
+        "Modulation between the streams").
+
+        Args:
+            levels: The distinct noise levels (M,).
+            level: Which of them each token has (B, N or 1).
+            other_sigma: Noise level of the other stream (B,), for other rules than this one.
+            dtype: The dtype of the hidden states.
+        """
         return Modulation(self.modulate_cross(levels * self.config.sigma_scale, dtype)[1], level)
 
-    def leave(self, state: StreamState) -> Tensor:
-        """The state after the last block to the velocity (B, N, C)."""
+    def to_velocity(self, state: StreamState) -> Tensor:
+        """Map the state after the last block to the velocity (B, N, C)."""
         x = F.layer_norm(state.x, state.x.shape[-1:], eps=self.config.eps)
         return self.project_out(modulate(x, *state.embedded(self.modulation, 0, 1)))
 
@@ -134,10 +160,10 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        # Both streams meet on one clock, the longer of the two.
+        # Attention between the streams has one time axis, the longer of the two.
         cross_max_position = max(config.video.max_positions[0], config.audio.max_positions[0])
-        self.video = StreamEnds(config.video, config, cross_max_position)
-        self.audio = StreamEnds(config.audio, config, cross_max_position)
+        self.video = StreamIO(config.video, config, cross_max_position)
+        self.audio = StreamIO(config.audio, config, cross_max_position)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def forward(
@@ -147,47 +173,60 @@ class Transformer(nn.Module):
         perturbation: Perturbation = UNPERTURBED,
         between_blocks: Callable[[], None] | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The velocities (B, N, C) of video and audio; None for an absent stream."""
+        """Predict the velocities (B, N, C) of video and audio; None for an absent stream.
+
+        Args:
+            video: The video stream, or None.
+            audio: The audio stream, or None.
+            perturbation: The parts of the network to leave out.
+            between_blocks: Called before each block; it may raise to interrupt.
+        """
         return self.sweep([Pass(video, audio, perturbation)], between_blocks)[0]
 
     def sweep(
         self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
     ) -> list[tuple[Tensor | None, Tensor | None]]:
-        """The velocities of all passes of a step, in one walk over the blocks.
+        """Predict the velocities of all passes of a step, visiting every block once.
 
-        Exactly what separate calls give, but every block is visited once, and passes that are given the same
-        ``StreamInput`` objects share what they have in common. ``between_blocks`` is called before each block; it may
-        raise to interrupt.
+        The results are exactly those of separate calls; passes with the same ``StreamInput`` objects share what they
+        have in common.
+
+        Args:
+            passes: The evaluations of this step.
+            between_blocks: Called before each block; it may raise to interrupt.
         """
-        states, skips = self._enter(passes), [each.perturbation for each in passes]
+        states, skips = self.embed(passes), [each.perturbation for each in passes]
         for index, block in enumerate(self.blocks):
             if between_blocks is not None:
                 between_blocks()
             states = block(states, index, skips)
         return [
             (
-                None if video is None else self.video.leave(video),
-                None if audio is None else self.audio.leave(audio),
+                None if video is None else self.video.to_velocity(video),
+                None if audio is None else self.audio.to_velocity(audio),
             )
             for video, audio in states
         ]
 
-    def _enter(self, passes: Sequence[Pass]) -> list[Pair]:
-        def through(ends: StreamEnds) -> Callable[[StreamInput | None, StreamInput | None], StreamState | None]:
-            levels_of = cache(ends.levels)
+    def embed(self, passes: Sequence[Pass]) -> list[StatePair]:
+        """Make the states of video and audio before the first block, once for passes with the same inputs."""
+        embed_video, embed_audio = _cached_embed(self.video), _cached_embed(self.audio)
+        return [(embed_video(each.video, each.audio), embed_audio(each.audio, each.video)) for each in passes]
 
-            @cache
-            def enter(stream: StreamInput | None, other: StreamInput | None) -> StreamState | None:
-                if stream is None:
-                    return None
-                other_sigma = None if other is None else other.sigma
-                levels = levels_of(stream.sigma, stream.timesteps, other_sigma, stream.tokens.dtype)
-                return ends.enter(stream, other, levels)
 
-            return enter
+def _cached_embed(io: StreamIO) -> Callable[[StreamInput | None, StreamInput | None], StreamState | None]:
+    """``io.embed`` of a stream beside the other one, computed once for each pair of inputs."""
+    cached_levels = cache(io.noise_levels)
 
-        enter_video, enter_audio = through(self.video), through(self.audio)
-        return [(enter_video(each.video, each.audio), enter_audio(each.audio, each.video)) for each in passes]
+    @cache
+    def embed(stream: StreamInput | None, other: StreamInput | None) -> StreamState | None:
+        if stream is None:
+            return None
+        other_sigma = None if other is None else other.sigma
+        levels = cached_levels(stream.sigma, stream.timesteps, other_sigma, stream.tokens.dtype)
+        return io.embed(stream, other, levels)
+
+    return embed
 
 
 def _distinct_levels(sigma: Tensor, timesteps: Tensor | None) -> tuple[Tensor, Tensor]:

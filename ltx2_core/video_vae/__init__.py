@@ -3,7 +3,7 @@
 from .config import VideoVAEConfig
 from .decoder import VideoDecoder
 from .encoder import VideoEncoder
-from .tiling import Tiling, decode_tiled, encode_stream, encode_tiled
+from .tiling import Tiling, decode_tiled, encode_stream
 
 __all__ = [
     "Tiling",
@@ -12,5 +12,4 @@ __all__ = [
     "VideoVAEConfig",
     "decode_tiled",
     "encode_stream",
-    "encode_tiled",
 ]

@@ -1,33 +1,38 @@
-"""From pixels to latents (spec: video_vae.md, section 5)."""
+"""From pixels to latents (see README.md, "Encoder")."""
 
 from torch import Tensor, nn
 
-from .config import Resample, VideoVAEConfig
-from .layers import Conv, Downsample, Residual, Statistics, patchify
+from ..errors import SettingError
+from .config import ResampleConfig, VideoVAEConfig
+from .layers import ChannelStatistics, Conv, Downsample, Residual, patchify
 
 
 class VideoEncoder(nn.Module):
-    """Strictly causal: a latent frame depends on no later frame than its own."""
+    """The convolutional encoder of LTX-2.0 and 2.3; causal: a latent frame depends on no later frame than its own."""
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()
         self.config = config
         padding, channels = config.encoder_padding, config.latent_channels
-        self.statistics = Statistics(config.latent_channels)
+        self.statistics = ChannelStatistics(config.latent_channels)
         self.conv_in = Conv(config.in_channels * config.patch_size**2, channels, padding, causal=True)
         self.blocks = nn.ModuleList()
         for block in config.encoder_blocks:
-            if isinstance(block, Resample):
+            if isinstance(block, ResampleConfig):
                 layer = Downsample(channels, block, padding)
                 channels = layer.out_channels
                 self.blocks.append(nn.ModuleList([layer]))
             else:
                 self.blocks.append(nn.ModuleList(Residual(channels, padding, causal=True) for _ in range(block.layers)))
-        # The last channel is the logarithm of a variance, of which inference makes no use.
+        # The last channel is the logarithm of a variance, which inference does not use.
         self.conv_out = Conv(channels, config.latent_channels + 1, padding, causal=True, activate=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in -1..1 -> normalised means (B, C, f, h, w); frames beyond the last 8k + 1 are dropped."""
+        """Encode pixels (B, 3, F, H, W) in -1..1 to normalised means (B, C, f, h, w); drop frames beyond 8k + 1.
+
+        Raises:
+            SettingError: Height or width is no multiple of the latent's cells.
+        """
         x = patchify(self.crop(pixels).to(self.conv_in.weight.dtype), self.config.patch_size)
         x = self.conv_in(x)
         for block in self.blocks:
@@ -37,12 +42,12 @@ class VideoEncoder(nn.Module):
         return self.statistics.normalize(means).contiguous()
 
     def crop(self, pixels: Tensor) -> Tensor:
-        """``pixels`` without the trailing frames that fill no latent; ValueError if height or width do not fit."""
+        """Drop the trailing frames that fill no latent frame; SettingError if height or width do not fit."""
         frames, height, width = pixels.shape[2:]
         scale = self.config.space_scale
         if height % scale or width % scale:
             nearest = [max(1, round(size / scale)) * scale for size in (width, height)]
-            raise ValueError(
+            raise SettingError(
                 f"{width}x{height} pixels do not fit this video VAE: width and height must be multiples of {scale}, "
                 f"for example {nearest[0]}x{nearest[1]}. Resize or crop first."
             )

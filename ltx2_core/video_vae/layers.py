@@ -1,6 +1,6 @@
-"""The layers that encoder and decoder share (spec: video_vae.md, section 3).
+"""The layers that encoder and decoder share (see README.md, "Layers").
 
-Clips are (B, C, F, H, W) in the channels-last layout: a norm over channels then reads what lies together.
+Clips are (B, C, F, H, W) in the channels-last layout: a norm over channels then reads adjacent memory.
 """
 
 import math
@@ -10,20 +10,25 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..layers import recorded
-from .config import Resample
+from ..layers import needs_grad
+from .config import ResampleConfig
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
 
 
 class Conv(nn.Conv3d):
-    """A 3x3x3 convolution of a clip, beyond whose ends its edge frames repeat.
+    """A 3x3x3 convolution that repeats edge frames in time and pads zeros or mirrored pixels in space.
 
-    With ``activate`` it takes SiLU(pixel_norm(x)) instead of x.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        padding: "zeros" or "reflect".
+        causal: Whether the first frame is repeated twice in front, instead of once at either end.
+        activate: Whether the input is SiLU(pixel_norm(x)) instead of x.
     """
 
     def __init__(self, in_channels: int, out_channels: int, padding: str, causal: bool, activate: bool = False):
-        # Zeros around the picture are the convolution's own work; mirrored pixels are written by ``surround``.
+        # Zeros around the picture are the convolution's own work; mirrored pixels are written by ``pad``.
         mirror = padding == "reflect"
         super().__init__(in_channels, out_channels, kernel_size=3, padding=(0, 0, 0) if mirror else (0, 1, 1))
         self.margin = 1 if mirror else 0
@@ -31,12 +36,13 @@ class Conv(nn.Conv3d):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(self.surround(x))
+        """Convolve (B, C, F, H, W) to (B, C', F, H, W)."""
+        return self.convolve_padded(self.pad(x))
 
-    def surround(self, x: Tensor) -> Tensor:
-        """Copy ``x``, activated if so wished, into the middle of a larger clip and fill the rim around it."""
-        if recorded(x):
-            return self._padded(F.silu(pixel_norm(x)) if self.activate else x)
+    def pad(self, x: Tensor) -> Tensor:
+        """Copy ``x``, activated where the layer says so, into the middle of a larger clip and fill the border."""
+        if needs_grad(x):
+            return self._pad_for_autograd(F.silu(pixel_norm(x)) if self.activate else x)
         (batch, channels, frames, height, width), m = x.shape, self.margin
         shape = (batch, channels, self.before + frames + self.after, height + 2 * m, width + 2 * m)
         clip = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
@@ -44,8 +50,8 @@ class Conv(nn.Conv3d):
 
         inside = clip[:, :, first : last + 1, m : m + height, m : m + width]
         if self.activate:
-            for part, target in zip(x.split(FRAMES_AT_ONCE, dim=2), inside.split(FRAMES_AT_ONCE, dim=2)):
-                torch.ops.aten.silu.out(pixel_norm(part), out=target)
+            for source, target in zip(x.split(FRAMES_AT_ONCE, dim=2), inside.split(FRAMES_AT_ONCE, dim=2)):
+                torch.ops.aten.silu.out(pixel_norm(source), out=target)
         else:
             inside.copy_(x)
 
@@ -56,15 +62,16 @@ class Conv(nn.Conv3d):
         clip[:, :, last + 1 :] = clip[:, :, last : last + 1]
         return clip
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """The same in a form that gradients can follow."""
+    def _pad_for_autograd(self, x: Tensor) -> Tensor:
+        """The same without writing in place."""
         if self.margin:
             x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="reflect")
         return torch.cat([*[x[:, :, :1]] * self.before, x, *[x[:, :, -1:]] * self.after], dim=2)
 
-    def convolve(self, surrounded: Tensor) -> Tensor:
+    def convolve_padded(self, padded: Tensor) -> Tensor:
+        """Convolve what ``pad`` returned."""
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)  # no copy where it is so already
-        return F.conv3d(surrounded, weight, self.bias, padding=self.padding)
+        return F.conv3d(padded, weight, self.bias, padding=self.padding)
 
 
 class Residual(nn.Module):
@@ -76,20 +83,22 @@ class Residual(nn.Module):
         self.conv2 = Conv(channels, channels, padding, causal, activate=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the next hidden states of ``x`` (B, C, F, H, W)."""
         hidden = self.conv1(x)
-        hidden = self.conv2.surround(hidden)  # lets go of the first convolution's output before the second runs
-        return self.conv2.convolve(hidden).add_(x)
+        hidden = self.conv2.pad(hidden)  # frees the first convolution's output before the second runs
+        return self.conv2.convolve_padded(hidden).add_(x)
 
 
 class Downsample(nn.Module):
-    """Fold ``stride`` into channels after a convolution; the skip is the mean of neighbouring folded channels."""
+    """Space to depth by ``stride`` after a convolution; the skip is the mean of neighbouring folded channels."""
 
-    def __init__(self, channels: int, block: Resample, padding: str):
+    def __init__(self, channels: int, block: ResampleConfig, padding: str):
         super().__init__()
         self.stride, self.out_channels = block.stride, channels * block.multiplier
         self.conv = Conv(channels, self.out_channels // math.prod(block.stride), padding, causal=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Halve (B, C, F, H, W) along the strided axes."""
         if self.stride[0] == 2:  # 8k + 1 frames become even
             x = torch.cat([x[:, :, :1], x], dim=2)
         skip = space_to_depth(x, self.stride).unflatten(1, (self.out_channels, -1)).mean(2)
@@ -97,14 +106,15 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Unfold channels into ``stride`` after a convolution; with ``residual`` the input, repeated, is added to it."""
+    """Depth to space by ``stride`` after a convolution; with ``residual`` the repeated input is added."""
 
-    def __init__(self, channels: int, block: Resample, padding: str, causal: bool):
+    def __init__(self, channels: int, block: ResampleConfig, padding: str, causal: bool):
         super().__init__()
         self.stride, self.residual, self.out_channels = block.stride, block.residual, channels // block.multiplier
         self.conv = Conv(channels, self.out_channels * math.prod(block.stride), padding, causal)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Double (B, C, F, H, W) along the strided axes, without the first frame where time is one of them."""
         hidden = self.conv(x)
         if self.residual:  # repeating before unfolding equals repeating the unfolded input
             hidden.unflatten(1, (-1, x.shape[1])).add_(x.unsqueeze(1))
@@ -112,8 +122,8 @@ class Upsample(nn.Module):
         return x[:, :, 1:] if self.stride[0] == 2 else x
 
 
-class Statistics(nn.Module):
-    """Mean and deviation of every latent channel, which the rest of the model sees as 0 and 1."""
+class ChannelStatistics(nn.Module):
+    """Mean and standard deviation of each latent channel; the rest of the model works on normalised latents."""
 
     mean: Tensor
     std: Tensor
@@ -124,10 +134,12 @@ class Statistics(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def normalize(self, latent: Tensor) -> Tensor:
+        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
         mean, std = self._like(latent)
         return (latent - mean) / std
 
     def denormalize(self, latent: Tensor) -> Tensor:
+        """Undo ``normalize``."""
         mean, std = self._like(latent)
         return latent * std + mean
 
@@ -136,27 +148,30 @@ class Statistics(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Divide by the root mean square over the channels."""
+    """Divide (B, C, F, H, W) by the root mean square over the channels (ProGAN, arXiv 1710.10196)."""
     return F.rms_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-8).movedim(-1, 1)
 
 
 def space_to_depth(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
-    """(B, C, F*t, H*h, W*w) -> (B, C*t*h*w, F, H, W)"""
+    """Fold (B, C, F*t, H*h, W*w) into (B, C*t*h*w, F, H, W)."""
     t, h, w = stride
     return rearrange(x, "B C (F t) (H h) (W w) -> B F H W (C t h w)", t=t, h=h, w=w).movedim(-1, 1)
 
 
 def depth_to_space(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
-    """(B, C*t*h*w, F, H, W) -> (B, C, F*t, H*h, W*w)"""
+    """Unfold (B, C*t*h*w, F, H, W) into (B, C, F*t, H*h, W*w)."""
     t, h, w = stride
     return rearrange(x, "B (C t h w) F H W -> B (F t) (H h) (W w) C", t=t, h=h, w=w).movedim(-1, 1)
 
 
 def patchify(pixels: Tensor, size: int) -> Tensor:
-    """(B, C, F, H*size, W*size) -> (B, C*size*size, F, H, W), the column in the patch before the row (section 2)."""
+    """Fold (B, C, F, H*size, W*size) into (B, C*size*size, F, H, W), the column in the patch before the row.
+
+    No other folding has this order (see README.md, "Patches").
+    """
     return rearrange(pixels, "B C F (H row) (W col) -> B F H W (C col row)", row=size, col=size).movedim(-1, 1)
 
 
 def unpatchify(patches: Tensor, size: int) -> Tensor:
-    """(B, C*size*size, F, H, W) -> (B, C, F, H*size, W*size), as ``patchify`` packed them."""
+    """Undo ``patchify``: (B, C*size*size, F, H, W) to (B, C, F, H*size, W*size)."""
     return rearrange(patches, "B (C col row) F H W -> B C F (H row) (W col)", row=size, col=size)

@@ -1,4 +1,4 @@
-"""A quick look at a clip that is still being made: from latents to small frames by one matrix."""
+"""Previews while a clip is sampled: from latents to small frames by one matrix."""
 
 import json
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from torch import Tensor
 class PreviewFactors:
     """Linear maps from the channels of a latent cell to its pixels, colours in -1..1.
 
-    The first latent frame of a clip stands for one frame and has a map of its own. Last rows are what an empty latent
-    shows.
+    The first latent frame of a clip stands for one frame and has a map of its own. The last row of a map is its bias.
     """
 
     first: Tensor  # (C + 1, 1, h, w, 3)
@@ -22,20 +21,20 @@ class PreviewFactors:
 
 
 def released_factors() -> PreviewFactors:
-    """One colour for each cell of a released model's latent; numbers and source stand in ``preview.json``."""
+    """Read the map of the released models, one colour per cell; numbers and source stand in ``preview.json``."""
     content = json.loads((Path(__file__).parent / "preview.json").read_text())
     table = torch.tensor([*content["factors"], content["bias"]])[:, None, None, None]
     return PreviewFactors(table, table)
 
 
 def preview_frames(latent: Tensor, factors: PreviewFactors) -> Tensor:
-    """Small frames (f, h, w, 3) in 0..1, float32, on the CPU, of the first clip in ``latent`` (B, C, F, H, W)."""
+    """Map the first clip of ``latent`` (B, C, F, H, W) to small frames (f, h, w, 3) in 0..1, float32, on the CPU."""
     clip = rearrange(latent[0], "c f h w -> f h w c").float().cpu()
     clip = torch.cat((clip, torch.ones_like(clip[..., :1])), dim=-1)
-    parts = [_painted(clip[:1], factors.first), _painted(clip[1:], factors.later)]
-    return torch.cat(parts).add(1).div(2).clamp(0, 1)
+    frames = [_to_pixels(clip[:1], factors.first), _to_pixels(clip[1:], factors.later)]
+    return torch.cat(frames).add(1).div(2).clamp(0, 1)
 
 
-def _painted(cells: Tensor, table: Tensor) -> Tensor:
+def _to_pixels(cells: Tensor, table: Tensor) -> Tensor:
     pixels = torch.einsum("fhwc,ctyxk->fhwtyxk", cells, table)
     return rearrange(pixels, "f h w t y x k -> (f t) (h y) (w x) k")

@@ -1,42 +1,65 @@
 """Encoding and decoding in overlapping tiles, which bounds the memory that a large or long clip needs.
 
-Each tile is a clip of its own; where tiles overlap they are blended with linear ramps (spec: video_vae.md, sections 9
-and 10). Tiles of one time interval share a buffer, so finished frames stream out while later ones are still latents,
-and frames to be encoded stream in.
+Each tile is a clip of its own; where tiles overlap they are blended with linear ramps (see README.md, "Tiles"). Tiles
+of one time interval share a buffer, so finished frames stream out while later ones are still latents, and frames to be
+encoded stream in.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import SettingError
+from ..fields import Whole
+from ..geometry import SPACE_SCALE, TIME_SCALE
 from .decoder import VideoDecoder
 from .encoder import VideoEncoder
 
-OnTile = Callable[[int, int], None]
-
-FRAMES, PIXELS = 8, 32  # per latent, in every LTX-2 video VAE
+OnTile = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Size and overlap of tiles: ``pixels`` along the longer side of the picture, and ``frames``."""
+    """Size and overlap of tiles.
 
-    pixels: int = 768
-    pixel_overlap: int = 64
-    frames: int = 80
-    frame_overlap: int = 24
+    Raises:
+        SettingError: A size or an overlap does not fit the cells of the latent.
+    """
 
-    def __post_init__(self):
-        _check("pixels", self.pixels, self.pixel_overlap, PIXELS)
-        _check("frames", self.frames, self.frame_overlap, FRAMES)
+    tile_size: Annotated[
+        int,
+        Whole(0, 4096, 32, "pixels", shown=0, advanced=True),
+        "Pixels of a tile along the clip's longer side. 0 takes the largest tiles that the card has room for, up to "
+        "768, and chooses the three numbers below as well. Smaller needs less memory and takes longer.",
+    ] = 768
+    tile_overlap: Annotated[
+        int,
+        Whole(0, 1024, 32, "pixels", advanced=True),
+        "Pixels that neighbouring tiles share. More hides their seams better, and takes longer.",
+    ] = 64
+    tile_frames: Annotated[
+        int,
+        Whole(16, 4096, 8, "frames", advanced=True),
+        "Frames that are decoded at once. Smaller needs less memory and takes longer.",
+    ] = 80
+    frame_overlap: Annotated[
+        int,
+        Whole(0, 1024, 8, "frames", advanced=True),
+        "Frames that two such pieces share. More hides their seams better, and takes longer.",
+    ] = 24
+
+    def __post_init__(self) -> None:
+        _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
+        _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)
 
 
 @dataclass(frozen=True)
 class Span:
-    """What a tile covers of one axis, [start, stop), and over how much of it the tile fades in and out."""
+    """The interval [start, stop) of one axis that a tile covers, with the lengths of its blending ramps."""
 
     start: int
     stop: int
@@ -45,8 +68,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A tile along one axis: where its input lies, where its output goes, and how much every sample counts."""
+class TileAxis:
+    """A tile along one axis: the interval of its input, that of its output, and the blend weight of each sample."""
 
     source: slice
     target: slice
@@ -56,62 +79,70 @@ class Part:
 def decode_tiled(
     decoder: VideoDecoder, latent: Tensor, tiling: Tiling, on_tile: OnTile | None = None
 ) -> Iterator[Tensor]:
-    """Decode ``latent`` (B, C, f, h, w) to consecutive chunks of frames (B, 3, F, H, W), blended in float32.
+    """Decode a latent to consecutive chunks of frames (B, 3, F, H, W), blended in float32.
 
-    Along the shorter side tiles shrink as the picture does. ``on_tile(done, total)`` is called after every tile.
+    Along the shorter side of the picture tiles are shorter in proportion.
+
+    Args:
+        decoder: The network.
+        latent: (B, C, f, h, w).
+        tiling: Size and overlap of tiles.
+        on_tile: Called with (done, total) after every tile; it may raise to interrupt.
     """
     frames, height, width = latent.shape[2:]
     time, space = decoder.config.time_scale, decoder.config.space_scale
-    size, overlap = tiling.pixels // space, tiling.pixel_overlap // space
+    size, overlap = tiling.tile_size // space, tiling.tile_overlap // space
 
-    def side(length: int) -> list[Part]:
+    def side(length: int) -> list[TileAxis]:
         coupled = max(2, overlap + 1, round(size * length / max(height, width)))
-        spans = split(length, coupled, overlap)
-        return _parts(spans, [to_pixels(span, space) for span in spans], from_zero=False)
+        spans = split_axis(length, coupled, overlap)
+        return _tile_axes(spans, [to_pixels(span, space) for span in spans], from_zero=False)
 
-    spans = split_time(frames, tiling.frames // time, tiling.frame_overlap // time)
-    intervals = _parts(spans, [to_frames(span, time) for span in spans], from_zero=True)
+    spans = split_time_axis(frames, tiling.tile_frames // time, tiling.frame_overlap // time)
+    intervals = _tile_axes(spans, [to_frames(span, time) for span in spans], from_zero=True)
     channels = decoder.config.out_channels
     return _stream(decoder, lambda t: latent[:, :, t], channels, intervals, side(height), side(width), on_tile)
-
-
-def encode_tiled(encoder: VideoEncoder, pixels: Tensor, tiling: Tiling, on_tile: OnTile | None = None) -> Tensor:
-    """Encode ``pixels`` (B, 3, F, H, W) to latents (B, C, f, h, w), blended in float32.
-
-    Tiles have the same size along both sides. ``on_tile(done, total)`` is called after every tile.
-    """
-    return encode_stream(encoder, [pixels], pixels.shape[2], tiling, on_tile)
 
 
 def encode_stream(
     encoder: VideoEncoder, chunks: Iterable[Tensor], frames: int, tiling: Tiling, on_tile: OnTile | None = None
 ) -> Tensor:
-    """Like ``encode_tiled`` for the first ``frames`` of consecutive ``chunks``, of which few more than a tile are held.
+    """Encode consecutive chunks of pixels to one latent (B, C, f, h, w), blended in float32.
 
-    Raises ValueError if the chunks end before.
+    Tiles have the same size along both sides. Little more than the frames of one tile is held at a time.
+
+    Args:
+        encoder: The network.
+        chunks: Pixels (B, 3, any, H, W) in -1..1.
+        frames: How many of their frames to encode.
+        tiling: Size and overlap of tiles.
+        on_tile: Called with (done, total) after every tile; it may raise to interrupt.
+
+    Raises:
+        SettingError: Tiles overlap by less than two cells of the latent, or the chunks have fewer frames.
     """
-    if tiling.pixel_overlap < 2 * PIXELS or tiling.frame_overlap < 2 * FRAMES:
-        raise ValueError(
-            f"Tiles that overlap by {tiling.pixel_overlap} pixels and {tiling.frame_overlap} frames are too little to "
-            f"encode with: use at least {2 * PIXELS} pixels and {2 * FRAMES} frames."
+    if tiling.tile_overlap < 2 * SPACE_SCALE or tiling.frame_overlap < 2 * TIME_SCALE:
+        raise SettingError(
+            f"Tiles that overlap by {tiling.tile_overlap} pixels and {tiling.frame_overlap} frames are too little to "
+            f"encode with: use at least {2 * SPACE_SCALE} pixels and {2 * TIME_SCALE} frames."
         )
-    film = _Film(chunks, frames)
-    height, width = encoder.crop(film.read(slice(0, 1))).shape[3:]
+    reader = _FrameReader(chunks, frames)
+    height, width = encoder.crop(reader.read(slice(0, 1))).shape[3:]
     time, space = encoder.config.time_scale, encoder.config.space_scale
 
-    def side(length: int) -> list[Part]:
-        spans = split(length // space, tiling.pixels // space, tiling.pixel_overlap // space)
-        return _parts([to_pixels(span, space) for span in spans], spans, from_zero=False)
+    def side(length: int) -> list[TileAxis]:
+        spans = split_axis(length // space, tiling.tile_size // space, tiling.tile_overlap // space)
+        return _tile_axes([to_pixels(span, space) for span in spans], spans, from_zero=False)
 
-    spans = split_time((frames - 1) // time + 1, tiling.frames // time, tiling.frame_overlap // time)
-    intervals = _parts([to_frames(span, time) for span in spans], spans, from_zero=True)
+    spans = split_time_axis((frames - 1) // time + 1, tiling.tile_frames // time, tiling.frame_overlap // time)
+    intervals = _tile_axes([to_frames(span, time) for span in spans], spans, from_zero=True)
     channels = encoder.config.latent_channels
-    latents = _stream(encoder, film.read, channels, intervals, side(height), side(width), on_tile)
+    latents = _stream(encoder, reader.read, channels, intervals, side(height), side(width), on_tile)
     return torch.cat(list(latents), dim=2)
 
 
-class _Film:
-    """Consecutive chunks of frames (B, 3, F, H, W), of which those that were passed are forgotten."""
+class _FrameReader:
+    """Reads intervals of consecutive chunks of frames (B, 3, F, H, W) and drops frames before the last one read."""
 
     def __init__(self, chunks: Iterable[Tensor], frames: int):
         self._chunks, self._frames = iter(chunks), frames
@@ -119,23 +150,23 @@ class _Film:
         self._start = 0
 
     def read(self, time: slice) -> Tensor:
-        """The frames of ``time``, which begins no earlier than in the call before."""
+        """The frames of the interval ``time``, which begins no earlier than that of the call before."""
         held = [chunk[:, :, time.start - self._start :] for chunk in self._held]
         missing = time.stop - time.start - sum(chunk.shape[2] for chunk in held)
         while missing > 0:
             chunk = next(self._chunks, None)
             if chunk is None:
-                raise ValueError(
+                raise SettingError(
                     f"The video ends after {time.stop - missing} of {self._frames} frames: take fewer, or another one."
                 )
             held.append(chunk)
             missing -= chunk.shape[2]
-        film = held[0] if len(held) == 1 else torch.cat(held, dim=2)
-        self._held, self._start = [film], time.start
-        return film[:, :, : time.stop - time.start]
+        frames = held[0] if len(held) == 1 else torch.cat(held, dim=2)
+        self._held, self._start = [frames], time.start
+        return frames[:, :, : time.stop - time.start]
 
 
-def split(length: int, size: int, overlap: int) -> list[Span]:
+def split_axis(length: int, size: int, overlap: int) -> list[Span]:
     """Cover ``length`` with tiles of ``size`` that overlap by ``overlap``; the last one may be shorter."""
     if length <= size:
         return [Span(0, length)]
@@ -147,27 +178,29 @@ def split(length: int, size: int, overlap: int) -> list[Span]:
     ]
 
 
-def split_time(length: int, size: int, overlap: int) -> list[Span]:
-    """Like ``split``, but later tiles start one latent earlier: a tile's first latent is only one frame."""
-    first, *later = split(length, size, overlap)
+def split_time_axis(length: int, size: int, overlap: int) -> list[Span]:
+    """Like ``split_axis``, but later tiles start one latent earlier: a tile's first latent is only one frame."""
+    first, *later = split_axis(length, size, overlap)
     return [first, *(replace(span, start=span.start - 1, fade_in=span.fade_in + 1) for span in later)]
 
 
 def to_pixels(span: Span, scale: int) -> Span:
-    """The pixels of a span of latents along one side."""
+    """Convert a span of latents along one side to pixels."""
     return Span(span.start * scale, span.stop * scale, span.fade_in * scale, span.fade_out * scale)
 
 
 def to_frames(span: Span, scale: int) -> Span:
-    """The frames of a span of latents: one for its first, ``scale`` for every other."""
+    """Convert a span of latents to frames: one for its first, ``scale`` for every other."""
     fade_in = 1 + scale * (span.fade_in - 1) if span.fade_in else 0
     return Span(scale * span.start, 1 + scale * (span.stop - 1), fade_in, scale * span.fade_out)
 
 
-def weights(spans: Sequence[Span], from_zero: bool) -> list[Tensor]:
-    """How much every sample of every tile counts; where tiles overlap they sum to 1.
+def blend_weights(spans: Sequence[Span], from_zero: bool) -> list[Tensor]:
+    """Return the weight of each sample of each tile; where tiles overlap, weights sum to 1.
 
-    ``from_zero`` is for time: a tile that fades in knows nothing of what came before its first frame, which counts 0.
+    Args:
+        spans: The tiles along one axis.
+        from_zero: For time: a tile that fades in has no past for its first frame, which therefore weighs 0.
     """
     masks = [_trapezoid(span, from_zero) for span in spans]
     total = torch.zeros(spans[-1].stop)
@@ -186,10 +219,10 @@ def _trapezoid(span: Span, from_zero: bool) -> Tensor:
     return mask
 
 
-def _parts(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool) -> list[Part]:
+def _tile_axes(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool) -> list[TileAxis]:
     return [
-        Part(slice(source.start, source.stop), slice(target.start, target.stop), weight)
-        for source, target, weight in zip(sources, targets, weights(targets, from_zero))
+        TileAxis(slice(source.start, source.stop), slice(target.start, target.stop), weight)
+        for source, target, weight in zip(sources, targets, blend_weights(targets, from_zero))
     ]
 
 
@@ -197,12 +230,12 @@ def _stream(
     network: nn.Module,
     read: Callable[[slice], Tensor],
     channels: int,
-    intervals: Sequence[Part],
-    rows: Sequence[Part],
-    columns: Sequence[Part],
+    intervals: Sequence[TileAxis],
+    rows: Sequence[TileAxis],
+    columns: Sequence[TileAxis],
     on_tile: OnTile | None,
 ) -> Iterator[Tensor]:
-    """Run ``network`` on what is ``read`` tile by tile, and yield of each interval what no later one touches."""
+    """Run ``network`` tile by tile on what ``read`` returns; yield of each interval what no later one overlaps."""
     done, total = 0, len(intervals) * len(rows) * len(columns)
     height, width = rows[-1].target.stop, columns[-1].target.stop
     tail = None
@@ -229,8 +262,8 @@ def _stream(
 
 def _check(unit: str, size: int, overlap: int, step: int) -> None:
     if size < 2 * step or size % step:
-        raise ValueError(f"Tiles of {size} {unit} do not fit: use a multiple of {step}, at least {2 * step}.")
+        raise SettingError(f"Tiles of {size} {unit} do not fit: use a multiple of {step}, at least {2 * step}.")
     if not 0 <= overlap < size or overlap % step:
-        raise ValueError(
+        raise SettingError(
             f"Tiles of {size} {unit} cannot overlap by {overlap}: use a multiple of {step} from 0 to {size - step}."
         )

@@ -89,9 +89,9 @@ def test_peak_of_four_passes():
 def test_groups_of_tokens_need_no_matrix():
     attention, x = Attention(16, heads=1, head_dim=16), torch.randn(1, 8192, 16)
     groups = Visibility(torch.arange(8192) // 4096, torch.full((8192,), 0.5))
-    asked, seen = attention.ask(x), attention.see(x)
+    query, key_value = attention.project_query(x), attention.project_key_value(x)
     with Peak() as peak:
-        attention.look(asked, seen, groups)
+        attention.attend(query, key_value, groups)
     assert peak.bytes < 0.25 * 8192 * 8192 * 4
 
 
@@ -101,7 +101,7 @@ def test_rotations_live_as_long_as_their_positions():
     both, alone, others = (
         Pass(video, audio, UNPERTURBED), Pass(video, None, UNPERTURBED), Pass(streams(net)[0], None, UNPERTURBED),
     )  # fmt: skip
-    first, second, third = (state for state, _ in net._enter([both, alone, others]))
+    first, second, third = (state for state, _ in net.embed([both, alone, others]))
     assert first.rotation is second.rotation and first.cross_rotation is not None
     assert third.rotation is not first.rotation
     del first, second, third
@@ -131,18 +131,18 @@ LEVELS = {
 def test_modulation_by_runs_is_that_of_each_token(level):
     table, rows, x, change = (torch.randn(*shape) for shape in ((3, 6), (3, 3, 6), (2, 40, 6), (2, 40, 6)))
     shift, scale, gate = (table + rows)[level].unbind(-2)
-    made = Modulation(rows, level)(table, 0, 1, 2)
-    torch.testing.assert_close(modulate(x.clone(), *made[:2]), x * (1 + scale) + shift)
-    torch.testing.assert_close(gated_sum(x, made[2], change.clone()), x + gate * change)
+    by_runs = Modulation(rows, level)(table, 0, 1, 2)
+    torch.testing.assert_close(modulate(x.clone(), *by_runs[:2]), x * (1 + scale) + shift)
+    torch.testing.assert_close(gated_sum(x, by_runs[2], change.clone()), x + gate * change)
 
 
 @torch.no_grad()
 def test_feed_forward_in_chunks_is_that_of_all_tokens():
-    mixer, x = FeedForward(32), torch.randn(2, 50, 32)
-    whole = mixer(x)
-    torch.testing.assert_close(whole, mixer.down(F.gelu(mixer.up(x), approximate="tanh")))
-    for mixer.chunk in (99, 33, 7):
-        assert torch.equal(mixer(x), whole)
+    network, x = FeedForward(32), torch.randn(2, 50, 32)
+    whole = network.transform(x)
+    torch.testing.assert_close(whole, network.down(F.gelu(network.up(x), approximate="tanh")))
+    for network.chunk in (99, 33, 7):
+        assert torch.equal(network.transform(x), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

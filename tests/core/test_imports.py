@@ -9,7 +9,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 # A room is a folder or a file of ltx2_core. A room may import itself and what stands behind its name.
-GROUND = {"errors", "fields", "seeds", "geometry", "latents", "kernels", "layers"}
+GROUND = {"errors", "fields", "seeds", "geometry", "latents", "layers"}
 NETWORKS = {"text", "transformer", "video_vae", "audio_vae", "upscaler"}
 WEIGHTS = {"disk_cache", "checkpoint", "lora", "quantization", "memory"}
 PROCESS = {"sampling", "conditioning", "media", "health"}
@@ -21,8 +21,7 @@ ALLOWED = {
     "disk_cache": {"errors"},
     "geometry": {"errors"},
     "latents": {"errors", "geometry"},
-    "kernels": {"errors"},
-    "layers": {"kernels"},
+    "layers": {"errors"},
     # What is the velocity, the picture, the sound? Networks do not know each other, nor files.
     **dict.fromkeys(NETWORKS, GROUND),
     # Where are the weights, and in which form? These never see a sigma.

@@ -19,7 +19,7 @@ from ltx2_core.lora import LoraAdapter, Strengths, compare, open_lora
 from ltx2_core.mini import world
 from ltx2_core.mini.measure import look
 from ltx2_core.sampling import ltx2 as schedule
-from ltx2_core.text import connect, extract_features, read_prompts
+from ltx2_core.text import compute_hidden_states, connect, extract_features
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ class Miniature:
         rng = np.random.default_rng(0)
         self.captions = {scene: world.caption(scene, rng, True) for scene in (SCENE, ANOTHER)}
         gemma = build_text_encoder(encoder, torch.float32)
-        reading = read_prompts(gemma, encoder.tokenizer(), [*self.captions.values()])
+        reading = compute_hidden_states(gemma, encoder.tokenizer(), [*self.captions.values()])
         features = extract_features(self.networks["text_features"], reading)
         connectors = self.networks["video_connector"], self.networks["audio_connector"]
         self.contexts = {scene: connect(each, *connectors) for scene, each in zip(self.captions, features)}

@@ -40,7 +40,7 @@ from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import Pass, Perturbation, StreamInput, Transformer
 from ltx2_core.upscaler import UpscalerConfig, upscale
 from ltx2_core.video_vae import Tiling
-from ltx2_core.video_vae.layers import Statistics
+from ltx2_core.video_vae.layers import ChannelStatistics
 
 RATES = ("products", "products8", "convolutions", "attention", "bandwidth", "link", "disk")
 SLOW = Machine("slow", memory=0, **dict.fromkeys(RATES, 1e9) | {"link": 100, "disk": 10})
@@ -546,7 +546,7 @@ def test_the_peak_of_refining_is_that_of_a_run(counts, held):
 @pytest.mark.parametrize("kind", [{}, {"rational_resampler": True, "spatial_scale": 1.5}, {"temporal_upsample": True}])
 def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
     file = open_upscaler(tiny.write_upscaler(tmp_path, kind | {"mid_channels": 256}))
-    upscaler, statistics = build_upscaler(file, torch.float32), Statistics(128)
+    upscaler, statistics = build_upscaler(file, torch.float32), ChannelStatistics(128)
     latent = AVLatent(torch.zeros(1, 128, 4, 10, 12), None)
     with torch.inference_mode(), Peak() as measured:
         upscale(upscaler, latent, Fraction(24), statistics)

@@ -99,7 +99,7 @@ def test_parts_are_what_a_block_is_made_of_and_what_follows_from_noise_levels(ne
         sizes[unit] = store.rest_bytes, store.unit_bytes
         assert store.wanted_bytes == sum(sizes[unit][1]) + sizes[unit][0]
     names = {id(parameter): name for name, parameter in block.named_parameters()}
-    inside = {names.pop(id(parameter)) for part in block.parts for parameter in part.parameters()}
+    inside = {names.pop(id(parameter)) for part in block.streamable_modules for parameter in part.parameters()}
     assert (
         set(names.values())
         == {f"{stream}.{table}modulation" for stream in ("video", "audio") for table in ("", "cross_", "text_")}
@@ -288,15 +288,15 @@ def test_a_change_that_runs_out_of_memory_is_not_made_twice(path, network, budge
 
 def failing(monkeypatch, fails) -> None:
     """Some attentions run out of memory at their end."""
-    finish = Attention.finish
+    project_out = Attention.project_out
 
     def run(self, *arguments):
-        result = finish(self, *arguments)
+        result = project_out(self, *arguments)
         if fails(self):
             raise torch.OutOfMemoryError("at its end")
         return result
 
-    monkeypatch.setattr(Attention, "finish", run)
+    monkeypatch.setattr(Attention, "project_out", run)
 
 
 def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):

@@ -8,6 +8,7 @@ from official import PERTURBATIONS, inputs, official, tiny_section
 
 from ltx2_core.layers import Attention
 from ltx2_core.transformer import Nag, Pass, Perturbation, StreamInput, Transformer
+from ltx2_core.transformer.block import TextInput, guide_attention
 
 PASSES = ["cond", "negative", "perturbed", "isolated"]
 
@@ -43,7 +44,7 @@ def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame):
 def counted(monkeypatch):
     """Counts what the attentions compute."""
     calls = Counter()
-    for name in ("see", "look", "pass_values"):
+    for name in ("project_key_value", "attend", "pass_values"):
         original = getattr(Attention, name)
 
         def count(self, *arguments, _name=name, _original=original, **more):
@@ -70,7 +71,7 @@ def test_what_passes_have_in_common_is_computed_once(counted):
     passes = four_passes(section)
     net.sweep(passes[:1])
     single = Counter(counted)
-    assert single == {"see": 6, "look": 6}  # three attentions of each stream
+    assert single == {"project_key_value": 6, "attend": 6}  # three attentions of each stream
 
     counted.clear()
     net.sweep([passes[0], passes[0], passes[2]])  # nothing is perturbed in block 0: one pass in effect
@@ -87,7 +88,7 @@ def test_texts_are_read_once_even_after_passes_have_parted(counted):
     passes = four_passes(section)
     net.sweep([passes[0], passes[3]])
     # Block 1: two self-attentions each, keys and values of the texts once, and only cond looks across.
-    assert counted == {"see": 6 + 4 + 2 + 2, "look": 6 + 4 + 4 + 2}
+    assert counted == {"project_key_value": 6 + 4 + 2 + 2, "attend": 6 + 4 + 4 + 2}
 
 
 @torch.no_grad()
@@ -105,15 +106,13 @@ def test_normalised_attention_guidance():
     assert (guided(scale=5.0)[0] - plain[0]).abs().max() > 1e-3
 
 
-def test_what_nag_finds_is_limited():
-    from ltx2_core.transformer.block import Text, away_from
-
-    found, negative = torch.randn(2, 1, 2, 5, 4)
-    text = Text(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=1.0)
-    size = away_from(found, negative, text).abs().sum((1, 3)) / found.abs().sum((1, 3))
+def test_the_output_of_nag_is_limited():
+    heads, negative = torch.randn(2, 1, 2, 5, 4)
+    text = TextInput(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=1.0)
+    size = guide_attention(heads, negative, text).abs().sum((1, 3)) / heads.abs().sum((1, 3))
     assert size.max() <= 2.5 + 1e-5 and size.max() > 2.4
-    mild = Text(torch.empty(0), None, None, scale=1.1, limit=2.5, blend=1.0)
-    torch.testing.assert_close(away_from(found, negative, mild), 1.1 * found - 0.1 * negative)
+    mild = TextInput(torch.empty(0), None, None, scale=1.1, limit=2.5, blend=1.0)
+    torch.testing.assert_close(guide_attention(heads, negative, mild), 1.1 * heads - 0.1 * negative)
 
 
 @torch.no_grad()

@@ -94,14 +94,14 @@ def test_masks():
 @torch.no_grad()
 def test_visibility_in_chunks_is_that_of_the_matrix(monkeypatch):
     """Also with so many tokens that they are asked for in several chunks."""
-    monkeypatch.setattr("ltx2_core.layers.visibility._ROWS", 3)
+    monkeypatch.setattr("ltx2_core.layers.visibility.QUERIES_AT_ONCE", 3)
     attention = Attention(16, heads=2, head_dim=8)
     attention.load_state_dict({key: torch.randn(value.shape) for key, value in attention.state_dict().items()})
     visibility = Visibility(torch.tensor([0] * 5 + [1, 2, 2]), torch.tensor([1] * 5 + [0.0, 0.2, 0.7]))
     x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
-    asked, seen = attention.ask(x), attention.see(x)
-    whole = attention.look(asked, seen, matrix(visibility).log())
-    compare("attention by groups", attention.look(asked, seen, visibility), whole)
+    query, key_value = attention.project_query(x), attention.project_key_value(x)
+    whole = attention.attend(query, key_value, matrix(visibility).log())
+    compare("attention by groups", attention.attend(query, key_value, visibility), whole)
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def test_block_and_rope():
         lambda module, args, kwargs, output: seen.update(before=kwargs, after=output), with_kwargs=True
     )
     official_velocity(theirs, video, audio)
-    ((video_state, audio_state),) = ours._enter([Pass(video, audio, UNPERTURBED)])
+    ((video_state, audio_state),) = ours.embed([Pass(video, audio, UNPERTURBED)])
     for stream, state in ("video", video_state), ("audio", audio_state):
         before = seen["before"][stream]
         cos, sin = before.positional_embeddings

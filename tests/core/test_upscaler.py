@@ -19,7 +19,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
 from ltx2_core.upscaler import Upscaler, UpscalerConfig, upscale
-from ltx2_core.video_vae.layers import Statistics
+from ltx2_core.video_vae.layers import ChannelStatistics
 
 SMALL = {"in_channels": 8, "mid_channels": 32, "num_blocks_per_stage": 1}
 KINDS = {
@@ -87,7 +87,7 @@ def test_gradients_are_the_official_ones(kind):
 def test_agreement_with_the_statistics_of_the_vae():
     official = pytest.importorskip("ltx_core.model.upsampler")
     theirs, ours = pair(SMALL)
-    statistics = Statistics(8)
+    statistics = ChannelStatistics(8)
     statistics.mean, statistics.std = torch.randn(8), torch.rand(8) + 0.5
 
     class Encoder:
@@ -173,7 +173,7 @@ def test_foreign_latents_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has 16 channels, the upscaler expects 128"):
         upscaler(torch.zeros(1, 16, 1, 2, 2))
     with pytest.raises(ValueError, match="no video stream"):
-        upscale(upscaler, AVLatent(None, torch.zeros(1, 8, 4, 16)), Fraction(24), Statistics(128))
+        upscale(upscaler, AVLatent(None, torch.zeros(1, 8, 4, 16)), Fraction(24), ChannelStatistics(128))
 
 
 # What becomes of a clip
@@ -194,10 +194,10 @@ def test_length_and_rate_are_told_truly(kind, before, after, tmp_path):
     height, width, frames, fps = before
     shape = ClipShape(width, height, frames, Fraction(fps))
     height, width, frames, fps = after
-    expected = upscaler.config.clip(shape)
+    expected = upscaler.config.upscaled_shape(shape)
     assert expected == ClipShape(width, height, frames, Fraction(fps))
     latent = AVLatent(torch.empty(1, 128, *shape.video_latent, device="meta"), torch.empty(1, 8, 126, 16))
-    larger, rate = upscale(upscaler, latent, shape.fps, Statistics(128))
+    larger, rate = upscale(upscaler, latent, shape.fps, ChannelStatistics(128))
     assert ClipShape.of_latent(larger.video, rate) == expected
     assert larger.audio is latent.audio
     assert abs(shape.seconds - expected.seconds) <= Fraction(1, 2) / shape.fps

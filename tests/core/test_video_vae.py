@@ -18,11 +18,10 @@ from ltx2_core.video_vae import (
     VideoVAEConfig,
     decode_tiled,
     encode_stream,
-    encode_tiled,
 )
-from ltx2_core.video_vae.config import Resample
+from ltx2_core.video_vae.config import ResampleConfig
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
-from ltx2_core.video_vae.tiling import Span, split, split_time, to_frames, to_pixels, weights
+from ltx2_core.video_vae.tiling import Span, blend_weights, split_axis, split_time_axis, to_frames, to_pixels
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = ["2.0", "2.3"]
@@ -149,7 +148,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     tiled, whole = torch.cat(list(decode_tiled(decoder, latent, tiling)), 2), decoder(latent)
     alone = torch.ones(whole.shape[2:], dtype=torch.bool)
     shortest = max(4, round(7 * min(size[1:]) / max(size[1:])))
-    spans = split_time(size[0], 8, 3), *(split(n, 7 if n == max(size[1:]) else shortest, 3) for n in size[1:])
+    spans = split_time_axis(size[0], 8, 3), *(split_axis(n, 7 if n == max(size[1:]) else shortest, 3) for n in size[1:])
     for axis, tiles in enumerate(spans):
         for tile in tiles:
             target = to_frames(tile, 8) if axis == 0 else to_pixels(tile, 32)
@@ -312,7 +311,7 @@ def test_patches_count_columns_before_rows():
 
 @torch.no_grad()
 def test_downsampling_adds_the_mean_of_neighbours():
-    layer = Downsample(8, Resample((2, 2, 2), multiplier=1), "zeros")
+    layer = Downsample(8, ResampleConfig((2, 2, 2), multiplier=1), "zeros")
     layer.conv.weight.zero_(), layer.conv.bias.zero_()
     x = noise(1, 8, 3, 4, 4)
     expected = torch.cat([x[:, :, :1], x], 2).unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2).mean((-1, -2, -3))
@@ -321,7 +320,7 @@ def test_downsampling_adds_the_mean_of_neighbours():
 
 @torch.no_grad()
 def test_upsampling_adds_the_repeated_input():
-    layer = Upsample(16, Resample((2, 2, 2), multiplier=2, residual=True), "zeros", causal=False)
+    layer = Upsample(16, ResampleConfig((2, 2, 2), multiplier=2, residual=True), "zeros", causal=False)
     layer.conv.weight.zero_(), layer.conv.bias.zero_()
     x = noise(1, 16, 2, 2, 2)
     y = layer(x)
@@ -379,12 +378,12 @@ def spans(tiles: list[Span]) -> list[tuple[int, int]]:
     return [(tile.start, tile.stop) for tile in tiles]
 
 
-def test_temporal_tiles_of_the_spec():
-    assert split_time(16, 10, 3) == [Span(0, 10, 0, 3), Span(6, 16, 4, 0)]
-    assert spans(split_time(33, 10, 3)) == [(0, 10), (6, 17), (13, 24), (20, 31), (27, 33)]
-    first, second = (to_frames(span, 8) for span in split_time(16, 10, 3))
+def test_temporal_tiles_start_one_latent_earlier():
+    assert split_time_axis(16, 10, 3) == [Span(0, 10, 0, 3), Span(6, 16, 4, 0)]
+    assert spans(split_time_axis(33, 10, 3)) == [(0, 10), (6, 17), (13, 24), (20, 31), (27, 33)]
+    first, second = (to_frames(span, 8) for span in split_time_axis(16, 10, 3))
     assert first == Span(0, 73, 0, 24) and second == Span(48, 121, 25, 0)
-    left, right = weights([first, second], from_zero=True)
+    left, right = blend_weights([first, second], from_zero=True)
     assert right[0] == 0
     assert_close((left[49].item(), right[1].item()), (0.96, 0.04))
 
@@ -392,16 +391,16 @@ def test_temporal_tiles_of_the_spec():
 @pytest.mark.parametrize("length", range(1, 40))
 @pytest.mark.parametrize(("size", "overlap"), [(2, 0), (2, 1), (3, 1), (10, 3), (24, 2), (10, 8)])
 def test_tiles_cover_an_axis_and_their_weights_sum_to_one(length, size, overlap):
-    sides = split(length, size, overlap)
+    sides = split_axis(length, size, overlap)
     assert (sides[0].start, sides[-1].stop) == (0, length) and all(0 < s.stop - s.start <= size for s in sides)
     assert len(sides) == max(1, math.ceil((length - overlap) / (size - overlap)))
     grids = [
         ([to_pixels(span, 4) for span in sides], False),
-        ([to_frames(s, 8) for s in split_time(length, size, overlap)], True),
+        ([to_frames(s, 8) for s in split_time_axis(length, size, overlap)], True),
     ]
     for tiles, from_zero in grids:
         total = torch.zeros(tiles[-1].stop)
-        for tile, weight in zip(tiles, weights(tiles, from_zero)):
+        for tile, weight in zip(tiles, blend_weights(tiles, from_zero)):
             total[tile.start : tile.stop] += weight
         assert_close(total, torch.ones_like(total))
 
@@ -445,7 +444,9 @@ def test_tiles_of_a_copy_are_the_whole(tiling, size):
 def test_encoded_tiles_of_a_copy_are_the_whole(size):
     pixels = CopyDecoder()(noise(1, 3, *size))
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
-        assert_close(encode_tiled(CopyEncoder(), pixels, tiling), CopyEncoder()(pixels), atol=2e-6, rtol=0)
+        assert_close(
+            encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling), CopyEncoder()(pixels), atol=2e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
@@ -461,7 +462,7 @@ def test_a_streamed_video_is_encoded_as_a_whole_one_but_never_held_whole(size):
     encoder = Watching(VideoVAEConfig.from_json(narrow("mini")))
     streamed = encode_stream(encoder, (chunk.clone() for chunk in pixels.split(size, dim=2)), 145, tiling)
     assert max(held) < 33 + size
-    assert torch.equal(streamed, encode_tiled(encoder, pixels, tiling))
+    assert torch.equal(streamed, encode_stream(encoder, [pixels], 145, tiling))
     with pytest.raises(ValueError, match="The video ends after 150 of 161 frames"):
         encode_stream(encoder, pixels.split(size, dim=2), 161, tiling)
 
@@ -473,7 +474,7 @@ def test_a_tile_larger_than_the_clip_changes_nothing(version):
     whole = decoder(latent)
     (chunk,) = decode_tiled(decoder, latent, Tiling())
     assert torch.equal(chunk, whole)
-    assert torch.equal(encode_tiled(encoder, whole, Tiling()), encoder(whole))
+    assert torch.equal(encode_stream(encoder, [whole], whole.shape[2], Tiling()), encoder(whole))
 
 
 def test_frames_stream_out_before_the_last_tile_is_decoded():
@@ -494,10 +495,10 @@ def test_a_tile_is_where_decoding_can_be_stopped():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"pixels": 100}, "Tiles of 100 pixels do not fit: use a multiple of 32, at least 64"),
-        ({"pixels": 32}, "at least 64"),
-        ({"pixel_overlap": 768}, "768 pixels cannot overlap by 768: use a multiple of 32 from 0 to 736"),
-        ({"frames": 20}, "Tiles of 20 frames do not fit: use a multiple of 8, at least 16"),
+        ({"tile_size": 100}, "Tiles of 100 pixels do not fit: use a multiple of 32, at least 64"),
+        ({"tile_size": 32}, "at least 64"),
+        ({"tile_overlap": 768}, "768 pixels cannot overlap by 768: use a multiple of 32 from 0 to 736"),
+        ({"tile_frames": 20}, "Tiles of 20 frames do not fit: use a multiple of 8, at least 16"),
         ({"frame_overlap": 12}, "cannot overlap by 12"),
         ({"frame_overlap": -8}, "cannot overlap by -8"),
     ],
@@ -509,4 +510,4 @@ def test_impossible_tiles_are_refused(wrong, words):
 
 def test_encoding_needs_more_overlap():
     with pytest.raises(ValueError, match="at least 64 pixels and 16 frames"):
-        encode_tiled(CopyEncoder(), picture(1, 3, 9, 64, 64), Tiling(pixel_overlap=32))
+        encode_stream(CopyEncoder(), [picture(1, 3, 9, 64, 64)], 9, Tiling(tile_overlap=32))

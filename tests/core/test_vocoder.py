@@ -194,7 +194,7 @@ def test_a_waveform_in_pieces_is_the_whole(version, frames):
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 def test_a_sample_hears_nothing_beyond_its_reach(version):
     vocoder = precise(formula_vocoder(version))
-    middle, reach = 90, vocoder.reach
+    middle, reach = 90, vocoder.receptive_frames
     mel = torch.randn(1, 2, 2 * middle + 1, 64, dtype=torch.float64)
     other = mel.clone()
     other[:, :, middle] += 1

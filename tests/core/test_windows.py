@@ -19,7 +19,7 @@ from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import schedules
 from ltx2_core.sampling.windows import Segment, StreamSpan, Window, prompt_of, sample_windows, split_windows
-from ltx2_core.text import connect, extract_features, read_prompts
+from ltx2_core.text import compute_hidden_states, connect, extract_features
 
 FPS = Fraction(24)
 
@@ -225,7 +225,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bits(tmp_path
 
 def encoded(models, prompt: str):
     files = open_text_encoder(models.text_encoder)
-    reading = read_prompts(build_text_encoder(files, torch.float32), files.tokenizer(), [prompt])
+    reading = compute_hidden_states(build_text_encoder(files, torch.float32), files.tokenizer(), [prompt])
     names = ("text_features", "video_connector", "audio_connector")
     extractor, *connectors = (ltx2.build(models, name, torch.float32) for name in names)
     return connect(extract_features(extractor, reading)[0], *connectors)

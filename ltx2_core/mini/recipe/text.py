@@ -22,7 +22,7 @@ from ...checkpoint.components import COMPONENTS
 from ...checkpoint.keys.gemma import GEMMA as GEMMA_KEYS
 from ...checkpoint.models import MINIATURE
 from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ...text import Connector, GemmaConfig, GemmaEncoder, Reading, connect, extract_features
+from ...text import Connector, GemmaConfig, GemmaEncoder, HiddenStates, connect, extract_features
 from .. import world
 from .config import CONFIG
 from .stage import Stage, keep
@@ -305,12 +305,12 @@ class Reader:
         self.encoder, self.tokenizer = build_text_encoder(files, torch.float32).to(device), files.tokenizer()
         self.device = device
 
-    def __call__(self, captions: Sequence[str]) -> Reading:
-        """As ``read_prompts``, but padded only as far as the longest caption needs: a hundred times as fast."""
+    def __call__(self, captions: Sequence[str]) -> HiddenStates:
+        """Like ``compute_hidden_states``, padded only as far as the longest caption needs: a hundred times as fast."""
         ids, mask = self.tokenizer(captions)
         longest = int(mask.sum(dim=1).max())
         ids, mask = (tokens[:, -longest:].to(self.device) for tokens in (ids, mask))
-        return Reading(self.encoder(ids, mask), mask)
+        return HiddenStates(self.encoder(ids, mask), mask)
 
 
 def new_networks() -> dict[str, Any]:

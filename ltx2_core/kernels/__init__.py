@@ -1,1 +1,0 @@
-"""How is one expensive operation computed on this machine?"""
