@@ -1,4 +1,4 @@
-# Two commands that do everything themselves, in the virtual environment .venv. README.md shows the same in plain
+# Commands that do everything themselves, in the virtual environment .venv. README.md shows the same in plain
 # "python -m pip" lines, for Windows.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 IN_VENV := .venv/bin/python -m
 INSTALL := $(IN_VENV) pip install --quiet
 
-.PHONY: demo test
+.PHONY: demo fast test
 
 demo: .venv/ready-for-demo
 	$(IN_VENV) ltx2_core generate --prompt "a red ball bounces twice on the left" --output demo.mp4
@@ -20,6 +20,15 @@ test: .venv/ready-for-tests
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy
 	$(IN_VENV) pytest
+
+# While one writes code: what needs no other implementation, no server, no card and no whole clip, in two halves at
+# once, of which the first is shown when both are done.
+FAST := pytest -m "not oracle and not slow and not comfy and not browser and not cuda"
+
+fast: .venv/ready-for-tests
+	@$(IN_VENV) $(FAST) tests/core/test_[a-o]*.py > .venv/fast.txt 2>&1 & half=$$!; \
+	$(IN_VENV) $(FAST) tests/core/test_[p-z]*.py tests/shape; code=$$?; \
+	wait $$half || code=$$?; cat .venv/fast.txt; exit $$code
 
 .venv/ready-for-demo: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv

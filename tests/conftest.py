@@ -5,6 +5,7 @@ prints the figures.
 """
 
 import os
+from collections import defaultdict
 from functools import cache
 
 import pytest
@@ -27,12 +28,27 @@ SLOW_FIXTURES = {"released"}
 
 
 def pytest_collection_modifyitems(items):
+    mark_all_but_samples(items)
     for item in items:
         fixtures = tuple(item.fixturenames)
         if uses_oracle(item.path, item.originalname, fixtures):
             item.add_marker(pytest.mark.oracle)
         if SLOW_FIXTURES & {*fixtures}:
             item.add_marker(pytest.mark.slow)
+
+
+def mark_all_but_samples(items):
+    """Of a test that is marked ``sample(n)``, all cases are slow but n of them, spread evenly."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.path, item.originalname].append(item)
+    for group in cases.values():
+        (wanted,) = group[0].get_closest_marker("sample").args
+        kept = {number * len(group) // wanted for number in range(wanted)}
+        for number, item in enumerate(group):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

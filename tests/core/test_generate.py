@@ -122,6 +122,7 @@ def equal(a: AVLatent, b: AVLatent) -> bool:
 
 @pytest.mark.parametrize("sampler", [name for name, row in SAMPLERS.items() if not row.stochastic])
 @pytest.mark.parametrize("cut", [1, 3])
+@pytest.mark.sample(3)
 def test_split_sampling_equals_whole_sampling(run, sampler, cut):
     sigmas = schedules.ltx2(5)
     whole, _ = run(sampler, sigmas)
@@ -132,6 +133,7 @@ def test_split_sampling_equals_whole_sampling(run, sampler, cut):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.sample(2)
 def test_every_sampler_is_repeatable_wherever_the_weights_are(run, models, sampler):
     whole, _ = run(sampler, schedules.ltx2(3))
     store = Store(ltx2.build(models, "transformer", torch.float32), "cpu", link=Plain("cpu"))

@@ -131,6 +131,7 @@ def cuda(monkeypatch):
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("budget", [None, 4 * BLOCK, 0])
 @pytest.mark.parametrize("limit, most", [(10**9, 10**9), (3 * BLOCK, 10**9), (0, 10**9), (10**9, 2 * BLOCK)])
+@pytest.mark.sample(6)
 def test_every_way_to_the_card_gives_the_same_result(cuda, path, monkeypatch, slots, budget, limit, most):
     network, pins, dice, read = mapped(path), Pins(most), random.Random(0), Unit.read
     expected = network(X)
@@ -234,6 +235,7 @@ def test_an_error_of_a_reader_is_told_where_the_unit_is_needed(cuda, path):
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.sample(2)
 def test_wrong_guesses_and_a_slow_disk_change_nothing(cuda, path, monkeypatch, seed):
     """Units are overwritten while they are still being read, and the run ends while the next ones are."""
     network, dice, read, reading = mapped(path), random.Random(seed), Unit.read, []

@@ -78,6 +78,7 @@ NAMINGS = {
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.sample(6)
 def test_every_linear_layer_is_found_in_every_naming(version, naming):
     names = linears(version)
     found = {name: find_parameter(f"{NAMINGS[naming](name)}.weight") for name in names}
@@ -133,6 +134,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("rank", [16, 384, 450])
+@pytest.mark.sample(6)
 def test_a_lora_of_everything_is_complete(spelling, version, rank):
     down, up = SPELLINGS[spelling]
     layers = linears(version)

@@ -167,6 +167,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("fuse", [True, False], ids=["fused", "beside"])
 @pytest.mark.parametrize("strength", [1.0, 0.6, -0.8])
+@pytest.mark.sample(16)
 def test_a_file_does_what_it_says(tmp_path, form, spelling, fuse, strength):
     network = transformer()
     lora, changes = write(tmp_path / "a.safetensors", SPELLINGS[spelling], network, form)
@@ -325,6 +326,7 @@ def in_float8(network: Transformer) -> tuple[Transformer, Transformer]:
 
 @pytest.mark.parametrize("form", ["LoRA", "DoRA", "LoHa", "LoKr", "difference"])
 @pytest.mark.parametrize("chunk", [4096, 3])
+@pytest.mark.sample(3)
 def test_weights_in_float8_are_not_rounded_again(tmp_path, form, chunk):
     network = transformer()
     stored, expanded = in_float8(network)

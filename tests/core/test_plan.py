@@ -164,6 +164,7 @@ def small(version: str, layers: int = 3) -> Blueprint:
 @pytest.mark.parametrize(
     "size, passes", [((256, 256, 33), 1), ((512, 256, 9), 1), ((320, 192, 41), 2), ((256, 256, 25), 4)]
 )
+@pytest.mark.sample(1)
 def test_the_activation_peak_is_that_of_a_run(version, size, passes):
     shape, found = ClipShape(*size, Fraction(24)), small(version)
     with torch.device("meta"):
@@ -194,6 +195,7 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
     ((192, 128, 57), Tiling(128, 64, 32, 16)),
     ((256, 64, 41), Tiling(128, 32, 24, 8)),
 ])  # fmt: skip
+@pytest.mark.sample(1)
 def test_the_decoding_peak_is_that_of_a_run(blueprint, size, tiling):
     found, models = blueprint
     shape = ClipShape(*size, Fraction(24))
@@ -207,6 +209,7 @@ def test_the_decoding_peak_is_that_of_a_run(blueprint, size, tiling):
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.sample(1)
 def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
     gemma = GemmaConfig(
         layers=8, width=256, hidden=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8, attention_scalar=64
@@ -525,6 +528,7 @@ def running(found: Blueprint) -> Transformer:
 
 
 @pytest.mark.parametrize("counts, held", [((1, 1, 1), False), ((2, 1, 2), False), ((1, 2, 2), True)])
+@pytest.mark.sample(1)
 def test_the_peak_of_refining_is_that_of_a_run(counts, held):
     """What one call makes, beside the latents that the sampler holds and the inputs."""
     shape, found = ClipShape(384, 256, 33, Fraction(24)), small("2.3")
@@ -544,6 +548,7 @@ def test_the_peak_of_refining_is_that_of_a_run(counts, held):
 
 
 @pytest.mark.parametrize("kind", [{}, {"rational_resampler": True, "spatial_scale": 1.5}, {"temporal_upsample": True}])
+@pytest.mark.sample(1)
 def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
     file = open_upscaler(tiny.write_upscaler(tmp_path, kind | {"mid_channels": 256}))
     upscaler, statistics = build_upscaler(file, torch.float32), ChannelStatistics(128)

@@ -82,6 +82,7 @@ def nearest(times: list[Fraction], moment: Fraction) -> int:
     ("source", "fps"),
     [(24, 24), (24, 12), (24, 48), (24, 25), (25, 24), (30, 24), (60, 24), (NTSC, 24), (24, NTSC), (NTSC, 30)],
 )
+@pytest.mark.sample(5)
 def test_any_rate_becomes_any_other_by_the_nearest_picture(tmp_path, suffix, source, fps):
     count, length = 3 * round(source), 3 * round(source) / Fraction(source)
     times = [number / Fraction(source) for number in range(count)]

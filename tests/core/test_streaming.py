@@ -112,6 +112,7 @@ def test_parts_are_what_a_block_is_made_of_and_what_follows_from_noise_levels(ne
 
 @pytest.mark.parametrize("unit, units", [("block", LAYERS), ("part", LEVELS + 8 * LAYERS)])
 @pytest.mark.parametrize("passes", [1, 4])
+@pytest.mark.sample(3)
 def test_a_step_loads_every_unit_once_whatever_the_passes(network, unit, units, passes):
     expected = step(network, PASSES[:passes])
     store = Store(network, "cpu", link=Device())
@@ -156,6 +157,7 @@ def test_the_unit_may_change_between_uses(network):
 
 
 @pytest.mark.parametrize("seed", range(40))
+@pytest.mark.sample(3)
 def test_any_plan_gives_the_same_result(path, monkeypatch, seed):
     on_stand_ins(monkeypatch)
     dice = random.Random(seed)
@@ -324,6 +326,7 @@ def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("seed", range(20))
+@pytest.mark.sample(6)
 def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkeypatch, caplog, seed):
     dice, left = random.Random(seed), list(range(4))
     expected = step(changed(path))
@@ -341,6 +344,7 @@ def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkey
 
 @pytest.mark.parametrize("unit", ["block", "part"])
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8, 1.0])
+@pytest.mark.sample(5)
 def test_any_capacity_that_holds_the_rest_and_a_part_is_enough(network, unit, share):
     expected = step(network)
     store = Store(network, "cpu", link=Device())

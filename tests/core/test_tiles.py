@@ -152,6 +152,7 @@ GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [{}, GUIDED, GUIDED | {"batched": True}], ids=["plain", "guided", "batched"])
+@pytest.mark.sample(6)
 def test_tiles_of_a_local_network_are_the_whole(sampler, guidance):
     state = apply_conditions(
         latent(),

@@ -99,6 +99,7 @@ def test_every_released_key_has_its_place(version):
 @pytest.mark.parametrize("version, frames, samples", [
     ("2.0", 1, 240), ("2.0", 501, 120_240), ("2.3", 1, 480), ("2.3", 97, 46_560), ("2.3", 501, 240_480),
 ])  # fmt: skip
+@pytest.mark.sample(2)
 def test_length(version, frames, samples):
     with torch.device("meta"):
         vocoder = make_vocoder(VocoderConfig.from_json(section(version)))
@@ -184,6 +185,7 @@ def precise(vocoder):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("version, frames", [("2.0", 1), ("2.0", 30), ("2.3", 20), ("2.3", 50), ("2.3", 500)])
+@pytest.mark.slow
 def test_a_waveform_in_pieces_is_the_whole(version, frames):
     """In float64, since rounding grows in these weights to nearly as much as the tolerance."""
     vocoder, mel = precise(formula_vocoder(version)), torch.randn(1, 2, 131 if version == "2.3" else 45, 64)
@@ -192,6 +194,7 @@ def test_a_waveform_in_pieces_is_the_whole(version, frames):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.slow
 def test_a_sample_hears_nothing_beyond_its_reach(version):
     vocoder = precise(formula_vocoder(version))
     middle, reach = 90, vocoder.receptive_frames
@@ -206,6 +209,7 @@ def test_a_sample_hears_nothing_beyond_its_reach(version):
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.slow
 def test_pieces_need_the_memory_of_one(version):
     with torch.device("meta"):
         vocoder = make_vocoder(VocoderConfig.from_json(section(version)))

@@ -17,6 +17,7 @@ def models():
     return ltx2.open_models("miniature")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_clip_is_what_was_recorded(models, name):
     clip = CLIPS[name](models)
