@@ -6,8 +6,23 @@ models = ltx2.open_models("miniature")
 clip = ltx2.generate(models, prompt="a red ball bounces twice on the left", seed=7)
 """
 
-from .checkpoint import CheckpointError, Models, build, open_models
-from .generate import Clip, generate
+from .checkpoint import Models, build, open_models
+from .errors import CheckpointError, LTX2Error
+from .generate import Clip, generate, run
+from .pipeline.stage import Events
 from .sampling import Guidance
+from .settings import Request
 
-__all__ = ["CheckpointError", "Clip", "Guidance", "Models", "build", "generate", "open_models"]
+__all__ = [
+    "CheckpointError",
+    "Clip",
+    "Events",
+    "Guidance",
+    "LTX2Error",
+    "Models",
+    "Request",
+    "build",
+    "generate",
+    "open_models",
+    "run",
+]

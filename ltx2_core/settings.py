@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import torch
 
-from ._pending import Tiling
 from .checkpoint.upscaler import UpscalerFile
 from .conditioning.conditions import Condition
 from .errors import SettingError
@@ -25,6 +24,9 @@ from .lora import Lora, Stack, Strengths
 from .quantization import CASTS
 from .sampling import (
     SAMPLERS,
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
     Recipe,
     Refine,
     ScheduleSettings,
@@ -35,6 +37,7 @@ from .sampling import (
 )
 from .sampling.schedules import CUSTOM
 from .sampling.windows import Segment, Window, Windowing
+from .video_vae import Tiling
 
 GIB = 2**30
 
@@ -140,6 +143,96 @@ class SamplingSettings:
         "Computes the prompt and the negative prompt as one batch. Faster for small clips on large cards, but needs "
         "more memory.",
     ] = False
+
+
+@dataclass(frozen=True)
+class StreamScales:
+    """Scales of one stream alone, beside the sliders for both."""
+
+    video_text_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="video-text-scale"),
+        "Text scale of the picture alone. 0 means: as the slider.",
+    ] = 0.0
+    audio_text_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="audio-text-scale"),
+        "Text scale of the sound alone; the official pipelines use 7. 0 means: as the slider.",
+    ] = 0.0
+    video_cross_modal_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="video-cross-modal-scale"),
+        "How closely the picture follows the sound. 0 means: as the slider.",
+    ] = 0.0
+    audio_cross_modal_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="audio-cross-modal-scale"),
+        "How closely the sound follows the picture. 0 means: as the slider.",
+    ] = 0.0
+
+    def guidance(self, both: Guidance) -> StreamGuidance:
+        """Return the guidance of each stream: ``both``, but for the scales that are set here."""
+        video = replace(
+            both,
+            text_scale=self.video_text_scale or both.text_scale,
+            cross_modal_scale=self.video_cross_modal_scale or both.cross_modal_scale,
+        )
+        audio = replace(
+            both,
+            text_scale=self.audio_text_scale or both.text_scale,
+            cross_modal_scale=self.audio_cross_modal_scale or both.cross_modal_scale,
+        )
+        return StreamGuidance(video, audio)
+
+
+@dataclass(frozen=True)
+class GuidanceRange:
+    """Where settings of guidance apply."""
+
+    stream: Annotated[
+        str,
+        Choice(("both", "video", "audio"), flag="guidance-up-to"),
+        "What these settings are for. The other stream keeps what comes in through guidance, or stays unguided.",
+    ] = "both"
+    up_to_sigma: Annotated[
+        float,
+        Number(0, 1, 0.01, advanced=True, flag="guidance-up-to"),
+        "The highest noise level at which these settings apply. Below 1, early steps keep what comes in through "
+        "guidance; for example strong guidance first, and mild guidance up to 0.8.",
+    ] = 1.0
+
+    def apply(self, before: StreamGuidance, new: Guidance) -> StreamGuidance:
+        """Return ``before`` with ``new`` in this range."""
+        changed = {
+            name: self._added(getattr(before, name), new)
+            for name in ("video", "audio")
+            if self.stream in (name, "both")
+        }
+        return replace(before, **changed)
+
+    def _added(self, before: AnyGuidance, new: Guidance) -> AnyGuidance:
+        if self.up_to_sigma >= 1:
+            return new
+        rows = before.table if isinstance(before, GuidanceBySigma) else ((1.0, before),)
+        above = [row for row in rows if row[0] > self.up_to_sigma]
+        return GuidanceBySigma((*above, (self.up_to_sigma, new)))
+
+
+def parse_stg_blocks(text: str, recipe: Recipe, layers: int) -> tuple[int, ...]:
+    """Return block numbers as people write them, or those of the recipe for "auto".
+
+    Raises:
+        SettingError: for anything that is not the number of one of the model's ``layers`` blocks.
+    """
+    if text.strip() == "auto":
+        return recipe.video.stg_blocks
+    try:
+        blocks = tuple(int(number) for number in text.split(",") if number.strip())
+    except ValueError:
+        raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
+    if wrong := [block for block in blocks if not 0 <= block < layers]:
+        raise SettingError(f"stg_blocks names {wrong[0]}; this model has {layers} blocks, counted from 0.")
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -337,6 +430,11 @@ class Request:
     hq: bool = False
     resources: Resources = Resources()
 
+    @property
+    def resume(self) -> str | Path | None:
+        """The folder in which finished windows of a long clip are kept."""
+        return None if self.long is None else self.long.resume
+
     def __post_init__(self) -> None:
         """Hold every setting to its limits."""
         check_limits(self)
@@ -462,6 +560,18 @@ class CompleteRequest:
         if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
             return True
         return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+
+    @property
+    def tiles(self) -> TileSettings:
+        """How the second stage is cut into tiles."""
+        tiles = self.second.tiles
+        return tiles if isinstance(tiles, TileSettings) else TileSettings()
+
+    @property
+    def chosen_tiles(self) -> Tiles | None:
+        """The tiles of the second stage; None for as few as fit."""
+        tiles = self.second.tiles
+        return tiles if isinstance(tiles, Tiles) else self.tiles.chosen()
 
     @property
     def holds_sound(self) -> bool:

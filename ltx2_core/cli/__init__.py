@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from .._pending import NOT_YET_OURS
 from ..errors import LTX2Error
 from .commands import COMMANDS
 from .parser import parse
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone; nothing can be told any more
         _silence_output()
         return 1
-    except (LTX2Error, OSError, torch.OutOfMemoryError, *NOT_YET_OURS) as error:
+    except (LTX2Error, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._pending import Tiling
 from ..checkpoint import Models
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
@@ -30,8 +29,8 @@ from ..generate import recipe_of
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, compare, open_lora
+from ..lora.stack import find_distilled_lora
 from ..media import probe, read_picture, read_video
-from ..refine import find_distilled_lora
 from ..sampling import (
     AnyGuidance,
     Guidance,

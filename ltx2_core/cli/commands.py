@@ -7,22 +7,24 @@ from pathlib import Path
 
 import torch
 
-from .._pending import generate
 from ..checkpoint import Models, open_models
-from ..checkpoint.inspect import inspect
-from ..checkpoint.text_cache import cache_folder
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError
-from ..generate import Clip, recipe_of
+from ..generate import Clip, recipe_of, run
 from ..geometry import ClipShape, exact_fps
+from ..inspect import inspect
 from ..media import check_target, write_clip
-from ..memory import best_device, compute_dtype
-from ..memory.machine import GIB, Machine, machine_named, pinnable, this_machine
+from ..memory.machine import GIB, Machine, machine_named, pinnable
 from ..memory.pinned import ram
-from ..memory.plan import plan
-from ..memory.stages import PASSES, Blueprint
+from ..memory.placement import Room
+from ..pipeline.blueprint import Blueprint
+from ..pipeline.local_engine import best_device, compute_dtype, current_machine
+from ..pipeline.plan import plan_stages
+from ..pipeline.sample import Sampling
+from ..pipeline.stage import Events
+from ..pipeline.stages import guidance_of_passes, stages_of_clip
 from ..quantization import CASTS
-from ..sampling import Recipe, ScheduleSettings, passes_needed, recipe_for
+from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
@@ -32,7 +34,7 @@ from .progress import Bars
 
 def make_clip(models: Models, request: Request, bars: Bars) -> Clip:
     """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
-    return generate(models, request, on_progress=bars.report, on_finding=bars.say)
+    return run(models, request, events=Events(on_progress=bars.report, on_finding=bars.say))
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -59,16 +61,11 @@ def run_plan(options: argparse.Namespace) -> None:
     blueprint, recipe = _blueprint(options, dtype)
     clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
     size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
-    found = plan(
-        blueprint,
-        ClipShape(size[0], size[1], size[2], exact_fps(options.fps)),
-        machine=machine,
-        passes=PASSES[: options.passes] if options.passes else passes_needed([recipe.video, recipe.audio]),
-        steps=len(recipe.sigmas(steps)) - 1,
-        stg_block=min(recipe.video.stg_blocks, default=0),
-        ram=pinned,
-    )
-    print(found.explain())
+    shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
+    guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
+    sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
+    room = Room(machine, machine.budget, pinned)
+    print(plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape).explain())
 
 
 def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Blueprint, Recipe]:
@@ -79,7 +76,8 @@ def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Bluepri
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
     cast_to = options.format if options.format in CASTS else None
-    return Blueprint.of_files(models, encoder, dtype, cast_to), recipe_of(models)
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)
+    return Blueprint.of_files(models, encoder, dtypes, cast_to), recipe_of(models)
 
 
 def machine_of(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:
@@ -92,7 +90,7 @@ def machine_of(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:
     else:
         device = best_device()
         file = Path(options.checkpoint[0]) if options.checkpoint else None
-        machine, dtype = this_machine(device, file, cache_folder()), compute_dtype(device)
+        machine, dtype = current_machine(device, file), compute_dtype(device)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))
     return machine, dtype, pinnable(total, available)

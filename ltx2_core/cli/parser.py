@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
-from .._pending import Tiling
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.conditions import (
     AudioSource,
@@ -22,7 +21,7 @@ from ..conditioning.conditions import (
 from ..errors import SettingError
 from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
 from ..lora import Strengths
-from ..memory.stages import FORMATS
+from ..pipeline.blueprint import PLANNED_FORMATS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
 from ..settings import ClipSettings, Resources, SamplingSettings, SecondStage
@@ -384,7 +383,7 @@ def _loras(command: Command) -> None:
               covers={Strengths: tuple(each.name for each in fields(Strengths))},
               help="a LoRA, repeatable; with strengths for video, audio, audio_to_video, video_to_audio and text, for "
               "some blocks (blocks=0-23+40), and over the run (schedule=1.0@1+0.5@0.3 are points sigma@strength, or "
-              "step@strength with by_step=yes)")  # fmt: skip
+              "step@strength with schedule_over=steps)")  # fmt: skip
     group.add("--distilled-lora", type=Path, metavar="FILE",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
     group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))
@@ -444,7 +443,7 @@ def _plan(command: Command) -> None:
     group.add("--text-encoder", metavar="FILE", help="as for generate")
     group.add("--version", type=one_of(list(VERSIONS)), metavar=f"{{{','.join(VERSIONS)}}}",
               help="plan for this release instead of files")  # fmt: skip
-    group.add("--format", type=one_of(list(FORMATS)), metavar=f"{{{','.join(FORMATS)}}}",
+    group.add("--format", type=one_of(list(PLANNED_FORMATS)), metavar=f"{{{','.join(PLANNED_FORMATS)}}}",
               help="of the release, or what files are cast to (default: bf16, as stored)")  # fmt: skip
     group.add("--distilled", action="store_true", help="plan for the distilled release")
     group.add_settings(ClipSettings, only=("width", "height", "frames"))

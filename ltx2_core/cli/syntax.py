@@ -121,7 +121,7 @@ def parse_picture(text: str) -> PictureFile:
 
 
 def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
-    """Read PATH, PATH:STRENGTH and PATH:STRENGTH:video=1,audio=0.5,blocks=0-23+40,schedule=1.0@1+0.5@0.3,by_step=no.
+    """Read PATH, PATH:STRENGTH and PATH:STRENGTH:video=1,audio=0.5,blocks=0-23+40,schedule=1.0@1+0.5@0.3.
 
     Args:
         text: what was written. The points of a schedule are MOMENT@STRENGTH, joined by + or ;
@@ -133,9 +133,9 @@ def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
     streams = ("video", "audio", "audio_to_video", "video_to_audio", "text")
     converters: dict[str, Convert] = dict.fromkeys(streams, number)
     converters |= {
-        "blocks": lambda word: stack.blocks(word.replace("+", ","), layers),
-        "schedule": lambda word: stack.schedule(re.sub("[;+]", ",", word).replace("@", ":")),
-        "by_step": switch,
+        "blocks": lambda word: stack.parse_blocks(word.replace("+", ","), layers),
+        "schedule": lambda word: stack.parse_schedule(re.sub("[;+]", ",", word).replace("@", ":")),
+        "schedule_over": str,
     }
     head, options = split_options(text, converters)
     found = _LORA.fullmatch(head)

@@ -193,6 +193,26 @@ class AudioSource:
         return encoders.audio(heard, self.sample_rate, shape.audio_latents + 1)  # ComfyUI once had one more
 
 
+@dataclass(frozen=True)
+class SoundPart:
+    """Which part of a sound is taken."""
+
+    start: Annotated[
+        float, Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True), "The sound is taken from this second on."
+    ] = 0.0
+    seconds: Annotated[
+        float,
+        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True),
+        "So many seconds of the sound are taken. 0 takes it to its end.",
+    ] = 0.0
+
+    def of(self, waveform: Tensor, sample_rate: int) -> Tensor:
+        """Return this part of a waveform (..., N)."""
+        first = round(self.start * sample_rate)
+        last = first + round(self.seconds * sample_rate) if self.seconds else waveform.shape[-1]
+        return waveform[..., first:last]
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture, or several as a short video, that the clip shows at a frame."""

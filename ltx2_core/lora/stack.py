@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import TensorFile
-from ..errors import SettingError
+from ..checkpoint.models import Models
+from ..errors import MissingFileError, SettingError
 from .names import STREAMS
 from .parse import Lora
 from .strengths import Strengths, StrengthSchedule
@@ -102,3 +103,20 @@ def _parse_number(word: str, text: str) -> float:
         return float(word)
     except ValueError:
         raise SettingError(f"{text!r} has {word.strip()!r} where a number should be.") from None
+
+
+def find_distilled_lora(models: Models) -> Path:
+    """Find the distilled LoRA of a model by its official name, beside its transformer or in a folder next to it.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    name = f"ltx-{models.version.removesuffix('.0')}-*-distilled-lora-*.safetensors"
+    folder = models.source("transformer").file.path.parent
+    files = [path for each in (".", "../loras") for path in sorted((folder / each).glob(name))]
+    if not files:
+        raise MissingFileError(
+            f"The second stage of a dev model needs the distilled LoRA, and there is no {name} in {folder}; give its "
+            "file with --distilled-lora."
+        )
+    return files[-1]

@@ -13,7 +13,7 @@ from ..health import PictureHealth, Seams, check_finite
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoDecoder, decode_tiled
-from ..video_vae.tiling import split_axis, split_time
+from ..video_vae.tiling import split_axis, split_time_axis
 from .blueprint import Blueprint, empty_like
 from .stage import VIDEO_DECODER, Engine, Stage
 
@@ -69,7 +69,7 @@ class DecodeVideo(Stage):
         tile = cost(lambda: decoder(latent))
         picture = self.batch * height * width * SPACE_SCALE**2 * 3 * FLOAT32
         interval = picture * pixel_frames(largest[0])  # what is being blended
-        spans = split_time(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+        spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
         tail = picture * tiling.frame_overlap if len(spans) > 1 else 0
         # The check for numbers takes half as much again as an interval that is handed out, but the tile is gone by then.
         work = replace(tile * tiles, peak=max(tile.peak + interval + tail, 5 * interval // 2))
@@ -152,7 +152,7 @@ def largest_tile(
     """
     length, height, width = size
     side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
-    times = split_time(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    times = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
     sides = {
         edge: max(2, overlap + 1, round(side * edge / max(height, width))) if coupled else side
         for edge in (height, width)

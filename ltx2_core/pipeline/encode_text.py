@@ -13,7 +13,7 @@ from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..memory.trace import Cost, cost
 from ..quantization import find_format
-from ..text import Contexts, Features, Reading, connect, extract_features, read_prompts
+from ..text import Contexts, Features, HiddenStates, compute_hidden_states, connect, extract_features
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -49,10 +49,10 @@ class ReadPrompts(Stage):
         )
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading)
 
-    def run(self, engine: Engine, prompts: Sequence[str]) -> Reading:
+    def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
         """Return the hidden states of all layers for every prompt."""
         with engine.use(self) as networks:
-            return read_prompts(networks[TEXT_ENCODER], engine.tokenizer, prompts)
+            return compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, prompts)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class ProjectFeatures(Stage):
         projecting = cost(lambda: features(states, mask)) * self.prompts
         return StageNeed(self.name, blueprint.weights("text_features"), projecting, given)
 
-    def run(self, engine: Engine, reading: Reading) -> list[Features]:
+    def run(self, engine: Engine, states: HiddenStates) -> list[Features]:
         """Return the features of every prompt."""
         with engine.use(self) as networks:
-            return extract_features(networks[TEXT_FEATURES], reading)
+            return extract_features(networks[TEXT_FEATURES], states)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From noise to a latent: the transformer, step by step, for a clip at once or window by window."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -14,13 +14,13 @@ from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
-from ..latents import AVLatent
+from ..latents import STREAMS, AVLatent
 from ..lora import Stack
 from ..memory.link import InPlace
 from ..memory.placement import SMALLER, StageNeed, fitting_share
 from ..memory.store import Store
 from ..memory.trace import Cost, cost
-from ..sampling import SAMPLERS, Denoiser, Guidance, Network, Step, StreamGuidance, TiledNetwork, Tiles, one_by_one, runs, schedules
+from ..sampling import SAMPLERS, Denoiser, Guidance, Network, Step, StreamGuidance, TiledNetwork, Tiles, count_runs, one_by_one, schedules
 from ..sampling.guidance import perturbation_of
 from ..sampling.windows import Window, Windowing
 from ..seeds import Seeds
@@ -64,6 +64,19 @@ class Sampling:
     def needs_negative(self) -> bool:
         """Whether a negative prompt is needed."""
         return self.guidance.needs_negative(SAMPLERS[self.settings.sampler])
+
+    @property
+    def reason_for_negative(self) -> str:
+        """What asks for a negative prompt, as the beginning of a sentence."""
+        if SAMPLERS[self.settings.sampler].needs_negative:
+            return f"The sampler {self.settings.sampler} looks at the negative prompt"
+        scale = max(row.text_scale for row in self.guidance.rows)
+        return f"A text scale is {scale:g}" if scale > 1 else "A NAG scale is not 1"
+
+    def for_streams(self, free: Collection[str]) -> "Sampling":
+        """Return the same with neutral guidance for streams of which nothing is generated."""
+        given = [name for name in STREAMS if name not in free]
+        return replace(self, guidance=self.guidance.neutral_where(given))
 
     def passes(self, both_streams: bool) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
@@ -139,7 +152,7 @@ def sample(
     noise = latents.noise_like(tokens, settings.seed, order).to(torch.float32)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
-    total = (len(sigmas) - 1) * (runs(state, apart) if apart else 1)
+    total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
     return state.map(State.unpacked, result).map(Tensor.contiguous)
@@ -171,7 +184,8 @@ class _Solver:
             state,
             inputs.contexts,
             inputs.negative,
-            guidance=self.sampling.guidance,
+            self.sampling.guidance.video,
+            self.sampling.guidance.audio,
             noise=noise,
             dtype=self.dtype,
             always_negative=sampler.needs_negative,
@@ -181,7 +195,7 @@ class _Solver:
             step=settings.start_step,
         )
         noisy = start if settings.add_noise else pack(inputs.latent)
-        fresh = latents.Noise(Seeds(settings.seed).noise(settings.start_step), settings.noise_order)
+        fresh = latents.Noise(Seeds(settings.seed).step_noise(settings.start_step), settings.noise_order)
         last = None if inputs.last is None else inputs.last.map(pack)
         for number, step in enumerate(sampler(denoise, noisy, sigmas, fresh, last), 1):
             denoise.step, self.done = settings.start_step + number, self.done + 1

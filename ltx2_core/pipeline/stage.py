@@ -21,7 +21,7 @@ from ..memory.placement import SMALLER, Room, StageNeed
 from ..sampling import Step
 from ..text import Connector, GemmaEncoder, TextFeatures, Tokenizer
 from ..transformer import Transformer
-from ..upscaler import Enlarging
+from ..upscaler import LatentUpscaler
 from ..video_vae import VideoDecoder, VideoEncoder
 from .blueprint import Blueprint
 
@@ -59,7 +59,7 @@ AUDIO_DECODER: NetworkKey[AudioDecoder] = _component("audio_decoder")
 VOCODER: NetworkKey[Vocoder | BandwidthExtendingVocoder] = _component("vocoder")
 
 
-def upscaler_key(file: UpscalerFile) -> NetworkKey[Enlarging]:
+def upscaler_key(file: UpscalerFile) -> NetworkKey[LatentUpscaler]:
     """Return the key of the network in an upscaler's file."""
     return NetworkKey("upscaler", source=file)
 

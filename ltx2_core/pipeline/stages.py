@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import ClipShape
+from ..sampling import Guidance, Recipe, StreamGuidance
 from ..seeds import Seeds
 from ..settings import CompleteRequest, SamplingSettings
 from .blueprint import Blueprint
@@ -112,15 +113,15 @@ def _second_stage(request: CompleteRequest, ahead: ConditionSizes) -> Refine:
         tuple(recipe.sigmas),
         request.refine_guidance_of(ahead.state.free),
         SamplingSettings(seed=seed, sampler=recipe.sampler, noise_order=settings.noise_order),
-        request.tiles,
-        request.tiles_together,
+        request.chosen_tiles,
+        request.tiles.together,
     )
     return Refine(
         sampling,
         sampled_size(ahead.state, ()),
         refines_sound="audio" in ahead.state.free,
-        overlap=request.tile_overlap,
-        local=request.tiles_local,
+        overlap=request.tiles.cells,
+        local=request.tiles.local,
         loras=request.refine_loras,
     )
 
@@ -141,6 +142,25 @@ def _video_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeVide
     if "video" not in request.streams or not blueprint.has("video_decoder"):
         return None
     return DecodeVideo(request.final.video_latent, request.request.tiling)
+
+
+PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on
+
+
+def guidance_of_passes(count: int, recipe: Recipe | None = None) -> StreamGuidance:
+    """Return a guidance that needs the first ``count`` of PLANNED_PASSES, to plan for.
+
+    The perturbed pass leaves out the block that ``recipe`` names, else the first one.
+    """
+    passes = PLANNED_PASSES[:count]
+    blocks = (recipe.video.stg_blocks if recipe is not None else ()) or (0,)
+    each = Guidance(
+        text_scale=2.0 if "negative" in passes else 1.0,
+        cross_modal_scale=2.0 if "isolated" in passes else 1.0,
+        stg_scale=1.0 if "perturbed" in passes else 0.0,
+        stg_blocks=blocks,
+    )
+    return StreamGuidance(each, each)
 
 
 def stages_of_clip(

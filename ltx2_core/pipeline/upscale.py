@@ -12,7 +12,7 @@ from ..memory.partition import Weights
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from ..upscaler import Upscaler, UpscalerConfig, upscale
-from ..video_vae.layers import Statistics
+from ..video_vae.layers import ChannelStatistics
 from .blueprint import Blueprint
 from .stage import Engine, NetworkKey, Stage
 
@@ -40,7 +40,7 @@ class Upscale(Stage):
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the upscaler on the whole latent, which its norms need at once."""
         with torch.device("meta"):
-            upscaler, statistics = Upscaler(self.config).to(self.dtype), Statistics(self.config.in_channels)
+            upscaler, statistics = Upscaler(self.config).to(self.dtype), ChannelStatistics(self.config.in_channels)
         latent = AVLatent(torch.empty(self.batch, self.config.in_channels, *self.size, device="meta"), None)
         work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
         given = sum(x.nbytes for x in latent.streams().values())

@@ -299,8 +299,8 @@ def test_windows_paths_survive():
 
 
 def test_loras_over_the_run():
-    _, strengths = syntax.parse_lora("a.safetensors:schedule=0@1+4@0.5,by_step=yes,blocks=all", 4)
-    assert strengths.by_step and strengths.schedule(2) == 0.75 and strengths.blocks is None
+    _, strengths = syntax.parse_lora("a.safetensors:schedule=0@1+4@0.5,schedule_over=steps,blocks=all", 4)
+    assert strengths.schedule_over == "steps" and strengths.schedule(2) == 0.75 and strengths.blocks is None
 
 
 @pytest.mark.parametrize(
