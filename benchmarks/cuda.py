@@ -34,8 +34,11 @@ from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
 from ltx2_core.memory.machine import GIB, pinnable, this_machine
 from ltx2_core.memory.pinned import ram
-from ltx2_core.memory.plan import place, refusal
-from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, sampling
+from ltx2_core.memory.placement import Room, StageNeed, explain_refusal, place
+from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.sample import need_of_passes
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.quantization import CASTS, castable, install_quantized_layers, use_scaled_products
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
@@ -124,8 +127,9 @@ class Bench:
         use_scaled_products(self.network, () if format in CASTS else [self.device.type])
         return {"seconds": time.perf_counter() - start, "weights, GB": self.store.wanted_bytes / 1e9}
 
-    def need(self, clip: str, passes: int) -> Need:
-        return sampling(self.blueprint, Extent.of_clip(self.clips[clip]), PASSES[:passes], STEPS, self.stg_block)
+    def need(self, clip: str, passes: int) -> StageNeed:
+        size = LatentSize.of_clip(self.clips[clip])
+        return need_of_passes(self.blueprint, size, PLANNED_PASSES[:passes], STEPS, self.stg_block)
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -228,7 +232,7 @@ PARTS = {"rates": rates, "forward": forward, "peers": compare, "stream": stream}
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
-def steps(bench: Bench, places: dict[str, Callable[[Need], Figures]]) -> Iterator[Case]:
+def steps(bench: Bench, places: dict[str, Callable[[StageNeed], Figures]]) -> Iterator[Case]:
     for where, put_there in places.items():
         for clip in bench.clips:
             for passes in bench.passes:
@@ -236,24 +240,24 @@ def steps(bench: Bench, places: dict[str, Callable[[Need], Figures]]) -> Iterato
                 yield which, partial(step, bench, clip, passes, where, put_there)
 
 
-def streamed(bench: Bench, unit: str, need: Need) -> Figures:
+def streamed(bench: Bench, unit: str, need: StageNeed) -> Figures:
     """All units come through two slots."""
     bench.store.stream_by(unit)
     return put(bench, unit, bench.store.rest_bytes + 2 * max(bench.store.unit_bytes))
 
 
-def planned(bench: Bench, gigabytes: float, need: Need) -> Figures:
+def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
     """As on a card of so many GB."""
     machine = replace(bench.machine, memory=int(gigabytes * GIB))
     total, available = ram()
-    stage = place(need, machine, machine.budget, pinnable(total, available + bench.pinned.taken))
-    if stage is None:
-        raise ValueError(refusal(need, machine.budget))
-    put(bench, stage.unit, stage.weight_budget, stage.slots or 2)
+    placement = place(need, Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken)))
+    if placement is None:
+        raise SystemExit(explain_refusal(need, machine.budget))
+    put(bench, placement.unit, placement.weight_budget, placement.slots or 2)
     cap(bench.device, machine.memory - CONTEXT)
-    figures = {"unit": stage.unit, "slots": stage.slots, "planned seconds": stage.run}
-    figures |= {tier: stage.tiers.count(tier) for tier in dict.fromkeys(stage.tiers)}
-    return figures | {"planned, GB": stage.device_bytes / 1e9}
+    figures = {"unit": placement.unit, "slots": placement.slots, "planned seconds": placement.run}
+    figures |= {tier: placement.tiers.count(tier) for tier in dict.fromkeys(placement.tiers)}
+    return figures | {"planned, GB": placement.device_bytes / 1e9}
 
 
 def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
@@ -263,7 +267,7 @@ def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
     return {}
 
 
-def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[Need], Figures]) -> Figures:
+def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[StageNeed], Figures]) -> Figures:
     """The second and later ones of the same step; in the first, weights find their way into pinned memory."""
     store, device, need = bench.store, bench.device, bench.need(clip, passes)
     figures = {"planned seconds": bench.machine.seconds(need.cost)} if where == "resident" else {}
@@ -322,7 +326,7 @@ def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
     }
     return [
         Pass(*(negative if name == "negative" else positive), perturbations.get(name, UNPERTURBED))
-        for name in PASSES[:count]
+        for name in PLANNED_PASSES[:count]
     ]
 
 

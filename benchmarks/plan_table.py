@@ -1,4 +1,4 @@
-"""Which clips fit which card, as the planner sees it: the table of the README.
+"""Which clips fit which card, as the planner sees it: the tables of ltx2_core/memory/README.md.
 
 python -m benchmarks.plan_table --version 2.3 --ram 64
 """
@@ -7,11 +7,15 @@ import argparse
 
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB, Machine, pinnable
-from ltx2_core.memory.plan import DEVICE, DISK, plan
-from ltx2_core.memory.stages import FORMATS, PASSES, Blueprint
+from ltx2_core.memory.placement import DEVICE, DISK, Room
+from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
+from ltx2_core.pipeline.plan import Plan, plan_stages
+from ltx2_core.pipeline.sample import Sampling
+from ltx2_core.pipeline.stages import guidance_of_passes, stages_of_clip
 
 COLUMNS = ("RTX 5090", "RTX 4090", "RTX 5080", "RTX 4070", "RTX 4060")
 SIZES = {"512p": [(768, 512)], "720p": [(1280, 704)], "1080p in two stages": [(960, 544), (1920, 1088)]}
+STEPS = 8  # as distilled models take
 LENGTHS = {"5 s": 121, "10 s": 241, "20 s": 481}
 
 
@@ -21,7 +25,7 @@ def main() -> None:
     parser.add_argument("--ram", type=int, default=64, metavar="GB", help="of the machine (default 64)")
     parser.add_argument("--passes", type=int, default=1, help="of a step (default 1, as distilled models have)")
     options = parser.parse_args()
-    for format in FORMATS:
+    for format in PLANNED_FORMATS:
         each = "step" if options.passes == 1 else f"step of {options.passes} passes"
         print(f"**LTX-{options.version} {format}**, seconds per {each}, {options.ram} GB of RAM\n")
         print(table(Blueprint.of_version(options.version, format), options.ram * GIB, options.passes), end="\n\n")
@@ -38,14 +42,22 @@ def table(blueprint: Blueprint, ram: int, passes: int) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int) -> Plan:
+    """Plan a clip of ``shape`` whose steps have so many passes."""
+    sigmas = tuple(1 - step / STEPS for step in range(STEPS + 1))
+    stages = stages_of_clip(blueprint, shape, Sampling(sigmas, guidance_of_passes(passes)))
+    return plan_stages(stages, blueprint, room, shape)
+
+
 def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
     """The seconds of a step of each stage, and how much of the weights is streamed in the last one; or "no"."""
-    plans = [plan(blueprint, each, machine=card, passes=PASSES[:passes], ram=pinnable(ram, ram)) for each in shapes]
-    if not all(found.fits for found in plans):
+    room = Room(card, card.budget, pinnable(ram, ram))
+    plans = [plan_clip(blueprint, shape, room, passes) for shape in shapes]
+    if not all(plan.fits for plan in plans):
         return "no"
-    stages = [found.stage("sampling") for found in plans]
-    seconds = " + ".join(f"{stage.run:.1f}" for stage in stages)
-    units, tiers = stages[-1].units, stages[-1].tiers
+    placements = [placement for plan in plans if (placement := plan.placement("sampling"))]
+    seconds = " + ".join(f"{placement.run:.1f}" for placement in placements)
+    units, tiers = placements[-1].units, placements[-1].tiers
     streamed = sum(size for size, tier in zip(units, tiers) if tier != DEVICE) / sum(units)
     from_disk = sum(size for size, tier in zip(units, tiers) if tier == DISK) / sum(units)
     where = f"{streamed:.0%} streamed" if streamed else "resident"

@@ -120,9 +120,7 @@ def _sound(
     return waveform[0], rate
 
 
-def _pictures(
-    stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None
-) -> Iterator[Tensor]:
+def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
     if video := kept_video(request.request.conditions):
         yield from video.chunks(request.final.fps, request.final.frames)

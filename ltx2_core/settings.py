@@ -304,7 +304,7 @@ class SecondStage:
     def last(self, clip: ClipShape) -> ClipShape:
         """Return what becomes of the clip of the first stage."""
         for file in self.upscalers:
-            clip = file.config.clip(clip)
+            clip = file.config.upscaled_shape(clip)
         return clip
 
     def with_lora(self, loras: Stack, strength: float) -> Stack:

@@ -2,63 +2,36 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .codec import AudioDecode, Decode, Encode, VideoDecode, Vocoder
+from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
 from .condition import (
     AudioToVideo,
     ImageCondition,
-    Inpaint,
+    InpaintNode,
     Keyframes,
-    ReferenceAudio,
-    ReferenceVideo,
-    Retake,
+    ReferenceAudioNode,
+    ReferenceVideoNode,
+    RetakeNode,
     VideoToAudio,
 )
-from .guidance import GuidanceNode, Recipe
-from .latents import EmptyLatent, Extend
-from .load import LoadGemma, LoadModel
-from .long import LongVideo, SegmentNode
+from .guidance import GuidanceNode, RecipeNode, ScheduleNode
+from .latents import EmptyLatent, Encode, Extend
+from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
-from .refine import LoadUpscaler, RefineNode, TwoStage, Upscale, UpscaleTime
-from .sample import Sample, Schedule
+from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
+from .sample import LongVideo, SampleNode, SegmentNode
 from .text import GemmaTextEncode, ThinkingTokens
 
+# In the order of the menu.
 NODES: list[type[io.ComfyNode]] = [
-    LoadModel,
-    LoadGemma,
-    LoadLora,
-    LoadLoraAdvanced,
-    LoraStack,
-    LoadICLora,
-    LoadUpscaler,
-    MemoryPlan,
-    GemmaTextEncode,
-    ThinkingTokens,
-    EmptyLatent,
-    Encode,
-    Extend,
-    ImageCondition,
-    Keyframes,
-    AudioToVideo,
-    VideoToAudio,
-    ReferenceAudio,
-    ReferenceVideo,
-    Retake,
-    Inpaint,
-    Schedule,
-    Recipe,
-    GuidanceNode,
-    LongVideo,
-    SegmentNode,
-    Sample,
-    Upscale,
-    UpscaleTime,
-    RefineNode,
-    TwoStage,
-    VideoDecode,
-    AudioDecode,
-    Vocoder,
-    Decode,
+    *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, MemoryPlan),
+    *(GemmaTextEncode, ThinkingTokens),
+    *(EmptyLatent, Encode, Extend),
+    *(ImageCondition, Keyframes, AudioToVideo, VideoToAudio),
+    *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
+    *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
+    *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),
+    *(VideoDecode, AudioDecode, VocoderNode, Decode),
 ]
 
 

@@ -136,9 +136,7 @@ class AudioToVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, audio: Audio, noise: float = 0.0, conditions: Chain | None = None, **part: float
-    ) -> io.NodeOutput:
+    def execute(cls, audio: Audio, noise: float = 0.0, conditions: Chain | None = None, **part: float) -> io.NodeOutput:
         """Add the sound."""
         return io.NodeOutput((*(conditions or ()), KeepAudio(audio_source(audio, SoundPart(**part)), noise)))
 
@@ -161,9 +159,7 @@ class VideoToAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, images: Tensor | None = None, video: Any = None, conditions: Chain | None = None
-    ) -> io.NodeOutput:
+    def execute(cls, images: Tensor | None = None, video: Any = None, conditions: Chain | None = None) -> io.NodeOutput:
         """Add the video."""
         return io.NodeOutput((*(conditions or ()), KeepVideo(video_source(images, video))))
 
@@ -191,9 +187,7 @@ class ReferenceAudioNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, audio: Audio, strength: float, conditions: Chain | None = None, **part: float
-    ) -> io.NodeOutput:
+    def execute(cls, audio: Audio, strength: float, conditions: Chain | None = None, **part: float) -> io.NodeOutput:
         """Add the sound."""
         return io.NodeOutput((*(conditions or ()), ReferenceAudio(audio_source(audio, SoundPart(**part)), strength)))
 
@@ -257,9 +251,7 @@ class RetakeNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, start: float, end: float, streams: str, conditions: Chain | None = None
-    ) -> io.NodeOutput:
+    def execute(cls, start: float, end: float, streams: str, conditions: Chain | None = None) -> io.NodeOutput:
         """Add the range."""
         if start >= end:
             raise SettingError(

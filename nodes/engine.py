@@ -1,7 +1,7 @@
 """The engine of the pack: networks belong to ComfyUI's memory management, which says what a stage may take."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
@@ -173,8 +173,11 @@ class LoadedGemma:
         self.files = files
         parameters = sum(shard.entries[key].parameters for shard, key in files.names.values())
         self.dtype = PRECISIONS[precision] or host.dtype_for("text", parameters)
-        make = lambda: [build_text_encoder(files, self.dtype)]  # noqa: E731
-        self.network = HostNetwork("text_encoder", host.device_for("text"), self.dtype, make, files.path.name)
+        device = host.device_for("text")
+        self.network = HostNetwork("text_encoder", device, self.dtype, self._build, files.path.name)
+
+    def _build(self) -> list[nn.Module]:
+        return [build_text_encoder(self.files, self.dtype)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -193,8 +196,11 @@ class LoadedUpscaler:
     def __init__(self, file: UpscalerFile):
         self.config = file.config
         self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
-        make = lambda: [build_upscaler(file, self.dtype)]  # noqa: E731
-        self.network = HostNetwork("upscaler", self.device, self.dtype, make, file.file.path.name)
+        self._file = file
+        self.network = HostNetwork("upscaler", self.device, self.dtype, self._build, file.file.path.name)
+
+    def _build(self) -> list[nn.Module]:
+        return [build_upscaler(self._file, self.dtype)]
 
     @property
     def patcher(self) -> StorePatcher:

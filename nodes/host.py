@@ -100,7 +100,7 @@ def dtype_for(role: str, parameters: int) -> torch.dtype:
 
 
 def room(device: torch.device, limits: Plan | None = None) -> Room:
-    """Return what a stage may take of ``device`` once the host has sent away what it can; at most what ``limits`` say."""
+    """Return what a stage may take of ``device`` once the host has sent away what it can, within ``limits``."""
     pinned = pinnable_ram()
     known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
     loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
@@ -197,7 +197,7 @@ def _image(picture: Tensor) -> Image.Image:
 
 
 def progress(total: int = 1) -> Callable[..., None]:
-    """Return the bar of the running node: call it with (done, total), and a picture (H, W, 3) in 0..1 if there is one."""
+    """Return the bar of the running node: call it with (done, total) and, if there is one, a picture (H, W, 3)."""
     bar = comfy.utils.ProgressBar(total)
     bar.update_absolute(0)
 

@@ -113,7 +113,7 @@ _KINDS: dict[type[Look], Callable[[str, Any, Any, dict[str, Any]], io.Input]] = 
 
 
 def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) -> Settings:
-    """Return ``owner`` made of those ``values`` of widgets that it has fields for, which are taken out of ``values``."""
+    """Return ``owner`` made of those ``values`` of widgets that it has fields for; they are taken out of ``values``."""
     taken = {name: values.pop(name) for name in settings_of(owner) if name in values}
     return owner(**taken, **more)
 
@@ -210,4 +210,3 @@ def numbers_of(name: str, text: str, *, whole: bool = False) -> list[float]:
         return [int(word) if whole else float(word) for word in words]
     except ValueError:
         raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
-

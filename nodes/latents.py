@@ -11,7 +11,7 @@ from ..ltx2_core.errors import SettingError
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, floor_frames, nearest_frames, nearest_size
 from ..ltx2_core.latents import AVLatent, empty
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
-from ..ltx2_core.settings import STREAMS, ClipSettings
+from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings
 from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import fps_input, latent_input, latent_output, model_input, picture_inputs, plan_input, schema, widgets
@@ -47,7 +47,7 @@ class EmptyLatent(io.ComfyNode):
                 *widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
             ],
             outputs=[
-                latent_output("Picture and sound, still empty. Works with ComfyUI's Separate and Concat AV Latent, too."),
+                latent_output("Picture and sound, still empty; ComfyUI's Separate and Concat AV Latent take it, too."),
                 _FRAMES_OUTPUT,
                 io.Float.Output(display_name="fps", tooltip="The exact frame rate, for CreateVideo and the like."),
             ],
@@ -59,11 +59,13 @@ class EmptyLatent(io.ComfyNode):
         """Make zeros of the nearest possible size."""
         clip, remarks = _nearest_clip(**size)
         host.show_text(cls.hidden.unique_id, "; ".join([_described(clip), *remarks]))
-        latent = to_host_latent(empty(clip, batch_size).select(STREAMS[streams]), {"fps": clip.fps})
+        latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(latent, clip.frames, float(clip.fps))
 
 
-def _nearest_clip(width: int, height: int, frames: int, fps: float, seconds: float = 0.0) -> tuple[ClipShape, list[str]]:
+def _nearest_clip(
+    width: int, height: int, frames: int, fps: float, seconds: float = 0.0
+) -> tuple[ClipShape, list[str]]:
     """Return the nearest clip that LTX-2 can make, and what had to be changed for it."""
     rate = exact_fps(fps)
     length = float(seconds * rate) if seconds > 0 else frames
@@ -105,7 +107,9 @@ class Extend(io.ComfyNode):
                     round=0.01,
                     tooltip="How much longer it becomes, rounded to a possible number of frames.",
                 ),
-                fps_input("Frames per second, for a latent that does not say it. 0 means: as the latent says, else 24."),
+                fps_input(
+                    "Frames per second, for a latent that does not say it. 0 means: as the latent says, else 24."
+                ),
             ],
             outputs=[
                 latent_output("The beginning as it was, then room for what is new; a mask tells the sampler."),
@@ -208,9 +212,7 @@ def _clip_of(init: InitClip, rate: Any, width: int = 0, height: int = 0, frames:
     """Return the clip that is taken of ``init``; SettingError if it has fewer frames than are asked for."""
     available, size = init.video.count(rate), init.video.size()
     if frames > available:
-        raise SettingError(
-            f"frames is {frames}, but the clip has {available} at {float(rate):g} fps: ask for fewer."
-        )
+        raise SettingError(f"frames is {frames}, but the clip has {available} at {float(rate):g} fps: ask for fewer.")
     length = floor_frames(frames or available)
     return ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), length, rate)
 
@@ -222,4 +224,3 @@ def _show_clip(node_id: str | None, init: InitClip, clip: ClipShape) -> None:
     else:
         lines += map(str, init.audio.findings(clip))
     host.show_text(node_id, "\n".join(lines))
-

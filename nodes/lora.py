@@ -33,7 +33,8 @@ def _lora_input(name: str = "lora", *first: str, more: str = "", **options: Any)
 def _model_output(use: str = "For the sampler; text encoding and decoding may take either.") -> io.Output:
     return ModelType.Output(
         display_name="model",
-        tooltip=f"The same model with the LoRA. It shares memory with the one that came in, which stays without it. {use}",
+        tooltip="The same model with the LoRA. It shares memory with the one that came in, which stays without it. "
+        + use,
     )
 
 

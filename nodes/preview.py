@@ -28,6 +28,7 @@ EVENT = "ltx2av.preview"  # js/preview.js plays what it brings
 PREVIEW_TIME_SHARE = 0.02  # of a run
 MEL_RATE = 4 * AUDIO_RATE  # mel frames per second
 
+
 @dataclass(frozen=True)
 class Sketch:
     """A running clip, coarsely; a missing stream is None.
@@ -81,7 +82,7 @@ class Preview:
 
     def start(self, networks: Networks) -> None:
         """Begin a run with these networks."""
-        decoder = networks[AUDIO_DECODER] if AUDIO_DECODER in networks else None
+        decoder = networks.find(AUDIO_DECODER)
         self._sketch = _sketcher(self._models, self._fps, decoder) if self._wanted else None
         self._begun, self._spent = monotonic(), 0.0
 

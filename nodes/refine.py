@@ -18,8 +18,8 @@ from ..ltx2_core.pipeline.refine import Refine
 from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import NetworkKey
 from ..ltx2_core.pipeline.upscale import Upscale
-from ..ltx2_core.sampling import StreamGuidance, Tiles
 from ..ltx2_core.sampling import Refine as RefineRecipe
+from ..ltx2_core.sampling import StreamGuidance, Tiles
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.seeds import Seeds
 from ..ltx2_core.settings import SamplingSettings, SecondStage
@@ -288,9 +288,7 @@ def _refined(
     chosen = settings_from(TileSettings, tiles)
     sampling = _second_sampling(recipe, seed, chosen).for_streams(state.free)
     check_negative(sampling, texts[1])
-    stage = engine.fit(
-        Refine(sampling, sampled_size(state, ()), "audio" in state.free, chosen.cells, chosen.local)
-    )
+    stage = engine.fit(Refine(sampling, sampled_size(state, ()), "audio" in state.free, chosen.cells, chosen.local))
     script = script_of(engine, texts[0], texts[1] if sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
     report = "\n".join([*_describe_tiles(result, stage.tiles, begin.shape.video_latent), *map(str, engine.findings)])

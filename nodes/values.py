@@ -169,7 +169,7 @@ class HostLatent:
 
     @property
     def unequal_lengths(self) -> str:
-        """What to tell the user if picture and sound will not end together; the host's own rounding is no difference."""
+        """What to say if picture and sound will not end together; the host's own rounding makes no difference."""
         if self.content.video is None or self.content.audio is None:
             return ""
         latents = self.content.audio.shape[2]
@@ -213,7 +213,8 @@ class HostLatent:
 
     def finished(self, content: AVLatent, last: Step | None) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
-        return self.with_content(content, **{LAST_STEP: None if last is None else last.to("cpu")})
+        extras: dict[str, Any] = {LAST_STEP: None if last is None else last.to("cpu")}
+        return self.with_content(content, (), **extras)
 
     def upscaled(self, content: AVLatent, fps: Fraction) -> Latent:
         """Return the enlarged latent; masks and steps of the small one do not hold for it."""

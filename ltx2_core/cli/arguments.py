@@ -50,6 +50,7 @@ from ..settings import (
     SamplingSettings,
     SecondStage,
 )
+from ..video_vae import Tiling
 from . import syntax
 from .parser import given
 

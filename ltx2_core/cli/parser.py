@@ -25,6 +25,7 @@ from ..pipeline.blueprint import PLANNED_FORMATS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
 from ..settings import ClipSettings, Resources, SamplingSettings, SecondStage
+from ..video_vae import Tiling
 from . import syntax
 
 EXAMPLES = """\

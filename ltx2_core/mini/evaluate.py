@@ -24,10 +24,13 @@ from ..audio_vae import AudioVAEConfig, log_mel
 from ..checkpoint import build, open_models
 from ..checkpoint.models import MINIATURE
 from ..checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ..generate import decode_audio, decode_video, sample, vocode
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
-from ..sampling import Guidance, ltx2
+from ..pipeline.decode_audio import decode_audio, vocode
+from ..pipeline.decode_video import decode_video
+from ..pipeline.sample import SampleInputs, Sampling, sample
+from ..sampling import Guidance, StreamGuidance, ltx2
+from ..settings import SamplingSettings
 from ..text import Contexts, connect, encode_prompts
 from ..transformer import Pass, Perturbation
 from . import measure, world
@@ -67,7 +70,7 @@ SETTINGS = [
 ]
 
 
-class Cut:
+class WithoutCross:
     """A transformer without attention between the streams."""
 
     def __init__(self, network):
@@ -103,17 +106,11 @@ class Miniature:
         guidance, transformer = Guidance(setting.text, setting.cross_modal), self.networks["transformer"]
         for start in range(0, len(contexts), BATCH):
             some = contexts[start : start + BATCH]
-            latent = sample(
-                transformer if setting.connected else Cut(transformer),
-                empty(SHAPE, len(some)),
-                fps=SHAPE.fps,
-                sigmas=ltx2(setting.steps),
-                contexts=Contexts(torch.cat([c.video for c in some]), torch.cat([c.audio for c in some])),
-                negative=negative,
-                video=guidance,
-                audio=guidance,
-                seed=seed + start,
-            )
+            batch = Contexts(torch.cat([c.video for c in some]), torch.cat([c.audio for c in some]))
+            inputs = SampleInputs(empty(SHAPE, len(some)), SHAPE.fps, batch, negative)
+            settings = SamplingSettings(seed=seed + start)
+            sampling = Sampling(tuple(ltx2(setting.steps)), StreamGuidance(guidance, guidance), settings)
+            latent = sample(transformer if setting.connected else WithoutCross(transformer), inputs, sampling)
             yield from self.decoded(latent)
 
     def decoded(self, latent: AVLatent) -> Iterator[Clip]:

@@ -137,8 +137,10 @@ class Blueprint:
 
     def weights(self, *names: str) -> Weights:
         """Measure components together."""
-        each = (self.remember(("weights", name), lambda name=name: Weights.of(self.network(name))) for name in names)
-        return sum(each, Weights(0))
+        return sum(map(self._weights_of, names), Weights(0))
+
+    def _weights_of(self, name: str) -> Weights:
+        return self.remember(("weights", name), lambda: Weights.of(self.network(name)))
 
     def network(self, name: str) -> Any:
         """Return component ``name`` on the meta device, in the formats it will run in."""

@@ -62,11 +62,13 @@ class Vocode(Stage):
         """Measure the longest piece, beside the whole waveform."""
         vocoder = blueprint.network("vocoder")
         mel = torch.empty(self.batch, 2, self.mel_frames, MEL_BINS, device="meta")
-        longest = mel[:, :, : CHUNK + 2 * vocoder.reach]
+        longest = mel[:, :, : CHUNK + 2 * vocoder.receptive_frames]
         with torch.inference_mode():
             waveform = vocoder(longest).nbytes // longest.shape[2] * self.mel_frames
         piece = cost(lambda: vocoder(longest))
-        overlapping = 2 * vocoder.reach * (math.ceil(self.mel_frames / CHUNK) - 1)  # frames that two pieces hear
+        overlapping = (
+            2 * vocoder.receptive_frames * (math.ceil(self.mel_frames / CHUNK) - 1)
+        )  # frames that two pieces hear
         work = piece * ((self.mel_frames + overlapping) / longest.shape[2])
         peak = max(piece.peak + waveform, 2 * waveform)
         return StageNeed(self.name, blueprint.weights("vocoder"), replace(work, peak=peak), mel.nbytes)

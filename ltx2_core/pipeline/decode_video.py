@@ -71,7 +71,7 @@ class DecodeVideo(Stage):
         interval = picture * pixel_frames(largest[0])  # what is being blended
         spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
         tail = picture * tiling.frame_overlap if len(spans) > 1 else 0
-        # The check for numbers takes half as much again as an interval that is handed out, but the tile is gone by then.
+        # The check for numbers takes half as much again as a finished interval, but the tile is gone by then.
         work = replace(tile * tiles, peak=max(tile.peak + interval + tail, 5 * interval // 2))
         given = FLOAT32 * self.batch * VIDEO_CHANNELS * length * height * width
         return StageNeed(self.name, blueprint.weights("video_decoder"), work, given)
@@ -101,7 +101,7 @@ class DecodeVideo(Stage):
             seams: watches for lines where the latent's own tiles meet.
         """
         stage = engine.fit(self)
-        watchers = [PictureHealth(), seams or Seams((), (), ())]
+        watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams((), (), ())]
 
         def on_tile(done: int, total: int) -> None:
             engine.events.on_progress(self.name, done, total)
@@ -140,9 +140,7 @@ def decode_video(
     return map(finish, decode_tiled(decoder, latent.to(dtype), tiling or Tiling(), on_tile))
 
 
-def largest_tile(
-    size: tuple[int, int, int], tiling: Tiling, *, coupled: bool
-) -> tuple[tuple[int, int, int], float]:
+def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -> tuple[tuple[int, int, int], float]:
     """Return the largest tile of a latent, and how many of these are as much work as all tiles are.
 
     Args:
@@ -161,4 +159,3 @@ def largest_tile(
     sizes = [[span.stop - span.start for span in axis] for axis in axes]
     frames, rows, columns = map(max, sizes)
     return (frames, rows, columns), math.prod(map(sum, sizes)) / (frames * rows * columns)
-

@@ -25,7 +25,7 @@ from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from .blueprint import Blueprint, empty_like
 from .decode_video import TILINGS, largest_tile
-from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, LatentSize, NetworkKey, Stage
+from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage
 
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -93,8 +94,7 @@ class Connect(Stage):
         total = Cost()
         for name in CONNECTORS.components:
             network = blueprint.network(name)
-            features = empty_like(network, 1, LENGTH, network.config.width)
-            total += cost(lambda network=network, features=features: network(features))
+            total += cost(partial(network, empty_like(network, 1, LENGTH, network.config.width)))
         return StageNeed(self.name, blueprint.weights(*CONNECTORS.components), total * self.prompts)
 
     def run(self, engine: Engine, features: Sequence[Features]) -> list[Contexts]:
@@ -106,9 +106,9 @@ class Connect(Stage):
             for each in features:
                 moved = Features(each.video.to(device, dtype), each.audio.to(device, dtype))
                 contexts.append(connect(moved, video, audio))
-        for each in contexts:
-            check_finite(each.video, "encoding the prompt")
-            check_finite(each.audio, "encoding the prompt")
+        for context in contexts:
+            check_finite(context.video, "encoding the prompt")
+            check_finite(context.audio, "encoding the prompt")
         return contexts
 
 

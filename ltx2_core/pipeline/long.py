@@ -88,8 +88,8 @@ def sample_long(
         sample_window,
         clean,
         stage.windows,
-        strength=windowing.overlap_strength,
-        adain=windowing.drift_control,
+        overlap_strength=windowing.overlap_strength,
+        drift_control=windowing.drift_control,
         store=cache,
         settings=settings,
     )
@@ -152,7 +152,6 @@ def _size_of(state: AVState) -> LatentSize:
     )
 
 
-
 def window_cache(stage: Sample, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
     """Return where the finished windows of a clip are kept.
 
@@ -164,9 +163,7 @@ def window_cache(stage: Sample, engine: Engine, folder: str | Path | None, negat
         folder: None keeps nothing.
         negative: contexts of the negative prompt, if anything asks for one.
     """
-    loras = engine.loras if stage.loras is None else stage.loras
+    loras = stack_identity(engine.loras if stage.loras is None else stage.loras)
     wanted = negative if stage.sampling.needs_negative else None
-    identity = fingerprint(
-        engine.models.files, stage.sampling, engine.dtype(TRANSFORMER), engine.blueprint.title, stack_identity(loras), wanted
-    )
-    return DiskCache(folder, identity, "window")
+    weights = engine.models.files, engine.blueprint.title, engine.dtype(TRANSFORMER)
+    return DiskCache(folder, fingerprint(weights, stage.sampling, loras, wanted), "window")

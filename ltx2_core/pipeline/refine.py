@@ -13,7 +13,7 @@ from ..health import latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import Room, StageNeed, explain_refusal, place
-from ..sampling import SAMPLERS, Step, Tiles
+from ..sampling import Step, Tiles
 from .blueprint import Blueprint
 from .long import Script
 from .sample import FLOAT32, Hooks, SampleInputs, Sampling, input_bytes, need_of_passes, sample
@@ -88,7 +88,7 @@ class Refine(Stage):
         assert self.size.video is not None
         tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.passes
         sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
-        steps = self.sampling.steps * SAMPLERS[self.sampling.settings.sampler].calls
+        steps = self.sampling.steps * self.sampling.sampler.calls
         tile = replace(self.size, video=tiles.largest(self.size.video))
         one = need_of_passes(blueprint, tile, passes, steps, name=self.name)
         if sweeps > 1:

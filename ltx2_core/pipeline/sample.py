@@ -20,8 +20,21 @@ from ..memory.link import InPlace
 from ..memory.placement import SMALLER, StageNeed, fitting_share
 from ..memory.store import Store
 from ..memory.trace import Cost, cost
-from ..sampling import SAMPLERS, Denoiser, Guidance, Network, Step, StreamGuidance, TiledNetwork, Tiles, count_runs, one_by_one, schedules
+from ..sampling import (
+    SAMPLERS,
+    Denoiser,
+    Guidance,
+    Network,
+    Step,
+    StreamGuidance,
+    TiledNetwork,
+    Tiles,
+    count_runs,
+    one_by_one,
+    schedules,
+)
 from ..sampling.guidance import perturbation_of
+from ..sampling.samplers import Sampler
 from ..sampling.windows import Window, Windowing
 from ..seeds import Seeds
 from ..settings import SamplingSettings
@@ -61,14 +74,19 @@ class Sampling:
         return len(self.sigmas) - 1
 
     @property
+    def sampler(self) -> Sampler:
+        """The row of the sampler; euler where none is named."""
+        return SAMPLERS[self.settings.sampler or "euler"]
+
+    @property
     def needs_negative(self) -> bool:
         """Whether a negative prompt is needed."""
-        return self.guidance.needs_negative(SAMPLERS[self.settings.sampler])
+        return self.guidance.needs_negative(self.sampler)
 
     @property
     def reason_for_negative(self) -> str:
         """What asks for a negative prompt, as the beginning of a sentence."""
-        if SAMPLERS[self.settings.sampler].needs_negative:
+        if self.sampler.needs_negative:
             return f"The sampler {self.settings.sampler} looks at the negative prompt"
         scale = max(row.text_scale for row in self.guidance.rows)
         return f"A text scale is {scale:g}" if scale > 1 else "A NAG scale is not 1"
@@ -80,7 +98,7 @@ class Sampling:
 
     def passes(self, both_streams: bool) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
-        return tuple(self.guidance.passes(both_streams, SAMPLERS[self.settings.sampler].needs_negative))
+        return tuple(self.guidance.passes(both_streams, self.sampler.needs_negative))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +196,7 @@ class _Solver:
         def pack(latent: AVLatent) -> AVLatent:
             return state.map(State.packed, latent, start)
 
-        sampler = SAMPLERS[settings.sampler]
+        sampler = self.sampling.sampler
         denoise = Denoiser(
             self.network,
             state,

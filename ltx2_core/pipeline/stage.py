@@ -70,8 +70,9 @@ class Networks:
     def __init__(self, networks: Mapping[NetworkKey[Any], Any]):
         self._networks = dict(networks)
 
-    def __contains__(self, key: NetworkKey[Any]) -> bool:
-        return key in self._networks
+    def find(self, key: NetworkKey[N]) -> N | None:
+        """Return the network of ``key``; None if it is not among them."""
+        return cast(N | None, self._networks.get(key))
 
     def __getitem__(self, key: NetworkKey[N]) -> N:
         return cast(N, self._networks[key])
@@ -208,7 +209,7 @@ class Engine(Protocol):
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in."""
 
-    def room(self, key: NetworkKey[Any]) -> Room:
+    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what a stage that streams this network may take now."""
 
     def follow(self, plan: Any) -> None:

@@ -60,7 +60,9 @@ class Stages:
         """
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams)
         second = request.second
-        final = measure_conditions(request.request.conditions, request.final, request.streams) if second.refine else ahead
+        final = (
+            measure_conditions(request.request.conditions, request.final, request.streams) if second.refine else ahead
+        )
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
@@ -131,7 +133,7 @@ def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:
     for file in request.second.upscalers:
         key = upscaler_key(file)
         yield Upscale(key, file.config, shape.video_latent, engine.dtype(key))
-        shape = file.config.clip(shape)
+        shape = file.config.upscaled_shape(shape)
 
 
 def _audio_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeAudio | None:
@@ -184,4 +186,3 @@ def stages_of_clip(
     if blueprint.has("video_decoder"):
         stages.append(DecodeVideo(shape.video_latent))
     return stages
-

@@ -244,6 +244,17 @@ class Guidance:
         """The NAG settings with the negative prompt's ``context`` (B, L, D)."""
         return Nag(context, self.nag_scale, self.nag_limit, self.nag_blend)
 
+    def describe(self) -> str:
+        """Say in a few words what is not neutral."""
+        blocks = ", ".join(map(str, self.stg_blocks))
+        parts = {
+            f"text {self.text_scale:g}": "negative" in self.passes,
+            f"cross-modal {self.cross_modal_scale:g}": "isolated" in self.passes,
+            f"STG {self.stg_scale:g} in block {blocks}": "perturbed" in self.passes,
+            f"rescale {self.rescale:g}": self.rescale != 0,
+        }
+        return ", ".join(words for words, is_said in parts.items() if is_said) or "no guidance"
+
     def combine(self, x0: Mapping[str, Tensor]) -> Tensor:
         """Add up the terms and take back contrast, in float32.
 

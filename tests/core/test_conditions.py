@@ -5,6 +5,10 @@ from importlib import import_module
 
 import pytest
 import torch
+from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
+from ltx2_core.long import Within, extent
+from ltx2_core.memory.plan import plan
+from ltx2_core.memory.stages import Extent
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -25,14 +29,9 @@ from ltx2_core.conditioning.conditions import (
 )
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.disk_cache import fingerprint
-from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
 from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.long import Within, extent
-from ltx2_core.media import write_video
-from ltx2_core.memory.plan import plan
-from ltx2_core.memory.stages import Extent
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.windows import Segment, Windowing, split_windows
 

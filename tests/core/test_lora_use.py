@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ltx2_core.memory.residency import Residency
+from ltx2_core.run import Run
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,8 +21,6 @@ from ltx2_core.fields import check_settings, settings_of
 from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
 from ltx2_core.lora.names import STREAMS
 from ltx2_core.lora.stack import for_component, parse_blocks, parse_lora_argument, parse_schedule, text_identity
-from ltx2_core.memory.residency import Residency
-from ltx2_core.run import Run
 from ltx2_core.sampling import Guidance
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}

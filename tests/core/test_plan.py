@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import key_list
+from ltx2_core.memory.plan import DEVICE, DISK, HOST, place, plan
+from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, Weights
+from ltx2_core.refine import MOST, refining, tiles_for
 from peak import Peak
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,11 +32,8 @@ from ltx2_core.memory import Plain, Store, stages
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import CARDS, GIB, Machine, machine_named, pinnable, this_machine
-from ltx2_core.memory.plan import DEVICE, DISK, HOST, place, plan
-from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, Weights
 from ltx2_core.memory.trace import Cost, cost
 from ltx2_core.memory.unit import Slot
-from ltx2_core.refine import MOST, refining, tiles_for
 from ltx2_core.sampling import Tiles
 from ltx2_core.text import GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH

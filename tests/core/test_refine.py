@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from ltx2_core.refine import SecondStage, find_distilled_lora
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -18,7 +19,6 @@ from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.lora import Strengths
 from ltx2_core.mini.upscaler import pairs
-from ltx2_core.refine import SecondStage, find_distilled_lora
 from ltx2_core.sampling import Tiles, recipes
 from ltx2_core.sampling.schedules import starting_at
 from ltx2_core.sampling.windows import Segment

@@ -16,23 +16,22 @@ import ltx2_core as ltx2
 from ltx2_core import Clip, Models
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
-from ltx2_core.conditioning.given import (
-    Beginning,
-    Film,
-    Footage,
+from ltx2_core.conditioning.conditions import (
+    AudioSource,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
     Picture,
-    Recording,
-    ReferenceClip,
-    Region,
+    ReferenceVideo,
     RetakeRange,
-    Sound,
+    VideoSource,
 )
-from ltx2_core.long import Windowing
-from ltx2_core.lora import Lora, Strengths, keyframes, open_lora
-from ltx2_core.refine import SecondStage
+from ltx2_core.lora import Lora, Strengths, StrengthSchedule, open_lora
 from ltx2_core.sampling import Guidance, Tiles
 from ltx2_core.sampling.guidance import GuidanceBySigma
-from ltx2_core.sampling.windows import Segment
+from ltx2_core.sampling.windows import Segment, Windowing
+from ltx2_core.settings import SecondStage
 
 PROMPT = "a red ball bounces twice on the left"
 ANOTHER = "a green ball bounces three times on the right in a dark room"
@@ -62,9 +61,9 @@ def tone(seconds: float, rate: int = 24_000) -> Tensor:
     return (torch.stack([0.5 * ring, 0.2 * ring]) + 0.01 * noise).clamp(-1, 1)
 
 
-def recording(seconds: float = 1.5) -> Recording:
+def recording(seconds: float = 1.5) -> AudioSource:
     """Return the tones as a sound that can be given."""
-    return Recording(tone(seconds), 24_000)
+    return AudioSource(tone(seconds), 24_000)
 
 
 def lora(name: str) -> Lora:
@@ -88,44 +87,50 @@ def text(models: Models) -> Clip:
 
 def image(models: Models) -> Clip:
     """From a first picture, compressed as the model was trained."""
-    return make(models, given=[Picture(ball(1))], fps="23.976", sampler="euler_ancestral", video=Guidance(2))
+    return make(models, conditions=[Picture(ball(1))], fps="23.976", sampler="euler_ancestral", video=Guidance(2))
 
 
 def keyframes_at_three_places(models: Models) -> Clip:
     """Between pictures: a compressed first one, a weaker last one, and a short video in the middle as extra tokens."""
-    given = [Picture(ball(1), crf=20), Picture(ball(1), -1, 0.7, crf=0), Picture(ball(9), 8, append=True)]
-    return make(models, given=given, frames=FRAMES, audio=Guidance(2))
+    given = [
+        Picture(ball(1), compression=20),
+        Picture(ball(1), -1, 0.7, compression=0),
+        Picture(ball(9), 8, append=True),
+    ]
+    return make(models, conditions=given, frames=FRAMES, audio=Guidance(2))
 
 
 def audio_to_video(models: Models) -> Clip:
     """A picture for a sound that is shorter than the clip."""
-    return make(models, given=[Sound(recording(1.0), noise=0.1)], frames=FRAMES, video=Guidance(3))
+    return make(models, conditions=[KeepAudio(recording(1.0), noise=0.1)], frames=FRAMES, video=Guidance(3))
 
 
 def video_to_audio(models: Models) -> Clip:
     """A sound for a film of another frame rate."""
-    return make(models, given=[Film(Footage(ball(45), fps=Fraction(30)))], frames=FRAMES, audio=Guidance(3))
+    return make(
+        models, conditions=[KeepVideo(VideoSource(ball(45), fps=Fraction(30)))], frames=FRAMES, audio=Guidance(3)
+    )
 
 
 def retake(models: Models) -> Clip:
     """Half a second of a film and its sound made anew."""
-    given = [Beginning(Footage(ball(FRAMES)), recording()), RetakeRange(0.5, 1.0)]
-    return make(models, given=given, frames=FRAMES, steps=3, sampler="dpmpp_2m")
+    given = [InitClip(VideoSource(ball(FRAMES)), recording()), RetakeRange(0.5, 1.0)]
+    return make(models, conditions=given, frames=FRAMES, steps=3, sampler="dpmpp_2m")
 
 
 def inpaint(models: Models) -> Clip:
     """The right half of a film made anew, its sound kept."""
     mask = torch.zeros(1, HEIGHT, WIDTH)
     mask[..., WIDTH // 2 :] = 1
-    given = [Beginning(Footage(ball(17)), recording(0.8)), Region(mask, feather=1)]
-    return make(models, given=given, video=Guidance(2))
+    given = [InitClip(VideoSource(ball(17)), recording(0.8)), InpaintMask(mask, feather=1)]
+    return make(models, conditions=given, video=Guidance(2))
 
 
 def ic_lora(models: Models) -> Clip:
     """A reference video that an IC-LoRA follows, with a second LoRA that fades out by step."""
-    fading = Strengths(0.8, audio=0.5, schedule=keyframes([(0, 1.0), (2, 0.25)]), by_step=True)
-    reference = ReferenceClip(Footage(ball(17, (1.0, 1.0, 1.0))), strength=0.9, attention=0.8)
-    return make(models, given=[reference], loras=[(lora("ic-motion"), Strengths()), (lora("golden-ball"), fading)])
+    fading = Strengths(0.8, audio=0.5, schedule=StrengthSchedule.through([(0, 1.0), (2, 0.25)]), schedule_over="steps")
+    reference = ReferenceVideo(VideoSource(ball(17, (1.0, 1.0, 1.0))), strength=0.9, attention=0.8)
+    return make(models, conditions=[reference], loras=[(lora("ic-motion"), Strengths()), (lora("golden-ball"), fading)])
 
 
 def long_guided(models: Models) -> Clip:
@@ -133,8 +138,8 @@ def long_guided(models: Models) -> Clip:
     return make(
         models,
         frames=65,
-        given=[Picture(ball(1), 40, crf=0)],
-        windowing=Windowing(33, 16, drift=0.5),
+        conditions=[Picture(ball(1), 40, compression=0)],
+        windowing=Windowing(33, 16, drift_control=0.5),
         segments=[Segment(1.0, ANOTHER), Segment(2.0, "a blue ball bounces once in the middle")],
         video=Guidance(2),
         audio=Guidance(2),
@@ -146,8 +151,8 @@ def long_unguided(models: Models) -> Clip:
     return make(
         models,
         frames=57,
-        given=[Sound(recording(2.4))],
-        windowing=Windowing(33, 8, strength=0.8),
+        conditions=[KeepAudio(recording(2.4))],
+        windowing=Windowing(33, 8, overlap_strength=0.8),
         segments=[Segment(1.5, ANOTHER)],
     )
 
@@ -155,7 +160,7 @@ def long_unguided(models: Models) -> Clip:
 def two_stages_in_tiles(models: Models) -> Clip:
     """A small clip enlarged by two and refined in four tiles, with the picture given at both sizes."""
     second = SecondStage((open_upscaler(BUILT_IN),), tiles=Tiles((1, 2, 2), (0, 1, 1)))
-    return make(models, width=192, height=128, second=second, given=[Picture(ball(1), crf=0)])
+    return make(models, width=192, height=128, second=second, conditions=[Picture(ball(1), compression=0)])
 
 
 def hq(models: Models) -> Clip:

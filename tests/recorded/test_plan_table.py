@@ -9,12 +9,12 @@ import re
 
 import pytest
 from golden import FOLDER
+from ltx2_core.memory.stages import FORMATS
 from recorded.record import RECORDING
 
 from benchmarks import plan_table
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB
-from ltx2_core.memory.stages import FORMATS
 
 PATH = FOLDER / "plan_table.md"
 VERSION, RAM = "2.3", 64 * GIB
