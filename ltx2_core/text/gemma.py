@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, LTX2Error
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -135,4 +135,7 @@ class GemmaEncoder(nn.Module):
                     setattr(self.model, name, type(module)(module.config))
             self.model.embed_tokens.embed_scale = torch.tensor(self.config.width**0.5)
         if lost := [name for name, table in self.model.named_buffers() if table.is_meta]:
-            raise RuntimeError(f"This release of transformers keeps tables in Gemma 3 that we do not know: {lost}.")
+            raise LTX2Error(
+                f"This release of transformers keeps unknown tables in Gemma 3: {', '.join(lost)}. Install an older "
+                "release."
+            )

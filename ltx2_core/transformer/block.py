@@ -120,7 +120,8 @@ class TextAttention(Attention):
     def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
         context = text.context
         if text.modulation is not None and table is not None:
-            context = modulate(context.clone(), *text.modulation(table, 0, 1))
+            shift, scale = text.modulation(table, 0, 1)
+            context = modulate(context.clone(), shift, scale)
         return self.project_key_value(context)
 
 

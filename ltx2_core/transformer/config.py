@@ -36,7 +36,7 @@ class StreamConfig:
     channels_out: int
     heads: int
     head_dim: int
-    context_width: int  # of the text context that the blocks see
+    context_width: int  # of the text context in the blocks
     max_positions: tuple[float, ...]  # one per axis: seconds, then pixels
 
     @property

@@ -151,7 +151,8 @@ class StreamIO(nn.Module):
     def to_velocity(self, state: StreamState) -> Tensor:
         """Map the state after the last block to the velocity (B, N, C)."""
         x = F.layer_norm(state.x, state.x.shape[-1:], eps=self.config.eps)
-        return self.project_out(modulate(x, *state.embedded(self.modulation, 0, 1)))
+        shift, scale = state.embedded(self.modulation, 0, 1)
+        return self.project_out(modulate(x, shift, scale))
 
 
 class Transformer(nn.Module):
@@ -238,7 +239,7 @@ def _distinct_levels(sigma: Tensor, timesteps: Tensor | None) -> tuple[Tensor, T
 
 
 def _context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """0 where a token of the context may be seen, the lowest number where not; (B, L) to (B, 1, 1, L)."""
+    """0 for valid tokens of the context, the lowest number for hidden ones; (B, L) to (B, 1, 1, L)."""
     if mask is None:
         return None
     return ((mask.to(dtype) - 1) * torch.finfo(dtype).max)[:, None, None]

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from ltx2_core.audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, encode_waveform
 from ltx2_core.audio_vae.layers import Downsample
 from ltx2_core.checkpoint.keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from ltx2_core.errors import CheckpointError
 
 CASES = {"encoder": (AudioEncoder, AUDIO_ENCODER, 21_333_008), "decoder": (AudioDecoder, AUDIO_DECODER, 31_915_138)}
 SHALLOW = {"ch_mult": [1, 1, 1], "num_res_blocks": 0}  # as in the miniature
@@ -157,14 +158,14 @@ def test_half_precision_weights_take_float32_frames():
 
 @pytest.mark.parametrize("key, value", [("attn_resolutions", [16]), ("mid_block_add_attention", True)])
 def test_attention_is_refused_asked_for_or_not_ruled_out(key, value):
-    with pytest.raises(ValueError, match=f"{key}: {value}".replace("[", r"\[")):
+    with pytest.raises(CheckpointError, match=f"{key}: {value}".replace("[", r"\[")):
         AudioVAEConfig.from_json(section(**{key: value}))
     silent = section()
     del silent["model"]["params"]["ddconfig"][key]
-    with pytest.raises(ValueError, match=f"{key}: missing"):
+    with pytest.raises(CheckpointError, match=f"{key}: missing"):
         AudioVAEConfig.from_json(silent)
 
 
 def test_other_norms_are_refused():
-    with pytest.raises(ValueError, match="norm_type: 'group'"):
+    with pytest.raises(CheckpointError, match="norm_type: 'group'"):
         AudioVAEConfig.from_json(section(norm_type="group"))

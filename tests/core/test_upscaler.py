@@ -15,6 +15,7 @@ from ltx2_core import tiny
 from ltx2_core.checkpoint import CheckpointError, open_models
 from ltx2_core.checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler, video_statistics
+from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
@@ -157,12 +158,12 @@ def test_other_files_are_refused(tmp_path):
             build_upscaler(open_upscaler(other))
 
     refused(
-        "other.safetensors is not a latent upscaler of LTX-2: it has a.lora_A.weight. Choose",
+        "other.safetensors is not a latent upscaler .*a.lora_A.weight",
         {"a.lora_A.weight": tensors["final_conv.bias"]},
     )
     refused("is not a latent upscaler", {key: value for key, value in tensors.items() if "upsampler" not in key})
     refused("lacks tensors: final_conv.bias", {key: tensors[key] for key in tensors if key != "final_conv.bias"})
-    refused("other.safetensors: This upscaler has 2 dims; those of LTX-2 have 3", tensors, dims=2)
+    refused("other.safetensors: .* 2 dims; .* 3", tensors, dims=2)
     refused("enlarges space by 1 and time by 1; choose", tensors, spatial_upsample=False)
     refused("enlarges space by 2.5", tensors, rational_resampler=True, spatial_scale=2.5)
     refused("has wrongly shaped tensors: final_conv.weight", tensors, mid_channels=64, num_blocks_per_stage=1)
@@ -170,9 +171,9 @@ def test_other_files_are_refused(tmp_path):
 
 def test_foreign_latents_are_refused(tmp_path):
     upscaler = build_upscaler(open_upscaler(tiny.write_upscaler(tmp_path)), torch.float32)
-    with pytest.raises(ValueError, match="has 16 channels, the upscaler expects 128"):
+    with pytest.raises(SettingError, match=r"16 channels, .* 128"):
         upscaler(torch.zeros(1, 16, 1, 2, 2))
-    with pytest.raises(ValueError, match="no video stream"):
+    with pytest.raises(SettingError, match="no video"):
         upscale(upscaler, AVLatent(None, torch.zeros(1, 8, 4, 16)), Fraction(24), ChannelStatistics(128))
 
 

@@ -11,6 +11,7 @@ from agreement import compare
 from torch.testing import assert_close
 
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
+from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.video_vae import (
     Tiling,
     VideoDecoder,
@@ -270,7 +271,7 @@ def test_only_compress_all_has_a_skip():
     ],
 )
 def test_unsupported_configs_are_refused(changes, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         VideoVAEConfig.from_json(section("2.0", **changes))
 
 
@@ -336,7 +337,7 @@ def test_upsampling_adds_the_repeated_input():
 
 def test_odd_pictures_are_refused_and_surplus_frames_dropped():
     encoder = VideoEncoder(VideoVAEConfig.from_json(narrow("mini")))
-    with pytest.raises(ValueError, match=r"100x64 .* multiples of 32, for example 96x64"):
+    with pytest.raises(SettingError, match=r"100x64 .* 32, .* 96x64"):
         encoder(picture(1, 3, 1, 64, 100))
     assert encoder.crop(picture(1, 3, 20, 32, 32)).shape[2] == 17
     assert encoder.crop(picture(1, 3, 8, 32, 32)).shape[2] == 1
@@ -344,9 +345,9 @@ def test_odd_pictures_are_refused_and_surplus_frames_dropped():
 
 def test_foreign_and_too_small_latents_are_refused():
     decoder = VideoDecoder(VideoVAEConfig.from_json(narrow("2.0")))
-    with pytest.raises(ValueError, match="16 channels, the video VAE expects 8"):
+    with pytest.raises(SettingError, match=r"16 channels.* 8"):
         decoder(noise(1, 16, 1, 2, 2))
-    with pytest.raises(ValueError, match="2x2, that is 64x64 pixels"):
+    with pytest.raises(SettingError, match="64x64 pixels"):
         decoder(noise(1, 8, 1, 1, 4))
 
 
@@ -463,7 +464,7 @@ def test_a_streamed_video_is_encoded_as_a_whole_one_but_never_held_whole(size):
     streamed = encode_stream(encoder, (chunk.clone() for chunk in pixels.split(size, dim=2)), 145, tiling)
     assert max(held) < 33 + size
     assert torch.equal(streamed, encode_stream(encoder, [pixels], 145, tiling))
-    with pytest.raises(ValueError, match="The video ends after 150 of 161 frames"):
+    with pytest.raises(SettingError, match="150 of 161 frames"):
         encode_stream(encoder, pixels.split(size, dim=2), 161, tiling)
 
 
@@ -495,19 +496,19 @@ def test_a_tile_is_where_decoding_can_be_stopped():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"tile_size": 100}, "Tiles of 100 pixels do not fit: use a multiple of 32, at least 64"),
+        ({"tile_size": 100}, "100 pixels .* 32, at least 64"),
         ({"tile_size": 32}, "at least 64"),
-        ({"tile_overlap": 768}, "768 pixels cannot overlap by 768: use a multiple of 32 from 0 to 736"),
-        ({"tile_frames": 20}, "Tiles of 20 frames do not fit: use a multiple of 8, at least 16"),
-        ({"frame_overlap": 12}, "cannot overlap by 12"),
-        ({"frame_overlap": -8}, "cannot overlap by -8"),
+        ({"tile_overlap": 768}, "768 pixels .* by 768: .* 32 from 0 to 736"),
+        ({"tile_frames": 20}, "20 frames .* 8, at least 16"),
+        ({"frame_overlap": 12}, "by 12"),
+        ({"frame_overlap": -8}, "by -8"),
     ],
 )
 def test_impossible_tiles_are_refused(wrong, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(SettingError, match=words):
         Tiling(**wrong)
 
 
 def test_encoding_needs_more_overlap():
-    with pytest.raises(ValueError, match="at least 64 pixels and 16 frames"):
+    with pytest.raises(SettingError, match="64 pixels and 16 frames"):
         encode_stream(CopyEncoder(), [picture(1, 3, 9, 64, 64)], 9, Tiling(tile_overlap=32))
