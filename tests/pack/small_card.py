@@ -27,9 +27,14 @@ pack = importlib.util.module_from_spec(spec)
 sys.modules["ltx2_av"] = pack
 spec.loader.exec_module(pack)
 host = importlib.import_module("ltx2_av.nodes.host")
-memory = importlib.import_module("ltx2_av.ltx2_core.memory")
-stages = importlib.import_module("ltx2_av.ltx2_core.memory.stages")
+engine = importlib.import_module("ltx2_av.nodes.engine")
+machines = importlib.import_module("ltx2_av.ltx2_core.memory.machine")
+partition = importlib.import_module("ltx2_av.ltx2_core.memory.partition")
+placement = importlib.import_module("ltx2_av.ltx2_core.memory.placement")
 trace = importlib.import_module("ltx2_av.ltx2_core.memory.trace")
+blueprints = importlib.import_module("ltx2_av.ltx2_core.pipeline.blueprint")
+plans = importlib.import_module("ltx2_av.ltx2_core.pipeline.plan")
+stages = importlib.import_module("ltx2_av.ltx2_core.pipeline.stage")
 
 MB = 10**6
 CARD = torch.device("cpu", 0)  # the host's own CPU device has no number
@@ -50,8 +55,8 @@ mm.vram_state, mm.lowvram_available = mm.VRAMState.NORMAL_VRAM, True
 mm.get_torch_device = lambda: CARD
 mm.soft_empty_cache = lambda force=False: None
 host.DEVICES = dict.fromkeys(host.DEVICES, lambda: CARD)
-host.machine = lambda device: memory.machine.CARDS["RTX 4070"]
-stages.KERNELS = 0
+host.machine = lambda device: machines.CARDS["RTX 4070"]
+placement.KERNEL_WORKSPACE_BYTES = 0
 
 
 class Net(nn.Module):
@@ -72,15 +77,46 @@ class Core(nn.Module):
 
 
 net = Net().requires_grad_(False)
-network = host.Network("transformer", "transformer", torch.float32, lambda: net, "a test")
-need = stages.Need("sampling", stages.Weights.of(net), trace.Cost(peak=WORK), runs=4)
+network = engine.HostNetwork("transformer", CARD, torch.float32, lambda: [net], "a test")
+need = placement.StageNeed("sampling", partition.Weights.of(net), trace.Cost(peak=WORK), runs=4)
+
+
+class Work(stages.Stage):
+    """The only stage of the model below."""
+
+    name = "sampling"
+    networks = (stages.TRANSFORMER,)
+
+    def need(self, blueprint):
+        return need
+
+
+class Model:
+    """What an engine asks of a loaded model that has one network and no LoRA."""
+
+    models, loras = None, ()
+    shapes = blueprints.Blueprint("a test", {}, {}, None)
+
+    def blueprint(self, gemma=None):
+        return self.shapes
+
+    def dtype(self, component):
+        return torch.float32
+
+    def network(self, key, dtype=None):
+        return network
+
+    def adapters(self, key, prepared, device):
+        return ()
+
+
 x = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
 report, results = {}, []
 
 
-def run(name: str, **limits) -> None:
-    with host.use(network, need=need, **limits) as (ready,):
-        results.append(ready(x))
+def run(name: str, limits=None) -> None:
+    with engine.HostEngine(Model(), limits).use(Work()) as ready:
+        results.append(ready[stages.TRANSFORMER](x))
         most = taken()
     report[name] = {"resident": sum(network.patcher.store.staying), "most": most, "ours": network.patcher.loaded_size()}
 
@@ -93,14 +129,19 @@ mm.load_models_gpu([core], memory_required=10 * MB)
 report["core"] = {"theirs": core.loaded_size(), "ours": network.patcher.loaded_size(), "most": taken()}
 run("after it")
 report["after it"]["theirs"] = core.loaded_size()
-limited = memory.plan.Plan("", None, host.machine(CARD), 60 * MB, 0, (), None)
-run("under a plan", plan=limited)
-run("tight", plan=memory.plan.Plan("", None, host.machine(CARD), 30 * MB, 0, (), None))
+
+
+def limits(nbytes: int):
+    return plans.Plan("", placement.Room(host.machine(CARD), nbytes, 0))
+
+
+run("under a plan", limits(60 * MB))
+run("tight", limits(30 * MB))
 mm.unload_all_models()
 report["unloaded"] = {"ours": network.patcher.loaded_size(), "theirs": core.loaded_size()}
 run("again")
 try:
-    run("too small", plan=memory.plan.Plan("", None, host.machine(CARD), 21 * MB, 0, (), None))
+    run("too small", limits(21 * MB))
 except ValueError as error:
     report["refused"] = str(error)
 report["equal"] = all(torch.equal(result, results[0]) for result in results)
