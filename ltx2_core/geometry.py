@@ -93,6 +93,11 @@ class ClipShape:
         """The length in seconds."""
         return self.frames / self.fps
 
+    def describe(self) -> str:
+        """Say size, length and rate in a few words."""
+        size = f"{self.width} x {self.height}, {self.frames} frames"
+        return f"{size}, {float(self.seconds):.2f} s at {float(self.fps):g} fps"
+
     @property
     def video_latent(self) -> tuple[int, int, int]:
         """(F, H, W) of the video latent."""

@@ -35,6 +35,7 @@ from .sampling import (
     TileSettings,
     schedules,
 )
+from .sampling.recipes import NEGATIVE
 from .sampling.schedules import CUSTOM
 from .sampling.windows import Segment, Window, Windowing
 from .video_vae import Tiling
@@ -53,6 +54,95 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp32": torch.float32,
 }
 SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What is to be seen and heard, and what not."""
+
+    prompt: Annotated[
+        str,
+        Words(lines=True, dynamic=True, shown="a red ball bounces twice on the left"),
+        "What is seen and what is heard, in whole sentences and in the order of events. Up to 1024 tokens are read; "
+        "what comes after them is ignored, and the log says so.",
+    ] = ""
+    negative: Annotated[
+        str | None,
+        Words(lines=True, dynamic=True, shown=NEGATIVE),
+        "What to stay away from, in picture and sound. It works only while a text scale is above 1. Empty means: away "
+        "from the average clip.",
+    ] = None
+    keep_encoded: Annotated[
+        bool,
+        Switch(advanced=True, flag="no-cache"),
+        "Keeps encoded prompts on disk (at most 1 GB), so that a repeated prompt never loads Gemma, also after a "
+        "restart. The prompts themselves are not written down.",
+    ] = True
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Which recipe of the model is followed."""
+
+    steps: Annotated[
+        int, Whole(0, 200), "How many steps; 0 takes the recommended number. Distilled models have exactly 8."
+    ] = 0
+    hq: Annotated[
+        bool,
+        Switch(advanced=True),
+        "The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA. It depends on the "
+        "size of the clip, and names its own sampler.",
+    ] = False
+
+
+@dataclass(frozen=True)
+class OwnClipSettings:
+    """Which part of a clip of one's own is taken, and at which size; 0 takes it as it is."""
+
+    width: Annotated[
+        int,
+        Whole(0, 4096, 32, unit="pixels"),
+        "The clip is resized and cropped to this width. 0 takes its own, or the nearest multiple of 32.",
+    ] = 0
+    height: Annotated[int, Whole(0, 4096, 32, unit="pixels"), "Height in pixels, likewise."] = 0
+    frames: Annotated[
+        int,
+        Whole(0, 100_000, 8, unit="frames"),
+        "How many frames of it to take, 8 k + 1. 0 takes all; what fills no latent is left out.",
+    ] = 0
+    fps: Annotated[
+        float,
+        Number(0, 240, 0.001, 0.001, unit="frames per second"),
+        "Frames per second of the latent; a video of another rate is resampled. 0 takes that of the video, and 24 for "
+        "images.",
+    ] = 0.0
+
+
+@dataclass(frozen=True)
+class ExtendSettings:
+    """How a clip is continued."""
+
+    seconds: Annotated[
+        float,
+        Number(0.1, 3600, 0.1, unit="seconds"),
+        "How much longer it becomes, rounded to a possible number of frames.",
+    ] = 2.0
+
+
+@dataclass(frozen=True)
+class KeyframeSettings:
+    """Where a batch of pictures is shown, and how firmly."""
+
+    frames: Annotated[
+        str,
+        Words(),
+        "The frame of each picture, in the order of the batch: 0 is the first frame of the clip, -1 the last one.",
+    ] = "0, -1"
+    strengths: Annotated[
+        str,
+        Words(),
+        "How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each.",
+    ] = "1"
 
 
 @dataclass(frozen=True)
@@ -96,6 +186,18 @@ class ClipSettings:
     def __post_init__(self) -> None:
         """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood."""
         object.__setattr__(self, "fps", exact_fps(self.fps))
+
+    def nearest(self) -> tuple[ClipShape, list[str]]:
+        """Return the nearest clip that LTX-2 can make, and what had to be changed for it; every size must be set."""
+        assert self.width is not None and self.height is not None and self.frames is not None
+        length = float(self.seconds * self.fps) if self.seconds else self.frames
+        clip = ClipShape(nearest_size(self.width), nearest_size(self.height), nearest_frames(length), self.fps)
+        rows = (
+            ("width", self.width, clip.width, "a multiple of 32"),
+            ("height", self.height, clip.height, "a multiple of 32"),
+            ("frames", round(length), clip.frames, "8 k + 1"),
+        )
+        return clip, [f"{name} {asked} became {made}, {rule}" for name, asked, made, rule in rows if asked != made]
 
     @property
     def length(self) -> int | None:
@@ -341,7 +443,12 @@ class LongClip:
 
     windowing: Windowing = field(default_factory=Windowing)
     segments: tuple[Segment, ...] = ()
-    resume: str | Path | None = None
+    resume: Annotated[
+        str | Path | None,
+        Switch(advanced=True, shown=True),
+        "Keeps finished windows on disk (at most 1 GB), so that a run that was cancelled or broke off goes on where it "
+        "was, also after a restart.",
+    ] = None
 
 
 @dataclass(frozen=True)

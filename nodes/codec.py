@@ -25,7 +25,6 @@ class VideoDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVVideoDecode",
             "Video VAE Decode",
@@ -45,7 +44,6 @@ class VideoDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, plan: Any = None, **tiling: int) -> io.NodeOutput:
-        """Decode all frames."""
         frames = _frames(HostEngine(model, plan, cls), HostLatent(latent), tiling)
         return io.NodeOutput(frames.flatten(0, 1))
 
@@ -55,7 +53,6 @@ class AudioDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVAudioDecode",
             "Audio VAE Decode",
@@ -75,7 +72,6 @@ class AudioDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, fps: float = 0.0) -> io.NodeOutput:
-        """Decode the mel spectrogram."""
         return io.NodeOutput(_mel(HostEngine(model, node=cls), HostLatent(latent, fps)))
 
 
@@ -84,7 +80,6 @@ class VocoderNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVVocoder",
             "Vocoder",
@@ -101,7 +96,6 @@ class VocoderNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, mel: MelSpectrogram) -> io.NodeOutput:
-        """Run the vocoder."""
         return io.NodeOutput(_audio(HostEngine(model, node=cls), mel))
 
 
@@ -110,7 +104,6 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVDecode",
             "Decode to Video",
@@ -159,7 +152,6 @@ class Decode(io.ComfyNode):
         images: Tensor | None = None,
         **tiling: int,
     ) -> io.NodeOutput:
-        """Decode picture and sound."""
         engine, content = HostEngine(model, plan, cls), HostLatent(latent, fps)
         batch = len(content.video)
         sound = _sound(engine, content, audio)

@@ -14,9 +14,11 @@ from ..ltx2_core.conditioning.conditions import (
     ReferenceVideo,
     RetakeRange,
     SoundPart,
+    pair_keyframes,
 )
 from ..ltx2_core.errors import SettingError
-from .inputs import conditions_input, conditions_output, numbers_of, picture_inputs, schema, widgets
+from ..ltx2_core.settings import KeyframeSettings
+from .inputs import conditions_input, conditions_output, picture_inputs, schema, widgets
 from .values import Audio, Chain, audio_source, video_source
 
 
@@ -25,7 +27,6 @@ class ImageCondition(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVImage",
             "Image to Video",
@@ -48,7 +49,6 @@ class ImageCondition(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, conditions: Chain | None = None, **settings: Any) -> io.NodeOutput:
-        """Add the picture."""
         return io.NodeOutput((*(conditions or ()), Picture(image[..., :3], **settings)))
 
 
@@ -57,7 +57,6 @@ class Keyframes(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVKeyframes",
             "Keyframes",
@@ -67,17 +66,7 @@ class Keyframes(io.ComfyNode):
             aliases=["keyframe interpolation", "first last frame", "flf2v", "guide frames", "image list"],
             inputs=[
                 io.Image.Input("images", tooltip="The pictures, as a batch; ComfyUI's Batch Images joins single ones."),
-                io.String.Input(
-                    "frames",
-                    default="0, -1",
-                    tooltip="The frame of each picture, in the order of the batch: 0 is the first frame of the clip, "
-                    "-1 the last one.",
-                ),
-                io.String.Input(
-                    "strengths",
-                    default="1",
-                    tooltip="How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each.",
-                ),
+                *widgets(KeyframeSettings, "frames", "strengths"),
                 conditions_input(),
                 *widgets(Picture, "compression", "append"),
             ],
@@ -88,8 +77,7 @@ class Keyframes(io.ComfyNode):
     def execute(
         cls, images: Tensor, frames: str, strengths: str, conditions: Chain | None = None, **settings: Any
     ) -> io.NodeOutput:
-        """Add all pictures."""
-        pairs = _paired(len(images), frames, strengths)
+        pairs = pair_keyframes(len(images), frames, strengths)
         pictures = [
             Picture(image[None, ..., :3], frame, strength, **settings)
             for image, (frame, strength) in zip(images, pairs)
@@ -97,24 +85,11 @@ class Keyframes(io.ComfyNode):
         return io.NodeOutput((*(conditions or ()), *pictures))
 
 
-def _paired(count: int, frames: str, strengths: str) -> list[tuple[int, float]]:
-    """Return frame and strength of each of ``count`` pictures."""
-    places = [int(number) for number in numbers_of("frames", frames, whole=True)]
-    firm = numbers_of("strengths", strengths)
-    if len(places) != count or len(firm) not in (1, count):
-        raise SettingError(
-            f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
-            "picture, and one strength for each or for all."
-        )
-    return list(zip(places, firm * count if len(firm) == 1 else firm))
-
-
 class AudioToVideo(io.ComfyNode):
     """Sound, for which a picture is made."""
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVAudioToVideo",
             "Audio to Video",
@@ -137,7 +112,6 @@ class AudioToVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: Audio, noise: float = 0.0, conditions: Chain | None = None, **part: float) -> io.NodeOutput:
-        """Add the sound."""
         return io.NodeOutput((*(conditions or ()), KeepAudio(audio_source(audio, SoundPart(**part)), noise)))
 
 
@@ -146,7 +120,6 @@ class VideoToAudio(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVVideoToAudio",
             "Video to Audio",
@@ -160,7 +133,6 @@ class VideoToAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor | None = None, video: Any = None, conditions: Chain | None = None) -> io.NodeOutput:
-        """Add the video."""
         return io.NodeOutput((*(conditions or ()), KeepVideo(video_source(images, video))))
 
 
@@ -169,7 +141,6 @@ class ReferenceAudioNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVReferenceAudio",
             "Reference Audio",
@@ -188,7 +159,6 @@ class ReferenceAudioNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: Audio, strength: float, conditions: Chain | None = None, **part: float) -> io.NodeOutput:
-        """Add the sound."""
         return io.NodeOutput((*(conditions or ()), ReferenceAudio(audio_source(audio, SoundPart(**part)), strength)))
 
 
@@ -197,7 +167,6 @@ class ReferenceVideoNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVReferenceVideo",
             "Reference Video",
@@ -228,7 +197,6 @@ class ReferenceVideoNode(io.ComfyNode):
         conditions: Chain | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        """Add the reference."""
         reference = ReferenceVideo(video_source(images, video), **settings, mask=mask)
         return io.NodeOutput((*(conditions or ()), reference))
 
@@ -238,7 +206,6 @@ class RetakeNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVRetake",
             "Retake",
@@ -252,7 +219,6 @@ class RetakeNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, start: float, end: float, streams: str, conditions: Chain | None = None) -> io.NodeOutput:
-        """Add the range."""
         if start >= end:
             raise SettingError(
                 f"The range to retake goes from {start:g} s to {end:g} s; it must end after its beginning."
@@ -265,7 +231,6 @@ class InpaintNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVInpaint",
             "Inpaint",
@@ -287,5 +252,4 @@ class InpaintNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask: Tensor, feather: int, sound: bool, conditions: Chain | None = None) -> io.NodeOutput:
-        """Add the mask."""
         return io.NodeOutput((*(conditions or ()), InpaintMask(mask, feather, sound)))

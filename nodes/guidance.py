@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
-from ..ltx2_core.sampling import Guidance, Recipe, StreamGuidance
-from ..ltx2_core.settings import GuidanceRange, ScheduleSettings, parse_stg_blocks
+from ..ltx2_core.sampling import Guidance, StreamGuidance
+from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from . import host
 from .engine import LoadedModel
 from .inputs import guidance_input, latent_input, model_input, schema, settings_from, widgets
@@ -20,7 +20,6 @@ class GuidanceNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVGuidance",
             "Guidance",
@@ -49,7 +48,6 @@ class GuidanceNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, guidance: StreamGuidance | None = None, stg_blocks: str = "auto", **settings: Any
     ) -> io.NodeOutput:
-        """Add these settings to what comes in."""
         where = settings_from(GuidanceRange, settings)
         blocks = parse_stg_blocks(stg_blocks, recipe_of(model.models), model.models.layers)
         return io.NodeOutput(where.apply(guidance or StreamGuidance(), Guidance(**settings, stg_blocks=blocks)))
@@ -60,7 +58,6 @@ class RecipeNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVRecipe",
             "Recipe",
@@ -70,22 +67,8 @@ class RecipeNode(io.ComfyNode):
             aliases=["defaults", "preset", "recommended settings", "scheduler", "official settings"],
             inputs=[
                 model_input("The LTX-2 model; distilled ones are told by the name of their file."),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=200,
-                    optional=True,
-                    tooltip="0 takes the recommended number. Distilled models have exactly 8.",
-                ),
-                io.Boolean.Input(
-                    "hq",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA: "
-                    "connect latent, and choose the sampler that the node names.",
-                ),
+                *widgets(RecipeSettings, "steps", optional=True),
+                *widgets(RecipeSettings, "hq"),
                 latent_input("The clip that hq is for: its size shifts the steps.", optional=True),
             ],
             outputs=[
@@ -99,12 +82,14 @@ class RecipeNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, steps: int = 0, hq: bool = False, latent: Latent | None = None
     ) -> io.NodeOutput:
-        """Look the recipe up."""
         recipe, tokens = recipe_of(model.models, hq), _tokens(latent)
         if recipe.by_tokens and tokens is None:
             raise SettingError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
         sigmas = recipe.sigmas(steps or None, tokens=tokens)
-        host.show_text(cls.hidden.unique_id, _describe_recipe(recipe, model, len(sigmas) - 1, hq))
+        host.show_text(
+            cls.hidden.unique_id,
+            recipe.describe(f"{model.models.kind} hq" if hq else model.models.kind, len(sigmas) - 1),
+        )
         return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
 
 
@@ -114,25 +99,11 @@ def _tokens(latent: Latent | None) -> int | None:
     return None if video is None else video[0, 0].numel()
 
 
-def _describe_recipe(recipe: Recipe, model: LoadedModel, steps: int, hq: bool) -> str:
-    kind = "miniature" if model.models.is_miniature else "distilled" if model.models.distilled else "dev"
-    lines = [
-        f"LTX-{model.models.version} {kind}{' hq' if hq else ''}: {recipe.schedule}, {steps} steps",
-        f"picture: {recipe.video.describe()}",
-        f"sound: {recipe.audio.describe()}",
-        f"sampler: {recipe.sampler}",
-    ]
-    if recipe.lora:
-        lines.append(f"distilled LoRA: strength {recipe.lora:g}")
-    return "\n".join(lines)
-
-
 class ScheduleNode(io.ComfyNode):
     """The noise levels of a run."""
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVSchedule",
             "Schedule",
@@ -156,7 +127,6 @@ class ScheduleNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: Latent | None = None, **settings: Any) -> io.NodeOutput:
-        """Compute the noise levels."""
         schedule = ScheduleSettings(**settings)
         if schedule.note:
             host.show_text(cls.hidden.unique_id, schedule.note)

@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import Choice, Look, Number, Seed, Setting, Slider, Switch, Whole, Words, settings_of
 from .values import ConditionsType, GuidanceType, ModelType, PlanType, WindowsType
 
@@ -197,16 +196,3 @@ def fps_input(tooltip: str) -> io.Input:
 def latent_output(tooltip: str) -> io.Output:
     """Return the socket of a latent with both streams."""
     return io.Latent.Output(display_name="av_latent", tooltip=tooltip)
-
-
-def numbers_of(name: str, text: str, *, whole: bool = False) -> list[float]:
-    """Return numbers as people write them in a row.
-
-    Raises:
-        SettingError: if a word is no number.
-    """
-    words = text.replace(",", " ").replace(";", " ").split()
-    try:
-        return [int(word) if whole else float(word) for word in words]
-    except ValueError:
-        raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None

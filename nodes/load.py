@@ -51,7 +51,6 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadModel",
             "Load Model",
@@ -91,12 +90,10 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> Any:
-        """Return something that changes when the files do."""
         return host.stamps(_files(checkpoint, **parts))
 
     @classmethod
     def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
-        """Open the files."""
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
@@ -112,7 +109,6 @@ class LoadGemma(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadGemma",
             "Load Gemma",
@@ -135,12 +131,10 @@ class LoadGemma(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> Any:
-        """Return something that changes when the files do."""
         return host.stamps([_gemma(text_encoder)])
 
     @classmethod
     def execute(cls, text_encoder: str, precision: str = "auto") -> io.NodeOutput:
-        """Open the files."""
         path = _gemma(text_encoder)
 
         def open_files() -> LoadedGemma:
@@ -156,7 +150,6 @@ class LoadUpscaler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadUpscaler",
             "Load Upscaler",
@@ -181,12 +174,10 @@ class LoadUpscaler(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, upscaler: str) -> Any:
-        """Return something that changes when the file does."""
         return host.stamps([_upscaler(upscaler)])
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
-        """Open the file."""
         file = open_upscaler(_upscaler(upscaler))
         host.show_text(cls.hidden.unique_id, f"Enlarges {file.config.enlarges}")
         return io.NodeOutput(LoadedUpscaler(file))

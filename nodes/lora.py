@@ -43,7 +43,6 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadLora",
             "Load LoRA",
@@ -58,12 +57,10 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        """Return something that changes when the file does."""
         return _stamp(lora)
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:
-        """Add the LoRA."""
         return io.NodeOutput(_added(cls, model, (lora, Strengths(strength))))
 
 
@@ -72,7 +69,6 @@ class LoadLoraAdvanced(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadLoraAdvanced",
             "Load LoRA (advanced)",
@@ -93,12 +89,10 @@ class LoadLoraAdvanced(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        """Return something that changes when the file does."""
         return _stamp(lora)
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, **strengths: Any) -> io.NodeOutput:
-        """Add the LoRA."""
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
         return io.NodeOutput(_added(cls, model, (lora, settings_from(Strengths, strengths))))
@@ -109,7 +103,6 @@ class LoraStack(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         rows: list[io.Input] = []
         for row in range(1, ROWS + 1):
             (strength,) = widgets(Strengths, "strength", optional=row > 1)
@@ -130,12 +123,10 @@ class LoraStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> Any:
-        """Return something that changes when one of the files does."""
         return [_stamp(name) for name, _ in _rows(inputs)]
 
     @classmethod
     def execute(cls, model: LoadedModel, **inputs: Any) -> io.NodeOutput:
-        """Add all LoRAs."""
         chosen = [(name, Strengths(strength)) for name, strength in _rows(inputs)]
         return io.NodeOutput(_added(cls, model, *chosen))
 
@@ -145,7 +136,6 @@ class LoadICLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLoadICLora",
             "Load IC-LoRA",
@@ -170,12 +160,10 @@ class LoadICLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        """Return something that changes when the file does."""
         return _stamp(lora)
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:
-        """Add the LoRA, and say what its reference has to be."""
         added = _added(cls, model, (lora, Strengths(strength)))
         opened, _ = added.loras[-1]
         return io.NodeOutput(added, opened.downscale, opened.temporal_downscale)

@@ -25,7 +25,6 @@ class MemoryPlan(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVPlan",
             "Memory Plan",
@@ -62,7 +61,6 @@ class MemoryPlan(io.ComfyNode):
         guidance: StreamGuidance | None = None,
         **limits: Any,
     ) -> io.NodeOutput:
-        """Plan the clip."""
         engine, recipe, most = HostEngine(model, gemma=gemma), recipe_of(model.models), Resources(**limits)
         steps = tuple(recipe.sigmas() if sigmas is None else sigmas.tolist())
         sampling = Sampling(steps, guidance or StreamGuidance(recipe.video, recipe.audio))

@@ -1,6 +1,5 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,6 @@ from torch import Tensor
 from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
-from ..ltx2_core.geometry import SPACE_SCALE, pixel_frames
-from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.refine import Refine
@@ -19,10 +16,10 @@ from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import NetworkKey
 from ..ltx2_core.pipeline.upscale import Upscale
 from ..ltx2_core.sampling import Refine as RefineRecipe
-from ..ltx2_core.sampling import StreamGuidance, Tiles
+from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.seeds import Seeds
-from ..ltx2_core.settings import SamplingSettings, SecondStage
+from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
 from . import host
 from .engine import HostEngine, LoadedModel, upscaler_of
 from .inputs import (
@@ -58,7 +55,6 @@ class UpscaleNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVUpscale",
             "Latent Upscaler",
@@ -73,7 +69,6 @@ class UpscaleNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, upscaler: Any, plan: Any = None) -> io.NodeOutput:
-        """Enlarge the picture."""
         larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
@@ -85,7 +80,6 @@ class UpscaleTime(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVUpscaleTime",
             "Upscale in Time",
@@ -104,7 +98,6 @@ class UpscaleTime(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, upscaler: Any, plan: Any = None) -> io.NodeOutput:
-        """Put frames in between."""
         larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
@@ -116,7 +109,6 @@ class RefineNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVRefine",
             "Tiled Refiner",
@@ -169,7 +161,6 @@ class RefineNode(io.ComfyNode):
         guidance: StreamGuidance | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        """Refine the latent."""
         levels = None if sigmas is None else tuple(sigmas.tolist())
         second = SecondStage(
             sound="refine", noise_scale=settings.pop("noise_scale", 0.0), sigmas=levels, guidance=guidance
@@ -185,7 +176,6 @@ class TwoStage(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVTwoStage",
             "Two Stages",
@@ -210,14 +200,7 @@ class TwoStage(io.ComfyNode):
                 *widgets(TileSettings, *TILES),
                 plan_input(),
                 conditions_input(GIVEN),
-                io.Boolean.Input(
-                    "hq",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The second stage of the hq recipe, for the dev model of LTX-2.3 with its distilled LoRA "
-                    "at strength 0.5.",
-                ),
+                *widgets(RecipeSettings, "hq"),
             ],
             outputs=[
                 latent_output("The large latent, for the decoders."),
@@ -240,7 +223,6 @@ class TwoStage(io.ComfyNode):
         hq: bool = False,
         **settings: Any,
     ) -> io.NodeOutput:
-        """Enlarge the latent and refine it."""
         recipe = SecondStage(sound=sound).completed(recipe_of(model.models, hq).refine)
         larger = _upscaled(HostEngine(model, settings.get("plan"), cls), HostLatent(latent), upscaler)
         second, texts = refine_model or model, (positive, negative)
@@ -291,7 +273,7 @@ def _refined(
     stage = engine.fit(Refine(sampling, sampled_size(state, ()), "audio" in state.free, chosen.cells, chosen.local))
     script = script_of(engine, texts[0], texts[1] if sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
-    report = "\n".join([*_describe_tiles(result, stage.tiles, begin.shape.video_latent), *map(str, engine.findings)])
+    report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
     engine.show(report)
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles), report
@@ -302,19 +284,3 @@ def _second_sampling(recipe: RefineRecipe, seed: int, tiles: TileSettings) -> Sa
     settings = replace(SamplingSettings(), seed=Seeds(seed).refine, sampler=recipe.sampler)
     guidance = StreamGuidance(recipe.video, recipe.audio)
     return Sampling(tuple(recipe.sigmas), guidance, settings, tiles.chosen(), tiles.together)
-
-
-def _describe_tiles(result: AVLatent, tiles: Tiles, size: Sequence[int]) -> list[str]:
-    """Say in which tiles it was made, and whether they show."""
-    frames, height, width = tiles.largest(size)
-    largest = f"{width * SPACE_SCALE} x {height * SPACE_SCALE} pixels and {pixel_frames(frames)} frames"
-    if tiles.count == 1:
-        return [f"In one piece of {largest}"]
-    assert result.video is not None
-    seams = Seams(*tiles.edges(size), beside=2)
-    seams.see(result.video.movedim(1, -1))
-    return [
-        f"{tiles.count} tiles (in time, down, across: {' x '.join(map(str, tiles.counts))}), at most {largest}",
-        f"Across their seams the latent changes {seams.measure():.2f} times as much as beside them",
-        *map(str, seams.findings()),
-    ]

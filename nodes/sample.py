@@ -14,7 +14,7 @@ from ..ltx2_core.pipeline.long import sampled_size, window_cache
 from ..ltx2_core.pipeline.sample import Sample, Sampling
 from ..ltx2_core.sampling import Guidance, schedules
 from ..ltx2_core.sampling.windows import Segment, Windowing
-from ..ltx2_core.settings import SamplingSettings, StreamScales, parse_stg_blocks
+from ..ltx2_core.settings import LongClip, SamplingSettings, StreamScales, parse_stg_blocks
 from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import (
@@ -41,7 +41,6 @@ class SampleNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVSample",
             "Dual-Stream Sampler",
@@ -102,7 +101,6 @@ class SampleNode(io.ComfyNode):
         windows: LongClipPlan | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        """Sample the latent."""
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
@@ -191,7 +189,6 @@ class LongVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVLongVideo",
             "Long Video",
@@ -201,14 +198,7 @@ class LongVideo(io.ComfyNode):
             aliases=["looping sampler", "context windows", "sliding window", "infinite", "minutes", "extend"],
             inputs=[
                 *widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
-                io.Boolean.Input(
-                    "resume",
-                    default=True,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Keeps finished windows on disk (at most 1 GB), so that a run that was cancelled or broke "
-                    "off goes on where it was, also after a restart.",
-                ),
+                *widgets(LongClip, "resume"),
             ],
             outputs=[
                 WindowsType.Output(
@@ -219,7 +209,6 @@ class LongVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, resume: bool = True, **windowing: Any) -> io.NodeOutput:
-        """Say how the clip is cut."""
         return io.NodeOutput(LongClipPlan(Windowing(**windowing), resume))
 
 
@@ -228,7 +217,6 @@ class SegmentNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVSegment",
             "Segment",
@@ -246,5 +234,4 @@ class SegmentNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, windows: LongClipPlan, positive: Conditioning, start: float) -> io.NodeOutput:
-        """Add the segment."""
         return io.NodeOutput(replace(windows, segments=(*windows.segments, (start, positive))))

@@ -8,17 +8,13 @@ from torch import Tensor
 from ..ltx2_core.checkpoint.text_cache import text_cache
 from ..ltx2_core.lora.stack import text_identity
 from ..ltx2_core.pipeline.encode_text import read_features
-from ..ltx2_core.sampling.recipes import NEGATIVE
+from ..ltx2_core.settings import PromptSettings
 from . import host
 from .engine import HostEngine, LoadedGemma, LoadedModel
-from .inputs import model_input, negative_input, plan_input, positive_input, schema
+from .inputs import model_input, negative_input, plan_input, positive_input, schema, widgets
 from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
 
 READS = ("text_features",)
-
-
-def _prompt_input(name: str, default: str, tooltip: str) -> io.Input:
-    return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
 
 
 class GemmaTextEncode(io.ComfyNode):
@@ -26,7 +22,6 @@ class GemmaTextEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVGemmaTextEncode",
             "Gemma Text Encode",
@@ -37,26 +32,7 @@ class GemmaTextEncode(io.ComfyNode):
             inputs=[
                 model_input("The LTX-2 model that the prompt is for: it holds the text projection."),
                 GemmaType.Input("gemma", tooltip="The text encoder, from LTX-2 Load Gemma."),
-                _prompt_input(
-                    "prompt",
-                    "a red ball bounces twice on the left",
-                    "What is seen and what is heard, in whole sentences and in the order of events. Up to 1024 "
-                    "tokens are read; what comes after them is ignored, and the log says so.",
-                ),
-                _prompt_input(
-                    "negative",
-                    NEGATIVE,
-                    "What to stay away from, in picture and sound. It works only while a text scale is above 1. Empty "
-                    "means: away from the average clip.",
-                ),
-                io.Boolean.Input(
-                    "keep_encoded",
-                    default=True,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Keeps encoded prompts on disk (at most 1 GB), so that a repeated prompt never loads "
-                    "Gemma, also after a restart. The prompts themselves are not written down.",
-                ),
+                *widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
                 plan_input(),
             ],
             outputs=[
@@ -75,7 +51,6 @@ class GemmaTextEncode(io.ComfyNode):
         keep_encoded: bool = True,
         plan: Any = None,
     ) -> io.NodeOutput:
-        """Encode both prompts."""
         encoded = _features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
         return io.NodeOutput(positive, negative_features)
@@ -99,7 +74,6 @@ class ThinkingTokens(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        """Describe the node."""
         return schema(
             "LTX2AVThinkingTokens",
             "Thinking-Token Connector",
@@ -123,7 +97,6 @@ class ThinkingTokens(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, positive: Conditioning, negative: Conditioning | None = None) -> io.NodeOutput:
-        """Run the connectors over both prompts."""
         engine = HostEngine(model)
         connected = HostConditioning(positive).connected(engine)
         return io.NodeOutput(connected, None if negative is None else HostConditioning(negative).connected(engine))

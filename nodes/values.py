@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning import Inpaint, LatentCondition
 from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
+from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.geometry import (
     AUDIO_BINS,
@@ -196,8 +196,8 @@ class HostLatent:
         else:
             video, audio = (mask, None) if self.has_picture else (None, mask)
         return AVLatent(
-            None if self.content.video is None else _video_mask(video, self.content.video),
-            None if self.content.audio is None else _audio_mask(audio, self.content.audio),
+            None if self.content.video is None else fit_video_mask(video, self.content.video),
+            None if self.content.audio is None else fit_audio_mask(audio, self.content.audio),
         )
 
     def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
@@ -355,27 +355,3 @@ def _fps(latent: Latent, chosen: float, otherwise: float | None) -> Fraction:
             return exact_fps(fps)
     host.log.info("This LATENT does not say its frame rate; it is taken as %s frames per second.", DEFAULT_FPS)
     return DEFAULT_FPS
-
-
-def _video_mask(mask: Tensor | None, video: Tensor) -> Tensor:
-    """``mask`` may have the latent's axes, some of length 1, or be pictures (F, H, W) or (F, 1, H, W) of any size."""
-    batch, _, *size = video.shape
-    if mask is None:
-        return torch.ones(batch, 1, *size)
-    if mask.ndim < 5:
-        mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
-    return _repeat(F.interpolate(mask[:, :1].float(), size, mode="trilinear"), batch)
-
-
-def _audio_mask(mask: Tensor | None, audio: Tensor) -> Tensor:
-    """``mask`` may have the latent's axes, some of length 1, or be (B, T)."""
-    batch, _, length, _ = audio.shape
-    if mask is None:
-        return torch.ones(batch, 1, length, 1)
-    mask = mask[:, None, :, None] if mask.ndim == 2 else mask[:, :1].mean(dim=-1, keepdim=True)
-    return _repeat(F.interpolate(mask.float(), (length, 1), mode="bilinear"), batch)
-
-
-def _repeat(mask: Tensor, batch: int) -> Tensor:
-    """Return one mask for every clip of the batch, in turn."""
-    return mask[torch.arange(batch) % len(mask)]

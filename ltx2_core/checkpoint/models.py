@@ -92,6 +92,12 @@ class Models:
         """True if these are the files that come with the package."""
         return any(file.path.parent == MINIATURE for file in self.files)
 
+    @property
+    def kind(self) -> str:
+        """The version and whether it is the miniature, a distilled or a dev model, such as "LTX-2.3 dev"."""
+        word = "miniature" if self.is_miniature else "distilled" if self.distilled else "dev"
+        return f"LTX-{self.version} {word}"
+
     def source(self, name: str) -> Source:
         """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:

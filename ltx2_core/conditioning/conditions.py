@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole
-from ..geometry import SPACE_SCALE, ClipShape, floor_frames
+from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..health import Finding
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
@@ -254,6 +254,34 @@ class Picture:
         yield compress(self.image, crf) if len(self.image) == 1 else self.image
 
 
+def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, float]]:
+    """Return frame and strength of each of ``count`` pictures.
+
+    Args:
+        count: how many pictures there are.
+        frames: a frame for each, such as "0, 60, -1".
+        strengths: one number for all, or one for each.
+
+    Raises:
+        SettingError: if the counts do not agree, or a word is no number.
+    """
+    places = [int(number) for number in _read_numbers("frames", frames, int)]
+    firm = _read_numbers("strengths", strengths, float)
+    if len(places) != count or len(firm) not in (1, count):
+        raise SettingError(
+            f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
+            "picture, and one strength for each or for all."
+        )
+    return list(zip(places, firm * count if len(firm) == 1 else firm))
+
+
+def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]:
+    try:
+        return [kind(word) for word in text.replace(",", " ").replace(";", " ").split()]
+    except ValueError:
+        raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceVideo:
     """A video that an IC-LoRA follows, as far as it lasts.
@@ -356,6 +384,19 @@ class InitClip:
 
     video: VideoSource
     audio: AudioSource | None = None
+
+    def shape(self, fps: Fraction, width: int = 0, height: int = 0, frames: int = 0) -> ClipShape:
+        """Return the clip that is taken of it at ``fps``; 0 takes its own size and length, or the nearest possible.
+
+        Raises SettingError if it has fewer frames than are asked for.
+        """
+        available, size = self.video.count(fps), self.video.size()
+        if frames > available:
+            raise SettingError(
+                f"frames is {frames}, but the clip has {available} at {float(fps):g} fps: ask for fewer."
+            )
+        length = floor_frames(frames or available)
+        return ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), length, fps)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> "Iterator[Begin]":
         """Encode the clip as far as it lasts, its sound only where the new clip has sound."""

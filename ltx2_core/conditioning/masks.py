@@ -96,3 +96,34 @@ def cells(mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
         return small.expand(shape)
     later = small[1:].unflatten(0, (length - 1, geometry.TIME_SCALE)).mean(1)
     return torch.cat((small[:1], later))
+
+
+def fit_video_mask(mask: Tensor | None, video: Tensor) -> Tensor:
+    """Fit a mask to a video latent (B, C, F, H, W); None generates everything.
+
+    ``mask`` may have the latent's axes, some of length 1, or be pictures (F, H, W) or (F, 1, H, W) of any size.
+    Returns (B, 1, F, H, W).
+    """
+    batch, _, *size = video.shape
+    if mask is None:
+        return torch.ones(batch, 1, *size)
+    if mask.ndim < 5:
+        mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
+    return _repeat(F.interpolate(mask[:, :1].float(), size, mode="trilinear"), batch)
+
+
+def fit_audio_mask(mask: Tensor | None, audio: Tensor) -> Tensor:
+    """Fit a mask to an audio latent (B, C, T, M); None generates everything.
+
+    ``mask`` may have the latent's axes, some of length 1, or be (B, T). Returns (B, 1, T, 1).
+    """
+    batch, _, length, _ = audio.shape
+    if mask is None:
+        return torch.ones(batch, 1, length, 1)
+    mask = mask[:, None, :, None] if mask.ndim == 2 else mask[:, :1].mean(dim=-1, keepdim=True)
+    return _repeat(F.interpolate(mask.float(), (length, 1), mode="bilinear"), batch)
+
+
+def _repeat(mask: Tensor, batch: int) -> Tensor:
+    """Return one mask for every clip of the batch, in turn."""
+    return mask[torch.arange(batch) % len(mask)]

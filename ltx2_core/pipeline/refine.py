@@ -8,8 +8,8 @@ from typing import Any
 
 from ..conditioning import LatentCondition
 from ..errors import DoesNotFitError
-from ..geometry import VIDEO_CHANNELS
-from ..health import latent_findings
+from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
+from ..health import Seams, latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import Room, StageNeed, explain_refusal, place
@@ -95,6 +95,23 @@ class Refine(Stage):
             blended = len(passes) * FLOAT32 * self.size.batch * VIDEO_CHANNELS * math.prod(self.size.video)
             one = one.with_inputs(input_bytes(blueprint, self.size, passes) + blended)
         return replace(one, runs=steps * sweeps)
+
+    def describe(self, refined: AVLatent) -> list[str]:
+        """Say in which tiles a latent was made, and whether they show; of a stage that was fitted."""
+        assert self.size.video is not None and refined.video is not None
+        tiles, size = self.tiles, self.size.video
+        frames, height, width = tiles.largest(size)
+        largest = f"{width * SPACE_SCALE} x {height * SPACE_SCALE} pixels and {pixel_frames(frames)} frames"
+        if tiles.count == 1:
+            return [f"In one piece of {largest}"]
+        seams = Seams(*tiles.edges(size), beside=2)
+        seams.see(refined.video.movedim(1, -1))
+        counts = " x ".join(map(str, tiles.counts))
+        return [
+            f"{tiles.count} tiles (in time, down, across: {counts}), at most {largest}",
+            f"Across their seams the latent changes {seams.measure():.2f} times as much as beside them",
+            *map(str, seams.findings()),
+        ]
 
     def run(
         self,

@@ -47,6 +47,18 @@ class Recipe:
         """The guidance of both streams."""
         return StreamGuidance(self.video, self.audio)
 
+    def describe(self, kind: str, steps: int) -> str:
+        """Say in a line for each stream what the recipe sets; ``kind`` names the model, ``steps`` those that are taken."""
+        lines = [
+            f"{kind}: {self.schedule}, {steps} steps",
+            f"picture: {self.video.describe()}",
+            f"sound: {self.audio.describe()}",
+            f"sampler: {self.sampler}",
+        ]
+        if self.lora:
+            lines.append(f"distilled LoRA: strength {self.lora:g}")
+        return "\n".join(lines)
+
     def sigmas(self, steps: int | None = None, schedule: str | None = None, tokens: int | None = None) -> list[float]:
         """Compute the noise levels.
 
