@@ -1,7 +1,8 @@
 """Both streams of one sample as a single vector, and its noise."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -62,12 +63,49 @@ class AVLatent:
         """The streams that are present, by name."""
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
+    def shape(self, fps: Fraction) -> ClipShape:
+        """Return the clip that this is at ``fps``; of a sound alone, one whose picture would be as small as can be."""
+        if self.video is not None:
+            return ClipShape.of_latent(self.video, fps)
+        assert self.audio is not None
+        frames = geometry.nearest_frames(float(self.audio.shape[2] / geometry.AUDIO_RATE * fps))
+        return ClipShape(geometry.SPACE_SCALE, geometry.SPACE_SCALE, frames, fps)
+
+    def unequal_lengths(self, fps: Fraction) -> str:
+        """Say if picture and sound will not end together; one audio latent more or less is rounding."""
+        if self.video is None or self.audio is None:
+            return ""
+        clip, latents = self.shape(fps), self.audio.shape[2]
+        if abs(latents - clip.audio_latents) <= 1:
+            return ""
+        return (
+            f"The sound of this LATENT lasts {latents / geometry.AUDIO_RATE:.2f} s, the picture "
+            f"{float(clip.seconds):.2f} s at {float(fps):g} fps: was it made for another frame rate?"
+        )
+
     def select(self, streams: Collection[str]) -> "AVLatent":
         """Keep only these streams, as far as they are present."""
         return AVLatent(
             self.video if "video" in streams else None,
             self.audio if "audio" in streams else None,
         )
+
+
+def from_parts(parts: Sequence[Tensor]) -> AVLatent:
+    """Tell video and audio among latents by their shapes.
+
+    Raises SettingError for anything else.
+    """
+    videos = [x for x in parts if x.ndim == 5 and x.shape[1] == geometry.VIDEO_CHANNELS]
+    audio_shape = geometry.AUDIO_CHANNELS, geometry.AUDIO_BINS
+    sounds = [x for x in parts if x.ndim == 4 and (x.shape[1], x.shape[3]) == audio_shape]
+    if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
+        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
+        raise SettingError(
+            f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {geometry.VIDEO_CHANNELS}, F, H, W), audio "
+            f"(B, {geometry.AUDIO_CHANNELS}, T, {geometry.AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
+        )
+    return AVLatent(videos[0] if videos else None, sounds[0] if sounds else None)
 
 
 def per_stream(function: Callable[..., Tensor], first: Streams, *others: Streams) -> AVLatent:

@@ -3,18 +3,17 @@
 from fractions import Fraction
 from typing import Any
 
-import torch
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning.conditions import VideoSource, check_length
-from ..ltx2_core.geometry import SPACE_SCALE, ClipShape, pixel_frames
+from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Tiling
-from . import host
+from . import host, inputs
 from .engine import HostEngine, LoadedModel
-from .inputs import fps_input, latent_input, model_input, plan_input, schema, widgets
 from .values import Audio, HostLatent, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
@@ -25,25 +24,22 @@ class VideoDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVVideoDecode",
-            "Video VAE Decode",
-            "decode",
-            description="Turns the picture part of a latent into frames. Connect it to Save Image, Create Video, or "
-            "whatever works on frames; for a finished clip with sound take LTX-2 Decode to Video.",
+            "decode/Video VAE Decode",
             aliases=["vae decode", "vae decode tiled", "latent to image", "latent to frames"],
             inputs=[
-                model_input(),
-                latent_input("The result of the sampler, or a video-only latent."),
-                *widgets(Tiling, *TILING),
-                plan_input(),
+                inputs.model(),
+                inputs.latent("The result of the sampler, or a video-only latent."),
+                *inputs.widgets(Tiling, *TILING),
+                inputs.plan(),
             ],
-            outputs=[io.Image.Output(display_name="images", tooltip="All frames, clip after clip.")],
+            outputs=[inputs.output(io.Image, "images", "All frames, clip after clip.")],
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, latent: Latent, plan: Any = None, **tiling: int) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **tiling: int) -> io.NodeOutput:
         frames = _frames(HostEngine(model, plan, cls), HostLatent(latent), tiling)
         return io.NodeOutput(frames.flatten(0, 1))
 
@@ -53,21 +49,19 @@ class AudioDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVAudioDecode",
-            "Audio VAE Decode",
-            "decode",
-            description="Turns the sound part of a latent into a mel spectrogram. Connect it to LTX-2 Vocoder.",
+            "decode/Audio VAE Decode",
             aliases=["ltxv audio vae decode", "vae decode audio", "mel spectrogram", "latent to sound"],
             inputs=[
-                model_input(),
-                latent_input("The result of the sampler, or an audio-only latent."),
-                fps_input(
+                inputs.model(),
+                inputs.latent("The result of the sampler, or an audio-only latent."),
+                inputs.fps(
                     "Frames per second; with the frames of the latent it says how long the sound has to be. 0 means: "
                     "as the latent says, else 24."
                 ),
             ],
-            outputs=[MelType.Output(display_name="mel", tooltip="How strong each pitch is over time, both channels.")],
+            outputs=[inputs.output(MelType, "mel", "How strong each pitch is over time, both channels.")],
         )
 
     @classmethod
@@ -80,17 +74,12 @@ class VocoderNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVVocoder",
-            "Vocoder",
-            "decode",
-            description="Turns a mel spectrogram into stereo sound, exactly as long as the picture. Connect it to Save "
-            "Audio or Create Video.",
+            "decode/Vocoder",
             aliases=["mel to audio", "spectrogram to waveform", "hifigan", "bigvgan"],
-            inputs=[model_input(), MelType.Input("mel", tooltip="From LTX-2 Audio VAE Decode.")],
-            outputs=[
-                io.Audio.Output(display_name="audio", tooltip="Stereo, at 24 kHz from LTX-2.0 and 48 kHz from LTX-2.3.")
-            ],
+            inputs=[inputs.model(), inputs.socket(MelType, "mel", "From LTX-2 Audio VAE Decode.")],
+            outputs=[inputs.output(io.Audio, "audio", "Stereo, at 24 kHz from LTX-2.0 and 48 kHz from LTX-2.3.")],
             shows=True,
         )
 
@@ -104,29 +93,28 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVDecode",
-            "Decode to Video",
-            "decode",
-            description="Turns a latent into a clip with sound of the same length. Connect it to Save Video.",
+            "decode/Decode to Video",
             aliases=["vae decode", "create video", "video combine", "latent to video", "decode audio video"],
             inputs=[
-                model_input(),
-                latent_input("The result of the sampler. Without sound in it the clip is silent."),
-                *widgets(Tiling, *TILING),
-                fps_input("Frames per second; the speed of the clip. 0 means: as the latent says, else 24."),
-                plan_input(),
-                io.Audio.Input(
+                inputs.model(),
+                inputs.latent("The result of the sampler. Without sound in it the clip is silent."),
+                *inputs.widgets(Tiling, *TILING),
+                inputs.fps("Frames per second; the speed of the clip. 0 means: as the latent says, else 24."),
+                inputs.plan(),
+                inputs.socket(
+                    io.Audio,
                     "audio",
+                    "The clip carries this sound as it is instead of the one in the latent: cut, or filled with "
+                    "silence, to its length. For LTX-2 Audio to Video.",
                     optional=True,
-                    tooltip="The clip carries this sound as it is instead of the one in the latent: cut, or filled "
-                    "with silence, to its length. For LTX-2 Audio to Video.",
                 ),
-                io.Image.Input(
+                inputs.socket(
+                    io.Image,
                     "images",
+                    "The clip shows these frames as they are instead of those in the latent. For LTX-2 Video to Audio.",
                     optional=True,
-                    tooltip="The clip shows these frames as they are instead of those in the latent. For LTX-2 Video "
-                    "to Audio.",
                 ),
             ],
             outputs=[
@@ -135,23 +123,17 @@ class Decode(io.ComfyNode):
                     is_output_list=True,
                     tooltip="The clip with its sound and exact frame rate; of a batch, one after the other.",
                 ),
-                io.Image.Output(display_name="images", tooltip="All frames, clip after clip."),
-                io.Audio.Output(display_name="audio", tooltip="The sound, exactly as long as the picture."),
+                inputs.output(io.Image, "images", "All frames, clip after clip."),
+                inputs.output(io.Audio, "audio", "The sound, exactly as long as the picture."),
             ],
             shows=True,
         )
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        latent: Latent,
-        fps: float = 0.0,
-        plan: Any = None,
-        audio: Audio | None = None,
-        images: Tensor | None = None,
-        **tiling: int,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, latent: Latent, fps: float = 0.0, plan: Plan | None = None,
+        audio: Audio | None = None, images: Tensor | None = None, **tiling: int
+    ) -> io.NodeOutput:  # fmt: skip
         engine, content = HostEngine(model, plan, cls), HostLatent(latent, fps)
         batch = len(content.video)
         sound = _sound(engine, content, audio)
@@ -185,12 +167,8 @@ def _frames(engine: HostEngine, latent: HostLatent, tiling: dict[str, int]) -> T
     """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU."""
     batch, _, count, height, width = latent.video.shape
     chosen = Tiling(**tiling) if tiling.get("tile_size") else None
-    frames = torch.empty(batch, pixel_frames(count), height * SPACE_SCALE, width * SPACE_SCALE, 3)
-    done = 0
-    for chunk in DecodeVideo((count, height, width), chosen, batch).run(engine, latent.video, latent.seams):
-        frames[:, done : done + chunk.shape[1]] = chunk
-        done += chunk.shape[1]
-    return frames
+    stage = DecodeVideo((count, height, width), chosen, batch)
+    return stage.collect(engine, latent.video, latent.seams)
 
 
 def _mel(engine: HostEngine, latent: HostLatent) -> MelSpectrogram:

@@ -18,8 +18,8 @@ from ..ltx2_core.conditioning.conditions import (
 )
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.settings import KeyframeSettings
-from .inputs import conditions_input, conditions_output, picture_inputs, schema, widgets
-from .values import Audio, Chain, audio_source, video_source
+from . import inputs
+from .values import Audio, Chain, Video, audio_source, video_source
 
 
 class ImageCondition(io.ComfyNode):
@@ -27,24 +27,21 @@ class ImageCondition(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVImage",
-            "Image to Video",
-            "condition",
-            description="Gives the clip a picture: its first frame, its last one, or any other. It is resized and "
-            "cropped to the size of the clip. Chain several for several frames.",
+            "condition/Image to Video",
             aliases=["image to video", "i2v", "first frame", "last frame", "start image", "guide", "ltxv"],
             inputs=[
-                io.Image.Input(
+                inputs.socket(
+                    io.Image,
                     "image",
-                    tooltip="The picture. Several are taken as a short video that begins at the frame (8 k + 1 of them "
-                    "count).",
+                    "The picture. Several are taken as a short video that begins at the frame (8 k + 1 of them count).",
                 ),
-                *widgets(Picture, "frame", "strength"),
-                conditions_input(),
-                *widgets(Picture, "compression", "append"),
+                *inputs.widgets(Picture, "frame", "strength"),
+                inputs.conditions(),
+                *inputs.widgets(Picture, "compression", "append"),
             ],
-            outputs=[conditions_output("The picture and all that was given before")],
+            outputs=[inputs.conditions_output("The picture and all that was given before")],
         )
 
     @classmethod
@@ -57,20 +54,19 @@ class Keyframes(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVKeyframes",
-            "Keyframes",
-            "condition",
-            description="Gives the clip a batch of pictures, each at its own frame: first and last, or as many as you "
-            "like. The clip moves from one to the next.",
+            "condition/Keyframes",
             aliases=["keyframe interpolation", "first last frame", "flf2v", "guide frames", "image list"],
             inputs=[
-                io.Image.Input("images", tooltip="The pictures, as a batch; ComfyUI's Batch Images joins single ones."),
-                *widgets(KeyframeSettings, "frames", "strengths"),
-                conditions_input(),
-                *widgets(Picture, "compression", "append"),
+                inputs.socket(
+                    io.Image, "images", "The pictures, as a batch; ComfyUI's Batch Images joins single ones."
+                ),
+                *inputs.widgets(KeyframeSettings, "frames", "strengths"),
+                inputs.conditions(),
+                *inputs.widgets(Picture, "compression", "append"),
             ],
-            outputs=[conditions_output("The pictures and all that was given before")],
+            outputs=[inputs.conditions_output("The pictures and all that was given before")],
         )
 
     @classmethod
@@ -90,24 +86,21 @@ class AudioToVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVAudioToVideo",
-            "Audio to Video",
-            "condition",
-            description="Gives the clip its sound: only the picture is made, and follows it. Connect the same sound to "
-            "LTX-2 Decode to Video, so that the clip carries it as it is.",
+            "condition/Audio to Video",
             aliases=["a2v", "audio to video", "lip sync", "music video", "sound to video", "talking"],
             inputs=[
-                io.Audio.Input(
+                inputs.socket(
+                    io.Audio,
                     "audio",
-                    tooltip="The sound. What is longer than the clip is not heard, and a shorter one goes on in "
-                    "silence.",
+                    "The sound. What is longer than the clip is not heard, and a shorter one goes on in silence.",
                 ),
-                *widgets(KeepAudio, "noise"),
-                conditions_input(),
-                *widgets(SoundPart, "start", "seconds"),
+                *inputs.widgets(KeepAudio, "noise"),
+                inputs.conditions(),
+                *inputs.widgets(SoundPart, "start", "seconds"),
             ],
-            outputs=[conditions_output("The sound and all that was given before")],
+            outputs=[inputs.conditions_output("The sound and all that was given before")],
         )
 
     @classmethod
@@ -120,19 +113,18 @@ class VideoToAudio(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVVideoToAudio",
-            "Video to Audio",
-            "condition",
-            description="Gives the clip its picture: only the sound is made, and follows it. Connect the same frames "
-            "to LTX-2 Decode to Video, so that the clip carries them as they are.",
+            "condition/Video to Audio",
             aliases=["v2a", "video to audio", "foley", "sound effects", "add sound", "soundtrack"],
-            inputs=[*picture_inputs("The picture, at least as long as the clip"), conditions_input()],
-            outputs=[conditions_output("The picture and all that was given before")],
+            inputs=[*inputs.pictures("The picture, at least as long as the clip"), inputs.conditions()],
+            outputs=[inputs.conditions_output("The picture and all that was given before")],
         )
 
     @classmethod
-    def execute(cls, images: Tensor | None = None, video: Any = None, conditions: Chain | None = None) -> io.NodeOutput:
+    def execute(
+        cls, images: Tensor | None = None, video: Video | None = None, conditions: Chain | None = None
+    ) -> io.NodeOutput:
         return io.NodeOutput((*(conditions or ()), KeepVideo(video_source(images, video))))
 
 
@@ -141,20 +133,17 @@ class ReferenceAudioNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVReferenceAudio",
-            "Reference Audio",
-            "condition",
-            description="Lets the clip hear a sound from before its beginning, such as a voice that somebody in it is "
-            "to have. Needs a LoRA that was trained for it (ID-LoRA, Dub-It).",
+            "condition/Reference Audio",
             aliases=["voice", "voice clone", "id lora", "speaker", "identity", "dubbing", "reference sound"],
             inputs=[
-                io.Audio.Input("audio", tooltip="A few seconds of it; all of them cost memory and time."),
-                *widgets(ReferenceAudio, "strength"),
-                conditions_input(),
-                *widgets(SoundPart, "start", "seconds"),
+                inputs.socket(io.Audio, "audio", "A few seconds of it; all of them cost memory and time."),
+                *inputs.widgets(ReferenceAudio, "strength"),
+                inputs.conditions(),
+                *inputs.widgets(SoundPart, "start", "seconds"),
             ],
-            outputs=[conditions_output("The sound and all that was given before")],
+            outputs=[inputs.conditions_output("The sound and all that was given before")],
         )
 
     @classmethod
@@ -167,36 +156,30 @@ class ReferenceVideoNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVReferenceVideo",
-            "Reference Video",
-            "condition",
-            description="Lets the clip look at another one: depth, poses, edges or an earlier take. Needs an IC-LoRA "
-            "that was trained for it.",
+            "condition/Reference Video",
             aliases=["ic lora", "control", "depth", "pose", "canny", "video to video", "v2v", "guide video"],
             inputs=[
-                *picture_inputs("The reference; what is longer than the clip is left out"),
-                *widgets(ReferenceVideo, "downscale", "temporal_scale", "strength", "attention"),
-                io.Mask.Input(
+                *inputs.pictures("The reference; what is longer than the clip is left out"),
+                *inputs.widgets(ReferenceVideo, "downscale", "temporal_scale", "strength", "attention"),
+                inputs.socket(
+                    io.Mask,
                     "mask",
+                    "Where the reference counts: white fully, black not at all. One for all frames, or one for each "
+                    "frame of the reference.",
                     optional=True,
-                    tooltip="Where the reference counts: white fully, black not at all. One for all frames, or one for "
-                    "each frame of the reference.",
                 ),
-                conditions_input(),
+                inputs.conditions(),
             ],
-            outputs=[conditions_output("The reference and all that was given before")],
+            outputs=[inputs.conditions_output("The reference and all that was given before")],
         )
 
     @classmethod
     def execute(
-        cls,
-        images: Tensor | None = None,
-        video: Any = None,
-        mask: Tensor | None = None,
-        conditions: Chain | None = None,
-        **settings: Any,
-    ) -> io.NodeOutput:
+        cls, images: Tensor | None = None, video: Video | None = None, mask: Tensor | None = None,
+        conditions: Chain | None = None, **settings: Any
+    ) -> io.NodeOutput:  # fmt: skip
         reference = ReferenceVideo(video_source(images, video), **settings, mask=mask)
         return io.NodeOutput((*(conditions or ()), reference))
 
@@ -206,15 +189,12 @@ class RetakeNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVRetake",
-            "Retake",
-            "condition",
-            description="Makes a part of a clip anew, from one second to another, and keeps the rest. The latent of "
-            "the sampler is the clip to be changed, from LTX-2 Encode Clip or from a sampler.",
+            "condition/Retake",
             aliases=["retake", "redo", "regenerate", "time range", "temporal inpaint", "edit"],
-            inputs=[*widgets(RetakeRange, "start", "end", "streams"), conditions_input()],
-            outputs=[conditions_output("The range and all that was given before")],
+            inputs=[*inputs.widgets(RetakeRange, "start", "end", "streams"), inputs.conditions()],
+            outputs=[inputs.conditions_output("The range and all that was given before")],
         )
 
     @classmethod
@@ -231,23 +211,21 @@ class InpaintNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVInpaint",
-            "Inpaint",
-            "condition",
-            description="Makes what a mask covers anew, and keeps the rest. The latent of the sampler is the clip to "
-            "be changed, from LTX-2 Encode Clip or from a sampler.",
+            "condition/Inpaint",
             aliases=["inpaint", "mask", "region", "remove", "replace", "set latent noise mask", "outpaint"],
             inputs=[
-                io.Mask.Input(
+                inputs.socket(
+                    io.Mask,
                     "mask",
-                    tooltip="White is made anew. One mask for all frames, or one for each frame of the clip; it is "
-                    "resized and cropped as pictures are, and counts in cells of 32 x 32 pixels and 8 frames.",
+                    "White is made anew. One mask for all frames, or one for each frame of the clip; it is resized "
+                    "and cropped as pictures are, and counts in cells of 32 x 32 pixels and 8 frames.",
                 ),
-                *widgets(InpaintMask, "feather", "sound"),
-                conditions_input(),
+                *inputs.widgets(InpaintMask, "feather", "sound"),
+                inputs.conditions(),
             ],
-            outputs=[conditions_output("The mask and all that was given before")],
+            outputs=[inputs.conditions_output("The mask and all that was given before")],
         )
 
     @classmethod

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import comfy.model_management as mm
 import comfy.model_patcher
 import torch
+from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..ltx2_core.checkpoint import Models, build
@@ -43,6 +44,8 @@ from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import Preview
 
+UpscalerLike = Any  # an upscaler from a loader of ours or of the host
+
 # Where a network runs, in the host's words; all others are a "vae".
 ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
          TEXT_ENCODER.name: "text"}  # fmt: skip
@@ -74,21 +77,17 @@ class StorePatcher(comfy.model_patcher.ModelPatcher):
         return self.model.store
 
     def model_size(self) -> int:
-        """Return the bytes that the network wants of the card."""
         if self.store is None:
             return 0
         return self.store.wanted_bytes if self.ceiling is None else min(self.ceiling, self.store.wanted_bytes)
 
     def loaded_size(self) -> int:
-        """Return the bytes that are on the card."""
         return self.store.card_bytes if self.store else 0
 
     def current_loaded_device(self) -> torch.device:
-        """Return where the network is, in the host's view."""
         return self.load_device if self.loaded_size() else self.offload_device
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
-        """Take ``extra_memory`` more bytes of the card; return how many were taken."""
         if self.store is None:
             return 0
         before = self.loaded_size()
@@ -97,14 +96,12 @@ class StorePatcher(comfy.model_patcher.ModelPatcher):
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        """Give back ``memory_to_free`` bytes of the card, as far as they are not in use; return how many were."""
         freed = self.store.shrink(int(memory_to_free)) if self.store else 0
         if freed:
             mm.soft_empty_cache()
         return freed
 
     def detach(self, unpatch_all=True) -> nn.Module:
-        """Leave the card, unless this entry is only being replaced by a clone."""
         if unpatch_all and self.store:
             self.store.release()
         return self.model
@@ -123,15 +120,7 @@ class HostNetwork:
     def __init__(
         self, name: str, device: torch.device, dtype: torch.dtype, make: Callable[[], list[nn.Module]], origin: str
     ):
-        """Build nothing yet.
-
-        Args:
-            name: what the log calls it.
-            device: where it runs.
-            dtype: what it computes in.
-            make: builds its modules.
-            origin: the files, for the log.
-        """
+        """Remember how to ``make`` its modules; ``name`` and ``origin``, the files, are for the log."""
         self.name, self.device, self.dtype = name, device, dtype
         self._make, self._origin = make, origin
         self._modules: tuple[nn.Module, ...] = ()
@@ -166,7 +155,16 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     return (block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks)
 
 
-class LoadedGemma:
+class _OfOneNetwork:
+    network: HostNetwork
+
+    @property
+    def patcher(self) -> StorePatcher:
+        """By this the host's cache recognises a model."""
+        return self.network.patcher
+
+
+class LoadedGemma(_OfOneNetwork):
     """LTX2AV_GEMMA: the opened files of a text encoder, and its network and tokenizer once they have been needed."""
 
     def __init__(self, files: TextEncoderFiles, precision: str):
@@ -184,13 +182,8 @@ class LoadedGemma:
         """The tokenizer among the files."""
         return self.files.tokenizer()
 
-    @property
-    def patcher(self) -> StorePatcher:
-        """By this the host's cache recognises a model."""
-        return self.network.patcher
 
-
-class LoadedUpscaler:
+class LoadedUpscaler(_OfOneNetwork):
     """LATENT_UPSCALE_MODEL: an opened upscaler, and its network once it has been needed."""
 
     def __init__(self, file: UpscalerFile):
@@ -202,16 +195,11 @@ class LoadedUpscaler:
     def _build(self) -> list[nn.Module]:
         return [build_upscaler(self._file, self.dtype)]
 
-    @property
-    def patcher(self) -> StorePatcher:
-        """By this the host's cache recognises a model."""
-        return self.network.patcher
-
 
 class ForeignUpscaler:
     """LATENT_UPSCALE_MODEL of the host's own loader: its network (0.20), or a patcher of it (0.33)."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: UpscalerLike):
         self.patcher = host.patcher_of(value)
         weights = self.patcher.model.state_dict()
         config = config_of({name: tuple(weight.shape) for name, weight in weights.items()})
@@ -228,7 +216,7 @@ class ForeignUpscaler:
 AnyUpscaler = LoadedUpscaler | ForeignUpscaler
 
 
-def upscaler_of(value: Any) -> AnyUpscaler:
+def upscaler_of(value: UpscalerLike) -> AnyUpscaler:
     """Return what a LATENT_UPSCALE_MODEL socket carries, ours or the host's."""
     return value if isinstance(value, LoadedUpscaler) else ForeignUpscaler(value)
 
@@ -237,12 +225,7 @@ class LoadedModel:
     """LTX2AV_MODEL: the opened files of a model, and its networks as far as they have been needed."""
 
     def __init__(self, models: Models, precision: str):
-        """Open nothing yet.
-
-        Args:
-            models: the files.
-            precision: what the networks compute in, or a format of the transformer's weights.
-        """
+        """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights."""
         self.models = models
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
@@ -307,20 +290,12 @@ class HostEngine:
         self,
         model: LoadedModel,
         limits: Plan | None = None,
-        node: Any = None,
+        node: type[io.ComfyNode] | None = None,
         *,
         gemma: LoadedGemma | None = None,
         preview: Preview | None = None,
     ):
-        """Prepare for one node.
-
-        Args:
-            model: whose networks are used.
-            limits: from LTX-2 Memory Plan: the most that may be taken.
-            node: the class of the running node; what looks or sounds wrong is shown on it.
-            gemma: the text encoder, if it is used.
-            preview: shows the clip while it is sampled.
-        """
+        """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
         self.model, self.models, self.loras = model, model.models, model.loras
         self.gemma, self.limits, self.preview = gemma, limits, preview
         self.node_id: str | None = None if node is None else node.hidden.unique_id
@@ -391,11 +366,7 @@ class HostEngine:
 
     @contextmanager
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
-        """Yield the networks of ``stage``, ready to run; the first gets what the others leave.
-
-        Raises:
-            DoesNotFitError: if the stage does not fit what the host grants.
-        """
+        """Yield the networks of ``stage``, ready to run; DoesNotFitError if they do not fit what the host grants."""
         extra = self.extra_bytes(stage)
         work = need_of(stage, self.blueprint).with_inputs(extra).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):
@@ -419,10 +390,6 @@ class HostEngine:
         """Set the sigma and step at which LoRA schedules are evaluated."""
         for adapter in self._in_use:
             adapter.set_moment(sigma, step)
-
-    def show(self, text: str) -> None:
-        """Show a sentence on the node, and write it into the log."""
-        host.show_text(self.node_id, text)
 
     def _network(self, key: NetworkKey[Any]) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):

@@ -9,9 +9,8 @@ from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
-from . import host
+from . import host, inputs
 from .engine import LoadedModel
-from .inputs import guidance_input, latent_input, model_input, schema, settings_from, widgets
 from .values import GuidanceType, HostLatent, Latent
 
 
@@ -20,27 +19,23 @@ class GuidanceNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVGuidance",
-            "Guidance",
-            "sampling",
-            description="All that guidance can do, for picture and sound together or apart. Connect it to the sampler, "
-            "where it takes the place of the sliders; connect several in a row to treat streams or noise levels "
-            "differently.",
+            "sampling/Guidance",
             aliases=["cfg", "multimodal guider", "guider parameters", "nag", "apg", "stg", "skip layer guidance"],
             inputs=[
-                model_input("The LTX-2 model; it knows which blocks are meant by auto."),
-                *widgets(GuidanceRange, "stream", optional=False),
-                *widgets(Guidance, "text_scale", "cross_modal_scale"),
-                guidance_input("Settings that these are added to, from another guidance node."),
-                *widgets(GuidanceRange, "up_to_sigma"),
-                *widgets(Guidance, "stg_scale", "stg_blocks", "rescale", "cfg_star", "apg_parallel", "apg_limit"),
-                *widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps"),
+                inputs.model("The LTX-2 model; it knows which blocks are meant by auto."),
+                *inputs.widgets(GuidanceRange, "stream", optional=False),
+                *inputs.widgets(Guidance, "text_scale", "cross_modal_scale"),
+                inputs.guidance("Settings that these are added to, from another guidance node."),
+                *inputs.widgets(GuidanceRange, "up_to_sigma"),
+                *inputs.widgets(
+                    Guidance, "stg_scale", "stg_blocks", "rescale", "cfg_star", "apg_parallel", "apg_limit"
+                ),
+                *inputs.widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps"),
             ],
             outputs=[
-                GuidanceType.Output(
-                    display_name="guidance", tooltip="For the sampler, or for another guidance node to add to."
-                )
+                inputs.output(GuidanceType, "guidance", "For the sampler, or for another guidance node to add to.")
             ],
         )
 
@@ -48,7 +43,7 @@ class GuidanceNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, guidance: StreamGuidance | None = None, stg_blocks: str = "auto", **settings: Any
     ) -> io.NodeOutput:
-        where = settings_from(GuidanceRange, settings)
+        where = inputs.settings_from(GuidanceRange, settings)
         blocks = parse_stg_blocks(stg_blocks, recipe_of(model.models), model.models.layers)
         return io.NodeOutput(where.apply(guidance or StreamGuidance(), Guidance(**settings, stg_blocks=blocks)))
 
@@ -58,22 +53,19 @@ class RecipeNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVRecipe",
-            "Recipe",
-            "sampling",
-            description="Schedule and guidance as the official pipelines set them for the loaded model (2.0, 2.3, dev "
-            "or distilled), and says on the node what they are. Connect both to the sampler.",
+            "sampling/Recipe",
             aliases=["defaults", "preset", "recommended settings", "scheduler", "official settings"],
             inputs=[
-                model_input("The LTX-2 model; distilled ones are told by the name of their file."),
-                *widgets(RecipeSettings, "steps", optional=True),
-                *widgets(RecipeSettings, "hq"),
-                latent_input("The clip that hq is for: its size shifts the steps.", optional=True),
+                inputs.model("The LTX-2 model; distilled ones are told by the name of their file."),
+                *inputs.widgets(RecipeSettings, "steps", optional=True),
+                *inputs.widgets(RecipeSettings, "hq"),
+                inputs.latent("The clip that hq is for: its size shifts the steps.", optional=True),
             ],
             outputs=[
-                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels, for the sampler."),
-                GuidanceType.Output(display_name="guidance", tooltip="The scales of both streams, for the sampler."),
+                inputs.output(io.Sigmas, "sigmas", "The noise levels, for the sampler."),
+                inputs.output(GuidanceType, "guidance", "The scales of both streams, for the sampler."),
             ],
             shows=True,
         )
@@ -104,24 +96,21 @@ class ScheduleNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVSchedule",
-            "Schedule",
-            "sampling",
-            description="The noise levels from 1 to 0 that the sampler goes through. Connect it to the sampler, or to "
-            "any other node that takes SIGMAS.",
+            "sampling/Schedule",
             aliases=["ltxv scheduler", "sigmas", "scheduler", "steps", "basic scheduler", "noise schedule"],
             inputs=[
-                *widgets(ScheduleSettings, "steps", "schedule", optional=False),
-                *widgets(ScheduleSettings, "max_shift", "base_shift", "terminal"),
-                latent_input(
+                *inputs.widgets(ScheduleSettings, "steps", "schedule", optional=False),
+                *inputs.widgets(ScheduleSettings, "max_shift", "base_shift", "terminal"),
+                inputs.latent(
                     "Fits the shift to the size of this latent. Not connected, it is that of 4096 tokens, as in the "
                     "official pipelines.",
                     optional=True,
                 ),
-                *widgets(ScheduleSettings, "denoise", "custom_sigmas"),
+                *inputs.widgets(ScheduleSettings, "denoise", "custom_sigmas"),
             ],
-            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels; the last one is 0.")],
+            outputs=[inputs.output(io.Sigmas, "sigmas", "The noise levels; the last one is 0.")],
             shows=True,
         )
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import MissingFileError
 from ..ltx2_core.health import Finding
-from ..ltx2_core.memory.machine import Machine, pinnable
+from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
-from ..ltx2_core.pipeline.local_engine import current_machine
+from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.plan import Plan
 
 log = logging.getLogger("ltx2-av")
@@ -68,7 +68,10 @@ def _folder(name: str, kind: str) -> Path | None:
     return next((path for path in paths if (path / "config.json").is_file()), None)
 
 
-def stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
+Stamp = tuple[str, int, int]  # a file, its size, and when it was written
+
+
+def stamps(paths: list[Path]) -> list[Stamp]:
     """Return something that changes when one of these files, or a file in one of these folders, does."""
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -115,18 +118,13 @@ def pinnable_ram() -> int:
     return pinnable(*ram())
 
 
-def machine(device: torch.device) -> Machine:
-    """Return how fast the card is and how much it holds; measured once, then remembered."""
-    return current_machine(device)
-
-
 def cache_subfolder(what: str) -> Path | None:
     """Return the folder for what can be made again but took long; None if nothing is to be kept."""
     root = cache_folder()
     return None if root is None else root / what
 
 
-def patcher_of(network: Any) -> comfy.model_patcher.ModelPatcher:
+def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
     """Return the patcher of a network of the host's own; older loaders hand out the network itself, which keeps one."""
     if isinstance(network, comfy.model_patcher.ModelPatcher):
         return network

@@ -1,6 +1,8 @@
 """All constructors of inputs, outputs and schemas; widgets are made from the settings of the core."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -9,40 +11,32 @@ from ..ltx2_core.fields import Choice, Look, Number, Seed, Setting, Slider, Swit
 from .values import ConditionsType, GuidanceType, ModelType, PlanType, WindowsType
 
 Settings = TypeVar("Settings")
+SocketType = Any  # of the host, such as io.Image, or what io.Custom returns
 
 CATEGORY = "LTX-2"
 
 
 def schema(
     node_id: str,
-    name: str,
-    menu: str,
+    title: str,
     *,
-    description: str,
     aliases: Sequence[str],
     inputs: list[io.Input],
     outputs: list[io.Output],
     shows: bool = False,
     **more: Any,
 ) -> io.Schema:
-    """Return the schema of a node.
+    """Return the schema of a node; its description is the first paragraph of its help page.
 
-    Args:
-        node_id: never changes once it is published.
-        name: as people read it, without "LTX-2".
-        menu: the submenu of LTX-2.
-        description: what it is for, and what to connect it to.
-        aliases: words that people search for.
-        inputs: in the order in which saved workflows store their values.
-        outputs: in their order.
-        shows: whether the node shows sentences on itself.
-        more: what else ``io.Schema`` takes.
+    ``title`` is its submenu and name, such as "loaders/Load Model"; ``shows`` lets it show sentences on itself. Ids,
+    and the order of inputs and outputs, never change once they are published.
     """
+    menu, _, name = title.partition("/")
     return io.Schema(
         node_id=node_id,
         display_name=f"LTX-2 {name}",
         category=f"{CATEGORY}/{menu}",
-        description=description,
+        description=_description(node_id),
         search_aliases=list(aliases),
         hidden=[io.Hidden.unique_id] if shows else [],
         inputs=inputs,
@@ -51,20 +45,24 @@ def schema(
     )
 
 
-def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> list[io.Input]:
-    """Return a widget for each named setting of ``owner``.
+@cache
+def _description(node_id: str) -> str:
+    page = Path(__file__).parents[1] / "js" / "docs" / f"{node_id}.md"
+    paragraphs = page.read_text(encoding="utf-8").split("\n\n") if page.is_file() else []
+    return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
 
-    Args:
-        owner: a dataclass with settings.
-        names: of its fields, in the order of the node.
-        optional: whether they may be absent from a saved workflow; None for those that are advanced.
-        shown: what a widget starts with, where this node differs.
+
+def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> list[io.Input]:
+    """Return a widget for each named setting of the dataclass ``owner``, in this order.
+
+    ``optional`` ones may be absent from saved workflows, by default those that are advanced; ``shown`` is what a widget
+    starts with where this node differs from the setting.
     """
     settings = settings_of(owner)
     return [widget(settings[name], optional, shown.get(name, ...)) for name in names]
 
 
-def widget(setting: Setting, optional: bool | None = None, shown: Any = ..., tooltip: str = "") -> io.Input:
+def widget(setting: Setting, optional: bool | None = None, shown: object = ..., tooltip: str = "") -> io.Input:
     """Return the widget of one setting; see ``widgets``."""
     look = setting.look
     common = {
@@ -120,45 +118,33 @@ def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) ->
 # -------------------------------------------------------------------------------------------------------------- sockets
 
 
-def model_input(tooltip: str = "The LTX-2 model, from LTX-2 Load Model.", name: str = "model", **more: Any) -> io.Input:
+def socket(kind: SocketType, name: str, tooltip: str, **more: Any) -> io.Input:
+    """Return an input socket of ``kind``, such as io.Image; ``more`` is what its Input takes."""
+    return kind.Input(name, tooltip=tooltip, **more)
+
+
+def output(kind: SocketType, name: str, tooltip: str) -> io.Output:
+    """Return an output socket of ``kind``, such as io.Image."""
+    return kind.Output(display_name=name, tooltip=tooltip)
+
+
+def model(tooltip: str = "The LTX-2 model, from LTX-2 Load Model.", name: str = "model", **more: Any) -> io.Input:
     """Return a socket for the model."""
     return ModelType.Input(name, tooltip=tooltip, **more)
 
 
-def latent_input(tooltip: str, **more: Any) -> io.Input:
+def latent(tooltip: str, **more: Any) -> io.Input:
     """Return a socket for a latent."""
     return io.Latent.Input("latent", tooltip=tooltip, **more)
 
 
-def positive_input(tooltip: str) -> io.Input:
-    """Return a socket for the encoded prompt."""
-    return io.Conditioning.Input("positive", tooltip=tooltip)
-
-
-def negative_input(tooltip: str) -> io.Input:
-    """Return an optional socket for the encoded negative prompt."""
-    return io.Conditioning.Input("negative", optional=True, tooltip=tooltip)
-
-
-def plan_input() -> io.Input:
+def plan() -> io.Input:
     """Return a socket for a plan that limits what a node may take."""
     tooltip = "From LTX-2 Memory Plan: takes no more of the card and of RAM than it allows."
     return PlanType.Input("plan", optional=True, tooltip=tooltip)
 
 
-def guidance_input(tooltip: str) -> io.Input:
-    """Return an optional socket for guidance."""
-    return GuidanceType.Input("guidance", optional=True, tooltip=tooltip)
-
-
-def windows_input(tooltip: str, **more: Any) -> io.Input:
-    """Return a socket for the windows of a long clip."""
-    return WindowsType.Input("windows", tooltip=tooltip, **more)
-
-
-def conditions_input(
-    tooltip: str = "What else is given, from another LTX-2 condition node; all of it counts.",
-) -> io.Input:
+def conditions(tooltip: str = "What else is given, from another LTX-2 condition node; all of it counts.") -> io.Input:
     """Return an optional socket for what is given."""
     return ConditionsType.Input("conditions", optional=True, tooltip=tooltip)
 
@@ -169,13 +155,7 @@ def conditions_output(what: str) -> io.Output:
     return ConditionsType.Output(display_name="conditions", tooltip=tooltip)
 
 
-def upscaler_input() -> io.Input:
-    """Return a socket for a latent upscaler, ours or the host's."""
-    tooltip = "From LTX-2 Load Upscaler, or from ComfyUI's own Load Latent Upscale Model."
-    return io.LatentUpscaleModel.Input("upscaler", tooltip=tooltip)
-
-
-def picture_inputs(what: str) -> list[io.Input]:
+def pictures(what: str) -> list[io.Input]:
     """Return sockets for ``what`` as frames or as a video."""
     return [
         io.Image.Input("images", optional=True, tooltip=f"{what}, as frames: each is one frame of the clip."),
@@ -187,12 +167,37 @@ def picture_inputs(what: str) -> list[io.Input]:
     ]
 
 
-def fps_input(tooltip: str) -> io.Input:
-    """Return a widget for the frame rate of latents that do not say it; 0 where they do."""
-    limits = {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.001, "round": 0.001}
-    return io.Float.Input("fps", **limits, optional=True, advanced=True, tooltip=tooltip)
+def positive(tooltip: str) -> io.Input:
+    """Return a socket for the encoded prompt."""
+    return io.Conditioning.Input("positive", tooltip=tooltip)
+
+
+def negative(tooltip: str) -> io.Input:
+    """Return an optional socket for the encoded negative prompt."""
+    return io.Conditioning.Input("negative", optional=True, tooltip=tooltip)
+
+
+def guidance(tooltip: str) -> io.Input:
+    """Return an optional socket for guidance."""
+    return GuidanceType.Input("guidance", optional=True, tooltip=tooltip)
+
+
+def windows(tooltip: str, **more: Any) -> io.Input:
+    """Return a socket for the windows of a long clip."""
+    return WindowsType.Input("windows", tooltip=tooltip, **more)
 
 
 def latent_output(tooltip: str) -> io.Output:
     """Return the socket of a latent with both streams."""
     return io.Latent.Output(display_name="av_latent", tooltip=tooltip)
+
+
+UPSCALER = socket(
+    io.LatentUpscaleModel, "upscaler", "From LTX-2 Load Upscaler, or from ComfyUI's own Load Latent Upscale Model."
+)
+
+
+def fps(tooltip: str) -> io.Input:
+    """Return a widget for the frame rate of latents that do not say it; 0 where they do."""
+    limits = {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.001, "round": 0.001}
+    return io.Float.Input("fps", **limits, optional=True, advanced=True, tooltip=tooltip)

@@ -10,22 +10,23 @@ from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
 from ..ltx2_core.latents import AVLatent, empty
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings
-from . import host
+from . import host, inputs
 from .engine import HostEngine, LoadedModel
-from .inputs import fps_input, latent_input, latent_output, model_input, picture_inputs, plan_input, schema, widgets
 from .values import (
     DEFAULT_FPS,
     Audio,
     HostLatent,
     Latent,
+    Video,
     audio_of_video,
     audio_source,
     to_host_latent,
     video_source,
 )
 
-_FRAMES_OUTPUT = io.Int.Output(display_name="frames", tooltip="The length that was really chosen, in frames.")
+_FRAMES_OUTPUT = inputs.output(io.Int, "frames", "The length that was really chosen, in frames.")
 
 
 class EmptyLatent(io.ComfyNode):
@@ -33,21 +34,18 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVEmptyLatent",
-            "Empty AV Latent",
-            "latent",
-            description="Size, length and frame rate of a new clip with sound. Sizes become the nearest that LTX-2 can "
-            "make, and the node says so. Connect it to the sampler.",
+            "latent/Empty AV Latent",
             aliases=["empty latent video", "empty latent audio", "resolution", "duration", "length", "size"],
             inputs=[
-                *widgets(ClipSettings, "width", "height", "frames", "fps"),
-                *widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
+                *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
+                *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
             ],
             outputs=[
-                latent_output("Picture and sound, still empty; ComfyUI's Separate and Concat AV Latent take it, too."),
+                inputs.latent_output("Picture and sound, still empty; ComfyUI's own AV latent nodes take it."),
                 _FRAMES_OUTPUT,
-                io.Float.Output(display_name="fps", tooltip="The exact frame rate, for CreateVideo and the like."),
+                inputs.output(io.Float, "fps", "The exact frame rate, for CreateVideo and the like."),
             ],
             shows=True,
         )
@@ -65,23 +63,18 @@ class Extend(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVExtend",
-            "Extend",
-            "latent",
-            description="Makes a latent longer: what it has stays, and the sampler goes on from there, in picture and "
-            "sound. Connect LTX-2 Long Video to the sampler where the whole is more than the model makes at once.",
+            "latent/Extend",
             aliases=["extend video", "continue", "longer", "outpaint time", "next shot"],
             inputs=[
-                latent_input("What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."),
-                *widgets(ExtendSettings, "seconds"),
-                fps_input(
-                    "Frames per second, for a latent that does not say it. 0 means: as the latent says, else 24."
-                ),
+                inputs.latent("What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."),
+                *inputs.widgets(ExtendSettings, "seconds"),
+                inputs.fps("Frames per second; 0 means: as the latent says, else 24."),
             ],
             outputs=[
-                latent_output("The beginning as it was, then room for what is new; a mask tells the sampler."),
-                io.Int.Output(display_name="frames", tooltip="How long it is now, in frames."),
+                inputs.latent_output("The beginning as it was, then room for what is new; a mask tells the sampler."),
+                inputs.output(io.Int, "frames", "How long it is now, in frames."),
             ],
             shows=True,
         )
@@ -112,42 +105,35 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVEncode",
-            "Encode Clip",
-            "latent",
-            description="Turns a clip into a latent: to retake or inpaint a part of it, or to continue it. A video "
-            "from a file is read piece by piece, however long it is.",
+            "latent/Encode Clip",
             aliases=["vae encode", "video to latent", "load latent", "vae encode tiled", "audio encode"],
             inputs=[
-                model_input(),
-                *picture_inputs("The clip"),
-                io.Audio.Input(
+                inputs.model(),
+                *inputs.pictures("The clip"),
+                inputs.socket(
+                    io.Audio,
                     "audio",
+                    "Its sound; not connected, that of the video. Without any, the latent has no sound part.",
                     optional=True,
-                    tooltip="Its sound; not connected, that of the video. Without any, the latent has no sound part.",
                 ),
-                *widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
-                plan_input(),
+                *inputs.widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
+                inputs.plan(),
             ],
             outputs=[
-                latent_output("The clip, with its frame rate, for the sampler."),
-                io.Int.Output(display_name="frames", tooltip="How many frames it has."),
-                io.Float.Output(display_name="fps", tooltip="Its frame rate."),
+                inputs.latent_output("The clip, with its frame rate, for the sampler."),
+                inputs.output(io.Int, "frames", "How many frames it has."),
+                inputs.output(io.Float, "fps", "Its frame rate."),
             ],
             shows=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        images: Tensor | None = None,
-        video: Any = None,
-        audio: Audio | None = None,
-        plan: Any = None,
-        **size: Any,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, images: Tensor | None = None, video: Video | None = None,
+        audio: Audio | None = None, plan: Plan | None = None, **size: Any
+    ) -> io.NodeOutput:  # fmt: skip
         rate = exact_fps(size.pop("fps", 0) or (DEFAULT_FPS if video is None else video.get_frame_rate()))
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
         init = InitClip(video_source(images, video), sound)

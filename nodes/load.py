@@ -14,9 +14,8 @@ from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import open_upscaler
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS
-from . import host
+from . import host, inputs
 from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
-from .inputs import schema
 from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
@@ -51,45 +50,54 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadModel",
-            "Load Model",
-            "loaders",
-            description="Opens an LTX-2.0 or LTX-2.3 checkpoint: transformer, text projection, video and audio VAE, "
-            "vocoder. Connect it to all other LTX-2 nodes.",
+            "loaders/Load Model",
             aliases=["load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=[BUILT_IN, *host.model_files(*CHECKPOINTS)],
-                    tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, or "
-                    "the transformer of a split model from models/diffusion_models. The built-in miniature needs no "
-                    "download and makes clips of a bouncing ball: good for trying a graph.",
+                    tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
+                    "or the transformer of a split model from models/diffusion_models. The built-in miniature needs "
+                    "no download and makes clips of a bouncing ball: good for trying a graph.",
                 ),
-                _part_input("video_vae", ("vae",), "The video VAE of a split model, from models/vae. It takes the "
-                            "place of the one in the checkpoint."),
-                _part_input("audio_vae", ("vae",), "The audio VAE with vocoder of a split model, from models/vae. It "
-                            "takes the place of the one in the checkpoint."),
-                _part_input("text_projection", PROJECTIONS, "Where to find text projection and connectors if the "
-                            "checkpoint has none; any full checkpoint of the same LTX-2 version will do."),
+                _part_input(
+                    "video_vae",
+                    ("vae",),
+                    "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint.",
+                ),
+                _part_input(
+                    "audio_vae",
+                    ("vae",),
+                    "The audio VAE with vocoder of a split model, from models/vae. It takes the place of the one in "
+                    "the checkpoint.",
+                ),
+                _part_input(
+                    "text_projection",
+                    PROJECTIONS,
+                    "Where to find text projection and connectors if the checkpoint has none; any full checkpoint of "
+                    "the same LTX-2 version will do.",
+                ),
                 _precision_input(
                     "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
-                    "auto with half the memory for the part that paints the picture: slightly softer detail, while the "
-                    "sound keeps its full precision.",
+                    "auto with half the memory for the part that paints the picture: slightly softer detail, while "
+                    "the sound keeps its full precision.",
                     *CASTS,
                 ),
             ],
             outputs=[
-                ModelType.Output(
-                    display_name="model",
-                    tooltip="The opened model. Its networks are read when they are first needed and then kept, so a "
-                    "second run with another seed reads nothing.",
+                inputs.output(
+                    ModelType,
+                    "model",
+                    "The opened model. Its networks are read when they are first needed and then kept, so a second "
+                    "run with another seed reads nothing.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> Any:
+    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[host.Stamp]:
         return host.stamps(_files(checkpoint, **parts))
 
     @classmethod
@@ -109,12 +117,9 @@ class LoadGemma(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadGemma",
-            "Load Gemma",
-            "loaders",
-            description="Opens Gemma 3 12B, the language model that reads the prompts of LTX-2.0 and LTX-2.3. "
-            "Connect it to LTX-2 Gemma Text Encode.",
+            "loaders/Load Gemma",
             aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b"],
             inputs=[
                 io.Combo.Input(
@@ -126,11 +131,11 @@ class LoadGemma(io.ComfyNode):
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
             ],
-            outputs=[GemmaType.Output(display_name="gemma", tooltip="The opened text encoder, not yet in memory.")],
+            outputs=[inputs.output(GemmaType, "gemma", "The opened text encoder, not yet in memory.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> Any:
+    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> list[host.Stamp]:
         return host.stamps([_gemma(text_encoder)])
 
     @classmethod
@@ -150,12 +155,9 @@ class LoadUpscaler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadUpscaler",
-            "Load Upscaler",
-            "loaders",
-            description="Opens a latent upscaler of LTX-2 and says what it enlarges: space by 2 or 1.5, or time by 2. "
-            "Connect it to LTX-2 Two Stages, or to the upscale node of its kind.",
+            "loaders/Load Upscaler",
             aliases=["latent upscale model", "load latent upscale model", "spatial upscaler", "hires fix"],
             inputs=[
                 io.Combo.Input(
@@ -166,14 +168,12 @@ class LoadUpscaler(io.ComfyNode):
                     "one belongs to the built-in model.",
                 )
             ],
-            outputs=[
-                io.LatentUpscaleModel.Output(display_name="upscaler", tooltip="The opened upscaler, not yet in memory.")
-            ],
+            outputs=[inputs.output(io.LatentUpscaleModel, "upscaler", "The opened upscaler, not yet in memory.")],
             shows=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, upscaler: str) -> Any:
+    def fingerprint_inputs(cls, upscaler: str) -> list[host.Stamp]:
         return host.stamps([_upscaler(upscaler)])
 
     @classmethod

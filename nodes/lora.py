@@ -8,16 +8,15 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.lora import Strengths, compare, open_lora
 from ..ltx2_core.lora.stack import parse_blocks, parse_schedule
-from . import host
+from . import host, inputs
 from .engine import LoadedModel
-from .inputs import model_input, schema, settings_from, widgets
 from .values import ModelType
 
 BUILT_IN = "built-in: "
 NONE = "none"
 ROWS = 10  # of the stack; js/stack.js shows as many as are used, and one more
 
-MODEL = model_input("The LTX-2 model, from LTX-2 Load Model or another LoRA node.")
+MODEL = inputs.model("The LTX-2 model, from LTX-2 Load Model or another LoRA node.")
 
 
 def _lora_input(name: str = "lora", *first: str, more: str = "", **options: Any) -> io.Input:
@@ -38,64 +37,57 @@ def _model_output(use: str = "For the sampler; text encoding and decoding may ta
     )
 
 
-class LoadLora(io.ComfyNode):
+class _OneLora(io.ComfyNode):
+    """A node that reads one LoRA, again when its file has changed."""
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str, **others: Any) -> list[host.Stamp]:
+        return _stamp(lora)
+
+
+class LoadLora(_OneLora):
     """One LoRA with one strength."""
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadLora",
-            "Load LoRA",
-            "loaders",
-            description="Adds a LoRA to the model: a camera move, a style, a character, or the distilled LoRA. Says on "
-            "the node how much of it fits. Connect several in a row to add them up.",
+            "loaders/Load LoRA",
             aliases=["lora", "lora loader", "load lora", "lora loader model only", "camera lora", "style lora"],
-            inputs=[MODEL, _lora_input(), *widgets(Strengths, "strength")],
+            inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
             outputs=[_model_output()],
             shows=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        return _stamp(lora)
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:
         return io.NodeOutput(_added(cls, model, (lora, Strengths(strength))))
 
 
-class LoadLoraAdvanced(io.ComfyNode):
+class LoadLoraAdvanced(_OneLora):
     """One LoRA with a strength for each stream, for some blocks, and over the run."""
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadLoraAdvanced",
-            "Load LoRA (advanced)",
-            "loaders",
-            description="A LoRA with its own strength for picture, sound, and what each takes from the other; for some "
-            "blocks only, and changing over the run. With audio at 0, a LoRA that was trained on silent clips leaves "
-            "voices alone.",
+            "loaders/Load LoRA (advanced)",
             aliases=["lora", "lora loader", "lora block weight", "lora schedule", "audio lora", "lora strength"],
             inputs=[
                 MODEL,
                 _lora_input(),
-                *widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
-                *widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
+                *inputs.widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
+                *inputs.widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
             ],
             outputs=[_model_output()],
             shows=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        return _stamp(lora)
-
-    @classmethod
     def execute(cls, model: LoadedModel, lora: str, **strengths: Any) -> io.NodeOutput:
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
-        return io.NodeOutput(_added(cls, model, (lora, settings_from(Strengths, strengths))))
+        return io.NodeOutput(_added(cls, model, (lora, inputs.settings_from(Strengths, strengths))))
 
 
 class LoraStack(io.ComfyNode):
@@ -105,16 +97,13 @@ class LoraStack(io.ComfyNode):
     def define_schema(cls):
         rows: list[io.Input] = []
         for row in range(1, ROWS + 1):
-            (strength,) = widgets(Strengths, "strength", optional=row > 1)
+            (strength,) = inputs.widgets(Strengths, "strength", optional=row > 1)
             strength.id = f"strength_{row}"
             rows.append(_lora_input(f"lora_{row}", NONE, more=" Choosing one brings the next row.", optional=row > 1))
             rows.append(strength)
-        return schema(
+        return inputs.schema(
             "LTX2AVLoraStack",
-            "LoRA Stack",
-            "loaders",
-            description=f"Up to {ROWS} LoRAs in one node, each with its strength; they add up, in any order. Says on "
-            "the node how much of each fits.",
+            "loaders/LoRA Stack",
             aliases=["lora", "lora stack", "power lora loader", "multiple loras", "lora stacker"],
             inputs=[MODEL, *rows],
             outputs=[_model_output()],
@@ -122,7 +111,7 @@ class LoraStack(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> Any:
+    def fingerprint_inputs(cls, **inputs: Any) -> list[list[host.Stamp]]:
         return [_stamp(name) for name, _ in _rows(inputs)]
 
     @classmethod
@@ -131,36 +120,29 @@ class LoraStack(io.ComfyNode):
         return io.NodeOutput(_added(cls, model, *chosen))
 
 
-class LoadICLora(io.ComfyNode):
+class LoadICLora(_OneLora):
     """A LoRA that was trained to follow a reference video."""
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLoadICLora",
-            "Load IC-LoRA",
-            "loaders",
-            description="An in-context LoRA: it makes the model follow a reference video, such as depth, poses, edges "
-            "or an earlier take. Connect both numbers to the node that takes the reference.",
+            "loaders/Load IC-LoRA",
             aliases=["ic-lora", "iclora", "in-context lora", "control", "depth", "pose", "canny", "union control"],
-            inputs=[MODEL, _lora_input(), *widgets(Strengths, "strength")],
+            inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
             outputs=[
                 _model_output("For the sampler of the stage that gets the reference."),
-                io.Int.Output(
-                    display_name="downscale",
-                    tooltip="How many times smaller than the clip the reference shall be, as the file says; else 1.",
+                inputs.output(
+                    io.Int,
+                    "downscale",
+                    "How many times smaller than the clip the reference shall be, as the file says; else 1.",
                 ),
-                io.Int.Output(
-                    display_name="temporal_scale",
-                    tooltip="Every how many frames the reference has one, as the file says; else 1.",
+                inputs.output(
+                    io.Int, "temporal_scale", "Every how many frames the reference has one, as the file says; else 1."
                 ),
             ],
             shows=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> Any:
-        return _stamp(lora)
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:

@@ -14,9 +14,8 @@ from ..ltx2_core.pipeline.stage import TRANSFORMER
 from ..ltx2_core.pipeline.stages import stages_of_clip
 from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.settings import Resources
-from . import host
+from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
-from .inputs import guidance_input, latent_input, model_input, schema, widgets
 from .values import GemmaType, HostLatent, Latent, PlanType
 
 
@@ -25,27 +24,26 @@ class MemoryPlan(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVPlan",
-            "Memory Plan",
-            "loaders",
-            description="Says before a run whether a clip fits the card, what is streamed, and how long it takes; "
-            "loads nothing. Connect the plan to other LTX-2 nodes to hold them to its limits; without one they plan "
-            "for themselves and take what is free.",
+            "loaders/Memory Plan",
             aliases=["vram", "memory", "low vram", "offload", "block swap", "out of memory", "estimate"],
             inputs=[
-                model_input(),
-                latent_input("The clip to plan for: only its size and frame rate matter."),
-                *widgets(Resources, "max_vram", "max_ram", optional=False),
-                GemmaType.Input("gemma", optional=True, tooltip="To plan for the text encoder, too."),
-                io.Sigmas.Input(
-                    "sigmas", optional=True, tooltip="The schedule, for the number of steps. Else the model's recipe."
+                inputs.model(),
+                inputs.latent("The clip to plan for: only its size and frame rate matter."),
+                *inputs.widgets(Resources, "max_vram", "max_ram", optional=False),
+                inputs.socket(GemmaType, "gemma", "To plan for the text encoder, too.", optional=True),
+                inputs.socket(
+                    io.Sigmas,
+                    "sigmas",
+                    "The schedule, for the number of steps. Else the model's recipe.",
+                    optional=True,
                 ),
-                guidance_input("For the number of passes. Else that of the model's recipe."),
+                inputs.guidance("For the number of passes. Else that of the model's recipe."),
             ],
             outputs=[
-                PlanType.Output(display_name="plan", tooltip="For the plan inputs of the other nodes."),
-                io.String.Output(display_name="report", tooltip="The plan in words."),
+                inputs.output(PlanType, "plan", "For the plan inputs of the other nodes."),
+                inputs.output(io.String, "report", "The plan in words."),
             ],
             shows=True,
             is_output_node=True,
@@ -53,14 +51,9 @@ class MemoryPlan(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        latent: Latent,
-        gemma: LoadedGemma | None = None,
-        sigmas: Tensor | None = None,
-        guidance: StreamGuidance | None = None,
-        **limits: Any,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, latent: Latent, gemma: LoadedGemma | None = None, sigmas: Tensor | None = None,
+        guidance: StreamGuidance | None = None, **limits: Any
+    ) -> io.NodeOutput:  # fmt: skip
         engine, recipe, most = HostEngine(model, gemma=gemma), recipe_of(model.models), Resources(**limits)
         steps = tuple(recipe.sigmas() if sigmas is None else sigmas.tolist())
         sampling = Sampling(steps, guidance or StreamGuidance(recipe.video, recipe.audio))

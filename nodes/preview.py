@@ -5,6 +5,7 @@ from fractions import Fraction
 from time import monotonic
 from typing import Any
 
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.audio_vae import AudioDecoder
@@ -28,15 +29,8 @@ class Preview:
     are always shown, and as many between them as take no more than PREVIEW_TIME_SHARE of the time.
     """
 
-    def __init__(self, node: Any, models: Models, fps: Fraction, has_sound: bool):
-        """Prepare for one run.
-
-        Args:
-            node: the class of the running node.
-            models: the files; the miniature has factors of its own.
-            fps: frames per second of the clip.
-            has_sound: whether there is a sound to show.
-        """
+    def __init__(self, node: type[io.ComfyNode], models: Models, fps: Fraction, has_sound: bool):
+        """Prepare for one run of the class ``node``."""
         self._node_id, self._models, self._fps = node.hidden.unique_id, models, fps
         self._has_sound, self._wanted = has_sound, host.wants_previews()
         self._bar: Callable[..., None] = host.progress()

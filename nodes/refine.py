@@ -11,6 +11,7 @@ from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.long import sampled_size
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.refine import Refine
 from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import NetworkKey
@@ -20,27 +21,13 @@ from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.seeds import Seeds
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
-from . import host
-from .engine import HostEngine, LoadedModel, upscaler_of
-from .inputs import (
-    conditions_input,
-    guidance_input,
-    latent_input,
-    latent_output,
-    model_input,
-    negative_input,
-    plan_input,
-    positive_input,
-    schema,
-    settings_from,
-    upscaler_input,
-    widgets,
-)
+from . import host, inputs
+from .engine import HostEngine, LoadedModel, UpscalerLike, upscaler_of
 from .sample import check_negative, given_in, sampling_engine
-from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, script_of
+from .values import Conditioning, HostConditioning, HostLatent, Latent, script_of
 
-MODEL = model_input("The LTX-2 model that made the latent, from LTX-2 Load Model.")
-FINISHED = latent_input("A finished latent, not a noisy one.")
+MODEL = inputs.model("The LTX-2 model that made the latent, from LTX-2 Load Model.")
+FINISHED = inputs.latent("A finished latent, not a noisy one.")
 TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
 GIVEN = "What is given: those of the first stage, which are encoded again at this size."
 
@@ -55,20 +42,19 @@ class UpscaleNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVUpscale",
-            "Latent Upscaler",
-            "refine",
-            description="Makes the picture of a latent wider and higher, by 2 or 1.5. Its sound stays as it is. The "
-            "result is soft: connect it to LTX-2 Tiled Refiner.",
+            "refine/Latent Upscaler",
             aliases=["latent upscale", "ltxv latent upsampler", "spatial upscale", "hires fix", "enlarge"],
-            inputs=[MODEL, FINISHED, upscaler_input(), plan_input()],
-            outputs=[latent_output("The larger picture, with the same sound.")],
+            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
+            outputs=[inputs.latent_output("The larger picture, with the same sound.")],
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, latent: Latent, upscaler: Any, plan: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
+    ) -> io.NodeOutput:
         larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
@@ -80,24 +66,23 @@ class UpscaleTime(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVUpscaleTime",
-            "Upscale in Time",
-            "refine",
-            description="Puts a new frame between all frames of a latent: twice the frame rate at the same speed, with "
-            "the same sound. Connect it to LTX-2 Tiled Refiner or to the decoder.",
+            "refine/Upscale in Time",
             aliases=["frame interpolation", "temporal upscaler", "fps", "slow motion", "rife"],
-            inputs=[MODEL, FINISHED, upscaler_input(), plan_input()],
+            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
             outputs=[
-                latent_output("The latent of twice the rate, which it says."),
-                io.Int.Output(display_name="frames", tooltip="The new length in frames: twice the old one, less 1."),
-                io.Float.Output(display_name="fps", tooltip="The new frame rate."),
+                inputs.latent_output("The latent of twice the rate, which it says."),
+                inputs.output(io.Int, "frames", "The new length in frames: twice the old one, less 1."),
+                inputs.output(io.Float, "fps", "The new frame rate."),
             ],
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, latent: Latent, upscaler: Any, plan: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
+    ) -> io.NodeOutput:
         larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
@@ -109,66 +94,53 @@ class RefineNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVRefine",
-            "Tiled Refiner",
-            "refine",
-            description="Gives a latent some noise and takes it away again, which fills it with detail; in overlapping "
-            "tiles where it is too large for the card. Connect it behind LTX-2 Latent Upscaler, or behind LTX-2 Encode "
-            "Clip for a video of your own.",
+            "refine/Tiled Refiner",
             aliases=["hires fix", "detailer", "img2img", "ultimate upscale", "tiled sampler", "second pass"],
             inputs=[
                 MODEL,
-                positive_input("The encoded prompt; best that of the first stage."),
-                latent_input("What to refine, at the size that is wanted."),
-                *widgets(SamplingSettings, "seed"),
+                inputs.positive("The encoded prompt; best that of the first stage."),
+                inputs.latent("What to refine, at the size that is wanted."),
+                *inputs.widgets(SamplingSettings, "seed"),
                 io.Combo.Input(
                     "sound",
                     options=["hold", "refine"],
-                    tooltip="hold keeps the sound as it is, and the picture follows it. refine makes it anew with the "
-                    "picture, as much as the noise asks for; of tiles it hears the whole picture.",
+                    tooltip="hold keeps the sound as it is, and the picture follows it. refine makes it anew with "
+                    "the picture, as much as the noise asks for; of tiles it hears the whole picture.",
                 ),
-                *widgets(SecondStage, "noise_scale", optional=True),
-                io.Sigmas.Input(
+                *inputs.widgets(SecondStage, "noise_scale", optional=True),
+                inputs.socket(
+                    io.Sigmas,
                     "sigmas",
+                    "The noise levels. Not connected, they are those that the recipe of the model has for its second "
+                    "stage.",
                     optional=True,
-                    tooltip="The noise levels. Not connected, they are those that the recipe of the model has for its "
-                    "second stage.",
                 ),
-                negative_input("Needed only while a text scale of the guidance is above 1."),
-                guidance_input("From LTX-2 Guidance. Not connected, it is the recipe's: none, for the distilled LoRA."),
-                *widgets(TileSettings, *TILES),
-                plan_input(),
-                conditions_input(GIVEN),
+                inputs.negative("Needed only while a text scale of the guidance is above 1."),
+                inputs.guidance("From LTX-2 Guidance. Not connected, it is that of the recipe: none."),
+                *inputs.widgets(TileSettings, *TILES),
+                inputs.plan(),
+                inputs.conditions(GIVEN),
             ],
             outputs=[
-                latent_output("The refined latent, for the decoders."),
-                io.String.Output(display_name="report", tooltip="The tiles, and how much of their seams is left."),
+                inputs.latent_output("The refined latent, for the decoders."),
+                inputs.output(io.String, "report", "The tiles, and how much of their seams is left."),
             ],
             shows=True,
         )
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        positive: Conditioning,
-        latent: Latent,
-        seed: int,
-        sound: str,
-        negative: Conditioning | None = None,
-        sigmas: Tensor | None = None,
-        guidance: StreamGuidance | None = None,
-        **settings: Any,
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, seed: int, sound: str, **settings: Any
     ) -> io.NodeOutput:
+        sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
-        second = SecondStage(
-            sound="refine", noise_scale=settings.pop("noise_scale", 0.0), sigmas=levels, guidance=guidance
-        )
-        recipe = second.completed(recipe_of(model.models).refine)
-        texts = positive, negative
-        refined, report = _refined(cls, model, texts, latent, recipe, seed, hold=sound == "hold", **settings)
-        return io.NodeOutput(refined, report)
+        noise, guidance = settings.pop("noise_scale", 0.0), settings.pop("guidance", None)
+        second = SecondStage(sound="refine", noise_scale=noise, sigmas=levels, guidance=guidance)
+        recipe, texts = second.completed(recipe_of(model.models).refine), (positive, settings.pop("negative", None))
+        settings["hold"] = sound == "hold"
+        return io.NodeOutput(*_refined(cls, model, texts, latent, recipe, seed, settings))
 
 
 class TwoStage(io.ComfyNode):
@@ -176,57 +148,47 @@ class TwoStage(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVTwoStage",
-            "Two Stages",
-            "refine",
-            description="The second stage of the official pipelines: enlarges what the sampler made at half the size, "
-            "and refines it with the recipe of the loaded model. Connect it between sampler and decoder.",
+            "refine/Two Stages",
             aliases=["hires fix", "second stage", "two stage", "1080p", "upscale", "refine", "4k"],
             inputs=[
                 MODEL,
-                positive_input("The encoded prompt, that of the first stage."),
-                latent_input("The finished latent of the first stage."),
-                upscaler_input(),
-                *widgets(SamplingSettings, "seed"),
-                model_input(
+                inputs.positive("The encoded prompt, that of the first stage."),
+                inputs.latent("The finished latent of the first stage."),
+                inputs.UPSCALER,
+                *inputs.widgets(SamplingSettings, "seed"),
+                inputs.model(
                     "The model for the second stage, with its own LoRAs. A dev model needs the distilled LoRA here: "
                     "connect the model through LTX-2 Load LoRA. Not connected, it is the model above.",
                     name="refine_model",
                     optional=True,
                 ),
-                *widgets(SecondStage, "sound", optional=True),
-                negative_input("Only for recipes with a text scale above 1."),
-                *widgets(TileSettings, *TILES),
-                plan_input(),
-                conditions_input(GIVEN),
-                *widgets(RecipeSettings, "hq"),
+                *inputs.widgets(SecondStage, "sound", optional=True),
+                inputs.negative("Only for recipes with a text scale above 1."),
+                *inputs.widgets(TileSettings, *TILES),
+                inputs.plan(),
+                inputs.conditions(GIVEN),
+                *inputs.widgets(RecipeSettings, "hq"),
             ],
             outputs=[
-                latent_output("The large latent, for the decoders."),
-                io.String.Output(display_name="report", tooltip="What was done, and how much of seams is left."),
+                inputs.latent_output("The large latent, for the decoders."),
+                inputs.output(io.String, "report", "What was done, and how much of seams is left."),
             ],
             shows=True,
         )
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        positive: Conditioning,
-        latent: Latent,
-        upscaler: Any,
-        seed: int,
-        refine_model: LoadedModel | None = None,
-        sound: str = "as the recipe",
-        negative: Conditioning | None = None,
-        hq: bool = False,
-        **settings: Any,
-    ) -> io.NodeOutput:
-        recipe = SecondStage(sound=sound).completed(recipe_of(model.models, hq).refine)
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
+        **settings: Any
+    ) -> io.NodeOutput:  # fmt: skip
+        sound = settings.pop("sound", "as the recipe")
+        recipe = SecondStage(sound=sound).completed(recipe_of(model.models, settings.pop("hq", False)).refine)
         larger = _upscaled(HostEngine(model, settings.get("plan"), cls), HostLatent(latent), upscaler)
-        second, texts = refine_model or model, (positive, negative)
-        refined, report = _refined(cls, second, texts, larger, recipe, seed, hold=sound == "hold", **settings)
+        second, texts = settings.pop("refine_model", None) or model, (positive, settings.pop("negative", None))
+        settings["hold"] = sound == "hold"
+        refined, report = _refined(cls, second, texts, larger, recipe, seed, settings)
         if recipe.lora and not second.loras:
             report = f"{report}\n{NO_LORA}"
             host.show_text(cls.hidden.unique_id, report)
@@ -248,33 +210,32 @@ def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | 
 
 
 def _refined(
-    node: Any,
+    node: type[io.ComfyNode],
     model: LoadedModel,
     texts: tuple[Conditioning, Conditioning | None],
     latent: Latent,
     recipe: RefineRecipe,
     seed: int,
-    *,
-    hold: bool,
-    plan: Any = None,
-    conditions: Chain | None = None,
-    **tiles: Any,
+    settings: dict[str, Any],
 ) -> tuple[Latent, str]:
-    """Return the refined LATENT, and what there is to say about it; ``hold`` keeps the sound from the noise."""
+    """Return the refined LATENT, and what there is to say about it.
+
+    ``settings`` are conditions, plan and tiles, and "hold", which keeps the sound from the noise.
+    """
     begin = HostLatent(latent, otherwise=HostConditioning(texts[0]).frame_rate)
     if not begin.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
-    engine = sampling_engine(node, model, begin, plan)
-    held = [Frozen("audio")] if hold and begin.content.audio is not None else []
-    items, state = given_in(begin, conditions, engine, *held)
-    chosen = settings_from(TileSettings, tiles)
+    engine = sampling_engine(node, model, begin, settings.get("plan"))
+    held = [Frozen("audio")] if settings["hold"] and begin.content.audio is not None else []
+    items, state = given_in(begin, settings.get("conditions"), engine, *held)
+    chosen = inputs.settings_from(TileSettings, settings)
     sampling = _second_sampling(recipe, seed, chosen).for_streams(state.free)
     check_negative(sampling, texts[1])
     stage = engine.fit(Refine(sampling, sampled_size(state, ()), "audio" in state.free, chosen.cells, chosen.local))
     script = script_of(engine, texts[0], texts[1] if sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
     report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
-    engine.show(report)
+    host.show_text(engine.node_id, report)
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles), report
 

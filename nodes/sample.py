@@ -11,27 +11,13 @@ from ..ltx2_core.errors import SettingError
 from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
 from ..ltx2_core.pipeline.long import sampled_size, window_cache
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling
 from ..ltx2_core.sampling import Guidance, schedules
 from ..ltx2_core.sampling.windows import Segment, Windowing
 from ..ltx2_core.settings import LongClip, SamplingSettings, StreamScales, parse_stg_blocks
-from . import host
+from . import host, inputs
 from .engine import HostEngine, LoadedModel
-from .inputs import (
-    conditions_input,
-    fps_input,
-    guidance_input,
-    latent_input,
-    latent_output,
-    model_input,
-    negative_input,
-    plan_input,
-    positive_input,
-    schema,
-    settings_from,
-    widgets,
-    windows_input,
-)
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
@@ -41,66 +27,54 @@ class SampleNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVSample",
-            "Dual-Stream Sampler",
-            "sampling",
-            description="Makes picture and sound together from noise, following the prompt and each other. Connect "
-            "the result to LTX-2 Decode to Video.",
+            "sampling/Dual-Stream Sampler",
             aliases=["ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate"],
             inputs=[
-                model_input(),
-                positive_input(
+                inputs.model(),
+                inputs.positive(
                     "The encoded prompt, with or without a pass through the Thinking-Token Connector; ComfyUI's own "
                     "LTX-2 conditioning works, too."
                 ),
-                latent_input(
+                inputs.latent(
                     "What to fill: an empty latent, or one with a noise mask, of which the masked part is made anew. "
                     "Without a sound part, a silent clip is made."
                 ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    tooltip="The noise levels. Where they begin below 1, that much of the given latent is kept.",
+                inputs.socket(
+                    io.Sigmas, "sigmas", "The noise levels. Beginning below 1 keeps that much of the latent."
                 ),
-                *widgets(SamplingSettings, "seed"),
-                *widgets(Guidance, "text_scale", "cross_modal_scale"),
-                negative_input("The encoded negative prompt. Needed while a text scale is above 1."),
-                *widgets(SamplingSettings, "sampler"),
-                *widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
-                *widgets(StreamScales, "video_text_scale", "audio_text_scale"),
-                *widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
-                fps_input(
+                *inputs.widgets(SamplingSettings, "seed"),
+                *inputs.widgets(Guidance, "text_scale", "cross_modal_scale"),
+                inputs.negative("The encoded negative prompt. Needed while a text scale is above 1."),
+                *inputs.widgets(SamplingSettings, "sampler"),
+                *inputs.widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
+                *inputs.widgets(StreamScales, "video_text_scale", "audio_text_scale"),
+                *inputs.widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
+                inputs.fps(
                     "Frames per second, for a latent that does not say it. 0 means: as the latent says, else as "
                     "LTXVConditioning says, else 24."
                 ),
-                guidance_input(
-                    "From LTX-2 Guidance or LTX-2 Recipe: takes the place of the sliders and of all scales here."
+                inputs.guidance("From LTX-2 Guidance or Recipe: takes the place of all scales here."),
+                *inputs.widgets(
+                    SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"
                 ),
-                *widgets(SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"),
-                plan_input(),
-                conditions_input(
-                    "What is given: pictures, sound, a video, what to keep. From the LTX-2 condition nodes."
-                ),
-                windows_input(
-                    "From LTX-2 Long Video: makes the clip window by window, however long it is.", optional=True
-                ),
+                inputs.plan(),
+                inputs.conditions("Pictures, sound, a video, what to keep: from the LTX-2 condition nodes."),
+                inputs.windows("From LTX-2 Long Video: makes the clip window by window.", optional=True),
             ],
-            outputs=[latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")],
+            outputs=[
+                inputs.latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")
+            ],
             shows=True,
         )
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        positive: Conditioning,
-        latent: Latent,
-        sigmas: Tensor,
-        negative: Conditioning | None = None,
-        conditions: Chain | None = None,
-        windows: LongClipPlan | None = None,
-        **settings: Any,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, sigmas: Tensor,
+        negative: Conditioning | None = None, conditions: Chain | None = None, windows: LongClipPlan | None = None,
+        **settings: Any
+    ) -> io.NodeOutput:  # fmt: skip
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
@@ -115,7 +89,7 @@ class SampleNode(io.ComfyNode):
         return io.NodeOutput(begin.finished(result, _unfinished_step(engine, stage)))
 
 
-def sampling_engine(node: Any, model: LoadedModel, latent: HostLatent, plan: Any) -> HostEngine:
+def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: HostLatent, plan: Plan | None) -> HostEngine:
     """Return the engine of a node that samples, with its preview."""
     preview = Preview(node, model.models, latent.fps, latent.content.audio is not None)
     return HostEngine(model, plan, node, preview=preview)
@@ -147,13 +121,13 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
 
 def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel) -> Sampling:
     """Return what the widgets say; a guidance that is connected takes the place of the sliders."""
-    how = settings_from(SamplingSettings, settings)
+    how = inputs.settings_from(SamplingSettings, settings)
     steps = schedules.slice_steps(sigmas.tolist(), how.start_step, how.end_step or None)
     guidance = settings.pop("guidance", None)
     if guidance is None:
         blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe_of(model.models), model.models.layers)
-        alone = settings_from(StreamScales, settings)
-        guidance = alone.guidance(Guidance(**{**SLIDERS, **settings}, stg_blocks=blocks))
+        alone = inputs.settings_from(StreamScales, settings)
+        guidance = alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
     return Sampling(tuple(steps), guidance, how)
 
 
@@ -172,9 +146,9 @@ def _stage(sampling: Sampling, state: AVState, begin: HostLatent, long: LongClip
 def _warn(engine: HostEngine, begin: HostLatent, sampling: Sampling) -> None:
     """Show what is likely not meant."""
     if begin.unequal_lengths:
-        engine.show(begin.unequal_lengths)
+        host.show_text(engine.node_id, begin.unequal_lengths)
     if engine.models.distilled and len(sampling.passes(True)) > 1:
-        engine.show("This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
+        host.show_text(engine.node_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
 
 
 def _unfinished_step(engine: HostEngine, stage: Sample) -> Any:
@@ -189,21 +163,16 @@ class LongVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVLongVideo",
-            "Long Video",
-            "sampling",
-            description="Lets the sampler make a long clip window by window, picture and sound together, with the "
-            "memory of one window. Connect it to the sampler, and give the sampler a latent of the whole length.",
+            "sampling/Long Video",
             aliases=["looping sampler", "context windows", "sliding window", "infinite", "minutes", "extend"],
             inputs=[
-                *widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
-                *widgets(LongClip, "resume"),
+                *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
+                *inputs.widgets(LongClip, "resume"),
             ],
             outputs=[
-                WindowsType.Output(
-                    display_name="windows", tooltip="For the sampler, or for LTX-2 Segment to change the prompt."
-                )
+                inputs.output(WindowsType, "windows", "For the sampler, or for LTX-2 Segment to change the prompt.")
             ],
         )
 
@@ -217,19 +186,16 @@ class SegmentNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVSegment",
-            "Segment",
-            "sampling",
-            description="Gives a long clip another prompt from a moment on. The sampler's own prompt holds before the "
-            "first segment. Chain as many as you like.",
+            "sampling/Segment",
             aliases=["prompt schedule", "prompt travel", "multi prompt", "timeline", "scene", "story"],
             inputs=[
-                windows_input("From LTX-2 Long Video, or from another segment."),
-                positive_input("The encoded prompt of this segment."),
-                *widgets(Segment, "start"),
+                inputs.windows("From LTX-2 Long Video, or from another segment."),
+                inputs.positive("The encoded prompt of this segment."),
+                *inputs.widgets(Segment, "start"),
             ],
-            outputs=[WindowsType.Output(display_name="windows", tooltip="For the sampler, or for the next segment.")],
+            outputs=[inputs.output(WindowsType, "windows", "For the sampler, or for the next segment.")],
         )
 
     @classmethod

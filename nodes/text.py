@@ -1,17 +1,15 @@
 """What does the prompt say?"""
 
-from typing import Any
-
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.text_cache import text_cache
 from ..ltx2_core.lora.stack import text_identity
 from ..ltx2_core.pipeline.encode_text import read_features
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import PromptSettings
-from . import host
+from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
-from .inputs import model_input, negative_input, plan_input, positive_input, schema, widgets
 from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
 
 READS = ("text_features",)
@@ -22,22 +20,19 @@ class GemmaTextEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVGemmaTextEncode",
-            "Gemma Text Encode",
-            "text",
-            description="Reads the prompt and the negative prompt with Gemma. Connect the results to the LTX-2 "
-            "Thinking-Token Connector, or directly to the sampler.",
+            "text/Gemma Text Encode",
             aliases=["clip text encode", "prompt", "positive", "negative", "text encode", "conditioning"],
             inputs=[
-                model_input("The LTX-2 model that the prompt is for: it holds the text projection."),
-                GemmaType.Input("gemma", tooltip="The text encoder, from LTX-2 Load Gemma."),
-                *widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
-                plan_input(),
+                inputs.model("The LTX-2 model that the prompt is for: it holds the text projection."),
+                inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),
+                *inputs.widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
+                inputs.plan(),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="What the prompt says to both streams."),
-                io.Conditioning.Output(display_name="negative", tooltip="What the negative prompt says."),
+                inputs.output(io.Conditioning, "positive", "What the prompt says to both streams."),
+                inputs.output(io.Conditioning, "negative", "What the negative prompt says."),
             ],
         )
 
@@ -49,7 +44,7 @@ class GemmaTextEncode(io.ComfyNode):
         prompt: str,
         negative: str,
         keep_encoded: bool = True,
-        plan: Any = None,
+        plan: Plan | None = None,
     ) -> io.NodeOutput:
         encoded = _features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
@@ -74,24 +69,21 @@ class ThinkingTokens(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return schema(
+        return inputs.schema(
             "LTX2AVThinkingTokens",
-            "Thinking-Token Connector",
-            "text",
-            description="Continues an encoded prompt with the model's learned thinking tokens and makes the contexts "
-            "of picture and sound. Without this node the sampler does it, but then in every run.",
+            "text/Thinking-Token Connector",
             aliases=["connector", "registers", "embeddings connector", "thinking tokens", "text context"],
             inputs=[
-                model_input("The LTX-2 model whose connectors to use."),
-                positive_input(
+                inputs.model("The LTX-2 model whose connectors to use."),
+                inputs.positive(
                     "An encoded prompt, from LTX-2 Gemma Text Encode or from ComfyUI's own LTX-2 text encoder. One "
                     "that has been here before passes unchanged."
                 ),
-                negative_input("The encoded negative prompt, if any."),
+                inputs.negative("The encoded negative prompt, if any."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Contexts of both streams, for the sampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="The same for the negative prompt."),
+                inputs.output(io.Conditioning, "positive", "Contexts of both streams, for the sampler."),
+                inputs.output(io.Conditioning, "negative", "The same for the negative prompt."),
             ],
         )
 

@@ -14,18 +14,9 @@ from ..ltx2_core.conditioning import Inpaint, LatentCondition
 from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
 from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.geometry import (
-    AUDIO_BINS,
-    AUDIO_CHANNELS,
-    AUDIO_RATE,
-    SPACE_SCALE,
-    VIDEO_CHANNELS,
-    ClipShape,
-    exact_fps,
-    nearest_frames,
-)
+from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
-from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe
 from ..ltx2_core.pipeline.encode_text import Connect
 from ..ltx2_core.pipeline.long import Script
@@ -47,6 +38,7 @@ Latent = dict[str, Any]
 Conditioning = list[list[Any]]
 Audio = dict[str, Any]
 Chain = tuple[Condition, ...]
+Video = Any  # a VIDEO of the host: of a file, or of components
 
 DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
@@ -55,10 +47,7 @@ LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before t
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a CONDITIONING that has not met the connectors
 
 # What other nodes may write into a CONDITIONING that changes the latent's meaning: not obeyed here, so refused.
-FOREIGN_EXTRAS = {
-    "keyframe_idxs": "guide frames (LTXVAddGuide)",
-    "ref_audio": "a reference sound (LTXVReferenceAudio)",
-}
+FOREIGN_EXTRAS = {"keyframe_idxs": "guide frames (LTXVAddGuide)", "ref_audio": "a reference sound (LTXVReferenceAudio)"}
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
 NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an audio-video latent."
@@ -66,13 +55,7 @@ NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an aud
 
 @dataclass(frozen=True)
 class LongClipPlan:
-    """LTX2AV_WINDOWS: how a long clip is cut, and which prompt begins when.
-
-    Attributes:
-        windowing: size and overlap of windows.
-        resume: whether finished windows are kept on disk.
-        segments: seconds and prompts, beside the sampler's own prompt, which holds from 0 on.
-    """
+    """LTX2AV_WINDOWS: how a long clip is cut, and which prompt begins when, beside the sampler's own from 0 s on."""
 
     windowing: Windowing
     resume: bool
@@ -81,12 +64,7 @@ class LongClipPlan:
 
 @dataclass(frozen=True)
 class MelSpectrogram:
-    """LTX2AV_MEL: what the audio decoder says about the sound, and the clip that it belongs to.
-
-    Attributes:
-        mel: (B, 2, T, 64).
-        clip: None where the latent had no picture.
-    """
+    """LTX2AV_MEL: a spectrogram (B, 2, T, 64), and its clip; None where the latent had no picture."""
 
     mel: Tensor
     clip: ClipShape | None
@@ -96,18 +74,10 @@ class HostLatent:
     """A LATENT of the host, read once: its two streams, its frame rate, and what it says beside them."""
 
     def __init__(self, latent: Latent, fps: float = 0.0, otherwise: float | None = None):
-        """Read ``latent``.
-
-        Args:
-            latent: the host's dictionary.
-            fps: frames per second that the user has chosen; 0 for what the latent says.
-            otherwise: what to take where the latent says nothing; None for 24.
-
-        Raises:
-            SettingError: if this is no latent of LTX-2.
-        """
+        """Read ``latent``; ``fps`` is the user's choice, 0 for none; ``otherwise`` counts where nothing else does."""
         self.extras: Mapping[str, Any] = latent
-        self.content = _streams(latent["samples"])
+        samples = latent["samples"]
+        self.content = from_parts(samples.unbind() if samples.is_nested else [samples])
         self.fps = _fps(latent, fps, otherwise)
 
     @property
@@ -137,10 +107,7 @@ class HostLatent:
     @cached_property
     def shape(self) -> ClipShape:
         """The clip; of a sound alone, one whose picture would be as small as can be."""
-        if self.content.video is not None:
-            return ClipShape.of_latent(self.content.video, self.fps)
-        frames = nearest_frames(float(self.audio.shape[2] / AUDIO_RATE * self.fps))
-        return ClipShape(SPACE_SCALE, SPACE_SCALE, frames, self.fps)
+        return self.content.shape(self.fps)
 
     @property
     def clip(self) -> ClipShape | None:
@@ -170,15 +137,7 @@ class HostLatent:
     @property
     def unequal_lengths(self) -> str:
         """What to say if picture and sound will not end together; the host's own rounding makes no difference."""
-        if self.content.video is None or self.content.audio is None:
-            return ""
-        latents = self.content.audio.shape[2]
-        if abs(latents - self.shape.audio_latents) <= 1:
-            return ""
-        return (
-            f"The sound of this LATENT lasts {latents / AUDIO_RATE:.2f} s, the picture "
-            f"{float(self.shape.seconds):.2f} s at {float(self.fps):g} fps: was it made for another frame rate?"
-        )
+        return self.content.unequal_lengths(self.fps)
 
     def masks(self) -> list[LatentCondition]:
         """Return what the noise mask keeps."""
@@ -201,13 +160,7 @@ class HostLatent:
         )
 
     def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
-        """Return the host's dictionary with other content and frame rate; what else is written in it stays.
-
-        Args:
-            content: both streams.
-            drop: extras that no longer hold.
-            extras: what is written beside it; "fps" is this latent's unless it is given.
-        """
+        """Return the host's dictionary with other content, without extras in ``drop`` and with further ``extras``."""
         kept = {key: value for key, value in self.extras.items() if key not in drop}
         return to_host_latent(content, kept | {"fps": self.fps} | extras)
 
@@ -223,18 +176,15 @@ class HostLatent:
     def refined(self, content: AVLatent, tiles: Tiles) -> Latent:
         """Return the refined latent, which says where its tiles meet."""
         size = self.shape.video_latent
-        return self.with_content(content, (LAST_STEP,), **{SEAMS: (size, tiles.seams(size))})
+        extras: dict[str, Any] = {SEAMS: (size, tiles.seams(size))}
+        return self.with_content(content, (LAST_STEP,), **extras)
 
 
 class HostConditioning:
     """A CONDITIONING of the host, read once: what the transformer reads, whether or not it has met the connectors."""
 
     def __init__(self, conditioning: Conditioning):
-        """Read ``conditioning``.
-
-        Raises:
-            SettingError: for what other nodes have written into it and ours cannot obey.
-        """
+        """Read ``conditioning``; SettingError for what other nodes have written into it and ours cannot obey."""
         self.tensor, self.extras = conditioning[0][0], conditioning[0][1]
         if len(conditioning) > 1:
             host.log.warning("This CONDITIONING joins %d prompts; LTX-2 reads the first one.", len(conditioning))
@@ -277,12 +227,8 @@ def script_of(
     return Script(contexts, None if negative is None else HostConditioning(negative).contexts(engine))
 
 
-def video_source(images: Tensor | None, video: Any) -> VideoSource:
-    """Return what frames or a VIDEO hold; a file is read when it is needed.
-
-    Raises:
-        SettingError: unless just one of them is given.
-    """
+def video_source(images: Tensor | None, video: Video) -> VideoSource:
+    """Return what frames or a VIDEO hold, just one of which is given; a file is read when it is needed."""
     if (images is None) == (video is None):
         raise SettingError("Connect either images or a video to this node.")
     if images is not None:
@@ -295,11 +241,7 @@ def video_source(images: Tensor | None, video: Any) -> VideoSource:
 
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
-    """Return the chosen part of AUDIO as a waveform of one or two channels; of a batch the first.
-
-    Raises:
-        SettingError: if nothing is left.
-    """
+    """Return the chosen part of AUDIO as a waveform of one or two channels; of a batch the first."""
     rate = audio["sample_rate"]
     waveform = part.of(audio["waveform"][0], rate)
     if not waveform.shape[-1]:
@@ -309,7 +251,7 @@ def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
     return AudioSource(waveform, rate)
 
 
-def audio_of_video(video: Any) -> AudioSource | None:
+def audio_of_video(video: Video) -> AudioSource | None:
     """Return the sound of a VIDEO; None if it has none."""
     if file := _file_of(video):
         source, start, seconds = file
@@ -318,7 +260,7 @@ def audio_of_video(video: Any) -> AudioSource | None:
     return None if audio is None else audio_source(audio)
 
 
-def _file_of(video: Any) -> tuple[Any, float, float | None] | None:
+def _file_of(video: Video) -> tuple[Any, float, float | None] | None:
     """Return where a VIDEO lies, from when on it is meant, and for how long; None if it is not a file.
 
     Older versions of ComfyUI do not say what is meant; there it is decoded as a whole.
@@ -334,19 +276,6 @@ def to_host_latent(content: AVLatent, extras: Mapping[str, Any]) -> Latent:
     """Return ``content`` as the host passes it between nodes, with ``extras`` beside it."""
     tensors = [host.to_host_format(x) for x in content.streams().values()]
     return {**extras, "samples": host.nested(tensors[0], tensors[1]) if len(tensors) == 2 else tensors[0]}
-
-
-def _streams(samples: Any) -> AVLatent:
-    parts = samples.unbind() if samples.is_nested else [samples]
-    videos = [x for x in parts if x.ndim == 5 and x.shape[1] == VIDEO_CHANNELS]
-    sounds = [x for x in parts if x.ndim == 4 and x.shape[1] == AUDIO_CHANNELS and x.shape[3] == AUDIO_BINS]
-    if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
-        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
-        raise SettingError(
-            f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {VIDEO_CHANNELS}, F, H, W), audio "
-            f"(B, {AUDIO_CHANNELS}, T, {AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
-        )
-    return AVLatent(videos[0] if videos else None, sounds[0] if sounds else None)
 
 
 def _fps(latent: Latent, chosen: float, otherwise: float | None) -> Fraction:

@@ -118,6 +118,16 @@ class DecodeVideo(Stage):
             for watcher in watchers:
                 engine.events.report_findings(watcher.findings())
 
+    def collect(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Tensor:
+        """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``."""
+        frames, height, width = self.size
+        result = torch.empty(self.batch, pixel_frames(frames), height * SPACE_SCALE, width * SPACE_SCALE, 3)
+        done = 0
+        for chunk in self.run(engine, latent, seams):
+            result[:, done : done + chunk.shape[1]] = chunk
+            done += chunk.shape[1]
+        return result
+
 
 def decode_video(
     decoder: VideoDecoder,

@@ -48,7 +48,7 @@ class Recipe:
         return StreamGuidance(self.video, self.audio)
 
     def describe(self, kind: str, steps: int) -> str:
-        """Say in a line for each stream what the recipe sets; ``kind`` names the model, ``steps`` those that are taken."""
+        """Say in a few lines what the recipe sets for a model of ``kind`` that takes so many ``steps``."""
         lines = [
             f"{kind}: {self.schedule}, {steps} steps",
             f"picture: {self.video.describe()}",

@@ -361,7 +361,7 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
             ReferenceVideo(VideoSource(FRAMES), 2),
             "width and height of the clip must be multiples of 64; it has 96 x 64",
         ),
-        ((KeepAudio(SOUND), KeepVideo(VideoSource(FRAMES))), "there is nothing to make"),
+        ((KeepAudio(SOUND), KeepVideo(VideoSource(FRAMES))), "Nothing is left to make"),
     ],
 )
 def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):

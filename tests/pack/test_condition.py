@@ -214,7 +214,7 @@ def test_a_given_stream_needs_no_negative_prompt(client, graph):
     del graph["second"]["inputs"]["negative"]
     assert client.run(graph).end == "execution_success"
     with_conditions(graph, sound_for=("LTX2AVAudioToVideo", {"audio": ["source", 2], "conditions": ["film", 0]}))
-    assert "there is nothing to make" in client.run(graph).error
+    assert "Nothing is left to make" in client.run(graph).error
 
 
 def test_a_clip_goes_on_and_a_long_one_is_made_in_windows_and_resumed(server, client, graph):

@@ -45,7 +45,21 @@ EXCEPTIONS = {
     ("ltx2_core/generate.py", "generate"): Limits(lines=70, parameters=40, complexity=8),  # the facade
 }
 # Methods by which the host calls a node: the host documents them, and the docstring of the class says what is done.
-HOST_METHODS = {"define_schema", "execute", "validate_inputs", "fingerprint_inputs", "check_lazy_status"}
+HOST_METHODS = {
+    "get_node_list",
+    "define_schema",
+    "execute",
+    "validate_inputs",
+    "fingerprint_inputs",
+    "check_lazy_status",
+    # of a ModelPatcher
+    "model_size",
+    "loaded_size",
+    "current_loaded_device",
+    "partially_load",
+    "partially_unload",
+    "detach",
+}
 # Folders of other projects, whose files are named as sources.
 FOREIGN = (
     "ltx_core",
