@@ -1,12 +1,11 @@
 """Health checks of what a stage made: NaN ends the run, ugly results become findings, which stop nothing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .errors import NotANumberError
+from .errors import Finding, NotANumberError
 from .latents import AVLatent
 
 # ----------------------------------------------------------------------------------------------------------- thresholds
@@ -77,18 +76,6 @@ _CAUSES = {
     "is one-sided": "it comes almost only from the left or the right; likely a given sound had an empty channel, or "
     "the prompt places it there. Give the sound as mono, write where it comes from, or try another seed.",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fault that a person would notice after a stage, and its likely cause; ``str`` makes a sentence or two of it."""
-
-    stage: str  # "decoding the video"
-    what: str  # "the picture stands still"
-    cause: str  # why it likely is so, and what to try
-
-    def __str__(self) -> str:
-        return f"After {self.stage}, {self.what}: {self.cause}"
 
 
 def _finding(stage: str, subject: str, what: str) -> Finding:

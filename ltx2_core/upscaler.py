@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, SettingError
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
-from .latents import AVLatent
 from .layers import needs_grad
 
 CELLS = 2**14  # cells of a latent that are computed at once, but at least one frame
@@ -115,16 +114,6 @@ class UpscalerConfig:
         return replace(shape, width=width, height=height, frames=frames, fps=shape.fps * self.time)
 
 
-class LatentNormalization(Protocol):
-    """The channel statistics of the video VAE, or another implementation of the same."""
-
-    def normalize(self, latent: Tensor) -> Tensor:
-        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
-
-    def denormalize(self, latent: Tensor) -> Tensor:
-        """Undo ``normalize``."""
-
-
 class LatentUpscaler(Protocol):
     """``Upscaler``, or another implementation of the same."""
 
@@ -132,27 +121,6 @@ class LatentUpscaler(Protocol):
 
     def __call__(self, latent: Tensor, /) -> Tensor:
         """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network."""
-
-
-def upscale(
-    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
-) -> tuple[AVLatent, Fraction]:
-    """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
-
-    Args:
-        upscaler: The network.
-        latent: A normalised latent with video.
-        fps: Its frame rate, which a temporal upscaler doubles.
-        statistics: Those of the video VAE of the same model version.
-
-    Raises:
-        SettingError: There is no video, or the upscaler expects other channels.
-    """
-    if latent.video is None:
-        raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
-    raw = statistics.denormalize(latent.video.float())
-    video = statistics.normalize(upscaler(raw).float()).to(latent.video.dtype)
-    return AVLatent(video, latent.audio), fps * upscaler.config.time
 
 
 class Upscaler(nn.Module):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.geometry import SPACE_SCALE, pixel_frames
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.refine import Refine
 from ..ltx2_core.pipeline.sample import Sampling

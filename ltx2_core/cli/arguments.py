@@ -25,12 +25,12 @@ from ..conditioning.conditions import (
     VideoSource,
 )
 from ..errors import SettingError
-from ..generate import recipe_of
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, compare, open_lora
 from ..lora.stack import find_distilled_lora
 from ..media import probe, read_picture, read_video
+from ..pipeline.generate import recipe_of
 from ..sampling import (
     AnyGuidance,
     Guidance,

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import MediaError, SettingError
+from ..errors import Finding, MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames
-from ..health import Finding
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
 from ..media.read import Source

@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..quantization import SCALED_PRODUCTS
-
 aten = torch.ops.aten
 
 # Products of quantised matrices, by operation: the rate of a machine that they have. Formats add theirs.
@@ -78,7 +76,7 @@ class _Counter(TorchDispatchMode):
         kind = operation.overloadpacket
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
-        elif rate := SCALED_PRODUCTS.get(kind):
+        elif rate := SCALED_OPERATIONS.get(kind):
             setattr(self, rate, getattr(self, rate) + 2 * made[0].numel() * args[0].shape[-1])
         elif kind in _PRODUCTS:
             self.products += 2 * _PRODUCTS[kind](args, made[0])

@@ -13,8 +13,8 @@ from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, V
 from ..checkpoint import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.upscaler import UpscalerFile
+from ..errors import Finding
 from ..geometry import ClipShape
-from ..health import Finding
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import SMALLER, Room, StageNeed
