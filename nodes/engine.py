@@ -34,6 +34,7 @@ from ..ltx2_core.pipeline.stage import (
     NetworkKey,
     Networks,
     Stage,
+    StagePlan,
     StageT,
 )
 from ..ltx2_core.quantization import CASTS
@@ -325,7 +326,7 @@ class HostEngine:
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
         self._bars: dict[str, Callable[..., None]] = {}
-        self._plan: Plan | None = None
+        self._plan: StagePlan | None = None
         self._in_use: list[LoraAdapter] = []
         on_step = preview.on_step if preview is not None else Events.on_step
         self.events = Events(self._on_progress, self._on_finding, on_step, self._check)
@@ -374,7 +375,7 @@ class HostEngine:
         """Return what the host grants a stage that streams this network, at most what the limits say."""
         return host.room(self.device(key), self.limits)
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says."""
         plan.check()
         self._plan = plan

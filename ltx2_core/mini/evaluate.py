@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
@@ -29,7 +29,8 @@ from ..latents import AVLatent, empty
 from ..pipeline.decode_audio import decode_audio, vocode
 from ..pipeline.decode_video import decode_video
 from ..pipeline.sample import SampleInputs, Sampling, sample
-from ..sampling import Guidance, StreamGuidance, ltx2
+from ..sampling import Guidance, Network, StreamGuidance, ltx2
+from ..sampling.denoiser import Velocities
 from ..settings import SamplingSettings
 from ..text import Contexts, connect, encode_prompts
 from ..transformer import Pass, Perturbation
@@ -73,10 +74,11 @@ SETTINGS = [
 class WithoutCross:
     """A transformer without attention between the streams."""
 
-    def __init__(self, network):
+    def __init__(self, network: Network):
         self.network = network
 
-    def sweep(self, passes: Sequence[Pass], between_blocks=None):
+    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
+        """Ask the network with every pass cut between the streams."""
         apart = Perturbation(audio_to_video=False, video_to_audio=False)
         return self.network.sweep([replace(each, perturbation=apart) for each in passes], between_blocks)
 
@@ -197,6 +199,7 @@ def figures_of(
 
 @torch.inference_mode()
 def main() -> None:
+    """Make the clips, and print or write how good they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
     parser.add_argument("--text-encoder", type=Path, default=GEMMA, help="a Gemma folder; default: the built-in one")

@@ -85,6 +85,7 @@ def _least_squares(cells: Tensor, pixels: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Fit the tables of the preview to the built-in miniature, and write them."""
     from ..checkpoint import build, open_models
 
     models = open_models("miniature")

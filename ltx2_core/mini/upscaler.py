@@ -61,6 +61,7 @@ def fit(small: Tensor, large: Tensor, statistics: ChannelStatistics, steps: int 
 
 
 def main() -> None:
+    """Train the upscaler of the built-in miniature, and write it."""
     models = open_models("miniature")
     with torch.inference_mode():
         small, large = pairs(build(models, "video_encoder", torch.float32), SCENES)

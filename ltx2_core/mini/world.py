@@ -60,6 +60,8 @@ ROOM_PHRASES = (", {room} background", " in a {room} room", " in front of a {roo
 
 @dataclass(frozen=True)
 class Scene:
+    """What happens in a clip: a ball of a colour hits the floor of a room at one place, once or several times."""
+
     colour: str
     place: str
     room: str
@@ -69,6 +71,7 @@ class Scene:
 
     @property
     def count(self) -> int:
+        """How often the ball hits the floor."""
         return len(self.impacts)
 
 

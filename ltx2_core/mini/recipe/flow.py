@@ -107,6 +107,7 @@ class Examples:
 
     @classmethod
     def load(cls, work: Path, device: str) -> "Examples":
+        """Read what the stages before wrote into the folder ``work``."""
         scenes, statistics, captions = (
             torch.load(work / f"{name}.pt", weights_only=True, map_location="cpu")
             for name in ("scenes", "statistics", "captions")

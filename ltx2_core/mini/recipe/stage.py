@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .config import Layer
+
 SAVED_EVERY = 60.0  # seconds
 LOG_VARIANCE = -6.0  # that encoders state of every latent; inference makes no use of it
 
@@ -78,7 +80,7 @@ def keep(content: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def start_linear(convolution: Any, open: bool) -> None:
+def start_linear(convolution: Layer, open: bool) -> None:
     """Weights before training: what goes in comes out as large, so that small things stay visible through many layers.
 
     Those that are not ``open``, the last of residual layers, give nothing at first.

@@ -1,7 +1,6 @@
 """The video autoencoder: an encoder that is fitted, a decoder that is trained."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +8,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...checkpoint.components import ComponentNetwork
 from ...geometry import SPACE_SCALE, TIME_SCALE, latent_frames, pixel_frames
 from ...video_vae import VideoDecoder
 from ...video_vae.layers import Conv, patchify, pixel_norm
 from .. import world
-from .config import VIDEO_CHANNELS, new
+from .config import VIDEO_CHANNELS, Layer, new
 from .stage import LOG_VARIANCE, Stage, keep, rounded, start_linear
 
 LATENTS, CELLS = latent_frames(world.FRAMES), world.SIZE // SPACE_SCALE  # of a clip
@@ -27,7 +27,7 @@ NOISE = 0.2  # the most that is added to latents, which the decoder learns to fo
 class QuickEncoder:
     """A fitted encoder as what it is: a linear map of a cell's pixels, a norm, and another linear map."""
 
-    def __init__(self, encoder: Any):
+    def __init__(self, encoder: ComponentNetwork):
         self.first, self.later = _map(encoder, frames=1), _map(encoder, frames=1 + TIME_SCALE)
         self.out = encoder.conv_out.weight[:-1, :, -1, 1, 1].detach(), encoder.conv_out.bias[:-1].detach()
 
@@ -41,7 +41,7 @@ class QuickEncoder:
         return F.linear(F.silu(F.rms_norm(x, x.shape[-1:], eps=1e-8)), *self.out).movedim(-1, 1)
 
 
-def _map(encoder: Any, frames: int) -> tuple[Tensor, Tensor]:
+def _map(encoder: ComponentNetwork, frames: int) -> tuple[Tensor, Tensor]:
     """Weight (C, pixels of a cell) and bias of all before the norm, for the last latent of a clip of ``frames``."""
     with torch.enable_grad():
         pixels = torch.zeros(1, 3, frames, SPACE_SCALE, SPACE_SCALE, device=encoder.conv_in.weight.device)
@@ -87,7 +87,7 @@ def principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return weight, -weight @ mean
 
 
-def look_at_present(conv: Any, weight: Tensor, bias: Tensor) -> None:
+def look_at_present(conv: Layer, weight: Tensor, bias: Tensor) -> None:
     """Let ``conv`` see nothing but the present voxel; outputs that are not given become zero."""
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
