@@ -92,7 +92,7 @@ class Bench:
         return this_machine(self.device)
 
     def measure(self, part: str, which: Figures, figures: Callable[[], Figures]) -> None:
-        """One more row, whatever happens."""
+        """Add one row: what ``figures`` returns, or why it failed."""
         row = {"part": part, **which}
         try:
             row |= figures() if time.perf_counter() < self.deadline else {"skipped": "no time was left"}
@@ -204,7 +204,7 @@ def stream(bench: Bench) -> Iterator[Case]:
 
 
 def compare(bench: Bench) -> Iterator[Case]:
-    """One pass in bf16, which is what all have, with the weights where ours are."""
+    """Yield one pass in bf16, which all have, beside ltx-core and diffusers, with the weights where ours are."""
 
     @cache
     def network(peer: str) -> Any:
@@ -250,13 +250,13 @@ def steps(bench: Bench, places: dict[str, Callable[[StageNeed], Figures]]) -> It
 
 
 def streamed(bench: Bench, unit: str, need: StageNeed) -> Figures:
-    """All units come through two slots."""
+    """Let all units come through two slots."""
     bench.store.stream_by(unit)
     return put(bench, unit, bench.store.rest_bytes + 2 * max(bench.store.unit_bytes))
 
 
 def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
-    """As on a card of so many GB."""
+    """Place the weights as planned for a card of so many GB."""
     machine = replace(bench.machine, memory=int(gigabytes * GIB))
     total, available = ram()
     placement = place(need, Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken)))
@@ -278,7 +278,7 @@ def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
 
 
 def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[StageNeed], Figures]) -> Figures:
-    """The second and later ones of the same step; in the first, weights find their way into pinned memory."""
+    """Measure a step from its second run on; in the first, weights are still read into pinned memory."""
     store, device, need = bench.store, bench.device, bench.need(clip, passes)
     figures = {"planned seconds": bench.machine.seconds(need.cost)} if where == "resident" else {}
     figures |= put_there(need)
@@ -312,7 +312,7 @@ def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[
 
 
 def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
-    """The passes of a step in the planner's order, with everything at random."""
+    """Return the passes of a step in the planner's order, with random inputs."""
     shape, config, device = bench.clips[clip], bench.network.config, bench.device
     generator, sigma = torch.Generator(device).manual_seed(1), torch.full((1,), 0.7, device=device)
     positions = {

@@ -118,7 +118,7 @@ class Setting:
 
 
 def settings_of(owner: type) -> dict[str, Setting]:
-    """Every annotated field of the dataclass ``owner``, by name, in its order."""
+    """Return every annotated field of the dataclass ``owner``, by name, in its order."""
     hints, found = get_type_hints(owner, include_extras=True), {}
     for field in fields(owner):
         hint = hints[field.name]

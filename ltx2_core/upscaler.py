@@ -43,7 +43,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class UpscalerConfig:
-    """What an upscaler enlarges, and the size of its network.
+    """Describes what an upscaler enlarges, and the size of its network.
 
     Raises:
         CheckpointError: No released upscaler has these scales.
@@ -115,7 +115,7 @@ class UpscalerConfig:
 
 
 class LatentUpscaler(Protocol):
-    """``Upscaler``, or another implementation of the same."""
+    """A network that enlarges latents: ``Upscaler``, or a host's own implementation."""
 
     config: UpscalerConfig
 
@@ -124,7 +124,7 @@ class LatentUpscaler(Protocol):
 
 
 class Upscaler(nn.Module):
-    """Residual blocks, a layer that turns channels into cells or frames, and residual blocks again."""
+    """The network: residual blocks, a layer that turns channels into cells or frames, residual blocks again."""
 
     def __init__(self, config: UpscalerConfig):
         super().__init__()
@@ -166,7 +166,7 @@ class Conv(nn.Conv3d):
         return join_chunks(self.convolve_chunks(x), x.shape[2], out)
 
     def convolve_chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the output a few frames at a time; frames of ``x`` up to there may be overwritten meanwhile."""
+        """Yield the output a few frames at a time; the frames of ``x`` done so far may then be overwritten."""
         before = torch.zeros_like(x[:, :, :1])
         for place in frame_slices(x):
             after = x[:, :, place.stop : place.stop + 1]
@@ -176,7 +176,7 @@ class Conv(nn.Conv3d):
 
 
 class Norm(nn.GroupNorm):
-    """SiLU(norm(x)), or SiLU(norm(x) + residual), written over ``x`` unless autograd needs it.
+    """Computes SiLU(norm(x)) or SiLU(norm(x) + residual), in place unless autograd needs ``x``.
 
     Statistics span the whole clip and are computed in float32.
     """
@@ -198,7 +198,7 @@ class Norm(nn.GroupNorm):
         return x
 
     def _scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift (B, C, 1, 1, 1) of each channel, from the moments of all chunks."""
+        """Return scale and shift (B, C, 1, 1, 1) of each channel, from the moments of all chunks."""
         grouped = x.unflatten(1, (self.num_groups, -1))
         moments = [torch.var_mean(grouped[:, :, :, p].float(), (2, 3, 4, 5), correction=0) for p in frame_slices(x)]
         variances, means = (torch.stack(each, -1) for each in zip(*moments))  # (B, groups, chunks)
@@ -212,7 +212,7 @@ class Norm(nn.GroupNorm):
 
 
 class Residual(nn.Module):
-    """SiLU(x + norm2(conv2(SiLU(norm1(conv1(x))))))."""
+    """A residual block: SiLU(x + norm2(conv2(SiLU(norm1(conv1(x))))))."""
 
     def __init__(self, channels: int):
         super().__init__()

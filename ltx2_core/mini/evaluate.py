@@ -92,7 +92,7 @@ class Miniature:
         self.audio = AudioVAEConfig.from_json(self.models.config["audio_vae"])
 
     def contexts(self, prompts: Sequence[str]) -> list[Contexts]:
-        """What the transformer reads of each prompt."""
+        """Return what the transformer reads of each prompt."""
         files = open_text_encoder(self.text_encoder)
         encoder = build_text_encoder(files, torch.float32)
         connectors = self.networks["video_connector"], self.networks["audio_connector"]
@@ -116,7 +116,7 @@ class Miniature:
             yield from self.decoded(latent)
 
     def decoded(self, latent: AVLatent) -> Iterator[Clip]:
-        """One clip of a batch after the other."""
+        """Yield one clip of a batch after the other."""
         assert latent.video is not None and latent.audio is not None
         video, audio, vocoder = (self.networks[n] for n in ("video_decoder", "audio_decoder", "vocoder"))
         for picture, sound in zip(latent.video.split(1), latent.audio.split(1)):
@@ -124,7 +124,7 @@ class Miniature:
             yield frames.numpy(), vocode(vocoder, decode_audio(audio, sound))[0].numpy()
 
     def coded(self, scene: world.Scene) -> Clip:
-        """A true clip after both autoencoders and the vocoder."""
+        """Return a true clip after both autoencoders and the vocoder."""
         video = torch.from_numpy(world.render_video(scene)) * 2 - 1
         sound = torch.from_numpy(world.render_audio(scene, self.audio.sample_rate))
         mel = log_mel(sound[None], self.audio.sample_rate, self.audio)
@@ -136,7 +136,7 @@ class Miniature:
 
 
 def reconstruction(miniature: Miniature, scenes: Sequence[world.Scene]) -> dict[str, float]:
-    """What is left of true clips after the autoencoders, with the peak signal-to-noise ratio of the pictures."""
+    """Return what is left of true clips after the autoencoders, and the peak signal-to-noise ratio of the pictures."""
     coded = [miniature.coded(scene) for scene in scenes]
     errors = [np.square(made - world.render_video(scene)).mean() for (made, _), scene in zip(coded, scenes)]
     found = measure.describe(coded, [(scene.colour, scene.place, scene.count) for scene in scenes])
@@ -144,7 +144,7 @@ def reconstruction(miniature: Miniature, scenes: Sequence[world.Scene]) -> dict[
 
 
 def asked(count: int, seed: int = HELD_OUT) -> tuple[list[Wanted], list[str]]:
-    """What ``count`` captions ask for, every colour, place and number equally often, and the captions."""
+    """Return what ``count`` captions ask for, every colour, place and number equally often, and the captions."""
     rng = np.random.default_rng(seed)
     every = [(c, p, n) for c in world.COLOURS for p in world.PLACES for n in (1, 2, 3)]
     wanted = [every[i % len(every)] for i in rng.permutation(count)]
@@ -160,7 +160,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
-    """What each setting does to the agreement of impacts and tones, and to the time between them."""
+    """Plot what each setting does to the agreement of impacts and tones, and to the time between them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -183,7 +183,7 @@ def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
 def figures_of(
     miniature: Miniature, settings: Iterable[Setting], prompts: int, clips: int
 ) -> tuple[dict[str, float], dict[Setting, dict[str, float]]]:
-    """Of true clips after the autoencoders, and of clips made at each setting."""
+    """Measure true clips after the autoencoders, and clips made at each setting."""
     wanted, captions = asked(prompts)
     rng = np.random.default_rng(HELD_OUT + 1)
     coded = reconstruction(miniature, [world.sample_scene(rng) for _ in range(clips)])

@@ -52,7 +52,7 @@ class Stage:
         self.save()
 
     def descend(self, loss: Tensor, **numbers: Tensor) -> None:
-        """One step down ``loss``; it and ``numbers`` are printed now and then as running means."""
+        """Take one step down ``loss``; print it and ``numbers`` now and then as running means."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -92,5 +92,5 @@ def start_linear(convolution: Layer, open: bool) -> None:
 
 
 def rounded(network: nn.Module) -> dict[str, Tensor]:
-    """The state of ``network`` as it will be in the checkpoint: what others learn from it holds there, too."""
+    """Return the state of ``network`` as it will be in the checkpoint, so that others learn from what is there."""
     return {name: value.bfloat16().float() for name, value in network.state_dict().items()}

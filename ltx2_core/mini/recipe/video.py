@@ -79,7 +79,7 @@ def fit_encoder(work: Path, minutes: float, device: str, seed: int, scenes: int 
 
 
 def principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` strongest directions (count, C) of features (B, C, ...), and the bias that centres them."""
+    """Return the ``count`` strongest directions (count, C) of features (B, C, ...), and the bias that centres them."""
     flat = features.transpose(0, 1).flatten(1)
     mean = flat.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(flat))
@@ -134,29 +134,29 @@ def in_larger_room(clip: Tensor, empty: int, height: int, width: int, left: int)
 
 
 def rendered(scene: world.Scene) -> Tensor:
-    """The pictures of ``scene``, (1, 3, F, H, W) in -1..1, rounded as a file would round them."""
+    """Return the pictures of ``scene``, (1, 3, F, H, W) in -1..1, rounded as a file would round them."""
     return as_pixels(as_bytes(world.render_video(scene))[None])
 
 
 def as_bytes(pictures: np.ndarray) -> Tensor:
-    """0..1 to 0..255."""
+    """Turn numbers in 0..1 into bytes."""
     return torch.from_numpy(pictures * 255).round().byte()
 
 
 def as_pixels(video: Tensor) -> Tensor:
-    """Bytes (B, F, H, W, 3) to (B, 3, F, H, W) in -1..1."""
+    """Turn bytes (B, F, H, W, 3) into pixels (B, 3, F, H, W) in -1..1."""
     return rearrange(video, "b f h w c -> b c f h w") / 127.5 - 1
 
 
 def load_encoder(work: Path, device: str) -> QuickEncoder:
-    """The fitted encoder, with neutral statistics."""
+    """Load the fitted encoder, with neutral statistics."""
     encoder = new("video_encoder")
     encoder.load_state_dict(torch.load(work / "video-encoder.pt", weights_only=True, map_location="cpu")["encoder"])
     return QuickEncoder(encoder.requires_grad_(False).to(device))
 
 
 def new_decoder() -> VideoDecoder:
-    """A decoder before training: residual layers do nothing yet, small things stay visible through many layers."""
+    """Make a decoder before training: its residual layers do nothing yet, so small things stay visible."""
     decoder = new("video_decoder")
     for name, module in decoder.named_modules():
         if isinstance(module, Conv):
