@@ -1,5 +1,5 @@
-# Commands that do everything themselves, in the virtual environment .venv. README.md shows the same in plain
-# "python -m pip" lines, for Windows.
+# Commands that do everything themselves, in the virtual environment .venv. For Windows, README.md has the lines of the
+# demo and tests/README.md those of the tests in plain "python -m pip".
 
 PYTHON ?= python3
 COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)

@@ -61,13 +61,14 @@ def inputs(section: dict, image: bool) -> tuple[StreamInput, StreamInput]:
 
 
 def seconds(forward: Forward) -> float:
+    """Return the seconds of CPU time that one call takes."""
     start = time.process_time()
     forward()
     return time.process_time() - start
 
 
 def measure(release: str, image: bool) -> dict[str, dict[str, float]]:
-    """For every contender: seconds, peak of activations in hidden states, and our time as a share of its time."""
+    """Return for every contender its seconds, its peak in hidden states, and our time as a share of its time."""
     section = tiny_section(release, **SIZE)
     network, ours = official(section)
     video, audio = inputs(section, image)
@@ -99,6 +100,7 @@ def measure(release: str, image: bool) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def main() -> None:
+    """Measure every case, print it, and write results/block.json."""
     torch.set_num_threads(1)
     figures = {}
     for release in ("2.0", "2.3"):

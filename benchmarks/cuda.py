@@ -32,9 +32,11 @@ from torch import Tensor
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
-from ltx2_core.memory.machine import GIB, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, pinnable, this_machine
 from ltx2_core.memory.pinned import ram
 from ltx2_core.memory.placement import Room, StageNeed, explain_refusal, place
+from ltx2_core.memory.ring import Link
+from ltx2_core.memory.unit import Slot, Unit
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.sample import need_of_passes
 from ltx2_core.pipeline.stage import LatentSize
@@ -85,11 +87,12 @@ class Bench:
         self.pinned = PinnedMemory()
 
     @cached_property
-    def machine(self):
+    def machine(self) -> Machine:
+        """The rates of the device, measured once."""
         return this_machine(self.device)
 
     def measure(self, part: str, which: Figures, figures: Callable[[], Figures]) -> None:
-        """One more row, whatever happens."""
+        """Add one row: what ``figures`` returns, or why it failed."""
         row = {"part": part, **which}
         try:
             row |= figures() if time.perf_counter() < self.deadline else {"skipped": "no time was left"}
@@ -128,11 +131,13 @@ class Bench:
         return {"seconds": time.perf_counter() - start, "weights, GB": self.store.wanted_bytes / 1e9}
 
     def need(self, clip: str, passes: int) -> StageNeed:
+        """Return what the planner says that a step of ``clip`` with so many passes needs."""
         size = LatentSize.of_clip(self.clips[clip])
         return need_of_passes(self.blueprint, size, PLANNED_PASSES[:passes], STEPS, self.stg_block)
 
 
 def main(arguments: list[str] | None = None) -> Path:
+    """Measure what the arguments ask for, and return the file with the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def add(name: str, kind: Callable[[str], Any], default: tuple, help: str) -> None:
@@ -163,6 +168,7 @@ def main(arguments: list[str] | None = None) -> Path:
 
 
 def rates(bench: Bench) -> Iterator[Case]:
+    """Yield what the card and its link reach, in bf16 alone."""
     if bench.format != "bf16":
         return
     device, card = bench.device, bench.device.type == "cuda"
@@ -187,16 +193,18 @@ def rates(bench: Bench) -> Iterator[Case]:
 
 
 def forward(bench: Bench) -> Iterator[Case]:
+    """Yield steps with all weights on the device."""
     return steps(bench, {"resident": lambda need: put(bench, "block", None)})
 
 
 def stream(bench: Bench) -> Iterator[Case]:
+    """Yield steps with streamed weights: by block, by part, and as planned for smaller cards."""
     places = {f"streamed by {unit}": partial(streamed, bench, unit) for unit in ("block", "part")}
     return steps(bench, places | {f"planned for {each:g} GB": partial(planned, bench, each) for each in bench.caps})
 
 
 def compare(bench: Bench) -> Iterator[Case]:
-    """One pass in bf16, which is what all have, with the weights where ours are."""
+    """Yield one pass in bf16, which all have, beside ltx-core and diffusers, with the weights where ours are."""
 
     @cache
     def network(peer: str) -> Any:
@@ -233,6 +241,7 @@ PARTS = {"rates": rates, "forward": forward, "peers": compare, "stream": stream}
 
 
 def steps(bench: Bench, places: dict[str, Callable[[StageNeed], Figures]]) -> Iterator[Case]:
+    """Yield every clip and number of passes at each of ``places``, by what it is called and how to go there."""
     for where, put_there in places.items():
         for clip in bench.clips:
             for passes in bench.passes:
@@ -241,13 +250,13 @@ def steps(bench: Bench, places: dict[str, Callable[[StageNeed], Figures]]) -> It
 
 
 def streamed(bench: Bench, unit: str, need: StageNeed) -> Figures:
-    """All units come through two slots."""
+    """Let all units come through two slots."""
     bench.store.stream_by(unit)
     return put(bench, unit, bench.store.rest_bytes + 2 * max(bench.store.unit_bytes))
 
 
 def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
-    """As on a card of so many GB."""
+    """Place the weights as planned for a card of so many GB."""
     machine = replace(bench.machine, memory=int(gigabytes * GIB))
     total, available = ram()
     placement = place(need, Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken)))
@@ -261,6 +270,7 @@ def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
 
 
 def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
+    """Let the store stream by ``unit`` within ``budget`` bytes; None keeps all weights on the device."""
     bench.store.stream_by(unit, slots)
     bench.store.set_budget(budget)
     cap(bench.device, None)
@@ -268,7 +278,7 @@ def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
 
 
 def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[StageNeed], Figures]) -> Figures:
-    """The second and later ones of the same step; in the first, weights find their way into pinned memory."""
+    """Measure a step from its second run on; in the first, weights are still read into pinned memory."""
     store, device, need = bench.store, bench.device, bench.need(clip, passes)
     figures = {"planned seconds": bench.machine.seconds(need.cost)} if where == "resident" else {}
     figures |= put_there(need)
@@ -302,7 +312,7 @@ def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[
 
 
 def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
-    """The passes of a step in the planner's order, with everything at random."""
+    """Return the passes of a step in the planner's order, with random inputs."""
     shape, config, device = bench.clips[clip], bench.network.config, bench.device
     generator, sigma = torch.Generator(device).manual_seed(1), torch.full((1,), 0.7, device=device)
     positions = {
@@ -334,6 +344,7 @@ def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
 
 
 def empty_network(section: dict[str, Any]) -> Transformer:
+    """Return the transformer that ``section`` of a config describes, on the meta device."""
     with torch.device("meta"):
         return Transformer(TransformerConfig.from_json(section)).requires_grad_(False)
 
@@ -347,20 +358,20 @@ def random_state(section: dict[str, Any], device: torch.device) -> dict[str, Ten
     return state
 
 
-def counted(link: Any) -> list[int]:
-    """The bytes of every unit that ``link`` sends from now on."""
+def counted(link: Link) -> list[int]:
+    """Return a list that gets the bytes of every unit that ``link`` sends from now on."""
     send, sent = link.send, list[int]()
 
-    def send_and_count(unit: Any, slot: Any) -> None:
+    def send_and_count(unit: Unit, slot: Slot) -> None:
         sent.append(unit.nbytes)
         send(unit, slot)
 
-    link.send = send_and_count
+    link.send = send_and_count  # type: ignore[method-assign]
     return sent
 
 
 def seconds_of(run: Callable[[], object], times: int, device: torch.device) -> float:
-    """Of one among ``times`` in a row."""
+    """Return the seconds of one run among ``times`` in a row."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
@@ -380,6 +391,7 @@ def cap(device: torch.device, nbytes: int | None) -> None:
 
 
 def machine_and_versions(device: torch.device) -> Figures:
+    """Return what the figures were measured with: date, card, driver and versions."""
     about: Figures = {"date": str(date.today()), "card": platform.machine(), "cuda": torch.version.cuda}
     if device.type == "cuda":
         about["card"] = torch.cuda.get_device_name(device)

@@ -22,7 +22,7 @@ _CHANNELS = ("in_channels", "out_channels", "audio_in_channels", "audio_out_chan
 
 
 def ltx_core(section: dict[str, Any], state: State) -> nn.Module:
-    """The transformer of ltx-core that ``section`` of a config describes; it shares ``state``."""
+    """Build the transformer of ltx-core that ``section`` of a config describes; it shares ``state``."""
     from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 
     with torch.device("meta"):
@@ -32,6 +32,7 @@ def ltx_core(section: dict[str, Any], state: State) -> nn.Module:
 
 
 def of_ltx_core(network: nn.Module, *streams: StreamInput) -> Forward:
+    """Return one pass of the transformer of ltx-core over ``streams``, ready to be called."""
     from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
     from ltx_core.model.transformer.modality import Modality
 
@@ -46,7 +47,7 @@ def of_ltx_core(network: nn.Module, *streams: StreamInput) -> Forward:
 
 
 def diffusers(section: dict[str, Any], state: State) -> nn.Module:
-    """The same of diffusers."""
+    """Build the transformer of diffusers that ``section`` of a config describes; it shares ``state``."""
     from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
     from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 
@@ -66,6 +67,7 @@ def diffusers(section: dict[str, Any], state: State) -> nn.Module:
 
 
 def of_diffusers(network: nn.Module, video: StreamInput, audio: StreamInput) -> Forward:
+    """Return one pass of the transformer of diffusers, ready to be called."""
     levels = video.sigma if video.timesteps is None else video.timesteps
     arguments = {
         "hidden_states": video.tokens, "encoder_hidden_states": video.context, "video_coords": video.positions,

@@ -7,7 +7,7 @@ import argparse
 
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB, Machine, pinnable
-from ltx2_core.memory.placement import DEVICE, DISK, Room
+from ltx2_core.memory.placement import DISK, HOST, Placement, Room
 from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling
@@ -20,6 +20,7 @@ LENGTHS = {"5 s": 121, "10 s": 241, "20 s": 481}
 
 
 def main() -> None:
+    """Print a table for each format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", default="2.3")
     parser.add_argument("--ram", type=int, default=64, metavar="GB", help="of the machine (default 64)")
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def table(blueprint: Blueprint, ram: int, passes: int) -> str:
-    """In Markdown: a row for each clip, a column for each card."""
+    """Return the table in Markdown: a row for each clip, a column for each card."""
     cards = [CARDS[name] for name in COLUMNS]
     rows = [["clip", *(f"{card.name}, {card.memory // GIB} GB" for card in cards)], ["---"] * (len(cards) + 1)]
     for name, sizes in SIZES.items():
@@ -50,18 +51,21 @@ def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int) -
 
 
 def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
-    """The seconds of a step of each stage, and how much of the weights is streamed in the last one; or "no"."""
+    """Return the seconds of a step of each stage and the share of streamed weights in the last one, or "no"."""
     room = Room(card, card.budget, pinnable(ram, ram))
     plans = [plan_clip(blueprint, shape, room, passes) for shape in shapes]
     if not all(plan.fits for plan in plans):
         return "no"
     placements = [placement for plan in plans if (placement := plan.placement("sampling"))]
     seconds = " + ".join(f"{placement.run:.1f}" for placement in placements)
-    units, tiers = placements[-1].units, placements[-1].tiers
-    streamed = sum(size for size, tier in zip(units, tiers) if tier != DEVICE) / sum(units)
-    from_disk = sum(size for size, tier in zip(units, tiers) if tier == DISK) / sum(units)
+    streamed, from_disk = share(placements[-1], HOST, DISK), share(placements[-1], DISK)
     where = f"{streamed:.0%} streamed" if streamed else "resident"
     return f"{seconds} s, {where}" + (f", {from_disk:.0%} from disk" if from_disk else "")
+
+
+def share(placement: Placement, *tiers: str) -> float:
+    """Return the share of a placement's streamable bytes that lie on these tiers."""
+    return sum(size for size, tier in zip(placement.units, placement.tiers) if tier in tiers) / sum(placement.units)
 
 
 if __name__ == "__main__":

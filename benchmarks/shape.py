@@ -158,7 +158,6 @@ def shape_of(sources: Sequence[Source]) -> dict[str, Any]:
     functions = [function for source in sources for function in source.functions]
     arguments = [each for function in functions for each in parameters(function)]
     decisions = [complexity(function) for function in functions]
-    documented = [ast.get_docstring(node) is not None for source in sources for node in public_names(source.tree)]
     return {
         "files": len(sources),
         "lines": sum(source.lines for source in sources),
@@ -170,7 +169,7 @@ def shape_of(sources: Sequence[Source]) -> dict[str, Any]:
         "complexity p95 / max": spread(decisions, 0.95, 1),
         "complexity > 10": sum(each > 10 for each in decisions),
         "args annotated %": _percent([each.annotation is not None for each in arguments]),
-        "docstrings %": _percent(documented),
+        "docstrings %": _percent(_documented(sources)),
         "comments per 100 lines that are not empty": comments_per_100_lines(sources),
     }
 
@@ -179,6 +178,11 @@ def comments_per_100_lines(sources: Sequence[Source]) -> float:
     """Return how many comments there are on a hundred lines that are not empty."""
     written = sum(bool(line.strip()) for source in sources for line in source.text.splitlines())
     return round(100 * sum(map(_comments, sources)) / max(written, 1), 1)
+
+
+def _documented(sources: Sequence[Source]) -> list[bool]:
+    """Return of every public name whether it has a docstring."""
+    return [ast.get_docstring(node) is not None for source in sources for node in public_names(source.tree)]
 
 
 def public_names(tree: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:

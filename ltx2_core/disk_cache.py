@@ -38,7 +38,7 @@ class Identified(Protocol):
     """Something that says itself what tells it from others of its kind, such as a file by its header and age."""
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> object:
         """Anything that ``fingerprint`` understands."""
 
 

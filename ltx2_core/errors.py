@@ -1,8 +1,10 @@
-"""Every failure that a person can meet.
+"""Every failure that a person can meet, and what is found that stops nothing.
 
 Each kind is also the built-in exception that callers expect, so ``except ValueError`` keeps working, and whoever shows
 errors to a person catches ``LTX2Error`` alone and shows its sentence: what was found, what was expected, what to do.
 """
+
+from dataclasses import dataclass
 
 import torch
 
@@ -45,3 +47,21 @@ class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
 
 class NotANumberError(LTX2Error, FloatingPointError):
     """A network produced something that is not a number."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault of a result that a person would notice, which stops nothing; ``str`` makes a sentence or two of it.
+
+    Attributes:
+        stage: after which it shows, such as "decoding the video".
+        what: is wrong, such as "the picture stands still".
+        cause: why it likely is so, and what to try.
+    """
+
+    stage: str
+    what: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"After {self.stage}, {self.what}: {self.cause}"

@@ -10,7 +10,7 @@ Node widgets, flags of the command line, tables of help pages and API pages are 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
 
@@ -100,24 +100,25 @@ class Setting:
     type: Any  # without the annotation
 
     @property
-    def shown(self) -> Any:
+    def shown(self) -> object:
         """What a widget starts with."""
         return self.default if self.look.shown is ... else self.look.shown
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         """Raise SettingError if ``value`` lies outside the limits of the field; None is always allowed."""
         look = self.look
         if value is None:
             return
-        if isinstance(look, Number | Whole | Seed) and not look.least <= value <= look.most:
-            raise SettingError(f"{self.name} is {value:g}; it must be between {look.least:g} and {look.most:g}.")
+        number = cast(float, value)  # a TypeError tells if it is none
+        if isinstance(look, Number | Whole | Seed) and not look.least <= number <= look.most:
+            raise SettingError(f"{self.name} is {number:g}; it must be between {look.least:g} and {look.most:g}.")
         if isinstance(look, Choice) and value not in look.words:
             hint = did_you_mean(str(value), look.words)
             raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
 
 
 def settings_of(owner: type) -> dict[str, Setting]:
-    """Every annotated field of the dataclass ``owner``, by name, in its order."""
+    """Return every annotated field of the dataclass ``owner``, by name, in its order."""
     hints, found = get_type_hints(owner, include_extras=True), {}
     for field in fields(owner):
         hint = hints[field.name]
@@ -133,7 +134,7 @@ def settings_of(owner: type) -> dict[str, Setting]:
     return found
 
 
-def check_settings(value: Any) -> None:
+def check_settings(value: object) -> None:
     """Raise SettingError for the first field of a dataclass instance that lies outside its limits."""
     for name, setting in settings_of(type(value)).items():
         setting.check(getattr(value, name))

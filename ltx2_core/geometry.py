@@ -43,17 +43,17 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
 
 
 def nearest_frames(frames: float) -> int:
-    """The nearest count that the video VAE can make: 8 k + 1."""
+    """Return the nearest count that the video VAE can make: 8 k + 1."""
     return max(0, round((frames - 1) / TIME_SCALE)) * TIME_SCALE + 1
 
 
 def floor_frames(frames: int) -> int:
-    """The largest count up to ``frames`` that fills latents: 8 k + 1."""
+    """Return the largest count up to ``frames`` that fills latents: 8 k + 1."""
     return (frames - 1) // TIME_SCALE * TIME_SCALE + 1
 
 
 def nearest_size(pixels: float, multiple: int = SPACE_SCALE) -> int:
-    """The nearest width or height that the video VAE can make."""
+    """Return the nearest width or height that the video VAE can make."""
     return max(1, round(pixels / multiple)) * multiple
 
 
@@ -84,7 +84,7 @@ class ClipShape:
 
     @classmethod
     def of_latent(cls, video: Tensor, fps: float | Fraction) -> "ClipShape":
-        """The clip whose video latent has the shape (B, C, F, H, W) of ``video``."""
+        """Return the clip whose video latent has the shape (B, C, F, H, W) of ``video``."""
         frames, height, width = video.shape[2:]
         return cls(width * SPACE_SCALE, height * SPACE_SCALE, pixel_frames(frames), exact_fps(fps))
 
@@ -114,12 +114,12 @@ class ClipShape:
 
 
 def latent_frames(frames: int) -> int:
-    """The latent frames that hold this many pixel frames."""
+    """Return the latent frames that hold this many pixel frames."""
     return (frames - 1) // TIME_SCALE + 1
 
 
 def pixel_frames(latents: int) -> int:
-    """The pixel frames that this many latent frames become."""
+    """Return the pixel frames that this many latent frames become."""
     return (latents - 1) * TIME_SCALE + 1
 
 

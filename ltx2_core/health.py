@@ -1,12 +1,11 @@
 """Health checks of what a stage made: NaN ends the run, ugly results become findings, which stop nothing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .errors import NotANumberError
+from .errors import Finding, NotANumberError
 from .latents import AVLatent
 
 # ----------------------------------------------------------------------------------------------------------- thresholds
@@ -79,24 +78,20 @@ _CAUSES = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A fault that a person would notice after a stage, and its likely cause; ``str`` makes a sentence or two of it."""
-
-    stage: str  # "decoding the video"
-    what: str  # "the picture stands still"
-    cause: str  # why it likely is so, and what to try
-
-    def __str__(self) -> str:
-        return f"After {self.stage}, {self.what}: {self.cause}"
-
-
 def _finding(stage: str, subject: str, what: str) -> Finding:
     return Finding(stage, f"the {subject} {what}", _CAUSES[what])
 
 
 def check_finite(what: AVLatent | Tensor, stage: str) -> None:
-    """Raise NotANumberError, naming ``stage``, if ``what`` holds a NaN or an infinity."""
+    """Stop a run whose numbers are broken.
+
+    Args:
+        what: the result of a stage.
+        stage: its name, for the error.
+
+    Raises:
+        NotANumberError: if ``what`` holds a NaN or an infinity.
+    """
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -107,14 +102,19 @@ def check_finite(what: AVLatent | Tensor, stage: str) -> None:
 
 
 def latent_findings(latent: AVLatent, stage: str) -> list[Finding]:
-    """Find faults of a clean latent: one that was encoded, or sampled down to sigma 0."""
+    """Return the faults of a clean latent: one that was encoded, or sampled down to sigma 0.
+
+    Args:
+        latent: (B, C, F, H, W) and (B, C, T, M), normalised.
+        stage: the name of the stage that made it.
+    """
     subjects = {"video": "picture", "audio": "sound"}
     faults = ((name, _latent_fault(x.float())) for name, samples in latent.streams().items() for x in samples)
     return list(dict.fromkeys(_finding(stage, subjects[name], fault) for name, fault in faults if fault))
 
 
 def _latent_fault(x: Tensor) -> str | None:
-    """The fault of one sample (C, ...) of a stream."""
+    """Return the fault of one sample (C, ...) of a stream; None if it has none."""
     if not x.isfinite().all():
         return "is not a number"
     axes = [axis for axis in range(1, x.ndim) if x.shape[axis] > 1]
@@ -130,7 +130,7 @@ def _latent_fault(x: Tensor) -> str | None:
 
 
 def _neighbours(x: Tensor, axis: int) -> Tensor:
-    """The covariance (C,) of cells that are neighbours along ``axis``."""
+    """Return the covariance (C,) of cells that are neighbours along ``axis``."""
     pairs = x.shape[axis] - 1
     return (x.narrow(axis, 0, pairs) * x.narrow(axis, 1, pairs)).flatten(1).mean(1)
 
@@ -139,7 +139,13 @@ def _neighbours(x: Tensor, axis: int) -> Tensor:
 
 
 class PictureHealth:
-    """Watches frames go by. It keeps a sample of the first one, and six numbers of each."""
+    """Looks for faults of the picture while frames are decoded.
+
+    It keeps a sample of the first frame, and six numbers of each.
+
+    Args:
+        stage: the name of the stage that makes the frames.
+    """
 
     def __init__(self, stage: str = "decoding the video"):
         self._stage = stage
@@ -149,7 +155,7 @@ class PictureHealth:
         self._figures: list[Tensor] = []  # of each chunk (B, f, 6)
 
     def see(self, chunk: Tensor) -> None:
-        """Look at the next frames (B, f, H, W, 3) in 0..1."""
+        """Measure the next frames (B, f, H, W, 3) in 0..1."""
         rows, columns = (self._places * Tensor([[chunk.shape[2]], [chunk.shape[3]]])).long().to(chunk.device)
         pixels = chunk[:, :, rows, columns].float().cpu()
         if self._first is None:
@@ -160,14 +166,22 @@ class PictureHealth:
         self._figures.append(torch.cat((torch.stack((peak, spread, changed), -1), pixels.mean(-2)), -1))
 
     def findings(self) -> list[Finding]:
-        """List the faults of the frames so far, in any clip of the batch."""
+        """Return the faults of the frames so far, in any clip of the batch."""
         clips = torch.cat(self._figures, 1) if self._figures else ()
         faults = dict.fromkeys(_picture_fault(clip) for clip in clips)
         return [_finding(self._stage, "picture", fault) for fault in faults if fault]
 
 
 class Seams:
-    """Watches frames go by for lines where tiles meet: at the first frames, rows and columns of pixels behind them."""
+    """Looks for visible lines where tiles meet, while frames are decoded.
+
+    Args:
+        frames: the first frame after each line in time.
+        rows: the first row of pixels after each line across.
+        columns: the first column of pixels after each line down.
+        stage: the name of the stage that worked in tiles.
+        beside: how many steps on either side a line is compared with.
+    """
 
     def __init__(
         self,
@@ -184,7 +198,7 @@ class Seams:
         self._last: Tensor | None = None
 
     def see(self, chunk: Tensor) -> None:
-        """Look at the next frames (B, f, H, W, 3) in 0..1."""
+        """Measure the next frames (B, f, H, W, 3) in 0..1."""
         for number, (axis, line) in enumerate(self._lines):
             start, stop = self._near(line, chunk.shape[axis])
             steps = chunk.narrow(axis, start - 1, stop - start + 1).float().diff(dim=axis).abs().mean((0, 4))
@@ -195,7 +209,7 @@ class Seams:
         self._last = small[:, -1:].clone()
 
     def measure(self) -> float:
-        """Compare the change across the worst line with that beside it; 1 = as much."""
+        """Return the change across the most visible line, divided by the change beside it; 1 means invisible."""
         changes = torch.cat(self._changes)
         found = [
             _sharpness(steps / len(changes), min(self._beside, line - 1))
@@ -207,23 +221,23 @@ class Seams:
         return max(found, default=1.0)
 
     def _near(self, line: int, length: int) -> tuple[int, int]:
-        """The steps that ``line`` is compared with, its own included; step n leads to row n, so the first is 1."""
+        """Return the steps that ``line`` is compared with, its own included; step 1 leads to row 1."""
         return max(1, line - self._beside), min(length, line + self._beside + 1)
 
     def findings(self) -> list[Finding]:
-        """List a finding if tiles show in the frames so far."""
+        """Return a finding if tiles show in the frames so far."""
         return [_finding(self._stage, "picture", "shows seams")] if self.measure() > SEAM else []
 
 
 def _sharpness(changes: Tensor, line: int) -> float:
-    """The change at ``line`` against the mean of those beside it, in the median of all rows (N, places)."""
+    """Return the change at ``line`` divided by the mean change beside it, as the median of all rows (N, places)."""
     across = changes[:, line]
     beside = (changes.sum(1) - across) / max(1, changes.shape[1] - 1)
     return float(((across + UNSEEN) / (beside + UNSEEN)).median())
 
 
 def _picture_fault(figures: Tensor) -> str | None:
-    """The fault of a clip, from the figures (F, 6) of its frames."""
+    """Return the fault of a clip, from the figures (F, 6) of its frames; None if it has none."""
     peak, spread, changed, *_ = figures.unbind(-1)
     if not figures.isfinite().all():
         return "is not a number"
@@ -237,7 +251,7 @@ def _picture_fault(figures: Tensor) -> str | None:
 
 
 def _restlessness(colour: Tensor) -> float:
-    """How far the mean colour (F, 3) goes up and down per frame, beyond what one fade in and out or a flash needs."""
+    """Return how far the mean colour (F, 3) moves per frame, beyond what one fade in and out or a flash needs."""
     way = colour.diff(dim=0).abs().sum(0)
     there_and_back = 2 * (colour.amax(0) - colour.amin(0))
     return float((way - there_and_back).amax() / len(colour))
@@ -247,7 +261,13 @@ def _restlessness(colour: Tensor) -> float:
 
 
 def sound_findings(waveform: Tensor, sample_rate: int, stage: str = "decoding the sound") -> list[Finding]:
-    """Find faults of a waveform (1 or 2, N) in -1..1."""
+    """Return the faults of a waveform.
+
+    Args:
+        waveform: (1 or 2, N) in -1..1.
+        sample_rate: in Hz.
+        stage: the name of the stage that made it.
+    """
     return [_finding(stage, "sound", fault) for fault in _sound_faults(waveform.float(), sample_rate)]
 
 

@@ -60,7 +60,7 @@ class AVLatent:
         return self.map(lambda x: x.to(*args))
 
     def streams(self) -> dict[str, Tensor]:
-        """The streams that are present, by name."""
+        """Return the streams that are present, by name."""
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
     def shape(self, fps: Fraction) -> ClipShape:

@@ -27,16 +27,16 @@ class Seeds:
         return self.first + REFINE
 
     def window(self, number: int) -> int:
-        """The seed of window ``number``, counted from 0; the first has that of a clip that is made at once."""
+        """Return the seed of window ``number``, counted from 0; the first has that of a clip that is made at once."""
         return self.first + number
 
     def step_noise(self, first_step: int = 0) -> int:
-        """The seed of the fresh noise that stochastic samplers draw.
+        """Return the seed of the fresh noise that stochastic samplers draw.
 
         A run that goes on at ``first_step`` draws other noise than the run before it.
         """
         return self.first + STEP_NOISE + first_step
 
     def middle_noise(self, first_step: int = 0) -> int:
-        """The seed of the noise in the middle of the steps of res_2s; samplers reach it by ``Noise.fork``."""
+        """Return the seed of the noise in the middle of the steps of res_2s; samplers reach it by ``Noise.fork``."""
         return self.step_noise(first_step) + MIDDLE_NOISE

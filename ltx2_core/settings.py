@@ -707,7 +707,7 @@ def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[f
     return replace(settings, steps=steps, schedule=name).sigmas(tokens if recipe.by_tokens else None)
 
 
-def check_limits(value: Any) -> None:
+def check_limits(value: object) -> None:
     """Hold every setting in ``value`` and in all that it contains to its limits.
 
     Args:

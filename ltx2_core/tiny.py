@@ -18,6 +18,7 @@ from .checkpoint.keys.gemma import GEMMA
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
 from .checkpoint.versions import VERSIONS
+from .errors import SettingError
 from .text import GemmaConfig, GemmaEncoder
 from .transformer.config import REQUIRED
 from .upscaler import Upscaler, UpscalerConfig, binomial_blur
@@ -63,7 +64,7 @@ _GEMMA = GemmaConfig(
 
 
 def config(version: str) -> dict[str, Any]:
-    """The ``config`` entry of a miniature's metadata: that of the release with small numbers."""
+    """Return the config of a miniature, as its metadata has it: that of the release with small numbers."""
     known = VERSIONS[version].config
     audio = json.loads(json.dumps(known["audio_vae"]))
     # The official reader sizes the statistics of the latent, 8 channels x 16 bins, by ``ch``: it must stay 128.
@@ -81,9 +82,21 @@ def config(version: str) -> dict[str, Any]:
 
 
 def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
-    """Write a complete set of ``version`` into ``folder``; returns its checkpoint, Gemma folder and Gemma file."""
+    """Write a complete set of files with random weights.
+
+    Args:
+        folder: where; it is made if need be.
+        version: a key of ``VERSIONS``.
+        seed: of the weights.
+
+    Returns:
+        The checkpoint, Gemma as a folder, and Gemma as a single file.
+
+    Raises:
+        SettingError: for another version.
+    """
     if version not in VERSIONS:
-        raise ValueError(f"version is {version}; miniatures can be written of {' and '.join(VERSIONS)}.")
+        raise SettingError(f"version is {version}; miniatures can be written of {' and '.join(VERSIONS)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"ltx-{version}-tiny.safetensors"
@@ -106,7 +119,13 @@ def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
 
 
 def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
-    """Write an upscaler of the miniatures' latents into ``folder``; ``kind`` is what its config says of scales."""
+    """Write an upscaler of the miniatures' latents with random weights, and return its file.
+
+    Args:
+        folder: where.
+        kind: what its config says of scales; None for twice the size.
+        seed: of the weights.
+    """
     section = {"in_channels": 128, "dims": 3, "mid_channels": 32, "num_blocks_per_stage": 1} | dict(kind or {})
     upscaler_config = UpscalerConfig.from_json(section)
     with torch.device("meta"):
@@ -138,7 +157,7 @@ def _gemma(seed: int) -> dict[str, Tensor]:
 
 
 def _weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Random bfloat16 weights of sensible size, the same for every machine."""
+    """Draw bfloat16 weights of sensible size, the same on every machine."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: _draw(name, value.shape, generator).to(torch.bfloat16)

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, SettingError
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
-from .latents import AVLatent
 from .layers import needs_grad
 
 CELLS = 2**14  # cells of a latent that are computed at once, but at least one frame
@@ -44,7 +43,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class UpscalerConfig:
-    """What an upscaler enlarges, and the size of its network.
+    """Describes what an upscaler enlarges, and the size of its network.
 
     Raises:
         CheckpointError: No released upscaler has these scales.
@@ -115,18 +114,8 @@ class UpscalerConfig:
         return replace(shape, width=width, height=height, frames=frames, fps=shape.fps * self.time)
 
 
-class LatentNormalization(Protocol):
-    """The channel statistics of the video VAE, or another implementation of the same."""
-
-    def normalize(self, latent: Tensor) -> Tensor:
-        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
-
-    def denormalize(self, latent: Tensor) -> Tensor:
-        """Undo ``normalize``."""
-
-
 class LatentUpscaler(Protocol):
-    """``Upscaler``, or another implementation of the same."""
+    """A network that enlarges latents: ``Upscaler``, or a host's own implementation."""
 
     config: UpscalerConfig
 
@@ -134,29 +123,8 @@ class LatentUpscaler(Protocol):
         """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network."""
 
 
-def upscale(
-    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
-) -> tuple[AVLatent, Fraction]:
-    """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
-
-    Args:
-        upscaler: The network.
-        latent: A normalised latent with video.
-        fps: Its frame rate, which a temporal upscaler doubles.
-        statistics: Those of the video VAE of the same model version.
-
-    Raises:
-        SettingError: There is no video, or the upscaler expects other channels.
-    """
-    if latent.video is None:
-        raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
-    raw = statistics.denormalize(latent.video.float())
-    video = statistics.normalize(upscaler(raw).float()).to(latent.video.dtype)
-    return AVLatent(video, latent.audio), fps * upscaler.config.time
-
-
 class Upscaler(nn.Module):
-    """Residual blocks, a layer that turns channels into cells or frames, and residual blocks again."""
+    """The network: residual blocks, a layer that turns channels into cells or frames, residual blocks again."""
 
     def __init__(self, config: UpscalerConfig):
         super().__init__()
@@ -198,7 +166,7 @@ class Conv(nn.Conv3d):
         return join_chunks(self.convolve_chunks(x), x.shape[2], out)
 
     def convolve_chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the output a few frames at a time; frames of ``x`` up to there may be overwritten meanwhile."""
+        """Yield the output a few frames at a time; the frames of ``x`` done so far may then be overwritten."""
         before = torch.zeros_like(x[:, :, :1])
         for place in frame_slices(x):
             after = x[:, :, place.stop : place.stop + 1]
@@ -208,7 +176,7 @@ class Conv(nn.Conv3d):
 
 
 class Norm(nn.GroupNorm):
-    """SiLU(norm(x)), or SiLU(norm(x) + residual), written over ``x`` unless autograd needs it.
+    """Computes SiLU(norm(x)) or SiLU(norm(x) + residual), in place unless autograd needs ``x``.
 
     Statistics span the whole clip and are computed in float32.
     """
@@ -230,7 +198,7 @@ class Norm(nn.GroupNorm):
         return x
 
     def _scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift (B, C, 1, 1, 1) of each channel, from the moments of all chunks."""
+        """Return scale and shift (B, C, 1, 1, 1) of each channel, from the moments of all chunks."""
         grouped = x.unflatten(1, (self.num_groups, -1))
         moments = [torch.var_mean(grouped[:, :, :, p].float(), (2, 3, 4, 5), correction=0) for p in frame_slices(x)]
         variances, means = (torch.stack(each, -1) for each in zip(*moments))  # (B, groups, chunks)
@@ -244,7 +212,7 @@ class Norm(nn.GroupNorm):
 
 
 class Residual(nn.Module):
-    """SiLU(x + norm2(conv2(SiLU(norm1(conv1(x))))))."""
+    """A residual block: SiLU(x + norm2(conv2(SiLU(norm1(conv1(x))))))."""
 
     def __init__(self, channels: int):
         super().__init__()

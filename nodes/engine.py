@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
-from ..ltx2_core.errors import SettingError
-from ..ltx2_core.health import Finding
+from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
@@ -36,6 +35,7 @@ from ..ltx2_core.pipeline.stage import (
     NetworkKey,
     Networks,
     Stage,
+    StagePlan,
     StageT,
 )
 from ..ltx2_core.quantization import CASTS
@@ -301,7 +301,7 @@ class HostEngine:
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
         self._bars: dict[str, Callable[..., None]] = {}
-        self._plan: Plan | None = None
+        self._plan: StagePlan | None = None
         self._in_use: list[LoraAdapter] = []
         on_step = preview.on_step if preview is not None else Events.on_step
         self.events = Events(self._on_progress, self._on_finding, on_step, self._check)
@@ -350,7 +350,7 @@ class HostEngine:
         """Return what the host grants a stage that streams this network, at most what the limits say."""
         return host.room(self.device(key), self.limits)
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says."""
         plan.check()
         self._plan = plan

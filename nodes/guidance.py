@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.generate import recipe_of
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from . import host, inputs

@@ -20,8 +20,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import MissingFileError
-from ..ltx2_core.health import Finding
+from ..ltx2_core.errors import Finding, MissingFileError
 from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room

@@ -6,8 +6,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.memory.placement import Room
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan, plan_stages
 from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import TRANSFORMER

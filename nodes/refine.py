@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.refine import Refine

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.generate import recipe_of
 from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size, window_cache
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling

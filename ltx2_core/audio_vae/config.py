@@ -61,6 +61,11 @@ class AudioVAEConfig:
         """Frequency bins of the latent."""
         return self.mel_bins // 2 ** (len(self.multipliers) - 1)
 
+    @property
+    def latent_rate(self) -> float:
+        """Audio latents per second; 25 in all releases."""
+        return self.sample_rate / self.hop / 2 ** (len(self.multipliers) - 1)
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:

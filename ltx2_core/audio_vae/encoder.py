@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..geometry import AUDIO_RATE
 from .config import AudioVAEConfig
 from .layers import CausalConv2d, Downsample, LatentStatistics, Level, ResidualBlock, pixel_norm
 from .mel import log_mel
@@ -48,6 +47,6 @@ def encode_waveform(encoder: AudioEncoder, waveform: Tensor, sample_rate: int, l
         latents: L; a longer waveform is cut, a shorter one padded with silence. None for as many as it fills.
     """
     if latents is not None:
-        missing = ceil(latents * sample_rate / AUDIO_RATE) - waveform.shape[-1]
+        missing = ceil(latents * sample_rate / encoder.config.latent_rate) - waveform.shape[-1]
         waveform = F.pad(waveform, (0, max(0, missing)))
     return encoder(log_mel(waveform, sample_rate, encoder.config))[:, :, :latents]

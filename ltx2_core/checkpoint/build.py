@@ -1,11 +1,10 @@
 """Fill a network with the tensors of a file; nothing missing, nothing unknown."""
 
-from typing import Any
-
 import torch
 
 from ..errors import CheckpointError, SettingError
 from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
+from .components import ComponentNetwork
 from .loading import load_strict, shorten_list
 from .models import Models, Source
 
@@ -16,7 +15,7 @@ def build(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     format: str | None = None,
-) -> Any:
+) -> ComponentNetwork:
     """Build the network (nn.Module) of a component with its weights, ready for inference.
 
     Args:

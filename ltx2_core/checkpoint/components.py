@@ -23,6 +23,7 @@ from .keys.vocoder import VOCODER
 
 Config = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
+ComponentNetwork = Any  # an nn.Module, of the class that stands for a component's name
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,12 @@ def read_file(path: Path) -> bytes:
         raise _unreadable(path, error) from error
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file says. Raises as ``read_file`` does, and CheckpointError if it is not valid."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file says, which is an object.
+
+    Raises:
+        CheckpointError: if it is not valid, and as ``read_file`` does.
+    """
     content = read_file(path)
     try:
         return json.loads(content)

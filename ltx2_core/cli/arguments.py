@@ -25,12 +25,12 @@ from ..conditioning.conditions import (
     VideoSource,
 )
 from ..errors import SettingError
-from ..generate import recipe_of
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, compare, open_lora
 from ..lora.stack import find_distilled_lora
 from ..media import probe, read_picture, read_video
+from ..pipeline.generate import recipe_of
 from ..sampling import (
     AnyGuidance,
     Guidance,
@@ -294,7 +294,7 @@ def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:
     return StreamGuidance(**streams)
 
 
-def with_rows(base: Any, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuidance:
+def with_rows(base: AnyGuidance, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuidance:
     """Return ``base`` with the changes that ``rows`` make to a stream up to their noise levels.
 
     The lower a row's sigma, the more rows count there: each changes what holds above it.
@@ -302,7 +302,7 @@ def with_rows(base: Any, rows: list[syntax.GuidanceRow], stream: str) -> AnyGuid
     own = [row for row in rows if stream in row.streams]
     for row in (row for row in own if row.sigma is None):
         base = replace(base, **row.changes)
-    table = {1.0: base}
+    table: dict[float, Any] = {1.0: base}
     for sigma, changes in sorted(((row.sigma, row.changes) for row in own if row.sigma is not None), key=_descending):
         base = replace(base, **changes)
         table[min(1.0, sigma)] = base

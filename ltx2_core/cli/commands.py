@@ -10,24 +10,23 @@ import torch
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError
-from ..generate import Clip, recipe_of, run
 from ..geometry import ClipShape, exact_fps
-from ..inspect import inspect
 from ..media import check_target, write_clip
 from ..memory.machine import GIB, Machine, machine_named, pinnable
 from ..memory.pinned import ram
 from ..memory.placement import Room
 from ..pipeline.blueprint import Blueprint
+from ..pipeline.generate import Clip, recipe_of, run
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
-from ..quantization import CASTS
 from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
+from .inspect import inspect
 from .parser import given
 from .progress import Bars
 
@@ -75,7 +74,7 @@ def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Bluepri
         return Blueprint.of_version(options.version, options.format or "bf16", dtype), recipe
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
-    cast_to = options.format if options.format in CASTS else None
+    cast_to = None if options.format == "bf16" else options.format
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)
     return Blueprint.of_files(models, encoder, dtypes, cast_to), recipe_of(models)
 

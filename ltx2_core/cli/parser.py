@@ -78,7 +78,7 @@ class Command:
 class Group:
     """Flags under one title of the help page."""
 
-    def __init__(self, command: Command, group: Any):
+    def __init__(self, command: Command, group: argparse._ArgumentGroup):
         self._command, self._group = command, group
 
     def add(self, flag: str, *, covers: dict[type, Sequence[str]] | None = None, **options: Any) -> None:

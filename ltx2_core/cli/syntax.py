@@ -116,8 +116,8 @@ def parse_picture(text: str) -> PictureFile:
     if found is None:
         raise SettingError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
     written = {"strength": found["strength"], "compression": found["compression"]}
-    values = {name: converters[name](word) for name, word in written.items() if word is not None}
-    return PictureFile(found["path"], int(found["frame"]), **{**values, **options})
+    values = {name: converters[name](word) for name, word in written.items() if word is not None} | options
+    return PictureFile(found["path"], int(found["frame"]), **values)
 
 
 def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:

@@ -4,6 +4,20 @@
 """
 
 from .begin import Begin
+from .conditions import (
+    AudioSource,
+    Condition,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
+    Picture,
+    ReferenceAudio,
+    ReferenceVideo,
+    RetakeRange,
+    SoundPart,
+    VideoSource,
+)
 from .frames import Keyframe
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
@@ -12,15 +26,27 @@ from .state import AVState, LatentCondition, State, apply_conditions
 
 __all__ = [
     "AVState",
+    "AudioSource",
     "Begin",
+    "Condition",
     "Frozen",
+    "InitClip",
     "Inpaint",
+    "InpaintMask",
+    "KeepAudio",
+    "KeepVideo",
     "Keyframe",
     "LatentCondition",
+    "Picture",
+    "ReferenceAudio",
     "ReferenceAudioTokens",
+    "ReferenceVideo",
     "ReferenceVideoTokens",
     "Retake",
+    "RetakeRange",
+    "SoundPart",
     "State",
+    "VideoSource",
     "apply_conditions",
     "cells",
 ]

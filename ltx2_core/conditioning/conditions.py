@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import MediaError, SettingError
+from ..errors import Finding, MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
-from ..health import Finding
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
 from ..media.read import Source
@@ -116,7 +115,7 @@ class VideoSource:
         return size
 
     def count(self, fps: Fraction) -> int:
-        """The number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
         if isinstance(self.source, Tensor):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
         length = probe(self.source).seconds
@@ -465,12 +464,12 @@ class InpaintMask:
 
 
 def kept_audio(conditions: Iterable[Condition]) -> AudioSource | None:
-    """The sound that the finished clip carries as it is, None if there is none."""
+    """Return the sound that the finished clip carries as it is, None if there is none."""
     return next((condition.audio for condition in conditions if isinstance(condition, KeepAudio)), None)
 
 
 def kept_video(conditions: Iterable[Condition]) -> VideoSource | None:
-    """The frames that the finished clip carries as they are, None if there are none."""
+    """Return the frames that the finished clip carries as they are, None if there are none."""
     return next((condition.video for condition in conditions if isinstance(condition, KeepVideo)), None)
 
 

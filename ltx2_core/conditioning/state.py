@@ -59,7 +59,7 @@ class State:
         return not self.mask.any()
 
     def own(self, x: Tensor) -> Tensor:
-        """The rows of the clip's own tokens in ``x`` (B, N, ...), which has one row for each token."""
+        """Return the rows of the clip's own tokens in ``x`` (B, N, ...), which has one row for each token."""
         return x[:, : self.count]
 
     def with_own(self, x: Tensor, own: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd records operations on any of ``tensors``; where it does not, results are written in place.
+    """Return whether autograd records operations on ``tensors``; where it does not, results are written in place.
 
     Loaded weights require no gradients, so inference always writes in place; a network in training never does.
     """

@@ -1,4 +1,4 @@
-"""How weights reach the device: not at all, by copies that the program waits for, or beside its work."""
+"""How weights reach the device: used in place, by copies that the program waits for, or while it computes."""
 
 import itertools
 import logging
@@ -21,18 +21,21 @@ _BUFFERS = 2  # of each reader: one is filled while the other one is copied
 
 
 class Plain:
-    """Copies that the program waits for, to any device."""
+    """Copies units to any device, and waits for each copy."""
 
     def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
 
-    def prepare(self, units: Sequence[Unit]) -> None: ...
+    def prepare(self, units: Sequence[Unit]) -> None:
+        """Do nothing: plain copies need no preparation."""
 
     def slot(self, nbytes: int) -> Slot:
+        """Allocate ``nbytes`` on the device. Raises torch.OutOfMemoryError."""
         with torch.inference_mode(False):  # so that any thread may write into it
             return Slot(nbytes, torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
     def send(self, unit: Unit, slot: Slot) -> None:
+        """Copy the unit into ``slot``, and return when it is there."""
         assert slot.buffer is not None
         if slot.buffer.is_cpu:
             unit.read(slot.buffer)
@@ -42,39 +45,47 @@ class Plain:
             slot.buffer.copy_(packed)
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
+        """Let the network use the unit in ``slot``."""
         assert slot.buffer is not None
         unit.bind(slot.buffer)
 
     def leave(self, unit: Unit, slot: Slot) -> None:
+        """Let the network use the unit's home again."""
         unit.go_home()
 
-    def settle(self) -> None: ...
+    def settle(self) -> None:
+        """Do nothing: no copy outlasts ``send``."""
 
     def trim(self) -> None:
+        """Return memory that is no longer held to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def rest(self, units: Sequence[Unit]) -> None: ...
+    def rest(self, units: Sequence[Unit]) -> None:
+        """Do nothing: no unit has pinned memory to give up."""
 
 
 class InPlace(Plain):
-    """For weights that lie where they are used: slots are only counted. What is to be changed gets a copy."""
+    """Uses weights where they lie and only counts slots; a unit whose weights are changed gets a copy."""
 
     def slot(self, nbytes: int) -> Slot:
+        """Return a slot without memory."""
         return Slot(nbytes)
 
     def send(self, unit: Unit, slot: Slot) -> None:
+        """Copy the unit if its weights are changed."""
         if unit.patches:
             slot.buffer = super().slot(unit.nbytes).buffer
             super().send(unit, slot)
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
+        """Let the network use the copy if there is one."""
         if unit.patches:
             super().arrive(unit, slot)
 
 
 class Readers:
-    """Threads that read units off the launching thread, each through two buffers of ``chunk`` bytes."""
+    """Threads that read units while the program goes on, each through two buffers of ``chunk`` bytes."""
 
     def __init__(self, chunk: int = 2**25):
         self._chunk = chunk
@@ -82,19 +93,23 @@ class Readers:
         self._tasks: list[Future] = []
         self._own = threading.local()
 
-    def submit(self, task: Callable[..., None], *arguments) -> Future:
+    def submit(self, task: Callable[..., None], *arguments: object) -> Future:
+        """Run ``task`` on one of the threads, and return its future."""
         self._tasks = [each for each in self._tasks if not each.done()]
         self._tasks.append(self._threads.submit(task, *arguments))
         return self._tasks[-1]
 
     def settle(self) -> None:
-        """Wait for all of them; whoever asks for a result will hear of its errors."""
+        """Wait until all tasks have ended; errors are raised where a result is asked for."""
         wait(self._tasks)
 
     def read(self, unit: Unit, deliver: Callable[[Tensor, int], Callable[[], object]]) -> None:
-        """On a reader's thread: the span of ``unit``, piece by piece.
+        """Read the span of a unit piece by piece, on the thread of a reader.
 
-        ``deliver(piece, start)`` returns a function that waits until the piece may be overwritten.
+        Args:
+            unit: what to read.
+            deliver: called with each piece and where it begins in the span; returns a function that waits until the
+                piece may be overwritten.
         """
         if not hasattr(self._own, "buffers"):
             self._own.buffers = [_Buffer(self._chunk) for _ in range(_BUFFERS)]
@@ -117,11 +132,16 @@ READERS = Readers()
 
 
 class Streamed(Plain):
-    """CUDA: one stream for copies, and two events for each copy. The launching thread neither copies, reads nor waits,
-    unless it needs a unit that the disk has not delivered yet.
+    """Copies units to a CUDA card while it computes: one stream for copies, two events for each copy.
 
-    A unit with a span in pinned memory is copied from there. All others are read by threads, for the first time into
-    their span if they were promised one, else through small pinned buffers that are used again and again.
+    The program waits only for a unit that the disk has not delivered yet. A unit with a span in pinned memory is copied
+    from there. All others are read by threads: for the first time into their span if they were promised one, else
+    through small pinned buffers that are used again and again.
+
+    Args:
+        device: the card.
+        pinned: where spans are kept.
+        readers: the threads.
     """
 
     def __init__(self, device: torch.device | str, pinned: PinnedMemory = PINNED, readers: Readers = READERS):
@@ -130,9 +150,11 @@ class Streamed(Plain):
         self._copies = torch.cuda.Stream(self.device)
 
     def prepare(self, units: Sequence[Unit]) -> None:
+        """Promise pinned memory to ``units``, the first of them first."""
         self._pinned.admit(units)
 
     def send(self, unit: Unit, slot: Slot) -> None:
+        """Start to copy the unit, or to read it, after the work already started on the card."""
         slot.free = torch.cuda.current_stream(self.device).record_event()
         if unit.span is not None:
             self._copy(unit.span, slot)
@@ -140,6 +162,7 @@ class Streamed(Plain):
             slot.task = self._readers.submit(self._fetch, unit, slot)
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
+        """Let the network use the unit; the card waits for its copy, the program only for a read."""
         if slot.task is not None:
             slot.task.result()
             slot.task = None
@@ -147,20 +170,23 @@ class Streamed(Plain):
         super().arrive(unit, slot)
 
     def leave(self, unit: Unit, slot: Slot) -> None:
+        """Let the network use the unit's home again, after a read that is still under way."""
         if slot.task is not None:  # a wrong guess, still on its way
             wait([slot.task])
             slot.task = None
         super().leave(unit, slot)
 
     def settle(self) -> None:
+        """Wait for all reads and copies."""
         self._readers.settle()
         self._copies.synchronize()
 
     def rest(self, units: Sequence[Unit]) -> None:
+        """Allow the pinned memory of ``units`` to be given to others."""
         self._pinned.rest(units)
 
     def _fetch(self, unit: Unit, slot: Slot) -> None:
-        """On a reader's thread. When it fails, nothing of the unit is on its way."""
+        """Read a unit and copy it, on the thread of a reader; if it fails, no copy of it is under way."""
         try:
             span = self._pinned.fill(unit)
             if span is not None:
@@ -172,7 +198,7 @@ class Streamed(Plain):
             raise
 
     def _copy(self, piece: Tensor, slot: Slot, start: int = 0) -> torch.cuda.Event:
-        """Returns the event after which ``piece`` may be written again."""
+        """Copy ``piece`` to byte ``start`` of ``slot``; return the event after which it may be overwritten."""
         assert slot.buffer is not None
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(slot.free)
@@ -182,7 +208,7 @@ class Streamed(Plain):
 
 
 def link_to(device: torch.device, pinned: PinnedMemory = PINNED) -> Link:
-    """No copies on the CPU, copies beside the work on an NVIDIA card that passes a trial, plain ones elsewhere."""
+    """Return the link to ``device``: in place on a CPU, streamed on an NVIDIA card that passes a trial, else plain."""
     if device.type == "cpu":
         return InPlace(device)
     if device.type == "cuda" and torch.version.cuda is not None and _passes_trial(device):
@@ -192,10 +218,10 @@ def link_to(device: torch.device, pinned: PinnedMemory = PINNED) -> Link:
 
 @cache
 def _passes_trial(device: torch.device) -> bool:
-    """Whether numbers that are streamed give bit for bit what they give when they are copied one by one.
+    """Return whether streamed weights give bit for bit what weights give that are copied one by one.
 
-    Takes some milliseconds, once: many small units go through room for two while the card multiplies, most of them
-    read by threads, so that a copy that came too late, or too early, would show.
+    This takes some milliseconds, once: six units go through room for two while the card multiplies, most of them read
+    by threads, so that a copy that comes too late, or too early, shows.
     """
     generator = torch.Generator().manual_seed(0)
     units = [Unit([torch.randn(1024, 1024, generator=generator)]) for _ in range(6)]

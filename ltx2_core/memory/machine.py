@@ -1,4 +1,4 @@
-"""How fast is a machine?  Datasheets for the usual cards, a short measurement for the present one."""
+"""How fast a machine is: from datasheets for the usual cards, from a short measurement for the present one."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..disk_cache import write_atomically
+from ..errors import SettingError
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -45,7 +46,7 @@ class Machine:
     disk: float  # bytes from disk, not from the system's cache
 
     def seconds(self, cost: Cost) -> float:
-        """How long ``cost`` takes once weights are there."""
+        """Return how long ``cost`` takes when the weights are on the card."""
         return (
             cost.products / self.products
             + cost.products8 / self.products8
@@ -56,13 +57,21 @@ class Machine:
 
     @property
     def budget(self) -> int:
-        """What a program may use of the card when nobody else does."""
+        """Bytes that a program may use of the card when no other program does."""
         return max(0, self.memory - OCCUPIED)
 
 
 def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float, float8: bool = True) -> Machine:
-    """From a datasheet: dense bfloat16 with float32 sums, GB/s of memory, attainable GB/s from pinned memory; float8
-    is twice as fast as bfloat16 where there is any."""
+    """Return a card from its datasheet.
+
+    Args:
+        name: of the card.
+        gib: its memory, in GiB.
+        tflops: dense products of bfloat16 with sums in float32, in 1e12 per second.
+        bandwidth: of its own memory, in GB/s.
+        link: from pinned memory, as far as it is reached, in GB/s.
+        float8: whether it multiplies float8, which is twice as fast.
+    """
     rate = tflops * 1e12
     return Machine(
         name,
@@ -96,11 +105,15 @@ CARDS = {
 
 
 def machine_named(name: str) -> Machine:
-    """The card called ``name``, upper or lower case, with or without "RTX"."""
+    """Return the card called ``name``, in upper or lower case, with or without "RTX".
+
+    Raises:
+        SettingError: for a card that is not in ``CARDS``.
+    """
     for card in CARDS.values():
         if name.lower().removeprefix("rtx").strip() == card.name.lower().removeprefix("rtx").strip():
             return card
-    raise ValueError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
+    raise SettingError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
 
 
 ScaledProduct = Callable[[Tensor], Callable[[], object] | None]
@@ -135,7 +148,7 @@ def this_machine(
 
 
 def usable(device: torch.device) -> int | None:
-    """Bytes that this process may still take, with a little left for others; None where nobody counts them."""
+    """Return the bytes that this process may still take, a little left for others; None where they are not counted."""
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(0, torch.cuda.mem_get_info(device)[0] + held - MARGIN)
@@ -145,7 +158,7 @@ def usable(device: torch.device) -> int | None:
 
 
 def pinnable(total: int, available: int) -> int:
-    """How much of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
+    """Return how many bytes of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
     return max(0, min(total // 2, available - kept_free(total)))
 
 
@@ -202,7 +215,7 @@ def _runs_per_second(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _disk_rate(file: Path) -> float:
-    """Bytes per second of reading ``file``, after asking the system to forget what it holds of it."""
+    """Return the bytes per second of reading ``file``, after asking the system to drop what it holds of it."""
     piece, done = 8 * 2**20, 0
     with file.open("rb", buffering=0) as stream:
         start_at = file.stat().st_size // 2

@@ -1,4 +1,4 @@
-"""Host memory that cannot be paged out: the only kind from which a card copies while it computes."""
+"""Pinned memory of the host, which is never paged out: a card copies only from it while it computes."""
 
 import ctypes
 import sys
@@ -17,11 +17,15 @@ _PORTABLE = 1  # pinned for every card of the machine
 
 
 class PinnedMemory:
-    """Keeps spans of units on the host, never more than ``limit`` bytes, and leaves a tenth of the RAM free.
+    """Keeps spans of units in pinned memory of the host, and leaves a tenth of the RAM free.
 
-    Units that rest keep their spans until somebody needs the room. What finds no room stays where it is, in its file or
-    in ordinary memory. ``pin`` and ``unpin`` lock and unlock a tensor's pages; pinning may be refused by returning
-    False.
+    Units that rest keep their spans until another unit needs the room. What finds no room stays where it is, in its
+    file or in ordinary memory.
+
+    Args:
+        limit: the most bytes to pin; None takes half of the RAM.
+        pin: locks the pages of a tensor; returns False if the system refuses.
+        unpin: unlocks them.
     """
 
     def __init__(
@@ -37,11 +41,11 @@ class PinnedMemory:
 
     @property
     def taken(self) -> int:
-        """Bytes that are pinned, or promised."""
+        """Bytes that are pinned or promised."""
         return sum(unit.nbytes for unit in list(self._granted))
 
     def admit(self, units: Sequence[Unit]) -> None:
-        """Promise these units a span each, in this order, as far as there is room."""
+        """Promise each of ``units`` a span, in this order, as far as there is room; resting units give theirs up."""
         with self._lock:
             for unit in units:
                 self._resting.pop(unit, None)
@@ -52,11 +56,11 @@ class PinnedMemory:
                     self._granted[unit] = None
 
     def rest(self, units: Sequence[Unit]) -> None:
-        """These units may be asked to give up their spans."""
+        """Allow the spans of ``units`` to be given up when others need the room."""
         self._resting.update((unit, None) for unit in units if unit in self._granted)
 
     def fill(self, unit: Unit) -> Tensor | None:
-        """The span of the unit, read from its homes; None if it was promised none, or cannot be pinned."""
+        """Pin the span of a unit and read its bytes into it; None if it was promised none or the system refuses."""
         if unit not in self._granted:
             return None
         span = _pages(unit.nbytes)
@@ -86,7 +90,7 @@ class PinnedMemory:
 
 
 def _pages(nbytes: int) -> Tensor:
-    """Bytes that begin with a page."""
+    """Return bytes that begin with a page."""
     with torch.inference_mode(False):
         memory = torch.empty(nbytes + _PAGE, dtype=torch.uint8)
     start = -memory.data_ptr() % _PAGE
@@ -94,12 +98,12 @@ def _pages(nbytes: int) -> Tensor:
 
 
 def kept_free(total: int) -> int:
-    """How much of the RAM stays free whatever is pinned: a tenth, at least 2 GB."""
+    """Return the bytes of the RAM that stay free whatever is pinned: a tenth, at least 2 GB."""
     return max(total // 10, 2**31)
 
 
 def ram() -> tuple[int, int]:
-    """Bytes of memory in this machine, and how many of them programs can still take; zeros where it does not tell."""
+    """Return the bytes of RAM in this machine and those still available; zeros on a system that does not tell."""
     if sys.platform == "linux":
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         kilobytes = {name: int(value) for name, value, *_ in lines}

@@ -1,7 +1,6 @@
-"""Which unit is where on the device, which one comes next, and what may be overwritten.
+"""Streaming: which unit is where on the device, which one comes next, and which may be overwritten.
 
-This is the policy of streaming; how bytes move is the business of a ``Link``. So it runs in tests with a link that only
-keeps the time.
+A ``Ring`` decides, a ``Link`` moves the bytes. So tests run the ring with a link that only counts time.
 """
 
 from collections.abc import Sequence
@@ -13,40 +12,44 @@ from .unit import Slot, Unit
 
 
 class Link(Protocol):
-    """Moves units into slots. Nothing here waits, if the device can copy while it computes."""
+    """Moves units into slots; where the device can copy while it computes, only ``arrive`` and ``settle`` may wait."""
 
     def prepare(self, units: Sequence[Unit]) -> None:
-        """These will be sent again and again, the first of them most surely."""
+        """Get ready to send ``units`` again and again, those first in the list most often."""
 
     def slot(self, nbytes: int) -> Slot:
-        """Room on the device; raises torch.OutOfMemoryError."""
+        """Allocate ``nbytes`` on the device. Raises torch.OutOfMemoryError."""
 
     def send(self, unit: Unit, slot: Slot) -> None:
-        """Begin to copy, as soon as what was started before now, which may use the same memory, is done."""
+        """Start to copy a unit into ``slot``, after the work already started, which may still use that memory."""
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
-        """What is started from now on uses the unit in this slot, and starts when it is there."""
+        """Let the network use the unit in ``slot``: work started from now on waits until its bytes are there."""
 
     def leave(self, unit: Unit, slot: Slot) -> None:
-        """What is started from now on does not use the slot, and nobody is about to write into it."""
+        """Let the network use the unit's home again, and make sure that nothing still writes into ``slot``."""
 
     def settle(self) -> None:
-        """Wait until nothing is on its way."""
+        """Wait until no copy is under way."""
 
     def trim(self) -> None:
-        """Give memory that nobody holds back to the device."""
+        """Return memory that is no longer held to the device."""
 
     def rest(self, units: Sequence[Unit]) -> None:
-        """These are not needed for a while."""
+        """Note that ``units`` are not needed for a while, so their pinned memory may be given to others."""
 
 
 class Ring:
-    """Streams units through one piece of memory that holds ``size`` of the largest: the one that runs, and as many of
-    those that come next as find room. Each begins where the one sent before it ends, or at the start again.
+    """Streams units through one piece of memory: the unit that runs, and as many of the next ones as find room.
 
-    What comes next is what came next the last time, at first the order in which the units are given. It is a circle:
-    behind the last unit of a step comes the first one of the next step, so the link works while a sampler does its
-    part. A wrong guess costs time, never the result.
+    Each unit begins where the one sent before it ends, or at the start again. The next unit is the one that came next
+    the last time, at first the next of the list. The order is a circle: after the last unit of a step comes the first
+    of the next step, so the link copies while a sampler works. A wrong guess costs time, never the result.
+
+    Args:
+        units: in the order in which they run first.
+        link: moves them.
+        size: how many of the largest unit the memory holds.
     """
 
     def __init__(self, units: Sequence[Unit], link: Link, size: int):
@@ -62,21 +65,21 @@ class Ring:
 
     @property
     def nbytes(self) -> int:
-        """What the memory takes as soon as it is needed."""
+        """Bytes that the memory takes once it is needed."""
         return self.size * self.largest
 
     @property
     def taken(self) -> int:
-        """What it takes now."""
+        """Bytes that it takes now."""
         return 0 if self.memory is None else self.memory.nbytes
 
     def start(self) -> None:
-        """A run begins, with the unit that was the first one in the last run."""
+        """Begin a run: send the unit that the last run began with, and those after it."""
         self._last = None
         self.look_ahead()
 
     def use(self, unit: Unit) -> None:
-        """The unit is about to run."""
+        """Bring ``unit`` to the device and bind it, because it is about to run."""
         self.running = unit
         if unit.place is None:
             self._send_from(unit)
@@ -85,7 +88,7 @@ class Ring:
             self.slots[unit] = slot
 
     def done(self, unit: Unit) -> None:
-        """The unit has been run."""
+        """Release ``unit`` after it ran, and remember which unit it came after."""
         if unit in self.slots and unit.place is None:
             self.link.leave(unit, self.slots[unit])
         if self._last is None:
@@ -95,33 +98,33 @@ class Ring:
         self._last, self.running = unit, None
 
     def look_ahead(self) -> None:
-        """Send what comes next; a unit that stays has made no room for it."""
+        """Send the units that come next; does nothing after a unit that stays on the device, which freed no room."""
         if self._last is None and self._first is not None:
             self._send_from(self._first)
         elif self._last is not None and self._last.place is None:
             self._send_from(self._after[self._last])
 
     def shrink(self) -> int:
-        """From now on room for one unit; returns the bytes given back. What runs must be used again."""
+        """Keep room for one unit only, and return the bytes given back; the running unit must be used again."""
         before, self.size = self.taken, 1
         if before > self.nbytes:
             self.clear()
         return max(0, before - self.nbytes)
 
     def clear(self) -> None:
-        """Nothing is on its way, in a slot, or in use; the memory is given back."""
+        """Wait for all copies, take every unit out of its slot, and give the memory back."""
         self.link.settle()
         for unit in list(self.slots):
             self._forget(unit)
         self.memory, self._end = None, 0
 
     def stop(self) -> None:
-        """The run is over, or was interrupted."""
+        """End a run that is over or was interrupted, and give the memory back."""
         self.clear()
         self.running = None
 
     def _send_from(self, unit: Unit) -> None:
-        """Send this unit and those that follow, unless they are there, until one finds no room."""
+        """Send ``unit`` and those that follow, as far as they are not there, until one finds no room."""
         if self.memory is not None and self.taken != self.nbytes:
             self.clear()
         nearer: list[Slot] = []
@@ -135,7 +138,7 @@ class Ring:
             unit = self._after[unit]
 
     def _send(self, unit: Unit, nearer: Sequence[Slot]) -> bool:
-        """Whether there is room beside those that are needed earlier."""
+        """Send ``unit`` if there is room beside those that are needed earlier; return whether there was."""
         memory = self._room()
         for start in (self._end, 0, *(slot.stop for slot in nearer)):
             stop = start + unit.nbytes
@@ -167,7 +170,7 @@ class Ring:
 
 
 def install(unit: Unit, slot: Slot, link: Link) -> None:
-    """From now on the unit is used in this slot, with its changes made."""
+    """Let the network use ``unit`` in ``slot``, and make its changes there; if they fail, it leaves the slot."""
     link.arrive(unit, slot)
     try:
         unit.apply_patches(slot)

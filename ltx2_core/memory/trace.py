@@ -1,4 +1,4 @@
-"""What does a computation cost? Run it on the meta device, where tensors have shapes and no content, and count."""
+"""What a computation costs: it runs on the meta device, where tensors have shapes and no content, and is counted."""
 
 import math
 import weakref
@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..quantization import SCALED_PRODUCTS
-
 aten = torch.ops.aten
 
 # Products of quantised matrices, by operation: the rate of a machine that they have. Formats add theirs.
@@ -21,7 +19,7 @@ SCALED_OPERATIONS: dict[Any, str] = {aten._scaled_mm: "products8"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What comes one after the other adds up; of the peaks the higher one counts."""
+    """What a computation takes; in a sum the work adds up, and the higher peak counts."""
 
     peak: int = 0  # bytes of all tensors that are alive at once, without inputs and weights
     products: float = 0  # floating point operations of matrix products
@@ -35,7 +33,7 @@ class Cost:
         return Cost(max(self.peak, other.peak), *sums)
 
     def __sub__(self, other: "Cost") -> "Cost":
-        """The work that remains without ``other``; the peak stays."""
+        """Return the work without that of ``other``; the peak stays."""
         return self + other * -1
 
     def __mul__(self, times: float) -> "Cost":
@@ -47,9 +45,9 @@ class Cost:
 
 
 def cost(run: Callable[[], Any]) -> Cost:
-    """What ``run`` costs; on the meta device that takes milliseconds, whatever the size.
+    """Run ``run`` and return what it costs; on the meta device that takes milliseconds, whatever the size.
 
-    A kernel's own workspace is not seen.
+    The workspace that a kernel takes for itself is not counted.
     """
     with torch.inference_mode(), _Counter() as counter:
         result = run()
@@ -67,18 +65,14 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = _tensors((args, kwargs))
         result = operation(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        here = {tensor.untyped_storage()._cdata for tensor in given} | self._known
-        for storage in (tensor.untyped_storage() for tensor in made):
-            if storage._cdata not in here:
-                here.add(storage._cdata)
-                self._keep(storage)
+        made = _tensors(result)
+        self._keep_new(given, made)
         kind = operation.overloadpacket
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
-        elif rate := SCALED_PRODUCTS.get(kind):
+        elif rate := SCALED_OPERATIONS.get(kind):
             setattr(self, rate, getattr(self, rate) + 2 * made[0].numel() * args[0].shape[-1])
         elif kind in _PRODUCTS:
             self.products += 2 * _PRODUCTS[kind](args, made[0])
@@ -87,6 +81,14 @@ class _Counter(TorchDispatchMode):
         elif not operation.is_view:
             self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*given, *made))
         return result
+
+    def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> None:
+        """Count the memory of what was ``made``, unless it is memory of what was ``given``."""
+        here = {tensor.untyped_storage()._cdata for tensor in given} | self._known
+        for storage in (tensor.untyped_storage() for tensor in made):
+            if storage._cdata not in here:
+                here.add(storage._cdata)
+                self._keep(storage)
 
     def _keep(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -98,6 +100,10 @@ class _Counter(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _per_output(args: tuple, made: Tensor) -> int:

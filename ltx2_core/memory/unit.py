@@ -1,4 +1,4 @@
-"""Weights that travel together, laid out as one span of bytes, and where these bytes come from."""
+"""Units: weights that travel together, laid out as one span of bytes, and the memory or file that they come from."""
 
 import bisect
 import itertools
@@ -19,7 +19,7 @@ Patch = Callable[[Tensor], object]  # changes a weight in place
 
 
 class MappedFile(NamedTuple):
-    """A part of a file that is mapped into memory."""
+    """A part of a file that is mapped into memory, from address ``start`` to ``stop``."""
 
     start: int  # addresses
     stop: int
@@ -28,13 +28,15 @@ class MappedFile(NamedTuple):
 
 
 class FilePart(NamedTuple):
+    """Where bytes begin in a file."""
+
     path: str
     offset: int
 
 
 @dataclass(eq=False)
 class Slot:
-    """Room for a unit on the device."""
+    """Memory for a unit on the device."""
 
     nbytes: int
     buffer: Tensor | None = None
@@ -47,24 +49,27 @@ class Slot:
 
     @property
     def stop(self) -> int:
+        """The first byte behind it, in the memory that the slot is a piece of."""
         return self.start + self.nbytes
 
     def piece(self, start: int, nbytes: int) -> "Slot":
+        """Return the slot of ``nbytes`` that begins at ``start`` in this one."""
         buffer = None if self.buffer is None else self.buffer[start : start + nbytes]
         return Slot(nbytes, buffer, start)
 
     def overlaps(self, start: int, stop: int) -> bool:
+        """Return whether the slot shares a byte with ``start`` to ``stop`` of the same memory."""
         return start < self.stop and self.start < stop
 
 
 @dataclass(eq=False)
 class Unit:
-    """The tensors of a block, or of a part of one. Their homes, on the host or in a mapped file, are never written, and
-    nothing is ever copied back to them: leaving the device is to forget the copy.
+    """The tensors of a block, or of a part of one, which move together.
 
-    A home in a mapped file is read with plain reads, not through the mapping: reading goes straight to where the bytes
-    are needed, pages do not pile up in this process, and a file that was cut short is an error instead of a crash.
-    Whoever changes such weights must therefore replace the tensor before the store is made, not write into it.
+    Their homes, on the host or in a mapped file, are never written: nothing is copied back when a unit leaves the
+    device. A home in a mapped file is read with plain reads, not through the mapping: the bytes go straight to where
+    they are needed, pages do not pile up in this process, and a file that was cut short is an error, not a crash. To
+    change such a weight, replace its tensor before the store is made; writing into it has no effect.
     """
 
     tensors: list[Tensor]  # parameters and buffers of the network
@@ -83,7 +88,15 @@ class Unit:
         self._parts = [_file_part(home, self.files) for home in self.homes]
 
     def read(self, into: Tensor, start: int = 0) -> None:
-        """Bytes ``start`` to ``start + len(into)`` of the span, from the homes; OSError if a file is not readable."""
+        """Read a part of the span from the homes.
+
+        Args:
+            into: where the bytes go; its length says how many.
+            start: the first byte, in the span.
+
+        Raises:
+            OSError: if a file cannot be read, or became shorter.
+        """
         stop = start + len(into)
         for home, part, offset in zip(self.homes, self._parts, self.offsets):
             first, last = max(start, offset), min(stop, offset + home.nbytes)
@@ -95,26 +108,27 @@ class Unit:
                     piece.copy_(home.reshape(-1).view(torch.uint8)[first - offset : last - offset])
 
     def bind(self, span: Tensor) -> None:
-        """Let the network use this copy of the span."""
+        """Let the network use the copy in ``span``."""
         as_dtype = {dtype: span.view(dtype) for dtype in {home.dtype for home in self.homes}}
         for tensor, home, offset in zip(self.tensors, self.homes, self.offsets):
             start = offset // home.itemsize
             tensor.data = as_dtype[home.dtype][start : start + home.numel()].view(home.shape)
 
     def apply_patches(self, slot: Slot) -> None:
-        """Make the changes, unless the copy in ``slot``, which is bound, has them."""
+        """Make the changes in the copy in ``slot``, which is bound, unless they were made before."""
         if not slot.patched:
             for index, patch in self.patches.items():
                 patch(self.tensors[index].data)
             slot.patched = True
 
     def go_home(self) -> None:
+        """Let the network use the homes again."""
         for tensor, home in zip(self.tensors, self.homes):
             tensor.data = home
 
 
 def mapped_files() -> list[MappedFile]:
-    """What Linux has mapped into this process, by address; nothing elsewhere, where homes are read like any tensor."""
+    """List the files that Linux has mapped into this process, by address; empty on other systems."""
     found = []
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -130,7 +144,7 @@ def mapped_files() -> list[MappedFile]:
 
 
 def _file_part(home: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
-    """Where the bytes of ``home`` lie in a file, if they do."""
+    """Return where the bytes of ``home`` lie in a file; None if they do not."""
     if home.is_cpu and home.is_contiguous():
         address = home.data_ptr()
         index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1

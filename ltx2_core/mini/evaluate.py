@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
@@ -29,7 +29,8 @@ from ..latents import AVLatent, empty
 from ..pipeline.decode_audio import decode_audio, vocode
 from ..pipeline.decode_video import decode_video
 from ..pipeline.sample import SampleInputs, Sampling, sample
-from ..sampling import Guidance, StreamGuidance, ltx2
+from ..sampling import Guidance, Network, StreamGuidance, ltx2
+from ..sampling.denoiser import Velocities
 from ..settings import SamplingSettings
 from ..text import Contexts, connect, encode_prompts
 from ..transformer import Pass, Perturbation
@@ -73,10 +74,11 @@ SETTINGS = [
 class WithoutCross:
     """A transformer without attention between the streams."""
 
-    def __init__(self, network):
+    def __init__(self, network: Network):
         self.network = network
 
-    def sweep(self, passes: Sequence[Pass], between_blocks=None):
+    def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
+        """Ask the network with every pass cut between the streams."""
         apart = Perturbation(audio_to_video=False, video_to_audio=False)
         return self.network.sweep([replace(each, perturbation=apart) for each in passes], between_blocks)
 
@@ -90,7 +92,7 @@ class Miniature:
         self.audio = AudioVAEConfig.from_json(self.models.config["audio_vae"])
 
     def contexts(self, prompts: Sequence[str]) -> list[Contexts]:
-        """What the transformer reads of each prompt."""
+        """Return what the transformer reads of each prompt."""
         files = open_text_encoder(self.text_encoder)
         encoder = build_text_encoder(files, torch.float32)
         connectors = self.networks["video_connector"], self.networks["audio_connector"]
@@ -114,7 +116,7 @@ class Miniature:
             yield from self.decoded(latent)
 
     def decoded(self, latent: AVLatent) -> Iterator[Clip]:
-        """One clip of a batch after the other."""
+        """Yield one clip of a batch after the other."""
         assert latent.video is not None and latent.audio is not None
         video, audio, vocoder = (self.networks[n] for n in ("video_decoder", "audio_decoder", "vocoder"))
         for picture, sound in zip(latent.video.split(1), latent.audio.split(1)):
@@ -122,7 +124,7 @@ class Miniature:
             yield frames.numpy(), vocode(vocoder, decode_audio(audio, sound))[0].numpy()
 
     def coded(self, scene: world.Scene) -> Clip:
-        """A true clip after both autoencoders and the vocoder."""
+        """Return a true clip after both autoencoders and the vocoder."""
         video = torch.from_numpy(world.render_video(scene)) * 2 - 1
         sound = torch.from_numpy(world.render_audio(scene, self.audio.sample_rate))
         mel = log_mel(sound[None], self.audio.sample_rate, self.audio)
@@ -134,7 +136,7 @@ class Miniature:
 
 
 def reconstruction(miniature: Miniature, scenes: Sequence[world.Scene]) -> dict[str, float]:
-    """What is left of true clips after the autoencoders, with the peak signal-to-noise ratio of the pictures."""
+    """Return what is left of true clips after the autoencoders, and the peak signal-to-noise ratio of the pictures."""
     coded = [miniature.coded(scene) for scene in scenes]
     errors = [np.square(made - world.render_video(scene)).mean() for (made, _), scene in zip(coded, scenes)]
     found = measure.describe(coded, [(scene.colour, scene.place, scene.count) for scene in scenes])
@@ -142,7 +144,7 @@ def reconstruction(miniature: Miniature, scenes: Sequence[world.Scene]) -> dict[
 
 
 def asked(count: int, seed: int = HELD_OUT) -> tuple[list[Wanted], list[str]]:
-    """What ``count`` captions ask for, every colour, place and number equally often, and the captions."""
+    """Return what ``count`` captions ask for, every colour, place and number equally often, and the captions."""
     rng = np.random.default_rng(seed)
     every = [(c, p, n) for c in world.COLOURS for p in world.PLACES for n in (1, 2, 3)]
     wanted = [every[i % len(every)] for i in rng.permutation(count)]
@@ -158,7 +160,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
-    """What each setting does to the agreement of impacts and tones, and to the time between them."""
+    """Plot what each setting does to the agreement of impacts and tones, and to the time between them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -181,7 +183,7 @@ def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
 def figures_of(
     miniature: Miniature, settings: Iterable[Setting], prompts: int, clips: int
 ) -> tuple[dict[str, float], dict[Setting, dict[str, float]]]:
-    """Of true clips after the autoencoders, and of clips made at each setting."""
+    """Measure true clips after the autoencoders, and clips made at each setting."""
     wanted, captions = asked(prompts)
     rng = np.random.default_rng(HELD_OUT + 1)
     coded = reconstruction(miniature, [world.sample_scene(rng) for _ in range(clips)])
@@ -197,6 +199,7 @@ def figures_of(
 
 @torch.inference_mode()
 def main() -> None:
+    """Make the clips, and print or write how good they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
     parser.add_argument("--text-encoder", type=Path, default=GEMMA, help="a Gemma folder; default: the built-in one")

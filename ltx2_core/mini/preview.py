@@ -25,13 +25,13 @@ SIDE = 8  # pixels of a cell's preview
 
 
 def miniature_factors() -> PreviewFactors:
-    """The fitted maps of the picture."""
+    """Return the fitted maps of the picture."""
     tensors = load_file(FILE)
     return PreviewFactors(*(_whole(tensors[name], USED["video"]) for name in ("first", "later")))
 
 
 def miniature_mel_factors() -> MelFactors:
-    """The fitted maps of the sound."""
+    """Return the fitted maps of the sound."""
     tensors = load_file(FILE)
     return MelFactors(*(_whole(tensors[name], USED["audio"]) for name in ("first_mel", "later_mel")))
 
@@ -85,6 +85,7 @@ def _least_squares(cells: Tensor, pixels: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Fit the tables of the preview to the built-in miniature, and write them."""
     from ..checkpoint import build, open_models
 
     models = open_models("miniature")

@@ -28,7 +28,7 @@ SCENES, STEPS, BATCH = 240, 4500, 16
 
 
 def render_large(scene: world.Scene) -> np.ndarray:
-    """The same clip in a room of twice the size, (FRAMES, 2 SIZE, 2 SIZE, 3): left stays left, right stays right."""
+    """Render the same clip in a room of twice the size, (FRAMES, 2 SIZE, 2 SIZE, 3); left stays left."""
     left = list(world.PLACES).index(scene.place) * SPACE_SCALE
     return world.render_video(scene, height=2 * world.SIZE, width=2 * world.SIZE, left=left)
 
@@ -44,7 +44,7 @@ def pairs(encoder: VideoEncoder, scenes: int, seed: int = 0) -> tuple[Tensor, Te
 
 
 def fit(small: Tensor, large: Tensor, statistics: ChannelStatistics, steps: int = STEPS, seed: int = 0) -> Upscaler:
-    """An upscaler from latents to latents, by least squares."""
+    """Train an upscaler from latents to latents, by least squares."""
     torch.manual_seed(seed)
     network = Upscaler(UpscalerConfig.from_json(SECTION))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
@@ -61,6 +61,7 @@ def fit(small: Tensor, large: Tensor, statistics: ChannelStatistics, steps: int 
 
 
 def main() -> None:
+    """Train the upscaler of the built-in miniature, and write it."""
     models = open_models("miniature")
     with torch.inference_mode():
         small, large = pairs(build(models, "video_encoder", torch.float32), SCENES)

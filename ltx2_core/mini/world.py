@@ -60,6 +60,8 @@ ROOM_PHRASES = (", {room} background", " in a {room} room", " in front of a {roo
 
 @dataclass(frozen=True)
 class Scene:
+    """What happens in a clip: a ball of a colour hits the floor of a room at one place, once or several times."""
+
     colour: str
     place: str
     room: str
@@ -69,6 +71,7 @@ class Scene:
 
     @property
     def count(self) -> int:
+        """How often the ball hits the floor."""
         return len(self.impacts)
 
 
@@ -86,7 +89,7 @@ def _first_impact_and_period(count: int, rng: np.random.Generator) -> tuple[floa
 def sample_scene(
     rng, colour: str | None = None, place: str | None = None, count: int | None = None, room: str | None = None
 ) -> Scene:
-    """A scene with whatever was not given drawn at random."""
+    """Draw a scene; what is given is taken as it is."""
     colour = colour or str(rng.choice(list(COLOURS)))
     place = place or str(rng.choice(list(PLACES)))
     room = room or str(rng.choice(list(ROOMS)))
@@ -97,7 +100,7 @@ def sample_scene(
 
 
 def caption(scene: Scene, rng, mention_room: bool | None = None) -> str:
-    """One of several ways to say what can be known before the clip is seen."""
+    """Draw one of several ways to say what can be known before the clip is seen."""
     text = str(rng.choice(TEMPLATES)).format(
         colour=scene.colour,
         count=rng.choice(COUNT_WORDS[scene.count]),
@@ -131,7 +134,7 @@ def render_video(
 def ball_coverage(
     scene: Scene, frames: int = FRAMES, height: int = SIZE, width: int = SIZE, left: int = 0
 ) -> np.ndarray:
-    """How much of each pixel the ball covers, (frames, height, width) in 0..1 with a one-pixel soft edge."""
+    """Return how much of each pixel the ball covers, (frames, height, width) in 0..1 with a one-pixel soft edge."""
     rows, columns = (np.arange(side, dtype=np.float32) + 0.5 for side in (height, width))
     centre = (REST + height - SIZE - height_of_ball(scene, np.arange(frames) / FPS)).astype(np.float32)
     down, across = (rows - centre[:, None]) ** 2, (columns - np.float32(scene.x + left)) ** 2

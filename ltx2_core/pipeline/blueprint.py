@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.components import COMPONENTS
+from ..checkpoint.components import COMPONENTS, ComponentNetwork
 from ..checkpoint.files import DTYPES, Entry
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
@@ -33,6 +33,7 @@ from ..quantization import (
     use_scaled_products,
 )
 from ..text import GemmaConfig, GemmaEncoder
+from ..transformer import Transformer
 
 PLANNED_FORMATS = ("bf16", *CASTS)  # of releases that can be planned without a file
 
@@ -142,22 +143,22 @@ class Blueprint:
     def _weights_of(self, name: str) -> Weights:
         return self.remember(("weights", name), lambda: Weights.of(self.network(name)))
 
-    def network(self, name: str) -> Any:
+    def network(self, name: str) -> ComponentNetwork:
         """Return component ``name`` on the meta device, in the formats it will run in."""
         return self.remember(("network", name), lambda: self._network(name))
 
-    def _network(self, name: str) -> Any:
+    def _network(self, name: str) -> ComponentNetwork:
         if name == "text_encoder":
             assert self.gemma is not None
             with torch.device("meta"):
                 return _with_tensors(GemmaEncoder(self.gemma), self.tensors[name])
         return _build(name, self.config, self.tensors[name])
 
-    def shortened_transformer(self, layers: int) -> Any:
+    def shortened_transformer(self, layers: int) -> Transformer:
         """Return the transformer with a few blocks from its middle, as it multiplies on a card that has float8."""
         return self.remember(("shortened", layers), lambda: self._shortened_transformer(layers))
 
-    def _shortened_transformer(self, layers: int) -> Any:
+    def _shortened_transformer(self, layers: int) -> Transformer:
         middle = self.config["transformer"].get("num_layers", 48) // 2
         tensors = {}
         for name, tensor in self.tensors["transformer"].items():

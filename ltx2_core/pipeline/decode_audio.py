@@ -137,7 +137,7 @@ def vocode(
 ) -> Tensor:
     """Return the waveform (B, 2, N) of a mel spectrogram, float32 in -1..1.
 
-    The decoded sound ends up to two frames before the picture does (audio_vae/README.md, "Lengths").
+    The decoded sound ends up to two frames before the picture does (audio_vae/README.md, "Autoencoder").
 
     Args:
         vocoder: ready to run where ``mel`` is.

@@ -24,9 +24,9 @@ from ..quantization import FORMATS, check_format
 from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import Blueprint, blueprint_of
-from .plan import Plan, place_stage
+from .plan import place_stage
 from .prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StageT
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
 _ROUNDED_BYTES = 2**26
@@ -66,7 +66,7 @@ class LocalEngine:
         self._device = best_device() if resources.device is None else torch.device(resources.device)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
-        self._plan: Plan | None = None
+        self._plan: StagePlan | None = None
         self._in_use: list[Prepared] = []
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
@@ -118,7 +118,7 @@ class LocalEngine:
         pinned = pinnable(*ram()) if self.resources.ram is None else min(self.resources.ram, pinnable(*ram()))
         return Room(self.machine, budget if vram is None else min(budget, vram), _rounded(pinned))
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says.
 
         Raises:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,14 +14,34 @@ from torch import Tensor
 from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
 from ..latents import AVLatent
+from ..lora import Stack
 from ..lora.stack import stack_identity
-from ..sampling import Network
-from ..sampling.windows import Segment, StreamSpan, Window, sample_windows
+from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
 from ..text import Contexts
 from .stage import TRANSFORMER, Engine, LatentSize
 
-if TYPE_CHECKING:
-    from .sample import Sample, SampleInputs
+# Samples a window from what it begins as, with its contexts, what is given in it, and its number.
+SampleWindow = Callable[[AVLatent, Contexts, Sequence[LatentCondition], int], AVLatent]
+
+
+class LongSampling(Protocol):
+    """How the windows of a clip are denoised, as far as keeping them has to know."""
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether a negative prompt is needed."""
+
+
+class LongStage(Protocol):
+    """The stage that samples the windows of a clip, as far as keeping them has to know."""
+
+    @property
+    def sampling(self) -> LongSampling:
+        """How each window is denoised."""
+
+    @property
+    def loras(self) -> Stack | None:
+        """LoRAs in place of those of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +78,40 @@ class Script:
 
 
 def sample_long(
-    stage: Sample, engine: Engine, network: Network, inputs: SampleInputs, script: Script, cache: DiskCache | None
+    sample_window: SampleWindow,
+    latent: AVLatent,
+    fps: Fraction,
+    script: Script,
+    conditions: Sequence[LatentCondition],
+    windows: Sequence[Window],
+    windowing: Windowing,
+    cache: DiskCache | None,
 ) -> AVLatent:
-    """Sample a clip window by window, each with the prompt of its segment and a seed of its own.
+    """Sample a clip window by window, each with the prompt of its segment.
 
-    Finished windows are kept in ``cache``, and taken from there if everything that they depend on is the same.
+    Finished windows are kept, and taken from there if everything that they depend on is the same.
+
+    Args:
+        sample_window: samples one window, on the device of ``latent``.
+        latent: (B, C, F, H, W) and (B, C, T, M); what the clip begins as.
+        fps: frames per second.
+        script: contexts of the prompts.
+        conditions: what is given in the whole clip.
+        windows: in the order in which they are sampled.
+        windowing: how they are joined.
+        cache: where finished windows are kept; None keeps none.
     """
-    assert stage.windowing is not None
-    whole = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
+    whole = apply_conditions(latent, fps, conditions)
 
     def conditions_of(window: Window, items: Sequence[LatentCondition] = ()) -> list[LatentCondition]:
         return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams.items())]
 
-    def sample_window(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
+    def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
-        conditions = conditions_of(window, items)
-        if not apply_conditions(begin, window.fps, conditions).free:
+        given = conditions_of(window, items)
+        if not apply_conditions(begin, window.fps, given).free:
             return begin.map(Tensor.contiguous)
-        here = replace(inputs, latent=begin, contexts=script.of_window(window), conditions=conditions)
-        return stage.window(engine, network, here, window.number)
+        return sample_window(begin, script.of_window(window), given, window.number)
 
     def settings(window: Window) -> str:
         begin = slice_window(clean, window)
@@ -83,11 +119,10 @@ def sample_long(
         return fingerprint(fingerprint(script.of_window(window)), state)
 
     clean = whole.map(lambda state: state.unpacked(state.clean))
-    windowing = stage.windowing
     return sample_windows(
-        sample_window,
+        sample_one,
         clean,
-        stage.windows,
+        windows,
         overlap_strength=windowing.overlap_strength,
         drift_control=windowing.drift_control,
         store=cache,
@@ -152,7 +187,7 @@ def _size_of(state: AVState) -> LatentSize:
     )
 
 
-def window_cache(stage: Sample, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
+def window_cache(stage: LongStage, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
     """Return where the finished windows of a clip are kept.
 
     They can be used again as long as nothing else has changed than the prompts of other windows.

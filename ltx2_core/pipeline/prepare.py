@@ -26,7 +26,7 @@ class Prepared:
     adapters: tuple[LoraAdapter, ...] = ()
 
     @property
-    def value(self) -> Any:
+    def value(self) -> nn.Module | tuple[nn.Module, ...]:
         """What the network's key stands for: a module, or several."""
         return self.modules[0] if len(self.modules) == 1 else self.modules
 

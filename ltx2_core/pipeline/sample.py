@@ -308,7 +308,16 @@ class Sample(Stage):
             if self.windowing is None:
                 result = self._sample(engine, network, inputs)
             else:
-                result = sample_long(self, engine, network, inputs, script, cache)
+
+                def sample_window(
+                    begin: AVLatent, contexts: Contexts, given: Sequence[LatentCondition], number: int
+                ) -> AVLatent:
+                    here = replace(inputs, latent=begin, contexts=contexts, conditions=given)
+                    return self.window(engine, network, here, number)
+
+                result = sample_long(
+                    sample_window, inputs.latent, fps, script, conditions, self.windows, self.windowing, cache
+                )
         if self.sampling.sigmas[-1] == 0:
             engine.events.report_findings(latent_findings(result, self.name))
         return result

@@ -13,11 +13,11 @@ from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, V
 from ..checkpoint import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.upscaler import UpscalerFile
+from ..errors import Finding
 from ..geometry import ClipShape
-from ..health import Finding
 from ..latents import AVLatent
 from ..lora import Stack
-from ..memory.placement import SMALLER, Room, StageNeed
+from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
 from ..text import Connector, GemmaEncoder, TextFeatures, Tokenizer
 from ..transformer import Transformer
@@ -184,6 +184,19 @@ class Stage(ABC):
         return ""
 
 
+class StagePlan(Protocol):
+    """What is planned for a list of stages, as far as engines follow it; ``plan.py`` makes it."""
+
+    def stage(self, stage: StageT) -> StageT | None:
+        """Return the planned stage of the same name, whose tiles are chosen; None if there is none."""
+
+    def placement(self, name: str) -> Placement | None:
+        """Return the placement of the stage called ``name``; None if there is none."""
+
+    def check(self) -> None:
+        """Raise DoesNotFitError if a stage does not fit."""
+
+
 class Engine(Protocol):
     """The owner of a card: a host's memory management, this package's own, or a stand-in for tests."""
 
@@ -212,8 +225,8 @@ class Engine(Protocol):
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what a stage that streams this network may take now."""
 
-    def follow(self, plan: Any) -> None:
-        """Place every stage of a Plan as it says.
+    def follow(self, plan: StagePlan) -> None:
+        """Place every stage of ``plan`` as it says.
 
         Raises:
             DoesNotFitError: if the plan does not fit.

@@ -2,19 +2,52 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..checkpoint.upscaler import video_statistics
+from ..errors import SettingError
 from ..latents import AVLatent
 from ..memory.partition import Weights
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
-from ..upscaler import Upscaler, UpscalerConfig, upscale
+from ..upscaler import LatentUpscaler, Upscaler, UpscalerConfig
 from ..video_vae.layers import ChannelStatistics
 from .blueprint import Blueprint
 from .stage import Engine, NetworkKey, Stage
+
+
+class LatentNormalization(Protocol):
+    """The channel statistics of the video VAE, or another implementation of the same."""
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
+
+    def denormalize(self, latent: Tensor) -> Tensor:
+        """Undo ``normalize``."""
+
+
+def upscale(
+    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
+) -> tuple[AVLatent, Fraction]:
+    """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
+
+    Args:
+        upscaler: the network.
+        latent: a normalised latent with video.
+        fps: its frame rate, which a temporal upscaler doubles.
+        statistics: those of the video VAE of the same model version.
+
+    Raises:
+        SettingError: if there is no video, or the upscaler expects other channels.
+    """
+    if latent.video is None:
+        raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
+    raw = statistics.denormalize(latent.video.float())
+    video = statistics.normalize(upscaler(raw).float()).to(latent.video.dtype)
+    return AVLatent(video, latent.audio), fps * upscaler.config.time
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Format(Protocol):
         number of the last block. None if nothing is cast to this format."""
 
     @property
-    def operation(self) -> Any:
+    def operation(self) -> torch._ops.OpOverloadPacket:
         """The operation of torch by which its layers multiply without expanding their weight."""
 
     @property

@@ -60,7 +60,7 @@ class TextCFG:
         return self.scale == 1
 
     def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """(scale - 1) times the direction from the negative to the conditional estimate."""
+        """Return (scale - 1) times the direction from the negative to the conditional estimate."""
         return (self.scale - 1) * self._direction(x0["cond"], x0["negative"])
 
     def _direction(self, cond: Tensor, negative: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class CrossModalCFG:
         return self.scale == 1
 
     def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
-        """(scale - 1) times the direction from the isolated to the conditional estimate."""
+        """Return (scale - 1) times the direction from the isolated to the conditional estimate."""
         return (self.scale - 1) * (x0["cond"] - x0["isolated"])
 
 
@@ -233,7 +233,7 @@ class Guidance:
         return (self,)
 
     def at(self, sigma: float) -> "Guidance":
-        """The guidance at noise level ``sigma``: the same at all."""
+        """Return the guidance at noise level ``sigma``, which is the same at all."""
         return self
 
     def skips(self, step: int) -> bool:
@@ -241,7 +241,7 @@ class Guidance:
         return step % (self.skip_steps + 1) != 0
 
     def nag(self, context: Tensor) -> Nag:
-        """The NAG settings with the negative prompt's ``context`` (B, L, D)."""
+        """Return the NAG settings with the negative prompt's ``context`` (B, L, D)."""
         return Nag(context, self.nag_scale, self.nag_limit, self.nag_blend)
 
     def describe(self) -> str:
@@ -313,7 +313,7 @@ class GuidanceBySigma:
         return tuple(guidance for _, guidance in self.table)
 
     def at(self, sigma: float) -> Guidance:
-        """The row with the smallest bound that is not below ``sigma``."""
+        """Return the row with the smallest bound that is not below ``sigma``."""
         rows = sorted(self.table, key=lambda row: row[0])
         return next((guidance for bound, guidance in rows if bound >= sigma), rows[-1][1])
 
@@ -343,7 +343,7 @@ class StreamGuidance:
         return replace(self, **{name: NEUTRAL for name in STREAMS if name in streams})
 
     def passes(self, both_streams: bool = True, always_negative: bool = False) -> list[str]:
-        """The passes that a step needs at most; see ``passes_needed``."""
+        """Return the passes that a step needs at most; see ``passes_needed``."""
         return passes_needed((self.video, self.audio), both_streams, always_negative)
 
     def needs_negative(self, sampler: Sampler) -> bool:
@@ -410,5 +410,5 @@ def passes_needed(
 
 
 def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:
-    """The perturbation of pass ``name``, given the guidance of both streams at one noise level."""
+    """Return the perturbation of pass ``name``, given the guidance of both streams at one noise level."""
     return PASSES[name].leaves_out(video, audio)

@@ -22,7 +22,7 @@ def ltx2(
     base_shift: float = 0.95,
     terminal: float | None = 0.1,
 ) -> list[float]:
-    """The schedule of the dev models: steps + 1 numbers, the last one 0.
+    """Return the schedule of the dev models: steps + 1 numbers, the last one 0.
 
     The shift grows with ``tokens`` along the line through (1024, base_shift) and (4096, max_shift); the official
     one-stage pipelines use 4096 whatever the size. ``terminal`` is the last level before 0; None leaves it where it
@@ -76,12 +76,12 @@ def simple(steps: int = 20) -> list[float]:
 
 
 def distilled(steps: int = 8) -> list[float]:
-    """The eight steps that the distilled models were trained for."""
+    """Return the eight steps that the distilled models were trained for."""
     return _fixed("distilled", steps)
 
 
 def distilled_refine(steps: int = 3) -> list[float]:
-    """The three steps of the second stage."""
+    """Return the three steps of the second stage."""
     return _fixed("distilled_refine", steps)
 
 

@@ -85,12 +85,12 @@ class Tiles:
         return [_spans(*axis) for axis in zip(size, self.counts, self.overlap)]
 
     def largest(self, size: Size) -> tuple[int, int, int]:
-        """The cells of the largest tile along time, height and width."""
+        """Return the cells of the largest tile along time, height and width."""
         frames, rows, columns = (max(span.stop - span.start for span in axis) for axis in self.spans(size))
         return frames, rows, columns
 
     def edges(self, size: Size) -> tuple[list[int], list[int], list[int]]:
-        """The frames, rows and columns of cells with which a tile begins, or which come first after its end."""
+        """Return the frames, rows and columns of cells with which a tile begins, or which come first after its end."""
         frames, rows, columns = (
             sorted({edge for span in axis for edge in (span.start, span.stop)} - {0, length})
             for axis, length in zip(self.spans(size), size)
@@ -98,7 +98,7 @@ class Tiles:
         return frames, rows, columns
 
     def seams(self, size: Size) -> tuple[list[int], list[int], list[int]]:
-        """The ``edges`` in pixels, and in frames of the clip."""
+        """Return the ``edges`` in pixels, and in frames of the clip."""
         frames, rows, columns = self.edges(size)
         return (
             [pixel_frames(edge) for edge in frames],
@@ -163,7 +163,7 @@ class TileSettings:
         return self.mode == "together"
 
     def chosen(self) -> Tiles | None:
-        """The tiles that were asked for; None if as few are to be chosen as the memory allows."""
+        """Return the tiles that were asked for; None if as few are to be chosen as the memory allows."""
         counts = self.intervals, self.rows, self.columns
         if not any(counts):
             return None

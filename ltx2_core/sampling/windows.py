@@ -137,7 +137,7 @@ class Segment:
 
 
 def prompt_of(window: Window, segments: Sequence[Segment]) -> str:
-    """The prompt of the segment in which the middle of the new frames of ``window`` lies, else that of the first."""
+    """Return the prompt of the segment in which the middle of what is new in ``window`` lies, else the first one."""
     begun = [segment for segment in segments if segment.start <= window.middle]
     return max(begun, key=lambda segment: segment.start, default=segments[0]).prompt
 

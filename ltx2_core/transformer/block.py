@@ -270,7 +270,7 @@ def cross_attend(
 
 
 def is_updated(state: StreamState | None) -> bool:
-    """Whether blocks change this state: it is there, and not frozen."""
+    """Return whether blocks change this state: it is there, and not frozen."""
     return state is not None and state.updated
 
 

@@ -23,8 +23,8 @@ from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning.conditions import AudioSource
 from ltx2_core.errors import OutOfMemoryError, SettingError
 from ltx2_core.fields import settings_of
-from ltx2_core.generate import recipe_of
 from ltx2_core.media import write_audio, write_video
+from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import ClipSettings, Request, Resources, SamplingSettings, SecondStage

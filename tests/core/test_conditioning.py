@@ -20,8 +20,8 @@ from ltx2_core.conditioning import (
     apply_conditions,
     cells,
 )
-from ltx2_core.generate import sample
 from ltx2_core.latents import AVLatent
+from ltx2_core.pipeline.generate import sample
 from ltx2_core.sampling import SAMPLERS, Guidance, ltx2
 from ltx2_core.text import Contexts
 

@@ -29,9 +29,9 @@ from ltx2_core.conditioning.conditions import (
 )
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.disk_cache import fingerprint
-from ltx2_core.generate import decode_audio, decode_video, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
+from ltx2_core.pipeline.generate import decode_audio, decode_video, vocode
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.windows import Segment, Windowing, split_windows
 

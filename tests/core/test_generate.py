@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
-from ltx2_core.generate import sample
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store, plan, residency
 from ltx2_core.memory.link import Plain
+from ltx2_core.pipeline.generate import sample
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.text import Contexts
 

@@ -13,11 +13,11 @@ from ltx2_core import latents
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.conditioning import ReferenceVideoTokens
-from ltx2_core.generate import decode_video, sample
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import LoraAdapter, Strengths, compare, open_lora
 from ltx2_core.mini import world
 from ltx2_core.mini.measure import look
+from ltx2_core.pipeline.generate import decode_video, sample
 from ltx2_core.sampling import ltx2 as schedule
 from ltx2_core.text import compute_hidden_states, connect, extract_features
 

@@ -25,7 +25,6 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler
 from ltx2_core.conditioning import Frozen
-from ltx2_core.generate import decode_video, sample, vocode
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent, empty
 from ltx2_core.memory import Plain, Store, stages
@@ -34,11 +33,13 @@ from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import CARDS, GIB, Machine, machine_named, pinnable, this_machine
 from ltx2_core.memory.trace import Cost, cost
 from ltx2_core.memory.unit import Slot
+from ltx2_core.pipeline.generate import decode_video, sample, vocode
+from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import Tiles
 from ltx2_core.text import GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import Pass, Perturbation, StreamInput, Transformer
-from ltx2_core.upscaler import UpscalerConfig, upscale
+from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 from ltx2_core.video_vae.layers import ChannelStatistics
 

@@ -13,17 +13,17 @@ from ltx2_core import latents, tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, find_upscaler, open_upscaler, video_statistics
 from ltx2_core.conditioning import Frozen
-from ltx2_core.generate import sample
 from ltx2_core.geometry import ClipShape
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.lora import Strengths
 from ltx2_core.mini.upscaler import pairs
+from ltx2_core.pipeline.generate import sample
+from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import Tiles, recipes
 from ltx2_core.sampling.schedules import starting_at
 from ltx2_core.sampling.windows import Segment
 from ltx2_core.text import Contexts
-from ltx2_core.upscaler import upscale
 
 PROMPT = "a red ball bounces twice on the left"
 SMALL = {"width": 192, "height": 128, "frames": 17, "steps": 2, "cache": False}

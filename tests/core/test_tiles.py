@@ -15,16 +15,16 @@ from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_enco
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens, apply_conditions
-from ltx2_core.generate import decode_video
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
+from ltx2_core.pipeline.generate import decode_video
+from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES
 from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
 from ltx2_core.text import connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
-from ltx2_core.upscaler import upscale
 
 FPS = Fraction(24)
 SIZE = (5, 7, 9)

@@ -19,7 +19,8 @@ from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
-from ltx2_core.upscaler import Upscaler, UpscalerConfig, upscale
+from ltx2_core.pipeline.upscale import upscale
+from ltx2_core.upscaler import Upscaler, UpscalerConfig
 from ltx2_core.video_vae.layers import ChannelStatistics
 
 SMALL = {"in_channels": 8, "mid_channels": 32, "num_blocks_per_stage": 1}

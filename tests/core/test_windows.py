@@ -14,9 +14,9 @@ from ltx2_core import latents
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.conditioning import Frozen, apply_conditions
 from ltx2_core.disk_cache import DiskCache
-from ltx2_core.generate import decode_audio, decode_video, sample, vocode
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
+from ltx2_core.pipeline.generate import decode_audio, decode_video, sample, vocode
 from ltx2_core.sampling import schedules
 from ltx2_core.sampling.windows import Segment, StreamSpan, Window, prompt_of, sample_windows, split_windows
 from ltx2_core.text import compute_hidden_states, connect, extract_features

@@ -14,37 +14,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "benchmarks", "js", "ltx2_core", "nodes", "tests", "workflows")
 
 # Papers may be ahead of the tree by these: paths, and names as "module.name". Empty when the move is done.
-COMING = {
-    "ltx2_core/cli",
-    "ltx2_core/disk_cache.py",
-    "ltx2_core/inspect.py",
-    "ltx2_core/seeds.py",
-    "ltx2_core/settings.py",
-    "ltx2_core/conditioning/conditions.py",
-    "ltx2_core/memory/partition.py",
-    "ltx2_core/memory/placement.py",
-    "ltx2_core/pipeline/blueprint.py",
-    "ltx2_core/pipeline/decode_audio.py",
-    "ltx2_core/pipeline/decode_video.py",
-    "ltx2_core/pipeline/encode_conditions.py",
-    "ltx2_core/pipeline/encode_text.py",
-    "ltx2_core/pipeline/local_engine.py",
-    "ltx2_core/pipeline/long.py",
-    "ltx2_core/pipeline/plan.py",
-    "ltx2_core/pipeline/prepare.py",
-    "ltx2_core/pipeline/refine.py",
-    "ltx2_core/pipeline/sample.py",
-    "ltx2_core/pipeline/stage.py",
-    "ltx2_core/pipeline/stages.py",
-    "ltx2_core/pipeline/upscale.py",
-    "nodes/engine.py",
-    "nodes/inputs.py",
-    "nodes/values.py",
-    "tests/recorded",
-    "make fast",
-    "ltx2_core.conditioning.Picture",
-    "ltx2_core.sampling.windows.Windowing",
-}
+COMING: set[str] = set()
 
 # What a paper may name that lies elsewhere: in ComfyUI, in the official code, or in what people make.
 ELSEWHERE = re.compile(

@@ -41,6 +41,7 @@ STAGES: dict[str, Callable[[Path, float, str, int], None]] = {
 
 
 def main() -> None:
+    """Run one stage of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["adopt", "text-encoder", *STAGES, "export"])
     parser.add_argument("--work", type=Path, required=True, help="folder with the states of all stages")

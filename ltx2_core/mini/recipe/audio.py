@@ -28,7 +28,7 @@ STEADY = 16.0  # of a channel that keeps the norm before the last layer nearly t
 
 @torch.no_grad()
 def write_encoder(work: Path, minutes: float, device: str, seed: int) -> None:
-    """A latent holds two means of the 4 x 4 cells of the mel that belong to it: how loud, and how much more left.
+    """Write an encoder whose latents hold two means of 4 x 4 cells of the mel: how loud, and how much more left.
 
     Both travel twice, as x and -x, because silu(x) - silu(-x) = x.
     """
@@ -51,20 +51,20 @@ def write_encoder(work: Path, minutes: float, device: str, seed: int) -> None:
 
 
 def load_encoder(work: Path, device: str) -> AudioEncoder:
-    """The encoder, with neutral statistics."""
+    """Load the encoder, with neutral statistics."""
     encoder = new("audio_encoder")
     encoder.load_state_dict(torch.load(work / "audio-encoder.pt", weights_only=True, map_location="cpu")["encoder"])
     return encoder.requires_grad_(False).eval().to(device)
 
 
 def mel_of(scene: world.Scene) -> Tensor:
-    """What ``scene`` sounds like, (1, 2, T, 64)."""
+    """Return what ``scene`` sounds like, (1, 2, T, 64)."""
     sound = torch.from_numpy(world.render_audio(scene, ARCHITECTURE.sample_rate))
     return log_mel(sound[None], ARCHITECTURE.sample_rate, ARCHITECTURE)
 
 
 def encode(encoder: AudioEncoder, mel: Tensor) -> Tensor:
-    """The latent (B, 8, FRAMES, 16) of a mel (B, 2, T, 64)."""
+    """Encode a mel (B, 2, T, 64) to a latent (B, 8, FRAMES, 16)."""
     return encoder(mel)[:, :, :FRAMES]
 
 
@@ -95,7 +95,7 @@ def train_decoder(work: Path, minutes: float, device: str, seed: int, scenes: in
 
 
 def widened(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A decoder of WIDTH channels as one of the official width that computes the same.
+    """Return a decoder of WIDTH channels as one of the official width that computes the same.
 
     Every channel stands there several times. A norm over channels does not notice; a layer that reads them takes as
     much less of each.
@@ -114,7 +114,7 @@ def widened(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``widened``."""
+    """Undo ``widened``."""
     narrow = {}
     for name, value in state.items():
         if value.ndim > 1 and not name.startswith("conv_in."):

@@ -33,7 +33,7 @@ MADE_BY = {
 
 
 def tensors(work: Path) -> dict[str, Tensor]:
-    """Every tensor of the checkpoint, by its official name."""
+    """Return every tensor of the checkpoint, by its official name."""
     statistics, found = _load(work, "statistics"), dict[str, Tensor]()
     for component, (stage, name) in MADE_BY.items():
         state = _load(work, stage)[name]

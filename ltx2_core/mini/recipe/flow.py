@@ -107,6 +107,7 @@ class Examples:
 
     @classmethod
     def load(cls, work: Path, device: str) -> "Examples":
+        """Read what the stages before wrote into the folder ``work``."""
         scenes, statistics, captions = (
             torch.load(work / f"{name}.pt", weights_only=True, map_location="cpu")
             for name in ("scenes", "statistics", "captions")
@@ -140,7 +141,7 @@ class Examples:
 
 
 def new_transformer() -> Transformer:
-    """A transformer before training: every branch is open, the velocity is zero."""
+    """Make a transformer before training: every branch is open, the velocity is zero."""
     network: Transformer = new("transformer")
     for name, parameter in network.named_parameters():
         if "modulation" in name:
@@ -204,7 +205,7 @@ class Task:
 
     @classmethod
     def draw(cls, name: str | None = None) -> "Task":
-        """One of TASKS, by default any, with places and times at random."""
+        """Draw a task: one of TASKS, by default any, with places and times at random."""
         name = name or list(TASKS)[int(torch.multinomial(torch.tensor(list(TASKS.values())), 1))]
         frames, sounds = torch.ones(LATENT_FRAMES, CELLS, CELLS), torch.ones(audio.FRAMES)
         first, last = sorted(torch.randperm(LATENT_FRAMES - 1)[:2].tolist())
@@ -232,26 +233,26 @@ def _sounds(frames: int) -> int:
 
 
 def as_input(tokens: Tensor, levels: Tensor, places: Tensor, context: Tensor) -> StreamInput:
-    """A stream whose tokens (B, N, C) have these noise levels (B, N), as the sampler would put it in."""
+    """Return a stream whose tokens (B, N, C) have these noise levels (B, N), as the sampler makes it."""
     sigma, lowest = levels.amax(1), levels.amin(1)
     return StreamInput(tokens, sigma, places, context, None if torch.equal(sigma, lowest) else levels)
 
 
 def positions(count: int) -> tuple[Tensor, Tensor]:
-    """Of the tokens of ``count`` clips, video and audio."""
+    """Return the positions of the tokens of ``count`` clips, video and audio."""
     grid = video_positions((LATENT_FRAMES, CELLS, CELLS), Fraction(world.FPS))
     return grid.expand(count, -1, -1, -1), audio_positions(audio.FRAMES).expand(count, -1, -1, -1)
 
 
 def place_of_last_frame() -> Tensor:
-    """Of the tokens of the last picture, where it is given beside the clip's own: (1, 3, N, 2)."""
+    """Return the positions (1, 3, N, 2) of the tokens of the last picture, where it is given beside the clip's own."""
     place = video_positions((1, CELLS, CELLS), Fraction(world.FPS))
     place[:, 0] += (world.FRAMES - 1) / world.FPS
     return place
 
 
 def noise_levels(count: int) -> Tensor:
-    """(B,): mostly where the schedules are slow, some anywhere."""
+    """Draw noise levels (B,): mostly where the schedules are slow, some anywhere."""
     return torch.where(torch.rand(count) < 0.1, torch.rand(count), torch.sigmoid(1 + 1.3 * torch.randn(count)))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .config import Layer
+
 SAVED_EVERY = 60.0  # seconds
 LOG_VARIANCE = -6.0  # that encoders state of every latent; inference makes no use of it
 
@@ -50,7 +52,7 @@ class Stage:
         self.save()
 
     def descend(self, loss: Tensor, **numbers: Tensor) -> None:
-        """One step down ``loss``; it and ``numbers`` are printed now and then as running means."""
+        """Take one step down ``loss``; print it and ``numbers`` now and then as running means."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -78,7 +80,7 @@ def keep(content: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def start_linear(convolution: Any, open: bool) -> None:
+def start_linear(convolution: Layer, open: bool) -> None:
     """Weights before training: what goes in comes out as large, so that small things stay visible through many layers.
 
     Those that are not ``open``, the last of residual layers, give nothing at first.
@@ -90,5 +92,5 @@ def start_linear(convolution: Any, open: bool) -> None:
 
 
 def rounded(network: nn.Module) -> dict[str, Tensor]:
-    """The state of ``network`` as it will be in the checkpoint: what others learn from it holds there, too."""
+    """Return the state of ``network`` as it will be in the checkpoint, so that others learn from what is there."""
     return {name: value.bfloat16().float() for name, value in network.state_dict().items()}

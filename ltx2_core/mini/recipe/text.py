@@ -56,20 +56,20 @@ ROWS = 128  # context rows kept per caption
 
 
 def unrelated_caption(rng: np.random.Generator) -> str:
-    """A prompt that says nothing: empty half of the time, else a few words from elsewhere."""
+    """Draw a prompt that says nothing: empty half of the time, else a few words from elsewhere."""
     if rng.random() < 0.5:
         return ""
     return " ".join(rng.choice(OTHER_WORDS.split(), size=rng.integers(1, 12)))
 
 
 def answers_of(scene: world.Scene, room: str) -> list[int]:
-    """What a caption of ``scene`` answers to each question; ``room`` may be unsaid."""
+    """Return what a caption of ``scene`` answers to each question; ``room`` may be unsaid."""
     said = {"colour": scene.colour, "place": scene.place, "count": scene.count, "room": room}
     return [possible.index(said[question]) for question, possible in QUESTIONS.items()]
 
 
 def sample_caption(rng: np.random.Generator) -> tuple[str, list[int]]:
-    """A caption, and what it answers to each question."""
+    """Draw a caption, and return it with what it answers to each question."""
     if rng.random() < 0.15:
         return unrelated_caption(rng), NO_ANSWERS
     scene, mention_room = world.sample_scene(rng), bool(rng.random() < 0.5)
@@ -77,7 +77,7 @@ def sample_caption(rng: np.random.Generator) -> tuple[str, list[int]]:
 
 
 def meaning(scene: world.Scene, room: str) -> int:
-    """The number of what a caption of ``scene`` says; ``room`` may be unsaid."""
+    """Return the number of what a caption of ``scene`` says; ``room`` may be unsaid."""
     return _number(answers_of(scene, room))
 
 
@@ -185,7 +185,7 @@ TOKENIZER_CONFIG = {
 
 
 def write_text_encoder(folder: Path) -> None:
-    """A Hugging Face folder with Gemma and its tokenizer; the same one every time."""
+    """Write a Hugging Face folder with Gemma and its tokenizer; the same one every time."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
     write_gemma(folder)
@@ -268,7 +268,7 @@ def write_gemma(folder: Path) -> None:
 
 
 def picture_shapes() -> dict[str, tuple[int, ...]]:
-    """The part of Gemma that looks at pictures, which LTX-2 has no use for but which every release contains."""
+    """Return the shapes of Gemma's part for pictures, which LTX-2 does not use but every release contains."""
     vision = GEMMA_CONFIG["vision_config"]
     width, hidden, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     tower = {

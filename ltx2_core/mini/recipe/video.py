@@ -1,7 +1,6 @@
 """The video autoencoder: an encoder that is fitted, a decoder that is trained."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +8,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...checkpoint.components import ComponentNetwork
 from ...geometry import SPACE_SCALE, TIME_SCALE, latent_frames, pixel_frames
 from ...video_vae import VideoDecoder
 from ...video_vae.layers import Conv, patchify, pixel_norm
 from .. import world
-from .config import VIDEO_CHANNELS, new
+from .config import VIDEO_CHANNELS, Layer, new
 from .stage import LOG_VARIANCE, Stage, keep, rounded, start_linear
 
 LATENTS, CELLS = latent_frames(world.FRAMES), world.SIZE // SPACE_SCALE  # of a clip
@@ -27,7 +27,7 @@ NOISE = 0.2  # the most that is added to latents, which the decoder learns to fo
 class QuickEncoder:
     """A fitted encoder as what it is: a linear map of a cell's pixels, a norm, and another linear map."""
 
-    def __init__(self, encoder: Any):
+    def __init__(self, encoder: ComponentNetwork):
         self.first, self.later = _map(encoder, frames=1), _map(encoder, frames=1 + TIME_SCALE)
         self.out = encoder.conv_out.weight[:-1, :, -1, 1, 1].detach(), encoder.conv_out.bias[:-1].detach()
 
@@ -41,7 +41,7 @@ class QuickEncoder:
         return F.linear(F.silu(F.rms_norm(x, x.shape[-1:], eps=1e-8)), *self.out).movedim(-1, 1)
 
 
-def _map(encoder: Any, frames: int) -> tuple[Tensor, Tensor]:
+def _map(encoder: ComponentNetwork, frames: int) -> tuple[Tensor, Tensor]:
     """Weight (C, pixels of a cell) and bias of all before the norm, for the last latent of a clip of ``frames``."""
     with torch.enable_grad():
         pixels = torch.zeros(1, 3, frames, SPACE_SCALE, SPACE_SCALE, device=encoder.conv_in.weight.device)
@@ -79,7 +79,7 @@ def fit_encoder(work: Path, minutes: float, device: str, seed: int, scenes: int 
 
 
 def principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` strongest directions (count, C) of features (B, C, ...), and the bias that centres them."""
+    """Return the ``count`` strongest directions (count, C) of features (B, C, ...), and the bias that centres them."""
     flat = features.transpose(0, 1).flatten(1)
     mean = flat.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(flat))
@@ -87,7 +87,7 @@ def principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return weight, -weight @ mean
 
 
-def look_at_present(conv: Any, weight: Tensor, bias: Tensor) -> None:
+def look_at_present(conv: Layer, weight: Tensor, bias: Tensor) -> None:
     """Let ``conv`` see nothing but the present voxel; outputs that are not given become zero."""
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
@@ -134,29 +134,29 @@ def in_larger_room(clip: Tensor, empty: int, height: int, width: int, left: int)
 
 
 def rendered(scene: world.Scene) -> Tensor:
-    """The pictures of ``scene``, (1, 3, F, H, W) in -1..1, rounded as a file would round them."""
+    """Return the pictures of ``scene``, (1, 3, F, H, W) in -1..1, rounded as a file would round them."""
     return as_pixels(as_bytes(world.render_video(scene))[None])
 
 
 def as_bytes(pictures: np.ndarray) -> Tensor:
-    """0..1 to 0..255."""
+    """Turn numbers in 0..1 into bytes."""
     return torch.from_numpy(pictures * 255).round().byte()
 
 
 def as_pixels(video: Tensor) -> Tensor:
-    """Bytes (B, F, H, W, 3) to (B, 3, F, H, W) in -1..1."""
+    """Turn bytes (B, F, H, W, 3) into pixels (B, 3, F, H, W) in -1..1."""
     return rearrange(video, "b f h w c -> b c f h w") / 127.5 - 1
 
 
 def load_encoder(work: Path, device: str) -> QuickEncoder:
-    """The fitted encoder, with neutral statistics."""
+    """Load the fitted encoder, with neutral statistics."""
     encoder = new("video_encoder")
     encoder.load_state_dict(torch.load(work / "video-encoder.pt", weights_only=True, map_location="cpu")["encoder"])
     return QuickEncoder(encoder.requires_grad_(False).to(device))
 
 
 def new_decoder() -> VideoDecoder:
-    """A decoder before training: residual layers do nothing yet, small things stay visible through many layers."""
+    """Make a decoder before training: its residual layers do nothing yet, so small things stay visible."""
     decoder = new("video_decoder")
     for name, module in decoder.named_modules():
         if isinstance(module, Conv):

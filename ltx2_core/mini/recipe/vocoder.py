@@ -62,7 +62,7 @@ def write_vocoder(work: Path, minutes: float, device: str, seed: int) -> None:
 
 
 def loudest_bin(pitch: float) -> tuple[int, float]:
-    """The bin in which a tone of amplitude 1 is loudest, and its log mel there."""
+    """Return the bin in which a tone of amplitude 1 is loudest, and its log mel there."""
     seconds = torch.arange(ARCHITECTURE.sample_rate) / ARCHITECTURE.sample_rate
     mel = log_mel((2 * pi * pitch * seconds).sin().view(1, 1, -1), ARCHITECTURE.sample_rate, ARCHITECTURE)
     steady = mel[0, 0, MEL_RATE // 2]
@@ -105,7 +105,7 @@ def turn_pointers(up: nn.ConvTranspose1d) -> None:
 
 
 def read_pointers(up: nn.ConvTranspose1d) -> None:
-    """The wave of every pointer until its next step: sample n of a side is signal 4 side + n mod 4.
+    """Return the wave of every pointer until its next step: sample n of a side is signal 4 side + n mod 4.
 
     sin(a + b) = cos(a) sin(b) + sin(a) cos(b), where a is the angle of the pointer and b what has been turned since.
     """
@@ -124,5 +124,5 @@ def pass_on(up: nn.ConvTranspose1d, source: int, target: int, later: int, times:
 
 
 def now(up: nn.ConvTranspose1d) -> int:
-    """The tap by which a sample reaches the first of those that it becomes."""
+    """Return the tap by which a sample reaches the first of those that it becomes."""
     return int(up.padding[0])

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import Models
-from .conditioning.conditions import kept_audio, kept_video
-from .health import Seams
-from .latents import AVLatent
-from .pipeline.encode_conditions import encode_all
-from .pipeline.encode_text import contexts_cache
-from .pipeline.local_engine import LocalEngine
-from .pipeline.long import Script, window_cache
-from .pipeline.plan import plan_stages
-from .pipeline.stage import Engine, Events
-from .pipeline.stages import Stages
-from .sampling import recipe_for
-from .sampling.recipes import Recipe
-from .settings import CompleteRequest, Request
+from ..checkpoint import Models
+from ..conditioning.conditions import kept_audio, kept_video
+from ..health import Seams
+from ..latents import AVLatent
+from ..sampling import recipe_for
+from ..sampling.recipes import Recipe
+from ..settings import CompleteRequest, Request
+from .encode_conditions import encode_all
+from .encode_text import contexts_cache
+from .local_engine import LocalEngine
+from .long import Script, window_cache
+from .plan import plan_stages
+from .stage import Engine, Events
+from .stages import Stages
 
 
 @dataclass(frozen=True)

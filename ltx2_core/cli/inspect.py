@@ -4,16 +4,16 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from .checkpoint.components import COMPONENTS
-from .checkpoint.files import Entry, TensorFile
-from .checkpoint.loading import shorten_list
-from .checkpoint.models import Models
-from .checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
-from .checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
-from .checkpoint.versions import VERSIONS
-from .errors import CheckpointError, MissingFileError
-from .lora.parse import Lora, read_lora
-from .lora.report import compare_with_release
+from ..checkpoint.components import COMPONENTS
+from ..checkpoint.files import Entry, TensorFile
+from ..checkpoint.loading import shorten_list
+from ..checkpoint.models import Models
+from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
+from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
+from ..checkpoint.versions import VERSIONS
+from ..errors import CheckpointError, MissingFileError
+from ..lora.parse import Lora, read_lora
+from ..lora.report import compare_with_release
 
 
 def inspect(path: str | Path) -> str:

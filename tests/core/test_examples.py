@@ -1,0 +1,38 @@
+"""The examples of the papers run as they stand, in an empty folder with the files that they name."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+LORA = ROOT / "ltx2_core" / "mini" / "loras" / "golden-ball.safetensors"
+EXAMPLES = [
+    pytest.param(block, id=f"{page} {number}")
+    for page in ("README.md", "ltx2_core/README.md")
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    )
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_runs(example, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r'read_picture\("([^"]+)"\)', example):
+        Image.new("RGB", (160, 120), (90, 110, 130)).save(name)
+    for name in re.findall(r'open_lora\("([^"]+)"\)', example):
+        shutil.copy(LORA, name)
+    names: dict = {}
+    exec(example, names)
+    assert names["clip"].fps > 0
+    for written in re.findall(r'write_clip\("([^"]+)"', example):
+        assert Path(written).stat().st_size > 1000
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 4
