@@ -456,12 +456,12 @@ class Foreman(nn.Module):
 
     def __init__(self, parts):
         super().__init__()
-        self.parts = list(parts)
-        for number, part in enumerate(self.parts):
+        self.streamable_modules = list(parts)
+        for number, part in enumerate(self.streamable_modules):
             self.add_module(str(number), part)
 
     def forward(self):
-        for part in self.parts:
+        for part in self.streamable_modules:
             part()
 
 
