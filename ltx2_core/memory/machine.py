@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..disk_cache import write_atomically
+from ..errors import SettingError
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -96,11 +97,15 @@ CARDS = {
 
 
 def machine_named(name: str) -> Machine:
-    """The card called ``name``, upper or lower case, with or without "RTX"."""
+    """Return the card called ``name``, upper or lower case, with or without "RTX".
+
+    Raises:
+        SettingError: if it is not known here.
+    """
     for card in CARDS.values():
         if name.lower().removeprefix("rtx").strip() == card.name.lower().removeprefix("rtx").strip():
             return card
-    raise ValueError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
+    raise SettingError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
 
 
 ScaledProduct = Callable[[Tensor], Callable[[], object] | None]
