@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
+from ltx2_core.errors import DoesNotFitError
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
 from ltx2_core.memory.machine import GIB, Machine, pinnable, this_machine
@@ -261,7 +262,7 @@ def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
     total, available = ram()
     placement = place(need, Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken)))
     if placement is None:
-        raise SystemExit(explain_refusal(need, machine.budget))
+        raise DoesNotFitError(explain_refusal(need, machine.budget))
     put(bench, placement.unit, placement.weight_budget, placement.slots or 2)
     cap(bench.device, machine.memory - CONTEXT)
     figures = {"unit": placement.unit, "slots": placement.slots, "planned seconds": placement.run}

@@ -54,7 +54,7 @@ def mark_all_but_samples(items):
 @pytest.fixture(scope="session")
 def released():
     """The networks of a release as shapes, made once: ``released("2.3", "fp8")``."""
-    from ltx2_core.memory.stages import Blueprint
+    from ltx2_core.pipeline.blueprint import Blueprint
 
     return cache(lambda version, format="bf16": Blueprint.of_version(version, format))
 

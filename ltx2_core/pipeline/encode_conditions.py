@@ -24,9 +24,10 @@ from ..memory.placement import Room, StageNeed
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from .blueprint import Blueprint, empty_like
-from .decode_video import TILINGS, largest_tile
+from .decode_video import FLOAT32, TILINGS, largest_tile
 from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage
 
+SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
 
 
@@ -72,10 +73,12 @@ class EncodeAudio(Stage):
     networks = (AUDIO_ENCODER,)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure the encoder on the whole mel spectrogram."""
+        """Measure the encoder on the whole mel spectrogram, beside the waveform that it is made from."""
         encoder = blueprint.network("audio_encoder")
         mel = empty_like(encoder, 1, 2, self.latents * MEL_FRAMES, MEL_BINS)
-        return StageNeed(self.name, blueprint.weights("audio_encoder"), cost(lambda: encoder(mel)), mel.nbytes)
+        waveform = 2 * FLOAT32 * self.latents * SAMPLE_RATE // geometry.AUDIO_RATE
+        given = mel.nbytes + 7 * waveform // 3  # as it came, padded, and at a third of the rate
+        return StageNeed(self.name, blueprint.weights("audio_encoder"), cost(lambda: encoder(mel)), given)
 
 
 def encode_video(

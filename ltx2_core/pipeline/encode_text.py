@@ -48,7 +48,8 @@ class ReadPrompts(Stage):
             attention=4 * tokens * LENGTH * gemma.heads * gemma.head_dim * gemma.layers,
             moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
         )
-        return StageNeed(self.name, blueprint.weights("text_encoder"), reading)
+        visible = 2 * self.prompts * LENGTH * LENGTH  # which tokens see which, and what that is made from
+        return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
         """Return the hidden states of all layers for every prompt."""
@@ -90,12 +91,14 @@ class Connect(Stage):
     networks = (CONNECTORS,)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure both connectors on a prompt of full length."""
-        total = Cost()
+        """Measure both connectors on a prompt of full length, beside the contexts of all prompts."""
+        total, contexts = Cost(), 0
         for name in CONNECTORS.components:
             network = blueprint.network(name)
-            total += cost(partial(network, empty_like(network, 1, LENGTH, network.config.width)))
-        return StageNeed(self.name, blueprint.weights(*CONNECTORS.components), total * self.prompts)
+            features = empty_like(network, 1, LENGTH, network.config.width)
+            total += cost(partial(network, features))
+            contexts += self.prompts * features.nbytes
+        return StageNeed(self.name, blueprint.weights(*CONNECTORS.components), total * self.prompts, contexts)
 
     def run(self, engine: Engine, features: Sequence[Features]) -> list[Contexts]:
         """Return the contexts of every prompt."""

@@ -275,7 +275,7 @@ def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkey
 
 def test_a_given_stream_needs_no_passes(models, monkeypatch):
     counted = []
-    whole_story = import_module("ltx2_core.generate")
+    whole_story = import_module("ltx2_core.pipeline.generate")
     monkeypatch.setattr(whole_story, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
     make(models, KeepAudio(SOUND), audio=Guidance(7, 3))
     assert counted == [[Guidance(), Guidance()]]

@@ -11,9 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import key_list
-from ltx2_core.memory.plan import DEVICE, DISK, HOST, place, plan
-from ltx2_core.memory.stages import PASSES, Blueprint, Extent, Need, Weights
-from ltx2_core.refine import MOST, refining, tiles_for
 from peak import Peak
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -27,14 +24,25 @@ from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler
 from ltx2_core.conditioning import Frozen
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent, empty
-from ltx2_core.memory import Plain, Store, stages
+from ltx2_core.memory import Plain, Room, StageNeed, Store, place
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import CARDS, GIB, Machine, machine_named, pinnable, this_machine
+from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, least_bytes
 from ltx2_core.memory.trace import Cost, cost
 from ltx2_core.memory.unit import Slot
-from ltx2_core.pipeline.generate import decode_video, sample, vocode
-from ltx2_core.pipeline.upscale import upscale
+from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
+from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode, vocode
+from ltx2_core.pipeline.decode_video import DecodeVideo, decode_video
+from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
+from ltx2_core.pipeline.encode_text import ProjectFeatures, ReadPrompts
+from ltx2_core.pipeline.plan import Plan, plan_stages
+from ltx2_core.pipeline.refine import MAX_TILE_TOKENS, Refine
+from ltx2_core.pipeline.sample import Sample, SampleInputs, Sampling, need_of_passes, passes_on_meta, sample
+from ltx2_core.pipeline.stage import LatentSize, NetworkKey, Stage, upscaler_key
+from ltx2_core.pipeline.stages import PLANNED_PASSES, stages_of_clip
+from ltx2_core.pipeline.upscale import Upscale, upscale
 from ltx2_core.sampling import Tiles
 from ltx2_core.text import GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH
@@ -43,6 +51,9 @@ from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 from ltx2_core.video_vae.layers import ChannelStatistics
 
+STEPS = 8
+SAMPLING = Sampling(tuple(1 - step / STEPS for step in range(STEPS + 1)))
+REFINING = Sampling((0.9, 0.7, 0.4, 0.0))
 RATES = ("products", "products8", "convolutions", "attention", "bandwidth", "link", "disk")
 SLOW = Machine("slow", memory=0, **dict.fromkeys(RATES, 1e9) | {"link": 100, "disk": 10})
 
@@ -52,7 +63,19 @@ def blueprint(tiny_files):
     """From the headers of a miniature."""
     checkpoint, gemma, _ = tiny_files("2.3")
     models = ltx2.open_models(checkpoint, gemma)
-    return Blueprint.of_files(models, open_text_encoder(gemma), torch.float32), models
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.float32)
+    return Blueprint.of_files(models, open_text_encoder(gemma), dtypes), models
+
+
+def sampling(blueprint: Blueprint, size: LatentSize, passes: int = 1, stg_block: int = 0) -> StageNeed:
+    """What so many of PLANNED_PASSES need."""
+    return need_of_passes(blueprint, size, PLANNED_PASSES[:passes], STEPS, stg_block)
+
+
+def plan(blueprint: Blueprint, shape: ClipShape, machine: Machine, *, budget: int | None = None, ram: int = 0) -> Plan:
+    """Plan a plain clip."""
+    room = Room(machine, machine.budget if budget is None else budget, ram)
+    return plan_stages(stages_of_clip(blueprint, shape, SAMPLING), blueprint, room, shape)
 
 
 # ---------------------------------------------------------------------------------------------------------------- sizes
@@ -103,22 +126,21 @@ def test_fp8_files_are_told_by_their_headers(blueprint, tmp_path):
             weights[key.replace("weight", ("weight_scale", "scale_weight")[number % 2])] = torch.ones(())
     save_file(weights, tmp_path / "fp8.safetensors", models.files[0].metadata)
     models = ltx2.open_models(tmp_path / "fp8.safetensors")
-    found = Blueprint.of_files(models, None, torch.float32)
+    found = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.float32))
     store = Store(ltx2.build(models, "transformer", torch.float32), "cpu")
     assert found.weights("transformer").total == store.wanted_bytes
     shape = ClipShape(64, 64, 9, Fraction(24))
-    assert plan(found, shape, machine=machine_named("4090")).fits  # without a text encoder, as far as it goes
+    assert plan(found, shape, machine_named("4090")).fits  # without a text encoder, as far as it goes
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 1])
 def test_the_store_keeps_what_the_plan_says(share):
     network = nn.Sequential(nn.Linear(8, 8), nn.ModuleList(nn.Linear(64, 64 + 8 * (i in (0, 9))) for i in range(10)))
     weights = Weights.of(network)
-    need = Need("x", weights, Cost(), runs=2)
-    stage = place(need, SLOW, stages.KERNELS + int(share * weights.total), ram=0)
+    need = StageNeed("x", weights, Cost(), runs=2)
+    stage = place(need, Room(SLOW, KERNEL_WORKSPACE_BYTES + int(share * weights.total)))
     store = Store(network, "cpu", link=Plain("cpu"))
-    store.stream_by(stage.unit, stage.slots or 2)
-    store.set_budget(stage.weight_budget)
+    store.follow(stage)
     with store.use():
         assert [DEVICE if stays else DISK for stays in store.staying] == list(stage.tiers)
         assert store.card_bytes <= stage.weight_budget
@@ -178,16 +200,18 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
         tensors = {name: value for name, value in vars(stream).items() if isinstance(value, torch.Tensor)}
         return replace(stream, **{name: torch.zeros(value.shape) for name, value in tensors.items()})
 
-    given = stages._passes(found, Extent.of_clip(shape), PASSES[:2])
+    given = passes_on_meta(found, LatentSize.of_clip(shape), PLANNED_PASSES[:2])
     streams = {name: (real(each.video), real(each.audio)) for name, each in zip(("cond", "negative"), given)}
     changes = {
         "perturbed": Perturbation(frozenset({1}), frozenset({1})),
         "isolated": Perturbation(audio_to_video=False, video_to_audio=False),
     }
-    steps = [Pass(*streams.get(name, streams["cond"]), changes.get(name, Perturbation())) for name in PASSES[:passes]]
+    steps = [
+        Pass(*streams.get(name, streams["cond"]), changes.get(name, Perturbation())) for name in PLANNED_PASSES[:passes]
+    ]
     with torch.inference_mode(), Store(network, "cpu").use(), Peak() as measured:
         network.sweep(steps)
-    need = stages.sampling(found, Extent.of_clip(shape), PASSES[:passes])
+    need = sampling(found, LatentSize.of_clip(shape), passes)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
@@ -205,7 +229,7 @@ def test_the_decoding_peak_is_that_of_a_run(blueprint, size, tiling):
     with torch.inference_mode(), Peak() as measured:
         for chunk in decode_video(decoder, latent, tiling):
             del chunk
-    need = stages.frames(found, Extent.of_clip(shape), tiling)
+    need = DecodeVideo(shape.video_latent, tiling).need(found)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
@@ -221,7 +245,8 @@ def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
         features = COMPONENTS["text_features"].make(config, {"x.weight": (1, (gemma.layers + 1) * gemma.width)})
     encoder = GemmaEncoder(gemma)
     tensors = {"text_features": features.state_dict(), "text_encoder": encoder.state_dict()}
-    reading, projecting = stages.prompt(Blueprint("small", config, tensors, gemma), 2)
+    drawn = Blueprint("small", config, tensors, gemma)
+    reading, projecting = ReadPrompts(2).need(drawn), ProjectFeatures(2).need(drawn)
     features, ids = features.to_empty(device="cpu"), torch.ones(2, LENGTH, dtype=torch.int64)
     with torch.inference_mode():
         with Peak() as measured:
@@ -230,23 +255,23 @@ def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
         with Peak() as measured:
             features([state[:1] for state in states], ids[:1])
         assert projecting.cost.peak == pytest.approx(measured.bytes, rel=0.15)
-        assert projecting.inputs == sum(state.nbytes for state in states)
+        assert projecting.input_bytes == sum(state.nbytes for state in states)
 
 
 @pytest.mark.slow
 def test_the_peaks_of_sound_are_those_of_a_run(blueprint):
     found, models = blueprint
     shape = ClipShape(64, 64, 49, Fraction(24))
-    extent = Extent.of_clip(shape)
+    stage = DecodeMel(shape.audio_latents)
     decoder, vocoder = (ltx2.build(models, name, torch.float32) for name in ("audio_decoder", "vocoder"))
     with torch.inference_mode():
         with Peak() as measured:
             heard = decoder(empty(shape).audio)
-        assert stages.mel(found, extent).cost.peak == pytest.approx(measured.bytes, rel=0.15)
-        assert stages.mel_frames(found, extent) == heard.shape[2]
+        assert stage.need(found).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        assert stage.mel_frames(found) == heard.shape[2]
         with Peak() as measured:
             vocoder(heard)
-        assert stages.sound(found, heard.shape[2]).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        assert Vocode(heard.shape[2]).need(found).cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
 def test_the_peaks_of_encoding_are_those_of_a_run(blueprint):
@@ -256,46 +281,50 @@ def test_the_peaks_of_encoding_are_those_of_a_run(blueprint):
     with torch.inference_mode():
         with Peak() as measured:
             video(torch.zeros(1, 3, 33, 96, 128))
-        need = stages.pictures(found, Extent.of_clip(shape), Tiling())
+        need = EncodeVideo(shape.video_latent).need(found)
         assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
         with Peak() as measured:
             audio(torch.zeros(1, 2, 4 * shape.audio_latents, 64))
-        assert stages.hearing(found, Extent.of_clip(shape)).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+        assert EncodeAudio(shape.audio_latents).need(found).cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
 @pytest.mark.parametrize("format, gemma", [("bf16", 5), ("fp8", 4)])
 def test_two_prompts_are_read_on_a_small_card(released, format, gemma):
     """Gemma layer by layer; then the projection, whose one large matrix is no less in fp8."""
-    for need, budget in zip(stages.prompt(released("2.3", format), 2), (gemma, 5)):
-        stage = place(need, machine_named("4060"), budget * 10**9, ram=0)
+    for stage, budget in ((ReadPrompts(2), gemma), (ProjectFeatures(2), 5)):
+        stage = place(stage.need(released("2.3", format)), Room(machine_named("4060"), budget * 10**9))
         assert stage is not None and stage.device_bytes <= budget * 10**9
 
 
 def test_a_missing_stream_and_a_larger_batch_count_as_they_are(released):
-    extent = Extent.of_clip(ClipShape(256, 256, 33, Fraction(24)))
-    sound, twice, more = Extent(None, extent.audio), replace(extent, batch=2), replace(extent, appended=(5 * 8 * 8, 0))
+    extent = LatentSize.of_clip(ClipShape(256, 256, 33, Fraction(24)))
+    sound, twice, more = (
+        LatentSize(None, extent.audio),
+        replace(extent, batch=2),
+        replace(extent, appended=(5 * 8 * 8, 0)),
+    )
     longer = replace(extent, video=(10, 8, 8))
     both, sound, twice, more, longer = (
-        stages.sampling(released("2.3"), each) for each in (extent, sound, twice, more, longer)
+        sampling(released("2.3"), each) for each in (extent, sound, twice, more, longer)
     )
-    assert sound.cost.products < 0.2 * both.cost.products and sound.scratch < both.scratch
+    assert sound.cost.products < 0.2 * both.cost.products and sound.work_bytes < both.work_bytes
     assert twice.cost.attention == 2 * both.cost.attention
-    assert more.cost == longer.cost and more.scratch == longer.scratch > both.scratch  # tokens are tokens
+    assert more.cost == longer.cost and more.work_bytes == longer.work_bytes > both.work_bytes  # tokens are tokens
 
 
 def test_a_step_is_as_fast_as_published(released):
     """The paper has 1.22 s on an H100 for 121 frames of 720p, with the official code; a 4090 was modelled at 4.5 s."""
-    step = stages.sampling(released("2.0"), Extent.of_clip(ClipShape(1280, 704, 121, Fraction(24))))
+    step = sampling(released("2.0"), LatentSize.of_clip(ClipShape(1280, 704, 121, Fraction(24))))
     assert step.cost.products + step.cost.attention == pytest.approx(537e12, rel=0.01)
     assert 0.8 < CARDS["H100"].seconds(step.cost) < 1.22
     assert CARDS["RTX 4090"].seconds(step.cost) == pytest.approx(4.5, rel=0.15)
 
 
 def test_more_passes_cost_more_but_share_what_they_have_in_common(released):
-    extent = Extent.of_clip(ClipShape(768, 512, 121, Fraction(24)))
-    work = [stages.sampling(released("2.3"), extent, PASSES[:passes]).cost.products for passes in (1, 2, 3, 4)]
+    extent = LatentSize.of_clip(ClipShape(768, 512, 121, Fraction(24)))
+    work = [sampling(released("2.3"), extent, passes).cost.products for passes in (1, 2, 3, 4)]
     assert work[0] < work[1] < work[2] < work[3] < 4 * work[0]
-    later = stages.sampling(released("2.3"), extent, PASSES, stg_block=28).cost.products
+    later = sampling(released("2.3"), extent, 4, stg_block=28).cost.products
     assert (later - work[2]) / (work[3] - work[2]) == pytest.approx(20 / 48, rel=0.05)
 
 
@@ -305,35 +334,35 @@ def test_more_passes_cost_more_but_share_what_they_have_in_common(released):
 def test_a_hand_computed_placement():
     """Four blocks, and 50 bytes beside them; the work takes 1000 bytes and 4 seconds, a copy one, a read ten."""
     machine, block = replace(SLOW, link=1024, disk=102.4), 1024
-    need = Need("sampling", Weights(50, (block,) * 4), Cost(1000 - stages.KERNELS, products=4e9), runs=8)
-    whole = place(need, machine, budget=1050 + 4 * block, ram=0)
+    need = StageNeed("sampling", Weights(50, (block,) * 4), Cost(1000 - KERNEL_WORKSPACE_BYTES, products=4e9), runs=8)
+    whole = place(need, Room(machine, 1050 + 4 * block, 0))
     assert (whole.tiers, whole.slots, whole.run) == ((DEVICE,) * 4, 0, 4.0)
     assert whole.load == pytest.approx((50 + 4 * block) / 102.4) and whole.seconds == whole.load + 8 * 4
     assert whole.weight_budget == 50 + 4 * block and whole.device_bytes == 1050 + 4 * block
     # Room for two blocks on their way and one that stays; two are pinned. While the fourth is read the third runs;
     # then it runs itself, and the first: 1 + 10 + 1 + 1 seconds from the second to the second.
-    mixed = place(need, machine, budget=1049 + 4 * block, ram=2 * block)
+    mixed = place(need, Room(machine, 1049 + 4 * block, 2 * block))
     assert mixed.tiers == (DEVICE, HOST, HOST, DISK) and mixed.slots == 2 and mixed.run == pytest.approx(13)
     assert mixed.weight_budget == 50 + 3 * block and mixed.host_bytes == 2 * block
     # All pinned, copies are as fast as computing; less room is not enough for blocks that have no parts.
-    assert place(need, machine, budget=1050 + 2 * block, ram=4 * block).run == pytest.approx(4.0)
-    assert place(need, machine, budget=1049 + 2 * block, ram=4 * block) is None
+    assert place(need, Room(machine, 1050 + 2 * block, 4 * block)).run == pytest.approx(4.0)
+    assert place(need, Room(machine, 1049 + 2 * block, 4 * block)) is None
     parts = replace(need, weights=replace(need.weights, part_rest=60, parts=(block // 2,) * 8))
-    small = place(parts, machine, budget=1060 + block, ram=4 * block)
+    small = place(parts, Room(machine, 1060 + block, 4 * block))
     assert (small.parts, small.slots, small.unit) == (True, 2, "part") and small.run == pytest.approx(4.0)
     # With room for one part, copying and computing take turns.
-    assert place(parts, machine, budget=1059 + block, ram=4 * block).run == pytest.approx(8.0)
-    assert place(parts, machine, budget=1059 + block // 2, ram=4 * block) is None
+    assert place(parts, Room(machine, 1059 + block, 4 * block)).run == pytest.approx(8.0)
+    assert place(parts, Room(machine, 1059 + block // 2, 4 * block)) is None
 
 
-@pytest.mark.parametrize("format", stages.FORMATS)
+@pytest.mark.parametrize("format", PLANNED_FORMATS)
 def test_more_memory_is_never_worse(released, format):
     card = machine_named("4070")
-    need = stages.sampling(released("2.3", format), Extent.of_clip(ClipShape(768, 512, 121, Fraction(24))))
+    need = sampling(released("2.3", format), LatentSize.of_clip(ClipShape(768, 512, 121, Fraction(24))))
 
     for ram in (0, 10 * GIB, 64 * GIB):
         budgets = range(5 * 10**8, 45 * 10**9, 2 * 10**9)
-        placed = [place(need, card, budget, ram) for budget in budgets]
+        placed = [place(need, Room(card, budget, ram)) for budget in budgets]
         fitting = [stage for stage in placed if stage is not None]
         assert placed[0] is None and placed[len(placed) - len(fitting) :] == fitting  # once it fits, it always does
         for less, more in zip(fitting, fitting[1:]):
@@ -341,33 +370,35 @@ def test_more_memory_is_never_worse(released, format):
         assert set(fitting[-1].tiers) == {DEVICE}
         assert all(stage.device_bytes <= budget for stage, budget in zip(placed, budgets) if stage is not None)
     slow = replace(card, disk=5e8)
-    runs = [place(need, slow, 8 * GIB, ram * GIB).run for ram in range(0, 64, 4)]
+    runs = [place(need, Room(slow, 8 * GIB, ram * GIB)).run for ram in range(0, 64, 4)]
     assert runs == sorted(runs, reverse=True) and runs[0] > runs[-1]
 
 
 def test_small_cards_get_smaller_tiles_and_a_reason(released):
     shape = ClipShape(1920, 1088, 121, Fraction(24))
     roomy, tight = (
-        plan(released("2.3", "fp8"), shape, machine=machine_named(card), ram=16 * GIB) for card in ("RTX 5090", "4060")
+        plan(released("2.3", "fp8"), shape, machine_named(card), ram=16 * GIB) for card in ("RTX 5090", "4060")
     )
-    assert roomy.fits and roomy.tiling == Tiling() and roomy.notes == ()
-    assert tight.tiling != Tiling() or tight.stage("frames").device_bytes <= tight.budget
-    less = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), budget=5 * GIB, ram=16 * GIB)
-    assert less.tiling != Tiling() and "more seams" in less.explain() and "more seams" in less.summary()
+    frames = DecodeVideo(shape.video_latent)
+    assert roomy.fits and roomy.stage(frames).tiling == Tiling() and roomy.notes == ()
+    assert tight.stage(frames).tiling != Tiling() or tight.placement("frames").device_bytes <= tight.room.budget
+    less = plan(released("2.3", "fp8"), shape, machine_named("4060"), budget=5 * GIB, ram=16 * GIB)
+    assert less.stage(frames).tiling != Tiling() and "more seams" in less.explain() and "more seams" in less.summary()
     (line,) = (line for line in less.summary().splitlines() if line.startswith("sampling: ") and " of the card" in line)
     assert " GB of the card, " in line and " GB of RAM, " in line and "streamed" in line and "8 x " in line
-    kept = plan(released("2.3", "fp8"), shape, machine=machine_named("4060"), tiling=Tiling(512, 64, 80, 24))
-    assert kept.tiling == Tiling(512, 64, 80, 24)
+    own = replace(frames, tiling=Tiling(512, 64, 80, 24))
+    card = machine_named("4060")
+    assert plan_stages([own], released("2.3", "fp8"), Room(card, card.budget)).stage(frames) == own
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(released):
     shape = ClipShape(1920, 1088, 481, Fraction(24))
-    found = plan(released("2.3"), shape, machine=machine_named("RTX 4060"), ram=16 * GIB)
-    assert not found.fits and "sampling" not in [stage.need.name for stage in found.stages]
+    found = plan(released("2.3"), shape, machine_named("RTX 4060"), ram=16 * GIB)
+    assert not found.fits and found.placement("sampling") is None
     (sentence,) = (each for each in found.refusals if each.startswith("sampling"))
     assert "does not fit 7.0 GB, even when everything is streamed" in sentence and sentence in found.explain()
     frames = int(sentence.partition("About ")[2].split()[0])
-    assert plan(released("2.3"), ClipShape(1920, 1088, frames, 24), machine=machine_named("4060")).fits
+    assert plan(released("2.3"), ClipShape(1920, 1088, frames, Fraction(24)), machine_named("4060")).fits
     with pytest.raises(ValueError, match="The card Voodoo is not known"):
         machine_named("Voodoo")
     with pytest.raises(ValueError, match=r"no plan for LTX-2.3 in int3"):
@@ -434,7 +465,7 @@ class Foreman(nn.Module):
             part()
 
 
-@pytest.mark.parametrize("format", stages.FORMATS)
+@pytest.mark.parametrize("format", PLANNED_FORMATS)
 @pytest.mark.parametrize("card", ["RTX 5090", "RTX 4090", "RTX 4070", "RTX 4060"])
 def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, format):
     """Full-size weights; sizes, passes and memory drawn at random."""
@@ -443,11 +474,11 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
     count, outside = len(weights.parts) // len(weights.blocks), len(weights.parts) % len(weights.blocks)
     for _ in range(6):
         width, height = draw.choice([(640, 352), (960, 544), (1280, 704)])
-        extent = Extent.of_clip(ClipShape(width, height, draw.choice([25, 121]), Fraction(24)))
-        need = stages.sampling(found, extent, PASSES[: draw.choice([1, 2, 4])])
-        least = need.scratch + weights.part_rest + max(weights.parts)
+        size = LatentSize.of_clip(ClipShape(width, height, draw.choice([25, 121]), Fraction(24)))
+        need = sampling(found, size, draw.choice([1, 2, 4]))
+        least = least_bytes(need)
         budget = draw.choice([least + 10**9 * draw.random(), least + weights.total * draw.random()])
-        stage = place(need, machine, int(budget), ram=int(draw.choice([0, 0.5, 1]) * weights.total))
+        stage = place(need, Room(machine, int(budget), int(draw.choice([0, 0.5, 1]) * weights.total)))
         clock = Clock(machine, sum(size for size, tier in zip(stage.units, stage.tiers) if tier == HOST))
         computing = machine.seconds(need.cost)
 
@@ -461,10 +492,10 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
         )
         store = Store(nn.Sequential(ends, blocks), "cpu", link=clock)
         store.stream_by(stage.unit, stage.slots or 2)
-        store.set_budget(stage.weight_budget - weights.beside(stage.parts) + store.rest_bytes)
+        store.set_budget(stage.weight_budget - weights.always(stage.parts) + store.rest_bytes)
         clock.sent.clear()
         with store.use():
-            streamed = [unit for unit, stays in zip(store._cut.units, store.staying) if not stays]
+            streamed = [unit for unit, stays in zip(store._partition.units, store.staying) if not stays]
             for _ in range(4):
                 before = clock.now
                 for block in [ends, *blocks] if stage.parts else blocks:
@@ -533,18 +564,18 @@ def running(found: Blueprint) -> Transformer:
 def test_the_peak_of_refining_is_that_of_a_run(counts, held):
     """What one call makes, beside the latents that the sampler holds and the inputs."""
     shape, found = ClipShape(384, 256, 33, Fraction(24)), small("2.3")
-    tiles, latent = Tiles(counts, (1, 1, 1)), empty(shape)
+    tiled, latent = Sampling((0.9, 0.5, 0.0), tiles=Tiles(counts, (1, 1, 1))), empty(shape)
 
     def run(network):
         contexts = SimpleNamespace(video=torch.zeros(1, LENGTH, 128), audio=torch.zeros(1, LENGTH, 64))
         items = [Frozen("audio")] if held else []
-        sample(network, latent, fps=shape.fps, sigmas=[0.9, 0.5, 0.0], contexts=contexts, tiles=tiles, items=items)
+        sample(network, SampleInputs(latent, shape.fps, contexts, conditions=items), tiled)
 
     network = running(found)
     with torch.inference_mode(), Store(network, "cpu").use(), Peak() as measured:
         run(network)
-    need = refining(found, Extent.of_clip(shape), tiles, steps=2, hears=not held)
-    assert measured.bytes < need.cost.peak + need.inputs < 1.4 * measured.bytes
+    need = Refine(tiled, LatentSize.of_clip(shape), refines_sound=not held).need(found)
+    assert measured.bytes < need.cost.peak + need.input_bytes < 1.4 * measured.bytes
     assert need.runs == 2 * (math.prod(counts) + (not held and counts != (1, 1, 1)))
 
 
@@ -556,7 +587,7 @@ def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
     latent = AVLatent(torch.zeros(1, 128, 4, 10, 12), None)
     with torch.inference_mode(), Peak() as measured:
         upscale(upscaler, latent, Fraction(24), statistics)
-    need = stages.upscaling(file.config, torch.float32, Extent.of_latent(latent))
+    need = Upscale(upscaler_key(file), file.config, (4, 10, 12), torch.float32).need(small("2.3"))
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
     assert need.weights.total == pytest.approx(file.nbytes * 2, rel=0.01)  # in the file it is bfloat16
 
@@ -568,7 +599,7 @@ def test_long_sound_takes_no_more_than_its_pieces(blueprint):
     mel = torch.zeros(1, 2, 1700, 64)
     with torch.inference_mode(), Peak() as measured:
         vocode(vocoder, mel)
-    need, twice = (stages.sound(found, frames) for frames in (1700, 3400))
+    need, twice = (Vocode(frames).need(found) for frames in (1700, 3400))
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
     assert twice.cost.convolutions == pytest.approx(2 * need.cost.convolutions, rel=0.15)
     waveform = 4 * 2 * 480 * 1700
@@ -583,32 +614,35 @@ CARDS_WITH = {8: "RTX 4060", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090"}
 def test_twenty_seconds_of_1080p_and_4k_are_refined_and_decoded_on_every_card(released, width, height, gigabytes):
     found, machine = released("2.3", "fp8"), machine_named(CARDS_WITH[gigabytes])
     clip = ClipShape(width, height, 481, Fraction(24))
-    extent = Extent.of_clip(clip)
-    tiles = tiles_for(found, extent, machine, machine.budget, 32 * GIB)
-    largest = tiles.largest(extent.video)
-    assert math.prod(largest) <= MOST and tiles.count <= 4 * math.prod(extent.video) / math.prod(largest)
-    half = Extent.of_clip(ClipShape(width // 2, height // 2, 481, Fraction(24)))
-    later = [
-        stages.upscaling(UpscalerConfig(mid_channels=1024), torch.bfloat16, half),
-        refining(found, extent, tiles),
-    ]
+    room, size = Room(machine, machine.budget, 32 * GIB), LatentSize.of_clip(clip)
+    refine = Refine(REFINING, size)
+    tiles = refine.fit(found, room).tiles
+    largest = tiles.largest(size.video)
+    assert math.prod(largest) <= MAX_TILE_TOKENS and tiles.count <= 4 * math.prod(size.video) / math.prod(largest)
+    half = LatentSize.of_clip(ClipShape(width // 2, height // 2, 481, Fraction(24)))
     windows = replace(half, video=(16, *half.video[1:]), audio=126)  # a first stage of 4K is made in windows, too
-    planned = plan(found, clip, machine=machine, ram=32 * GIB, sampled=windows, later=later)
+    upscale = Upscale(NetworkKey("upscaler"), UpscalerConfig(mid_channels=1024), half.video)
+    stages: list[Stage] = []
+    for stage in stages_of_clip(found, clip, SAMPLING):
+        stages += [replace(stage, size=windows), upscale, refine] if isinstance(stage, Sample) else [stage]
+    planned = plan_stages(stages, found, room, clip)
     assert planned.fits, planned.refusals
-    assert [stage.need.name for stage in planned.stages[-5:]] == [
+    assert planned.stage(refine).tiles == tiles
+    assert [placement.need.name for placement in planned.placements[-5:]] == [
         "upscaling space by 2",
         "refining",
         "mel",
         "sound",
         "frames",
     ]
-    assert all(stage.device_bytes <= machine.budget for stage in planned.stages)
+    assert all(placement.device_bytes <= machine.budget for placement in planned.placements)
 
 
 def test_less_memory_gives_more_tiles_until_none_are_small_enough(released):
     found, machine = released("2.3", "fp8"), machine_named("4060")
-    extent = Extent.of_clip(ClipShape(1920, 1088, 241, Fraction(24)))
-    counts = [tiles_for(found, extent, machine, budget, GIB).count for budget in (7 * 10**9, 3 * 10**9, 2 * 10**9)]
+    refine = Refine(REFINING, LatentSize.of_clip(ClipShape(1920, 1088, 241, Fraction(24))))
+    budgets = (7 * 10**9, 3 * 10**9, 2 * 10**9)
+    counts = [refine.fit(found, Room(machine, budget, GIB)).tiles.count for budget in budgets]
     assert counts == sorted(counts) and counts[0] < counts[-1]
     with pytest.raises(ValueError, match=r"refining does not fit 1\.0 GB, even when everything is streamed"):
-        tiles_for(found, extent, machine, 10**9)
+        refine.fit(found, Room(machine, 10**9))

@@ -6,8 +6,8 @@ from itertools import cycle, pairwise
 import pytest
 import torch
 
+from ltx2_core.memory.partition import bit_reversed_order
 from ltx2_core.memory.ring import Ring
-from ltx2_core.memory.store import spread
 from ltx2_core.memory.unit import ALIGNMENT, Slot, Unit
 
 
@@ -128,7 +128,7 @@ def test_blocks_that_stay_are_spread_so_that_the_link_is_never_idle_for_long():
         return (clock.now - start) / 4
 
     computing = 48 * 18.7
-    assert step_time(spread(48)[:28]) < 1.01 * computing
+    assert step_time(bit_reversed_order(48)[:28]) < 1.01 * computing
     assert step_time(range(28)) > 1.2 * computing
 
 
@@ -163,7 +163,7 @@ def test_a_step_loads_every_part_once(slots):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 48])
 def test_every_beginning_of_a_spread_is_even(count):
-    order = spread(count)
+    order = bit_reversed_order(count)
     assert sorted(order) == list(range(count))
     for chosen in range(1, count):
         some = sorted(order[:chosen])

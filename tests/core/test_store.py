@@ -45,7 +45,7 @@ def store_of(network, budget=None, capacity=None, **settings) -> Store:
 
 
 def at_home(store: Store) -> bool:
-    return all(t.data_ptr() == h.data_ptr() for u in store._cut.ranked for t, h in zip(u.tensors, u.homes))
+    return all(t.data_ptr() == h.data_ptr() for u in store._partition.ranked for t, h in zip(u.tensors, u.homes))
 
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
@@ -97,13 +97,13 @@ def test_neither_budget_nor_look_ahead_change_the_result(budget, slots, inferenc
 
 def test_what_stays_is_copied_once_and_what_does_not_once_per_step():
     store = store_of(Net(), REST + 5 * BLOCK)
-    staying = [unit for unit in store._cut.ranked if unit.place is not None]
+    staying = [unit for unit in store._partition.ranked if unit.place is not None]
     assert store._link.sent == staying and len(staying) == 4
     del store._link.sent[:]
     with store.use() as network:
         for _ in range(4):
             network(X)
-    streamed = [unit for unit in store._cut.units if unit not in staying]
+    streamed = [unit for unit in store._partition.units if unit not in staying]
     assert store._link.sent == (streamed * 5)[: 4 * 3 + 2]
 
 
@@ -133,9 +133,9 @@ def test_what_is_in_use_is_not_given_back(budget):
     store = store_of(network, budget)
 
     def release():
-        place = store._cut.units[3].place
+        place = store._partition.units[3].place
         store.release()
-        assert store._cut.units[3].place is place
+        assert store._partition.units[3].place is place
         assert store.card_bytes <= 3 * BLOCK + REST  # the block that runs, the ring, what stands beside the blocks
 
     network.blocks[3].during = release
@@ -149,9 +149,9 @@ def test_a_budget_may_change_at_any_time():
     store = store_of(network, 0)
 
     def change(budget):
-        place = store._cut.units[2].place
+        place = store._partition.units[2].place
         store.set_budget(budget)
-        assert store._cut.units[2].place is place  # it runs
+        assert store._partition.units[2].place is place  # it runs
 
     with store.use():
         for budget in (None, 3000, 0, 5000, None, 10):
@@ -322,7 +322,7 @@ def test_every_network_streams_bit_for_bit(models, name, unit):
     with store.use():
         for _ in range(2):
             assert equal(network(*inputs), expected)
-    assert set(store._link.sent) == set(store._cut.ranked)
+    assert set(store._link.sent) == set(store._partition.ranked)
 
 
 @pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
@@ -346,11 +346,11 @@ def test_every_block_can_be_run_again(models, name, unit, monkeypatch):
     store = store_of(network)
     store.stream_by(unit)
     monkeypatch.setattr(store, "_give_way", lambda: True)
-    for block in store._cut.modules:
+    for block in store._partition.modules:
         block.forward = failing_once(block.forward)
     with store.use():
         assert equal(network(*inputs), expected)
-    assert len(failed) == len(store._cut.modules)
+    assert len(failed) == len(store._partition.modules)
 
 
 def test_a_network_that_is_dropped_is_freed():

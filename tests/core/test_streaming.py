@@ -185,7 +185,7 @@ def test_any_plan_gives_the_same_result(path, monkeypatch, seed):
                 if kind == "late":
                     store._link.sent.clear()
                 assert equal(step(network, passes), expected)
-            streamed = [unit for unit in store._cut.units if unit.place is None]
+            streamed = [unit for unit in store._partition.units if unit.place is None]
             assert store.card_bytes <= max(store.budget or 10**9, store.rest_bytes + store.ring_bytes)
             if kind == "late" and sum(unit.nbytes for unit in streamed) > 2 * store.ring_bytes:
                 assert sorted(map(id, store._link.sent)) == sorted(map(id, streamed))

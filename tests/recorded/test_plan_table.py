@@ -9,12 +9,12 @@ import re
 
 import pytest
 from golden import FOLDER
-from ltx2_core.memory.stages import FORMATS
 from recorded.record import RECORDING
 
 from benchmarks import plan_table
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB
+from ltx2_core.pipeline.blueprint import PLANNED_FORMATS
 
 PATH = FOLDER / "plan_table.md"
 VERSION, RAM = "2.3", 64 * GIB
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.skipif(not RECORDING, reason="writes the recorded table")
 def test_record_the_table(released):
     tables = []
-    for format in FORMATS:
+    for format in PLANNED_FORMATS:
         table = plan_table.table(released(VERSION, format), RAM, 1)
         tables.append(f"**LTX-{VERSION} {format}**, seconds per step, 64 GB of RAM\n\n{table}\n")
     PATH.write_text("\n".join(tables))
@@ -48,7 +48,7 @@ ASKED = CLIPS if WHOLE else ("512p, 5 s", "720p, 10 s", "1080p in two stages, 20
 
 
 @pytest.mark.parametrize("clip", ASKED)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PLANNED_FORMATS)
 def test_a_clip_is_planned_as_recorded(released, format, clip):
     cards = [CARDS[name] for name in plan_table.COLUMNS]
     made = [plan_table.cell(released(VERSION, format), CLIPS[clip], card, RAM, passes=1) for card in cards]
@@ -56,7 +56,7 @@ def test_a_clip_is_planned_as_recorded(released, format, clip):
 
 
 def test_the_table_has_all_clips_and_cards():
-    for format in FORMATS:
+    for format in PLANNED_FORMATS:
         table = recorded(format)
         assert table.keys() == CLIPS.keys()
         assert {len(cells) for cells in table.values()} == {len(plan_table.COLUMNS)}

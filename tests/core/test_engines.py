@@ -1,0 +1,503 @@
+"""Whoever owns the card, a clip is the same; what is planned is what is used, and what is needed is what is taken."""
+
+import gc
+import random
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from importlib import import_module
+
+import pytest
+import torch
+from fake_engine import FakeEngine
+from peak import Peak
+from torch import Tensor, nn
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.checkpoint.upscaler import open_upscaler
+from ltx2_core.cli import main
+from ltx2_core.conditioning.conditions import AudioSource, Picture, ReferenceAudio
+from ltx2_core.errors import DoesNotFitError, OutOfMemoryError
+from ltx2_core.geometry import ClipShape
+from ltx2_core.latents import AVLatent, empty
+from ltx2_core.memory import Plain, Room, StageNeed, Store, place
+from ltx2_core.memory.machine import GIB, Machine
+from ltx2_core.memory.partition import Weights
+from ltx2_core.memory.placement import DEVICE, KERNEL_WORKSPACE_BYTES, least_bytes
+from ltx2_core.memory.trace import Cost
+from ltx2_core.pipeline import (
+    decode_audio,
+    decode_video,
+    encode_conditions,
+    encode_text,
+    local_engine,
+    sample,
+    upscale,
+)
+from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
+from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.encode_conditions import (
+    ConditionCache,
+    EncodeAudio,
+    EncodeVideo,
+    encode_audio,
+    encode_video,
+)
+from ltx2_core.pipeline.encode_text import Connect, ProjectFeatures, ReadPrompts, read_features
+from ltx2_core.pipeline.generate import run
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.long import Script
+from ltx2_core.pipeline.plan import Plan, need_of
+from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import AUDIO_ENCODER, TRANSFORMER, VIDEO_ENCODER, Events, LatentSize, upscaler_key
+from ltx2_core.pipeline.stages import guidance_of_passes
+from ltx2_core.pipeline.upscale import Upscale
+from ltx2_core.sampling import Guidance, Tiles
+from ltx2_core.sampling.windows import Segment, Windowing
+from ltx2_core.settings import Request, SecondStage
+from ltx2_core.text import Contexts
+from ltx2_core.text.tokenizer import LENGTH
+
+RATES = ("products", "products8", "convolutions", "attention", "bandwidth", "link", "disk")
+MACHINE = Machine("no card", memory=0, **dict.fromkeys(RATES, 1e9))
+NEUTRAL, GUIDED = Guidance(), Guidance(text_scale=2.0)
+SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 5, "cache": False, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _no_card_is_measured(monkeypatch):
+    monkeypatch.setattr(local_engine, "current_machine", lambda *_: MACHINE)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_files):
+    checkpoint, gemma, _ = tiny_files("2.3")
+    return ltx2.open_models(checkpoint, gemma)
+
+
+@pytest.fixture(scope="module")
+def upscaler(tmp_path_factory):
+    return open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler")))
+
+
+def given() -> list:
+    generator = torch.Generator().manual_seed(3)
+    picture = Picture(torch.rand(1, 64, 64, 3, generator=generator))
+    return [picture, ReferenceAudio(AudioSource(torch.rand(1, 24_000, generator=generator) - 0.5, 48_000))]
+
+
+def plain(**settings) -> Request:
+    return Request.of("a red ball", video=NEUTRAL, audio=NEUTRAL, **SMALL | settings)
+
+
+def whole_way(upscaler, **settings) -> Request:
+    """A request that uses every stage."""
+    second = SecondStage((upscaler,), tiles=Tiles((1, 1, 2), (1, 1, 1)), sigmas=(0.5, 0.0))
+    settings = {"second": second, "conditions": given(), **settings}
+    return Request.of("a red ball", "blurry", video=GUIDED, audio=NEUTRAL, **SMALL | settings)
+
+
+class Tight(LocalEngine):
+    """Follows the plan with as little of the card as each stage can do with."""
+
+    def follow(self, plan: Plan) -> None:
+        needs = [placement.need for placement in plan.placements]
+        placements = tuple(place(need, Room(MACHINE, least_bytes(need), GIB)) for need in needs)
+        assert None not in placements
+        super().follow(replace(plan, placements=placements))
+        self.followed = replace(plan, placements=placements)
+
+
+class Roomy(LocalEngine):
+    """Remembers the plan."""
+
+    def follow(self, plan: Plan) -> None:
+        super().follow(plan)
+        self.followed = plan
+
+
+class Watched(Store):
+    """Tells how it was placed whenever it is used."""
+
+    seen: list
+
+    @contextmanager
+    def use(self):
+        with super().use() as network:
+            self.seen.append((self.unit, self.budget, tuple(self.staying)))
+            yield network
+
+
+def engine_of(kind, models, request, events=Events()):
+    return kind(models, request.resources, events, request.loras)
+
+
+def equal_clips(one, other) -> None:
+    for stream, x in one.latent.streams().items():
+        assert torch.equal(x, other.latent.streams()[stream])
+    assert one.fps == other.fps
+    assert torch.equal(one.frames, other.frames) and torch.equal(one.waveform, other.waveform)
+
+
+# ------------------------------------------------------------------------------------------------------------- engines
+
+
+def test_every_engine_makes_the_same_plain_clip(models, monkeypatch):
+    """And what a stage's store does is what the plan says."""
+    made = FakeEngine(models)
+    clip = run(models, plain(), made)
+    equal_clips(clip, run(models, plain(), engine_of(LocalEngine, models, plain())))
+    assert made.used == ["prompt", "features", "connectors", "sampling", "mel", "sound", "frames"]
+    request = plain(vram=4 * GIB, ram=GIB)
+    monkeypatch.setattr(local_engine, "Store", Watched)
+    Watched.seen = []
+    engine = engine_of(Tight, models, request)
+    equal_clips(run(models, request, engine), clip)
+    used_as_planned(engine.followed, Watched.seen)
+
+
+def used_as_planned(plan: Plan, seen: list) -> None:
+    """Every placement of the plan was used, in its order; some stages come more than once."""
+    expected = [(p.unit, p.weight_budget, tuple(tier == DEVICE for tier in p.tiers)) for p in plan.placements]
+    assert [one for i, one in enumerate(seen) if i == 0 or one != seen[i - 1]] == expected
+    assert any(placement.slots for placement in plan.placements)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [FakeEngine, Roomy, Tight])
+def test_every_engine_makes_the_same_large_clip(models, upscaler, monkeypatch, kind):
+    """Given pictures and sounds, guidance, an upscaler and a second stage in tiles."""
+    monkeypatch.setattr(local_engine, "Store", Watched)
+    Watched.seen = []
+    request = whole_way(upscaler)
+    expected = run(models, request, engine_of(LocalEngine, models, request))
+    if kind is FakeEngine:
+        equal_clips(run(models, request, FakeEngine(models)), expected)
+        return
+    request = whole_way(upscaler, vram=4 * GIB, ram=GIB)
+    engine = engine_of(kind, models, request)
+    equal_clips(run(models, request, engine), expected)
+    assert {placement.need.name for placement in engine.followed.placements} >= {
+        "prompt", "pictures", "hearing", "sampling", "upscaling space by 2", "refining", "mel", "sound", "frames"
+    }  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
+    request = plain(vram=KERNEL_WORKSPACE_BYTES // 2)
+    monkeypatch.setattr(local_engine, "build", lambda *_: pytest.fail("something was built"))
+    with pytest.raises(DoesNotFitError, match="does not fit"):
+        run(models, request)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+COSTED = (decode_audio, decode_video, encode_conditions, encode_text, sample, upscale)
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+def planned_again(models, times: int, monkeypatch, make) -> list[Plan]:
+    """Call ``make`` so often; nothing may be measured but the first time, and nothing may pile up."""
+    plans, traced, real = [], [], import_module("ltx2_core.pipeline.plan").plan_stages
+    cost = sample.cost
+
+    def plan_stages(*arguments):
+        plans.append(real(*arguments))
+        return plans[-1]
+
+    monkeypatch.setattr(import_module("ltx2_core.pipeline.generate"), "plan_stages", plan_stages)
+    for module in COSTED:
+        monkeypatch.setattr(module, "cost", lambda measured: traced.append(1) or cost(measured))
+    make()
+    count, blueprints, needs = len(traced), alive(Blueprint), alive(StageNeed)
+    for _ in range(times - 1):
+        make()
+    assert len(traced) == count and len(plans) == times
+    assert all(plan is plans[0] for plan in plans) and plans[0].placements
+    assert (alive(Blueprint), alive(StageNeed)) == (blueprints, needs)
+    return plans
+
+
+class Stop(Exception):
+    """Raised as soon as the plan stands."""
+
+
+def test_a_clip_is_planned_once(models, monkeypatch):
+    request, seen = plain(vram=4 * GIB, ram=GIB // 4, width=96), set()
+
+    def make():
+        engine = engine_of(LocalEngine, models, request)
+        seen.add(id(engine.blueprint))
+
+        def stop():
+            raise Stop
+
+        engine.events = Events(check=stop)
+        with pytest.raises(Stop):
+            run(models, request, engine)
+
+    planned_again(models, 10, monkeypatch, make)
+    assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_ten_clips_in_a_row_leave_nothing_behind(models, monkeypatch):
+    settings = SMALL | {"vram": 4 * GIB, "ram": GIB // 4, "height": 96, "video": NEUTRAL, "audio": NEUTRAL}
+    planned_again(models, 10, monkeypatch, lambda: ltx2.generate(models, "a red ball", **settings).frames)
+
+
+# --------------------------------------------------------------------------------------------------------------- needs
+
+SHAPE = ClipShape(128, 96, 33, Fraction(24))
+SIGMAS = (0.9, 0.5, 0.0)
+
+
+def contexts(models) -> Contexts:
+    width = models.config["transformer"]
+    return Contexts(
+        torch.zeros(1, LENGTH, width["num_attention_heads"] * width["attention_head_dim"]),
+        torch.zeros(1, LENGTH, width["audio_num_attention_heads"] * width["audio_attention_head_dim"]),
+    )
+
+
+def size_of(value) -> int:
+    """Bytes of all tensors in ``value``."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, (list, tuple)):
+        return sum(map(size_of, value))
+    return size_of(list(vars(value).values())) if hasattr(value, "__dict__") else 0
+
+
+def used(engine, stage, *inputs):
+    """A stage, and what it is run with."""
+    return stage, inputs, lambda: stage.run(engine, *inputs)
+
+
+def stage_of(name: str, engine: FakeEngine, upscaler):
+    """Return a stage, the tensors that it is given, and how it is run."""
+    latent, models = empty(SHAPE), engine.models
+    script = Script.of(contexts(models), contexts(models))
+    guidance = guidance_of_passes(2)
+    sampling, size = Sampling(SIGMAS, guidance), LatentSize.of_clip(SHAPE)
+    if name == "prompt":
+        return used(engine, ReadPrompts(2), ["x", "y"])
+    if name == "features":
+        return used(engine, ProjectFeatures(2), ReadPrompts(2).run(engine, ["x", "y"]))
+    if name == "connectors":
+        return used(engine, Connect(2), read_features(engine, ["x", "y"]))
+    if name == "pictures":
+        stage, pixels = EncodeVideo(SHAPE.video_latent), torch.zeros(1, 3, 33, 96, 128)
+        encoder = engine.network(VIDEO_ENCODER)
+        return stage, (), lambda: encode_video(encoder, [pixels], 33, torch.device("cpu"), stage.tiling)
+    if name == "hearing":
+        stage, waveform = EncodeAudio(SHAPE.audio_latents), torch.zeros(2, 66_000)
+        encoder = engine.network(AUDIO_ENCODER)
+        return stage, (), lambda: encode_audio(encoder, waveform, 48_000, torch.device("cpu"), SHAPE.audio_latents)
+    if name == "sampling":
+        return used(engine, Sample(sampling, size), latent, SHAPE.fps, script)
+    if name == "upscaling":
+        stage = Upscale(upscaler_key(upscaler), upscaler.config, SHAPE.video_latent, torch.float32)
+        return used(engine, stage, AVLatent(latent.video, None), SHAPE.fps)
+    if name.startswith("refining"):
+        tiles = Tiles((1, 2, 2) if name.endswith("4") else (1, 1, 1), (1, 1, 1))
+        return used(engine, Refine(replace(sampling, tiles=tiles), size), latent, SHAPE.fps, script)
+    if name == "frames":
+        stage = DecodeVideo(SHAPE.video_latent, decode_video.TILINGS[0])
+        return stage, (latent.video,), lambda: [None for _ in stage.run(engine, latent.video)]
+    if name == "mel":
+        return used(engine, DecodeMel(SHAPE.audio_latents), latent.audio)
+    assert name == "sound"
+    mel = torch.zeros(1, 2, DecodeMel(SHAPE.audio_latents).mel_frames(engine.blueprint), 64)
+    return used(engine, Vocode(mel.shape[2]), mel)
+
+
+NAMES = (
+    "prompt", "features", "connectors", "pictures", "hearing", "sampling", "upscaling", "refining", "refining in 4",
+    "frames", "mel", "sound",
+)  # fmt: skip
+
+
+# Beside so narrow a transformer, the latents that a sampler may hold weigh as much as all hidden states.
+LIMITS = {"sampling": 1.25, "refining": 1.25, "refining in 4": 1.7}
+
+
+@pytest.fixture(scope="module")
+def fake(models):
+    return FakeEngine(models)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_what_a_stage_needs_is_what_it_takes(fake, upscaler, name):
+    """Beside the weights, never less than the tensors of a real run, and not much more."""
+    stage, inputs, call = stage_of(name, fake, upscaler)
+    for key in stage.networks:
+        fake.network(key)
+    with ExitStack() as stack:
+        if TRANSFORMER in stage.networks:  # the store holds on to what each block is given
+            stack.enter_context(Store(fake.network(TRANSFORMER), "cpu").use())
+        measured = stack.enter_context(Peak())
+        call()
+    need = need_of(stage, fake.blueprint)
+    planned = need.cost.peak + need.input_bytes
+    assert measured.bytes <= 1.001 * planned  # watching frames for faults takes a few kilobytes
+    assert planned <= LIMITS.get(name, 1.15) * (measured.bytes + size_of(inputs))
+
+
+# ---------------------------------------------------------------------------------------------------------- long clips
+
+
+@pytest.mark.parametrize("guidance", [NEUTRAL, pytest.param(GUIDED, marks=pytest.mark.slow)])
+def test_finished_windows_are_found_when_only_the_last_prompt_changes(models, tmp_path, guidance):
+    """Of four windows three are the same."""
+    windowing, sampled = Windowing(17, 8), []
+    last = windowing.windows(41, Fraction(24))[-1]
+    engine = FakeEngine(models, Events(on_step=lambda done, total, step: sampled.append(done)))
+
+    def make(prompt: str, **settings):
+        sampled.clear()
+        segments = (Segment(0.5, "a blue ball"), Segment(1.4, prompt))
+        how = SMALL | {"width": 32, "height": 32, "frames": 41, "steps": 1, "video": guidance, "audio": guidance}
+        how |= {"windowing": windowing, "segments": segments, "resume": tmp_path}
+        return run(models, Request.of("a red ball", **how | settings), engine).latent
+
+    first = make("a green ball")
+    assert sampled == [1, 2, 3, 4]
+    again = make("a green ball")
+    assert sampled == [] and torch.equal(first.video, again.video) and torch.equal(first.audio, again.audio)
+    other = make("a yellow ball")
+    assert sampled == [4]
+    known = last.video.start + last.video.lead
+    assert torch.equal(first.video[:, :, :known], other.video[:, :, :known])
+    assert not torch.equal(first.video, other.video)
+    make("a green ball", seed=6)
+    assert sampled == [1, 2, 3, 4]
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OutOfMemoryError("The card has too little memory. Make the clip smaller."), "The card has too little memory."),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GB."), "Memory ran out: CUDA out of memory."),
+    ],
+)
+def test_running_out_of_memory_is_one_sentence(models, tmp_path, monkeypatch, capsys, error, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(ReadPrompts, "run", fail)
+    files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
+    size = ["--width", "64", "--height", "64", "--frames", "9", "--device", "cpu"]
+    out = tmp_path / "clip.mp4"
+    assert main(["generate", *files, *size, "--prompt", "x", "--output", str(out)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {said}") and not out.exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- conditions
+
+
+@dataclass(frozen=True)
+class Item:
+    """An encoded condition of 4000 bytes."""
+
+    latent: Tensor
+
+    def __call__(self, state):
+        return state
+
+
+class Given:
+    """A condition that counts how often it is encoded."""
+
+    def __init__(self):
+        self.encoded = 0
+
+    def encode(self, shape, streams, encoders):
+        self.encoded += 1
+        yield Item(torch.zeros(1000))
+
+
+def test_kept_conditions_are_bounded_and_go_with_what_they_belong_to(fake):
+    cache, shape = ConditionCache(limit=10_000), ClipShape(64, 64, 9, Fraction(24))
+    one, two, three = Given(), Given(), Given()
+
+    def encode(*conditions, shape=shape):
+        return cache.encode(conditions, shape, ("video", "audio"), fake)
+
+    items = encode(one, two)
+    assert len(items) == 2 and cache.nbytes == 8000
+    assert [a is b for a, b in zip(items, encode(one, two))] == [True, True] and one.encoded == 1
+    encode(one, three)  # of the three, what was not used for longest goes
+    assert cache.nbytes == 8000
+    encode(one)
+    assert (one.encoded, two.encoded) == (1, 1)
+    encode(two)
+    assert (two.encoded, cache.nbytes) == (2, 8000)
+    encode(two, shape=replace(shape, width=96))
+    assert two.encoded == 3 and cache.nbytes == 8000
+    del two
+    gc.collect()
+    assert len(encode(one)) == 1 and cache.nbytes == 4000
+    assert len(ConditionCache(limit=0).encode([one], shape, ("video",), fake)) == 1
+
+
+def test_kept_conditions_are_those_that_are_encoded(fake):
+    conditions, cache, shape = given(), ConditionCache(), ClipShape(64, 64, 9, Fraction(24))
+    fake.used.clear()
+    kept = [cache.encode(conditions, shape, ("video", "audio"), fake) for _ in range(2)]
+    assert fake.used == ["pictures", "hearing"] and all(a is b for a, b in zip(*kept)) and cache.nbytes > 0
+    new = encode_conditions.encode_all(conditions, shape, ("video", "audio"), fake)
+    for one, other in zip(kept[0], new, strict=True):
+        tensors = [each for each in vars(other).values() if isinstance(each, Tensor)]
+        assert tensors and all(any(same(a, b) for b in vars(one).values()) for a in tensors)
+
+
+def same(one: Tensor, other) -> bool:
+    return isinstance(other, Tensor) and torch.equal(one, other)
+
+
+# --------------------------------------------------------------------------------------------------------------- store
+
+
+class Pair(nn.Module):
+    """A block of two parts, beside which it has a few bytes of its own."""
+
+    def __init__(self, first: int, second: int):
+        super().__init__()
+        self.one, self.other = (nn.Linear(size, 4) for size in (first, second))
+        self.table = nn.Parameter(torch.zeros(3))
+        self.streamable_modules = [self.one, self.other]
+
+
+def test_the_store_follows_a_placement():
+    """Whatever the sizes: planner and store have one rule for what stays."""
+    dice, units = random.Random(0), set()
+    for _ in range(50):
+        blocks = [Pair(dice.randint(1, 90), dice.randint(1, 90)) for _ in range(dice.randint(1, 12))]
+        network = nn.Sequential(nn.Linear(4, 4), nn.ModuleList(blocks))
+        weights = Weights.of(network)
+        need = StageNeed("x", weights, Cost(1000, products=1e9), input_bytes=50, runs=dice.choice([1, 5]))
+        budget = dice.randint(least_bytes(need), dice.choice([least_bytes(need) + 400, need.peak + 10]))
+        placement = place(need, Room(MACHINE, budget, dice.randrange(weights.total)))
+        assert placement.device_bytes <= budget
+        store = Store(network, "cpu", link=Plain("cpu"))
+        for each in (placement, place(need, Room(MACHINE, need.peak, 0)), placement):
+            store.follow(each)
+            with store.use():
+                assert store.unit == each.unit and store.unit_bytes == list(each.units)
+                assert store.staying == [tier == DEVICE for tier in each.tiers]
+                assert store.card_bytes <= each.weight_budget == store.budget
+            units.add((each.unit, each.slots > 0))
+    assert units == {("block", False), ("block", True), ("part", True)}
