@@ -96,16 +96,22 @@ def from_parts(parts: Sequence[Tensor]) -> AVLatent:
 
     Raises SettingError for anything else.
     """
-    videos = [x for x in parts if x.ndim == 5 and x.shape[1] == geometry.VIDEO_CHANNELS]
-    audio_shape = geometry.AUDIO_CHANNELS, geometry.AUDIO_BINS
-    sounds = [x for x in parts if x.ndim == 4 and (x.shape[1], x.shape[3]) == audio_shape]
+    videos, sounds = list(filter(_is_video, parts)), list(filter(_is_audio, parts))
     if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
         shapes = " and ".join(str(tuple(x.shape)) for x in parts)
         raise SettingError(
             f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {geometry.VIDEO_CHANNELS}, F, H, W), audio "
             f"(B, {geometry.AUDIO_CHANNELS}, T, {geometry.AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
         )
-    return AVLatent(videos[0] if videos else None, sounds[0] if sounds else None)
+    return AVLatent(next(iter(videos), None), next(iter(sounds), None))
+
+
+def _is_video(x: Tensor) -> bool:
+    return x.ndim == 5 and x.shape[1] == geometry.VIDEO_CHANNELS
+
+
+def _is_audio(x: Tensor) -> bool:
+    return x.ndim == 4 and (x.shape[1], x.shape[3]) == (geometry.AUDIO_CHANNELS, geometry.AUDIO_BINS)
 
 
 def per_stream(function: Callable[..., Tensor], first: Streams, *others: Streams) -> AVLatent:

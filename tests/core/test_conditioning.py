@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from agreement import compare
+from direct import sample
 from official import matrix, official, tiny_section, use_rule_of_1_0_0
 
 from ltx2_core import geometry
@@ -21,7 +22,6 @@ from ltx2_core.conditioning import (
     cells,
 )
 from ltx2_core.latents import AVLatent
-from ltx2_core.pipeline.generate import sample
 from ltx2_core.sampling import SAMPLERS, Guidance, ltx2
 from ltx2_core.text import Contexts
 
@@ -359,7 +359,7 @@ def test_items_are_given_to_every_clip_of_a_batch(networks):
     """Also where two passes go as one batch, and with a negative prompt inside the attention."""
     twice = AVLatent(CLIP.video.repeat(2, 1, 1, 1, 1), CLIP.audio.repeat(2, 1, 1, 1))
     choices = {"video": Guidance(3, nag_scale=1), "audio": Guidance(5, nag_scale=3)}
-    plain, batched = (run(networks[1], ITEMS, twice, batched=batched, **choices) for batched in (False, True))
+    plain, batched = (run(networks[1], ITEMS, twice, batched_passes=batched, **choices) for batched in (False, True))
     torch.testing.assert_close(batched.video, plain.video, rtol=1e-4, atol=1e-4)
     assert torch.equal(plain.audio[0, :, 15:], CLIP.audio[0, :, 15:]) and torch.equal(
         plain.audio[1, :, 15:], CLIP.audio[0, :, 15:]
@@ -380,7 +380,7 @@ def test_a_run_with_items_may_be_split(networks, sampler):
     whole = run(networks[1], items, sampler=sampler)
     first = run(networks[1], items, sampler=sampler, sigmas=sigmas[:3], on_step=lambda *report: steps.append(report[2]))
     second = run(
-        networks[1], items, first, sampler=sampler, sigmas=sigmas[2:], add_noise=False, first_step=2, last=steps[-1]
+        networks[1], items, first, sampler=sampler, sigmas=sigmas[2:], add_noise=False, start_step=2, last=steps[-1]
     )
     assert torch.equal(second.video, whole.video) and torch.equal(second.audio, whole.audio)
 

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from direct import sample
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
@@ -17,7 +18,6 @@ from ltx2_core.checkpoint import TensorFile
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store, plan, residency
 from ltx2_core.memory.link import Plain
-from ltx2_core.pipeline.generate import sample
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.text import Contexts
 
@@ -128,7 +128,7 @@ def test_split_sampling_equals_whole_sampling(run, sampler, cut):
     whole, _ = run(sampler, sigmas)
     first, steps = run(sampler, schedules.slice_steps(sigmas, 0, cut))
     rest = schedules.slice_steps(sigmas, cut)
-    second, _ = run(sampler, rest, first, add_noise=False, first_step=cut, last=steps[-1])
+    second, _ = run(sampler, rest, first, add_noise=False, start_step=cut, last=steps[-1])
     assert equal(second, whole)
 
 

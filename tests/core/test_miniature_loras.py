@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from direct import sample
 from einops import rearrange
 
 import ltx2_core as ltx2
@@ -17,7 +18,7 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import LoraAdapter, Strengths, compare, open_lora
 from ltx2_core.mini import world
 from ltx2_core.mini.measure import look
-from ltx2_core.pipeline.generate import decode_video, sample
+from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.sampling import ltx2 as schedule
 from ltx2_core.text import compute_hidden_states, connect, extract_features
 

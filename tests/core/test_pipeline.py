@@ -5,12 +5,14 @@ from fractions import Fraction
 import pytest
 import torch
 from agreement import compare
+from direct import sample
 
 from ltx2_core import geometry, latents
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.geometry import ClipShape
-from ltx2_core.pipeline.generate import decode_audio, decode_video, sample, vocode
+from ltx2_core.pipeline.decode_audio import decode_audio, vocode
+from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.sampling import Guidance, ltx2
 from ltx2_core.text import connect, encode_prompts
 from ltx2_core.video_vae import Tiling

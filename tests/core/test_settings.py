@@ -2,7 +2,6 @@
 
 from dataclasses import fields, replace
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from ltx2_core.settings import (
     check_limits,
     scheduled,
 )
+from ltx2_core.upscaler import UpscalerConfig
 
 DEV = recipe_for("2.3", 48)
 DISTILLED = recipe_for("2.3", 48, distilled=True)
@@ -33,12 +33,7 @@ class Enlarging:
     """An upscaler file, as far as sizes go."""
 
     def __init__(self, space=2, time=1):
-        self.config = SimpleNamespace(space=Fraction(space), time=time, clip=self.clip)
-
-    def clip(self, clip):
-        space, time = self.config.space, self.config.time
-        size = int(clip.width * space), int(clip.height * space)
-        return ClipShape(*size, (clip.frames - 1) * time + 1, clip.fps * time)
+        self.config = UpscalerConfig(space=Fraction(space), time=time)
 
 
 @pytest.mark.parametrize("owner", OWNED)

@@ -18,7 +18,7 @@ from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudioTokens, Refer
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
-from ltx2_core.pipeline.generate import decode_video
+from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from direct import sample
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -16,7 +17,8 @@ from ltx2_core.conditioning import Frozen, apply_conditions
 from ltx2_core.disk_cache import DiskCache
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
-from ltx2_core.pipeline.generate import decode_audio, decode_video, sample, vocode
+from ltx2_core.pipeline.decode_audio import decode_audio, vocode
+from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.sampling import schedules
 from ltx2_core.sampling.windows import Segment, StreamSpan, Window, prompt_of, sample_windows, split_windows
 from ltx2_core.text import compute_hidden_states, connect, extract_features

@@ -4,24 +4,18 @@ from collections import Counter
 
 import pytest
 from shape import rules
-from shape.rules import offences, room
+from shape.rules import offences
 
 from benchmarks.shape import Source, house_of, sources_of_tree
 
-# Rooms that are not asked yet.
-PENDING = ["nodes"]
 NETWORKS = {"audio_vae", "text", "transformer", "upscaler", "video_vae"}
 
 
 def test_nothing_is_out_of_shape():
-    found = offences([source for source in sources_of_tree() if room(source) not in PENDING])
+    found = offences(sources_of_tree())
     counted = ", ".join(f"{count} of {rule}" for rule, count in Counter(each.rule for each in found).most_common())
     if found:
         pytest.fail(f"{len(found)} offences: {counted}\n" + "\n".join(map(str, found)), pytrace=False)
-
-
-def test_pending_rooms_are_rooms():
-    assert set(PENDING) <= {room(source) for source in sources_of_tree()}
 
 
 def test_the_house_is_low_and_its_arrows_are_few_and_point_down():
