@@ -1,6 +1,6 @@
 """How strongly a LoRA acts, where, and when."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -38,7 +38,7 @@ class Strengths:
         "connect this model there, too.",
     ] = 1.0
     blocks: Annotated[
-        Container[int] | None,
+        Collection[int] | None,
         Words(shown="all"),
         "Which of the transformer's blocks (48 in the released models, counted from 0) it changes, such as 0-23, 40. "
         "All other layers get none of it. Early blocks lay out, late ones add detail.",
@@ -54,6 +54,11 @@ class Strengths:
         Choice(("sigmas", "steps")),
         "What the moments are: noise levels from 1 to 0, or numbers of steps, counted from 0.",
     ] = "sigmas"
+
+    def __post_init__(self) -> None:
+        """Keep ``blocks`` as a set that cannot change, whatever collection they came in."""
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", frozenset(self.blocks))
 
     def constant_for(self, component: str, name: str) -> float:
         """Return the strength for our tensor ``name`` of ``component``, without the schedule."""

@@ -5,14 +5,10 @@ from importlib import import_module
 
 import pytest
 import torch
-from ltx2_core.encoding import Outlines, encode_audio, encode_video, outline
-from ltx2_core.long import Within, extent
-from ltx2_core.memory.plan import plan
-from ltx2_core.memory.stages import Extent
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
-from ltx2_core import latents, run
+from ltx2_core import latents
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
 from ltx2_core.conditioning.conditions import (
     AudioSource,
@@ -31,7 +27,12 @@ from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.pipeline.generate import decode_audio, decode_video, vocode
+from ltx2_core.pipeline.decode_audio import decode_audio, vocode
+from ltx2_core.pipeline.decode_video import decode_video
+from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders, encode_audio, encode_video, measure_conditions
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.long import WithinWindow, sampled_size
+from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.windows import Segment, Windowing, split_windows
 
@@ -41,7 +42,7 @@ FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
 SOUND = AudioSource(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
 
 
-class Seen(Outlines):
+class Seen(SizeOnlyEncoders):
     """Encoders that only note down what they are conditions."""
 
     def __init__(self, crf: int = 0):
@@ -55,7 +56,7 @@ class Seen(Outlines):
 
 
 def encoded(*conditions, shape=CLIP, streams=STREAMS, encode=None) -> list:
-    return encode_conditions(conditions, shape, streams, encode or Outlines())
+    return encode_conditions(conditions, shape, streams, encode or SizeOnlyEncoders())
 
 
 # What becomes of each thing
@@ -150,12 +151,12 @@ def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
 
 def test_a_clip_that_is_longer_than_its_beginning_goes_on():
     shape = ClipShape(96, 64, 49, FPS)
-    state = outline(
+    state = measure_conditions(
         [InitClip(VideoSource(FRAMES), AudioSource(SOUND.waveform[:, :33_000], 24_000))], shape, STREAMS
     ).state
     assert state.video.mask.view(7, 6)[:, 0].tolist() == [0] * 5 + [1] * 2
     assert state.audio.mask.sum() == 51 - 34
-    same = outline([InitClip(VideoSource(FRAMES))], CLIP, STREAMS).state
+    same = measure_conditions([InitClip(VideoSource(FRAMES))], CLIP, STREAMS).state
     assert same.video.is_free and same.audio.is_free
 
 
@@ -167,9 +168,9 @@ def test_what_will_be_given_is_known_before_anything_is_encoded():
         ReferenceAudio(SOUND),
         KeepAudio(SOUND),
     ]
-    ahead = outline(conditions, CLIP, STREAMS)
-    assert ahead.encoded == Extent((5, 2, 3), 51) and ahead.state.free == ["video"]
-    assert extent(ahead.state, []) == Extent((5, 2, 3), 34, 1, ((1 + 2 + 5) * 6, 51))
+    ahead = measure_conditions(conditions, CLIP, STREAMS)
+    assert (ahead.pictures, ahead.sound) == ((5, 2, 3), 51) and ahead.state.free == ["video"]
+    assert sampled_size(ahead.state, []) == LatentSize((5, 2, 3), 34, 1, ((1 + 2 + 5) * 6, 51))
 
 
 # Windows
@@ -183,20 +184,20 @@ def test_a_window_has_what_is_given_in_its_time():
         ReferenceVideo(VideoSource(FRAMES.repeat(3, 1, 1, 1))),
         ReferenceAudio(voice),
     ]
-    whole = outline(conditions, shape, STREAMS).state
+    whole = measure_conditions(conditions, shape, STREAMS).state
     assert len(windows) == 5
     for window in windows:
         part, start = window.video, window.frames.start / 24
         fresh = State.of(torch.zeros(1, 128, part.stop - part.start, 1, 1), FPS)
-        here = Within("video", whole.video, window)(fresh)
+        here = WithinWindow("video", whole.video, window)(fresh)
         times = here.positions[0, 0, here.count :] + start
         assert (times[:, 1] > start).all() and (times[:, 0] < window.frames.stop / 24).all()
         pictures = torch.isclose(times[:, 0], torch.tensor(40 / 24)) & torch.isclose(times[:, 1], torch.tensor(41 / 24))
         assert pictures.sum() == (40 in window.frames)
         fresh = State.of(torch.zeros(1, 8, window.audio.stop - window.audio.start, 16), FPS)
-        heard = Within("audio", whole.audio, window)(fresh)
+        heard = WithinWindow("audio", whole.audio, window)(fresh)
         assert len(heard.positions[0, 0]) - heard.count == 26 and heard.positions[0, 0, heard.count :].max() < 0
-    assert extent(whole, windows).video == (5, 1, 1)
+    assert sampled_size(whole, windows).video == (5, 1, 1)
 
 
 def test_a_fingerprint_tells_tensors_and_settings_apart():
@@ -261,24 +262,24 @@ def test_sound_alone_has_no_picture(models):
 @pytest.mark.slow
 def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkeypatch):
     """Encoders are planned and streamed like all networks; appended tokens are part of the plan."""
-    planned = []
-    monkeypatch.setattr(run, "plan", lambda *args, **more: planned.append(plan(*args, **more)) or planned[-1])
+    planned, follow = [], LocalEngine.follow
+    monkeypatch.setattr(LocalEngine, "follow", lambda self, plan: planned.append(plan) or follow(self, plan))
     conditions = [Picture(FRAMES[:1]), Picture(FRAMES[:1], -1), ReferenceVideo(VideoSource(FRAMES)), KeepAudio(SOUND)]
     whole, limited = make(models, *conditions), make(models, *conditions, vram=2**30, device="cpu", cache=False)
     assert torch.equal(whole.latent.video, limited.latent.video)
-    stages = {stage.need.name: stage for stage in planned[-1].stages}
+    stages = {placement.need.name: placement for placement in planned[-1].placements}
     assert [*stages][3:6] == ["pictures", "hearing", "sampling"]
     make(models, KeepAudio(SOUND), vram=2**30, device="cpu", cache=False)
-    (fewer,) = (stage for stage in planned[-1].stages if stage.need.name == "sampling")
-    assert fewer.need.scratch < stages["sampling"].need.scratch
+    (fewer,) = (placement for placement in planned[-1].placements if placement.need.name == "sampling")
+    assert fewer.need.work_bytes < stages["sampling"].need.work_bytes
 
 
 def test_a_given_stream_needs_no_passes(models, monkeypatch):
     counted = []
-    whole_story = import_module("ltx2_core.pipeline.generate")
-    monkeypatch.setattr(whole_story, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
+    denoise = import_module("ltx2_core.sampling.denoiser")
+    monkeypatch.setattr(denoise, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
     make(models, KeepAudio(SOUND), audio=Guidance(7, 3))
-    assert counted == [[Guidance(), Guidance()]]
+    assert counted and all(each == [Guidance(), Guidance()] for each in counted)
 
 
 @torch.inference_mode()
@@ -365,6 +366,6 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
     ],
 )
 def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):
-    monkeypatch.setattr("ltx2_core.run.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
     with pytest.raises(ValueError, match=sentence):
         make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))

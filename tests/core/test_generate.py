@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
 from ltx2_core.latents import AVLatent
-from ltx2_core.memory import Store, plan, residency
+from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
+from ltx2_core.memory.placement import place
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.text import Contexts
 
@@ -64,29 +66,29 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
     expected = ltx2.generate(models, "x", **SMALL, **calls)
     frames, placed, taken = expected.frames, [], []
 
-    def tightest(need, machine, budget, ram):
+    def tightest(need, room):
         weights = need.weights
-        least = need.scratch + weights.part_rest + max(weights.parts, default=0)
-        placed.append(plan.place(need, machine, least, ram))
+        least = need.work_bytes + weights.part_rest + max(weights.parts, default=0)
+        placed.append(place(need, replace(room, budget=least)))
         return placed[-1]
 
     class Watched(Store):
         def _visit(self, *args, **kwargs):
-            taken.append((placed[-1].need.name, self.card_bytes, placed[-1].weight_budget))
+            taken.append((self.card_bytes, self.budget))
             return super()._visit(*args, **kwargs)
 
-    monkeypatch.setattr(residency, "place", tightest)
-    monkeypatch.setattr(residency, "Store", Watched)
+    monkeypatch.setattr("ltx2_core.pipeline.plan.place", tightest)
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.Store", Watched)
     clip = ltx2.generate(models, "x", vram=2**30, **SMALL, **calls)
     assert torch.equal(clip.frames, frames) and torch.equal(clip.waveform, expected.waveform)
     stages = {stage.need.name: stage for stage in placed}
     assert list(stages) == ["prompt", "features", "connectors", "sampling", "mel", "sound", "frames"]
     assert {name for name, stage in stages.items() if stage.slots == 1} == stages.keys() - {"features"}
-    assert taken and [each for each in taken if each[1] > each[2]] == []  # (stage, bytes on the card, budget)
+    assert taken and [each for each in taken if each[0] > each[1]] == []  # (bytes on the card, budget)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
-    monkeypatch.setattr("ltx2_core.run.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
     with pytest.raises(ValueError, match=r"^prompt does not fit 0.3 GB, .* it needs"):
         ltx2.generate(models, "x", vram=2**28, device="cpu", cache=False)
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ltx2_core.memory.residency import Residency
-from ltx2_core.run import Run
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +19,9 @@ from ltx2_core.fields import check_settings, settings_of
 from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
 from ltx2_core.lora.names import STREAMS
 from ltx2_core.lora.stack import for_component, parse_blocks, parse_lora_argument, parse_schedule, text_identity
+from ltx2_core.memory import Store
+from ltx2_core.memory.link import Plain
+from ltx2_core.pipeline.prepare import joined
 from ltx2_core.sampling import Guidance
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}
@@ -117,9 +118,12 @@ def test_a_schedule_follows_the_run(models, lora, over, points):
 def test_changes_reach_the_right_one_of_several_networks():
     networks = nn.Linear(4, 4, bias=False).requires_grad_(False), nn.Linear(4, 4, bias=False).requires_grad_(False)
     before = [network.weight.clone() for network in networks]
-    residency = Residency("cpu", vram=2**20)
-    with residency.use(*networks, patches={"1.weight": lambda weight: weight.add_(1)}) as (first, second):
+    store = Store(joined(networks), "cpu", link=Plain(torch.device("cpu")))
+    store.set_budget(2**20)
+    store.patch({"1.weight": lambda weight: weight.add_(1)})
+    with store.use() as (first, second):
         assert torch.equal(first.weight, before[0]) and torch.equal(second.weight, before[1] + 1)
+    store.release()
     assert all(torch.equal(network.weight, weight) for network, weight in zip(networks, before))
 
 
@@ -127,17 +131,16 @@ def test_changes_reach_the_right_one_of_several_networks():
 def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     """As on a card, where weights are changed when they are copied."""
     beside = latent(models, (lora, Strengths()))
-    use = Residency.use
-    patched = []
+    patch, patched = Store.patch, []
 
-    def watched(self, *networks, need=None, patches=None):
+    def watched(self, patches):
         patched.extend(patches)
-        return use(self, *networks, need=need, patches=patches)
+        patch(self, patches)
 
-    monkeypatch.setattr(Residency, "use", watched)
-    monkeypatch.setattr(Run, "fuses", True)
+    monkeypatch.setattr(Store, "patch", watched)
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.fuses", lambda device: True)
     fused = latent(models, (lora, Strengths()), vram=2**30)
-    assert len(patched) == 3 and {name.partition(".")[0] for name in patched} == {"0"}
+    assert len(patched) == 3 and {name.partition(".")[0] for name in patched} == {"0", "blocks"}
     for a, b in zip((fused.video, fused.audio), (beside.video, beside.audio)):
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
@@ -176,7 +179,7 @@ def test_the_command_line(models, lora, tmp_path, capsys):
 def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_path, monkeypatch):
     tensors = {"double_blocks.0.lora_A.weight": torch.ones(2, 4), "double_blocks.0.lora_B.weight": torch.ones(4, 2)}
     save_file(tensors, tmp_path / "flux.safetensors")
-    monkeypatch.setattr("ltx2_core.run.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
     with pytest.raises(CheckpointError, match=r"flux\.safetensors changes nothing in this LTX-2\.3 model"):
         latent(models, (open_lora(tmp_path / "flux.safetensors"), Strengths()))
 

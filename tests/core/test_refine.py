@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from ltx2_core.refine import SecondStage, find_distilled_lora
+from direct import sample
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -17,12 +17,13 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.lora import Strengths
+from ltx2_core.lora.stack import find_distilled_lora
 from ltx2_core.mini.upscaler import pairs
-from ltx2_core.pipeline.generate import sample
 from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import Tiles, recipes
 from ltx2_core.sampling.schedules import starting_at
 from ltx2_core.sampling.windows import Segment
+from ltx2_core.settings import SecondStage
 from ltx2_core.text import Contexts
 
 PROMPT = "a red ball bounces twice on the left"

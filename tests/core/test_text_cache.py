@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import ltx2_core as ltx2
-from ltx2_core import run as stages
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
 from ltx2_core.errors import UnreadableFileError
+from ltx2_core.pipeline import local_engine as stages
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
