@@ -275,11 +275,15 @@ def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkey
 
 
 def test_a_given_stream_needs_no_passes(models, monkeypatch):
-    counted = []
+    """Neither where the clip is planned nor in either of its two steps."""
+    counted, planned, follow = [], [], LocalEngine.follow
     denoise = import_module("ltx2_core.sampling.denoiser")
     monkeypatch.setattr(denoise, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
+    monkeypatch.setattr(LocalEngine, "follow", lambda self, plan: planned.append(plan) or follow(self, plan))
     make(models, KeepAudio(SOUND), audio=Guidance(7, 3))
-    assert counted and all(each == [Guidance(), Guidance()] for each in counted)
+    (sampling,) = (stage.sampling for stage in planned[0].stages if stage.name == "sampling")
+    assert sampling.guidance.rows == (Guidance(), Guidance())
+    assert counted == 2 * [[Guidance(), Guidance()]]
 
 
 @torch.inference_mode()
