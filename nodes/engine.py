@@ -24,7 +24,7 @@ from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
-from ..ltx2_core.pipeline.plan import Plan, need_of, place_stage
+from ..ltx2_core.pipeline.plan import Plan, place_stage
 from ..ltx2_core.pipeline.prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -37,6 +37,7 @@ from ..ltx2_core.pipeline.stage import (
     Stage,
     StagePlan,
     StageT,
+    need_of,
 )
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS

@@ -10,7 +10,7 @@ from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.long import sampled_size, window_cache
+from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling
 from ..ltx2_core.sampling import Guidance, schedules
@@ -84,7 +84,7 @@ class SampleNode(io.ComfyNode):
         stage = _stage(sampling, state, begin, windows)
         script = script_of(engine, positive, negative if sampling.needs_negative else None, windows)
         folder = host.cache_subfolder("windows") if windows is not None and windows.resume else None
-        cache = window_cache(stage, engine, folder, script.negative)
+        cache = stage.window_cache(engine, folder, script.negative)
         result = stage.run(engine, begin.content, begin.fps, script, items, cache=cache, last=begin.last_step)
         return io.NodeOutput(begin.finished(result, _unfinished_step(engine, stage)))
 

@@ -42,6 +42,7 @@ SCALED_OPERATIONS.update(SCALED_PRODUCTS)
 Tensors = dict[str, Tensor]  # by our names, on the meta device
 Value = TypeVar("Value")
 
+FLOAT32 = 4  # bytes
 _REMEMBERED = 256  # values; each is small
 
 

@@ -14,8 +14,8 @@ from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoDecoder, decode_tiled
 from ..video_vae.tiling import split_axis, split_time_axis
-from .blueprint import Blueprint, empty_like
-from .stage import VIDEO_DECODER, Engine, Stage
+from .blueprint import FLOAT32, Blueprint, empty_like
+from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
 
 # From the official tiling to the smallest that still looks whole; later ones need less memory and more time.
 TILINGS = (
@@ -28,8 +28,6 @@ TILINGS = (
     Tiling(256, 64, 24, 8),
     Tiling(256, 64, 16, 8),
 )
-
-FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,10 @@ class DecodeVideo(Stage):
             return self
         if room.budget is None:
             return replace(self, tiling=Tiling())
-        for tiling in TILINGS:
-            stage = replace(self, tiling=tiling)
-            if stage.need(blueprint).peak <= room.budget:
-                break
-        return stage
+        return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS), blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, and the frames that are being blended."""
-        return blueprint.remember((self.name, self), lambda: self._need(blueprint))
-
-    def _need(self, blueprint: Blueprint) -> StageNeed:
         decoder, tiling = blueprint.network("video_decoder"), self.tiling or Tiling()
         length, height, width = self.size
         largest, tiles = largest_tile(self.size, tiling, coupled=True)
@@ -78,8 +69,8 @@ class DecodeVideo(Stage):
 
     def remarks(self, blueprint: Blueprint) -> Sequence[str]:
         """Say if tiles are smaller than the official ones."""
-        usual = replace(self, tiling=TILINGS[0]).need(blueprint)
-        if self.tiling is None or self.need(blueprint).work_bytes >= usual.work_bytes:
+        usual = need_of(replace(self, tiling=TILINGS[0]), blueprint)
+        if self.tiling is None or need_of(self, blueprint).work_bytes >= usual.work_bytes:
             return ()
         return (
             f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "

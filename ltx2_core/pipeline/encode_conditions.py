@@ -23,9 +23,9 @@ from ..latents import AVLatent
 from ..memory.placement import Room, StageNeed
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
-from .blueprint import Blueprint, empty_like
-from .decode_video import FLOAT32, TILINGS, largest_tile
-from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage
+from .blueprint import FLOAT32, Blueprint, empty_like
+from .decode_video import TILINGS, largest_tile
+from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, fit_tiles
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
@@ -44,22 +44,15 @@ class EncodeVideo(Stage):
         """Choose the largest tiles that fit, of those whose overlap hides their seams."""
         if room.budget is None:
             return self
-        for tiling in TILINGS[:-2]:
-            stage = replace(self, tiling=tiling)
-            if stage.need(blueprint).peak <= room.budget:
-                break
-        return stage
+        return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS[:-2]), blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile."""
-        return blueprint.remember((self.name, self), lambda: self._need(blueprint))
-
-    def _need(self, blueprint: Blueprint) -> StageNeed:
         encoder = blueprint.network("video_encoder")
         frames, height, width = self.size
         (time, rows, columns), tiles = largest_tile(self.size, self.tiling, coupled=False)
         pixels = empty_like(encoder, 1, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE)
-        latent = 4 * geometry.VIDEO_CHANNELS * frames * height * width
+        latent = FLOAT32 * geometry.VIDEO_CHANNELS * frames * height * width
         work = cost(lambda: encoder(pixels)) * tiles
         return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent)
 

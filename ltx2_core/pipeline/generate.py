@@ -22,7 +22,7 @@ from ..settings import CompleteRequest, Request
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
 from .local_engine import LocalEngine
-from .long import Script, window_cache
+from .long import Script
 from .plan import plan_stages
 from .stage import Engine, Events
 from .stages import Stages
@@ -95,7 +95,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
     script = Script.of_prompts(complete.script, contexts, complete.negative)
     conditions = encode_all(request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
-    windows = window_cache(stages.sample, engine, request.resume, script.negative)
+    windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,34 +12,12 @@ from torch import Tensor
 from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
 from ..latents import AVLatent
-from ..lora import Stack
-from ..lora.stack import stack_identity
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
 from ..text import Contexts
-from .stage import TRANSFORMER, Engine, LatentSize
+from .stage import LatentSize
 
 # Samples a window from what it begins as, with its contexts, what is given in it, and its number.
 SampleWindow = Callable[[AVLatent, Contexts, Sequence[LatentCondition], int], AVLatent]
-
-
-class LongSampling(Protocol):
-    """How the windows of a clip are denoised, as far as keeping them has to know."""
-
-    @property
-    def needs_negative(self) -> bool:
-        """Whether a negative prompt is needed."""
-
-
-class LongStage(Protocol):
-    """The stage that samples the windows of a clip, as far as keeping them has to know."""
-
-    @property
-    def sampling(self) -> LongSampling:
-        """How each window is denoised."""
-
-    @property
-    def loras(self) -> Stack | None:
-        """LoRAs in place of those of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,20 +161,3 @@ def _size_of(state: AVState) -> LatentSize:
         max(len(each.latent) for each in state.streams.values()),
         state.appended,
     )
-
-
-def window_cache(stage: LongStage, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
-    """Return where the finished windows of a clip are kept.
-
-    They can be used again as long as nothing else has changed than the prompts of other windows.
-
-    Args:
-        stage: samples the windows.
-        engine: whose files and LoRAs the windows depend on.
-        folder: None keeps nothing.
-        negative: contexts of the negative prompt, if anything asks for one.
-    """
-    loras = stack_identity(engine.loras if stage.loras is None else stage.loras)
-    wanted = negative if stage.sampling.needs_negative else None
-    weights = engine.models.files, engine.blueprint.title, engine.dtype(TRANSFORMER)
-    return DiskCache(folder, fingerprint(weights, stage.sampling, loras, wanted), "window")

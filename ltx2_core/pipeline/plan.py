@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ..errors import DoesNotFitError
 from ..geometry import ClipShape
 from ..memory.machine import Machine
-from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, StageNeed, explain_refusal, gigabytes, place
+from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from .blueprint import Blueprint
-from .stage import Stage, StageT
+from .stage import Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
@@ -151,11 +151,6 @@ def _plan(
             placements.append(placement)
             notes += _notes(placement, room.ram)
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
-
-
-def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
-    """Return what ``stage`` needs, measured once."""
-    return blueprint.remember(("need", stage), lambda: stage.need(blueprint))
 
 
 def place_stage(stage: Stage, blueprint: Blueprint, room: Room, extra_bytes: int = 0) -> Placement | None:

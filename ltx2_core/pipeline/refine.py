@@ -13,11 +13,11 @@ from ..health import Seams, latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import Room, StageNeed, explain_refusal, place
-from ..sampling import Step, Tiles
-from .blueprint import Blueprint
+from ..sampling import Tiles
+from .blueprint import FLOAT32, Blueprint
 from .long import Script
-from .sample import FLOAT32, Hooks, SampleInputs, Sampling, input_bytes, need_of_passes, sample
-from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
+from .sample import SampleInputs, Sampling, hooks_of, input_bytes, need_of_passes, sample
+from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
 # the overlaps of smaller ones.
@@ -48,11 +48,6 @@ class Refine(Stage):
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
 
     @property
-    def passes(self) -> tuple[str, ...]:
-        """The passes of a step."""
-        return self.sampling.passes(self.size.audio is not None)
-
-    @property
     def tiles(self) -> Tiles:
         """The tiles; of a stage that was fitted."""
         assert self.sampling.tiles is not None
@@ -73,7 +68,7 @@ class Refine(Stage):
             stage = replace(self, sampling=replace(self.sampling, tiles=tiles))
             if room.budget is None:
                 return stage
-            need = stage.need(blueprint)
+            need = need_of(stage, blueprint)
             if place(need, room) is not None:
                 return stage
             tokens = 3 * tokens // 4
@@ -82,11 +77,8 @@ class Refine(Stage):
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the work of one tile, beside the latents of the whole."""
-        return blueprint.remember((self.name, self), lambda: self._need(blueprint))
-
-    def _need(self, blueprint: Blueprint) -> StageNeed:
         assert self.size.video is not None
-        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.passes
+        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.sampling.passes(self.size.audio is not None)
         sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
         steps = self.sampling.steps * self.sampling.sampler.calls
         tile = replace(self.size, video=tiles.largest(self.size.video))
@@ -133,13 +125,8 @@ class Refine(Stage):
         stage, device = engine.fit(self), engine.device(TRANSFORMER)
         negative = script.negative if stage.sampling.needs_negative else None
         inputs = SampleInputs(latent.to(device), fps, script.first, negative, conditions)
-
-        def on_step(done: int, total: int, step: Step) -> None:
-            engine.events.on_progress(self.name, done, total)
-            engine.events.on_step(done, total, step)
-
         with engine.use(stage, self.loras) as networks:
-            hooks = Hooks(on_step, engine.events.check, engine.set_moment)
-            refined = sample(networks[TRANSFORMER], inputs, stage.sampling, engine.dtype(TRANSFORMER), hooks)
+            network, dtype = networks[TRANSFORMER], engine.dtype(TRANSFORMER)
+            refined = sample(network, inputs, stage.sampling, dtype, hooks_of(engine, self.name))
         engine.events.report_findings(latent_findings(refined, self.name))
         return refined

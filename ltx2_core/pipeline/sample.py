@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from .. import latents
 from ..conditioning import AVState, LatentCondition, State, apply_conditions
-from ..disk_cache import DiskCache
+from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
 from ..latents import STREAMS, AVLatent
 from ..lora import Stack
+from ..lora.stack import stack_identity
 from ..memory.link import InPlace
 from ..memory.placement import SMALLER, StageNeed, fitting_share
 from ..memory.store import Store
@@ -41,13 +43,11 @@ from ..settings import SamplingSettings
 from ..text import Contexts
 from ..text.tokenizer import LENGTH
 from ..transformer import Pass, StreamInput
-from .blueprint import Blueprint, empty_like
+from .blueprint import FLOAT32, Blueprint, empty_like
 from .long import Script, sample_long
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
 
 SampleT = TypeVar("SampleT", bound="Sample")
-
-FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -245,27 +245,14 @@ class Sample(Stage):
     name = "sampling"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
 
-    @property
-    def passes(self) -> tuple[str, ...]:
-        """The passes of a step; with batched passes, prompt and negative prompt are one."""
-        passes = self.sampling.passes(self.size.video is not None and self.size.audio is not None)
-        if self.sampling.settings.batched_passes:
-            return tuple(name for name in passes if name != "negative")
-        return passes
-
-    @property
-    def measured_size(self) -> LatentSize:
-        """The size to plan for; with batched passes, as if all were as large as the one for both prompts."""
-        if self.passes != self.sampling.passes(self.size.video is not None and self.size.audio is not None):
-            return replace(self.size, batch=2 * self.size.batch)
-        return self.size
-
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure all steps of these passes."""
+        """Measure all steps; of batched passes, as if all were as large as the one for both prompts."""
+        passes, size = self.sampling.passes(self.size.video is not None and self.size.audio is not None), self.size
+        if self.sampling.settings.batched_passes and "negative" in passes:
+            passes = tuple(name for name in passes if name != "negative")
+            size = replace(size, batch=2 * size.batch)
         steps = self.sampling.steps * max(1, len(self.windows))
-        return need_of_passes(
-            blueprint, self.measured_size, self.passes, steps, self.sampling.guidance.first_stg_block, self.name
-        )
+        return need_of_passes(blueprint, size, passes, steps, self.sampling.guidance.first_stg_block, self.name)
 
     def advise(self, need: StageNeed, budget: int) -> str:
         """Say how long a clip of this size may be."""
@@ -322,6 +309,21 @@ class Sample(Stage):
             engine.events.report_findings(latent_findings(result, self.name))
         return result
 
+    def window_cache(self, engine: Engine, folder: str | Path | None, negative: Contexts | None) -> DiskCache:
+        """Return where the finished windows of a clip are kept.
+
+        They can be used again as long as nothing else has changed than the prompts of other windows.
+
+        Args:
+            engine: whose files and LoRAs the windows depend on.
+            folder: None keeps nothing.
+            negative: contexts of the negative prompt, if anything asks for one.
+        """
+        loras = stack_identity(engine.loras if self.loras is None else self.loras)
+        wanted = negative if self.sampling.needs_negative else None
+        weights = engine.models.files, engine.blueprint.title, engine.dtype(TRANSFORMER)
+        return DiskCache(folder, fingerprint(weights, self.sampling, loras, wanted), "window")
+
     def window(self, engine: Engine, network: Network, inputs: SampleInputs, number: int) -> AVLatent:
         """Sample window ``number``, with a seed of its own."""
         settings = self.sampling.settings
@@ -330,15 +332,26 @@ class Sample(Stage):
         return stage._sample(engine, network, inputs, number)
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
-        before = number * self.sampling.steps
-
-        def on_step(done: int, total: int, step: Step) -> None:
-            everything = max(total, self.sampling.steps * len(self.windows))
-            engine.events.on_progress(self.name, before + done, everything)
-            engine.events.on_step(before + done, everything, step)
-
-        hooks = Hooks(on_step, engine.events.check, engine.set_moment)
+        steps = self.sampling.steps
+        hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
         return sample(network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks)
+
+
+def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:
+    """Return hooks that tell the events of ``engine`` how far the stage ``name`` is.
+
+    Args:
+        engine: also learns the moment of each step.
+        name: of the stage.
+        before: steps that were done already, in other windows.
+        everything: steps of all windows; those of this run if they are more.
+    """
+
+    def on_step(done: int, total: int, step: Step) -> None:
+        engine.events.on_progress(name, before + done, max(total, everything))
+        engine.events.on_step(before + done, max(total, everything), step)
+
+    return Hooks(on_step, engine.events.check, engine.set_moment)
 
 
 def need_of_passes(

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -182,6 +182,19 @@ class Stage(ABC):
     def describe_tiles(self) -> str:
         """Say in which tiles the stage works; empty without tiles."""
         return ""
+
+
+def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
+    """Return what ``stage`` needs, measured once."""
+    return blueprint.remember(("need", stage), lambda: stage.need(blueprint))
+
+
+def fit_tiles(candidates: Iterable[StageT], blueprint: Blueprint, budget: int) -> StageT:
+    """Return the first of the same stage in several tilings that fits ``budget`` bytes, else the last one."""
+    for stage in candidates:
+        if need_of(stage, blueprint).peak <= budget:
+            break
+    return stage
 
 
 class StagePlan(Protocol):
