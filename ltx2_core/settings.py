@@ -669,18 +669,6 @@ class CompleteRequest:
         return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
 
     @property
-    def tiles(self) -> TileSettings:
-        """How the second stage is cut into tiles."""
-        tiles = self.second.tiles
-        return tiles if isinstance(tiles, TileSettings) else TileSettings()
-
-    @property
-    def chosen_tiles(self) -> Tiles | None:
-        """The tiles of the second stage; None for as few as fit."""
-        tiles = self.second.tiles
-        return tiles if isinstance(tiles, Tiles) else self.tiles.chosen()
-
-    @property
     def holds_sound(self) -> bool:
         """Whether the second stage keeps the sound of the first one from the noise."""
         return self.second.refine and self.second.sound == "hold"

@@ -1,6 +1,5 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,16 +9,12 @@ from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.refine import Refine
-from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import NetworkKey
 from ..ltx2_core.pipeline.upscale import Upscale
 from ..ltx2_core.sampling import Refine as RefineRecipe
-from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.sampling.tiles import TileSettings
-from ..ltx2_core.seeds import Seeds
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
 from . import host, inputs
 from .engine import HostEngine, LoadedModel, UpscalerLike, upscaler_of
@@ -229,19 +224,12 @@ def _refined(
     held = [Frozen("audio")] if settings["hold"] and begin.content.audio is not None else []
     items, state = given_in(begin, settings.get("conditions"), engine, *held)
     chosen = inputs.settings_from(TileSettings, settings)
-    sampling = _second_sampling(recipe, seed, chosen).for_streams(state.free)
-    check_negative(sampling, texts[1])
-    stage = engine.fit(Refine(sampling, sampled_size(state, ()), "audio" in state.free, chosen.cells, chosen.local))
-    script = script_of(engine, texts[0], texts[1] if sampling.needs_negative else None)
+    stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state)
+    check_negative(stage.sampling, texts[1])
+    stage = engine.fit(stage)
+    script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
     report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
     host.show_text(engine.node_id, report)
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles), report
-
-
-def _second_sampling(recipe: RefineRecipe, seed: int, tiles: TileSettings) -> Sampling:
-    """Return how the second stage is sampled; its seed is the one that one run of both stages would take."""
-    settings = replace(SamplingSettings(), seed=Seeds(seed).refine, sampler=recipe.sampler)
-    guidance = StreamGuidance(recipe.video, recipe.audio)
-    return Sampling(tuple(recipe.sigmas), guidance, settings, tiles.chosen(), tiles.together)

@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ..conditioning import LatentCondition
+from ..conditioning import AVState, LatentCondition
 from ..errors import DoesNotFitError
 from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import Seams, latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import Room, StageNeed, explain_refusal, place
-from ..sampling import Tiles
+from ..sampling import Refine as RefineRecipe
+from ..sampling import Tiles, TileSettings
+from ..seeds import Seeds
+from ..settings import SamplingSettings
 from .blueprint import FLOAT32, Blueprint
-from .long import Script
+from .long import Script, sampled_size
 from .sample import SampleInputs, Sampling, hooks_of, input_bytes, need_of_passes, sample
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
@@ -46,6 +49,34 @@ class Refine(Stage):
     loras: Stack | None = None
     name = "refining"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: RefineRecipe,
+        first: SamplingSettings,
+        tiles: TileSettings | Tiles | None,
+        state: AVState,
+        loras: Stack | None = None,
+    ) -> "Refine":
+        """Lay out the second stage of a clip.
+
+        Args:
+            recipe: how it is sampled.
+            first: how the first stage was; its seed decides which one this stage has.
+            tiles: None, or settings without counts, for as few as fit.
+            state: what is given, at the size of this stage.
+            loras: in place of those of the model.
+        """
+        cut = tiles if isinstance(tiles, TileSettings) else TileSettings()
+        sampling = Sampling(
+            tuple(recipe.sigmas),
+            recipe.guidance,
+            SamplingSettings(seed=Seeds(first.seed).refine, sampler=recipe.sampler, noise_order=first.noise_order),
+            tiles if isinstance(tiles, Tiles) else cut.chosen(),
+            cut.together,
+        ).for_streams(state.free)
+        return cls(sampling, sampled_size(state, ()), "audio" in state.free, cut.cells, cut.local, loras)
 
     @property
     def tiles(self) -> Tiles:

@@ -7,8 +7,7 @@ from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import ClipShape
 from ..sampling import Guidance, Recipe, StreamGuidance
-from ..seeds import Seeds
-from ..settings import CompleteRequest, SamplingSettings
+from ..settings import CompleteRequest
 from .blueprint import Blueprint
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
@@ -109,23 +108,8 @@ def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
 
 
 def _second_stage(request: CompleteRequest, ahead: ConditionSizes) -> Refine:
-    recipe, settings = request.refine, request.request.sampling
-    seed = Seeds(settings.seed).refine
-    sampling = Sampling(
-        tuple(recipe.sigmas),
-        request.refine_guidance_of(ahead.state.free),
-        SamplingSettings(seed=seed, sampler=recipe.sampler, noise_order=settings.noise_order),
-        request.chosen_tiles,
-        request.tiles.together,
-    )
-    return Refine(
-        sampling,
-        sampled_size(ahead.state, ()),
-        refines_sound="audio" in ahead.state.free,
-        overlap=request.tiles.cells,
-        local=request.tiles.local,
-        loras=request.refine_loras,
-    )
+    first = request.request.sampling
+    return Refine.of(request.refine, first, request.second.tiles, ahead.state, request.refine_loras)
 
 
 def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:
