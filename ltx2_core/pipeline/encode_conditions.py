@@ -212,15 +212,21 @@ class ConditionSizes:
         return stages
 
 
-def measure_conditions(conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str]) -> ConditionSizes:
-    """Measure everything that is given in a clip of these ``streams``.
+def measure_conditions(
+    conditions: Iterable[Condition],
+    shape: ClipShape,
+    streams: Collection[str],
+    more: Iterable[LatentCondition] = (),
+) -> ConditionSizes:
+    """Measure everything that is given in a clip of these ``streams``; ``more`` needs no encoder.
 
     Raises:
         SettingError: for what cannot be given so, and where nothing is left to be made.
     """
     encoders = SizeOnlyEncoders()
     empty = latents.empty(shape).select(streams)
-    state = apply_conditions(empty, shape.fps, encode_conditions(conditions, shape, streams, encoders))
+    items = [*encode_conditions(conditions, shape, streams, encoders), *more]
+    state = apply_conditions(empty, shape.fps, items)
     check_something_is_left(state)
     return ConditionSizes(state, encoders.pictures, encoders.sound)
 

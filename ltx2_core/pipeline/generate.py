@@ -101,7 +101,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
         conditions = encode_all(request.conditions, complete.final, complete.streams, engine)
-        refined = stages.refine.run(engine, latent, fps, script, conditions)
+        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
     waveform, rate = _sound(stages, engine, complete, latent.audio)
     return Clip(_pictures(stages, engine, complete, latent.video), complete.final.fps, waveform, rate, latent.to("cpu"))

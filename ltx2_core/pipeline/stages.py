@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..conditioning import Frozen, LatentCondition
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import ClipShape
@@ -31,6 +32,7 @@ class Stages:
         upscale: what enlarges the latent, one after the other.
         refine: the second stage; None without one.
         final_conditions: what is given in the second stage, at its size.
+        held: what the second stage keeps beside them: the sound, if that was asked for.
         decode_audio: mel spectrogram and sound; None where the clip has none.
         decode_video: the frames; None where the clip has none.
     """
@@ -41,6 +43,7 @@ class Stages:
     upscale: tuple[Upscale, ...]
     refine: Refine | None
     final_conditions: ConditionSizes
+    held: tuple[LatentCondition, ...]
     decode_audio: DecodeAudio | None
     decode_video: DecodeVideo | None
     blueprint: Blueprint
@@ -59,9 +62,10 @@ class Stages:
         """
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams)
         second = request.second
-        final = (
-            measure_conditions(request.request.conditions, request.final, request.streams) if second.refine else ahead
-        )
+        held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
+        final = ahead
+        if second.refine:
+            final = measure_conditions(request.request.conditions, request.final, request.streams, held)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
@@ -73,6 +77,7 @@ class Stages:
             upscale=tuple(_upscalers(request, engine)),
             refine=_second_stage(request, final) if second.refine else None,
             final_conditions=final,
+            held=held,
             decode_audio=_audio_decoder(request, engine.blueprint),
             decode_video=_video_decoder(request, engine.blueprint),
             blueprint=engine.blueprint,

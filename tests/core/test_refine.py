@@ -181,6 +181,20 @@ def test_the_sound_that_ships_is_the_one_of_the_recipe(models, spatial, monkeypa
     assert torch.equal(first.latent.audio, second.latent.audio) == keeps
 
 
+@pytest.mark.slow
+def test_a_sound_that_is_held_stays_and_leads_the_picture(models, spatial, monkeypatch):
+    first = ltx2.generate(models, PROMPT, **SMALL | {"width": 96, "height": 64})
+    row = recipes.RECIPES["miniature"]
+    monkeypatch.setitem(recipes.RECIPES, "miniature", replace(row, refine=replace(row.refine, keeps_sound=False)))
+    held, anew = (
+        ltx2.generate(models, PROMPT, second=SecondStage((spatial,), sound=sound), **SMALL)
+        for sound in ("hold", "refine")
+    )
+    assert torch.equal(held.latent.audio, first.latent.audio)
+    assert not torch.equal(anew.latent.audio, first.latent.audio)
+    assert not torch.equal(held.latent.video, anew.latent.video)
+
+
 def test_twice_the_frame_rate(models, temporal):
     second = SecondStage((temporal,), refine=False)
     clip = ltx2.generate(models, PROMPT, second=second, **SMALL)
