@@ -134,12 +134,6 @@ def settings_of(owner: type) -> dict[str, Setting]:
     return found
 
 
-def check_settings(value: object) -> None:
-    """Raise SettingError for the first field of a dataclass instance that lies outside its limits."""
-    for name, setting in settings_of(type(value)).items():
-        setting.check(getattr(value, name))
-
-
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Suggest the nearest of ``options`` to a mistyped ``word``: " Did you mean ...?", or nothing."""
     nearest = get_close_matches(word, list(options), n=1, cutoff=0.6)

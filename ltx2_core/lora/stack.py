@@ -4,18 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..checkpoint.files import TensorFile
 from ..checkpoint.models import Models
 from ..errors import MissingFileError, SettingError
-from .names import STREAMS
 from .parse import Lora
 from .strengths import Strengths, StrengthSchedule
 
 Stack = tuple[tuple[Lora, Strengths], ...]
-
-_ARGUMENT = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?(?::(?P<streams>\w+=[^:]*))?")
 
 
 def for_component(stack: Stack, component: str) -> Stack:
@@ -42,24 +38,6 @@ def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorF
         for component in components
         for lora, strengths in for_component(stack, component)
     ]
-
-
-def parse_lora_argument(text: str) -> tuple[Path, Strengths]:
-    """Read a file and its strengths from "style.safetensors", "style.safetensors:0.8" or "...:0.8:video=1,audio=0.5".
-
-    Raises SettingError for a stream that does not exist, or something that is not a number.
-    """
-    found = _ARGUMENT.fullmatch(text)
-    if found is None:
-        raise SettingError(f"{text!r} names no LoRA; write a file, such as style.safetensors:0.8.")
-    strengths = Strengths(1.0 if found["strength"] is None else _parse_number(found["strength"], text))
-    for word in filter(None, (found["streams"] or "").split(",")):
-        name, _, value = word.partition("=")
-        if name.strip() not in STREAMS:
-            raise SettingError(f"{text} names {name.strip()}; a LoRA has strengths for {', '.join(STREAMS)}.")
-        changes: dict[str, Any] = {name.strip(): _parse_number(value, text)}
-        strengths = replace(strengths, **changes)
-    return Path(found["path"]), strengths
 
 
 def parse_blocks(text: str, layers: int) -> frozenset[int] | None:

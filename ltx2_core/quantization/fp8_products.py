@@ -1,6 +1,5 @@
 """Float8 times float8, on devices that have it (see README.md, "Products")."""
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -19,17 +18,6 @@ def row_scales(matrix: Tensor) -> Tensor:
 def multiplies(weight: Tensor, dtype: torch.dtype) -> bool:
     """Return whether the device of ``weight`` supports its float8 product, with a result of ``dtype``."""
     return all(side % _SIDE == 0 for side in weight.shape) and _has(weight.device, weight.dtype, dtype, rows=False)
-
-
-def scaled_square(matrix: Tensor) -> Callable[[], Tensor] | None:
-    """Return a function that multiplies ``matrix`` by itself in float8, for a measurement of the device.
-
-    None where the device of ``matrix`` has no such product to its dtype.
-    """
-    weight, one = matrix.to(torch.float8_e4m3fn), torch.ones((), device=matrix.device)
-    if not multiplies(weight, matrix.dtype):
-        return None
-    return lambda: scaled_linear(matrix, weight, one, None, one)
 
 
 def scaled_linear(

@@ -136,12 +136,6 @@ class Segment:
     prompt: str
 
 
-def prompt_of(window: Window, segments: Sequence[Segment]) -> str:
-    """Return the prompt of the segment in which the middle of what is new in ``window`` lies, else the first one."""
-    begun = [segment for segment in segments if segment.start <= window.middle]
-    return max(begun, key=lambda segment: segment.start, default=segments[0]).prompt
-
-
 class Store(Protocol):
     """A place for finished windows, so that a run can be resumed."""
 

@@ -14,15 +14,17 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.cli.syntax import parse_lora
 from ltx2_core.errors import SettingError
-from ltx2_core.fields import check_settings, settings_of
+from ltx2_core.fields import settings_of
 from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
 from ltx2_core.lora.names import STREAMS
-from ltx2_core.lora.stack import for_component, parse_blocks, parse_lora_argument, parse_schedule, text_identity
+from ltx2_core.lora.stack import for_component, parse_blocks, parse_schedule, text_identity
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.pipeline.prepare import joined
 from ltx2_core.sampling import Guidance
+from ltx2_core.settings import check_limits
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance(), "cache": False}
 SMALL |= {"device": "cpu"}
@@ -65,13 +67,15 @@ def lora(models, tmp_path):
     ],
 )
 def test_strengths_as_they_are_written(text, path, strengths):
-    assert parse_lora_argument(text) == (Path(path), strengths)
+    assert parse_lora(text, 48) == (Path(path), strengths)
 
 
-@pytest.mark.parametrize("text, words", [("a:1:sound=0", "names sound"), ("a:1:video=loud", "'loud' where a number")])
+@pytest.mark.parametrize(
+    "text, words", [("a:1:sound=0", "names 'sound'"), ("a:1:video=loud", "'loud' is not a number")]
+)
 def test_strengths_that_nobody_has(text, words):
     with pytest.raises(ValueError, match=words):
-        parse_lora_argument(text)
+        parse_lora(text, 48)
 
 
 def test_blocks_and_schedules_as_they_are_written():
@@ -195,4 +199,4 @@ def test_strengths_are_settings_with_limits():
     for name in ("strength", *STREAMS):
         assert (settings[name].look.least, settings[name].look.most, settings[name].default) == (-10, 10, 1.0)
     with pytest.raises(SettingError, match="audio is 11; it must be between -10 and 10"):
-        check_settings(Strengths(audio=11))
+        check_limits(Strengths(audio=11))

@@ -19,8 +19,9 @@ from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
+from ltx2_core.pipeline.long import Script
 from ltx2_core.sampling import schedules
-from ltx2_core.sampling.windows import Segment, StreamSpan, Window, prompt_of, sample_windows, split_windows
+from ltx2_core.sampling.windows import Segment, StreamSpan, Window, sample_windows, split_windows
 from ltx2_core.text import compute_hidden_states, connect, extract_features
 
 FPS = Fraction(24)
@@ -144,8 +145,9 @@ def test_each_window_has_the_prompt_of_what_is_new_in_it():
     segments = [Segment(2, "then"), Segment(0, "first"), Segment(3.5, "last")]
     made = split_windows(97, FPS, 33, 16)
     assert [float(window.middle) for window in made] == pytest.approx([16.5 / 24, 41 / 24, 57 / 24, 73 / 24, 89 / 24])
-    assert [prompt_of(window, segments) for window in made] == ["first", "first", "then", "then", "last"]
-    assert prompt_of(made[0], segments[:1]) == "then"
+    script = Script(tuple((float(each.start), each.prompt) for each in segments))
+    assert [script.of_window(window) for window in made] == ["first", "first", "then", "then", "last"]
+    assert Script(script.parts[:1]).of_window(made[0]) == "then"
 
 
 # Joining
