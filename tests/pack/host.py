@@ -1,5 +1,6 @@
 """The ComfyUI the pack is tested in: where it is, whether it can start, and a server in a temporary folder."""
 
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,16 @@ class Host:
         names = re.findall(r"^[\w.-]+", essential, re.MULTILINE)
         question = [self.python, "-c", MISSING_PACKAGES, *names]
         return subprocess.run(question, check=True, capture_output=True, text=True).stdout.strip()
+
+    def run_inside(self, script: str, folder: Path) -> dict:
+        """Run a script of this folder in the Python of ComfyUI, with a folder of its own; return the JSON it prints."""
+        command = [self.python, str(Path(__file__).with_name(script)), str(REPOSITORY), str(self.root), str(folder)]
+        command += ["--cpu", "--disable-api-nodes"]
+        command += ["--base-directory", str(folder), "--database-url", "sqlite:///:memory:"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": ""}
+        run = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+        return json.loads(run.stdout.splitlines()[-1])
 
 
 @dataclass(frozen=True)

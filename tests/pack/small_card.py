@@ -1,43 +1,29 @@
 """Runs inside ComfyUI's own Python: its memory management and our stores share a card that is too small for both.
 
 The card is the CPU under another name, and holds what this file says. Prints what happened as JSON.
-Arguments: the folder of the pack, and that of ComfyUI, then whatever ComfyUI is started with.
 """
 
-import importlib.util
 import json
-import sys
 
-PACK, COMFY = sys.argv[1:3]
-sys.path.insert(0, COMFY)
-sys.argv[1:] = sys.argv[3:]
+from inside import CARD, part, pretend_card
 
-import comfy.options  # noqa: E402
+# The line above makes the host importable.
+# isort: split
+import comfy.model_management as mm
+import comfy.model_patcher
+import torch
+from torch import nn
 
-comfy.options.enable_args_parsing()
-
-import comfy.model_management as mm  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import torch  # noqa: E402
-import utils.extra_config  # noqa: E402, F401  # as the host does first: what comes later may bring "utils" of its own
-from torch import nn  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("ltx2_av", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["ltx2_av"] = pack
-spec.loader.exec_module(pack)
-host = importlib.import_module("ltx2_av.nodes.host")
-engine = importlib.import_module("ltx2_av.nodes.engine")
-machines = importlib.import_module("ltx2_av.ltx2_core.memory.machine")
-partition = importlib.import_module("ltx2_av.ltx2_core.memory.partition")
-placement = importlib.import_module("ltx2_av.ltx2_core.memory.placement")
-trace = importlib.import_module("ltx2_av.ltx2_core.memory.trace")
-blueprints = importlib.import_module("ltx2_av.ltx2_core.pipeline.blueprint")
-plans = importlib.import_module("ltx2_av.ltx2_core.pipeline.plan")
-stages = importlib.import_module("ltx2_av.ltx2_core.pipeline.stage")
+engine = part("nodes.engine")
+host = part("nodes.host")
+partition = part("ltx2_core.memory.partition")
+placement = part("ltx2_core.memory.placement")
+trace = part("ltx2_core.memory.trace")
+blueprints = part("ltx2_core.pipeline.blueprint")
+plans = part("ltx2_core.pipeline.plan")
+stages = part("ltx2_core.pipeline.stage")
 
 MB = 10**6
-CARD = torch.device("cpu", 0)  # the host's own CPU device has no number
 ROOM, WORK, BLOCKS, BLOCK = 100 * MB, 20 * MB, 10, 8 * MB
 
 known = []
@@ -48,15 +34,7 @@ def taken() -> int:
     return sum(patcher.loaded_size() for patcher in known)
 
 
-mm.get_free_memory = lambda dev=None, torch_free_too=False: (ROOM - taken(),) * 2 if torch_free_too else ROOM - taken()
-mm.is_device_cpu = lambda device: device == torch.device("cpu")
-mm.minimum_inference_memory = mm.extra_reserved_memory = lambda: 0
-mm.vram_state, mm.lowvram_available = mm.VRAMState.NORMAL_VRAM, True
-mm.get_torch_device = lambda: CARD
-mm.soft_empty_cache = lambda force=False: None
-host.DEVICES = dict.fromkeys(host.DEVICES, lambda: CARD)
-host.machine = lambda device: machines.CARDS["RTX 4070"]
-placement.KERNEL_WORKSPACE_BYTES = 0
+pretend_card(ROOM, taken)
 
 
 class Net(nn.Module):

@@ -1,12 +1,6 @@
 """Two owners of one card: ComfyUI takes memory back from us, and we from it; and a plan limits what we take."""
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
-from pack.host import REPOSITORY
 
 pytestmark = pytest.mark.comfy
 
@@ -16,13 +10,7 @@ MB = 10**6
 @pytest.fixture(scope="module")
 def report(host, tmp_path_factory):
     """What happened on a card of 100 MB: our network has 80 MB and needs 20 for its work, the other one 56 and 10."""
-    script = Path(__file__).with_name("small_card.py")
-    command = [host.python, str(script), str(REPOSITORY), str(host.root), "--cpu", "--disable-api-nodes"]
-    command += ["--base-directory", str(tmp_path_factory.mktemp("base")), "--database-url", "sqlite:///:memory:"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": ""}
-    run = subprocess.run(command, cwd=host.root, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return host.run_inside("small_card.py", tmp_path_factory.mktemp("base"))
 
 
 def test_alone_we_take_all_that_we_need(report):

@@ -1,0 +1,66 @@
+"""Runs inside ComfyUI's own Python: one request, by the engine of the core and by that of the pack.
+
+In the folder are tiny models. Prints hashes of what each engine made as JSON, and which stages streamed their weights.
+"""
+
+import json
+from dataclasses import replace
+
+from clip_request import digest, request_of
+from inside import folder, part, pretend_card
+
+# The line above makes the host importable.
+# isort: split
+import torch
+
+torch.set_num_threads(1)
+encoders, upscalers = part("ltx2_core.checkpoint.text_encoder"), part("ltx2_core.checkpoint.upscaler")
+engine, generate = part("nodes.engine"), part("ltx2_core.pipeline.generate")
+machine, placement = part("ltx2_core.memory.machine"), part("ltx2_core.memory.placement")
+
+opened = part("ltx2_core.checkpoint").open_models(folder / "ltx-2.3-tiny.safetensors", folder / "gemma-tiny")
+upscaler = upscalers.open_upscaler(folder / "ltx-upscaler-tiny.safetensors")
+
+
+def core(name: str):
+    return part(f"ltx2_core.{name}")
+
+
+class Tight(engine.HostEngine):
+    """Follows the plan with as little of the card as each stage can do with."""
+
+    def follow(self, plan):
+        rooms = [
+            placement.Room(machine.CARDS["RTX 4070"], placement.least_bytes(p.need), 10**9) for p in plan.placements
+        ]
+        tight = [placement.place(p.need, room) for p, room in zip(plan.placements, rooms)]
+        self.streamed = [each.need.name for each in tight if each.slots]
+        super().follow(replace(plan, placements=tuple(tight)))
+
+
+class Networks:
+    """A model, a text encoder and an upscaler as the loaders of the pack hand them out."""
+
+    def __init__(self):
+        self.model = engine.LoadedModel(opened, "fp32")
+        self.gemma = engine.LoadedGemma(encoders.open_text_encoder(folder / "gemma-tiny"), "fp32")
+        self.upscaler = engine.LoadedUpscaler(upscaler)
+
+    def loaded_bytes(self) -> int:
+        """Return what lies on the card."""
+        used = [*self.model._networks.values(), self.gemma.network, self.upscaler.network]
+        return sum(network.patcher.loaded_size() for network in used)
+
+    def clip(self, kind):
+        """Make the clip with an engine of this kind; return its hashes and the engine."""
+        owner = kind(self.model, gemma=self.gemma)
+        return digest(generate.run(opened, request_of(core, self.upscaler), owner)), owner
+
+
+made = {"local": digest(generate.run(opened, request_of(core, upscaler)))}
+made["host"], _ = Networks().clip(engine.HostEngine)
+on_a_card = None
+pretend_card(10**9, lambda: on_a_card.loaded_bytes())
+on_a_card = Networks()
+made["host, tight"], tight = on_a_card.clip(Tight)
+print(json.dumps({"made": made, "streamed": tight.streamed}))
