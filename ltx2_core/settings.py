@@ -135,12 +135,12 @@ class KeyframeSettings:
 
     frames: Annotated[
         str,
-        Words(),
+        Words(flag="image"),
         "The frame of each picture, in the order of the batch: 0 is the first frame of the clip, -1 the last one.",
     ] = "0, -1"
     strengths: Annotated[
         str,
-        Words(),
+        Words(flag="image"),
         "How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each.",
     ] = "1"
 

@@ -16,6 +16,7 @@ from ..conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
+    SoundPart,
     VideoSource,
 )
 from ..errors import SettingError
@@ -24,7 +25,20 @@ from ..lora import Strengths
 from ..pipeline.blueprint import PLANNED_FORMATS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
-from ..settings import ClipSettings, Resources, SamplingSettings, SecondStage
+from ..settings import (
+    ClipSettings,
+    ExtendSettings,
+    GuidanceRange,
+    KeyframeSettings,
+    LongClip,
+    OwnClipSettings,
+    PromptSettings,
+    RecipeSettings,
+    Resources,
+    SamplingSettings,
+    SecondStage,
+    StreamScales,
+)
 from ..video_vae import Tiling
 from . import syntax
 
@@ -40,6 +54,13 @@ examples:
   a part of a video anew, with a LoRA that leaves the sound alone
     %(prog)s ... --source clip.mp4 --retake 1.5:3 --lora style.safetensors:0.8:audio=0 --output changed.mp4
 """
+
+
+# Settings of one node each, whose flag belongs to another setting, too.
+OF_NODES = (
+    PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
+    GuidanceRange, LongClip,
+)  # fmt: skip
 
 
 class Surface(NamedTuple):
@@ -124,14 +145,18 @@ class Group:
         for name, setting in settings_of(owner).items():
             if only is not None and name not in only:
                 continue
-            flag = (named or {}).get(name) or setting.look.flag or f"{prefix}{name}"
             self.add(
-                f"--{flag.replace('_', '-')}",
+                flag_of(setting, prefix, (named or {}).get(name)),
                 dest=destination(owner, name, scope),
                 help=argparse.SUPPRESS if hidden else described(setting, default),
                 covers=None if hidden else {owner: (name,)},
                 **_options_for(setting),
             )
+
+
+def flag_of(setting: Setting, prefix: str = "", name: str | None = None) -> str:
+    """Return the flag of a setting: ``name`` or what the setting says, else its own name behind ``prefix``."""
+    return "--" + (name or setting.look.flag or f"{prefix}{setting.name}").replace("_", "-")
 
 
 def destination(owner: type, name: str, scope: str = "") -> str:
@@ -281,7 +306,9 @@ def surfaces() -> list[Surface]:
     Settings whose flag is None are of a value that has no place on the command line.
     """
     _, commands = build_parser()
-    found = commands["generate"].surfaces
+    found = list(commands["generate"].surfaces)
+    for owner in OF_NODES:
+        found += [Surface(owner.__name__, name, flag_of(setting)) for name, setting in settings_of(owner).items()]
     owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
     owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Strengths]
     owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]

@@ -197,11 +197,13 @@ class SoundPart:
     """Which part of a sound is taken."""
 
     start: Annotated[
-        float, Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True), "The sound is taken from this second on."
+        float,
+        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio"),
+        "The sound is taken from this second on.",
     ] = 0.0
     seconds: Annotated[
         float,
-        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True),
+        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio"),
         "So many seconds of the sound are taken. 0 takes it to its end.",
     ] = 0.0
 

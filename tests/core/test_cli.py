@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, table, widgets
 
 import ltx2_core as ltx2
 from ltx2_core import cli
@@ -22,7 +24,6 @@ from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
 from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning.conditions import AudioSource
 from ltx2_core.errors import OutOfMemoryError, SettingError
-from ltx2_core.fields import settings_of
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
@@ -67,19 +68,25 @@ def asked(models):
 # Every setting has a flag
 
 
-def test_every_setting_of_a_run_has_a_flag():
-    table = surfaces()
-    assert [(row.owner, row.field) for row in table if row.flag is None] == [("ClipSettings", "batch_size")]
-    reached = {(row.owner, row.field) for row in table}
-    for owner in (ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources, Guidance, TileSettings):
-        assert {(owner.__name__, name) for name in settings_of(owner)} <= reached
+def test_every_setting_can_be_reached_from_the_command_line_and_on_the_graph():
+    rows = table()
+    assert len(rows) > 100
+    assert [setting for setting, flag, _ in rows if not flag] == ["ClipSettings.batch_size"]
+    assert [setting for setting, _, inputs in rows if not inputs] == []
+    known = {f"{node}.{name}" for node, names in inputs_by_node().items() for name in names}
+    known |= {each.rpartition("_")[0] for each in known if each[-1].isdigit()}  # strength_1, strength_2, ...
+    drawn = {each for _, _, inputs in rows for each in inputs.split(", ") if each.startswith("LTX2AV")}
+    assert drawn <= known
+    assert not {*OTHER_INPUTS, *OF_THE_HOST} & set(widgets())
+    assert {*OTHER_INPUTS, *OF_THE_HOST} <= set(all_settings())
 
 
 def test_flags_of_the_table_exist_and_are_on_the_help_page():
     parser, found = build_parser()
     text = found["generate"].parser.format_help()
     for row in surfaces():
-        assert row.flag is None or (row.flag in found["generate"].flags and row.flag in text)
+        assert row.flag is None or row.flag in found["generate"].flags
+        assert row.flag is None or re.sub("^--(video|audio)-", "--", row.flag) in text
     assert "generate" in parser.format_help() and "--video-apg-limit" in found["generate"].flags
 
 
