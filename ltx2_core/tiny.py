@@ -63,8 +63,13 @@ _GEMMA = GemmaConfig(
 )
 
 
-def config(version: str) -> dict[str, Any]:
-    """Return the config of a miniature, as its metadata has it: that of the release with small numbers."""
+def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the config of a miniature, as its metadata has it: that of the release with small numbers.
+
+    Args:
+        version: a key of ``VERSIONS``.
+        transformer: other numbers for the transformer than the smallest ones.
+    """
     known = VERSIONS[version].config
     audio = json.loads(json.dumps(known["audio_vae"]))
     # The official reader sizes the statistics of the latent, 8 channels x 16 bins, by ``ch``: it must stay 128.
@@ -73,7 +78,11 @@ def config(version: str) -> dict[str, Any]:
     for part in [vocoder] if version == "2.0" else vocoder.values():
         part["upsample_initial_channel"] = 64
     return {
-        "transformer": REQUIRED | known["transformer"] | _TRANSFORMER | ({} if version == "2.0" else _AUDIO_CONNECTOR),
+        "transformer": REQUIRED
+        | known["transformer"]
+        | _TRANSFORMER
+        | ({} if version == "2.0" else _AUDIO_CONNECTOR)
+        | dict(transformer or {}),
         "vae": known["vae"]
         | {"encoder_blocks": _ENCODER, "decoder_blocks": _DECODER[version], "decoder_base_channels": 8},
         "audio_vae": audio,
@@ -81,13 +90,14 @@ def config(version: str) -> dict[str, Any]:
     }
 
 
-def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
+def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[str, Any] | None = None) -> list[Path]:
     """Write a complete set of files with random weights.
 
     Args:
         folder: where; it is made if need be.
         version: a key of ``VERSIONS``.
         seed: of the weights.
+        transformer: as for ``config``.
 
     Returns:
         The checkpoint, Gemma as a folder, and Gemma as a single file.
@@ -100,8 +110,9 @@ def write(folder: str | Path, version: str, seed: int = 0) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"ltx-{version}-tiny.safetensors"
-    metadata = {"config": json.dumps(config(version)), "model_version": version}
-    save_file(_checkpoint(version, seed), checkpoint, metadata)
+    sections = config(version, transformer)
+    metadata = {"config": json.dumps(sections), "model_version": version}
+    save_file(_checkpoint(sections, seed), checkpoint, metadata)
     gemma = _gemma(seed)
     whole = folder / "gemma-tiny"
     whole.mkdir(exist_ok=True)
@@ -137,8 +148,7 @@ def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, se
     return path
 
 
-def _checkpoint(version: str, seed: int) -> dict[str, Tensor]:
-    sections = config(version)
+def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:
     states = _LAYERS + 1
     flat = {"projection.weight": (1, states * _TRANSFORMER["caption_channels"])}
     tensors: dict[str, Tensor] = {}

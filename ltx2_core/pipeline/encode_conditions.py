@@ -29,6 +29,7 @@ from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, fit_
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
+CHUNK_FRAMES = 8  # so many frames at a time go to where the encoder is
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,15 @@ class EncodeVideo(Stage):
         return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS[:-2]), blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure the largest tile."""
+        """Measure the largest tile, beside the pixels that are held for it."""
         encoder = blueprint.network("video_encoder")
         frames, height, width = self.size
         (time, rows, columns), tiles = largest_tile(self.size, self.tiling, coupled=False)
         pixels = empty_like(encoder, 1, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE)
         latent = FLOAT32 * geometry.VIDEO_CHANNELS * frames * height * width
+        held = FLOAT32 * 3 * (pixel_frames(time) + CHUNK_FRAMES) * height * width * SPACE_SCALE**2
         work = cost(lambda: encoder(pixels)) * tiles
-        return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent)
+        return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent + held)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def encode_video(
     Raises:
         NotANumberError: if the encoder produces something that is not a number.
     """
-    moved = (chunk.to(device) for chunk in chunks)
+    moved = (part.to(device) for chunk in chunks for part in chunk.split(CHUNK_FRAMES, dim=2))
     latent = encode_stream(encoder, moved, frames, tiling or Tiling())
     check_finite(latent, "encoding pictures")
     return latent

@@ -19,7 +19,7 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from .blueprint import FLOAT32, Blueprint
 from .long import Script, sampled_size
-from .sample import SampleInputs, Sampling, hooks_of, input_bytes, need_of_passes, sample
+from .sample import SampleInputs, Sampling, hooks_of, latent_bytes, need_of_passes, sample
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
@@ -116,7 +116,7 @@ class Refine(Stage):
         one = need_of_passes(blueprint, tile, passes, steps, name=self.name)
         if sweeps > 1:
             blended = len(passes) * FLOAT32 * self.size.batch * VIDEO_CHANNELS * math.prod(self.size.video)
-            one = one.with_inputs(input_bytes(blueprint, self.size, passes) + blended)
+            one = one.with_inputs(latent_bytes(blueprint, self.size, passes) + blended)
         return replace(one, runs=steps * sweeps)
 
     def describe(self, refined: AVLatent) -> list[str]:

@@ -419,9 +419,23 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
 
 
 def input_bytes(blueprint: Blueprint, size: LatentSize, passes: Sequence[str]) -> int:
-    """Return the bytes of tokens, positions and contexts, and of the latents in float32 that a sampler holds."""
-    (each,) = passes_on_meta(blueprint, size, ("cond",))
-    streams = [stream for stream in (each.video, each.audio) if stream is not None]
-    given = sum(x.nbytes for stream in streams for x in (stream.tokens, stream.positions, stream.context))
+    """Return the bytes of the contexts, and of all that ``latent_bytes`` counts."""
+    contexts = sum(stream.context.nbytes for stream in _streams_on_meta(blueprint, size))
+    return contexts * _prompts(passes) + latent_bytes(blueprint, size, passes)
+
+
+def latent_bytes(blueprint: Blueprint, size: LatentSize, passes: Sequence[str]) -> int:
+    """Return the bytes of tokens and positions, and of the latents in float32 that a sampler holds."""
+    streams = _streams_on_meta(blueprint, size)
+    given = sum(stream.tokens.nbytes + stream.positions.nbytes for stream in streams)
     latent = sum(FLOAT32 * stream.tokens.numel() for stream in streams)
-    return given * (2 if "negative" in passes else 1) + (4 + 2 * len(passes)) * latent
+    return given * _prompts(passes) + (4 + 2 * len(passes)) * latent
+
+
+def _streams_on_meta(blueprint: Blueprint, size: LatentSize) -> list[StreamInput]:
+    (each,) = passes_on_meta(blueprint, size, ("cond",))
+    return [stream for stream in (each.video, each.audio) if stream is not None]
+
+
+def _prompts(passes: Sequence[str]) -> int:
+    return 2 if "negative" in passes else 1

@@ -256,9 +256,7 @@ def test_casting_holds_one_matrix_in_full_at_a_time():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Five layers at random, of which three may be cast."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tiny._TRANSFORMER, "num_layers", 5)
-        checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("five"), "2.3")
+    checkpoint, gemma, _ = tiny.write(tmp_path_factory.mktemp("five"), "2.3", transformer={"num_layers": 5})
     return ltx2.open_models(checkpoint, gemma)
 
 
