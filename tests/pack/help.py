@@ -52,7 +52,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
     if options.get("advanced"):
         yield "advanced"
     if not is_widget(kind, options):
-        yield kind
+        yield kind.removeprefix("LTX2AV_").replace("_", " ").lower()  # in words, which break in a narrow panel
     elif has_control(name, kind, options):
         yield "a whole number"
     elif kind in ("INT", "FLOAT"):

@@ -63,7 +63,7 @@ def test_a_table_has_a_row_for_each_input_with_its_limits():
     info = {
         "input": {
             "required": {
-                "model": ["MODEL", {"tooltip": "The model."}],
+                "model": ["LTX2AV_MODEL", {"tooltip": "The model."}],
                 "size": ["INT", {"tooltip": "How large.", "min": 8, "max": 64, "step": 8, "default": 16}],
                 "lora_1": ["COMBO", {"tooltip": "From models/loras.", "options": ["here.safetensors"]}],
             },
@@ -78,11 +78,11 @@ def test_a_table_has_a_row_for_each_input_with_its_limits():
     page = with_table("# A\n\n## Inputs\n\nold\n\n## Output\n\n- **one**, **two**: those.\n", table(info))
     assert page.split("## Inputs\n")[1] == (
         "\n| input | what it does |\n|---|---|\n"
-        "| **model** | (MODEL) The model. |\n"
+        "| **model** | (model) The model. |\n"
         "| **size** | (8 to 64 in steps of 8; default 16) How large. |\n"
         "| **lora_1** to **lora_2** | (a file) From models/loras. |\n"
         "| **noise** (sigma) | (0 to 1; default 0.5) Noise. |\n"
-        "| **mask** | (MASK; optional) Where. |\n"
+        "| **mask** | (mask; optional) Where. |\n"
         "| **way** | (advanced; *near* or *far*; default *near*) *far* \\| *near* goes *far*. |\n"
         "\n## Output\n\n- **one**, **two**: those.\n"
     )
