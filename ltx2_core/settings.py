@@ -63,8 +63,8 @@ class PromptSettings:
     prompt: Annotated[
         str,
         Words(lines=True, dynamic=True, shown="a red ball bounces twice on the left"),
-        "What is seen and what is heard, in whole sentences and in the order of events. Up to 1024 tokens are read; "
-        "what comes after them is ignored, and the log says so.",
+        "What is seen and what is heard, in whole sentences and in the order of events. Name the sounds, too. Up to "
+        "1024 tokens are read; what comes after them is ignored, and the log says so.",
     ] = ""
     negative: Annotated[
         str | None,
@@ -102,7 +102,8 @@ class OwnClipSettings:
     width: Annotated[
         int,
         Whole(0, 4096, 32, unit="pixels"),
-        "The clip is resized and cropped to this width. 0 takes its own, or the nearest multiple of 32.",
+        "Width in pixels: the clip is resized in proportion until it covers the new size, and cropped at its centre. "
+        "0 takes its own, or the nearest multiple of 32.",
     ] = 0
     height: Annotated[int, Whole(0, 4096, 32, unit="pixels"), "Height in pixels, likewise."] = 0
     frames: Annotated[
@@ -136,12 +137,13 @@ class KeyframeSettings:
     frames: Annotated[
         str,
         Words(flag="image"),
-        "The frame of each picture, in the order of the batch: 0 is the first frame of the clip, -1 the last one.",
+        "The frame of each picture, in the order of the batch, such as 0, 60, -1: 0 is the first frame of the clip, -1 "
+        "the last one.",
     ] = "0, -1"
     strengths: Annotated[
         str,
         Words(flag="image"),
-        "How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each.",
+        "How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each, such as 1, 0.7, 1.",
     ] = "1"
 
 
@@ -163,8 +165,8 @@ class ClipSettings:
     fps: Annotated[
         Fraction,
         Number(1, 240, 0.001, 0.001, unit="frames per second", shown=24.0),
-        "Frames per second. It decides how long the sound is, and how fast things seem to move. 23.976 and 29.97 are "
-        "taken as the broadcast fractions they stand for.",
+        "Frames per second. It decides how long the sound is, and how fast things seem to move. 23.976 and 29.97 "
+        "stand for 24000/1001 and 30000/1001.",
     ] = Fraction(24)
     seconds: Annotated[
         float | None,
@@ -359,8 +361,8 @@ class SecondStage:
     noise_scale: Annotated[
         float,
         Number(0, 1),
-        "How much noise is added first. Higher invents more detail and keeps less of the latent. 0 takes what the "
-        "sigmas begin with.",
+        "How much noise is added first. Higher invents more detail and keeps less of the latent: 0.4 keeps faces as "
+        "they are, 0.9 redraws. 0 takes what the sigmas begin with.",
     ] = 0.0
     sigmas: Annotated[
         tuple[float, ...] | None,
@@ -464,7 +466,7 @@ class Resources:
     max_ram: Annotated[
         float | None,
         Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="ram"),
-        "The most gigabytes of RAM that may be pinned for streaming weights. 0 takes what is free.",
+        "The most gigabytes of RAM that may be pinned for streaming weights. 0 takes what is free, up to half of all.",
     ] = None
     precision: Annotated[
         str,

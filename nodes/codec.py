@@ -113,7 +113,8 @@ class Decode(io.ComfyNode):
                 inputs.socket(
                     io.Image,
                     "images",
-                    "The clip shows these frames as they are instead of those in the latent. For LTX-2 Video to Audio.",
+                    "The clip shows these frames as they are instead of those in the latent, and nothing is decoded. "
+                    "For LTX-2 Video to Audio.",
                     optional=True,
                 ),
             ],

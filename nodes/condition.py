@@ -35,7 +35,8 @@ class ImageCondition(io.ComfyNode):
                 inputs.socket(
                     io.Image,
                     "image",
-                    "The picture. Several are taken as a short video that begins at the frame (8 k + 1 of them count).",
+                    "The picture, resized in proportion until it covers the clip, and cropped at its centre. Several "
+                    "are taken as a short video that begins at the frame (8 k + 1 of them count).",
                 ),
                 *inputs.widgets(Picture, "frame", "strength"),
                 inputs.conditions(),
@@ -94,7 +95,8 @@ class AudioToVideo(io.ComfyNode):
                 inputs.socket(
                     io.Audio,
                     "audio",
-                    "The sound. What is longer than the clip is not heard, and a shorter one goes on in silence.",
+                    "The sound. What is longer than the clip is not heard, and a shorter one goes on in silence. One "
+                    "channel is heard on both sides.",
                 ),
                 *inputs.widgets(KeepAudio, "noise"),
                 inputs.conditions(),
@@ -138,7 +140,7 @@ class ReferenceAudioNode(io.ComfyNode):
             "condition/Reference Audio",
             aliases=["voice", "voice clone", "id lora", "speaker", "identity", "dubbing", "reference sound"],
             inputs=[
-                inputs.socket(io.Audio, "audio", "A few seconds of it; all of them cost memory and time."),
+                inputs.socket(io.Audio, "audio", "A few seconds of it, 25 tokens each: they cost memory and time."),
                 *inputs.widgets(ReferenceAudio, "strength"),
                 inputs.conditions(),
                 *inputs.widgets(SoundPart, "start", "seconds"),
@@ -161,7 +163,7 @@ class ReferenceVideoNode(io.ComfyNode):
             "condition/Reference Video",
             aliases=["ic lora", "control", "depth", "pose", "canny", "video to video", "v2v", "guide video"],
             inputs=[
-                *inputs.pictures("The reference; what is longer than the clip is left out"),
+                *inputs.pictures("The reference, cut to the length of the clip"),
                 *inputs.widgets(ReferenceVideo, "downscale", "temporal_scale", "strength", "attention"),
                 inputs.socket(
                     io.Mask,
@@ -220,7 +222,8 @@ class InpaintNode(io.ComfyNode):
                     io.Mask,
                     "mask",
                     "White is made anew. One mask for all frames, or one for each frame of the clip; it is resized "
-                    "and cropped as pictures are, and counts in cells of 32 x 32 pixels and 8 frames.",
+                    "and cropped as pictures are, and counts in cells of 32 x 32 pixels and 8 frames: a cell that is "
+                    "half white changes by half.",
                 ),
                 *inputs.widgets(InpaintMask, "feather", "sound"),
                 inputs.conditions(),

@@ -76,8 +76,8 @@ class LoadModel(io.ComfyNode):
                 _part_input(
                     "text_projection",
                     PROJECTIONS,
-                    "Where to find text projection and connectors if the checkpoint has none; any full checkpoint of "
-                    "the same LTX-2 version will do.",
+                    "Where to find text projection and connectors if the checkpoint has none: a file from "
+                    "models/text_encoders, or any full checkpoint of the same LTX-2 version.",
                 ),
                 _precision_input(
                     "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
@@ -164,8 +164,8 @@ class LoadUpscaler(io.ComfyNode):
                     "upscaler",
                     options=[BUILT_IN, *host.model_files(*UPSCALERS)],
                     tooltip="The official file, such as ltx-2.3-spatial-upscaler-x2-1.1.safetensors, from "
-                    "models/latent_upscale_models. It must be of the same LTX-2 version as the model. The built-in "
-                    "one belongs to the built-in model.",
+                    "models/latent_upscale_models or models/upscale_models, of the same LTX-2 version as the model. "
+                    "The built-in one belongs to the built-in model.",
                 )
             ],
             outputs=[inputs.output(io.LatentUpscaleModel, "upscaler", "The opened upscaler, not yet in memory.")],

@@ -42,7 +42,9 @@ class SampleNode(io.ComfyNode):
                     "Without a sound part, a silent clip is made."
                 ),
                 inputs.socket(
-                    io.Sigmas, "sigmas", "The noise levels. Beginning below 1 keeps that much of the latent."
+                    io.Sigmas,
+                    "sigmas",
+                    "The noise levels, from LTX-2 Schedule. Beginning below 1 keeps that much of the latent.",
                 ),
                 *inputs.widgets(SamplingSettings, "seed"),
                 *inputs.widgets(Guidance, "text_scale", "cross_modal_scale"),

@@ -223,12 +223,12 @@ class Picture:
         int,
         Whole(-10000, 10000),
         "Where the clip shows it: 0 is the first frame, -1 the last one. Frame 0 becomes the picture; others are drawn "
-        "towards it.",
+        "towards it, so that the clip moves through it.",
     ] = 0
     strength: Annotated[
         float,
         Number(0, 1, 0.01, digits=0),
-        "How firmly the clip keeps to it: 1 shows the picture itself, lower leaves more freedom.",
+        "How firmly the clip keeps to it: 1 shows the picture itself, lower leaves more freedom, 0 ignores it.",
     ] = 1.0
     compression: Annotated[
         int | None,
@@ -294,7 +294,8 @@ class ReferenceVideo:
     downscale: Annotated[
         int,
         Whole(1, 8),
-        "How many times smaller than the clip the IC-LoRA wants it. LTX-2 Load IC-LoRA says it.",
+        "How many times smaller than the clip the IC-LoRA wants it; LTX-2 Load IC-LoRA says it. The reference is "
+        "resized so: width and height of the clip must be multiples of 32 times this number.",
     ] = 1
     temporal_scale: Annotated[
         int, Whole(1, 16), "Of how many frames the IC-LoRA wants one. LTX-2 Load IC-LoRA says it."
@@ -419,7 +420,8 @@ class RetakeRange:
     start: Annotated[
         float,
         Number(0, 3600, 0.01, digits=0.001, unit="s", shown=0.0),
-        "From here on it is made anew, in seconds; whole latents of 8 frames change.",
+        "From here on it is made anew, in seconds. Every latent that touches the range changes: up to 8 frames more on "
+        "both sides.",
     ]
     end: Annotated[float, Number(0, 3600, 0.01, digits=0.001, unit="s", shown=1.0), "Until here, in seconds."]
     streams: Annotated[

@@ -11,7 +11,6 @@ from .names import block_of, stream_of
 StrengthFunction = Callable[[float], float]  # a factor for a moment of a run: a sigma, or the number of a step
 
 _LOOK = Number(-10, 10, 0.05, 0.001)
-_OVERALL = "1 is as trained, 0 is without it, negative does the opposite."
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,11 @@ class Strengths:
     step.
     """
 
-    strength: Annotated[float, _LOOK, f"Multiplies all strengths below. {_OVERALL}"] = 1.0
+    strength: Annotated[
+        float,
+        _LOOK,
+        "1 is as trained, 0 is without it, negative does the opposite. Multiplies the strengths of single streams.",
+    ] = 1.0
     video: Annotated[float, _LOOK, "For the layers that paint the picture."] = 1.0
     audio: Annotated[float, _LOOK, "For the layers that make the sound. 0 keeps speech and noises as they are."] = 1.0
     audio_to_video: Annotated[
@@ -46,8 +49,8 @@ class Strengths:
     schedule: Annotated[
         StrengthFunction | None,
         Words(shown="constant"),
-        "A further factor over the run: moments and strengths, such as 1.0: 1, 0.5: 0.3, straight between them. High "
-        "noise levels decide the composition, low ones detail. Costs a little time.",
+        "A further factor over the run: moments and strengths, such as 1.0: 1, 0.5: 0.3, straight between them, level "
+        "before and after. High noise levels decide the composition, low ones detail. Costs a little time.",
     ] = None
     schedule_over: Annotated[
         str,

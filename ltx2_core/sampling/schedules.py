@@ -182,8 +182,8 @@ class ScheduleSettings:
     steps: Annotated[
         int | None,
         Whole(1, 200, shown=20),
-        "How many steps. More take longer and give cleaner detail; the official models use 40 (2.0) and 30 (2.3). The "
-        "distilled schedules have their own number.",
+        "How many steps. More take longer and give cleaner detail; the official models use 40 (2.0) and 30 (2.3), the "
+        "miniature 20. The distilled schedules have their own number.",
     ] = None
     schedule: Annotated[
         str | None,

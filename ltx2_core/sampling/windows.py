@@ -105,7 +105,8 @@ class Windowing:
     overlap: Annotated[
         int,
         Whole(8, 512, 8),
-        "Frames that a window sees of the one before it. More keep motion and voices going, and take longer.",
+        "Frames that a window sees of the one before it; what both make is faded over. More keep motion and voices "
+        "going, and take longer.",
     ] = 24
     drift_control: Annotated[
         float,
@@ -131,7 +132,8 @@ class Segment:
     start: Annotated[
         float | Fraction,
         Number(0, 3600, 0.1, unit="s", shown=5.0),
-        "When it begins, in seconds. A window has the prompt that holds in the middle of what is new in it.",
+        "When it begins, in seconds. A window has the prompt that holds in the middle of what is new in it, so "
+        "prompts change where windows do.",
     ]
     prompt: str
 

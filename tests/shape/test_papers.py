@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pack.help import inputs_in, outputs_in, page_of
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "benchmarks", "js", "ltx2_core", "nodes", "tests", "workflows")
@@ -36,6 +37,8 @@ PATH = re.compile(r"\.?[\w-][\w.-]*(/[\w.-]+)+/?")
 LINK = re.compile(r"\[[^]]*\]\((?P<target>[^)\s]+)[^)]*\)")
 CITATION = re.compile(r"(?P<page>[\w./]*README\.md)`*,\s*(?:#\s*)?\"(?P<title>[^\"]+)\"")
 WORDS = 1300
+
+RECORDED = json.loads((ROOT / "tests" / "pack" / "object_info.json").read_text())
 
 
 def files() -> Iterator[Path]:
@@ -149,11 +152,23 @@ def test_the_readme_is_read_in_ten_minutes():
 
 def test_every_node_is_told_about_and_has_a_help_page():
     told = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "nodes/README.md"))
-    for node in json.loads((ROOT / "tests" / "pack" / "object_info.json").read_text()):
+    for node in RECORDED:
         page = ROOT / "js" / "docs" / f"{node}.md"
         name = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# LTX-2 ").strip()
         assert node in told, node
         assert name in told, name
+
+
+def names_of(lines: list[str]) -> list[str]:
+    """The names in recorded lines such as "steps: INT = 20"."""
+    return [line.partition(":")[0] for line in lines]
+
+
+@pytest.mark.parametrize("node, recorded", RECORDED.items(), ids=RECORDED)
+def test_a_help_page_has_every_input_and_every_output(node, recorded):
+    page = page_of(node)
+    assert sorted(inputs_in(page)) == sorted(names_of(recorded["required"] + recorded["optional"]))
+    assert outputs_in(page) == names_of(recorded["outputs"])
 
 
 def test_commands_of_make_exist():
