@@ -8,7 +8,7 @@ clip = ltx2.generate(models, prompt="a red ball bounces twice on the left", seed
 
 from .checkpoint import Models, build, open_models
 from .errors import CheckpointError, LTX2Error
-from .pipeline.generate import Clip, generate, run
+from .pipeline.generate import Clip, generate, run, run_batch
 from .pipeline.stage import Events
 from .sampling import Guidance
 from .settings import Request
@@ -25,4 +25,5 @@ __all__ = [
     "generate",
     "open_models",
     "run",
+    "run_batch",
 ]

@@ -63,6 +63,12 @@ class AVLatent:
         """Return the streams that are present, by name."""
         return {name: x for name, x in (("video", self.video), ("audio", self.audio)) if x is not None}
 
+    def clips(self) -> list["AVLatent"]:
+        """Return the clips of a batch, each as a batch of one."""
+        parts = {name: x.split(1) for name, x in self.streams().items()}
+        count = len(next(iter(parts.values()), ()))
+        return [AVLatent(*(parts[name][i] if name in parts else None for name in STREAMS)) for i in range(count)]
+
     def shape(self, fps: Fraction) -> ClipShape:
         """Return the clip that this is at ``fps``; of a sound alone, one whose picture would be as small as can be."""
         if self.video is not None:

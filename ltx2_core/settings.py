@@ -176,7 +176,7 @@ class ClipSettings:
     batch_size: Annotated[
         int,
         Whole(1, 64, advanced=True),
-        "How many clips to make at once. Each one needs its own memory.",
+        "How many clips to make at once, each with noise of its own. Each one needs its own memory.",
     ] = 1
     streams: Annotated[
         str,
@@ -586,18 +586,13 @@ class Request:
 
         Raises:
             SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
-                stage would refine, more than one clip.
+                stage would refine.
         """
         second, long = self.second or SecondStage(refine=False), self.long
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
-            )
-        if self.clip.batch_size != 1:
-            raise SettingError(
-                f"batch_size is {self.clip.batch_size}; a run makes one clip: run again for each further one, with "
-                "another seed."
             )
         shape = self._first_shape(second, recipe)
         first_strength, refine_strength = second.lora_strengths(recipe)

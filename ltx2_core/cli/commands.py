@@ -16,7 +16,7 @@ from ..memory.machine import GIB, Machine, machine_named, pinnable
 from ..memory.pinned import ram
 from ..memory.placement import Room
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.generate import Clip, recipe_of, run
+from ..pipeline.generate import Clip, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
 from ..pipeline.sample import Sampling
@@ -31,22 +31,32 @@ from .parser import given
 from .progress import Bars
 
 
-def make_clip(models: Models, request: Request, bars: Bars) -> Clip:
+def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
     """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
-    return run(models, request, events=Events(on_progress=bars.report, on_finding=bars.say))
+    return run_batch(models, request, events=Events(on_progress=bars.report, on_finding=bars.say))
 
 
 def run_generate(options: argparse.Namespace) -> None:
-    """Make a clip, write it, and print where it is."""
-    check_target(options.output)
+    """Make a clip or several at once, write them, and print where they are."""
+    targets = targets_of(options)
+    for target in targets:
+        check_target(target)
     models = open_models(options.checkpoint or "miniature", options.text_encoder)
     if models.text_encoder is None:
         raise SettingError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
     request = request_of(options, models)
     with Bars() as bars:
-        clip = make_clip(models, request, bars)
-        path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
-    print(path)
+        clips = make_clips(models, request, bars)
+        for target, clip in zip(targets, clips, strict=True):
+            print(write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate))
+
+
+def targets_of(options: argparse.Namespace) -> list[Path]:
+    """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several."""
+    output, count = options.output, given(options, ClipSettings).get("batch_size", 1)
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(1, count + 1)]
 
 
 def run_inspect(options: argparse.Namespace) -> None:

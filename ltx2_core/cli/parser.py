@@ -338,6 +338,7 @@ def _size(command: Command) -> None:
     group, texts = command.group("size and length"), settings_of(ClipSettings)
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
     group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
+    group.add_settings(ClipSettings, only=("batch_size",))
     group.add("--fps", covers={ClipSettings: ("fps",)},
               help=described(texts["fps"], "as what is given, or 24"))  # fmt: skip
     group.add("--sound-only", action="store_true", covers={ClipSettings: ("streams",)},

@@ -193,15 +193,17 @@ class ConditionSizes:
         state: both streams, with zeros in place of what is given.
         pictures: (F, H, W) of the largest latent that is encoded; None if no picture is.
         sound: audio latents of the longest sound that is encoded; None if none is.
+        batch: clips.
     """
 
     state: AVState
     pictures: tuple[int, int, int] | None = None
     sound: int | None = None
+    batch: int = 1
 
     def begin(self, shape: ClipShape) -> AVLatent:
         """Return the empty latent of a clip of ``shape`` with the streams that it has."""
-        return latents.empty(shape).select(self.state.streams)
+        return latents.empty(shape, self.batch).select(self.state.streams)
 
     @property
     def stages(self) -> list[Stage]:
@@ -219,18 +221,19 @@ def measure_conditions(
     shape: ClipShape,
     streams: Collection[str],
     more: Iterable[LatentCondition] = (),
+    batch: int = 1,
 ) -> ConditionSizes:
-    """Measure everything that is given in a clip of these ``streams``; ``more`` needs no encoder.
+    """Measure everything that is given in ``batch`` clips of these ``streams``; ``more`` needs no encoder.
 
     Raises:
         SettingError: for what cannot be given so, and where nothing is left to be made.
     """
     encoders = SizeOnlyEncoders()
-    empty = latents.empty(shape).select(streams)
+    empty = latents.empty(shape, batch).select(streams)
     items = [*encode_conditions(conditions, shape, streams, encoders), *more]
     state = apply_conditions(empty, shape.fps, items)
     check_something_is_left(state)
-    return ConditionSizes(state, encoders.pictures, encoders.sound)
+    return ConditionSizes(state, encoders.pictures, encoders.sound, batch)
 
 
 def check_something_is_left(state: AVState) -> None:

@@ -64,7 +64,8 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
             ``Events``. What is not set follows the recipe of the model.
 
     Returns:
-        The clip; its frames are decoded as they are asked for.
+        The clip; its frames are decoded as they are asked for. Of several at once (``batch_size``) it is the first;
+        ``run_batch`` returns all.
 
     Raises:
         LTX2Error: for settings that cannot be, and for clips that do not fit the card, before any weights are read.
@@ -75,9 +76,14 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     return run(models, Request.of(prompt, negative, **rest), events=events)
 
 
-@torch.inference_mode()
 def run(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> Clip:
-    """Make the clip that ``request`` asks for.
+    """Make the clip that ``request`` asks for; arguments as for ``run_batch``."""
+    return run_batch(models, request, engine, events)[0]
+
+
+@torch.inference_mode()
+def run_batch(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> list[Clip]:
+    """Make the clips that ``request`` asks for, as many as its batch size says.
 
     Args:
         models: the opened files.
@@ -103,8 +109,14 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
         conditions = encode_all(request.conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
-    waveform, rate = _sound(stages, engine, complete, latent.audio)
-    return Clip(_pictures(stages, engine, complete, latent.video), complete.final.fps, waveform, rate, latent.to("cpu"))
+    return [_clip(stages, engine, complete, each) for each in latent.clips()]
+
+
+def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Clip:
+    """Decode one clip: the sound now, the frames as they are asked for."""
+    waveform, rate = _sound(stages, engine, request, latent.audio)
+    pictures = _pictures(stages, engine, request, latent.video)
+    return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"))
 
 
 def _sound(

@@ -60,12 +60,12 @@ class Stages:
         Raises:
             SettingError: for conditions that cannot be, and for a second stage of sound alone.
         """
-        ahead = measure_conditions(request.request.conditions, request.shape, request.streams)
-        second = request.second
+        second, batch = request.second, request.request.clip.batch_size
+        ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
         held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
-            final = measure_conditions(request.request.conditions, request.final, request.streams, held)
+            final = measure_conditions(request.request.conditions, request.final, request.streams, held, batch)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
@@ -121,7 +121,7 @@ def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:
     shape = request.shape
     for file in request.second.upscalers:
         key = upscaler_key(file)
-        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key))
+        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch=request.request.clip.batch_size)
         shape = file.config.upscaled_shape(shape)
 
 

@@ -71,8 +71,7 @@ def asked(models):
 def test_every_setting_can_be_reached_from_the_command_line_and_on_the_graph():
     rows = table()
     assert len(rows) > 100
-    assert [setting for setting, flag, _ in rows if not flag] == ["ClipSettings.batch_size"]
-    assert [setting for setting, _, inputs in rows if not inputs] == []
+    assert [setting for setting, flag, inputs in rows if not flag or not inputs] == []
     known = {f"{node}.{name}" for node, names in inputs_by_node().items() for name in names}
     known |= {each.rpartition("_")[0] for each in known if each[-1].isdigit()}  # strength_1, strength_2, ...
     drawn = {each for _, _, inputs in rows for each in inputs.split(", ") if each.startswith("LTX2AV")}
@@ -445,19 +444,23 @@ def test_a_sentence_of_an_error_is_one_line():
 def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, monkeypatch):
     requests = []
 
-    def make_clip(models, request, bars):
+    def make_clips(models, request, bars):
         requests.append(request)
         bars.report("sampling", 1, 2)
         bars.say("It is silent.")
-        return SimpleNamespace(chunks=iter([FRAMES]), fps=FPS, waveform=None, sample_rate=None)
+        clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None)
+        return [clip] * request.clip.batch_size
 
-    monkeypatch.setattr(commands, "make_clip", make_clip)
+    monkeypatch.setattr(commands, "make_clips", make_clips)
     target = tmp_path / "clip.mp4"
     assert main(["generate", "--prompt", "x", "--output", str(target), "--lora", f"{LORA}:0.5", "--seconds", "1"]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(target) and target.is_file() and requests[0].prompt == "x"
     assert "light-room.safetensors: LoRA" in said.err and "1 s at 24 fps: 25 frames." in said.err
     assert "It is silent." in said.err and "sampling" in said.err
+    assert main(["generate", "--prompt", "x", "--output", str(target), "--batch-size", "2"]) == 0
+    several = [tmp_path / "clip_1.mp4", tmp_path / "clip_2.mp4"]
+    assert capsys.readouterr().out.split() == list(map(str, several)) and all(path.is_file() for path in several)
 
 
 def test_generate_makes_a_clip(tmp_path, capsys):

@@ -47,7 +47,7 @@ from ltx2_core.pipeline.encode_conditions import (
     encode_video,
 )
 from ltx2_core.pipeline.encode_text import Connect, ProjectFeatures, ReadPrompts, read_features
-from ltx2_core.pipeline.generate import run
+from ltx2_core.pipeline.generate import run, run_batch
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import Script
 from ltx2_core.pipeline.plan import Plan, need_of
@@ -184,6 +184,22 @@ def test_every_engine_makes_the_same_large_clip(models, upscaler, monkeypatch, k
     assert {placement.need.name for placement in engine.followed.placements} >= {
         "prompt", "pictures", "hearing", "sampling", "upscaling space by 2", "refining", "mel", "sound", "frames"
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_several_clips_at_once_are_planned_and_made_as_a_batch(models, upscaler):
+    """The first stage starts from the noise of a batch; what each clip becomes is decoded by itself."""
+    request = whole_way(upscaler, batch_size=2)
+    engine = engine_of(Roomy, models, replace(request, resources=replace(request.resources, max_vram=4)))
+    one, two = run_batch(models, request, engine)
+    assert [x.shape[0] for each in (one, two) for x in each.latent.streams().values()] == [1] * 4
+    assert one.frames.shape == two.frames.shape and not torch.equal(one.frames, two.frames)
+    needs = {placement.need.name: placement.need for placement in engine.followed.placements}
+    single = Roomy(models, engine.resources)
+    run(models, whole_way(upscaler), single)
+    alone = {placement.need.name: placement.need for placement in single.followed.placements}
+    assert needs["frames"] == alone["frames"]
+    assert all(needs[name].work_bytes > alone[name].work_bytes for name in ("sampling", "refining"))
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):

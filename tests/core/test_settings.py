@@ -121,7 +121,6 @@ def test_what_cannot_be_is_one_sentence(flat, facts):
         ({"second": SecondStage((Enlarging(),), refine=False), "width": 96, "height": 128}, ["width is 96", "64"]),
         ({"second": SecondStage(), "segments": [Segment(1, "y")]}, ["one prompt for the whole clip"]),
         ({"windowing": Windowing(120)}, ["120"]),
-        ({"batch_size": 4}, ["batch_size is 4", "one clip"]),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(flat, facts):
