@@ -471,10 +471,14 @@ def test_generate_makes_a_clip(tmp_path, capsys):
 
 def test_plan_says_where_weights_will_be(capsys):
     size = ["--width", "768", "--height", "512", "--frames", "25", "--steps", "8", "--passes", "2"]
-    assert main(["plan", "--version", "2.3", *size, "--card", "RTX 4090", "--vram", "16", "--ram", "32"]) == 0
-    assert "sampling" in capsys.readouterr().out
+    card = ["--card", "RTX 4090", "--vram", "16", "--ram", "32"]
+    assert main(["plan", "--version", "2.3", "--format", "fp8", *size, *card]) == 0
+    said = capsys.readouterr().out
+    assert "LTX-2.3 in fp8: 768 x 512, 25 frames (1.0 s)" in said and "RTX 4090: at most" in said
+    assert "sampling" in said and "Frames are decoded in tiles of" in said
 
 
+@pytest.mark.slow
 def test_plan_of_files_on_this_machine(capsys):
     assert main(["plan", "--width", "96", "--height", "96", "--frames", "9"]) == 0
     assert "sampling" in capsys.readouterr().out

@@ -87,6 +87,7 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
     assert taken and [each for each in taken if each[0] > each[1]] == []  # (bytes on the card, budget)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
     monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
     with pytest.raises(ValueError, match=r"^prompt does not fit 0.3 GB, .* it needs"):

@@ -136,6 +136,7 @@ def test_a_circle_of_files():
     assert found.circles == (("ltx2_core.a", "ltx2_core.b"),)
 
 
+@pytest.mark.slow
 def test_the_tables_are_printed_and_written_and_no_files_of_the_project_import_each_other(capsys, tmp_path):
     main(["--json", str(tmp_path / "shape.json")])
     assert "| core without mini |" in capsys.readouterr().out

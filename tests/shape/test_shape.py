@@ -11,21 +11,29 @@ from benchmarks.shape import Source, house_of, sources_of_tree
 NETWORKS = {"audio_vae", "text", "transformer", "upscaler", "video_vae"}
 
 
-def test_nothing_is_out_of_shape():
-    found = offences(sources_of_tree())
+@pytest.fixture(scope="module")
+def sources():
+    return sources_of_tree()
+
+
+@pytest.fixture(scope="module")
+def house(sources):
+    return house_of(sources)
+
+
+def test_nothing_is_out_of_shape(sources):
+    found = offences(sources)
     counted = ", ".join(f"{count} of {rule}" for rule, count in Counter(each.rule for each in found).most_common())
     if found:
         pytest.fail(f"{len(found)} offences: {counted}\n" + "\n".join(map(str, found)), pytrace=False)
 
 
-def test_the_house_is_low_and_its_arrows_are_few_and_point_down():
-    house = house_of(sources_of_tree())
+def test_the_house_is_low_and_its_arrows_are_few_and_point_down(house):
     assert len(house.arrows) < 141 and max(house.floors.values()) < 10
     assert house.back_up == [] and house.circles == ()
 
 
-def test_memory_knows_no_network():
-    house = house_of(sources_of_tree())
+def test_memory_knows_no_network(house):
     assert set(house.rooms) >= NETWORKS
     assert not NETWORKS & {under for above, under in house.arrows if above == "memory"}
 
