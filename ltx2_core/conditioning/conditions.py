@@ -427,6 +427,13 @@ class RetakeRange:
     ] = "picture and sound"
     among: Collection[str] = STREAMS
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for a range that does not end after its beginning."""
+        if not self.start < self.end:
+            raise SettingError(
+                f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
+            )
+
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
         for stream in self.among:
