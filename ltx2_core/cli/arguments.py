@@ -49,6 +49,7 @@ from ..settings import (
     Resources,
     SamplingSettings,
     SecondStage,
+    check_stg_blocks,
 )
 from ..video_vae import Tiling
 from . import syntax
@@ -72,6 +73,9 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     check_combinations(options)
     loras = read_loras(options.lora, models)
     recipe = recipe_of(models, options.hq)
+    guidance, second = guidance_of(options, recipe), second_stage_of(options, models, recipe)
+    for each in filter(None, (guidance, second.guidance)):
+        check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, videos = read_clip(options)
     long = long_of(options)
     if options.prompt is None and (long is None or not long.segments):
@@ -85,9 +89,9 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         conditions=tuple(read_conditions(options, clip, videos, loras)),
         schedule=schedule_of(options),
         sampling=SamplingSettings(**given(options, SamplingSettings)),
-        guidance=guidance_of(options, recipe),
+        guidance=guidance,
         long=long,
-        second=second_stage_of(options, models, recipe),
+        second=second,
         tiling=tiling_of(options),
         loras=loras,
         hq=options.hq,

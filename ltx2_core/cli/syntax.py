@@ -21,6 +21,7 @@ _PICTURE = re.compile(r"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>[\d.]+))?
 _LORA = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?")
 _OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
 _GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
+MOST_BLOCKS = 1000  # far more than any model has, whose own number is known only when it is open
 _YES_NO = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
 
 Convert = Callable[[str], Any]
@@ -50,11 +51,14 @@ def switch(word: str) -> bool:
 
 
 def blocks(word: str) -> tuple[int, ...]:
-    """Read numbers of blocks and ranges of them, joined by +, such as 0-23+40."""
+    """Read numbers of blocks and ranges of them, joined by +, such as 0-23+40. SettingError for what cannot be."""
     numbers: list[int] = []
     for part in filter(None, re.split(r"[+,\s]", word)):
         first, _, last = part.partition("-")
-        numbers.extend(range(whole_number(first), whole_number(last or first) + 1))
+        span = whole_number(first), whole_number(last or first)
+        if not 0 <= min(span) <= max(span) < MOST_BLOCKS:
+            raise SettingError(f"{part!r} names block {max(span)}; no model has {MOST_BLOCKS} blocks.")
+        numbers.extend(range(span[0], span[1] + 1))
     return tuple(numbers)
 
 
