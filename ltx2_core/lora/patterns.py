@@ -6,6 +6,7 @@ they are read here: letters, ``.``, ``\\d`` ``\\w`` ``\\s`` and their opposites,
 at once, so nothing is tried twice, and the work of a file has a limit.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
@@ -125,11 +126,12 @@ class _Reader:
         written = ""
         while (letter := self._take()) != "}":
             written += letter
-        least, comma, most = written.partition(",")
-        if not all(word.isdecimal() and len(word) < 3 for word in (least or "0", most or "0")) or written in ("", ","):
+        found = re.fullmatch(r"(\d{1,2})|(\d{0,2}),(\d{0,2})", written)  # our expression, of one short word
+        if found is None or written == ",":
             raise self._wrong()
-        first, last = int(least or 0), int(most or 0) if comma else int(least)
-        more = [_repeat(part, True, not most)] * (1 if comma and not most else max(0, last - first))
+        first, last = int(found[1] or found[2] or 0), int(found[1] or found[3] or 0)
+        is_open = found[3] == ""
+        more = [_repeat(part, True, is_open)] * (1 if is_open else max(0, last - first))
         return partial(_one_after_the_other, [part] * first + more, self._count)
 
     def _atom(self, depth: int) -> Part:

@@ -37,6 +37,8 @@ PATTERNS = [
     "ff.net",
     "[a-z]",
     r"(audio_)?ff\.net\.\w+(\.proj)?",
+    r"transformer_blocks\.\d{2}\..*",
+    r"transformer_blocks\.\d{1,}\.[a-z0-9]{,5}\.to_\w{1,3}",
     "nothing",
 ]
 HANGS = [
