@@ -19,7 +19,7 @@ from ..fields import Choice, Number, Switch, Whole
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
-from ..media.read import Source
+from ..media.read import MOST_FRAMES, Source
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
@@ -34,6 +34,8 @@ STREAM_CHOICES: dict[str, Collection[str]] = {
     "picture": ("video",),
     "sound": ("audio",),
 }
+
+LONGEST_SOUND = 3600  # seconds; no clip is longer
 
 # Which part of a file is read.
 StartSeconds = Annotated[
@@ -156,11 +158,11 @@ class AudioSource:
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
-        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower.
+        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower, and at most an hour of it.
 
         Raises MediaError if there is none.
         """
-        rate = min(probe(source).sample_rate or 48_000, 48_000)
+        rate, seconds = min(probe(source).sample_rate or 48_000, 48_000), min(seconds or LONGEST_SOUND, LONGEST_SOUND)
         return cls(torch.cat(list(read_audio(source, sample_rate=rate, start=start, seconds=seconds)), dim=1), rate)
 
     @property
@@ -394,6 +396,8 @@ class InitClip:
             raise SettingError(
                 f"frames is {frames}, but the clip has {available} at {float(fps):g} fps: ask for fewer."
             )
+        if (frames or available) > MOST_FRAMES:
+            raise SettingError(f"The clip has {available:,} frames; at most {MOST_FRAMES:,} are taken: set frames.")
         length = floor_frames(frames or available)
         return ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), length, fps)
 

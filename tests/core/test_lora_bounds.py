@@ -113,13 +113,6 @@ def test_there_are_not_more_patterns_than_layers_could_need(tmp_path):
         open_lora(lora(tmp_path, **settings(alpha_pattern={f"a{number}": 1 for number in range(20_000)})))
 
 
-@pytest.mark.parametrize("stated", ["inf", "1e308", "17", "0", "nan", "many"])
-def test_a_reference_is_smaller_by_a_factor_that_can_be(tmp_path, stated):
-    opened = open_lora(lora(tmp_path, reference_downscale_factor=stated))
-    with pytest.raises(CheckpointError, match="a whole number from 1 to 16"):
-        _ = opened.downscale
-
-
 def test_a_name_without_an_end_is_known_at_once_to_be_unknown(tmp_path):
     start = time.monotonic()
     with pytest.raises(CheckpointError, match="is not a LoRA"):
