@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MediaError, SettingError, TargetExistsError
+from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
 from .local import check_no_address
 
 # FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
@@ -189,12 +189,17 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
 @contextmanager
 def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
     """Give a container of this ``kind`` that becomes ``target``; FFmpeg never sees the name, which it might obey."""
-    with (
-        _whole_or_nothing(target) as unfinished,
-        unfinished.open("wb") as file,
-        av.open(file, "w", format=kind, options=options) as container,
-    ):
-        yield container
+    try:
+        with (
+            _whole_or_nothing(target) as unfinished,
+            unfinished.open("wb") as file,
+            av.open(file, "w", format=kind, options=options) as container,
+        ):
+            yield container
+    except av.FFmpegError as error:
+        raise UnreadableFileError(
+            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
+        ) from error
 
 
 def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:

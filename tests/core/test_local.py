@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -152,3 +153,27 @@ def test_a_source_of_very_many_frames_is_taken_in_part_only(monkeypatch):
     with pytest.raises(SettingError, match="at most 100,000 are taken"):
         InitClip(Endless(FRAMES)).shape(FPS)
     assert InitClip(Endless(FRAMES)).shape(FPS, frames=9).frames == 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files have no limit there that a test could set")
+@pytest.mark.parametrize("limit", [0, 3000])
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path, limit):
+    script = f"""
+import resource, signal, torch
+from fractions import Fraction
+from ltx2_core.media import write_audio, write_video
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+for write in (
+    lambda: write_video("a.mp4", [torch.rand(9, 64, 64, 3)], Fraction(24)),
+    lambda: write_audio("a.wav", torch.rand(1, 24000), 24000),
+):
+    try:
+        write()
+    except OSError:
+        continue
+    raise SystemExit("nobody complained")
+"""
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": paths})
+    assert not list(tmp_path.iterdir())
