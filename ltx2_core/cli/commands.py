@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..errors import SettingError
+from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..media import check_target, write_clip
 from ..memory.machine import GIB, Machine, machine_named, pinnable
@@ -46,12 +46,12 @@ def run_generate(options: argparse.Namespace) -> None:
     with Bars() as bars:
         clip = make_clip(models, request, bars)
         path = write_clip(options.output, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
-    print(path)
+    print(str(path).encode(errors="replace").decode())
 
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    print("\n\n".join(inspect(path) for path in options.files))
+    print(plain_text("\n\n".join(inspect(path) for path in options.files)))
 
 
 def run_plan(options: argparse.Namespace) -> None:

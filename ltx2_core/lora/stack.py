@@ -53,6 +53,8 @@ def parse_blocks(text: str, layers: int) -> frozenset[int] | None:
         if found is None:
             raise SettingError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
         first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise SettingError(f"blocks has the range {word.strip()}; write the smaller number first, such as 0-23.")
         if (highest := max(first, last)) >= layers:
             raise SettingError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
         chosen.update(range(first, last + 1))
