@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
-from ..fields import Choice, Number, Switch, Whole
+from ..fields import Choice, Number, Switch, Whole, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
@@ -264,7 +264,7 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
         strengths: one number for all, or one for each.
 
     Raises:
-        SettingError: if the counts do not agree, or a word is no number.
+        SettingError: if the counts do not agree, or a word is no number or outside the limits of a picture.
     """
     places = [int(number) for number in _read_numbers("frames", frames, int)]
     firm = _read_numbers("strengths", strengths, float)
@@ -273,6 +273,9 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
             f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
             "picture, and one strength for each or for all."
         )
+    for name, values in (("frame", places), ("strength", firm)):
+        for value in values:
+            settings_of(Picture)[name].check(value)
     return list(zip(places, firm * count if len(firm) == 1 else firm))
 
 

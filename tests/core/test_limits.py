@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ltx2_core.checkpoint.files import read_file
 from ltx2_core.cli import main, sentence
 from ltx2_core.cli.syntax import (
     blocks,
@@ -17,11 +18,12 @@ from ltx2_core.cli.syntax import (
     parse_tiles,
     read_segments,
 )
-from ltx2_core.conditioning.conditions import InpaintMask, Picture, RetakeRange
-from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.conditioning.conditions import InpaintMask, Picture, RetakeRange, pair_keyframes
+from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.fields import check_numbers
 from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import empty
+from ltx2_core.pipeline.encode_text import readable_prompt
 from ltx2_core.sampling import ScheduleSettings
 from ltx2_core.sampling.schedules import check_sigmas, custom
 from ltx2_core.settings import Request, parse_stg_blocks
@@ -198,6 +200,28 @@ def test_segments_are_read_from_a_small_regular_text_file(tmp_path):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(MediaError, match="a pipe"):
             read_segments(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("frames", "strengths"), [("0 10001", "1"), ("0 -10001", "1"), (f"0 {HUGE}", "1"), ("0 1", "nan"), ("0 1", "1 5")]
+)
+def test_keyframes_of_a_widget_have_the_limits_of_a_picture(frames, strengths):
+    assert pair_keyframes(2, "0, -1", "0.5") == [(0, 0.5), (-1, 0.5)]
+    with pytest.raises(SettingError, match="must be between"):
+        pair_keyframes(2, frames, strengths)
+
+
+def test_a_prompt_is_text_of_some_length():
+    assert readable_prompt("caf\u00e9 \U0001f600 \ud800!") == "caf\u00e9 \U0001f600 ?!"
+    with pytest.raises(SettingError, match="1,000,000 characters, at most 100,000"):
+        readable_prompt("x" * 10**6)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_small_file_of_a_model_is_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UnreadableFileError, match="a regular file was expected"):
+        read_file(tmp_path / "config.json")
 
 
 def test_the_command_line_shows_plain_text():
