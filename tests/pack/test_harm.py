@@ -73,3 +73,10 @@ def test_what_is_no_number_is_refused(client, prompt, value):
     add(prompt, number=("PrimitiveFloat", {"value": value}))
     error = client.run(with_lora(prompt, "shown.safetensors", strength=["number", 0])).error
     assert "strength is" in error and "between -10 and 10" in error
+
+
+def test_half_a_letter_in_a_prompt_stops_nothing(client, prompt):
+    change(
+        prompt, LTX2AVSchedule={"steps": 1}, LTX2AVGemmaTextEncode={"prompt": "a red \ud800 ball", "keep_encoded": True}
+    )
+    assert client.run(prompt).end == "execution_success"
