@@ -57,6 +57,8 @@ from .parser import given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
+MOST_MASKS = 2881  # frames of the longest clip
+
 _log = logging.getLogger(__name__)
 
 
@@ -280,12 +282,12 @@ def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None
     Args:
         path: of the picture or video.
         fps: the rate at which a video is read; None for its own.
-        frames: how many of them, at most.
+        frames: how many of them, at most; None for as many as a clip can have.
     """
     if path.suffix.lower() in PICTURES:
         return read_picture(path).mean(-1)
     rate = fps or probe(path).fps or Fraction(24)
-    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames)])
+    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames or MOST_MASKS)])
 
 
 def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:

@@ -8,6 +8,8 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -143,6 +145,36 @@ def test_a_colon_in_a_name_is_only_a_letter(tmp_path, monkeypatch):
         "take:2.wav",
         "take:2.flac",
     }
+
+
+def with_a_gap(path: Path, seconds: int) -> Path:
+    """A file of two pictures and two short sounds, the second ones so many seconds after the first."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in (0, seconds):
+            picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            picture.pts, picture.time_base = start * 24, Fraction(1, 24)
+            container.mux(video.encode(picture))
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = 8000, start * 8000, Fraction(1, 8000)
+            container.mux(audio.encode(sound))
+        container.mux(video.encode())
+        container.mux(audio.encode())
+    return path
+
+
+def test_the_times_of_a_file_cannot_ask_for_more_than_memory_holds(tmp_path):
+    path = with_a_gap(tmp_path / "gap.mkv", 10**6)
+    with pytest.raises(MediaError, match="lasts more than 100,000 frames"):
+        list(read_video(path))
+    with pytest.raises(MediaError, match="a pause of more than 3600 s"):
+        list(read_audio(path))
+    assert sum(len(chunk) for chunk in read_video(path, frames=50)) == 50
+    assert sum(chunk.shape[1] for chunk in read_audio(path, seconds=0.05)) == 400
+    short = with_a_gap(tmp_path / "pause.mkv", 10)
+    assert sum(chunk.shape[1] for chunk in read_audio(short)) == 80_800
 
 
 def test_a_source_of_very_many_frames_is_taken_in_part_only(monkeypatch):
