@@ -2,9 +2,18 @@
 
 Each kind is also the built-in exception that callers expect, so ``except ValueError`` keeps working, and whoever shows
 errors to a person catches ``LTX2Error`` alone and shows its sentence: what was found, what was expected, what to do.
+
+Names of tensors and files, metadata, prompts and widgets come from other people, and messages quote them: whoever shows
+a message to a person passes it through ``plain_text``, or through ``page_text`` if a web page shows it.
 """
 
+import logging
+import re
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import torch
 
@@ -65,3 +74,85 @@ class Finding:
 
     def __str__(self) -> str:
         return f"After {self.stage}, {self.what}: {self.cause}"
+
+
+LONGEST_NAME, LONGEST_LINE, MOST_LINES = 200, 2000, 500  # of a message: characters between blanks, characters, lines
+
+UNSEEN = "\ufffd"  # stands for what has no picture: controls, surrogates, marks that turn the direction of writing
+_JOINERS = "\u200c\u200d"  # have none either, but hold emoji and the letters of some scripts together
+
+# What an HTML or Markdown page takes for more than a letter, and what is read alike but is only a letter.
+_PAGE = (
+    ("&", "\uff06"), ("<", "\u2039"), (">", "\u203a"), ('"', "\u201d"), ("://", ": //"), ("www.", "www ."),
+    ("](", "] ("), ("]:", "] :"),
+)  # fmt: skip
+
+
+def plain_text(text: str) -> str:
+    """Return ``text`` as it can be shown and sent anywhere: nothing invisible in it, and no name without an end."""
+    lines = [_shortened(line, LONGEST_LINE) for line in text.split("\n", MOST_LINES)[:MOST_LINES]]
+    shown = ("\n" if each == "\n" else _seen(each) for each in "\n".join(lines))
+    return re.sub(r"\S+", lambda name: _shortened(name[0], LONGEST_NAME), "".join(shown))
+
+
+def page_text(text: str) -> str:
+    """Return ``plain_text`` that no page takes for its own language: no elements, links, pictures or scripts."""
+    text = plain_text(text)
+    for sign, letter in _PAGE:
+        text = re.sub(re.escape(sign), letter, text, flags=re.IGNORECASE)
+    return text
+
+
+def plain_record(record: logging.LogRecord) -> bool:
+    """Make the message of a log record ``plain_text``: a filter for loggers and handlers, which lets all pass."""
+    record.msg, record.args = plain_text(record.getMessage()), ()
+    return True
+
+
+def for_page(method: Callable[..., Any], check: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
+    """Return a method of a node that says nothing but ``page_text``: in its results, its errors and their causes.
+
+    Args:
+        method: returns something whose ``args`` may be text, or anything else.
+        check: is called with the arguments first; its errors are treated alike.
+    """
+
+    @wraps(method)
+    def run(owner: type, **values: Any) -> Any:
+        try:
+            check(values)
+            output = method(owner, **values)
+        except Exception as error:
+            _make_plain(error)
+            raise
+        if isinstance(getattr(output, "args", None), tuple):
+            output.args = _texts_for_page(output.args)
+        return output
+
+    return run
+
+
+def _texts_for_page(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(page_text(each) if isinstance(each, str) else each for each in values)
+
+
+def _make_plain(error: BaseException | None) -> None:
+    """Change the messages of an error and of what caused it, which a log shows as well."""
+    for _ in range(100):
+        if error is None:
+            return
+        error.args = _texts_for_page(error.args)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            error.filename = page_text(error.filename)
+        error = error.__cause__ or error.__context__
+
+
+def _seen(letter: str) -> str:
+    hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in _JOINERS
+    return UNSEEN if hidden and letter != "\t" else letter
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}...{text[-most // 4 :]}"

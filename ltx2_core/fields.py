@@ -7,7 +7,7 @@ A setting is a field of a dataclass, wherever that dataclass lives::
 Node widgets, flags of the command line, tables of help pages and API pages are all made from ``settings_of``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
@@ -109,12 +109,40 @@ class Setting:
         look = self.look
         if value is None:
             return
-        number = cast(float, value)  # a TypeError tells if it is none
-        if isinstance(look, Number | Whole | Seed) and not look.least <= number <= look.most:
-            raise SettingError(f"{self.name} is {number:g}; it must be between {look.least:g} and {look.most:g}.")
+        if isinstance(look, Number | Whole | Seed):
+            check_number(self.name, value, look.least, look.most)
         if isinstance(look, Choice) and value not in look.words:
             hint = did_you_mean(str(value), look.words)
             raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
+
+
+def check_number(name: str, value: object, least: float, most: float) -> None:
+    """Raise SettingError if ``value`` is not a number from ``least`` to ``most``; NaN lies nowhere."""
+    try:
+        fits = least <= cast(float, value) <= most
+    except TypeError:
+        raise SettingError(f"{name} is {value!r}; it must be a number.") from None
+    if not fits:
+        raise SettingError(f"{name} is {_short(cast(float, value))}; it must be between {least:g} and {most:g}.")
+
+
+def check_numbers(widgets: Iterable[object], values: Mapping[str, object]) -> None:
+    """Hold ``values`` to the limits of the widgets that have some: those with ``id``, ``min`` and ``max``.
+
+    Raises:
+        SettingError: the first value that is outside of them, or no number.
+    """
+    for widget in widgets:
+        name, least, most = (getattr(widget, each, None) for each in ("id", "min", "max"))
+        if least is not None and most is not None and values.get(str(name)) is not None:
+            check_number(str(name), values[str(name)], least, most)
+
+
+def _short(number: float) -> str:
+    try:
+        return f"{number:g}"
+    except OverflowError:  # whole numbers have no largest one
+        return "a number of more than 300 digits"
 
 
 def settings_of(owner: type) -> dict[str, Setting]:

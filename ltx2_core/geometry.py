@@ -3,6 +3,7 @@
 A clip owns one rational frame rate; every length follows from it (``conditioning/README.md``, "Positions").
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +20,8 @@ AUDIO_CHANNELS = 8
 AUDIO_BINS = 16
 AUDIO_RATE = 25  # audio latents per second: 16 kHz / hop 160 / 4
 
+_RATE = re.compile(r"\s*\d{1,9}(\.\d{0,9}|/\d{1,9})?\s*")
+
 # Rates that people write as decimals and mean as fractions.
 _BROADCAST = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
 
@@ -28,6 +31,8 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
 
     Raises SettingError for what is no rate between 1 and 240.
     """
+    if isinstance(fps, str) and not _RATE.fullmatch(fps):  # 1e999999999 is a fraction, too, which takes for ever
+        raise SettingError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.")
     try:
         rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
     except (ValueError, OverflowError, ZeroDivisionError):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 from typing import Protocol
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from . import geometry
 from .errors import SettingError
 from .geometry import ClipShape
+
+MOST_BYTES = 16 * 10**9  # of an empty latent
 
 STREAMS = ("video", "audio")
 
@@ -132,7 +135,23 @@ def per_stream(function: Callable[..., Tensor], first: Streams, *others: Streams
 
 
 def empty(shape: ClipShape, batch: int = 1) -> AVLatent:
-    """Make a latent of zeros of the size of a clip, on the CPU, float32."""
+    """Make a latent of zeros of the size of a clip, on the CPU, float32.
+
+    Raises SettingError for one that would take more than MOST_BYTES.
+    """
+    size = (
+        4
+        * batch
+        * (
+            geometry.VIDEO_CHANNELS * prod(shape.video_latent)
+            + geometry.AUDIO_CHANNELS * geometry.AUDIO_BINS * shape.audio_latents
+        )
+    )
+    if size > MOST_BYTES:
+        raise SettingError(
+            f"{batch} x {shape.describe()} would take {size / 1e9:.0f} GB before anything is made, at most "
+            f"{MOST_BYTES / 1e9:.0f} GB: ask for a smaller or shorter clip, or for fewer at once."
+        )
     return AVLatent(
         video=torch.zeros(batch, geometry.VIDEO_CHANNELS, *shape.video_latent),
         audio=torch.zeros(batch, geometry.AUDIO_CHANNELS, shape.audio_latents, geometry.AUDIO_BINS),

@@ -334,9 +334,14 @@ def parse_stg_blocks(text: str, recipe: Recipe, layers: int) -> tuple[int, ...]:
         blocks = tuple(int(number) for number in text.split(",") if number.strip())
     except ValueError:
         raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
+    check_stg_blocks(blocks, layers)
+    return blocks
+
+
+def check_stg_blocks(blocks: Collection[int], layers: int) -> None:
+    """Raise SettingError if a number in ``blocks`` is not that of one of the model's ``layers`` blocks."""
     if wrong := [block for block in blocks if not 0 <= block < layers]:
         raise SettingError(f"stg_blocks names {wrong[0]}; this model has {layers} blocks, counted from 0.")
-    return blocks
 
 
 @dataclass(frozen=True)
@@ -717,10 +722,7 @@ def check_limits(value: object) -> None:
         if name not in settings:
             check_limits(content)
         elif isinstance(content, (bool, int, float, str, Fraction)):
-            try:
-                settings[name].check(content)
-            except TypeError:
-                raise SettingError(f"{name} is {content!r}; it must be a number.") from None
+            settings[name].check(content)
 
 
 def _names(owner: type) -> list[str]:

@@ -14,6 +14,7 @@ from .condition import (
     VideoToAudio,
 )
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
+from .host import guarded
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -39,7 +40,7 @@ class LTX2AV(ComfyExtension):
     """LTX-2 audio-video."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return [guarded(node) for node in NODES]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

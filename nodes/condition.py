@@ -16,7 +16,6 @@ from ..ltx2_core.conditioning.conditions import (
     SoundPart,
     pair_keyframes,
 )
-from ..ltx2_core.errors import SettingError
 from ..ltx2_core.settings import KeyframeSettings
 from . import inputs
 from .values import Audio, Chain, Video, audio_source, video_source
@@ -201,10 +200,6 @@ class RetakeNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, start: float, end: float, streams: str, conditions: Chain | None = None) -> io.NodeOutput:
-        if start >= end:
-            raise SettingError(
-                f"The range to retake goes from {start:g} s to {end:g} s; it must end after its beginning."
-            )
         return io.NodeOutput((*(conditions or ()), RetakeRange(start, end, streams)))
 
 

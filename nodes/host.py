@@ -4,6 +4,7 @@ import logging
 import os
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
+from ..ltx2_core.checkpoint.models import check_inside
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import Finding, MissingFileError
+from ..ltx2_core.errors import Finding, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.fields import check_numbers
 from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
@@ -28,6 +32,7 @@ from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.plan import Plan
 
 log = logging.getLogger("ltx2-av")
+log.addFilter(plain_record)
 
 # ---------------------------------------------------------------------------------------------------------- model files
 
@@ -41,7 +46,8 @@ def model_files(*kinds: str) -> list[str]:
 
 
 def model_file(name: str, *kinds: str) -> Path:
-    """Return the path of a file that ``model_files`` named."""
+    """Return the path of a file that ``model_files`` named. Raises SettingError for one outside these folders."""
+    check_inside(name, *kinds)
     for kind in kinds:
         if path := folder_paths.get_full_path(kind, name):
             return Path(path)
@@ -152,7 +158,8 @@ def to_host_format(tensor: Tensor) -> Tensor:
 
 
 def show_text(node_id: str | None, text: str) -> None:
-    """Show a sentence on the node, and write it into the log."""
+    """Show a sentence on the node, as plain text whatever it quotes, and write it into the log."""
+    text = page_text(text)
     log.info(text)
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
@@ -162,6 +169,18 @@ def show_findings(node_id: str | None, findings: Sequence[Finding]) -> None:
     """Show on the node what looks or sounds wrong, if anything does."""
     if findings:
         show_text(node_id, "\n".join(map(str, findings)))
+
+
+def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """Return ``node``, whose numbers keep to the limits of their widgets, and whose every word is plain text.
+
+    The host lets numbers from links and NaN pass; and words may quote files and workflows, which come from anybody.
+    """
+    check = partial(check_numbers, node.GET_SCHEMA().inputs)
+    for name in ("execute", "fingerprint_inputs"):
+        if (method := getattr(node, name).__func__) is not getattr(io.ComfyNode, name).__func__:
+            setattr(node, name, classmethod(for_page(method, check)))
+    return node
 
 
 def wants_previews() -> bool:

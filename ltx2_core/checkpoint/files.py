@@ -122,6 +122,8 @@ def read_file(path: Path) -> bytes:
     Raises UnreadableFileError, or CheckpointError if it is only a pointer that git left behind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected.")
         if is_lfs_pointer(path):
             raise CheckpointError(
                 f"{path} is a git-LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the "

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingError
 from ..quantization import is_file_marker
 from .components import COMPONENTS, Variant
 from .files import TensorFile
@@ -156,3 +156,21 @@ def _one_version(files: Sequence[TensorFile]) -> str:
             f"checkpoint such as {_EXAMPLE}."
         )
     return next(iter(versions.values()))
+
+
+def check_inside(name: str, *folders: str) -> None:
+    """Refuse the name of a model file or folder that lies outside the model folders, wherever a workflow has it from.
+
+    Args:
+        name: as the workflow says it, below one of the folders.
+        folders: their names, for the sentence.
+
+    Raises:
+        SettingError: the name leads out of the folders, or is none.
+    """
+    path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
+    if path is None or path.anchor or path.drive or ".." in path.parts or not name.isprintable():
+        raise SettingError(
+            f"{name} is no name of a file in {' or '.join(folders)}; only files in these model folders are opened: put "
+            "it there under a plain name, and choose it from the list."
+        )

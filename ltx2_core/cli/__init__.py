@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import LTX2Error
+from ..errors import LTX2Error, plain_text
 from .commands import COMMANDS
 from .parser import parse
 from .progress import shown_log
@@ -45,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def sentence(error: BaseException) -> str:
     """Return what an error says, in one line; errors of the system say what is wrong with which file."""
     if isinstance(error, OSError) and not isinstance(error, LTX2Error) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        return plain_text(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
     if isinstance(error, torch.OutOfMemoryError) and not isinstance(error, LTX2Error):
         return f"Memory ran out: {_one_line(error)} Make the clip smaller or shorter, or close other programs."
     return _one_line(error) or type(error).__name__
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return plain_text(" ".join(str(error).split()))
 
 
 def _silence_output() -> None:

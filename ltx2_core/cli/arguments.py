@@ -49,12 +49,15 @@ from ..settings import (
     Resources,
     SamplingSettings,
     SecondStage,
+    check_stg_blocks,
 )
 from ..video_vae import Tiling
 from . import syntax
 from .parser import given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+MOST_MASKS = 2881  # frames of the longest clip
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +75,9 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     check_combinations(options)
     loras = read_loras(options.lora, models)
     recipe = recipe_of(models, options.hq)
+    guidance, second = guidance_of(options, recipe), second_stage_of(options, models, recipe)
+    for each in filter(None, (guidance, second.guidance)):
+        check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, videos = read_clip(options)
     long = long_of(options)
     if options.prompt is None and (long is None or not long.segments):
@@ -85,9 +91,9 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         conditions=tuple(read_conditions(options, clip, videos, loras)),
         schedule=schedule_of(options),
         sampling=SamplingSettings(**given(options, SamplingSettings)),
-        guidance=guidance_of(options, recipe),
+        guidance=guidance,
         long=long,
-        second=second_stage_of(options, models, recipe),
+        second=second,
         tiling=tiling_of(options),
         loras=loras,
         hq=options.hq,
@@ -276,12 +282,12 @@ def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None
     Args:
         path: of the picture or video.
         fps: the rate at which a video is read; None for its own.
-        frames: how many of them, at most.
+        frames: how many of them, at most; None for as many as a clip can have.
     """
     if path.suffix.lower() in PICTURES:
         return read_picture(path).mean(-1)
     rate = fps or probe(path).fps or Fraction(24)
-    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames)])
+    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames or MOST_MASKS)])
 
 
 def guidance_of(options: argparse.Namespace, recipe: Recipe) -> StreamGuidance:

@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..errors import SettingError
+from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..media import check_target, write_clip
 from ..memory.machine import GIB, Machine, machine_named, pinnable
@@ -47,8 +47,12 @@ def run_generate(options: argparse.Namespace) -> None:
     request = request_of(options, models)
     with Bars() as bars:
         clips = make_clips(models, request, bars)
-        for target, clip in zip(targets, clips, strict=True):
-            print(write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate))
+        paths = [
+            write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
+            for target, clip in zip(targets, clips, strict=True)
+        ]
+    for path in paths:
+        print(str(path).encode(errors="replace").decode())
 
 
 def targets_of(options: argparse.Namespace) -> list[Path]:
@@ -61,7 +65,7 @@ def targets_of(options: argparse.Namespace) -> list[Path]:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    print("\n\n".join(inspect(path) for path in options.files))
+    print(plain_text("\n\n".join(inspect(path) for path in options.files)))
 
 
 def run_plan(options: argparse.Namespace) -> None:

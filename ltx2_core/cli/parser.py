@@ -20,7 +20,8 @@ from ..conditioning.conditions import (
     VideoSource,
 )
 from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
+from ..fields import Choice, Number, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
+from ..geometry import exact_fps
 from ..lora import Strengths
 from ..pipeline.blueprint import PLANNED_FORMATS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
@@ -80,6 +81,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise SettingError instead of leaving the program."""
         message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
+        message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
         raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
 
 
@@ -227,10 +229,8 @@ def _options_for(setting: Setting) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     if isinstance(look, Choice):
         return {"type": one_of(look.words), "metavar": f"{{{','.join(map(_dashed, look.words))}}}"}
-    if isinstance(look, Whole | Seed):
-        return {"type": syntax.whole_number, "metavar": _metavar(setting)}
-    if isinstance(look, Number):
-        return {"type": syntax.number, "metavar": _metavar(setting)}
+    if isinstance(look, Whole | Seed | Number):
+        return {"type": syntax.within(setting), "metavar": _metavar(setting)}
     if setting.default == () or tuple[int, ...] in (setting.type, *get_args(setting.type)):
         return {"type": syntax.whole_number, "nargs": "*", "metavar": "BLOCK"}
     if tuple[float, ...] in (setting.type, *get_args(setting.type)):
@@ -339,11 +339,16 @@ def _size(command: Command) -> None:
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
     group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
     group.add_settings(ClipSettings, only=("batch_size",))
-    group.add("--fps", covers={ClipSettings: ("fps",)},
+    group.add("--fps", type=_fps, covers={ClipSettings: ("fps",)},
               help=described(texts["fps"], "as what is given, or 24"))  # fmt: skip
     group.add("--sound-only", action="store_true", covers={ClipSettings: ("streams",)},
               help="make no picture; for .wav and .flac")  # fmt: skip
     group.add("--picture-only", action="store_true", help="make no sound")
+
+
+def _fps(word: str) -> str:
+    exact_fps(word)
+    return word
 
 
 def _conditions(command: Command) -> None:
@@ -353,12 +358,13 @@ def _conditions(command: Command) -> None:
               help="a picture at a frame, repeatable: 0 is the first frame, -1 the last one; strength 0 to 1 (default: "
               "1); CRF as --compression; also with :append=yes, which shows the picture of frame 0 beside the "
               "clip")  # fmt: skip
-    group.add("--compression", type=syntax.whole_number, metavar="CRF",
+    group.add("--compression", type=syntax.within(settings_of(Picture)["compression"]), metavar="CRF",
               help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
               "trained)")  # fmt: skip
     group.add("--audio", metavar="FILE",
               help="a sound, for which a picture is made; :start=..,seconds=.. take a part of it")  # fmt: skip
-    group.add("--audio-noise", type=syntax.number, default=0.0, metavar="N", covers={KeepAudio: ("noise",)},
+    group.add("--audio-noise", type=syntax.within(settings_of(KeepAudio)["noise"]), default=0.0, metavar="N",
+              covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
     group.add("--video", metavar="FILE", help="a video, for which sound is made; :start=..,seconds=..")
     group.add("--reference-video", action="append", default=[], metavar="FILE",
@@ -378,7 +384,8 @@ def _conditions(command: Command) -> None:
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
               covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip
     group.add("--mask", type=Path, metavar="FILE", help="make anew what is white; a picture or a video")
-    group.add("--feather", type=syntax.whole_number, default=1, metavar="N", covers={InpaintMask: ("feather",)},
+    group.add("--feather", type=syntax.within(settings_of(InpaintMask)["feather"]), default=1, metavar="N",
+              covers={InpaintMask: ("feather",)},
               help="cells of 32 pixels over which a mask fades, 0 to 16 (default: 1)")  # fmt: skip
     group.add("--mask-sound", action="store_true", covers={InpaintMask: ("sound",)},
               help="with --mask, make the sound anew, too")  # fmt: skip
@@ -476,14 +483,19 @@ def _plan(command: Command) -> None:
               help="of the release, or what files are cast to (default: bf16, as stored)")  # fmt: skip
     group.add("--distilled", action="store_true", help="plan for the distilled release")
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
-    group.add("--fps", default="24", help="frames per second (default: 24)")
+    group.add("--fps", type=_fps, default="24", help="frames per second (default: 24)")
     group.add_settings(ScheduleSettings, only=("steps",))
     group.add("--passes", type=_passes, metavar="{1,2,3,4}",
               help="of a step (default: as the recipe)")  # fmt: skip
     group = command.group("machine")
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
-    group.add("--vram", type=syntax.number, metavar="GB", help="of the card (default: what it has)")
-    group.add("--ram", type=syntax.number, metavar="GB", help="of the machine (default: what this one has)")
+    group.add("--vram", type=_gigabytes, metavar="GB", help="of the card (default: what it has)")
+    group.add("--ram", type=_gigabytes, metavar="GB", help="of the machine (default: what this one has)")
+
+
+def _gigabytes(word: str) -> float:
+    check_number("memory", found := syntax.number(word), 0, 100_000)
+    return found
 
 
 def _passes(word: str) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..errors import plain_text
+
 
 class Bars:
     """One bar per stage; use as a context, so that the last one is closed whatever happens."""
@@ -38,8 +40,8 @@ class Bars:
 
 
 def write_line(sentence: object) -> None:
-    """Write a line on stderr that no bar overwrites."""
-    tqdm.write(str(sentence), file=sys.stderr)
+    """Write a line on stderr that no bar overwrites, and that obeys nothing which it quotes."""
+    tqdm.write(plain_text(str(sentence)), file=sys.stderr)
 
 
 class TerminalLog(logging.Handler):

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conditioning.conditions import RetakeRange
+from ..conditioning.conditions import Picture, ReferenceVideo, RetakeRange, VideoSource
 from ..errors import SettingError
-from ..fields import Setting, Switch, did_you_mean, settings_of
+from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..lora import Strengths, stack
+from ..media import open_local
 from ..sampling import Guidance, schedules
 from ..sampling.windows import Segment
 
@@ -21,6 +22,9 @@ _PICTURE = re.compile(r"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>[\d.]+))?
 _LORA = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?")
 _OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
 _GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
+MOST_BLOCKS = 1000  # far more than any model has, whose own number is known only when it is open
+MOST_TILES = 64
+LONGEST_SCRIPT = 1_000_000  # bytes of a file of segments
 _YES_NO = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
 
 Convert = Callable[[str], Any]
@@ -50,11 +54,14 @@ def switch(word: str) -> bool:
 
 
 def blocks(word: str) -> tuple[int, ...]:
-    """Read numbers of blocks and ranges of them, joined by +, such as 0-23+40."""
+    """Read numbers of blocks and ranges of them, joined by +, such as 0-23+40. SettingError for what cannot be."""
     numbers: list[int] = []
     for part in filter(None, re.split(r"[+,\s]", word)):
         first, _, last = part.partition("-")
-        numbers.extend(range(whole_number(first), whole_number(last or first) + 1))
+        span = whole_number(first), whole_number(last or first)
+        if not 0 <= span[0] <= span[1] < MOST_BLOCKS:
+            raise SettingError(f"{part!r} are no blocks: ranges go up, and no model has {MOST_BLOCKS} blocks.")
+        numbers.extend(range(span[0], span[1] + 1))
     return tuple(numbers)
 
 
@@ -110,14 +117,15 @@ def parse_picture(text: str) -> PictureFile:
     Raises:
         SettingError: it is written in another way.
     """
-    converters: dict[str, Convert] = {"strength": number, "compression": whole_number, "append": switch}
+    settings = settings_of(Picture)
+    converters: dict[str, Convert] = {name: within(settings[name]) for name in ("strength", "compression", "append")}
     head, options = split_options(text, converters)
     found = _PICTURE.fullmatch(head)
     if found is None:
         raise SettingError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
     written = {"strength": found["strength"], "compression": found["compression"]}
     values = {name: converters[name](word) for name, word in written.items() if word is not None} | options
-    return PictureFile(found["path"], int(found["frame"]), **values)
+    return PictureFile(found["path"], within(settings["frame"])(found["frame"]), **values)
 
 
 def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
@@ -131,7 +139,8 @@ def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
         SettingError: it is written in another way, or names blocks that the model does not have.
     """
     streams = ("video", "audio", "audio_to_video", "video_to_audio", "text")
-    converters: dict[str, Convert] = dict.fromkeys(streams, number)
+    settings = settings_of(Strengths)
+    converters: dict[str, Convert] = {name: within(settings[name]) for name in streams}
     converters |= {
         "blocks": lambda word: stack.parse_blocks(word.replace("+", ","), layers),
         "schedule": lambda word: stack.parse_schedule(re.sub("[;+]", ",", word).replace("@", ":")),
@@ -140,13 +149,13 @@ def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
     head, options = split_options(text, converters)
     found = _LORA.fullmatch(head)
     assert found is not None, text
-    return Path(found["path"]), Strengths(number(found["strength"] or "1"), **options)
+    return Path(found["path"]), Strengths(within(settings["strength"])(found["strength"] or "1"), **options)
 
 
 def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
-    """Read PATH or PATH:name=value,name=value with some of ``names``, which are numbers."""
-    whole = ("downscale", "temporal_scale")
-    path, options = split_options(text, {name: whole_number if name in whole else number for name in names})
+    """Read PATH or PATH:name=value,name=value with some of ``names``, which are numbers of a reference or its file."""
+    settings = settings_of(ReferenceVideo) | settings_of(VideoSource)
+    path, options = split_options(text, {name: within(settings[name]) for name in names})
     return Path(path), options
 
 
@@ -171,19 +180,34 @@ def parse_guidance(text: str) -> GuidanceRow:
             f"{text!r} is no guidance; write SIGMA:NAME=VALUE,..., for example 0.8:text_scale=2 or "
             "audio:0.5:text_scale=4,stg_scale=0."
         )
-    converters = {name: converter_of(setting) for name, setting in settings_of(Guidance).items()}
+    converters = {name: within(setting) for name, setting in settings_of(Guidance).items()}
     changes = read_options(found["options"], converters, text)
     streams = ("video", "audio") if found["stream"] is None else (found["stream"],)
-    return GuidanceRow(streams, None if found["sigma"] is None else number(found["sigma"]), changes)
+    sigma = None if found["sigma"] is None else number(found["sigma"])
+    if sigma is not None:
+        check_number(f"the sigma of {text!r}", sigma, 0, 1)
+    return GuidanceRow(streams, sigma, changes)
 
 
 def converter_of(setting: Setting) -> Convert:
-    """Return what reads the value of a guidance setting from a word."""
+    """Return what reads the value of a setting from a word."""
     if isinstance(setting.look, Switch):
         return switch
     if isinstance(setting.default, tuple):
         return blocks
-    return whole_number if isinstance(setting.default, int) else number
+    return whole_number if isinstance(setting.look, Whole | Seed) else number
+
+
+def within(setting: Setting) -> Convert:
+    """Return what reads the value of a setting and holds it to its limits; both raise SettingError."""
+    convert = converter_of(setting)
+
+    def read(word: str) -> Any:
+        value = convert(word)
+        setting.check(value)
+        return value
+
+    return read
 
 
 def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
@@ -197,8 +221,8 @@ def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
         found = float(start), float(end)
     except ValueError:
         raise SettingError(f"--retake is {text!r}; write START:END in seconds, for example 1.5:3.") from None
-    if found[0] >= found[1]:
-        raise SettingError(f"--retake goes from {found[0]:g} s to {found[1]:g} s; it must end after its beginning.")
+    for name, value in zip(("start", "end"), found):
+        settings_of(RetakeRange)[name].check(value)
     return RetakeRange(found[0], found[1], streams, among)
 
 
@@ -206,9 +230,12 @@ def parse_tiles(text: str) -> tuple[int, int, int] | None:
     """Read how many tiles there are in time, down and across, such as 2x2x3; None for "auto"."""
     if text == "auto":
         return None
-    counts = [int(word) if word.isdecimal() else 0 for word in text.lower().split("x")]
-    if len(counts) != 3 or min(counts) < 1:
-        raise SettingError(f"{text!r} are no tiles; write auto, or how many in time, down and across, such as 1x2x2.")
+    counts = [int(word) if word.isdecimal() and len(word) < 9 else 0 for word in text.lower().split("x")]
+    if len(counts) != 3 or not 1 <= min(counts) <= max(counts) <= MOST_TILES:
+        raise SettingError(
+            f"{text!r} are no tiles; write auto, or how many in time, down and across, 1 to {MOST_TILES} of each, such "
+            "as 1x2x2."
+        )
     return counts[0], counts[1], counts[2]
 
 
@@ -216,10 +243,17 @@ def read_segments(path: Path) -> list[Segment]:
     """Read prompts and when they begin: in each line seconds, then the prompt; lines with # at their start are skipped.
 
     Raises:
-        SettingError: a line that begins with anything else, or no segment at all.
+        SettingError: a line that begins with anything else, no segment at all, or a file that is no text.
+        MissingFileError: there is no such file.
     """
     found = []
-    for count, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    with open_local(path) as file:
+        content = file.read(LONGEST_SCRIPT + 1)
+    if len(content) > LONGEST_SCRIPT:
+        raise SettingError(
+            f"{path.name} has more than {LONGEST_SCRIPT:,} bytes; write seconds and a prompt in each line."
+        )
+    for count, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         seconds, _, prompt = line.strip().partition(" ")
         if not seconds or seconds.startswith("#"):
             continue
@@ -229,6 +263,7 @@ def read_segments(path: Path) -> list[Segment]:
             raise SettingError(
                 f"Line {count} of {path.name} is {line!r}; write seconds, then the prompt, such as 2.5 a dog barks."
             ) from None
+        settings_of(Segment)["start"].check(found[-1].start)
     if not found:
         raise SettingError(f"There is no segment in {path.name}; write seconds and a prompt in each line.")
     return found

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
-from ..fields import Choice, Number, Switch, Whole
+from ..fields import Choice, Number, Switch, Whole, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
-from ..media.read import Source
+from ..media.read import MOST_FRAMES, Source
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
@@ -34,6 +34,8 @@ STREAM_CHOICES: dict[str, Collection[str]] = {
     "picture": ("video",),
     "sound": ("audio",),
 }
+
+LONGEST_SOUND = 3600  # seconds; no clip is longer
 
 # Which part of a file is read.
 StartSeconds = Annotated[
@@ -156,11 +158,11 @@ class AudioSource:
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
-        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower.
+        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower, and at most an hour of it.
 
         Raises MediaError if there is none.
         """
-        rate = min(probe(source).sample_rate or 48_000, 48_000)
+        rate, seconds = min(probe(source).sample_rate or 48_000, 48_000), min(seconds or LONGEST_SOUND, LONGEST_SOUND)
         return cls(torch.cat(list(read_audio(source, sample_rate=rate, start=start, seconds=seconds)), dim=1), rate)
 
     @property
@@ -264,7 +266,7 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
         strengths: one number for all, or one for each.
 
     Raises:
-        SettingError: if the counts do not agree, or a word is no number.
+        SettingError: if the counts do not agree, or a word is no number or outside the limits of a picture.
     """
     places = [int(number) for number in _read_numbers("frames", frames, int)]
     firm = _read_numbers("strengths", strengths, float)
@@ -273,6 +275,9 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
             f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
             "picture, and one strength for each or for all."
         )
+    for name, values in (("frame", places), ("strength", firm)):
+        for value in values:
+            settings_of(Picture)[name].check(value)
     return list(zip(places, firm * count if len(firm) == 1 else firm))
 
 
@@ -397,6 +402,8 @@ class InitClip:
             raise SettingError(
                 f"frames is {frames}, but the clip has {available} at {float(fps):g} fps: ask for fewer."
             )
+        if (frames or available) > MOST_FRAMES:
+            raise SettingError(f"The clip has {available:,} frames; at most {MOST_FRAMES:,} are taken: set frames.")
         length = floor_frames(frames or available)
         return ClipShape(width or nearest_size(size[0]), height or nearest_size(size[1]), length, fps)
 
@@ -430,6 +437,13 @@ class RetakeRange:
         "What is made anew; the other one stays as it is, and is followed.",
     ] = "picture and sound"
     among: Collection[str] = STREAMS
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a range that does not end after its beginning."""
+        if not self.start < self.end:
+            raise SettingError(
+                f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
+            )
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""

@@ -18,8 +18,12 @@ from ..checkpoint.loading import shorten_list
 from ..errors import CheckpointError
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
 from .names import find_parameter
+from .patterns import LayerPatterns
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
+
+# Far above those of any LoRA of LTX-2, so that a file cannot keep the program busy without an end.
+_MOST_TENSORS, _LONGEST_NAME, _LARGEST_ALPHA = 50_000, 300, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +72,8 @@ class Delta:
             return float(self.file.get(self.keys["alpha"])) / self.rank
         rank = self.rank or self.settings.get("r")
         alpha = self.settings.get("lora_alpha", self.settings.get("alpha"))
-        for pattern, value in self.settings.get("alpha_pattern", {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", self.name):
-                alpha = value
+        if (patterns := self.settings.get("alpha_pattern")) is not None:
+            alpha = patterns.find(self.name, alpha)
         if alpha is None or rank is None or self.form is DIFFERENCE:
             return 1.0
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
@@ -144,7 +147,14 @@ def open_lora(path: str | Path) -> Lora:
 
 
 def read_lora(file: TensorFile) -> Lora | None:
-    """Return the LoRA in ``file``, of whatever model; None if it holds something else."""
+    """Return the LoRA in ``file``, of whatever model; None if it holds something else.
+
+    Raises CheckpointError for more tensors than a LoRA of LTX-2 may have, and for settings that cannot be.
+    """
+    if len(file.entries) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{file.path.name} has {len(file.entries):,} tensors; files of LTX-2 have at most {_MOST_TENSORS:,}."
+        )
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = set(file.entries)
@@ -163,7 +173,7 @@ def _layers(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     """The layers that are changed, by their names in the file, and for each its parts and their keys."""
     layers: dict[str, dict[str, str]] = defaultdict(dict)
     for key in keys:
-        if found := _PART.fullmatch(key):
+        if len(key) <= _LONGEST_NAME and (found := _PART.fullmatch(key)):
             layers[found[1]][str(found.lastgroup)] = key
     return layers
 
@@ -189,4 +199,17 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     except ValueError:
         raise CheckpointError(f"The settings of {file.path.name} are not valid JSON; download it again.") from None
     # diffusers puts the name of the network in front.
-    return {name.removeprefix("transformer."): value for name, value in settings.items() if value is not None}
+    settings = {name.removeprefix("transformer."): value for name, value in settings.items() if value is not None}
+    if "alpha_pattern" in settings:
+        settings["alpha_pattern"] = _layer_patterns(settings["alpha_pattern"], f"alpha_pattern of {file.path.name}")
+    return settings
+
+
+def _layer_patterns(values: Any, source: str) -> LayerPatterns:
+    if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
+        raise CheckpointError(f"{source} should give a number for each name of a layer; download the file again.")
+    return LayerPatterns(values, source)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_ALPHA

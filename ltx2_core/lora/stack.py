@@ -49,12 +49,15 @@ def parse_blocks(text: str, layers: int) -> frozenset[int] | None:
         return None
     chosen = set[int]()
     for word in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", word)
+        found = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", word)
         if found is None:
             raise SettingError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
-        chosen.update(range(int(found[1]), int(found[2] or found[1]) + 1))
-    if (highest := max(chosen, default=0)) >= layers:
-        raise SettingError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise SettingError(f"blocks has the range {word.strip()}; write the smaller number first, such as 0-23.")
+        if (highest := max(first, last)) >= layers:
+            raise SettingError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
+        chosen.update(range(first, last + 1))
     return frozenset(chosen)
 
 
@@ -73,6 +76,11 @@ def parse_schedule(text: str) -> StrengthSchedule | None:
                 f"schedule is {text!r}; write moments and strengths, such as 1.0: 1, 0.5: 0.3, or constant."
             )
         points.append((_parse_number(moment, text), _parse_number(strength, text)))
+    if wrong := [point for point in points if not (abs(point[0]) <= 1000 and abs(point[1]) <= 10)]:
+        raise SettingError(
+            f"schedule has strength {wrong[0][1]:g} at {wrong[0][0]:g}; strengths are between -10 and 10, and moments "
+            "sigmas from 1 to 0 or numbers of steps."
+        )
     return StrengthSchedule.through(points)
 
 

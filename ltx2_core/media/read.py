@@ -4,7 +4,7 @@ Time 0 is where the pictures of a file begin, or its sound where it has no pictu
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -25,7 +25,8 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from ..errors import MediaError, MissingFileError, SettingError
+from ..errors import LTX2Error, MediaError, SettingError
+from .local import READ_ALONE, open_local
 
 Source = str | PathLike | BinaryIO
 Stream = VideoStream | AudioStream
@@ -34,6 +35,10 @@ BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file na
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
 PAUSE = Fraction(1, 10)  # in sound; less is rounding
 MISSING = 1  # second, from a file that is cut off
+LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
+MOST_FRAMES = 100_000  # that are read of one file
+# Of Pillow: none that runs another program, as EPS does.
+PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others may guess their length, and where a seek lands
 
 
@@ -109,6 +114,8 @@ def read_video(
             count = floor((until - start) * fps) + 1 - number
             if frames is not None:
                 count = min(count, frames - number)
+            elif number + count > MOST_FRAMES:
+                raise MediaError(f"{_name(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
                 yield _pixels(picture).expand(count, -1, -1, -1)
                 number += count
@@ -149,6 +156,8 @@ def read_audio(
         sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
         wanted = None if seconds is None else round(seconds * sample_rate)
         for place, samples in _heard(container, audio, start, sample_rate):
+            if place - number > LONGEST_PAUSE * sample_rate:
+                raise MediaError(f"{_name(container)} has a pause of more than {LONGEST_PAUSE} s: save its sound anew.")
             samples = F.pad(samples[:, max(0, number - place) :], (max(0, place - number), 0))
             samples = samples if wanted is None else samples[:, : wanted - number]
             if samples.shape[1]:
@@ -165,16 +174,20 @@ def read_picture(source: Source) -> Tensor:
 
     Raises MediaError if it is none, or damaged, and MissingFileError if there is none.
     """
+    Image.init()
+    kinds = [kind for kind in PICTURES if kind in Image.OPEN]  # as this Pillow was built
     try:
-        with Image.open(source) as image:
+        with _open_file(source) as file, Image.open(file, formats=kinds) as image:
             picture = ImageOps.exif_transpose(image)
             if picture.mode.startswith("I"):  # 16 bits of grey
                 picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
             elif picture.mode not in ("RGB", "CMYK", "L"):
                 picture = picture.convert("RGB")
             pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {_name(source)}; check its name and folder.") from error
+    except LTX2Error:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{_name(source)} has too many pixels for a picture: make it smaller.") from error
     except (OSError, SyntaxError) as error:  # as Pillow calls what it cannot read
         raise MediaError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
     return torch.from_numpy(pixels).float().div_(255)[None]
@@ -190,17 +203,24 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 @contextmanager
 def _opened(source: Source) -> Iterator[InputContainer]:
-    if not isinstance(source, (str, PathLike)):
-        source.seek(0)
     try:
-        with av.open(str(source) if isinstance(source, PathLike) else source, "r") as container:
+        with _open_file(source) as file, av.open(file, "r", options=READ_ALONE) as container:
             yield container
-    except FileNotFoundError as error:
-        raise MissingFileError(f"There is no file {_name(source)}; check its name and folder.") from error
     except av.FFmpegError as error:
         raise MediaError(
             f"{_name(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
         ) from error
+
+
+@contextmanager
+def _open_file(source: Source) -> Iterator[BinaryIO]:
+    """A file that is closed again, or from its beginning on one that was open before."""
+    with ExitStack() as stack:
+        if isinstance(source, (str, PathLike)):
+            yield stack.enter_context(open_local(source))
+        else:
+            source.seek(0)
+            yield source
 
 
 def _name(source: Source | InputContainer) -> str:

@@ -20,12 +20,14 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MediaError, SettingError, TargetExistsError
+from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
+from .local import check_no_address
 
 # FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
 BT709 = 1
 LIMITED_RANGE = 1
 
+AUDIO_FORMATS = {".wav": "wav", ".flac": "flac"}
 AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
 
@@ -66,8 +68,10 @@ def write_clip(
 def check_target(path: str | os.PathLike) -> None:
     """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
 
-    Raises SettingError for an unknown kind of file, and TargetExistsError for a folder that has something in it.
+    Raises SettingError for an unknown kind of file and for an address, and TargetExistsError for a folder that has
+    something in it.
     """
+    check_no_address(path)
     path = Path(path)
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
         raise SettingError(
@@ -106,7 +110,7 @@ def write_video(
     frames = _frames(chunks)
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
     options = {"movflags": "use_metadata_tags", "max_interleave_delta": "0"}
-    with _whole_or_nothing(path) as unfinished, av.open(str(unfinished), "w", options=options) as container:
+    with _written(path, "mp4", options) as container:
         container.metadata.update(metadata or {})
         first = next(frames)
         video = _h264(container, first, fps, crf)
@@ -133,7 +137,7 @@ def write_audio(path: str | os.PathLike, waveform: Tensor | None, sample_rate: i
     if waveform is None:
         raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
     samples = (_checked(waveform, sample_rate) * 32767).round().to(torch.int16)
-    with _whole_or_nothing(path) as unfinished, av.open(str(unfinished), "w") as container:
+    with _written(path, AUDIO_FORMATS[path.suffix.lower()]) as container:
         stream = container.add_stream(codec, rate=sample_rate, layout=LAYOUTS[len(samples)])
         _encode_sound(container, stream, samples.T.reshape(1, -1).numpy(), "s16")
     return path
@@ -180,6 +184,22 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
+    """Give a container of this ``kind`` that becomes ``target``; FFmpeg never sees the name, which it might obey."""
+    try:
+        with (
+            _whole_or_nothing(target) as unfinished,
+            unfinished.open("wb") as file,
+            av.open(file, "w", format=kind, options=options) as container,
+        ):
+            yield container
+    except av.FFmpegError as error:
+        raise UnreadableFileError(
+            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
+        ) from error
 
 
 def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..disk_cache import DiskCache
+from ..errors import SettingError
 from ..health import check_finite
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
@@ -18,6 +19,21 @@ from ..text import Contexts, Features, HiddenStates, compute_hidden_states, conn
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
+
+LONGEST_PROMPT = 100_000  # characters, of which about a twentieth is read
+
+
+def readable_prompt(prompt: str) -> str:
+    """Return ``prompt`` as a tokenizer can take it: halves of letters, which are no text, become question marks.
+
+    Raises SettingError for more than LONGEST_PROMPT characters.
+    """
+    if len(prompt) > LONGEST_PROMPT:
+        raise SettingError(
+            f"The prompt has {len(prompt):,} characters, at most {LONGEST_PROMPT:,} are looked at, and {LENGTH} tokens "
+            "are read: make it shorter."
+        )
+    return prompt.encode(errors="replace").decode()
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,8 @@ class ReadPrompts(Stage):
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
-        """Return the hidden states of all layers for every prompt."""
+        """Return the hidden states of all layers for every prompt. Raises SettingError for one that is too long."""
+        prompts = [readable_prompt(prompt) for prompt in prompts]
         with engine.use(self) as networks:
             return compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, prompts)
 

@@ -12,6 +12,9 @@ import torch
 from ..errors import SettingError
 from ..fields import Choice, Number, Whole, Words
 
+MOST_STEPS = 1000
+LEAST_STRENGTH = 0.001
+
 Schedule = Callable[[int], list[float]]
 
 
@@ -121,6 +124,8 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """
     if len(sigmas) < 2:
         raise SettingError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+    if len(sigmas) > MOST_STEPS + 1:
+        raise SettingError(f"The schedule has {len(sigmas):,} sigmas; at most {MOST_STEPS:,} steps are taken.")
     for sigma in sigmas:
         if not 0 <= sigma <= 1:
             raise SettingError(
@@ -162,10 +167,12 @@ def with_strength(schedule: Schedule, steps: int, strength: float) -> list[float
     """Take the last ``steps`` steps of a schedule with steps / strength of them, as ComfyUI's "denoise" means it.
 
     At ``strength`` 1 all is made anew; below, the first level is lower and more of the content is kept. Raises
-    SettingError for a strength that is not above 0 and at most 1.
+    SettingError for a strength that is not from LEAST_STRENGTH to 1.
     """
-    if not 0 < strength <= 1:
-        raise SettingError(f"The denoise strength is {strength:g}; it must be above 0, and at most 1 (all anew).")
+    if not LEAST_STRENGTH <= strength <= 1:
+        raise SettingError(
+            f"The denoise strength is {strength:g}; it must be at least {LEAST_STRENGTH:g}, and at most 1 (all anew)."
+        )
     return schedule(int(steps / strength))[-(steps + 1) :]
 
 

@@ -25,6 +25,7 @@ from ltx2_core.conditioning.conditions import (
 )
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.disk_cache import fingerprint
+from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
@@ -359,7 +360,6 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
             "has 20 frames at 24 fps, the clip 33: make the clip 17 frames long",
         ),
         (RetakeRange(2, 3), "from 2 s to 3 s, but the clip ends at 1.38 s"),
-        (RetakeRange(1, 1), "it must end after its beginning"),
         (InpaintMask(torch.ones(20, 64, 96)), "The mask has 20 frames; it needs 1, or 33 as the clip"),
         (InpaintMask(torch.zeros(1, 64, 96)), "The mask is empty"),
         (
@@ -373,3 +373,9 @@ def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatc
     monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
     with pytest.raises(ValueError, match=sentence):
         make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("nan"))])
+def test_a_range_to_retake_ends_after_its_beginning(start, end):
+    with pytest.raises(SettingError, match="it must end after its beginning"):
+        RetakeRange(start, end)

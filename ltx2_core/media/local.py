@@ -1,0 +1,54 @@
+"""Regular files of this machine, and nothing else that a name can mean: no addresses, pipes, devices or folders."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
+
+# What FFmpeg would take for a way to reach something; a drive of Windows is one letter.
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]+:[/\\]{2}|(async|cache|concatf?|crypto|data|fd|file|ftp|gopher|hls|http|https|ipfs|md5|mmsh|mmst|"
+    r"pipe|prompeg|rtmpt?s?|rtp|rtsp|sctp|smb|srt|srtp|subfile|tcp|tee|tls|udp|udplite|unix|zmq):",
+    re.IGNORECASE,
+)
+# Whatever a file that is read names inside (playlists do), FFmpeg opens nothing for it.
+READ_ALONE = {"protocol_whitelist": "none"}
+
+
+def open_local(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file of this machine for reading.
+
+    Raises:
+        MissingFileError: there is none of that name, or the name is an address.
+        MediaError: it is a folder, a pipe or a device.
+        UnreadableFileError: it may not be read.
+    """
+    name = Path(path).name
+    try:
+        kind = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _ADDRESS.match(os.fspath(path)):
+            raise MissingFileError(
+                f"{os.fspath(path)} is an address; only files of this machine are read: download it, and give its file."
+            ) from error
+        raise MissingFileError(f"There is no file {name}; check its name and folder.") from error
+    except (OSError, ValueError) as error:  # such as a name that is too long, or has a zero in it
+        raise UnreadableFileError(f"{name} cannot be read: {error}. Check its name and who may read it.") from error
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+        raise MediaError(f"{name} is {what}, and cannot be read as a file: choose a regular file.")
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it.") from error
+
+
+def check_no_address(path: str | os.PathLike) -> None:
+    """Raise SettingError for a name to be written that reads as an address, such as file:clip.mp4."""
+    if _ADDRESS.match(os.fspath(path)):
+        raise SettingError(
+            f"{os.fspath(path)} is an address; only files of this machine are written: give a path such as out/x.mp4."
+        )
