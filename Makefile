@@ -5,6 +5,8 @@ PYTHON ?= python3
 COMFYUI := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 IN_VENV := .venv/bin/python -m
 INSTALL := $(IN_VENV) pip install --quiet
+# Two files at a time, each with a thread of its own.
+PYTEST := OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo fast test
 
@@ -19,17 +21,11 @@ test: .venv/ready-for-tests
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy
-	$(IN_VENV) pytest
+	$(PYTEST)
 
-# While one writes code: what needs no other implementation, no server, no card and no whole clip, in two halves at
-# once with a thread each, of which the first is shown when both are done.
-FAST := pytest -m "not oracle and not slow and not comfy and not browser and not cuda"
-
+# While one writes code: what needs no other implementation, no server, no card and no whole clip.
 fast: .venv/ready-for-tests
-	@export OMP_NUM_THREADS=1; \
-	$(IN_VENV) $(FAST) tests/core/test_[a-l]*.py > .venv/fast.txt 2>&1 & half=$$!; \
-	$(IN_VENV) $(FAST) tests/core/test_[m-z]*.py tests/shape; code=$$?; \
-	wait $$half || code=$$?; cat .venv/fast.txt; exit $$code
+	$(PYTEST) -m "not oracle and not slow and not comfy and not browser and not cuda" tests/core tests/shape
 
 .venv/ready-for-demo: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
