@@ -35,8 +35,7 @@ def build(
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
     _refuse_unknown(models, source, title)
-    with torch.device("meta"):
-        network = source.variant.build(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
+    network = models.network(name)
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
         cast(state, format)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, MissingFileError
+from ..errors.foreign import Fields
 from ..quantization import install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .files import TensorFile, read_file, read_json
@@ -98,12 +99,16 @@ class TextEncoderFiles:
         """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
         if not (self.path / "config.json").is_file():
             return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
-        content = read_json(self.path / "config.json")
-        section = content.get("text_config", content)
-        model_type = section.get("model_type", content.get("model_type"))
+        path = self.path / "config.json"
+        content = Fields(read_json(path), str(path))
+        section = content.section("text_config") if "text_config" in content else content
+        model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
             raise CheckpointError(f"The config in {self.path} is that of {model_type}. {self.kind.needed}.")
-        return self.kind.config.from_json(section)
+        try:
+            return self.kind.config.from_json(section.content)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +184,11 @@ def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloa
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a Hugging Face folder, all those that its index names."""
     for index in folder.glob("*.safetensors.index.json"):
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        fields = Fields(read_json(index), str(index))
+        names = set(map(str, fields.section("weight_map").content.values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise fields.refusal("weight_map", "an object of names of files in this folder")
+        files = [folder / name for name in sorted(names)]
         if absent := [file.name for file in files if not file.is_file()]:
             raise MissingFileError(
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."

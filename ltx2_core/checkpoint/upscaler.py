@@ -9,6 +9,7 @@ import torch
 
 from ..errors import CheckpointError, MissingFileError
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
+from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
 from .files import TensorFile
 from .keys.table import Keys
@@ -41,7 +42,7 @@ class UpscalerFile:
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
             return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
-        except ValueError as error:
+        except CheckpointError as error:
             raise CheckpointError(f"{self.file.path.name}: {error}") from None
 
     @property
@@ -104,7 +105,12 @@ def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> U
 def video_statistics(models: Models) -> ChannelStatistics:
     """Read mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
     source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
-    state = {name: source.file.get(source.names[f"statistics.{name}"]) for name in ("mean", "std")}
-    statistics = ChannelStatistics(len(state["mean"]))
-    statistics.load_state_dict(state)
+    prefix = "statistics."
+    state = {
+        name.removeprefix(prefix): source.file.get(key).float() for name, key in source.names.items() if prefix in name
+    }
+    with torch.device("meta"):
+        statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
+    title = f"The video VAE in {source.file.path.name}"
+    load_strict(statistics, state, title, lambda name: source.variant.official(prefix + name))
     return statistics

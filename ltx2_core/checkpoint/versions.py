@@ -196,7 +196,7 @@ def _version_of_transformer(keys: Set[str]) -> str:
 def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
     """Return the config of ``version`` for a file without one; depth is counted in its tensors."""
     config = dict(VERSIONS[version].config)
-    layers = {int(m.group(1)) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
+    layers = {m.group(1) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
     if layers:
         config["transformer"] = config["transformer"] | {"num_layers": len(layers)}
     return config
