@@ -14,6 +14,7 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
+from ..quantization import check_stored
 
 
 def inspect(path: str | Path) -> str:
@@ -56,11 +57,31 @@ def _checkpoint(models: Models) -> str:
             lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
+    lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
     if "config" not in file.metadata:
         lines.append("  The header has no config; the numbers of the release are used.")
     needed = [name for name in models.missing if name != "text_encoder"]
     lines.append(f"  needs: {', '.join([*needed, VERSIONS[models.version].text_encoder])}")
     return "\n".join(lines)
+
+
+def problems_of(models: Models) -> list[str]:
+    """List, from headers alone, what would keep the components of ``models`` from being built."""
+    file, problems = models.files[0], dict[str, None]()
+    groups = [models.unknown(file), *(source.names.values() for source in models.sources.values())]
+    for number, keys in enumerate(groups):
+        try:
+            check_stored({key: file.dtype(key) for key in keys})
+        except CheckpointError as error:
+            problems[str(error)] = None
+            if not number:
+                break  # what stands in place of the weights is unknown, and nothing else is worth saying
+    for name in models.sources:
+        try:
+            models.network(name)
+        except CheckpointError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def _lora(lora: Lora) -> str:

@@ -46,7 +46,15 @@ class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
 
 
 class NotANumberError(LTX2Error, FloatingPointError):
-    """A network produced something that is not a number."""
+    """A network produced something that is not a number.
+
+    Attributes:
+        fact: what is not a number, and after which stage.
+    """
+
+    def __init__(self, fact: str, cause: str):
+        super().__init__(f"{fact}: {cause}")
+        self.fact = fact
 
 
 @dataclass(frozen=True)
