@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
 from .condition import (
     AudioToVideo,
@@ -33,6 +34,9 @@ NODES: list[type[io.ComfyNode]] = [
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),
     *(VideoDecode, AudioDecode, VocoderNode, Decode),
 ]
+
+for _node in NODES:
+    host.tell_memory(_node)
 
 
 class LTX2AV(ComfyExtension):

@@ -4,6 +4,7 @@ import logging
 import os
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import wraps
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import Finding, MissingFileError
+from ..ltx2_core.errors import Finding, MissingFileError, memory_told
 from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
@@ -191,6 +193,18 @@ def data_url(picture: Tensor) -> str:
 
 def _image(picture: Tensor) -> Image.Image:
     return Image.fromarray(picture.mul(255).round().byte().cpu().numpy())
+
+
+def tell_memory(node: type[io.ComfyNode]) -> None:
+    """Let a node say in one sentence that memory ran out, wherever in its work that happens."""
+    execute = node.execute.__func__  # type: ignore[attr-defined]
+
+    @wraps(execute)
+    def told(cls: type[io.ComfyNode], *values: Any, **named: Any) -> io.NodeOutput:
+        with memory_told():
+            return execute(cls, *values, **named)
+
+    node.execute = classmethod(told)  # type: ignore[assignment]
 
 
 def progress(total: int = 1) -> Callable[..., None]:

@@ -51,18 +51,22 @@ def _check_weights(state: dict[str, Tensor], title: str, official: Callable[[str
     everything = sum(tensor.nbytes for tensor in state.values()) <= _ALL_BYTES
     for name, tensor in state.items():
         if everything or tensor.numel() <= _SMALL_NUMBERS:
-            check_numbers(tensor, f"{title} has {official(name)}, which")
+
+            def subject(name: str = name) -> str:
+                return f"{title} has {official(name)}, which"
+
+            check_numbers(tensor, subject)
 
 
-def check_numbers(tensor: Tensor, subject: str) -> None:
-    """Raise CheckpointError, which ``subject`` begins, if ``tensor`` holds anything but finite decimal numbers."""
+def check_numbers(tensor: Tensor, subject: Callable[[], str]) -> None:
+    """Raise CheckpointError, which ``subject()`` begins, if ``tensor`` holds anything but finite decimal numbers."""
     if not tensor.is_floating_point():
         stored = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"{subject} is stored as {stored}; decimal numbers were expected. Download the file again."
+            f"{subject()} is stored as {stored}; decimal numbers were expected. Download the file again."
         )
     if not _is_finite(tensor):
-        raise CheckpointError(f"{subject} {_BROKEN}")
+        raise CheckpointError(f"{subject()} {_BROKEN}")
 
 
 def find_broken(networks: Iterable[nn.Module]) -> str:

@@ -4,6 +4,8 @@ Each kind is also the built-in exception that callers expect, so ``except ValueE
 errors to a person catches ``LTX2Error`` alone and shows its sentence: what was found, what was expected, what to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +45,35 @@ class DoesNotFitError(LTX2Error, ValueError):
 
 class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
     """Memory ran out during the work, and nothing is left that could be given up."""
+
+
+# How torch says, in a plain RuntimeError, that the RAM has ended.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory ran out: on a card, in torch on a CPU, or in Python."""
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+@contextmanager
+def memory_told(where: str = "") -> Iterator[None]:
+    """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
+
+    Args:
+        where: Ends that sentence, such as " while decoding the video"; may be empty.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, LTX2Error) or not ran_out(error):
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(". ") or "the RAM is full"
+        raise OutOfMemoryError(
+            f"Memory ran out: {reason}. It happened{where or ' during the work'}; make the clip smaller or shorter, or "
+            "close other programs."
+        ) from error
 
 
 class NotANumberError(LTX2Error, FloatingPointError):

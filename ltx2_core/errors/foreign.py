@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from . import CheckpointError
+from . import CheckpointError, LTX2Error
 
 LARGEST_JSON = 2**24  # bytes; a config has thousands
 DEEPEST = 32  # objects and lists within each other; those of networks have six
@@ -49,6 +49,25 @@ def parse_json(
         raise CheckpointError(f"{title} is {kind_of(found)}, an object was expected; download it again.")
     _check_depth(found, title)
     return found
+
+
+def foreign_call(call: Callable[[], Value], what: str) -> Value:
+    """Return what ``call`` does, which goes to a library whose errors have no common type.
+
+    Args:
+        call: Reads something of a file.
+        what: Begins the sentence of the error, such as "The tokenizer in x.safetensors cannot be read".
+
+    Raises:
+        CheckpointError: The library could not. Running out of memory stays what it is.
+    """
+    try:
+        return call()
+    except (LTX2Error, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{what} ({reason}); download it again.") from error
 
 
 def kind_of(value: object) -> str:

@@ -90,7 +90,7 @@ class Delta:
         """Return one of the tensors in the file by its part in the form, such as "up"."""
         tensor = self.file.get(self.keys[name])
         if name not in self._checked:
-            check_numbers(tensor, f"{self.keys[name]} in {self.file.path.name}")
+            check_numbers(tensor, lambda: f"{self.keys[name]} in {self.file.path.name}")
             self._checked.add(name)
         return tensor.to(device).to(dtype)
 

@@ -175,7 +175,11 @@ def read_picture(source: Source) -> Tensor:
             pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
     except FileNotFoundError as error:
         raise MissingFileError(f"There is no file {_name(source)}; check its name and folder.") from error
-    except (OSError, SyntaxError) as error:  # as Pillow calls what it cannot read
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{_name(source)} has too many pixels ({error}); make it smaller.") from error
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # Pillow has no common type for what it cannot read
         raise MediaError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
     return torch.from_numpy(pixels).float().div_(255)[None]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, LTX2Error
-from ..errors.foreign import Fields
+from ..errors.foreign import Fields, foreign_call
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -136,7 +136,8 @@ class GemmaEncoder(nn.Module):
         from transformers import Gemma3TextConfig, Gemma3TextModel
 
         self.config = config
-        self.model = Gemma3TextModel(Gemma3TextConfig(**config.to_json())).eval().requires_grad_(False)
+        settings = foreign_call(lambda: Gemma3TextConfig(**config.to_json()), "transformers refuses Gemma's config")
+        self.model = Gemma3TextModel(settings).eval().requires_grad_(False)
         self._restore_tables()
 
     @torch.no_grad()
