@@ -1,6 +1,7 @@
 """Loading with nothing missing and nothing unknown."""
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or numbers in them are NaN or infinite.
     """
+    official = partial(_official_or_ours, official)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = [name for name in wanted.keys() & state.keys() if tuple(state[name].shape) != wanted[name]]
     problems = {
@@ -45,6 +47,14 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
     _check_weights(state, title, official)
     network.load_state_dict(state, assign=True)
     _ORIGINS[network] = title, official
+
+
+def _official_or_ours(official: Callable[[str], str], name: str) -> str:
+    """What a file calls our ``name``; a wrong config can ask for tensors that no file of this kind has."""
+    try:
+        return official(name)
+    except KeyError:
+        return name
 
 
 def _check_weights(state: dict[str, Tensor], title: str, official: Callable[[str], str]) -> None:

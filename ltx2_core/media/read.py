@@ -142,6 +142,8 @@ def read_audio(
     """
     with _opened(source) as container:
         audio = _audio(container)
+        if audio is None and container.streams.audio:
+            raise MediaError(f"{_name(container)} has sound of a kind that cannot be read here; save it as WAV or MP4.")
         if audio is None:
             raise MediaError(
                 f"{_name(container)} is a video without sound; choose one that has sound, or a sound file."
@@ -214,11 +216,17 @@ def _name(source: Source | InputContainer) -> str:
 
 def _video(container: InputContainer) -> VideoStream | None:
     """The first pictures that are not just the cover of an album."""
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    pictures = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next(filter(_is_known, pictures), None)
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
-    return next(iter(container.streams.audio), None)
+    return next(filter(_is_known, container.streams.audio), None)
+
+
+def _is_known(stream: Stream) -> bool:
+    """Whether FFmpeg knows the codec; without one, a stream has neither a rate nor channels."""
+    return stream.codec_context is not None
 
 
 def _rate(video: VideoStream) -> Fraction:
