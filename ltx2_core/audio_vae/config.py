@@ -11,6 +11,8 @@ from ..errors.foreign import Fields, shown
 WIDEST, MOST_LAYERS, MOST_BINS, MOST_SAMPLES = 2**14, 64, 1024, 2**16
 RATES = (1_000, 400_000)  # Hz
 
+LATENT_RATE = 25  # of all releases, by which the sound of a clip is counted
+
 
 @dataclass(frozen=True)
 class AudioVAEConfig:
@@ -61,6 +63,11 @@ class AudioVAEConfig:
                 f"{fields.where} has {config.mel_bins} mel bins, which cannot be halved {len(config.multipliers) - 1} "
                 "times; take an original file, or restore its config."
             )
+        if config.latent_rate != LATENT_RATE:
+            raise CheckpointError(
+                f"{fields.where} makes {config.latent_rate:g} latents a second of sound; all of LTX-2 make "
+                f"{LATENT_RATE}. Take an original file, or restore its config."
+            )
         return config
 
     @property
@@ -75,7 +82,7 @@ class AudioVAEConfig:
 
     @property
     def latent_rate(self) -> float:
-        """Audio latents per second; 25 in all releases."""
+        """Audio latents per second, which must be LATENT_RATE."""
         return self.sample_rate / self.hop / 2 ** (len(self.multipliers) - 1)
 
 

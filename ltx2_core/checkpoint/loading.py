@@ -1,6 +1,6 @@
 """Loading with nothing missing and nothing unknown."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -31,22 +31,34 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or numbers in them are NaN or infinite.
     """
     official = partial(_official_or_ours, official)
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    wrong = [name for name in wanted.keys() & state.keys() if tuple(state[name].shape) != wanted[name]]
-    problems = {
-        "lacks": [official(name) for name in wanted.keys() - state.keys()],
-        "has unknown": [official(name) for name in state.keys() - wanted.keys()],
-        "has wrongly shaped": [f"{official(n)} is {tuple(state[n].shape)} and should be {wanted[n]}" for n in wrong],
-    }
-    for verb, names in problems.items():
-        if names:
-            raise CheckpointError(
-                f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is "
-                "of another version; download the official file."
-            )
+    wanted = network.state_dict().keys()
+    _refuse(title, "lacks", [official(name) for name in wanted - state.keys()])
+    _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted])
+    check_shapes(network, {name: tuple(tensor.shape) for name, tensor in state.items()}, title, official)
     _check_weights(state, title, official)
     network.load_state_dict(state, assign=True)
     _ORIGINS[network] = title, official
+
+
+def check_shapes(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
+) -> None:
+    """Raise CheckpointError if a tensor of ``network`` has another shape than in ``shapes``, by our names."""
+    wrong = {
+        name: f"{shapes[name]} and should be {tuple(value.shape)}"
+        for name, value in network.state_dict().items()
+        if shapes.get(name, tuple(value.shape)) != tuple(value.shape)
+    }
+    named = [f"{_official_or_ours(official, name)} is {how}" for name, how in wrong.items()]
+    _refuse(title, "has wrongly shaped", named)
+
+
+def _refuse(title: str, verb: str, names: list[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is of "
+            "another version; download the official file."
+        )
 
 
 def _official_or_ours(official: Callable[[str], str], name: str) -> str:

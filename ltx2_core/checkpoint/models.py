@@ -10,10 +10,11 @@ import torch
 
 from ..errors import CheckpointError
 from ..errors.foreign import Fields
-from ..quantization import is_file_marker
+from ..quantization import check_stored, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .files import TensorFile
+from .loading import check_shapes
 from .versions import VERSIONS, known_config, version_of, version_of_tensors
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
@@ -75,14 +76,18 @@ class Models:
     def network(self, name: str) -> ComponentNetwork:
         """Make the network (nn.Module) of component ``name`` without weights, on the meta device.
 
-        Raises CheckpointError if no file holds it, or if its config describes nothing that can be made.
+        Raises CheckpointError if no file holds it, if its config describes nothing that can be made, or if the headers
+        show that its tensors are stored otherwise, or have other shapes.
         """
         source = self.source(name)
+        dtypes = {key: source.file.dtype(key) for key in source.names.values()}
+        title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
         file = source.file.path.name if source.file.config else self._file_names
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
+            check_stored(dtypes)
             with torch.device("meta"):
-                return source.variant.build(self.config, shapes)
+                network = source.variant.build(self.config, shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
@@ -91,6 +96,8 @@ class Models:
                 f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
                 "original file, or restore its config."
             ) from error
+        check_shapes(network, shapes, title, source.variant.official)
+        return network
 
     @property
     def components(self) -> dict[str, bool]:

@@ -67,15 +67,12 @@ def _checkpoint(models: Models) -> str:
 
 def problems_of(models: Models) -> list[str]:
     """List, from headers alone, what would keep the components of ``models`` from being built."""
-    file, problems = models.files[0], dict[str, None]()
-    groups = [models.unknown(file), *(source.names.values() for source in models.sources.values())]
-    for number, keys in enumerate(groups):
+    problems = dict[str, None]()
+    for file in models.files:
         try:
-            check_stored({key: file.dtype(key) for key in keys})
+            check_stored({key: file.dtype(key) for key in models.unknown(file)})
         except CheckpointError as error:
-            problems[str(error)] = None
-            if not number:
-                break  # what stands in place of the weights is unknown, and nothing else is worth saying
+            return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
     for name in models.sources:
         try:
             models.network(name)
