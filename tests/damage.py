@@ -27,6 +27,8 @@ from ltx2_core.cli.inspect import inspect
 from ltx2_core.disk_cache import DiskCache
 from ltx2_core.lora import open_lora
 from ltx2_core.media import probe, read_audio, read_picture, read_video, write_audio, write_video
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.settings import Resources
 
 # What stands in a field where something else should.
 WRONG = (
@@ -135,14 +137,23 @@ def replaced(value: Any, path: tuple, new: object) -> Any:
     return result
 
 
+def nearly(value: Any, path: tuple) -> tuple:
+    """Other numbers than the one at ``path`` of a JSON value, or other lists, of the right kind."""
+    for key in path:
+        value = value[key]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (2 * value, value + 1, 2, 3)
+    return (value[:-1], value + value[:1]) if isinstance(value, list) and value else ()
+
+
 # What meets a damaged file
 
 
 def read_checkpoint(path: Path, names: tuple[str, ...]) -> None:
-    """Open it, and make the networks of these components as far as their config says."""
-    models = open_models(path)
+    """Open it, and plan with these components, for which their networks are made without weights."""
+    blueprint = LocalEngine(open_models(path), Resources("cpu")).blueprint
     for name in names:
-        models.network(name)
+        blueprint.network(name)
 
 
 def read_decoder(path: Path) -> None:
@@ -267,7 +278,8 @@ def config_cases(whole: Whole, counts: Mapping[str, int], rng: random.Random) ->
         names = SECTIONS[section]
         kept = {key: tensors[key] for name in names for key in models.source(name).names.values()}
         places = [(section,), *leaves(config[section], (section,))]
-        for place, new in rng.sample([(place, new) for place in places for new in WRONG], count):
+        fields = [(place, new) for place in places for new in (*WRONG, *nearly(config, place))]
+        for place, new in rng.sample(fields, count):
             stated = metadata | {"config": json.dumps(replaced(config, place, new))}
             yield Case(
                 f"config {'.'.join(map(str, place))} = {str(new)[:30]}",
