@@ -1,5 +1,6 @@
 """The architecture of the audio networks, read from the checkpoint's JSON (see README.md, "Config")."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from ..errors.foreign import Fields, shown
 WIDEST, MOST_LAYERS, MOST_BINS, MOST_SAMPLES = 2**14, 64, 1024, 2**16
 RATES = (1_000, 400_000)  # Hz
 
-LATENT_RATE = 25  # of all releases, by which the sound of a clip is counted
+LATENT_RATE, MEL_RATE = 25, 100  # a second, of all releases, by which the sound of a clip is counted
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,11 @@ class GeneratorConfig:
 
     def check(self, fields: Fields) -> None:
         """Raise CheckpointError if the lists in ``fields``, from which this was read, do not go together."""
-        stages = len(self.rates)
-        if len(self.kernels) != stages or any(k < r for k, r in zip(self.kernels, self.rates)):
-            raise fields.refusal("upsample_kernel_sizes", f"one for each of {list(self.rates)}, and not smaller,")
+        stages, pairs = len(self.rates), zip(self.kernels, self.rates)
+        if len(self.kernels) != stages or any(k < r or (k - r) % 2 for k, r in pairs):
+            raise fields.refusal(
+                "upsample_kernel_sizes", f"one for each of {list(self.rates)}, larger by an even number,"
+            )
         if len(self.block_dilations) != len(self.block_kernels):
             raise fields.refusal("resblock_dilation_sizes", f"{len(self.block_kernels)} lists")
         if self.channels % 2**stages:
@@ -169,7 +172,7 @@ class VocoderConfig:
         if "bwe" not in fields:
             _expect("vocoder", fields.content, resblock="1", stereo=True)
             rate = fields.whole("output_sampling_rate", 24000, *RATES)
-            return cls(GeneratorConfig.from_json(fields, rate, snake=False))
+            return cls(_at_rate(GeneratorConfig.from_json(fields, rate, snake=False), MEL_RATE, fields))
 
         low, bwe = fields.section("vocoder"), fields.section("bwe")
         for name, each in ("vocoder.vocoder", low), ("vocoder.bwe", bwe):
@@ -182,10 +185,19 @@ class VocoderConfig:
         rates = [bwe.whole(f"{end}_sampling_rate", None, *RATES) for end in ("input", "output")]
         generator = GeneratorConfig.from_json(bwe, rates[1], snake=True, bounded=False)
         n_fft = bwe.whole("n_fft", least=2, most=MOST_SAMPLES)
+        hop = bwe.whole("hop_length", most=n_fft)
         return cls(
-            GeneratorConfig.from_json(low, rates[0], snake=True),
-            ExtensionConfig(generator, n_fft=n_fft, hop=bwe.whole("hop_length", most=n_fft)),
+            _at_rate(GeneratorConfig.from_json(low, rates[0], snake=True), MEL_RATE, low),
+            ExtensionConfig(_at_rate(generator, rates[0] / hop, bwe), n_fft=n_fft, hop=hop),
         )
+
+
+def _at_rate(generator: GeneratorConfig, frames: float, fields: Fields) -> GeneratorConfig:
+    """Return ``generator`` if from so many mel ``frames`` a second it makes samples at the rate that it states."""
+    if math.prod(generator.rates) * frames != generator.sample_rate:
+        per_frame = generator.sample_rate / frames
+        raise fields.refusal("upsample_rates", f"a list whose product is the {per_frame:g} samples of a mel frame")
+    return generator
 
 
 def _expect(where: str, section: Mapping[str, Any], **expected: Any) -> None:

@@ -1,5 +1,6 @@
 """Damaged files of every kind are answered by a sentence, or read rightly, and nothing is left behind."""
 
+import json
 import math
 import os
 import signal
@@ -188,6 +189,30 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
     assert "an object was expected" in said.out + said.err
     with pytest.raises(CheckpointError, match=r"x\.safetensors.*an object was expected"):
         build(open_models(path), "transformer")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("audio_vae", ("model", "params", "sampling_rate"), 32_000),
+        ("audio_vae", ("model", "params", "ddconfig", "ch"), 256),
+        ("audio_vae", ("preprocessing", "stft", "hop_length"), 161),
+        ("vocoder", ("vocoder", "upsample_rates", 0), 6),
+        ("vocoder", ("vocoder", "upsample_kernel_sizes", 0), 12),
+        ("vocoder", ("bwe", "hop_length"), 81),
+        ("transformer", ("num_layers",), 10**6),
+        ("vae", ("decoder_base_channels",), 16),
+    ],
+)
+def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_plan(
+    whole, tmp_path, section, field, value
+):
+    file = TensorFile(whole.checkpoint)
+    config = json.dumps(damage.replaced(file.config, (section, *field), value))
+    save_file(load_file(whole.checkpoint), tmp_path / "x.safetensors", file.metadata | {"config": config})
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        damage.read_checkpoint(tmp_path / "x.safetensors", damage.SECTIONS[section])
+    assert "cannot be read" in inspect(tmp_path / "x.safetensors")
 
 
 def test_a_zip_archive_is_called_one(tmp_path):
