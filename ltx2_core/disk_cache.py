@@ -90,7 +90,7 @@ class DiskCache:
         if path is None or not path.is_file():
             return None
         try:
-            tensors = _read_tensors(path)
+            tensors = self._read(path, key)
             os.utime(path)
         except Exception as error:  # a damaged file can fail in any way
             _log.warning("What was kept cannot be used and will be made anew: %s", error)
@@ -105,10 +105,23 @@ class DiskCache:
             return
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
-            write_atomically(path, save(tensors, {"digest": _digest(tensors)}))
+            write_atomically(path, save(tensors, {"digest": self._digest(key, tensors)}))
             _prune(path.parent, self._limit_bytes)
         except OSError as error:
             _log.warning("Nothing could be kept in %s: %s", path.parent, error)
+
+    def _read(self, path: Path, key: str) -> dict[str, Tensor]:
+        """All tensors of a file, in memory of their own. CheckpointError unless they were kept so, and for ``key``."""
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get("digest")
+        if digest != self._digest(key, tensors):
+            raise CheckpointError(f"{path.name} is damaged, or was kept for something else.")
+        return tensors
+
+    def _digest(self, key: str, tensors: Mapping[str, Tensor]) -> str:
+        """The fingerprint of tensors by name, whatever their order, and of what they were made from."""
+        return fingerprint(self.identity, key.strip(), dict(sorted(tensors.items())))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -164,21 +177,6 @@ def _written(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         return f"{type(value).__name__} {fingerprint([getattr(value, field.name) for field in fields(value)])}"
     return repr(value)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, in memory of their own. CheckpointError if its digest is that of others."""
-    with safe_open(str(path), framework="pt", device="cpu") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        digest = (file.metadata() or {}).get("digest")
-    if digest != _digest(tensors):
-        raise CheckpointError(f"{path.name} is damaged.")
-    return tensors
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """The fingerprint of tensors by name, whatever their order."""
-    return fingerprint(dict(sorted(tensors.items())))
 
 
 def _prune(folder: Path, limit_bytes: int) -> None:

@@ -95,7 +95,7 @@ def check_finite(what: AVLatent | Tensor, stage: str) -> None:
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise NotANumberError(f"The {name} is not a number after {stage}: {_CAUSES['is not a number']}")
+            raise NotANumberError(f"The {name} is not a number after {stage}", _CAUSES["is not a number"])
 
 
 # -------------------------------------------------------------------------------------------------------------- latents

@@ -31,9 +31,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import CheckpointError, SettingError
+from .errors.foreign import Fields, shown
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
 from .layers import needs_grad
 
+GROUPS = 32  # of channels that are normalised together
 CELLS = 2**14  # cells of a latent that are computed at once, but at least one frame
 
 RATIONAL = (Fraction(3, 4), Fraction(3, 2), Fraction(2), Fraction(4))  # scales that rational upscalers may have
@@ -67,27 +69,36 @@ class UpscalerConfig:
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "UpscalerConfig":
         """Read the ``config`` of an upscaler file; absent keys take the official reader's defaults."""
-        if section.get("dims", 3) != 3:
+        fields = Fields.of(section, "The config of the upscaler")
+        if (dims := fields.content.get("dims", 3)) != 3:
             raise CheckpointError(
-                f"This upscaler has {section['dims']} dims; those of LTX-2 have 3: time, height and width."
+                f"This upscaler has {shown(dims)} dims; those of LTX-2 have 3: time, height and width."
             )
-        time = 2 if section.get("temporal_upsample", False) else 1
-        rational = time == 1 and section.get("rational_resampler", False)
-        scale = section.get("spatial_scale", 2.0) if rational else 2
-        return cls(
-            space=Fraction(scale) if section.get("spatial_upsample", True) else Fraction(1),
+        time = 2 if fields.flag("temporal_upsample", False) else 1
+        rational = time == 1 and fields.flag("rational_resampler", False)
+        scale = fields.number("spatial_scale", 2.0, least=0.1, most=16) if rational else 2
+        config = cls(
+            space=Fraction(scale) if fields.flag("spatial_upsample", True) else Fraction(1),
             time=time,
             rational=rational,
-            in_channels=section.get("in_channels", 128),
-            mid_channels=section.get("mid_channels", 512),
-            blocks=section.get("num_blocks_per_stage", 4),
+            in_channels=fields.whole("in_channels", 128, most=2**14),
+            mid_channels=fields.whole("mid_channels", 512, most=2**14),
+            blocks=fields.whole("num_blocks_per_stage", 4, least=0, most=64),
         )
+        if config.mid_channels % GROUPS:
+            raise fields.refusal("mid_channels", f"a multiple of {GROUPS}")
+        return config
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> "UpscalerConfig":
         """Infer the config of a file without one from its tensors (our names); x0.75 looks like x1.5 and gives that."""
-        mid, channels = shapes["conv_in.weight"][:2]
-        weight = shapes["upsample.conv.weight"]
+        conv_in, weight = shapes["conv_in.weight"], shapes["upsample.conv.weight"]
+        if len(conv_in) != 5 or len(weight) not in (4, 5) or not all((*conv_in, *weight)) or conv_in[0] % GROUPS:
+            raise CheckpointError(
+                f"The first layer of this upscaler has the shape {conv_in} and its upsampling layer {weight}; those "
+                "of LTX-2 have five axes, and four or five. Download it again."
+            )
+        mid, channels = conv_in[:2]
         time = 2 if len(weight) == 5 else 1
         up = math.isqrt(weight[0] // mid // time)
         return cls(
@@ -182,7 +193,7 @@ class Norm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int):
-        super().__init__(32, channels)
+        super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise ``x`` (B, C, F, H, W), add ``residual`` and apply SiLU."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
-from ..ltx2_core.errors import Finding, SettingError
+from ..ltx2_core.errors import Finding, SettingError, memory_told
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
@@ -367,7 +367,13 @@ class HostEngine:
 
     @contextmanager
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
-        """Yield the networks of ``stage``, ready to run; DoesNotFitError if they do not fit what the host grants."""
+        """Yield the networks of ``stage``, ready to run; DoesNotFitError if they do not fit what the host grants, and
+        OutOfMemoryError if memory runs out all the same."""
+        with memory_told(f" in the stage {stage.name}"), self._use(stage, loras) as networks:
+            yield networks
+
+    @contextmanager
+    def _use(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
         extra = self.extra_bytes(stage)
         work = need_of(stage, self.blueprint).with_inputs(extra).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):

@@ -1,10 +1,18 @@
 """The architecture of the audio networks, read from the checkpoint's JSON (see README.md, "Config")."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import CheckpointError
+from ..errors.foreign import Fields, shown
+
+# What a config may name.
+WIDEST, MOST_LAYERS, MOST_BINS, MOST_SAMPLES = 2**14, 64, 1024, 2**16
+RATES = (1_000, 400_000)  # Hz
+
+LATENT_RATE, MEL_RATE = 25, 100  # a second, of all releases, by which the sound of a clip is counted
 
 
 @dataclass(frozen=True)
@@ -31,25 +39,37 @@ class AudioVAEConfig:
         Raises:
             CheckpointError: The section asks for something that no official checkpoint has.
         """
-        params = section.get("model", {}).get("params", {})
-        network = params.get("ddconfig", {})
-        stft = section.get("preprocessing", {}).get("stft", {})
-        mel = section.get("preprocessing", {}).get("mel", {})
-        settings = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network}
+        fields = Fields.of(section, "The config section audio_vae")
+        params = fields.section("model").section("params")
+        network = params.section("ddconfig")
+        stft, mel = (fields.section("preprocessing").section(name) for name in ("stft", "mel"))
+        settings = {"norm_type": "pixel", "causality_axis": "height", "double_z": True, **network.content}
         _expect("audio_vae", settings, attn_resolutions=[], mid_block_add_attention=False)
         _expect("audio_vae", settings, norm_type="pixel", causality_axis="height", double_z=True)
-        return cls(
-            channels=network.get("ch", 128),
-            multipliers=tuple(network.get("ch_mult", (1, 2, 4))),
-            res_blocks=network.get("num_res_blocks", 2),
-            in_channels=network.get("in_channels", 2),
-            out_channels=network.get("out_ch", 2),
-            latent_channels=network.get("z_channels", 8),
-            sample_rate=params.get("sampling_rate", 16000),
-            n_fft=stft.get("filter_length", 1024),
-            hop=stft.get("hop_length", 160),
-            mel_bins=network.get("mel_bins") or mel.get("n_mel_channels", 64),
+        mel_bins = mel.whole("n_mel_channels", 64, most=MOST_BINS)
+        config = cls(
+            channels=network.whole("ch", 128, most=WIDEST),
+            multipliers=network.wholes("ch_mult", (1, 2, 4), most=64, longest=8),
+            res_blocks=network.whole("num_res_blocks", 2, least=0, most=MOST_LAYERS),
+            in_channels=network.whole("in_channels", 2, most=WIDEST),
+            out_channels=network.whole("out_ch", 2, most=WIDEST),
+            latent_channels=network.whole("z_channels", 8, most=WIDEST),
+            sample_rate=params.whole("sampling_rate", 16000, *RATES),
+            n_fft=stft.whole("filter_length", 1024, least=2, most=MOST_SAMPLES),
+            hop=stft.whole("hop_length", 160, most=MOST_SAMPLES),
+            mel_bins=network.whole("mel_bins", mel_bins, most=MOST_BINS),
         )
+        if config.mel_bins % 2 ** (len(config.multipliers) - 1):
+            raise CheckpointError(
+                f"{fields.where} has {config.mel_bins} mel bins, which cannot be halved {len(config.multipliers) - 1} "
+                "times; take an original file, or restore its config."
+            )
+        if config.latent_rate != LATENT_RATE:
+            raise CheckpointError(
+                f"{fields.where} makes {config.latent_rate:g} latents a second of sound; all of LTX-2 make "
+                f"{LATENT_RATE}. Take an original file, or restore its config."
+            )
+        return config
 
     @property
     def widths(self) -> list[int]:
@@ -63,7 +83,7 @@ class AudioVAEConfig:
 
     @property
     def latent_rate(self) -> float:
-        """Audio latents per second; 25 in all releases."""
+        """Audio latents per second, which must be LATENT_RATE."""
         return self.sample_rate / self.hop / 2 ** (len(self.multipliers) - 1)
 
 
@@ -84,7 +104,7 @@ class GeneratorConfig:
 
     @classmethod
     def from_json(
-        cls, section: Mapping[str, Any], sample_rate: int, snake: bool, bounded: bool = True
+        cls, section: Mapping[str, Any] | Fields, sample_rate: int, snake: bool, bounded: bool = True
     ) -> "GeneratorConfig":
         """Read one flat vocoder section.
 
@@ -94,18 +114,35 @@ class GeneratorConfig:
             snake: Whether activations are anti-aliased snakes (2.3) instead of leaky rectifiers (2.0).
             bounded: Whether the last layer holds the waveform to -1..1.
         """
-        return cls(
+        fields = Fields.of(section, "The config section vocoder")
+        dilations = fields.items("resblock_dilation_sizes", longest=16) or [(1, 3, 5)] * 3
+        each = Fields({str(number): row for number, row in enumerate(dilations)}, f"{fields.where}'s dilations")
+        config = cls(
             sample_rate=sample_rate,
-            channels=section.get("upsample_initial_channel", 1024),
-            rates=tuple(section.get("upsample_rates", (6, 5, 2, 2, 2))),
-            kernels=tuple(section.get("upsample_kernel_sizes", (16, 15, 8, 4, 4))),
-            block_kernels=tuple(section.get("resblock_kernel_sizes", (3, 7, 11))),
-            block_dilations=tuple(tuple(d) for d in section.get("resblock_dilation_sizes", [(1, 3, 5)] * 3)),
+            channels=fields.whole("upsample_initial_channel", 1024, most=WIDEST),
+            rates=fields.wholes("upsample_rates", (6, 5, 2, 2, 2), most=64),
+            kernels=fields.wholes("upsample_kernel_sizes", (16, 15, 8, 4, 4), most=256),
+            block_kernels=fields.wholes("resblock_kernel_sizes", (3, 7, 11), most=256),
+            block_dilations=tuple(each.wholes(number, most=256) for number in each.content),
             snake=snake,
-            last="none" if not bounded else "tanh" if section.get("use_tanh_at_final", True) else "clamp",
-            last_bias=section.get("use_bias_at_final", True),
-            mel_bins=section.get("num_mels", 64),
+            last="none" if not bounded else "tanh" if fields.flag("use_tanh_at_final", True) else "clamp",
+            last_bias=fields.flag("use_bias_at_final", True),
+            mel_bins=fields.whole("num_mels", 64, most=MOST_BINS),
         )
+        config.check(fields)
+        return config
+
+    def check(self, fields: Fields) -> None:
+        """Raise CheckpointError if the lists in ``fields``, from which this was read, do not go together."""
+        stages, pairs = len(self.rates), zip(self.kernels, self.rates)
+        if len(self.kernels) != stages or any(k < r or (k - r) % 2 for k, r in pairs):
+            raise fields.refusal(
+                "upsample_kernel_sizes", f"one for each of {list(self.rates)}, larger by an even number,"
+            )
+        if len(self.block_dilations) != len(self.block_kernels):
+            raise fields.refusal("resblock_dilation_sizes", f"{len(self.block_kernels)} lists")
+        if self.channels % 2**stages:
+            raise fields.refusal("upsample_initial_channel", f"a number that can be halved {stages} times")
 
 
 @dataclass(frozen=True)
@@ -131,30 +168,43 @@ class VocoderConfig:
         Raises:
             CheckpointError: The section is incomplete, or describes an unknown network.
         """
-        if "bwe" not in section:
-            _expect("vocoder", section, resblock="1", stereo=True)
-            return cls(GeneratorConfig.from_json(section, section.get("output_sampling_rate", 24000), snake=False))
+        fields = Fields.of(section, "The config section vocoder")
+        if "bwe" not in fields:
+            _expect("vocoder", fields.content, resblock="1", stereo=True)
+            rate = fields.whole("output_sampling_rate", 24000, *RATES)
+            return cls(_at_rate(GeneratorConfig.from_json(fields, rate, snake=False), MEL_RATE, fields))
 
-        low, bwe = section.get("vocoder", {}), section["bwe"]
+        low, bwe = fields.section("vocoder"), fields.section("bwe")
         for name, each in ("vocoder.vocoder", low), ("vocoder.bwe", bwe):
-            _expect(name, each, resblock="AMP1", stereo=True, activation="snakebeta")
+            _expect(name, each.content, resblock="AMP1", stereo=True, activation="snakebeta")
         needed = ("input_sampling_rate", "output_sampling_rate", "n_fft", "hop_length", "num_mels")
         if missing := [key for key in needed if key not in bwe]:
             raise CheckpointError(
                 f"The config section vocoder.bwe lacks {', '.join(missing)}; take an original checkpoint."
             )
-        generator = GeneratorConfig.from_json(bwe, bwe["output_sampling_rate"], snake=True, bounded=False)
+        rates = [bwe.whole(f"{end}_sampling_rate", None, *RATES) for end in ("input", "output")]
+        generator = GeneratorConfig.from_json(bwe, rates[1], snake=True, bounded=False)
+        n_fft = bwe.whole("n_fft", least=2, most=MOST_SAMPLES)
+        hop = bwe.whole("hop_length", most=n_fft)
         return cls(
-            GeneratorConfig.from_json(low, bwe["input_sampling_rate"], snake=True),
-            ExtensionConfig(generator, n_fft=bwe["n_fft"], hop=bwe["hop_length"]),
+            _at_rate(GeneratorConfig.from_json(low, rates[0], snake=True), MEL_RATE, low),
+            ExtensionConfig(_at_rate(generator, rates[0] / hop, bwe), n_fft=n_fft, hop=hop),
         )
+
+
+def _at_rate(generator: GeneratorConfig, frames: float, fields: Fields) -> GeneratorConfig:
+    """Return ``generator`` if from so many mel ``frames`` a second it makes samples at the rate that it states."""
+    if math.prod(generator.rates) * frames != generator.sample_rate:
+        per_frame = generator.sample_rate / frames
+        raise fields.refusal("upsample_rates", f"a list whose product is the {per_frame:g} samples of a mel frame")
+    return generator
 
 
 def _expect(where: str, section: Mapping[str, Any], **expected: Any) -> None:
     """Refuse a network that differs from the official ones in a way this code does not know."""
     for key, value in expected.items():
         if key not in section or section[key] != value:
-            actual = repr(section[key]) if key in section else "missing"
+            actual = shown(section[key]) if key in section else "missing"
             raise CheckpointError(
                 f"The config section {where} has {key}: {actual}; only {value!r} is supported, as in the official "
                 "LTX-2 checkpoints. Take an original file, or restore its config."

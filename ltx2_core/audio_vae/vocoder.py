@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from .config import ExtensionConfig, GeneratorConfig, VocoderConfig
+from .config import MEL_RATE, ExtensionConfig, GeneratorConfig, VocoderConfig
 from .mel import FLOOR
 from .resample import resample
 
-MEL_RATE = 100  # mel frames per second
 CHUNK = 500  # mel frames that are vocoded at once
 
 LAST = {"tanh": nn.Tanh, "clamp": nn.Hardtanh, "none": nn.Identity}

@@ -3,7 +3,7 @@
 import torch
 
 from ..errors import CheckpointError, SettingError
-from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
+from ..quantization import cast, check_stored, install_quantized_layers, use_scaled_products, wants_exact_products
 from .components import ComponentNetwork
 from .loading import load_strict, shorten_list
 from .models import Models, Source
@@ -35,8 +35,7 @@ def build(
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
     _refuse_unknown(models, source, title)
-    with torch.device("meta"):
-        network = source.variant.build(models.config, {ours: file.shape(key) for ours, key in source.names.items()})
+    network = models.network(name)
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
         cast(state, format)
@@ -54,6 +53,10 @@ def _refuse_unknown(models: Models, source: Source, title: str) -> None:
     """CheckpointError if the file has tensors under the component's prefix that no component knows."""
     prefix = source.variant.prefix_in(source.file.entries)
     if prefix and (unknown := [key for key in models.unknown(source.file) if key.startswith(prefix)]):
+        try:
+            check_stored({key: source.file.dtype(key) for key in unknown})
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.file.path.name}: {error}") from None
         raise CheckpointError(
             f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
         )

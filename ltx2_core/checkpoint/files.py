@@ -1,18 +1,18 @@
 """A safetensors file: its header at once, its tensors when asked for."""
 
-import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
+from ..errors.foreign import parse_json, shown
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -21,7 +21,10 @@ DTYPES = {
 }  # fmt: skip
 
 _LFS_START = b"version https://git-lfs"
-_LONGEST_HEADER = 100_000_000
+_LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
+_MOST_AXES = 16
+_MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
+_LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Entry:
     dtype: str  # in the words of safetensors
     shape: tuple[int, ...]
     nbytes: int
+    start: int = 0  # the first byte, from the beginning of the file
 
     @property
     def parameters(self) -> int:
@@ -48,14 +52,9 @@ class TensorFile:
         """
         self.path = Path(path)
         try:
-            header = _read_header(self.path)
+            self._size, self.metadata, self.entries = _read_header(self.path)
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        self.entries = {
-            key: Entry(info["dtype"], tuple(info["shape"]), info["data_offsets"][1] - info["data_offsets"][0])
-            for key, info in header.items()
-        }
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -89,25 +88,40 @@ class TensorFile:
 
         Raises CheckpointError for a dtype that cannot be read, or if the file is no longer what its header said.
         """
-        self.dtype(key)
-        try:
-            return self._handle.get_tensor(key)
-        except SafetensorError as error:
-            raise CheckpointError(f"{key} in {self.path.name} cannot be read: {error}; download it again.") from error
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+        dtype, entry = self.dtype(key), self.entries[key]
+        if not entry.nbytes:
+            return torch.empty(entry.shape, dtype=dtype, device="cpu")
+        # A storage of its own, since a view of bytes as numbers must begin where these do.
+        content = self._mapped[entry.start : entry.start + entry.nbytes]
+        return torch.asarray(content, dtype=torch.uint8, device="cpu").view(dtype).view(entry.shape)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The ``config`` entry of the metadata, parsed; empty if there is none. CheckpointError if it is not JSON."""
-        try:
-            return json.loads(self.metadata.get("config", "{}")) or {}
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"The config in the header of {self.path.name} is not valid JSON: {error}.") from None
+        """The ``config`` entry of the metadata, parsed; empty if there is none.
+
+        Raises CheckpointError if it is not a JSON object.
+        """
+        stated = self.metadata.get("config", "{}")
+        return {} if stated == "null" else parse_json(stated, f"The config in the header of {self.path.name}")
 
     @cached_property
-    def _handle(self) -> Any:
-        return safe_open(str(self.path), framework="pt", device="cpu")
+    def _mapped(self) -> torch.UntypedStorage:
+        """The whole file, mapped: bytes are read when they are used, and whatever follows the last tensor never is."""
+        try:
+            size = self.path.stat().st_size
+            if size < self._size:
+                raise CheckpointError(
+                    f"{self.path.name} became shorter while it was in use: it has {size:,} bytes and had "
+                    f"{self._size:,}; put the complete file back and try again."
+                )
+            return cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(self.path), False, size))
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        except RuntimeError as error:  # as torch tells that the system refused
+            reason = str(error).splitlines()[0]
+            raise UnreadableFileError(
+                f"{self.path} cannot be mapped: {reason}. Check the disk and who may read it."
+            ) from error
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -129,6 +143,10 @@ def read_file(path: Path) -> bytes:
                 f"{path} is a git-LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the "
                 "real file with the browser."
             )
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise CheckpointError(
+                f"{path} has {size:,} bytes, at most {_LARGEST_FILE:,} were expected; download it again."
+            )
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -140,11 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is not valid, and as ``read_file`` does.
     """
-    content = read_file(path)
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise CheckpointError(f"{path} is not valid JSON; download it again.") from None
+    return parse_json(read_file(path), str(path))
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -160,7 +174,8 @@ def _unreadable(path: Path, error: OSError) -> OSError:
     return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
+    """The size of a file, its metadata, and its tensors by name."""
     if not path.is_file():
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
     if is_lfs_pointer(path):
@@ -170,24 +185,72 @@ def _read_header(path: Path) -> dict[str, Any]:
         )
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1
+        start = file.read(9)
+        length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
+            kind = " but a zip archive, as PyTorch's .ckpt, .pt and .pth files are" if start[:4] == b"PK\3\4" else ""
             raise CheckpointError(
-                f"{path.name} is not a safetensors file; LTX-2 weights are read from .safetensors files only."
+                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors files only."
             )
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        end = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        if len(text) == length:
-            raise CheckpointError(
-                f"{path.name} is not a safetensors file, or its header is damaged; download it again."
-            ) from None
-        end = 8 + length
+        text = b"{" + file.read(length - 1)
+    if len(text) < length:
+        raise _incomplete(path, size, 8 + length)
+    title = f"The header of {path.name}"
+    header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
+    metadata = _metadata(header.pop("__metadata__", None), title)
+    entries = {key: _entry(key, info, 8 + length, title) for key, info in header.items()}
+    end = _check_places(entries, title)
     if size < end:
+        raise _incomplete(path, size, end)
+    return size, metadata, entries
+
+
+def _incomplete(path: Path, size: int, end: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} is incomplete: it has {size:,} bytes and should have {end:,}; download it again."
+    )
+
+
+def _metadata(found: object, title: str) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise CheckpointError(
-            f"{path.name} is incomplete: it has {size:,} bytes and should have {end:,}; download it again."
+            f"{title} has __metadata__ = {shown(found)}; an object of texts was expected. Download the file again."
         )
-    return header
+    return found
+
+
+def _entry(key: str, info: object, start: int, title: str) -> Entry:
+    """Where a tensor lies, if what the header says about it can be."""
+    stated = info if isinstance(info, Mapping) else {}
+    dtype, shape, place = (stated.get(name) for name in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _is_whole(shape, _MOST_AXES) or not _is_whole(place, 2) or len(place) != 2:
+        raise _contradiction(key, f"as {shown(info)}", title)
+    nbytes, numbers = place[1] - place[0], math.prod(max(1, each) for each in shape)
+    if (
+        nbytes < 0
+        or numbers > _MOST_NUMBERS
+        or (dtype in DTYPES and nbytes != math.prod(shape) * DTYPES[dtype].itemsize)
+    ):
+        raise _contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
+    return Entry(dtype, tuple(shape), nbytes, start + place[0])
+
+
+def _is_whole(numbers: Any, most: int) -> TypeGuard[list[int]]:
+    """Whether ``numbers`` is a list of whole numbers from 0 on, of at most ``most``."""
+    return isinstance(numbers, list) and len(numbers) <= most and all(type(n) is int and n >= 0 for n in numbers)
+
+
+def _check_places(entries: Mapping[str, Entry], title: str) -> int:
+    """Return where the last tensor ends. CheckpointError if two of them lie in the same place."""
+    end = 0
+    for key, entry in sorted(entries.items(), key=lambda item: item[1].start):
+        if entry.nbytes and entry.start < end:
+            raise _contradiction(key, "where another tensor lies", title)
+        end = max(end, entry.start + entry.nbytes)
+    return end
+
+
+def _contradiction(key: str, how: str, title: str) -> CheckpointError:
+    return CheckpointError(f"{title} describes {shown(key)} {how}, which cannot be; download the file again.")

@@ -1,10 +1,21 @@
 """Loading with nothing missing and nothing unknown."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+
+# Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
+# norms, tables, biases and scales. The large ones of a transformer or of Gemma lie mapped in their file and are read
+# once, on their way to where they are used; looking at every number would read forty gigabytes twice. A NaN in one of
+# these shows in what the network makes, and ``find_broken`` then names it.
+_ALL_BYTES, _SMALL_NUMBERS = 2**30, 2**16
+_PIECE = 2**24  # numbers that are looked at together
+
+_ORIGINS: WeakKeyDictionary[nn.Module, tuple[str, Callable[[str], str]]] = WeakKeyDictionary()
 
 
 def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, official: Callable[[str], str]) -> None:
@@ -17,22 +28,88 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
         official: Gives the name of a tensor in the file.
 
     Raises:
-        CheckpointError: Tensors are missing, unknown or of the wrong shape.
+        CheckpointError: Tensors are missing, unknown or of the wrong shape, or numbers in them are NaN or infinite.
     """
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    wrong = [name for name in wanted.keys() & state.keys() if tuple(state[name].shape) != wanted[name]]
-    problems = {
-        "lacks": [official(name) for name in wanted.keys() - state.keys()],
-        "has unknown": [official(name) for name in state.keys() - wanted.keys()],
-        "has wrongly shaped": [f"{official(n)} is {tuple(state[n].shape)} and should be {wanted[n]}" for n in wrong],
-    }
-    for verb, names in problems.items():
-        if names:
-            raise CheckpointError(
-                f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is "
-                "of another version; download the official file."
-            )
+    official = partial(_official_or_ours, official)
+    wanted = network.state_dict().keys()
+    _refuse(title, "lacks", [official(name) for name in wanted - state.keys()])
+    _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted])
+    check_shapes(network, {name: tuple(tensor.shape) for name, tensor in state.items()}, title, official)
+    _check_weights(state, title, official)
     network.load_state_dict(state, assign=True)
+    _ORIGINS[network] = title, official
+
+
+def check_shapes(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
+) -> None:
+    """Raise CheckpointError if a tensor of ``network`` has another shape than in ``shapes``, by our names."""
+    wrong = {
+        name: f"{shapes[name]} and should be {tuple(value.shape)}"
+        for name, value in network.state_dict().items()
+        if shapes.get(name, tuple(value.shape)) != tuple(value.shape)
+    }
+    named = [f"{_official_or_ours(official, name)} is {how}" for name, how in wrong.items()]
+    _refuse(title, "has wrongly shaped", named)
+
+
+def _refuse(title: str, verb: str, names: list[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"{title} {verb} tensors: {shorten_list(sorted(names))}. The file does not fit its own config, or is of "
+            "another version; download the official file."
+        )
+
+
+def _official_or_ours(official: Callable[[str], str], name: str) -> str:
+    """What a file calls our ``name``; a wrong config can ask for tensors that no file of this kind has."""
+    try:
+        return official(name)
+    except KeyError:
+        return name
+
+
+def _check_weights(state: dict[str, Tensor], title: str, official: Callable[[str], str]) -> None:
+    everything = sum(tensor.nbytes for tensor in state.values()) <= _ALL_BYTES
+    for name, tensor in state.items():
+        if everything or tensor.numel() <= _SMALL_NUMBERS:
+
+            def subject(name: str = name) -> str:
+                return f"{title} has {official(name)}, which"
+
+            check_numbers(tensor, subject)
+
+
+def check_numbers(tensor: Tensor, subject: Callable[[], str]) -> None:
+    """Raise CheckpointError, which ``subject()`` begins, if ``tensor`` holds anything but finite decimal numbers."""
+    if not tensor.is_floating_point():
+        stored = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{subject()} is stored as {stored}; decimal numbers were expected. Download the file again."
+        )
+    if not _is_finite(tensor):
+        raise CheckpointError(f"{subject()} {_BROKEN}")
+
+
+def find_broken(networks: Iterable[nn.Module]) -> str:
+    """Look at every weight of ``networks``; return a sentence about the first that is no number, empty if all are."""
+    for network in networks:
+        title, official = _ORIGINS.get(network, ("A network", str))
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                return f"{title} has {official(name)}, which {_BROKEN}"
+    return ""
+
+
+_BROKEN = "holds NaN or infinite numbers; the file is damaged, download it again."
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.is_meta:
+        return True
+    pieces = tensor.reshape(-1).split(_PIECE)
+    # torch cannot tell of one byte; every float8 is a bfloat16.
+    return all(bool((each.bfloat16() if each.itemsize == 1 else each).isfinite().all()) for each in pieces)
 
 
 def shorten_list(names: Collection[str]) -> str:

@@ -6,11 +6,16 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import torch
+
 from ..errors import CheckpointError, SettingError
-from ..quantization import is_file_marker
-from .components import COMPONENTS, Variant
+from ..errors.foreign import Fields
+from ..quantization import check_stored, is_file_marker
+from ..transformer.config import layers_of
+from .components import COMPONENTS, ComponentNetwork, Variant
 from .files import TensorFile
-from .versions import known_config, version_of, version_of_tensors
+from .loading import check_shapes
+from .versions import VERSIONS, known_config, version_of, version_of_tensors
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
 
@@ -64,7 +69,35 @@ class Models:
         config = known_config(self.version, {key: e.shape for file in self.files for key, e in file.entries.items()})
         for file in reversed(self.files):
             config |= {section: value for section, value in file.config.items() if value}
+            for section in config.keys() & file.config.keys() & VERSIONS[self.version].config.keys():
+                Fields.of(file.config[section], f"The config section {section} in {file.path.name}")
         return config
+
+    def network(self, name: str) -> ComponentNetwork:
+        """Make the network (nn.Module) of component ``name`` without weights, on the meta device.
+
+        Raises CheckpointError if no file holds it, if its config describes nothing that can be made, or if the headers
+        show that its tensors are stored otherwise, or have other shapes.
+        """
+        source = self.source(name)
+        dtypes = {key: source.file.dtype(key) for key in source.names.values()}
+        title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
+        file = source.file.path.name if source.file.config else self._file_names
+        shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
+        try:
+            check_stored(dtypes)
+            with torch.device("meta"):
+                network = source.variant.build(self.config, shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from None
+        except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
+                "original file, or restore its config."
+            ) from error
+        check_shapes(network, shapes, title, source.variant.official)
+        return network
 
     @property
     def components(self) -> dict[str, bool]:
@@ -85,7 +118,7 @@ class Models:
     @property
     def layers(self) -> int:
         """How many blocks the transformer has."""
-        return self.config["transformer"].get("num_layers", 48)
+        return layers_of(self.config["transformer"])
 
     @property
     def is_miniature(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, MissingFileError
+from ..errors.foreign import Fields, foreign_call
 from ..quantization import install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .files import TensorFile, read_file, read_json
@@ -37,6 +38,12 @@ class EncoderKind:
     model_types: tuple[str, ...]  # in config.json
     config: type[GemmaConfig]
     network: Callable[[GemmaConfig], GemmaEncoder]
+
+    def official(self, name: str) -> str:
+        """Return what the official file calls our ``name``."""
+        weight, suffix = split_companion(name)
+        official = self.keys.official(weight)
+        return f"{official.removesuffix('weight')}{suffix}" if suffix else official
 
     def prefix_in(self, keys: set[str], file_name: str) -> str | None:
         """Return the prefix of the text model among ``keys``; None if it is of another kind.
@@ -98,12 +105,16 @@ class TextEncoderFiles:
         """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
         if not (self.path / "config.json").is_file():
             return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
-        content = read_json(self.path / "config.json")
-        section = content.get("text_config", content)
-        model_type = section.get("model_type", content.get("model_type"))
+        path = self.path / "config.json"
+        content = Fields(read_json(path), str(path))
+        section = content.section("text_config") if "text_config" in content else content
+        model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
             raise CheckpointError(f"The config in {self.path} is that of {model_type}. {self.kind.needed}.")
-        return self.kind.config.from_json(section)
+        try:
+            return self.kind.config.from_json(section.content)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
     @property
     def nbytes(self) -> int:
@@ -113,10 +124,21 @@ class TextEncoderFiles:
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
 
-        Raises MissingFileError if there is none, CheckpointError if it is damaged.
+        Raises MissingFileError if there is none, CheckpointError if it is damaged or belongs to another encoder.
         """
+        tokenizer, rows = self._tokenizer(), self.config.vocabulary
+        if tokenizer.words > rows:
+            raise CheckpointError(
+                f"The tokenizer of {self.path.name} belongs to another {self.kind.title}: it knows {tokenizer.words:,} "
+                f"words, and the weights have {rows:,} rows. Download both from one place."
+            )
+        return tokenizer
+
+    def _tokenizer(self) -> Tokenizer:
         for shard, key in self.keys():
             if key in _EMBEDDED:
+                if shard.dtype(key) not in (torch.uint8, torch.int8):
+                    raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
                 content = shard.get(key).numpy().tobytes()
                 return _make_tokenizer(_EMBEDDED[key], content, f"{key} in {shard.path.name}")
         for file in self.companion_files():
@@ -172,14 +194,18 @@ def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloa
         install_quantized_layers(encoder, state, dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
-    load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.keys.official)
+    load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a Hugging Face folder, all those that its index names."""
     for index in folder.glob("*.safetensors.index.json"):
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        fields = Fields(read_json(index), str(index))
+        names = set(map(str, fields.section("weight_map").content.values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise fields.refusal("weight_map", "an object of names of files in this folder")
+        files = [folder / name for name in sorted(names)]
         if absent := [file.name for file in files if not file.is_file()]:
             raise MissingFileError(
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
@@ -192,7 +218,4 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _make_tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:
-    try:
-        return make(content)
-    except Exception as error:  # the libraries have no common type for a file that they cannot read
-        raise CheckpointError(f"The tokenizer {where} cannot be read ({error}); download it again.") from error
+    return foreign_call(lambda: make(content), f"The tokenizer {where} cannot be read")

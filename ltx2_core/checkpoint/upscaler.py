@@ -1,14 +1,17 @@
 """An upscaler as people have it: one file for each kind (see README.md, "Upscalers")."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, MissingFileError
+from ..quantization import install_quantized_layers
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
+from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
 from .files import TensorFile
 from .keys.table import Keys
@@ -41,7 +44,7 @@ class UpscalerFile:
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
             return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
-        except ValueError as error:
+        except CheckpointError as error:
             raise CheckpointError(f"{self.file.path.name}: {error}") from None
 
     @property
@@ -96,15 +99,28 @@ def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> U
     """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted."""
     with torch.device("meta"):
         upscaler = Upscaler(file.config)
-    state = {ours: file.file.get(key).to(dtype) for ours, key in file.names.items()}
-    load_strict(upscaler, state, f"The upscaler {file.file.path.name}", file.keys.official)
+    state = {ours: file.file.get(key) for ours, key in file.names.items()}
+    _fill(upscaler, state, dtype, f"The upscaler {file.file.path.name}", file.keys.official)
     return upscaler.requires_grad_(False).eval()
 
 
 def video_statistics(models: Models) -> ChannelStatistics:
     """Read mean and deviation of every channel, which lie beside the video VAE, without the VAE itself."""
     source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
-    state = {name: source.file.get(source.names[f"statistics.{name}"]) for name in ("mean", "std")}
-    statistics = ChannelStatistics(len(state["mean"]))
-    statistics.load_state_dict(state)
+    prefix = "statistics."
+    state = {name.removeprefix(prefix): source.file.get(key) for name, key in source.names.items() if prefix in name}
+    with torch.device("meta"):
+        statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
+    title = f"The video VAE in {source.file.path.name}"
+    _fill(statistics, state, torch.float32, title, lambda name: source.variant.official(prefix + name))
     return statistics
+
+
+def _fill(
+    network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, title: str, official: Callable[[str], str]
+) -> None:
+    try:
+        install_quantized_layers(network, state, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{title}: {error}") from None
+    load_strict(network, state, title, official)

@@ -9,6 +9,8 @@ from ..errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_PLAIN_VERSION = re.compile(r"v?\d{1,3}(?:[.-]\d{1,3})*(?:[.-]?(?:rc|dev|alpha|beta|a|b)\d{0,3})?")
+
 _PREFIX = "model.diffusion_model."
 
 _TRANSFORMER_2_0 = {
@@ -151,9 +153,10 @@ def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
     Raises CheckpointError for video-only models and for versions that this pack does not run.
     """
     stated = metadata.get("model_version", "")
-    numbers = [int(n) for n in re.findall(r"\d+", stated.replace("-", "."))[:2]]
     by_name = None
-    if numbers:
+    # Merges state names of files, such as "ltx-2-19b", whose numbers are not all of a version.
+    if _PLAIN_VERSION.fullmatch(stated):
+        numbers = [int(n) for n in re.findall(r"\d+", stated)[:2]]
         by_name = "2.0" if numbers < [2, 3] else "2.3" if numbers < [2, 4] else f"{numbers[0]}.{numbers[1]}"
         _refuse_unsupported(by_name)
     return by_name or version_of_tensors(shapes)
@@ -196,7 +199,7 @@ def _version_of_transformer(keys: Set[str]) -> str:
 def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
     """Return the config of ``version`` for a file without one; depth is counted in its tensors."""
     config = dict(VERSIONS[version].config)
-    layers = {int(m.group(1)) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
+    layers = {m.group(1) for key in shapes if (m := re.search(r"transformer_blocks\.(\d+)\.", key))}
     if layers:
         config["transformer"] = config["transformer"] | {"num_layers": len(layers)}
     return config

@@ -1,19 +1,26 @@
 """The command line: a request is written in flags, and errors are one sentence."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-import torch
-
-from ..errors import LTX2Error, plain_text
+from ..errors import LTX2Error, memory_told, plain_text
 from .commands import COMMANDS
 from .parser import parse
 from .progress import shown_log
 
 __all__ = ["main", "sentence"]
 
-STOPPED = 130  # exit status of a shell for a command that was interrupted
+# Exit status of a shell for a command that was interrupted, or asked to end.
+STOPPED, ENDED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class _AskedToEnd(KeyboardInterrupt):
+    """The system asks this process to end; what an interruption tidies up, this does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,20 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words of the command line; those of this process by default.
 
     Returns:
-        The exit status: 0, 2 after an error, which is told in one sentence on stderr, 130 after an interruption.
+        The exit status: 0, 2 after an error, which is told in one sentence on stderr, 130 after an interruption, 143
+        after SIGTERM.
     """
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        with shown_log():
+        with _ending_tidily(), shown_log(), memory_told():
             COMMANDS[options.command](options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("Stopped; nothing was written.", file=sys.stderr)
-        return STOPPED
+        return ENDED if isinstance(stopped, _AskedToEnd) else STOPPED
     except BrokenPipeError:  # whoever read our output has gone; nothing can be told any more
         _silence_output()
         return 1
-    except (LTX2Error, OSError, torch.OutOfMemoryError) as error:
+    except (LTX2Error, OSError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
@@ -46,13 +54,28 @@ def sentence(error: BaseException) -> str:
     """Return what an error says, in one line; errors of the system say what is wrong with which file."""
     if isinstance(error, OSError) and not isinstance(error, LTX2Error) and error.strerror:
         return plain_text(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
-    if isinstance(error, torch.OutOfMemoryError) and not isinstance(error, LTX2Error):
-        return f"Memory ran out: {_one_line(error)} Make the clip smaller or shorter, or close other programs."
     return _one_line(error) or type(error).__name__
 
 
 def _one_line(error: BaseException) -> str:
     return plain_text(" ".join(str(error).split()))
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Let SIGTERM interrupt the work as Ctrl+C does, so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _AskedToEnd
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _silence_output() -> None:

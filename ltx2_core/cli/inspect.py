@@ -14,6 +14,7 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
+from ..quantization import check_stored
 
 
 def inspect(path: str | Path) -> str:
@@ -56,11 +57,28 @@ def _checkpoint(models: Models) -> str:
             lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
+    lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
     if "config" not in file.metadata:
         lines.append("  The header has no config; the numbers of the release are used.")
     needed = [name for name in models.missing if name != "text_encoder"]
     lines.append(f"  needs: {', '.join([*needed, VERSIONS[models.version].text_encoder])}")
     return "\n".join(lines)
+
+
+def problems_of(models: Models) -> list[str]:
+    """List, from headers alone, what would keep the components of ``models`` from being built."""
+    problems = dict[str, None]()
+    for file in models.files:
+        try:
+            check_stored({key: file.dtype(key) for key in models.unknown(file)})
+        except CheckpointError as error:
+            return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
+    for name in models.sources:
+        try:
+            models.network(name)
+        except CheckpointError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def _lora(lora: Lora) -> str:

@@ -42,6 +42,11 @@ def _product(up: Shape, down: Shape) -> Shape:
     return (up[0], down[1]) if len(up) == len(down) == 2 and up[1] == down[0] else ()
 
 
+def _rows(shapes: Shapes, *parts: str) -> int | None:
+    """The first axis of the first of these parts that is there, which is the rank of what is factored."""
+    return next((shapes[part][0] for part in parts if shapes.get(part)), None)
+
+
 def _factor_shape(shapes: Shapes, name: str) -> Shape:
     return shapes[name] if name in shapes else _product(shapes[f"{name}_a"], shapes[f"{name}_b"])
 
@@ -64,7 +69,7 @@ LORA = Form(
     ("up", "down"),
     {"up", "down"}.issubset,
     lambda shapes: _product(shapes["up"], shapes["down"]),
-    lambda shapes: shapes["down"][0],
+    lambda shapes: _rows(shapes, "down"),
     lambda parts: parts["up"] @ parts["down"],
 )
 LOHA = Form(
@@ -72,7 +77,7 @@ LOHA = Form(
     _HADAMARD,
     set(_HADAMARD).issubset,
     lambda shapes: _product(shapes["hada_w1_a"], shapes["hada_w1_b"]),
-    lambda shapes: shapes["hada_w1_b"][0],
+    lambda shapes: _rows(shapes, "hada_w1_b"),
     lambda parts: (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"]),
 )
 LOKR = Form(
@@ -80,7 +85,7 @@ LOKR = Form(
     _KRONECKER,
     _has_factors,
     _kronecker_shape,
-    lambda shapes: next((shapes[part][0] for part in ("lokr_w2_b", "lokr_w1_b") if part in shapes), None),
+    lambda shapes: _rows(shapes, "lokr_w2_b", "lokr_w1_b"),
     lambda parts: torch.kron(_factor(parts, "lokr_w1"), _factor(parts, "lokr_w2")),
 )
 DIFFERENCE = Form(

@@ -1,6 +1,5 @@
 """A LoRA file: which parameters of LTX-2 it changes, and how; nothing is read but the header."""
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -14,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.files import TensorFile, read_file
-from ..checkpoint.loading import shorten_list
+from ..checkpoint.loading import check_numbers, shorten_list
 from ..errors import CheckpointError
+from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
 from .names import find_parameter
 from .patterns import LayerPatterns
+
+MOST_DOWNSCALE = 64  # of the reference of an IC-LoRA
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
@@ -40,10 +42,19 @@ class Delta:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {part: self.file.shape(key) for part, key in self.keys.items()}
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the parameter that is changed."""
-        return self.form.shape(self._shapes)
+        """The shape of the parameter that is changed; () if the tensors of the file do not go together."""
+        if self.is_low_rank:
+            return self.form.shape(self._shapes)
+        try:
+            parts = {part: torch.empty(shape, device="meta") for part, shape in self._shapes.items()}
+            change = self.form.change(parts)
+            if "magnitude" in parts:
+                change = with_magnitude(change, change, parts["magnitude"])
+            return tuple(change.shape) if tuple(change.shape) == self.form.shape(self._shapes) else ()
+        except (RuntimeError, IndexError):
+            return ()
 
     @property
     def rank(self) -> int | None:
@@ -69,7 +80,7 @@ class Delta:
     def scale(self) -> float:
         """alpha / r; what has no alpha is meant to be 1 (see README.md, "Scale")."""
         if "alpha" in self.keys and self.rank:
-            return float(self.file.get(self.keys["alpha"])) / self.rank
+            return self._alpha / self.rank
         rank = self.rank or self.settings.get("r")
         alpha = self.settings.get("lora_alpha", self.settings.get("alpha"))
         if (patterns := self.settings.get("alpha_pattern")) is not None:
@@ -80,7 +91,32 @@ class Delta:
 
     def factor(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return one of the tensors in the file by its part in the form, such as "up"."""
-        return self.file.get(self.keys[name]).to(device).to(dtype)
+        tensor = self.file.get(self.keys[name])
+        if name not in self._checked:
+            check_numbers(tensor, lambda: f"{self.keys[name]} in {self.file.path.name}")
+            self._checked.add(name)
+        return tensor.to(device).to(dtype)
+
+    @cached_property
+    def _checked(self) -> set[str]:
+        """The parts that were looked at; some are read in every step."""
+        return set()
+
+    @cached_property
+    def _alpha(self) -> float:
+        key = self.keys["alpha"]
+        value = self.file.get(key)
+        if value.numel() != 1 or not math.isfinite(alpha := value.double().item()):
+            found = f"{tuple(value.shape)} numbers" if value.numel() != 1 else f"{value.item()}"
+            raise CheckpointError(
+                f"{key} in {self.file.path.name} is {found}; one finite number was expected. Download the file again."
+            )
+        return alpha
+
+    def check_alpha(self) -> None:
+        """Raise CheckpointError if the file's alpha of this change, if it has one, is no number."""
+        if "alpha" in self.keys:
+            _ = self._alpha
 
     def compute(self, weight: Tensor) -> Tensor:
         """Return what is added to ``weight`` (float32) at strength 1."""
@@ -121,18 +157,18 @@ class Lora:
         stated = next((self.file.metadata[name] for name in names if name in self.file.metadata), "1")
         try:
             factor = round(float(stated))
-        except ValueError:
+        except (ValueError, OverflowError):
             factor = 0
-        if factor < 1:
+        if not 1 <= factor <= MOST_DOWNSCALE:
             raise CheckpointError(
-                f"The header of {self.path.name} says {names[0]} = {stated!r}, which should be a whole number from 1 "
-                "on; download the file again."
+                f"The header of {self.path.name} says {names[0]} = {shown(stated)}, which should be a whole number "
+                f"from 1 to {MOST_DOWNSCALE}; download the file again."
             )
         return factor
 
 
 def open_lora(path: str | Path) -> Lora:
-    """Look at a LoRA of any trainer; only the header is read.
+    """Look at a LoRA of any trainer; only the header and the scales are read.
 
     Raises MissingFileError, or CheckpointError if the file is not a LoRA.
     """
@@ -164,7 +200,8 @@ def read_lora(file: TensorFile) -> Lora | None:
             is_lora = True
             place = next(filter(None, (find_parameter(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
-                deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
+                delta = deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
+                delta.check_alpha()
                 unknown -= set(parts.values())
     return Lora(file, deltas, tuple(sorted(unknown))) if is_lora else None
 
@@ -194,22 +231,21 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     config = file.path.with_name("adapter_config.json")
     if stated is None and file.path.name == "adapter_model.safetensors" and config.is_file():
         stated = read_file(config).decode("utf-8", "replace")
-    try:
-        settings = json.loads(stated or "{}")
-    except ValueError:
-        raise CheckpointError(f"The settings of {file.path.name} are not valid JSON; download it again.") from None
+    if stated is None:
+        return {}
+    found = parse_json(stated, f"The settings of {file.path.name}")
     # diffusers puts the name of the network in front.
-    settings = {name.removeprefix("transformer."): value for name, value in settings.items() if value is not None}
-    if "alpha_pattern" in settings:
-        settings["alpha_pattern"] = _layer_patterns(settings["alpha_pattern"], f"alpha_pattern of {file.path.name}")
+    settings = {name.removeprefix("transformer."): value for name, value in found.items() if value is not None}
+    fields = Fields(settings, f"The settings of {file.path.name}")
+    fields.whole("r", 1)
+    fields.flag("use_rslora", False)
+    for name in ("lora_alpha", "alpha"):
+        fields.number(name, 1.0, -_LARGEST_ALPHA, _LARGEST_ALPHA)
+    if "alpha_pattern" in fields:
+        settings["alpha_pattern"] = _layer_patterns(fields.section("alpha_pattern"))
     return settings
 
 
-def _layer_patterns(values: Any, source: str) -> LayerPatterns:
-    if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
-        raise CheckpointError(f"{source} should give a number for each name of a layer; download the file again.")
-    return LayerPatterns(values, source)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_ALPHA
+def _layer_patterns(fields: Fields) -> LayerPatterns:
+    values = {pattern: fields.number(pattern, None, -_LARGEST_ALPHA, _LARGEST_ALPHA) for pattern in fields.content}
+    return LayerPatterns(values, fields.where)

@@ -149,6 +149,8 @@ def read_audio(
     """
     with _opened(source) as container:
         audio = _audio(container)
+        if audio is None and container.streams.audio:
+            raise MediaError(f"{_name(container)} has sound of a kind that cannot be read here; save it as WAV or MP4.")
         if audio is None:
             raise MediaError(
                 f"{_name(container)} is a video without sound; choose one that has sound, or a sound file."
@@ -184,11 +186,11 @@ def read_picture(source: Source) -> Tensor:
             elif picture.mode not in ("RGB", "CMYK", "L"):
                 picture = picture.convert("RGB")
             pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
-    except LTX2Error:
+    except (LTX2Error, MemoryError, RecursionError):
         raise
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{_name(source)} has too many pixels for a picture: make it smaller.") from error
-    except (OSError, SyntaxError) as error:  # as Pillow calls what it cannot read
+        raise MediaError(f"{_name(source)} has too many pixels ({error}); make it smaller.") from error
+    except Exception as error:  # Pillow has no common type for what it cannot read
         raise MediaError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
     return torch.from_numpy(pixels).float().div_(255)[None]
 
@@ -206,7 +208,9 @@ def _opened(source: Source) -> Iterator[InputContainer]:
     try:
         with _open_file(source) as file, av.open(file, "r", options=READ_ALONE) as container:
             yield container
-    except av.FFmpegError as error:
+    except LTX2Error:
+        raise
+    except (av.FFmpegError, OSError) as error:  # the system's own for a place that a damaged file names
         raise MediaError(
             f"{_name(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
         ) from error
@@ -230,11 +234,17 @@ def _name(source: Source | InputContainer) -> str:
 
 def _video(container: InputContainer) -> VideoStream | None:
     """The first pictures that are not just the cover of an album."""
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    pictures = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next(filter(_is_known, pictures), None)
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
-    return next(iter(container.streams.audio), None)
+    return next(filter(_is_known, container.streams.audio), None)
+
+
+def _is_known(stream: Stream) -> bool:
+    """Whether FFmpeg knows the codec; without one, a stream has neither a rate nor channels."""
+    return stream.codec_context is not None
 
 
 def _rate(video: VideoStream) -> Fraction:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..disk_cache import write_atomically
-from ..errors import SettingError
+from ..disk_cache import fingerprint, write_atomically
+from ..errors import CheckpointError, SettingError
+from ..errors.foreign import parse_json
 from .pinned import kept_free, ram
 from .trace import Cost
 
@@ -139,11 +141,13 @@ def this_machine(
     path = None if folder is None else folder / "machine.json"
     known = _read(path)
     if key in known:
-        return Machine(**known[key])
+        return Machine(**known[key]["rates"])
     machine = _probe(name, device, file, scaled_product)
     if path is not None:
+        rates = asdict(machine)
+        kept = known | {key: {"rates": rates, "digest": fingerprint(key, rates)}}
         with suppress(OSError):  # it will be measured again
-            write_atomically(path, json.dumps(known | {key: asdict(machine)}, indent=1).encode())
+            write_atomically(path, json.dumps(kept, indent=1).encode())
     return machine
 
 
@@ -162,13 +166,22 @@ def pinnable(total: int, available: int) -> int:
     return max(0, min(total // 2, available - kept_free(total)))
 
 
-def _read(path: Path | None) -> dict:
+def _read(path: Path | None) -> dict[str, Any]:
+    """What was measured before: of a file that was changed or damaged, the entries that are as they were written."""
     try:
-        found = {} if path is None else json.loads(path.read_text())
-        fields = Machine.__dataclass_fields__.keys()
-        return {key: value for key, value in found.items() if value.keys() == fields}
-    except (OSError, ValueError, AttributeError):
+        found = {} if path is None else parse_json(path.read_bytes(), str(path))
+    except (OSError, CheckpointError):
         return {}
+    return {key: kept for key, kept in found.items() if _is_whole(key, kept)}
+
+
+def _is_whole(key: str, kept: object) -> bool:
+    rates = kept.get("rates") if isinstance(kept, dict) else None
+    return (
+        isinstance(rates, dict)
+        and rates.keys() == Machine.__dataclass_fields__.keys()
+        and cast(dict, kept).get("digest") == fingerprint(key, rates)
+    )
 
 
 def _probe(name: str, device: torch.device, file: Path | None, scaled_product: ScaledProduct | None) -> Machine:

@@ -34,6 +34,7 @@ from ..quantization import (
 )
 from ..text import GemmaConfig, GemmaEncoder
 from ..transformer import Transformer
+from ..transformer.config import layers_of
 
 PLANNED_FORMATS = ("bf16", *CASTS)  # of releases that can be planned without a file
 
@@ -79,8 +80,7 @@ class Blueprint:
         tensors = {}
         for name, source in models.sources.items():
             entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
-            with torch.device("meta"):
-                network = source.variant.build(models.config, {ours: entry.shape for ours, entry in entries.items()})
+            network = models.network(name)
             tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
             entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
@@ -160,7 +160,7 @@ class Blueprint:
         return self.remember(("shortened", layers), lambda: self._shortened_transformer(layers))
 
     def _shortened_transformer(self, layers: int) -> Transformer:
-        middle = self.config["transformer"].get("num_layers", 48) // 2
+        middle = layers_of(self.config["transformer"]) // 2
         tensors = {}
         for name, tensor in self.tensors["transformer"].items():
             match = re.match(r"blocks\.(\d+)\.(.*)", name)

@@ -126,9 +126,9 @@ class Connect(Stage):
             for each in features:
                 moved = Features(each.video.to(device, dtype), each.audio.to(device, dtype))
                 contexts.append(connect(moved, video, audio))
-        for context in contexts:
-            check_finite(context.video, "encoding the prompt")
-            check_finite(context.audio, "encoding the prompt")
+            for context in contexts:
+                check_finite(context.video, "encoding the prompt")
+                check_finite(context.audio, "encoding the prompt")
         return contexts
 
 

@@ -12,7 +12,7 @@ from ..checkpoint import Models, build
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..disk_cache import cache_folder
-from ..errors import MissingFileError
+from ..errors import MissingFileError, memory_told
 from ..lora import Stack, compare
 from ..memory.link import Plain, link_to
 from ..memory.machine import Machine, pinnable, this_machine, usable
@@ -143,7 +143,13 @@ class LocalEngine:
 
         Raises:
             DoesNotFitError: if the stage was not planned and does not fit.
+            OutOfMemoryError: if memory runs out all the same.
         """
+        with memory_told(f" in the stage {stage.name}"), self._use(stage, loras) as networks:
+            yield networks
+
+    @contextmanager
+    def _use(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
         self.events.check()
         placement = self._placement(stage)
         stack = self.loras if loras is None else loras

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoint.loading import find_broken
+from ..errors import NotANumberError
 from ..lora import LoraAdapter, Stack
 from ..lora.stack import for_component
 from ..memory.placement import Placement
@@ -88,6 +90,9 @@ def ready(
         networks: built.
         placement: of the first of them; None keeps weights where they are used.
         make_room: called with the placement when all patches are known.
+
+    Raises:
+        NotANumberError: what the networks made is not a number; if a weight is to blame, it is named.
     """
     first = next(iter(networks.values()))
     for each in networks.values():
@@ -95,9 +100,14 @@ def ready(
     if placement is not None:
         first.store.stream_by(placement.unit, placement.slots or 2)
     make_room(placement)
-    with ExitStack() as stack:
-        for each in networks.values():
-            for adapter in each.adapters:
-                stack.enter_context(adapter.attached())
-            stack.enter_context(each.store.use())
-        yield Networks({key: each.value for key, each in networks.items()})
+    try:
+        with ExitStack() as stack:
+            for each in networks.values():
+                for adapter in each.adapters:
+                    stack.enter_context(adapter.attached())
+                stack.enter_context(each.store.use())
+            yield Networks({key: each.value for key, each in networks.items()})
+    except NotANumberError as error:
+        if broken := find_broken(module for each in networks.values() for module in each.modules):
+            raise NotANumberError(error.fact, broken) from error
+        raise

@@ -3,7 +3,6 @@
 A further format is one file beside this one, with a class that has the members of ``Format``, and one row of FORMATS.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..errors.foreign import Fields, parse_json
 from .fp8 import FP8
 
 
@@ -121,6 +121,9 @@ SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values()}
 
 _MARKER = "comfy_quant"
 _FOREIGN_SUFFIXES = {"weight_scale_2": "nvfp4"}
+# How tensors end that other libraries write instead of a weight.
+_FOREIGN_ENDS = {".weight._data": "quanto int8", ".weight.absmax": "bitsandbytes", ".weight.quant_map": "bitsandbytes",
+                 ".qweight": "GPTQ or AWQ"}  # fmt: skip
 
 # What may stand next to ``<module>.weight`` in a quantised file, in all spellings.
 SCALE_SUFFIXES = frozenset(
@@ -175,6 +178,30 @@ def is_file_marker(key: str) -> bool:
     return any(key.endswith(format.file_marker) for format in FORMATS.values())
 
 
+def check_stored(dtypes: Mapping[str, torch.dtype]) -> None:
+    """Refuse, from a header alone, weights that no row of FORMATS reads.
+
+    Args:
+        dtypes: By the name of a tensor, companions included.
+
+    Raises:
+        CheckpointError: Names the first of them and how it is stored.
+    """
+    companions = defaultdict[str, set[str]](set)
+    for name in dtypes:
+        weight, suffix = split_companion(name)
+        if suffix in _FOREIGN_SUFFIXES:
+            raise _unreadable(weight, _FOREIGN_SUFFIXES[suffix])
+        if suffix:
+            companions[weight].add(suffix)
+    for name, dtype in dtypes.items():
+        foreign = next((format for end, format in _FOREIGN_ENDS.items() if name.endswith(end)), None)
+        if foreign is not None:
+            raise _unreadable(name.rpartition(".")[0], foreign)
+        if not split_companion(name)[1] and find_format(dtype, companions[name]) is None:
+            _refuse_quantized(name, dtype, companions[name])
+
+
 def wants_exact_products(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Return whether a file, given the shapes of its tensors, asks that inputs of layers are not rounded."""
     return any(
@@ -218,7 +245,7 @@ def install_quantized_layers(network: nn.Module, state: dict[str, Tensor], dtype
         linear, about = modules.get(module), companions[name]
         format = find_format(value.dtype, about.tensors)
         if format is None:
-            _refuse_quantized(name, value, about.tensors)
+            _refuse_quantized(name, value.dtype, about.tensors)
             if dtype is not None:
                 state[name] = value.to(dtype)
         elif problem := format.find_problem(value, about.tensors):
@@ -259,21 +286,21 @@ def _take_companions(state: dict[str, Tensor]) -> defaultdict[str, _Companions]:
 
 def _read_marker(weight: str, value: Tensor) -> dict[str, Any]:
     """The options in a marker, which holds JSON as bytes."""
-    try:
-        marker = json.loads(value.numpy().tobytes())
-        options = marker | marker.get("params", {})
-    except (ValueError, AttributeError, TypeError):
-        raise CheckpointError(f"The marker beside {weight} is not valid JSON; download the file again.") from None
+    if value.dtype != torch.uint8:
+        raise CheckpointError(f"The marker beside {weight} is not valid JSON in bytes; download the file again.")
+    title = f"The marker beside {weight}"
+    marker = parse_json(value.contiguous().numpy().tobytes(), title)
+    options = marker | dict(Fields(marker, title).section("params").content)
     if not any((stated := marker.get("format")) in format.markers for format in FORMATS.values()):
-        raise _unreadable(weight, stated)
+        raise _unreadable(weight, str(stated))
     return options
 
 
-def _refuse_quantized(name: str, value: Tensor, companions: Collection[str]) -> None:
-    """CheckpointError if a tensor that is in no format of ours is quantised all the same."""
+def _refuse_quantized(name: str, dtype: torch.dtype, companions: Collection[str]) -> None:
+    """CheckpointError if a tensor that is in no format of ours is quantised all the same, or holds no decimals."""
     scaled = any(suffix in format.scale_suffixes for suffix in companions for format in FORMATS.values())
-    if scaled or (name.endswith(".weight") and not value.is_floating_point()):
-        stored = str(value.dtype).removeprefix("torch.")
+    if scaled or not dtype.is_floating_point:
+        stored = str(dtype).removeprefix("torch.")
         raise _unreadable(name, f"{stored} with a scale" if scaled else stored)
 
 

@@ -1,6 +1,7 @@
 """The small transformer between text features and the diffusion model (see README.md, "Connectors")."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SettingError
+from ..errors.foreign import Fields
 from ..layers import Attention, FeedForward, Rope, Rotation, rms_norm
 
 
@@ -32,26 +34,32 @@ class ConnectorConfig:
         return self.heads * self.head_dim
 
     @classmethod
-    def from_json(cls, section: dict[str, Any], stream: Literal["video", "audio"]) -> "ConnectorConfig":
+    def from_json(cls, section: Mapping[str, Any], stream: Literal["video", "audio"]) -> "ConnectorConfig":
         """Read one stream's connector from the ``transformer`` section of a checkpoint's config.
 
         Absent keys take the defaults of the official reader; those of audio fall back to those of video.
         """
 
-        def number(key: str, default: int) -> int:
-            shared = section.get(f"connector_{key}", default)
-            return section.get(f"audio_connector_{key}", shared) if stream == "audio" else shared
+        fields = Fields.of(section, "The config section transformer")
 
+        def number(key: str, default: int, least: int, most: int) -> int:
+            shared = fields.whole(f"connector_{key}", default, least, most)
+            return fields.whole(f"audio_connector_{key}", shared, least, most) if stream == "audio" else shared
+
+        head_dim = number("attention_head_dim", 128, 2, 2**16)
+        if head_dim % 2:
+            own = "audio_connector_attention_head_dim"
+            raise fields.refusal(own if stream == "audio" and own in fields else own[6:], "an even number")
         return cls(
-            heads=number("num_attention_heads", 30),
-            head_dim=number("attention_head_dim", 128),
-            layers=number("num_layers", 2),
-            gated=section.get("connector_apply_gated_attention", False),
-            ff_bias=section.get("connector_ff_bias", True),
-            max_position=section.get("connector_positional_embedding_max_pos", [1])[0],
-            rope_interleaved=section.get("rope_type", "split") == "interleaved",
-            rope_double=section.get("frequencies_precision") == "float64",
-            registers=section.get("connector_num_learnable_registers", 128),
+            heads=number("num_attention_heads", 30, 1, 1024),
+            head_dim=head_dim,
+            layers=number("num_layers", 2, 0, 256),
+            gated=fields.flag("connector_apply_gated_attention", False),
+            ff_bias=fields.flag("connector_ff_bias", True),
+            max_position=fields.numbers("connector_positional_embedding_max_pos", (1.0,), least=1e-3)[0],
+            rope_interleaved=fields.word("rope_type", "split", ("split", "interleaved")) == "interleaved",
+            rope_double=fields.word("frequencies_precision", "float32") == "float64",
+            registers=fields.whole("connector_num_learnable_registers", 128, most=2**16),
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .connector import Connector
 from .features import Features, TextFeatures
 from .gemma import GemmaEncoder
@@ -30,9 +31,18 @@ class HiddenStates:
 
 @torch.no_grad()
 def compute_hidden_states(encoder: GemmaEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
-    """Run the text encoder on all prompts, positive and negative, in one batch."""
-    device = encoder.model.embed_tokens.weight.device
-    ids, mask = (tokens.to(device) for tokens in tokenizer(prompts))
+    """Run the text encoder on all prompts, positive and negative, in one batch.
+
+    Raises CheckpointError if the tokenizer gives tokens that the encoder does not have.
+    """
+    weight = encoder.model.embed_tokens.weight
+    ids, mask = tokenizer(prompts)
+    if (highest := int(ids.max())) >= len(weight):
+        raise CheckpointError(
+            f"The tokenizer belongs to another text encoder: it gives the token {highest:,}, and the weights have "
+            f"{len(weight):,} rows. Download both from one place."
+        )
+    ids, mask = ids.to(weight.device), mask.to(weight.device)
     return HiddenStates(encoder(ids, mask), mask)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
+from ..errors.foreign import Fields, shown
 
 EPS = 1e-6
 
@@ -33,7 +34,7 @@ class TextFeaturesConfig:
 
     @classmethod
     def from_json(
-        cls, section: dict[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None
+        cls, section: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None
     ) -> "TextFeaturesConfig":
         """Read the ``transformer`` section of a checkpoint's config.
 
@@ -45,24 +46,26 @@ class TextFeaturesConfig:
         Raises:
             CheckpointError: The section describes neither the projection of LTX-2.0 nor that of 2.3.
         """
-        width = section.get("caption_channels", 3840)
-        flat = next((shape[1] for name, shape in (shapes or {}).items() if name.endswith(".weight")), 49 * width)
+        fields = Fields.of(section, "The config section transformer")
+        width = fields.whole("caption_channels", 3840, most=2**16)
+        flat = next(
+            (s[1] for name, s in (shapes or {}).items() if name.endswith(".weight") and len(s) == 2), 49 * width
+        )
         states = flat // width
-        flags = {key: section[key] for key in _PER_STREAM if key in section}
+        flags = {key: fields.content[key] for key in _PER_STREAM if key in fields.content}
         if not flags:
             return cls(width, states, video_width=width, audio_width=width, per_stream=False)
         if flags != _PER_STREAM:
             raise CheckpointError(
-                f"The checkpoint's config describes its text projection by {flags}; known are LTX-2.0, which says "
-                f"nothing about it, and LTX-2.3, which says {_PER_STREAM}."
+                f"The checkpoint's config describes its text projection by {shown(flags)}; known are LTX-2.0, which "
+                f"says nothing about it, and LTX-2.3, which says {_PER_STREAM}."
             )
-        return cls(
-            width,
-            states,
-            video_width=section.get("num_attention_heads", 32) * section.get("attention_head_dim", 128),
-            audio_width=section.get("audio_num_attention_heads", 32) * section.get("audio_attention_head_dim", 64),
-            per_stream=True,
-        )
+
+        def stream(prefix: str, head_dim: int) -> int:
+            heads = fields.whole(f"{prefix}num_attention_heads", 32, most=1024)
+            return heads * fields.whole(f"{prefix}attention_head_dim", head_dim, most=2**16)
+
+        return cls(width, states, video_width=stream("", 128), audio_width=stream("audio_", 64), per_stream=True)
 
 
 @dataclass(frozen=True)

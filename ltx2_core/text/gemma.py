@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, LTX2Error
+from ..errors.foreign import Fields, foreign_call
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -24,6 +25,11 @@ _SIZES = {  # our name: the name in a Hugging Face config
     "local_theta": "rope_local_base_freq",
     "eps": "rms_norm_eps",
 }
+# Of those that differ from 1 to 65,536: the least and the most that they can be.
+_LIMITS: dict[str, tuple[Any, Any]] = {
+    "layers": (1, 256), "heads": (1, 1024), "kv_heads": (1, 1024), "head_dim": (2, 4096), "vocabulary": (1, 2**22),
+    "window": (1, 2**20), "theta": (1.0, 1e12), "local_theta": (1.0, 1e12), "eps": (1e-12, 0.1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,33 +54,46 @@ class GemmaConfig:
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "GemmaConfig":
         """Read the text part of a Hugging Face ``config.json``, as written by transformers 4 or 5."""
-        values = {ours: section[theirs] for ours, theirs in _SIZES.items() if section.get(theirs) is not None}
-        if "full_attention" in (section.get("layer_types") or ()):
-            values["full_every"] = section["layer_types"].index("full_attention") + 1
-        ropes = section.get("rope_parameters") or {}
-        if "rope_theta" in ropes.get("sliding_attention", {}):
-            values["local_theta"] = ropes["sliding_attention"]["rope_theta"]
-        if "rope_theta" in ropes.get("full_attention", {}):
-            values["theta"] = ropes["full_attention"]["rope_theta"]
-        scaling = ropes.get("full_attention", section.get("rope_scaling"))
-        if scaling or "rope_scaling" in section:
-            values["rope_factor"] = (scaling or {}).get("factor", 1.0)
-        return cls(**values)
+        fields = Fields.of(section, "The config of Gemma")
+        values: dict[str, Any] = {}
+        for ours, theirs in _SIZES.items():
+            default = getattr(cls, ours)
+            if theirs in fields:
+                read = fields.whole if isinstance(default, int) else fields.number
+                values[ours] = read(theirs, default, *_LIMITS.get(ours, (1, 2**16)))
+        layer_types = fields.items("layer_types", longest=_LIMITS["layers"][1])
+        if "full_attention" in layer_types:
+            values["full_every"] = layer_types.index("full_attention") + 1
+        return cls(**values | _ropes(fields)).checked(fields)
+
+    def checked(self, fields: Fields) -> "GemmaConfig":
+        """Return this if its sizes, read from ``fields``, go together. Raises CheckpointError if not."""
+        if self.heads % self.kv_heads:
+            raise fields.refusal("num_key_value_heads", f"a number that divides the {self.heads} heads")
+        if self.head_dim % 2:
+            raise fields.refusal("head_dim", "an even number")
+        return self
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "GemmaConfig":
         """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
 
-        def shape(name: str) -> tuple[int, ...]:
+        def shape(name: str, axes: int = 2) -> tuple[int, ...]:
             if f"model.{name}.weight" not in shapes:
                 raise CheckpointError(
                     f"The text encoder lacks {name}.weight; the file is not complete, download it again."
                 )
-            return shapes[f"model.{name}.weight"]
+            found = shapes[f"model.{name}.weight"]
+            if len(found) != axes or not all(found):
+                raise CheckpointError(
+                    f"The text encoder's {name}.weight has the shape {found}; {axes} axes that are not empty were "
+                    "expected. Download it again."
+                )
+            return found
 
-        head_dim = shape("layers.0.self_attn.q_norm")[0]
-        return cls(
-            layers=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("model.layers.")),
+        head_dim = shape("layers.0.self_attn.q_norm", axes=1)[0]
+        sizes = cls(
+            layers=len({name.split(".")[2] for name in shapes if name.startswith("model.layers.")}),
             width=shape("embed_tokens")[1],
             hidden=shape("layers.0.mlp.gate_proj")[0],
             heads=shape("layers.0.self_attn.q_proj")[0] // head_dim,
@@ -83,12 +102,26 @@ class GemmaConfig:
             vocabulary=shape("embed_tokens")[0],
             attention_scalar=head_dim,
         )
+        return cls.from_json(sizes.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the arguments of ``Gemma3TextConfig`` in the older form that all releases of transformers accept."""
         values = {_SIZES[name]: value for name, value in asdict(self).items() if name in _SIZES}
         scaled = {"rope_type": "linear", "factor": self.rope_factor} if self.rope_factor != 1 else None
         return values | {"rope_scaling": scaled}
+
+
+def _ropes(fields: Fields) -> dict[str, float]:
+    """What a config says of rotary positions, in the words of transformers 4 or 5."""
+    values: dict[str, float] = {}
+    parameters = fields.section("rope_parameters")
+    for kind, ours in ("sliding_attention", "local_theta"), ("full_attention", "theta"):
+        if "rope_theta" in (section := parameters.section(kind)):
+            values[ours] = section.number("rope_theta", None, *_LIMITS[ours])
+    scaling = parameters.section("full_attention") if "full_attention" in parameters else fields.section("rope_scaling")
+    if scaling.content or "rope_scaling" in fields.content:
+        values["rope_factor"] = scaling.number("factor", 1.0, 1e-3, 1e6)
+    return values
 
 
 class GemmaEncoder(nn.Module):
@@ -103,7 +136,8 @@ class GemmaEncoder(nn.Module):
         from transformers import Gemma3TextConfig, Gemma3TextModel
 
         self.config = config
-        self.model = Gemma3TextModel(Gemma3TextConfig(**config.to_json())).eval().requires_grad_(False)
+        settings = foreign_call(lambda: Gemma3TextConfig(**config.to_json()), "transformers refuses Gemma's config")
+        self.model = Gemma3TextModel(settings).eval().requires_grad_(False)
         self._restore_tables()
 
     @torch.no_grad()

@@ -1,9 +1,15 @@
 """The architecture of the transformer, read from a checkpoint's own JSON (see README.md, "Config")."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
+from ..errors.foreign import Fields, shown
+
+WIDEST = 2**16  # channels that a config may name; a hundred times what any release has would not fit a card
+MOST_LAYERS = 256
+ROPE_TYPES = ("split", "interleaved")
 
 # What the official reader insists on; any other value names a network that nobody has published.
 REQUIRED = {
@@ -68,7 +74,7 @@ class TransformerConfig:
         return 9 if self.text_modulation else 6
 
     @classmethod
-    def from_json(cls, section: dict[str, Any]) -> "TransformerConfig":
+    def from_json(cls, section: Mapping[str, Any]) -> "TransformerConfig":
         """Read the ``transformer`` section of a checkpoint's config.
 
         Absent keys take the defaults of the official reader.
@@ -76,40 +82,50 @@ class TransformerConfig:
         Raises:
             CheckpointError: The section describes an architecture that this package does not run.
         """
+        fields = Fields.of(section, "The config section transformer")
         for key, expected in REQUIRED.items():
-            if section.get(key, expected) != expected:
+            if (stated := fields.content.get(key, expected)) != expected:
                 raise CheckpointError(
-                    f"The transformer's config says {key} = {section[key]!r}; LTX-2 has {expected!r}. "
+                    f"The transformer's config says {key} = {shown(stated)}; LTX-2 has {expected!r}. "
                     "This is not an LTX-2 checkpoint."
                 )
-        if section.get("ff_bias", True) is not True or section.get("use_keyframes_abs_pos_embedding", False):
+        if not fields.flag("ff_bias", True) or fields.flag("use_keyframes_abs_pos_embedding", False):
             raise CheckpointError("This is an LTX-2.5 transformer; this version of the pack runs LTX-2.0 and LTX-2.3.")
-        projects_captions = not section.get("caption_proj_before_connector", False)
+        projects_captions = not fields.flag("caption_proj_before_connector", False)
         return cls(
-            video=StreamConfig(
-                channels_in=section.get("in_channels", 128),
-                channels_out=section.get("out_channels", 128),
-                heads=section.get("num_attention_heads", 32),
-                head_dim=section.get("attention_head_dim", 128),
-                context_width=section.get("cross_attention_dim", 4096),
-                max_positions=tuple(section.get("positional_embedding_max_pos", (20, 2048, 2048))),
-            ),
-            audio=StreamConfig(
-                channels_in=section.get("audio_in_channels", 128),
-                channels_out=section.get("audio_out_channels", 128),
-                heads=section.get("audio_num_attention_heads", 32),
-                head_dim=section.get("audio_attention_head_dim", 64),
-                context_width=section.get("audio_cross_attention_dim", 2048),
-                max_positions=tuple(section.get("audio_positional_embedding_max_pos", (20,))),
-            ),
-            layers=section.get("num_layers", 48),
-            caption_width=section["caption_channels"] if projects_captions else None,
-            gated=section.get("apply_gated_attention", False),
-            text_modulation=section.get("cross_attention_adaln", False),
-            sigma_scale=section.get("timestep_scale_multiplier", 1000),
-            cross_gate_scale=section.get("av_ca_timestep_scale_multiplier", 1),
-            rope_theta=section.get("positional_embedding_theta", 10000.0),
-            rope_interleaved=section.get("rope_type", "split") == "interleaved",
-            rope_double=section.get("frequencies_precision") == "float64",
-            eps=section.get("norm_eps", 1e-6),
+            video=_stream(fields, "", (128, 4096), (20.0, 2048.0, 2048.0)),
+            audio=_stream(fields, "audio_", (64, 2048), (20.0,)),
+            layers=layers_of(fields),
+            caption_width=fields.whole("caption_channels", most=WIDEST) if projects_captions else None,
+            gated=fields.flag("apply_gated_attention", False),
+            text_modulation=fields.flag("cross_attention_adaln", False),
+            sigma_scale=fields.number("timestep_scale_multiplier", 1000, least=1e-3, most=1e6),
+            cross_gate_scale=fields.number("av_ca_timestep_scale_multiplier", 1, least=1e-3, most=1e6),
+            rope_theta=fields.number("positional_embedding_theta", 10000.0, least=1),
+            rope_interleaved=fields.word("rope_type", "split", ROPE_TYPES) == "interleaved",
+            rope_double=fields.word("frequencies_precision", "float32") == "float64",
+            eps=fields.number("norm_eps", 1e-6, least=1e-12, most=0.1),
         )
+
+
+def layers_of(section: Fields | Mapping[str, Any]) -> int:
+    """Return how many blocks a transformer's section names. Raises CheckpointError if that is no number of blocks."""
+    return Fields.of(section, "The config section transformer").whole("num_layers", 48, most=MOST_LAYERS)
+
+
+def _stream(fields: Fields, prefix: str, sizes: tuple[int, int], positions: tuple[float, ...]) -> StreamConfig:
+    """One stream, whose keys begin with ``prefix``; ``sizes`` are the defaults of head and context."""
+    head_dim = fields.whole(f"{prefix}attention_head_dim", sizes[0], least=2, most=WIDEST)
+    if head_dim % 2:
+        raise fields.refusal(f"{prefix}attention_head_dim", "an even number")
+    max_positions = fields.numbers(f"{prefix}positional_embedding_max_pos", positions, least=1e-3)
+    if len(max_positions) != len(positions):
+        raise fields.refusal(f"{prefix}positional_embedding_max_pos", f"a list of {len(positions)}")
+    return StreamConfig(
+        channels_in=fields.whole(f"{prefix}in_channels", 128, most=WIDEST),
+        channels_out=fields.whole(f"{prefix}out_channels", 128, most=WIDEST),
+        heads=fields.whole(f"{prefix}num_attention_heads", 32, most=1024),
+        head_dim=head_dim,
+        context_width=fields.whole(f"{prefix}cross_attention_dim", sizes[1], most=WIDEST),
+        max_positions=max_positions,
+    )

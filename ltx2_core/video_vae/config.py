@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
+from ..errors.foreign import Fields, kind_of, shown
 
 STRIDES = {"space": (1, 2, 2), "time": (2, 1, 1), "all": (2, 2, 2)}
 PADDING_MODES = ("zeros", "reflect")
+WIDEST, MOST_LAYERS = 2**14, 64  # that a config may name
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,26 @@ class VideoVAEConfig:
         Raises:
             CheckpointError: The section asks for something that this package does not have.
         """
-        _expect(section, "dims", 3)
-        _expect(section, "norm_layer", "pixel_norm")
-        _expect(section, "latent_log_var", "uniform", "constant")
-        _expect(section, "timestep_conditioning", False, default=True)
+        fields = Fields.of(section, "The vae config")
+        _expect(fields, "dims", 3)
+        _expect(fields, "norm_layer", "pixel_norm")
+        _expect(fields, "latent_log_var", "uniform", "constant")
+        _expect(fields, "timestep_conditioning", False, default=True)
         # Files without the key (2.0) mean zeros in the encoder and reflect in the decoder: README.md, "Padding".
-        padding = section.get("spatial_padding_mode")
+        encoder, decoder = fields.word("encoder_spatial_padding_mode", "zeros"), "reflect"
+        if "spatial_padding_mode" in fields:
+            encoder = decoder = fields.word("spatial_padding_mode")
         return cls(
-            encoder_blocks=tuple(_blocks(section, "encoder_blocks", suffix="_res", multiplier=2)),
-            decoder_blocks=tuple(_blocks(section, "decoder_blocks", suffix="", multiplier=1))[::-1],
-            latent_channels=section.get("latent_channels", 128),
-            decoder_base_channels=section.get("decoder_base_channels", 128),
-            in_channels=section.get("in_channels", 3),
-            out_channels=section.get("out_channels", 3),
-            patch_size=section.get("patch_size", 4),
-            causal_decoder=section.get("causal_decoder", False),
-            encoder_padding=padding or section.get("encoder_spatial_padding_mode", "zeros"),
-            decoder_padding=padding or "reflect",
+            encoder_blocks=tuple(_blocks(fields, "encoder_blocks", suffix="_res", multiplier=2)),
+            decoder_blocks=tuple(_blocks(fields, "decoder_blocks", suffix="", multiplier=1))[::-1],
+            latent_channels=fields.whole("latent_channels", 128, most=WIDEST),
+            decoder_base_channels=fields.whole("decoder_base_channels", 128, most=WIDEST),
+            in_channels=fields.whole("in_channels", 3, most=WIDEST),
+            out_channels=fields.whole("out_channels", 3, most=WIDEST),
+            patch_size=fields.whole("patch_size", 4, most=64),
+            causal_decoder=fields.flag("causal_decoder", False),
+            encoder_padding=encoder,
+            decoder_padding=decoder,
         )
 
 
@@ -107,28 +112,43 @@ def _scale(blocks: Iterable[BlockConfig]) -> tuple[int, int, int]:
     return math.prod(time), math.prod(height), math.prod(width)
 
 
-def _blocks(section: Mapping[str, Any], key: str, suffix: str, multiplier: int) -> Iterable[BlockConfig]:
+def _blocks(fields: Fields, key: str, suffix: str, multiplier: int) -> Iterable[BlockConfig]:
     """The blocks of one half, in the file's order. ``suffix`` and ``multiplier``: the half's naming and default."""
-    if not section.get(key):
+    items = fields.items(key)
+    if not items:
         raise CheckpointError(f"The vae config lists no {key}; a convolutional video VAE (LTX-2.0, 2.3) has them.")
     resamples = {f"compress_{axis}{suffix}": stride for axis, stride in STRIDES.items()}
-    for name, settings in section[key]:
-        settings = {"num_layers": settings} if isinstance(settings, int) else settings
-        if settings.get("inject_noise"):
+    for number, item in enumerate(items):
+        name, settings = _block(item, f"{fields.where}'s {key}[{number}]")
+        if settings.content.get("inject_noise"):
             raise CheckpointError(
                 f"The vae config's {key} ask for inject_noise, which no released LTX-2 uses and we lack."
             )
         if name == "res_x":
-            yield ResidualConfig(settings["num_layers"])
+            yield ResidualConfig(settings.whole("num_layers", most=MOST_LAYERS))
         elif name in resamples:
             # Only compress_all reads the flag, whatever the others say: README.md, "Layers".
-            residual = name == "compress_all" and settings.get("residual", False)
-            yield ResampleConfig(resamples[name], settings.get("multiplier", multiplier), residual)
+            residual = name == "compress_all" and settings.flag("residual", False)
+            yield ResampleConfig(resamples[name], settings.whole("multiplier", multiplier, most=16), residual)
         else:
             raise CheckpointError(f"The vae config's {key} name {name!r}; supported: res_x, {', '.join(resamples)}.")
 
 
-def _expect(section: Mapping[str, Any], key: str, *supported: Any, default: Any = None) -> None:
-    value = section.get(key, supported[0] if default is None else default)
+def _block(item: object, where: str) -> tuple[str, Fields]:
+    """Name and settings of a block; of a number alone, that of its layers."""
+    if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
+        found = shown(item) if isinstance(item, (list, tuple)) else kind_of(item)
+        raise CheckpointError(
+            f"{where} is {found}; a name and an object of settings were expected. Take the original file."
+        )
+    name, settings = item
+    plain = isinstance(settings, (int, float)) and not isinstance(settings, bool)
+    return name, Fields.of({"num_layers": settings} if plain else settings, where)
+
+
+def _expect(fields: Fields, key: str, *supported: Any, default: Any = None) -> None:
+    value = fields.content.get(key, supported[0] if default is None else default)
     if value not in supported:
-        raise CheckpointError(f"The vae config has {key} = {value!r}; supported: {', '.join(map(repr, supported))}.")
+        raise CheckpointError(
+            f"The vae config has {key} = {shown(value)}; supported: {', '.join(map(repr, supported))}."
+        )

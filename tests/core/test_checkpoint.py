@@ -138,7 +138,7 @@ def test_truncated_file(sets, tmp_path):
 def test_something_else(content, tmp_path):
     other = tmp_path / "other.safetensors"
     other.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match=r"not a safetensors file|header of other\.safetensors is not valid JSON"):
         open_models(other)
 
 

@@ -10,7 +10,8 @@ a message to a person passes it through ``plain_text``, or through ``page_text``
 import logging
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -54,8 +55,45 @@ class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
     """Memory ran out during the work, and nothing is left that could be given up."""
 
 
+# How torch says, in a plain RuntimeError, that the RAM has ended.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory ran out: on a card, in torch on a CPU, or in Python."""
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+@contextmanager
+def memory_told(where: str = "") -> Iterator[None]:
+    """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
+
+    Args:
+        where: Ends that sentence, such as " while decoding the video"; may be empty.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, LTX2Error) or not ran_out(error):
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(". ") or "the RAM is full"
+        raise OutOfMemoryError(
+            f"Memory ran out: {reason}. It happened{where or ' during the work'}; make the clip smaller or shorter, or "
+            "close other programs."
+        ) from error
+
+
 class NotANumberError(LTX2Error, FloatingPointError):
-    """A network produced something that is not a number."""
+    """A network produced something that is not a number.
+
+    Attributes:
+        fact: what is not a number, and after which stage.
+    """
+
+    def __init__(self, fact: str, cause: str):
+        super().__init__(f"{fact}: {cause}")
+        self.fact = fact
 
 
 @dataclass(frozen=True)
@@ -112,6 +150,8 @@ def plain_record(record: logging.LogRecord) -> bool:
 def for_page(method: Callable[..., Any], check: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
     """Return a method of a node that says nothing but ``page_text``: in its results, its errors and their causes.
 
+    That memory ran out is one sentence, wherever in its work that happens.
+
     Args:
         method: returns something whose ``args`` may be text, or anything else.
         check: is called with the arguments first; its errors are treated alike.
@@ -120,8 +160,9 @@ def for_page(method: Callable[..., Any], check: Callable[[dict[str, Any]], None]
     @wraps(method)
     def run(owner: type, **values: Any) -> Any:
         try:
-            check(values)
-            output = method(owner, **values)
+            with memory_told():
+                check(values)
+                output = method(owner, **values)
         except Exception as error:
             _make_plain(error)
             raise

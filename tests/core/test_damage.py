@@ -1,0 +1,443 @@
+"""Damaged files of every kind are answered by a sentence, or read rightly, and nothing is left behind."""
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import damage
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ltx2_core.checkpoint import TensorFile, build, open_models
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.checkpoint.versions import version_of
+from ltx2_core.cli import commands, main
+from ltx2_core.cli.inspect import inspect
+from ltx2_core.errors import (
+    CheckpointError,
+    LTX2Error,
+    MediaError,
+    NotANumberError,
+    OutOfMemoryError,
+    memory_told,
+)
+from ltx2_core.errors.foreign import DEEPEST, Fields, foreign_call, parse_json
+from ltx2_core.health import check_finite
+from ltx2_core.lora import open_lora
+from ltx2_core.media import read_audio, read_picture
+from ltx2_core.memory.machine import this_machine
+from ltx2_core.pipeline.encode_text import Connect
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.prepare import Prepared, ready
+from ltx2_core.pipeline.stage import NetworkKey
+from ltx2_core.text import Tokenizer
+from ltx2_core.text.encode import compute_hidden_states
+
+SECONDS, BYTES = 60, 4 * 2**30  # that any damaged input may take
+LONGEST = 700  # characters of a sentence, with the paths in it
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_files, tmp_path_factory):
+    return damage.whole_files(tmp_path_factory.mktemp("whole"), *tiny_files("2.3"))
+
+
+# Everything
+
+
+def answer(case: damage.Case, folder: Path) -> str:
+    """What is said about a damaged input; empty if it can be read all the same."""
+    case.write(folder)
+    before, start = sorted(folder.rglob("*")), time.monotonic()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            case.read(folder)
+        said = ""
+    except LTX2Error as error:
+        said = str(error)
+        assert said and "\n" not in said and len(said) < LONGEST, case.name
+    except BaseException as error:
+        pytest.fail(f"{case.name}: {type(error).__name__}: {error}")
+    assert sorted(folder.rglob("*")) == before, f"{case.name} leaves something behind"
+    assert time.monotonic() - start < SECONDS, case.name
+    return said
+
+
+def meet(whole, kind, seed, tmp_path) -> list[str]:
+    """What is said about all inputs of a kind."""
+    said = []
+    for number, case in enumerate(damage.cases(whole, kind, seed)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        said.append(answer(case, folder))
+    return said
+
+
+@pytest.mark.parametrize("kind", ["upscaler", "lora", "gemma", "cache", "media"])
+def test_damaged_files_are_answered_in_a_sentence(whole, kind, tmp_path):
+    said = meet(whole, kind, 0, tmp_path)
+    assert len(said) > 30 and (kind == "cache" or sum(map(bool, said)) > len(said) // 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["config", "checkpoint"])
+def test_damaged_checkpoints_are_answered_in_a_sentence(whole, kind, tmp_path):
+    said = meet(whole, kind, 0, tmp_path)
+    assert len(said) > 70 and sum(map(bool, said)) > len(said) // 3
+
+
+@pytest.mark.slow
+def test_there_are_more_than_500_of_them_and_they_need_little_memory(whole):
+    resource = pytest.importorskip("resource")
+    assert sum(1 for kind in damage.KINDS for _ in damage.cases(whole, kind)) >= 500
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit < BYTES
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, f"more than {DEEPEST} deep"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, f"more than {DEEPEST} deep"),
+        (b"[1]", "is a list, an object"),
+        (b"null", "is nothing, an object"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xff", "not valid JSON"),
+        (b'{"a": 1' + b" " * 100 + b"}", "108 bytes, at most 64"),
+    ],
+)
+def test_json_is_an_object_within_limits(content, fact):
+    largest = 64 if b"    " in content else 2**20
+    with pytest.raises(CheckpointError, match=f"The config .*{fact}"):
+        parse_json(content, "The config", largest=largest)
+
+
+def test_a_name_that_comes_twice_is_refused_where_it_must_not():
+    assert parse_json(b'{"a": 1, "a": 2}', "x") == {"a": 2}
+    with pytest.raises(CheckpointError, match="'a' comes twice"):
+        parse_json(b'{"a": 1, "a": 2}', "x", unique=True)
+
+
+def test_fields_have_a_kind_a_range_and_a_default():
+    fields = Fields({"whole": 3.0, "number": 1, "flag": False, "list": [1, 2], "null": None}, "The config")
+    assert fields.whole("whole") == 3 and fields.number("number") == 1.0 and fields.flag("flag") is False
+    assert fields.wholes("list") == (1, 2) and fields.whole("null", 5) == 5 and "null" not in fields
+    assert fields.section("no").whole("x", 1) == 1 and isinstance(fields.whole("whole"), int)
+
+
+@pytest.mark.parametrize("value", [True, "3", 1.5, -1, 10**400, math.nan, math.inf, [], {}, 1e30])
+def test_a_wrong_field_is_named_with_what_was_found_and_expected(value):
+    with pytest.raises(CheckpointError, match=r"^The config has layers = .*; a whole number from 1 to 48 was expected"):
+        Fields({"layers": value}, "The config").whole("layers", 2, most=48)
+
+
+def test_other_libraries_cannot_say_anything_but_a_sentence():
+    class Panic(BaseException):
+        """As pyo3 has it."""
+
+    def fail(error):
+        raise error
+
+    for error in (ValueError("two\nlines"), Panic("no"), RecursionError()):
+        with pytest.raises(CheckpointError, match=r"^It cannot be read \(.*\); download it again\.$"):
+            foreign_call(lambda error=error: fail(error), "It cannot be read")
+    with pytest.raises(MemoryError):
+        foreign_call(lambda: fail(MemoryError()), "It")
+
+
+# Headers
+
+
+def test_bytes_behind_the_last_tensor_are_not_read(whole, tmp_path):
+    path = tmp_path / whole.decoder.name
+    path.write_bytes(whole.decoder.read_bytes() + bytes(8))
+    ours, theirs = (build(open_models(each), "audio_decoder").state_dict() for each in (path, whole.decoder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(whole.loras[0].read_bytes() + b"12345678")
+    assert "1 layers" in inspect(lora) and open_lora(lora).layers[0][2].compute(torch.ones(32, 32)).isfinite().all()
+
+
+def test_a_header_of_odd_length_is_read_with_its_numbers_where_they_are(tmp_path):
+    tensors = {"a": torch.arange(5.0), "b": torch.arange(3, dtype=torch.float64), "none": torch.zeros(0, 4)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    header, body = damage.header_of(tmp_path / "a.safetensors")
+    damage.with_header(tmp_path / "a.safetensors", header, body)  # nothing fills it up to eight bytes
+    file = TensorFile(tmp_path / "a.safetensors")
+    assert all(torch.equal(file.get(key), value) for key, value in tensors.items())
+
+
+@pytest.mark.parametrize("config", ["[1]", "3", '"x"', '{"vae": 3}', '{"transformer": [1]}'])
+def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_path, config, capsys):
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(whole.checkpoint), path, {"config": config})
+    assert main(["inspect", str(path)]) in (0, 2)
+    said = capsys.readouterr()
+    assert "an object was expected" in said.out + said.err
+    with pytest.raises(CheckpointError, match=r"x\.safetensors.*an object was expected"):
+        build(open_models(path), "transformer")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("audio_vae", ("model", "params", "sampling_rate"), 32_000),
+        ("audio_vae", ("model", "params", "ddconfig", "ch"), 256),
+        ("audio_vae", ("preprocessing", "stft", "hop_length"), 161),
+        ("vocoder", ("vocoder", "upsample_rates", 0), 6),
+        ("vocoder", ("vocoder", "upsample_kernel_sizes", 0), 12),
+        ("vocoder", ("bwe", "hop_length"), 81),
+        ("transformer", ("num_layers",), 10**6),
+        ("vae", ("decoder_base_channels",), 16),
+    ],
+)
+def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_plan(
+    whole, tmp_path, section, field, value
+):
+    file = TensorFile(whole.checkpoint)
+    config = json.dumps(damage.replaced(file.config, (section, *field), value))
+    save_file(load_file(whole.checkpoint), tmp_path / "x.safetensors", file.metadata | {"config": config})
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        damage.read_checkpoint(tmp_path / "x.safetensors", damage.SECTIONS[section])
+    assert "cannot be read" in inspect(tmp_path / "x.safetensors")
+
+
+def test_a_zip_archive_is_called_one(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"PK\3\4" + struct.pack("<I", 0) + bytes(100))
+    with pytest.raises(CheckpointError, match=r"is not a safetensors file but a zip archive"):
+        inspect(path)
+
+
+@pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])
+def test_names_of_merges_are_no_versions(whole, tmp_path, stated):
+    shapes = {key: entry.shape for key, entry in TensorFile(whole.checkpoint).entries.items()}
+    assert version_of(shapes, {"model_version": stated}) == "2.3"
+
+
+def test_inspect_says_what_cannot_be_read(whole, tmp_path):
+    tensors, metadata = load_file(whole.checkpoint), TensorFile(whole.checkpoint).metadata
+    key = "model.diffusion_model.transformer_blocks.0.attn1.to_q.weight"
+    path = tmp_path / "x.safetensors"
+    save_file(tensors | {key: tensors[key].to(torch.int8)}, path, metadata)
+    assert "cannot be read" in inspect(path) and f"{key} is stored as int8" in inspect(path)
+    quanto = {f"{key}._data": tensors[key].to(torch.int8), f"{key}._scale": torch.ones(32, 1)}
+    save_file({name: value for name, value in tensors.items() if name != key} | quanto, path, metadata)
+    assert "quanto int8" in inspect(path)
+    with pytest.raises(CheckpointError, match="quanto int8"):
+        build(open_models(path), "transformer")
+
+
+# Kept files
+
+
+def test_a_measurement_that_was_changed_is_made_anew(tmp_path):
+    cpu = torch.device("cpu")
+    machine = this_machine(cpu, folder=tmp_path)
+    assert this_machine(cpu, folder=tmp_path) == machine
+    path = tmp_path / "machine.json"
+    content = path.read_text()
+    for damaged in (content.replace('"memory": ', '"memory": 1'), content.replace("digest", "old"), "[1]", "{" * 9000):
+        path.write_text(damaged)
+        assert this_machine(cpu, folder=tmp_path).memory == machine.memory
+        assert path.read_text() != damaged
+
+
+# Numbers that are none
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+@pytest.mark.parametrize("end", ["to_q.weight", "to_q.bias", "q_norm.weight"])
+def test_weights_that_are_no_decimals_are_named(whole, tmp_path, dtype, end):
+    key = f"model.diffusion_model.transformer_blocks.0.attn1.{end}"
+    tensors = load_file(whole.checkpoint)
+    save_file(
+        tensors | {key: tensors[key].to(dtype)}, tmp_path / "x.safetensors", TensorFile(whole.checkpoint).metadata
+    )
+    with pytest.raises(CheckpointError, match=rf"x\.safetensors.*{end.split('.')[-1]} is stored as {str(dtype)[6:]}"):
+        build(open_models(tmp_path / "x.safetensors"), "transformer", torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_weight_that_is_nan_is_named(whole, tmp_path, dtype):
+    key = "model.diffusion_model.transformer_blocks.1.attn1.to_k.weight"
+    tensors = load_file(whole.checkpoint)
+    broken = tensors[key].float()
+    broken[3, 4] = math.nan
+    save_file(tensors | {key: broken.to(dtype)}, tmp_path / "x.safetensors", TensorFile(whole.checkpoint).metadata)
+    with pytest.raises(CheckpointError, match=rf"x\.safetensors has {key}, which holds NaN"):
+        build(open_models(tmp_path / "x.safetensors"), "transformer", torch.float32)
+
+
+def test_a_nan_in_the_upscaler_and_in_gemma_is_named(whole, tmp_path):
+    for source in (whole.upscaler, whole.gemma_file):
+        tensors = load_file(source)
+        key = next(name for name in tensors if name.endswith("weight"))
+        tensors[key] = torch.full_like(tensors[key], math.nan)
+        save_file(tensors, tmp_path / source.name, TensorFile(source).metadata)
+        with pytest.raises(CheckpointError, match=f"{source.name}.*holds NaN"):
+            (damage.read_upscaler if source is whole.upscaler else damage.read_gemma)(tmp_path / source.name)
+
+
+def test_a_result_that_is_no_number_names_the_weight_that_is_to_blame(whole):
+    network = build(open_models(whole.checkpoint), "audio_decoder")
+    weight = next(network.parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] = math.nan
+
+    class Stored:
+        """As much of a store as is asked for."""
+
+        def patch(self, patches):
+            pass
+
+        def use(self):
+            return self
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            pass
+
+    prepared = {NetworkKey("audio_decoder", ("audio_decoder",)): Prepared((network,), Stored())}
+    blamed = (
+        r"after decoding: The audio decoder in ltx-2\.3-tiny\.safetensors has audio_vae\.decoder\..*, which holds NaN"
+    )
+    with pytest.raises(NotANumberError, match=blamed), ready(prepared, None, lambda placement: None):
+        check_finite(torch.tensor(math.nan), "decoding")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("form", ["lora", "loha", "lokr"])
+def test_an_alpha_that_is_no_number_is_named_when_the_lora_is_opened(tmp_path, form, value):
+    path = damage.write_lora(tmp_path / "x.safetensors", form, {}, alpha=torch.tensor(value))
+    with pytest.raises(CheckpointError, match=rf"{damage.LAYER}\.alpha in x\.safetensors is"):
+        open_lora(path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [("lora", "lora_A.weight"), ("lora", "dora_scale"), ("loha", "hada_w2_b"), ("lokr", "lokr_w1"), ("diff", "diff")],
+)
+@pytest.mark.parametrize("broken", ["nan", "int8"])
+def test_a_tensor_of_a_lora_that_is_no_number_is_named(tmp_path, part, broken):
+    form, name = part
+    value = torch.ones(damage.PARTS[form][name])
+    value = value.to(torch.int8) if broken == "int8" else value * math.nan
+    path = damage.write_lora(tmp_path / "x.safetensors", form, {}, **{name: value})
+    delta = next(delta for _, _, delta in open_lora(path).layers if f"{damage.LAYER}.{name}" in delta.keys.values())
+    with pytest.raises(CheckpointError, match=rf"{name} in x\.safetensors"):
+        delta.compute(torch.ones(32, 32))
+
+
+# Gemma
+
+
+def test_a_tokenizer_of_another_gemma_is_called_that(whole, tiny_files, tmp_path):
+    tensors = load_file(whole.gemma / "model.safetensors")
+    key = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    few = tensors | {key: tensors[key][:300].clone()}
+    save_file(few, tmp_path / "model.safetensors")
+    for name in ("tokenizer.json", "config.json"):
+        content = (whole.gemma / name).read_text()
+        (tmp_path / name).write_text(content.replace('"vocab_size": 512', '"vocab_size": 300'))
+    files = open_text_encoder(tmp_path)
+    for read in (files.tokenizer, lambda: inspect(tmp_path)):
+        with pytest.raises(
+            CheckpointError, match=r"tokenizer of .* belongs to another Gemma 3: it knows \d+ words.*300"
+        ):
+            read()
+    encoder = build_text_encoder(files, torch.float32)
+    with pytest.raises(CheckpointError, match="it gives the token 400, and the weights have 300 rows"):
+        compute_hidden_states(encoder, Tokenizer(lambda prompt: [2, 400]), ["x"])
+
+
+# Media
+
+
+def test_pictures_that_are_too_large_and_sounds_of_no_codec_are_refused(whole, tmp_path):
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(MediaError, match=r"bomb\.png has too many pixels"):
+        read_picture(tmp_path / "bomb.png")
+    content = bytearray(whole.sound.read_bytes())
+    struct.pack_into("<H", content, 20, 99)
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(MediaError, match=r"x\.wav has sound of a kind that cannot be read here"):
+        list(read_audio(tmp_path / "x.wav"))
+
+
+# Memory and signals
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_memory_that_ends_is_told_in_one_sentence(error, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    with (
+        pytest.raises(OutOfMemoryError, match=r"^Memory ran out: .*while testing; make the clip smaller"),
+        memory_told(" while testing"),
+    ):
+        fail()
+    monkeypatch.setitem(commands.COMMANDS, "inspect", fail)
+    assert main(["inspect", "x"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: Memory ran out: ")
+    with pytest.raises(RuntimeError, match="other"), memory_told():
+        raise RuntimeError("other")
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_memory_that_ends_in_a_stage_names_the_stage(error, whole):
+    engine = LocalEngine(open_models(whole.checkpoint))
+    with pytest.raises(OutOfMemoryError, match="in the stage connectors"), engine.use(Connect()):
+        raise error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+def test_sigterm_leaves_no_folder_of_pictures(tmp_path):
+    program = """
+import sys, time, torch
+from ltx2_core import cli
+from ltx2_core.cli import commands
+from ltx2_core.media import write_frames
+
+def forever():
+    while True:
+        yield torch.rand(1, 16, 16, 3)
+        print("frame", flush=True)
+        time.sleep(0.05)
+
+commands.COMMANDS["inspect"] = lambda options: write_frames(options.files[0], forever())
+sys.exit(cli.main(["inspect", sys.argv[1]]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "pictures")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], env=os.environ,
+    )  # fmt: skip
+    assert process.stdout.readline() == "frame\n" and len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and said.strip() == "Stopped; nothing was written."
+    assert list(tmp_path.iterdir()) == []
