@@ -153,6 +153,11 @@ class AVState:
         return [name for name in STREAMS if name not in self.free]
 
     @property
+    def draws(self) -> tuple[int, ...]:
+        """How many random numbers the first noise of each stream takes, in the order in which they are drawn."""
+        return tuple(state.latent.numel() for state in self.streams.values())
+
+    @property
     def appended(self) -> tuple[int, int]:
         """The number of appended tokens, of video and of audio."""
         video, audio = (0 if each is None else each.latent.shape[1] - each.count for each in (self.video, self.audio))

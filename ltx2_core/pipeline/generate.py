@@ -100,7 +100,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
-        conditions = encode_all(request.conditions, complete.final, complete.streams, engine)
+        conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
     waveform, rate = _sound(stages, engine, complete, latent.audio)

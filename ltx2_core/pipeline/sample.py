@@ -60,6 +60,8 @@ class Sampling:
         settings: sampler, seed and noise.
         tiles: in which the picture is made; None in one piece.
         together: whether tiles are blended in every step, or each is sampled to its end by itself.
+        drawn: sizes of the draws of random numbers in the stages before this one.
+        window: the number of the window of a long clip.
     """
 
     sigmas: tuple[float, ...]
@@ -67,6 +69,24 @@ class Sampling:
     settings: SamplingSettings = SamplingSettings()
     tiles: Tiles | None = None
     together: bool = True
+    drawn: tuple[int, ...] = ()
+    window: int = 0
+
+    @property
+    def seeds(self) -> Seeds:
+        """Where the random numbers of this stage start."""
+        fixed = self.sampler.noise_seed if self.settings.step_noise == "official" else None
+        return Seeds(self.settings.seed, self.drawn, fixed).window(self.window)
+
+    def noise(self, state: AVState) -> latents.Noise:
+        """Return the generator of the first noise of ``state``."""
+        seeds, order = self.seeds, self.settings.noise_order
+        return latents.Noise(seeds.first, order, drawn=seeds.drawn, appended=state.appended[1])
+
+    def step_noise(self, state: AVState) -> latents.Noise:
+        """Return the generator of the fresh noise of stochastic samplers."""
+        seed = self.seeds.step_noise(self.settings.start_step)
+        return latents.Noise(seed, self.settings.noise_order, appended=state.appended[1])
 
     @property
     def steps(self) -> int:
@@ -165,9 +185,7 @@ def sample(
     if apart and not settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     state = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
-    order = settings.noise_order
-    tokens = state.map(lambda each: each.latent).to(dtype)
-    noise = latents.noise_like(tokens, settings.seed, order).to(torch.float32)
+    noise = sampling.noise(state)(state.map(lambda each: each.latent).to(dtype)).to(torch.float32)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
@@ -213,7 +231,7 @@ class _Solver:
             step=settings.start_step,
         )
         noisy = start if settings.add_noise else pack(inputs.latent)
-        fresh = latents.Noise(Seeds(settings.seed).step_noise(settings.start_step), settings.noise_order)
+        fresh = self.sampling.step_noise(state)
         last = None if inputs.last is None else inputs.last.map(pack)
         for number, step in enumerate(sampler(denoise, noisy, sigmas, fresh, last), 1):
             denoise.step, self.done = settings.start_step + number, self.done + 1
@@ -326,9 +344,7 @@ class Sample(Stage):
 
     def window(self, engine: Engine, network: Network, inputs: SampleInputs, number: int) -> AVLatent:
         """Sample window ``number``, with a seed of its own."""
-        settings = self.sampling.settings
-        seeded = replace(settings, seed=Seeds(settings.seed).window(number))
-        stage = replace(self, sampling=replace(self.sampling, settings=seeded))
+        stage = replace(self, sampling=replace(self.sampling, window=number))
         return stage._sample(engine, network, inputs, number)
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
