@@ -15,6 +15,8 @@ from ..errors import SettingError
 from ..latents import STREAMS, AVLatent, per_stream
 from ..layers import Visibility
 
+PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content
+
 
 @dataclass(frozen=True, eq=False)
 class State:
@@ -110,6 +112,18 @@ class State:
         """Turn a latent into tokens: kept ones are clean, appended ones are those of ``start`` (B, N, C)."""
         x = self.with_own(start, tokens(latent))
         return x if self.is_free else torch.where(self.mask == 0, self.clean, x)
+
+    def hand_out(self, x: Tensor, sigma: float) -> Tensor:
+        """Divide what is generated in ``x`` (B, N, C) by 1 - ``sigma``.
+
+        So ComfyUI's samplers hand out a latent that is still at noise level ``sigma``: its content has full size, and
+        they multiply it again when they go on. Pure noise has no content, and stays as it is.
+        """
+        return x if sigma == 0 or sigma > PURE_NOISE else torch.where(self.mask == 0, x, x / (1 - sigma))
+
+    def take_up(self, x: Tensor, sigma: float) -> Tensor:
+        """Undo ``hand_out``."""
+        return x if sigma == 0 or sigma > PURE_NOISE else torch.where(self.mask == 0, x, x * (1 - sigma))
 
     def unpacked(self, x: Tensor) -> Tensor:
         """Turn the clip's own part of tokens (B, N, C) back into a latent."""

@@ -126,7 +126,8 @@ class SampleInputs:
     """What a latent is made from.
 
     Attributes:
-        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as.
+        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as. One that is still noisy is as a sampler hands it
+            out, here or in ComfyUI: divided by 1 - sigma.
         fps: frames per second.
         contexts: of the prompt.
         negative: of the negative prompt; None where nothing asks for it.
@@ -174,7 +175,7 @@ def sample(
         hooks: whom to tell.
 
     Returns:
-        The latent, float32; what is given in it stays.
+        The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
 
     Raises:
         SettingError: for sigmas, tiles or settings that do not go together.
@@ -191,6 +192,7 @@ def sample(
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
+    result = state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result)
     return state.map(State.unpacked, result).map(Tensor.contiguous)
 
 
@@ -230,9 +232,9 @@ class _Solver:
             on_evaluate=self.hooks.on_evaluate,
             step=settings.start_step,
         )
-        noisy = start if settings.add_noise else pack(inputs.latent)
-        fresh = self.sampling.step_noise(state)
         last = None if inputs.last is None else inputs.last.map(pack)
+        noisy = start if settings.add_noise else self._take_up(state, pack(inputs.latent), last)
+        fresh = self.sampling.step_noise(state)
         for number, step in enumerate(sampler(denoise, noisy, sigmas, fresh, last), 1):
             denoise.step, self.done = settings.start_step + number, self.done + 1
             check_finite(step.latent, f"step {number} of sampling")
@@ -241,6 +243,20 @@ class _Solver:
                 self.hooks.on_step(self.done, self.total, unpacked)
             noisy = step.latent
         return noisy
+
+    def _take_up(self, state: AVState, latent: AVLatent, last: Step | None) -> AVLatent:
+        """Return the tokens that an earlier call ended with; to the bit, where its ``last`` step is known."""
+        sigma = self.sampling.sigmas[0]
+        if last is not None:
+            handed = state.map(lambda each, x: each.hand_out(x, sigma), last.latent)
+            if all(torch.equal(each.own(a), each.own(b)) for each, a, b in _pairs(state, handed, latent)):
+                return last.latent
+        return state.map(lambda each, x: each.with_own(x, each.own(each.take_up(x, sigma))), latent)
+
+
+def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:
+    """Each stream's state with its tokens in ``a`` and ``b``."""
+    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams.items()]
 
 
 @dataclass(frozen=True)
