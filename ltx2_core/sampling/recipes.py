@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 
 from ..errors import SettingError
 from .guidance import NEUTRAL, AnyGuidance, Guidance, StreamGuidance
 from .schedules import FIXED, SCHEDULES, ltx2
-
-HQ_TOKENS = 36_000  # in float32, the levels of 15 steps repeat from 37,000 on, and are no numbers from 55,000 on
 
 
 @dataclass(frozen=True)
@@ -71,21 +68,14 @@ class Recipe:
             tokens: The tokens of the video, for recipes that shift with the size.
 
         Raises:
-            SettingError: The first stage is too large for a recipe that shifts with the size.
+            SettingError: Too many tokens for such a recipe.
         """
         make = SCHEDULES[schedule or self.schedule]
         if self.by_tokens and make is ltx2 and tokens is not None:
             make = partial(ltx2, tokens=tokens)
         if steps is None and schedule in (None, self.schedule):
             steps = self.steps
-        levels = make() if steps is None else make(steps)
-        if not all(before > after for before, after in pairwise(levels)):
-            raise SettingError(
-                f"A first stage of {tokens} tokens (latent frames x rows x columns) is too large for the HQ recipe: "
-                f"the levels of its steps run together. With {self.steps} steps it goes up to {HQ_TOKENS} tokens; make "
-                "the clip smaller or shorter, or leave hq off."
-            )
-        return levels
+        return make() if steps is None else make(steps)
 
 
 # Faults of picture and of sound, as the text encoder may read them.
