@@ -13,6 +13,7 @@ from torch import Tensor
 from . import geometry
 from .errors import SettingError
 from .geometry import ClipShape
+from .seeds import APPENDED_NOISE
 
 MOST_BYTES = 16 * 10**9  # of an empty latent
 
@@ -173,36 +174,51 @@ class Noise:
         order: "official" draws token by token, "comfyui" in the layout of the latent, as ComfyUI's own nodes do, so
             that a seed of theirs gives the same clip.
         device: Where numbers are drawn; a CPU and a CUDA generator give different ones.
+        drawn: Sizes of the draws that an earlier stage has taken from this generator: they are passed over.
+        appended: How many tokens at the end of the audio are no part of the clip. In ComfyUI's order they draw from a
+            generator of their own, because ComfyUI keeps them out of the latent.
 
     Raises:
         SettingError: For another order.
     """
 
-    def __init__(self, seed: int, order: str = "official", device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        seed: int,
+        order: str = "official",
+        device: torch.device | str = "cpu",
+        drawn: Sequence[int] = (),
+        appended: int = 0,
+    ):
         if order not in NOISE_ORDERS:
             raise SettingError(f"noise order is {order!r}; it must be one of {', '.join(NOISE_ORDERS)}.")
-        self.seed, self.order, self.device = seed, order, device
+        self.seed, self.order, self.device, self.appended = seed, order, device, appended
         self._generator = torch.Generator(device).manual_seed(seed % 2**64)
+        self._beside = torch.Generator(device).manual_seed((seed + APPENDED_NOISE) % 2**64)
+        for count in drawn:
+            torch.randn(count, generator=self._generator, device=device)
 
     def __call__(self, latent: AVLatent) -> AVLatent:
         """Draw the next noise, of the size, dtype and device of ``latent``."""
         return AVLatent(
             None if latent.video is None else self._draw(latent.video, bins=1),
-            None if latent.audio is None else self._draw(latent.audio, geometry.AUDIO_BINS),
+            None if latent.audio is None else self._draw(latent.audio, geometry.AUDIO_BINS, self.appended),
         )
 
     def fork(self, offset: int) -> "Noise":
         """Start noise of the same kind from another seed, ``offset`` further on (offsets are in ``seeds.py``)."""
-        return Noise(self.seed + offset, self.order, self.device)
+        return Noise(self.seed + offset, self.order, self.device, appended=self.appended)
 
-    def _draw(self, x: Tensor, bins: int) -> Tensor:
+    def _draw(self, x: Tensor, bins: int, appended: int = 0) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.order == "official":
             return torch.randn(x.shape, generator=self._generator, device=self.device, dtype=dtype).to(x)
         batch, tokens, channels = x.shape
-        size = batch, channels // bins, tokens, bins
+        size = batch, channels // bins, tokens - appended, bins
         drawn = torch.randn(size, generator=self._generator, device=self.device, dtype=dtype)
-        return rearrange(drawn, "b c n m -> b n (c m)").to(x)
+        own = rearrange(drawn, "b c n m -> b n (c m)")
+        rest = torch.randn(batch, appended, channels, generator=self._beside, device=self.device, dtype=dtype)
+        return torch.cat((own, rest), dim=1).to(x)
 
 
 def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:

@@ -1,9 +1,9 @@
-"""Where random numbers of a clip start: one seed of the user, and every offset from it.
+"""Where random numbers of a clip start: one seed of the user, and every draw from it.
 
-The same seed gives the same clip on every surface, because all of them take their offsets from here.
+The same seed gives the same clip on every surface, because all of them take their numbers from here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # The official loop draws the noise of stochastic samplers from a generator of its own, so far on from the seed of the
 # first noise (ltx-pipelines, the denoising loop of ancestral Euler).
@@ -11,31 +11,37 @@ STEP_NOISE = 10_000
 # res_2s draws the noise in the middle of a step from one more generator, so far on from that of its end
 # (ltx-pipelines, the res_2s loop: noise_seed + 10000).
 MIDDLE_NOISE = 10_000
-# Ours: the second stage of a clip must not begin with the noise of the first, of which its latent is made.
-REFINE = 1
+# Ours: in ComfyUI's order appended sounds draw from a generator of their own, because ComfyUI draws nothing for them.
+APPENDED_NOISE = 30_000
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """All seeds of a clip, from the one that the user gives."""
+    """All random numbers of a stage of a clip.
+
+    The first noise of every stage comes from one generator (ltx-pipelines: each pipeline makes one and hands it on), so
+    a second stage goes on where the first one stopped.
+
+    Attributes:
+        first: the seed that the user gives.
+        drawn: how many numbers each draw of earlier stages took, in their order.
+        fixed: the seed of the fresh noise of a stochastic sampler where it does not follow ``first``.
+    """
 
     first: int
+    drawn: tuple[int, ...] = ()
+    fixed: int | None = None
 
-    @property
-    def refine(self) -> int:
-        """The seed of the second stage."""
-        return self.first + REFINE
-
-    def window(self, number: int) -> int:
-        """Return the seed of window ``number``, counted from 0; the first has that of a clip that is made at once."""
-        return self.first + number
+    def window(self, number: int) -> "Seeds":
+        """Return those of window ``number``, counted from 0; the first has those of a clip that is made at once."""
+        return replace(self, first=self.first + number, fixed=None if self.fixed is None else self.fixed + number)
 
     def step_noise(self, first_step: int = 0) -> int:
         """Return the seed of the fresh noise that stochastic samplers draw.
 
         A run that goes on at ``first_step`` draws other noise than the run before it.
         """
-        return self.first + STEP_NOISE + first_step
+        return first_step + (self.first + STEP_NOISE if self.fixed is None else self.fixed)
 
     def middle_noise(self, first_step: int = 0) -> int:
         """Return the seed of the noise in the middle of the steps of res_2s; samplers reach it by ``Noise.fork``."""

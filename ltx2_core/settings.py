@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import torch
 
 from .checkpoint.upscaler import UpscalerFile
-from .conditioning.conditions import Condition
+from .conditioning.conditions import Condition, of_second_stage, remakes_sound
 from .errors import SettingError
 from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, settings_of
 from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
 from .latents import NOISE_ORDERS, STREAMS
 from .lora import Lora, Stack, Strengths
+from .lora.stack import without_in_context
 from .quantization import CASTS
 from .sampling import (
     SAMPLERS,
@@ -53,6 +54,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
+STEP_NOISES = ("official", "by seed")
 SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
 
 
@@ -247,6 +249,12 @@ class SamplingSettings:
         "Computes the prompt and the negative prompt as one batch. Faster for small clips on large cards, but needs "
         "more memory.",
     ] = False
+    step_noise: Annotated[
+        str,
+        Choice(STEP_NOISES, advanced=True),
+        "Which fresh noise a stochastic sampler adds. official is that of the official pipelines: res_2s adds the same "
+        "for every seed, the others follow it. by seed lets res_2s follow the seed, too.",
+    ] = "official"
 
 
 @dataclass(frozen=True)
@@ -359,9 +367,10 @@ class SecondStage:
     sound: Annotated[
         str,
         Choice(SECOND_STAGE_SOUND),
-        "Which sound the clip gets. The recipe of dev models keeps that of the first stage, the one of distilled "
-        "models makes it anew with the large picture. hold also keeps it from the noise, so that the picture follows "
-        "it exactly; refine makes it anew.",
+        "Which sound the clip gets. The recipe of dev models keeps that of the first stage; the one of distilled "
+        "models makes it anew with the large picture, and so do those of IC-LoRAs and of keyframes that are all shown "
+        "beside the clip. hold also keeps it from the noise, so that the picture follows it exactly; refine makes it "
+        "anew.",
     ] = "as the recipe"
     noise_scale: Annotated[
         float,
@@ -369,6 +378,12 @@ class SecondStage:
         "How much noise is added first. Higher invents more detail and keeps less of the latent: 0.4 keeps faces as "
         "they are, 0.9 redraws. 0 takes what the sigmas begin with.",
     ] = 0.0
+    keep_references: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Shows reference videos and their IC-LoRA to the second stage, too, as Dub-It and HDR need it: more tokens and "
+        "more memory. The official IC-LoRA pipeline leaves both out there.",
+    ] = False
     sigmas: Annotated[
         tuple[float, ...] | None,
         Words(),
@@ -427,9 +442,23 @@ class SecondStage:
         first, refine = self.distilled_lora_strength, self.distilled_lora_refine_strength
         return recipe.lora if first is None else first, recipe.refine.lora if refine is None else refine
 
-    def completed(self, recipe: Refine) -> Refine:
-        """Return ``recipe`` of a second stage with everything in place that is set here."""
-        if self.sound == "refine":
+    def given(self, conditions: Collection[Condition]) -> tuple[Condition, ...]:
+        """Return which of the first stage's conditions the second one has."""
+        return of_second_stage(conditions, self.keep_references)
+
+    def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
+        """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""
+        leaves = len(self.given(conditions)) < len(conditions)
+        return without_in_context(loras) if leaves else loras
+
+    def completed(self, recipe: Refine, conditions: Collection[Condition] = ()) -> Refine:
+        """Return ``recipe`` of a second stage with everything in place that is set here.
+
+        Args:
+            recipe: that of the model.
+            conditions: what is given in the first stage; it tells which pipeline this is.
+        """
+        if self.sound == "refine" or remakes_sound(conditions):
             recipe = replace(recipe, keeps_sound=False)
         if self.sigmas is not None:
             recipe = replace(recipe, sigmas=tuple(schedules.check_sigmas(self.sigmas)))
@@ -611,9 +640,9 @@ class Request:
             guidance=self._guidance(recipe),
             negative=recipe.negative if self.negative is None else self.negative,
             second=second,
-            refine=second.completed(recipe.refine),
+            refine=second.completed(recipe.refine, self.conditions),
             loras=second.with_lora(self.loras, first_strength),
-            refine_loras=second.with_lora(self.loras, refine_strength),
+            refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
             script=(Segment(0, self.prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
         )
@@ -674,6 +703,11 @@ class CompleteRequest:
         if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
             return True
         return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+
+    @property
+    def refine_conditions(self) -> tuple[Condition, ...]:
+        """What is given in the second stage."""
+        return self.second.given(self.request.conditions)
 
     @property
     def holds_sound(self) -> bool:

@@ -38,23 +38,27 @@ _TRANSFORMER = {
     "connector_num_attention_heads": 2,
     "connector_attention_head_dim": 16,
 }
+# Said by every release and meant by us without it; ComfyUI computes other positions where it is not said.
+_POSITIONS = {"causal_temporal_positioning": True}
 _AUDIO_CONNECTOR = {"audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 8}
 
+_RESIDUAL = ["res_x", {"num_layers": 1}]  # ComfyUI knows a decoder by that it begins with one, the last of its list
 _ENCODER = [
-    ["res_x", {"num_layers": 1}],
+    _RESIDUAL,
     ["compress_space_res", {"multiplier": 1}],
     ["compress_time_res", {"multiplier": 1}],
     ["compress_all_res", {"multiplier": 1}],
     ["compress_all_res", {"multiplier": 1}],
 ]
 _DECODER = {
-    "2.0": [["res_x", {"num_layers": 1}]] + [["compress_all", {"multiplier": 2, "residual": True}]] * 3,
+    "2.0": [_RESIDUAL, *[["compress_all", {"multiplier": 2, "residual": True}]] * 3, _RESIDUAL],
     "2.3": [
-        ["res_x", {"num_layers": 1}],
+        _RESIDUAL,
         ["compress_space", {"multiplier": 2}],
         ["compress_time", {"multiplier": 2}],
         ["compress_all", {"multiplier": 1}],
         ["compress_all", {"multiplier": 2}],
+        _RESIDUAL,
     ],
 }
 
@@ -81,10 +85,11 @@ def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[s
         "transformer": REQUIRED
         | known["transformer"]
         | _TRANSFORMER
+        | _POSITIONS
         | ({} if version == "2.0" else _AUDIO_CONNECTOR)
         | dict(transformer or {}),
         "vae": known["vae"]
-        | {"encoder_blocks": _ENCODER, "decoder_blocks": _DECODER[version], "decoder_base_channels": 8},
+        | {"encoder_blocks": _ENCODER, "decoder_blocks": _DECODER[version], "decoder_base_channels": 8, "dims": 3},
         "audio_vae": audio,
         "vocoder": vocoder,
     }
@@ -111,7 +116,7 @@ def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"ltx-{version}-tiny.safetensors"
     sections = config(version, transformer)
-    metadata = {"config": json.dumps(sections), "model_version": version}
+    metadata = {"config": json.dumps(sections), "model_version": f"{version}.0"}
     save_file(_checkpoint(sections, seed), checkpoint, metadata)
     gemma = _gemma(seed)
     whole = folder / "gemma-tiny"

@@ -117,6 +117,7 @@ class RefineNode(io.ComfyNode):
                 *inputs.widgets(TileSettings, *TILES),
                 inputs.plan(),
                 inputs.conditions(GIVEN),
+                *inputs.widgets(SecondStage, "keep_references"),
             ],
             outputs=[
                 inputs.latent_output("The refined latent, for the decoders."),
@@ -131,11 +132,10 @@ class RefineNode(io.ComfyNode):
     ) -> io.NodeOutput:
         sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
-        noise, guidance = settings.pop("noise_scale", 0.0), settings.pop("guidance", None)
-        second = SecondStage(sound="refine", noise_scale=noise, sigmas=levels, guidance=guidance)
-        recipe, texts = second.completed(recipe_of(model.models).refine), (positive, settings.pop("negative", None))
-        settings["hold"] = sound == "hold"
-        return io.NodeOutput(*_refined(cls, model, texts, latent, recipe, seed, settings))
+        guidance, texts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
+        second = inputs.settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
+        recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
+        return io.NodeOutput(*_refined(cls, model, texts, latent, second, recipe, seed, settings))
 
 
 class TwoStage(io.ComfyNode):
@@ -165,6 +165,7 @@ class TwoStage(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions(GIVEN),
                 *inputs.widgets(RecipeSettings, "hq"),
+                *inputs.widgets(SecondStage, "keep_references"),
             ],
             outputs=[
                 inputs.latent_output("The large latent, for the decoders."),
@@ -178,13 +179,13 @@ class TwoStage(io.ComfyNode):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
         **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        sound = settings.pop("sound", "as the recipe")
-        recipe = SecondStage(sound=sound).completed(recipe_of(model.models, settings.pop("hq", False)).refine)
+        second, texts = inputs.settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
+        official = recipe_of(model.models, settings.pop("hq", False)).refine
+        recipe = second.completed(official, settings.get("conditions") or ())
         larger = _upscaled(HostEngine(model, settings.get("plan"), cls), HostLatent(latent), upscaler)
-        second, texts = settings.pop("refine_model", None) or model, (positive, settings.pop("negative", None))
-        settings["hold"] = sound == "hold"
-        refined, report = _refined(cls, second, texts, larger, recipe, seed, settings)
-        if recipe.lora and not second.loras:
+        refiner = settings.pop("refine_model", None) or model
+        refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
+        if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
             host.show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(refined, report)
@@ -209,22 +210,21 @@ def _refined(
     model: LoadedModel,
     texts: tuple[Conditioning, Conditioning | None],
     latent: Latent,
+    second: SecondStage,
     recipe: RefineRecipe,
     seed: int,
     settings: dict[str, Any],
 ) -> tuple[Latent, str]:
-    """Return the refined LATENT, and what there is to say about it.
-
-    ``settings`` are conditions, plan and tiles, and "hold", which keeps the sound from the noise.
-    """
+    """Return the refined LATENT, and what there is to say about it; ``settings`` are conditions, plan and tiles."""
     begin = HostLatent(latent, otherwise=HostConditioning(texts[0]).frame_rate)
     if not begin.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
     engine = sampling_engine(node, model, begin, settings.get("plan"))
-    held = [Frozen("audio")] if settings["hold"] and begin.content.audio is not None else []
-    items, state = given_in(begin, settings.get("conditions"), engine, *held)
-    chosen = inputs.settings_from(TileSettings, settings)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state)
+    held = [Frozen("audio")] if second.sound == "hold" and begin.content.audio is not None else []
+    conditions = settings.get("conditions") or ()
+    items, state = given_in(begin, second.given(conditions), engine, *held)
+    chosen, loras = inputs.settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)
+    stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state, loras, begin.drawn_by_first)
     check_negative(stage.sampling, texts[1])
     stage = engine.fit(stage)
     script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
@@ -232,4 +232,4 @@ def _refined(
     report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
     host.show_text(engine.node_id, report)
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
-    return begin.refined(kept, stage.tiles), report
+    return begin.refined(kept, stage.tiles, state.draws), report

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
+from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
@@ -64,6 +65,7 @@ class SampleNode(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions("Pictures, sound, a video, what to keep: from the LTX-2 condition nodes."),
                 inputs.windows("From LTX-2 Long Video: makes the clip window by window.", optional=True),
+                *inputs.widgets(SamplingSettings, "step_noise"),
             ],
             outputs=[
                 inputs.latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")
@@ -80,7 +82,7 @@ class SampleNode(io.ComfyNode):
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
-        sampling = _sampling(sigmas, settings, model).for_streams(state.free)
+        sampling = _sampling(sigmas, settings, model, begin.drawn).for_streams(state.free)
         check_negative(sampling, negative)
         _warn(engine, begin, sampling)
         stage = _stage(sampling, state, begin, windows)
@@ -88,7 +90,7 @@ class SampleNode(io.ComfyNode):
         folder = host.cache_subfolder("windows") if windows is not None and windows.resume else None
         cache = stage.window_cache(engine, folder, script.negative)
         result = stage.run(engine, begin.content, begin.fps, script, items, cache=cache, last=begin.last_step)
-        return io.NodeOutput(begin.finished(result, _unfinished_step(engine, stage)))
+        return io.NodeOutput(_ended(begin, result, engine, stage, state))
 
 
 def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: HostLatent, plan: Plan | None) -> HostEngine:
@@ -121,7 +123,7 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
         )
 
 
-def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel) -> Sampling:
+def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel, drawn: tuple[int, ...]) -> Sampling:
     """Return what the widgets say; a guidance that is connected takes the place of the sliders."""
     how = inputs.settings_from(SamplingSettings, settings)
     steps = schedules.slice_steps(sigmas.tolist(), how.start_step, how.end_step or None)
@@ -130,7 +132,7 @@ def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel) -> S
         blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe_of(model.models), model.models.layers)
         alone = inputs.settings_from(StreamScales, settings)
         guidance = alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
-    return Sampling(tuple(steps), guidance, how)
+    return Sampling(tuple(steps), guidance, how, drawn=drawn)
 
 
 SLIDERS = {"stg_scale": 1.0, "rescale": 0.7}  # what graphs that are older than these widgets mean
@@ -153,11 +155,11 @@ def _warn(engine: HostEngine, begin: HostLatent, sampling: Sampling) -> None:
         host.show_text(engine.node_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
 
 
-def _unfinished_step(engine: HostEngine, stage: Sample) -> Any:
-    """Return the last step of a run that stopped before its end, for the next sampler."""
-    if stage.sampling.sigmas[-1] == 0 or stage.windows or engine.preview is None:
-        return None
-    return engine.preview.last_step
+def _ended(begin: HostLatent, result: AVLatent, engine: HostEngine, stage: Sample, state: AVState) -> Latent:
+    """Return the LATENT; one that is still noisy has the last step, and its stage has not drawn all its numbers."""
+    if stage.sampling.sigmas[-1] == 0 or stage.windows:
+        return begin.finished(result, None, state.draws)
+    return begin.finished(result, None if engine.preview is None else engine.preview.last_step, ())
 
 
 class LongVideo(io.ComfyNode):

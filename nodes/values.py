@@ -42,6 +42,7 @@ Video = Any  # a VIDEO of the host: of a file, or of components
 
 DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
+DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a CONDITIONING that has not met the connectors
@@ -127,6 +128,16 @@ class HostLatent:
         return self.extras.get(LAST_STEP)
 
     @property
+    def drawn(self) -> tuple[int, ...]:
+        """Sizes of the draws of random numbers in the stages before; none where it does not say."""
+        return tuple(self.extras.get(DRAWN, ()))
+
+    @property
+    def drawn_by_first(self) -> tuple[int, ...]:
+        """The same before a second stage: where it does not say, those of a first stage of this size."""
+        return self.drawn or tuple(x.numel() for x in self.content.streams().values())
+
+    @property
     def seams(self) -> Seams:
         """Watches frames for lines where the latent's tiles meet, if it was refined in tiles."""
         size, lines = self.extras.get(SEAMS, (None, None))
@@ -164,19 +175,20 @@ class HostLatent:
         kept = {key: value for key, value in self.extras.items() if key not in drop}
         return to_host_latent(content, kept | {"fps": self.fps} | extras)
 
-    def finished(self, content: AVLatent, last: Step | None) -> Latent:
+    def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
-        extras: dict[str, Any] = {LAST_STEP: None if last is None else last.to("cpu")}
+        extras: dict[str, Any] = {LAST_STEP: None if last is None else last.to("cpu"), DRAWN: (*self.drawn, *drawn)}
         return self.with_content(content, (), **extras)
 
     def upscaled(self, content: AVLatent, fps: Fraction) -> Latent:
         """Return the enlarged latent; masks and steps of the small one do not hold for it."""
-        return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), fps=fps)
+        extras: dict[str, Any] = {"fps": fps, DRAWN: self.drawn_by_first}
+        return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), **extras)
 
-    def refined(self, content: AVLatent, tiles: Tiles) -> Latent:
+    def refined(self, content: AVLatent, tiles: Tiles, drawn: tuple[int, ...]) -> Latent:
         """Return the refined latent, which says where its tiles meet."""
         size = self.shape.video_latent
-        extras: dict[str, Any] = {SEAMS: (size, tiles.seams(size))}
+        extras: dict[str, Any] = {SEAMS: (size, tiles.seams(size)), DRAWN: (*self.drawn_by_first, *drawn)}
         return self.with_content(content, (LAST_STEP,), **extras)
 
 

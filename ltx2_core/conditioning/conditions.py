@@ -94,6 +94,23 @@ def encode_conditions(
     return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
 
 
+def of_second_stage(conditions: Iterable["Condition"], keep_references: bool) -> tuple["Condition", ...]:
+    """Return what is given in a second stage: without reference videos, unless they are kept.
+
+    Source: the IC-LoRA pipeline of ltx-pipelines, whose second stage has pictures only.
+    """
+    return tuple(each for each in conditions if keep_references or not isinstance(each, ReferenceVideo))
+
+
+def remakes_sound(conditions: Iterable["Condition"]) -> bool:
+    """Return whether the pipeline that these conditions belong to ships the sound of its second stage.
+
+    Source: in ltx-pipelines, those of IC-LoRAs (a reference video) and of keyframe interpolation (all pictures beside
+    the clip, the first frame, too).
+    """
+    return any(isinstance(each, ReferenceVideo) or (isinstance(each, Picture) and each.append) for each in conditions)
+
+
 @dataclass(frozen=True, eq=False)
 class VideoSource:
     """Consecutive frames: a tensor (F, H, W, 3) in 0..1, or a video file.

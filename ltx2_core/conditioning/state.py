@@ -15,6 +15,8 @@ from ..errors import SettingError
 from ..latents import STREAMS, AVLatent, per_stream
 from ..layers import Visibility
 
+PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content
+
 
 @dataclass(frozen=True, eq=False)
 class State:
@@ -111,6 +113,18 @@ class State:
         x = self.with_own(start, tokens(latent))
         return x if self.is_free else torch.where(self.mask == 0, self.clean, x)
 
+    def hand_out(self, x: Tensor, sigma: float) -> Tensor:
+        """Divide what is generated in ``x`` (B, N, C) by 1 - ``sigma``.
+
+        So ComfyUI's samplers hand out a latent that is still at noise level ``sigma``: its content has full size, and
+        they multiply it again when they go on. Pure noise has no content, and stays as it is.
+        """
+        return x if sigma == 0 or sigma > PURE_NOISE else torch.where(self.mask == 0, x, x / (1 - sigma))
+
+    def take_up(self, x: Tensor, sigma: float) -> Tensor:
+        """Undo ``hand_out``."""
+        return x if sigma == 0 or sigma > PURE_NOISE else torch.where(self.mask == 0, x, x * (1 - sigma))
+
     def unpacked(self, x: Tensor) -> Tensor:
         """Turn the clip's own part of tokens (B, N, C) back into a latent."""
         if len(self.shape) == 4:
@@ -151,6 +165,11 @@ class AVState:
     def fixed(self) -> list[str]:
         """The streams of which nothing is generated: frozen ones and absent ones."""
         return [name for name in STREAMS if name not in self.free]
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """How many random numbers the first noise of each stream takes, in the order in which they are drawn."""
+        return tuple(state.latent.numel() for state in self.streams.values())
 
     @property
     def appended(self) -> tuple[int, int]:

@@ -153,6 +153,12 @@ class Lora:
         """IC-LoRA: every how many frames the reference has one."""
         return self._stated_factor("reference_temporal_scale_factor")
 
+    @property
+    def is_in_context(self) -> bool:
+        """Whether it says, by header or by name, that it follows a reference video."""
+        stated = any(name.startswith("reference_") for name in self.file.metadata)
+        return stated or re.search(r"(^|[^a-z])ic[-_ ]?lora", self.path.name.lower()) is not None
+
     def _stated_factor(self, *names: str) -> int:
         stated = next((self.file.metadata[name] for name in names if name in self.file.metadata), "1")
         try:

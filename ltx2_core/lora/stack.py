@@ -31,6 +31,12 @@ def stack_identity(stack: Stack) -> list[tuple[TensorFile, Strengths]]:
     return [(lora.file, strengths) for lora, strengths in stack]
 
 
+def without_in_context(stack: Stack) -> Stack:
+    """Return ``stack`` without LoRAs that follow a reference video; none are left where no file says which they are."""
+    others = tuple((lora, strengths) for lora, strengths in stack if not lora.is_in_context)
+    return () if len(others) == len(stack) else others
+
+
 def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
     """Return the files that change these components of the text side, and how much: what encoded prompts depend on."""
     return [

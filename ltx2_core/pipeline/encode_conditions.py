@@ -205,6 +205,12 @@ class ConditionSizes:
         """Return the empty latent of a clip of ``shape`` with the streams that it has."""
         return latents.empty(shape, self.batch).select(self.state.streams)
 
+    def covering(self, other: "ConditionSizes") -> "ConditionSizes":
+        """Return this with what is encoded as large as the largest of both."""
+        pictures = max((each.pictures for each in (self, other) if each.pictures), key=prod, default=None)
+        sound = max((each.sound for each in (self, other) if each.sound), default=None)
+        return replace(self, pictures=pictures, sound=sound)
+
     @property
     def stages(self) -> list[Stage]:
         """What has to run."""

@@ -106,7 +106,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
-        conditions = encode_all(request.conditions, complete.final, complete.streams, engine)
+        conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
     return [_clip(stages, engine, complete, each) for each in latent.clips()]

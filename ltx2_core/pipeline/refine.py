@@ -15,7 +15,6 @@ from ..lora import Stack
 from ..memory.placement import Room, StageNeed, explain_refusal, place
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
-from ..seeds import Seeds
 from ..settings import SamplingSettings
 from .blueprint import FLOAT32, Blueprint
 from .long import Script, sampled_size
@@ -26,6 +25,8 @@ from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 # the overlaps of smaller ones.
 MAX_TILE_TOKENS = 2**16
 MIN_TILE_TOKENS = 256
+
+KEPT = ("seed", "noise_order", "step_noise")  # settings of the first stage that the second one has, too
 
 
 @dataclass(frozen=True)
@@ -58,23 +59,26 @@ class Refine(Stage):
         tiles: TileSettings | Tiles | None,
         state: AVState,
         loras: Stack | None = None,
+        drawn: tuple[int, ...] = (),
     ) -> "Refine":
         """Lay out the second stage of a clip.
 
         Args:
             recipe: how it is sampled.
-            first: how the first stage was; its seed decides which one this stage has.
+            first: how the first stage was: this one has its seed, and goes on with its random numbers.
             tiles: None, or settings without counts, for as few as fit.
             state: what is given, at the size of this stage.
             loras: in place of those of the model.
+            drawn: sizes of the draws of random numbers in the stages before.
         """
         cut = tiles if isinstance(tiles, TileSettings) else TileSettings()
         sampling = Sampling(
             tuple(recipe.sigmas),
             recipe.guidance,
-            SamplingSettings(seed=Seeds(first.seed).refine, sampler=recipe.sampler, noise_order=first.noise_order),
+            replace(SamplingSettings(), **{name: getattr(first, name) for name in KEPT}, sampler=recipe.sampler),
             tiles if isinstance(tiles, Tiles) else cut.chosen(),
             cut.together,
+            drawn,
         ).for_streams(state.free)
         return cls(sampling, sampled_size(state, ()), "audio" in state.free, cut.cells, cut.local, loras)
 

@@ -60,6 +60,8 @@ class Sampling:
         settings: sampler, seed and noise.
         tiles: in which the picture is made; None in one piece.
         together: whether tiles are blended in every step, or each is sampled to its end by itself.
+        drawn: sizes of the draws of random numbers in the stages before this one.
+        window: the number of the window of a long clip.
     """
 
     sigmas: tuple[float, ...]
@@ -67,6 +69,24 @@ class Sampling:
     settings: SamplingSettings = SamplingSettings()
     tiles: Tiles | None = None
     together: bool = True
+    drawn: tuple[int, ...] = ()
+    window: int = 0
+
+    @property
+    def seeds(self) -> Seeds:
+        """Where the random numbers of this stage start."""
+        fixed = self.sampler.noise_seed if self.settings.step_noise == "official" else None
+        return Seeds(self.settings.seed, self.drawn, fixed).window(self.window)
+
+    def noise(self, state: AVState) -> latents.Noise:
+        """Return the generator of the first noise of ``state``."""
+        seeds, order = self.seeds, self.settings.noise_order
+        return latents.Noise(seeds.first, order, drawn=seeds.drawn, appended=state.appended[1])
+
+    def step_noise(self, state: AVState) -> latents.Noise:
+        """Return the generator of the fresh noise of stochastic samplers."""
+        seed = self.seeds.step_noise(self.settings.start_step)
+        return latents.Noise(seed, self.settings.noise_order, appended=state.appended[1])
 
     @property
     def steps(self) -> int:
@@ -106,7 +126,8 @@ class SampleInputs:
     """What a latent is made from.
 
     Attributes:
-        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as.
+        latent: (B, C, F, H, W) and (B, C, T, M); what it begins as. One that is still noisy is as a sampler hands it
+            out, here or in ComfyUI: divided by 1 - sigma.
         fps: frames per second.
         contexts: of the prompt.
         negative: of the negative prompt; None where nothing asks for it.
@@ -154,7 +175,7 @@ def sample(
         hooks: whom to tell.
 
     Returns:
-        The latent, float32; what is given in it stays.
+        The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
 
     Raises:
         SettingError: for sigmas, tiles or settings that do not go together.
@@ -165,14 +186,13 @@ def sample(
     if apart and not settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     state = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
-    order = settings.noise_order
-    tokens = state.map(lambda each: each.latent).to(dtype)
-    noise = latents.noise_like(tokens, settings.seed, order).to(torch.float32)
+    noise = sampling.noise(state)(state.map(lambda each: each.latent).to(dtype)).to(torch.float32)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
+    result = state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result)
     return state.map(State.unpacked, result).map(Tensor.contiguous)
 
 
@@ -212,9 +232,9 @@ class _Solver:
             on_evaluate=self.hooks.on_evaluate,
             step=settings.start_step,
         )
-        noisy = start if settings.add_noise else pack(inputs.latent)
-        fresh = latents.Noise(Seeds(settings.seed).step_noise(settings.start_step), settings.noise_order)
         last = None if inputs.last is None else inputs.last.map(pack)
+        noisy = start if settings.add_noise else self._take_up(state, pack(inputs.latent), last)
+        fresh = self.sampling.step_noise(state)
         for number, step in enumerate(sampler(denoise, noisy, sigmas, fresh, last), 1):
             denoise.step, self.done = settings.start_step + number, self.done + 1
             check_finite(step.latent, f"step {number} of sampling")
@@ -223,6 +243,20 @@ class _Solver:
                 self.hooks.on_step(self.done, self.total, unpacked)
             noisy = step.latent
         return noisy
+
+    def _take_up(self, state: AVState, latent: AVLatent, last: Step | None) -> AVLatent:
+        """Return the tokens that an earlier call ended with; to the bit, where its ``last`` step is known."""
+        sigma = self.sampling.sigmas[0]
+        if last is not None:
+            handed = state.map(lambda each, x: each.hand_out(x, sigma), last.latent)
+            if all(torch.equal(each.own(a), each.own(b)) for each, a, b in _pairs(state, handed, latent)):
+                return last.latent
+        return state.map(lambda each, x: each.with_own(x, each.own(each.take_up(x, sigma))), latent)
+
+
+def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:
+    """Each stream's state with its tokens in ``a`` and ``b``."""
+    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams.items()]
 
 
 @dataclass(frozen=True)
@@ -326,9 +360,7 @@ class Sample(Stage):
 
     def window(self, engine: Engine, network: Network, inputs: SampleInputs, number: int) -> AVLatent:
         """Sample window ``number``, with a seed of its own."""
-        settings = self.sampling.settings
-        seeded = replace(settings, seed=Seeds(settings.seed).window(number))
-        stage = replace(self, sampling=replace(self.sampling, settings=seeded))
+        stage = replace(self, sampling=replace(self.sampling, window=number))
         return stage._sample(engine, network, inputs, number)
 
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:

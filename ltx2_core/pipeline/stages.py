@@ -65,7 +65,7 @@ class Stages:
         held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
-            final = measure_conditions(request.request.conditions, request.final, request.streams, held, batch)
+            final = measure_conditions(request.refine_conditions, request.final, request.streams, held, batch)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
@@ -75,7 +75,7 @@ class Stages:
             conditions=ahead,
             sample=_first_stage(request, ahead),
             upscale=tuple(_upscalers(request, engine)),
-            refine=_second_stage(request, final) if second.refine else None,
+            refine=_second_stage(request, ahead, final) if second.refine else None,
             final_conditions=final,
             held=held,
             decode_audio=_audio_decoder(request, engine.blueprint),
@@ -86,7 +86,7 @@ class Stages:
     def __iter__(self) -> Iterator[Stage]:
         """Yield every stage that has to run, in the order of the plan."""
         yield from self.text.stages(self.blueprint)
-        yield from self.final_conditions.stages
+        yield from self.final_conditions.covering(self.conditions).stages
         yield self.sample
         yield from self.upscale
         if self.refine is not None:
@@ -112,9 +112,9 @@ def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
     )
 
 
-def _second_stage(request: CompleteRequest, ahead: ConditionSizes) -> Refine:
-    first = request.request.sampling
-    return Refine.of(request.refine, first, request.second.tiles, ahead.state, request.refine_loras)
+def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: ConditionSizes) -> Refine:
+    first, tiles = request.request.sampling, request.second.tiles
+    return Refine.of(request.refine, first, tiles, final.state, request.refine_loras, ahead.state.draws)
 
 
 def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class Contexts(Protocol):
     @property
     def audio(self) -> Tensor:
         """That of the audio."""
+
+
+class _PerStream(NamedTuple):
+    """Contexts of both streams from different prompts."""
+
+    video: Tensor
+    audio: Tensor
 
 
 @dataclass
@@ -165,7 +172,12 @@ class Denoiser:
         return inputs.get("video"), inputs.get("audio")
 
     def _reading(self, inputs: Inputs, contexts: Contexts) -> Inputs:
-        """The same, reading other contexts; all else is shared, so the transformer computes it once."""
+        """The same, reading other contexts; all else is shared, so the transformer computes it once.
+
+        A frozen sound keeps its own: the official audio-to-video pipeline has no negative prompt for it.
+        """
+        if self.state.audio is not None and self.state.audio.is_frozen:
+            contexts = _PerStream(contexts.video, self.contexts.audio)
         video, audio = (
             None if each is None else replace(each, context=self._fit(context, each.tokens), nag=None)
             for each, context in zip(inputs, (contexts.video, contexts.audio))

@@ -66,6 +66,9 @@ class Recipe:
             steps: Their number, if not that of the recipe.
             schedule: A name in ``SCHEDULES``, if not that of the recipe.
             tokens: The tokens of the video, for recipes that shift with the size.
+
+        Raises:
+            SettingError: Too many tokens for such a recipe.
         """
         make = SCHEDULES[schedule or self.schedule]
         if self.by_tokens and make is ltx2 and tokens is not None:

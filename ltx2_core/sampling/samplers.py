@@ -72,6 +72,7 @@ class Sampler:
     stochastic: bool = False  # draws from ``noise``
     multistep: bool = False  # looks back at ``last``
     needs_negative: bool = False  # also where the text scale is 1
+    noise_seed: int | None = None  # officially its fresh noise has this seed, whatever that of the clip is
 
     def __call__(
         self,
@@ -235,7 +236,7 @@ SAMPLERS = {
     "gradient_estimation": Sampler(gradient_estimation, multistep=True),
     "heun": Sampler(heun, calls=2),
     "dpmpp_2m": Sampler(dpmpp_2m, multistep=True),
-    "res_2s": Sampler(res_2s, calls=2, stochastic=True),
+    "res_2s": Sampler(res_2s, calls=2, stochastic=True, noise_seed=-1),  # ltx-pipelines: the HQ pipeline sets no other
 }
 
 

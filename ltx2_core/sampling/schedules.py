@@ -18,6 +18,9 @@ LEAST_STRENGTH = 0.001
 Schedule = Callable[[int], list[float]]
 
 
+MOST_TOKENS = 36_000  # in float32, the levels of 15 steps repeat from 37,000 on, and are no numbers from 55,000 on
+
+
 def ltx2(
     steps: int = 30,
     tokens: int = 4096,
@@ -29,7 +32,7 @@ def ltx2(
 
     The shift grows with ``tokens`` along the line through (1024, base_shift) and (4096, max_shift); the official
     one-stage pipelines use 4096 whatever the size. ``terminal`` is the last level before 0; None leaves it where it
-    falls.
+    falls. Raises SettingError for so many tokens that levels repeat.
     """
     _check_steps(steps)
     if steps == 1:
@@ -40,6 +43,12 @@ def ltx2(
     if terminal is not None:
         signal = 1 - sigmas
         sigmas = 1 - signal * (1 - terminal) / signal[-1]
+    if tokens > 4096 and not bool((sigmas.diff() < 0).all()):
+        raise SettingError(
+            f"{tokens} tokens (latent frames x rows x columns) are too many for a schedule that shifts with the size, "
+            f"as that of the HQ recipe: its steps run together. 15 steps go up to {MOST_TOKENS} tokens; make the clip "
+            "smaller or shorter, or leave hq off."
+        )
     return [*sigmas.tolist(), 0.0]
 
 

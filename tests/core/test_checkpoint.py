@@ -202,7 +202,7 @@ def test_a_part_that_is_not_there(sets, tmp_path):
 def test_inspect(sets, capsys):
     assert main(["inspect", *map(str, sets["2.3"])]) == 0
     said = capsys.readouterr().out
-    assert "LTX-2.3 (model_version 2.3)" in said and "BF16" in said and "needs: Gemma 3 12B" in said
+    assert "LTX-2.3 (model_version 2.3.0)" in said and "BF16" in said and "needs: Gemma 3 12B" in said
     assert said.count("Gemma 3 text encoder, 2 layers of width 32, with tokenizer") == 2
 
 

@@ -243,7 +243,10 @@ def audio_tools():
 
 @torch.no_grad()
 def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[torch.Tensor]:
-    """The official model, noiser, guiders and stepper; a stream that is given whole has sigma 0 (newer than 1.0.0)."""
+    """The official model, noiser, guiders and stepper; a stream that is given whole has sigma 0 (newer than 1.0.0).
+
+    A given sound reads the prompt in the negative pass, because the official audio-to-video pipeline has no other.
+    """
     from ltx_core.components import diffusion_steps, guiders, noisers
     from ltx_core.guidance import perturbations as p
     from ltx_core.model.transformer.modality import Modality
@@ -251,6 +254,7 @@ def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[tor
 
     noiser, network = noisers.GaussianNoiser(torch.Generator().manual_seed(11)), X0Model(transformer)
     states = [noiser(video), noiser(audio)]
+    negative = Contexts(CONTEXTS[1].video, CONTEXTS[int(bool(audio.denoise_mask.any()))].audio)
     kinds = p.PerturbationType
     perturbed = [
         p.Perturbation(kind, list(each.stg_blocks))
@@ -270,7 +274,7 @@ def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[tor
     for index, sigma in enumerate(sigmas[:-1]):
         passes = [
             estimate(sigma, *question)
-            for question in ([CONTEXTS[0]], [CONTEXTS[1]], [CONTEXTS[0], perturbed], [CONTEXTS[0], isolated])
+            for question in ([CONTEXTS[0]], [negative], [CONTEXTS[0], perturbed], [CONTEXTS[0], isolated])
         ]
         for i, (state, each) in enumerate(zip(states, guidance)):
             scales = each.text_scale, each.stg_scale, list(each.stg_blocks), each.rescale, each.cross_modal_scale

@@ -12,6 +12,7 @@ import pytest
 import torch
 from direct import sample
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
@@ -133,6 +134,17 @@ def test_split_sampling_equals_whole_sampling(run, sampler, cut):
     rest = schedules.slice_steps(sigmas, cut)
     second, _ = run(sampler, rest, first, add_noise=False, start_step=cut, last=steps[-1])
     assert equal(second, whole)
+
+
+def test_a_latent_that_is_still_noisy_is_handed_out_as_comfyui_does(run):
+    sigmas = schedules.ltx2(5)
+    whole, _ = run("euler", sigmas)
+    first, steps = run("euler", sigmas[:4])
+    core = steps[-1].latent * (1 / (1 - sigmas[3]))  # of ComfyUI's CONST: divided at the end, multiplied at the start
+    assert_close(first.video, core.video)
+    second, _ = run("euler", sigmas[3:], core, add_noise=False, start_step=3)
+    assert_close(second.video, whole.video, rtol=1e-5, atol=1e-5)
+    assert_close(second.audio, whole.audio, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

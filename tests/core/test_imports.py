@@ -20,7 +20,7 @@ ALLOWED = {
     "seeds": set(),
     "disk_cache": {"errors"},
     "geometry": {"errors"},
-    "latents": {"errors", "geometry"},
+    "latents": {"errors", "geometry", "seeds"},
     "layers": {"errors"},
     # What is the velocity, the picture, the sound? Networks do not know each other, nor files.
     **dict.fromkeys(NETWORKS, GROUND),

@@ -171,9 +171,11 @@ def test_factors_that_do_not_belong_together_fit_nothing():
 def test_factors_of_an_ic_lora():
     shapes = low_rank({"proj_out": (128, 4096)})
     plain = read_lora(Header(shapes))
-    assert (plain.downscale, plain.temporal_downscale) == (1, 1)
+    assert (plain.downscale, plain.temporal_downscale, plain.is_in_context) == (1, 1, False)
+    assert read_lora(Header(shapes, "ltx-2-19b-ic-lora-canny-control.safetensors")).is_in_context
+    assert not read_lora(Header(shapes, "magic-lora.safetensors")).is_in_context
     half = read_lora(Header(shapes, reference_downscale_factor="2", reference_temporal_scale_factor="4"))
-    assert (half.downscale, half.temporal_downscale) == (2, 4)
+    assert (half.downscale, half.temporal_downscale, half.is_in_context) == (2, 4, True)
     assert "1/2 of the clip's width and height, one of 4 frames" in str(compare_with_release(half, "2.3"))
     assert read_lora(Header(shapes, reference_spatial_scale_factor="2")).downscale == 2
     with pytest.raises(CheckpointError, match="reference_downscale_factor = 'half', which should be a whole number"):

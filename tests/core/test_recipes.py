@@ -2,8 +2,9 @@
 
 import pytest
 
-from ltx2_core.sampling import SAMPLERS, passes_needed
+from ltx2_core.sampling import SAMPLERS, ScheduleSettings, passes_needed
 from ltx2_core.sampling.recipes import RECIPES, recipe_for
+from ltx2_core.sampling.schedules import MOST_TOKENS
 
 SECOND = [0.909375, 0.725, 0.421875, 0.0]
 
@@ -38,6 +39,15 @@ def test_the_hq_schedule_shifts_with_the_size_of_the_first_stage():
     ]  # fmt: skip
     assert recipe.sigmas(tokens=16 * 17 * 30) == pytest.approx(expected, abs=1e-6)
     assert recipe_for("2.3", layers=48).sigmas(tokens=16 * 17 * 30) == recipe_for("2.3", layers=48).sigmas()
+
+
+@pytest.mark.parametrize("tokens", [37_000, 40_000, 63_240])
+def test_a_size_at_which_the_steps_run_together_is_named(tokens):
+    recipe = recipe_for("2.3", layers=48, hq=True)
+    assert recipe.sigmas(tokens=MOST_TOKENS)[0] == 1
+    for ask in (recipe.sigmas, ScheduleSettings(15, "ltx2", max_shift=2.1).sigmas):
+        with pytest.raises(ValueError, match=f"{tokens} tokens .* too many .* HQ recipe.* {MOST_TOKENS} tokens"):
+            ask(tokens=tokens)
 
 
 @pytest.mark.parametrize("version, distilled, words", [("2.0", False, "LTX-2.0;"), ("2.3", True, "LTX-2.3 distilled;")])

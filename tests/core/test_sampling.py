@@ -208,6 +208,16 @@ def test_guidance_by_sigma():
         GuidanceBySigma(())
 
 
+def test_a_frozen_sound_reads_the_prompt_in_the_negative_pass():
+    """As in the official audio-to-video pipeline; a frozen picture reads the negative one, as in its retake."""
+    for frozen, expected in (("audio", (-1, 1)), ("video", (-1, -1))):
+        state = apply_conditions(av_latent(3), Fraction(24), [Frozen(frozen)])
+        network, denoise = denoiser(video=Guidance(3), audio=Guidance(3), state=state)
+        denoise(tokens(1), 0.5)
+        negative = network.sweeps[0][1]
+        assert (negative.video.context.max(), negative.audio.context.max()) == expected
+
+
 def test_text_guidance_without_a_negative_prompt():
     _, denoise = denoiser(video=Guidance(3), negative=None)
     with pytest.raises(ValueError, match="no negative prompt"):

@@ -6,9 +6,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
 from ltx2_core.geometry import ClipShape
+from ltx2_core.lora import Strengths
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, StreamGuidance, recipe_for
 from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import (
@@ -147,6 +149,41 @@ def test_a_second_stage_changes_its_recipe():
     assert SecondStage(noise_scale=0.5).completed(DEV.refine).sigmas == (0.5, 0.421875, 0.0)
     whole = Request.of("x", second=SecondStage(sound="hold", guidance=guidance)).completed(DISTILLED)
     assert whole.holds_sound and whole.refine_guidance_of({"video"}) == StreamGuidance(Guidance(2))
+
+
+class Named:
+    """A LoRA that only says whether it is an IC-LoRA."""
+
+    def __init__(self, is_in_context):
+        self.is_in_context = is_in_context
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_ic_lora_leaves_with_its_reference(keeps):
+    still, shown = torch.zeros(1, 32, 32, 3), ReferenceVideo(VideoSource(torch.zeros(9, 32, 32, 3)))
+    style, depth, unnamed = ((Named(known), Strengths()) for known in (False, True, False))
+    second = SecondStage(keep_references=keeps)
+
+    def asked(loras, *conditions):
+        return Request.of("x", second=second, loras=loras, conditions=conditions).completed(DEV)
+
+    whole = asked((style, depth), Picture(still), shown)
+    assert whole.loras == (style, depth) and whole.request.conditions[1] is shown
+    assert whole.refine_loras == ((style, depth) if keeps else (style,))
+    assert whole.refine_conditions == (whole.request.conditions if keeps else whole.request.conditions[:1])
+    assert asked((unnamed,), shown).refine_loras == ((unnamed,) if keeps else ())  # officially all of them leave
+    assert asked((style, depth), Picture(still)).refine_loras == (style, depth)
+
+
+def test_the_pipeline_decides_whose_sound_ships():
+    still, video = torch.zeros(1, 32, 32, 3), VideoSource(torch.zeros(9, 32, 32, 3))
+
+    def keeps(*conditions, sound="as the recipe", recipe=DEV):
+        return SecondStage(sound=sound).completed(recipe.refine, conditions).keeps_sound
+
+    assert keeps() and keeps(Picture(still)) and keeps(Picture(still), Picture(still, -1)) and keeps(recipe=HQ)
+    assert not keeps(recipe=DISTILLED) and not keeps(ReferenceVideo(video))
+    assert not keeps(Picture(still, append=True), Picture(still, -1)) and not keeps(sound="refine")
 
 
 def own_strengths(strengths):

@@ -10,6 +10,8 @@ from pack.workflow import add, change, node
 
 pytestmark = pytest.mark.comfy
 
+TINY = "ltx-2.3-tiny.safetensors"
+NEUTRAL = {"text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0, "rescale": 0.0}
 SCHEDULE = {"steps": 3, "max_shift": 2.05, "base_shift": 0.95, "stretch": True, "terminal": 0.1}
 
 
@@ -80,3 +82,40 @@ def test_what_a_noise_mask_of_the_host_covers_stays(server, client, prompt):
     (free, _), (kept, heard), (again, other) = made
     assert (kept == again).all() and (kept != free).any()
     assert not np.array_equal(heard[0], other[0])
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_latent_that_is_still_noisy_is_finished_by_the_other_sampler(server, client, prompt, ours_first):
+    """Of a picture alone, because ComfyUI 0.33 lets sound see a picture that the sound has changed already."""
+    change(prompt, LTX2AVLoadModel={"checkpoint": TINY}, LTX2AVLoadGemma={"text_encoder": "gemma-tiny"})
+    change(prompt, LTX2AVEmptyLatent={"width": 96, "height": 96, "frames": 17, "streams": "picture only"})
+    change(prompt, LTX2AVSample={"seed": 3, "noise_order": "comfyui"} | NEUTRAL)
+    change(prompt, LTX2AVSchedule={"steps": 5})
+    model, sampler, empty = (node(prompt, f"LTX2AV{name}") for name in ("LoadModel", "Sample", "EmptyLatent"))
+    for name in ("LTX2AVDecode", "SaveVideo"):
+        del prompt[node(prompt, name)]
+    ours = prompt[sampler]["inputs"]
+    positive, sigmas = ours["positive"], ours["sigmas"]
+    add(
+        prompt,
+        checkpoint=("CheckpointLoaderSimple", {"ckpt_name": TINY}),
+        rated=("LTXVConditioning", {"positive": positive, "negative": positive, "frame_rate": 24.0}),
+        steps=("SplitSigmas", {"sigmas": sigmas, "step": 3}),
+        euler=("KSamplerSelect", {"sampler_name": "euler"}),
+        decoded=("LTX2AVVideoDecode", {"model": [model, 0], "latent": [sampler, 0]}),
+        pictures=("SaveImage", {"images": ["decoded", 0], "filename_prefix": "pictures"}),
+    )
+    whole = pictures_in(saved(server, client.run(prompt), "pictures")).astype(int)
+    part = {"noise_seed": 3, "cfg": 1.0, "positive": ["rated", 0], "negative": ["rated", 1], "sampler": ["euler", 0]}
+    core = part | {"model": ["checkpoint", 0], "add_noise": not ours_first, "latent_image": [empty, 0]}
+    first, last = ["steps", 0], ["steps", 1]
+    if ours_first:
+        change(prompt, LTX2AVSample={"sigmas": first})
+        add(prompt, core=("SamplerCustom", core | {"sigmas": last, "latent_image": [sampler, 0]}))
+        change(prompt, LTX2AVVideoDecode={"latent": ["core", 0]})
+    else:
+        add(prompt, core=("SamplerCustom", core | {"sigmas": first}))
+        change(prompt, LTX2AVSample={"sigmas": last, "latent": ["core", 0], "add_noise": False})
+    run = client.run(prompt)
+    assert run.end == "execution_success", run.error
+    assert np.abs(pictures_in(saved(server, run, "pictures")).astype(int) - whole).max() <= 1

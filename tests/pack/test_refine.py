@@ -5,8 +5,11 @@ from pack.client import Prompt
 from pack.clip import Clip, pictures_in, saved
 from pack.workflow import add, change, node
 
+import ltx2_core as ltx2
 from ltx2_core import tiny
-from ltx2_core.seeds import Seeds
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.sampling import Guidance, Tiles, schedules
+from ltx2_core.settings import SecondStage
 
 pytestmark = pytest.mark.comfy
 
@@ -54,7 +57,7 @@ def test_one_tile_is_what_the_sampler_does(server, client, staged):
     tiled = frames(server, client, staged)
     neutral = {"text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0, "rescale": 0.0}
     inputs = {name: staged["refine"]["inputs"][name] for name in ("model", "positive", "latent", "sigmas")}
-    add(staged, again=("LTX2AVSample", inputs | neutral | {"seed": Seeds(5).refine}))
+    add(staged, again=("LTX2AVSample", inputs | neutral | {"seed": 5}))
     staged[node(staged, "LTX2AVDecode")]["inputs"]["latent"] = ["again", 0]
     assert tiled.shape == (17, 128, 192, 3)
     assert (frames(server, client, staged) == tiled).all()
@@ -89,6 +92,20 @@ def test_two_stages_are_their_parts(server, client, staged):
     add(staged, both=("LTX2AVTwoStage", given))
     change(staged, LTX2AVDecode={"latent": ["both", 0]})
     assert (frames(server, client, staged) == parts).all()
+
+
+def test_graph_and_facade_make_the_same_clip_of_two_stages_by_one_seed(server, client, staged):
+    staged["upscale"] = {"class_type": "LTX2AVTwoStage", "inputs": staged["upscale"]["inputs"]}
+    positive = [node(staged, "LTX2AVThinkingTokens"), 0]
+    staged["upscale"]["inputs"] |= {"positive": positive, "seed": 31, "columns": 1, "rows": 1, "intervals": 1}
+    texts = staged[node(staged, "LTX2AVGemmaTextEncode")]["inputs"]
+    clip = ltx2.generate(
+        ltx2.open_models("miniature"), texts["prompt"], texts["negative"], width=192, height=128, frames=17, seed=31,
+        sigmas=schedules.ltx2(3, tokens=3 * 2 * 3), video=Guidance(3, 3), audio=Guidance(3, 3), cache=False,
+        device="cpu", second=SecondStage((open_upscaler(BUILT_IN),), tiles=Tiles((1, 1, 1))),
+    )  # fmt: skip
+    ours = (clip.frames * 255).round().int().numpy()
+    assert abs(frames(server, client, staged).astype(int) - ours).max() <= 1
 
 
 def test_the_hosts_upscalers_work_as_ours(server, client, staged, upscalers):

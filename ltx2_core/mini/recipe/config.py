@@ -4,7 +4,7 @@ from typing import Any
 
 from ...checkpoint.components import COMPONENTS, ComponentNetwork
 
-VERSION = "2.0"
+VERSION = "2.0.0"  # three numbers, or the official loader reads it as one
 
 # Only these latent channels carry anything, the others are zero in every encoded clip. A narrow transformer then has
 # less noise to remember, and the latents keep their usual shapes.
