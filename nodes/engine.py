@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
-from ..ltx2_core.errors import Finding, SettingError, memory_told
+from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
-from ..ltx2_core.pipeline.plan import Plan, place_stage
+from ..ltx2_core.pipeline.engine import PlannedEngine
+from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -35,8 +36,6 @@ from ..ltx2_core.pipeline.stage import (
     NetworkKey,
     Networks,
     Stage,
-    StagePlan,
-    StageT,
     need_of,
 )
 from ..ltx2_core.quantization import CASTS
@@ -284,7 +283,7 @@ class LoadedModel:
         return self.network(TRANSFORMER).patcher if "transformer" in self.models.sources else None
 
 
-class HostEngine:
+class HostEngine(PlannedEngine):
     """The owner of the card is ComfyUI: every stage asks it for room, and takes no more than it grants."""
 
     def __init__(
@@ -302,8 +301,6 @@ class HostEngine:
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
         self._bars: dict[str, Callable[..., None]] = {}
-        self._plan: StagePlan | None = None
-        self._in_use: list[LoraAdapter] = []
         on_step = preview.on_step if preview is not None else Events.on_step
         self.events = Events(self._on_progress, self._on_finding, on_step, self._check)
 
@@ -351,31 +348,14 @@ class HostEngine:
         """Return what the host grants a stage that streams this network, at most what the limits say."""
         return host.room(self.device(key), self.limits)
 
-    def follow(self, plan: StagePlan) -> None:
-        """Place every stage of ``plan`` as it says."""
-        plan.check()
-        self._plan = plan
-
-    def fit(self, stage: StageT) -> StageT:
-        """Return ``stage`` as it was planned, or as it fits now."""
-        planned = None if self._plan is None else self._plan.stage(stage)
-        return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
-
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
         return 0 if _source(stage) else lora_bytes(stage, self.blueprint, self.loras, self.device(stage.networks[0]))
 
     @contextmanager
-    def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
-        """Yield the networks of ``stage``, ready to run; DoesNotFitError if they do not fit what the host grants, and
-        OutOfMemoryError if memory runs out all the same."""
-        with memory_told(f" in the stage {stage.name}"), self._use(stage, loras) as networks:
-            yield networks
-
-    @contextmanager
-    def _use(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
-        extra = self.extra_bytes(stage)
-        work = need_of(stage, self.blueprint).with_inputs(extra).work_bytes
+    def bring(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
+        """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
+        work = need_of(stage, self.blueprint).with_inputs(self.extra_bytes(stage)).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):
             host.load([source.patcher], work)
             yield Networks({stage.networks[0]: source})
@@ -385,18 +365,10 @@ class HostEngine:
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
         make_room = partial(self._make_room, list(networks.values()), work)
         self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
-        try:
-            with ready(prepared, self._placement(stage, extra), make_room) as result:
-                if self.preview is not None and _samples(stage):
-                    self.preview.start(result)
-                yield result
-        finally:
-            self._in_use = []
-
-    def set_moment(self, sigma: float, step: int) -> None:
-        """Set the sigma and step at which LoRA schedules are evaluated."""
-        for adapter in self._in_use:
-            adapter.set_moment(sigma, step)
+        with ready(prepared, self.placement(stage), make_room) as result:
+            if self.preview is not None and _samples(stage):
+                self.preview.start(result)
+            yield result
 
     def _network(self, key: NetworkKey[Any]) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):
@@ -413,13 +385,10 @@ class HostEngine:
             adapters = tuple(adapters_of(built.modules, key, loras, fuse=_fuses(network.device)))
         return Prepared(built.modules, built.store, adapters)
 
-    def _placement(self, stage: Stage, extra: int) -> Placement | None:
+    def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None on a CPU, where they are used where they lie."""
-        if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
-            return planned
-        if mm.is_device_cpu(self.device(stage.networks[0])):
-            return None
-        return place_stage(stage, self.blueprint, self.room(stage.networks[0]), extra)
+        on_cpu = mm.is_device_cpu(self.device(stage.networks[0]))
+        return self.planned(stage) if on_cpu else super().placement(stage)
 
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
         first, *others = networks

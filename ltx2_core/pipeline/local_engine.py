@@ -12,7 +12,7 @@ from ..checkpoint import Models, build
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..disk_cache import cache_folder
-from ..errors import MissingFileError, memory_told
+from ..errors import MissingFileError
 from ..lora import Stack, compare
 from ..memory.link import Plain, link_to
 from ..memory.machine import Machine, pinnable, this_machine, usable
@@ -24,15 +24,15 @@ from ..quantization import FORMATS, check_format
 from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import Blueprint, blueprint_of
-from .plan import place_stage
+from .engine import PlannedEngine
 from .prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
 _ROUNDED_BYTES = 2**26
 
 
-class LocalEngine:
+class LocalEngine(PlannedEngine):
     """Builds each network when its stage comes, brings as much of it to the device as the budget allows, and frees it.
 
     A CPU has no budget, unless ``resources.vram`` gives it one: then weights are copied on it as onto a card of that
@@ -66,8 +66,6 @@ class LocalEngine:
         self._device = best_device() if resources.device is None else torch.device(resources.device)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
-        self._plan: StagePlan | None = None
-        self._in_use: list[Prepared] = []
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -118,62 +116,25 @@ class LocalEngine:
         pinned = pinnable(*ram()) if self.resources.ram is None else min(self.resources.ram, pinnable(*ram()))
         return Room(self.machine, budget if vram is None else min(budget, vram), _rounded(pinned))
 
-    def follow(self, plan: StagePlan) -> None:
-        """Place every stage of ``plan`` as it says.
-
-        Raises:
-            DoesNotFitError: if it does not fit.
-        """
-        plan.check()
-        self._plan = plan
-
-    def fit(self, stage: StageT) -> StageT:
-        """Return ``stage`` as it was planned, or as it fits now."""
-        planned = None if self._plan is None else self._plan.stage(stage)
-        return stage.fit(self.blueprint, self.room()) if planned is None else planned
-
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
         loras = getattr(stage, "loras", None)
         return lora_bytes(stage, self.blueprint, self.loras if loras is None else loras, self._device)
 
     @contextmanager
-    def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
-        """Yield the networks of ``stage``, built and ready to run; nothing of them stays behind.
-
-        Raises:
-            DoesNotFitError: if the stage was not planned and does not fit.
-            OutOfMemoryError: if memory runs out all the same.
-        """
-        with memory_told(f" in the stage {stage.name}"), self._use(stage, loras) as networks:
-            yield networks
-
-    @contextmanager
-    def _use(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
+        """Build the networks of ``stage``; nothing of them stays behind."""
         self.events.check()
-        placement = self._placement(stage)
+        placement = self.placement(stage)
         stack = self.loras if loras is None else loras
         prepared = {key: self._prepare(key, stack) for key in stage.networks}
-        self._in_use = list(prepared.values())
+        self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
         try:
             with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
                 yield networks
         finally:
-            self._in_use = []
             for each in prepared.values():
                 each.store.release()
-
-    def set_moment(self, sigma: float, step: int) -> None:
-        """Set the sigma and step at which LoRA schedules are evaluated."""
-        for each in self._in_use:
-            for adapter in each.adapters:
-                adapter.set_moment(sigma, step)
-
-    def _placement(self, stage: Stage) -> Placement | None:
-        if self._plan is not None and (planned := self._plan.placement(stage.name)) is not None:
-            return planned
-        room = self.room()
-        return None if room.budget is None else place_stage(stage, self.blueprint, room, self.extra_bytes(stage))
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
         modules = tuple(self._build(key))

@@ -1,0 +1,88 @@
+"""What all owners of a card have in common: they follow a plan, tell what ran out, and evaluate LoRA schedules."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from ..errors import memory_told
+from ..lora import LoraAdapter, Stack
+from ..memory.placement import Placement, Room
+from .blueprint import Blueprint
+from .plan import place_stage
+from .stage import TRANSFORMER, NetworkKey, Networks, Stage, StagePlan, StageT
+
+
+class PlannedEngine(ABC):
+    """An engine that places every stage as it was planned, or as it fits when it comes."""
+
+    _plan: StagePlan | None = None
+    _in_use: Sequence[LoraAdapter] = ()
+
+    @property
+    @abstractmethod
+    def blueprint(self) -> Blueprint:
+        """The networks as shapes, in the formats they run in."""
+
+    @abstractmethod
+    def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
+        """Return what a stage that streams this network may take now."""
+
+    @abstractmethod
+    def extra_bytes(self, stage: Stage) -> int:
+        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+
+    @abstractmethod
+    def bring(self, stage: Stage, loras: Stack | None) -> AbstractContextManager[Networks]:
+        """Bring the networks of ``stage`` to where they run, with ``loras`` or those of the model, as a context."""
+
+    def follow(self, plan: StagePlan) -> None:
+        """Place every stage of ``plan`` as it says.
+
+        Raises:
+            DoesNotFitError: if it does not fit.
+        """
+        plan.check()
+        self._plan = plan
+
+    def fit(self, stage: StageT) -> StageT:
+        """Return ``stage`` as it was planned, or as it fits now."""
+        planned = None if self._plan is None else self._plan.stage(stage)
+        return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
+
+    def planned(self, stage: Stage) -> Placement | None:
+        """Return the placement of ``stage`` in the plan; None if there is none."""
+        return None if self._plan is None else self._plan.placement(stage.name)
+
+    def placement(self, stage: Stage) -> Placement | None:
+        """Return where the weights of ``stage`` will be; None where they are used as they lie.
+
+        Raises:
+            DoesNotFitError: if the stage was not planned and does not fit.
+        """
+        if (planned := self.planned(stage)) is not None:
+            return planned
+        return place_stage(stage, self.blueprint, self.room(stage.networks[0]), self.extra_bytes(stage))
+
+    @contextmanager
+    def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
+        """Yield the networks of ``stage``, ready to run.
+
+        Args:
+            stage: placed as it was planned, or as it fits now.
+            loras: in place of those of the model.
+
+        Raises:
+            DoesNotFitError: if the stage was not planned and does not fit.
+            OutOfMemoryError: if memory runs out all the same.
+        """
+        try:
+            with memory_told(f" in the stage {stage.name}"), self.bring(stage, loras) as networks:
+                yield networks
+        finally:
+            self._in_use = ()
+
+    def set_moment(self, sigma: float, step: int) -> None:
+        """Set the sigma and step at which LoRA schedules are evaluated."""
+        for adapter in self._in_use:
+            adapter.set_moment(sigma, step)
