@@ -466,7 +466,7 @@ class Foreman(nn.Module):
 
 
 @pytest.mark.parametrize("format", PLANNED_FORMATS)
-@pytest.mark.parametrize("card", ["RTX 5090", "RTX 4090", "RTX 4070", "RTX 4060"])
+@pytest.mark.parametrize("card", ["RTX 5090", "RTX 4060"])
 def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, format):
     """Full-size weights; sizes, passes and memory drawn at random."""
     draw, found, machine = random.Random(f"{card} {format}"), released("2.3", format), machine_named(card)
