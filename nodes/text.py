@@ -74,12 +74,17 @@ class ThinkingTokens(io.ComfyNode):
             "text/Thinking-Token Connector",
             aliases=["connector", "registers", "embeddings connector", "thinking tokens", "text context"],
             inputs=[
-                inputs.model("The LTX-2 model whose connectors to use."),
+                # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
                 inputs.positive(
                     "An encoded prompt, from LTX-2 Gemma Text Encode or from ComfyUI's own LTX-2 text encoder. One "
                     "that has been here before passes unchanged."
                 ),
                 inputs.negative("The encoded negative prompt, if any."),
+                inputs.model(
+                    "The LTX-2 model whose connectors to use. Not connected, prompts pass unchanged, and the sampler "
+                    "runs the connectors of its own model.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 inputs.output(io.Conditioning, "positive", "Contexts of both streams, for the sampler."),
@@ -88,7 +93,11 @@ class ThinkingTokens(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, positive: Conditioning, negative: Conditioning | None = None) -> io.NodeOutput:
+    def execute(
+        cls, positive: Conditioning, negative: Conditioning | None = None, model: LoadedModel | None = None
+    ) -> io.NodeOutput:
+        given = (positive, negative)
+        if model is None:
+            return io.NodeOutput(*given)
         engine = HostEngine(model)
-        connected = HostConditioning(positive).connected(engine)
-        return io.NodeOutput(connected, None if negative is None else HostConditioning(negative).connected(engine))
+        return io.NodeOutput(*(None if each is None else HostConditioning(each).connected(engine) for each in given))
