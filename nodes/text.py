@@ -1,18 +1,13 @@
 """What does the prompt say?"""
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..ltx2_core.checkpoint.text_cache import text_cache
-from ..ltx2_core.lora.stack import text_identity
-from ..ltx2_core.pipeline.encode_text import read_features
+from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import PromptSettings
 from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
 from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
-
-READS = ("text_features",)
 
 
 class GemmaTextEncode(io.ComfyNode):
@@ -46,22 +41,9 @@ class GemmaTextEncode(io.ComfyNode):
         keep_encoded: bool = True,
         plan: Plan | None = None,
     ) -> io.NodeOutput:
-        encoded = _features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
+        encoded = cached_features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
         return io.NodeOutput(positive, negative_features)
-
-
-def _features(engine: HostEngine, prompts: list[str], keep: bool) -> list[Tensor]:
-    """Return the features of all prompts as CONDITIONING carries them, from disk if they are all there."""
-    loras = text_identity(engine.loras, READS)
-    cache = text_cache(keep, engine.models, engine.encoder, engine.gemma_dtype, READS, loras)
-    known = [cache.find(each) for each in prompts]
-    if all(each is not None for each in known):
-        return [each["features"] for each in known if each is not None]
-    encoded = [each.joined() for each in read_features(engine, prompts)]
-    for prompt, features in zip(prompts, encoded):
-        cache.keep(prompt, features=features)
-    return encoded
 
 
 class ThinkingTokens(io.ComfyNode):
