@@ -187,3 +187,12 @@ def _prune(folder: Path, limit_bytes: int) -> None:
         total += stat.st_size
         if total > limit_bytes:
             path.unlink(missing_ok=True)
+
+
+Stamp = tuple[str, int, int]  # a file, its size, and when it was written
+
+
+def stamps(paths: Sequence[Path]) -> list[Stamp]:
+    """Return something that changes when one of these files, or a file in one of these folders, does."""
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

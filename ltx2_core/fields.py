@@ -7,7 +7,8 @@ A setting is a field of a dataclass, wherever that dataclass lives::
 Node widgets, flags of the command line, tables of help pages and API pages are all made from ``settings_of``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
@@ -58,10 +59,10 @@ class Whole(Look):
 
 @dataclass(frozen=True)
 class Seed(Look):
-    """A number that starts random numbers, up to 2^53 - 1, to which a browser's numbers are exact."""
+    """A number that starts random numbers, of 64 bits as everywhere; a browser's own are exact up to 2^53 - 1."""
 
     least: int = 0
-    most: int = 2**53 - 1
+    most: int = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -126,21 +127,9 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {_short(cast(float, value))}; it must be between {least:g} and {most:g}.")
 
 
-def check_numbers(widgets: Iterable[object], values: Mapping[str, object]) -> None:
-    """Hold ``values`` to the limits of the widgets that have some: those with ``id``, ``min`` and ``max``.
-
-    Raises:
-        SettingError: the first value that is outside of them, or no number.
-    """
-    for widget in widgets:
-        name, least, most = (getattr(widget, each, None) for each in ("id", "min", "max"))
-        if least is not None and most is not None and values.get(str(name)) is not None:
-            check_number(str(name), values[str(name)], least, most)
-
-
 def _short(number: float) -> str:
     try:
-        return f"{number:g}"
+        return f"{float(number):g}"
     except OverflowError:  # whole numbers have no largest one
         return "a number of more than 300 digits"
 
@@ -160,6 +149,16 @@ def settings_of(owner: type) -> dict[str, Setting]:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         found[field.name] = Setting(field.name, look, text, default, kind)
     return found
+
+
+_NUMBER_SIGNS = str.maketrans(
+    {"\u2212": "-", "\u2010": "-", "\u2012": "-", "\u2013": "-", "\u3001": ",", "\u061b": ";"}
+)
+
+
+def plain_numbers(text: str) -> str:
+    """Return a list of numbers with ASCII digits, commas and signs, as whatever keyboard it was written."""
+    return unicodedata.normalize("NFKC", text).translate(_NUMBER_SIGNS)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -35,7 +35,7 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
         raise SettingError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.")
     try:
         rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
-    except (ValueError, OverflowError, ZeroDivisionError):
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         raise SettingError(
             f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001."
         ) from None

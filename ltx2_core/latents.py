@@ -102,9 +102,9 @@ class AVLatent:
 
 
 def from_parts(parts: Sequence[Tensor]) -> AVLatent:
-    """Tell video and audio among latents by their shapes.
+    """Tell video and audio among latents by their shapes; one clip is repeated for each of the other stream's.
 
-    Raises SettingError for anything else.
+    Raises SettingError for anything else, for unequal numbers of clips, and for nothing.
     """
     videos, sounds = list(filter(_is_video, parts)), list(filter(_is_audio, parts))
     if len(videos) > 1 or len(sounds) > 1 or len(videos) + len(sounds) != len(parts):
@@ -113,7 +113,17 @@ def from_parts(parts: Sequence[Tensor]) -> AVLatent:
             f"This LATENT has the shape {shapes}. LTX-2 needs video (B, {geometry.VIDEO_CHANNELS}, F, H, W), audio "
             f"(B, {geometry.AUDIO_CHANNELS}, T, {geometry.AUDIO_BINS}), or both: connect LTX-2 Empty AV Latent."
         )
-    return AVLatent(next(iter(videos), None), next(iter(sounds), None))
+    if any(not x.numel() for x in parts):
+        shapes = " and ".join(str(tuple(x.shape)) for x in parts)
+        raise SettingError(f"This LATENT is empty, with the shape {shapes}: connect LTX-2 Empty AV Latent.")
+    count = max(map(len, parts))
+    if any(len(x) not in (1, count) for x in parts):
+        raise SettingError(
+            f"This LATENT has {len(videos[0])} clips with pictures and {len(sounds[0])} with sound: repeat the fewer "
+            "ones, or make as many of both."
+        )
+    video, audio = (next((x.expand(count, *x.shape[1:]) for x in each), None) for each in (videos, sounds))
+    return AVLatent(video, audio)
 
 
 def _is_video(x: Tensor) -> bool:

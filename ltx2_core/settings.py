@@ -17,7 +17,7 @@ import torch
 from .checkpoint.upscaler import UpscalerFile
 from .conditioning.conditions import Condition, of_second_stage, remakes_sound
 from .errors import SettingError
-from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, settings_of
+from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, plain_numbers, settings_of
 from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
 from .latents import NOISE_ORDERS, STREAMS
 from .lora import Lora, Stack, Strengths
@@ -339,7 +339,7 @@ def parse_stg_blocks(text: str, recipe: Recipe, layers: int) -> tuple[int, ...]:
     if text.strip() == "auto":
         return recipe.video.stg_blocks
     try:
-        blocks = tuple(int(number) for number in text.split(",") if number.strip())
+        blocks = tuple(int(number) for number in plain_numbers(text).split(",") if number.strip())
     except ValueError:
         raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
     check_stg_blocks(blocks, layers)

@@ -2,6 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..ltx2_core.conditioning.sockets import Kinds
+from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.sampling import StreamGuidance
 from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
 from .condition import (
     AudioToVideo,
@@ -13,6 +16,7 @@ from .condition import (
     RetakeNode,
     VideoToAudio,
 )
+from .engine import LoadedGemma, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .host import guarded
 from .latents import EmptyLatent, Encode, Extend
@@ -22,6 +26,19 @@ from .plan import MemoryPlan
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .text import GemmaTextEncode, ThinkingTokens
+from .values import LongClipPlan, MelSpectrogram
+
+# What goes through our own sockets, and where it comes from.
+KINDS: Kinds = {
+    "LTX2AV_MODEL": (LoadedModel, "LTX-2 Load Model"),
+    "LTX2AV_GEMMA": (LoadedGemma, "LTX-2 Load Gemma"),
+    "LATENT_UPSCALE_MODEL": (UpscalerLike, "LTX-2 Load Upscaler"),
+    "LTX2AV_MEL": (MelSpectrogram, "LTX-2 Audio VAE Decode"),
+    "LTX2AV_GUIDANCE": (StreamGuidance, "LTX-2 Guidance"),
+    "LTX2AV_PLAN": (Plan, "LTX-2 Memory Plan"),
+    "LTX2AV_CONDITIONS": (tuple, "an LTX-2 condition node"),
+    "LTX2AV_WINDOWS": (LongClipPlan, "LTX-2 Long Video"),
+}
 
 # In the order of the menu.
 NODES: list[type[io.ComfyNode]] = [
@@ -40,7 +57,7 @@ class LTX2AV(ComfyExtension):
     """LTX-2 audio-video."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [guarded(node) for node in NODES]
+        return [guarded(node, KINDS) for node in NODES]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

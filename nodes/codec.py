@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.conditions import VideoSource, check_length
+from ..ltx2_core.conditioning.conditions import VideoSource, check_length, even_frames
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
@@ -139,7 +139,9 @@ class Decode(io.ComfyNode):
         batch = len(content.video)
         sound = _sound(engine, content, audio)
         frames = _frames(engine, content, tiling) if images is None else _given_frames(images, content.shape, batch)
-        videos = [_video(pictures, sound, number, content.fps) for number, pictures in enumerate(frames)]
+        even, findings = even_frames(frames)
+        engine.events.report_findings(findings)
+        videos = [_video(pictures, sound, number, content.fps) for number, pictures in enumerate(even)]
         return io.NodeOutput(videos, frames.flatten(0, 1), sound)
 
 

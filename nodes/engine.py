@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 import comfy.model_management as mm
@@ -43,8 +43,6 @@ from ..ltx2_core.settings import PRECISIONS
 from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import Preview
-
-UpscalerLike = Any  # an upscaler from a loader of ours or of the host
 
 # Where a network runs, in the host's words; all others are a "vae".
 ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
@@ -199,7 +197,7 @@ class LoadedUpscaler(_OfOneNetwork):
 class ForeignUpscaler:
     """LATENT_UPSCALE_MODEL of the host's own loader: its network (0.20), or a patcher of it (0.33)."""
 
-    def __init__(self, value: UpscalerLike):
+    def __init__(self, value: nn.Module | comfy.model_patcher.ModelPatcher):
         self.patcher = host.patcher_of(value)
         weights = self.patcher.model.state_dict()
         config = config_of({name: tuple(weight.shape) for name, weight in weights.items()})
@@ -214,6 +212,7 @@ class ForeignUpscaler:
 
 
 AnyUpscaler = LoadedUpscaler | ForeignUpscaler
+UpscalerLike: TypeAlias = LoadedUpscaler | nn.Module | comfy.model_patcher.ModelPatcher
 
 
 def upscaler_of(value: UpscalerLike) -> AnyUpscaler:
@@ -313,11 +312,6 @@ class HostEngine(PlannedEngine):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the text encoder."""
         return self._gemma.tokenizer
-
-    @property
-    def gemma_dtype(self) -> torch.dtype:
-        """What the text encoder computes in."""
-        return self._gemma.dtype
 
     @property
     def _gemma(self) -> LoadedGemma:

@@ -2,10 +2,7 @@
 
 import logging
 import os
-from base64 import b64encode
 from collections.abc import Callable, Sequence
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,19 @@ import folder_paths
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
-from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.models import check_inside
+from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import Finding, MissingFileError, for_page, page_text, plain_record
-from ..ltx2_core.fields import check_numbers
 from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.pipeline.sketch import as_image
 
 log = logging.getLogger("ltx2-av")
 log.addFilter(plain_record)
@@ -71,15 +68,6 @@ def _folder(name: str, kind: str) -> Path | None:
     inside = os.path.relpath(os.path.join(os.sep, name), os.sep)  # whatever the workflow says, below the model folder
     paths = (Path(root, inside) for root in folder_paths.get_folder_paths(kind))
     return next((path for path in paths if (path / "config.json").is_file()), None)
-
-
-Stamp = tuple[str, int, int]  # a file, its size, and when it was written
-
-
-def stamps(paths: list[Path]) -> list[Stamp]:
-    """Return something that changes when one of these files, or a file in one of these folders, does."""
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -171,15 +159,25 @@ def show_findings(node_id: str | None, findings: Sequence[Finding]) -> None:
         show_text(node_id, "\n".join(map(str, findings)))
 
 
-def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """Return ``node``, whose numbers keep to the limits of their widgets, and whose every word is plain text.
+def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
+    """Return ``node``, whose values are what its sockets and widgets say, and whose every word is plain text.
 
-    The host lets numbers from links and NaN pass; and words may quote files and workflows, which come from anybody.
+    The host lets any value from a link pass, and refuses files that are named as another system does; ``kinds`` are
+    those of our own sockets. Words may quote files and workflows, which come from anybody.
     """
-    check = partial(check_numbers, node.GET_SCHEMA().inputs)
-    for name in ("execute", "fingerprint_inputs"):
-        if (method := getattr(node, name).__func__) is not getattr(io.ComfyNode, name).__func__:
-            setattr(node, name, classmethod(for_page(method, check)))
+
+    def check(values: dict[str, Any]) -> None:
+        check_inputs(node.define_schema().inputs, values, kinds)  # anew, because files come and go
+
+    def check_known(values: dict[str, Any]) -> None:
+        known = {name: value for name, value in values.items() if value is not None}  # None: what links will bring
+        check(known)
+        values |= known
+
+    node.execute = classmethod(for_page(node.execute.__func__, check))
+    if (method := node.fingerprint_inputs.__func__) is not io.ComfyNode.fingerprint_inputs.__func__:
+        node.fingerprint_inputs = classmethod(for_page(method, check_known))
+        node.validate_inputs = classmethod(for_page(lambda owner, **values: True, check_known))
     return node
 
 
@@ -201,17 +199,6 @@ def send(event: str, node_id: str | None, content: dict[str, Any]) -> None:
         server.send_sync(event, about | content, server.client_id)
 
 
-def data_url(picture: Tensor) -> str:
-    """Return a picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
-    file = BytesIO()
-    _image(picture).save(file, "JPEG", quality=95, subsampling=0)  # frames may be tiny, and lie side by side
-    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
-
-
-def _image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.mul(255).round().byte().cpu().numpy())
-
-
 def progress(total: int = 1) -> Callable[..., None]:
     """Return the bar of the running node: call it with (done, total) and, if there is one, a picture (H, W, 3)."""
     bar = comfy.utils.ProgressBar(total)
@@ -220,7 +207,7 @@ def progress(total: int = 1) -> Callable[..., None]:
     def show(done: int, total: int, picture: Tensor | None = None) -> None:
         preview = None
         if picture is not None:
-            preview = ("JPEG", _image(picture), preview_size())
+            preview = ("JPEG", as_image(picture), preview_size())
         bar.update_absolute(done, total, preview)
 
     return show

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import Begin, apply_conditions
+from ..ltx2_core.conditioning.begin import extended
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
 from ..ltx2_core.latents import AVLatent, empty
@@ -85,19 +85,9 @@ class Extend(io.ComfyNode):
         clip = begin.shape
         frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
         longer = ClipShape(clip.width, clip.height, frames, clip.fps)
-        content, mask = _extended(begin, longer)
+        content, mask = extended(begin.content, longer)
         host.show_text(cls.hidden.unique_id, f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
         return io.NodeOutput(begin.with_content(content, noise_mask=to_host_latent(mask, {})["samples"]), frames)
-
-
-def _extended(begin: HostLatent, longer: ClipShape) -> tuple[AVLatent, AVLatent]:
-    """Return a longer latent that begins with ``begin``, and the mask of what is new in it."""
-    streams = begin.content.streams()
-    state = apply_conditions(
-        empty(longer, begin.batch).select(streams), longer.fps, [Begin(name, x) for name, x in streams.items()]
-    )
-    content = state.map(lambda each: each.unpacked(each.latent))
-    return content, state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1])
 
 
 class Encode(io.ComfyNode):

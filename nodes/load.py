@@ -12,6 +12,7 @@ from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import open_upscaler
+from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS
 from . import host, inputs
@@ -97,8 +98,8 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[host.Stamp]:
-        return host.stamps(_files(checkpoint, **parts))
+    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[Stamp]:
+        return stamps(_files(checkpoint, **parts))
 
     @classmethod
     def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
@@ -135,8 +136,8 @@ class LoadGemma(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> list[host.Stamp]:
-        return host.stamps([_gemma(text_encoder)])
+    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> list[Stamp]:
+        return stamps([_gemma(text_encoder)])
 
     @classmethod
     def execute(cls, text_encoder: str, precision: str = "auto") -> io.NodeOutput:
@@ -173,8 +174,8 @@ class LoadUpscaler(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, upscaler: str) -> list[host.Stamp]:
-        return host.stamps([_upscaler(upscaler)])
+    def fingerprint_inputs(cls, upscaler: str) -> list[Stamp]:
+        return stamps([_upscaler(upscaler)])
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
@@ -185,7 +186,7 @@ class LoadUpscaler(io.ComfyNode):
 
 def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
     """Return the value for these files in this precision: the one that is open already, if nothing has changed."""
-    key = (*host.stamps(paths), precision)
+    key = (*stamps(paths), precision)
     value = _open.get(key) or make()
     _open[key] = value
     return value

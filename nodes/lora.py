@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint.models import MINIATURE
+from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora import Strengths, compare, open_lora
 from ..ltx2_core.lora.stack import parse_blocks, parse_schedule
 from . import host, inputs
@@ -41,7 +42,7 @@ class _OneLora(io.ComfyNode):
     """A node that reads one LoRA, again when its file has changed."""
 
     @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> list[host.Stamp]:
+    def fingerprint_inputs(cls, lora: str, **others: Any) -> list[Stamp]:
         return _stamp(lora)
 
 
@@ -111,7 +112,7 @@ class LoraStack(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> list[list[host.Stamp]]:
+    def fingerprint_inputs(cls, **inputs: Any) -> list[list[Stamp]]:
         return [_stamp(name) for name, _ in _rows(inputs)]
 
     @classmethod
@@ -174,5 +175,5 @@ def _path(name: str) -> Path:
     return _built_in().get(name) or host.model_file(name, "loras")
 
 
-def _stamp(name: str) -> list[tuple[str, int, int]]:
-    return host.stamps([_path(name)])
+def _stamp(name: str) -> list[Stamp]:
+    return stamps([_path(name)])

@@ -12,7 +12,7 @@ from ..ltx2_core.audio_vae import AudioDecoder
 from ..ltx2_core.audio_vae.preview import preview_mel
 from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.mini.preview import miniature_factors, miniature_mel_factors
-from ..ltx2_core.pipeline.sketch import Sketch, sketch
+from ..ltx2_core.pipeline.sketch import Sketch, data_url, sketch
 from ..ltx2_core.pipeline.stage import AUDIO_DECODER, TRANSFORMER, Engine, NetworkKey, Networks
 from ..ltx2_core.sampling import Step
 from ..ltx2_core.video_vae.preview import released_factors
@@ -78,7 +78,7 @@ def _moving(clip: Sketch, size: int) -> dict[str, Any]:
     content: dict[str, Any] = {"seconds": clip.seconds, "video": None, "audio": None}
     if sheet := clip.sheet(size):
         shape = {"width": sheet.width, "height": sheet.height, "columns": sheet.columns, "starts": clip.starts}
-        content["video"] = {"image": host.data_url(sheet.picture), **shape}
+        content["video"] = {"image": data_url(sheet.picture), **shape}
     if (sound := clip.sound_picture(size)) is not None:
-        content["audio"] = {"image": host.data_url(sound)}
+        content["audio"] = {"image": data_url(sound)}
     return content

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.latents import AVLatent
+from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
@@ -149,8 +150,9 @@ def _stage(sampling: Sampling, state: AVState, begin: HostLatent, long: LongClip
 
 def _warn(engine: HostEngine, begin: HostLatent, sampling: Sampling) -> None:
     """Show what is likely not meant."""
-    if begin.unequal_lengths:
-        host.show_text(engine.node_id, begin.unequal_lengths)
+    small = DecodeVideo(begin.shape.video_latent).warning(engine.blueprint) if begin.has_picture else ""
+    for sentence in filter(None, (begin.unequal_lengths, small)):
+        host.show_text(engine.node_id, sentence)
     if engine.models.distilled and len(sampling.passes(True)) > 1:
         host.show_text(engine.node_id, "This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
 

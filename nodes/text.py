@@ -1,18 +1,13 @@
 """What does the prompt say?"""
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..ltx2_core.checkpoint.text_cache import text_cache
-from ..ltx2_core.lora.stack import text_identity
-from ..ltx2_core.pipeline.encode_text import read_features
+from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import PromptSettings
 from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
 from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
-
-READS = ("text_features",)
 
 
 class GemmaTextEncode(io.ComfyNode):
@@ -46,22 +41,9 @@ class GemmaTextEncode(io.ComfyNode):
         keep_encoded: bool = True,
         plan: Plan | None = None,
     ) -> io.NodeOutput:
-        encoded = _features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
+        encoded = cached_features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
         return io.NodeOutput(positive, negative_features)
-
-
-def _features(engine: HostEngine, prompts: list[str], keep: bool) -> list[Tensor]:
-    """Return the features of all prompts as CONDITIONING carries them, from disk if they are all there."""
-    loras = text_identity(engine.loras, READS)
-    cache = text_cache(keep, engine.models, engine.encoder, engine.gemma_dtype, READS, loras)
-    known = [cache.find(each) for each in prompts]
-    if all(each is not None for each in known):
-        return [each["features"] for each in known if each is not None]
-    encoded = [each.joined() for each in read_features(engine, prompts)]
-    for prompt, features in zip(prompts, encoded):
-        cache.keep(prompt, features=features)
-    return encoded
 
 
 class ThinkingTokens(io.ComfyNode):
@@ -74,12 +56,17 @@ class ThinkingTokens(io.ComfyNode):
             "text/Thinking-Token Connector",
             aliases=["connector", "registers", "embeddings connector", "thinking tokens", "text context"],
             inputs=[
-                inputs.model("The LTX-2 model whose connectors to use."),
+                # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
                 inputs.positive(
                     "An encoded prompt, from LTX-2 Gemma Text Encode or from ComfyUI's own LTX-2 text encoder. One "
                     "that has been here before passes unchanged."
                 ),
                 inputs.negative("The encoded negative prompt, if any."),
+                inputs.model(
+                    "The LTX-2 model whose connectors to use. Not connected, prompts pass unchanged, and the sampler "
+                    "runs the connectors of its own model.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 inputs.output(io.Conditioning, "positive", "Contexts of both streams, for the sampler."),
@@ -88,7 +75,11 @@ class ThinkingTokens(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, positive: Conditioning, negative: Conditioning | None = None) -> io.NodeOutput:
+    def execute(
+        cls, positive: Conditioning, negative: Conditioning | None = None, model: LoadedModel | None = None
+    ) -> io.NodeOutput:
+        given = (positive, negative)
+        if model is None:
+            return io.NodeOutput(*given)
         engine = HostEngine(model)
-        connected = HostConditioning(positive).connected(engine)
-        return io.NodeOutput(connected, None if negative is None else HostConditioning(negative).connected(engine))
+        return io.NodeOutput(*(None if each is None else HostConditioning(each).connected(engine) for each in given))

@@ -13,7 +13,9 @@ from torch import Tensor
 from ..ltx2_core.conditioning import Inpaint, LatentCondition
 from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
 from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
+from ..ltx2_core.conditioning.sockets import check_pictures
 from ..ltx2_core.errors import SettingError
+from ..ltx2_core.fields import check_number
 from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
@@ -249,7 +251,8 @@ def video_source(images: Tensor | None, video: Video) -> VideoSource:
         source, start, seconds = file
         return VideoSource(source, start, seconds)
     parts = video.get_components()
-    return VideoSource(parts.images[..., :3], fps=Fraction(parts.frame_rate))
+    check_number("The frame rate of the video", parts.frame_rate, 0.001, 1000)
+    return VideoSource(check_pictures("video", parts.images)[..., :3], fps=Fraction(parts.frame_rate))
 
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
@@ -269,7 +272,7 @@ def audio_of_video(video: Video) -> AudioSource | None:
         source, start, seconds = file
         return AudioSource.of(source, start, seconds) if probe(source).has_audio else None
     audio = video.get_components().audio
-    return None if audio is None else audio_source(audio)
+    return audio_source(audio) if audio and audio["waveform"].numel() else None
 
 
 def _file_of(video: Video) -> tuple[Any, float, float | None] | None:

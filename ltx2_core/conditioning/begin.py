@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .. import latents
 from ..errors import SettingError
+from ..geometry import ClipShape
+from ..latents import AVLatent
 from .masks import keep
-from .state import State, tokens
+from .state import State, apply_conditions, tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +42,12 @@ class Begin:
         generated = torch.ones_like(own[..., :1])
         generated[:, : content.shape[1]] = 0
         return keep(begun, generated)
+
+
+def extended(content: AVLatent, longer: ClipShape) -> tuple[AVLatent, AVLatent]:
+    """Return a latent of the size of ``longer`` that begins with ``content``, and the mask of what is new in it."""
+    streams = content.streams()
+    begin = latents.empty(longer, max(map(len, streams.values()))).select(streams)
+    state = apply_conditions(begin, longer.fps, [Begin(name, x) for name, x in streams.items()])
+    whole = state.map(lambda each: each.unpacked(each.latent))
+    return whole, state.map(lambda each: each.unpacked(each.mask.expand_as(each.latent))[:, :1])

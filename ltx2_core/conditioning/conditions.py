@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
-from ..fields import Choice, Number, Switch, Whole, settings_of
+from ..fields import Choice, Number, Switch, Whole, plain_numbers, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, probe, read_audio, read_video
@@ -300,7 +300,7 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
 
 def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]:
     try:
-        return [kind(word) for word in text.replace(",", " ").replace(";", " ").split()]
+        return [kind(word) for word in plain_numbers(text).replace(",", " ").replace(";", " ").split()]
     except ValueError:
         raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
 
@@ -516,6 +516,17 @@ def check_length(video: VideoSource, shape: ClipShape) -> None:
             f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
             f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
         )
+
+
+def even_frames(frames: Tensor) -> tuple[Tensor, list[Finding]]:
+    """Cut frames (..., H, W, 3) to an even width and height, which H.264 needs, and say so if any line is lost."""
+    height, width = frames.shape[-3:-1]
+    even = frames[..., : height - height % 2, : width - width % 2, :]
+    if even.shape == frames.shape or not even.numel():
+        return frames, []
+    what = f"the given frames have {width} x {height} pixels, and a video needs even numbers"
+    shown = f"the video shows {even.shape[-2]} x {even.shape[-3]} of them; resize them if each line counts."
+    return even, [Finding("reading the frames", what, shown)]
 
 
 def _every(chunks: Iterable[Tensor], step: int) -> Iterator[Tensor]:

@@ -193,6 +193,9 @@ class LatentCondition(Protocol):
         """Apply the condition to ``state``."""
 
 
+WORDS = {"video": "picture", "audio": "sound"}  # for streams
+
+
 def apply_conditions(latent: AVLatent, fps: Fraction, conditions: Iterable[LatentCondition] = ()) -> AVState:
     """Build the states of both streams from ``latent`` and apply ``conditions`` in their order.
 
@@ -208,8 +211,8 @@ def apply_conditions(latent: AVLatent, fps: Fraction, conditions: Iterable[Laten
     for condition in conditions:
         if condition.stream not in states:
             raise SettingError(
-                f"{type(condition).__name__} is about {condition.stream}, but this latent has none; "
-                "use one with both streams."
+                f"The {WORDS[condition.stream]} of the clip is given or kept, but this latent has none: make one with "
+                "both, or take that condition out."
             )
         states[condition.stream] = condition(states[condition.stream])
     return AVState(states.get("video"), states.get("audio"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..checkpoint.files import TensorFile
 from ..checkpoint.models import Models
 from ..errors import MissingFileError, SettingError
+from ..fields import plain_numbers
 from .parse import Lora
 from .strengths import Strengths, StrengthSchedule
 
@@ -54,7 +55,7 @@ def parse_blocks(text: str, layers: int) -> frozenset[int] | None:
     if text.strip() in ("", "all"):
         return None
     chosen = set[int]()
-    for word in text.split(","):
+    for word in plain_numbers(text).split(","):
         found = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", word)
         if found is None:
             raise SettingError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
@@ -75,7 +76,7 @@ def parse_schedule(text: str) -> StrengthSchedule | None:
     if text.strip() in ("", "constant"):
         return None
     points = []
-    for word in text.split(","):
+    for word in plain_numbers(text).split(","):
         moment, colon, strength = word.partition(":")
         if not colon:
             raise SettingError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder, vocode_chunked
 from ..audio_vae.vocoder import CHUNK
+from ..errors import SettingError
 from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, ClipShape
 from ..health import check_finite, sound_findings
 from ..memory.placement import StageNeed
@@ -80,7 +81,12 @@ class Vocode(Stage):
             engine: runs the vocoder.
             mel: (B, 2, T, 64).
             shape: of the clip, as long as which the sound becomes; None leaves it as it comes.
+
+        Raises:
+            SettingError: for an empty spectrogram.
         """
+        if not mel.numel():
+            raise SettingError(f"This spectrogram is empty, with the shape {tuple(mel.shape)}: decode a latent first.")
         with engine.use(self) as networks:
             vocoder = networks[VOCODER]
             rate = vocoder.sample_rate

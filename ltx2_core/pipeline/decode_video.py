@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..errors import SettingError
 from ..geometry import SPACE_SCALE, TIME_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
 from ..memory.placement import Room, StageNeed, gigabytes
@@ -77,6 +78,16 @@ class DecodeVideo(Stage):
             f"{Tiling.tile_size} and {Tiling.tile_frames}, which need {gigabytes(usual.peak)}: there are more seams to "
             "hide.",
         )
+
+    def warning(self, blueprint: Blueprint) -> str:
+        """Say if such a latent will be too small to decode, which may be meant if it is enlarged first."""
+        if not blueprint.has("video_decoder"):
+            return ""
+        try:
+            blueprint.network("video_decoder").check(torch.empty(self.batch, VIDEO_CHANNELS, *self.size, device="meta"))
+        except SettingError as error:
+            return f"This clip cannot be decoded unless it is enlarged first. {error}"
+        return ""
 
     def describe_tiles(self) -> str:
         """Say in which tiles frames are decoded."""

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..disk_cache import DiskCache
@@ -192,3 +193,17 @@ def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
     """Return the features of ``prompts``, in one load of the text encoder."""
     reading = ReadPrompts(len(prompts)).run(engine, prompts)
     return ProjectFeatures(len(prompts)).run(engine, reading)
+
+
+def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[Tensor]:
+    """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there."""
+    reads = ("text_features",)
+    dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, reads)
+    cache = text_cache(keep, engine.models, engine.encoder, dtype, reads, changes)
+    known = [cache.find(each) for each in prompts]
+    if all(each is not None for each in known):
+        return [each["features"] for each in known if each is not None]
+    encoded = [each.joined() for each in read_features(engine, prompts)]
+    for prompt, features in zip(prompts, encoded):
+        cache.keep(prompt, features=features)
+    return encoded

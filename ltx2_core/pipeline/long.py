@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
+from ..errors import SettingError
 from ..latents import AVLatent
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
 from ..text import Contexts
@@ -41,6 +42,14 @@ class Script:
     def of_prompts(cls, segments: Sequence[Segment], contexts: Mapping[str, Contexts], negative: str) -> Script:
         """Look up the contexts of every segment's prompt, and of the negative prompt if there are any."""
         return cls(tuple((float(each.start), contexts[each.prompt]) for each in segments), contexts.get(negative))
+
+    def check_batch(self, clips: int) -> None:
+        """Raise SettingError unless every prompt is one for all ``clips``, or one for each."""
+        for contexts in (*(part for _, part in self.parts), self.negative):
+            if contexts is not None and len(contexts.video) not in (1, clips):
+                raise SettingError(
+                    f"{len(contexts.video)} prompts came for {clips} clips: give one for all, or one for each clip."
+                )
 
     @property
     def first(self) -> Contexts:

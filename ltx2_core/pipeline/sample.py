@@ -315,6 +315,7 @@ class Sample(Stage):
             cache: where finished windows are kept; None keeps none.
             last: the last step of an earlier call that this one continues.
         """
+        script.check_batch(max(map(len, latent.streams().values())))
         device = engine.device(TRANSFORMER)
         inputs = SampleInputs(
             latent.to(device),

@@ -1,13 +1,16 @@
 """A running clip, coarsely: small frames of every step, and a picture of its sound."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from math import ceil, log, sqrt
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from ..audio_vae.mel import FLOOR
@@ -127,3 +130,15 @@ def _resize(pictures: Tensor, height: int, width: int) -> Tensor:
     channels_first = rearrange(pictures, "n h w c -> n c h w")
     resized = F.interpolate(channels_first, (max(1, height), max(1, width)), mode="bilinear", antialias=True)
     return rearrange(resized.clamp(0, 1), "n c h w -> n h w c")
+
+
+def data_url(picture: Tensor) -> str:
+    """Return a picture (H, W, 3) in 0..1 as a JPEG in the form of an address."""
+    file = BytesIO()
+    as_image(picture).save(file, "JPEG", quality=95, subsampling=0)  # frames may be tiny, and lie side by side
+    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """Return a picture (H, W, 3) in 0..1 as one of Pillow's."""
+    return Image.fromarray(picture.mul(255).round().byte().cpu().numpy())

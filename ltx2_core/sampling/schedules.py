@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Whole, Words
+from ..fields import Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
 LEAST_STRENGTH = 0.001
@@ -118,7 +118,7 @@ def custom(text: str) -> list[float]:
     Raises SettingError for anything else, and for sigmas that no sampler can follow to 0.
     """
     try:
-        sigmas = [float(word) for word in re.findall(r"[^\s,;\[\]()]+", text)]
+        sigmas = [float(word) for word in re.findall(r"[^\s,;\[\]()]+", plain_numbers(text))]
     except ValueError:
         raise SettingError(f"{text!r} is not a list of numbers; write sigmas such as 1.0, 0.9, 0.5, 0.") from None
     if check_sigmas(sigmas)[-1] != 0:

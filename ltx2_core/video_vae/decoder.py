@@ -38,7 +38,7 @@ class VideoDecoder(nn.Module):
         Raises:
             SettingError: The latent has other channels, or is too small for reflected padding.
         """
-        self._check(latent)
+        self.check(latent)
         x = self.statistics.denormalize(latent).to(self.conv_in.weight.dtype)
         x = self.conv_in(x)
         for block in self.blocks:
@@ -46,7 +46,8 @@ class VideoDecoder(nn.Module):
                 x = layer(x)
         return unpatchify(self.conv_out(x), self.config.patch_size)
 
-    def _check(self, latent: Tensor) -> None:
+    def check(self, latent: Tensor) -> None:
+        """Raise SettingError for a latent (B, C, f, h, w) of other channels, or too small for reflected padding."""
         channels, (height, width) = latent.shape[1], latent.shape[3:]
         if channels != self.config.latent_channels:
             raise SettingError(

@@ -431,7 +431,7 @@ def test_bad_input_is_one_sentence(item, sentence):
 
 
 def test_items_of_an_absent_stream_are_refused():
-    with pytest.raises(ValueError, match="Keyframe is about video, but this latent has none"):
+    with pytest.raises(ValueError, match="picture of the clip is given or kept, but this latent has none"):
         apply_conditions(AVLatent(None, CLIP.audio), FPS, [Keyframe(IMAGE)])
 
 

@@ -20,9 +20,9 @@ from ltx2_core.cli.syntax import (
 )
 from ltx2_core.conditioning.conditions import InpaintMask, Picture, RetakeRange, pair_keyframes
 from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
-from ltx2_core.fields import check_numbers
 from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import empty
+from ltx2_core.lora.stack import parse_blocks
 from ltx2_core.pipeline.encode_text import readable_prompt
 from ltx2_core.sampling import ScheduleSettings
 from ltx2_core.sampling.schedules import check_sigmas, custom
@@ -128,20 +128,6 @@ def test_a_request_has_the_same_limits(values):
         Request.of("x", **values)
 
 
-class Widget:
-    def __init__(self, id, min=None, max=None):
-        self.id, self.min, self.max = id, min, max
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 65, 0, 10**400, "64", [1]])
-def test_a_value_of_a_node_keeps_to_the_limits_of_its_widget(value):
-    widgets = [Widget("text"), Widget("batch_size", 1, 64)]
-    check_numbers(widgets, {"text": "x", "batch_size": 64, "other": None})
-    check_numbers(widgets, {"batch_size": None})
-    with pytest.raises(SettingError, match="batch_size is"):
-        check_numbers(widgets, {"batch_size": value})
-
-
 def test_what_is_within_the_limits_is_read_as_before():
     assert blocks("0-3+40") == (0, 1, 2, 3, 40)
     assert parse_guidance("audio:0.8:text_scale=4,stg_blocks=1+3,cfg_star=yes").changes == {
@@ -228,3 +214,14 @@ def test_the_command_line_shows_plain_text():
     assert sentence(SettingError("a\x1b[2J\udcff\nb")) == "a\ufffd[2J\ufffd b"
     assert sentence(FileNotFoundError(2, "No such file", "a\x1b\udcff")) == "a\ufffd\ufffd: No such file."
     assert len(sentence(SettingError("x" * 10**6))) < 300
+
+
+@pytest.mark.parametrize("text", ["0\uff0c-1", "\uff10\u3001\uff0d\uff11", "0, \u22121", "0\uff1b\u20131"])
+def test_a_list_of_numbers_is_understood_from_any_keyboard(text):
+    assert pair_keyframes(2, text, "1\uff0e0\uff0c0.5") == [(0, 1.0), (-1, 0.5)]
+    assert parse_blocks("0\uff0d2\uff0c\uff15", 8) == {0, 1, 2, 5}
+    assert custom("1\uff0c0.5\u30010") == [1.0, 0.5, 0.0]
+
+
+def test_a_seed_may_have_64_bits():
+    assert Request.of("x", seed=2**64 - 1).sampling.seed == 2**64 - 1

@@ -61,13 +61,13 @@ class Host:
         question = [self.python, "-c", MISSING_PACKAGES, *names]
         return subprocess.run(question, check=True, capture_output=True, text=True).stdout.strip()
 
-    def run_inside(self, script: str, folder: Path) -> dict:
+    def run_inside(self, script: str, folder: Path, timeout: float = 300) -> dict:
         """Run a script of this folder in the Python of ComfyUI, with a folder of its own; return the JSON it prints."""
         command = [self.python, str(Path(__file__).with_name(script)), str(REPOSITORY), str(self.root), str(folder)]
         command += ["--cpu", "--disable-api-nodes"]
         command += ["--base-directory", str(folder), "--database-url", "sqlite:///:memory:"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": ""}
-        run = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300)
+        run = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=timeout)
         assert run.returncode == 0, run.stderr[-3000:]
         return json.loads(run.stdout.splitlines()[-1])
 

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from golden import FOLDER
 from pack.client import Prompt
-from pack.workflow import SHIPPED, inputs_of, to_prompt
+from pack.workflow import BYPASSED, SHIPPED, inputs_of, to_prompt
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser]
 
@@ -69,6 +70,29 @@ def test_a_workflow_loads_shows_and_runs(
     savers = [key for key, each in expected.items() if each["class_type"] in ("SaveVideo", "SaveAudio")]
     assert savers and {*savers} <= {*seen["outputs"]}
     assert not [error for error in seen["errors"] if not any(usual in error for usual in USUAL)]
+
+
+@pytest.mark.parametrize("saved_with", ["now", "0.1"])
+@pytest.mark.parametrize("name", ["text_to_video_guided", "refine_4k", "ic_lora_control"])
+def test_a_bypassed_node_hands_on_what_our_rule_says(
+    server, client, object_info, node_environment, chromium, name, saved_with
+):
+    folder = FOLDER / "workflows_0.1" if saved_with == "0.1" else SHIPPED[0].parent
+    workflow = json.loads((folder / f"{name}.json").read_text())
+    ours = [node["id"] for node in workflow["nodes"] if node["type"].startswith("LTX2AV")]
+    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
+    task = {"address": server.address, "chromium": chromium, "workflow": workflow, "bypass": ours}
+    command = ["node", str(SESSION.with_name("bypass.cjs"))]
+    session = subprocess.run(
+        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
+    )
+    assert session.returncode == 0, session.stderr
+    prompts = json.loads(session.stdout)["prompts"]
+    assert len(prompts) == len(ours)
+    for number in ours:
+        changed = json.loads(json.dumps(workflow))
+        next(node for node in changed["nodes"] if node["id"] == number)["mode"] = BYPASSED
+        assert content(prompts[str(number)]) == content(to_prompt(changed, object_info)), number
 
 
 def content(prompt: Prompt) -> dict:
