@@ -247,14 +247,17 @@ class Picture:
     ] = False
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Encode the picture at the size of the clip."""
-        size = floor_frames(len(self.image)), shape.height, shape.width
-        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(encoders.crf))
-        yield Keyframe(encoders.video(pixels, size), self.frame, self.strength, self.append)
+        """Encode the picture at the size of the clip; of several, those that fill latents and lie inside the clip."""
+        first = self.frame + shape.frames if self.frame < 0 else self.frame
+        room = shape.frames - first if 0 < first < shape.frames else len(self.image)
+        images = self.image[: floor_frames(min(len(self.image), room))]
+        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(images, encoders.crf))
+        latent = encoders.video(pixels, (len(images), shape.height, shape.width))
+        yield Keyframe(latent, self.frame, self.strength, self.append, encoded_alone=True)
 
-    def _compressed(self, trained: int) -> Iterator[Tensor]:
+    def _compressed(self, images: Tensor, trained: int) -> Iterator[Tensor]:
         crf = trained if self.compression is None or self.compression < 0 else self.compression
-        yield compress(self.image, crf) if len(self.image) == 1 else self.image
+        yield compress(images, crf) if len(images) == 1 else images
 
 
 def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, float]]:

@@ -88,6 +88,35 @@ def test_several_pictures_are_a_short_video():
     assert encode.pictures == (2, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("count", "frame", "expected"),
+    [
+        (1, 8, [[8, 9]]),
+        (8, 8, [[8, 9]]),
+        (9, 8, [[8, 9], [9, 17]]),
+        (17, 8, [[8, 9], [9, 17], [17, 25]]),
+        (17, 5, [[5, 6], [6, 14], [14, 22]]),
+        (9, -9, [[24, 25], [25, 33]]),
+        (17, -9, [[24, 25], [25, 33]]),
+        (9, -1, [[32, 33]]),
+    ],
+)
+def test_several_pictures_are_told_to_be_where_they_are_shown(count, frame, expected):
+    """Each latent is told the frames that it holds: its first picture alone, then eight and eight."""
+    encode = Seen()
+    (item,) = encoded(Picture(FRAMES[:count], frame), encode=encode)
+    video = item(State.of(torch.zeros(1, 128, 5, 2, 3), FPS))
+    assert (video.positions[0, 0, video.count :: 6] * 24).round().tolist() == expected
+    assert_close(encode.pixels[0], fit(FRAMES[: expected[-1][1] - expected[0][0]], 96, 64))
+
+
+def test_the_only_picture_that_counts_is_compressed_as_a_single_one():
+    several, single = Seen(crf=33), Seen(crf=33)
+    encoded(Picture(FRAMES[:5], 8), encode=several)
+    encoded(Picture(FRAMES[:1], 8), encode=single)
+    assert torch.equal(several.pixels[0], single.pixels[0])
+
+
 def test_frames_of_another_rate_are_shown_when_they_are_nearest():
     footage = VideoSource(FRAMES, fps=Fraction(30))
     assert footage.count(FPS) == 26 and footage.count(Fraction(60)) == 66
