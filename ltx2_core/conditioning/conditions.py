@@ -18,8 +18,9 @@ from ..errors import Finding, MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
-from ..media import compress, probe, read_audio, read_video
-from ..media.read import MOST_FRAMES, Source
+from ..media import MediaInfo, check_brightness, compress, mix_down, probe, read_audio, read_video
+from ..media.local import Source, name_of
+from ..media.read import MOST_FRAMES
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
@@ -108,24 +109,33 @@ class VideoSource:
     fps: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels. Raises MediaError for a file without pictures."""
+        """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures, and for HDR."""
         if isinstance(self.source, Tensor):
             return self.source.shape[2], self.source.shape[1]
-        size = probe(self.source).size
+        size = self._probed(self.source).size
         if size is None:
             raise MediaError("This file has sound but no pictures; choose a video.")
         return size
 
     def count(self, fps: Fraction) -> int:
-        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        """Return the number of frames at ``fps``.
+
+        Raises MediaError for a file that does not say how long it is, and for HDR.
+        """
         if isinstance(self.source, Tensor):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
-        length = probe(self.source).seconds
+        length = self._probed(self.source).seconds
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
         rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
         return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
+
+    @staticmethod
+    def _probed(source: Source) -> MediaInfo:
+        info = probe(source)
+        check_brightness(name_of(source), info.hdr)
+        return info
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``.
@@ -151,10 +161,14 @@ class VideoSource:
 
 @dataclass(frozen=True, eq=False)
 class AudioSource:
-    """Sound: samples (1 or 2, N) in -1..1."""
+    """Sound: samples (C, N) in -1..1; more than two channels are mixed down to two."""
 
     waveform: Tensor
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        """Mix the channels down. Raises MediaError for more than 7.1 has."""
+        object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
