@@ -5,7 +5,7 @@ are declared beside that value and collected here. Widgets of nodes, flags of th
 are all made from these fields (see ``fields.py``).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -16,6 +16,7 @@ import torch
 
 from .checkpoint.upscaler import UpscalerFile
 from .conditioning.conditions import Condition
+from .conditioning.rate import at_rate
 from .errors import SettingError
 from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, settings_of
 from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
@@ -674,6 +675,11 @@ class CompleteRequest:
         if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
             return True
         return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+
+    @property
+    def final_conditions(self) -> Sequence[Condition]:
+        """What is given, at the frame rate of the clip that comes out."""
+        return at_rate(self.request.conditions, self.shape, self.final)
 
     @property
     def holds_sound(self) -> bool:

@@ -106,7 +106,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
-        conditions = encode_all(request.conditions, complete.final, complete.streams, engine)
+        conditions = encode_all(complete.final_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
     return [_clip(stages, engine, complete, each) for each in latent.clips()]
@@ -134,7 +134,7 @@ def _sound(
 
 def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
-    if video := kept_video(request.request.conditions):
+    if video := kept_video(request.final_conditions):
         yield from video.chunks(request.final.fps, request.final.frames)
     elif latent is not None and stages.decode_video is not None:
         seams = None

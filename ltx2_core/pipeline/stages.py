@@ -65,7 +65,7 @@ class Stages:
         held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
-            final = measure_conditions(request.request.conditions, request.final, request.streams, held, batch)
+            final = measure_conditions(request.final_conditions, request.final, request.streams, held, batch)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
