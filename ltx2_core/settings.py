@@ -16,6 +16,7 @@ import torch
 
 from .checkpoint.upscaler import UpscalerFile
 from .conditioning.conditions import Condition, of_second_stage, remakes_sound
+from .conditioning.rate import at_rate
 from .errors import SettingError
 from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, plain_numbers, settings_of
 from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
@@ -706,8 +707,8 @@ class CompleteRequest:
 
     @property
     def refine_conditions(self) -> tuple[Condition, ...]:
-        """What is given in the second stage."""
-        return self.second.given(self.request.conditions)
+        """What is given in the second stage, at the frame rate of the clip that comes out."""
+        return tuple(at_rate(self.second.given(self.request.conditions), self.shape, self.final))
 
     @property
     def holds_sound(self) -> bool:

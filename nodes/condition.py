@@ -35,7 +35,8 @@ class ImageCondition(io.ComfyNode):
                     io.Image,
                     "image",
                     "The picture, resized in proportion until it covers the clip, and cropped at its centre. Several "
-                    "are taken as a short video that begins at the frame (8 k + 1 of them count).",
+                    "are taken as a short video that begins at the frame: 8 k + 1 of them count, as far as the clip "
+                    "lasts. Transparency is ignored: the colours under it count.",
                 ),
                 *inputs.widgets(Picture, "frame", "strength"),
                 inputs.conditions(),

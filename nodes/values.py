@@ -256,13 +256,11 @@ def video_source(images: Tensor | None, video: Video) -> VideoSource:
 
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
-    """Return the chosen part of AUDIO as a waveform of one or two channels; of a batch the first."""
+    """Return the chosen part of AUDIO; of a batch the first."""
     rate = audio["sample_rate"]
     waveform = part.of(audio["waveform"][0], rate)
     if not waveform.shape[-1]:
         raise SettingError("This AUDIO is empty: connect a sound that lasts.")
-    if len(waveform) > 2:
-        waveform = waveform.mean(dim=0, keepdim=True)
     return AudioSource(waveform, rate)
 
 

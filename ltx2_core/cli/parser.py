@@ -357,12 +357,13 @@ def _conditions(command: Command) -> None:
               covers={Picture: ("frame", "strength", "append", "compression")},
               help="a picture at a frame, repeatable: 0 is the first frame, -1 the last one; strength 0 to 1 (default: "
               "1); CRF as --compression; also with :append=yes, which shows the picture of frame 0 beside the "
-              "clip")  # fmt: skip
+              "clip; transparency is ignored: the colours under it count, as with ComfyUI's Load Image")  # fmt: skip
     group.add("--compression", type=syntax.within(settings_of(Picture)["compression"]), metavar="CRF",
               help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
               "trained)")  # fmt: skip
     group.add("--audio", metavar="FILE",
-              help="a sound, for which a picture is made; :start=..,seconds=.. take a part of it")  # fmt: skip
+              help="a sound, for which a picture is made; surround becomes stereo; :start=..,seconds=.. take a part "
+              "of it")  # fmt: skip
     group.add("--audio-noise", type=syntax.within(settings_of(KeepAudio)["noise"]), default=0.0, metavar="N",
               covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
@@ -383,7 +384,12 @@ def _conditions(command: Command) -> None:
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
               covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip
-    group.add("--mask", type=Path, metavar="FILE", help="make anew what is white; a picture or a video")
+    group.add(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="make anew what is white; a picture, whose transparency is ignored, or a video",
+    )
     group.add("--feather", type=syntax.within(settings_of(InpaintMask)["feather"]), default=1, metavar="N",
               covers={InpaintMask: ("feather",)},
               help="cells of 32 pixels over which a mask fades, 0 to 16 (default: 1)")  # fmt: skip
@@ -428,7 +434,7 @@ def _loras(command: Command) -> None:
 def _long(command: Command) -> None:
     group = command.group("long clips")
     group.add("--segments", type=Path, metavar="FILE", covers={Segment: ("start",)},
-              help="prompts of a long clip: in each line seconds, then the prompt")  # fmt: skip
+              help="prompts of a long clip: in each line seconds or minutes:seconds, then the prompt")  # fmt: skip
     group.add_settings(Windowing, named={"drift_control": "drift"})
     group.add("--resume", type=Path, metavar="FOLDER", help="keep finished windows, and go on from them")
 

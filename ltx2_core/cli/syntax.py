@@ -4,6 +4,7 @@ A path may hold colons itself, as that of a file on a Windows drive does ("C:\\c
 it is told from it by its form, a number or name=value.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -18,8 +19,13 @@ from ..media import open_local
 from ..sampling import Guidance, schedules
 from ..sampling.windows import Segment
 
-_PICTURE = re.compile(r"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>[\d.]+))?(?::(?P<compression>\d+))?")
-_LORA = re.compile(r"(?P<path>.+?)(?::(?P<strength>[-+]?[\d.]+))?")
+# What is meant as a number, whether or not it is one that can be taken.
+_NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+_PICTURE = re.compile(
+    rf"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
+)
+_LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE)
+_MORE = re.compile(rf".+:(?P<number>{_NUMBER})", re.IGNORECASE)
 _OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
 _GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
 MOST_BLOCKS = 1000  # far more than any model has, whose own number is known only when it is open
@@ -93,11 +99,15 @@ def read_options(options: str, converters: dict[str, Convert], text: str) -> dic
         if name not in converters or not equals:
             hint = did_you_mean(name, converters)
             raise SettingError(f"{text!r} names {name!r}; possible are {', '.join(converters)}.{hint}")
-        try:
-            values[name] = converters[name](value.strip())
-        except ValueError as error:
-            raise SettingError(f"{text!r}: {name} cannot be read: {error}") from None
+        values[name] = _read_value(name, value.strip(), converters, text)
     return values
+
+
+def _read_value(name: str, word: str, converters: dict[str, Convert], text: str) -> Any:
+    try:
+        return converters[name](word)
+    except ValueError as error:
+        raise SettingError(f"{text!r}: {name} cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -123,9 +133,11 @@ def parse_picture(text: str) -> PictureFile:
     found = _PICTURE.fullmatch(head)
     if found is None:
         raise SettingError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
-    written = {"strength": found["strength"], "compression": found["compression"]}
-    values = {name: converters[name](word) for name, word in written.items() if word is not None} | options
-    return PictureFile(found["path"], within(settings["frame"])(found["frame"]), **values)
+    _check_path(found["path"], text)
+    converters["frame"] = within(settings["frame"])
+    written = {name: found[name] for name in ("frame", "strength", "compression") if found[name] is not None}
+    values = {name: _read_value(name, word, converters, text) for name, word in written.items()}
+    return PictureFile(found["path"], **values | options)
 
 
 def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
@@ -149,7 +161,17 @@ def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
     head, options = split_options(text, converters)
     found = _LORA.fullmatch(head)
     assert found is not None, text
-    return Path(found["path"]), Strengths(within(settings["strength"])(found["strength"] or "1"), **options)
+    _check_path(found["path"], text)
+    converters["strength"] = within(settings["strength"])
+    return Path(found["path"]), Strengths(
+        _read_value("strength", found["strength"] or "1", converters, text), **options
+    )
+
+
+def _check_path(path: str, text: str) -> None:
+    """Raise SettingError if ``path``, in front of all numbers that were expected in ``text``, ends with another."""
+    if more := _MORE.fullmatch(path):
+        raise SettingError(f"{text!r} has more numbers than are read behind a file: {more['number']} is one too many.")
 
 
 def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
@@ -242,6 +264,9 @@ def parse_tiles(text: str) -> tuple[int, int, int] | None:
 def read_segments(path: Path) -> list[Segment]:
     """Read prompts and when they begin: in each line seconds, then the prompt; lines with # at their start are skipped.
 
+    The time may also be written as minutes:seconds or hours:minutes:seconds. The text is UTF-8 or UTF-16, else the
+    code page of Western Windows (cp1252).
+
     Raises:
         SettingError: a line that begins with anything else, no segment at all, or a file that is no text.
         MissingFileError: there is no such file.
@@ -253,17 +278,41 @@ def read_segments(path: Path) -> list[Segment]:
         raise SettingError(
             f"{path.name} has more than {LONGEST_SCRIPT:,} bytes; write seconds and a prompt in each line."
         )
-    for count, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
-        seconds, _, prompt = line.strip().partition(" ")
-        if not seconds or seconds.startswith("#"):
+    for count, line in enumerate(_decoded(content).splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
+        time, *prompt = line.split(maxsplit=1)
         try:
-            found.append(Segment(float(seconds.rstrip(":s")), prompt.strip()))
+            found.append(Segment(_seconds(time), "".join(prompt).strip()))
         except ValueError:
             raise SettingError(
-                f"Line {count} of {path.name} is {line!r}; write seconds, then the prompt, such as 2.5 a dog barks."
+                f"Line {count} of {path.name} is {line!r}; write seconds or minutes:seconds, then the prompt, such as "
+                "2.5 a dog barks or 1:02 a dog barks."
             ) from None
         settings_of(Segment)["start"].check(found[-1].start)
     if not found:
         raise SettingError(f"There is no segment in {path.name}; write seconds and a prompt in each line.")
     return found
+
+
+def _decoded(content: bytes) -> str:
+    """Text as editors and shells write it; a file of segments begins with a digit, a space or #, all ASCII."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    if b"\0" in content[:2]:
+        return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _seconds(time: str) -> float:
+    """Read 62.5, 62.5s, 1:02.5 or 0:01:02.5; ValueError for anything else."""
+    first, *smaller = (float(word) for word in time.rstrip(":s").split(":"))
+    if len(smaller) > 2 or not all(0 <= part < 60 for part in smaller):
+        raise ValueError(time)
+    for part in smaller:
+        first = first * 60 + part
+    return first

@@ -18,8 +18,9 @@ from ..errors import Finding, MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole, plain_numbers, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
-from ..media import compress, probe, read_audio, read_video
-from ..media.read import MOST_FRAMES, Source
+from ..media import MediaInfo, check_brightness, compress, mix_down, probe, read_audio, read_video
+from ..media.local import Source, name_of
+from ..media.read import MOST_FRAMES
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
@@ -125,24 +126,33 @@ class VideoSource:
     fps: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels. Raises MediaError for a file without pictures."""
+        """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures, and for HDR."""
         if isinstance(self.source, Tensor):
             return self.source.shape[2], self.source.shape[1]
-        size = probe(self.source).size
+        size = self._probed(self.source).size
         if size is None:
             raise MediaError("This file has sound but no pictures; choose a video.")
         return size
 
     def count(self, fps: Fraction) -> int:
-        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        """Return the number of frames at ``fps``.
+
+        Raises MediaError for a file that does not say how long it is, and for HDR.
+        """
         if isinstance(self.source, Tensor):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
-        length = probe(self.source).seconds
+        length = self._probed(self.source).seconds
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
         rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
         return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
+
+    @staticmethod
+    def _probed(source: Source) -> MediaInfo:
+        info = probe(source)
+        check_brightness(name_of(source), info.hdr)
+        return info
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``.
@@ -168,10 +178,14 @@ class VideoSource:
 
 @dataclass(frozen=True, eq=False)
 class AudioSource:
-    """Sound: samples (1 or 2, N) in -1..1."""
+    """Sound: samples (C, N) in -1..1; more than two channels are mixed down to two."""
 
     waveform: Tensor
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        """Mix the channels down. Raises MediaError for more than 7.1 has."""
+        object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
@@ -264,14 +278,17 @@ class Picture:
     ] = False
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Encode the picture at the size of the clip."""
-        size = floor_frames(len(self.image)), shape.height, shape.width
-        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(encoders.crf))
-        yield Keyframe(encoders.video(pixels, size), self.frame, self.strength, self.append)
+        """Encode the picture at the size of the clip; of several, those that fill latents and lie inside the clip."""
+        first = self.frame + shape.frames if self.frame < 0 else self.frame
+        room = shape.frames - first if 0 < first < shape.frames else len(self.image)
+        images = self.image[: floor_frames(min(len(self.image), room))]
+        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(images, encoders.crf))
+        latent = encoders.video(pixels, (len(images), shape.height, shape.width))
+        yield Keyframe(latent, self.frame, self.strength, self.append, encoded_alone=True)
 
-    def _compressed(self, trained: int) -> Iterator[Tensor]:
+    def _compressed(self, images: Tensor, trained: int) -> Iterator[Tensor]:
         crf = trained if self.compression is None or self.compression < 0 else self.compression
-        yield compress(self.image, crf) if len(self.image) == 1 else self.image
+        yield compress(images, crf) if len(images) == 1 else images
 
 
 def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, float]]:

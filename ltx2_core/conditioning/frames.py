@@ -17,13 +17,15 @@ class Keyframe:
 
     At frame 0 it takes the place of the clip's own tokens, unless ``append``; elsewhere it is appended as in the
     official pipelines, which append it at 0, too, where they interpolate between keyframes. ``strength`` 1 keeps it as
-    it is, 0 ignores it.
+    it is, 0 ignores it. The latent of a short video that was ``encoded_alone`` begins with a single frame wherever the
+    clip shows it; that of the official formula, with eight.
     """
 
     latent: Tensor  # (B or 1, C, f, H, W), of the clip's own H and W
     frame: int = 0  # in pixel frames; negative counts from the end
     strength: float = 1.0
     append: bool = False
+    encoded_alone: bool = False
     stream: ClassVar[str] = "video"
 
     def __call__(self, state: State) -> State:
@@ -56,7 +58,8 @@ class Keyframe:
 
     def _append(self, state: State, frame: int) -> State:
         length, height, width = self.latent.shape[2:]
-        positions = geometry.video_positions((length, height, width), Fraction(1), causal=frame == 0)
+        causal = frame == 0 or self.encoded_alone
+        positions = geometry.video_positions((length, height, width), Fraction(1), causal=causal)
         time = positions[:, 0]
         time += frame
         if length == 1:

@@ -2,13 +2,17 @@
 
 from .compress import compress
 from .local import open_local
-from .read import MediaInfo, probe, read_audio, read_picture, read_video
+from .mix import mix_down
+from .picture import read_picture
+from .read import MediaInfo, check_brightness, probe, read_audio, read_video
 from .write import check_target, write_audio, write_clip, write_frames, write_video
 
 __all__ = [
     "MediaInfo",
+    "check_brightness",
     "check_target",
     "compress",
+    "mix_down",
     "open_local",
     "probe",
     "read_audio",

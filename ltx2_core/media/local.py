@@ -3,10 +3,14 @@
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
+
+Source = str | os.PathLike | BinaryIO
 
 # What FFmpeg would take for a way to reach something; a drive of Windows is one letter.
 _ADDRESS = re.compile(
@@ -44,6 +48,23 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise UnreadableFileError(f"{name} cannot be read: {error.strerror}. Check who may read it.") from error
+
+
+@contextmanager
+def open_source(source: Source) -> Iterator[BinaryIO]:
+    """A file that is closed again, or from its beginning on one that was open before; raises as ``open_local``."""
+    with ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            yield stack.enter_context(open_local(source))
+        else:
+            source.seek(0)
+            yield source
+
+
+def name_of(source: object) -> str:
+    """Return what people call a file, a path to one, or a container that was opened of one."""
+    name = getattr(source, "name", source)
+    return Path(name).name if isinstance(name, (str, os.PathLike)) and name != "<none>" else "This file"
 
 
 def check_no_address(path: str | os.PathLike) -> None:

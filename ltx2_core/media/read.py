@@ -4,14 +4,11 @@ Time 0 is where the pictures of a file begin, or its sound where it has no pictu
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BytesIO
 from math import floor
-from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -22,13 +19,12 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from ..errors import LTX2Error, MediaError, SettingError
-from .local import READ_ALONE, open_local
+from ..errors import MediaError, SettingError
+from .local import READ_ALONE, Source, name_of, open_source
+from .mix import layout_of
 
-Source = str | PathLike | BinaryIO
 Stream = VideoStream | AudioStream
 
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
@@ -37,8 +33,8 @@ PAUSE = Fraction(1, 10)  # in sound; less is rounding
 MISSING = 1  # second, from a file that is cut off
 LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
 MOST_FRAMES = 100_000  # that are read of one file
-# Of Pillow: none that runs another program, as EPS does.
-PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
+HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number for the transfer
+WIDEST = 8  # a pixel can be so many times as wide as it is high, or as high as it is wide
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others may guess their length, and where a seek lands
 
 
@@ -50,6 +46,7 @@ class MediaInfo:
     size: tuple[int, int] | None  # width and height of the pictures as they are seen
     fps: Fraction | None  # on average
     sample_rate: int | None
+    hdr: str | None = None  # how brightness is coded where it is not that of an ordinary screen: PQ or HLG
 
     @property
     def has_video(self) -> bool:
@@ -69,19 +66,21 @@ def probe(source: Source) -> MediaInfo:
     """
     with _opened(source) as container:
         video, audio = _video(container), _audio(container)
-        stream, size = video or audio, None
+        stream, size, hdr = video or audio, None, None
         if stream is None:
-            raise MediaError(f"{_name(container)} has neither pictures nor sound; choose a video or a sound file.")
+            raise MediaError(f"{name_of(container)} has neither pictures nor sound; choose a video or a sound file.")
         if video is not None:
             first = next(container.decode(video), None)
             if first is None:
-                raise MediaError(f"{_name(container)} has no picture that can be read; save it anew.")
-            size = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
+                raise MediaError(f"{name_of(container)} has no picture that can be read; save it anew.")
+            size = _seen_width(container, video, first), first.height
+            size, hdr = size[::-1] if first.rotation % 180 else size, HDR.get(first.color_trc)
         return MediaInfo(
             seconds=_seconds(container, stream),
             size=size,
             fps=None if video is None else _rate(video),
             sample_rate=None if audio is None else audio.rate,
+            hdr=hdr,
         )
 
 
@@ -91,8 +90,8 @@ def read_video(
     """Read pictures (F, H, W, 3) in 0..1, in chunks.
 
     For each moment k / fps the picture whose time is nearest is taken, so any rate, also a variable one, becomes
-    exactly this one. Pictures are turned as the file says, and coloured by the matrix and range that it names, else
-    BT.601.
+    exactly this one. Pictures are turned and widened as the file says, and coloured by the matrix and range that it
+    names, else BT.601. Transparency is not read.
 
     Args:
         source: A path or an open file.
@@ -101,13 +100,13 @@ def read_video(
         frames: The most pictures; None reads to the end of the file.
 
     Raises:
-        MediaError: If there are no pictures, or if the file is damaged or cut off.
+        MediaError: If there are no pictures, if they are HDR, or if the file is damaged or cut off.
         MissingFileError: If there is no such file.
     """
     with _opened(source) as container:
         video = _video(container)
         if video is None:
-            raise MediaError(f"{_name(container)} has sound but no pictures; choose a video.")
+            raise MediaError(f"{name_of(container)} has sound but no pictures; choose a video.")
         video.thread_type = "AUTO"
         fps, start, number = fps or _rate(video), _checked(start), 0
         for picture, until in _shown(container, video, start, fps):
@@ -115,14 +114,16 @@ def read_video(
             if frames is not None:
                 count = min(count, frames - number)
             elif number + count > MOST_FRAMES:
-                raise MediaError(f"{_name(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
+                raise MediaError(f"{name_of(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
-                yield _pixels(picture).expand(count, -1, -1, -1)
+                check_brightness(name_of(container), HDR.get(picture.color_trc))
+                yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
                 number += count
             if number == frames:
                 return
         if number == 0:
-            raise MediaError(f"{_name(container)} has no picture at {float(start):g} s; start earlier.")
+            where = f"at {float(start):g} s; start earlier" if start else "that can be read; save it anew"
+            raise MediaError(f"{name_of(container)} has no picture {where}.")
 
 
 def read_audio(
@@ -134,8 +135,8 @@ def read_audio(
 ) -> Iterator[Tensor]:
     """Read sound (2, N) in -1..1, in chunks.
 
-    One channel is heard on both sides; more than two are mixed down, and quieter, so that nothing clips. Pauses in the
-    times of the file become silence.
+    One channel is heard on both sides; more than two are mixed down as by ``mix_down``. Pauses in the times of the file
+    become silence.
 
     Args:
         source: A path or an open file.
@@ -150,16 +151,20 @@ def read_audio(
     with _opened(source) as container:
         audio = _audio(container)
         if audio is None and container.streams.audio:
-            raise MediaError(f"{_name(container)} has sound of a kind that cannot be read here; save it as WAV or MP4.")
+            raise MediaError(
+                f"{name_of(container)} has sound of a kind that cannot be read here; save it as WAV or MP4."
+            )
         if audio is None:
             raise MediaError(
-                f"{_name(container)} is a video without sound; choose one that has sound, or a sound file."
+                f"{name_of(container)} is a video without sound; choose one that has sound, or a sound file."
             )
         sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
         wanted = None if seconds is None else round(seconds * sample_rate)
         for place, samples in _heard(container, audio, start, sample_rate):
             if place - number > LONGEST_PAUSE * sample_rate:
-                raise MediaError(f"{_name(container)} has a pause of more than {LONGEST_PAUSE} s: save its sound anew.")
+                raise MediaError(
+                    f"{name_of(container)} has a pause of more than {LONGEST_PAUSE} s: save its sound anew."
+                )
             samples = F.pad(samples[:, max(0, number - place) :], (max(0, place - number), 0))
             samples = samples if wanted is None else samples[:, : wanted - number]
             if samples.shape[1]:
@@ -168,68 +173,21 @@ def read_audio(
             if number == wanted:
                 return
         if number == 0:
-            raise MediaError(f"{_name(container)} has no sound at {float(start):g} s; start earlier.")
-
-
-def read_picture(source: Source) -> Tensor:
-    """Read a picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB.
-
-    Raises MediaError if it is none, or damaged, and MissingFileError if there is none.
-    """
-    Image.init()
-    kinds = [kind for kind in PICTURES if kind in Image.OPEN]  # as this Pillow was built
-    try:
-        with _open_file(source) as file, Image.open(file, formats=kinds) as image:
-            picture = ImageOps.exif_transpose(image)
-            if picture.mode.startswith("I"):  # 16 bits of grey
-                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-            elif picture.mode not in ("RGB", "CMYK", "L"):
-                picture = picture.convert("RGB")
-            pixels = np.array(_in_srgb(picture, image.info.get("icc_profile")))
-    except (LTX2Error, MemoryError, RecursionError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"{_name(source)} has too many pixels ({error}); make it smaller.") from error
-    except Exception as error:  # Pillow has no common type for what it cannot read
-        raise MediaError(f"{_name(source)} cannot be read as a picture: it is of another kind, or damaged.") from error
-    return torch.from_numpy(pixels).float().div_(255)[None]
-
-
-def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile is not None:
-        srgb = ImageCms.createProfile("sRGB")
-        with suppress(ImageCms.PyCMSError):  # a profile for other channels than these
-            picture = ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode="RGB") or picture
-    return picture.convert("RGB")
+            where = f" at {float(start):g} s; start earlier" if start else ": there is not one sample in it"
+            raise MediaError(f"{name_of(container)} has no sound{where}.")
 
 
 @contextmanager
 def _opened(source: Source) -> Iterator[InputContainer]:
     try:
-        with _open_file(source) as file, av.open(file, "r", options=READ_ALONE) as container:
+        with open_source(source) as file, av.open(file, "r", options=READ_ALONE) as container:
             yield container
     except LTX2Error:
         raise
     except (av.FFmpegError, OSError) as error:  # the system's own for a place that a damaged file names
         raise MediaError(
-            f"{_name(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
+            f"{name_of(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
         ) from error
-
-
-@contextmanager
-def _open_file(source: Source) -> Iterator[BinaryIO]:
-    """A file that is closed again, or from its beginning on one that was open before."""
-    with ExitStack() as stack:
-        if isinstance(source, (str, PathLike)):
-            yield stack.enter_context(open_local(source))
-        else:
-            source.seek(0)
-            yield source
-
-
-def _name(source: Source | InputContainer) -> str:
-    name = getattr(source, "name", source)
-    return Path(name).name if isinstance(name, (str, PathLike)) and name != "<none>" else "This file"
 
 
 def _video(container: InputContainer) -> VideoStream | None:
@@ -298,7 +256,7 @@ def _check_end(container: InputContainer, stream: Stream, end: Fraction, origin:
     """Raise MediaError if the file ends at ``end``, earlier than it says."""
     due = _time(stream, (stream.start_time or 0) + (stream.duration or 0)) - origin
     if container.format.name in INDEXED and end < due - MISSING:
-        raise MediaError(f"{_name(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
+        raise MediaError(f"{name_of(container)} is cut off: it says that it lasts {float(due):.1f} s, but ends before.")
 
 
 def _length(frame: Any, stream: Stream) -> Fraction:
@@ -322,10 +280,31 @@ def _shown(
         before = picture, time
 
 
-def _pixels(picture: VideoFrame) -> Tensor:
-    """(1, H, W, 3) in 0..1, upright."""
+def check_brightness(name: str, hdr: str | None) -> None:
+    """Raise MediaError for pictures in HDR, whose brightness would be read as that of an ordinary screen."""
+    if hdr is not None:
+        raise MediaError(
+            f"{name} is an HDR video ({hdr}), which would come out pale: convert it to SDR (BT.709) first, for example "
+            "with HandBrake."
+        )
+
+
+def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFrame) -> int:
+    """The width at which a picture is shown, before it is turned; pixels of anamorphic video are not square."""
+    shape = video.sample_aspect_ratio or Fraction(1)
+    if not Fraction(1, WIDEST) <= shape <= WIDEST:
+        raise MediaError(
+            f"{name_of(container)} says that its pixels are {float(shape):g} times as wide as high: save it anew with "
+            "square pixels."
+        )
+    return max(1, round(picture.width * shape))
+
+
+def _pixels(picture: VideoFrame, width: int) -> Tensor:
+    """(1, H, W, 3) in 0..1, upright, and as wide as it is shown."""
     # With a target matrix, which RGB does not have, all versions of PyAV go by that of the picture.
     rgb = picture.reformat(
+        width=width,
         format="rgb24",
         src_colorspace=picture.colorspace,
         dst_colorspace=BT601,
@@ -339,6 +318,8 @@ def _heard(
     container: InputContainer, audio: AudioStream, start: Fraction, sample_rate: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Pieces (2, N) of sound, each with its place in samples after ``start``."""
+    if audio.channels > 2:
+        audio.codec_context.layout = layout_of(audio.channels, audio.layout.name)
     # 32-bit integers, because FFmpeg mixes floating-point channels down to sums that clip; one channel it would lower.
     resampler = av.AudioResampler("s32p", "mono" if audio.channels == 1 else "stereo", sample_rate)
     place, following = None, Fraction(0)

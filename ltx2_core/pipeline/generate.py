@@ -134,7 +134,7 @@ def _sound(
 
 def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
-    if video := kept_video(request.request.conditions):
+    if video := kept_video(request.refine_conditions):
         yield from video.chunks(request.final.fps, request.final.frames)
     elif latent is not None and stages.decode_video is not None:
         seams = None

@@ -319,6 +319,17 @@ def test_loras_over_the_run():
         (syntax.sigmas, "1, 2", ["2"]),
         (syntax.parse_tiles, "2x2", ["'2x2'", "1x2x2"]),
         (syntax.parse_tiles, "0x1x1", ["'0x1x1'"]),
+        (syntax.parse_tiles, "axb", ["'axb'", "1x2x2"]),
+        (syntax.parse_picture, "0:r.png:-1", ["'0:r.png:-1'", "strength is -1"]),
+        (syntax.parse_picture, "0:r.png:nan", ["'0:r.png:nan'", "strength is nan"]),
+        (syntax.parse_picture, "0:r.png:2", ["'0:r.png:2'", "strength is 2", "between 0 and 1"]),
+        (syntax.parse_picture, "0:r.png:1.0.0", ["'1.0.0'", "strength"]),
+        (syntax.parse_picture, "0:r.png:0,9", ["'0,9'", "strength"]),
+        (syntax.parse_picture, "0:r.png:1:99", ["compression is 99", "51"]),
+        (syntax.parse_picture, "0:r.png:0.9:1:3", ["'0:r.png:0.9:1:3'", "0.9 is one too many"]),
+        (lambda text: syntax.parse_lora(text, 4), "a.safetensors:nan", ["'a.safetensors:nan'", "strength is nan"]),
+        (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1.0.0", ["'1.0.0'", "strength"]),
+        (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1:2", ["1 is one too many"]),
         (syntax.parse_guidance, "text_scale", ["text_scale", "0.8:"]),
         (syntax.parse_guidance, "0.8:tex_scale=1", ["tex_scale", "Did you mean text_scale?"]),
         (syntax.parse_guidance, "0.8:text_scale=high", ["text_scale", "'high'"]),
@@ -335,10 +346,25 @@ def test_what_cannot_be_read_is_one_sentence(read, text, facts):
 
 def test_segments_that_cannot_be_read(tmp_path):
     path = tmp_path / "segments.txt"
-    for text, fact in (("a red ball", "Line 1 of segments.txt is 'a red ball'"), ("# nothing", "no segment")):
+    for text, fact in (
+        ("a red ball", "Line 1 of segments.txt is 'a red ball'"),
+        ("# nothing", "no segment"),
+        ("0:75 a red ball", "Line 1 of segments.txt is '0:75 a red ball'"),
+        ("0:0:0:1 a red ball", "minutes:seconds"),
+    ):
         path.write_text(text)
         with pytest.raises(SettingError, match=fact):
             syntax.read_segments(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_segments_are_read_as_editors_and_shells_write_them(tmp_path, encoding):
+    path = tmp_path / "segments.txt"
+    path.write_bytes(
+        "0 a caf\u00e9\r\n\r\n# later\r\n  2.5s\ta dog\t barks\r\n00:09.5: x\r\n0:01:02 y".encode(encoding)
+    )
+    segments = [(0, "a caf\u00e9"), (2.5, "a dog\t barks"), (9.5, "x"), (62, "y")]
+    assert [(each.start, each.prompt) for each in syntax.read_segments(path)] == segments
 
 
 def test_a_frame_from_the_end_is_no_flag():
@@ -373,6 +399,17 @@ def test_a_frame_from_the_end_is_no_flag():
         (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["--text-scale is 11", "10"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["There is no file no.txt"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
+        *(
+            (["generate", "--output", "x.mp4", "--prompt", "x", flag, f"{before}no.file"], ["There is no file no.file"])
+            for flag, before in [
+                ("--image", "0:"),
+                ("--audio", ""),
+                ("--video", ""),
+                ("--source", ""),
+                ("--reference-video", ""),
+                ("--reference-audio", ""),
+            ]
+        ),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),
         (["plan", "--passes", "5"], ["'5'", "4"]),
         (["plan", "--version", "2.2"], ["'2.2'", "2.3"]),

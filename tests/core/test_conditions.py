@@ -1,5 +1,6 @@
 """What people give becomes items at any size, and what they gave comes back as they gave it."""
 
+from dataclasses import replace
 from fractions import Fraction
 from importlib import import_module
 
@@ -24,6 +25,7 @@ from ltx2_core.conditioning.conditions import (
     encode_conditions,
 )
 from ltx2_core.conditioning.preprocess import fit
+from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
@@ -86,6 +88,35 @@ def test_several_pictures_are_a_short_video():
     encode = Seen()
     encoded(Picture(FRAMES[:12], 8), encode=encode)
     assert encode.pictures == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "frame", "expected"),
+    [
+        (1, 8, [[8, 9]]),
+        (8, 8, [[8, 9]]),
+        (9, 8, [[8, 9], [9, 17]]),
+        (17, 8, [[8, 9], [9, 17], [17, 25]]),
+        (17, 5, [[5, 6], [6, 14], [14, 22]]),
+        (9, -9, [[24, 25], [25, 33]]),
+        (17, -9, [[24, 25], [25, 33]]),
+        (9, -1, [[32, 33]]),
+    ],
+)
+def test_several_pictures_are_told_to_be_where_they_are_shown(count, frame, expected):
+    """Each latent is told the frames that it holds: its first picture alone, then eight and eight."""
+    encode = Seen()
+    (item,) = encoded(Picture(FRAMES[:count], frame), encode=encode)
+    video = item(State.of(torch.zeros(1, 128, 5, 2, 3), FPS))
+    assert (video.positions[0, 0, video.count :: 6] * 24).round().tolist() == expected
+    assert_close(encode.pixels[0], fit(FRAMES[: expected[-1][1] - expected[0][0]], 96, 64))
+
+
+def test_the_only_picture_that_counts_is_compressed_as_a_single_one():
+    several, single = Seen(crf=33), Seen(crf=33)
+    encoded(Picture(FRAMES[:5], 8), encode=several)
+    encoded(Picture(FRAMES[:1], 8), encode=single)
+    assert torch.equal(several.pixels[0], single.pixels[0])
 
 
 def test_frames_of_another_rate_are_shown_when_they_are_nearest():
@@ -172,6 +203,28 @@ def test_what_will_be_given_is_known_before_anything_is_encoded():
     ahead = measure_conditions(conditions, CLIP, STREAMS)
     assert (ahead.pictures, ahead.sound) == ((5, 2, 3), 51) and ahead.state.free == ["video"]
     assert sampled_size(ahead.state, []) == LatentSize((5, 2, 3), 34, 1, ((1 + 2 + 5) * 6, 51))
+
+
+@pytest.mark.parametrize(("frame", "count"), [(0, 1), (16, 1), (-1, 1), (8, 17), (-9, 9)])
+def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
+    twice = ClipShape(96, 64, 65, 2 * FPS)
+    times = []
+    pictures = [Picture(FRAMES[:count], frame)]
+    for shape, given in ((CLIP, pictures), (twice, at_rate(pictures, CLIP, twice))):
+        (item,) = encoded(*given, shape=shape)
+        state = replace(item, append=True)(State.of(torch.zeros(1, 128, *shape.video_latent), shape.fps))
+        shown = state.positions[0, 0, state.count :]
+        times.append((float(shown[0, 0]), float(shown[-1, 1]) - float(1 / shape.fps)))
+    assert times[0] == pytest.approx(times[1], abs=1e-6)
+
+
+def test_videos_and_masks_stay_at_their_seconds_at_twice_the_frame_rate():
+    twice, mask = ClipShape(96, 64, 65, 2 * FPS), torch.rand(33, 64, 96)
+    given = [KeepVideo(VideoSource(FRAMES)), InpaintMask(mask), KeepAudio(SOUND), RetakeRange(0, 1)]
+    assert at_rate(given, CLIP, CLIP) is given
+    video, area, *others = at_rate(given, CLIP, twice)
+    assert torch.equal(torch.cat([*video.video.chunks(2 * FPS, 65)])[::2], FRAMES) and others == given[2:]
+    assert torch.equal(area.mask[::2], mask) and len(area.mask) == 65
 
 
 # Windows

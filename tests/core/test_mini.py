@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ltx2_core import generate, open_models
+from ltx2_core.conditioning import Picture
 from ltx2_core.mini import evaluate, measure, world
+from ltx2_core.sampling import Guidance
 
 pytest.importorskip("scipy")
 
@@ -68,6 +71,33 @@ def test_the_miniature_does_what_captions_ask():
     (made,) = figures.values()
     assert coded["video_psnr_db"] > 29 and coded["colour_and_place"] == coded["sound_side"] == 1
     assert made["colour_and_place"] >= 0.9 and made["bounce_count"] >= 0.75 and made["sync_within_2_frames"] >= 0.75
+
+
+def height_of_ball(pictures: np.ndarray, colour: str) -> np.ndarray:
+    """The mean row of the pixels of a colour in each of (F, H, W, 3)."""
+    seen = np.square(pictures - np.array(world.COLOURS[colour], np.float32)).sum(-1) < 0.09
+    return (seen * np.arange(world.SIZE)[:, None]).sum((1, 2)) / np.maximum(seen.sum((1, 2)), 1)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize(("frame", "count"), [(8, 17), (16, 9)])
+def test_pictures_in_mid_clip_are_shown_at_their_frames(frame, count):
+    """A piece of a true clip is given; the shift at which given and shown ball agree best is at most one frame."""
+    rng = np.random.default_rng(5)
+    scenes = [world.sample_scene(rng, count=1 + number, room="dark") for number in range(3)]
+    miniature, apart = open_models("miniature"), np.zeros((3, 17))
+    for number, scene in enumerate(scenes):
+        true = world.render_video(scene)
+        given = Picture(torch.from_numpy(true[frame : frame + count]), frame)
+        text = world.caption(scene, rng, mention_room=True)
+        plain = {"width": world.SIZE, "height": world.SIZE, "frames": world.FRAMES, "steps": 8, "audio": Guidance()}
+        clip = generate(miniature, text, conditions=[given], video=Guidance(3), device="cpu", seed=1, **plain)
+        made, meant = (height_of_ball(each, scene.colour) for each in (clip.frames.numpy(), true))
+        for shift in range(-8, 9):
+            shown = [k for k in range(frame, frame + count) if 0 <= k + shift < world.FRAMES]
+            apart[number, shift + 8] = np.mean([abs(made[k + shift] - meant[k]) for k in shown])
+    assert abs(int(apart.mean(0).argmin()) - 8) <= 1, apart.mean(0)
 
 
 def test_the_published_figures_are_those_of_the_shipped_checkpoint():

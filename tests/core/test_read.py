@@ -2,6 +2,7 @@
 
 import io
 import re
+import wave
 import weakref
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from ltx2_core.media import probe, read, read_audio, read_picture, read_video, write_audio, write_video
+from ltx2_core.conditioning import AudioSource, VideoSource
+from ltx2_core.errors import MediaError
+from ltx2_core.media import mix_down, probe, read, read_audio, read_picture, read_video, write_audio, write_video
 
 NTSC = Fraction(24000, 1001)
 
@@ -124,8 +127,8 @@ def test_a_long_file_is_never_held_whole(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", [numbered(200)], Fraction(25))
     made, original = [], read._pixels
 
-    def pixels(picture):
-        frame = original(picture)
+    def pixels(*picture):
+        frame = original(*picture)
         made.append(weakref.ref(frame.untyped_storage()))
         return frame
 
@@ -198,6 +201,64 @@ def test_a_telephone_held_upright_makes_upright_pictures(tmp_path, matrix, turns
     assert probe(path).size == (expected.shape[1], expected.shape[0])
 
 
+def anamorphic(path: Path, size: tuple[int, int], pixel: Fraction) -> Path:
+    """A white disc on black, as wide as high where it is shown, stored in pixels ``pixel`` times as wide as high."""
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    disc = np.hypot((x - size[0] / 2) * float(pixel), y - size[1] / 2) < size[1] / 3
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = pixel
+        for _ in range(3):
+            white = np.repeat(255 * disc[..., None].astype(np.uint8), 3, axis=-1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(white, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "pixel", "seen"),
+    [
+        ((96, 96), Fraction(2), (192, 96)),
+        ((720, 576), Fraction(64, 45), (1024, 576)),
+        ((720, 480), Fraction(8, 9), (640, 480)),
+        ((96, 96), Fraction(1), (96, 96)),
+    ],
+)
+def test_pixels_that_are_not_square_are_seen_as_they_are_meant(tmp_path, stored, pixel, seen):
+    path = anamorphic(tmp_path / "clip.mp4", stored, pixel)
+    assert probe(path).size == VideoSource(path).size() == seen
+    for frame in read_video(path):
+        assert tuple(frame.shape[1:3]) == seen[::-1]
+        rows, columns = (frame[0, :, seen[0] // 2, 0] > 0.5).sum(), (frame[0, seen[1] // 2, :, 0] > 0.5).sum()
+        assert abs(rows - columns) <= 2
+    turned(path, (0, 1, -1, 0))
+    assert probe(path).size == seen[::-1] and tuple(next(read_video(path)).shape[1:3]) == seen
+
+
+def test_pixels_of_a_shape_that_cannot_be_are_refused(tmp_path):
+    path = anamorphic(tmp_path / "clip.mp4", (96, 96), Fraction(20))
+    for look in (probe, lambda path: list(read_video(path))):
+        with pytest.raises(MediaError, match="pixels are 20 times as wide"):
+            look(path)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_an_hdr_video_is_refused_instead_of_read_pale(tmp_path, transfer, name):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=24, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, 9
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p10le")))
+        container.mux(stream.encode())
+    assert probe(path).hdr == name
+    for look in (lambda: list(read_video(path)), VideoSource(path).size, lambda: VideoSource(path).count(Fraction(24))):
+        with pytest.raises(MediaError, match=rf"clip.mp4 is an HDR video \({name}\)"):
+            look()
+
+
 # Sound
 
 
@@ -264,6 +325,60 @@ def test_six_channels_become_two_that_do_not_clip(tmp_path):
     sound = torch.full((6, 48000), 0.9)
     path = mux(tmp_path / "sound.mkv", [], sound=sound, layout="5.1")
     assert torch.allclose(heard(path), torch.tensor(0.9), atol=1e-3)
+
+
+HALF = 0.5**0.5  # -3 dB
+
+
+@pytest.mark.parametrize(
+    ("layout", "left", "right"),
+    [
+        ("3.0", [1, 0, HALF], [0, 1, HALF]),
+        ("quad", [1, 0, HALF, 0], [0, 1, 0, HALF]),
+        ("5.0", [1, 0, HALF, HALF, 0], [0, 1, HALF, 0, HALF]),
+        ("5.1", [1, 0, HALF, 0, HALF, 0], [0, 1, HALF, 0, 0, HALF]),
+        ("7.1", [1, 0, HALF, 0, HALF, 0, HALF, 0], [0, 1, HALF, 0, 0, HALF, 0, HALF]),
+    ],
+)
+def test_surround_becomes_stereo_by_the_standard_in_files_and_in_samples(tmp_path, layout, left, right):
+    """ITU-R BS.775, so much quieter that nothing can clip: each channel alone, then all at once."""
+    count = len(left)
+    channels = torch.cat([torch.eye(count).repeat_interleave(4800, 1), torch.ones(count, 4800)], dim=1) * 0.9
+    stereo = torch.tensor([left, right]) / sum(left) @ channels
+    path = mux(tmp_path / "sound.mkv", [], sound=channels, layout=layout)
+    assert torch.allclose(heard(path), stereo, atol=1e-3)
+    exact = (channels * 32767).round() / 32768
+    assert torch.allclose(AudioSource(exact, 48000).waveform, heard(path), atol=1e-6)
+    assert torch.equal(heard(path), AudioSource.of(path).waveform)
+    unnamed = tmp_path / "sound.wav"
+    with wave.open(str(unnamed), "wb") as file:  # which says how many channels, and not where
+        file.setparams((count, 2, 48000, 0, "NONE", ""))
+        file.writeframes((channels * 32767).round().short().T.contiguous().numpy().tobytes())
+    assert torch.equal(heard(unnamed), heard(path))
+
+
+def test_loud_surround_does_not_clip():
+    assert torch.allclose(mix_down(3 * torch.ones(6, 100), 48000), torch.tensor(3.0), atol=1e-4)
+    one, two = torch.rand(1, 10), torch.rand(2, 10)
+    assert mix_down(one, 48000) is one and mix_down(two, 48000) is two
+
+
+def test_channels_of_nowhere_are_refused(tmp_path):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((10, 2, 48000, 0, "NONE", ""))
+        file.writeframes(bytes(20 * 4800))
+    for read_it in (lambda: heard(path), lambda: AudioSource(torch.zeros(10, 4800), 48000)):
+        with pytest.raises(MediaError, match="This sound has 10 channels"):
+            read_it()
+
+
+def test_a_sound_without_samples_has_none(tmp_path):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 48000, 0, "NONE", ""))
+    with pytest.raises(MediaError, match=r"sound\.wav has no sound: there is not one sample in it\.$"):
+        heard(path)
 
 
 # What a file holds
@@ -385,8 +500,59 @@ def test_a_picture_comes_in_the_colours_of_srgb(tmp_path):
     assert torch.equal(grey, torch.ones(1, 4, 4, 3)), "a profile for other channels is ignored"
 
 
-def test_a_damaged_picture_is_refused(tmp_path):
-    path = saved(tmp_path / "picture.png", torch.rand(64, 64, 3))
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"picture\.png cannot be read as a picture"):
-        read_picture(path)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tif", "bmp"])
+def test_a_picture_that_is_cut_off_is_refused(tmp_path, suffix):
+    path = saved(tmp_path / f"picture.{suffix}", torch.rand(64, 64, 3))
+    content = path.read_bytes()
+    for share in (0.02, 0.3, 0.6, 0.9, 0.97):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(MediaError, match=rf"picture\.{suffix} cannot be read as a picture"):
+            read_picture(path)
+
+
+def test_a_picture_of_other_numbers_is_as_bright_as_it_was_meant_or_refused(tmp_path):
+    ramp, path = torch.linspace(0, 1, 48).view(6, 8), tmp_path / "picture.tif"
+    Image.fromarray(ramp.numpy()).save(path)
+    assert torch.equal(read_picture(path)[0], ramp[..., None].expand(-1, -1, 3)), "floating-point numbers"
+    Image.fromarray((ramp * 65535).round().numpy().astype(np.uint16)).save(path)
+    assert (read_picture(path)[0] - ramp[..., None]).abs().max() < 0.51 / 255, "16 bits"
+    for values in (ramp * 4, ramp - 0.5, ramp / 0 * 0, (ramp * 2**30).int()):
+        Image.fromarray(values.numpy()).save(path)
+        with pytest.raises(MediaError, match=r"picture\.tif has values from .* save it with 8 or 16 bits"):
+            read_picture(path)
+
+
+def test_colours_of_16_bits_are_as_bright_as_they_were_meant(tmp_path):
+    """As FFmpeg writes them."""
+    pixels = torch.rand(16, 16, 3)
+    for suffix, codec, order in (("png", "png", "rgb48be"), ("tif", "tiff", "rgb48le")):
+        path, picture = tmp_path / f"picture.{suffix}", (pixels * 65535).round().numpy().astype(np.uint16)
+        coder = av.CodecContext.create(codec, "w")
+        coder.width, coder.height, coder.pix_fmt, coder.time_base = 16, 16, order, Fraction(1, 24)
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb48le").reformat(format=coder.pix_fmt)
+        path.write_bytes(b"".join(bytes(packet) for each in (frame, None) for packet in coder.encode(each)))
+        assert (read_picture(path)[0] - pixels).abs().max() < 1.1 / 255
+
+
+def test_transparency_palettes_and_inks_leave_colours_as_they_are(tmp_path):
+    colours = torch.tensor([[200, 40, 60], [30, 180, 90], [50, 60, 220], [255, 255, 255], [0, 0, 0]]) / 255
+    pixels = colours.repeat_interleave(4, 0).expand(8, -1, -1)
+    eight = Image.fromarray((pixels * 255).round().byte().numpy())
+    half = Image.fromarray(np.full((8, 20), 128, np.uint8))
+    see_through = eight.copy()
+    see_through.putalpha(half)
+    for number, (picture, suffix, most) in enumerate(
+        [
+            (see_through, "png", 0),
+            (see_through, "tif", 0),
+            (eight.quantize(8), "png", 0),
+            (eight.quantize(8), "gif", 0),
+            (eight.convert("CMYK"), "tif", 2),
+            (eight.convert("CMYK"), "jpg", 16),
+            (eight.convert("L").convert("1"), "png", None),
+            (eight.convert("LA"), "png", None),
+        ]
+    ):
+        picture.save(tmp_path / f"{number}.{suffix}", quality=100)
+        expected = pixels if most is not None else torch.from_numpy(np.array(picture.convert("RGB"))) / 255
+        assert (read_picture(tmp_path / f"{number}.{suffix}")[0] - expected).abs().max() <= ((most or 0) + 0.01) / 255

@@ -12,7 +12,7 @@ import ltx2_core as ltx2
 from ltx2_core import latents, tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, find_upscaler, open_upscaler, video_statistics
-from ltx2_core.conditioning import Frozen
+from ltx2_core.conditioning import Frozen, KeepVideo, VideoSource
 from ltx2_core.geometry import ClipShape
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
@@ -200,6 +200,9 @@ def test_twice_the_frame_rate(models, temporal):
     clip = ltx2.generate(models, PROMPT, second=second, **SMALL)
     assert clip.fps == 48 and clip.frames.shape == (33, 128, 192, 3)
     assert clip.waveform.shape[1] == round(33 / 48 * clip.sample_rate)
+    film = KeepVideo(VideoSource(torch.rand(17, 128, 192, 3)))
+    kept = ltx2.generate(models, PROMPT, second=SecondStage((temporal,)), conditions=[film], **SMALL)
+    assert torch.equal(kept.frames[::2], film.video.source), "as many seconds of it, not as many frames"
     with pytest.raises(ValueError, match="one prompt for the whole clip"):
         ltx2.generate(models, PROMPT, second=SecondStage(), segments=[Segment(0.3, "a blue ball")], **SMALL)
     with pytest.raises(ValueError, match="Sound alone has no second stage"):

@@ -2,12 +2,16 @@
 
 import copy
 import shutil
+import wave
 
+import av
 import numpy as np
 import pytest
 from pack.client import Prompt
 from pack.clip import pictures_in, saved, sound_in
 from pack.workflow import add, change, node
+
+from ltx2_core.conditioning import AudioSource
 
 pytestmark = pytest.mark.comfy
 
@@ -102,6 +106,41 @@ def test_a_shorter_sound_is_filled_with_silence_and_the_node_says_so(server, cli
     assert "it lasts 1.00 s, and the clip 1.38 s: the rest is filled with silence" in dict(run.texts)["decode"]
     result = Result(server, run)
     assert (result.sound[:, :48_000] == result.heard[:, :48_000]).all() and not result.sound[:, 48_000:].any()
+
+
+def test_surround_sounds_as_on_the_command_line(server, client, graph):
+    """Music at the left and right, speech in the middle, and something behind, as Load Audio passes them."""
+    time = np.arange(66_150) / 48_000
+    channels = [np.sin(2 * np.pi * pitch * time) * level for pitch, level in
+                ((300, 0.5), (500, 0.4), (200, 0.6), (50, 0.9), (700, 0.2), (900, 0.1))]  # fmt: skip
+    path = server.base / "input" / "surround.wav"
+    path.parent.mkdir(exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((6, 2, 48_000, 0, "NONE", ""))
+        file.writeframes((np.stack(channels, -1) * 32767).round().astype("<i2").tobytes())
+    add(graph, load=("LoadAudio", {"audio": "surround.wav"}))
+    with_conditions(graph, sound_for=("LTX2AVAudioToVideo", {"audio": ["load", 0]}))
+    graph["decode"]["inputs"]["audio"] = ["load", 0]
+    (kept,) = saved(server, client.run(graph), "sound")
+    made, read = (AudioSource.of(each).waveform[:, :66_000] for each in (kept, path))
+    assert made.shape == (2, 66_000) and (made - read).abs().max() < 1e-4 and (made[0] - made[1]).abs().max() > 0.1
+
+
+def test_anamorphic_video_is_changed_as_it_is_seen(server, client, graph):
+    (server.base / "input").mkdir(exist_ok=True)
+    with av.open(str(server.base / "input" / "wide.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = 2
+        for _ in range(17):
+            container.mux(stream.encode(av.VideoFrame(96, 96, "yuv420p")))
+        container.mux(stream.encode())
+    add(graph, load=("LoadVideo", {"file": "wide.mp4"}))
+    encoded(graph, video=["load", 0])
+    del graph["heard"], graph["sound"]
+    run = client.run(with_conditions(graph, retake=("LTX2AVRetake", {"start": 0.2, "end": 0.4, "streams": "picture"})))
+    assert "192 x 96, 17 frames" in dict(run.texts)["encode"]
+    assert pictures_in(saved(server, run, "pictures")).shape == (17, 96, 192, 3)
 
 
 def test_given_frames_are_shown_as_they_are(server, client, graph):

@@ -1,0 +1,73 @@
+"""Single pictures out of files."""
+
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+from ..errors import LTX2Error, MediaError
+from .local import Source, name_of, open_source
+
+# Of Pillow: none that runs another program, as EPS does.
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
+DEEPEST = 65535  # of whole numbers: 16 bits
+
+
+def read_picture(source: Source) -> Tensor:
+    """Read a picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB.
+
+    Of a picture with transparency the colours are read, as ComfyUI's Load Image does, and the transparency is not.
+    Grey may have 16 bits, or be floating-point numbers in 0..1.
+
+    Raises MediaError if it is none, damaged or of other numbers, and MissingFileError if there is none.
+    """
+    Image.init()
+    kinds = [kind for kind in KINDS if kind in Image.OPEN]  # as this Pillow was built
+    try:
+        with open_source(source) as file, Image.open(file, formats=kinds) as image:
+            return torch.from_numpy(_pixels(image, name_of(source)))[None]
+    except (LTX2Error, MemoryError, RecursionError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{name_of(source)} has too many pixels for a picture: make it smaller.") from error
+    except Exception as error:  # Pillow has no common type for what it cannot read
+        raise MediaError(
+            f"{name_of(source)} cannot be read as a picture: it is of another kind, damaged or cut off. Save it anew, "
+            "for example as PNG of 8 or 16 bits."
+        ) from error
+
+
+def _pixels(image: Image.Image, name: str) -> np.ndarray:
+    """(H, W, 3) in 0..1, float32."""
+    picture = ImageOps.exif_transpose(image)
+    if picture.mode == "F":
+        return _grey(np.asarray(picture), 1, name)
+    if picture.mode.startswith("I"):
+        grey = _grey(np.asarray(picture), DEEPEST, name)
+        return (grey * 255).round() / np.float32(255)
+    if picture.mode in ("RGBa", "La"):  # whose colours are multiplied by their opacity
+        picture = picture.convert(picture.mode.upper())
+    elif picture.mode not in ("RGB", "CMYK", "L"):
+        picture = picture.convert("RGB")
+    return np.array(_in_srgb(picture, image.info.get("icc_profile")), np.float32) / np.float32(255)
+
+
+def _grey(values: np.ndarray, white: int, name: str) -> np.ndarray:
+    """Numbers in 0..``white`` as (H, W, 3) in 0..1; MediaError for others, since nobody says what is white in them."""
+    least, most = float(values.min()), float(values.max())
+    if not 0 <= least <= most <= white:
+        raise MediaError(
+            f"{name} has values from {least:g} to {most:g}, where 0 to {white} is read: save it with 8 or 16 bits."
+        )
+    return np.repeat(values.astype(np.float32)[..., None] / np.float32(white), 3, axis=-1)
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile is not None:
+        srgb = ImageCms.createProfile("sRGB")
+        with suppress(ImageCms.PyCMSError):  # a profile for other channels than these
+            picture = ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode="RGB") or picture
+    return picture.convert("RGB")
