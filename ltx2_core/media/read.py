@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..errors import MediaError, SettingError
+from ..errors import LTX2Error, MediaError, SettingError
 from .local import READ_ALONE, Source, name_of, open_source
 from .mix import layout_of
 
@@ -149,15 +149,7 @@ def read_audio(
         MissingFileError: If there is no such file.
     """
     with _opened(source) as container:
-        audio = _audio(container)
-        if audio is None and container.streams.audio:
-            raise MediaError(
-                f"{name_of(container)} has sound of a kind that cannot be read here; save it as WAV or MP4."
-            )
-        if audio is None:
-            raise MediaError(
-                f"{name_of(container)} is a video without sound; choose one that has sound, or a sound file."
-            )
+        audio = _readable_audio(container)
         sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
         wanted = None if seconds is None else round(seconds * sample_rate)
         for place, samples in _heard(container, audio, start, sample_rate):
@@ -194,6 +186,15 @@ def _video(container: InputContainer) -> VideoStream | None:
     """The first pictures that are not just the cover of an album."""
     pictures = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
     return next(filter(_is_known, pictures), None)
+
+
+def _readable_audio(container: InputContainer) -> AudioStream:
+    """The sound. Raises MediaError if there is none, or none of a known kind."""
+    if (audio := _audio(container)) is not None:
+        return audio
+    if container.streams.audio:
+        raise MediaError(f"{name_of(container)} has sound of a kind that cannot be read here; save it as WAV or MP4.")
+    raise MediaError(f"{name_of(container)} is a video without sound; choose one that has sound, or a sound file.")
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
