@@ -98,18 +98,18 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[host.Stamp]:
-        return host.stamps(_files(checkpoint, **parts))
+        return host.stamps(_paths(_files(checkpoint, **parts)))
 
     @classmethod
     def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
-            models = open_models(files)
+            models = open_models(**files)
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
             return LoadedModel(models, precision)
 
-        return io.NodeOutput(_opened(files, precision, open_files))
+        return io.NodeOutput(_opened(_paths(files), precision, open_files))
 
 
 class LoadGemma(io.ComfyNode):
@@ -193,13 +193,18 @@ def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | 
 
 def _files(
     checkpoint: str, video_vae: str = INSIDE, audio_vae: str = INSIDE, text_projection: str = INSIDE
-) -> list[Path]:
-    """Return the chosen files; where two of them hold the same component, the earlier one counts."""
+) -> dict[str, Any]:
+    """Return the chosen files, as ``open_models`` takes them."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
     main = built_in if checkpoint == BUILT_IN else host.model_file(checkpoint, *CHECKPOINTS)
-    vaes = [host.model_file(name, "vae") for name in (video_vae, audio_vae) if name != INSIDE]
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
-    return [*vaes, main, *projections]
+    vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
+    own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
+    return {"checkpoint": [main, *projections], **own}
+
+
+def _paths(files: dict[str, Any]) -> list[Path]:
+    return [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
 
 
 def _gemmas() -> list[str]:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.contents import tell_contents
 from ..checkpoint.files import TensorFile, read_file
-from ..checkpoint.loading import check_numbers, shorten_list
+from ..checkpoint.loading import check_numbers
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
@@ -182,8 +183,8 @@ def open_lora(path: str | Path) -> Lora:
     lora = read_lora(file)
     if lora is None:
         raise CheckpointError(
-            f"{file.path.name} is not a LoRA: it holds {shorten_list(sorted(file.entries)) or 'nothing'}, and no "
-            "tensors that change others. Choose a LoRA, or open it as a checkpoint."
+            f"{file.path.name} is not a LoRA: {tell_contents(file.entries)}, and no tensors that change others. Choose "
+            "a LoRA, or open it as a checkpoint."
         )
     return lora
 

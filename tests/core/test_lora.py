@@ -12,8 +12,9 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import Entry
+from ltx2_core.checkpoint.keys.layouts import diffusers_name
 from ltx2_core.lora import Strengths, compare, open_lora
-from ltx2_core.lora.names import STREAMS, diffusers_name, find_parameter
+from ltx2_core.lora.names import STREAMS, find_parameter
 from ltx2_core.lora.parse import read_lora
 from ltx2_core.lora.report import compare_with_release
 
@@ -183,7 +184,9 @@ def test_factors_of_an_ic_lora():
 
 
 def test_something_else_is_not_a_lora(model):
-    with pytest.raises(CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it holds"):
+    with pytest.raises(
+        CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it is a part of an LTX model"
+    ):
         open_lora(model)
 
 
