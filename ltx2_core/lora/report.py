@@ -102,6 +102,7 @@ def made_for(lora: Lora) -> tuple[str, ...]:
     """
     metadata = lora.file.metadata
     about = [value for key, value in metadata.items() if re.search("model|base|arch", key)]
+    about += [str(delta.settings.get("base_model_name_or_path", "")) for _, _, delta in lora.layers[:1]]
     for text in (f"ltx-{metadata.get('model_version')}", *about, lora.path.name):
         if found := _NAMED.search(text.lower()):
             digits = re.sub(r"\D", "", found[1])
