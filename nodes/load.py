@@ -12,6 +12,7 @@ from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import open_upscaler
+from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS
 from . import host, inputs
@@ -19,7 +20,7 @@ from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
 from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
-INSIDE = "in the checkpoint"
+INSIDE, NONE = "in the checkpoint", "none"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
@@ -40,8 +41,8 @@ def _precision_input(effect: str, *more: str) -> io.Input:
     )
 
 
-def _part_input(name: str, kinds: tuple[str, ...], tooltip: str) -> io.Input:
-    options = [INSIDE, *host.model_files(*kinds)]
+def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = INSIDE) -> io.Input:
+    options = [first, *host.model_files(*kinds)]
     return io.Combo.Input(name, options=options, optional=True, advanced=True, tooltip=tooltip)
 
 
@@ -130,16 +131,20 @@ class LoadGemma(io.ComfyNode):
                     "the built-in model.",
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
+                _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
+                *inputs.widgets(Strengths, "strength", optional=True),
             ],
             outputs=[inputs.output(GemmaType, "gemma", "The opened text encoder, not yet in memory.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> list[host.Stamp]:
-        return host.stamps([_gemma(text_encoder)])
+    def fingerprint_inputs(cls, text_encoder: str, lora: str = NONE, **others: Any) -> list[host.Stamp]:
+        return host.stamps([_gemma(text_encoder), *([] if lora == NONE else [host.model_file(lora, "loras")])])
 
     @classmethod
-    def execute(cls, text_encoder: str, precision: str = "auto") -> io.NodeOutput:
+    def execute(
+        cls, text_encoder: str, precision: str = "auto", lora: str = NONE, strength: float = 1.0
+    ) -> io.NodeOutput:
         path = _gemma(text_encoder)
 
         def open_files() -> LoadedGemma:
@@ -147,7 +152,10 @@ class LoadGemma(io.ComfyNode):
             host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.files.config.layers)
             return gemma
 
-        return io.NodeOutput(_opened([path], precision, open_files))
+        gemma = _opened([path], precision, open_files)
+        if lora != NONE:
+            gemma = gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
+        return io.NodeOutput(gemma)
 
 
 class LoadUpscaler(io.ComfyNode):

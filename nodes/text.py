@@ -8,9 +8,10 @@ from ..ltx2_core.lora.stack import text_identity
 from ..ltx2_core.pipeline.encode_text import read_features
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import PromptSettings
+from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
-from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
+from .values import Conditioning, GemmaType, HostConditioning
 
 READS = ("text_features",)
 

@@ -18,13 +18,13 @@ from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe
-from ..ltx2_core.pipeline.encode_text import Connect
+from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
 from ..ltx2_core.sampling import Step, Tiles
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.text import ConnectorConfig, Contexts, Features, TextFeaturesConfig, over_sigma, read_extras
-from ..ltx2_core.text.prompts import check_ranges
+from ..ltx2_core.text import Contexts, over_sigma, read_extras
+from ..ltx2_core.text.prompts import UNPROCESSED, check_ranges
 from . import host
 
 ModelType = io.Custom("LTX2AV_MODEL")
@@ -45,8 +45,6 @@ DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
-
-UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a CONDITIONING that has not met the connectors
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
 NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an audio-video latent."
@@ -206,27 +204,16 @@ class HostConditioning:
 
     def contexts(self, engine: Engine) -> Contexts:
         """Return the contexts, each prompt in its part of the run; features go through the connectors first."""
-        return over_sigma([_contexts(engine, *each) for each in self.prompts], self.ranges)
+        return over_sigma([read_joined(engine, *each) for each in self.prompts], self.ranges)
 
     def connected(self, engine: Engine) -> Conditioning:
         """Return the CONDITIONING with the contexts of both streams side by side."""
         joined: Conditioning = []
         for tensor, extras in self.prompts:
-            contexts = _contexts(engine, tensor, extras)
+            contexts = read_joined(engine, tensor, extras)
             kept = {key: value for key, value in extras.items() if key != UNPROCESSED}
             joined.append([host.to_host_format(torch.cat((contexts.video, contexts.audio), dim=-1)), kept])
         return joined
-
-
-def _contexts(engine: Engine, tensor: Tensor, extras: Mapping[str, Any]) -> Contexts:
-    section = engine.models.config["transformer"]
-    widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
-    # As the host tells it: no mark, and as wide as both contexts together.
-    if not extras.get(UNPROCESSED) and tensor.shape[-1] == sum(widths):
-        video, audio = tensor.split(widths, dim=-1)
-        return Contexts(video, audio)
-    features = Features.from_joined(tensor, TextFeaturesConfig.from_json(section))
-    return Connect(1).run(engine, [features])[0]
 
 
 def script_of(

@@ -1,6 +1,7 @@
 """The files a user has chosen, seen as one model: its version, its components, and what is missing."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,7 @@ class Models:
         files: Sequence[TensorFile],
         text_encoder: Path | None = None,
         chosen: Sequence[tuple[TensorFile, tuple[str, ...]]] = (),
+        distilled: bool | None = None,
     ):
         """Find the components in ``files``.
 
@@ -72,12 +74,13 @@ class Models:
             files: Of a component that several of them hold, that of the first counts; the log says so.
             text_encoder: Gemma.
             chosen: Files for some components alone, which count before ``files`` do.
+            distilled: Whether this is a distilled model; None for what the names of file and folder say.
 
         Raises:
             CheckpointError: The files are not of one version, hold nothing of LTX-2, or one of them is something else.
         """
         self.files = tuple(dict.fromkeys((*files, *(file for file, _ in chosen))))
-        self.text_encoder = text_encoder
+        self.text_encoder, self._distilled = text_encoder, distilled
         for file in self.files:
             self._refuse_foreign(file)
         self.version = _one_version(self.files)
@@ -116,7 +119,9 @@ class Models:
         )
 
     def _log_choice(self, left_out: dict[str, list[str]]) -> None:
-        """Log which file every component is from, if there are several files."""
+        """Log what the model is taken for, and which file every component is from, if there are several files."""
+        if "transformer" in self.sources and not self.is_miniature:
+            _log.info("Taken as %s, as %s.", self.kind, "its name says" if self._distilled is None else "was asked")
         if len(self.files) < 2:
             return
         by_file: dict[str, list[str]] = {}
@@ -183,9 +188,13 @@ class Models:
 
     @property
     def distilled(self) -> bool:
-        """True if this is a distilled model; only the name of the transformer's file tells."""
+        """True if this is a distilled model, as asked, else as the names of the transformer's file and folders say."""
         source = self.sources.get("transformer")
-        return source is not None and "distilled" in source.file.path.name.lower()
+        if self._distilled is not None or source is None:
+            return bool(self._distilled)
+        path = source.file.path
+        names = (path.name, path.parent.name, path.parent.parent.name)
+        return next((said for name in names if (said := _is_distilled(name)) is not None), False)
 
     @property
     def layers(self) -> int:
@@ -228,6 +237,7 @@ def open_models(
     text_encoder: str | Path | None = None,
     video_vae: str | Path | None = None,
     audio_vae: str | Path | None = None,
+    distilled: bool | None = None,
 ) -> Models:
     """Look at the files of a model; only headers are read.
 
@@ -237,6 +247,7 @@ def open_models(
         text_encoder: A Gemma 3 folder or safetensors file; that of a folder of diffusers is found there.
         video_vae: A file whose video VAE counts before that of the checkpoint.
         audio_vae: A file whose audio VAE and vocoder count before those of the checkpoint.
+        distilled: Whether this is a distilled model; None for what the names of file and folder say.
 
     Raises:
         MissingFileError: A file is not there.
@@ -245,10 +256,25 @@ def open_models(
     if checkpoint == "miniature":
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
     paths = [Path(each) for each in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
-    encoders = [Path(text_encoder)] if text_encoder else [path for each in paths if (path := each / GEMMA).is_dir()]
     own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
     chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
-    return Models(_open_all(paths), next(iter(encoders), None), chosen)
+    return Models(_open_all(paths), _encoder(paths, text_encoder), chosen, distilled)
+
+
+def _encoder(paths: Sequence[Path], text_encoder: str | Path | None) -> Path | None:
+    """Gemma as it was given, else that of a folder of diffusers."""
+    found = [text_encoder] if text_encoder is not None else [path for each in paths if (path := each / GEMMA).is_dir()]
+    return Path(found[0]) if found else None
+
+
+def _is_distilled(name: str) -> bool | None:
+    """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
+    name = name.lower()
+    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distill", name):
+        return False
+    if "distill" in name:
+        return True
+    return False if re.search(r"(?<![a-z])dev(?![a-z])", name) else None
 
 
 def _open_all(paths: Sequence[Path]) -> list[TensorFile]:

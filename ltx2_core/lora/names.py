@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from ..checkpoint.keys import Keys
+from ..checkpoint.keys.gemma import GEMMA
 from ..checkpoint.keys.layouts import diffusers_name
 from ..checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from ..checkpoint.keys.transformer import TRANSFORMER
@@ -13,6 +14,12 @@ STREAMS = ("video", "audio", "audio_to_video", "video_to_audio", "text")
 # What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS.
 _PREFIXES = (
     "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
+)  # fmt: skip
+
+# What may stand in front of a layer of Gemma.
+_TEXT_PREFIXES = (
+    "base_model.model.", "text_encoders.", "text_encoder.", "lora_te_", "lora_te1_", "lora_", "lycoris_",
+    "gemma3_12b.", "gemma.", "transformer.", "language_model.", "text_model.", "model.",
 )  # fmt: skip
 
 # The global gates are named by the stream that they let something into.
@@ -37,14 +44,25 @@ TABLES = {
 }
 
 
+TEXT_TABLES = {"text_encoder": _loosened(GEMMA.rows)}
+
+
 def find_parameter(name: str) -> tuple[str, str] | None:
     """Return the component and our name of the tensor that a trainer calls ``name``; None if LTX-2 has none such."""
-    name = _loose(name)
+    return _find(_loose(name), TABLES, _PREFIXES)
+
+
+def find_text_parameter(name: str) -> tuple[str, str] | None:
+    """Return "text_encoder" and our name of the tensor of Gemma that a trainer calls ``name``; None if it is none."""
+    return _find(_loose(name), TEXT_TABLES, _TEXT_PREFIXES)
+
+
+def _find(name: str, tables: Mapping[str, Keys], prefixes: tuple[str, ...]) -> tuple[str, str] | None:
     while True:
-        for component, keys in TABLES.items():
+        for component, keys in tables.items():
             if keys.knows(name, ""):
                 return component, str(keys.ours(name, ""))
-        prefix = next((each for each in map(_loose, _PREFIXES) if name.startswith(each)), None)
+        prefix = next((each for each in map(_loose, prefixes) if name.startswith(each)), None)
         if prefix is None:
             return None
         name = name.removeprefix(prefix)

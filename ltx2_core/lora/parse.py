@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,10 @@ from ..checkpoint.loading import check_numbers
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
-from .names import find_parameter
+from .names import find_parameter, find_text_parameter
 from .patterns import LayerPatterns
+
+FindParameter = Callable[[str], tuple[str, str] | None]
 
 _PEFT_FILE = "adapter_model.safetensors"
 
@@ -156,6 +158,17 @@ class Lora:
         return [(component, name, delta) for component, some in self.deltas.items() for name, delta in some.items()]
 
     @property
+    def is_for_text_encoder(self) -> bool:
+        """Whether these are changes of Gemma, from ``open_text_lora``."""
+        return "text_encoder" in self.deltas
+
+    @cached_property
+    def text_layers(self) -> int:
+        """How many layers of Gemma the file changes, which act where Gemma is loaded alone."""
+        other = None if self.is_for_text_encoder else read_lora(self.file, find_text_parameter)
+        return 0 if other is None else len(other.layers)
+
+    @property
     def downscale(self) -> int:
         """IC-LoRA: how many times smaller than the clip the reference is, on either side."""
         return self._stated_factor(*_DOWNSCALE)
@@ -205,8 +218,25 @@ def open_lora(path: str | Path) -> Lora:
     return lora
 
 
-def read_lora(file: TensorFile) -> Lora | None:
+def open_text_lora(path: str | Path) -> Lora:
+    """Look at what a LoRA does to the text encoder, of any trainer; only the header and the scales are read.
+
+    Raises MissingFileError, or CheckpointError if the file changes nothing in a text encoder.
+    """
+    file = TensorFile(path)
+    lora = read_lora(file, find_text_parameter)
+    if lora is None or not lora.layers:
+        raise CheckpointError(
+            f"{file.path.name} changes nothing in Gemma: {tell_contents(file.entries)}. Choose a LoRA that was made "
+            "for the text encoder."
+        )
+    return lora
+
+
+def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | None:
     """Return the LoRA in ``file``, of whatever model; None if it holds something else.
+
+    ``find`` knows the layers that are looked for: those of LTX-2, or with ``find_text_parameter`` those of Gemma.
 
     Raises CheckpointError for more tensors than a LoRA of LTX-2 may have, and for settings that cannot be.
     """
@@ -221,7 +251,7 @@ def read_lora(file: TensorFile) -> Lora | None:
     for layer, keys in _layers(file.entries).items():
         for form, parts, ends in _deltas_of(keys):
             is_lora = True
-            place = next(filter(None, (find_parameter(f"{layer}{end}") for end in ends)), None)
+            place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 delta = deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
                 delta.check_alpha()

@@ -8,9 +8,11 @@ from typing import Any
 from ..errors import SettingError
 from .encode import Contexts
 
+UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has not met the connectors
+
 # What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
 UNDERSTOOD = {
-    "start_percent", "end_percent", "frame_rate", "unprocessed_ltxav_embeds", "pooled_output", "attention_mask",
+    "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
     "prompt_type", "uuid",
 }  # fmt: skip
 

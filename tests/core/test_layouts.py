@@ -232,3 +232,28 @@ def test_a_folder_without_weights_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFileError, match=r"No \.safetensors file is in .*empty"):
         open_models(tmp_path / "empty")
+
+
+# -- Dev or distilled --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, distilled",
+    [
+        ("ltx-2-19b-distilled", True),
+        ("ltx-2-19b-dev", False),
+        ("ltx-2.3-dev-not-distilled", False),
+        ("mine-undistilled", False),
+        ("LTX2_Distill_v1", True),
+        ("distilled/ltx-2-19b", True),
+        ("distilled/ltx-2-19b-dev", False),
+        ("dev/ltx-2-distilled-v2", True),
+        ("developers/ltx2", False),
+    ],
+)
+def test_names_tell_distilled_models_and_a_person_decides(whole, tmp_path, name, distilled, caplog):
+    caplog.set_level(logging.INFO)
+    path = part(whole["2.0"], tmp_path / "models" / f"{name}.safetensors", "model.")
+    assert open_models(path).distilled is distilled
+    assert f"Taken as LTX-2.0 {'distilled' if distilled else 'dev'}" in caplog.text
+    assert open_models(path, distilled=not distilled).distilled is not distilled
