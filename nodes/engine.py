@@ -18,7 +18,7 @@ from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
-from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths
+from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.store import Store
@@ -167,6 +167,8 @@ class LoadedGemma(_OfOneNetwork):
 
     def __init__(self, files: TextEncoderFiles, precision: str):
         self.files = files
+        self.loras: Stack = ()
+        self._base: LoadedGemma | None = None  # which stays open as long as this does
         parameters = sum(shard.entries[key].parameters for shard, key in files.names.values())
         self.dtype = PRECISIONS[precision] or host.dtype_for("text", parameters)
         device = host.device_for("text")
@@ -174,6 +176,13 @@ class LoadedGemma(_OfOneNetwork):
 
     def _build(self) -> list[nn.Module]:
         return [build_text_encoder(self.files, self.dtype)]
+
+    def with_lora(self, lora: Lora, strength: float) -> "LoadedGemma":
+        """Return the same files and network with this LoRA; CheckpointError if it changes nothing in them."""
+        host.log.info("%s", check_text_lora(lora, self.files))
+        other = copy(self)
+        other.loras, other._base = ((lora, Strengths(strength)),), self
+        return other
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -295,7 +304,8 @@ class HostEngine(PlannedEngine):
         preview: Preview | None = None,
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
-        self.model, self.models, self.loras = model, model.models, model.loras
+        self.model, self.models = model, model.models
+        self.loras: Stack = (*model.loras, *(gemma.loras if gemma else ()))
         self.gemma, self.limits, self.preview = gemma, limits, preview
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
@@ -373,10 +383,11 @@ class HostEngine(PlannedEngine):
 
     def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
         built = network.built()
-        if loras is None or loras == self.loras:
+        if key != TEXT_ENCODER and (loras is None or loras == self.loras):
             adapters = self.model.adapters(key, built, network.device)
         else:
-            adapters = tuple(adapters_of(built.modules, key, loras, fuse=_fuses(network.device)))
+            stack = self.loras if loras is None else loras
+            adapters = tuple(adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
         return Prepared(built.modules, built.store, adapters)
 
     def placement(self, stage: Stage) -> Placement | None:

@@ -13,6 +13,7 @@ from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import open_upscaler
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS
 from . import host, inputs
@@ -20,7 +21,7 @@ from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
 from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
-INSIDE = "in the checkpoint"
+INSIDE, NONE = "in the checkpoint", "none"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
@@ -41,8 +42,8 @@ def _precision_input(effect: str, *more: str) -> io.Input:
     )
 
 
-def _part_input(name: str, kinds: tuple[str, ...], tooltip: str) -> io.Input:
-    options = [INSIDE, *host.model_files(*kinds)]
+def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = INSIDE) -> io.Input:
+    options = [first, *host.model_files(*kinds)]
     return io.Combo.Input(name, options=options, optional=True, advanced=True, tooltip=tooltip)
 
 
@@ -99,18 +100,18 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[Stamp]:
-        return stamps(_files(checkpoint, **parts))
+        return stamps(_paths(_files(checkpoint, **parts)))
 
     @classmethod
     def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
-            models = open_models(files)
+            models = open_models(**files)
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
             return LoadedModel(models, precision)
 
-        return io.NodeOutput(_opened(files, precision, open_files))
+        return io.NodeOutput(_opened(_paths(files), precision, open_files))
 
 
 class LoadGemma(io.ComfyNode):
@@ -131,16 +132,20 @@ class LoadGemma(io.ComfyNode):
                     "the built-in model.",
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
+                _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
+                *inputs.widgets(Strengths, "strength", optional=True),
             ],
             outputs=[inputs.output(GemmaType, "gemma", "The opened text encoder, not yet in memory.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, precision: str = "auto") -> list[Stamp]:
-        return stamps([_gemma(text_encoder)])
+    def fingerprint_inputs(cls, text_encoder: str, lora: str = NONE, **others: Any) -> list[Stamp]:
+        return stamps([_gemma(text_encoder), *([] if lora == NONE else [host.model_file(lora, "loras")])])
 
     @classmethod
-    def execute(cls, text_encoder: str, precision: str = "auto") -> io.NodeOutput:
+    def execute(
+        cls, text_encoder: str, precision: str = "auto", lora: str = NONE, strength: float = 1.0
+    ) -> io.NodeOutput:
         path = _gemma(text_encoder)
 
         def open_files() -> LoadedGemma:
@@ -148,7 +153,10 @@ class LoadGemma(io.ComfyNode):
             host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.files.config.layers)
             return gemma
 
-        return io.NodeOutput(_opened([path], precision, open_files))
+        gemma = _opened([path], precision, open_files)
+        if lora != NONE:
+            gemma = gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
+        return io.NodeOutput(gemma)
 
 
 class LoadUpscaler(io.ComfyNode):
@@ -194,13 +202,18 @@ def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | 
 
 def _files(
     checkpoint: str, video_vae: str = INSIDE, audio_vae: str = INSIDE, text_projection: str = INSIDE
-) -> list[Path]:
-    """Return the chosen files; where two of them hold the same component, the earlier one counts."""
+) -> dict[str, Any]:
+    """Return the chosen files, as ``open_models`` takes them."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
     main = built_in if checkpoint == BUILT_IN else host.model_file(checkpoint, *CHECKPOINTS)
-    vaes = [host.model_file(name, "vae") for name in (video_vae, audio_vae) if name != INSIDE]
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
-    return [*vaes, main, *projections]
+    vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
+    own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
+    return {"checkpoint": [main, *projections], **own}
+
+
+def _paths(files: dict[str, Any]) -> list[Path]:
+    return [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
 
 
 def _gemmas() -> list[str]:

@@ -5,9 +5,10 @@ from comfy_api.latest import io
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import PromptSettings
+from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host, inputs
 from .engine import HostEngine, LoadedGemma, LoadedModel
-from .values import UNPROCESSED, Conditioning, GemmaType, HostConditioning
+from .values import Conditioning, GemmaType, HostConditioning
 
 
 class GemmaTextEncode(io.ComfyNode):

@@ -20,12 +20,13 @@ from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe
-from ..ltx2_core.pipeline.encode_text import Connect
+from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
 from ..ltx2_core.sampling import Step, Tiles
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.text import ConnectorConfig, Contexts, Features, TextFeaturesConfig
+from ..ltx2_core.text import Contexts, over_sigma, read_extras
+from ..ltx2_core.text.prompts import UNPROCESSED, check_ranges
 from . import host
 
 ModelType = io.Custom("LTX2AV_MODEL")
@@ -46,11 +47,6 @@ DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
-
-UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a CONDITIONING that has not met the connectors
-
-# What other nodes may write into a CONDITIONING that changes the latent's meaning: not obeyed here, so refused.
-FOREIGN_EXTRAS = {"keyframe_idxs": "guide frames (LTXVAddGuide)", "ref_audio": "a reference sound (LTXVReferenceAudio)"}
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
 NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an audio-video latent."
@@ -199,37 +195,27 @@ class HostConditioning:
 
     def __init__(self, conditioning: Conditioning):
         """Read ``conditioning``; SettingError for what other nodes have written into it and ours cannot obey."""
-        self.tensor, self.extras = conditioning[0][0], conditioning[0][1]
-        if len(conditioning) > 1:
-            host.log.warning("This CONDITIONING joins %d prompts; LTX-2 reads the first one.", len(conditioning))
-        for key, meaning in FOREIGN_EXTRAS.items():
-            if self.extras.get(key) is not None:
-                raise SettingError(
-                    f"This CONDITIONING holds {meaning}, which our nodes cannot use: take that node out."
-                )
+        self.prompts = conditioning
+        self.ranges = [read_extras(extras) for _, extras in conditioning]
+        check_ranges(self.ranges)
 
     @property
     def frame_rate(self) -> float | None:
         """What the host's LTXVConditioning says about the frame rate."""
-        return self.extras.get("frame_rate")
+        return self.prompts[0][1].get("frame_rate")
 
     def contexts(self, engine: Engine) -> Contexts:
-        """Return the contexts; features go through the connectors first."""
-        section = engine.models.config["transformer"]
-        widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
-        # As the host tells it: no mark, and as wide as both contexts together.
-        if not self.extras.get(UNPROCESSED) and self.tensor.shape[-1] == sum(widths):
-            video, audio = self.tensor.split(widths, dim=-1)
-            return Contexts(video, audio)
-        features = Features.from_joined(self.tensor, TextFeaturesConfig.from_json(section))
-        (contexts,) = Connect(1).run(engine, [features])
-        return contexts
+        """Return the contexts, each prompt in its part of the run; features go through the connectors first."""
+        return over_sigma([read_joined(engine, *each) for each in self.prompts], self.ranges)
 
     def connected(self, engine: Engine) -> Conditioning:
         """Return the CONDITIONING with the contexts of both streams side by side."""
-        contexts = self.contexts(engine)
-        extras = {key: value for key, value in self.extras.items() if key != UNPROCESSED}
-        return [[host.to_host_format(torch.cat((contexts.video, contexts.audio), dim=-1)), extras]]
+        joined: Conditioning = []
+        for tensor, extras in self.prompts:
+            contexts = read_joined(engine, tensor, extras)
+            kept = {key: value for key, value in extras.items() if key != UNPROCESSED}
+            joined.append([host.to_host_format(torch.cat((contexts.video, contexts.audio), dim=-1)), kept])
+        return joined
 
 
 def script_of(

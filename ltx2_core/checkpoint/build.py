@@ -51,8 +51,11 @@ def build(
 
 def _refuse_unknown(models: Models, source: Source, title: str) -> None:
     """CheckpointError if the file has tensors under the component's prefix that no component knows."""
-    prefix = source.variant.prefix_in(source.file.entries)
-    if prefix and (unknown := [key for key in models.unknown(source.file) if key.startswith(prefix)]):
+    names = source.file.official_names
+    prefix = source.variant.prefix_in(names)
+    is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's, or a few
+    unknown = [key for key in models.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
+    if unknown:
         try:
             check_stored({key: source.file.dtype(key) for key in unknown})
         except CheckpointError as error:

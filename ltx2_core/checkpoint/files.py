@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import parse_json, shown
+from .keys.layouts import official_names
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -103,6 +104,16 @@ class TensorFile:
         """
         stated = self.metadata.get("config", "{}")
         return {} if stated == "null" else parse_json(stated, f"The config in the header of {self.path.name}")
+
+    @cached_property
+    def official_names(self) -> dict[str, str]:
+        """What the official single file calls each tensor, and its key here."""
+        return official_names(self.entries)
+
+    @cached_property
+    def official_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors by their official names."""
+        return {name: self.shape(key) for name, key in self.official_names.items()}
 
     @cached_property
     def _mapped(self) -> torch.UntypedStorage:

@@ -1,6 +1,8 @@
 """The files a user has chosen, seen as one model: its version, its components, and what is missing."""
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -13,13 +15,28 @@ from ..errors.foreign import Fields
 from ..quantization import check_stored, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
+from .contents import LTX_PART, describe_contents
 from .files import TensorFile
-from .loading import check_shapes
+from .folders import GEMMA, open_files
+from .loading import check_shapes, shorten_list
 from .versions import VERSIONS, known_config, version_of, version_of_tensors
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
 
 MINIATURE = Path(__file__).parent.parent / "mini"
+
+VIDEO_VAE = ("video_encoder", "video_decoder")
+AUDIO_VAE = ("audio_encoder", "audio_decoder", "vocoder")
+
+# Which component's file decides about a section of the config.
+_SECTIONS = {
+    "transformer": ("transformer",),
+    "vae": ("video_decoder", "video_encoder"),
+    "audio_vae": ("audio_decoder", "audio_encoder"),
+    "vocoder": ("vocoder",),
+}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,33 +61,93 @@ class Source:
 class Models:
     """What a set of files holds; headers only, no weights are read."""
 
-    def __init__(self, files: Sequence[TensorFile], text_encoder: Path | None = None):
-        """Find the components in ``files``; of those that several files hold, the first counts.
+    def __init__(
+        self,
+        files: Sequence[TensorFile],
+        text_encoder: Path | None = None,
+        chosen: Sequence[tuple[TensorFile, tuple[str, ...]]] = (),
+        distilled: bool | None = None,
+    ):
+        """Find the components in ``files``.
 
-        Raises CheckpointError if the files are not of one version, or hold nothing of LTX-2.
+        Args:
+            files: Of a component that several of them hold, that of the first counts; the log says so.
+            text_encoder: Gemma.
+            chosen: Files for some components alone, which count before ``files`` do.
+            distilled: Whether this is a distilled model; None for what the names of file and folder say.
+
+        Raises:
+            CheckpointError: The files are not of one version, hold nothing of LTX-2, or one of them is something else.
         """
-        self.files = tuple(files)
-        self.text_encoder = text_encoder
+        self.files = tuple(dict.fromkeys((*files, *(file for file, _ in chosen))))
+        self.text_encoder, self._distilled = text_encoder, distilled
+        for file in self.files:
+            self._refuse_foreign(file)
         self.version = _one_version(self.files)
         self.sources: dict[str, Source] = {}
+        for file, wanted in chosen:
+            own = {name: source for name, source in _sources_in(file) if name in wanted}
+            if not own:
+                raise CheckpointError(_without(file, wanted))
+            self.sources = own | self.sources
+        left_out: dict[str, list[str]] = {}
         for file in self.files:
-            for name, component in COMPONENTS.items():
-                if found := component.find(file.entries):
-                    variant, names = found
-                    self.sources.setdefault(name, Source(file, names, variant))
+            for name, source in _sources_in(file):
+                if self.sources.setdefault(name, source).file is not file:
+                    left_out.setdefault(file.path.name, []).append(name)
         if not self.sources:
             raise CheckpointError(
                 f"{self._file_names} holds nothing of LTX-2; choose an LTX-2 checkpoint such as {_EXAMPLE}."
             )
+        self._log_choice(left_out)
+
+    def _refuse_foreign(self, file: TensorFile) -> None:
+        """CheckpointError for a file most of whose tensors belong to no component."""
+        unknown = self.unknown(file)
+        what = describe_contents(unknown)
+        if 2 * len(unknown) <= len(file.entries) or not unknown:
+            return
+        if what in (None, LTX_PART) and _is_stored_otherwise(file, unknown):
+            return
+        version_of_tensors(file.official_shapes)  # which has a better sentence for other versions
+        if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
+            return  # which ``_one_version`` tells
+        raise CheckpointError(
+            f"{file.path.name} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
+            f"{len(unknown):,} of {len(file.entries):,} tensors that belong nowhere, such as "
+            f"{shorten_list(sorted(unknown)[:1])}; leave it out here."
+        )
+
+    def _log_choice(self, left_out: dict[str, list[str]]) -> None:
+        """Log what the model is taken for, and which file every component is from, if there are several files."""
+        if "transformer" in self.sources and not self.is_miniature:
+            _log.info("Taken as %s, as %s.", self.kind, "its name says" if self._distilled is None else "was asked")
+        if len(self.files) < 2:
+            return
+        by_file: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            by_file.setdefault(source.file.path.name, []).append(name.replace("_", " "))
+        _log.info("%s", "; ".join(f"From {file}: {', '.join(names)}" for file, names in by_file.items()))
+        for file, names in left_out.items():
+            rest = ", ".join(f"{name.replace('_', ' ')} ({self.sources[name].file.path.name} counts)" for name in names)
+            _log.warning("%s also holds what is not used: %s.", file, rest)
+        for each in self.files:
+            if each.path.name not in by_file:
+                _log.warning("Nothing of %s is used: leave it out, or give it first.", each.path.name)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The sections of the files' own configs; what is missing there is taken from the known releases."""
-        config = known_config(self.version, {key: e.shape for file in self.files for key, e in file.entries.items()})
+        transformer = self.sources.get("transformer")
+        config = known_config(self.version, {} if transformer is None else transformer.file.official_shapes)
         for file in reversed(self.files):
             config |= {section: value for section, value in file.config.items() if value}
             for section in config.keys() & file.config.keys() & VERSIONS[self.version].config.keys():
                 Fields.of(file.config[section], f"The config section {section} in {file.path.name}")
+        for section, components in _SECTIONS.items():
+            source = next((self.sources[name] for name in components if name in self.sources), None)
+            if source is not None and (stated := source.file.config.get(section)):
+                config[section] = stated
         return config
 
     def network(self, name: str) -> ComponentNetwork:
@@ -111,9 +188,13 @@ class Models:
 
     @property
     def distilled(self) -> bool:
-        """True if this is a distilled model; only the name of the transformer's file tells."""
+        """True if this is a distilled model, as asked, else as the names of the transformer's file and folders say."""
         source = self.sources.get("transformer")
-        return source is not None and "distilled" in source.file.path.name.lower()
+        if self._distilled is not None or source is None:
+            return bool(self._distilled)
+        path = source.file.path
+        names = (path.name, path.parent.name, path.parent.parent.name)
+        return next((said for name in names if (said := _is_distilled(name)) is not None), False)
 
     @property
     def layers(self) -> int:
@@ -146,27 +227,89 @@ class Models:
 
     def unknown(self, file: TensorFile) -> list[str]:
         """List the keys of ``file`` that no component knows."""
-        unclaimed = [key for key in file.entries if not any(c.claims(key) for c in COMPONENTS.values())]
+        names = file.official_names.items()
+        unclaimed = [key for name, key in names if not any(c.claims(name) for c in COMPONENTS.values())]
         return [key for key in unclaimed if not is_file_marker(key)]
 
 
-def open_models(checkpoint: str | Path | Sequence[str | Path], text_encoder: str | Path | None = None) -> Models:
+def open_models(
+    checkpoint: str | Path | Sequence[str | Path],
+    text_encoder: str | Path | None = None,
+    video_vae: str | Path | None = None,
+    audio_vae: str | Path | None = None,
+    distilled: bool | None = None,
+) -> Models:
     """Look at the files of a model; only headers are read.
 
-    ``checkpoint`` is an official single file, a list of split files, or "miniature" for the one that comes with the
-    package; ``text_encoder`` is a Gemma 3 folder or safetensors file. Raises MissingFileError or CheckpointError.
+    Args:
+        checkpoint: An official single file, a list of split files, a folder as diffusers has it, or "miniature" for
+            the one that comes with the package. Where two files hold one component, that of the first counts.
+        text_encoder: A Gemma 3 folder or safetensors file; that of a folder of diffusers is found there.
+        video_vae: A file whose video VAE counts before that of the checkpoint.
+        audio_vae: A file whose audio VAE and vocoder count before those of the checkpoint.
+        distilled: Whether this is a distilled model; None for what the names of file and folder say.
+
+    Raises:
+        MissingFileError: A file is not there.
+        CheckpointError: A file is not what it has to be.
     """
     if checkpoint == "miniature":
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
-    paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint
-    return Models([TensorFile(path) for path in paths], None if text_encoder is None else Path(text_encoder))
+    paths = [Path(each) for each in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
+    own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
+    chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
+    return Models(_open_all(paths), _encoder(paths, text_encoder), chosen, distilled)
+
+
+def _encoder(paths: Sequence[Path], text_encoder: str | Path | None) -> Path | None:
+    """Gemma as it was given, else that of a folder of diffusers."""
+    found = [text_encoder] if text_encoder is not None else [path for each in paths if (path := each / GEMMA).is_dir()]
+    return Path(found[0]) if found else None
+
+
+def _is_distilled(name: str) -> bool | None:
+    """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
+    name = name.lower()
+    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distill", name):
+        return False
+    if "distill" in name:
+        return True
+    return False if re.search(r"(?<![a-z])dev(?![a-z])", name) else None
+
+
+def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
+    return [file for path in paths for file in open_files(path)]
+
+
+def _sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
+    """The components that ``file`` holds."""
+    for name, component in COMPONENTS.items():
+        if found := component.find(file.official_names):
+            variant, names = found
+            yield name, Source(file, {ours: file.official_names[key] for ours, key in names.items()}, variant)
+
+
+def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
+    """Whether tensors are unknown because of a format that we do not read, which has a sentence of its own."""
+    try:
+        check_stored({key: file.dtype(key) for key in unknown})
+    except CheckpointError:
+        return True
+    return False
+
+
+def _without(file: TensorFile, wanted: Sequence[str]) -> str:
+    """The sentence for a file that holds none of the components that it was chosen for."""
+    held = ", ".join(name.replace("_", " ") for name, _ in _sources_in(file)) or "nothing of LTX-2"
+    expected = " or ".join(name.replace("_", " ") for name in wanted)
+    return f"{file.path.name} has no {expected}, which it was chosen for; it holds {held}: choose another file."
 
 
 def _one_version(files: Sequence[TensorFile]) -> str:
     """The version that all files agree on."""
     versions: dict[str, str] = {}  # by file name
     for file in files:
-        shapes = {key: entry.shape for key, entry in file.entries.items()}
+        shapes = file.official_shapes
         try:
             version = version_of(shapes, file.metadata)
             shown = version_of_tensors(shapes)

@@ -15,7 +15,9 @@ from ..errors import CheckpointError, MissingFileError
 from ..errors.foreign import Fields, foreign_call
 from ..quantization import install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
+from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
+from .folders import weight_files
 from .keys import Keys
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
 from .loading import load_strict, shorten_list
@@ -171,14 +173,14 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
     path = Path(path)
-    shards = tuple(TensorFile(file) for file in (_weight_files(path) if path.is_dir() else [path]))
+    shards = tuple(TensorFile(file) for file in (weight_files(path, "Gemma's weights") if path.is_dir() else [path]))
     keys = {key for shard in shards for key in shard.entries}
     for kind in ENCODERS:
         if (prefix := kind.prefix_in(keys, path.name)) is not None:
             return TextEncoderFiles(path, shards, kind, prefix)
     titles = " or ".join(kind.title for kind in ENCODERS)
     needed = ". ".join(kind.needed for kind in ENCODERS)
-    raise CheckpointError(f"{path.name} is not a {titles} text encoder: it has {shorten_list(sorted(keys))}. {needed}.")
+    raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
 
 
 def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16) -> GemmaEncoder:
@@ -196,25 +198,6 @@ def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloa
         raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face folder, all those that its index names."""
-    for index in folder.glob("*.safetensors.index.json"):
-        fields = Fields(read_json(index), str(index))
-        names = set(map(str, fields.section("weight_map").content.values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise fields.refusal("weight_map", "an object of names of files in this folder")
-        files = [folder / name for name in sorted(names)]
-        if absent := [file.name for file in files if not file.is_file()]:
-            raise MissingFileError(
-                f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
-            )
-        return files
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with Gemma's weights.")
-    return files
 
 
 def _make_tokenizer(make: Callable[[bytes], Tokenizer], content: bytes, where: str) -> Tokenizer:

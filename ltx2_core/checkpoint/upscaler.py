@@ -13,10 +13,11 @@ from ..quantization import install_quantized_layers
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
 from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
+from .contents import tell_contents
 from .files import TensorFile
 from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
-from .loading import load_strict, shorten_list
+from .loading import load_strict
 from .models import MINIATURE, Models
 
 BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
@@ -58,8 +59,8 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
     file = TensorFile(path)
     if (keys := keys_of(file.entries)) is None:
         raise CheckpointError(
-            f"{file.path.name} is not a latent upscaler of LTX-2: it has {shorten_list(sorted(file.entries))}. "
-            f"Choose one such as {_EXAMPLE}."
+            f"{file.path.name} is not a latent upscaler of LTX-2: {tell_contents(file.entries)}. Choose one such as "
+            f"{_EXAMPLE}."
         )
     return UpscalerFile(file, keys)
 

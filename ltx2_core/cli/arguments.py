@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Models
+from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
     AudioSource,
@@ -27,7 +28,7 @@ from ..conditioning.conditions import (
 from ..errors import SettingError
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
-from ..lora import Stack, compare, open_lora
+from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..media import probe, read_picture, read_video
 from ..pipeline.generate import recipe_of
@@ -73,7 +74,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         LTX2Error: files that are missing or cannot be read, and settings that cannot be.
     """
     check_combinations(options)
-    loras = read_loras(options.lora, models)
+    loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
     guidance, second = guidance_of(options, recipe), second_stage_of(options, models, recipe)
     for each in filter(None, (guidance, second.guidance)):
@@ -126,6 +127,21 @@ def read_loras(written: list[str], models: Models) -> Stack:
         path, strengths = syntax.parse_lora(text, models.layers)
         lora = open_lora(path)
         _log.info(compare(lora, models).line)
+        loras.append((lora, strengths))
+    return tuple(loras)
+
+
+def read_text_loras(written: list[str], models: Models) -> Stack:
+    """Open the LoRAs of Gemma that are ``written`` with their strengths, and log how each fits."""
+    if not written or models.text_encoder is None:
+        return ()
+    encoder, loras = open_text_encoder(models.text_encoder), []
+    for text in written:
+        path, strengths = syntax.parse_lora(text, models.layers)
+        if strengths != Strengths(strengths.strength):
+            raise SettingError(f"--text-encoder-lora {text}: Gemma has one strength; write FILE:STRENGTH.")
+        lora = open_text_lora(path)
+        _log.info(check_text_lora(lora, encoder))
         loras.append((lora, strengths))
     return tuple(loras)
 

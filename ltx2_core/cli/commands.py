@@ -41,7 +41,7 @@ def run_generate(options: argparse.Namespace) -> None:
     targets = targets_of(options)
     for target in targets:
         check_target(target)
-    models = open_models(options.checkpoint or "miniature", options.text_encoder)
+    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
     if models.text_encoder is None:
         raise SettingError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
     request = request_of(options, models)
@@ -86,7 +86,7 @@ def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Bluepri
     if options.version:
         recipe = recipe_for(options.version, 48, options.distilled)
         return Blueprint.of_version(options.version, options.format or "bf16", dtype), recipe
-    models = open_models(options.checkpoint or "miniature", options.text_encoder)
+    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
     cast_to = None if options.format == "bf16" else options.format
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)

@@ -331,6 +331,12 @@ def _what(command: Command) -> None:
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, or several split files (default: the built-in miniature)")  # fmt: skip
     group.add("--text-encoder", metavar="FILE", help="Gemma 3 12B: a folder or a safetensors file")
+    group.add(
+        "--distilled",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
+    )
     group.add("--hq", action="store_true", help="few, precise steps; for the dev model of LTX-2.3")
 
 
@@ -426,6 +432,8 @@ def _loras(command: Command) -> None:
               help="a LoRA, repeatable; with strengths for video, audio, audio_to_video, video_to_audio and text, for "
               "some blocks (blocks=0-23+40), and over the run (schedule=1.0@1+0.5@0.3 are points sigma@strength, or "
               "step@strength with schedule_over=steps)")  # fmt: skip
+    group.add("--text-encoder-lora", action="append", default=[], metavar="FILE[:STRENGTH]",
+              help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
     group.add("--distilled-lora", type=Path, metavar="FILE",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
     group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))

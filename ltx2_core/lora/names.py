@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 
 from ..checkpoint.keys import Keys
+from ..checkpoint.keys.gemma import GEMMA
+from ..checkpoint.keys.layouts import diffusers_name
 from ..checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from ..checkpoint.keys.transformer import TRANSFORMER
 
@@ -14,38 +16,14 @@ _PREFIXES = (
     "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
 )  # fmt: skip
 
-# Parts of names that diffusers changed.
-_DIFFUSERS = {
-    "patchify_proj": "proj_in",
-    "audio_patchify_proj": "audio_proj_in",
-    "adaln_single": "time_embed",
-    "audio_adaln_single": "audio_time_embed",
-    "prompt_adaln_single": "prompt_adaln",
-    "audio_prompt_adaln_single": "audio_prompt_adaln",
-    "av_ca_video_scale_shift_adaln_single": "av_cross_attn_video_scale_shift",
-    "av_ca_audio_scale_shift_adaln_single": "av_cross_attn_audio_scale_shift",
-    "av_ca_a2v_gate_adaln_single": "av_cross_attn_video_a2v_gate",
-    "av_ca_v2a_gate_adaln_single": "av_cross_attn_audio_v2a_gate",
-    "scale_shift_table_a2v_ca_video": "video_a2v_cross_attn_scale_shift_table",
-    "scale_shift_table_a2v_ca_audio": "audio_a2v_cross_attn_scale_shift_table",
-    "q_norm": "norm_q",
-    "k_norm": "norm_k",
-    "video_embeddings_connector": "video_connector",
-    "audio_embeddings_connector": "audio_connector",
-    "transformer_1d_blocks": "transformer_blocks",
-    "text_embedding_projection": "",
-    "aggregate_embed": "text_proj_in",
-    "video_aggregate_embed": "video_text_proj_in",
-    "audio_aggregate_embed": "audio_text_proj_in",
-}
+# What may stand in front of a layer of Gemma.
+_TEXT_PREFIXES = (
+    "base_model.model.", "text_encoders.", "text_encoder.", "lora_te_", "lora_te1_", "lora_", "lycoris_",
+    "gemma3_12b.", "gemma.", "transformer.", "language_model.", "text_model.", "model.",
+)  # fmt: skip
 
 # The global gates are named by the stream that they let something into.
 _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_audio"}
-
-
-def diffusers_name(name: str) -> str:
-    """Return what diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
-    return ".".join(filter(None, (_DIFFUSERS.get(part, part) for part in name.split("."))))
 
 
 def _loose(name: str) -> str:
@@ -66,14 +44,25 @@ TABLES = {
 }
 
 
+TEXT_TABLES = {"text_encoder": _loosened(GEMMA.rows)}
+
+
 def find_parameter(name: str) -> tuple[str, str] | None:
     """Return the component and our name of the tensor that a trainer calls ``name``; None if LTX-2 has none such."""
-    name = _loose(name)
+    return _find(_loose(name), TABLES, _PREFIXES)
+
+
+def find_text_parameter(name: str) -> tuple[str, str] | None:
+    """Return "text_encoder" and our name of the tensor of Gemma that a trainer calls ``name``; None if it is none."""
+    return _find(_loose(name), TEXT_TABLES, _TEXT_PREFIXES)
+
+
+def _find(name: str, tables: Mapping[str, Keys], prefixes: tuple[str, ...]) -> tuple[str, str] | None:
     while True:
-        for component, keys in TABLES.items():
+        for component, keys in tables.items():
             if keys.knows(name, ""):
                 return component, str(keys.ours(name, ""))
-        prefix = next((each for each in map(_loose, _PREFIXES) if name.startswith(each)), None)
+        prefix = next((each for each in map(_loose, prefixes) if name.startswith(each)), None)
         if prefix is None:
             return None
         name = name.removeprefix(prefix)

@@ -1,9 +1,10 @@
 """A LoRA file: which parameters of LTX-2 it changes, and how; nothing is read but the header."""
 
+import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.contents import tell_contents
 from ..checkpoint.files import TensorFile, read_file
-from ..checkpoint.loading import check_numbers, shorten_list
+from ..checkpoint.loading import check_numbers
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
-from .names import find_parameter
+from .names import find_parameter, find_text_parameter
 from .patterns import LayerPatterns
 
+FindParameter = Callable[[str], tuple[str, str] | None]
+
+_PEFT_FILE = "adapter_model.safetensors"
+
+_log = logging.getLogger(__name__)
+
 MOST_DOWNSCALE = 64  # of the reference of an IC-LoRA
+
+# What headers of IC-LoRAs call the factors of their reference, and what trainers put before such names: the official
+# one nothing, those of the kohya family "ss_".
+_DOWNSCALE = "reference_downscale_factor", "reference_spatial_scale_factor", "reference_spatial_downscale_factor"
+_TEMPORAL = "reference_temporal_scale_factor", "reference_temporal_downscale_factor"
+_DIALECTS = "", "ss_", "modelspec."
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
@@ -144,23 +158,39 @@ class Lora:
         return [(component, name, delta) for component, some in self.deltas.items() for name, delta in some.items()]
 
     @property
+    def is_for_text_encoder(self) -> bool:
+        """Whether these are changes of Gemma, from ``open_text_lora``."""
+        return "text_encoder" in self.deltas
+
+    @cached_property
+    def text_layers(self) -> int:
+        """How many layers of Gemma the file changes, which act where Gemma is loaded alone."""
+        other = None if self.is_for_text_encoder else read_lora(self.file, find_text_parameter)
+        return 0 if other is None else len(other.layers)
+
+    @property
     def downscale(self) -> int:
         """IC-LoRA: how many times smaller than the clip the reference is, on either side."""
-        return self._stated_factor("reference_downscale_factor", "reference_spatial_scale_factor")
+        return self._stated_factor(*_DOWNSCALE)
 
     @property
     def temporal_downscale(self) -> int:
         """IC-LoRA: every how many frames the reference has one."""
-        return self._stated_factor("reference_temporal_scale_factor")
+        return self._stated_factor(*_TEMPORAL)
 
     @property
     def is_in_context(self) -> bool:
         """Whether it says, by header or by name, that it follows a reference video."""
-        stated = any(name.startswith("reference_") for name in self.file.metadata)
+        stated = any(self._stated(name) for names in (_DOWNSCALE, _TEMPORAL) for name in names)
         return stated or re.search(r"(^|[^a-z])ic[-_ ]?lora", self.path.name.lower()) is not None
 
+    def _stated(self, name: str) -> str | None:
+        """What the header says about ``name`` in any trainer's dialect; None if nothing, in whatever words."""
+        values = [self.file.metadata.get(f"{prefix}{name}", "") for prefix in _DIALECTS]
+        return next((value for value in values if value.strip().lower() not in ("", "none", "null")), None)
+
     def _stated_factor(self, *names: str) -> int:
-        stated = next((self.file.metadata[name] for name in names if name in self.file.metadata), "1")
+        stated = next(filter(None, map(self._stated, names)), "1")
         try:
             factor = round(float(stated))
         except (ValueError, OverflowError):
@@ -182,14 +212,31 @@ def open_lora(path: str | Path) -> Lora:
     lora = read_lora(file)
     if lora is None:
         raise CheckpointError(
-            f"{file.path.name} is not a LoRA: it holds {shorten_list(sorted(file.entries)) or 'nothing'}, and no "
-            "tensors that change others. Choose a LoRA, or open it as a checkpoint."
+            f"{file.path.name} is not a LoRA: {tell_contents(file.entries)}, and no tensors that change others. Choose "
+            "a LoRA, or open it as a checkpoint."
         )
     return lora
 
 
-def read_lora(file: TensorFile) -> Lora | None:
+def open_text_lora(path: str | Path) -> Lora:
+    """Look at what a LoRA does to the text encoder, of any trainer; only the header and the scales are read.
+
+    Raises MissingFileError, or CheckpointError if the file changes nothing in a text encoder.
+    """
+    file = TensorFile(path)
+    lora = read_lora(file, find_text_parameter)
+    if lora is None or not lora.layers:
+        raise CheckpointError(
+            f"{file.path.name} changes nothing in Gemma: {tell_contents(file.entries)}. Choose a LoRA that was made "
+            "for the text encoder."
+        )
+    return lora
+
+
+def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | None:
     """Return the LoRA in ``file``, of whatever model; None if it holds something else.
+
+    ``find`` knows the layers that are looked for: those of LTX-2, or with ``find_text_parameter`` those of Gemma.
 
     Raises CheckpointError for more tensors than a LoRA of LTX-2 may have, and for settings that cannot be.
     """
@@ -204,7 +251,7 @@ def read_lora(file: TensorFile) -> Lora | None:
     for layer, keys in _layers(file.entries).items():
         for form, parts, ends in _deltas_of(keys):
             is_lora = True
-            place = next(filter(None, (find_parameter(f"{layer}{end}") for end in ends)), None)
+            place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 delta = deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
                 delta.check_alpha()
@@ -235,11 +282,14 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     """What PEFT was told: diffusers writes it into the header, PEFT itself into a file beside the weights."""
     stated = file.metadata.get("lora_adapter_metadata")
     config = file.path.with_name("adapter_config.json")
-    if stated is None and file.path.name == "adapter_model.safetensors" and config.is_file():
+    beside = stated is None and _may_belong(config, file)
+    if beside:
         stated = read_file(config).decode("utf-8", "replace")
     if stated is None:
         return {}
     found = parse_json(stated, f"The settings of {file.path.name}")
+    if beside and file.path.name != _PEFT_FILE and not _agrees(found, file):
+        return {}
     # diffusers puts the name of the network in front.
     settings = {name.removeprefix("transformer."): value for name, value in found.items() if value is not None}
     fields = Fields(settings, f"The settings of {file.path.name}")
@@ -250,6 +300,26 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     if "alpha_pattern" in fields:
         settings["alpha_pattern"] = _layer_patterns(fields.section("alpha_pattern"))
     return settings
+
+
+def _may_belong(config: Path, file: TensorFile) -> bool:
+    """Whether the settings of PEFT in ``config`` may be those of ``file``, which may have been renamed."""
+    names_of_peft = any(re.search(r"\.lora_A\.", key) for key in file.entries)
+    return (file.path.name == _PEFT_FILE or names_of_peft) and config.is_file()
+
+
+def _agrees(settings: Mapping[str, Any], file: TensorFile) -> bool:
+    """Whether the ranks of a renamed file are among those of the settings beside it; says in the log what is done."""
+    patterns = settings.get("rank_pattern")
+    known = [settings.get("r"), *(patterns.values() if isinstance(patterns, Mapping) else ())]
+    ranks = {entry.shape[0] for key, entry in file.entries.items() if ".lora_A." in key and entry.shape}
+    agrees = all(rank in known for rank in ranks)
+    _log.info(
+        "The adapter_config.json beside %s is %s.",
+        file.path.name,
+        "read: its alpha counts" if agrees else "not its own, since the ranks differ, and is not read",
+    )
+    return agrees
 
 
 def _layer_patterns(fields: Fields) -> LayerPatterns:

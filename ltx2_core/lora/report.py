@@ -11,6 +11,7 @@ import torch
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import Models
+from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError
 from .names import STREAMS, TABLES, stream_of
@@ -55,6 +56,7 @@ class Report:
         """The whole report in one line."""
         matched = ", ".join(f"{stream.replace('_', ' ')} {len(self.matched[stream]):,}" for stream in STREAMS)
         warning = f"; {self.warning}" if self.warning else ""
+        warning += f"; {_text_half(self.lora)}" if self.lora.text_layers else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
 
     def __str__(self) -> str:
@@ -66,6 +68,7 @@ class Report:
         lines["not in the model"] = shorten_list([*chain(*self.absent.values())])
         lines["of another shape"] = shorten_list([*chain(*self.misshapen.values())])
         lines["not understood"] = shorten_list(self.lora.unknown)
+        lines["text encoder"] = _text_half(self.lora) if self.lora.text_layers else ""
         lines["reference"] = _reference(self.lora)
         lines["warning"] = self.warning or ""
         return "\n".join([_heading(self), *(f"  {what:<16} {said}" for what, said in lines.items() if said)])
@@ -81,6 +84,11 @@ def compare(lora: Lora, models: Models) -> Report:
         for name, source in models.sources.items()
     }
     report = _compare(lora, shapes, models.version)
+    if not report.fitting and lora.text_layers:
+        raise CheckpointError(
+            f"{lora.path.name} is made for Gemma, the text encoder: choose it in LTX-2 Load Gemma, or give it with "
+            "--text-encoder-lora."
+        )
     if not report.fitting:
         example = shorten_list([delta.name for _, _, delta in lora.layers] or lora.unknown)
         raise CheckpointError(
@@ -88,6 +96,25 @@ def compare(lora: Lora, models: Models) -> Report:
             f"shape of {example}; choose a LoRA that was made for LTX-{models.version}."
         )
     return report
+
+
+def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
+    """Say in a line how many layers of ``encoder`` a LoRA from ``open_text_lora`` changes; only headers are read.
+
+    Raises CheckpointError if it changes none.
+    """
+    shapes = {ours: shard.shape(key) for ours, (shard, key) in encoder.names.items()}
+    fitting = sum(shapes.get(name) == delta.shape for _, name, delta in lora.layers)
+    if not fitting:
+        raise CheckpointError(
+            f"{lora.path.name} changes nothing in {encoder.path.name}, whose layers have other shapes than "
+            f"{lora.layers[0][2].name}; choose a LoRA that was made for this {encoder.kind.title}."
+        )
+    return f"{lora.path.name}: {fitting:,} of {len(lora.layers):,} layers fit {encoder.kind.title}"
+
+
+def _text_half(lora: Lora) -> str:
+    return f"{lora.text_layers:,} layers are for Gemma, dropped here: LTX-2 Load Gemma takes them (--text-encoder-lora)"
 
 
 def compare_with_release(lora: Lora, version: str) -> Report:
@@ -102,6 +129,7 @@ def made_for(lora: Lora) -> tuple[str, ...]:
     """
     metadata = lora.file.metadata
     about = [value for key, value in metadata.items() if re.search("model|base|arch", key)]
+    about += [str(delta.settings.get("base_model_name_or_path", "")) for _, _, delta in lora.layers[:1]]
     for text in (f"ltx-{metadata.get('model_version')}", *about, lora.path.name):
         if found := _NAMED.search(text.lower()):
             digits = re.sub(r"\D", "", found[1])

@@ -39,10 +39,10 @@ def without_in_context(stack: Stack) -> Stack:
 
 
 def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
-    """Return the files that change these components of the text side, and how much: what encoded prompts depend on."""
+    """Return the files that change the text encoder or these components, and how much; encoded prompts depend on it."""
     return [
         (lora.file, f"{component} {strengths.strength * strengths.text}")
-        for component in components
+        for component in ("text_encoder", *components)
         for lora, strengths in for_component(stack, component)
     ]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,17 @@ from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..memory.trace import Cost, cost
 from ..quantization import find_format
-from ..text import Contexts, Features, HiddenStates, compute_hidden_states, connect, extract_features
+from ..text import (
+    ConnectorConfig,
+    Contexts,
+    Features,
+    HiddenStates,
+    TextFeaturesConfig,
+    compute_hidden_states,
+    connect,
+    extract_features,
+)
+from ..text.prompts import UNPROCESSED
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -207,3 +218,20 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
     for prompt, features in zip(prompts, encoded):
         cache.keep(prompt, features=features)
     return encoded
+
+
+def read_joined(engine: Engine, joined: Tensor, extras: Mapping[str, Any]) -> Contexts:
+    """Return the contexts in what a host passes on: a prompt's contexts side by side, or features.
+
+    Args:
+        engine: Runs the connectors over features.
+        joined: (B, L, D) of both streams.
+        extras: What the host says beside it: whether these are features.
+    """
+    section = engine.models.config["transformer"]
+    widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
+    if not extras.get(UNPROCESSED) and joined.shape[-1] == sum(widths):
+        video, audio = joined.split(widths, dim=-1)
+        return Contexts(video, audio)
+    features = Features.from_joined(joined, TextFeaturesConfig.from_json(section))
+    return Connect(1).run(engine, [features])[0]

@@ -60,7 +60,8 @@ class LocalEngine(PlannedEngine):
         """
         check_format(resources.format)
         for lora, _ in loras:
-            compare(lora, models)
+            if not lora.is_for_text_encoder:
+                compare(lora, models)
         self.models, self.events, self.loras = models, events, loras
         self.resources = resources
         self._device = best_device() if resources.device is None else torch.device(resources.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,12 +35,8 @@ class Contexts(Protocol):
     def audio(self) -> Tensor:
         """That of the audio."""
 
-
-class _PerStream(NamedTuple):
-    """Contexts of both streams from different prompts."""
-
-    video: Tensor
-    audio: Tensor
+    def at(self, sigma: float) -> "Contexts":
+        """Return those that hold at a noise level."""
 
 
 @dataclass
@@ -81,6 +77,7 @@ class Denoiser:
     on_evaluate: Callable[[float, int], None] | None = None
     step: int = 0
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
+    _sigma: float = field(default=1.0, init=False)  # that is evaluated
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
         """Estimate, with guidance, what ``latent`` at noise level ``sigma`` will become."""
@@ -104,6 +101,7 @@ class Denoiser:
     def _estimate(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> tuple[AVLatent, AVLatent]:
         if self.on_evaluate is not None:
             self.on_evaluate(sigma, self.step)
+        self._sigma = sigma
         names = self.passes(latent, active.values())
         video, audio = active.get("video", NEUTRAL), active.get("audio", NEUTRAL)
         inputs = dict.fromkeys(names, self._inputs(latent, sigma, active))
@@ -142,7 +140,7 @@ class Denoiser:
                 "There is no negative prompt, which a text scale or NAG scale other than 1 needs, and so do CFG++ "
                 "samplers; give one, or set the scales to 1 and choose another sampler."
             )
-        return self.negative
+        return self.negative.at(self._sigma)
 
     def _inputs(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> Inputs:
         """The inputs of both streams in the conditional pass."""
@@ -161,7 +159,7 @@ class Denoiser:
                 tokens=x.to(self.dtype),
                 sigma=torch.full((len(x),), level, device=x.device),
                 positions=state.positions,
-                context=self._fit(getattr(self.contexts, name), x),
+                context=self._fit(getattr(self.contexts.at(sigma), name), x),
                 timesteps=timesteps,
                 visibility=state.visibility,
                 nag=nag,
@@ -176,11 +174,11 @@ class Denoiser:
 
         A frozen sound keeps its own: the official audio-to-video pipeline has no negative prompt for it.
         """
-        if self.state.audio is not None and self.state.audio.is_frozen:
-            contexts = _PerStream(contexts.video, self.contexts.audio)
+        frozen = self.state.audio is not None and self.state.audio.is_frozen
+        pair = contexts.video, (self.contexts.at(self._sigma) if frozen else contexts).audio
         video, audio = (
             None if each is None else replace(each, context=self._fit(context, each.tokens), nag=None)
-            for each, context in zip(inputs, (contexts.video, contexts.audio))
+            for each, context in zip(inputs, pair)
         )
         return video, audio
 

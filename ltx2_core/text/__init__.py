@@ -4,12 +4,14 @@ from .connector import Connector, ConnectorConfig
 from .encode import Contexts, HiddenStates, compute_hidden_states, connect, encode_prompts, extract_features
 from .features import Features, TextFeatures, TextFeaturesConfig
 from .gemma import GemmaConfig, GemmaEncoder
+from .prompts import ContextsOverSigma, over_sigma, read_extras
 from .tokenizer import Tokenizer
 
 __all__ = [
     "Connector",
     "ConnectorConfig",
     "Contexts",
+    "ContextsOverSigma",
     "Features",
     "GemmaConfig",
     "GemmaEncoder",
@@ -21,4 +23,6 @@ __all__ = [
     "connect",
     "encode_prompts",
     "extract_features",
+    "over_sigma",
+    "read_extras",
 ]

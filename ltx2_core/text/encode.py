@@ -20,6 +20,10 @@ class Contexts:
     video: Tensor  # (B, S, Dv)
     audio: Tensor  # (B, S, Da)
 
+    def at(self, sigma: float) -> "Contexts":
+        """Return what holds at a noise level: the same at all."""
+        return self
+
 
 @dataclass(frozen=True)
 class HiddenStates:

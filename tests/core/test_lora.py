@@ -12,8 +12,9 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import Entry
+from ltx2_core.checkpoint.keys.layouts import diffusers_name
 from ltx2_core.lora import Strengths, compare, open_lora
-from ltx2_core.lora.names import STREAMS, diffusers_name, find_parameter
+from ltx2_core.lora.names import STREAMS, find_parameter
 from ltx2_core.lora.parse import read_lora
 from ltx2_core.lora.report import compare_with_release
 
@@ -183,7 +184,9 @@ def test_factors_of_an_ic_lora():
 
 
 def test_something_else_is_not_a_lora(model):
-    with pytest.raises(CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it holds"):
+    with pytest.raises(
+        CheckpointError, match=r"ltx-2\.3-tiny\.safetensors is not a LoRA: it is a part of an LTX model"
+    ):
         open_lora(model)
 
 
@@ -218,6 +221,28 @@ def test_the_strength_of_some_blocks(version):
         inside = name.startswith(tuple(f"transformer_blocks.{index}." for index in range(10, 20)))
         video = stream_by_official_name(name) == "video"
         assert strengths.constant_for(*ours(f"{name}.weight")) == (-1.0 if video else -0.5) * inside, name
+
+
+@pytest.mark.parametrize("dialect", ["", "ss_", "modelspec."])
+def test_the_factors_of_a_reference_count_in_every_dialect(dialect):
+    shapes = low_rank({"proj_out": (128, 32)})
+    stated = {f"{dialect}reference_downscale_factor": "2", f"{dialect}reference_temporal_scale_factor": "4"}
+    lora = read_lora(Header(shapes, **stated))
+    assert (lora.downscale, lora.temporal_downscale, lora.is_in_context) == (2, 4, True)
+    nothing = read_lora(Header(shapes, **dict.fromkeys(stated, "None")))
+    assert (nothing.downscale, nothing.temporal_downscale, nothing.is_in_context) == (1, 1, False)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "my_style.safetensors"])
+@pytest.mark.parametrize("rank, scale", [(4, 0.5), (8, 1.0)])
+def test_the_settings_of_peft_beside_a_renamed_file_count_if_they_are_its_own(tmp_path, name, rank, scale):
+    path = write(tmp_path / name, low_rank({"proj_out": (128, 32)}, rank))
+    settings = {"r": 4, "lora_alpha": 2, "base_model_name_or_path": "Lightricks/LTX-2.3"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    ((_, _, delta),) = open_lora(path).layers
+    assert delta.scale == (2 / rank if name.startswith("adapter_model") else scale)
+    if scale == 0.5:
+        assert compare_with_release(open_lora(path), "2.3").made_for == ("2.3",)
 
 
 # -- Reports -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import math
 import random
 from dataclasses import replace
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,7 +43,7 @@ from ltx2_core.pipeline.stage import LatentSize, NetworkKey, Stage, upscaler_key
 from ltx2_core.pipeline.stages import PLANNED_PASSES, stages_of_clip
 from ltx2_core.pipeline.upscale import Upscale, upscale
 from ltx2_core.sampling import Tiles
-from ltx2_core.text import GemmaConfig, GemmaEncoder
+from ltx2_core.text import Contexts, GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import Pass, Perturbation, StreamInput, Transformer
 from ltx2_core.upscaler import UpscalerConfig
@@ -567,7 +566,7 @@ def test_the_peak_of_refining_is_that_of_a_run(counts, held):
     tiled, latent = Sampling((0.9, 0.5, 0.0), tiles=Tiles(counts, (1, 1, 1))), empty(shape)
 
     def run(network):
-        contexts = SimpleNamespace(video=torch.zeros(1, LENGTH, 128), audio=torch.zeros(1, LENGTH, 64))
+        contexts = Contexts(torch.zeros(1, LENGTH, 128), torch.zeros(1, LENGTH, 64))
         items = [Frozen("audio")] if held else []
         sample(network, SampleInputs(latent, shape.fps, contexts, conditions=items), tiled)
 

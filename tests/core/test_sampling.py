@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from ltx2_core.sampling import (
     perturbation_of,
     recipe_for,
 )
+from ltx2_core.text import Contexts
 from ltx2_core.transformer import Perturbation
 
 
@@ -107,7 +107,7 @@ class Recorder:
 
 
 def contexts(value: float):
-    return SimpleNamespace(video=torch.full((1, 4, 8), value), audio=torch.full((1, 4, 6), value))
+    return Contexts(torch.full((1, 4, 8), value), torch.full((1, 4, 6), value))
 
 
 STATE = apply_conditions(av_latent(3), Fraction(24))

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,13 +22,13 @@ from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES
 from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
-from ltx2_core.text import connect, encode_prompts
+from ltx2_core.text import Contexts, connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
 
 FPS = Fraction(24)
 SIZE = (5, 7, 9)
 TILES = Tiles((2, 2, 3), (2, 3, 2))
-CONTEXTS = SimpleNamespace(video=torch.ones(1, 2, 8), audio=torch.ones(1, 2, 8))
+CONTEXTS = Contexts(torch.ones(1, 2, 8), torch.ones(1, 2, 8))
 
 
 def latent(size=SIZE, length=16, channels=128, seed=0) -> AVLatent:
@@ -330,7 +329,7 @@ class Shapes:
 @pytest.mark.slow
 def test_memory_is_that_of_one_tile_and_the_latents(size, most):
     """5 seconds in 1080p and 4K."""
-    contexts = SimpleNamespace(video=torch.zeros(1, 1024, 4096), audio=torch.zeros(1, 1024, 2048))
+    contexts = Contexts(torch.zeros(1, 1024, 4096), torch.zeros(1, 1024, 2048))
     network, state = Shapes(), apply_conditions(AVLatent(torch.zeros(1, 128, *size), torch.zeros(1, 8, 126, 16)), FPS)
 
     def peak(network, state):

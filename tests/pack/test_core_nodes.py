@@ -119,3 +119,36 @@ def test_a_latent_that_is_still_noisy_is_finished_by_the_other_sampler(server, c
     run = client.run(prompt)
     assert run.end == "execution_success", run.error
     assert np.abs(pictures_in(saved(server, run, "pictures")).astype(int) - whole).max() <= 1
+
+
+def over_time(prompt: Prompt, split: float) -> Prompt:
+    """The positive prompt until a part of the run, and the negative one from there on."""
+    positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
+    later = [positive[0], 1]
+    ranges = {"early": (positive, 0.0, split), "late": (later, split, 1.0)}
+    for name, (source, start, end) in ranges.items():
+        inputs = {"conditioning": source, "start": start, "end": end}
+        add(prompt, **{name: ("ConditioningSetTimestepRange", inputs)})
+    add(prompt, both=("ConditioningCombine", {"conditioning_1": ["early", 0], "conditioning_2": ["late", 0]}))
+    change(prompt, LTX2AVSample={"positive": ["both", 0], "seed": 3})
+    return prompt
+
+
+def test_two_prompts_over_time_are_obeyed(server, client, prompt):
+    decode = node(prompt, "LTX2AVDecode")
+    change(prompt, LTX2AVSample={"seed": 3})
+    runs = [client.run(keep(prompt, [decode, 1], [decode, 2]))]
+    for split in (0.3, 0.999):
+        runs.append(client.run(over_time(prompt, split)))
+        assert runs[-1].end == "execution_success", runs[-1].error
+        change(prompt, LTX2AVSample={"positive": prompt["early"]["inputs"]["conditioning"]})
+    alone, early, late = (pictures_in(saved(server, run, "pictures")).astype(int) for run in runs)
+    assert np.abs(alone - early).mean() > 1 and np.abs(alone - late).mean() < 0.5 * np.abs(alone - early).mean()
+
+
+def test_an_area_of_a_prompt_is_refused_with_the_node_to_take_out(client, prompt):
+    positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
+    add(prompt, weak=("ConditioningSetAreaStrength", {"conditioning": positive, "strength": 0.5}))
+    change(prompt, LTX2AVSample={"positive": ["weak", 0]})
+    run = client.run(prompt)
+    assert run.end == "execution_error" and "ConditioningSetAreaStrength" in str(run.error)

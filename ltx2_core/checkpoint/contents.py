@@ -1,0 +1,53 @@
+"""What a file is that was given where it does not belong, and where it does belong."""
+
+import re
+from collections.abc import Iterable
+
+from .loading import shorten_list
+
+LTX_PART = "is a part of an LTX model: choose it in LTX-2 Load Model, or give it with --checkpoint"
+
+# What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
+_CONTENTS = (
+    (
+        r"[._]lora[._](?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude|\.diff(?:_b)?$",
+        "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora",
+    ),
+    (
+        r"post_feedforward_layernorm|pre_feedforward_layernorm",
+        "is a Gemma text encoder: choose it in LTX-2 Load Gemma, or give it with --text-encoder",
+    ),
+    (
+        r"^(?:post_upsample_res_blocks|initial_conv|upsampler)\.",
+        "is a latent upscaler: choose it in LTX-2 Load Upscaler, or give it with --upscaler",
+    ),
+    (
+        r"^(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?:transformer_blocks\.\d+\.(?:audio_)?attn1"
+        r"|adaln_single|time_embed)\.|audio_embeddings_connector|text_embedding_projection|^(?:vae|audio_vae)\."
+        r"(?:en|de)coder\.|^(?:en|de)coder\.(?:up_blocks|down_blocks|mid_block|mid|up|down)\.",
+        LTX_PART,
+    ),
+    (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "is a model of the Flux kind, not of LTX-2"),
+    (r"blocks\.\d+\.cross_attn\.(?:q|k|v|o)\.", "is a Wan model, not one of LTX-2"),
+    (r"\.SelfAttention\.", "is a T5 text encoder; LTX-2 reads prompts with Gemma 3"),
+    (r"text_model\.encoder\.layers\.", "is a CLIP text encoder; LTX-2 reads prompts with Gemma 3"),
+    (r"model\.layers\.\d+\.self_attn\.", "is a language model; LTX-2 reads prompts with Gemma 3"),
+    (r"(?:input|output)_blocks\.\d+\.|\.down_blocks\.\d+\.attentions\.", "is a Stable Diffusion model, not LTX-2"),
+)
+_SHARE = 3  # percent of a file's names that have to match
+
+
+def describe_contents(keys: Iterable[str]) -> str | None:
+    """Say what a file with tensors of these names is and where it belongs; None if nothing tells."""
+    keys = list(keys)
+    for pattern, sentence in _CONTENTS:
+        if sum(re.search(pattern, key) is not None for key in keys) * 100 > len(keys) * _SHARE:
+            return sentence
+    return None
+
+
+def tell_contents(keys: Iterable[str]) -> str:
+    """Say the same with some of the names, or the names alone where nothing tells more, as an end of a sentence."""
+    keys = sorted(keys)
+    what = describe_contents(keys)
+    return f"{f'it {what}. It' if what else 'it'} has {shorten_list(keys) or 'nothing'}"

@@ -1,0 +1,87 @@
+"""Folders of weights: what Hugging Face's libraries write, and the files that belong together in them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import MissingFileError
+from ..errors.foreign import Fields
+from .files import TensorFile, read_json
+from .loading import shorten_list
+
+# Subfolders of a model as diffusers writes it: those that hold components of ours, and that of Gemma.
+SUBFOLDERS = ("transformer", "connectors", "vae", "audio_vae", "vocoder")
+GEMMA = "text_encoder"
+
+
+class ShardedFile(TensorFile):
+    """Several safetensors files that are one: each holds some of the tensors."""
+
+    def __init__(self, path: Path, shards: Sequence[TensorFile]):
+        """Take ``shards`` together under the name of ``path``, their folder."""
+        self.path, self._shards = path, tuple(shards)
+        self.metadata = {name: value for shard in reversed(shards) for name, value in shard.metadata.items()}
+        self._shard_of = {key: shard for shard in shards for key in shard.entries}
+        self.entries = {key: shard.entries[key] for key, shard in self._shard_of.items()}
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells these files from others."""
+        return tuple(shard.identity for shard in self._shards)
+
+    def get(self, key: str) -> Tensor:
+        """Return the tensor ``key``, backed by its file."""
+        return self._shard_of[key].get(key)
+
+    @cached_property
+    def _mapped(self) -> torch.UntypedStorage:
+        raise NotImplementedError("Every shard is mapped by itself.")
+
+
+def weight_files(folder: Path, whose: str) -> list[Path]:
+    """List the safetensors files of a folder, all those that its index names.
+
+    Args:
+        folder: As Hugging Face's libraries write it.
+        whose: Ends the sentence about a folder without any, such as "Gemma's weights".
+
+    Raises:
+        MissingFileError: There are none, or some are missing.
+    """
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        fields = Fields(read_json(index), str(index))
+        names = set(map(str, fields.section("weight_map").content.values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise fields.refusal("weight_map", "an object of names of files in this folder")
+        files = [folder / name for name in sorted(names)]
+        if absent := [file.name for file in files if not file.is_file()]:
+            raise MissingFileError(
+                f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
+            )
+        return files
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
+    return files
+
+
+def open_files(path: Path) -> list[TensorFile]:
+    """Open a file of weights, or those of a folder: of diffusers, or of one component of it.
+
+    Raises:
+        MissingFileError: A file is not there, or the folder holds none.
+        CheckpointError: A file is not what it has to be.
+    """
+    if not path.is_dir():
+        return [TensorFile(path)]
+    parts = [path / name for name in SUBFOLDERS if (path / name).is_dir()]
+    return [_open_folder(folder) for folder in parts or [path]]
+
+
+def _open_folder(folder: Path) -> TensorFile:
+    files = [TensorFile(path) for path in weight_files(folder, "the weights of LTX-2")]
+    return files[0] if len(files) == 1 else ShardedFile(folder, files)

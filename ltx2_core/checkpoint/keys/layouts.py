@@ -1,0 +1,168 @@
+"""Files without the official prefixes, and those of diffusers: what the official single file calls their tensors.
+
+Each layout is a table of two columns, the file's name and the official one (see ../README.md, "Layouts").
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ...quantization import split_companion
+from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from .table import Keys, same, under
+from .text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
+from .transformer import TRANSFORMER
+from .vocoder import VOCODER
+
+# Parts of names that diffusers changed.
+DIFFUSERS = {
+    "patchify_proj": "proj_in",
+    "audio_patchify_proj": "audio_proj_in",
+    "adaln_single": "time_embed",
+    "audio_adaln_single": "audio_time_embed",
+    "prompt_adaln_single": "prompt_adaln",
+    "audio_prompt_adaln_single": "audio_prompt_adaln",
+    "av_ca_video_scale_shift_adaln_single": "av_cross_attn_video_scale_shift",
+    "av_ca_audio_scale_shift_adaln_single": "av_cross_attn_audio_scale_shift",
+    "av_ca_a2v_gate_adaln_single": "av_cross_attn_video_a2v_gate",
+    "av_ca_v2a_gate_adaln_single": "av_cross_attn_audio_v2a_gate",
+    "scale_shift_table_a2v_ca_video": "video_a2v_cross_attn_scale_shift_table",
+    "scale_shift_table_a2v_ca_audio": "audio_a2v_cross_attn_scale_shift_table",
+    "q_norm": "norm_q",
+    "k_norm": "norm_k",
+    "video_embeddings_connector": "video_connector",
+    "audio_embeddings_connector": "audio_connector",
+    "transformer_1d_blocks": "transformer_blocks",
+    "text_embedding_projection": "",
+    "aggregate_embed": "text_proj_in",
+    "video_aggregate_embed": "video_text_proj_in",
+    "audio_aggregate_embed": "audio_text_proj_in",
+}
+
+# The same in vocoders.
+_DIFFUSERS_VOCODER = {
+    "conv_pre": "conv_in",
+    "ups": "upsamplers",
+    "resblocks": "resnets",
+    "conv_post": "conv_out",
+    "act_post": "act_out",
+    "lowpass": "",
+}
+
+# Statistics of diffusers' VAEs.
+_LATENTS = {
+    "latents_mean": "per_channel_statistics.mean-of-means",
+    "latents_std": "per_channel_statistics.std-of-means",
+}
+
+_MOST_LEVELS = 8  # of a video VAE
+_LAYER = same(["weight", "bias"])
+
+
+def diffusers_name(name: str, parts: Mapping[str, str] = DIFFUSERS) -> str:
+    """Return what diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
+    return ".".join(filter(None, (parts.get(part, part) for part in name.split("."))))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to name the tensors of a component otherwise than the official single file does."""
+
+    marks: tuple[str, ...]  # one of these is in every such file, behind the prefix
+    keys: Keys  # on our side: the official names
+
+    def prefix_in(self, keys: Mapping[str, object]) -> str | None:
+        """Return what stands before the names of this layout among ``keys``; None if they are not in it."""
+        return next((prefix for prefix in self.keys.prefixes for mark in self.marks if prefix + mark in keys), None)
+
+
+def _bare(tables: Iterable[Keys], prefixes: tuple[str, ...] = ("",)) -> Keys:
+    """Official names with another prefix or none."""
+    rows: dict[str, str | None] = {name: keys.prefixes[0] + name for keys in tables for name in keys.rows}
+    return Keys(rows, prefixes)
+
+
+def _diffusers(tables: Iterable[Keys], parts: Mapping[str, str] = DIFFUSERS) -> Keys:
+    rows: dict[str, str | None] = {
+        diffusers_name(name, parts): keys.prefixes[0] + name for keys in tables for name in keys.rows
+    }
+    return Keys(rows, ("", "transformer.") if parts is DIFFUSERS else ("",))
+
+
+def _residuals(file_module: str, level: str, official_module: str) -> dict[str, str | None]:
+    return {
+        name: official
+        for layer in ("conv1.conv", "conv2.conv")
+        for name, official in under(
+            f"{file_module}.{level}resnets.{{}}.{layer}", f"vae.{official_module}.res_blocks.{{}}.{layer}", _LAYER
+        ).items()
+    }
+
+
+def _diffusers_video_vae(encoder_levels: int) -> Keys:
+    """The names of diffusers' video VAE: levels of residual blocks and a resampling, and one more level in the middle.
+
+    In the official file both kinds count as blocks; the middle ends an encoder and begins a decoder.
+    """
+    rows: dict[str, str | None] = {name: f"vae.{official}" for name, official in _LATENTS.items()}
+    for half in ("encoder", "decoder"):
+        for layer in ("conv_in.conv", "conv_out.conv"):
+            rows |= under(f"{half}.{layer}", f"vae.{half}.{layer}", _LAYER)
+    rows |= _residuals("encoder.mid_block", "", f"encoder.down_blocks.{2 * encoder_levels}")
+    rows |= _residuals("decoder.mid_block", "", "decoder.up_blocks.0")
+    for level in range(_MOST_LEVELS):
+        down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}"
+        rows |= _residuals(down, "", f"encoder.down_blocks.{2 * level}")
+        rows |= _residuals(up, "", f"decoder.up_blocks.{2 * level + 2}")
+        down_to, up_to = f"vae.encoder.down_blocks.{2 * level + 1}", f"vae.decoder.up_blocks.{2 * level + 1}"
+        rows |= under(f"{down}.downsamplers.0.conv.conv", f"{down_to}.conv.conv", _LAYER)
+        rows |= under(f"{up}.upsamplers.0.conv.conv", f"{up_to}.conv.conv", _LAYER)
+    return Keys(rows)
+
+
+_TEXT = (TEXT_FEATURES, VIDEO_CONNECTOR, AUDIO_CONNECTOR)
+_AUDIO = _bare((AUDIO_ENCODER, AUDIO_DECODER)).rows | {
+    name: f"audio_vae.{official}" for name, official in _LATENTS.items()
+}
+_PROJECTION = {name.removeprefix("text_embedding_projection."): name for name in TEXT_FEATURES.rows}
+
+LAYOUTS = (
+    Layout(("adaln_single.linear.bias",), _bare((TRANSFORMER, *_TEXT), ("", "diffusion_model.", "transformer."))),
+    Layout(("time_embed.linear.bias",), _diffusers((TRANSFORMER,))),
+    Layout(("video_connector.learnable_registers",), _diffusers(_TEXT)),
+    Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),
+    Layout(
+        ("decoder.mid.block_1.conv1.conv.bias", "encoder.mid.block_1.conv1.conv.bias"),
+        Keys(_AUDIO),
+    ),
+    Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), _bare((VOCODER,))),
+    Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), _DIFFUSERS_VOCODER)),
+)
+_VIDEO_VAES = {
+    levels: Layout(
+        ("encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"),
+        _diffusers_video_vae(levels),
+    )
+    for levels in range(1, _MOST_LEVELS + 1)
+}
+
+
+def official_names(keys: Mapping[str, object]) -> dict[str, str]:
+    """Return the official name of every tensor in a file, with its key there; what no layout knows keeps its name."""
+    levels = len({key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")})
+    layouts = [*LAYOUTS, _VIDEO_VAES[min(max(levels, 1), _MOST_LEVELS)]]
+    found = [(layout, prefix) for layout in layouts if (prefix := layout.prefix_in(keys)) is not None]
+    names: dict[str, str] = {}
+    for key in keys:
+        name = _official(key, found) if found else key
+        # A file may hold a tensor under both of its names; then the official one counts.
+        names[key if name in names or (name != key and name in keys) else name] = key
+    return names
+
+
+def _official(key: str, layouts: list[tuple[Layout, str]]) -> str:
+    weight, suffix = split_companion(key)
+    for layout, prefix in layouts:
+        if layout.keys.knows(weight, prefix):
+            official = str(layout.keys.ours(weight, prefix))
+            return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+    return key

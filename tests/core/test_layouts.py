@@ -1,0 +1,259 @@
+"""Files that name their tensors otherwise, files in the wrong place, and several files that hold the same part."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
+from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
+from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.errors import MissingFileError
+
+PREFIX = "model.diffusion_model."
+MINI = UPSCALER.parent
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_files) -> dict[str, Path]:
+    return {version: tiny_files(version)[0] for version in VERSIONS}
+
+
+def part(source: Path, target: Path, *begins: str, strip: str = "", rename=str, metadata=True, **changes) -> Path:
+    """The tensors of a file whose names begin like this, under other names."""
+    tensors = {rename(k.removeprefix(strip)): v for k, v in load_file(source).items() if k.startswith(begins)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors | changes, target, TensorFile(source).metadata if metadata else {})
+    return target
+
+
+def assert_same(models, official, names):
+    for name in names:
+        ours, theirs = build(models, name).state_dict(), build(official, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+BARE = {
+    "transformer": (PREFIX, PREFIX, ("transformer", "video_connector", "audio_connector")),
+    "video_vae": ("vae.", "vae.", ("video_encoder", "video_decoder")),
+    "audio_vae": ("audio_vae.", "audio_vae.", ("audio_encoder", "audio_decoder")),
+    "vocoder": ("vocoder.", "vocoder.", ("vocoder",)),
+    "projection": ("text_embedding_projection.", "text_embedding_projection.", ("text_features",)),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", BARE)
+def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path, version, name):
+    begin, strip, components = BARE[name]
+    bare = part(whole[version], tmp_path / "bare.safetensors", begin, strip=strip)
+    models = open_models(bare)
+    assert {*models.sources} == {*components} and not models.unknown(models.files[0])
+    assert_same(models, open_models(whole[version]), components)
+
+
+@pytest.mark.parametrize("first, second", [("audio_vae", "video_vae"), ("video_vae", "audio_vae")])
+def test_bare_files_do_not_take_each_others_place(whole, tmp_path, first, second):
+    paths = []
+    for name in (first, second):
+        begin, strip, _ = BARE[name]
+        paths.append(part(whole["2.3"], tmp_path / f"{name}.safetensors", begin, strip=strip))
+    models = open_models(paths)
+    for name, (_, _, components) in BARE.items():
+        if name in (first, second):
+            assert {models.source(each).file.path.stem for each in components} == {name}
+
+
+def test_a_fine_tune_without_prefix_counts_before_the_full_checkpoint(whole, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    tuned = tmp_path / "model_weights_step_01000.safetensors"
+    tensors = {
+        key.removeprefix(PREFIX): torch.zeros_like(value)
+        for key, value in load_file(whole["2.3"]).items()
+        if key.startswith(f"{PREFIX}transformer_blocks.") or (key.startswith(PREFIX) and "connector" not in key)
+    }
+    save_file(tensors, tuned)
+    models = open_models([tuned, whole["2.3"]])
+    assert not build(models, "transformer").state_dict()["video.project_in.weight"].any()
+    assert models.source("video_connector").file.path == whole["2.3"]
+    said = caplog.text
+    assert f"{whole['2.3'].name} also holds what is not used: transformer ({tuned.name} counts)" in said
+
+
+def test_a_file_of_which_nothing_is_used_is_told(whole, tmp_path, caplog):
+    copy = part(whole["2.0"], tmp_path / "copy.safetensors", "vocoder.")
+    open_models([whole["2.0"], copy])
+    assert "Nothing of copy.safetensors is used" in caplog.text
+
+
+def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
+    other = part(whole["2.0"], tmp_path / "other.safetensors", "")
+    models = open_models(whole["2.0"], video_vae=other)
+    from_other = {name for name, source in models.sources.items() if source.file.path == other}
+    assert from_other == {"video_encoder", "video_decoder"}
+    vocoder = part(whole["2.0"], tmp_path / "vocoder.safetensors", "vocoder.")
+    with pytest.raises(CheckpointError, match=r"vocoder\.safetensors has no video encoder.*it holds vocoder"):
+        open_models(whole["2.0"], video_vae=vocoder)
+
+
+# -- In the wrong place ------------------------------------------------------------------------------------------------
+
+FOREIGN = {
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": torch.ones(1)}, "Flux"),
+    "t5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(1)}, "T5"),
+    "lokr": ({"lora_unet_x.lokr_w1": torch.ones(1)}, "is a LoRA.*--lora"),
+    "unknown": ({"weight": torch.ones(1)}, "weight"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_beside_a_checkpoint_is_refused_by_what_it_is(whole, tmp_path, name):
+    tensors, words = FOREIGN[name]
+    save_file(tensors, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors .*{words}"):
+        open_models([whole["2.0"], tmp_path / f"{name}.safetensors"])
+
+
+def test_loras_upscalers_and_gemma_are_named_with_their_place(whole, tiny_files):
+    lora = sorted((MINI / "loras").glob("*.safetensors"))[0]
+    gemma = tiny_files("2.0")[2]
+    for path, words in ((lora, "LoRA.*--lora"), (UPSCALER, "upscaler.*--upscaler"), (gemma, "Gemma.*--text-encoder")):
+        for files in ([whole["2.0"], path], [path, whole["2.0"]], [path]):
+            with pytest.raises(CheckpointError, match=f"{path.name} is a .*{words}"):
+                open_models(files)
+
+
+# -- diffusers ---------------------------------------------------------------------------------------------------------
+
+
+def diffusers_state(version: str) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes of what diffusers has in each subfolder."""
+    import diffusers
+    from diffusers.pipelines.ltx2 import connectors, vocoder
+
+    new = version == "2.3"
+    gated = {f"{stream}{what}": new for stream in ("", "audio_") for what in ("gated_attn", "cross_attn_mod")}
+    of_connectors = {
+        "per_modality_projections": True, "proj_bias": True, "video_gated_attn": True, "audio_gated_attn": True,
+        "video_connector_num_layers": 8, "audio_connector_num_layers": 8, "video_connector_num_attention_heads": 32,
+        "audio_connector_num_attention_heads": 32, "audio_connector_attention_head_dim": 64,
+    }  # fmt: skip
+    with torch.device("meta"):
+        networks = {
+            "transformer": diffusers.LTX2VideoTransformer3DModel(**gated, use_prompt_embeddings=not new),
+            "connectors": connectors.LTX2TextConnectors(**of_connectors if new else {}),
+            "audio_vae": diffusers.AutoencoderKLLTX2Audio(),
+            "vocoder": (vocoder.LTX2VocoderWithBWE if new else vocoder.LTX2Vocoder)(),
+        }
+        if not new:
+            networks["vae"] = diffusers.AutoencoderKLLTX2Video()
+    return {name: {k: tuple(v.shape) for k, v in net.state_dict().items()} for name, net in networks.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_tensor_of_a_folder_of_diffusers_has_its_official_name(version):
+    pytest.importorskip("diffusers.pipelines.ltx2.vocoder")
+    kinds = {"vae": "video_vae", "audio_vae": "audio_vae", "vocoder": "vocoder"}
+    for folder, shapes in diffusers_state(version).items():
+        official = {name: shapes[key] for name, key in official_names(shapes).items()}
+        for name, shape in official.items():
+            known = golden.key_list(kinds.get(folder, "transformer_text"), version)
+            assert known[name] == shape, (folder, name)
+            assert any(component.claims(name) for component in COMPONENTS.values())
+        components = {name: component.find(official) for name, component in COMPONENTS.items()}
+        for name, found in components.items():
+            whole = COMPONENTS[name].find(golden.key_list(kinds.get(folder, "transformer_text"), version))
+            assert found is None or found[1].keys() == whole[1].keys(), name
+
+
+def inverse(layout_mark: str) -> dict[str, str]:
+    """Official pattern to file pattern of a layout."""
+    layout = next(each for each in LAYOUTS if layout_mark in each.marks)
+    return {str(official): name for name, official in layout.keys.rows.items()}
+
+
+def as_diffusers(official: str, mark: str) -> str:
+    """What a folder of diffusers calls a tensor; of names without their own it keeps the official one."""
+    for pattern, name in inverse(mark).items():
+        if found := re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), official):
+            return name.format(*found.groups())
+    return official
+
+
+def write_diffusers(source: Path, folder: Path) -> Path:
+    """A model as diffusers has it, but with the small config of a miniature in the headers."""
+    marks = {"transformer": "time_embed.linear.bias", "connectors": "video_connector.learnable_registers"}
+    marks |= {"vocoder": "bwe_generator.upsamplers.0.bias"}
+    begins = {"transformer": (PREFIX,), "connectors": (PREFIX, "text_"), "vocoder": ("vocoder.",)}
+    whole, metadata = load_file(source), TensorFile(source).metadata
+    for name, mark in marks.items():
+        mine = {k: v for k, v in whole.items() if k.startswith(begins[name])}
+        if name in ("transformer", "connectors"):
+            mine = {
+                k: v for k, v in mine.items() if ("connector" in k or k.startswith("text_")) == (name != "transformer")
+            }
+        tensors = {as_diffusers(key, mark): value for key, value in mine.items()}
+        (folder / name).mkdir(parents=True)
+        names = sorted(tensors)
+        halves = [names[: len(names) // 2], names[len(names) // 2 :]] if name == "transformer" else [names]
+        files = [f"diffusion_pytorch_model-{n}.safetensors" for n in range(len(halves))]
+        for file, half in zip(files, halves):
+            save_file({each: tensors[each] for each in half}, folder / name / file, metadata)
+        if len(halves) > 1:
+            index = {"weight_map": {each: file for file, half in zip(files, halves) for each in half}}
+            (folder / name / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    part(source, folder / "audio_vae" / "diffusion_pytorch_model.safetensors", "audio_vae.", strip="audio_vae.",
+         rename=lambda key: {"per_channel_statistics.mean-of-means": "latents_mean",
+                             "per_channel_statistics.std-of-means": "latents_std"}.get(key, key))  # fmt: skip
+    return folder
+
+
+def test_a_folder_of_diffusers_is_a_model(whole, tmp_path, tiny_files):
+    folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
+    (folder / "text_encoder").mkdir()
+    models = open_models(folder)
+    assert models.version == "2.3" and models.text_encoder == folder / "text_encoder"
+    assert {*models.missing} == {"video_encoder", "video_decoder"}
+    assert_same(models, open_models(whole["2.3"]), models.sources)
+    (alone,) = open_models(folder / "audio_vae").files
+    assert {*open_models(alone.path).sources} == {"audio_encoder", "audio_decoder"}
+
+
+def test_a_folder_without_weights_is_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError, match=r"No \.safetensors file is in .*empty"):
+        open_models(tmp_path / "empty")
+
+
+# -- Dev or distilled --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, distilled",
+    [
+        ("ltx-2-19b-distilled", True),
+        ("ltx-2-19b-dev", False),
+        ("ltx-2.3-dev-not-distilled", False),
+        ("mine-undistilled", False),
+        ("LTX2_Distill_v1", True),
+        ("distilled/ltx-2-19b", True),
+        ("distilled/ltx-2-19b-dev", False),
+        ("dev/ltx-2-distilled-v2", True),
+        ("developers/ltx2", False),
+    ],
+)
+def test_names_tell_distilled_models_and_a_person_decides(whole, tmp_path, name, distilled, caplog):
+    caplog.set_level(logging.INFO)
+    path = part(whole["2.0"], tmp_path / "models" / f"{name}.safetensors", "model.")
+    assert open_models(path).distilled is distilled
+    assert f"Taken as LTX-2.0 {'distilled' if distilled else 'dev'}" in caplog.text
+    assert open_models(path, distilled=not distilled).distilled is not distilled
