@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
+from ..checkpoint.contents import LTX_PART, describe_contents
 from ..checkpoint.files import Entry, TensorFile
+from ..checkpoint.folders import SUBFOLDERS, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
@@ -24,7 +26,7 @@ def inspect(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        return _text_encoder(open_text_encoder(path))
+        return _folder(path)
     file = TensorFile(path)
     if lora := read_lora(file):
         return _lora(lora)
@@ -37,6 +39,17 @@ def inspect(path: str | Path) -> str:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError:
             raise error from None
+
+
+def _folder(path: Path) -> str:
+    """A text encoder, or the parts of a model as diffusers has them."""
+    if not any((path / name).is_dir() for name in SUBFOLDERS):
+        try:
+            return _text_encoder(open_text_encoder(path))
+        except CheckpointError as error:
+            if describe_contents(key for file in open_files(path) for key in file.entries) != LTX_PART:
+                raise error from None
+    return "\n".join(_checkpoint(Models([file])) for file in open_files(path))
 
 
 def _upscaler(upscaler: UpscalerFile) -> str:

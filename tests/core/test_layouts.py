@@ -15,6 +15,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
 from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
 
 PREFIX = "model.diffusion_model."
@@ -226,6 +227,14 @@ def test_a_folder_of_diffusers_is_a_model(whole, tmp_path, tiny_files):
     assert_same(models, open_models(whole["2.3"]), models.sources)
     (alone,) = open_models(folder / "audio_vae").files
     assert {*open_models(alone.path).sources} == {"audio_encoder", "audio_decoder"}
+
+
+def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
+    folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
+    said = inspect(folder)
+    assert all(word in said for word in ("transformer", "video_connector", "vocoder", "audio_decoder"))
+    alone = inspect(folder / "audio_vae")
+    assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
 
 
 def test_a_folder_without_weights_is_told(tmp_path):

@@ -9,13 +9,27 @@ from pack.client import Client, Prompt, Run
 from pack.clip import pictures_in, saved
 from pack.host import Server
 from pack.workflow import add, change, node
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.comfy
 
 GOLDEN, LIGHT = "built-in: golden-ball", "built-in: light-room"
 BIAS = "bias.safetensors"  # which is changed in a copy of the weights, on a CPU too
+GEMMA = "gemma.safetensors"
+ROOT = Path(__file__).parents[2]
 LAYER = "diffusion_model.transformer_blocks.1.attn1.to_q"
+
+
+def for_gemma() -> dict[str, torch.Tensor]:
+    """A change of every output layer of the attention in the built-in Gemma, in the words of ComfyUI."""
+    gemma = load_file(next((ROOT / "ltx2_core" / "mini" / "gemma-mini").glob("*.safetensors")))
+    changes = {}
+    for key, weight in gemma.items():
+        if key.endswith("self_attn.o_proj.weight"):
+            layer = "text_encoders.gemma3_12b.transformer.model." + key[key.index("layers.") :].removesuffix(".weight")
+            changes[f"{layer}.lora_down.weight"] = torch.ones(2, weight.shape[1])
+            changes[f"{layer}.lora_up.weight"] = torch.ones(weight.shape[0], 2)
+    return changes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +45,7 @@ def files(server) -> Path:
     write("flux.safetensors", "transformer.double_blocks.0.img_attn.qkv")
     write("newer.safetensors", LAYER, model_version="2.3")
     write("ic.safetensors", LAYER, reference_downscale_factor="2", reference_temporal_scale_factor="4")
+    save_file(for_gemma(), folder / GEMMA)
     save_file({f"{LAYER.replace('to_q', 'to_v')}.diff_b": torch.ones(128)}, folder / BIAS)
     return folder
 
@@ -189,3 +204,20 @@ def test_settings_that_cannot_be(client: Client, prompt, inputs, words):
     add(prompt, bad=("LTX2AVLoadLoraAdvanced", given | {"audio_to_video": 1.0, "video_to_audio": 1.0, **inputs}))
     run = client.run(change(prompt, LTX2AVSample={"model": ["bad", 0]}))
     assert run.end == "execution_error" and all(word in run.error for word in words), run.error
+
+
+def test_a_lora_for_gemma_acts_where_gemma_is_loaded(server, client, prompt):
+    """Also after a prompt of the same words was kept without it, and not at strength 0."""
+    runs = []
+    for inputs in ({}, {"lora": GEMMA}, {"lora": GEMMA, "strength": 0.0}, {"lora": "none"}):
+        change(prompt, LTX2AVLoadGemma=inputs)
+        runs.append(client.run(prompt))
+        assert runs[-1].end == "execution_success", runs[-1].error
+    plain, changed, weak, without = (frames(server, run) for run in runs)
+    assert np.abs(plain - changed).mean() > 0.5
+    assert np.array_equal(plain, weak) and np.array_equal(plain, without)
+
+
+def test_the_ordinary_loader_says_that_a_lora_is_made_for_gemma(client, prompt):
+    run = client.run(chained(prompt, (GEMMA, 1.0)))
+    assert run.end == "execution_error" and "Load Gemma" in str(run.error)
