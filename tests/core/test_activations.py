@@ -49,6 +49,7 @@ def peak_of(net: Transformer, passes: list[Pass]) -> float:
     return peak.bytes / HIDDEN
 
 
+@pytest.mark.slow
 def test_the_counter_sees_what_is_alive():
     given = torch.zeros(1000)
     with Peak() as peak:

@@ -458,6 +458,7 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         main(["inspect", "x"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_not_complained_about():
     """As of ``ltx2 inspect file | head -0``."""
     reading, writing = os.pipe()

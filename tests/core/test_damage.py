@@ -42,6 +42,8 @@ from ltx2_core.pipeline.stage import NetworkKey
 from ltx2_core.text import Tokenizer
 from ltx2_core.text.encode import compute_hidden_states
 
+pytestmark = pytest.mark.slow
+
 SECONDS, BYTES = 60, 4 * 2**30  # that any damaged input may take
 LONGEST = 700  # characters of a sentence, with the paths in it
 
@@ -89,14 +91,12 @@ def test_damaged_files_are_answered_in_a_sentence(whole, kind, tmp_path):
     assert len(said) > 30 and (kind == "cache" or sum(map(bool, said)) > len(said) // 3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["config", "checkpoint"])
 def test_damaged_checkpoints_are_answered_in_a_sentence(whole, kind, tmp_path):
     said = meet(whole, kind, 0, tmp_path)
     assert len(said) > 70 and sum(map(bool, said)) > len(said) // 3
 
 
-@pytest.mark.slow
 def test_there_are_more_than_500_of_them_and_they_need_little_memory(whole):
     resource = pytest.importorskip("resource")
     assert sum(1 for kind in damage.KINDS for _ in damage.cases(whole, kind)) >= 500
@@ -414,7 +414,6 @@ def test_memory_that_ends_in_a_stage_names_the_stage(error, whole):
         raise error
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 def test_sigterm_leaves_no_folder_of_pictures(tmp_path):
     program = """

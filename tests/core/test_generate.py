@@ -256,6 +256,7 @@ def test_a_checkpoint_needs_a_text_encoder(models, tmp_path, capsys):
     assert "--checkpoint needs --text-encoder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_control_c_leaves_nothing(tmp_path, capsys, monkeypatch):
     from ltx2_core.cli import progress
 

@@ -18,6 +18,8 @@ from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
 
+pytestmark = pytest.mark.slow
+
 PREFIX = "model.diffusion_model."
 MINI = UPSCALER.parent
 
@@ -159,7 +161,6 @@ def diffusers_state(version: str) -> dict[str, dict[str, tuple[int, ...]]]:
     return {name: {k: tuple(v.shape) for k, v in net.state_dict().items()} for name, net in networks.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_tensor_of_a_folder_of_diffusers_has_its_official_name(version):
     pytest.importorskip("diffusers.pipelines.ltx2.vocoder")

@@ -18,6 +18,8 @@ from ltx2_core.conditioning.conditions import AudioSource, InitClip, VideoSource
 from ltx2_core.errors import LTX2Error, MediaError, MissingFileError, SettingError
 from ltx2_core.media import check_target, probe, read_audio, read_picture, read_video, write_audio, write_video
 
+pytestmark = pytest.mark.slow
+
 FPS, RATE = Fraction(24), 24_000
 FRAMES, SOUND = torch.rand(9, 64, 64, 3), torch.zeros(2, RATE)
 

@@ -120,6 +120,7 @@ def test_a_name_without_an_end_is_known_at_once_to_be_unknown(tmp_path):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_a_lora_has_not_more_tensors_than_the_model_could_need(tmp_path):
     value = torch.zeros(1)
     save_file({f"{number}.alpha": value.clone() for number in range(50_001)}, tmp_path / "many.safetensors")

@@ -7,6 +7,8 @@ import torch
 from agreement import compare
 from official_pipelines import CASES, VECTORS, Files, ours, shortened
 
+pytestmark = pytest.mark.slow
+
 RECORDED = json.loads(VECTORS.read_text())
 
 
@@ -30,7 +32,6 @@ def test_every_pipeline_is_recorded():
     assert all(len(each["samples"]) >= 48 for case in RECORDED.values() for each in case.values())
 
 
-@pytest.mark.slow
 def test_the_noise_in_the_steps_of_hq_follows_the_seed_only_where_it_is_asked_to(files):
     official, by_seed = ours(files, "hq"), ours(files, "hq", step_noise="by seed")
     assert all(not torch.equal(official[stream], x) for stream, x in by_seed.items())

@@ -195,6 +195,7 @@ def test_a_sound_that_is_held_stays_and_leads_the_picture(models, spatial, monke
     assert not torch.equal(held.latent.video, anew.latent.video)
 
 
+@pytest.mark.slow
 def test_twice_the_frame_rate(models, temporal):
     second = SecondStage((temporal,), refine=False)
     clip = ltx2.generate(models, PROMPT, second=second, **SMALL)

@@ -157,7 +157,7 @@ def test_the_unit_may_change_between_uses(network):
 
 
 @pytest.mark.parametrize("seed", range(40))
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 def test_any_plan_gives_the_same_result(path, monkeypatch, seed):
     on_stand_ins(monkeypatch)
     dice = random.Random(seed)
@@ -301,6 +301,7 @@ def failing(monkeypatch, fails) -> None:
     monkeypatch.setattr(Attention, "project_out", run)
 
 
+@pytest.mark.slow
 def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
     store = Store(network, "cpu", link=Device())
     store.patch(CHANGES)
@@ -326,7 +327,7 @@ def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkeypatch, caplog, seed):
     dice, left = random.Random(seed), list(range(4))
     expected = step(changed(path))
@@ -344,7 +345,7 @@ def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkey
 
 @pytest.mark.parametrize("unit", ["block", "part"])
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8, 1.0])
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 def test_any_capacity_that_holds_the_rest_and_a_part_is_enough(network, unit, share):
     expected = step(network)
     store = Store(network, "cpu", link=Device())

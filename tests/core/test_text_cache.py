@@ -69,6 +69,7 @@ def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, op
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
     def path(checkpoint=files[0], gemma=files[1], dtype=torch.bfloat16, components=("text_features",), prompt="a"):
         models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
@@ -171,6 +172,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_atomically(target / "inside a file", b"")
 
 
+@pytest.mark.slow
 def test_a_fingerprint_differs_where_its_values_do(files):
     checkpoint = ltx2.open_models(files[0]).files[0]
     plain = [0, 0.0, False, None, "", b"", (), {}, set(), (0,), ((0,),), (0, 0), {0: 0}, {0}, "0", [""], torch.bfloat16]
