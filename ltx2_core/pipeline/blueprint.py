@@ -47,6 +47,10 @@ FLOAT32 = 4  # bytes
 _REMEMBERED = 256  # values; each is small
 
 
+# A blueprint is drawn within a run, which is in inference mode, and asked outside of it as well.
+_outlives_a_run = torch.inference_mode(False)
+
+
 class Blueprint:
     """The networks of a model, without a weight.
 
@@ -62,6 +66,7 @@ class Blueprint:
         self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
+    @_outlives_a_run
     def of_files(
         cls,
         models: Models,
@@ -92,6 +97,7 @@ class Blueprint:
         return cls(title, models.config, tensors, encoder.config if encoder else None)
 
     @classmethod
+    @_outlives_a_run
     def of_version(cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16) -> "Blueprint":
         """Draw a released model with Gemma 3 12B; no file is needed.
 
@@ -148,6 +154,7 @@ class Blueprint:
         """Return component ``name`` on the meta device, in the formats it will run in."""
         return self.remember(("network", name), lambda: self._network(name))
 
+    @_outlives_a_run
     def _network(self, name: str) -> ComponentNetwork:
         if name == "text_encoder":
             assert self.gemma is not None
@@ -159,6 +166,7 @@ class Blueprint:
         """Return the transformer with a few blocks from its middle, as it multiplies on a card that has float8."""
         return self.remember(("shortened", layers), lambda: self._shortened_transformer(layers))
 
+    @_outlives_a_run
     def _shortened_transformer(self, layers: int) -> Transformer:
         middle = layers_of(self.config["transformer"]) // 2
         tensors = {}

@@ -396,6 +396,14 @@ def test_a_second_stage_takes_as_few_tiles_as_fit(wide):
         stage.fit(wide.blueprint, Room(MACHINE, work, GIB))
 
 
+def test_a_blueprint_that_a_run_has_drawn_is_asked_outside_of_it(models):
+    stages = [DecodeVideo((2, 2, 2)), Sample(Sampling(SIGMAS, guidance_of_passes(1)), LatentSize((2, 2, 2), 9))]
+    with torch.inference_mode():
+        drawn = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.float32))
+        within = [need_of(DecodeVideo((3, 2, 2)), drawn), need_of(stages[1], drawn)]
+    assert [need_of(stage, drawn).work_bytes > 0 for stage in stages] == [True, True] and all(within)
+
+
 def test_a_plan_says_in_a_line_for_each_stage_where_weights_are(wide):
     stages = [Sample(Sampling(SIGMAS, guidance_of_passes(2)), LatentSize.of_clip(SHAPE)), DecodeVideo((5, 3, 4))]
     sizes = [need_of(stage, wide.blueprint) for stage in stages]
