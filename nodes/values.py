@@ -19,7 +19,7 @@ from ..ltx2_core.fields import check_number
 from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
-from ..ltx2_core.media import probe
+from ..ltx2_core.media import probe, widened
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
@@ -238,7 +238,10 @@ def video_source(images: Tensor | None, video: Video) -> VideoSource:
         return VideoSource(source, start, seconds)
     parts = video.get_components()
     check_number("The frame rate of the video", parts.frame_rate, 0.001, 1000)
-    return VideoSource(check_pictures("video", parts.images)[..., :3], fps=Fraction(parts.frame_rate))
+    images = check_pictures("video", parts.images)[..., :3]
+    if isinstance(video, InputImpl.VideoFromFile):
+        images = widened(images, probe(video.get_stream_source()).size)
+    return VideoSource(images, fps=Fraction(parts.frame_rate))
 
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:

@@ -4,7 +4,7 @@ from .compress import compress
 from .local import open_local
 from .mix import mix_down
 from .picture import read_picture
-from .read import MediaInfo, check_brightness, probe, read_audio, read_video
+from .read import MediaInfo, check_brightness, probe, read_audio, read_video, widened
 from .write import check_target, write_audio, write_clip, write_frames, write_video
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "read_audio",
     "read_picture",
     "read_video",
+    "widened",
     "write_audio",
     "write_clip",
     "write_frames",

@@ -84,6 +84,21 @@ def probe(source: Source) -> MediaInfo:
         )
 
 
+def widened(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return decoded frames (F, H, W, 3) as wide as they are seen, where whoever decoded them left pixels unsquare.
+
+    Args:
+        frames: in 0..1.
+        size: width and height as ``probe`` says them; None, or another height, changes nothing.
+    """
+    height, width = frames.shape[1:3]
+    if size is None or size[1] != height or size[0] == width:
+        return frames
+    channels_first = frames.movedim(-1, 1)
+    resized = F.interpolate(channels_first, (height, size[0]), mode="bilinear", antialias=True)
+    return resized.clamp(0, 1).movedim(1, -1)
+
+
 def read_video(
     source: Source, *, fps: Fraction | None = None, start: float | Fraction = 0, frames: int | None = None
 ) -> Iterator[Tensor]:

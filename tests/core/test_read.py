@@ -16,7 +16,17 @@ from torch import Tensor
 
 from ltx2_core.conditioning import AudioSource, VideoSource
 from ltx2_core.errors import MediaError
-from ltx2_core.media import mix_down, probe, read, read_audio, read_picture, read_video, write_audio, write_video
+from ltx2_core.media import (
+    mix_down,
+    probe,
+    read,
+    read_audio,
+    read_picture,
+    read_video,
+    widened,
+    write_audio,
+    write_video,
+)
 
 NTSC = Fraction(24000, 1001)
 
@@ -556,3 +566,9 @@ def test_transparency_palettes_and_inks_leave_colours_as_they_are(tmp_path):
         picture.save(tmp_path / f"{number}.{suffix}", quality=100)
         expected = pixels if most is not None else torch.from_numpy(np.array(picture.convert("RGB"))) / 255
         assert (read_picture(tmp_path / f"{number}.{suffix}")[0] - expected).abs().max() <= ((most or 0) + 0.01) / 255
+
+
+def test_frames_that_a_host_decoded_become_as_wide_as_they_are_seen():
+    frames = torch.rand(2, 4, 6, 3)
+    assert widened(frames, (12, 4)).shape == (2, 4, 12, 3)
+    assert all(widened(frames, size) is frames for size in (None, (6, 4), (4, 6)))
