@@ -8,6 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from diffusers_parts import transformer_and_connectors
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
@@ -140,19 +141,12 @@ def test_loras_upscalers_and_gemma_are_named_with_their_place(whole, tiny_files)
 def diffusers_state(version: str) -> dict[str, dict[str, tuple[int, ...]]]:
     """Names and shapes of what diffusers has in each subfolder."""
     import diffusers
-    from diffusers.pipelines.ltx2 import connectors, vocoder
+    from diffusers.pipelines.ltx2 import vocoder
 
     new = version == "2.3"
-    gated = {f"{stream}{what}": new for stream in ("", "audio_") for what in ("gated_attn", "cross_attn_mod")}
-    of_connectors = {
-        "per_modality_projections": True, "proj_bias": True, "video_gated_attn": True, "audio_gated_attn": True,
-        "video_connector_num_layers": 8, "audio_connector_num_layers": 8, "video_connector_num_attention_heads": 32,
-        "audio_connector_num_attention_heads": 32, "audio_connector_attention_head_dim": 64,
-    }  # fmt: skip
+    networks = transformer_and_connectors(version)
     with torch.device("meta"):
-        networks = {
-            "transformer": diffusers.LTX2VideoTransformer3DModel(**gated, use_prompt_embeddings=not new),
-            "connectors": connectors.LTX2TextConnectors(**of_connectors if new else {}),
+        networks |= {
             "audio_vae": diffusers.AutoencoderKLLTX2Audio(),
             "vocoder": (vocoder.LTX2VocoderWithBWE if new else vocoder.LTX2Vocoder)(),
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from diffusers_parts import transformer_and_connectors
 from safetensors.torch import save_file
 
 from ltx2_core.__main__ import main
@@ -89,20 +90,7 @@ def test_every_linear_layer_is_found_in_every_naming(version, naming):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_tensor_is_found_by_the_name_that_diffusers_gives_it(version):
-    transformers = pytest.importorskip("diffusers.models.transformers.transformer_ltx2")
-    connectors = pytest.importorskip("diffusers.pipelines.ltx2.connectors")
-    new = version == "2.3"
-    of_blocks = {"gated_attn": new, "cross_attn_mod": new, "audio_gated_attn": new, "audio_cross_attn_mod": new}
-    of_connectors = {
-        "per_modality_projections": True, "proj_bias": True, "video_gated_attn": True, "audio_gated_attn": True,
-        "video_connector_num_layers": 8, "audio_connector_num_layers": 8, "video_connector_num_attention_heads": 32,
-        "audio_connector_num_attention_heads": 32, "audio_connector_attention_head_dim": 64,
-    }  # fmt: skip
-    with torch.device("meta"):
-        networks = {
-            "transformer": transformers.LTX2VideoTransformer3DModel(**of_blocks, use_prompt_embeddings=not new),
-            "connectors": connectors.LTX2TextConnectors(**of_connectors if new else {}),
-        }
+    networks = transformer_and_connectors(version)
     shapes = {
         find_parameter(f"{prefix}.{name}"): tuple(value.shape)
         for prefix, network in networks.items()
