@@ -6,6 +6,8 @@ A clip owns one rational frame rate; every length follows from it (``conditionin
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
+from math import log, sqrt
 
 import torch
 from einops import rearrange
@@ -60,6 +62,38 @@ def floor_frames(frames: int) -> int:
 def nearest_size(pixels: float, multiple: int = SPACE_SCALE) -> int:
     """Return the nearest width or height that the video VAE can make."""
     return max(1, round(pixels / multiple)) * multiple
+
+
+# Width by height, as people name it.
+RATIOS = {"16:9": 16 / 9, "9:16": 9 / 16, "1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "21:9": 21 / 9}
+
+MOST_PIXELS = 4096  # of a side
+
+
+def size_of_ratio(ratio: float, area: float, multiple: int = SPACE_SCALE) -> tuple[int, int]:
+    """Return the width and height that come nearest to a ratio and an area.
+
+    A wrong ratio is seen at once, a few pixels more or less are not, so the ratio counts four times as much.
+
+    Args:
+        ratio: Width by height.
+        area: In pixels.
+        multiple: What both must be multiples of, in pixels.
+
+    Raises:
+        SettingError: A side would be too long.
+    """
+    widths, heights = (
+        [nearest_size(side, multiple) + offset * multiple for offset in (-1, 0, 1)]
+        for side in (sqrt(area * ratio), sqrt(area / ratio))
+    )
+    possible = [size for size in product(widths, heights) if multiple <= min(size) <= max(size) <= MOST_PIXELS]
+    if not possible:
+        raise SettingError(
+            f"{area / 1e6:.2g} megapixels at {ratio:.2f}:1 have a side beyond {MOST_PIXELS} pixels; choose fewer "
+            "megapixels."
+        )
+    return min(possible, key=lambda size: 4 * abs(log(size[0] / size[1] / ratio)) + abs(log(size[0] * size[1] / area)))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import torch
 
 from .checkpoint.upscaler import UpscalerFile
-from .conditioning.conditions import Condition, of_second_stage, remakes_sound
+from .conditioning.conditions import Condition, Picture, of_second_stage, remakes_sound
 from .conditioning.rate import at_rate
 from .errors import SettingError
 from .fields import Choice, Number, Seed, Switch, Whole, Words, did_you_mean, plain_numbers, settings_of
-from .geometry import SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size
+from .geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio
 from .latents import NOISE_ORDERS, STREAMS
 from .lora import Lora, Stack, Strengths
 from .lora.stack import without_in_context
@@ -37,7 +37,6 @@ from .sampling import (
     TileSettings,
     schedules,
 )
-from .sampling.recipes import NEGATIVE
 from .sampling.schedules import CUSTOM
 from .sampling.windows import Segment, Window, Windowing
 from .video_vae import Tiling
@@ -56,6 +55,13 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp32": torch.float32,
 }
 STEP_NOISES = ("official", "by seed")
+AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the picture", "by hand"
+SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
+AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.6", "0.9", "1.5", "2.1", "3.7", "8.3")
+IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
+LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES)
+RECIPE = "recipe of the model"
+FOLLOWED = ("auto", RECIPE, "these widgets")
 SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
 
 
@@ -71,9 +77,9 @@ class PromptSettings:
     ] = ""
     negative: Annotated[
         str | None,
-        Words(lines=True, dynamic=True, shown=NEGATIVE),
-        "What to stay away from, in picture and sound. It works only while a text scale is above 1. Empty means: away "
-        "from the average clip.",
+        Words(lines=True, dynamic=True, shown=""),
+        "What to stay away from, in picture and sound. It works only while a text scale is above 1. Empty takes what "
+        'the recipe of the model says; two quotation marks, "", mean: away from the average clip.',
     ] = None
     keep_encoded: Annotated[
         bool,
@@ -81,6 +87,11 @@ class PromptSettings:
         "Keeps encoded prompts on disk (at most 1 GB), so that a repeated prompt never loads Gemma, also after a "
         "restart. The prompts themselves are not written down.",
     ] = True
+
+
+def given_negative(negative: str | None, recipe: Recipe) -> str:
+    """Return the negative prompt that is meant: that of the recipe for None, none for two quotation marks."""
+    return recipe.negative if negative is None else "" if negative.strip() == '""' else negative
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,16 @@ class RecipeSettings:
         "The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA. It depends on the "
         "size of the clip, and names its own sampler.",
     ] = False
+    settings: Annotated[
+        str,
+        Choice(FOLLOWED, flag="hq"),
+        "Where steps, sampler and all scales come from: the recipe of the model, or the widgets of this node. auto "
+        "follows the recipe while nothing is connected to sigmas, and else the widgets.",
+    ] = FOLLOWED[0]
+
+    def follows(self, sigmas: object) -> bool:
+        """Return whether the recipe counts, if these ``sigmas`` are given; None for none."""
+        return self.settings == RECIPE or (self.settings == FOLLOWED[0] and sigmas is None)
 
 
 @dataclass(frozen=True)
@@ -187,10 +208,89 @@ class ClipSettings:
         "sound only makes no picture, which is much faster; width and height do not matter then. picture only makes "
         "a silent clip.",
     ] = "picture and sound"
+    size: Annotated[
+        str,
+        Choice(SIZES),
+        "How large the clip is: as the model likes it, by aspect ratio, as the picture that is given, or by hand, that "
+        "is by width and height. auto is by hand where no model is connected, or where width and height are given on "
+        "the command line, and else as the model likes it.",
+    ] = AUTO
+    megapixels: Annotated[
+        str,
+        Choice(AREAS),
+        "How many pixels a size by aspect ratio or as a picture has, in millions: 0.4 is what the models are shown "
+        "with, 0.9 is 720p, 2.1 is 1080p, 8.3 is 4K.",
+    ] = AS_MODEL
+    length: Annotated[
+        str,
+        Choice(LENGTHS, flag="seconds"),
+        "How long the clip is: as the model likes it, by seconds, or by frames. auto is by seconds above 0; else by "
+        "frames where no model is connected, and as the model likes it where one is.",
+    ] = AUTO
 
     def __post_init__(self) -> None:
         """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood."""
         object.__setattr__(self, "fps", exact_fps(self.fps))
+
+    def automatic(self, has_picture: bool) -> "ClipSettings":
+        """Return what auto means where a model is known: as a picture or the model likes it, but for given seconds."""
+        size, length = AS_PICTURE if has_picture else AS_MODEL, IN_SECONDS if self.seconds else AS_MODEL
+        return replace(
+            self,
+            size=size if self.size == AUTO else self.size,
+            length=length if self.length == AUTO else self.length,
+        )
+
+    def sized(
+        self, recipe: Recipe | None, picture: tuple[int, int] | None = None, step: int = SPACE_SCALE
+    ) -> "ClipSettings":
+        """Return these settings with width, height and frames that follow from the choices of size and length.
+
+        Args:
+            recipe: That of the model, for what is not set; None where no model is known.
+            picture: Width and height of the picture that is given, in pixels; None without one.
+            step: What width and height must be multiples of, in pixels.
+
+        Raises:
+            SettingError: A choice for which the model or the picture is missing.
+        """
+        width, height = self._size(recipe, picture, step)
+        own = {"width": width, "height": height, "frames": self._frames(recipe)}
+        usual = {} if recipe is None else {name: getattr(recipe, name) for name in own}
+        return replace(
+            self,
+            **usual | {name: value for name, value in own.items() if value},
+            seconds=self.seconds if self.length in (AUTO, IN_SECONDS) else None,
+            size=BY_HAND,
+            length=AUTO,
+        )
+
+    def _size(self, recipe: Recipe | None, picture: tuple[int, int] | None, step: int) -> tuple[int | None, int | None]:
+        """The width and height that are chosen; None for what the recipe says."""
+        if self.size in (AUTO, BY_HAND):
+            return self.width, self.height
+        if self.size == AS_MODEL:
+            likes = _known("size", recipe)
+            return likes.width, likes.height
+        ratio = self._ratio(picture)
+        if self.megapixels != AS_MODEL:
+            return size_of_ratio(ratio, float(self.megapixels) * 1e6, step)
+        likes = _known("megapixels", recipe)
+        return size_of_ratio(ratio, likes.width * likes.height, step)
+
+    def _ratio(self, picture: tuple[int, int] | None) -> float:
+        """Width by height, as it is chosen."""
+        if self.size in RATIOS:
+            return RATIOS[self.size]
+        if picture is None:
+            raise SettingError(f"size is {AS_PICTURE}, but there is no picture: connect or give one.")
+        return picture[0] / picture[1]
+
+    def _frames(self, recipe: Recipe | None) -> int | None:
+        """The frames that are chosen; None for what the recipe says, or what seconds say."""
+        if self.length == IN_SECONDS and not self.seconds:
+            raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
+        return _known("length", recipe).frames if self.length == AS_MODEL else self.frames
 
     def nearest(self) -> tuple[ClipShape, list[str]]:
         """Return the nearest clip that LTX-2 can make, and what had to be changed for it; every size must be set."""
@@ -205,9 +305,16 @@ class ClipSettings:
         return clip, [f"{name} {asked} became {made}, {rule}" for name, asked, made, rule in rows if asked != made]
 
     @property
-    def length(self) -> int | None:
+    def asked_frames(self) -> int | None:
         """The number of frames that was asked for, be it in frames or in seconds; None if neither was."""
         return nearest_frames(self.seconds * self.fps) if self.seconds else self.frames
+
+
+def _known(setting: str, recipe: Recipe | None) -> Recipe:
+    """The recipe; SettingError if none is known and this setting follows it."""
+    if recipe is None:
+        raise SettingError(f"{setting} is {AS_MODEL}, but there is no model: connect one, or make another choice.")
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -416,8 +523,7 @@ class SecondStage:
         Raises:
             SettingError: nothing becomes that large when it is enlarged by these upscalers.
         """
-        space = prod((file.config.space for file in self.upscalers), start=Fraction(1))
-        step = SPACE_SCALE * space.numerator
+        space, step = self.space, self.step
         for name, value in (("width", width), ("height", height)):
             if space != 1 and value % step:
                 raise SettingError(
@@ -425,6 +531,16 @@ class SecondStage:
                     f"example {nearest_size(value, step)}."
                 )
         return ClipShape(int(width / space), int(height / space), frames, fps)
+
+    @property
+    def space(self) -> Fraction:
+        """How many times as wide and high the clip becomes."""
+        return prod((file.config.space for file in self.upscalers), start=Fraction(1))
+
+    @property
+    def step(self) -> int:
+        """What width and height of the enlarged clip must be multiples of, in pixels."""
+        return SPACE_SCALE * self.space.numerator
 
     def last(self, clip: ClipShape) -> ClipShape:
         """Return what becomes of the clip of the first stage."""
@@ -639,7 +755,7 @@ class Request:
             sigmas=self._sigmas(recipe, shape),
             sampler=self.sampling.sampler or recipe.sampler,
             guidance=self._guidance(recipe),
-            negative=recipe.negative if self.negative is None else self.negative,
+            negative=given_negative(self.negative, recipe),
             second=second,
             refine=second.completed(recipe.refine, self.conditions),
             loras=second.with_lora(self.loras, first_strength),
@@ -650,10 +766,12 @@ class Request:
 
     def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
         """The clip of the first stage."""
-        clip = self.clip
-        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, clip.fps))
-        size = clip.width or usual.width, clip.height or usual.height
-        return second.first(size[0], size[1], clip.length or recipe.frames, clip.fps)
+        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, self.clip.fps))
+        pictures = (each.size for each in self.conditions if isinstance(each, Picture))
+        final = replace(recipe, width=usual.width, height=usual.height)
+        clip = self.clip.sized(final, next(pictures, None), second.step)
+        assert clip.width and clip.height and clip.asked_frames
+        return second.first(clip.width, clip.height, clip.asked_frames, clip.fps)
 
     def _guidance(self, recipe: Recipe) -> StreamGuidance:
         """The guidance of both streams."""

@@ -16,7 +16,7 @@ from .condition import (
     RetakeNode,
     VideoToAudio,
 )
-from .engine import LoadedGemma, LoadedModel, UpscalerLike
+from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .host import guarded
 from .latents import EmptyLatent, Encode, Extend
@@ -31,7 +31,7 @@ from .values import LongClipPlan, MelSpectrogram
 # What goes through our own sockets, and where it comes from.
 KINDS: Kinds = {
     "LTX2AV_MODEL": (LoadedModel, "LTX-2 Load Model"),
-    "LTX2AV_GEMMA": (LoadedGemma, "LTX-2 Load Gemma"),
+    "LTX2AV_GEMMA": (GemmaLike, "LTX-2 Load Gemma"),
     "LATENT_UPSCALE_MODEL": (UpscalerLike, "LTX-2 Load Upscaler"),
     "LTX2AV_MEL": (MelSpectrogram, "LTX-2 Audio VAE Decode"),
     "LTX2AV_GUIDANCE": (StreamGuidance, "LTX-2 Guidance"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import comfy.model_management as mm
@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..ltx2_core.checkpoint import Models, build
+from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
@@ -43,6 +44,8 @@ from ..ltx2_core.settings import PRECISIONS
 from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import Preview
+
+Opened = TypeVar("Opened")
 
 # Where a network runs, in the host's words; all others are a "vae".
 ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
@@ -162,6 +165,20 @@ class _OfOneNetwork:
         return self.network.patcher
 
 
+class FollowsModel(Generic[Opened]):
+    """What goes with a model, of several files: opened as soon as the model is known, and kept for it."""
+
+    def __init__(self, open_for: Callable[[Models], Opened]):
+        self._open_for = open_for
+        self._known: tuple[Models, Opened] | None = None
+
+    def of(self, models: Models) -> Opened:
+        """Return it, opened; MissingFileError if there is none that goes with ``models``."""
+        if self._known is None or self._known[0] is not models:
+            self._known = models, self._open_for(models)
+        return self._known[1]
+
+
 class LoadedGemma(_OfOneNetwork):
     """LTX2AV_GEMMA: the opened files of a text encoder, and its network and tokenizer once they have been needed."""
 
@@ -184,6 +201,10 @@ class LoadedGemma(_OfOneNetwork):
         other.loras, other._base = ((lora, Strengths(strength)),), self
         return other
 
+    def of(self, models: Models) -> "LoadedGemma":
+        """Return this one; the blueprint refuses one that belongs to another model."""
+        return self
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer among the files."""
@@ -198,6 +219,11 @@ class LoadedUpscaler(_OfOneNetwork):
         self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
         self._file = file
         self.network = HostNetwork("upscaler", self.device, self.dtype, self._build, file.file.path.name)
+
+    def of(self, models: Models) -> "LoadedUpscaler":
+        """Return this one; SettingError if it is that of the miniature, and the model is not."""
+        check_own_part(self._file.file.path, "upscaler", models)
+        return self
 
     def _build(self) -> list[nn.Module]:
         return [build_upscaler(self._file, self.dtype)]
@@ -221,12 +247,13 @@ class ForeignUpscaler:
 
 
 AnyUpscaler = LoadedUpscaler | ForeignUpscaler
-UpscalerLike: TypeAlias = LoadedUpscaler | nn.Module | comfy.model_patcher.ModelPatcher
+GemmaLike: TypeAlias = LoadedGemma | FollowsModel
+UpscalerLike: TypeAlias = LoadedUpscaler | FollowsModel | nn.Module | comfy.model_patcher.ModelPatcher
 
 
-def upscaler_of(value: UpscalerLike) -> AnyUpscaler:
+def upscaler_of(value: UpscalerLike, models: Models) -> AnyUpscaler:
     """Return what a LATENT_UPSCALE_MODEL socket carries, ours or the host's."""
-    return value if isinstance(value, LoadedUpscaler) else ForeignUpscaler(value)
+    return value.of(models) if isinstance(value, LoadedUpscaler | FollowsModel) else ForeignUpscaler(value)
 
 
 class LoadedModel:
@@ -300,13 +327,13 @@ class HostEngine(PlannedEngine):
         limits: Plan | None = None,
         node: type[io.ComfyNode] | None = None,
         *,
-        gemma: LoadedGemma | None = None,
+        gemma: GemmaLike | None = None,
         preview: Preview | None = None,
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
-        self.model, self.models = model, model.models
-        self.loras: Stack = (*model.loras, *(gemma.loras if gemma else ()))
-        self.gemma, self.limits, self.preview = gemma, limits, preview
+        self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
+        self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
+        self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
         self._bars: dict[str, Callable[..., None]] = {}

@@ -74,21 +74,15 @@ class RecipeNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, steps: int = 0, hq: bool = False, latent: Latent | None = None
     ) -> io.NodeOutput:
-        recipe, tokens = recipe_of(model.models, hq), _tokens(latent)
+        recipe, tokens = recipe_of(model.models, hq), None if latent is None else HostLatent(latent).video_tokens
         if recipe.by_tokens and tokens is None:
             raise SettingError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
         sigmas = recipe.sigmas(steps or None, tokens=tokens)
         host.show_text(
             cls.hidden.unique_id,
-            recipe.describe(f"{model.models.kind} hq" if hq else model.models.kind, len(sigmas) - 1),
+            recipe.describe(model.models.kind_of(hq), len(sigmas) - 1),
         )
         return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
-
-
-def _tokens(latent: Latent | None) -> int | None:
-    """Return the tokens of the picture; None without one."""
-    video = None if latent is None else HostLatent(latent).content.video
-    return None if video is None else video[0, 0].numel()
 
 
 class ScheduleNode(io.ComfyNode):
@@ -119,4 +113,4 @@ class ScheduleNode(io.ComfyNode):
         schedule = ScheduleSettings(**settings)
         if schedule.note:
             host.show_text(cls.hidden.unique_id, schedule.note)
-        return io.NodeOutput(Tensor(schedule.sigmas(_tokens(latent))))
+        return io.NodeOutput(Tensor(schedule.sigmas(None if latent is None else HostLatent(latent).video_tokens)))

@@ -10,8 +10,9 @@ from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
 from ..ltx2_core.latents import AVLatent, empty
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings
+from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings, RecipeSettings
 from . import host, inputs
 from .engine import HostEngine, LoadedModel
 from .values import (
@@ -41,6 +42,15 @@ class EmptyLatent(io.ComfyNode):
             inputs=[
                 *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
                 *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
+                inputs.model("The model that the clip is for: it knows which size and length it likes.", optional=True),
+                inputs.socket(
+                    io.Image,
+                    "picture",
+                    "A picture whose aspect ratio the clip gets, while size is auto or as the picture.",
+                    optional=True,
+                ),
+                *inputs.widgets(ClipSettings, "size", "megapixels", "length", optional=True),
+                *inputs.widgets(RecipeSettings, "hq"),
             ],
             outputs=[
                 inputs.latent_output("Picture and sound, still empty; ComfyUI's own AV latent nodes take it."),
@@ -51,8 +61,14 @@ class EmptyLatent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, streams: str = "picture and sound", batch_size: int = 1, **size: Any) -> io.NodeOutput:
-        clip, remarks = ClipSettings(**size).nearest()
+    def execute(
+        cls, streams: str = "picture and sound", batch_size: int = 1, model: LoadedModel | None = None,
+        picture: Tensor | None = None, hq: bool = False, **size: Any
+    ) -> io.NodeOutput:  # fmt: skip
+        asked, seen = ClipSettings(**size), None if picture is None else (picture.shape[2], picture.shape[1])
+        if model is not None:
+            asked = asked.automatic(picture is not None)
+        clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         host.show_text(cls.hidden.unique_id, "; ".join([clip.describe(), *remarks]))
         latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(latent, clip.frames, float(clip.fps))

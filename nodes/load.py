@@ -8,20 +8,21 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint import open_models
+from ..ltx2_core.checkpoint.belonging import find_text_encoder
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
-from ..ltx2_core.checkpoint.upscaler import open_upscaler
+from ..ltx2_core.checkpoint.upscaler import find_upscaler, open_upscaler
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS
 from . import host, inputs
-from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
+from .engine import FollowsModel, LoadedGemma, LoadedModel, LoadedUpscaler
 from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
-INSIDE, NONE = "in the checkpoint", "none"
+INSIDE, NONE, AS_MODEL = "in the checkpoint", "none", "as the model"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
@@ -59,7 +60,7 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=[BUILT_IN, *host.model_files(*CHECKPOINTS)],
+                    options=[*host.model_files(*CHECKPOINTS), BUILT_IN],
                     tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
                     "or the transformer of a split model from models/diffusion_models. The built-in miniature needs "
                     "no download and makes clips of a bouncing ball: good for trying a graph.",
@@ -126,10 +127,10 @@ class LoadGemma(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=[BUILT_IN, *_gemmas()],
+                    options=[AS_MODEL, *_gemmas(), BUILT_IN],
                     tooltip="Gemma 3 12B from models/text_encoders: one .safetensors file with the tokenizer inside, "
-                    "such as gemma_3_12B_it.safetensors, or a Hugging Face folder. The built-in miniature belongs to "
-                    "the built-in model.",
+                    "such as gemma_3_12B_it.safetensors, or a Hugging Face folder. as the model takes the first one "
+                    "there that the loaded model can read, and for the built-in miniature its own.",
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
                 _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
@@ -140,23 +141,22 @@ class LoadGemma(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder: str, lora: str = NONE, **others: Any) -> list[Stamp]:
-        return stamps([_gemma(text_encoder), *([] if lora == NONE else [host.model_file(lora, "loras")])])
+        encoders = [_gemma(name) for name in (_gemmas() if text_encoder == AS_MODEL else [text_encoder])]
+        return stamps([*encoders, *([] if lora == NONE else [host.model_file(lora, "loras")])])
 
     @classmethod
     def execute(
         cls, text_encoder: str, precision: str = "auto", lora: str = NONE, strength: float = 1.0
     ) -> io.NodeOutput:
-        path = _gemma(text_encoder)
+        def open_one(path: Path) -> LoadedGemma:
+            gemma = _opened([path], precision, lambda: LoadedGemma(open_text_encoder(path), precision))
+            host.log.info("Opened %s: Gemma 3 with %d layers", path.name, gemma.files.config.layers)
+            return gemma if lora == NONE else gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
 
-        def open_files() -> LoadedGemma:
-            gemma = LoadedGemma(open_text_encoder(path), precision)
-            host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.files.config.layers)
-            return gemma
-
-        gemma = _opened([path], precision, open_files)
-        if lora != NONE:
-            gemma = gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
-        return io.NodeOutput(gemma)
+        if text_encoder != AS_MODEL:
+            return io.NodeOutput(open_one(_gemma(text_encoder)))
+        paths = [_gemma(name) for name in _gemmas()]
+        return io.NodeOutput(FollowsModel(lambda models: open_one(find_text_encoder(models, paths))))
 
 
 class LoadUpscaler(io.ComfyNode):
@@ -171,10 +171,11 @@ class LoadUpscaler(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "upscaler",
-                    options=[BUILT_IN, *host.model_files(*UPSCALERS)],
+                    options=[AS_MODEL, *_upscalers(), BUILT_IN],
                     tooltip="The official file, such as ltx-2.3-spatial-upscaler-x2-1.1.safetensors, from "
-                    "models/latent_upscale_models or models/upscale_models, of the same LTX-2 version as the model. "
-                    "The built-in one belongs to the built-in model.",
+                    "models/latent_upscale_models or models/upscale_models, of the same LTX-2 version as the model. as "
+                    "the model takes the one that enlarges twice and has the official name for the loaded model, and "
+                    "for the built-in miniature its own; only LTX-2 nodes can take that.",
                 )
             ],
             outputs=[inputs.output(io.LatentUpscaleModel, "upscaler", "The opened upscaler, not yet in memory.")],
@@ -183,10 +184,13 @@ class LoadUpscaler(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, upscaler: str) -> list[Stamp]:
-        return stamps([_upscaler(upscaler)])
+        return stamps([_upscaler(name) for name in (_upscalers() if upscaler == AS_MODEL else [upscaler])])
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
+        if upscaler == AS_MODEL:
+            paths = [_upscaler(name) for name in _upscalers()]
+            return io.NodeOutput(FollowsModel(lambda models: LoadedUpscaler(find_upscaler(models, 2, paths))))
         file = open_upscaler(_upscaler(upscaler))
         host.show_text(cls.hidden.unique_id, f"Enlarges {file.config.enlarges}")
         return io.NodeOutput(LoadedUpscaler(file))
@@ -229,6 +233,10 @@ def _gemma(name: str) -> Path:
     if name in host.model_folders("text_encoders"):
         return host.model_folder(name, "text_encoders")
     return host.model_file(name, "text_encoders")
+
+
+def _upscalers() -> list[str]:
+    return host.model_files(*UPSCALERS)
 
 
 def _upscaler(name: str) -> Path:

@@ -5,25 +5,28 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ltx2_core.checkpoint.models import MINIATURE
+from ..ltx2_core.checkpoint.belonging import check_own_part
+from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora import Strengths, compare, open_lora
-from ..ltx2_core.lora.stack import parse_blocks, parse_schedule
+from ..ltx2_core.lora.stack import find_distilled_lora, parse_blocks, parse_schedule
+from ..ltx2_core.pipeline.generate import recipe_of
 from . import host, inputs
 from .engine import LoadedModel
 from .values import ModelType
 
 BUILT_IN = "built-in: "
 NONE = "none"
+DISTILLED = "distilled LoRA of the model"
 ROWS = 10  # of the stack; js/stack.js shows as many as are used, and one more
 
 MODEL = inputs.model("The LTX-2 model, from LTX-2 Load Model or another LoRA node.")
 
 
-def _lora_input(name: str = "lora", *first: str, more: str = "", **options: Any) -> io.Input:
+def _lora_input(name: str = "lora", *first: str, last: str = DISTILLED, more: str = "", **options: Any) -> io.Input:
     return io.Combo.Input(
         name,
-        options=[*first, *_built_in(), *host.model_files("loras")],
+        options=[*first, *host.model_files("loras"), *_built_in(), *filter(None, [last])],
         tooltip="A LoRA for LTX-2 from models/loras, of any trainer: official, ComfyUI, PEFT, diffusers, kohya, "
         f"musubi, LyCORIS. The built-in ones are for the miniature.{more}",
         **options,
@@ -130,7 +133,7 @@ class LoadICLora(_OneLora):
             "LTX2AVLoadICLora",
             "loaders/Load IC-LoRA",
             aliases=["ic-lora", "iclora", "in-context lora", "control", "depth", "pose", "canny", "union control"],
-            inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
+            inputs=[MODEL, _lora_input(last=""), *inputs.widgets(Strengths, "strength")],
             outputs=[
                 _model_output("For the sampler of the stage that gets the reference."),
                 inputs.output(
@@ -154,7 +157,8 @@ class LoadICLora(_OneLora):
 
 def _added(node: type[io.ComfyNode], model: LoadedModel, *chosen: tuple[str, Strengths]) -> LoadedModel:
     """Return ``model`` with these LoRAs, and show how they fit; CheckpointError if one of them changes nothing."""
-    loras = [(open_lora(_path(name)), strengths) for name, strengths in chosen]
+    paths = [(_path_for(model.models, name), strengths) for name, strengths in chosen]
+    loras = [(open_lora(path), strengths) for path, strengths in paths if path is not None]
     reports = [str(compare(lora, model.models)) for lora, _ in loras]
     host.show_text(node.hidden.unique_id, "\n".join(reports) or "no LoRA")
     return model.with_loras(*loras)
@@ -175,5 +179,14 @@ def _path(name: str) -> Path:
     return _built_in().get(name) or host.model_file(name, "loras")
 
 
+def _path_for(models: Models, name: str) -> Path | None:
+    """Return where the LoRA of this name lies; None for the distilled one of a model that is made without it."""
+    if name == DISTILLED:
+        needs = recipe_of(models).refine.lora
+        return find_distilled_lora(models, [_path(each) for each in host.model_files("loras")]) if needs else None
+    check_own_part(path := _path(name), "LoRA", models)
+    return path
+
+
 def _stamp(name: str) -> list[Stamp]:
-    return stamps([_path(name)])
+    return stamps([_path(each) for each in (host.model_files("loras") if name == DISTILLED else [name])])

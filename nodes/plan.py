@@ -15,7 +15,7 @@ from ..ltx2_core.pipeline.stages import stages_of_clip
 from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.settings import Resources
 from . import host, inputs
-from .engine import HostEngine, LoadedGemma, LoadedModel
+from .engine import GemmaLike, HostEngine, LoadedModel
 from .values import GemmaType, HostLatent, Latent, PlanType
 
 
@@ -51,7 +51,7 @@ class MemoryPlan(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, latent: Latent, gemma: LoadedGemma | None = None, sigmas: Tensor | None = None,
+        cls, model: LoadedModel, latent: Latent, gemma: GemmaLike | None = None, sigmas: Tensor | None = None,
         guidance: StreamGuidance | None = None, **limits: Any
     ) -> io.NodeOutput:  # fmt: skip
         engine, recipe, most = HostEngine(model, gemma=gemma), recipe_of(model.models), Resources(**limits)

@@ -193,7 +193,7 @@ class TwoStage(io.ComfyNode):
 
 def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | None = None) -> Latent:
     """Return the larger LATENT; ``wanted`` is "space" or "time" where a node enlarges one of them only."""
-    upscaler = upscaler_of(value)
+    upscaler = upscaler_of(value, engine.models)
     if not latent.has_picture:
         raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
     if wanted is not None and getattr(upscaler.config, wanted) == 1:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
@@ -15,9 +14,9 @@ from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling
-from ..ltx2_core.sampling import Guidance, schedules
+from ..ltx2_core.sampling import Guidance, Recipe, ScheduleSettings, StreamGuidance, schedules
 from ..ltx2_core.sampling.windows import Segment, Windowing
-from ..ltx2_core.settings import LongClip, SamplingSettings, StreamScales, parse_stg_blocks
+from ..ltx2_core.settings import LongClip, RecipeSettings, SamplingSettings, StreamScales, parse_stg_blocks
 from . import host, inputs
 from .engine import HostEngine, LoadedModel
 from .preview import Preview
@@ -46,7 +45,9 @@ class SampleNode(io.ComfyNode):
                 inputs.socket(
                     io.Sigmas,
                     "sigmas",
-                    "The noise levels, from LTX-2 Schedule. Beginning below 1 keeps that much of the latent.",
+                    "The noise levels, from LTX-2 Schedule. Beginning below 1 keeps that much of the latent. Not "
+                    "connected, they are those of the model's recipe for this latent.",
+                    optional=True,
                 ),
                 *inputs.widgets(SamplingSettings, "seed"),
                 *inputs.widgets(Guidance, "text_scale", "cross_modal_scale"),
@@ -67,6 +68,9 @@ class SampleNode(io.ComfyNode):
                 inputs.conditions("Pictures, sound, a video, what to keep: from the LTX-2 condition nodes."),
                 inputs.windows("From LTX-2 Long Video: makes the clip window by window.", optional=True),
                 *inputs.widgets(SamplingSettings, "step_noise"),
+                *inputs.widgets(RecipeSettings, "settings", optional=True),
+                *inputs.widgets(ScheduleSettings, "steps", optional=True),
+                *inputs.widgets(RecipeSettings, "hq"),
             ],
             outputs=[
                 inputs.latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")
@@ -76,14 +80,13 @@ class SampleNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, positive: Conditioning, latent: Latent, sigmas: Tensor,
-        negative: Conditioning | None = None, conditions: Chain | None = None, windows: LongClipPlan | None = None,
-        **settings: Any
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, negative: Conditioning | None = None,
+        conditions: Chain | None = None, windows: LongClipPlan | None = None, **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
-        sampling = _sampling(sigmas, settings, model, begin.drawn).for_streams(state.free)
+        sampling = _sampling(engine, begin, settings).for_streams(state.free)
         check_negative(sampling, negative)
         _warn(engine, begin, sampling)
         stage = _stage(sampling, state, begin, windows)
@@ -124,16 +127,29 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
         )
 
 
-def _sampling(sigmas: Tensor, settings: dict[str, Any], model: LoadedModel, drawn: tuple[int, ...]) -> Sampling:
-    """Return what the widgets say; a guidance that is connected takes the place of the sliders."""
+def _sampling(engine: HostEngine, begin: HostLatent, settings: dict[str, Any]) -> Sampling:
+    """Return how to sample: as the recipe or as the widgets say; what is connected takes the place of either."""
     how = inputs.settings_from(SamplingSettings, settings)
-    steps = schedules.slice_steps(sigmas.tolist(), how.start_step, how.end_step or None)
-    guidance = settings.pop("guidance", None)
+    sigmas, guidance, steps = (settings.pop(name, None) for name in ("sigmas", "guidance", "steps"))
+    choice = inputs.settings_from(RecipeSettings, settings)
+    models, recipe = engine.models, recipe_of(engine.models, choice.hq)
+    follows = choice.follows(sigmas)
+    own = None if follows or recipe.has_fixed_steps else steps
+    levels = recipe.sigmas(own, tokens=begin.video_tokens) if sigmas is None else sigmas.tolist()
+    if follows:
+        how = replace(how, sampler=recipe.sampler)
+        host.show_text(engine.node_id, recipe.describe(models.kind_of(choice.hq), len(levels) - 1))
     if guidance is None:
-        blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe_of(model.models), model.models.layers)
-        alone = inputs.settings_from(StreamScales, settings)
-        guidance = alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
-    return Sampling(tuple(steps), guidance, how, drawn=drawn)
+        guidance = recipe.guidance if follows else _sliders(settings, recipe, models.layers)
+    levels = schedules.slice_steps(levels, how.start_step, how.end_step or None)
+    return Sampling(tuple(levels), guidance, how, drawn=begin.drawn)
+
+
+def _sliders(settings: dict[str, Any], recipe: Recipe, layers: int) -> StreamGuidance:
+    """Return the guidance that the widgets say."""
+    blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe, layers)
+    alone = inputs.settings_from(StreamScales, settings)
+    return alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
 
 
 SLIDERS = {"stg_scale": 1.0, "rescale": 0.7}  # what graphs that are older than these widgets mean

@@ -3,11 +3,12 @@
 from comfy_api.latest import io
 
 from ..ltx2_core.pipeline.encode_text import cached_features
+from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.settings import PromptSettings
+from ..ltx2_core.settings import PromptSettings, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host, inputs
-from .engine import HostEngine, LoadedGemma, LoadedModel
+from .engine import GemmaLike, HostEngine, LoadedModel
 from .values import Conditioning, GemmaType, HostConditioning
 
 
@@ -36,13 +37,14 @@ class GemmaTextEncode(io.ComfyNode):
     def execute(
         cls,
         model: LoadedModel,
-        gemma: LoadedGemma,
+        gemma: GemmaLike,
         prompt: str,
-        negative: str,
+        negative: str = "",
         keep_encoded: bool = True,
         plan: Plan | None = None,
     ) -> io.NodeOutput:
-        encoded = cached_features(HostEngine(model, plan, gemma=gemma), [prompt, negative], keep_encoded)
+        prompts = [prompt, given_negative(negative.strip() or None, recipe_of(model.models))]
+        encoded = cached_features(HostEngine(model, plan, gemma=gemma), prompts, keep_encoded)
         positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
         return io.NodeOutput(positive, negative_features)
 

@@ -99,6 +99,11 @@ class HostLatent:
         return self.content.audio
 
     @property
+    def video_tokens(self) -> int | None:
+        """The tokens of the picture; None without one."""
+        return None if self.content.video is None else self.content.video[0, 0].numel()
+
+    @property
     def batch(self) -> int:
         """How many clips there are."""
         return len(next(iter(self.content.streams().values())))

@@ -212,6 +212,10 @@ class Models:
         word = "miniature" if self.is_miniature else "distilled" if self.distilled else "dev"
         return f"LTX-{self.version} {word}"
 
+    def kind_of(self, hq: bool) -> str:
+        """Return the same, and whether it follows the recipe of few, precise steps."""
+        return f"{self.kind} hq" if hq else self.kind
+
     def source(self, name: str) -> Source:
         """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:

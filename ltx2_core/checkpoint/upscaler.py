@@ -1,6 +1,6 @@
 """An upscaler as people have it: one file for each kind (see README.md, "Upscalers")."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..quantization import install_quantized_layers
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
 from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
+from .belonging import find_by_name
 from .contents import tell_contents
 from .files import TensorFile
 from .keys.table import Keys
@@ -80,20 +81,19 @@ def config_of(shapes: Shapes) -> UpscalerConfig | None:
     return None if keys is None else UpscalerConfig.from_shapes({str(keys.ours(k, "")): s for k, s in shapes.items()})
 
 
-def find_upscaler(models: Models, scale: float) -> UpscalerFile:
-    """Find the spatial upscaler of these models that enlarges by ``scale``.
+def find_upscaler(models: Models, scale: float, paths: Sequence[Path] | None = None) -> UpscalerFile:
+    """Find the spatial upscaler of these models that enlarges by ``scale``; that of the miniature is built in.
 
-    It is looked for by its official name, beside their transformer or in a folder next to it; that of the miniature is
-    built in. Raises MissingFileError where there is none.
+    It is looked for by its official name, among ``paths``, else beside their transformer or in a folder next to it.
+    Raises MissingFileError where there is none.
     """
     if models.is_miniature:
         return open_upscaler(BUILT_IN)
     name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
-    folder = models.source("transformer").file.path.parent
-    paths = [path for place in (".", *_FOLDERS) for path in sorted((folder / place).glob(name))]
-    if not paths:
-        raise MissingFileError(f"There is no {name} in {folder}; give the file of the upscaler.")
-    return open_upscaler(paths[-1])
+    path = find_by_name(name, models, _FOLDERS, paths)
+    if path is None:
+        raise MissingFileError(f"There is no {name} for {models.kind}; download it, or give the file of the upscaler.")
+    return open_upscaler(path)
 
 
 def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> Upscaler:

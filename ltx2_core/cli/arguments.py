@@ -44,6 +44,8 @@ from ..sampling import (
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Windowing
 from ..settings import (
+    AUTO,
+    BY_HAND,
     ClipSettings,
     LongClip,
     Request,
@@ -110,14 +112,20 @@ def check_combinations(options: argparse.Namespace) -> None:
         raise SettingError(f"--sound-only makes no picture, so {options.output.name} must be a .wav or .flac file.")
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
-    asked = given(options, ClipSettings)
-    if "frames" in asked and asked.get("seconds"):
-        raise SettingError("--frames and --seconds both say how long the clip is: give one of them.")
+    _check_size(given(options, ClipSettings))
     if len(options.reference_mask) > len(options.reference_video):
         raise SettingError(
             f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
             "--reference-video: give a mask only for a reference."
         )
+
+
+def _check_size(asked: dict[str, Any]) -> None:
+    """Refuse two flags that say one thing about the clip."""
+    if "frames" in asked and asked.get("seconds"):
+        raise SettingError("--frames and --seconds both say how long the clip is: give one of them.")
+    if asked.get("size", AUTO) not in (AUTO, BY_HAND) and {"width", "height"} & asked.keys():
+        raise SettingError("--size and --width or --height both say how large the clip is: give one of them.")
 
 
 def read_loras(written: list[str], models: Models) -> Stack:
@@ -184,7 +192,7 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     fps = exact_fps(options.fps or (probe(_path(film)).fps if film else None) or 24)
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options))
     if clip.seconds:
-        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.length)
+        _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
     return (clip if film is None else _fitted(clip, film)), videos
 
 
@@ -201,7 +209,7 @@ def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
         clip,
         width=clip.width or nearest_size(width),
         height=clip.height or nearest_size(height),
-        frames=clip.length or floor_frames(film.count(clip.fps)),
+        frames=clip.asked_frames or floor_frames(film.count(clip.fps)),
         seconds=None,
     )
     name = _path(film).name
@@ -256,7 +264,7 @@ def _changes(options: argparse.Namespace, clip: ClipSettings, has_sound: bool) -
         streams = options.only or "picture and sound"
         changes.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
     if options.mask:
-        mask = read_mask(options.mask, clip.fps, clip.length)
+        mask = read_mask(options.mask, clip.fps, clip.asked_frames)
         changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
     return changes
 

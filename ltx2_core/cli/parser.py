@@ -344,6 +344,8 @@ def _size(command: Command) -> None:
     group, texts = command.group("size and length"), settings_of(ClipSettings)
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
     group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
+    command.surfaces.append(Surface(ClipSettings.__name__, "length", "--seconds"))
+    group.add_settings(ClipSettings, only=("size", "megapixels"))
     group.add_settings(ClipSettings, only=("batch_size",))
     group.add("--fps", type=_fps, covers={ClipSettings: ("fps",)},
               help=described(texts["fps"], "as what is given, or 24"))  # fmt: skip

@@ -277,6 +277,11 @@ class Picture:
         "of putting it in. Freer; the official keyframe pipeline does so.",
     ] = False
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.shape[-2], self.image.shape[-3]
+
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Encode the picture at the size of the clip; of several, those that fill latents and lie inside the clip."""
         first = self.frame + shape.frames if self.frame < 0 else self.frame

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..checkpoint.belonging import find_by_name
 from ..checkpoint.files import TensorFile
 from ..checkpoint.models import Models
 from ..errors import MissingFileError, SettingError
@@ -98,18 +99,19 @@ def _parse_number(word: str, text: str) -> float:
         raise SettingError(f"{text!r} has {word.strip()!r} where a number should be.") from None
 
 
-def find_distilled_lora(models: Models) -> Path:
-    """Find the distilled LoRA of a model by its official name, beside its transformer or in a folder next to it.
+def find_distilled_lora(models: Models, paths: Sequence[Path] | None = None) -> Path:
+    """Find the distilled LoRA of a model by its official name.
+
+    It is looked for among ``paths``, else beside the transformer or in a folder next to it.
 
     Raises:
         MissingFileError: There is none.
     """
     name = f"ltx-{models.version.removesuffix('.0')}-*-distilled-lora-*.safetensors"
-    folder = models.source("transformer").file.path.parent
-    files = [path for each in (".", "../loras") for path in sorted((folder / each).glob(name))]
-    if not files:
+    path = find_by_name(name, models, ("../loras",), paths)
+    if path is None:
         raise MissingFileError(
-            f"The second stage of a dev model needs the distilled LoRA, and there is no {name} in {folder}; give its "
-            "file with --distilled-lora."
+            f"The second stage of a dev model needs the distilled LoRA, and there is no {name} for {models.kind}; "
+            "download it, or give its file with --distilled-lora."
         )
-    return files[-1]
+    return path

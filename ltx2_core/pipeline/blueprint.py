@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.belonging import check_text_encoder
 from ..checkpoint.components import COMPONENTS, ComponentNetwork
 from ..checkpoint.files import DTYPES, Entry
 from ..checkpoint.models import Models
@@ -88,6 +89,7 @@ class Blueprint:
             network = models.network(name)
             tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
+            check_text_encoder(encoder, models)
             entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
             tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
         if format is not None:

@@ -47,6 +47,11 @@ class Recipe:
         """The guidance of both streams."""
         return StreamGuidance(self.video, self.audio)
 
+    @property
+    def has_fixed_steps(self) -> bool:
+        """Whether the model can take no other number of steps."""
+        return self.schedule in FIXED
+
     def describe(self, kind: str, steps: int) -> str:
         """Say in a few lines what the recipe sets for a model of ``kind`` that takes so many ``steps``."""
         lines = [

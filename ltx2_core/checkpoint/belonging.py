@@ -1,0 +1,94 @@
+"""Do these files go together? And which of many is the one that goes with the model?"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ..errors import LTX2Error, MissingFileError, SettingError
+from .models import MINIATURE, Models
+from .text_encoder import TextEncoderFiles, open_text_encoder
+
+GEMMA = MINIATURE / "gemma-mini"
+
+
+def check_own_part(path: Path, what: str, models: Models) -> None:
+    """Refuse a part of the built-in miniature beside a model of one's own.
+
+    Args:
+        path: Where the part lies.
+        what: What it is, such as "upscaler".
+        models: The model that it is used with.
+
+    Raises:
+        SettingError: If it is a part of the miniature and the model is not.
+    """
+    if MINIATURE in path.parents and not models.is_miniature:
+        raise SettingError(
+            f"The {what} is still that of the built-in miniature ({path.stem}), but the model is {models.kind}: choose "
+            f"the {what} that was made for it."
+        )
+
+
+def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
+    """Raise SettingError if a text encoder does not give the hidden states that a model reads."""
+    if "text_features" not in models.sources:
+        return
+    wanted, given = models.network("text_features").config, files.config
+    if (given.width, given.layers + 1) == (wanted.width, wanted.states):
+        return
+    if models.is_miniature:
+        raise SettingError(
+            f"The model is the built-in miniature, but the text encoder is {files.path.name}: choose the miniature for "
+            "both, or files of your own for both."
+        )
+    check_own_part(files.path, "text encoder", models)
+    raise SettingError(
+        f"{files.path.name} gives {given.layers + 1} hidden states of width {given.width}, and {models.kind} reads "
+        f"{wanted.states} of width {wanted.width}: it belongs to another model. {files.kind.needed}."
+    )
+
+
+def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
+    """Find the text encoder of a model; that of the miniature is built in.
+
+    Args:
+        models: The model.
+        paths: Files and folders in which it may be, best first.
+
+    Raises:
+        MissingFileError: If none of them gives what the model reads; it says what is wrong with the first.
+    """
+    if models.is_miniature:
+        return GEMMA
+    reasons = []
+    for path in paths:
+        try:
+            check_text_encoder(open_text_encoder(path), models)
+        except LTX2Error as error:
+            reasons.append(str(error))
+        else:
+            return path
+    found = f"there is none among {len(reasons)} files ({reasons[0]})" if reasons else "there is no file"
+    raise MissingFileError(
+        f"{models.kind} needs its text encoder, and {found}. Put Gemma 3 12B, such as gemma_3_12B_it.safetensors, into "
+        "models/text_encoders."
+    )
+
+
+def find_by_name(pattern: str, models: Models, folders: Sequence[str], paths: Sequence[Path] | None) -> Path | None:
+    """Find a file that goes with a model by its official name; the newest of several.
+
+    Args:
+        pattern: The name in small letters, with * for what differs.
+        models: The model.
+        folders: Where it may lie, seen from the folder of the transformer.
+        paths: Files among which it is looked for instead; None for the ones in these folders.
+
+    Returns:
+        Its path; None if there is none.
+    """
+    if paths is None:
+        beside = models.source("transformer").file.path.parent
+        paths = [path for folder in (".", *folders) for path in sorted((beside / folder).glob("*.safetensors"))]
+    found = [path for path in paths if fnmatch(path.name.lower(), pattern)]
+    return max(found, key=lambda path: path.name, default=None)
