@@ -2,6 +2,8 @@
 // folder all nodes work and make the same.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { foldAdvanced } from "./advanced.js";
+import { greyInactive } from "./inactive.js";
 import { showPreview } from "./preview.js";
 import { growStack } from "./stack.js";
 
@@ -15,6 +17,9 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
+    if (!node.comfyClass?.startsWith("LTX2AV")) return;
+    foldAdvanced(node);
+    greyInactive(node);
   },
 });
 

@@ -18,7 +18,7 @@ from .condition import (
 )
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
-from .host import guarded
+from .host import guarded, place_examples
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -57,6 +57,7 @@ class LTX2AV(ComfyExtension):
     """LTX-2 audio-video."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        place_examples()
         return [guarded(node, KINDS) for node in NODES]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def _folder(name: str, kind: str) -> Path | None:
     inside = os.path.relpath(os.path.join(os.sep, name), os.sep)  # whatever the workflow says, below the model folder
     paths = (Path(root, inside) for root in folder_paths.get_folder_paths(kind))
     return next((path for path in paths if (path / "config.json").is_file()), None)
+
+
+EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
+
+
+def place_examples() -> None:
+    """Put the media that our workflows open with where Load Image and its like look, unless they are there."""
+    folder = Path(folder_paths.get_input_directory())
+    for example in EXAMPLES.iterdir():
+        target = folder / example.name
+        try:
+            if not target.exists():
+                shutil.copyfile(example, part := target.with_suffix(".part"))
+                part.replace(target)
+        except OSError as error:
+            log.warning("The example %s cannot be put into %s: %s", example.name, folder, error)
 
 
 # ------------------------------------------------------------------------------------------------------------- the card

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from golden import FOLDER
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
 from pack.workflow import change, to_prompt
@@ -63,8 +64,8 @@ def object_info(server) -> dict:
 
 @pytest.fixture(scope="session")
 def shipped(object_info) -> Prompt:
-    """The workflow as people open it, in the form the server runs."""
-    workflow = json.loads((REPOSITORY / "workflows" / "text_to_video.json").read_text())
+    """A graph with a schedule and sizes of its own, as 0.1 shipped it, in the form the server runs."""
+    workflow = json.loads((FOLDER / "workflows_0.1" / "text_to_video.json").read_text())
     return to_prompt(workflow, object_info)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import FOLDER
 from pack import test_browser
 from pack.client import TEXT, Client, Prompt, Run, Websocket
-from pack.host import REPOSITORY
 from pack.workflow import add, change, node
 from PIL import Image
 
@@ -118,7 +118,7 @@ def test_the_still_preview_shows_four_moments_above_the_sound(client, prompt):
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
 def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment, chromium, tmp_path, renderer):
-    workflow = json.loads((REPOSITORY / "workflows" / "text_to_video.json").read_text())
+    workflow = json.loads((FOLDER / "workflows_0.1" / "text_to_video.json").read_text())
     sampler = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSample")
     schedule = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSchedule")
     sampler["widgets_values"][0] = 30 + ["canvas", "nodes2"].index(renderer)  # a seed that was not run before

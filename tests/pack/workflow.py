@@ -30,8 +30,8 @@ def has_control(name: str, kind: Any, options: dict) -> bool:
 
 def default_of(kind: Any, options: dict) -> Any:
     """What a widget holds in a workflow that is older than the widget."""
-    choices = kind if isinstance(kind, list) else options.get("options", [None])
-    return options.get("default", choices[0])
+    first, *_ = kind if isinstance(kind, list) else options.get("options", [None])
+    return options.get("default", first["key"] if isinstance(first, dict) else first)
 
 
 def to_prompt(workflow: dict, object_info: dict) -> Prompt:

@@ -1,0 +1,53 @@
+// Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
+import { isLinked } from "./advanced.js";
+
+const SCALES = ["text_scale", "cross_modal_scale", "stg_scale", "stg_blocks", "rescale", "video_text_scale",
+  "audio_text_scale", "video_cross_modal_scale", "audio_cross_modal_scale"];
+
+// By class: the names of the inputs that have no effect, from the values of the widgets and which sockets have a wire.
+const RULES = {
+  LTX2AVSample({ settings }, linked) {
+    const follows = settings === "recipe of the model" || (settings === "auto" && !linked("sigmas"));
+    return [
+      ...(follows || linked("guidance") ? SCALES : []),
+      ...(follows ? ["sampler"] : []),
+      ...(follows || linked("sigmas") ? ["steps"] : []),
+    ];
+  },
+  LTX2AVEmptyLatent({ size, length, seconds }, linked) {
+    const model = linked("model");
+    const chosen = size !== "auto" || !model ? size : linked("picture") ? "as the picture" : "as the model likes it";
+    const byHand = chosen === "auto" || chosen === "by hand";
+    const inSeconds = length === "in seconds" || (length === "auto" && seconds > 0);
+    const inFrames = length === "in frames" || (length === "auto" && !seconds && !model);
+    return [
+      ...(byHand ? [] : ["width", "height"]),
+      ...(byHand || chosen === "as the model likes it" ? ["megapixels"] : []),
+      ...(inFrames ? [] : ["frames"]),
+      ...(inSeconds || length === "auto" ? [] : ["seconds"]),
+    ];
+  },
+};
+
+/** Keep the inputs of `node` that have no effect grey. */
+export function greyInactive(node) {
+  const rule = RULES[node.comfyClass];
+  if (!rule) return;
+  const refresh = () => {
+    const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
+    const inactive = new Set(rule(values, (name) => isLinked(node, name)));
+    for (const widget of node.widgets) {
+      if (widget.disabled !== inactive.has(widget.name)) widget.disabled = inactive.has(widget.name);
+    }
+    node.setDirtyCanvas(true);
+  };
+  for (const event of ["onConnectionsChange", "onWidgetChanged", "onConfigure"]) {
+    const before = node[event];
+    node[event] = function (...args) {
+      const result = before?.apply(this, args);
+      queueMicrotask(refresh); // when the new value or wire is in place
+      return result;
+    };
+  }
+  queueMicrotask(refresh);
+}

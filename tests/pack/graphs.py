@@ -1,0 +1,798 @@
+"""The shipped workflows: what is in each one, drawn in columns.
+
+PYTHONPATH=tests python tests/pack/graphs.py
+
+starts a ComfyUI and writes every file in ``workflows`` anew. A test holds the files to what stands here.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pack.client import Client
+from pack.host import PACK, REPOSITORY, Host, serve
+from pack.links import FILES, links_of
+from pack.workflow import BYPASSED, default_of, has_control, inputs_of, is_widget
+
+FOLDER = REPOSITORY / "workflows"
+
+WIDTH, PAD, GAP, TITLE = 340, 20, 16, 30  # of nodes and groups, in pixels
+HEAD = 50  # of a group, above its first node
+
+# How high a node is in either renderer once it has run, with its previews and sentences; pixels, without the title.
+HEIGHTS = {
+    "LTX2AVLoadModel": 200, "LTX2AVLoadGemma": 140, "LTX2AVLoadUpscaler": 90, "LTX2AVLoadLora": 190,
+    "LTX2AVLoadLoraAdvanced": 420, "LTX2AVLoadICLora": 220, "LTX2AVPlan": 400, "LTX2AVGemmaTextEncode": 270,
+    "LTX2AVThinkingTokens": 100, "LTX2AVEmptyLatent": 420, "LTX2AVEncode": 310, "LTX2AVExtend": 190,
+    "LTX2AVImage": 170, "LTX2AVKeyframes": 180, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 100,
+    "LTX2AVReferenceAudio": 140, "LTX2AVReferenceVideo": 230, "LTX2AVRetake": 150, "LTX2AVInpaint": 140,
+    "LTX2AVGuidance": 420, "LTX2AVLongVideo": 180, "LTX2AVSegment": 110, "LTX2AVSample": 1240, "LTX2AVUpscale": 180,
+    "LTX2AVRefine": 1000, "LTX2AVTwoStage": 1000, "LTX2AVVideoDecode": 230, "LTX2AVAudioDecode": 110,
+    "LTX2AVVocoder": 80, "LTX2AVDecode": 320, "SaveVideo": 560, "SaveAudio": 180, "LoadImage": 450, "LoadAudio": 180,
+    "LoadVideo": 440, "LoadImageMask": 450, "GetVideoComponents": 95, "GetImageSize": 80, "RepeatImageBatch": 65,
+    "CreateVideo": 115,
+}  # fmt: skip
+
+COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
+           "Second stage": "#8a5a2b", "Result": "#3f789e"}  # fmt: skip
+
+PER_LINE, LINE = 44, 21  # letters of a note in a line, and its height in pixels
+
+
+@dataclass(eq=False)
+class Node:
+    """A node: its values by the names of widgets; an input that is another node's output is an ``Output``."""
+
+    kind: str
+    inputs: dict[str, Any]
+    title: str = ""
+    bypassed: bool = False
+
+    def __getitem__(self, output: str) -> "Output":
+        return Output(self, output)
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One output of a node, by name."""
+
+    node: Node
+    name: str
+
+
+@dataclass
+class Graph:
+    """A workflow: its note, and groups of nodes in columns, top to bottom."""
+
+    name: str
+    title: str
+    note: str
+    files: tuple[str, ...] = ()  # what beside model and Gemma the note has links to
+    columns: list[list[tuple[str, list[Node]]]] = field(default_factory=lambda: [[], [], [], [], []])
+    note_in: int = 0
+
+    def put(self, column: int, group: str, *nodes: Node) -> None:
+        """Put nodes at the end of a column, in a group of their own."""
+        self.columns[column].append((group, list(nodes)))
+
+
+def node(kind: str, title: str = "", bypassed: bool = False, **inputs: Any) -> Node:
+    """Make a node of ours, or of the host if its name has no menu of ours."""
+    return Node(kind, inputs, title, bypassed)
+
+
+class Usual:
+    """What all graphs begin with: a model, Gemma, prompts, contexts, an empty latent."""
+
+    def __init__(self, graph: Graph, prompt: str, **size: Any):
+        self.graph = graph
+        self.loader = node("LTX2AVLoadModel", checkpoint="miniature (built in)")
+        self.gemma = node("LTX2AVLoadGemma", text_encoder="as the model")
+        self.model = self.loader["model"]
+        self.text = self.encoded(prompt)
+        self.contexts = node(
+            "LTX2AVThinkingTokens",
+            model=self.model, positive=self.text["positive"], negative=self.text["negative"],
+        )  # fmt: skip
+        self.empty = node("LTX2AVEmptyLatent", model=self.model, **size)
+
+    def encoded(self, prompt: str, title: str = "") -> Node:
+        """Another prompt."""
+        return node(
+            "LTX2AVGemmaTextEncode", title, model=self.model, gemma=self.gemma["gemma"], prompt=prompt, negative=""
+        )
+
+    def sampled(self, latent: Output | None = None, model: Output | None = None, title: str = "", **more: Any) -> Node:
+        """The sampler, which follows the recipe of the model."""
+        given = {"positive": self.contexts["positive"], "negative": self.contexts["negative"], "seed": 7}
+        latent = latent or self.empty["av_latent"]
+        return node("LTX2AVSample", title, model=model or self.model, latent=latent, **given | more)
+
+    def decoded(self, latent: Output, **more: Any) -> tuple[Node, Node]:
+        """Picture and sound as a video, and where it is saved."""
+        decode = node("LTX2AVDecode", model=self.model, latent=latent, **more)
+        return decode, node("SaveVideo", video=decode["video"], filename_prefix="video/LTX-2")
+
+    def finish(self, *, models: tuple[Node, ...] = (), prompts: tuple[Node, ...] = ()) -> None:
+        """Put in what all graphs begin with."""
+        self.graph.columns[0].insert(0, ("Model", [self.loader, self.gemma, *models]))
+        self.graph.columns[1].insert(0, ("Prompt", [self.text, *prompts, self.contexts]))
+
+
+EXAMPLE = "ltx2_example_"
+
+
+def picture(file: str, title: str = "") -> Node:
+    """A picture to choose."""
+    return node("LoadImage", title, image=f"{EXAMPLE}{file}.png")
+
+
+def film(file: str = "clip", title: str = "Your video") -> Node:
+    """A video to choose."""
+    return node("LoadVideo", title, file=f"{EXAMPLE}{file}.mp4")
+
+
+def sound(title: str = "Your sound") -> Node:
+    """A sound to choose."""
+    return node("LoadAudio", title, audio=f"{EXAMPLE}sound.flac")
+
+
+RED = "a red ball bounces twice on the left"
+
+OPENS = "Press **Run**. The graph opens with the *miniature*, a tiny LTX-2 inside the pack: nothing to download. "
+
+
+def text_to_video() -> Graph:
+    graph = Graph(
+        "text_to_video",
+        "Text to video with sound",
+        OPENS + "It knows bouncing balls and nothing else, such as *a green ball bounces three times on the right*.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt. Gemma, size, length, steps, scales "
+        "and the negative prompt follow the model.\n\n"
+        "**Your own settings**: *size*, *megapixels* and *seconds* in *LTX-2 Empty AV Latent*; in the sampler set "
+        "*settings* to **these widgets**, and its sliders count.",
+    )
+    usual = Usual(graph, RED)
+    usual.finish()
+    sampler = usual.sampled()
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def text_to_video_distilled() -> Graph:
+    graph = Graph(
+        "text_to_video_distilled",
+        "Text to video, distilled: eight steps",
+        OPENS + "It is not distilled; with a **distilled** checkpoint the same graph takes 8 steps of one pass each, "
+        "with every scale at 1.\n\n"
+        "A negative prompt has no effect at scale 1. *LTX-2 Guidance* applies it inside the attention instead (**nag "
+        "scale** 3), at hardly any cost: write one, then switch the node on (Ctrl + B).",
+    )
+    usual = Usual(graph, "a yellow ball bounces twice on the right")
+    guidance = node(
+        "LTX2AVGuidance", "Negative prompt without CFG", bypassed=True,
+        model=usual.model, stream="video", text_scale=1.0, cross_modal_scale=1.0, nag_scale=3.0,
+    )  # fmt: skip
+    usual.finish()
+    sampler = usual.sampled(guidance=guidance["guidance"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", guidance)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def text_to_video_guided() -> Graph:
+    graph = Graph(
+        "text_to_video_guided",
+        "Guidance for each stream, and a memory plan",
+        OPENS + "\n\nThe first *LTX-2 Guidance* treats picture and sound alike, with a high **cross-modal CFG**, so "
+        "that impacts and their sounds meet. The second one takes over for the **picture** in the later steps (*up to "
+        "sigma* 0.7) with milder scales, which leaves textures natural. **heun** looks twice per step.\n\n"
+        "*LTX-2 Memory Plan* says before the run what fits your card, what will be streamed and how long it takes; set "
+        "*max_vram* or *max_ram*, and all nodes behind it keep to that.",
+    )
+    usual = Usual(graph, RED)
+    both = node(
+        "LTX2AVGuidance", "Both streams, from the first step",
+        model=usual.model, stream="both", text_scale=3.0, cross_modal_scale=5.0, stg_scale=0.0, rescale=0.0,
+    )  # fmt: skip
+    milder = node(
+        "LTX2AVGuidance", "Picture, later steps: milder",
+        model=usual.model, guidance=both["guidance"], stream="video", text_scale=1.5, cross_modal_scale=3.0,
+        up_to_sigma=0.7, stg_scale=0.0, rescale=0.0,
+    )  # fmt: skip
+    plan = node(
+        "LTX2AVPlan",
+        model=usual.model, latent=usual.empty["av_latent"], gemma=usual.gemma["gemma"], guidance=milder["guidance"],
+    )  # fmt: skip
+    usual.text.inputs["plan"] = plan["plan"]
+    usual.finish()
+    sampler = usual.sampled(
+        guidance=milder["guidance"], plan=plan["plan"], settings="these widgets", steps=20, sampler="heun"
+    )
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", both, milder)
+    graph.put(0, "Model", plan)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"], plan=plan["plan"]))
+    return graph
+
+
+def image_to_video() -> Graph:
+    graph = Graph(
+        "image_to_video",
+        "Image to video",
+        OPENS + "A picture becomes the **first frame** of a clip.\n\n"
+        "**Your own picture**: choose it in *Load Image*; the clip gets its aspect ratio. It stays as it is (strength "
+        "1); lower *strength* to let it change, raise *compression* if the clip stands still.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    shown = picture("first", "Your picture")
+    usual = Usual(graph, RED, picture=shown["IMAGE"])
+    first = node("LTX2AVImage", image=shown["IMAGE"], frame=0, strength=1.0, compression=-1)
+    usual.finish()
+    sampler = usual.sampled(conditions=first["conditions"], seed=21)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", shown, first)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def first_last_frame() -> Graph:
+    graph = Graph(
+        "first_last_frame",
+        "First and last frame to video",
+        OPENS + "The clip goes from a first picture to a last one.\n\n"
+        "**Your own pictures**: choose them in the two *Load Image*. Frame 0 is the beginning, -1 the end; any frame "
+        "between works, too, and any number of pictures: chain one *LTX-2 Image to Video* for each, or give a batch to "
+        "*LTX-2 Keyframes*.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    begin, end = picture("first", "Your first picture"), picture("last", "Your last picture")
+    usual = Usual(graph, RED, picture=begin["IMAGE"])
+    first = node("LTX2AVImage", "First", image=begin["IMAGE"], frame=0, strength=1.0, compression=-1)
+    last = node(
+        "LTX2AVImage", "Last",
+        image=end["IMAGE"], conditions=first["conditions"], frame=-1, strength=1.0, compression=-1,
+    )  # fmt: skip
+    usual.finish()
+    sampler = usual.sampled(conditions=last["conditions"], seed=22)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", begin, first, end, last)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def image_to_loop() -> Graph:
+    graph = Graph(
+        "image_to_loop",
+        "Image to loop",
+        OPENS + "A picture is given twice, as the **first and the last frame**: the clip can be played in a loop.\n\n"
+        "**Your own picture**: choose it in *Load Image*. *LTX-2 Keyframes* takes a batch of pictures and a list of "
+        "their frames, here `0, -1`: any number of them at any frames, each with its strength.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    shown = picture("first", "Your picture")
+    usual = Usual(graph, RED, picture=shown["IMAGE"])
+    twice = node("RepeatImageBatch", image=shown["IMAGE"], amount=2)
+    keyframes = node("LTX2AVKeyframes", images=twice["IMAGE"], frames="0, -1", strengths="1", compression=-1)
+    usual.finish()
+    sampler = usual.sampled(conditions=keyframes["conditions"], seed=23)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", shown, twice, keyframes)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def audio_to_video() -> Graph:
+    graph = Graph(
+        "audio_to_video",
+        "Audio to video",
+        OPENS + "A sound is given, and its **picture** is made: the ball meets the floor when it is heard. The clip "
+        "carries the given sound **as it is**; a shorter one is filled with silence.\n\n"
+        "**Your own sound**: choose it in *Load Audio*, and write its length into *seconds*. If speech makes a picture "
+        "that stands still, raise *noise* to 0.1 or 0.3.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    heard = sound()
+    usual = Usual(graph, RED)
+    given = node("LTX2AVAudioToVideo", audio=heard["AUDIO"])
+    usual.finish()
+    sampler = usual.sampled(conditions=given["conditions"], seed=23)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", heard, given)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"], audio=heard["AUDIO"]))
+    return graph
+
+
+def video_to_audio() -> Graph:
+    graph = Graph(
+        "video_to_audio",
+        "Video to audio",
+        OPENS + "The **frames** of a video are given: only the sound is made, and follows them. The clip shows the "
+        "given frames **as they are**.\n\n"
+        "**Your own video**: choose it in *Load Video*; size, length and rate follow it (multiples of 32, 8 k + 1 "
+        "frames).\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    seen = film()
+    parts = node("GetVideoComponents", video=seen["VIDEO"])
+    size = node("GetImageSize", image=parts["images"])
+    usual = Usual(
+        graph, RED, width=size["width"], height=size["height"], frames=size["batch_size"], fps=parts["fps"],
+        size="by hand", length="in frames",
+    )  # fmt: skip
+    given = node("LTX2AVVideoToAudio", images=parts["images"])
+    usual.finish()
+    sampler = usual.sampled(conditions=given["conditions"], seed=24)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", seen, parts, size, given)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"], images=parts["images"]))
+    return graph
+
+
+def own_clip(usual: Usual, seen: Node, **more: Any) -> Node:
+    """A video as a latent."""
+    return node("LTX2AVEncode", model=usual.model, video=seen["VIDEO"], **more)
+
+
+def extend() -> Graph:
+    graph = Graph(
+        "extend",
+        "Extend a video with its sound",
+        OPENS + "*LTX-2 Extend* makes room for **two thirds of a second** more, and the sampler goes on where the "
+        "video ended, in picture and sound.\n\n"
+        "**Your own video**: choose it in *Load Video*, and say in *seconds* how much longer it becomes. Where the "
+        "whole is more than the model makes at once, connect *LTX-2 Long Video* to the sampler.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    usual = Usual(graph, RED)
+    seen = film()
+    encoded = own_clip(usual, seen)
+    longer = node("LTX2AVExtend", latent=encoded["av_latent"], seconds=0.7)
+    usual.finish()
+    sampler = usual.sampled(longer["av_latent"], seed=35)
+    graph.put(2, "Given", seen, encoded, longer)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def retake() -> Graph:
+    graph = Graph(
+        "retake",
+        "Retake some seconds of a video",
+        OPENS + "**0.5 to 1.0 s** of a video are made anew, and the rest is kept in picture and sound.\n\n"
+        "**Your own video**: choose it in *Load Video*, and the seconds in *LTX-2 Retake*. *streams* retakes the "
+        "picture or the sound alone; the other one stays and is followed.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    usual = Usual(graph, RED)
+    seen = film()
+    encoded = own_clip(usual, seen)
+    part = node("LTX2AVRetake", start=0.5, end=1.0)
+    usual.finish()
+    sampler = usual.sampled(encoded["av_latent"], conditions=part["conditions"], seed=31)
+    graph.put(2, "Given", seen, encoded, part)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def inpaint() -> Graph:
+    graph = Graph(
+        "inpaint",
+        "Inpaint a region of a video",
+        OPENS + "The **left two thirds** of a video are made anew, with a **green** ball; the rest of the picture and "
+        "the sound are kept.\n\n"
+        "**Your own video**: choose it in *Load Video*, and a picture of the region in *Load Image (as Mask)*: white "
+        "is made anew, one mask for all frames or one for each. It counts in cells of 32 x 32 pixels; *feather* says "
+        "how softly the change ends.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
+    )
+    usual = Usual(graph, "a green ball bounces twice on the left")
+    seen = film()
+    encoded = own_clip(usual, seen)
+    mask = node("LoadImageMask", "Your region", image=f"{EXAMPLE}mask.png", channel="red")
+    region = node("LTX2AVInpaint", mask=mask["MASK"])
+    usual.finish()
+    sampler = usual.sampled(encoded["av_latent"], conditions=region["conditions"], seed=26)
+    graph.put(1, "Given", mask, region)
+    graph.put(2, "Given", seen, encoded)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def long_video() -> Graph:
+    graph = Graph(
+        "long_video",
+        "Long video with several prompts",
+        OPENS + "It makes 97 frames (4 s) out of **five windows** of 33 frames that share 16, picture and sound "
+        "together, with the memory of one window. From 2 s on another prompt holds.\n\n"
+        "*LTX-2 Long Video* cuts the clip, *LTX-2 Segment* changes the prompt: chain as many as you like. Finished "
+        "windows are kept on disk: a run that was cancelled goes on where it was. If a long clip grows garish, raise "
+        "*drift_control*.\n\n"
+        "**Real clips**: choose the model, the length in *seconds*, and 121 frames a window with an overlap of 24.",
+    )
+    usual = Usual(graph, RED, seconds=4.0)
+    later = usual.encoded("a green ball bounces twice on the left", "Prompt from 2 s on")
+    windows = node("LTX2AVLongVideo", window=33, overlap=16)
+    segment = node("LTX2AVSegment", windows=windows["windows"], positive=later["positive"], start=2.0)
+    usual.finish(prompts=(later,))
+    sampler = usual.sampled(windows=segment["windows"], seed=2)
+    graph.put(2, "Clip", usual.empty, windows, segment)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def reference_voice() -> Graph:
+    graph = Graph(
+        "reference_voice",
+        "A voice from a recording",
+        OPENS + "The clip hears a sound from **before its beginning** and takes its voice over; *LTX-2 Image to Video* "
+        "gives it a face. The miniature was not trained to take a voice over, and shows the way only.\n\n"
+        "It needs a LoRA that was trained for it, such as an ID-LoRA: put *LTX-2 Load LoRA* between *LTX-2 Load Model* "
+        "and the sampler.\n\n"
+        "**Your own voice**: choose it in *Load Audio*, a few seconds are enough, and a face in *Load Image*.",
+    )
+    heard, shown = sound("Your voice"), picture("first", "Your picture")
+    usual = Usual(graph, RED, picture=shown["IMAGE"])
+    first = node("LTX2AVImage", image=shown["IMAGE"], frame=0, strength=1.0, compression=-1)
+    voice = node("LTX2AVReferenceAudio", audio=heard["AUDIO"], conditions=first["conditions"])
+    usual.finish()
+    sampler = usual.sampled(conditions=voice["conditions"], seed=24)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", heard, shown, first, voice)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def lora_camera() -> Graph:
+    graph = Graph(
+        "lora_camera",
+        "LoRAs: camera and style",
+        OPENS + "Two LoRAs were trained for it. **light-room** stands for a camera LoRA and makes the room light, "
+        "whatever the prompt says. **golden-ball** makes the ball yellow; its **audio** and **video to audio** are at "
+        "0, so the ball still sounds like the red one.\n\n"
+        "**Your own LoRAs**: put them into *models/loras* and choose them here, with a real model. Both nodes say how "
+        "much of their file fits the model. Another strength does not load the model again. Take the model for the "
+        "prompts from behind the LoRAs only if one of them changes text layers (the report says *text*).",
+        files=("loras",),
+    )
+    usual = Usual(graph, f"{RED}, dark background")
+    camera = node("LTX2AVLoadLora", model=usual.model, lora="built-in: light-room", strength=1.0)
+    style = node(
+        "LTX2AVLoadLoraAdvanced",
+        model=camera["model"], lora="built-in: golden-ball", audio=0.0, video_to_audio=0.0,
+    )  # fmt: skip
+    usual.finish()
+    sampler = usual.sampled(model=style["model"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Model", camera, style)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def ic_lora_control() -> Graph:
+    graph = Graph(
+        "ic_lora_control",
+        "IC-LoRA: move like another video",
+        OPENS + "The video shows a white ball in a dark room; **ic-motion** lets the ball of the prompt move as that "
+        "one does. *LTX-2 Load IC-LoRA* reads from the file how large the reference shall be, and hands both numbers "
+        "on.\n\n"
+        "**Your own**: choose a video in *Load Video* (edges, depth or poses, as the IC-LoRA wants them), a model, and "
+        "an official IC-LoRA from *models/loras*; distilled models are preferred.",
+        files=("ic_loras",),
+    )
+    usual = Usual(graph, "a green ball bounces three times on the right")
+    seen = film("motion", "Your reference")
+    lora = node("LTX2AVLoadICLora", model=usual.model, lora="built-in: ic-motion")
+    reference = node(
+        "LTX2AVReferenceVideo",
+        video=seen["VIDEO"], downscale=lora["downscale"], temporal_scale=lora["temporal_scale"],
+    )  # fmt: skip
+    usual.finish()
+    sampler = usual.sampled(model=lora["model"], conditions=reference["conditions"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", seen, lora, reference)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+BALLROOM = (
+    "The miniature knows one ball of one size, so its upscaler enlarges the **room** instead: that shows the way, not "
+    "the gain.\n\n"
+)
+
+
+def second_stage(usual: Usual) -> tuple[Node, Node]:
+    """The upscaler, and the model with the distilled LoRA where its recipe asks for it."""
+    upscaler = node("LTX2AVLoadUpscaler", upscaler="as the model")
+    lora = node(
+        "LTX2AVLoadLora", "Only where the second stage needs it",
+        model=usual.model, lora="distilled LoRA of the model", strength=1.0,
+    )  # fmt: skip
+    return upscaler, lora
+
+
+def two_stage_1080p() -> Graph:
+    graph = Graph(
+        "two_stage_1080p",
+        "Two stages: small first, then large",
+        OPENS + "The sampler makes a small clip; *LTX-2 Two Stages* enlarges its latent twice and refines it, as the "
+        "recipe of the model says. " + BALLROOM + "**Real clips**: choose the model and write a prompt. Upscaler and "
+        "distilled LoRA are found by their official names. For 1920 x 1088 choose *size* **by hand**, 960 x 544.\n\n"
+        "The node says in how many tiles it refined: as few as fit the card.",
+        files=("upscalers", "distilled_loras"),
+    )
+    usual = Usual(graph, RED)
+    upscaler, lora = second_stage(usual)
+    usual.finish(models=(upscaler, lora))
+    sampler = usual.sampled(title="First stage")
+    large = node(
+        "LTX2AVTwoStage",
+        model=usual.model, positive=usual.contexts["positive"], negative=usual.contexts["negative"],
+        latent=sampler["av_latent"], upscaler=upscaler["upscaler"], refine_model=lora["model"], seed=7,
+    )  # fmt: skip
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Second stage", large)
+    graph.put(4, "Result", *usual.decoded(large["av_latent"]))
+    return graph
+
+
+def refine_4k() -> Graph:
+    graph = Graph(
+        "refine_4k",
+        "Refine in tiles, up to 4K",
+        OPENS + "The parts of the second stage are nodes of their own here: *LTX-2 Latent Upscaler* enlarges the "
+        "latent, *LTX-2 Tiled Refiner* puts detail into it, in **2 x 2 tiles** that are made together, step by step, "
+        "so that they cannot drift apart. The node says how much of their seams is left. " + BALLROOM
+        + "**For 3840 x 2176**: size **by hand**, 1920 x 1088. *columns*, *rows* and *intervals* at **0** take as few "
+        "tiles as fit the card: 20 seconds of 4K fit 8 GB so. *positions* **local** is for pictures wider than 2048 "
+        "pixels, if absolute ones repeat themselves.",
+        files=("upscalers", "distilled_loras"),
+    )  # fmt: skip
+    usual = Usual(graph, "a blue ball bounces twice on the right")
+    upscaler, lora = second_stage(usual)
+    usual.finish(models=(upscaler, lora))
+    sampler = usual.sampled(title="First stage", seed=11)
+    larger = node("LTX2AVUpscale", model=usual.model, latent=sampler["av_latent"], upscaler=upscaler["upscaler"])
+    refined = refiner(usual, lora, larger, columns=2, rows=2, intervals=1, overlap=64)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Second stage", larger, refined)
+    graph.put(4, "Result", *usual.decoded(refined["av_latent"]))
+    return graph
+
+
+def refiner(usual: Usual, lora: Node, larger: Node, **more: Any) -> Node:
+    """The refiner behind an upscaler."""
+    return node(
+        "LTX2AVRefine",
+        model=lora["model"], positive=usual.contexts["positive"], negative=usual.contexts["negative"],
+        latent=larger["av_latent"], seed=7, sound="hold", **more,
+    )  # fmt: skip
+
+
+def upscale_my_video() -> Graph:
+    graph = Graph(
+        "upscale_my_video",
+        "Upscale a video of your own",
+        OPENS + "A video becomes a latent, which is enlarged and refined; **its own sound** is held while the picture "
+        "is refined, and goes into the new video untouched. " + BALLROOM
+        + "**Your own video**: choose it in *Load Video*, and half of the size that you want in *width* and *height* "
+        "of *LTX-2 Encode Clip*. Describe in the prompt what it shows. **noise_scale** is the main choice: **0.3** "
+        "sharpens, **0.6** invents texture, 0.9 redraws; 0 is the recipe of the model.",
+        files=("upscalers", "distilled_loras"),
+    )  # fmt: skip
+    usual = Usual(graph, RED)
+    upscaler, lora = second_stage(usual)
+    usual.finish(models=(upscaler, lora))
+    seen = film()
+    encoded = own_clip(usual, seen)
+    larger = node("LTX2AVUpscale", model=usual.model, latent=encoded["av_latent"], upscaler=upscaler["upscaler"])
+    refined = refiner(usual, lora, larger)
+    parts = node("GetVideoComponents", video=seen["VIDEO"])
+    graph.put(2, "Given", seen, encoded, parts)
+    graph.put(3, "Second stage", larger, refined)
+    graph.put(4, "Result", *usual.decoded(refined["av_latent"], audio=parts["audio"]))
+    return graph
+
+
+def text_to_audio() -> Graph:
+    graph = Graph(
+        "text_to_audio",
+        "Text to audio",
+        OPENS + "It makes the sound of a bouncing ball without its picture: *LTX-2 Empty AV Latent* is set to **sound "
+        "only**, so no picture is made at all, which is many times faster.\n\n"
+        "**Real clips**: choose the model in *LTX-2 Load Model*, write a prompt, and a length in *seconds*.",
+    )
+    usual = Usual(graph, RED, streams="sound only")
+    usual.finish()
+    sampler = usual.sampled()
+    mel = node("LTX2AVAudioDecode", model=usual.model, latent=sampler["av_latent"])
+    vocoder = node("LTX2AVVocoder", model=usual.model, mel=mel["mel"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Result", mel, vocoder, node("SaveAudio", audio=vocoder["audio"], filename_prefix="audio/LTX-2"))
+    return graph
+
+
+GRAPHS = (
+    text_to_video, text_to_video_distilled, text_to_video_guided, image_to_video, first_last_frame, image_to_loop,
+    audio_to_video, video_to_audio, extend, retake, inpaint, long_video, reference_voice, lora_camera,
+    ic_lora_control, two_stage_1080p, refine_4k, upscale_my_video, text_to_audio,
+)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+
+
+def drawn(graph: Graph, object_info: dict) -> dict[str, Any]:
+    """``graph`` as ComfyUI saves it (UI format 0.4)."""
+    nodes = [each for column in graph.columns for _, group in column for each in group]
+    numbers = {id(each): number for number, each in enumerate(nodes, 1)}
+    links, saved = list(_links(nodes, numbers, object_info)), []
+    places, groups, note = _layout(graph)
+    for order, each in enumerate(nodes):
+        saved.append(_saved(each, numbers[id(each)], order, places[id(each)], links, object_info[each.kind]))
+    saved.append(_note(graph, len(nodes) + 1, note))
+    return {
+        "id": str(uuid5(NAMESPACE_URL, f"{PACK}/{graph.name}")),
+        "revision": 0,
+        "last_node_id": len(saved),
+        "last_link_id": len(links),
+        "nodes": saved,
+        "links": links,
+        "groups": groups,
+        "config": {},
+        "extra": {"ds": {"scale": 0.7, "offset": [40, 60]}},
+        "version": 0.4,
+    }
+
+
+def _links(nodes: list[Node], numbers: dict[int, int], object_info: dict) -> Iterator[list]:
+    """Each wire: number, from which node and output, to which node and input, and its type."""
+    count = 0
+    for each in nodes:
+        for place, name in enumerate(_sockets(each, object_info[each.kind])):
+            if isinstance(source := each.inputs.get(name), Output):
+                info, count = object_info[source.node.kind], count + 1
+                slot = info["output_name"].index(source.name)
+                target = next(kind for other, kind, _ in inputs_of(object_info[each.kind]) if other == name)
+                kind = info["output"][slot] if isinstance(target, list) else target
+                yield [count, numbers[id(source.node)], slot, numbers[id(each)], place, kind]
+
+
+def _sockets(each: Node, info: dict) -> list[str]:
+    """The names of a node's inputs as they are saved: sockets, then widgets that have a wire."""
+    inputs = list(inputs_of(info))
+    sockets = [name for name, kind, options in inputs if not is_widget(kind, options)]
+    return sockets + [name for name, *rest in inputs if is_widget(*rest) and isinstance(each.inputs.get(name), Output)]
+
+
+def _saved(each: Node, number: int, order: int, place: list[int], links: list, info: dict) -> dict[str, Any]:
+    kinds = {name: (kind, options) for name, kind, options in inputs_of(info)}
+    assert each.inputs.keys() <= kinds.keys(), (each.kind, each.inputs.keys() - kinds.keys())
+    inputs = []
+    for slot, name in enumerate(_sockets(each, info)):
+        link = next((link[0] for link in links if link[3:5] == [number, slot]), None)
+        socket = {"name": name, "type": kinds[name][0], "link": link}
+        inputs.append(socket | ({"widget": {"name": name}} if is_widget(*kinds[name]) else {}))
+    ours = info["python_module"] == f"custom_nodes.{PACK}"
+    properties = {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": each.kind}
+    if models := [entry.saved for entry in FILES if entry.loader == each.kind]:
+        properties["models"] = models
+    outputs = [
+        {"name": name, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]] or None}
+        for slot, (name, kind) in enumerate(zip(info["output_name"], info["output"]))
+    ]
+    return {
+        "id": number,
+        "type": each.kind,
+        "pos": place[:2],
+        "size": place[2:],
+        "flags": {},
+        "order": order,
+        "mode": BYPASSED if each.bypassed else 0,
+        "inputs": inputs,
+        "outputs": outputs,
+        **({"title": each.title} if each.title else {}),
+        "properties": properties,
+        "widgets_values": list(_values(each, info)),
+    }
+
+
+def _values(each: Node, info: dict) -> Iterator[Any]:
+    """What the widgets hold, in their order; behind a seed what becomes of it."""
+    for name, kind, options in inputs_of(info):
+        if is_widget(kind, options):
+            value = each.inputs.get(name, default_of(kind, options))
+            yield default_of(kind, options) if isinstance(value, Output) else value
+            if has_control(name, kind, options):
+                yield "randomize" if each.kind == "LTX2AVSample" else "fixed"
+
+
+def _layout(graph: Graph) -> tuple[dict[int, list[int]], list[dict], list[int]]:
+    """Where each node, each group and the note is."""
+    places: dict[int, list[int]] = {}
+    groups: list[dict[str, Any]] = []
+    note = [0, 0, 0, 0]
+    for number, column in enumerate(each for each in graph.columns if each):
+        x, y = number * (WIDTH + 2 * PAD + GAP), 0
+        for title, nodes in column:
+            top, y = y, y + HEAD + TITLE
+            for each in nodes:
+                places[id(each)] = [x + PAD, y, WIDTH, HEIGHTS[each.kind]]
+                y += HEIGHTS[each.kind] + TITLE + GAP
+            y += PAD - TITLE - GAP
+            box = {"title": title, "bounding": [x, top, WIDTH + 2 * PAD, y - top], "color": COLOURS[title]}
+            groups.append({"id": len(groups) + 1, **box, "font_size": 24, "flags": {}})
+            y += GAP
+        if number == graph.note_in:
+            lines = sum(len(line) // PER_LINE + 1 for line in _note_text(graph, visible=True).splitlines())
+            note = [x, y + TITLE, WIDTH + 2 * PAD, 40 + LINE * lines]
+    return places, groups, note
+
+
+def _note_text(graph: Graph, visible: bool = False) -> str:
+    return f"{graph.note}\n\n{links_of(('models', 'gemma', *graph.files), visible)}"
+
+
+def _note(graph: Graph, number: int, place: list[int]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "type": "MarkdownNote",
+        "pos": place[:2],
+        "size": place[2:],
+        "flags": {},
+        "order": number - 1,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": graph.title,
+        "properties": {},
+        "widgets_values": [_note_text(graph)],
+        "color": "#222",
+        "bgcolor": "#000",
+    }
+
+
+def written(graph: Graph, object_info: dict) -> str:
+    """The text of its file."""
+    return json.dumps(drawn(graph, object_info), indent=1, ensure_ascii=False) + "\n"
+
+
+def write_all() -> None:
+    """Start a ComfyUI, and write every workflow anew."""
+    with TemporaryDirectory() as folder, serve(Host.find(), Path(folder)) as server:
+        info = Client(server.address).object_info()
+    for make in GRAPHS:
+        graph = make()
+        (FOLDER / f"{graph.name}.json").write_text(written(graph, info), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    write_all()

@@ -1,0 +1,115 @@
+"""Where the official files are: for the download buttons, the notes of workflows, the help pages and README.md."""
+
+from dataclasses import dataclass
+
+HUB = "https://huggingface.co"
+LICENCES = {
+    "LTX-2 licence": f"{HUB}/Lightricks/LTX-2.3/blob/main/LICENSE",
+    "Gemma licence": "https://ai.google.dev/gemma/terms",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """An official file.
+
+    Attributes:
+        name: of the file.
+        directory: in ComfyUI's models.
+        repository: on the hub, with the folder in it.
+        gigabytes: its size.
+        loader: the node that reads it.
+        group: under which a note lists it; "" for none.
+        label: what a note calls it.
+    """
+
+    name: str
+    directory: str
+    repository: str
+    loader: str
+    group: str = ""
+    label: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where it is downloaded."""
+        owner, name, *folders = self.repository.split("/")
+        return "/".join([HUB, owner, name, "resolve", "main", *folders, self.name])
+
+    @property
+    def saved(self) -> dict[str, str]:
+        """As a loader in a workflow names it, for ComfyUI's download button."""
+        return {"name": self.name, "url": self.url, "directory": self.directory}
+
+
+_MODEL, _GEMMA, _UPSCALER = "LTX2AVLoadModel", "LTX2AVLoadGemma", "LTX2AVLoadUpscaler"
+_LORA, _IC_LORA = "LTX2AVLoadLora", "LTX2AVLoadICLora"
+
+FILES = (
+    File("ltx-2.3-22b-dev.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 dev"),
+    File("ltx-2.3-22b-dev-fp8.safetensors", "checkpoints", "Lightricks/LTX-2.3-fp8", _MODEL, "models", "2.3 dev fp8"),
+    File(
+        "ltx-2.3-22b-distilled-1.1.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 distilled"
+    ),
+    File(
+        "ltx-2.3-22b-distilled-fp8.safetensors", "checkpoints", "Lightricks/LTX-2.3-fp8", _MODEL, "models",
+        "2.3 distilled fp8",
+    ),
+    File("ltx-2-19b-dev.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev"),
+    File("ltx-2-19b-dev-fp8.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev fp8"),
+    File("ltx-2-19b-distilled.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 distilled"),
+    File(
+        "gemma_3_12B_it.safetensors", "text_encoders", "Comfy-Org/ltx-2/split_files/text_encoders", _GEMMA, "gemma",
+        "Gemma 3 12B",
+    ),
+    File(
+        "ltx-2.3-spatial-upscaler-x2-1.1.safetensors", "latent_upscale_models", "Lightricks/LTX-2.3", _UPSCALER,
+        "upscalers", "upscaler 2.3",
+    ),
+    File(
+        "ltx-2-spatial-upscaler-x2-1.0.safetensors", "latent_upscale_models", "Lightricks/LTX-2", _UPSCALER,
+        "upscalers", "upscaler 2.0",
+    ),
+    File(
+        "ltx-2.3-22b-distilled-lora-384.safetensors", "loras", "Lightricks/LTX-2.3", _LORA, "distilled_loras",
+        "distilled LoRA 2.3",
+    ),
+    File(
+        "ltx-2-19b-distilled-lora-384.safetensors", "loras", "Lightricks/LTX-2", _LORA, "distilled_loras",
+        "distilled LoRA 2.0",
+    ),
+    File(
+        "ltx-2-19b-lora-camera-control-dolly-left.safetensors", "loras",
+        "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Left", _LORA, "loras", "dolly left 2.0",
+    ),
+    File(
+        "ltx-2.3-22b-ic-lora-union-control-ref0.5.safetensors", "loras",
+        "Lightricks/LTX-2.3-22b-IC-LoRA-Union-Control", _IC_LORA, "ic_loras", "union control 2.3",
+    ),
+    File(
+        "ltx-2-19b-ic-lora-canny-control.safetensors", "loras", "Lightricks/LTX-2-19b-IC-LoRA-Canny-Control",
+        _IC_LORA, "ic_loras", "canny 2.0",
+    ),
+    File(
+        "ltx-2-19b-ic-lora-depth-control.safetensors", "loras", "Lightricks/LTX-2-19b-IC-LoRA-Depth-Control",
+        _IC_LORA, "ic_loras", "depth 2.0",
+    ),
+)  # fmt: skip
+
+
+def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
+    """Files of these groups as Markdown, by their folder; ``visible`` leaves out what is behind the links."""
+    lines = []
+    for directory in dict.fromkeys(each.directory for each in FILES if each.group in groups):
+        links = [_link(each.label, each.url, visible) for each in FILES if _listed(each, directory, groups)]
+        lines.append(f"- *models/{directory}*: {', '.join(links)}")
+    licences = ", ".join(_link(label, url, visible) for label, url in LICENCES.items())
+    return "\n".join(["**Files**", "", *lines, f"- {licences}"])
+
+
+def _listed(file: File, directory: str, groups: tuple[str, ...]) -> bool:
+    return file.directory == directory and file.group in groups
+
+
+def _link(label: str, url: str, visible: bool) -> str:
+    return label if visible else f"[{label}]({url})"
