@@ -168,6 +168,39 @@ def test_costs_of_a_hand_counted_computation():
     assert Cost(1, 2) + Cost(3, 4) * 2 == Cost(3, 10) and (Cost(1, 2) - Cost(3, 1)).products == 1
 
 
+def test_what_is_computed_again_costs_the_same_again():
+    """Shapes of results are remembered, but not what is done to memory: in place, in views, into something given."""
+    x, y = torch.empty(6, 4, device="meta"), torch.empty(1, 4, device="meta")
+
+    def run(times: int):
+        made = []
+        for _ in range(times):
+            total = (x + y).mul_(2)  # 96 bytes, and no more in place
+            total.t().add_(1)
+            torch.add(x, y, out=total)
+            made.append(total.to(torch.float32))  # the same one
+            made.append(total.to(torch.float16))  # 48 bytes
+        return made
+
+    one, three = cost(lambda: run(1)), cost(lambda: run(3))
+    assert one.peak == 96 + 48 and three.peak == 3 * one.peak
+    assert three.moved == 3 * one.moved
+    whole, half = torch.empty(4, dtype=torch.int32, device="meta"), []
+    cost(lambda: half.extend([(whole * 1).dtype, (whole * 1.0).dtype, (whole * True).dtype]))
+    assert half == [torch.int32, torch.float32, torch.int32]
+
+
+def test_a_result_of_the_same_shapes_has_the_strides_it_had():
+    x = torch.empty(4, 6, device="meta")
+
+    def run():
+        return [(each.shape, each.stride(), each.is_contiguous()) for each in (x.t() + 1, x + 1, x.t() + 1)]
+
+    seen = []
+    cost(lambda: seen.extend(run()))
+    assert seen == run()
+
+
 def small(version: str, layers: int = 3) -> Blueprint:
     """A release with a transformer small enough to be run, but wide enough that tokens count."""
     numbers = {
