@@ -181,7 +181,6 @@ def test_a_header_of_odd_length_is_read_with_its_numbers_where_they_are(tmp_path
 
 
 @pytest.mark.parametrize("config", ["[1]", "3", '"x"', '{"vae": 3}', '{"transformer": [1]}'])
-@pytest.mark.sample(2)
 def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_path, config, capsys):
     path = tmp_path / "x.safetensors"
     save_file(load_file(whole.checkpoint), path, {"config": config})
@@ -205,7 +204,6 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         ("vae", ("decoder_base_channels",), 16),
     ],
 )
-@pytest.mark.sample(3)
 def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_plan(
     whole, tmp_path, section, field, value
 ):
@@ -230,7 +228,6 @@ def test_names_of_merges_are_no_versions(whole, tmp_path, stated):
     assert version_of(shapes, {"model_version": stated}) == "2.3"
 
 
-@pytest.mark.slow
 def test_inspect_says_what_cannot_be_read(whole, tmp_path):
     tensors, metadata = load_file(whole.checkpoint), TensorFile(whole.checkpoint).metadata
     key = "model.diffusion_model.transformer_blocks.0.attn1.to_q.weight"
@@ -247,7 +244,6 @@ def test_inspect_says_what_cannot_be_read(whole, tmp_path):
 # Kept files
 
 
-@pytest.mark.slow
 def test_a_measurement_that_was_changed_is_made_anew(tmp_path):
     cpu = torch.device("cpu")
     machine = this_machine(cpu, folder=tmp_path)
