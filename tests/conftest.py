@@ -67,6 +67,19 @@ def tiny_files(tmp_path_factory):
     return cache(lambda version: tiny.write(tmp_path_factory.mktemp(f"tiny-{version}"), version))
 
 
+@pytest.fixture(scope="session")
+def tiny_blueprint(tiny_files):
+    """The networks of a tiny model as shapes, from the headers of its files, and these files."""
+    import ltx2_core as ltx2
+    from ltx2_core.checkpoint.text_encoder import open_text_encoder
+    from ltx2_core.pipeline.blueprint import Blueprint
+
+    checkpoint, gemma, _ = tiny_files("2.3")
+    models = ltx2.open_models(checkpoint, gemma)
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.float32)
+    return Blueprint.of_files(models, open_text_encoder(gemma), dtypes), models
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--agreement", action="store_true", help="show how near each seam comes to the official implementation"

@@ -18,7 +18,7 @@ from .unit import Slot, Unit
 
 DEVICE, HOST, DISK = "device", "host", "disk"
 
-MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/test_plan.py
+MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/test_placement.py
 
 # Bytes of a kernel's own workspace, and of the gaps that the allocator leaves.
 KERNEL_WORKSPACE_BYTES = 2**29

@@ -59,7 +59,7 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
         models: the opened files.
         prompt: what is to be seen and heard.
         negative: what to avoid; None follows the recipe of the model.
-        settings: any field of the settings in ``settings.py`` by its name, such as ``width``, ``frames``, ``seed``,
+        settings: any field of the settings in ``settings`` by its name, such as ``width``, ``frames``, ``seed``,
             ``steps``, ``conditions``, ``second`` or ``loras``; and ``on_progress``, ``on_finding`` and ``check`` of
             ``Events``. What is not set follows the recipe of the model.
 

@@ -190,6 +190,7 @@ def test_a_source_of_very_many_frames_is_taken_in_part_only(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files have no limit there that a test could set")
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 3000])
 def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path, limit):
     script = f"""

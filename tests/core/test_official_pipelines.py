@@ -17,7 +17,7 @@ def files(tmp_path_factory):
     return Files(tmp_path_factory.mktemp("official"))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("case", CASES)
 def test_an_official_clip_is_made_again_by_its_seed(files, case):
     made = ours(files, case)

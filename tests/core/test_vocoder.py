@@ -185,7 +185,7 @@ def precise(vocoder):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("version, frames", [("2.0", 1), ("2.0", 30), ("2.3", 20), ("2.3", 50), ("2.3", 500)])
+@pytest.mark.parametrize("version, frames", [("2.0", 1), ("2.0", 30), ("2.3", 45), ("2.3", 500)])
 @pytest.mark.slow
 def test_a_waveform_in_pieces_is_the_whole(version, frames):
     """In float64, since rounding grows in these weights to nearly as much as the tolerance."""

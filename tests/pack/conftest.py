@@ -1,7 +1,8 @@
-"""One ComfyUI for all tests of the pack, started when the first of them asks for it."""
+"""One ComfyUI for all tests of the pack, started when the first of them asks for it; and the browser that visits it."""
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from golden import FOLDER
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
 from pack.workflow import change, to_prompt
+
+BROWSER = Path(__file__).parent / "browser"
 
 EXTRA_PATHS = """
 elsewhere:
@@ -73,3 +76,25 @@ def shipped(object_info) -> Prompt:
 def prompt(shipped) -> Prompt:
     """The same with three steps, to be quick; a test may change it as it likes."""
     return change(copy.deepcopy(shipped), LTX2AVSchedule={"steps": 3})
+
+
+@pytest.fixture(scope="session")
+def node_environment() -> dict[str, str]:
+    """The environment in which Node finds playwright-core: above the tests, in LTX2_PLAYWRIGHT or among npm's own."""
+    if not shutil.which("node"):
+        pytest.skip("no Node.js")
+    npm = shutil.which("npm")
+    folders = [os.environ.get("LTX2_PLAYWRIGHT"), os.environ.get("NODE_PATH")]
+    folders += [subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip()] if npm else []
+    environment = {**os.environ, "NODE_PATH": os.pathsep.join(filter(None, folders))}
+    question = ["node", "-e", "require.resolve('playwright-core')"]
+    if subprocess.run(question, cwd=BROWSER, env=environment, capture_output=True).returncode:
+        pytest.skip("no playwright-core: npm install playwright-core, and set LTX2_PLAYWRIGHT to its node_modules")
+    return environment
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    return found or pytest.skip("no Chromium: set CHROMIUM to one")

@@ -4,6 +4,7 @@ Prints, as JSON, how many values were tried, and which of them ended in anything
 """
 
 import json
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -149,14 +150,35 @@ def good_values(name: str, inputs: list) -> dict:
     return values | {key: value for key, value in SETTINGS.get(name, {}).items() if key in known}
 
 
+def content(value: object) -> object:
+    """Return what is equal for values that are equal in all bytes; a value of an unknown kind equals nothing else."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, NestedTensor):
+        return tuple(map(content, value.unbind()))
+    if isinstance(value, dict):
+        return tuple((key, content(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(content, value))
+    if is_dataclass(value):
+        return type(value), tuple(content(getattr(value, field.name)) for field in fields(value))
+    return repr(value) if isinstance(value, (str, int, float, Fraction, type(None))) else object()
+
+
+sampled = set()  # what the sampler has used before
+
+
 def used(outputs: tuple, node) -> None:
-    """Let the sampler and the decoder use what a node made: there a wrong value would show at last."""
+    """Let the sampler use what a node made, once if it is the same: there a wrong value would show at last."""
     for output, value in zip(node.define_schema().outputs, outputs):
         given = {"LTX2AV_CONDITIONS": "conditions", "LATENT": "latent", "LTX2AV_GUIDANCE": "guidance"}
         if (name := given.get(output.get_io_type())) is None or value is None:
             continue
         values = {"model": model, "positive": positive, "negative": positive, "latent": latent(), "seed": 0}
-        if name != "latent" or "latents" in node.__module__:  # others have sampled it already
+        if name == "latent" and "latents" not in node.__module__:
+            continue  # it is sampled already
+        if (key := (name, content(value))) not in sampled:
+            sampled.add(key)
             run("LTX2AVSample", **values | {"sigmas": GOOD["SIGMAS"], **SETTINGS["LTX2AVSample"], name: value})
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import FOLDER
-from pack import test_browser
 from pack.client import TEXT, Client, Prompt, Run, Websocket
 from pack.workflow import add, change, node
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
 
-chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
 
 EVENT = "ltx2av.preview"
 SESSION = Path(__file__).parent / "browser" / "preview.cjs"

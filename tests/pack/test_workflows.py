@@ -1,13 +1,20 @@
-"""What lies in ``workflows/`` can be dragged in by anybody and makes a clip: flat, no foreign nodes, with a picture."""
+"""What lies in ``workflows/`` can be dragged in by anybody and makes a clip: flat, no foreign nodes, with a picture.
+
+All tests of one workflow follow each other, so that ComfyUI runs it once: in the browser, if there is one. It still has
+the results when it is asked again.
+"""
 
 import json
+import subprocess
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pack.client import Prompt
 from pack.clip import Clip, saved, sound_in
 from pack.host import PACK
-from pack.workflow import NOTES, SHIPPED, inputs_of, node, to_prompt
+from pack.workflow import NOTES, SHIPPED, content, inputs_of, node, to_prompt
 from PIL import Image
 
 from ltx2_core.sampling.recipes import RECIPES
@@ -17,8 +24,13 @@ pytestmark = pytest.mark.comfy
 CORE = ("nodes", "comfy_extras.")
 MINIATURE = RECIPES["miniature"]
 
+SESSION = Path(__file__).parent / "browser" / "session.cjs"
 
-@pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
+# What ComfyUI's own page complains about for a user without files, and without a network.
+USUAL = ["/user.css", "/userdata", "/favicon.ico", "graph accessed before initialization", "huggingface.co"]
+
+
+@pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
 def path(request):
     return request.param
 
@@ -64,6 +76,36 @@ def test_nodes_and_groups_do_not_overlap(workflow):
         assert all(apart(one, other) for number, one in enumerate(shapes) for other in shapes[:number])
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
+def test_a_workflow_loads_shows_and_runs(
+    server, client, workflow, object_info, node_environment, chromium, tmp_path, renderer
+):
+    expected = to_prompt(workflow, object_info)
+    task = {
+        "address": server.address,
+        "chromium": chromium,
+        "workflow": workflow,
+        "nodes2": renderer == "nodes2",
+        "screenshot": str(tmp_path / f"{renderer}.png"),
+    }
+    # A visitor who has been here before: no tour of the templates.
+    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": task["nodes2"]})
+    command = ["node", str(SESSION)]
+    session = subprocess.run(
+        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
+    )
+    assert session.returncode == 0, session.stderr
+    seen = json.loads(session.stdout)
+
+    assert content(seen["prompt"]) == content(expected)
+    assert seen["sliders"] == sliders_in(expected, object_info)
+    assert seen["end"] == "execution_success", "\n".join(seen["errors"])
+    savers = [key for key, each in expected.items() if each["class_type"] in ("SaveVideo", "SaveAudio")]
+    assert savers and {*savers} <= {*seen["outputs"]}
+    assert not [error for error in seen["errors"] if not any(usual in error for usual in USUAL)]
+
+
 def test_it_saves_what_it_makes(server, client, workflow, object_info):
     """Picture and sound of equal length, at least as long and large as the latent says; or sound alone."""
     prompt = to_prompt(workflow, object_info)
@@ -87,3 +129,13 @@ def test_the_template_browser_offers_it_with_its_picture(client, path):
     assert path.stem in json.loads(client.fetch("/workflow_templates"))[PACK]
     picture = Image.open(BytesIO(client.fetch(f"/api/workflow_templates/{PACK}/{path.stem}.jpg")))
     assert picture.format == "JPEG" and picture.width >= 256
+
+
+def sliders_in(prompt: Prompt, object_info: dict) -> list[list[float]]:
+    """Minimum, maximum and value of each input that asks for a slider."""
+    return [
+        [options["min"], options["max"], value["inputs"][name]]
+        for value in prompt.values()
+        for name, _, options in inputs_of(object_info[value["class_type"]])
+        if options.get("display") == "slider"
+    ]

@@ -116,3 +116,11 @@ def change(prompt: Prompt, **inputs: dict[str, Any]) -> Prompt:
     for class_type, values in inputs.items():
         prompt[node(prompt, class_type)]["inputs"] |= values
     return prompt
+
+
+def content(prompt: Prompt) -> dict:
+    """Without titles, and without the player that older pages send along with a sound."""
+    return {
+        key: (value["class_type"], {name: given for name, given in value["inputs"].items() if name != "audioUI"})
+        for key, value in prompt.items()
+    }

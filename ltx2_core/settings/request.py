@@ -1,0 +1,292 @@
+"""What is asked for a clip, held to its limits and completed by the recipe of the model."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from fractions import Fraction
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..conditioning.conditions import Condition, Picture
+from ..conditioning.rate import at_rate
+from ..errors import SettingError
+from ..fields import did_you_mean, settings_of
+from ..geometry import ClipShape
+from ..latents import STREAMS
+from ..lora import Stack
+from ..sampling import (
+    SAMPLERS,
+    Recipe,
+    Refine,
+    ScheduleSettings,
+    StreamGuidance,
+    schedules,
+)
+from ..sampling.schedules import CUSTOM
+from ..sampling.windows import Segment, Window, Windowing
+from ..video_vae import Tiling
+from .clip import STREAM_CHOICES, ClipSettings, LongClip, given_negative
+from .resources import GIB, PRECISIONS, Resources
+from .sampling import SamplingSettings
+from .second_stage import SecondStage
+
+_PARTS: dict[str, type] = {
+    "clip": ClipSettings,
+    "schedule": ScheduleSettings,
+    "sampling": SamplingSettings,
+    "resources": Resources,
+}
+_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas")
+_OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that is asked for a clip; what is None follows the recipe of the model.
+
+    ``conditions`` are pictures, videos, sounds and masks, in the order in which they apply. ``sigmas`` are noise levels
+    that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
+    stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
+    each with its strengths; ``hq`` is the recipe of few, precise steps. Raises SettingError for values outside their
+    limits.
+    """
+
+    prompt: str
+    negative: str | None = None
+    clip: ClipSettings = ClipSettings()
+    conditions: tuple[Condition, ...] = ()
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    sigmas: tuple[float, ...] | None = None
+    sampling: SamplingSettings = SamplingSettings()
+    guidance: StreamGuidance | None = None
+    long: LongClip | None = None
+    second: SecondStage | None = None
+    tiling: Tiling | None = None
+    loras: Stack = ()
+    hq: bool = False
+    resources: Resources = Resources()
+
+    @property
+    def resume(self) -> str | Path | None:
+        """The folder in which finished windows of a long clip are kept."""
+        return None if self.long is None else self.long.resume
+
+    def __post_init__(self) -> None:
+        """Hold every setting to its limits."""
+        check_limits(self)
+
+    @classmethod
+    def of(cls, prompt: str, negative: str | None = None, **flat: Any) -> "Request":
+        """Build a request from flat names, such as ``Request.of("a red ball", frames=121, seed=7, steps=20)``.
+
+        Args:
+            prompt: what is to be seen and heard.
+            negative: what to avoid.
+            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings and Resources by their own names; of this
+                class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance`` and ``sigmas``; and as
+                shorter words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``,
+                ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+
+        Raises:
+            SettingError: an unknown name, or a value outside its limits.
+        """
+        _refuse_unknown(flat)
+        flat = {**flat, **_machine(flat)}
+        if flat.get("sound_only"):
+            flat["streams"] = "sound only"
+        if flat.get("fps") is None:
+            flat.pop("fps", None)
+        parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
+        whole = {name: flat[name] for name in _WHOLE if name in flat}
+        for name in ("conditions", "loras", "sigmas"):
+            if whole.get(name) is not None:
+                whole[name] = tuple(whole[name])
+        if flat.get("video") is not None or flat.get("audio") is not None:
+            whole["guidance"] = StreamGuidance(flat.get("video"), flat.get("audio"))  # type: ignore[arg-type]
+        return cls(prompt, negative, long=_long(flat), **parts, **whole)
+
+    def completed(self, recipe: Recipe) -> "CompleteRequest":
+        """Fill in from ``recipe`` whatever is not set, and check that sizes and settings go together.
+
+        Args:
+            recipe: what the model is meant to be sampled with.
+
+        Raises:
+            SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
+                stage would refine.
+        """
+        second, long = self.second or SecondStage(refine=False), self.long
+        segments = () if long is None else long.segments
+        if second.refine and segments:
+            raise SettingError(
+                "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
+            )
+        shape = self._first_shape(second, recipe)
+        first_strength, refine_strength = second.lora_strengths(recipe)
+        return CompleteRequest(
+            request=self,
+            shape=shape,
+            final=second.last(shape),
+            streams=STREAM_CHOICES[self.clip.streams],
+            sigmas=self._sigmas(recipe, shape),
+            sampler=self.sampling.sampler or recipe.sampler,
+            guidance=self._guidance(recipe),
+            negative=given_negative(self.negative, recipe),
+            second=second,
+            refine=second.completed(recipe.refine, self.conditions),
+            loras=second.with_lora(self.loras, first_strength),
+            refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
+            script=(Segment(0, self.prompt), *segments),
+            windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
+        )
+
+    def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
+        """The clip of the first stage."""
+        usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, self.clip.fps))
+        pictures = (each.size for each in self.conditions if isinstance(each, Picture))
+        final = replace(recipe, width=usual.width, height=usual.height)
+        clip = self.clip.sized(final, next(pictures, None), second.step)
+        assert clip.width and clip.height and clip.asked_frames
+        return second.first(clip.width, clip.height, clip.asked_frames, clip.fps)
+
+    def _guidance(self, recipe: Recipe) -> StreamGuidance:
+        """The guidance of both streams."""
+        own = self.guidance or recipe.guidance
+        return StreamGuidance(own.video or recipe.video, own.audio or recipe.audio)
+
+    def _sigmas(self, recipe: Recipe, shape: ClipShape) -> list[float]:
+        """The noise levels of the steps that are taken."""
+        sampling = self.sampling
+        sigmas = list(self.sigmas) if self.sigmas else scheduled(self.schedule, recipe, prod(shape.video_latent))
+        return schedules.slice_steps(schedules.check_sigmas(sigmas), sampling.start_step, sampling.end_step or None)
+
+
+@dataclass(frozen=True)
+class CompleteRequest:
+    """A request with nothing left open.
+
+    ``shape`` is the clip of the first stage, ``final`` the one that comes out; ``sigmas`` are those of the steps that
+    are taken; ``loras`` and ``refine_loras`` hold the distilled LoRA where a recipe asks for it; ``script`` has the
+    prompt and all segments; without ``windows`` the clip is made at once.
+    """
+
+    request: Request
+    shape: ClipShape
+    final: ClipShape
+    streams: tuple[str, ...]
+    sigmas: list[float]
+    sampler: str
+    guidance: StreamGuidance
+    negative: str
+    second: SecondStage
+    refine: Refine
+    loras: Stack
+    refine_loras: Stack
+    script: tuple[Segment, ...]
+    windows: tuple[Window, ...]
+
+    def guidance_of(self, free: Collection[str]) -> StreamGuidance:
+        """Return the guidance of each stream, neutral for one that is not in ``free`` because it is given."""
+        return self.guidance.neutral_where(set(STREAMS) - set(free))
+
+    def refine_guidance_of(self, free: Collection[str]) -> StreamGuidance:
+        """Return the guidance of each stream in the second stage, neutral for one that is given."""
+        return self.refine.guidance.neutral_where(set(STREAMS) - set(free))
+
+    def needs_negative(self, free: Collection[str]) -> bool:
+        """Return whether any stage looks at the negative prompt, if the streams in ``free`` are to be made."""
+        if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
+            return True
+        return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+
+    @property
+    def refine_conditions(self) -> tuple[Condition, ...]:
+        """What is given in the second stage, at the frame rate of the clip that comes out."""
+        return tuple(at_rate(self.second.given(self.request.conditions), self.shape, self.final))
+
+    @property
+    def holds_sound(self) -> bool:
+        """Whether the second stage keeps the sound of the first one from the noise."""
+        return self.second.refine and self.second.sound == "hold"
+
+
+def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[float]:
+    """Return the noise levels from 1 to 0 that ``settings`` ask for.
+
+    Args:
+        settings: what is None in them follows the recipe.
+        recipe: that of the model.
+        tokens: how many tokens the video has, for recipes whose schedule shifts with the size.
+
+    Raises:
+        SettingError: steps that a schedule does not have, or a custom list that no sampler can follow.
+    """
+    name = settings.schedule or recipe.schedule
+    if name == CUSTOM:
+        return settings.sigmas()
+    is_plain = settings == ScheduleSettings(settings.steps, settings.schedule, custom_sigmas=settings.custom_sigmas)
+    if is_plain or name in schedules.FIXED:
+        return recipe.sigmas(settings.steps, settings.schedule, tokens=tokens)
+    steps = settings.steps or len(recipe.sigmas(None, settings.schedule)) - 1
+    return replace(settings, steps=steps, schedule=name).sigmas(tokens if recipe.by_tokens else None)
+
+
+def check_limits(value: object) -> None:
+    """Hold every setting in ``value`` and in all that it contains to its limits.
+
+    Args:
+        value: a dataclass with settings, or a sequence of such; anything else is left alone.
+
+    Raises:
+        SettingError: the first value that is outside its limits or of another type; it says which are possible.
+    """
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            check_limits(each)
+    if not is_dataclass(value) or isinstance(value, type):
+        return
+    settings = settings_of(type(value))
+    for name in _names(type(value)):
+        content = getattr(value, name)
+        if name not in settings:
+            check_limits(content)
+        elif isinstance(content, (bool, int, float, str, Fraction)):
+            settings[name].check(content)
+
+
+def _names(owner: type) -> list[str]:
+    return [each.name for each in fields(owner)]
+
+
+def _refuse_unknown(flat: dict[str, Any]) -> None:
+    known = [*_WHOLE, *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
+    if unknown := [name for name in flat if name not in known]:
+        raise SettingError(f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], known)}")
+
+
+def _of_class(flat: dict[str, Any], owner: type) -> dict[str, Any]:
+    """What of ``flat`` are fields of ``owner``."""
+    return {name: flat[name] for name in _names(owner) if name in flat}
+
+
+def _machine(flat: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Resources behind ``dtype``, and behind ``device``, ``vram`` and ``ram`` as PyTorch counts them."""
+    found: dict[str, Any] = {}
+    for name in ("vram", "ram"):
+        if flat.get(name) is not None:
+            found[f"max_{name}"] = flat[name] / GIB
+    if flat.get("device") is not None:
+        found["device"] = str(flat["device"])
+    if (dtype := flat.get("dtype")) is not None:
+        names = {each: name for name, each in PRECISIONS.items()}
+        if dtype not in names:
+            raise SettingError(f"dtype is {dtype}; it must be one of {', '.join(map(str, names))}.")
+        found["precision"] = names[dtype]
+    return found
+
+
+def _long(flat: dict[str, Any]) -> LongClip | None:
+    windowing, segments = flat.get("windowing"), tuple(flat.get("segments") or ())
+    if windowing is None and not segments:
+        return None
+    return LongClip(windowing or Windowing(), segments, flat.get("resume"))

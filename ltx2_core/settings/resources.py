@@ -1,0 +1,68 @@
+"""Where a run computes, in what, and how much it may take."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from ..fields import Choice, Number, Switch, Words
+from ..quantization import CASTS
+
+GIB = 2**30
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "auto": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a run computes, in what, and how much it may take."""
+
+    device: Annotated[str | None, Words(), "cuda, cpu or mps, also cuda:1. Not set, the fastest there is."] = None
+    max_vram: Annotated[
+        float | None,
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="vram"),
+        "The most gigabytes of the card that may be taken, for weights and work together. 0 takes what is free.",
+    ] = None
+    max_ram: Annotated[
+        float | None,
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="ram"),
+        "The most gigabytes of RAM that may be pinned for streaming weights. 0 takes what is free, up to half of all.",
+    ] = None
+    precision: Annotated[
+        str,
+        Choice(tuple(PRECISIONS), advanced=True),
+        "What the networks compute in. auto takes bf16 on a graphics card and fp32 on a CPU. fp32 takes twice the "
+        "memory; fp16 is for cards without bf16, and may give black frames.",
+    ] = "auto"
+    format: Annotated[
+        str | None,
+        Choice(tuple(CASTS), shown="fp8", advanced=True),
+        "Format of the transformer's weights in memory; fp8 takes half the memory of bf16 for the part that paints "
+        "the picture: slightly softer detail, while the sound keeps its full precision. Not set, it is that of the "
+        "file.",
+    ] = None
+    cache: Annotated[
+        bool | str | Path | None,
+        Switch(advanced=True),
+        "Keeps encoded prompts on disk, so that one that was encoded before needs no text encoder.",
+    ] = True
+
+    @property
+    def vram(self) -> int | None:
+        """The most bytes of the card that may be taken; None for what is free."""
+        return int(self.max_vram * GIB) if self.max_vram else None
+
+    @property
+    def ram(self) -> int | None:
+        """The most bytes of RAM that may be pinned; None for what is free."""
+        return int(self.max_ram * GIB) if self.max_ram else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the networks compute in; None where the device decides."""
+        return PRECISIONS[self.precision]

@@ -1,0 +1,189 @@
+"""How a clip is sampled: recipe, steps, guidance."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from ..errors import SettingError
+from ..fields import Choice, Number, Seed, Switch, Whole, plain_numbers
+from ..latents import NOISE_ORDERS
+from ..sampling import (
+    SAMPLERS,
+    AnyGuidance,
+    Guidance,
+    GuidanceBySigma,
+    Recipe,
+    StreamGuidance,
+)
+
+RECIPE = "recipe of the model"
+FOLLOWED = ("auto", RECIPE, "these widgets")
+STEP_NOISES = ("official", "by seed")
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Which recipe of the model is followed."""
+
+    steps: Annotated[
+        int, Whole(0, 200), "How many steps; 0 takes the recommended number. Distilled models have exactly 8."
+    ] = 0
+    hq: Annotated[
+        bool,
+        Switch(advanced=True),
+        "The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA. It depends on the "
+        "size of the clip, and names its own sampler.",
+    ] = False
+    settings: Annotated[
+        str,
+        Choice(FOLLOWED, flag="hq"),
+        "Where steps, sampler and all scales come from: the recipe of the model, or the widgets of this node. auto "
+        "follows the recipe while nothing is connected to sigmas, and else the widgets.",
+    ] = FOLLOWED[0]
+
+    def follows(self, sigmas: object) -> bool:
+        """Return whether the recipe counts, if these ``sigmas`` are given; None for none."""
+        return self.settings == RECIPE or (self.settings == FOLLOWED[0] and sigmas is None)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the noise levels of a schedule are walked."""
+
+    seed: Annotated[
+        int, Seed(), "Another number gives another clip; the same number and settings give the same one."
+    ] = 0
+    sampler: Annotated[
+        str | None,
+        Choice(tuple(SAMPLERS), shown="euler", advanced=True),
+        "How a step is taken. euler is what the models are shown with.",
+    ] = None
+    start_step: Annotated[
+        int,
+        Whole(0, 1000, advanced=True),
+        "The first step to take, counted from 0: the later, the more is kept of what the clip begins with. To go on "
+        "where another run stopped, give its end step here and its latent, and switch add_noise off.",
+    ] = 0
+    end_step: Annotated[
+        int,
+        Whole(0, 1000, advanced=True),
+        "Stop before this step, with a latent that is still noisy. 0 goes to the end.",
+    ] = 0
+    add_noise: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Off where the latent comes from a run that stopped before its end: it has its noise.",
+    ] = True
+    noise_order: Annotated[
+        str,
+        Choice(NOISE_ORDERS, advanced=True),
+        "In which order random numbers become noise: as the official code draws them, or as ComfyUI's own samplers "
+        "do, so that a seed from a core workflow begins with the same noise.",
+    ] = "official"
+    batched_passes: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Computes the prompt and the negative prompt as one batch. Faster for small clips on large cards, but needs "
+        "more memory.",
+    ] = False
+    step_noise: Annotated[
+        str,
+        Choice(STEP_NOISES, advanced=True),
+        "Which fresh noise a stochastic sampler adds. official is that of the official pipelines: res_2s adds the same "
+        "for every seed, the others follow it. by seed lets res_2s follow the seed, too.",
+    ] = "official"
+
+
+@dataclass(frozen=True)
+class StreamScales:
+    """Scales of one stream alone, beside the sliders for both."""
+
+    video_text_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="video-text-scale"),
+        "Text scale of the picture alone. 0 means: as the slider.",
+    ] = 0.0
+    audio_text_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="audio-text-scale"),
+        "Text scale of the sound alone; the official pipelines use 7. 0 means: as the slider.",
+    ] = 0.0
+    video_cross_modal_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="video-cross-modal-scale"),
+        "How closely the picture follows the sound. 0 means: as the slider.",
+    ] = 0.0
+    audio_cross_modal_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, flag="audio-cross-modal-scale"),
+        "How closely the sound follows the picture. 0 means: as the slider.",
+    ] = 0.0
+
+    def guidance(self, both: Guidance) -> StreamGuidance:
+        """Return the guidance of each stream: ``both``, but for the scales that are set here."""
+        video = replace(
+            both,
+            text_scale=self.video_text_scale or both.text_scale,
+            cross_modal_scale=self.video_cross_modal_scale or both.cross_modal_scale,
+        )
+        audio = replace(
+            both,
+            text_scale=self.audio_text_scale or both.text_scale,
+            cross_modal_scale=self.audio_cross_modal_scale or both.cross_modal_scale,
+        )
+        return StreamGuidance(video, audio)
+
+
+@dataclass(frozen=True)
+class GuidanceRange:
+    """Where settings of guidance apply."""
+
+    stream: Annotated[
+        str,
+        Choice(("both", "video", "audio"), flag="guidance-up-to"),
+        "What these settings are for. The other stream keeps what comes in through guidance, or stays unguided.",
+    ] = "both"
+    up_to_sigma: Annotated[
+        float,
+        Number(0, 1, 0.01, advanced=True, flag="guidance-up-to"),
+        "The highest noise level at which these settings apply. Below 1, early steps keep what comes in through "
+        "guidance; for example strong guidance first, and mild guidance up to 0.8.",
+    ] = 1.0
+
+    def apply(self, before: StreamGuidance, new: Guidance) -> StreamGuidance:
+        """Return ``before`` with ``new`` in this range."""
+        changed = {
+            name: self._added(getattr(before, name), new)
+            for name in ("video", "audio")
+            if self.stream in (name, "both")
+        }
+        return replace(before, **changed)
+
+    def _added(self, before: AnyGuidance, new: Guidance) -> AnyGuidance:
+        if self.up_to_sigma >= 1:
+            return new
+        rows = before.table if isinstance(before, GuidanceBySigma) else ((1.0, before),)
+        above = [row for row in rows if row[0] > self.up_to_sigma]
+        return GuidanceBySigma((*above, (self.up_to_sigma, new)))
+
+
+def parse_stg_blocks(text: str, recipe: Recipe, layers: int) -> tuple[int, ...]:
+    """Return block numbers as people write them, or those of the recipe for "auto".
+
+    Raises:
+        SettingError: for anything that is not the number of one of the model's ``layers`` blocks.
+    """
+    if text.strip() == "auto":
+        return recipe.video.stg_blocks
+    try:
+        blocks = tuple(int(number) for number in plain_numbers(text).split(",") if number.strip())
+    except ValueError:
+        raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
+    check_stg_blocks(blocks, layers)
+    return blocks
+
+
+def check_stg_blocks(blocks: Collection[int], layers: int) -> None:
+    """Raise SettingError if a number in ``blocks`` is not that of one of the model's ``layers`` blocks."""
+    if wrong := [block for block in blocks if not 0 <= block < layers]:
+        raise SettingError(f"stg_blocks names {wrong[0]}; this model has {layers} blocks, counted from 0.")

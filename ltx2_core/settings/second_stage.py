@@ -1,0 +1,151 @@
+"""What is done to a finished latent, and what a recipe fills in."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
+from typing import Annotated
+
+from ..checkpoint.upscaler import UpscalerFile
+from ..conditioning.conditions import Condition, of_second_stage, remakes_sound
+from ..errors import SettingError
+from ..fields import Choice, Number, Switch, Words
+from ..geometry import SPACE_SCALE, ClipShape, nearest_size
+from ..lora import Lora, Stack, Strengths
+from ..lora.stack import without_in_context
+from ..sampling import (
+    Recipe,
+    Refine,
+    StreamGuidance,
+    Tiles,
+    TileSettings,
+    schedules,
+)
+
+SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What is done to a finished latent: it is enlarged by each upscaler in turn, then refined.
+
+    ``tiles`` None, or settings without counts, takes as few tiles as the memory allows. ``lora`` is the distilled
+    LoRA, which the recipes of dev models ask for. ``sigmas`` and ``guidance`` None are those of the recipe.
+    """
+
+    upscalers: tuple[UpscalerFile, ...] = ()
+    refine: Annotated[bool, Switch(), "Puts detail into what was enlarged: noise is added and taken away again."] = True
+    tiles: TileSettings | Tiles | None = None
+    lora: Lora | None = None
+    sound: Annotated[
+        str,
+        Choice(SECOND_STAGE_SOUND),
+        "Which sound the clip gets. The recipe of dev models keeps that of the first stage; the one of distilled "
+        "models makes it anew with the large picture, and so do those of IC-LoRAs and of keyframes that are all shown "
+        "beside the clip. hold also keeps it from the noise, so that the picture follows it exactly; refine makes it "
+        "anew.",
+    ] = "as the recipe"
+    noise_scale: Annotated[
+        float,
+        Number(0, 1),
+        "How much noise is added first. Higher invents more detail and keeps less of the latent: 0.4 keeps faces as "
+        "they are, 0.9 redraws. 0 takes what the sigmas begin with.",
+    ] = 0.0
+    keep_references: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Shows reference videos and their IC-LoRA to the second stage, too, as Dub-It and HDR need it: more tokens and "
+        "more memory. The official IC-LoRA pipeline leaves both out there.",
+    ] = False
+    sigmas: Annotated[
+        tuple[float, ...] | None,
+        Words(),
+        "The noise levels, such as 0.9, 0.7, 0.4, 0. Not set, they are those that the recipe of the model has for its "
+        "second stage.",
+    ] = None
+    guidance: StreamGuidance | None = None
+    distilled_lora_strength: Annotated[
+        float | None,
+        Number(-10, 10, 0.05, 0.001, shown=0.0, advanced=True),
+        "Strength of the distilled LoRA in the first stage. Not set, it is that of the recipe: none, or 0.25 for hq.",
+    ] = None
+    distilled_lora_refine_strength: Annotated[
+        float | None,
+        Number(-10, 10, 0.05, 0.001, shown=1.0, advanced=True),
+        "Strength of the distilled LoRA in the second stage. Not set, it is that of the recipe: 1 for dev models, 0.5 "
+        "for hq.",
+    ] = None
+
+    def first(self, width: int, height: int, frames: int, fps: Fraction) -> ClipShape:
+        """Return the clip of the first stage.
+
+        Args:
+            width: of the enlarged clip, in pixels.
+            height: of the enlarged clip, in pixels.
+            frames: of the first stage, 8 k + 1.
+            fps: of the first stage.
+
+        Raises:
+            SettingError: nothing becomes that large when it is enlarged by these upscalers.
+        """
+        space, step = self.space, self.step
+        for name, value in (("width", width), ("height", height)):
+            if space != 1 and value % step:
+                raise SettingError(
+                    f"{name} is {value}; what is enlarged by {float(space):g} must be a multiple of {step}, for "
+                    f"example {nearest_size(value, step)}."
+                )
+        return ClipShape(int(width / space), int(height / space), frames, fps)
+
+    @property
+    def space(self) -> Fraction:
+        """How many times as wide and high the clip becomes."""
+        return prod((file.config.space for file in self.upscalers), start=Fraction(1))
+
+    @property
+    def step(self) -> int:
+        """What width and height of the enlarged clip must be multiples of, in pixels."""
+        return SPACE_SCALE * self.space.numerator
+
+    def last(self, clip: ClipShape) -> ClipShape:
+        """Return what becomes of the clip of the first stage."""
+        for file in self.upscalers:
+            clip = file.config.upscaled_shape(clip)
+        return clip
+
+    def with_lora(self, loras: Stack, strength: float) -> Stack:
+        """Add the distilled LoRA with this strength to ``loras``; it was made for the transformer alone."""
+        if self.lora is None or not strength:
+            return loras
+        return (*loras, (self.lora, Strengths(strength, text=0)))
+
+    def lora_strengths(self, recipe: Recipe) -> tuple[float, float]:
+        """Return the strengths of the distilled LoRA in the first stage and in the second one."""
+        first, refine = self.distilled_lora_strength, self.distilled_lora_refine_strength
+        return recipe.lora if first is None else first, recipe.refine.lora if refine is None else refine
+
+    def given(self, conditions: Collection[Condition]) -> tuple[Condition, ...]:
+        """Return which of the first stage's conditions the second one has."""
+        return of_second_stage(conditions, self.keep_references)
+
+    def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
+        """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""
+        leaves = len(self.given(conditions)) < len(conditions)
+        return without_in_context(loras) if leaves else loras
+
+    def completed(self, recipe: Refine, conditions: Collection[Condition] = ()) -> Refine:
+        """Return ``recipe`` of a second stage with everything in place that is set here.
+
+        Args:
+            recipe: that of the model.
+            conditions: what is given in the first stage; it tells which pipeline this is.
+        """
+        if self.sound == "refine" or remakes_sound(conditions):
+            recipe = replace(recipe, keeps_sound=False)
+        if self.sigmas is not None:
+            recipe = replace(recipe, sigmas=tuple(schedules.check_sigmas(self.sigmas)))
+        if self.guidance is not None:
+            recipe = replace(recipe, video=self.guidance.video, audio=self.guidance.audio)
+        if self.noise_scale:
+            recipe = replace(recipe, sigmas=tuple(schedules.starting_at(recipe.sigmas, self.noise_scale)))
+        return recipe
