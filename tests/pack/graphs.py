@@ -24,27 +24,27 @@ from pack.workflow import BYPASSED, default_of, has_control, inputs_of, is_widge
 
 FOLDER = REPOSITORY / "workflows"
 
-WIDTH, PAD, GAP, TITLE = 340, 20, 16, 30  # of nodes and groups, in pixels
-HEAD = 50  # of a group, above its first node
+WIDTH, PAD, GAP, TITLE = 340, 20, 14, 30  # of nodes and groups, in pixels
+HEAD = 40  # of a group, above its first node
 
 # How high a node is in either renderer once it has run, with its previews and sentences; pixels, without the title.
 HEIGHTS = {
-    "LTX2AVLoadModel": 200, "LTX2AVLoadGemma": 140, "LTX2AVLoadUpscaler": 90, "LTX2AVLoadLora": 190,
-    "LTX2AVLoadLoraAdvanced": 420, "LTX2AVLoadICLora": 220, "LTX2AVPlan": 400, "LTX2AVGemmaTextEncode": 270,
-    "LTX2AVThinkingTokens": 100, "LTX2AVEmptyLatent": 420, "LTX2AVEncode": 310, "LTX2AVExtend": 190,
-    "LTX2AVImage": 170, "LTX2AVKeyframes": 180, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 100,
-    "LTX2AVReferenceAudio": 140, "LTX2AVReferenceVideo": 230, "LTX2AVRetake": 150, "LTX2AVInpaint": 140,
-    "LTX2AVGuidance": 420, "LTX2AVLongVideo": 180, "LTX2AVSegment": 110, "LTX2AVSample": 1240, "LTX2AVUpscale": 180,
-    "LTX2AVRefine": 1000, "LTX2AVTwoStage": 1000, "LTX2AVVideoDecode": 230, "LTX2AVAudioDecode": 110,
-    "LTX2AVVocoder": 80, "LTX2AVDecode": 320, "SaveVideo": 560, "SaveAudio": 180, "LoadImage": 450, "LoadAudio": 180,
-    "LoadVideo": 440, "LoadImageMask": 450, "GetVideoComponents": 95, "GetImageSize": 80, "RepeatImageBatch": 65,
-    "CreateVideo": 115,
+    "LTX2AVLoadModel": 130, "LTX2AVLoadGemma": 150, "LTX2AVLoadUpscaler": 75, "LTX2AVLoadLora": 140,
+    "LTX2AVLoadLoraAdvanced": 380, "LTX2AVLoadICLora": 210, "LTX2AVPlan": 330, "LTX2AVGemmaTextEncode": 260,
+    "LTX2AVThinkingTokens": 90, "LTX2AVEmptyLatent": 390, "LTX2AVEncode": 290, "LTX2AVExtend": 170,
+    "LTX2AVImage": 160, "LTX2AVKeyframes": 170, "LTX2AVAudioToVideo": 110, "LTX2AVVideoToAudio": 90,
+    "LTX2AVReferenceAudio": 130, "LTX2AVReferenceVideo": 220, "LTX2AVRetake": 140, "LTX2AVInpaint": 130,
+    "LTX2AVGuidance": 200, "LTX2AVLongVideo": 160, "LTX2AVSegment": 100, "LTX2AVSample": 790, "LTX2AVUpscale": 150,
+    "LTX2AVRefine": 740, "LTX2AVTwoStage": 700, "LTX2AVVideoDecode": 180, "LTX2AVAudioDecode": 100,
+    "LTX2AVVocoder": 75, "LTX2AVDecode": 220, "SaveVideo": 450, "SaveAudio": 160, "LoadImage": 340, "LoadAudio": 160,
+    "LoadVideo": 340, "LoadImageMask": 340, "GetVideoComponents": 90, "GetImageSize": 75, "RepeatImageBatch": 60,
+    "CreateVideo": 110,
 }  # fmt: skip
 
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
            "Second stage": "#8a5a2b", "Result": "#3f789e"}  # fmt: skip
 
-PER_LINE, LINE = 44, 21  # letters of a note in a line, and its height in pixels
+LETTER, LINE = 6.8, 19  # width of a letter of a note and height of its lines, in pixels
 
 
 @dataclass(eq=False)
@@ -77,7 +77,7 @@ class Graph:
     note: str
     files: tuple[str, ...] = ()  # what beside model and Gemma the note has links to
     columns: list[list[tuple[str, list[Node]]]] = field(default_factory=lambda: [[], [], [], [], []])
-    note_in: int = 0
+    note_in: tuple[int, int] = (0, 1)  # the column below which the note is, and how many it is wide
 
     def put(self, column: int, group: str, *nodes: Node) -> None:
         """Put nodes at the end of a column, in a group of their own."""
@@ -223,7 +223,7 @@ def text_to_video_guided() -> Graph:
     )
     graph.put(1, "Clip", usual.empty)
     graph.put(2, "Sampling", both, milder)
-    graph.put(0, "Model", plan)
+    graph.put(2, "Model", plan)
     graph.put(3, "Sampling", sampler)
     graph.put(4, "Result", *usual.decoded(sampler["av_latent"], plan=plan["plan"]))
     return graph
@@ -269,8 +269,9 @@ def first_last_frame() -> Graph:
     )  # fmt: skip
     usual.finish()
     sampler = usual.sampled(conditions=last["conditions"], seed=22)
-    graph.put(1, "Clip", usual.empty)
-    graph.put(2, "Given", begin, first, end, last)
+    graph.put(1, "Given", begin, first)
+    graph.put(2, "Clip", usual.empty)
+    graph.put(2, "Given", end, last)
     graph.put(3, "Sampling", sampler)
     graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
     return graph
@@ -545,6 +546,7 @@ def two_stage_1080p() -> Graph:
         "distilled LoRA are found by their official names. For 1920 x 1088 choose *size* **by hand**, 960 x 544.\n\n"
         "The node says in how many tiles it refined: as few as fit the card.",
         files=("upscalers", "distilled_loras"),
+        note_in=(3, 2),
     )
     usual = Usual(graph, RED)
     upscaler, lora = second_stage(usual)
@@ -576,7 +578,7 @@ def refine_4k() -> Graph:
     )  # fmt: skip
     usual = Usual(graph, "a blue ball bounces twice on the right")
     upscaler, lora = second_stage(usual)
-    usual.finish(models=(upscaler, lora))
+    usual.finish(models=(upscaler,))
     sampler = usual.sampled(title="First stage", seed=11)
     larger = node("LTX2AVUpscale", model=usual.model, latent=sampler["av_latent"], upscaler=upscaler["upscaler"])
     refined = refiner(usual, lora, larger, columns=2, rows=2, intervals=1, overlap=64)
@@ -584,6 +586,7 @@ def refine_4k() -> Graph:
     graph.put(2, "Sampling", sampler)
     graph.put(3, "Second stage", larger, refined)
     graph.put(4, "Result", *usual.decoded(refined["av_latent"]))
+    graph.put(4, "Second stage", lora)
     return graph
 
 
@@ -606,6 +609,7 @@ def upscale_my_video() -> Graph:
         "of *LTX-2 Encode Clip*. Describe in the prompt what it shows. **noise_scale** is the main choice: **0.3** "
         "sharpens, **0.6** invents texture, 0.9 redraws; 0 is the recipe of the model.",
         files=("upscalers", "distilled_loras"),
+        note_in=(1, 1),
     )  # fmt: skip
     usual = Usual(graph, RED)
     upscaler, lora = second_stage(usual)
@@ -739,9 +743,9 @@ def _layout(graph: Graph) -> tuple[dict[int, list[int]], list[dict], list[int]]:
     """Where each node, each group and the note is."""
     places: dict[int, list[int]] = {}
     groups: list[dict[str, Any]] = []
-    note = [0, 0, 0, 0]
+    bottoms, pitch = [], WIDTH + 2 * PAD + GAP
     for number, column in enumerate(each for each in graph.columns if each):
-        x, y = number * (WIDTH + 2 * PAD + GAP), 0
+        x, y = number * pitch, 0
         for title, nodes in column:
             top, y = y, y + HEAD + TITLE
             for each in nodes:
@@ -751,10 +755,15 @@ def _layout(graph: Graph) -> tuple[dict[int, list[int]], list[dict], list[int]]:
             box = {"title": title, "bounding": [x, top, WIDTH + 2 * PAD, y - top], "color": COLOURS[title]}
             groups.append({"id": len(groups) + 1, **box, "font_size": 24, "flags": {}})
             y += GAP
-        if number == graph.note_in:
-            lines = sum(len(line) // PER_LINE + 1 for line in _note_text(graph, visible=True).splitlines())
-            note = [x, y + TITLE, WIDTH + 2 * PAD, 40 + LINE * lines]
-    return places, groups, note
+        bottoms.append(y)
+    column, span = graph.note_in
+    return places, groups, _note_place(graph, column * pitch, max(bottoms[column : column + span]), span * pitch - GAP)
+
+
+def _note_place(graph: Graph, x: int, y: int, width: int) -> list[int]:
+    """The place of the note, as high as its text."""
+    lines = sum(max(0.6, -(-len(line) * LETTER // (width - 40))) for line in _note_text(graph, True).splitlines())
+    return [x, y + TITLE, width, round(40 + LINE * lines)]
 
 
 def _note_text(graph: Graph, visible: bool = False) -> str:

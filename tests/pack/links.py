@@ -99,12 +99,12 @@ FILES = (
 
 def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
     """Files of these groups as Markdown, by their folder; ``visible`` leaves out what is behind the links."""
-    lines = []
+    parts = []
     for directory in dict.fromkeys(each.directory for each in FILES if each.group in groups):
         links = [_link(each.label, each.url, visible) for each in FILES if _listed(each, directory, groups)]
-        lines.append(f"- *models/{directory}*: {', '.join(links)}")
-    licences = ", ".join(_link(label, url, visible) for label, url in LICENCES.items())
-    return "\n".join(["**Files**", "", *lines, f"- {licences}"])
+        parts.append(f"*models/{directory}* {', '.join(links)}")
+    parts.append(", ".join(_link(label, url, visible) for label, url in LICENCES.items()))
+    return f"**Files**: {' · '.join(parts)}"
 
 
 def _listed(file: File, directory: str, groups: tuple[str, ...]) -> bool:
