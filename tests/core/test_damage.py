@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -239,6 +240,46 @@ def test_inspect_says_what_cannot_be_read(whole, tmp_path):
     assert "quanto int8" in inspect(path)
     with pytest.raises(CheckpointError, match="quanto int8"):
         build(open_models(path), "transformer")
+
+
+def as_quanto(tensors: dict, dtype: torch.dtype) -> dict:
+    """Matrices of blocks as optimum-quanto 0.2.7 saves them; WanGP's files are like this."""
+    stored = dict[str, torch.Tensor]()
+    for key, value in tensors.items():
+        module, _, leaf = key.rpartition(".")
+        if value.ndim != 2 or leaf != "weight" or not re.search("layers|blocks|adaln|caption|patchify", key):
+            stored[key] = value
+            continue
+        packed = {f"{key}._data._data": value.to(dtype), f"{key}._shift": torch.ones(len(value), 1)}
+        stored |= packed if dtype == torch.uint8 else {f"{key}._data": value.to(dtype)}
+        stored |= {f"{key}._scale": torch.ones(len(value), 1)}
+        stored |= {f"{module}.{name}": torch.ones(()) for name in ("input_scale", "output_scale")}
+    return stored
+
+
+@pytest.mark.parametrize("dtype, said", [
+    (torch.int8, "quanto int8"), (torch.float8_e4m3fn, "quanto float8"), (torch.uint8, "quanto int4 or int2"),
+])  # fmt: skip
+def test_weights_of_quanto_are_called_so_wherever_they_are_opened(whole, tmp_path, dtype, said):
+    path, prefix = tmp_path / "x.safetensors", "model.diffusion_model."
+    tensors, metadata = load_file(whole.checkpoint), TensorFile(whole.checkpoint).metadata
+    alone = {key: value for key, value in tensors.items() if key.startswith(prefix)}
+    bare = {key.removeprefix(prefix): value for key, value in alone.items()}
+    for content, header in ((tensors, metadata), (alone, None), (bare, None)):
+        save_file(as_quanto(content, dtype), path, header)
+        assert said in told(lambda: inspect(path))
+        assert said in told(lambda: build(open_models(path), "transformer"))
+    save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
+    assert said in told(lambda: inspect(path))
+    assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+def told(ask) -> str:
+    """What is said by ``ask``, or by its error."""
+    try:
+        return str(ask())
+    except CheckpointError as error:
+        return str(error)
 
 
 # Kept files
