@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint import open_models
+from ..ltx2_core.checkpoint.folders import files_of, is_shard
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
@@ -22,6 +23,11 @@ from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
 INSIDE, NONE = "in the checkpoint", "none"
+AS_NAMED = "as the file says"
+KINDS = {AS_NAMED: None, "dev": False, "distilled": True}
+
+# By these, folders as Hugging Face's libraries write them are known: those of diffusers, and Gemma's.
+DIFFUSERS, GEMMA = "model_index.json", "config.json"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
@@ -59,10 +65,11 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=[BUILT_IN, *host.model_files(*CHECKPOINTS)],
+                    options=[BUILT_IN, *_checkpoints()],
                     tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
-                    "or the transformer of a split model from models/diffusion_models. The built-in miniature needs "
-                    "no download and makes clips of a bouncing ball: good for trying a graph.",
+                    "the transformer of a split model from models/diffusion_models, or a folder of diffusers (with "
+                    "model_index.json) in one of them. The built-in miniature needs no download and makes clips of a "
+                    "bouncing ball: good for trying a graph.",
                 ),
                 _part_input(
                     "video_vae",
@@ -87,6 +94,14 @@ class LoadModel(io.ComfyNode):
                     "the sound keeps its full precision.",
                     *CASTS,
                 ),
+                io.Combo.Input(
+                    "kind",
+                    options=[*KINDS],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether this is a dev or a distilled model, which decides how many steps and how much "
+                    "guidance LTX-2 Recipe and Schedule suggest: for files whose name says it wrongly, or not at all.",
+                ),
             ],
             outputs=[
                 inputs.output(
@@ -99,19 +114,21 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[Stamp]:
+    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", kind: str = "", **parts: str) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, **parts: str
+    ) -> io.NodeOutput:  # fmt: skip
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
-            models = open_models(**files)
+            models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
             return LoadedModel(models, precision)
 
-        return io.NodeOutput(_opened(_paths(files), precision, open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind), open_files))
 
 
 class LoadGemma(io.ComfyNode):
@@ -153,7 +170,7 @@ class LoadGemma(io.ComfyNode):
             host.log.info("Opened %s: Gemma 3 with %d layers", text_encoder, gemma.files.config.layers)
             return gemma
 
-        gemma = _opened([path], precision, open_files)
+        gemma = _opened([path], (precision,), open_files)
         if lora != NONE:
             gemma = gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
         return io.NodeOutput(gemma)
@@ -192,9 +209,9 @@ class LoadUpscaler(io.ComfyNode):
         return io.NodeOutput(LoadedUpscaler(file))
 
 
-def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
-    """Return the value for these files in this precision: the one that is open already, if nothing has changed."""
-    key = (*stamps(paths), precision)
+def _opened(paths: list[Path], choices: tuple[str, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
+    """Return the value for these files and widgets: the one that is open already, if nothing has changed."""
+    key = (*stamps(paths), *choices)
     value = _open.get(key) or make()
     _open[key] = value
     return value
@@ -205,7 +222,7 @@ def _files(
 ) -> dict[str, Any]:
     """Return the chosen files, as ``open_models`` takes them."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
-    main = built_in if checkpoint == BUILT_IN else host.model_file(checkpoint, *CHECKPOINTS)
+    main = built_in if checkpoint == BUILT_IN else _checkpoint(checkpoint)
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
     vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
     own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
@@ -213,12 +230,25 @@ def _files(
 
 
 def _paths(files: dict[str, Any]) -> list[Path]:
-    return [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
+    chosen = [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
+    return [file for path in chosen for file in files_of(path)]
+
+
+def _checkpoints() -> list[str]:
+    """Return the names of folders of diffusers, and of files; a shard is no model by itself."""
+    files = [name for name in host.model_files(*CHECKPOINTS) if not is_shard(name)]
+    return [*files, *host.model_folders(DIFFUSERS, *CHECKPOINTS)]
+
+
+def _checkpoint(name: str) -> Path:
+    if name in host.model_folders(DIFFUSERS, *CHECKPOINTS):
+        return host.model_folder(name, DIFFUSERS, *CHECKPOINTS)
+    return host.model_file(name, *CHECKPOINTS)
 
 
 def _gemmas() -> list[str]:
     """Return the names of folders, and of files that are not parts of these folders."""
-    folders = host.model_folders("text_encoders")
+    folders = host.model_folders(GEMMA, "text_encoders")
     files = [name for name in host.model_files("text_encoders") if str(Path(name).parent) not in folders]
     return [*files, *folders]
 
@@ -226,8 +256,8 @@ def _gemmas() -> list[str]:
 def _gemma(name: str) -> Path:
     if name == BUILT_IN:
         return MINIATURE / "gemma-mini"
-    if name in host.model_folders("text_encoders"):
-        return host.model_folder(name, "text_encoders")
+    if name in host.model_folders(GEMMA, "text_encoders"):
+        return host.model_folder(name, GEMMA, "text_encoders")
     return host.model_file(name, "text_encoders")
 
 

@@ -16,6 +16,7 @@ from ..quantization import check_library, check_stored, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
+from .diffusers import transformer_section
 from .files import DTYPES, TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
@@ -148,6 +149,8 @@ class Models:
             source = next((self.sources[name] for name in components if name in self.sources), None)
             if source is not None and (stated := source.file.config.get(section)):
                 config[section] = stated
+        for file in self.files:
+            config["transformer"] = config["transformer"] | transformer_section(file)
         return config
 
     def network(self, name: str) -> ComponentNetwork:
