@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ltx2_core.checkpoint import TensorFile, build, open_models
+from ltx2_core.checkpoint import TensorFile, build, loading, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.versions import version_of
 from ltx2_core.cli import commands, main
@@ -240,6 +240,18 @@ def test_inspect_says_what_cannot_be_read(whole, tmp_path):
     assert "quanto int8" in inspect(path)
     with pytest.raises(CheckpointError, match="quanto int8"):
         build(open_models(path), "transformer")
+
+
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(-4, None), slice(300, 500)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_broken_piece_of_a_matrix_that_is_not_read_as_a_whole_is_named(monkeypatch, rows, dtype):
+    """As in networks of more than a gigabyte, whose matrices are only looked at in places."""
+    monkeypatch.setattr(loading, "_ALL_BYTES", 0)
+    linear, weight = torch.nn.Linear(1027, 1024, bias=False), torch.randn(1024, 1027)
+    loading.load_strict(linear, {"weight": weight.to(dtype)}, "A network", str)
+    weight[rows] = math.nan
+    with pytest.raises(CheckpointError, match="A network has weight, which holds NaN"):
+        loading.load_strict(linear, {"weight": weight.to(dtype)}, "A network", str)
 
 
 def as_quanto(tensors: dict, dtype: torch.dtype) -> dict:
