@@ -62,6 +62,7 @@ class AudioDecode(io.ComfyNode):
                 ),
             ],
             outputs=[inputs.output(MelType, "mel", "How strong each pitch is over time, both channels.")],
+            shows=True,
         )
 
     @classmethod

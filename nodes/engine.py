@@ -1,7 +1,7 @@
 """The engine of the pack: networks belong to ComfyUI's memory management, which says what a stage may take."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
@@ -282,9 +282,9 @@ class LoadedModel:
         """Return what a component computes in, in the precision that was chosen."""
         return self._dtypes[component]
 
-    def blueprint(self, gemma: LoadedGemma | None = None) -> Blueprint:
-        """Return the networks as shapes, those of ``gemma`` included."""
-        dtypes = dict(self._dtypes)
+    def blueprint(self, gemma: LoadedGemma | None = None, wide: Collection[str] = ()) -> Blueprint:
+        """Return the networks as shapes, those of ``gemma`` included; ``wide`` components compute in float32."""
+        dtypes = self._dtypes | dict.fromkeys(wide, torch.float32)
         if gemma is not None:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         return blueprint_of(self.models, None if gemma is None else gemma.files, dtypes, self.format)
@@ -359,7 +359,7 @@ class HostEngine(PlannedEngine):
     @property
     def blueprint(self) -> Blueprint:
         """The networks as shapes."""
-        return self.model.blueprint(self.gemma)
+        return self.model.blueprint(self.gemma, self._wide)
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -371,6 +371,8 @@ class HostEngine(PlannedEngine):
         """Return what a network computes in; the text projection does as the text encoder."""
         if isinstance(key.source, AnyUpscaler):
             return key.source.dtype
+        if self._wide.intersection(key.components):
+            return torch.float32
         if self.gemma is not None and key in (TEXT_ENCODER, TEXT_FEATURES):
             return self.gemma.dtype
         return self.model.dtype(key.components[0])

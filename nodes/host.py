@@ -52,23 +52,24 @@ def model_file(name: str, *kinds: str) -> Path:
     raise MissingFileError(f"{name} is no longer in {' or '.join(kinds)}; put it back, or choose another file.")
 
 
-def model_folders(kind: str) -> list[str]:
-    """Return the names of folders that hold a ``config.json`` beside weights, as Hugging Face repositories do."""
-    parents = dict.fromkeys(os.path.dirname(name) for name in model_files(kind))
-    return [name for name in parents if name and _folder(name, kind)]
+def model_folders(mark: str, *kinds: str) -> list[str]:
+    """Return the names of folders that hold the file ``mark`` beside weights, or above them, as Hugging Face's do."""
+    parents = dict.fromkeys(str(parent) for name in model_files(*kinds) for parent in Path(name).parents)
+    return [name for name in parents if name != "." and _folder(name, mark, kinds)]
 
 
-def model_folder(name: str, kind: str) -> Path:
+def model_folder(name: str, mark: str, *kinds: str) -> Path:
     """Return the path of a folder that ``model_folders`` named."""
-    if path := _folder(name, kind):
+    if path := _folder(name, mark, kinds):
         return path
-    raise MissingFileError(f"The folder {name} is no longer in {kind}, or lacks config.json; choose another one.")
+    where = " or ".join(kinds)
+    raise MissingFileError(f"The folder {name} is no longer in {where}, or lacks {mark}; choose another one.")
 
 
-def _folder(name: str, kind: str) -> Path | None:
+def _folder(name: str, mark: str, kinds: Sequence[str]) -> Path | None:
     inside = os.path.relpath(os.path.join(os.sep, name), os.sep)  # whatever the workflow says, below the model folder
-    paths = (Path(root, inside) for root in folder_paths.get_folder_paths(kind))
-    return next((path for path in paths if (path / "config.json").is_file()), None)
+    paths = (Path(root, inside) for kind in kinds for root in folder_paths.get_folder_paths(kind))
+    return next((path for path in paths if (path / mark).is_file()), None)
 
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"

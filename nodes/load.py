@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.belonging import find_text_encoder
+from ..ltx2_core.checkpoint.folders import files_of, is_shard
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
@@ -23,6 +24,11 @@ from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
 INSIDE, NONE, AS_MODEL = "in the checkpoint", "none", "as the model"
+AS_NAMED = "as the file says"
+KINDS = {AS_NAMED: None, "dev": False, "distilled": True}
+
+# By these, folders as Hugging Face's libraries write them are known: those of diffusers, and Gemma's.
+DIFFUSERS, GEMMA = "model_index.json", "config.json"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
@@ -60,10 +66,11 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=[*host.model_files(*CHECKPOINTS), BUILT_IN],
+                    options=[*_checkpoints(), BUILT_IN],
                     tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
-                    "or the transformer of a split model from models/diffusion_models. The built-in miniature needs "
-                    "no download and makes clips of a bouncing ball: good for trying a graph.",
+                    "the transformer of a split model from models/diffusion_models, or a folder of diffusers (with "
+                    "model_index.json) in one of them. The built-in miniature needs no download and makes clips of a "
+                    "bouncing ball: good for trying a graph.",
                 ),
                 _part_input(
                     "video_vae",
@@ -88,6 +95,14 @@ class LoadModel(io.ComfyNode):
                     "the sound keeps its full precision.",
                     *CASTS,
                 ),
+                io.Combo.Input(
+                    "kind",
+                    options=[*KINDS],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether this is a dev or a distilled model, which decides how many steps and how much "
+                    "guidance LTX-2 Recipe and Schedule suggest: for files whose name says it wrongly, or not at all.",
+                ),
             ],
             outputs=[
                 inputs.output(
@@ -100,19 +115,21 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", **parts: str) -> list[Stamp]:
+    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", kind: str = "", **parts: str) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = "auto", **parts: str) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, **parts: str
+    ) -> io.NodeOutput:  # fmt: skip
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
-            models = open_models(**files)
+            models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
             return LoadedModel(models, precision)
 
-        return io.NodeOutput(_opened(_paths(files), precision, open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind), open_files))
 
 
 class LoadGemma(io.ComfyNode):
@@ -149,7 +166,7 @@ class LoadGemma(io.ComfyNode):
         cls, text_encoder: str, precision: str = "auto", lora: str = NONE, strength: float = 1.0
     ) -> io.NodeOutput:
         def open_one(path: Path) -> LoadedGemma:
-            gemma = _opened([path], precision, lambda: LoadedGemma(open_text_encoder(path), precision))
+            gemma = _opened([path], (precision,), lambda: LoadedGemma(open_text_encoder(path), precision))
             host.log.info("Opened %s: Gemma 3 with %d layers", path.name, gemma.files.config.layers)
             return gemma if lora == NONE else gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
 
@@ -196,9 +213,9 @@ class LoadUpscaler(io.ComfyNode):
         return io.NodeOutput(LoadedUpscaler(file))
 
 
-def _opened(paths: list[Path], precision: str, make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
-    """Return the value for these files in this precision: the one that is open already, if nothing has changed."""
-    key = (*stamps(paths), precision)
+def _opened(paths: list[Path], choices: tuple[str, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
+    """Return the value for these files and widgets: the one that is open already, if nothing has changed."""
+    key = (*stamps(paths), *choices)
     value = _open.get(key) or make()
     _open[key] = value
     return value
@@ -209,7 +226,7 @@ def _files(
 ) -> dict[str, Any]:
     """Return the chosen files, as ``open_models`` takes them."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
-    main = built_in if checkpoint == BUILT_IN else host.model_file(checkpoint, *CHECKPOINTS)
+    main = built_in if checkpoint == BUILT_IN else _checkpoint(checkpoint)
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
     vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
     own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
@@ -217,12 +234,25 @@ def _files(
 
 
 def _paths(files: dict[str, Any]) -> list[Path]:
-    return [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
+    chosen = [*files["checkpoint"], *(path for kind, path in files.items() if kind != "checkpoint")]
+    return [file for path in chosen for file in files_of(path)]
+
+
+def _checkpoints() -> list[str]:
+    """Return the names of folders of diffusers, and of files; a shard is no model by itself."""
+    files = [name for name in host.model_files(*CHECKPOINTS) if not is_shard(name)]
+    return [*files, *host.model_folders(DIFFUSERS, *CHECKPOINTS)]
+
+
+def _checkpoint(name: str) -> Path:
+    if name in host.model_folders(DIFFUSERS, *CHECKPOINTS):
+        return host.model_folder(name, DIFFUSERS, *CHECKPOINTS)
+    return host.model_file(name, *CHECKPOINTS)
 
 
 def _gemmas() -> list[str]:
     """Return the names of folders, and of files that are not parts of these folders."""
-    folders = host.model_folders("text_encoders")
+    folders = host.model_folders(GEMMA, "text_encoders")
     files = [name for name in host.model_files("text_encoders") if str(Path(name).parent) not in folders]
     return [*files, *folders]
 
@@ -230,8 +260,8 @@ def _gemmas() -> list[str]:
 def _gemma(name: str) -> Path:
     if name == BUILT_IN:
         return MINIATURE / "gemma-mini"
-    if name in host.model_folders("text_encoders"):
-        return host.model_folder(name, "text_encoders")
+    if name in host.model_folders(GEMMA, "text_encoders"):
+        return host.model_folder(name, GEMMA, "text_encoders")
     return host.model_file(name, "text_encoders")
 
 

@@ -1,5 +1,6 @@
 """Folders of weights: what Hugging Face's libraries write, and the files that belong together in them."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,16 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
     return files
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file of this name holds only some of the tensors of a model that is cut into several files."""
+    return re.search(r"-\d{5}-of-\d{5}\.", name) is not None
+
+
+def files_of(path: Path) -> list[Path]:
+    """List what a model in ``path`` depends on: the file itself, or the files of a folder and of its subfolders."""
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
 def open_files(path: Path) -> list[TensorFile]:

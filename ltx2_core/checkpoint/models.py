@@ -12,11 +12,12 @@ import torch
 
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields
-from ..quantization import check_stored, is_file_marker
+from ..quantization import check_library, check_stored, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
-from .files import TensorFile
+from .diffusers import transformer_section
+from .files import DTYPES, TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
 from .versions import VERSIONS, known_config, version_of, version_of_tensors
@@ -148,6 +149,8 @@ class Models:
             source = next((self.sources[name] for name in components if name in self.sources), None)
             if source is not None and (stated := source.file.config.get(section)):
                 config[section] = stated
+        for file in self.files:
+            config["transformer"] = config["transformer"] | transformer_section(file)
         return config
 
     def network(self, name: str) -> ComponentNetwork:
@@ -330,12 +333,22 @@ def _one_version(files: Sequence[TensorFile]) -> str:
         parts = ", ".join(f"{name} is LTX-{version}" for name, version in versions.items())
         raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
     if not versions:
+        for file in files:
+            _check_library(file)
         names = ", ".join(file.path.name for file in files)
         raise CheckpointError(
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."
         )
     return next(iter(versions.values()))
+
+
+def _check_library(file: TensorFile) -> None:
+    """CheckpointError for a file whose weights a library has stored in its own way."""
+    try:
+        check_library({key: file.dtype(key) for key in file.entries if file.entries[key].dtype in DTYPES})
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path.name}: {error}") from None
 
 
 def check_inside(name: str, *folders: str) -> None:

@@ -4,7 +4,7 @@ encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from ..errors import CheckpointError, MissingFileError
 from ..errors.foreign import Fields, foreign_call
-from ..quantization import install_quantized_layers, is_file_marker, split_companion
+from ..quantization import check_library, install_quantized_layers, is_file_marker, split_companion
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
@@ -87,20 +87,27 @@ class TextEncoderFiles:
     @cached_property
     def names(self) -> dict[str, tuple[TensorFile, str]]:
         """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
-        names, unknown = {}, []
+        names, unknown = {}, dict[str, torch.dtype]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
                 names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
             elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
-                unknown.append(key)
+                unknown[key] = shard.dtype(key)
         if unknown:
+            self._check_library(unknown)
             raise CheckpointError(
                 f"{self.path.name} is not a {self.kind.title} that we know: it has {shorten_list(unknown)}. "
                 f"{self.kind.needed}."
             )
         return names
+
+    def _check_library(self, unknown: Mapping[str, torch.dtype]) -> None:
+        try:
+            check_library(unknown)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path.name}: {error}") from None
 
     @cached_property
     def config(self) -> GemmaConfig:

@@ -36,9 +36,10 @@ def inspect(path: str | Path) -> str:
         return _checkpoint(Models([file]))
     except CheckpointError as error:
         try:
-            return _text_encoder(open_text_encoder(path))
+            encoder = open_text_encoder(path)
         except CheckpointError:
             raise error from None
+    return _text_encoder(encoder)
 
 
 def _folder(path: Path) -> str:

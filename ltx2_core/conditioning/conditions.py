@@ -4,9 +4,10 @@ A condition becomes latent conditions as soon as the size of the clip is known; 
 conditions again at its own size. The formulas are in ``README.md`` of this folder.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import floor
 from typing import Annotated, Protocol
 
@@ -56,11 +57,11 @@ class Encoders(Protocol):
     def crf(self) -> int:
         """The H.264 quality (CRF) with which the model was trained to see single pictures."""
 
-    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
         """Encode pixels (B, 3, F, H, W) in -1..1, which come in chunks, to a latent (B, C, f, h, w).
 
         Args:
-            chunks: Consecutive frames.
+            read: Returns consecutive frames from the first on; called again if they have to be encoded once more.
             shape: F, H and W of all chunks together, in pixels.
         """
 
@@ -287,13 +288,16 @@ class Picture:
         first = self.frame + shape.frames if self.frame < 0 else self.frame
         room = shape.frames - first if 0 < first < shape.frames else len(self.image)
         images = self.image[: floor_frames(min(len(self.image), room))]
-        pixels = (fit(image, shape.width, shape.height) for image in self._compressed(images, encoders.crf))
-        latent = encoders.video(pixels, (len(images), shape.height, shape.width))
+
+        def read() -> list[Tensor]:
+            return [fit(self._compressed(images, encoders.crf), shape.width, shape.height)]
+
+        latent = encoders.video(read, (len(images), shape.height, shape.width))
         yield Keyframe(latent, self.frame, self.strength, self.append, encoded_alone=True)
 
-    def _compressed(self, images: Tensor, trained: int) -> Iterator[Tensor]:
+    def _compressed(self, images: Tensor, trained: int) -> Tensor:
         crf = trained if self.compression is None or self.compression < 0 else self.compression
-        yield compress(images, crf) if len(images) == 1 else images
+        return compress(images, crf) if len(images) == 1 else images
 
 
 def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, float]]:
@@ -366,8 +370,12 @@ class ReferenceVideo:
             )
         available = min(self.video.count(shape.fps), shape.frames)
         frames = floor_frames((available - 1) // self.temporal_scale + 1)
-        pixels = self.video.fitted(shape.fps, (frames - 1) * self.temporal_scale + 1, width, height)
-        latent = encoders.video(_every(pixels, self.temporal_scale), (frames, height, width))
+
+        def read() -> Iterator[Tensor]:
+            pixels = self.video.fitted(shape.fps, (frames - 1) * self.temporal_scale + 1, width, height)
+            return _every(pixels, self.temporal_scale)
+
+        latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
         if self.mask is not None:
             weights = _fitted_mask(self.mask * self.attention, width, height)
@@ -417,8 +425,8 @@ class KeepVideo:
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Encode the frames. Raises SettingError if there are fewer than in the clip."""
         check_length(self.video, shape)
-        pixels = self.video.fitted(shape.fps, shape.frames, shape.width, shape.height)
-        yield Frozen("video", encoders.video(pixels, (shape.frames, shape.height, shape.width)))
+        read = partial(self.video.fitted, shape.fps, shape.frames, shape.width, shape.height)
+        yield Frozen("video", encoders.video(read, (shape.frames, shape.height, shape.width)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -450,8 +458,8 @@ class InitClip:
         """Encode the clip as far as it lasts, its sound only where the new clip has sound."""
         frames = floor_frames(min(self.video.count(shape.fps), shape.frames))
         own = ClipShape(shape.width, shape.height, frames, shape.fps)
-        pixels = self.video.fitted(own.fps, frames, own.width, own.height)
-        yield Begin("video", encoders.video(pixels, (frames, own.height, own.width)))
+        read = partial(self.video.fitted, own.fps, frames, own.width, own.height)
+        yield Begin("video", encoders.video(read, (frames, own.height, own.width)))
         if self.audio is not None and "audio" in streams:
             yield Begin("audio", self.audio.encoded(own, encoders)[:, :, : own.audio_latents])
 

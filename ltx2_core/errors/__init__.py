@@ -89,11 +89,12 @@ class NotANumberError(LTX2Error, FloatingPointError):
 
     Attributes:
         fact: what is not a number, and after which stage.
+        in_file: whether a weight in a file is to blame, so that no other precision helps.
     """
 
-    def __init__(self, fact: str, cause: str):
+    def __init__(self, fact: str, cause: str, *, in_file: bool = False):
         super().__init__(f"{fact}: {cause}")
-        self.fact = fact
+        self.fact, self.in_file = fact, in_file
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..audio_vae import AudioDecoder, BandwidthExtendingVocoder, Vocoder, vocode_chunked
 from ..audio_vae.vocoder import CHUNK
-from ..errors import SettingError
+from ..errors import NotANumberError, SettingError
 from ..geometry import AUDIO_BINS, AUDIO_CHANNELS, ClipShape
 from ..health import check_finite, sound_findings
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
 from .blueprint import Blueprint, empty_like
 from .encode_conditions import MEL_BINS
+from .precision import widen
 from .stage import AUDIO_DECODER, VOCODER, Engine, Stage
 
 
@@ -46,6 +47,14 @@ class DecodeMel(Stage):
 
     def run(self, engine: Engine, latent: Tensor) -> Tensor:
         """Return the mel spectrogram (B, 2, T, 64) of a latent (B, C, L, M), float32."""
+        check_finite(latent, "sampling")
+        try:
+            return self._decoded(engine, latent)
+        except NotANumberError as error:
+            wider = widen(engine, self, error)
+        return self._decoded(wider, latent)
+
+    def _decoded(self, engine: Engine, latent: Tensor) -> Tensor:
         with engine.use(self) as networks:
             return decode_audio(networks[AUDIO_DECODER], latent.to(engine.device(AUDIO_DECODER)))
 

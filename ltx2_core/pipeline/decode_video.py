@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, TIME_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
 from ..memory.placement import Room, StageNeed, gigabytes
@@ -16,6 +16,7 @@ from ..memory.trace import cost
 from ..video_vae import Tiling, VideoDecoder, decode_tiled
 from ..video_vae.tiling import split_axis, split_time_axis
 from .blueprint import FLOAT32, Blueprint, empty_like
+from .precision import widen
 from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
 
 # From the official tiling to the smallest that still looks whole; later ones need less memory and more time.
@@ -102,23 +103,51 @@ class DecodeVideo(Stage):
             latent: (B, C, F, H, W).
             seams: watches for lines where the latent's own tiles meet.
         """
-        stage = engine.fit(self)
         watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams((), (), ())]
-
-        def on_tile(done: int, total: int) -> None:
-            engine.events.on_progress(self.name, done, total)
-            engine.events.check()
 
         def inspect(chunk: Tensor) -> Tensor:
             for watcher in watchers:
                 watcher.see(chunk)
             return chunk.cpu()
 
-        with torch.inference_mode(), engine.use(stage) as networks:
+        with torch.inference_mode():
+            yield from map(inspect, self._frames(engine, latent))
+        for watcher in watchers:
+            engine.events.report_findings(watcher.findings())
+
+    def _frames(self, engine: Engine, latent: Tensor) -> Iterator[Tensor]:
+        """Yield all frames once: those from the first on that is not a number are decoded in float32."""
+        check_finite(latent, "sampling")
+        done = 0
+
+        def count(chunk: Tensor) -> Tensor:
+            nonlocal done
+            done += chunk.shape[1]
+            return chunk
+
+        def take_new(chunk: Tensor) -> Tensor:
+            nonlocal done
+            known, done = done, max(0, done - chunk.shape[1])
+            return chunk[:, known:]
+
+        # Loops would hold on to each chunk while the next one is made.
+        try:
+            yield from map(count, self._decoded(engine, latent))
+            return
+        except NotANumberError as error:
+            wider = widen(engine, self, error)
+        yield from filter(Tensor.numel, map(take_new, self._decoded(wider, latent)))
+
+    def _decoded(self, engine: Engine, latent: Tensor) -> Iterator[Tensor]:
+        stage = engine.fit(self)
+
+        def on_tile(done: int, total: int) -> None:
+            engine.events.on_progress(self.name, done, total)
+            engine.events.check()
+
+        with engine.use(stage) as networks:
             moved = latent.to(engine.device(VIDEO_DECODER))
-            yield from map(inspect, decode_video(networks[VIDEO_DECODER], moved, stage.tiling, on_tile))
-            for watcher in watchers:
-                engine.events.report_findings(watcher.findings())
+            yield from decode_video(networks[VIDEO_DECODER], moved, stage.tiling, on_tile)
 
     def collect(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Tensor:
         """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``."""

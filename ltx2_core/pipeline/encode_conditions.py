@@ -1,7 +1,7 @@
 """What is given for a clip becomes latents: pictures and sounds are encoded at the size of each stage."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -16,7 +16,7 @@ from ..audio_vae import AudioEncoder, encode_waveform
 from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, encode_conditions
-from ..errors import SettingError
+from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
 from ..health import check_finite
 from ..latents import AVLatent
@@ -25,7 +25,8 @@ from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .decode_video import TILINGS, largest_tile
-from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, fit_tiles
+from .precision import widen
+from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
@@ -132,17 +133,33 @@ class EngineEncoders:
         self._stage = self._network = None
         self._open.close()
 
-    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
         """Encode pixels of (F, H, W) ``shape``; see conditioning.conditions.Encoders."""
-        stage = self._engine.fit(EncodeVideo(latent_size(shape)))
-        encoder = self._ready(stage, VIDEO_ENCODER)
-        return encode_video(encoder, chunks, shape[0], self._engine.device(VIDEO_ENCODER), stage.tiling).cpu()
+
+        def encode(stage: EncodeVideo) -> Tensor:
+            encoder = self._ready(stage, VIDEO_ENCODER)
+            return encode_video(encoder, read(), shape[0], self._engine.device(VIDEO_ENCODER), stage.tiling).cpu()
+
+        return self._with_numbers(EncodeVideo(latent_size(shape)), encode)
 
     def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
         """Encode a waveform; see conditioning.conditions.Encoders."""
-        stage = self._engine.fit(EncodeAudio(max(latents or 0, audible_latents(waveform, sample_rate))))
-        encoder = self._ready(stage, AUDIO_ENCODER)
-        return encode_audio(encoder, waveform, sample_rate, self._engine.device(AUDIO_ENCODER), latents).cpu()
+
+        def encode(stage: EncodeAudio) -> Tensor:
+            encoder = self._ready(stage, AUDIO_ENCODER)
+            return encode_audio(encoder, waveform, sample_rate, self._engine.device(AUDIO_ENCODER), latents).cpu()
+
+        return self._with_numbers(EncodeAudio(max(latents or 0, audible_latents(waveform, sample_rate))), encode)
+
+    def _with_numbers(self, stage: StageT, encode: Callable[[StageT], Tensor]) -> Tensor:
+        """Return what ``encode`` makes; an encoder that gives no number is in float32 from then on."""
+        try:
+            return encode(self._engine.fit(stage))
+        except NotANumberError as error:
+            wider = widen(self._engine, stage, error)
+        self.__exit__()
+        self._engine = wider
+        return encode(self._engine.fit(stage))
 
     def _ready(self, stage: Stage, key: NetworkKey[Any]) -> Any:
         if stage != self._stage:
@@ -171,7 +188,7 @@ class SizeOnlyEncoders:
     pictures: tuple[int, int, int] | None = field(default=None, init=False)
     sound: int | None = field(default=None, init=False)
 
-    def video(self, chunks: Iterable[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
         """Return zeros (1, C, f, h, w) for pixels of (F, H, W) ``shape``; nothing is read."""
         size = latent_size(shape)
         if self.pictures is None or prod(size) > prod(self.pictures):

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
@@ -12,12 +13,15 @@ from .blueprint import Blueprint
 from .plan import place_stage
 from .stage import TRANSFORMER, NetworkKey, Networks, Stage, StagePlan, StageT
 
+EngineT = TypeVar("EngineT", bound="PlannedEngine")
+
 
 class PlannedEngine(ABC):
     """An engine that places every stage as it was planned, or as it fits when it comes."""
 
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
+    _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
     @property
     @abstractmethod
@@ -49,6 +53,13 @@ class PlannedEngine(ABC):
         """Return ``stage`` as it was planned, or as it fits now."""
         planned = None if self._plan is None else self._plan.stage(stage)
         return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
+
+    def in_float32(self: EngineT, stage: Stage) -> EngineT:
+        """Return the same engine with the networks of ``stage`` in float32; stages are placed as they fit now."""
+        other = copy(self)
+        other._plan = None
+        other._wide = self._wide.union(*(key.components for key in stage.networks))
+        return other
 
     def planned(self, stage: Stage) -> Placement | None:
         """Return the placement of ``stage`` in the plan; None if there is none."""

@@ -74,7 +74,10 @@ class LocalEngine(PlannedEngine):
 
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in."""
-        return self._dtype
+        return self._dtype_of(*key.components)
+
+    def _dtype_of(self, *components: str) -> torch.dtype:
+        return torch.float32 if self._wide.intersection(components) else self._dtype
 
     @cached_property
     def encoder(self) -> TextEncoderFiles:
@@ -94,12 +97,13 @@ class LocalEngine(PlannedEngine):
         """The tokenizer of the text encoder."""
         return self.encoder.tokenizer()
 
-    @cached_property
+    @property
     def blueprint(self) -> Blueprint:
         """The networks as they will be loaded."""
         names = (*self.models.sources, "text_encoder")
         encoder = None if self.models.text_encoder is None else self.encoder
-        return blueprint_of(self.models, encoder, dict.fromkeys(names, self._dtype), self.resources.format)
+        dtypes = {name: self._dtype_of(name) for name in names}
+        return blueprint_of(self.models, encoder, dtypes, self.resources.format)
 
     @cached_property
     def machine(self) -> Machine:
@@ -150,7 +154,7 @@ class LocalEngine(PlannedEngine):
                 yield build_text_encoder(self.encoder, self._dtype)
             else:
                 format = self.resources.format if name == "transformer" else None
-                yield build(self.models, name, self._dtype, "cpu", format)
+                yield build(self.models, name, self._dtype_of(name), "cpu", format)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))

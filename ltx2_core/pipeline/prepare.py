@@ -109,5 +109,5 @@ def ready(
             yield Networks({key: each.value for key, each in networks.items()})
     except NotANumberError as error:
         if broken := find_broken(module for each in networks.values() for module in each.modules):
-            raise NotANumberError(error.fact, broken) from error
+            raise NotANumberError(error.fact, broken, in_file=True) from error
         raise

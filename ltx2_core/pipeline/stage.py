@@ -262,5 +262,8 @@ class Engine(Protocol):
             DoesNotFitError: if the stage does not fit.
         """
 
+    def in_float32(self, stage: Stage) -> "Engine":
+        """Return the same engine with the networks of ``stage`` in float32; that stage is placed anew."""
+
     def set_moment(self, sigma: float, step: int) -> None:
         """Set the sigma and step at which LoRA schedules of the networks in use are evaluated."""

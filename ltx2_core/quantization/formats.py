@@ -121,8 +121,10 @@ SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values()}
 
 _MARKER = "comfy_quant"
 _FOREIGN_SUFFIXES = {"weight_scale_2": "nvfp4"}
-# How tensors end that other libraries write instead of a weight.
-_FOREIGN_ENDS = {".weight._data": "quanto int8", ".weight.absmax": "bitsandbytes", ".weight.quant_map": "bitsandbytes",
+# How tensors end that other libraries write instead of a weight. Quanto packs two or four numbers into a byte, where it
+# has a second ``_data``; else its numbers are of the tensor's own kind.
+_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".weight._data": "quanto {stored}",
+                 ".weight.absmax": "bitsandbytes", ".weight.quant_map": "bitsandbytes",
                  ".qweight": "GPTQ or AWQ"}  # fmt: skip
 
 # What may stand next to ``<module>.weight`` in a quantised file, in all spellings.
@@ -194,12 +196,27 @@ def check_stored(dtypes: Mapping[str, torch.dtype]) -> None:
             raise _unreadable(weight, _FOREIGN_SUFFIXES[suffix])
         if suffix:
             companions[weight].add(suffix)
+    check_library(dtypes)
     for name, dtype in dtypes.items():
-        foreign = next((format for end, format in _FOREIGN_ENDS.items() if name.endswith(end)), None)
-        if foreign is not None:
-            raise _unreadable(name.rpartition(".")[0], foreign)
         if not split_companion(name)[1] and find_format(dtype, companions[name]) is None:
             _refuse_quantized(name, dtype, companions[name])
+
+
+def check_library(dtypes: Mapping[str, torch.dtype]) -> None:
+    """Refuse weights that a library has stored in its own way: no tensor has the name that it would have otherwise.
+
+    Args:
+        dtypes: By the name of a tensor.
+
+    Raises:
+        CheckpointError: Names the first of them and how it is stored.
+    """
+    for name, dtype in dtypes.items():
+        for end, library in _FOREIGN_ENDS.items():
+            if name.endswith(end):
+                stored = str(dtype).removeprefix("torch.").partition("_")[0]
+                weight = name.removesuffix(end) + (".weight" if end.startswith(".weight") else end)
+                raise _unreadable(weight, library.format(stored=stored))
 
 
 def wants_exact_products(shapes: Mapping[str, tuple[int, ...]]) -> bool:

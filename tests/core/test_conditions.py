@@ -52,10 +52,10 @@ class Seen(SizeOnlyEncoders):
         super().__init__(crf)
         self.pixels: list[torch.Tensor] = []
 
-    def video(self, chunks, shape):
-        self.pixels.append(torch.cat(list(chunks), dim=2)[:, :, : shape[0]])
+    def video(self, read, shape):
+        self.pixels.append(torch.cat(list(read()), dim=2)[:, :, : shape[0]])
         assert tuple(self.pixels[-1].shape) == (1, 3, *shape)
-        return super().video(chunks, shape)
+        return super().video(read, shape)
 
 
 def encoded(*conditions, shape=CLIP, streams=STREAMS, encode=None) -> list:

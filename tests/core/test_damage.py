@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ltx2_core.checkpoint import TensorFile, build, open_models
+from ltx2_core.checkpoint import TensorFile, build, loading, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.versions import version_of
 from ltx2_core.cli import commands, main
@@ -239,6 +240,58 @@ def test_inspect_says_what_cannot_be_read(whole, tmp_path):
     assert "quanto int8" in inspect(path)
     with pytest.raises(CheckpointError, match="quanto int8"):
         build(open_models(path), "transformer")
+
+
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(-4, None), slice(300, 500)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_broken_piece_of_a_matrix_that_is_not_read_as_a_whole_is_named(monkeypatch, rows, dtype):
+    """As in networks of more than a gigabyte, whose matrices are only looked at in places."""
+    monkeypatch.setattr(loading, "_ALL_BYTES", 0)
+    linear, weight = torch.nn.Linear(1027, 1024, bias=False), torch.randn(1024, 1027)
+    loading.load_strict(linear, {"weight": weight.to(dtype)}, "A network", str)
+    weight[rows] = math.nan
+    with pytest.raises(CheckpointError, match="A network has weight, which holds NaN"):
+        loading.load_strict(linear, {"weight": weight.to(dtype)}, "A network", str)
+
+
+def as_quanto(tensors: dict, dtype: torch.dtype) -> dict:
+    """Matrices of blocks as optimum-quanto 0.2.7 saves them; WanGP's files are like this."""
+    stored = dict[str, torch.Tensor]()
+    for key, value in tensors.items():
+        module, _, leaf = key.rpartition(".")
+        if value.ndim != 2 or leaf != "weight" or not re.search("layers|blocks|adaln|caption|patchify", key):
+            stored[key] = value
+            continue
+        packed = {f"{key}._data._data": value.to(dtype), f"{key}._shift": torch.ones(len(value), 1)}
+        stored |= packed if dtype == torch.uint8 else {f"{key}._data": value.to(dtype)}
+        stored |= {f"{key}._scale": torch.ones(len(value), 1)}
+        stored |= {f"{module}.{name}": torch.ones(()) for name in ("input_scale", "output_scale")}
+    return stored
+
+
+@pytest.mark.parametrize("dtype, said", [
+    (torch.int8, "quanto int8"), (torch.float8_e4m3fn, "quanto float8"), (torch.uint8, "quanto int4 or int2"),
+])  # fmt: skip
+def test_weights_of_quanto_are_called_so_wherever_they_are_opened(whole, tmp_path, dtype, said):
+    path, prefix = tmp_path / "x.safetensors", "model.diffusion_model."
+    tensors, metadata = load_file(whole.checkpoint), TensorFile(whole.checkpoint).metadata
+    alone = {key: value for key, value in tensors.items() if key.startswith(prefix)}
+    bare = {key.removeprefix(prefix): value for key, value in alone.items()}
+    for content, header in ((tensors, metadata), (alone, None), (bare, None)):
+        save_file(as_quanto(content, dtype), path, header)
+        assert said in told(lambda: inspect(path))
+        assert said in told(lambda: build(open_models(path), "transformer"))
+    save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
+    assert said in told(lambda: inspect(path))
+    assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+def told(ask) -> str:
+    """What is said by ``ask``, or by its error."""
+    try:
+        return str(ask())
+    except CheckpointError as error:
+        return str(error)
 
 
 # Kept files

@@ -224,6 +224,42 @@ def test_a_folder_of_diffusers_is_a_model(whole, tmp_path, tiny_files):
     assert {*open_models(alone.path).sources} == {"audio_encoder", "audio_decoder"}
 
 
+def without_headers(folder: Path) -> None:
+    for path in folder.glob("[tc]*/*.safetensors"):
+        tensors = {key: value.clone() for key, value in load_file(path).items()}
+        path.unlink()  # which they may lie in
+        save_file(tensors, path)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 16}
+    audio = {"audio_num_attention_heads": 2, "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16}
+    transformer = sizes | audio | {"num_layers": 2, "cross_attention_dim": 32, "rope_type": "split"}
+    both = {f"{stream}_connector_{name}": value for stream in ("video", "audio") for name, value in sizes.items()}
+    connectors = both | {"audio_connector_attention_head_dim": 8, "video_connector_num_layers": 1}
+    for name, kind, config in (("transformer", "LTX2VideoTransformer3DModel", transformer),
+                               ("connectors", "LTX2TextConnectors", connectors)):  # fmt: skip
+        (folder / name / "config.json").write_text(json.dumps({"_class_name": kind} | config))
+
+
+def test_the_configs_of_diffusers_are_read_where_headers_have_none(whole, tmp_path):
+    """Heads cannot be seen in the shapes of tensors."""
+    folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
+    without_headers(folder)
+    models, names = open_models(folder), ("transformer", "video_connector", "audio_connector")
+    assert_same(models, open_models(whole["2.3"]), {name: models.sources[name] for name in names})
+
+
+@pytest.mark.parametrize("field, value, said", [
+    ("num_layers", 3, "lacks tensors"), ("audio_attention_head_dim", 16, "wrongly shaped"),
+    ("num_attention_heads", "two", "num_attention_heads"),
+])  # fmt: skip
+def test_a_config_of_diffusers_that_does_not_fit_its_tensors_is_told(whole, tmp_path, field, value, said):
+    folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
+    without_headers(folder)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(CheckpointError, match=said):
+        build(open_models(folder), "transformer")
+
+
 def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     folder = write_diffusers(whole["2.3"], tmp_path / "LTX-2.3")
     said = inspect(folder)

@@ -51,6 +51,13 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
         folder.mkdir(parents=True)
     shutil.copy(elsewhere / "ltx-2.3-tiny.safetensors", models / "checkpoints")
     shutil.move(elsewhere / "ltx-2.3-tiny.safetensors", elsewhere / "checkpoints" / "elsewhere.safetensors")
+    folder = elsewhere / "checkpoints" / "LTX-2-Diffusers"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.symlink_to(elsewhere / "checkpoints" / "elsewhere.safetensors")
+    (folder / "text_encoder").mkdir()
+    (folder / "text_encoder" / "shard-00001-of-00002.safetensors").touch()
     shutil.move(elsewhere / "gemma-tiny", models / "text_encoders")
     shutil.move(elsewhere / "gemma-tiny.safetensors", elsewhere / "encoders" / "gemma-elsewhere.safetensors")
 

@@ -104,7 +104,7 @@ def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
         links = [_link(each.label, each.url, visible) for each in FILES if _listed(each, directory, groups)]
         parts.append(f"*models/{directory}* {', '.join(links)}")
     parts.append(", ".join(_link(label, url, visible) for label, url in LICENCES.items()))
-    return f"**Files**: {' · '.join(parts)}"
+    return f"**Files**: {'; '.join(parts)}"
 
 
 def _listed(file: File, directory: str, groups: tuple[str, ...]) -> bool:

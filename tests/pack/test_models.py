@@ -9,8 +9,12 @@ pytestmark = pytest.mark.comfy
 
 @pytest.mark.parametrize(
     ("checkpoint", "text_encoder"),
-    [("ltx-2.3-tiny.safetensors", "gemma-tiny"), ("elsewhere.safetensors", "gemma-elsewhere.safetensors")],
-    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file"],
+    [
+        ("ltx-2.3-tiny.safetensors", "gemma-tiny"),
+        ("elsewhere.safetensors", "gemma-elsewhere.safetensors"),
+        ("LTX-2-Diffusers", "gemma-tiny"),
+    ],
+    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file", "as a folder of diffusers"],
 )
 def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_encoder):
     change(prompt, LTX2AVLoadModel={"checkpoint": checkpoint}, LTX2AVLoadGemma={"text_encoder": text_encoder})
@@ -18,3 +22,23 @@ def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_enco
     clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
     assert clip.frames.shape == (9, 64, 64, 3)
     assert clip.sample_rate == 48000  # that of version 2.3; the miniature has 24000
+
+
+def test_a_folder_of_diffusers_is_one_entry_and_its_shards_are_none(object_info):
+    listed = object_info["LTX2AVLoadModel"]["input"]["required"]["checkpoint"]
+    options = listed[0] if isinstance(listed[0], list) else listed[1]["options"]
+    assert options.count("LTX-2-Diffusers") == 1
+    assert "LTX-2-Diffusers/transformer/diffusion_pytorch_model.safetensors" in options
+    assert not [name for name in options if "shard" in name]
+
+
+@pytest.mark.parametrize("kind, least, most", [("dev", 30, 32), ("distilled", 8, 10)])
+def test_the_kind_that_is_chosen_decides_the_recipe(client, prompt, kind, least, most):
+    """The file's name says neither."""
+    model, recipe = node(prompt, "LTX2AVLoadModel"), {"model": [node(prompt, "LTX2AVLoadModel"), 0]}
+    change(prompt, LTX2AVLoadModel={"checkpoint": "LTX-2-Diffusers", "kind": kind})
+    graph = {model: prompt[model], "recipe": {"class_type": "LTX2AVRecipe", "inputs": recipe}}
+    graph["shown"] = {"class_type": "PreviewAny", "inputs": {"source": ["recipe", 0]}}
+    run = client.run(graph)
+    assert run.end == "execution_success", run.error
+    assert least <= str(run.outputs["shown"]).count(",") <= most

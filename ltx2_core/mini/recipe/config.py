@@ -78,6 +78,8 @@ VAE = {
         ["compress_all", {"residual": False, "multiplier": 1}],
         ["res_x", {"num_layers": 3, "inject_noise": False}],
         ["compress_all", {"residual": False, "multiplier": 2}],
+        # ComfyUI knows a decoder by this one. The shipped weights are older: there it is zero and adds nothing.
+        ["res_x", {"num_layers": 1, "inject_noise": False}],
     ],
     "patch_size": 4,
     "norm_layer": "pixel_norm",

@@ -1,0 +1,109 @@
+"""A VAE that gives no numbers in 16 bits does its part again in float32, and nothing else is made again."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+import ltx2_core as ltx2
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.conditioning.conditions import AudioSource, Picture, ReferenceAudio
+from ltx2_core.errors import NotANumberError
+from ltx2_core.pipeline.decode_audio import DecodeMel
+from ltx2_core.pipeline.decode_video import DecodeVideo
+from ltx2_core.pipeline.encode_conditions import EngineEncoders
+from ltx2_core.pipeline.generate import run
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.stage import Events
+from ltx2_core.settings import Request, Resources
+from ltx2_core.video_vae import Tiling
+
+LOUD = {
+    "video": ("vae.decoder.conv_in.conv.weight", "vae.encoder.conv_in.conv.weight"),
+    "audio": ("audio_vae.decoder.conv_in.conv.weight", "audio_vae.encoder.conv_in.conv.weight"),
+}
+VIDEO = torch.randn(1, 128, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+AUDIO = torch.randn(1, 8, 9, 16, generator=torch.Generator().manual_seed(1))
+PIXELS = torch.rand(1, 3, 9, 96, 96, generator=torch.Generator().manual_seed(2)) * 2 - 1
+SOUND = torch.rand(2, 16_000, generator=torch.Generator().manual_seed(3)) - 0.5
+
+
+@pytest.fixture(scope="module")
+def loud(tiny_files, tmp_path_factory):
+    """Both VAEs of a checkpoint have numbers beyond those of float16 inside."""
+    checkpoint, gemma, _ = tiny_files("2.3")
+    tensors = load_file(checkpoint)
+    for name in (*LOUD["video"], *LOUD["audio"]):
+        tensors[name] = tensors[name] * (3e4 / tensors[name].abs().max())
+    path = tmp_path_factory.mktemp("loud") / "ltx-2.3-loud.safetensors"
+    save_file(tensors, path, TensorFile(checkpoint).metadata)
+    return ltx2.open_models(path, gemma)
+
+
+def engine_in(models, precision: str, findings: list | None = None) -> LocalEngine:
+    events = Events(on_finding=[].append if findings is None else findings.append)
+    return LocalEngine(models, Resources("cpu", precision=precision), events)
+
+
+def said(findings: list) -> str:
+    return "\n".join(str(finding) for finding in findings if "once more in float32" in str(finding))
+
+
+@pytest.mark.parametrize("work", [
+    lambda engine: DecodeVideo((3, 3, 3)).collect(engine, VIDEO),
+    lambda engine: DecodeMel(9).run(engine, AUDIO),
+    lambda engine: encode(engine, lambda encoders: encoders.video(lambda: iter(PIXELS.split(5, 2)), (9, 96, 96))),
+    lambda engine: encode(engine, lambda encoders: encoders.audio(SOUND, 16_000)),
+], ids=["decode video", "decode audio", "encode video", "encode audio"])  # fmt: skip
+def test_what_is_no_number_in_16_bits_is_made_in_float32_and_told(loud, work):
+    findings: list = []
+    made, right = work(engine_in(loud, "fp16", findings)), work(engine_in(loud, "fp32"))
+    assert_close(made, right)
+    assert "came out in float16 was not a number" in said(findings)
+
+
+def encode(engine, ask):
+    with torch.inference_mode(), EngineEncoders(engine) as encoders:
+        return ask(encoders)
+
+
+def test_only_the_frames_that_are_no_numbers_are_decoded_in_float32(loud):
+    """The first tiles of a long clip may be right, and were handed out already."""
+    latent, findings = VIDEO.repeat(1, 1, 4, 1, 1), []
+    latent[:, :, :9] *= 1e-6
+    stage = DecodeVideo((12, 3, 3), Tiling(512, 64, 24, 8))
+    chunks = list(stage.run(engine_in(loud, "fp16", findings), latent))
+    right = stage.collect(engine_in(loud, "fp32"), latent)
+    assert said(findings).count("once more") == 1
+    assert_close(torch.cat(chunks, 1), right, atol=2e-2, rtol=0)
+    assert_close(torch.cat(chunks, 1)[:, -8:], right[:, -8:])
+
+
+def test_a_whole_clip_is_sampled_once(loud):
+    findings, steps = [], []
+    picture = Picture(PIXELS[0, :, :1].movedim(0, -1) / 2 + 0.5)
+    voice = ReferenceAudio(AudioSource(SOUND, 16_000))
+    request = Request.of("a ball", width=96, height=96, frames=9, steps=2, precision="fp16", device="cpu", cache=False,
+                         conditions=[picture, voice])  # fmt: skip
+    events = Events(on_finding=findings.append, on_progress=lambda stage, done, total: steps.append(stage))
+    clip = run(loud, request, events=events)
+    assert clip.frames.isfinite().all() and clip.waveform.isfinite().all()
+    assert steps.count("sampling") == 2
+    for stage in ("pictures", "hearing", "frames", "mel"):
+        assert said(findings).count(f"the stage {stage},") == 1
+
+
+def test_what_is_no_number_in_float32_either_is_one_sentence(loud):
+    findings: list = []
+    with pytest.raises(NotANumberError, match="not a number after decoding the video"):
+        DecodeVideo((3, 3, 3)).collect(engine_in(loud, "fp16", findings), VIDEO.clamp(-1, 1) * 3e38)
+    assert said(findings)
+
+
+def test_a_latent_that_is_no_number_is_not_decoded_twice(loud):
+    findings: list = []
+    with pytest.raises(NotANumberError, match="after sampling"):
+        DecodeVideo((3, 3, 3)).collect(engine_in(loud, "fp16", findings), VIDEO * math.nan)
+    assert not findings

@@ -1,0 +1,23 @@
+"""The host's own loader takes our files' picture decoder; ours decodes again in float32 where fp16 gives no numbers."""
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ltx2_core import tiny
+from ltx2_core.checkpoint.files import TensorFile
+
+pytestmark = pytest.mark.comfy
+
+
+def test_host_and_pack_decode_alike_and_fp16_that_overflows_is_made_in_float32(host, tmp_path):
+    for version in ("2.0", "2.3"):
+        tiny.write(tmp_path, version)
+    checkpoint = tmp_path / "ltx-2.3-tiny.safetensors"
+    tensors, name = load_file(checkpoint), "vae.decoder.conv_in.conv.weight"
+    loud = tensors | {name: tensors[name] * (3e4 / tensors[name].abs().max())}
+    save_file(loud, tmp_path / "loud.safetensors", TensorFile(checkpoint).metadata)
+    report = host.run_inside("vae.py", tmp_path)
+    assert report["away"].keys() == {"ltx-2.0-tiny.safetensors", "ltx-2.3-tiny.safetensors", "ltx2-mini.safetensors"}
+    assert max(report["away"].values()) < 1e-4, report
+    assert report["wide"] < 1e-4
+    assert any("made once more in float32" in each for each in report["told"]), report
