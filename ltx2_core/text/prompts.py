@@ -13,7 +13,7 @@ UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has
 # What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
 UNDERSTOOD = {
     "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
-    "prompt_type", "uuid",
+    "prompt_type", "uuid", "keyframe_idxs", "guide_attention_entries", "ref_audio",
 }  # fmt: skip
 
 # Values of others that change nothing.
@@ -21,9 +21,7 @@ _NEUTRAL = {"strength": 1.0, "mask_strength": 1.0, "set_area_to_bounds": False, 
 
 # What is not understood, in the words of the node that wrote it.
 FOREIGN = {
-    "keyframe_idxs": "guide frames (LTXVAddGuide)",
-    "guide_attention_entries": "guide frames (LTXVAddGuide)",
-    "ref_audio": "a reference sound (LTXVReferenceAudio)",
+    "generated_keyframes": "keyframes to be generated (of LTX-2.5)",
     "mask": "a mask (ConditioningSetMask)",
     "area": "an area (ConditioningSetArea)",
     "strength": "a strength (ConditioningSetAreaStrength)",

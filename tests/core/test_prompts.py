@@ -53,8 +53,6 @@ def test_prompts_that_overlap_or_leave_a_gap_are_refused(ranges, words):
         ({"mask": torch.zeros(1, 8, 8), "mask_strength": 1.0}, "ConditioningSetMask"),
         ({"strength": 0.0}, "ConditioningSetAreaStrength"),
         ({"area": ("percentage", 0.5, 0.5, 0, 0), "strength": 1.0}, "ConditioningSetArea"),
-        ({"keyframe_idxs": torch.zeros(1)}, "LTXVAddGuide"),
-        ({"ref_audio": {}}, "LTXVReferenceAudio"),
         ({"control": object()}, "ControlNet"),
         ({"unheard_of": 1}, "unheard_of"),
     ],
