@@ -26,7 +26,7 @@ from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
 from ..ltx2_core.sampling import Step, Tiles
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.text import Contexts, over_sigma, read_extras
+from ..ltx2_core.text import Contexts, join_prompts, read_extras
 from ..ltx2_core.text.prompts import UNPROCESSED, check_ranges
 from . import host
 
@@ -227,8 +227,8 @@ class HostConditioning:
         """Read ``conditioning``; SettingError for what other nodes have written into it and ours cannot obey."""
         self.prompts = conditioning
         self.extras = [extras for _, extras in conditioning]
-        self.ranges = [read_extras(extras) for extras in self.extras]
-        check_ranges(self.ranges)
+        self.extents = [read_extras(extras) for extras in self.extras]
+        check_ranges(self.extents)
         self.guides, self.sound = GuidePlaces.read(self.extras), read_sound(self.extras)
 
     @property
@@ -237,8 +237,8 @@ class HostConditioning:
         return self.prompts[0][1].get("frame_rate")
 
     def contexts(self, engine: Engine) -> Contexts:
-        """Return the contexts, each prompt in its part of the run; features go through the connectors first."""
-        return over_sigma([read_joined(engine, *each) for each in self.prompts], self.ranges)
+        """Return the contexts, each prompt where and when it holds; features go through the connectors first."""
+        return join_prompts([read_joined(engine, *each) for each in self.prompts], self.extents)
 
     def connected(self, engine: Engine) -> Conditioning:
         """Return the CONDITIONING with the contexts of both streams side by side."""

@@ -17,6 +17,8 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from comfy_extras import nodes_custom_sampler, nodes_lt
 
+import nodes
+
 torch.set_num_threads(1)
 CHECKPOINT = folder / "ltx-2.3-tiny.safetensors"
 FPS, SEED, SIZE = 24.0, 5, (3, 2, 4)  # latent frames, rows, columns
@@ -149,6 +151,20 @@ def beside_keyframes(*guides, sound: bool = False) -> float:
         type(model.conditions).encode = encode
 
 
+def two_prompts(sigmas=SIGMAS) -> float:
+    """Prompts with a mask, a strength and a part of the run, in both samplers."""
+    first, second = prompts()
+    mask = torch.rand(1, 64, 128, generator=torch.Generator().manual_seed(8))
+    masked = nodes.ConditioningSetMask().append(first, mask, "default", 0.8)[0]
+    weak = nodes.ConditioningSetAreaStrength().append(second, 0.5)[0]
+    early = nodes.ConditioningSetTimestepRange().set_range(
+        [[noise(*first[0][0].shape, seed=9), first[0][1]]], 0.0, 0.9
+    )[0]
+    joined = [*masked, *weak, *early]
+    latent = {"samples": torch.zeros(1, 128, *SIZE)}
+    return difference(*(streams(each)[0] for each in (ours(joined, latent), core(joined, second, latent))))
+
+
 def ours_of(*guides, drop: str = "", **more):
     """Our latent of a graph, whose prompt may have lost something."""
     positive, _, latent = guided(*guides, **more)
@@ -174,6 +190,7 @@ with torch.inference_mode():
         "core, nothing given": beside_core((one, 0, 0.0)),
         "core, soft": beside_core((one, 0, 0.5), (other, 11, 0.7), sigmas=ONE_STEP),
         "core, voice": beside_core(sound=True, voice=True),
+        "prompts": two_prompts(),
         "without guides": without(ours_of(*firm), ours_of()),
         "without voice": without(ours_of(sound=True, voice=True), ours_of(sound=True)),
         "without attention": without(ours_of((one, 0, 0.5)), ours_of((one, 0, 0.5), drop="guide_attention_entries")),

@@ -188,9 +188,30 @@ def test_two_prompts_over_time_are_obeyed(server, client, prompt):
     assert np.abs(alone - early).mean() > 1 and np.abs(alone - late).mean() < 0.5 * np.abs(alone - early).mean()
 
 
-def test_an_area_of_a_prompt_is_refused_with_the_node_to_take_out(client, prompt):
+def test_two_prompts_in_two_halves_of_the_picture_are_obeyed(server, client, prompt):
+    """In a clip with sound, where ComfyUI's own sampler cannot; ``test_guides.py`` compares the numbers."""
+    decode = node(prompt, "LTX2AVDecode")
     positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
-    add(prompt, weak=("ConditioningSetAreaStrength", {"conditioning": positive, "strength": 0.5}))
+    other = [positive[0], 1]
+    half = {"width": 0.5, "height": 1.0, "y": 0.0, "strength": 1.0}
+    add(
+        prompt,
+        left=("ConditioningSetAreaPercentage", half | {"conditioning": positive, "x": 0.0}),
+        right=("ConditioningSetAreaPercentage", half | {"conditioning": other, "x": 0.5}),
+        halves=("ConditioningCombine", {"conditioning_1": ["left", 0], "conditioning_2": ["right", 0]}),
+    )
+    made = []
+    for source in (positive, other, ["halves", 0]):
+        change(prompt, LTX2AVSample={"positive": source, "seed": 3})
+        run = client.run(keep(prompt, [decode, 1], [decode, 2]))
+        assert run.end == "execution_success", run.error
+        made.append(pictures_in(saved(server, run, "pictures")).astype(int))
+    assert (made[2] != made[0]).any() and (made[2] != made[1]).any()
+
+
+def test_what_cannot_be_obeyed_is_refused_with_the_node_to_take_out(client, prompt):
+    positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
+    add(prompt, weak=("FluxGuidance", {"conditioning": positive, "guidance": 3.5}))
     change(prompt, LTX2AVSample={"positive": ["weak", 0]})
     run = client.run(prompt)
-    assert run.end == "execution_error" and "ConditioningSetAreaStrength" in str(run.error)
+    assert run.end == "execution_error" and "FluxGuidance" in str(run.error)

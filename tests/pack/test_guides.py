@@ -1,4 +1,4 @@
-"""Guide frames and reference sounds of ComfyUI's own nodes are obeyed, and cropped by its own node."""
+"""What ComfyUI's own nodes write beside a prompt is obeyed: guide frames, a voice, masks, strengths, parts of a run."""
 
 import pytest
 
@@ -31,3 +31,8 @@ def test_a_clip_with_guides_or_a_voice_is_nearly_that_of_the_host(found):
 
 def test_what_was_written_is_heeded(found):
     assert min(found[f"without {each}"] for each in ("guides", "voice", "attention")) > 1e-3
+
+
+def test_several_prompts_with_masks_strengths_and_parts_of_the_run_are_those_of_the_host(found):
+    """Of a picture alone."""
+    assert found["prompts"] < 1e-5
