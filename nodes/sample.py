@@ -83,7 +83,7 @@ class SampleNode(io.ComfyNode):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, negative: Conditioning | None = None,
         conditions: Chain | None = None, windows: LongClipPlan | None = None, **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
+        begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive))
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
         sampling = _sampling(engine, begin, settings).for_streams(state.free)
@@ -113,7 +113,7 @@ def given_in(
     """
     streams = tuple(latent.content.streams())
     encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine)
-    items = [*latent.masks(), *encoded, *more]
+    items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)
     return items, state
