@@ -37,7 +37,8 @@ export function greyInactive(node) {
     const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
     const inactive = new Set(rule(values, (name) => isLinked(node, name)));
     for (const widget of node.widgets) {
-      if (widget.disabled !== inactive.has(widget.name)) widget.disabled = inactive.has(widget.name);
+      // Of a seed's control the front end lets nobody set this: what is as it shall be is left alone.
+      if (Boolean(widget.disabled) !== inactive.has(widget.name)) widget.disabled = inactive.has(widget.name);
     }
     node.setDirtyCanvas(true);
   };
