@@ -55,7 +55,19 @@ class LoadModel(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadModel",
             "loaders/Load Model",
-            aliases=["load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv"],
+            aliases=[
+                "load checkpoint",
+                "checkpoint loader",
+                "unet loader",
+                "load diffusion model",
+                "ltxv",
+                "ltx 2.3",
+                "ltx 2.0",
+                "fp8",
+                "distilled",
+                "quantization",
+                "bf16",
+            ],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

@@ -92,7 +92,16 @@ class RefineNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRefine",
             "refine/Tiled Refiner",
-            aliases=["hires fix", "detailer", "img2img", "ultimate upscale", "tiled sampler", "second pass"],
+            aliases=[
+                "hires fix",
+                "detailer",
+                "img2img",
+                "ultimate upscale",
+                "tiled sampler",
+                "second pass",
+                "enhance",
+                "sharpen",
+            ],
             inputs=[
                 MODEL,
                 inputs.positive("The encoded prompt; best that of the first stage."),
