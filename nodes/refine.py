@@ -92,7 +92,16 @@ class RefineNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRefine",
             "refine/Tiled Refiner",
-            aliases=["hires fix", "detailer", "img2img", "ultimate upscale", "tiled sampler", "second pass"],
+            aliases=[
+                "hires fix",
+                "detailer",
+                "img2img",
+                "ultimate upscale",
+                "tiled sampler",
+                "second pass",
+                "enhance",
+                "sharpen",
+            ],
             inputs=[
                 MODEL,
                 inputs.positive("The encoded prompt; best that of the first stage."),
@@ -188,7 +197,7 @@ class TwoStage(io.ComfyNode):
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
-            host.show_text(cls.hidden.unique_id, report)
+            host.show_text(cls.hidden.unique_id, NO_LORA)
         return io.NodeOutput(refined, report)
 
 
@@ -231,7 +240,8 @@ def _refined(
     stage = engine.fit(stage)
     script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
-    report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
-    host.show_text(engine.node_id, report)
+    said = stage.describe(result)
+    host.show_text(engine.node_id, "\n".join(said))
+    report = "\n".join([*said, *map(str, engine.findings)])
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles, state.draws), report

@@ -23,6 +23,13 @@ from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
 
+# What people type to find it.
+ALIASES = (
+    "ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate", "t2v", "text to video",
+    "live preview", "preview", "distilled",
+)  # fmt: skip
+
+
 class SampleNode(io.ComfyNode):
     """Denoises picture and sound together."""
 
@@ -31,7 +38,7 @@ class SampleNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSample",
             "sampling/Dual-Stream Sampler",
-            aliases=["ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate"],
+            aliases=ALIASES,
             inputs=[
                 inputs.model(),
                 inputs.positive(
@@ -188,7 +195,16 @@ class LongVideo(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLongVideo",
             "sampling/Long Video",
-            aliases=["looping sampler", "context windows", "sliding window", "infinite", "minutes", "extend"],
+            aliases=[
+                "looping sampler",
+                "context windows",
+                "sliding window",
+                "infinite",
+                "minutes",
+                "extend",
+                "director",
+                "storyboard",
+            ],
             inputs=[
                 *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
                 *inputs.widgets(LongClip, "resume"),
@@ -211,7 +227,16 @@ class SegmentNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSegment",
             "sampling/Segment",
-            aliases=["prompt schedule", "prompt travel", "multi prompt", "timeline", "scene", "story"],
+            aliases=[
+                "prompt schedule",
+                "prompt travel",
+                "multi prompt",
+                "timeline",
+                "scene",
+                "story",
+                "director",
+                "storyboard",
+            ],
             inputs=[
                 inputs.windows("From LTX-2 Long Video, or from another segment."),
                 inputs.positive("The encoded prompt of this segment."),
