@@ -22,7 +22,6 @@ from .engine import HostEngine, LoadedModel
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
-
 # What people type to find it.
 ALIASES = (
     "ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate", "t2v", "text to video",
