@@ -20,9 +20,9 @@ export function foldAdvanced(node) {
   button.serialize = false;
 }
 
-/** Whether a widget is not to be seen: one that a wire leads to always is. */
+/** Whether a widget has no room: one that a wire leads to always has. Nodes 2.0 has a button for the same choice. */
 function isFolded(node, widget) {
-  if (LiteGraph.vueNodesMode || node.showAdvanced || app.ui.settings.getSettingValue(ALWAYS)) return false;
+  if (node.showAdvanced || app.ui.settings.getSettingValue(ALWAYS)) return false;
   return !isLinked(node, widget.name);
 }
 

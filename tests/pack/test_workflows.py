@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pack.client import Prompt
 from pack.clip import Clip, saved, sound_in
+from pack.graphs import GRAPHS, written
 from pack.host import PACK
 from pack.workflow import NOTES, SHIPPED, content, inputs_of, node, to_prompt
 from PIL import Image
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.comfy
 
 CORE = ("nodes", "comfy_extras.")
 MINIATURE = RECIPES["miniature"]
+
+TITLE = 30  # of a node, drawn above its position; pixels
+LEGIBLE = 0.65  # zoom; ComfyUI's canvas draws no text at 0.57 and below
 
 SESSION = Path(__file__).parent / "browser" / "session.cjs"
 
@@ -68,12 +72,20 @@ def test_nodes_and_groups_do_not_overlap(workflow):
         (x, y, width, height), (u, v, across, down) = one, other
         return x + width <= u or u + across <= x or y + height <= v or v + down <= y
 
-    title = 30  # drawn above the position
     places = [node["pos"] + node["size"] for node in workflow["nodes"]]
-    boxes = [(x, y - title, width, height + title) for x, y, width, height in places]
+    boxes = [(x, y - TITLE, width, height + TITLE) for x, y, width, height in places]
     groups = [group["bounding"] for group in workflow["groups"]]
+    assert max(x + width for x, _, width, _ in groups) <= 2000
     for shapes in (boxes, groups):
         assert all(apart(one, other) for number, one in enumerate(shapes) for other in shapes[:number])
+    for (x, y, width, height), item in zip(boxes, workflow["nodes"]):
+        inside = [u <= x and v <= y and x + width <= u + w and y + height <= v + h for u, v, w, h in groups]
+        assert sum(inside) == (item["type"] not in NOTES), item["type"]
+
+
+def test_it_is_as_it_is_drawn(workflow, path, object_info):
+    (make,) = [each for each in GRAPHS if each.__name__ == path.stem]
+    assert path.read_text(encoding="utf-8") == written(make(), object_info)
 
 
 @pytest.mark.browser
@@ -104,6 +116,17 @@ def test_a_workflow_loads_shows_and_runs(
     savers = [key for key, each in expected.items() if each["class_type"] in ("SaveVideo", "SaveAudio")]
     assert savers and {*savers} <= {*seen["outputs"]}
     assert not [error for error in seen["errors"] if not any(usual in error for usual in USUAL)]
+    check_layout(seen, workflow)
+
+
+def check_layout(seen: dict, workflow: dict) -> None:
+    """All is legible when all is in view, and every node is as saved: inside its group and beside the others."""
+    assert seen["zoom"] >= LEGIBLE
+    saved = {tuple(node["pos"]): node["size"] for node in workflow["nodes"] if node["type"] not in NOTES}
+    for kind, (x, y, width, height) in ((each["kind"], each["box"]) for each in seen["boxes"]):
+        if kind not in NOTES:
+            room = saved[round(x), round(y) + TITLE][1] + TITLE
+            assert height <= room + 1 and width <= saved[round(x), round(y) + TITLE][0] + 1, (kind, height, room)
 
 
 def test_it_saves_what_it_makes(server, client, workflow, object_info):

@@ -119,8 +119,11 @@ def change(prompt: Prompt, **inputs: dict[str, Any]) -> Prompt:
 
 
 def content(prompt: Prompt) -> dict:
-    """Without titles, and without the player that older pages send along with a sound."""
+    """Without titles, and without the players that some pages send along with a sound or a video."""
     return {
-        key: (value["class_type"], {name: given for name, given in value["inputs"].items() if name != "audioUI"})
+        key: (
+            value["class_type"],
+            {name: given for name, given in value["inputs"].items() if name not in ("audioUI", "video-preview")},
+        )
         for key, value in prompt.items()
     }
