@@ -20,7 +20,7 @@ STREAM_CHOICES: dict[str, tuple[str, ...]] = {
 
 AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the picture", "by hand"
 SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
-AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.6", "0.9", "1.5", "2.1", "3.7", "8.3")
+AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.5", "0.9", "1.5", "2.1", "3.7", "8.3")
 IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
 LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES)
 
@@ -155,7 +155,7 @@ class ClipSettings:
         str,
         Choice(AREAS),
         "How many pixels a size by aspect ratio or as a picture has, in millions: 0.4 is what the models are shown "
-        "with, 0.9 is 720p, 2.1 is 1080p, 8.3 is 4K.",
+        "with, 0.5 becomes 1080p in two stages, 0.9 is 720p, 2.1 is 1080p, 8.3 is 4K.",
     ] = AS_MODEL
     length: Annotated[
         str,

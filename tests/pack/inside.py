@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 PACK, COMFY, FOLDER, *OPTIONS = sys.argv[1:]
 sys.path.insert(0, COMFY)
@@ -20,6 +20,9 @@ comfy.options.enable_args_parsing()
 import comfy.model_management as mm  # noqa: E402
 import torch  # noqa: E402
 import utils.extra_config  # noqa: E402, F401  # as the host does first: what comes later may bring "utils" of its own
+from server import PromptServer  # noqa: E402
+
+PromptServer.instance = SimpleNamespace(client_id=None)  # nobody looks
 
 _spec = importlib.util.spec_from_file_location("ltx2_av", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
 _pack = importlib.util.module_from_spec(_spec)

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from pack.tasks import TASKS
 from pack.workflow import SHIPPED, to_prompt
 from safetensors.torch import save_file
 
@@ -46,17 +47,30 @@ def asked(host, object_info, tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
     place_models(folder)
     prompts = {}
+    shipped = {path.stem: to_prompt(json.loads(path.read_text()), object_info) for path in SHIPPED}
     for model, (version, *_) in MODELS.items():
-        for path in SHIPPED:
-            prompt = copy.deepcopy(to_prompt(json.loads(path.read_text()), object_info))
-            for each in prompt.values():
-                if each["class_type"] == "LTX2AVLoadModel":
-                    each["inputs"]["checkpoint"] = f"{model}.safetensors"
-                if str(each["inputs"].get("lora")).startswith("built-in"):
-                    each["inputs"]["lora"] = f"{LORAS[version]}.safetensors"
-            prompts.setdefault(model, {})[path.stem] = prompt
+        lora = f"{LORAS[version]}.safetensors"
+        asked = {name: changed(prompt, model, lora, {}) for name, prompt in shipped.items()}
+        tasks = {f"task: {name}": changed(shipped[t.workflow], model, lora, t.changes) for name, t in TASKS.items()}
+        prompts[model] = asked | tasks
     (folder / "prompts.json").write_text(json.dumps(prompts))
     return host.run_inside("recipes.py", folder)
+
+
+def changed(prompt, model, lora, changes):
+    """``prompt`` with another model, and LoRAs for it; else only what ``changes`` say."""
+    prompt, seen = copy.deepcopy(prompt), {}
+    for each in prompt.values():
+        kind, inputs = each["class_type"], each["inputs"]
+        seen[kind] = seen.get(kind, 0) + 1
+        for (of, name, *number), value in changes.items():
+            if of == kind and (number or [1]) == [seen[kind]]:
+                inputs[name] = value
+        if kind == "LTX2AVLoadModel":
+            inputs["checkpoint"] = f"{model}.safetensors"
+        if str(inputs.get("lora")).startswith("built-in") or inputs.get("lora") in ("camera", "style"):
+            inputs["lora"] = lora
+    return prompt
 
 
 def place_models(folder):
@@ -81,8 +95,12 @@ def place_models(folder):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", [path.stem for path in SHIPPED])
 def test_a_workflow_takes_the_official_recipe(asked, model, name):
+    check_recipe(model, name, asked[model][name])
+
+
+def check_recipe(model: str, name: str, seen: list[dict], own_size: bool = False) -> None:
+    """Hold what the workflow ``name`` asks for to the recipe of ``model``; ``own_size`` leaves out how large it is."""
     _, sigmas, video, audio, negative = MODELS[model]
-    seen = asked[model][name]
     samplers = [each for each in seen if each["node"] == "sampler"]
     assert len(samplers) == (name != "upscale_my_video")
     assert {each["negative"] for each in seen if each["node"] == "text"} == {negative}
@@ -92,6 +110,8 @@ def test_a_workflow_takes_the_official_recipe(asked, model, name):
             assert each["sigmas"] == pytest.approx(sigmas, abs=1e-12)
             assert each["video"] == [NEUTRAL if name in (*GIVEN_PICTURE, "text_to_audio") else video]
             assert each["audio"] == [NEUTRAL if name in GIVEN_SOUND else audio]
+        if own_size:
+            continue
         if name == "text_to_audio":
             assert each["size"] is None
         elif name in BY_PICTURE:
@@ -107,3 +127,17 @@ def test_a_second_stage_is_the_official_one(asked, model, name):
     (second,) = [each for each in asked[model][name] if each["node"] == "refiner"]
     assert second["sampler"] == "euler" and second["sigmas"] == pytest.approx(SECOND, abs=1e-12)
     assert second["video"] == [NEUTRAL]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_takes_few_widgets_no_wire_and_the_official_recipe(asked, model, name):
+    task = TASKS[name]
+    assert task.widgets <= (task.most or task.widgets)
+    seen = asked[model][f"task: {name}"]
+    sizes = ("LTX2AVEmptyLatent", "LoadVideo")
+    check_recipe(model, task.workflow, seen, own_size=any(kind in sizes for kind, *_ in task.changes))
+    if name == "own audio":
+        assert [each["size"] for each in seen if each["node"] == "sampler"] == [[16, 16, 24]]
+    if name == "two stages, 1080p":
+        assert [each["size"] for each in seen if each["node"] == "refiner"] == [[16, 34, 60]]
