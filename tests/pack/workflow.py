@@ -30,7 +30,7 @@ def has_control(name: str, kind: Any, options: dict) -> bool:
 
 def default_of(kind: Any, options: dict) -> Any:
     """What a widget holds in a workflow that is older than the widget."""
-    first, *_ = kind if isinstance(kind, list) else options.get("options", [None])
+    first = next(iter(kind if isinstance(kind, list) else options.get("options", ())), None)
     return options.get("default", first["key"] if isinstance(first, dict) else first)
 
 
