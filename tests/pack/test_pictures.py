@@ -62,7 +62,7 @@ def test_the_help_of_a_node_shows_its_picture(server, client, node_environment, 
     client.fetch("/settings", settings)
     kinds = [SAMPLER, "LTX2AVEmptyLatent"]
     seen = visit("help.cjs", node_environment, address=server.address, chromium=chromium, kinds=kinds)
-    assert {kind: each["pictures"] for kind, each in seen["pages"].items()} == dict.fromkeys(kinds, [360])
+    assert {kind: each["pictures"] for kind, each in seen["pages"].items()} == {kind: [360] for kind in kinds}
     client.fetch("/settings", {"Comfy.RightSidePanel.IsOpen": False})
 
 
