@@ -4,32 +4,77 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { foldAdvanced } from "./advanced.js";
 import { greyInactive } from "./inactive.js";
-import { showPreview } from "./preview.js";
+import { addMessages, clearMessages } from "./messages.js";
+import { addPreview, showPreview, showStatus } from "./preview.js";
 import { growStack } from "./stack.js";
 
+const LIVE_PREVIEW = "ltx2av.LivePreview";
+
+// What the server was told last, so that it is told once, and again after it was restarted.
+let told = null;
+
 app.registerExtension({
-  name: "ltx2av",
+  name: "ltx2av.nodes",
+  settings: [
+    {
+      id: LIVE_PREVIEW,
+      category: ["LTX-2", "Sampling", "LivePreview"],
+      name: "LTX-2: live preview",
+      tooltip:
+        "Plays the clip on its sampler while it is made, at most 2 % slower. ComfyUI's own live preview method does not matter for it.",
+      type: "boolean",
+      defaultValue: true,
+      onChange: () => tellSetting(),
+    },
+  ],
   setup() {
-    api.addEventListener("ltx2av.preview", ({ detail }) => {
-      const node = nodeOf(detail.node);
-      if (node) showPreview(node, detail);
-    });
+    tellSetting();
+    api.addEventListener("status", () => tellSetting()); // with the first one, the browser has a name
+    api.addEventListener("reconnected", () => tellSetting(null));
+    api.addEventListener("ltx2av.preview", ({ detail }) => withNode(detail.node, (node) => showPreview(node, detail)));
+    api.addEventListener("ltx2av.status", ({ detail }) => withNode(detail.node, (node) => showStatus(node, detail)));
+    api.addEventListener("execution_cached", ({ detail }) => forget(new Set(detail.nodes.map(String))));
+    api.addEventListener("executing", ({ detail }) => detail && withNode(detail.node ?? detail, clearMessages));
   },
   nodeCreated(node) {
-    if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
     if (!node.comfyClass?.startsWith("LTX2AV")) return;
+    if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
     foldAdvanced(node);
     greyInactive(node);
+    addPreview(node);
+    addMessages(node);
   },
 });
 
-// The node with this id, or nothing if it is not in the workflow on screen. In a subgraph ids are "outer:inner".
-function nodeOf(id) {
+function tellSetting(last = told) {
+  const client = api.clientId ?? api.initialClientId;
+  const on = app.extensionManager?.setting.get(LIVE_PREVIEW) ?? true;
+  const now = JSON.stringify({ client, on });
+  if (!client || now === last) return;
+  told = now;
+  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: now };
+  api.fetchApi("/ltx2av/live_preview", request).catch(() => (told = null));
+}
+
+// Clear what our nodes said in the last run, except those whose result of it is used again.
+function forget(cached) {
+  const visit = (graph, prefix) => {
+    for (const node of graph?.nodes ?? []) {
+      const id = `${prefix}${node.id}`;
+      if (node.subgraph) visit(node.subgraph, `${id}:`);
+      else if (!cached.has(id) && node.comfyClass?.startsWith("LTX2AV")) clearMessages(node);
+    }
+  };
+  visit(app.rootGraph ?? app.graph, "");
+}
+
+// Do something with the node of this id, if it is one of ours in the workflow on screen. In a subgraph ids are "outer:inner".
+function withNode(id, act) {
   let graph = app.rootGraph;
   let node = null;
   for (const part of String(id).split(":")) {
     node = graph?.getNodeById(part);
     graph = node?.subgraph;
   }
-  return node?.comfyClass?.startsWith("LTX2AV") ? node : null;
+  if (node?.comfyClass?.startsWith("LTX2AV")) act(node);
 }

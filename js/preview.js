@@ -4,40 +4,53 @@
 //   { step, steps, seconds,
 //     video: { image, width, height, columns, starts } or null,   all frames on one sheet, and when each one begins
 //     audio: { image } or null }                                  as long as the clip
-// The widget appears with the first preview, keeps the last clip after the run, and is not saved.
+// and, as often as it changes, what the node does: { status }.
+// The widget has its room from the start, keeps the last clip after the run, and is not saved.
+import { addStyle } from "./style.js";
 
+const SAMPLERS = ["LTX2AVSample", "LTX2AVRefine", "LTX2AVTwoStage"];
 const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
 const GAP = 4;
 const SOUND = 56; // height of the spectrogram
 const CAPTION = 14;
-const TALLEST = 420; // of a frame that was not given more room by hand, so that portraits do not fill the screen
+const LINES = 2; // of the caption
+const ROOM = 300; // height of all of it; a node that is made taller by hand gives it more
 const FINEST = 512; // longer side of the canvas on which a frame is enlarged, smoothly
+const PLACEHOLDER = "the preview appears here";
 
-const STYLE = `
-.ltx2av-preview { display: flex; flex-direction: column; gap: ${GAP}px; overflow: hidden; }
-.ltx2av-preview > div { position: relative; flex: 1 1 auto; min-height: 0; display: flex; flex-direction: column;
-  justify-content: end; gap: ${GAP}px; border-radius: 6px; overflow: hidden; background: #08080f;
-  container-type: inline-size; }
-.ltx2av-preview canvas { flex: 1 1 min(${TALLEST}px, 100cqw * var(--height)); min-height: 0; object-fit: contain; }
+addStyle(`
+.ltx2av-preview { box-sizing: border-box; display: flex; flex-direction: column; gap: ${GAP}px; overflow: hidden;
+  height: 100%; min-height: ${ROOM}px; }
+.ltx2av-preview > div { position: relative; flex: 1 1 0; min-height: 0; display: flex; flex-direction: column;
+  justify-content: end; gap: ${GAP}px; border-radius: 6px; overflow: hidden; background: #08080f; }
+.ltx2av-preview canvas { flex: 1 1 0; width: 100%; min-height: 0; object-fit: contain; }
 .ltx2av-preview img { flex: none; width: 100%; height: ${SOUND}px; }
 .ltx2av-preview i { position: absolute; inset: 0 auto 0 0; width: 2px; margin-left: -1px;
   background: linear-gradient(#fff3 calc(100% - ${SOUND}px), #fffd 0); }
-.ltx2av-preview small { flex: none; font-size: 11px; line-height: ${CAPTION}px; text-align: center;
-  color: var(--descrip-text, #999); }
+.ltx2av-preview small { flex: none; height: ${LINES * CAPTION}px; overflow: hidden; font-size: 11px;
+  line-height: ${CAPTION}px; text-align: center; color: var(--descrip-text, #999); }
 .ltx2av-preview [hidden] { display: none; }
 /* The mouse goes to the canvas below: the node is dragged by its clip, the workflow is zoomed over it. */
 .dom-widget:has(> .ltx2av-preview) { pointer-events: none !important; }
 /* Nodes 2.0 would show ComfyUI's own still of the same moment, too. */
-[data-testid^="node-body-"]:has(.ltx2av-preview) > :is(img, img + div) { display: none; }
-`;
+[data-testid^="node-body-"]:has(.ltx2av-playing) > :is(img, img + div) { display: none; }
+`);
 
 const players = new WeakMap(); // by node
 
+/** Make room for the preview on `node`, if it is one that samples. */
+export function addPreview(node) {
+  if (SAMPLERS.includes(node.comfyClass)) players.set(node, new Player(node));
+}
+
 /** Play `clip` on `node`. */
 export function showPreview(node, clip) {
-  if (!clip.video && !clip.audio) return;
-  if (!players.has(node)) players.set(node, new Player(node));
-  players.get(node).load(clip);
+  if (clip.video || clip.audio) players.get(node)?.load(clip);
+}
+
+/** Say below the clip what `node` does. */
+export function showStatus(node, { status }) {
+  players.get(node)?.say(status);
 }
 
 class Player {
@@ -49,18 +62,17 @@ class Player {
     [this.canvas, this.sound, this.playhead, this.caption] = ["canvas", "img", "i", "small"].map(create);
     const [screen, element] = ["div", "div"].map(create);
     screen.append(this.canvas, this.sound, this.playhead);
+    for (const each of [this.canvas, this.sound, this.playhead]) each.hidden = true;
     element.append(screen, this.caption);
     element.className = "ltx2av-preview";
     this.element = element;
+    this.caption.textContent = PLACEHOLDER;
     this.addWidget();
     requestAnimationFrame(this.draw);
   }
 
   addWidget() {
-    if (!document.getElementById("ltx2av-preview")) {
-      document.head.append(Object.assign(create("style"), { id: "ltx2av-preview", textContent: STYLE }));
-    }
-    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => this.height() };
+    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => ROOM + 2 * MARGIN };
     const widget = this.node.addDOMWidget("ltx2av_preview", "ltx2av_preview", this.element, options);
     widget.serialize = false;
     const { onRemove } = widget;
@@ -68,15 +80,13 @@ class Player {
       this.removed = true;
       onRemove?.call(widget);
     };
-    this.node.onDrawBackground = null; // on the canvas this would show ComfyUI's own still of the same moment, too
   }
 
-  /** What the canvas renderer has to reserve; in Nodes 2.0 the style sees to it. */
-  height() {
-    const { width, height } = this.canvas;
-    const picture = Math.min(TALLEST, ((this.node.size[0] - 2 * MARGIN) * height) / width);
-    const streams = (this.canvas.hidden ? 0 : picture + GAP) + (this.sound.hidden ? 0 : SOUND + GAP);
-    return streams + CAPTION + 2 * MARGIN;
+  /** Show what the node does, and how long the clip will be. */
+  say(status) {
+    this.status = status;
+    const lasts = this.clip ? `a clip of ${this.clip.seconds.toFixed(1)} s` : "";
+    this.caption.textContent = [status, lasts].filter(Boolean).join(" \u00b7 ");
   }
 
   /** Show `clip` as soon as its pictures are decoded, unless a later one is there by then. */
@@ -90,26 +100,23 @@ class Player {
     this.sheet = sheet;
     this.frame = null;
     if (sound) this.sound.src = sound.src;
-    this.caption.textContent = `step ${clip.step} of ${clip.steps} · ${clip.seconds.toFixed(1)} s`;
+    this.say(this.status);
   }
 
-  /** Make room for clips of this shape. */
+  /** Show the streams of this clip, in its shape. */
   fit({ video, audio }) {
-    const shape = JSON.stringify([video?.width, video?.height, !audio]);
-    if (shape === this.shape) return;
-    this.shape = shape;
     this.canvas.hidden = !video;
     this.sound.hidden = !audio;
-    if (video) {
-      const scale = Math.max(1, FINEST / Math.max(video.width, video.height));
-      this.canvas.width = Math.round(video.width * scale);
-      this.canvas.height = Math.round(video.height * scale);
-      this.canvas.style.setProperty("--height", video.height / video.width);
-    }
-    if (LiteGraph.vueNodesMode) return; // Nodes 2.0 sees to it
-    const [width, height] = this.node.size;
-    this.node.setSize([width, Math.max(height, this.node.computeSize()[1])]);
-    this.node.setDirtyCanvas(true, true);
+    this.playhead.hidden = false;
+    this.element.classList.add("ltx2av-playing");
+    this.node.onDrawBackground = null; // on the canvas this would show ComfyUI's own still of the same moment, too
+    const shape = JSON.stringify([video?.width, video?.height]);
+    if (!video || shape === this.shape) return;
+    this.shape = shape;
+    const scale = Math.max(1, FINEST / Math.max(video.width, video.height));
+    this.canvas.width = Math.round(video.width * scale);
+    this.canvas.height = Math.round(video.height * scale);
+    this.frame = null;
   }
 
   /** One moment of the loop; nothing is drawn while nobody can see it. */

@@ -18,7 +18,7 @@ from .condition import (
 )
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
-from .host import guarded, place_examples
+from .host import guarded, listen_to_setting, place_examples
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -55,6 +55,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class LTX2AV(ComfyExtension):
     """LTX-2 audio-video."""
+
+    async def on_load(self) -> None:
+        """Register what the browser calls."""
+        listen_to_setting()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         place_examples()

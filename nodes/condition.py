@@ -29,7 +29,7 @@ class ImageCondition(io.ComfyNode):
         return inputs.schema(
             "LTX2AVImage",
             "condition/Image to Video",
-            aliases=["image to video", "i2v", "first frame", "last frame", "start image", "guide", "ltxv"],
+            aliases=["image to video", "i2v", "first frame", "last frame", "start image", "guide", "ltxv", "image"],
             inputs=[
                 inputs.socket(
                     io.Image,
@@ -90,7 +90,16 @@ class AudioToVideo(io.ComfyNode):
         return inputs.schema(
             "LTX2AVAudioToVideo",
             "condition/Audio to Video",
-            aliases=["a2v", "audio to video", "lip sync", "music video", "sound to video", "talking"],
+            aliases=[
+                "a2v",
+                "audio to video",
+                "lip sync",
+                "music video",
+                "sound to video",
+                "talking",
+                "speech",
+                "singing",
+            ],
             inputs=[
                 inputs.socket(
                     io.Audio,
@@ -138,7 +147,17 @@ class ReferenceAudioNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVReferenceAudio",
             "condition/Reference Audio",
-            aliases=["voice", "voice clone", "id lora", "speaker", "identity", "dubbing", "reference sound"],
+            aliases=[
+                "voice",
+                "voice clone",
+                "id lora",
+                "speaker",
+                "identity",
+                "dubbing",
+                "reference sound",
+                "speech",
+                "character voice",
+            ],
             inputs=[
                 inputs.socket(io.Audio, "audio", "A few seconds of it, 25 tokens each: they cost memory and time."),
                 *inputs.widgets(ReferenceAudio, "strength"),

@@ -26,6 +26,7 @@ from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
+from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
 from ..ltx2_core.pipeline.stage import (
@@ -399,8 +400,9 @@ class HostEngine(PlannedEngine):
         make_room = partial(self._make_room, list(networks.values()), work)
         self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
         with ready(prepared, self.placement(stage), make_room) as result:
+            self._tell(working(stage.name))
             if self.preview is not None and _samples(stage):
-                self.preview.start(result)
+                self.preview.start(result, stage.name)
             yield result
 
     def _network(self, key: NetworkKey[Any]) -> HostNetwork:
@@ -411,6 +413,8 @@ class HostEngine(PlannedEngine):
         return self.model.network(key, self.dtype(key))
 
     def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
+        if network.patcher.store is None:
+            self._tell(reading(network.name))
         built = network.built()
         if key != TEXT_ENCODER and (loras is None or loras == self.loras):
             adapters = self.model.adapters(key, built, network.device)
@@ -431,14 +435,23 @@ class HostEngine(PlannedEngine):
         host.load([network.patcher for network in networks], work)
 
     def _on_progress(self, stage: str, done: int, total: int) -> None:
-        if self.preview is None or stage not in ("sampling", "refining"):
-            if stage not in self._bars:
-                self._bars[stage] = host.progress(total)
-            self._bars[stage](done, total)
+        if self.preview is not None and stage in ("sampling", "refining"):
+            return  # which tells it with each step
+        self._tell(working(stage, done, total))
+        if stage not in self._bars:
+            self._bars[stage] = host.progress(total)
+        self._bars[stage](done, total)
 
     def _on_finding(self, finding: Finding) -> None:
         self.findings.append(finding)
-        host.show_findings(self.node_id, self.findings)
+        host.show_text(self.node_id, str(finding))
+
+    def _tell(self, status: str) -> None:
+        """Show what is done just now: below the moving preview, where there is one, else as a text of the node."""
+        if self.preview is None:
+            host.show_status(status)
+        else:
+            self.preview.show_status(status)
 
     def _check(self) -> None:
         mm.throw_exception_if_processing_interrupted()

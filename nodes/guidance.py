@@ -56,7 +56,15 @@ class RecipeNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRecipe",
             "sampling/Recipe",
-            aliases=["defaults", "preset", "recommended settings", "scheduler", "official settings"],
+            aliases=[
+                "defaults",
+                "preset",
+                "recommended settings",
+                "scheduler",
+                "official settings",
+                "distilled",
+                "quality",
+            ],
             inputs=[
                 inputs.model("The LTX-2 model; distilled ones are told by the name of their file."),
                 *inputs.widgets(RecipeSettings, "steps", optional=True),

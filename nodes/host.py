@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
+from aiohttp import web
 from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.models import check_inside
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import Finding, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
 from ..ltx2_core.memory.machine import pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
+from ..ltx2_core.pipeline.messages import Messages
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sketch import as_image
 
@@ -163,18 +167,51 @@ def to_host_format(tensor: Tensor) -> Tensor:
     return tensor.to(mm.intermediate_device(), mm.intermediate_dtype())
 
 
+# What the running node says; only one runs at a time, and it begins with nothing said.
+_said = Messages(lambda text: None)
+
+
+def _begin_messages() -> Messages:
+    """Forget what the last node said; what is said from now on is shown on the running one."""
+    global _said
+    running = get_executing_context()
+    _said = Messages(lambda text: None if running is None else _send_text(running.node_id, text))
+    return _said
+
+
+def _send_text(node_id: str, text: str) -> None:
+    PromptServer.instance.send_progress_text(text or " ", node_id)  # the browser would ignore nothing at all
+
+
 def show_text(node_id: str | None, text: str) -> None:
-    """Show a sentence on the node, as plain text whatever it quotes, and write it into the log."""
+    """Show a sentence on the running node below what it has said, as plain text, and write it into the log."""
     text = page_text(text)
     log.info(text)
     if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+        _said.add(text)
 
 
-def show_findings(node_id: str | None, findings: Sequence[Finding]) -> None:
-    """Show on the node what looks or sounds wrong, if anything does."""
-    if findings:
-        show_text(node_id, "\n".join(map(str, findings)))
+def show_status(text: str) -> None:
+    """Show on the running node what it does just now; empty is nothing."""
+    _said.set_status(page_text(text))
+
+
+def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the ``execute`` of a node that shows errors on the node, too, before they are raised."""
+
+    @wraps(method)
+    def run(owner: type, **values: Any) -> Any:
+        messages = _begin_messages()
+        try:
+            return method(owner, **values)
+        except LTX2Error as error:
+            type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
+            messages.add(str(error))
+            raise
+        finally:
+            messages.set_status("")
+
+    return run
 
 
 def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
@@ -192,15 +229,43 @@ def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
         check(known)
         values |= known
 
-    node.execute = classmethod(for_page(node.execute.__func__, check))
+    node.execute = classmethod(_telling(for_page(node.execute.__func__, check)))
     if (method := node.fingerprint_inputs.__func__) is not io.ComfyNode.fingerprint_inputs.__func__:
         node.fingerprint_inputs = classmethod(for_page(method, check_known))
         node.validate_inputs = classmethod(for_page(lambda owner, **values: True, check_known))
     return node
 
 
+# What our own setting says in each browser that has told it, by its id; of so many at most.
+_live_previews: dict[str, bool] = {}
+MOST_BROWSERS = 256
+
+
+def listen_to_setting() -> None:
+    """Let browsers tell whether they want the moving preview: ``js/index.js`` does at its start and at each change."""
+
+    @PromptServer.instance.routes.post("/ltx2av/live_preview")
+    async def remember(request: web.Request) -> web.Response:
+        told = await request.json()
+        if not isinstance(told, dict) or not isinstance(told.get("client"), str) or told.get("on") not in (True, False):
+            return web.json_response({"error": "expected client and on, such as {client: text, on: true}"}, status=400)
+        _live_previews.pop(told["client"], None)
+        _live_previews[told["client"]] = told["on"]
+        for oldest in list(_live_previews)[:-MOST_BROWSERS]:
+            del _live_previews[oldest]
+        return web.json_response({})
+
+
+def wants_live_preview() -> bool:
+    """Return whether who runs the prompt wants the moving preview.
+
+    A browser follows our own setting. Programs that have not told theirs get it where they ask for previews.
+    """
+    return _live_previews.get(PromptServer.instance.client_id, wants_previews())
+
+
 def wants_previews() -> bool:
-    """Return whether the user wants pictures while sampling; ask in every run, since the browser sets it."""
+    """Return whether the user wants the host's own previews; ask in every run, since the browser sets it."""
     return comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
 
 

@@ -38,7 +38,19 @@ class EmptyLatent(io.ComfyNode):
         return inputs.schema(
             "LTX2AVEmptyLatent",
             "latent/Empty AV Latent",
-            aliases=["empty latent video", "empty latent audio", "resolution", "duration", "length", "size"],
+            aliases=[
+                "empty latent video",
+                "empty latent audio",
+                "resolution",
+                "duration",
+                "length",
+                "size",
+                "aspect ratio",
+                "seconds",
+                "fps",
+                "frame rate",
+                "portrait",
+            ],
             inputs=[
                 *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
                 *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),

@@ -54,6 +54,13 @@ def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = IN
     return io.Combo.Input(name, options=options, optional=True, advanced=True, tooltip=tooltip)
 
 
+# What people type to find it.
+ALIASES = (
+    "load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv", "ltx 2.3", "ltx 2.0",
+    "fp8", "distilled", "quantization", "bf16",
+)  # fmt: skip
+
+
 class LoadModel(io.ComfyNode):
     """Opens an LTX-2 checkpoint; its networks are read when the first node needs them."""
 
@@ -62,7 +69,7 @@ class LoadModel(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadModel",
             "loaders/Load Model",
-            aliases=["load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv"],
+            aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

@@ -57,7 +57,16 @@ class LoadLora(_OneLora):
         return inputs.schema(
             "LTX2AVLoadLora",
             "loaders/Load LoRA",
-            aliases=["lora", "lora loader", "load lora", "lora loader model only", "camera lora", "style lora"],
+            aliases=[
+                "lora",
+                "lora loader",
+                "load lora",
+                "lora loader model only",
+                "camera lora",
+                "style lora",
+                "character",
+                "character lora",
+            ],
             inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
             outputs=[_model_output()],
             shows=True,

@@ -27,7 +27,17 @@ class MemoryPlan(io.ComfyNode):
         return inputs.schema(
             "LTX2AVPlan",
             "loaders/Memory Plan",
-            aliases=["vram", "memory", "low vram", "offload", "block swap", "out of memory", "estimate"],
+            aliases=[
+                "vram",
+                "memory",
+                "low vram",
+                "offload",
+                "block swap",
+                "out of memory",
+                "estimate",
+                "speed",
+                "how long",
+            ],
             inputs=[
                 inputs.model(),
                 inputs.latent("The clip to plan for: only its size and frame rate matter."),

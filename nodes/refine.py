@@ -92,7 +92,16 @@ class RefineNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRefine",
             "refine/Tiled Refiner",
-            aliases=["hires fix", "detailer", "img2img", "ultimate upscale", "tiled sampler", "second pass"],
+            aliases=[
+                "hires fix",
+                "detailer",
+                "img2img",
+                "ultimate upscale",
+                "tiled sampler",
+                "second pass",
+                "enhance",
+                "sharpen",
+            ],
             inputs=[
                 MODEL,
                 inputs.positive("The encoded prompt; best that of the first stage."),
@@ -182,12 +191,13 @@ class TwoStage(io.ComfyNode):
         second, texts = inputs.settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
-        larger = _upscaled(HostEngine(model, settings.get("plan"), cls), HostLatent(latent), upscaler)
+        begin = HostLatent(latent, prompt=HostConditioning(positive))
+        larger = _upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
         refiner = settings.pop("refine_model", None) or model
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
-            host.show_text(cls.hidden.unique_id, report)
+            host.show_text(cls.hidden.unique_id, NO_LORA)
         return io.NodeOutput(refined, report)
 
 
@@ -196,6 +206,7 @@ def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | 
     upscaler = upscaler_of(value, engine.models)
     if not latent.has_picture:
         raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
+    latent.check_no_guides()
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
@@ -216,7 +227,7 @@ def _refined(
     settings: dict[str, Any],
 ) -> tuple[Latent, str]:
     """Return the refined LATENT, and what there is to say about it; ``settings`` are conditions, plan and tiles."""
-    begin = HostLatent(latent, otherwise=HostConditioning(texts[0]).frame_rate)
+    begin = HostLatent(latent, prompt=HostConditioning(texts[0]))
     if not begin.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
     engine = sampling_engine(node, model, begin, settings.get("plan"))
@@ -229,7 +240,8 @@ def _refined(
     stage = engine.fit(stage)
     script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
     result = stage.run(engine, begin.content, begin.fps, script, items)
-    report = "\n".join([*stage.describe(result), *map(str, engine.findings)])
-    host.show_text(engine.node_id, report)
+    said = stage.describe(result)
+    host.show_text(engine.node_id, "\n".join(said))
+    report = "\n".join([*said, *map(str, engine.findings)])
     kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles, state.draws), report

@@ -22,6 +22,12 @@ from .engine import HostEngine, LoadedModel
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
+# What people type to find it.
+ALIASES = (
+    "ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate", "t2v", "text to video",
+    "live preview", "preview", "distilled",
+)  # fmt: skip
+
 
 class SampleNode(io.ComfyNode):
     """Denoises picture and sound together."""
@@ -31,7 +37,7 @@ class SampleNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSample",
             "sampling/Dual-Stream Sampler",
-            aliases=["ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate"],
+            aliases=ALIASES,
             inputs=[
                 inputs.model(),
                 inputs.positive(
@@ -83,7 +89,7 @@ class SampleNode(io.ComfyNode):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, negative: Conditioning | None = None,
         conditions: Chain | None = None, windows: LongClipPlan | None = None, **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive).frame_rate)
+        begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive))
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
         sampling = _sampling(engine, begin, settings).for_streams(state.free)
@@ -113,7 +119,7 @@ def given_in(
     """
     streams = tuple(latent.content.streams())
     encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine)
-    items = [*latent.masks(), *encoded, *more]
+    items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)
     return items, state
@@ -188,7 +194,16 @@ class LongVideo(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLongVideo",
             "sampling/Long Video",
-            aliases=["looping sampler", "context windows", "sliding window", "infinite", "minutes", "extend"],
+            aliases=[
+                "looping sampler",
+                "context windows",
+                "sliding window",
+                "infinite",
+                "minutes",
+                "extend",
+                "director",
+                "storyboard",
+            ],
             inputs=[
                 *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
                 *inputs.widgets(LongClip, "resume"),
@@ -211,7 +226,16 @@ class SegmentNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSegment",
             "sampling/Segment",
-            aliases=["prompt schedule", "prompt travel", "multi prompt", "timeline", "scene", "story"],
+            aliases=[
+                "prompt schedule",
+                "prompt travel",
+                "multi prompt",
+                "timeline",
+                "scene",
+                "story",
+                "director",
+                "storyboard",
+            ],
             inputs=[
                 inputs.windows("From LTX-2 Long Video, or from another segment."),
                 inputs.positive("The encoded prompt of this segment."),

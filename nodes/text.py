@@ -20,7 +20,16 @@ class GemmaTextEncode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVGemmaTextEncode",
             "text/Gemma Text Encode",
-            aliases=["clip text encode", "prompt", "positive", "negative", "text encode", "conditioning"],
+            aliases=[
+                "clip text encode",
+                "prompt",
+                "positive",
+                "negative",
+                "text encode",
+                "conditioning",
+                "text to video",
+                "t2v",
+            ],
             inputs=[
                 inputs.model("The LTX-2 model that the prompt is for: it holds the text projection."),
                 inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),

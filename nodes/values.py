@@ -1,7 +1,7 @@
 """What goes through our sockets: the types, and the Python value that each one carries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -10,8 +10,9 @@ import torch
 from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import Inpaint, LatentCondition
+from ..ltx2_core.conditioning import GuidePlaces, Inpaint, LatentCondition
 from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
+from ..ltx2_core.conditioning.guides import check_same_guides, read_sound
 from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.conditioning.sockets import check_pictures
 from ..ltx2_core.errors import SettingError
@@ -25,7 +26,7 @@ from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
 from ..ltx2_core.sampling import Step, Tiles
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.text import Contexts, over_sigma, read_extras
+from ..ltx2_core.text import Contexts, join_prompts, read_extras
 from ..ltx2_core.text.prompts import UNPROCESSED, check_ranges
 from . import host
 
@@ -70,14 +71,21 @@ class MelSpectrogram:
 
 
 class HostLatent:
-    """A LATENT of the host, read once: its two streams, its frame rate, and what it says beside them."""
+    """A LATENT of the host, read once: its two streams, its frame rate, and what it says beside them.
 
-    def __init__(self, latent: Latent, fps: float = 0.0, otherwise: float | None = None):
-        """Read ``latent``; ``fps`` is the user's choice, 0 for none; ``otherwise`` counts where nothing else does."""
+    The guide frames that the host's nodes append to the video, and of which its prompt says where they are, are no part
+    of ``content``; what comes out has them again.
+    """
+
+    def __init__(self, latent: Latent, fps: float = 0.0, prompt: "HostConditioning | None" = None):
+        """Read ``latent``; ``fps`` is the user's choice, 0 for none; ``prompt`` may name a rate, guides and a sound."""
         self.extras: Mapping[str, Any] = latent
         samples = latent["samples"]
-        self.content = from_parts(samples.unbind() if samples.is_nested else [samples])
-        self.fps = _fps(latent, fps, otherwise)
+        self.content, self.prompt = from_parts(samples.unbind() if samples.is_nested else [samples]), prompt
+        self._whole, self._guides = self.content, None
+        if prompt is not None and prompt.guides is not None:
+            self.content, self._guides = prompt.guides.split(self.content, self._given_masks[0])
+        self.fps = _fps(latent, fps, None if prompt is None else prompt.frame_rate)
 
     @property
     def has_picture(self) -> bool:
@@ -153,29 +161,51 @@ class HostLatent:
         """What to say if picture and sound will not end together; the host's own rounding makes no difference."""
         return self.content.unequal_lengths(self.fps)
 
-    def masks(self) -> list[LatentCondition]:
-        """Return what the noise mask keeps."""
-        mask = self.mask
-        return [] if mask is None else [Inpaint(stream, each) for stream, each in mask.streams().items()]
+    def given(self) -> list[LatentCondition]:
+        """Return what the noise mask keeps, guide frames, and the reference sound of the prompt."""
+        masks = {} if self.mask is None else self.mask.streams()
+        given: list[LatentCondition] = [Inpaint(stream, each) for stream, each in masks.items()]
+        if self._guides is not None:
+            given.append(self._guides)
+        if self.prompt is not None and self.prompt.sound is not None:
+            given.append(self.prompt.sound)
+        return given
 
     @property
     def mask(self) -> AVLatent | None:
         """The noise mask, (B, 1, F, H, W) and (B, 1, T, 1), 1 = generate; None if everything is generated."""
-        mask = self.extras.get("noise_mask")
-        if mask is None:
+        if self.extras.get("noise_mask") is None:
             return None
-        if mask.is_nested:
-            video, audio = mask.unbind()
-        else:
-            video, audio = (mask, None) if self.has_picture else (None, mask)
+        video, audio = self._given_masks
+        whole = None if self._whole.video is None else fit_video_mask(video, self._whole.video)
         return AVLatent(
-            None if self.content.video is None else fit_video_mask(video, self.content.video),
+            None if whole is None else whole[:, :, : self.video.shape[2]],
             None if self.content.audio is None else fit_audio_mask(audio, self.content.audio),
         )
+
+    def check_no_guides(self) -> None:
+        """Raise SettingError for guide frames, which are encoded for one size."""
+        if self._guides is not None:
+            raise SettingError(
+                "This LATENT holds guide frames, which cannot be enlarged: crop them with LTXVCropGuides after the "
+                "first stage, and give the pictures for the second one anew if you wish."
+            )
+
+    @property
+    def _given_masks(self) -> tuple[Tensor | None, Tensor | None]:
+        """The noise masks of both streams as they came, guide frames included."""
+        mask = self.extras.get("noise_mask")
+        if mask is not None and mask.is_nested:
+            video, audio = mask.unbind()
+            return video, audio
+        return (mask, None) if self.has_picture else (None, mask)
 
     def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
         """Return the host's dictionary with other content, without extras in ``drop`` and with further ``extras``."""
         kept = {key: value for key, value in self.extras.items() if key not in drop}
+        if self._guides is not None and content.video is not None:
+            frames = self._guides.latent.to(content.video)
+            content = replace(content, video=torch.cat((content.video, frames), dim=2))
         return to_host_latent(content, kept | {"fps": self.fps} | extras)
 
     def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
@@ -201,8 +231,10 @@ class HostConditioning:
     def __init__(self, conditioning: Conditioning):
         """Read ``conditioning``; SettingError for what other nodes have written into it and ours cannot obey."""
         self.prompts = conditioning
-        self.ranges = [read_extras(extras) for _, extras in conditioning]
-        check_ranges(self.ranges)
+        self.extras = [extras for _, extras in conditioning]
+        self.extents = [read_extras(extras) for extras in self.extras]
+        check_ranges(self.extents)
+        self.guides, self.sound = GuidePlaces.read(self.extras), read_sound(self.extras)
 
     @property
     def frame_rate(self) -> float | None:
@@ -210,8 +242,8 @@ class HostConditioning:
         return self.prompts[0][1].get("frame_rate")
 
     def contexts(self, engine: Engine) -> Contexts:
-        """Return the contexts, each prompt in its part of the run; features go through the connectors first."""
-        return over_sigma([read_joined(engine, *each) for each in self.prompts], self.ranges)
+        """Return the contexts, each prompt where and when it holds; features go through the connectors first."""
+        return join_prompts([read_joined(engine, *each) for each in self.prompts], self.extents)
 
     def connected(self, engine: Engine) -> Conditioning:
         """Return the CONDITIONING with the contexts of both streams side by side."""
@@ -227,9 +259,12 @@ def script_of(
     engine: Engine, positive: Conditioning, negative: Conditioning | None = None, long: LongClipPlan | None = None
 ) -> Script:
     """Return the contexts of a prompt, of the segments of a long clip, and of a negative prompt."""
-    parts = [(0.0, positive), *(long.segments if long else ())]
-    contexts = tuple((start, HostConditioning(each).contexts(engine)) for start, each in parts)
-    return Script(contexts, None if negative is None else HostConditioning(negative).contexts(engine))
+    first, other = HostConditioning(positive), None if negative is None else HostConditioning(negative)
+    later = [(start, HostConditioning(each)) for start, each in (long.segments if long else ())]
+    for each in filter(None, (other, *(part for _, part in later))):
+        check_same_guides(first.extras, each.extras)
+    contexts = tuple((start, each.contexts(engine)) for start, each in ((0.0, first), *later))
+    return Script(contexts, None if other is None else other.contexts(engine))
 
 
 def video_source(images: Tensor | None, video: Video) -> VideoSource:

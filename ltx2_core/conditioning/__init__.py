@@ -20,6 +20,7 @@ from .conditions import (
 )
 from .frames import Keyframe
 from .frozen import Frozen
+from .guides import GuidePlaces, Guides
 from .masks import Inpaint, Retake, cells
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .state import AVState, LatentCondition, State, apply_conditions
@@ -30,6 +31,8 @@ __all__ = [
     "Begin",
     "Condition",
     "Frozen",
+    "GuidePlaces",
+    "Guides",
     "InitClip",
     "Inpaint",
     "InpaintMask",

@@ -68,15 +68,17 @@ class State:
         """Replace the rows of the clip's own tokens in ``x`` (B, N, ...) by ``own``."""
         return torch.cat((own.to(x).expand(len(x), -1, -1), x[:, self.count :]), dim=1)
 
-    def append(self, latent: Tensor, positions: Tensor, strength: float, weight: Tensor | None = None) -> "State":
+    def append(
+        self, latent: Tensor, positions: Tensor, strength: float | Tensor, weight: Tensor | None = None
+    ) -> "State":
         """Append the tokens of a latent.
 
         Groups of tokens that were appended one after the other attend to each other until one of them has a weight.
 
         Args:
             latent: (B or 1, C, ...) of M tokens.
-            positions: (1, axes, M, 2), start and end of each token in seconds and pixels.
-            strength: 0..1; 1 keeps the tokens as they are.
+            positions: (B or 1, axes, M, 2), start and end of each token in seconds and pixels.
+            strength: 0..1, or such numbers (B or 1, M, 1); 1 keeps the tokens as they are.
             weight: (M,), how strongly they and the clip's own tokens attend to each other; None for fully.
         """
         new = tokens(latent).to(self.latent).expand(len(self.latent), -1, -1)
@@ -94,7 +96,7 @@ class State:
             self,
             latent=torch.cat((self.latent, torch.zeros_like(new)), dim=1),
             clean=torch.cat((self.clean, new), dim=1),
-            mask=torch.cat((self.mask, torch.full_like(new[..., :1], 1 - strength)), dim=1),
+            mask=torch.cat((self.mask, (1 - strength) * torch.ones_like(new[..., :1])), dim=1),
             positions=torch.cat((self.positions, positions.to(self.positions).expand(len(new), -1, -1, -1)), dim=2),
             visibility=visibility,
         )

@@ -51,6 +51,15 @@ class Script:
                     f"{len(contexts.video)} prompts came for {clips} clips: give one for all, or one for each clip."
                 )
 
+    def check_masks(self) -> None:
+        """Raise SettingError for prompts whose mask or area changes in time, which windows cannot follow."""
+        for contexts in (*(part for _, part in self.parts), self.negative):
+            if contexts is not None and any(each.changes for each in contexts.weights):
+                raise SettingError(
+                    "The mask or area of a prompt changes from frame to frame, which windows cannot follow: give one "
+                    "picture as its mask, or another prompt from a moment on with LTX-2 Segment."
+                )
+
     @property
     def first(self) -> Contexts:
         """The prompt that the clip begins with."""

@@ -31,6 +31,7 @@ from ..sampling import (
     StreamGuidance,
     TiledNetwork,
     Tiles,
+    check_prompts,
     count_runs,
     one_by_one,
     schedules,
@@ -186,6 +187,10 @@ def sample(
     if apart and not settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     state = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
+    for contexts in filter(None, (inputs.contexts, inputs.negative)):
+        if apart and any(each.has_place for each in contexts.weights):
+            raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
+        check_prompts(contexts, state, sigmas[:-1])
     noise = sampling.noise(state)(state.map(lambda each: each.latent).to(dtype)).to(torch.float32)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
@@ -316,6 +321,8 @@ class Sample(Stage):
             last: the last step of an earlier call that this one continues.
         """
         script.check_batch(max(map(len, latent.streams().values())))
+        if self.windowing is not None:
+            script.check_masks()
         device = engine.device(TRANSFORMER)
         inputs = SampleInputs(
             latent.to(device),

@@ -1,5 +1,6 @@
 """How do we get from noise to x0? Equations and their sources are in ``README.md``."""
 
+from .blend import check_prompts
 from .denoiser import Denoiser, Network
 from .guidance import (
     NEUTRAL,
@@ -34,6 +35,7 @@ __all__ = [
     "TileSettings",
     "TiledNetwork",
     "Tiles",
+    "check_prompts",
     "count_runs",
     "euler",
     "ltx2",

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Pass, StreamInput
+from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
+from .blend import Contexts, Weight, blended, shares
 from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, passes_needed, perturbation_of
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
@@ -22,21 +23,6 @@ class Network(Protocol):
 
     def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
         """Compute the velocities (B, N, C) of all passes of a step; ``between_blocks`` may raise to interrupt."""
-
-
-class Contexts(Protocol):
-    """The text contexts of both streams, (B, L, D) each."""
-
-    @property
-    def video(self) -> Tensor:
-        """That of the video."""
-
-    @property
-    def audio(self) -> Tensor:
-        """That of the audio."""
-
-    def at(self, sigma: float) -> "Contexts":
-        """Return those that hold at a noise level."""
 
 
 @dataclass
@@ -104,18 +90,51 @@ class Denoiser:
         self._sigma = sigma
         names = self.passes(latent, active.values())
         video, audio = active.get("video", NEUTRAL), active.get("audio", NEUTRAL)
-        inputs = dict.fromkeys(names, self._inputs(latent, sigma, active))
-        for name in names:
-            if PASSES[name].reads_negative:
-                inputs[name] = self._reading(inputs[name], self._required_negative())
-        velocities = self._sweep({name: Pass(*inputs[name], perturbation_of(name, video, audio)) for name in names})
-        x0 = {name: _x0(latent, inputs[name], velocities[name]) for name in names}
+        perturbations = {name: perturbation_of(name, video, audio) for name in names}
+        inputs = self._inputs(latent, sigma, active)
+        velocities = self._velocities(inputs, perturbations)
+        x0 = {name: _x0(latent, inputs, velocities[name]) for name in names}
         guided = {
             stream: each.combine({name: getattr(estimate, stream) for name, estimate in x0.items()})
             for stream, each in active.items()
         }
         plain = x0.get("negative", x0["cond"])
         return self.hold(AVLatent(guided.get("video"), guided.get("audio"))), self.hold(plain)
+
+    def _velocities(self, inputs: Inputs, perturbations: dict[str, Perturbation]) -> dict[str, Velocities]:
+        """The velocity of each pass; where several prompts hold, each has a sweep, and the mean of them is taken."""
+        prompts = {name: self._prompts(PASSES[name].reads_negative) for name in perturbations}
+        made: dict[str, list[Velocities]] = {name: [] for name in perturbations}
+        for number in range(max(map(len, prompts.values()))):
+            here = {name: PASSES[name].reads_negative for name in perturbations if number < len(prompts[name])}
+            reads = {negative: self._reads(inputs, negative, number) for negative in set(here.values())}
+            passes = {name: Pass(*reads[negative], perturbations[name]) for name, negative in here.items()}
+            for name, velocities in self._sweep(passes).items():
+                made[name].append(velocities)
+        return {name: self._mean([weight for _, weight in prompts[name]], made[name]) for name in perturbations}
+
+    def _prompts(self, negative: bool) -> Sequence[tuple[Contexts, Weight]]:
+        """The prompts that hold, each with its weight."""
+        contexts = self._needed_negative() if negative else self.contexts
+        return contexts.parts_at(self._sigma)
+
+    def _reads(self, inputs: Inputs, negative: bool, number: int) -> Inputs:
+        """The inputs with prompt ``number`` of those that hold; the first of the conditional pass is there already."""
+        if not negative and number == 0:
+            return inputs
+        return self._reading(inputs, self._prompts(negative)[number][0], nag=not negative)
+
+    def _mean(self, weights: Sequence[Weight], velocities: list[Velocities]) -> Velocities:
+        if len(velocities) == 1:
+            return velocities[0]
+        parts = shares(weights, self.state)
+
+        def of(number: int, name: str) -> Tensor | None:
+            known = [each[number] for each in velocities]
+            estimates = [each for each in known if each is not None]
+            return blended(estimates, [getattr(part, name) for part in parts]) if estimates else None
+
+        return of(0, "video"), of(1, "audio")
 
     def _sweep(self, passes: dict[str, Pass]) -> dict[str, Velocities]:
         """The velocities of all passes, in one walk over the blocks."""
@@ -134,13 +153,20 @@ class Denoiser:
         """Put the kept content back into ``x0``."""
         return x0.map(lambda x, state: state.hold(x), self.state)
 
-    def _required_negative(self) -> Contexts:
+    def _needed_negative(self) -> Contexts:
         if self.negative is None:
             raise SettingError(
                 "There is no negative prompt, which a text scale or NAG scale other than 1 needs, and so do CFG++ "
                 "samplers; give one, or set the scales to 1 and choose another sampler."
             )
-        return self.negative.at(self._sigma)
+        return self.negative
+
+    def _only_negative(self) -> Contexts:
+        """The negative prompt for NAG, which has room for one."""
+        (contexts, _), *others = self._prompts(negative=True)
+        if others:
+            raise SettingError("NAG reads one negative prompt at a time: take ConditioningCombine out behind it.")
+        return contexts
 
     def _inputs(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> Inputs:
         """The inputs of both streams in the conditional pass."""
@@ -154,7 +180,7 @@ class Denoiser:
             elif not state.is_free:
                 timesteps = state.mask[..., 0] * sigma
             if each.uses_nag:
-                nag = each.nag(self._fit(getattr(self._required_negative(), name), x))
+                nag = each.nag(self._fit(getattr(self._only_negative(), name), x))
             return StreamInput(
                 tokens=x.to(self.dtype),
                 sigma=torch.full((len(x),), level, device=x.device),
@@ -169,15 +195,18 @@ class Denoiser:
         inputs = {name: stream(name, x) for name, x in latent.streams().items()}
         return inputs.get("video"), inputs.get("audio")
 
-    def _reading(self, inputs: Inputs, contexts: Contexts) -> Inputs:
+    def _reading(self, inputs: Inputs, contexts: Contexts, nag: bool = False) -> Inputs:
         """The same, reading other contexts; all else is shared, so the transformer computes it once.
 
-        A frozen sound keeps its own: the official audio-to-video pipeline has no negative prompt for it.
+        A frozen sound keeps its own in the negative pass: the official audio-to-video pipeline has no negative prompt
+        for it. ``nag`` keeps that, too, for another prompt of the conditional pass.
         """
-        frozen = self.state.audio is not None and self.state.audio.is_frozen
+        frozen = not nag and self.state.audio is not None and self.state.audio.is_frozen
         pair = contexts.video, (self.contexts.at(self._sigma) if frozen else contexts).audio
         video, audio = (
-            None if each is None else replace(each, context=self._fit(context, each.tokens), nag=None)
+            None
+            if each is None
+            else replace(each, context=self._fit(context, each.tokens), nag=each.nag if nag else None)
             for each, context in zip(inputs, pair)
         )
         return video, audio

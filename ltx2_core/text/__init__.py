@@ -1,21 +1,31 @@
 """What does a prompt mean to each stream? Prompt -> hidden states -> features -> contexts."""
 
 from .connector import Connector, ConnectorConfig
-from .encode import Contexts, HiddenStates, compute_hidden_states, connect, encode_prompts, extract_features
+from .encode import (
+    Contexts,
+    HiddenStates,
+    PromptWeight,
+    compute_hidden_states,
+    connect,
+    encode_prompts,
+    extract_features,
+)
 from .features import Features, TextFeatures, TextFeaturesConfig
 from .gemma import GemmaConfig, GemmaEncoder
-from .prompts import ContextsOverSigma, over_sigma, read_extras
+from .prompts import Extent, JoinedContexts, join_prompts, read_extras
 from .tokenizer import Tokenizer
 
 __all__ = [
     "Connector",
     "ConnectorConfig",
     "Contexts",
-    "ContextsOverSigma",
+    "Extent",
     "Features",
     "GemmaConfig",
     "GemmaEncoder",
     "HiddenStates",
+    "JoinedContexts",
+    "PromptWeight",
     "TextFeatures",
     "TextFeaturesConfig",
     "Tokenizer",
@@ -23,6 +33,6 @@ __all__ = [
     "connect",
     "encode_prompts",
     "extract_features",
-    "over_sigma",
+    "join_prompts",
     "read_extras",
 ]

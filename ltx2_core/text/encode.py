@@ -13,6 +13,37 @@ from .gemma import GemmaEncoder
 from .tokenizer import Tokenizer
 
 
+@dataclass(frozen=True, eq=False)
+class PromptWeight:
+    """How much a prompt counts beside others, and where in the picture.
+
+    Attributes:
+        strength: Everywhere; for the sound it is all that counts.
+        mask: Times this in the picture: (F, H, W) of any size, F is 1 for the same in all frames.
+        area: Only there, with soft edges unless there is a mask: lengths, then starts, along (time,) height and width,
+            as shares of the clip, or in cells of its latent if ``in_cells``.
+        in_cells: What ``area`` is measured in.
+    """
+
+    strength: float = 1.0
+    mask: Tensor | None = None
+    area: tuple[float, ...] | None = None
+    in_cells: bool = False
+
+    @property
+    def has_place(self) -> bool:
+        """True if it is not the same in the whole picture."""
+        return self.mask is not None or self.area is not None
+
+    @property
+    def changes(self) -> bool:
+        """True if it is not the same in all frames."""
+        return (self.mask is not None and len(self.mask) > 1) or (self.area is not None and len(self.area) > 4)
+
+
+ALONE = PromptWeight()
+
+
 @dataclass(frozen=True)
 class Contexts:
     """The context of one or several prompts for each stream, as the transformer reads it; every row is valid."""
@@ -20,9 +51,18 @@ class Contexts:
     video: Tensor  # (B, S, Dv)
     audio: Tensor  # (B, S, Da)
 
+    @property
+    def weights(self) -> "tuple[PromptWeight, ...]":
+        """How much each prompt counts beside others: this one is alone."""
+        return (ALONE,)
+
     def at(self, sigma: float) -> "Contexts":
         """Return what holds at a noise level: the same at all."""
         return self
+
+    def parts_at(self, sigma: float) -> "tuple[tuple[Contexts, PromptWeight], ...]":
+        """Return all prompts that hold at a noise level, with how much each counts there: this one alone."""
+        return ((self, ALONE),)
 
 
 @dataclass(frozen=True)

@@ -3,30 +3,26 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ..errors import SettingError
-from .encode import Contexts
+from .encode import ALONE, Contexts, PromptWeight
 
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has not met the connectors
 
 # What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
 UNDERSTOOD = {
     "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
-    "prompt_type", "uuid",
+    "prompt_type", "uuid", "keyframe_idxs", "guide_attention_entries", "ref_audio", "strength", "mask", "mask_strength",
+    "set_area_to_bounds", "area",
 }  # fmt: skip
-
-# Values of others that change nothing.
-_NEUTRAL = {"strength": 1.0, "mask_strength": 1.0, "set_area_to_bounds": False, "default": False}
 
 # What is not understood, in the words of the node that wrote it.
 FOREIGN = {
-    "keyframe_idxs": "guide frames (LTXVAddGuide)",
-    "guide_attention_entries": "guide frames (LTXVAddGuide)",
-    "ref_audio": "a reference sound (LTXVReferenceAudio)",
-    "mask": "a mask (ConditioningSetMask)",
-    "area": "an area (ConditioningSetArea)",
-    "strength": "a strength (ConditioningSetAreaStrength)",
+    "default": "a prompt for the rest (Cond Set Default Combine)",
+    "generated_keyframes": "keyframes to be generated (of LTX-2.5)",
     "control": "a ControlNet (ControlNetApply)",
     "gligen": "boxes with texts (GLIGENTextBoxApply)",
     "hooks": "hooks (Cond Set Props)",
@@ -35,12 +31,21 @@ FOREIGN = {
     "concat_latent_image": "a picture to go on from (InpaintModelConditioning)",
 }
 
+_AREA_CELL = 4  # cells of 8 pixels, in which ComfyUI measures areas, in a cell of LTX-2
 _SHIFT = 2.37  # by which ComfyUI turns the percents of a run into noise levels for LTX
 _TOLERANCE = 1e-3  # percent of a run over 100
 
 
-def read_extras(extras: Mapping[str, Any]) -> tuple[float, float]:
-    """Return from which to which part of the run a prompt holds, 0 to 1.
+class Extent(NamedTuple):
+    """From which to which part of the run a prompt holds, 0 to 1, and how much it counts beside others."""
+
+    start: float = 0.0
+    end: float = 1.0
+    weight: PromptWeight = ALONE
+
+
+def read_extras(extras: Mapping[str, Any]) -> Extent:
+    """Return when, where and how much a prompt counts.
 
     Args:
         extras: What a host's nodes wrote beside the prompt.
@@ -49,14 +54,46 @@ def read_extras(extras: Mapping[str, Any]) -> tuple[float, float]:
         SettingError: There is something that LTX-2 cannot obey; it names the node to take out.
     """
     for key, value in extras.items():
-        neutral = value is None or (key in _NEUTRAL and value == _NEUTRAL[key])
+        neutral = value is None or (key == "default" and value is False)
         if key not in UNDERSTOOD and not neutral:
             meaning = FOREIGN.get(key, f"{key}, of another node")
             raise SettingError(
                 f"This CONDITIONING holds {meaning}, which our nodes cannot use: take that node out from between the "
                 "prompt and the sampler."
             )
-    return float(extras.get("start_percent") or 0.0), float(1.0 if (end := extras.get("end_percent")) is None else end)
+    end = extras.get("end_percent")
+    return Extent(float(extras.get("start_percent") or 0.0), float(1.0 if end is None else end), _read_weight(extras))
+
+
+def _read_weight(extras: Mapping[str, Any]) -> PromptWeight:
+    """What ConditioningSetMask, ConditioningSetArea and ConditioningSetAreaStrength say."""
+    area, mask, strength = extras.get("area"), _read_mask(extras), _number(extras, "strength")
+    if area is None:
+        return PromptWeight(strength, mask)
+    shares = area[0] == "percentage"
+    numbers = tuple(area[1:] if shares else area)
+    if len(numbers) not in ((4, 6) if shares else (4,)) or not all(isinstance(each, int | float) for each in numbers):
+        raise SettingError("This CONDITIONING holds an area of an unknown form: set it with ConditioningSetArea.")
+    if shares:
+        return PromptWeight(strength, mask, numbers)
+    return PromptWeight(strength, mask, tuple(each / _AREA_CELL for each in numbers), in_cells=True)
+
+
+def _read_mask(extras: Mapping[str, Any]) -> Tensor | None:
+    mask = extras.get("mask")
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or not mask.numel():
+        raise SettingError(
+            "This CONDITIONING holds a mask that is not one picture, or one for each frame: set it with "
+            "ConditioningSetMask."
+        )
+    return mask.reshape(-1, *mask.shape[-2:]).float() * _number(extras, "mask_strength")
+
+
+def _number(extras: Mapping[str, Any], key: str) -> float:
+    value = extras.get(key)
+    return 1.0 if value is None else float(value)
 
 
 def sigma_of(percent: float) -> float:
@@ -67,40 +104,54 @@ def sigma_of(percent: float) -> float:
 
 
 @dataclass(frozen=True)
-class ContextsOverSigma(Contexts):
-    """Several prompts over the noise levels: the first holds from sigma 1 on, until another one does.
+class Prompt:
+    """One of several prompts: it holds at and below the sigma ``start``, and above ``end``."""
+
+    start: float
+    end: float
+    contexts: Contexts
+    weight: PromptWeight
+
+
+@dataclass(frozen=True)
+class JoinedContexts(Contexts):
+    """Several prompts, of which some hold at each noise level; as a context of its own it is the first.
 
     Attributes:
-        later: The sigmas at and below which other prompts hold, in falling order.
+        prompts: In the order in which they begin.
     """
 
-    later: tuple[tuple[float, Contexts], ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+
+    @property
+    def weights(self) -> tuple[PromptWeight, ...]:
+        """How much each prompt counts beside others."""
+        return tuple(each.weight for each in self.prompts)
 
     def at(self, sigma: float) -> Contexts:
-        """Return the prompt that holds at ``sigma``."""
-        held = [contexts for start, contexts in self.later if sigma <= start]
-        return held[-1] if held else self
+        """Return the first prompt that holds at ``sigma``."""
+        return self.parts_at(sigma)[0][0]
+
+    def parts_at(self, sigma: float) -> tuple[tuple[Contexts, PromptWeight], ...]:
+        """Return all prompts that hold at ``sigma``, with how much each counts there."""
+        begun = [each for each in self.prompts if sigma <= each.start] or list(self.prompts[:1])
+        held = [each for each in begun if sigma > each.end] or begun[-1:]
+        return tuple((each.contexts, each.weight) for each in held)
 
 
-def check_ranges(ranges: Sequence[tuple[float, float]]) -> list[int]:
-    """Return in which order prompts hold that each have a part of a run.
+def check_ranges(extents: Sequence[Extent]) -> list[int]:
+    """Return in which order prompts begin that each have a part of a run.
 
     Raises:
-        SettingError: Several of them hold at one time, or none does.
+        SettingError: At some time none of them holds.
     """
-    order = sorted(range(len(ranges)), key=lambda number: ranges[number])
+    order = sorted(range(len(extents)), key=lambda number: extents[number][:2])
     reached = 0.0
     for number in order:
-        start, end = ranges[number]
-        if start < reached - _TOLERANCE:
-            raise SettingError(
-                f"This CONDITIONING joins {len(ranges)} prompts, and two of them hold from {start:.0%} of the run on; "
-                "LTX-2 reads one at a time: take ConditioningCombine out, or give each prompt its own range with "
-                "ConditioningSetTimestepRange."
-            )
+        start, end, _ = extents[number]
         if start > reached + _TOLERANCE:
             raise _nothing(reached, start)
-        reached = end
+        reached = max(reached, end)
     if reached < 1 - _TOLERANCE:
         raise _nothing(reached, 1.0)
     return order
@@ -113,10 +164,19 @@ def _nothing(start: float, end: float) -> SettingError:
     )
 
 
-def over_sigma(contexts: Sequence[Contexts], ranges: Sequence[tuple[float, float]]) -> Contexts:
-    """Return several prompts as one, of which each holds in its part of the run; ``ranges`` as ``check_ranges``."""
-    first, *others = check_ranges(ranges)
-    if not others:
-        return contexts[first]
-    later = tuple((sigma_of(ranges[number][0]), contexts[number]) for number in others)
-    return ContextsOverSigma(contexts[first].video, contexts[first].audio, later)
+def join_prompts(contexts: Sequence[Contexts], extents: Sequence[Extent]) -> Contexts:
+    """Return several prompts as one; where several hold at a time, what the network makes of them is averaged.
+
+    Raises:
+        SettingError: At some time none of them holds.
+    """
+    order = check_ranges(extents)
+    first = contexts[order[0]]
+    if len(order) == 1:
+        return first
+    prompts = []
+    for number in order:
+        start, end, weight = extents[number]
+        last = -1.0 if end >= 1 else sigma_of(end)
+        prompts.append(Prompt(sigma_of(start), last, contexts[number], weight))
+    return JoinedContexts(first.video, first.audio, tuple(prompts))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -14,10 +15,13 @@ class PreviewFactors:
     """Linear maps from the channels of a latent cell to its pixels, colours in -1..1.
 
     The first latent frame of a clip stands for one frame and has a map of its own. The last row of a map is its bias.
+    Colours that differ from the median of their frame by less than ``slack`` are that median, and all others lie nearer
+    to it by as much: what a decoder would not show either.
     """
 
     first: Tensor  # (C + 1, 1, h, w, 3)
     later: Tensor  # (C + 1, t, h, w, 3)
+    slack: float = 0.0
 
 
 def released_factors() -> PreviewFactors:
@@ -32,7 +36,14 @@ def preview_frames(latent: Tensor, factors: PreviewFactors) -> Tensor:
     clip = rearrange(latent[0], "c f h w -> f h w c").float().cpu()
     clip = torch.cat((clip, torch.ones_like(clip[..., :1])), dim=-1)
     frames = [_to_pixels(clip[:1], factors.first), _to_pixels(clip[1:], factors.later)]
-    return torch.cat(frames).add(1).div(2).clamp(0, 1)
+    return _flatten(torch.cat(frames).add(1).div(2), factors.slack).clamp(0, 1)
+
+
+def _flatten(frames: Tensor, slack: float) -> Tensor:
+    if not slack:
+        return frames
+    median = frames.flatten(1, 2).median(dim=1).values[:, None, None]
+    return median + F.softshrink(frames - median, slack)
 
 
 def _to_pixels(cells: Tensor, table: Tensor) -> Tensor:

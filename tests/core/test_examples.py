@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 from PIL import Image
@@ -28,8 +29,8 @@ def test_an_example_runs(example, tmp_path, monkeypatch):
         Image.new("RGB", (160, 120), (90, 110, 130)).save(name)
     for name in re.findall(r'open_lora\("([^"]+)"\)', example):
         shutil.copy(LORA, name)
-    names: dict = {}
-    exec(example, names)
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    names = run_path("example.py")
     assert names["clip"].fps > 0
     for written in re.findall(r'write_clip\("([^"]+)"', example):
         assert Path(written).stat().st_size > 1000

@@ -14,7 +14,7 @@ from ltx2_core.audio_vae.preview import COLOURS, LOUD, MelFactors, mel_picture, 
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.mini import world
 from ltx2_core.mini.preview import fit_mel, miniature_factors, miniature_mel_factors
-from ltx2_core.video_vae.preview import preview_frames, released_factors
+from ltx2_core.video_vae.preview import PreviewFactors, preview_frames, released_factors
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,19 @@ def test_a_released_latent_gives_one_pixel_per_cell_each_from_its_own_cell():
     latent[1] = 1  # another clip of the batch
     changed = (preview_frames(latent, factors) != empty).any(-1)
     assert changed.nonzero().tolist() == [[1, 2, 3]]
+
+
+def test_what_hardly_differs_from_the_rest_of_its_frame_is_as_the_rest():
+    """So that no cell of the miniature's second stage shows a strip of floor."""
+    black = torch.zeros(129, 1, 1, 1, 3)
+    black[0] = 2  # the first channel is the brightness
+    latent = torch.zeros(1, 128, 2, 4, 4)
+    latent[0, 0, :, ::2] = 0.03
+    latent[0, 0, :, 1, 1] = 0.3
+    frames = preview_frames(latent, PreviewFactors(black, black, slack=0.04))
+    flat = frames[0, 3, 3]
+    assert ((frames - flat).abs().amax(-1) > 1e-6).nonzero().tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert_close(frames[:, 1, 1] - flat, torch.full((2, 3), 0.3 - 0.04), atol=0.031, rtol=0)
 
 
 def test_the_miniature_shows_every_frame_of_a_clip(scene):

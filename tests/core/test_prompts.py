@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from ltx2_core.conditioning import apply_conditions
 from ltx2_core.errors import SettingError
-from ltx2_core.text import Contexts, over_sigma, read_extras
+from ltx2_core.latents import AVLatent
+from ltx2_core.sampling import Denoiser, Guidance
+from ltx2_core.sampling.blend import shares
+from ltx2_core.text import Contexts, Extent, join_prompts, read_extras
 from ltx2_core.text.prompts import sigma_of
 
 
@@ -15,7 +19,7 @@ def context(value: float) -> Contexts:
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_each_prompt_holds_in_its_part_of_the_run(order):
     ranges = [(0.0, 0.3), (0.3, 0.6), (0.6, 1.0)]
-    joined = over_sigma([context(1 + n) for n in order], [ranges[n] for n in order])
+    joined = join_prompts([context(1 + n) for n in order], [Extent(*ranges[n]) for n in order])
     for part, prompt in ((0.0, 1), (0.29, 1), (0.31, 2), (0.59, 2), (0.61, 3), (1.0, 3)):
         here = joined.at(sigma_of(part))
         assert here.video.unique() == prompt and here.audio.unique() == -prompt
@@ -29,32 +33,26 @@ def test_parts_of_a_run_are_the_noise_levels_that_the_host_means():
 
 def test_one_prompt_is_itself():
     only = context(1)
-    assert over_sigma([only], [(0.0, 1.0)]) is only and only.at(0.3) is only
+    assert join_prompts([only], [Extent()]) is only and only.at(0.3) is only
 
 
 @pytest.mark.parametrize(
     "ranges, words",
     [
-        ([(0.0, 1.0), (0.0, 1.0)], "joins 2 prompts.*ConditioningCombine"),
-        ([(0.0, 0.6), (0.4, 1.0)], "two of them hold from 40%"),
         ([(0.9, 1.0)], "no prompt from 0% to 90%.*ConditioningSetTimestepRange"),
         ([(0.0, 0.4), (0.6, 1.0)], "no prompt from 40% to 60%"),
         ([(0.0, 0.5)], "no prompt from 50% to 100%"),
     ],
 )
-def test_prompts_that_overlap_or_leave_a_gap_are_refused(ranges, words):
+def test_prompts_that_leave_a_gap_are_refused(ranges, words):
     with pytest.raises(SettingError, match=words):
-        over_sigma([context(1)] * len(ranges), ranges)
+        join_prompts([context(1)] * len(ranges), [Extent(*each) for each in ranges])
 
 
 @pytest.mark.parametrize(
     "extras, words",
     [
-        ({"mask": torch.zeros(1, 8, 8), "mask_strength": 1.0}, "ConditioningSetMask"),
-        ({"strength": 0.0}, "ConditioningSetAreaStrength"),
-        ({"area": ("percentage", 0.5, 0.5, 0, 0), "strength": 1.0}, "ConditioningSetArea"),
-        ({"keyframe_idxs": torch.zeros(1)}, "LTXVAddGuide"),
-        ({"ref_audio": {}}, "LTXVReferenceAudio"),
+        ({"default": True}, "Cond Set Default Combine"),
         ({"control": object()}, "ControlNet"),
         ({"unheard_of": 1}, "unheard_of"),
     ],
@@ -66,15 +64,11 @@ def test_whatever_is_not_understood_is_refused_by_name(extras, words):
 
 def test_what_is_neutral_or_understood_passes():
     known = {"pooled_output": None, "unprocessed_ltxav_embeds": True, "frame_rate": 24.0, "strength": 1.0, "mask": None}
-    assert read_extras(known) == (0.0, 1.0)
-    assert read_extras({"start_percent": 0.25, "end_percent": 0.5}) == (0.25, 0.5)
+    assert read_extras(known)[:2] == (0.0, 1.0)
+    assert read_extras({"start_percent": 0.25, "end_percent": 0.5})[:2] == (0.25, 0.5)
 
 
 def test_the_denoiser_reads_the_prompt_of_its_noise_level():
-    from ltx2_core.conditioning import apply_conditions
-    from ltx2_core.latents import AVLatent
-    from ltx2_core.sampling.denoiser import Denoiser
-
     read = []
 
     class Network:
@@ -84,7 +78,95 @@ def test_the_denoiser_reads_the_prompt_of_its_noise_level():
 
     state = apply_conditions(AVLatent(torch.zeros(1, 4, 1, 2, 2), None), 24, [])
     tokens = state.map(lambda each: each.latent)
-    denoise = Denoiser(Network(), state, over_sigma([context(1), context(2)], [(0.0, 0.5), (0.5, 1.0)]))
+    denoise = Denoiser(Network(), state, join_prompts([context(1), context(2)], [Extent(0.0, 0.5), Extent(0.5, 1.0)]))
     for sigma in (1.0, 0.95, 0.9, 0.2):
         denoise(tokens, sigma)
     assert read == [1, 1, 2, 2]
+
+
+STATE = apply_conditions(AVLatent(torch.zeros(1, 4, 2, 2, 8), torch.zeros(1, 8, 5, 16)), 24, [])
+
+
+def shares_of(*extras: dict) -> list[torch.Tensor]:
+    """The share of each prompt in the cells of the picture, (F, H, W)."""
+    found = shares([read_extras(each).weight for each in extras], STATE)
+    return [each.video.view(2, 2, 8) for each in found]
+
+
+def test_prompts_share_the_clip_by_their_strength():
+    first, second = shares([read_extras({"strength": each}).weight for each in (3.0, 1.0)], STATE)
+    assert first.video.unique() == 0.75 == first.audio.unique() and second.video.unique() == 0.25
+
+
+def test_a_mask_gives_a_prompt_its_place_in_the_picture_and_not_in_the_sound():
+    mask = torch.zeros(1, 64, 256)
+    mask[..., :128] = 1
+    weights = [read_extras(each).weight for each in ({"mask": mask, "mask_strength": 3.0}, {})]
+    masked, rest = (each.video.view(2, 2, 8) for each in shares(weights, STATE))
+    assert masked[..., :4].unique() == 0.75 and masked[..., 4:].unique() == 0 and rest[..., 4:].unique() == 1
+    assert shares(weights, STATE)[0].audio.unique() == 0.5
+
+
+@pytest.mark.parametrize("area", [("percentage", 1.0, 0.5, 0.0, 0.5), (8, 16, 0, 16)])
+def test_an_area_is_a_part_of_the_picture_with_soft_edges(area):
+    """64 x 128 pixels at x = 128, of 64 x 256: ComfyUI counts them in cells of 8."""
+    inside, _ = shares_of({"area": area, "strength": 1.0}, {})
+    assert inside[..., :4].unique() == 0 and (inside[..., 4:] == 0.5).all()
+    wide, _ = shares_of({"area": ("percentage", 1.0, 1.0, 1.0, 0.0, 0.0, 0.0)}, {})
+    assert wide.unique() == 0.5
+    faded, _ = shares_of({"area": ("percentage", 1.0, 1.0, 0.0, 0.125)}, {})
+    assert faded[0, 0, 0] == 0 and 0 < faded[0, 0, 1] <= 0.5
+
+
+def test_a_part_of_the_clip_without_any_prompt_is_refused():
+    with pytest.raises(SettingError, match="leave a part of the clip without any"):
+        shares_of({"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}, {"area": ("percentage", 1.0, 0.25, 0.0, 0.5)})
+    with pytest.raises(SettingError, match="leave a part"):
+        shares_of({"strength": 0.0}, {"strength": 0.0})
+
+
+@pytest.mark.parametrize(
+    "extras", [{"mask": "here"}, {"mask": torch.zeros(1)}, {"area": (1, 2, 3)}, {"area": ("percentage", "a", 1, 0, 0)}]
+)
+def test_a_mask_or_an_area_of_another_form_is_refused(extras):
+    with pytest.raises(SettingError, match="ConditioningSet"):
+        read_extras(extras)
+
+
+class Echo:
+    """A network whose velocity is the first number of the prompt, beside what it was asked."""
+
+    def __init__(self):
+        self.sweeps = []
+
+    def sweep(self, passes, between_blocks=None):
+        self.sweeps.append([float(each.video.context[0, 0, 0]) for each in passes])
+        return [
+            tuple(stream.context[:, :1, :1] * torch.ones_like(stream.tokens) for stream in (each.video, each.audio))
+            for each in passes
+        ]
+
+
+def test_the_estimate_is_the_mean_of_those_of_all_prompts_in_every_pass():
+    joined = join_prompts([context(1), context(5)], [read_extras({"strength": each}) for each in (3.0, 1.0)])
+    echo, guidance = Echo(), Guidance(text_scale=2.0)
+    denoise = Denoiser(echo, STATE, joined, context(7), video=guidance, audio=guidance)
+    guided, negative = denoise.both(STATE.map(lambda each: each.latent), 1.0)
+    assert echo.sweeps == [[1, 7], [5]]
+    assert negative.video.unique() == -7 and negative.audio.unique() == 7
+    assert guided.video.unique() == -2 + (2 - 1) * (-2 + 7)  # cond: (3 * 1 + 5) / 4
+
+
+def test_only_prompts_that_hold_at_a_noise_level_are_asked():
+    joined = join_prompts([context(1), context(5)], [Extent(), Extent(0.5, 1.0)])
+    echo = Echo()
+    denoise = Denoiser(echo, STATE, joined)
+    for sigma in (1.0, 0.2):
+        denoise(STATE.map(lambda each: each.latent), sigma)
+    assert echo.sweeps == [[1], [1], [5]]
+
+
+def test_nag_reads_one_negative_prompt():
+    guidance, both = Guidance(nag_scale=5.0), join_prompts([context(1), context(5)], [Extent(), Extent()])
+    with pytest.raises(SettingError, match="NAG reads one"):
+        Denoiser(Echo(), STATE, context(1), both, video=guidance)(STATE.map(lambda each: each.latent), 1.0)

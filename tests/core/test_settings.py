@@ -16,11 +16,13 @@ from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import (
     ClipSettings,
     LongClip,
+    RecipeSettings,
     Request,
     Resources,
     SamplingSettings,
     SecondStage,
     check_limits,
+    given_negative,
     scheduled,
 )
 from ltx2_core.upscaler import UpscalerConfig
@@ -258,3 +260,92 @@ def test_limits_hold_in_all_that_a_value_contains():
 def test_suggestions_are_near_or_none():
     assert did_you_mean("stepz", ["steps", "seed"]) == " Did you mean steps?"
     assert did_you_mean("completely different", ["steps", "seed"]) == ""
+
+
+PORTRAIT = (640, 960)  # width and height
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({}, (768, 512)),
+        ({"size": "as the model likes it"}, (768, 512)),
+        ({"width": 1024}, (1024, 512)),
+        ({"size": "by hand", "width": 96, "height": 64}, (96, 64)),
+        ({"size": "16:9"}, (864, 480)),
+        ({"size": "9:16", "megapixels": "0.9"}, (704, 1248)),
+        ({"size": "1:1", "megapixels": "0.1"}, (320, 320)),
+        ({"size": "21:9", "megapixels": "2.1"}, (2240, 960)),
+        ({"size": "as the picture"}, (512, 768)),
+        ({"size": "as the picture", "megapixels": "0.9"}, (768, 1152)),
+    ],
+)
+def test_a_size_by_the_model_by_ratio_as_a_picture_or_by_hand(asked, size):
+    clip = ClipSettings(**asked).sized(DEV, PORTRAIT)
+    assert (clip.width, clip.height, clip.frames) == (*size, 121)
+    picture = Picture(torch.zeros(1, 960, 640, 3))
+    shape = Request.of("x", conditions=[picture], **asked).completed(DEV).shape
+    assert (shape.width, shape.height, shape.frames) == (*size, 121)
+
+
+def test_a_ratio_is_met_before_an_area_and_in_steps_of_the_upscaler():
+    second = SecondStage(upscalers=(Enlarging(),))
+    whole = Request.of("x", size="16:9", second=second).completed(DEV)
+    assert (whole.final.width, whole.final.height) == (1728, 960)  # of 1536 x 1024 pixels
+    assert (whole.shape.width, whole.shape.height) == (864, 480)
+    with pytest.raises(SettingError, match="beyond 4096 pixels; choose fewer"):
+        ClipSettings(size="21:9", megapixels="8.3").sized(DEV)
+
+
+@pytest.mark.parametrize(
+    ("asked", "frames"),
+    [
+        ({}, 121),
+        ({"frames": 33}, 33),
+        ({"seconds": 2.0}, 49),
+        ({"seconds": 2.0, "frames": 33}, 49),
+        ({"seconds": 2.0, "frames": 33, "length": "in frames"}, 33),
+        ({"seconds": 2.0, "length": "as the model likes it"}, 121),
+        ({"seconds": 2.0, "length": "in seconds"}, 49),
+    ],
+)
+def test_a_length_by_the_model_by_seconds_or_by_frames(asked, frames):
+    assert ClipSettings(**asked).sized(DEV).nearest()[0].frames == frames
+    assert Request.of("x", **asked).completed(DEV).shape.frames == frames
+
+
+def test_what_auto_means_depends_on_what_is_known():
+    typed = ClipSettings(96, 64, 33, seconds=0.0)
+    assert typed.sized(None).nearest()[0] == ClipShape(96, 64, 33, Fraction(24))
+    for seen, size in ((None, (768, 512)), (PORTRAIT, (512, 768))):
+        clip = typed.automatic(seen is not None).sized(DEV, seen)
+        assert (clip.width, clip.height, clip.nearest()[0].frames) == (*size, 121)
+    assert replace(typed, seconds=1.0).automatic(False).sized(DEV).nearest()[0].frames == 25
+    assert replace(typed, size="by hand").automatic(True).sized(DEV).width == 96
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"size": "as the model likes it"}, "size is as the model likes it, but there is no model"),
+        ({"size": "16:9"}, "megapixels is as the model likes it, but there is no model"),
+        ({"length": "as the model likes it"}, "length is as the model likes it, but there is no model"),
+        ({"size": "as the picture", "megapixels": "0.4"}, "there is no picture: connect or give one"),
+        ({"length": "in seconds", "seconds": 0.0}, "seconds is 0: write how many"),
+    ],
+)
+def test_a_choice_without_what_it_needs_says_what_is_missing(asked, sentence):
+    with pytest.raises(SettingError, match=sentence):
+        ClipSettings(96, 64, 33, **{"seconds": 0.0} | asked).sized(None)
+
+
+def test_an_empty_negative_prompt_is_that_of_the_recipe_and_quotes_are_none():
+    assert given_negative(None, DEV) == DEV.negative != ""
+    assert given_negative(' "" ', DEV) == "" and given_negative("fog", DEV) == "fog"
+
+
+@pytest.mark.parametrize("chosen", ["auto", "recipe of the model", "these widgets"])
+@pytest.mark.parametrize("sigmas", [None, [1.0, 0.0]])
+def test_the_recipe_counts_until_something_else_is_chosen(chosen, sigmas):
+    expected = {"auto": sigmas is None, "recipe of the model": True, "these widgets": False}
+    assert RecipeSettings(settings=chosen).follows(sigmas) == expected[chosen]

@@ -3,7 +3,7 @@
 python tests/pack/pictures.py
 
 starts a ComfyUI and a Chromium (with playwright-core, as the browser tests), takes every node as it is when it is
-added and what README.md shows, and puts them on their pages. Run it when inputs have changed.
+added, and what README.md shows, and puts them on their pages. Run it when inputs have changed.
 """
 
 import json
@@ -37,9 +37,11 @@ RUNS = {"text_to_video": ("text_to_video", None), "memory_plan": ("text_to_video
 
 
 def seen_on(info: dict) -> str:
-    """What is seen on a new node, of its entry in ``/object_info``: kept in its picture."""
-    inputs = ((name, options) for name, _, options in inputs_of(info) if not options.get("advanced"))
-    return ", ".join([*(options.get("display_name") or name for name, options in inputs), *info["output_name"]])
+    """What is seen on a new node, of its entry in ``/object_info``: kept in its picture, to tell when it is too old."""
+    inputs = [
+        options.get("display_name") or name for name, _, options in inputs_of(info) if not options.get("advanced")
+    ]
+    return ", ".join([*inputs, *info["output_name"]])
 
 
 def seen_in(picture: Path) -> str:

@@ -121,6 +121,48 @@ def test_a_latent_that_is_still_noisy_is_finished_by_the_other_sampler(server, c
     assert np.abs(pictures_in(saved(server, run, "pictures")).astype(int) - whole).max() <= 1
 
 
+def test_a_graph_with_guides_goes_on_with_our_sampler_in_place_of_the_core_s(server, client, prompt):
+    """Two guides, sampled, cropped and decoded by ComfyUI; of a picture alone, as above."""
+    change(prompt, LTX2AVLoadModel={"checkpoint": TINY}, LTX2AVLoadGemma={"text_encoder": "gemma-tiny"})
+    change(prompt, LTX2AVSample={"seed": 3, "noise_order": "comfyui"} | NEUTRAL)
+    sampler = node(prompt, "LTX2AVSample")
+    for name in ("LTX2AVDecode", "SaveVideo", "LTX2AVEmptyLatent"):
+        del prompt[node(prompt, name)]
+    ours = prompt[sampler]["inputs"]
+    positive, sigmas = ours["positive"], ours["sigmas"]
+    guide = {"vae": ["checkpoint", 2]}
+    first = guide | {"image": ["red", 0], "frame_idx": 0, "strength": 1.0, "latent": ["empty", 0]}
+    last = guide | {"image": ["blue", 0], "frame_idx": -1, "strength": 1.0, "latent": ["first", 2]}
+    core = {"noise_seed": 3, "cfg": 1.0, "add_noise": True, "sampler": ["euler", 0], "sigmas": sigmas}
+    core |= {"model": ["checkpoint", 0], "positive": ["last", 0], "negative": ["last", 1], "latent_image": ["last", 2]}
+    size = {"width": 96, "height": 96, "batch_size": 1}
+    add(
+        prompt,
+        checkpoint=("CheckpointLoaderSimple", {"ckpt_name": TINY}),
+        rated=("LTXVConditioning", {"positive": positive, "negative": positive, "frame_rate": 24.0}),
+        empty=("EmptyLTXVLatentVideo", size | {"length": 17}),
+        red=("EmptyImage", size | {"color": 0xFF4020}),
+        blue=("EmptyImage", size | {"color": 0x2040FF}),
+        first=("LTXVAddGuide", first | {"positive": ["rated", 0], "negative": ["rated", 1]}),
+        last=("LTXVAddGuide", last | {"positive": ["first", 0], "negative": ["first", 1]}),
+        euler=("KSamplerSelect", {"sampler_name": "euler"}),
+        core=("SamplerCustom", core),
+        crop=("LTXVCropGuides", {"positive": ["last", 0], "negative": ["last", 1], "latent": ["core", 0]}),
+        decoded=("VAEDecode", {"samples": ["crop", 2], "vae": ["checkpoint", 2]}),
+        pictures=("SaveImage", {"images": ["decoded", 0], "filename_prefix": "pictures"}),
+    )
+    change(prompt, LTX2AVSample={"positive": ["last", 0], "negative": ["last", 1], "latent": ["last", 2]})
+    change(prompt, LTX2AVSchedule={"latent": ["empty", 0]})
+    made = []
+    for name in ("core", sampler):
+        prompt["crop"]["inputs"]["latent"] = [name, 0]
+        run = client.run(prompt)
+        assert run.end == "execution_success", run.error
+        made.append(pictures_in(saved(server, run, "pictures")).astype(int))
+    assert len(made[1]) == 17
+    assert np.abs(made[0] - made[1]).max() <= 1
+
+
 def over_time(prompt: Prompt, split: float) -> Prompt:
     """The positive prompt until a part of the run, and the negative one from there on."""
     positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
@@ -146,9 +188,30 @@ def test_two_prompts_over_time_are_obeyed(server, client, prompt):
     assert np.abs(alone - early).mean() > 1 and np.abs(alone - late).mean() < 0.5 * np.abs(alone - early).mean()
 
 
-def test_an_area_of_a_prompt_is_refused_with_the_node_to_take_out(client, prompt):
+def test_two_prompts_in_two_halves_of_the_picture_are_obeyed(server, client, prompt):
+    """In a clip with sound, where ComfyUI's own sampler cannot; ``test_guides.py`` compares the numbers."""
+    decode = node(prompt, "LTX2AVDecode")
     positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
-    add(prompt, weak=("ConditioningSetAreaStrength", {"conditioning": positive, "strength": 0.5}))
+    other = [positive[0], 1]
+    half = {"width": 0.5, "height": 1.0, "y": 0.0, "strength": 1.0}
+    add(
+        prompt,
+        left=("ConditioningSetAreaPercentage", half | {"conditioning": positive, "x": 0.0}),
+        right=("ConditioningSetAreaPercentage", half | {"conditioning": other, "x": 0.5}),
+        halves=("ConditioningCombine", {"conditioning_1": ["left", 0], "conditioning_2": ["right", 0]}),
+    )
+    made = []
+    for source in (positive, other, ["halves", 0]):
+        change(prompt, LTX2AVSample={"positive": source, "seed": 3})
+        run = client.run(keep(prompt, [decode, 1], [decode, 2]))
+        assert run.end == "execution_success", run.error
+        made.append(pictures_in(saved(server, run, "pictures")).astype(int))
+    assert (made[2] != made[0]).any() and (made[2] != made[1]).any()
+
+
+def test_what_cannot_be_obeyed_is_refused_with_the_node_to_take_out(client, prompt):
+    positive = prompt[node(prompt, "LTX2AVSample")]["inputs"]["positive"]
+    add(prompt, weak=("FluxGuidance", {"conditioning": positive, "guidance": 3.5}))
     change(prompt, LTX2AVSample={"positive": ["weak", 0]})
     run = client.run(prompt)
-    assert run.end == "execution_error" and "ConditioningSetAreaStrength" in str(run.error)
+    assert run.end == "execution_error" and "FluxGuidance" in str(run.error)

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import re
 import subprocess
 from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -102,6 +104,27 @@ def test_without_previews_nothing_is_sent_and_nothing_is_made_for_them(server, c
     assert server.log.count("Built audio_decoder") == before
 
 
+def test_a_browser_follows_its_own_setting_and_not_that_of_the_host(client, prompt):
+    def shown(seed: int, preview: str) -> Run:
+        return client.run(change(prompt, LTX2AVSample={"seed": seed}), preview=preview)
+
+    client.fetch("/ltx2av/live_preview", {"client": client.id, "on": True})
+    run = shown(23, "none")
+    assert run.all(EVENT) and not run.previews
+    assert run.all("ltx2av.status")[-1]["status"].startswith("sampling, step 3 of 3")
+    client.fetch("/ltx2av/live_preview", {"client": client.id, "on": False})
+    assert not shown(24, "none").all(EVENT)
+    run = shown(25, "auto")
+    assert not run.all(EVENT) and run.previews
+
+
+def test_the_setting_takes_nothing_but_a_browser_and_a_choice(client):
+    for told in ({"client": 1, "on": True}, {"client": "a"}, {"client": "a", "on": "yes"}, {}):
+        with pytest.raises(HTTPError) as refusal:
+            client.fetch("/ltx2av/live_preview", told)
+        assert refusal.value.code == 400
+
+
 def test_the_still_preview_shows_four_moments_above_the_sound(client, prompt):
     change(prompt, LTX2AVSample={"seed": 22})
     run: Run = client.run(prompt, preview="auto")
@@ -121,8 +144,8 @@ def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment
     schedule = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSchedule")
     sampler["widgets_values"][0] = 30 + ["canvas", "nodes2"].index(renderer)  # a seed that was not run before
     steps = schedule["widgets_values"][0] = 60  # long enough for a look while it runs
-    settings = {"Comfy.VueNodes.Enabled": renderer == "nodes2", "Comfy.Execution.PreviewMethod": "auto"}
-    client.fetch("/settings", settings | {"Comfy.TutorialCompleted": True})
+    # ComfyUI's own live preview method is what a fresh installation has: none.
+    client.fetch("/settings", {"Comfy.VueNodes.Enabled": renderer == "nodes2", "Comfy.TutorialCompleted": True})
     task = {
         "address": server.address,
         "chromium": chromium,
@@ -139,22 +162,25 @@ def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment
         text=True,
         timeout=180,
     )
-    client.fetch("/settings", {"Comfy.Execution.PreviewMethod": "default"})
     assert session.returncode == 0, session.stderr
     seen = json.loads(session.stdout)
 
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
     assert {(node, total) for node, _, total in seen["events"]} == {(str(sampler["id"]), steps)}
     assert_steps([step for _, step, _ in seen["events"]], steps)
-    assert not seen["before"]["widgets"]
+    assert seen["before"]["visible"] and seen["before"]["caption"] == "the preview appears here"
+    assert seen["before"]["sizes"] == seen["after"]["sizes"], "a node has grown"
     for moment in "during", "after", "opened":
         shown = seen[moment]
         assert shown["visible"] and shown["widgets"] == 1
         assert shown["pictures"] > 3 and shown["playheads"] > 3, f"{moment}: it does not play"
         assert not shown["still"], f"{moment}: ComfyUI shows its still as well"
         (width, height), (sound_width, _) = shown["picture"], shown["sound"]
-        assert 0.9 < width / height < 1.1 and abs(width - sound_width) < 1
-    assert seen["after"]["caption"] == f"step {steps} of {steps} \N{MIDDLE DOT} 1.4 s"
+        assert width > 100 and height > 150 and abs(width - sound_width) < 1
+    during, after = (seen[moment]["caption"].split(" \N{MIDDLE DOT} ") for moment in ("during", "after"))
+    assert re.fullmatch(rf"sampling, step \d+ of {steps}", during[0]) and during[1].endswith("s per step")
+    assert during[2].endswith(" left") and during[3] == "a clip of 1.4 s"
+    assert after[0] == f"sampling, step {steps} of {steps}" and after[-1] == "a clip of 1.4 s"
     assert not seen["collapsed"]["visible"] and not seen["removed"]["widgets"]
     assert "ltx2av_preview" not in seen["saved"]
     assert not [message for message in seen["errors"] if "ltx2" in message.lower()]

@@ -1,13 +1,14 @@
 // A run with previews in headless Chromium. Reads the task from standard input,
 //   { address, chromium, workflow, sampler, steps, screenshot }   (sampler: the node's id)
 // runs the workflow, looks at the preview on the sampler after so many steps and at the end, and prints:
-//   { before, during, after, collapsed, opened, removed, saved, events, end, errors }
+// where the size of each of our nodes is told before and after as well
 const { visit } = require("./page.cjs");
 
 visit(1250, async (page, { sampler, steps, screenshot }) => {
+  await page.waitForTimeout(1000); // until the nodes have their sizes
   const seen = { before: await page.evaluate(look, sampler) };
   await page.evaluate(run);
-  await page.waitForFunction((count) => events.length >= count, steps, { timeout: 60000 });
+  await page.waitForFunction((count) => events.length >= count || window.end, steps, { timeout: 60000 });
   await page.waitForTimeout(100);
   seen.during = await page.evaluate(look, sampler);
   await page.screenshot({ path: screenshot.replace(".png", "-during.png") });
@@ -33,7 +34,7 @@ async function look(sampler) {
   const [pictures, playheads] = [new Set(), new Set()];
   const root = document.querySelector(".ltx2av-preview");
   const visible = (element) => Boolean(element?.offsetParent) && element.getBoundingClientRect().height > 0;
-  for (let moment = 0; moment < 10 && visible(root); moment++) {
+  for (let moment = 0; moment < 10 && visible(root?.querySelector("canvas")); moment++) {
     pictures.add(root.querySelector("canvas").toDataURL());
     playheads.add(root.querySelector("i").style.left);
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -44,7 +45,14 @@ async function look(sampler) {
   };
   const still = node?.widgets?.some((widget) => widget.name === "$$canvas-image-preview")
     || [...document.querySelectorAll(`[data-testid="node-body-${sampler}"] > img`)].some(visible);
+  const ours = app.graph.nodes.filter(({ comfyClass }) => comfyClass?.startsWith("LTX2AV"));
+  const size = ({ id, size }) => {
+    const drawn = document.querySelector(`[data-node-id="${id}"]`)?.getBoundingClientRect();
+    const [width, height] = drawn ? [drawn.width, drawn.height].map((each) => each / app.canvas.ds.scale) : size;
+    return [Math.round(width), Math.round(height)];
+  };
   return {
+    sizes: Object.fromEntries(ours.map((each) => [each.comfyClass, size(each)])),
     visible: visible(root), widgets: document.querySelectorAll(".ltx2av-preview").length, still,
     pictures: pictures.size, playheads: playheads.size, picture: box("canvas"), sound: box("img"),
     caption: root?.querySelector("small").textContent,

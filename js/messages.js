@@ -1,0 +1,53 @@
+// What a node says: a line for each sentence, of the run that it is in or was in last.
+//
+// ComfyUI shows such a text in a widget that it adds with the first one, which makes the node larger and keeps what an
+// earlier run said. We put a widget of the same name there from the start: ComfyUI finds it and hands it the text.
+import { addStyle } from "./style.js";
+
+const NAME = "$$node-text-preview";
+const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
+const LINE = 15;
+const PADDING = 4;
+const LINES = 2; // which have room, as much as in ComfyUI's own widget; more are scrolled, or seen on a taller node
+const MORE_LINES = { LTX2AVPlan: 8 };
+const ALWAYS = ["LTX2AVGemmaTextEncode", "LTX2AVThinkingTokens", "LTX2AVAudioDecode"]; // beside those that ask for their id to show something
+
+addStyle(`
+.ltx2av-messages { box-sizing: border-box; height: 100%; min-height: var(--room); overflow: auto; padding: ${PADDING}px 8px;
+  border-radius: 6px; background: #0003; font-size: 11px; line-height: ${LINE}px; color: var(--descrip-text, #999);
+  user-select: text; }
+.ltx2av-messages p { margin: 0; overflow-wrap: anywhere; }
+`);
+
+/** Make room for what `node` will say, if it is one that says something in every run. */
+export function addMessages(node) {
+  const says = node.constructor.nodeData?.input?.hidden?.unique_id || ALWAYS.includes(node.comfyClass);
+  if (!says || node.widgets?.some((widget) => widget.name === NAME)) return;
+  const room = (MORE_LINES[node.comfyClass] ?? LINES) * LINE + 2 * PADDING;
+  const element = document.createElement("div");
+  element.className = "ltx2av-messages";
+  element.style.setProperty("--room", `${room}px`);
+  let text = "";
+  const options = {
+    serialize: false,
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => room + 2 * MARGIN,
+    getValue: () => text,
+    setValue: (value) => {
+      text = String(value).trim();
+      element.replaceChildren(...text.split("\n").filter(Boolean).map(paragraph));
+    },
+  };
+  node.addDOMWidget(NAME, "ltx2av_messages", element, options).serialize = false;
+}
+
+/** Forget what `node` said. */
+export function clearMessages(node) {
+  const widget = node.widgets?.find((each) => each.name === NAME);
+  if (widget) widget.value = "";
+}
+
+function paragraph(line) {
+  return Object.assign(document.createElement("p"), { textContent: line });
+}

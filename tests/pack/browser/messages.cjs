@@ -1,0 +1,51 @@
+// What nodes say in three runs in headless Chromium: a good one, one that fails, a good one again. Reads the task from
+// standard input,
+//   { address, chromium, workflow, sampler, screenshot }   (sampler: the node's id, whose negative prompt is missing)
+// and prints:
+//   { good, bad, again, kind, errors }   (each run: the lines of each node, and whether each has a height of its own)
+const { visit } = require("./page.cjs");
+
+visit(1250, async (page, { sampler, screenshot }) => {
+  const seen = {};
+  await page.evaluate(() => app.api.addEventListener("execution_error", ({ detail }) => (window.kind = detail.exception_type)));
+  const runAndLook = async (name) => {
+    await page.evaluate(run);
+    await page.waitForTimeout(500);
+    seen[name] = await page.evaluate(look);
+    await page.screenshot({ path: screenshot.replace(".png", `-${name}.png`) });
+  };
+  await runAndLook("good");
+  const link = await page.evaluate((id) => {
+    const node = app.graph.getNodeById(id);
+    const slot = node.inputs.findIndex(({ name }) => name === "negative");
+    const { origin_id, origin_slot } = app.graph.getLink(node.inputs[slot].link);
+    node.disconnectInput(slot);
+    return { slot, origin_id, origin_slot };
+  }, sampler);
+  await runAndLook("bad");
+  await page.evaluate(([id, { slot, origin_id, origin_slot }]) => {
+    app.graph.getNodeById(origin_id).connect(origin_slot, app.graph.getNodeById(id), slot);
+  }, [sampler, link]);
+  await runAndLook("again");
+  return { ...seen, kind: await page.evaluate(() => window.kind) };
+});
+
+function look() {
+  const texts = {};
+  for (const node of app.graph.nodes) {
+    const element = node.widgets?.find(({ name }) => name === "$$node-text-preview")?.element;
+    if (!element) continue;
+    const lines = [...element.querySelectorAll("p")];
+    const tops = new Set(lines.map((line) => line.getBoundingClientRect().top));
+    texts[node.id] = { lines: lines.map(({ textContent }) => textContent), apart: tops.size === lines.length };
+  }
+  return texts;
+}
+
+function run() {
+  return new Promise((resolve) => {
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+      app.api.addEventListener(end, () => resolve(end), { once: true });
+    app.queuePrompt(0, 1);
+  });
+}

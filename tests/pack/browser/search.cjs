@@ -1,0 +1,21 @@
+// Types words into the box that a double click on the canvas opens. Reads the task from standard input,
+//   { address, chromium, workflow, words }
+// and prints what the first five entries for each word say, their names first:
+//   { found: { word: [text, ...] }, errors }
+const { visit } = require("./page.cjs");
+
+visit(1000, async (page, { words }) => {
+  await page.waitForTimeout(1500); // until the names of all nodes can be searched
+  await page.mouse.dblclick(700, 800);
+  await page.waitForFunction(() => document.activeElement?.tagName === "INPUT", null, { timeout: 20000 });
+  const found = {};
+  for (const word of words) {
+    await page.evaluate(() => document.activeElement.select());
+    await page.keyboard.type(word);
+    await page.waitForTimeout(400); // it searches once nobody types any more
+    found[word] = await page.evaluate(() =>
+      [...document.querySelectorAll(".option-container")].slice(0, 5).map(({ textContent }) => textContent.trim()),
+    );
+  }
+  return { found };
+});

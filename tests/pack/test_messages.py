@@ -1,0 +1,76 @@
+"""What a node says of itself: of the run that it is in, a line for each sentence, and errors in our words."""
+
+import json
+import subprocess
+
+import pytest
+from pack import test_browser
+from pack.host import REPOSITORY
+from pack.workflow import change, node
+
+pytestmark = pytest.mark.comfy
+
+chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
+
+NEEDS_NEGATIVE = "there is no negative prompt"
+
+
+def said(run, node_id: str) -> list[str]:
+    """Everything that was shown on a node, in order."""
+    return [text for each, text in run.texts if each == node_id]
+
+
+def test_sentences_are_appended_in_order_and_the_status_goes(client, prompt):
+    change(prompt, LTX2AVSample={"seed": 40, "text_scale": 1.0, "cross_modal_scale": 1.0})
+    run = client.run(prompt)
+    decode = said(run, node(prompt, "LTX2AVDecode"))
+    assert any(text.startswith("decoding the picture, tile 1 of ") for text in decode)
+    assert not decode[-1].strip() or "decoding" not in decode[-1].splitlines()[-1]
+    for before, after in zip(decode, decode[1:]):
+        kept = [line for line in before.splitlines() if line.startswith("After ")]
+        assert after.splitlines()[: len(kept)] == kept, "a later sentence took the place of an earlier one"
+
+
+def test_reading_and_encoding_are_named(client, prompt):
+    change(prompt, LTX2AVGemmaTextEncode={"prompt": "a sentence that was not read before", "keep_encoded": False})
+    texts = said(client.run(prompt), node(prompt, "LTX2AVGemmaTextEncode"))
+    assert "encoding the prompt" in texts and not texts[-1].strip()
+
+
+def test_an_error_stands_on_its_node_and_has_a_short_name(client, prompt):
+    sampler = node(prompt, "LTX2AVSample")
+    change(prompt, LTX2AVSample={"seed": 41})
+    del prompt[sampler]["inputs"]["negative"]
+    run = client.run(prompt)
+    assert NEEDS_NEGATIVE in run.error and said(run, sampler)[-1] == run.error
+    (failure,) = run.all("execution_error")
+    assert failure["exception_type"] == "ltx2.SettingError"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
+def test_messages_are_of_the_last_run_and_keep_their_lines(
+    server, client, node_environment, chromium, tmp_path, renderer
+):
+    workflow = json.loads((REPOSITORY / "workflows" / "text_to_video_guided.json").read_text())
+    ids = {each["type"]: each["id"] for each in workflow["nodes"]}
+    latent = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVEmptyLatent")
+    latent["widgets_values"][2] = 25 if renderer == "canvas" else 17  # frames, so that nothing is known from before
+    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
+    task = {
+        "address": server.address,
+        "chromium": chromium,
+        "workflow": workflow,
+        "sampler": ids["LTX2AVSample"],
+        "screenshot": str(tmp_path / f"{renderer}.png"),
+    }
+    command = ["node", str(test_browser.SESSION.with_name("messages.cjs"))]
+    session = subprocess.run(
+        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
+    )
+    assert session.returncode == 0, session.stderr
+    seen = json.loads(session.stdout)
+    sampler, plan = str(ids["LTX2AVSample"]), str(ids["LTX2AVPlan"])
+    assert len(seen["good"][plan]["lines"]) > 1 and seen["good"][plan]["apart"]
+    assert NEEDS_NEGATIVE in seen["bad"][sampler]["lines"][-1] and seen["kind"] == "ltx2.SettingError"
+    assert not any(NEEDS_NEGATIVE in line for line in seen["again"][sampler]["lines"])

@@ -1,0 +1,44 @@
+"""Who types a common word into ComfyUI's own search box finds our nodes near its top."""
+
+import json
+import subprocess
+
+import pytest
+from pack import test_browser
+from pack.host import PACK
+
+pytestmark = [pytest.mark.comfy, pytest.mark.browser]
+
+chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
+
+WORDS = """
+ltx; ltx2; ltx-2; ltx 2.3; t2v; i2v; a2v; v2a; v2v; flf2v; text to video; image to video; audio to video; video to
+audio; vram; low vram; block swap; offload; out of memory; fp8; quantization; distilled; gemma; preview; preset;
+recipe; aspect ratio; resolution; seconds; duration; fps; speed; slow motion; speech; voice; lip sync; foley; sound
+effects; music video; talking; character; identity; enhance; director; timeline; storyboard; extend; long video;
+loop; keyframe; first last frame; retake; inpaint; stg; cfg; hires fix; upscale; 4k; lora; image; video
+"""
+AT_LEAST = 50
+
+
+def test_most_words_find_ours_among_the_first_five(server, client, object_info, node_environment, chromium):
+    words = [" ".join(word.split()) for word in WORDS.split(";")]
+    assert len(words) == len({*words}) == 61
+    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
+    empty = {"nodes": [], "links": [], "version": 0.4}
+    task = {"address": server.address, "chromium": chromium, "workflow": empty, "words": words}
+    session = subprocess.run(
+        ["node", str(test_browser.SESSION.with_name("search.cjs"))],
+        env=node_environment,
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert session.returncode == 0, session.stderr
+    found = json.loads(session.stdout)["found"]
+    ours = tuple(
+        info["display_name"] for info in object_info.values() if info["python_module"] == f"custom_nodes.{PACK}"
+    )
+    missed = {word: texts for word, texts in found.items() if not any(text.startswith(ours) for text in texts)}
+    assert len(words) - len(missed) >= AT_LEAST, "\n".join(f"{word}: {texts}" for word, texts in missed.items())
