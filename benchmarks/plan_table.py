@@ -1,6 +1,7 @@
-"""Which clips fit which card, as the planner sees it: the tables of ltx2_core/memory/README.md.
+"""Which clips fit which card, as the planner sees it: the tables of ltx2_core/memory/README.md and of README.md.
 
 python -m benchmarks.plan_table --version 2.3 --ram 64
+python -m benchmarks.plan_table --minutes
 """
 
 import argparse
@@ -17,6 +18,8 @@ COLUMNS = ("RTX 5090", "RTX 4090", "RTX 5080", "RTX 4070", "RTX 4060")
 SIZES = {"512p": [(768, 512)], "720p": [(1280, 704)], "1080p in two stages": [(960, 544), (1920, 1088)]}
 STEPS = 8  # as distilled models take
 LENGTHS = {"5 s": 121, "10 s": 241, "20 s": 481}
+MINUTES_OF = {"distilled": (8, 1), "dev": (30, 4)}  # steps, and passes of each, by the recipes of 2.3
+MINUTES_FORMAT = "fp8"
 
 
 def main() -> None:
@@ -25,7 +28,11 @@ def main() -> None:
     parser.add_argument("--version", default="2.3")
     parser.add_argument("--ram", type=int, default=64, metavar="GB", help="of the machine (default 64)")
     parser.add_argument("--passes", type=int, default=1, help="of a step (default 1, as distilled models have)")
+    parser.add_argument("--minutes", action="store_true", help="of whole clips at 720p instead")
     options = parser.parse_args()
+    if options.minutes:
+        print(minutes_table(Blueprint.of_version(options.version, MINUTES_FORMAT), options.ram * GIB))
+        return
     for format in PLANNED_FORMATS:
         each = "step" if options.passes == 1 else f"step of {options.passes} passes"
         print(f"**LTX-{options.version} {format}**, seconds per {each}, {options.ram} GB of RAM\n")
@@ -43,9 +50,32 @@ def table(blueprint: Blueprint, ram: int, passes: int) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int) -> Plan:
+def minutes_table(blueprint: Blueprint, ram: int) -> str:
+    """Return the table in Markdown of how long whole clips at 720p take."""
+    cards = [CARDS[name] for name in reversed(COLUMNS)]
+    rows = [["clip", *(f"{card.memory // GIB} GB ({card.name})" for card in cards)], ["---"] * (len(cards) + 1)]
+    for kind in MINUTES_OF:
+        for length in LENGTHS:
+            rows.append([f"{kind}, {length}", *minutes(blueprint, kind, length, ram)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def minutes(blueprint: Blueprint, kind: str, length: str, ram: int) -> list[str]:
+    """Return how long a clip at 720p takes on each card, small cards first, from the loading of files to its frames."""
+    ((width, height),) = SIZES["720p"]
+    shape = ClipShape(width, height, LENGTHS[length], 24)
+    steps, passes = MINUTES_OF[kind]
+    cells = []
+    for name in reversed(COLUMNS):
+        card = CARDS[name]
+        plan = plan_clip(blueprint, shape, Room(card, card.budget, pinnable(ram, ram)), passes, steps)
+        cells.append(f"{max(1, round(plan.seconds / 60))} min" if plan.fits else "no")
+    return cells
+
+
+def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int, steps: int = STEPS) -> Plan:
     """Plan a clip of ``shape`` whose steps have so many passes."""
-    sigmas = tuple(1 - step / STEPS for step in range(STEPS + 1))
+    sigmas = tuple(1 - step / steps for step in range(steps + 1))
     stages = stages_of_clip(blueprint, shape, Sampling(sigmas, guidance_of_passes(passes)))
     return plan_stages(stages, blueprint, room, shape)
 

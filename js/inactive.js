@@ -33,12 +33,15 @@ const RULES = {
 export function greyInactive(node) {
   const rule = RULES[node.comfyClass];
   if (!rule) return;
+  const greyed = new Set(); // by us: of others, such as a seed's control, the front end decides
   const refresh = () => {
     const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
     const inactive = new Set(rule(values, (name) => isLinked(node, name)));
     for (const widget of node.widgets) {
-      // Of a seed's control the front end lets nobody set this: what is as it shall be is left alone.
-      if (Boolean(widget.disabled) !== inactive.has(widget.name)) widget.disabled = inactive.has(widget.name);
+      const grey = inactive.has(widget.name);
+      if (grey === greyed.has(widget.name)) continue;
+      widget.disabled = grey;
+      greyed[grey ? "add" : "delete"](widget.name);
     }
     node.setDirtyCanvas(true);
   };

@@ -1,4 +1,4 @@
-"""The planner's table of clips and cards says what it said when it was recorded.
+"""The planner's tables of clips and cards say what they said when they were recorded, that of README.md included.
 
 A clip takes seconds, whatever the number of cards: three of the nine are asked for, all of them with
 ``LTX2_WHOLE_PLAN_TABLE=1``. ``LTX2_RECORD=1`` writes the table anew.
@@ -9,12 +9,15 @@ import re
 
 import pytest
 from golden import FOLDER
+from pack.readme import README, table_in, with_table
 from recorded.record import RECORDING
 
 from benchmarks import plan_table
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB
 from ltx2_core.pipeline.blueprint import PLANNED_FORMATS
+from ltx2_core.pipeline.sample import Sampling
+from ltx2_core.sampling import recipe_for
 
 PATH = FOLDER / "plan_table.md"
 VERSION, RAM = "2.3", 64 * GIB
@@ -60,3 +63,36 @@ def test_the_table_has_all_clips_and_cards():
         table = recorded(format)
         assert table.keys() == CLIPS.keys()
         assert {len(cells) for cells in table.values()} == {len(plan_table.COLUMNS)}
+
+
+@pytest.mark.skipif(not RECORDING, reason="writes the table of README.md")
+def test_record_the_minutes(released):
+    page = README.read_text(encoding="utf-8")
+    new = plan_table.minutes_table(released(VERSION, plan_table.MINUTES_FORMAT), RAM)
+    README.write_text(with_table(page, "minutes", new), encoding="utf-8", newline="\n")
+
+
+ROWS = [(kind, length) for kind in plan_table.MINUTES_OF for length in plan_table.LENGTHS]
+
+
+@pytest.mark.parametrize("kind, length", ROWS if WHOLE else [("distilled", "5 s"), ("dev", "20 s")])
+def test_the_readme_says_how_long_a_clip_takes(released, kind, length):
+    cells = plan_table.minutes(released(VERSION, plan_table.MINUTES_FORMAT), kind, length, RAM)
+    row = next(line for line in minutes_told() if line.startswith(f"| {kind}, {length} |"))
+    assert [cell.strip() for cell in row.strip("| ").split(" | ")[1:]] == cells
+
+
+@pytest.mark.parametrize("kind", plan_table.MINUTES_OF)
+def test_minutes_are_those_of_the_official_recipe(kind):
+    recipe = recipe_for(VERSION, 48, distilled=kind == "distilled")
+    passes = Sampling(tuple(recipe.sigmas()), recipe.guidance).passes(True)
+    assert plan_table.MINUTES_OF[kind] == (recipe.steps, len(passes))
+
+
+def minutes_told() -> list[str]:
+    """The lines of the table in README.md."""
+    return table_in(README.read_text(encoding="utf-8"), "minutes").splitlines()
+
+
+def test_the_readme_has_minutes_for_all_clips():
+    assert [line.split(" | ")[0].strip("| ") for line in minutes_told()[2:]] == [f"{k}, {n}" for k, n in ROWS]

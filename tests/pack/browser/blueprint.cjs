@@ -1,0 +1,68 @@
+// A node made from a subgraph blueprint, as its user makes it. Reads the task from standard input,
+//   { address, chromium, workflow, name, media, values, screenshot }
+//   (media: { input of the node: [kind of a loader, its widget, its value] }; values: { widget of the node: value })
+// finds it in the search of nodes, connects media and Save Video, runs it, and prints
+//   { face: names of its widgets, seeds: what the seed was before and after, prompt, end, outputs, errors }
+const { visit } = require("./page.cjs");
+
+visit(1000, async (page, { name, media, values, screenshot }) => {
+  await page.evaluate(() => app.graph.clear());
+  await find(page, name);
+  const seen = await page.evaluate(complete, { media, values });
+  const end = await page.evaluate(runToTheEnd);
+  await page.waitForTimeout(1500);
+  await page.screenshot({ path: screenshot });
+  const seeds = [seen.seed, await page.evaluate(seedOf)];
+  return { ...seen, seeds, ...end };
+});
+
+// Put the node of this name onto the canvas; blueprints may be known to the search some seconds after the page is there.
+async function find(page, name) {
+  for (let attempt = 0; attempt < 5; attempt++) {
+    await page.mouse.dblclick(900, 500);
+    await page.waitForTimeout(500);
+    await page.keyboard.type(name, { delay: 20 });
+    await page.waitForTimeout(1500);
+    await page.keyboard.press("Enter");
+    await page.waitForTimeout(500);
+    await page.mouse.click(900, 300); // where some front ends wait for the node to be put
+    await page.waitForTimeout(1000);
+    if (await page.evaluate(() => app.graph.nodes.length > 0)) return;
+    await page.keyboard.press("Escape");
+    await page.waitForTimeout(1000);
+  }
+  throw new Error(`The search does not find ${name}.`);
+}
+
+async function complete({ media, values }) {
+  const [node] = app.graph.nodes;
+  const face = node.widgets.map((each) => each.name);
+  for (const [input, [kind, widget, value]] of Object.entries(media)) {
+    const loader = LiteGraph.createNode(kind);
+    loader.pos = [node.pos[0] - 400, node.pos[1]];
+    app.graph.add(loader);
+    loader.widgets.find((each) => each.name === widget).value = value;
+    loader.connect(0, node, node.inputs.findIndex((each) => each.name === input));
+  }
+  const saver = LiteGraph.createNode("SaveVideo");
+  saver.pos = [node.pos[0] + 500, node.pos[1]];
+  app.graph.add(saver);
+  node.connect(0, saver, 0);
+  for (const [name, value] of Object.entries(values)) node.widgets.find((each) => each.name === name).value = value;
+  const seed = node.widgets.find((each) => each.name === "seed").value;
+  return { face, seed, prompt: (await app.graphToPrompt()).output };
+}
+
+function seedOf() {
+  return app.graph.nodes[0].widgets.find((each) => each.name === "seed").value;
+}
+
+function runToTheEnd() {
+  return new Promise((resolve) => {
+    const outputs = [];
+    app.api.addEventListener("executed", ({ detail }) => outputs.push(detail.node));
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+      app.api.addEventListener(end, () => resolve({ end, outputs }));
+    app.queuePrompt(0, 1);
+  });
+}

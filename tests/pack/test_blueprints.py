@@ -1,0 +1,83 @@
+"""Subgraph blueprints are those that the code makes; ComfyUI lists them, and a node made from one runs.
+
+After changing a graph or an input, write them anew: PYTHONPATH=tests python tests/pack/blueprints.py
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from pack.blueprints import BLUEPRINTS, FOLDER, INPUT, OUTPUT, written
+from pack.host import PACK
+from pack.workflow import SHIPPED
+
+pytestmark = pytest.mark.comfy
+
+SCRIPT = Path(__file__).parent / "browser" / "blueprint.cjs"
+EXAMPLES = {
+    "picture": ["LoadImage", "image", "ltx2_example_first.png"],
+    "sound": ["LoadAudio", "audio", "ltx2_example_sound.flac"],
+    "video": ["LoadVideo", "file", "ltx2_example_clip.mp4"],
+}
+
+
+@pytest.fixture(params=BLUEPRINTS, ids=lambda each: each.name)
+def blueprint(request):
+    return request.param
+
+
+def test_there_are_no_others():
+    assert {path.stem for path in FOLDER.iterdir()} == {each.name for each in BLUEPRINTS}
+
+
+def test_a_file_is_what_the_code_makes(blueprint, object_info):
+    text = (FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8")
+    assert text == written(blueprint, object_info), "PYTHONPATH=tests python tests/pack/blueprints.py writes it anew"
+
+
+def test_comfyui_lists_it(client, blueprint):
+    listed = json.loads(client.fetch("/global_subgraphs"))
+    (number,) = (key for key, each in listed.items() if each["name"] == blueprint.name)
+    assert listed[number]["info"]["node_pack"] == f"custom_nodes.{PACK}"
+    served = json.loads(client.fetch(f"/global_subgraphs/{number}"))["data"]
+    assert served == (FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8")
+
+
+def test_every_wire_inside_is_known_at_both_ends(blueprint):
+    file = json.loads((FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8"))
+    (inside,) = file["definitions"]["subgraphs"]
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    for link in inside["links"]:
+        sources = {INPUT: inside["inputs"]}.get(link["origin_id"]) or nodes[link["origin_id"]]["outputs"]
+        source = sources[link["origin_slot"]]
+        assert link["id"] in (source.get("linkIds") or source["links"])
+        if link["target_id"] == OUTPUT:
+            assert link["id"] in inside["outputs"][link["target_slot"]]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nodes2", [False, True], ids=["canvas", "nodes2"])
+def test_a_node_made_from_it_runs(server, client, blueprint, node_environment, chromium, tmp_path, nodes2):
+    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2})
+    file = json.loads((FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8"))
+    sockets = {each["name"] for each in file["nodes"][0]["inputs"]} & EXAMPLES.keys()
+    prompt = "a green ball bounces once on the right"
+    task = {
+        "address": server.address, "chromium": chromium, "workflow": json.loads(SHIPPED[0].read_text()),
+        "name": blueprint.name, "media": {name: EXAMPLES[name] for name in sockets}, "values": {"prompt": prompt},
+        "screenshot": str(tmp_path / "blueprint.png"),
+    }  # fmt: skip
+    command = ["node", str(SCRIPT)]
+    session = subprocess.run(
+        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
+    )
+    assert session.returncode == 0, session.stderr
+    seen = json.loads(session.stdout)
+    assert {name for _, name in blueprint.face} <= {*seen["face"]}
+    assert [each["inputs"]["prompt"] for each in seen["prompt"].values() if "prompt" in each["inputs"]] == [prompt]
+    assert seen["end"] == "execution_success", "\n".join(seen["errors"])
+    assert not [error for error in seen["errors"] if "TypeError" in error]
+    assert seen["seeds"][0] != seen["seeds"][1], "the next clip would be the same"
