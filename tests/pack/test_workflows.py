@@ -83,7 +83,9 @@ def test_nodes_and_groups_do_not_overlap(workflow):
         assert sum(inside) == (item["type"] not in NOTES), item["type"]
 
 
-def test_it_is_as_it_is_drawn(workflow, path, object_info):
+def test_it_is_as_it_is_drawn(path, object_info):
+    if not object_info["SaveVideo"]["output"]:
+        pytest.skip("workflows are drawn with a ComfyUI whose Save Video hands its video on")
     (make,) = [each for each in GRAPHS if each.__name__ == path.stem]
     assert path.read_text(encoding="utf-8") == written(make(), object_info)
 
