@@ -29,7 +29,7 @@ HEAD = 40  # of a group, above its first node
 
 # How high a node is in either renderer once it has run, with its previews and sentences; pixels, without the title.
 HEIGHTS = {
-    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 160, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 190,
+    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 190,
     "LTX2AVLoadLoraAdvanced": 350, "LTX2AVLoadICLora": 240, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
     "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 430, "LTX2AVEncode": 320, "LTX2AVExtend": 190,
     "LTX2AVImage": 175, "LTX2AVKeyframes": 175, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 100,
