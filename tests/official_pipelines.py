@@ -1,10 +1,10 @@
 """Clips that the official pipelines make of tiny weights of 2.3 and 2.0, and the same clips asked of ours.
 
-``tests/golden/official_pipelines.json`` holds the numbers, by version and case. They were made by ``python tests/official_pipelines.py
-FOLDER`` with ltx-core and ltx-pipelines 1.2.0, whose checkout is FOLDER: their pipelines run as they are, in float32 on
-the CPU, but for prompts (encoded by us, as they are equal), LoRAs (put into the weights beforehand, because the
-official code rounds them to bfloat16) and files (pictures and sounds are handed over as numbers). What is kept is the
-last latent of either stream.
+``tests/golden/official_pipelines.json`` holds the numbers, by version and case. They were made by
+``PYTHONPATH=. python tests/official_pipelines.py FOLDER`` with ltx-core and ltx-pipelines 1.2.0, whose checkout is
+FOLDER: their pipelines run as they are, in float32 on the CPU, but for prompts (encoded by us, as they are equal),
+LoRAs (put into the weights beforehand, because the official code rounds them to bfloat16) and files (pictures and
+sounds are handed over as numbers). What is kept is the last latent of either stream.
 """
 
 import argparse
