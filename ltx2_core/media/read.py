@@ -143,6 +143,22 @@ def read_video(
             raise MediaError(f"{name_of(container)} has no picture {where}.")
 
 
+def read_wide_picture(source: Source) -> Tensor | None:
+    """Read a picture (1, H, W, 3) in 0..1 whose tags name a wide gamut or HDR; None for any other.
+
+    Raises MediaError if its colours cannot be read.
+    """
+    try:
+        with _opened(source) as container:
+            picture = next(container.decode(video=0))
+    except (MediaError, StopIteration):  # which whoever reads other pictures tells better
+        return None
+    if colour.is_ordinary(picture.color_primaries, picture.color_trc):
+        return None
+    _check_brightness(name_of(source), picture)
+    return _pixels(picture, picture.width)
+
+
 def read_audio(
     source: Source,
     *,
@@ -304,10 +320,10 @@ def _check_brightness(name: str, picture: VideoFrame) -> None:
         return
     if picture.colorspace not in colour.HDR_MATRICES:
         raise MediaError(
-            f"{name} is an HDR video ({hdr}) whose colours are coded in a way that cannot be read here (ICtCp, or one "
+            f"{name} is HDR ({hdr}) whose colours are coded in a way that cannot be read here (ICtCp, or one "
             "of constant luminance): convert it to SDR (BT.709) first, for example with HandBrake."
         )
-    _log.info("%s is an HDR video (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
+    _log.info("%s is HDR (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
 
 
 def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFrame) -> int:
@@ -328,7 +344,8 @@ def _pixels(picture: VideoFrame, width: int) -> Tensor:
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020
     # With a target matrix, which RGB does not have, all versions of PyAV go by that of the picture.
-    form, most = ("rgb24", 255) if ordinary else ("rgb48le", 65535)
+    deep = not ordinary and picture.format.components[0].bits > 8  # FFmpeg makes 0xFF00 of the 8 bits of white
+    form, most = ("rgb48le", 65535) if deep else ("rgb24", 255)
     coded = picture.reformat(
         width=width,
         format=form,

@@ -1,6 +1,7 @@
 """Wide gamuts and HDR become what an ordinary screen shows."""
 
 import logging
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ltx2_core.conditioning.conditions import VideoSource
 from ltx2_core.errors import MediaError
-from ltx2_core.media import probe, read_video
+from ltx2_core.media import probe, read_picture, read_video
 from ltx2_core.media.colour import (
     BT2020,
     DISPLAY_P3,
@@ -127,7 +129,7 @@ def test_an_hdr_video_is_tone_mapped_and_said_to_be(tmp_path, caplog, transfer, 
     expected = to_bt709(grey(*((code - 64) / 876 for code in codes)), BT2020, transfer)
     assert (frames[:, 32, 16::32] - expected).abs().max() < 4e-3
     assert [record.getMessage() for record in caplog.records] == [
-        f"clip.mp4 is an HDR video ({name}): it is tone-mapped to SDR (BT.709)."
+        f"clip.mp4 is HDR ({name}): it is tone-mapped to SDR (BT.709)."
     ]
     assert VideoSource(path).size() == probe(path).size == (160, 64)
     assert VideoSource(path).count(Fraction(24)) == 3
@@ -135,7 +137,7 @@ def test_an_hdr_video_is_tone_mapped_and_said_to_be(tmp_path, caplog, transfer, 
 
 def test_hdr_whose_colours_cannot_be_read_is_refused(tmp_path):
     path = coded(tmp_path / "clip.mp4", [64, 940], BT2020, PQ, ICTCP)
-    with pytest.raises(MediaError, match=r"clip.mp4 is an HDR video \(PQ\) whose colours .* convert it to SDR"):
+    with pytest.raises(MediaError, match=r"clip.mp4 is HDR \(PQ\) whose colours .* convert it to SDR"):
         list(read_video(path))
 
 
@@ -156,3 +158,23 @@ def test_a_wide_gamut_is_converted_in_a_file(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     assert (next(read_video(path))[0, 32, 16::32] - colours).abs().max() < 0.015
+
+
+def tagged(path: Path, code: int, *tags: int) -> Path:
+    """A grey PNG that says its primaries, transfer, matrix and range (chunk cICP)."""
+    Image.fromarray(np.full((16, 24, 3), code, np.uint8)).save(path)
+    content, chunk = path.read_bytes(), b"cICP" + bytes(tags)
+    end = content.index(b"IHDR") + 21
+    size, check = (len(tags)).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
+    path.write_bytes(content[:end] + size + chunk + check + content[end:])
+    return path
+
+
+def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
+    hdr = read_picture(tagged(tmp_path / "hdr.png", 148, BT2020, PQ, 0, 1))
+    assert hdr.shape == (1, 16, 24, 3)
+    torch.testing.assert_close(hdr[0, 0], to_bt709(grey(148 / 255), BT2020, PQ).expand(24, 3), rtol=0, atol=1e-3)
+    plain = read_picture(tagged(tmp_path / "plain.png", 148, BT709, 13, 0, 1))
+    assert torch.equal(plain, torch.full((1, 16, 24, 3), 148).float() / 255)
+    with (tmp_path / "plain.png").open("rb") as file:
+        assert torch.equal(read_picture(file), plain)
