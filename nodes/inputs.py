@@ -162,7 +162,8 @@ def pictures(what: str) -> list[io.Input]:
         io.Video.Input(
             "video",
             optional=True,
-            tooltip=f"{what}, as a video, from Load Video: it is read piece by piece, at the frame rate of the clip.",
+            tooltip=f"{what}, as a video, from Load Video: it is read piece by piece, at the frame rate of the clip. "
+            "HDR is tone-mapped to SDR.",
         ),
     ]
 

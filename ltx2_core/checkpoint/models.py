@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..quantization import check_library, check_stored, is_file_marker
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
-from .diffusers import transformer_section
+from .diffusers import overlay, stated_sections
 from .files import DTYPES, TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
@@ -149,9 +149,12 @@ class Models:
             source = next((self.sources[name] for name in components if name in self.sources), None)
             if source is not None and (stated := source.file.config.get(section)):
                 config[section] = stated
-        for file in self.files:
-            config["transformer"] = config["transformer"] | transformer_section(file)
-        return config
+        return reduce(overlay, map(stated_sections, self._used_files), config)
+
+    @property
+    def _used_files(self) -> list[TensorFile]:
+        """The files that components are taken from, each once."""
+        return list(dict.fromkeys(source.file for source in self.sources.values()))
 
     def network(self, name: str) -> ComponentNetwork:
         """Make the network (nn.Module) of component ``name`` without weights, on the meta device.

@@ -19,8 +19,8 @@ from ..errors import Finding, MediaError, SettingError
 from ..fields import Choice, Number, Switch, Whole, plain_numbers, settings_of
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
-from ..media import MediaInfo, check_brightness, compress, mix_down, probe, read_audio, read_video
-from ..media.local import Source, name_of
+from ..media import compress, mix_down, probe, read_audio, read_video
+from ..media.local import Source
 from ..media.read import MOST_FRAMES
 from .begin import Begin
 from .frames import Keyframe
@@ -127,33 +127,24 @@ class VideoSource:
     fps: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures, and for HDR."""
+        """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
         if isinstance(self.source, Tensor):
             return self.source.shape[2], self.source.shape[1]
-        size = self._probed(self.source).size
+        size = probe(self.source).size
         if size is None:
             raise MediaError("This file has sound but no pictures; choose a video.")
         return size
 
     def count(self, fps: Fraction) -> int:
-        """Return the number of frames at ``fps``.
-
-        Raises MediaError for a file that does not say how long it is, and for HDR.
-        """
+        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
         if isinstance(self.source, Tensor):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
-        length = self._probed(self.source).seconds
+        length = probe(self.source).seconds
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
         rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
         return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
-
-    @staticmethod
-    def _probed(source: Source) -> MediaInfo:
-        info = probe(source)
-        check_brightness(name_of(source), info.hdr)
-        return info
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``.

@@ -4,12 +4,11 @@ from .compress import compress
 from .local import open_local
 from .mix import mix_down
 from .picture import read_picture
-from .read import MediaInfo, check_brightness, probe, read_audio, read_video, widened
+from .read import MediaInfo, probe, read_audio, read_video, widened
 from .write import check_target, write_audio, write_clip, write_frames, write_video
 
 __all__ = [
     "MediaInfo",
-    "check_brightness",
     "check_target",
     "compress",
     "mix_down",

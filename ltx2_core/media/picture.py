@@ -10,14 +10,16 @@ from torch import Tensor
 
 from ..errors import LTX2Error, MediaError
 from .local import Source, name_of, open_source
+from .read import read_wide_picture
 
 # Of Pillow: none that runs another program, as EPS does.
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
+TAGGED = ("PNG", "AVIF")  # which can name primaries and transfer beside a profile, and Pillow does not tell them
 DEEPEST = 65535  # of whole numbers: 16 bits
 
 
 def read_picture(source: Source) -> Tensor:
-    """Read a picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB.
+    """Read a picture (1, H, W, 3) in 0..1, turned as it says, and in sRGB; HDR (PNG, AVIF) is tone-mapped.
 
     Of a picture with transparency the colours are read, as ComfyUI's Load Image does, and the transparency is not.
     Grey may have 16 bits, or be floating-point numbers in 0..1.
@@ -28,6 +30,11 @@ def read_picture(source: Source) -> Tensor:
     kinds = [kind for kind in KINDS if kind in Image.OPEN]  # as this Pillow was built
     try:
         with open_source(source) as file, Image.open(file, formats=kinds) as image:
+            place = file.tell()
+            tagged = image.format in TAGGED and "icc_profile" not in image.info
+            if tagged and (wide := read_wide_picture(source)) is not None:
+                return wide
+            file.seek(place)  # a file that was open before is one for both readers
             return torch.from_numpy(_pixels(image, name_of(source)))[None]
     except (LTX2Error, MemoryError, RecursionError):
         raise

@@ -3,6 +3,7 @@
 Time 0 is where the pictures of a file begin, or its sound where it has no pictures.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..errors import LTX2Error, MediaError, SettingError
+from . import colour
 from .local import READ_ALONE, Source, name_of, open_source
 from .mix import layout_of
 
+_log = logging.getLogger(__name__)
 Stream = VideoStream | AudioStream
 
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
@@ -33,7 +36,6 @@ PAUSE = Fraction(1, 10)  # in sound; less is rounding
 MISSING = 1  # second, from a file that is cut off
 LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
 MOST_FRAMES = 100_000  # that are read of one file
-HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number for the transfer
 WIDEST = 8  # a pixel can be so many times as wide as it is high, or as high as it is wide
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others may guess their length, and where a seek lands
 
@@ -46,7 +48,6 @@ class MediaInfo:
     size: tuple[int, int] | None  # width and height of the pictures as they are seen
     fps: Fraction | None  # on average
     sample_rate: int | None
-    hdr: str | None = None  # how brightness is coded where it is not that of an ordinary screen: PQ or HLG
 
     @property
     def has_video(self) -> bool:
@@ -66,7 +67,7 @@ def probe(source: Source) -> MediaInfo:
     """
     with _opened(source) as container:
         video, audio = _video(container), _audio(container)
-        stream, size, hdr = video or audio, None, None
+        stream, size = video or audio, None
         if stream is None:
             raise MediaError(f"{name_of(container)} has neither pictures nor sound; choose a video or a sound file.")
         if video is not None:
@@ -74,13 +75,12 @@ def probe(source: Source) -> MediaInfo:
             if first is None:
                 raise MediaError(f"{name_of(container)} has no picture that can be read; save it anew.")
             size = _seen_width(container, video, first), first.height
-            size, hdr = size[::-1] if first.rotation % 180 else size, HDR.get(first.color_trc)
+            size = size[::-1] if first.rotation % 180 else size
         return MediaInfo(
             seconds=_seconds(container, stream),
             size=size,
             fps=None if video is None else _rate(video),
             sample_rate=None if audio is None else audio.rate,
-            hdr=hdr,
         )
 
 
@@ -106,7 +106,8 @@ def read_video(
 
     For each moment k / fps the picture whose time is nearest is taken, so any rate, also a variable one, becomes
     exactly this one. Pictures are turned and widened as the file says, and coloured by the matrix and range that it
-    names, else BT.601. Transparency is not read.
+    names, else BT.601. Wide gamuts (BT.2020, Display P3) are converted to BT.709, and HDR (PQ, HLG) is tone-mapped to
+    SDR, which the log says. Transparency is not read.
 
     Args:
         source: A path or an open file.
@@ -115,7 +116,7 @@ def read_video(
         frames: The most pictures; None reads to the end of the file.
 
     Raises:
-        MediaError: If there are no pictures, if they are HDR, or if the file is damaged or cut off.
+        MediaError: If there are no pictures, if they are HDR coded as ICtCp, or if the file is damaged or cut off.
         MissingFileError: If there is no such file.
     """
     with _opened(source) as container:
@@ -131,7 +132,8 @@ def read_video(
             elif number + count > MOST_FRAMES:
                 raise MediaError(f"{name_of(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
-                check_brightness(name_of(container), HDR.get(picture.color_trc))
+                if number == 0:
+                    _check_brightness(name_of(container), picture)
                 yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
                 number += count
             if number == frames:
@@ -139,6 +141,22 @@ def read_video(
         if number == 0:
             where = f"at {float(start):g} s; start earlier" if start else "that can be read; save it anew"
             raise MediaError(f"{name_of(container)} has no picture {where}.")
+
+
+def read_wide_picture(source: Source) -> Tensor | None:
+    """Read a picture (1, H, W, 3) in 0..1 whose tags name a wide gamut or HDR; None for any other.
+
+    Raises MediaError if its colours cannot be read.
+    """
+    try:
+        with _opened(source) as container:
+            picture = next(container.decode(video=0))
+    except (MediaError, StopIteration):  # which whoever reads other pictures tells better
+        return None
+    if colour.is_ordinary(picture.color_primaries, picture.color_trc):
+        return None
+    _check_brightness(name_of(source), picture)
+    return _pixels(picture, picture.width)
 
 
 def read_audio(
@@ -296,13 +314,16 @@ def _shown(
         before = picture, time
 
 
-def check_brightness(name: str, hdr: str | None) -> None:
-    """Raise MediaError for pictures in HDR, whose brightness would be read as that of an ordinary screen."""
-    if hdr is not None:
+def _check_brightness(name: str, picture: VideoFrame) -> None:
+    """Say that HDR is tone-mapped; raise MediaError for one whose colours cannot be read."""
+    if (hdr := colour.HDR.get(picture.color_trc)) is None:
+        return
+    if picture.colorspace not in colour.HDR_MATRICES:
         raise MediaError(
-            f"{name} is an HDR video ({hdr}), which would come out pale: convert it to SDR (BT.709) first, for example "
-            "with HandBrake."
+            f"{name} is HDR ({hdr}) whose colours are coded in a way that cannot be read here (ICtCp, or one "
+            "of constant luminance): convert it to SDR (BT.709) first, for example with HandBrake."
         )
+    _log.info("%s is HDR (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
 
 
 def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFrame) -> int:
@@ -317,17 +338,24 @@ def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFra
 
 
 def _pixels(picture: VideoFrame, width: int) -> Tensor:
-    """(1, H, W, 3) in 0..1, upright, and as wide as it is shown."""
+    """(1, H, W, 3) in 0..1, of BT.709, upright, and as wide as it is shown."""
+    tags = picture.color_primaries, picture.color_trc
+    ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
+    if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
+        matrix = colour.BT2020
     # With a target matrix, which RGB does not have, all versions of PyAV go by that of the picture.
-    rgb = picture.reformat(
+    deep = not ordinary and picture.format.components[0].bits > 8  # FFmpeg makes 0xFF00 of the 8 bits of white
+    form, most = ("rgb48le", 65535) if deep else ("rgb24", 255)
+    coded = picture.reformat(
         width=width,
-        format="rgb24",
-        src_colorspace=picture.colorspace,
+        format=form,
+        src_colorspace=matrix,
         dst_colorspace=BT601,
         src_color_range=picture.color_range,
     ).to_ndarray()
-    upright = np.rot90(rgb, picture.rotation // 90)
-    return torch.from_numpy(upright.copy()).float().div_(255)[None]
+    upright = np.rot90(coded, picture.rotation // 90).astype(np.float32)
+    rgb = torch.from_numpy(upright).div_(most)[None]
+    return rgb if ordinary else colour.to_bt709(rgb, *tags)
 
 
 def _heard(

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from agreement import compare
-from official_pipelines import CASES, VECTORS, Files, ours, shortened
+from official_pipelines import CASES_OF, VECTORS, Files, ours, shortened
 
 pytestmark = pytest.mark.slow
 
@@ -14,24 +14,25 @@ RECORDED = json.loads(VECTORS.read_text())
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return Files(tmp_path_factory.mktemp("official"))
+    return {version: Files(tmp_path_factory.mktemp("official"), version) for version in CASES_OF}
 
 
-@pytest.mark.sample(1)
-@pytest.mark.parametrize("case", CASES)
-def test_an_official_clip_is_made_again_by_its_seed(files, case):
-    made = ours(files, case)
-    for stream, theirs in RECORDED[case].items():
+@pytest.mark.parametrize(("version", "case"), [(version, case) for version in CASES_OF for case in CASES_OF[version]])
+def test_an_official_clip_is_made_again_by_its_seed(files, version, case):
+    made = ours(files[version], case)
+    for stream, theirs in RECORDED[version][case].items():
         found = shortened(made[stream])
         assert (found["shape"], found["step"]) == (theirs["shape"], theirs["step"])
-        compare(f"clip: {case}, {stream}", torch.tensor(found["samples"]), torch.tensor(theirs["samples"]))
+        samples = torch.tensor(found["samples"]), torch.tensor(theirs["samples"])
+        compare(f"clip of {version}: {case}, {stream}", *samples)
 
 
 def test_every_pipeline_is_recorded():
-    assert set(RECORDED) == set(CASES)
-    assert all(len(each["samples"]) >= 48 for case in RECORDED.values() for each in case.values())
+    assert {version: set(cases) for version, cases in RECORDED.items()} == {v: set(c) for v, c in CASES_OF.items()}
+    clips = [clip for cases in RECORDED.values() for case in cases.values() for clip in case.values()]
+    assert all(len(clip["samples"]) >= 48 for clip in clips)
 
 
 def test_the_noise_in_the_steps_of_hq_follows_the_seed_only_where_it_is_asked_to(files):
-    official, by_seed = ours(files, "hq"), ours(files, "hq", step_noise="by seed")
+    official, by_seed = ours(files["2.3"], "hq"), ours(files["2.3"], "hq", step_noise="by seed")
     assert all(not torch.equal(official[stream], x) for stream, x in by_seed.items())

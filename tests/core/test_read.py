@@ -253,22 +253,6 @@ def test_pixels_of_a_shape_that_cannot_be_are_refused(tmp_path):
             look(path)
 
 
-@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
-def test_an_hdr_video_is_refused_instead_of_read_pale(tmp_path, transfer, name):
-    path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx265", rate=24, options={"x265-params": "log-level=none"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
-        stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, 9
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p10le")))
-        container.mux(stream.encode())
-    assert probe(path).hdr == name
-    for look in (lambda: list(read_video(path)), VideoSource(path).size, lambda: VideoSource(path).count(Fraction(24))):
-        with pytest.raises(MediaError, match=rf"clip.mp4 is an HDR video \({name}\)"):
-            look()
-
-
 # Sound
 
 

@@ -124,7 +124,8 @@ BAD = {
 
 ONE_OF = {"images": "video", "video": "images"}  # nodes that take just one of these
 SETTINGS = {
-    "LTX2AVSample": {"text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0},
+    # With noise levels it goes by its widgets; without, by the recipe, which needs a negative prompt.
+    "LTX2AVSample": {"sigmas": GOOD["SIGMAS"], "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0},
     "LTX2AVKeyframes": {"frames": ", ".join("012345678"), "strengths": "1"},
     "LTX2AVGemmaTextEncode": {"keep_encoded": False},
     "LTX2AVRetake": {"end": 0.2},
@@ -179,7 +180,7 @@ def used(outputs: tuple, node) -> None:
             continue  # it is sampled already
         if (key := (name, content(value))) not in sampled:
             sampled.add(key)
-            run("LTX2AVSample", **values | {"sigmas": GOOD["SIGMAS"], **SETTINGS["LTX2AVSample"], name: value})
+            run("LTX2AVSample", **values | SETTINGS["LTX2AVSample"] | {name: value})
 
 
 def described(value: object) -> str:
