@@ -61,6 +61,9 @@ def test_every_wire_inside_is_known_at_both_ends(blueprint):
 @pytest.mark.browser
 @pytest.mark.parametrize("nodes2", [False, True], ids=["canvas", "nodes2"])
 def test_a_node_made_from_it_runs(server, client, blueprint, node_environment, chromium, tmp_path, nodes2):
+    version = json.loads(client.fetch("/system_stats"))["system"]["comfyui_version"]
+    if version.startswith("0.20."):
+        pytest.skip("the front end of 0.20 gives size, megapixels and seconds the values of other widgets")
     client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2})
     file = json.loads((FOLDER / f"{blueprint.name}.json").read_text(encoding="utf-8"))
     sockets = {each["name"] for each in file["nodes"][0]["inputs"]} & EXAMPLES.keys()

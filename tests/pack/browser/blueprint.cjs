@@ -63,6 +63,6 @@ function runToTheEnd() {
     app.api.addEventListener("executed", ({ detail }) => outputs.push(detail.node));
     for (const end of ["execution_success", "execution_error", "execution_interrupted"])
       app.api.addEventListener(end, () => resolve({ end, outputs }));
-    app.queuePrompt(0, 1);
+    app.queuePrompt(0, 1).then((sent) => sent || resolve({ end: "refused", outputs }));
   });
 }

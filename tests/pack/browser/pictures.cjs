@@ -17,9 +17,11 @@ visit(1400, async (page, { kinds, runs, folder }) => {
   const ends = [];
   for (const [name, { workflow, node }] of Object.entries(runs)) {
     await page.evaluate((graph) => app.loadGraphData(graph), workflow);
-    const box = await page.evaluate(show, [node, LEFT, TOP]);
+    await page.evaluate(show, [node, LEFT, TOP]);
     ends.push(await page.evaluate(runToTheEnd));
     await page.waitForTimeout(2500); // until the video of the last node is drawn
+    const box = await page.evaluate(show, [node, LEFT, TOP]); // nodes may have grown
+    await page.waitForTimeout(500);
     const shape = node ? page.locator(`[data-node-id="${box.id}"]`) : page;
     await shape.screenshot({ path: `${folder}/${name}.png`, ...(node ? {} : { clip: box }) });
   }
@@ -40,8 +42,7 @@ function placeAlone([kind, left, top]) {
 // Bring a graph, or a node of it, to the place where pictures are taken; return where it is on the page.
 function show([kind, left, top]) {
   const node = app.graph.nodes.find((each) => each.type === kind);
-  const notes = app.graph.nodes.filter((each) => each.type === "MarkdownNote");
-  const boxes = (node ? [node] : [...app.graph.groups, ...notes]).map((each) => each.boundingRect);
+  const boxes = (node ? [node] : [...app.graph.groups, ...app.graph.nodes]).map((each) => each.boundingRect);
   const corner = [0, 1].map((axis) => Math.min(...boxes.map((box) => box[axis])));
   const end = [0, 1].map((axis) => Math.max(...boxes.map((box) => box[axis] + box[axis + 2])));
   Object.assign(app.canvas.ds, { scale: 1, offset: [left - corner[0], top - corner[1]] });
