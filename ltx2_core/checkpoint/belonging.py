@@ -75,7 +75,9 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
     )
 
 
-def find_by_name(pattern: str, models: Models, folders: Sequence[str], paths: Sequence[Path] | None) -> Path | None:
+def find_by_name(
+    pattern: str, models: Models, folders: Sequence[str], paths: Sequence[Path] | None, missing: str
+) -> Path:
     """Find a file that goes with a model by its official name; the newest of several.
 
     Args:
@@ -83,12 +85,16 @@ def find_by_name(pattern: str, models: Models, folders: Sequence[str], paths: Se
         models: The model.
         folders: Where it may lie, seen from the folder of the transformer.
         paths: Files among which it is looked for instead; None for the ones in these folders.
+        missing: What to do if there is none, as the end of a sentence.
 
-    Returns:
-        Its path; None if there is none.
+    Raises:
+        MissingFileError: If there is none.
     """
+    beside = models.source("transformer").file.path.parent
+    place = "the model folders" if paths is not None else str(beside)
     if paths is None:
-        beside = models.source("transformer").file.path.parent
         paths = [path for folder in (".", *folders) for path in sorted((beside / folder).glob("*.safetensors"))]
     found = [path for path in paths if fnmatch(path.name.lower(), pattern)]
-    return max(found, key=lambda path: path.name, default=None)
+    if not found:
+        raise MissingFileError(f"There is no {pattern} in {place}; {missing}.")
+    return max(found, key=lambda path: path.name)

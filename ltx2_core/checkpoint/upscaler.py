@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError
 from ..quantization import install_quantized_layers
 from ..upscaler import Shapes, Upscaler, UpscalerConfig
 from ..video_vae import VideoVAEConfig
@@ -90,10 +90,7 @@ def find_upscaler(models: Models, scale: float, paths: Sequence[Path] | None = N
     if models.is_miniature:
         return open_upscaler(BUILT_IN)
     name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
-    path = find_by_name(name, models, _FOLDERS, paths)
-    if path is None:
-        raise MissingFileError(f"There is no {name} for {models.kind}; download it, or give the file of the upscaler.")
-    return open_upscaler(path)
+    return open_upscaler(find_by_name(name, models, _FOLDERS, paths, "download it, or give the file of the upscaler"))
 
 
 def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> Upscaler:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checkpoint.belonging import find_by_name
 from ..checkpoint.files import TensorFile
 from ..checkpoint.models import Models
-from ..errors import MissingFileError, SettingError
+from ..errors import SettingError
 from ..fields import plain_numbers
 from .parse import Lora
 from .strengths import Strengths, StrengthSchedule
@@ -108,10 +108,5 @@ def find_distilled_lora(models: Models, paths: Sequence[Path] | None = None) -> 
         MissingFileError: There is none.
     """
     name = f"ltx-{models.version.removesuffix('.0')}-*-distilled-lora-*.safetensors"
-    path = find_by_name(name, models, ("../loras",), paths)
-    if path is None:
-        raise MissingFileError(
-            f"The second stage of a dev model needs the distilled LoRA, and there is no {name} for {models.kind}; "
-            "download it, or give its file with --distilled-lora."
-        )
-    return path
+    missing = "the second stage of a dev model needs it: download it, or give its file with --distilled-lora"
+    return find_by_name(name, models, ("../loras",), paths, missing)

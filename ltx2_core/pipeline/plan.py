@@ -121,7 +121,7 @@ def plan_stages(
     Args:
         stages: in their order.
         blueprint: of the model.
-        room: what may be taken; without a budget nothing has to be placed, and stages stay as they are.
+        room: what may be taken; without a budget nothing has to be placed.
         shape: of the finished clip.
         extra_bytes: what else lies on the device during a stage, such as LoRAs that are computed beside its layers.
 
@@ -137,9 +137,9 @@ def plan_stages(
 def _plan(
     stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, extra: Sequence[int]
 ) -> Plan:
-    if room.budget is None:
-        return Plan(blueprint.title, room, tuple(stages), shape=shape)
     fitted = [stage.fit(blueprint, room) for stage in stages]
+    if room.budget is None:
+        return Plan(blueprint.title, room, tuple(fitted), shape=shape)
     placements, notes, refusals = list[Placement](), list[str](), list[str]()
     for stage, nbytes in zip(fitted, extra):
         need = need_of(stage, blueprint).with_inputs(nbytes)

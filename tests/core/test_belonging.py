@@ -71,8 +71,7 @@ def test_parts_of_the_miniature_stay_with_it(real, miniature):
 def test_files_are_found_by_their_official_names(files, real, miniature):
     names = ["ltx-2.3-spatial-upscaler-x2-1.0.safetensors", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"]
     paths = [files / each for each in [*names, "ltx-2-spatial-upscaler-x2-1.2.safetensors"]]
-    assert find_by_name("ltx-2.3-spatial-upscaler-x2-*", real, (), paths) == paths[1]
-    assert find_by_name("ltx-2.3-spatial-upscaler-x2-*", real, (), []) is None
+    assert find_by_name("ltx-2.3-spatial-upscaler-x2-*", real, (), paths, "") == paths[1]
     assert find_upscaler(miniature, 2, []).file.path == BUILT_IN
-    with pytest.raises(MissingFileError, match=r"no ltx-2.3-spatial-upscaler-x2-\*.safetensors for LTX-2.3 dev"):
+    with pytest.raises(MissingFileError, match=r"no ltx-2.3-spatial-upscaler-x2-\*.safetensors in the model folders"):
         find_upscaler(real, 2, paths[2:])

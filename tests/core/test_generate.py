@@ -17,11 +17,13 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.placement import place
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
+from ltx2_core.settings import SecondStage
 from ltx2_core.text import Contexts
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance()}
@@ -43,6 +45,12 @@ def test_the_miniature_shows_a_ball_and_lets_it_be_heard():
     assert clip.waveform.shape == (2, round(33 / 24 * clip.sample_rate))
     loudness = clip.waveform.abs().amax(0).unfold(0, 240, 240).amax(1)
     assert loudness.max() > 0.05 and loudness.min() < 0.01
+
+
+def test_a_second_stage_needs_no_word_about_tiles():
+    second = SecondStage(upscalers=(open_upscaler(BUILT_IN),))
+    clip = ltx2.generate(ltx2.open_models("miniature"), "a red ball", seed=1, steps=1, frames=9, second=second)
+    assert clip.frames.shape == (9, 192, 192, 3)
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "50"])
