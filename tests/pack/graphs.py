@@ -44,7 +44,7 @@ HEIGHTS = {
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
            "Second stage": "#8a5a2b", "Result": "#3f789e"}  # fmt: skip
 
-LETTER, LINE = 6.8, 19  # width of a letter of a note and height of its lines, in pixels
+LETTER, LINE = 6.1, 17.5  # width of a letter of a note and height of its lines, in pixels
 
 
 @dataclass(eq=False)
