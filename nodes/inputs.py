@@ -48,8 +48,9 @@ def schema(
 @cache
 def _description(node_id: str) -> str:
     page = Path(__file__).parents[1] / "js" / "docs" / f"{node_id}.md"
-    paragraphs = page.read_text(encoding="utf-8").split("\n\n") if page.is_file() else []
-    return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+    paragraphs = page.read_text(encoding="utf-8").split("\n\n")[1:] if page.is_file() else []
+    words = (each for each in paragraphs if not each.startswith("!["))  # a picture is none
+    return " ".join(next(words, "").split())
 
 
 def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> list[io.Input]:

@@ -41,7 +41,7 @@ def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
             f"The model is the built-in miniature, but the text encoder is {files.path.name}: choose the miniature for "
             "both, or files of your own for both."
         )
-    check_own_part(files.path, "text encoder", models)
+    check_own_part(files.path, f"text encoder ({files.kind.title})", models)
     raise SettingError(
         f"{files.path.name} gives {given.layers + 1} hidden states of width {given.width}, and {models.kind} reads "
         f"{wanted.states} of width {wanted.width}: it belongs to another model. {files.kind.needed}."

@@ -46,7 +46,7 @@ def test_a_text_encoder_of_another_model_is_refused_before_anything_is_read(file
     own, other = open_text_encoder(files / "gemma-tiny"), open_text_encoder(GEMMA)
     check_text_encoder(own, real)
     check_text_encoder(other, miniature)
-    with pytest.raises(SettingError, match=r"text encoder is still that of the built-in miniature .*but the model is"):
+    with pytest.raises(SettingError, match=r"text encoder \(Gemma 3\) is still that of the built-in miniature .*but"):
         check_text_encoder(other, real)
     with pytest.raises(SettingError, match="The model is the built-in miniature, but the text encoder is gemma-tiny"):
         check_text_encoder(own, miniature)

@@ -90,7 +90,7 @@ def guided(*guides, sound: bool = False, voice: bool = False):
 def ours(positive, latent, sigmas=SIGMAS, conditions=None, **settings):
     neutral = {"text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0, "rescale": 0.0}
     neutral |= {"seed": SEED, "noise_order": "comfyui", "sampler": "euler"} | settings
-    return Node.execute(model, positive, latent, sigmas, conditions=conditions, **neutral).args[0]
+    return Node.execute(model, positive, latent, sigmas=sigmas, conditions=conditions, **neutral).args[0]
 
 
 def core(positive, negative, latent, sigmas=SIGMAS, add_noise=True):

@@ -75,7 +75,7 @@ class Model:
     models, loras = None, ()
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
-    def blueprint(self, gemma=None):
+    def blueprint(self, gemma=None, wide=()):
         return self.shapes
 
     def dtype(self, component):

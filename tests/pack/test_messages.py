@@ -4,13 +4,11 @@ import json
 import subprocess
 
 import pytest
-from pack import test_browser
+from pack import test_workflows
 from pack.host import REPOSITORY
 from pack.workflow import change, node
 
 pytestmark = pytest.mark.comfy
-
-chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
 
 NEEDS_NEGATIVE = "there is no negative prompt"
 
@@ -64,7 +62,7 @@ def test_messages_are_of_the_last_run_and_keep_their_lines(
         "sampler": ids["LTX2AVSample"],
         "screenshot": str(tmp_path / f"{renderer}.png"),
     }
-    command = ["node", str(test_browser.SESSION.with_name("messages.cjs"))]
+    command = ["node", str(test_workflows.SESSION.with_name("messages.cjs"))]
     session = subprocess.run(
         command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
     )

@@ -4,12 +4,11 @@ import json
 import subprocess
 
 import pytest
-from pack import test_browser
+from pack import test_workflows
 from pack.host import PACK
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser]
 
-chromium, node_environment = test_browser.chromium, test_browser.node_environment  # the fixtures
 
 WORDS = """
 ltx; ltx2; ltx-2; ltx 2.3; t2v; i2v; a2v; v2a; v2v; flf2v; text to video; image to video; audio to video; video to
@@ -28,7 +27,7 @@ def test_most_words_find_ours_among_the_first_five(server, client, object_info, 
     empty = {"nodes": [], "links": [], "version": 0.4}
     task = {"address": server.address, "chromium": chromium, "workflow": empty, "words": words}
     session = subprocess.run(
-        ["node", str(test_browser.SESSION.with_name("search.cjs"))],
+        ["node", str(test_workflows.SESSION.with_name("search.cjs"))],
         env=node_environment,
         input=json.dumps(task),
         capture_output=True,
