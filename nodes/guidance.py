@@ -82,7 +82,7 @@ class RecipeNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, steps: int = 0, hq: bool = False, latent: Latent | None = None
     ) -> io.NodeOutput:
-        recipe, tokens = recipe_of(model.models, hq), None if latent is None else HostLatent(latent).video_tokens
+        recipe, tokens = recipe_of(model.models, hq), _tokens(latent)
         if recipe.by_tokens and tokens is None:
             raise SettingError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
         sigmas = recipe.sigmas(steps or None, tokens=tokens)
@@ -91,6 +91,11 @@ class RecipeNode(io.ComfyNode):
             recipe.describe(model.models.kind_of(hq), len(sigmas) - 1),
         )
         return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
+
+
+def _tokens(latent: Latent | None) -> int | None:
+    """Return the tokens of the picture; None without a latent or a picture."""
+    return None if latent is None else HostLatent(latent).video_tokens
 
 
 class ScheduleNode(io.ComfyNode):
@@ -121,4 +126,4 @@ class ScheduleNode(io.ComfyNode):
         schedule = ScheduleSettings(**settings)
         if schedule.note:
             host.show_text(cls.hidden.unique_id, schedule.note)
-        return io.NodeOutput(Tensor(schedule.sigmas(None if latent is None else HostLatent(latent).video_tokens)))
+        return io.NodeOutput(Tensor(schedule.sigmas(_tokens(latent))))
