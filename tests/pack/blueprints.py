@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from pack import graphs
 from pack.client import Client
-from pack.graphs import Graph, drawn
+from pack.drawing import Graph, drawn
 from pack.host import PACK, REPOSITORY, Host, serve
 from pack.workflow import has_control, inputs_of
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from pack.client import Prompt
 from pack.clip import Clip, saved, sound_in
-from pack.graphs import GRAPHS, written
+from pack.drawing import written
+from pack.graphs import GRAPHS
 from pack.host import PACK
 from pack.workflow import NOTES, SHIPPED, content, inputs_of, node, to_prompt
 from PIL import Image
