@@ -85,12 +85,14 @@ class State:
         visibility, count = self.visibility, new.shape[1]
         if visibility is None and weight is not None:
             group = torch.arange(self.latent.shape[1], device=new.device) >= self.count
-            visibility = Visibility(group.long(), torch.ones_like(self.mask[0, :, 0]))
+            ones, before = torch.ones_like(self.mask[0, :, 0]), self.latent.shape[1] > self.count
+            visibility = Visibility(group.long(), ones, groups=int(before))
         if visibility is not None:
             weight = torch.ones(count) if weight is None else weight
             visibility = Visibility(
-                torch.cat((visibility.group, (visibility.group.max() + 1).expand(count))),
+                torch.cat((visibility.group, visibility.group.new_full((count,), visibility.groups + 1))),
                 torch.cat((visibility.weight, weight.to(visibility.weight))),
+                visibility.groups + 1,
             )
         return replace(
             self,
@@ -177,6 +179,15 @@ class AVState:
     def appended(self) -> tuple[int, int]:
         """The number of appended tokens, of video and of audio."""
         video, audio = (0 if each is None else each.latent.shape[1] - each.count for each in (self.video, self.audio))
+        return video, audio
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """The number of groups of tokens that are seen in part, of video and of audio."""
+        video, audio = (
+            0 if each is None or each.visibility is None else each.visibility.groups
+            for each in (self.video, self.audio)
+        )
         return video, audio
 
     def map(self, function: Callable[..., Tensor], *others: AVLatent) -> AVLatent:

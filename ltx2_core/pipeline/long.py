@@ -178,4 +178,5 @@ def _size_of(state: AVState) -> LatentSize:
         None if audio is None else audio.shape[1],
         max(len(each.latent) for each in state.streams.values()),
         state.appended,
+        state.groups,
     )

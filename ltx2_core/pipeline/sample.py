@@ -16,6 +16,7 @@ from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
 from ..latents import STREAMS, AVLatent
+from ..layers import Visibility
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.link import InPlace
@@ -433,9 +434,10 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
     """Return what the transformer is asked in one step, as shapes."""
     network = blueprint.shortened_transformer(1)
 
-    def stream(name: str, axes: int, tokens: int | None) -> StreamInput | None:
+    def stream(name: str, axes: int, tokens: int | None, groups: int) -> StreamInput | None:
         if tokens is None:
             return None
+        group, weight = torch.empty(2, tokens, device="meta")
         config = getattr(network.config, name)
         width = network.config.caption_width or config.context_width
         return StreamInput(
@@ -443,11 +445,12 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
             sigma=torch.empty(size.batch, device="meta"),
             positions=torch.empty(size.batch, axes, tokens, 2, device="meta"),
             context=empty_like(network, size.batch, LENGTH, width),
+            visibility=Visibility(group, weight, groups) if groups else None,
         )
 
     def inputs() -> tuple[StreamInput | None, StreamInput | None]:
-        video, audio = size.tokens
-        return stream("video", 3, video), stream("audio", 1, audio)
+        (video, audio), groups = size.tokens, size.groups
+        return stream("video", 3, video, groups[0]), stream("audio", 1, audio, groups[1])
 
     positive, negative = inputs(), inputs()
     perturbing = Guidance(stg_scale=1.0, stg_blocks=(0,))  # the one block that there is

@@ -87,12 +87,14 @@ class LatentSize:
         audio: audio latents.
         batch: clips.
         appended: tokens that a clip only looks at, beside its own: of video and of audio.
+        groups: how many groups of tokens are seen in part: of video and of audio.
     """
 
     video: tuple[int, int, int] | None
     audio: int | None
     batch: int = 1
     appended: tuple[int, int] = (0, 0)
+    groups: tuple[int, int] = (0, 0)
 
     @classmethod
     def of_clip(cls, shape: ClipShape) -> "LatentSize":

@@ -90,7 +90,7 @@ def test_peak_of_four_passes():
 @torch.no_grad()
 def test_groups_of_tokens_need_no_matrix():
     attention, x = Attention(16, heads=1, head_dim=16), torch.randn(1, 8192, 16)
-    groups = Visibility(torch.arange(8192) // 4096, torch.full((8192,), 0.5))
+    groups = Visibility(torch.arange(8192) // 4096, torch.full((8192,), 0.5), 1)
     query, key_value = attention.project_query(x), attention.project_key_value(x)
     with Peak() as peak:
         attention.attend(query, key_value, groups)

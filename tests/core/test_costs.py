@@ -17,6 +17,7 @@ from ltx2_core.checkpoint.upscaler import build_upscaler, open_upscaler
 from ltx2_core.conditioning import Frozen
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent, empty
+from ltx2_core.layers import Visibility
 from ltx2_core.memory import Room, Store, place
 from ltx2_core.memory.machine import CARDS, machine_named
 from ltx2_core.memory.trace import Cost, cost
@@ -89,6 +90,15 @@ def test_a_result_of_the_same_shapes_has_the_strides_it_had():
     assert seen == run()
 
 
+def real(stream: StreamInput) -> StreamInput:
+    """Give shapes numbers."""
+    tensors = {name: value for name, value in vars(stream).items() if isinstance(value, torch.Tensor)}
+    seen = stream.visibility
+    if seen is not None:
+        seen = Visibility(torch.zeros(seen.group.shape, dtype=torch.long), torch.ones(seen.weight.shape), seen.groups)
+    return replace(stream, visibility=seen, **{name: torch.zeros(value.shape) for name, value in tensors.items()})
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.parametrize(
     "size, passes", [((256, 256, 33), 1), ((512, 256, 9), 1), ((320, 192, 41), 2), ((256, 256, 25), 4)]
@@ -97,10 +107,6 @@ def test_a_result_of_the_same_shapes_has_the_strides_it_had():
 def test_the_activation_peak_is_that_of_a_run(version, size, passes):
     shape, found = ClipShape(*size, Fraction(24)), small(version)
     network = running(found)
-
-    def real(stream: StreamInput) -> StreamInput:
-        tensors = {name: value for name, value in vars(stream).items() if isinstance(value, torch.Tensor)}
-        return replace(stream, **{name: torch.zeros(value.shape) for name, value in tensors.items()})
 
     given = passes_on_meta(found, LatentSize.of_clip(shape), PLANNED_PASSES[:2])
     streams = {name: (real(each.video), real(each.audio)) for name, each in zip(("cond", "negative"), given)}
@@ -115,6 +121,19 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
         network.sweep(steps)
     need = sampling(found, LatentSize.of_clip(shape), passes)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("appended, groups", [(64, 1), (640, 11)])
+def test_references_that_are_seen_in_part_are_in_the_peak(appended, groups):
+    found, extent = small("2.3"), LatentSize((5, 12, 12), 26, appended=(appended, 0), groups=(groups, 0))
+    network = running(found)
+    (step,) = passes_on_meta(found, extent, ("cond",))
+    given = [Pass(real(step.video), real(step.audio), Perturbation())]
+    with torch.inference_mode(), Store(network, "cpu").use(), Peak() as measured:
+        network.sweep(given)
+    need = sampling(found, extent)
+    assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+    assert need.cost.peak > sampling(found, replace(extent, groups=(0, 0))).cost.peak
 
 
 @pytest.mark.parametrize("size, tiling", [

@@ -21,7 +21,7 @@ from official import (
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import CheckpointError
-from ltx2_core.layers import Attention, Visibility
+from ltx2_core.layers import Attention, KeyValue, Query, Visibility
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
 TOTALS = {"2.0": (3510, 18_876_174_592), "2.3": (4186, 18_988_838_144)}
@@ -87,22 +87,25 @@ def test_masks():
     theirs, ours = official(section)
     video, audio = inputs(section)
     context_mask = torch.tensor([[1, 1, 0, 1, 0, 1]])
-    visibility = Visibility(torch.tensor([0, 0, 0, 1, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 0.3, 0.3, 1, 0, 0.5]))
+    visibility = Visibility(torch.tensor([0, 0, 0, 1, 1, 2, 3, 3]), torch.tensor([1, 1, 1, 0.3, 0.3, 1, 0, 0.5]), 3)
     video = replace(video, context_mask=context_mask, visibility=visibility)
     check("2.3 masked", ours(video, audio), official_velocity(theirs, video, audio))
 
 
 @torch.no_grad()
-def test_visibility_in_chunks_is_that_of_the_matrix(monkeypatch):
-    """Also with so many tokens that they are asked for in several chunks."""
-    monkeypatch.setattr("ltx2_core.layers.visibility.QUERIES_AT_ONCE", 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_visibility_needs_no_matrix(monkeypatch, dtype):
+    """Also with so many heads that they attend one after the other."""
+    monkeypatch.setattr("ltx2_core.layers.attention.HEADS_AT_ONCE", 1)
     attention = Attention(16, heads=2, head_dim=8)
     attention.load_state_dict({key: torch.randn(value.shape) for key, value in attention.state_dict().items()})
-    visibility = Visibility(torch.tensor([0] * 5 + [1, 2, 2]), torch.tensor([1] * 5 + [0.0, 0.2, 0.7]))
+    visibility = Visibility(torch.tensor([0] * 5 + [1, 2, 2]), torch.tensor([1] * 5 + [0.0, 0.2, 0.7]), 2)
     x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
     query, key_value = attention.project_query(x), attention.project_key_value(x)
-    whole = attention.attend(query, key_value, matrix(visibility).log())
-    compare("attention by groups", attention.attend(query, key_value, visibility), whole)
+    q, k, v = (each.to(dtype) for each in (query.q, key_value.k, key_value.v))
+    whole = attention.attend(Query(q.float(), None), KeyValue(k.float(), v.float()), matrix(visibility).log())
+    found = attention.attend(Query(q, None), KeyValue(k, v), visibility).float()
+    compare(f"attention by groups, {dtype}", found, whole, 1e-5 if dtype == torch.float32 else 5e-3)
 
 
 @torch.no_grad()
