@@ -28,6 +28,7 @@ class Cost:
     convolutions: float = 0
     attention: float = 0
     moved: float = 0  # bytes that everything else reads and writes
+    launches: float = 0  # operations, each of which the program starts
 
     def __add__(self, other: "Cost") -> "Cost":
         sums = (a + b for a, b in zip(self._work, other._work))
@@ -42,7 +43,7 @@ class Cost:
 
     @property
     def _work(self) -> tuple[float, ...]:
-        return self.products, self.products8, self.convolutions, self.attention, self.moved
+        return self.products, self.products8, self.convolutions, self.attention, self.moved, self.launches
 
 
 def cost(run: Callable[[], Any]) -> Cost:
@@ -54,7 +55,7 @@ def cost(run: Callable[[], Any]) -> Cost:
         result = run()
         del result
     work = counter.products, counter.products8, counter.convolutions, counter.attention, counter.moved
-    return Cost(counter.peak, *work)
+    return Cost(counter.peak, *work, counter.launches)
 
 
 class _Counter(TorchDispatchMode):
@@ -62,6 +63,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.peak = self.live = 0
         self.products = self.products8 = self.convolutions = self.attention = self.moved = 0.0
+        self.launches = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -71,6 +73,7 @@ class _Counter(TorchDispatchMode):
         made = _tensors(result)
         self._keep_new(given, made)
         kind = operation.overloadpacket
+        self.launches += not operation.is_view
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
         elif rate := SCALED_OPERATIONS.get(kind):

@@ -47,10 +47,10 @@ def test_costs_of_a_hand_counted_computation():
         y = y * 2  # another 48
         return y.sum()  # the first ones are gone; 4
 
-    assert cost(run) == Cost(peak=96, products=2 * 3 * 8 * 4, moved=96 + 52)
+    assert cost(run) == Cost(peak=96, products=2 * 3 * 8 * 4, moved=96 + 52, launches=3)
     heads = torch.empty(1, 2, 5, 4, device="meta")
     attention = cost(lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads))
-    assert attention == Cost(peak=160, attention=4 * 2 * 5 * 5 * 4)
+    assert attention == Cost(peak=160, attention=4 * 2 * 5 * 5 * 4, launches=1)
     kernel = torch.empty(7, 3, 1, 1, 1, device="meta")
     convolution = cost(lambda: nn.functional.conv3d(torch.empty(1, 3, 2, 2, 2, device="meta"), kernel))
     assert convolution.convolutions == 2 * 8 * 7 * 3
