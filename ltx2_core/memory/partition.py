@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .unit import MappedFile, Unit, mapped_files
+from ..disk_cache.mapped import MappedFile, mapped_files
+from .unit import Unit
 
 BLOCK, PART = "block", "part"  # what may be streamed
 

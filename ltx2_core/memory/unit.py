@@ -1,37 +1,20 @@
 """Units: weights that travel together, laid out as one span of bytes, and the memory or file that they come from."""
 
-import bisect
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..disk_cache.mapped import FilePart, MappedFile, file_part, read_part
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
 
 Patch = Callable[[Tensor], object]  # changes a weight in place
-
-
-class MappedFile(NamedTuple):
-    """A part of a file that is mapped into memory, from address ``start`` to ``stop``."""
-
-    start: int  # addresses
-    stop: int
-    offset: int  # of ``start`` in the file
-    path: str
-
-
-class FilePart(NamedTuple):
-    """Where bytes begin in a file."""
-
-    path: str
-    offset: int
 
 
 @dataclass(eq=False)
@@ -85,7 +68,7 @@ class Unit:
         self.homes = [tensor.data for tensor in self.tensors]
         ends = itertools.accumulate((-(-home.nbytes // ALIGNMENT) * ALIGNMENT for home in self.homes), initial=0)
         *self.offsets, self.nbytes = ends
-        self._parts = [_file_part(home, self.files) for home in self.homes]
+        self._parts = [file_part(home, self.files) for home in self.homes]
 
     def read(self, into: Tensor, start: int = 0) -> None:
         """Read a part of the span from the homes.
@@ -103,7 +86,7 @@ class Unit:
             if first < last:
                 piece = into[first - start : last - start]
                 if part is not None:
-                    _read_file(part.path, part.offset + first - offset, piece)
+                    read_part(FilePart(part.path, part.offset + first - offset), piece)
                 else:
                     piece.copy_(home.reshape(-1).view(torch.uint8)[first - offset : last - offset])
 
@@ -125,40 +108,3 @@ class Unit:
         """Let the network use the homes again."""
         for tensor, home in zip(self.tensors, self.homes):
             tensor.data = home
-
-
-def mapped_files() -> list[MappedFile]:
-    """List the files that Linux has mapped into this process, by address; empty on other systems."""
-    found = []
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        addresses, _, offset, _, inode, *path = line.split(maxsplit=5)
-        # A file that was replaced since is mapped still, but no longer at its path.
-        if path and inode != "0" and os.path.isfile(path[0]) and os.stat(path[0]).st_ino == int(inode):
-            start, stop = (int(address, 16) for address in addresses.split("-"))
-            found.append(MappedFile(start, stop, int(offset, 16), path[0]))
-    return found
-
-
-def _file_part(home: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
-    """Return where the bytes of ``home`` lie in a file; None if they do not."""
-    if home.is_cpu and home.is_contiguous():
-        address = home.data_ptr()
-        index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1
-        if index >= 0 and address + home.nbytes <= files[index].stop:
-            return FilePart(files[index].path, files[index].offset + address - files[index].start)
-    return None
-
-
-def _read_file(path: str, offset: int, into: Tensor) -> None:
-    wanted = memoryview(into.numpy().data)
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        while wanted:
-            count = file.readinto(wanted)
-            if not count:
-                raise OSError(f"{path} became shorter while it was in use; put the complete file back and try again.")
-            wanted = wanted[count:]
