@@ -260,9 +260,10 @@ def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
     """Place the weights as planned for a card of so many GB."""
     machine = replace(bench.machine, memory=int(gigabytes * GIB))
     total, available = ram()
-    placement = place(need, Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken)))
+    room = Room(machine, machine.budget, pinnable(total, available + bench.pinned.taken))
+    placement = place(need, room)
     if placement is None:
-        raise DoesNotFitError(explain_refusal(need, machine.budget))
+        raise DoesNotFitError(explain_refusal(need, room))
     put(bench, placement.unit, placement.weight_budget, placement.slots or 2)
     cap(bench.device, machine.memory - CONTEXT)
     figures = {"unit": placement.unit, "slots": placement.slots, "planned seconds": placement.run}

@@ -20,7 +20,10 @@ from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_enc
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
+from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
+from ..ltx2_core.memory.machine import free_ram
+from ..ltx2_core.memory.pinned import ram
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
@@ -120,9 +123,10 @@ class HostNetwork:
     _known: ClassVar[WeakSet["HostNetwork"]] = WeakSet()
 
     def __init__(
-        self, name: str, device: torch.device, dtype: torch.dtype, make: Callable[[], list[nn.Module]], origin: str
+        self, name: str, device: torch.device, dtype: torch.dtype, make: Callable[..., list[nn.Module]], origin: str
     ):
-        """Remember how to ``make`` its modules; ``name`` and ``origin``, the files, are for the log."""
+        """Remember how to ``make`` its modules, called with the dtypes that stay as they are stored; ``name`` and
+        ``origin``, the files, are for the log."""
         self.name, self.device, self.dtype = name, device, dtype
         self._make, self._origin = make, origin
         self._modules: tuple[nn.Module, ...] = ()
@@ -135,15 +139,35 @@ class HostNetwork:
         if weights.store is None:
             if self.name in self.ALONE:
                 self._forget_others()
-            self._modules = tuple(self._make())
+            arrival = arrival_on(self.device, self.dtype)
+            self._modules = tuple(self._make(arrival.deferred))
             network = joined(self._modules)
             for block in _blocks(network):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-            weights.store = Store(network, self.device, link=link_to(self.device, host.PINNED))
+            link = link_to(self.device, host.PINNED)
+            weights.store = Store(network, self.device, link=link, arrival=arrival)
             dtype = str(self.dtype).removeprefix("torch.")
             size = weights.store.wanted_bytes / 1e6
             host.log.info("Built %s of %s: %s on %s, %.1f MB", self.name, self._origin, dtype, self.device, size)
         return Prepared(self._modules, weights.store)
+
+    @classmethod
+    def copied_bytes(cls) -> int:
+        """Return the bytes of copies that networks on a CPU hold."""
+        return sum(store.copied_bytes for store in cls._on_cpu().values())
+
+    @classmethod
+    def leave_ram(cls, nbytes: int, kept: Collection["HostNetwork"]) -> None:
+        """Let the copies of all networks on a CPU but ``kept`` go, if less than ``nbytes`` are free beside them."""
+        if nbytes > free_ram(*ram()):
+            for other, store in cls._on_cpu().items():
+                if other not in kept:
+                    store.release()
+
+    @classmethod
+    def _on_cpu(cls) -> dict["HostNetwork", Store]:
+        known = {each: each.patcher.store for each in list(cls._known) if mm.is_device_cpu(each.device)}
+        return {each: store for each, store in known.items() if store is not None}
 
     def _forget_others(self) -> None:
         for other in list(self._known):
@@ -192,8 +216,8 @@ class LoadedGemma(_OfOneNetwork):
         device = host.device_for("text")
         self.network = HostNetwork("text_encoder", device, self.dtype, self._build, files.path.name)
 
-    def _build(self) -> list[nn.Module]:
-        return [build_text_encoder(self.files, self.dtype)]
+    def _build(self, deferred: Collection[torch.dtype]) -> list[nn.Module]:
+        return [build_text_encoder(self.files, self.dtype, deferred)]
 
     def with_lora(self, lora: Lora, strength: float) -> "LoadedGemma":
         """Return the same files and network with this LoRA; CheckpointError if it changes nothing in them."""
@@ -226,8 +250,8 @@ class LoadedUpscaler(_OfOneNetwork):
         check_own_part(self._file.file.path, "upscaler", models)
         return self
 
-    def _build(self) -> list[nn.Module]:
-        return [build_upscaler(self._file, self.dtype)]
+    def _build(self, deferred: Collection[torch.dtype]) -> list[nn.Module]:
+        return [build_upscaler(self._file, self.dtype, deferred)]
 
 
 class ForeignUpscaler:
@@ -288,7 +312,8 @@ class LoadedModel:
         dtypes = self._dtypes | dict.fromkeys(wide, torch.float32)
         if gemma is not None:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
-        return blueprint_of(self.models, None if gemma is None else gemma.files, dtypes, self.format)
+        tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
+        return blueprint_of(self.models, None if gemma is None else gemma.files, dtypes, self.format, tables)
 
     def network(self, key: NetworkKey[Any], dtype: torch.dtype | None = None) -> HostNetwork:
         """Return a network of the model, in the precision that was chosen unless ``dtype`` is given; not built yet."""
@@ -303,8 +328,10 @@ class LoadedModel:
             self._networks[key.name, dtype] = HostNetwork(key.name, device, dtype, make, origin)
         return self._networks[key.name, dtype]
 
-    def _build(self, key: NetworkKey[Any], dtype: torch.dtype, format: str | None) -> list[nn.Module]:
-        return [build(self.models, name, dtype, format=format) for name in key.components]
+    def _build(
+        self, key: NetworkKey[Any], dtype: torch.dtype, format: str | None, deferred: Collection[torch.dtype]
+    ) -> list[nn.Module]:
+        return [build(self.models, name, dtype, format=format, deferred=deferred) for name in key.components]
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""
@@ -380,7 +407,7 @@ class HostEngine(PlannedEngine):
 
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what the host grants a stage that streams this network, at most what the limits say."""
-        return host.room(self.device(key), self.limits)
+        return host.room(self.device(key), self.limits, HostNetwork.copied_bytes())
 
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
@@ -423,13 +450,10 @@ class HostEngine(PlannedEngine):
             adapters = tuple(adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
         return Prepared(built.modules, built.store, adapters)
 
-    def placement(self, stage: Stage) -> Placement | None:
-        """Return where the weights of a stage will be; None on a CPU, where they are used where they lie."""
-        on_cpu = mm.is_device_cpu(self.device(stage.networks[0]))
-        return self.planned(stage) if on_cpu else super().placement(stage)
-
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
         first, *others = networks
+        if mm.is_device_cpu(first.device) and placement is not None:
+            HostNetwork.leave_ram(placement.device_bytes, networks)
         beside = sum(network.patcher.model_size() for network in others)
         first.patcher.ceiling = None if placement is None else placement.weight_budget - beside
         host.load([network.patcher for network in networks], work)

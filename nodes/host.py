@@ -25,7 +25,7 @@ from ..ltx2_core.checkpoint.models import check_inside
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
-from ..ltx2_core.memory.machine import pinnable
+from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory, ram
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
@@ -117,20 +117,26 @@ def dtype_for(role: str, parameters: int) -> torch.dtype:
     return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
 
 
-def room(device: torch.device, limits: Plan | None = None) -> Room:
-    """Return what a stage may take of ``device`` once the host has sent away what it can, within ``limits``."""
-    pinned = pinnable_ram()
-    known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
-    loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
-    budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
-    if limits is not None:
-        budget, pinned = min(budget, limits.room.budget or budget), min(pinned, limits.room.ram)
-    return Room(UNLIMITED.machine if mm.is_device_cpu(device) else machine(device), budget, pinned)
+def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> Room:
+    """Return what a stage may take of ``device`` once all others have left it, within ``limits``.
+
+    On a CPU the host sends nobody away; ``copied`` bytes are those that our own networks hold there.
+    """
+    if in_ram := mm.is_device_cpu(device):
+        total, available = ram()
+        free = Room(UNLIMITED.machine, free_ram(total, available + copied), in_ram=in_ram)
+    else:
+        known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
+        loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
+        budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
+        free = Room(machine(device), budget, pinnable_ram())
+    return free if limits is None else free.within(limits.room.budget, limits.room.ram)
 
 
 def pinnable_ram() -> int:
-    """Return the bytes of RAM that may be pinned."""
-    return pinnable(*ram())
+    """Return the bytes of RAM that may be pinned; what we pinned before may be pinned again."""
+    total, available = ram()
+    return pinnable(total, available + PINNED.held)
 
 
 def cache_subfolder(what: str) -> Path | None:

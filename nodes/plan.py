@@ -78,10 +78,11 @@ def _planned(engine: HostEngine, most: Resources, sampling: Sampling, clip: Any)
     room = engine.room()
     machine = host.machine(engine.device(TRANSFORMER))
     granted = room.budget if room.budget is not None else machine.memory
-    room = Room(machine, min(granted, most.vram or machine.memory), min(room.ram, most.ram or room.ram))
+    room = replace(room, machine=machine, budget=granted).within(most.vram, most.ram)
     return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip)
 
 
 def _limits(most: Resources, plan: Plan) -> Room:
     """Return the user's own limits: what was free just now may be less than what is free later on."""
-    return Room(plan.machine, most.vram or plan.machine.memory, most.ram or host.pinnable_ram())
+    room = replace(plan.room, budget=plan.machine.memory, ram=host.pinnable_ram())
+    return room.within(most.vram, most.ram)

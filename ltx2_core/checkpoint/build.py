@@ -1,5 +1,7 @@
 """Fill a network with the tensors of a file; nothing missing, nothing unknown."""
 
+from collections.abc import Collection
+
 import torch
 
 from ..errors import CheckpointError, SettingError
@@ -15,6 +17,7 @@ def build(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     format: str | None = None,
+    deferred: Collection[torch.dtype] = (),
 ) -> ComponentNetwork:
     """Build the network (nn.Module) of a component with its weights, ready for inference.
 
@@ -25,6 +28,7 @@ def build(
         device: Where its weights go.
         format: A row of ``quantization.CASTS``, for the transformer alone: those of its matrices that may be coarse
             become smaller, and are in memory then.
+        deferred: Tensors that are stored so stay as they are, and memory-mapped: a ``Store`` converts them.
 
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or in a format that cannot be read.
@@ -40,7 +44,7 @@ def build(
     if format is not None:
         cast(state, format)
     try:
-        install_quantized_layers(network, state, getattr(network, "compute_dtype", dtype))
+        install_quantized_layers(network, state, getattr(network, "compute_dtype", dtype), deferred)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
     load_strict(network, state, title, source.variant.official)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from ..disk_cache.mapped import map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import parse_json, shown
 from .keys.layouts import official_names
@@ -125,13 +126,12 @@ class TensorFile:
                     f"{self.path.name} became shorter while it was in use: it has {size:,} bytes and had "
                     f"{self._size:,}; put the complete file back and try again."
                 )
-            return cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(self.path), False, size))
+            return map_file(self.path, size)
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        except RuntimeError as error:  # as torch tells that the system refused
-            reason = str(error).splitlines()[0]
+        except ValueError as error:  # as Python tells of a file that became shorter just now
             raise UnreadableFileError(
-                f"{self.path} cannot be mapped: {reason}. Check the disk and who may read it."
+                f"{self.path} cannot be mapped: {error}. Check the disk and who may read it."
             ) from error
 
 

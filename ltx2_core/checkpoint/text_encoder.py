@@ -4,7 +4,7 @@ encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -190,17 +190,19 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
 
 
-def build_text_encoder(files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16) -> GemmaEncoder:
+def build_text_encoder(
+    files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16, deferred: Collection[torch.dtype] = ()
+) -> GemmaEncoder:
     """Build the text encoder on the CPU, computing in ``dtype``.
 
-    Tensors that need no conversion stay memory-mapped, and quantised ones stay quantised. Raises CheckpointError if
-    tensors are missing, unknown or of the wrong shape.
+    Tensors that need no conversion, or are of a ``deferred`` dtype, stay memory-mapped, and quantised ones stay
+    quantised. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
     """
     with torch.device("meta"):
         encoder = files.kind.network(files.config)
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
-        install_quantized_layers(encoder, state, dtype)
+        install_quantized_layers(encoder, state, dtype, deferred)
     except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)

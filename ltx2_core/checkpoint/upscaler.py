@@ -1,6 +1,6 @@
 """An upscaler as people have it: one file for each kind (see README.md, "Upscalers")."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,12 +93,15 @@ def find_upscaler(models: Models, scale: float, paths: Sequence[Path] | None = N
     return open_upscaler(find_by_name(name, models, _FOLDERS, paths, "download it, or give the file of the upscaler"))
 
 
-def build_upscaler(file: UpscalerFile, dtype: torch.dtype = torch.bfloat16) -> Upscaler:
-    """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted."""
+def build_upscaler(
+    file: UpscalerFile, dtype: torch.dtype = torch.bfloat16, deferred: Collection[torch.dtype] = ()
+) -> Upscaler:
+    """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, or later."""
     with torch.device("meta"):
         upscaler = Upscaler(file.config)
     state = {ours: file.file.get(key) for ours, key in file.names.items()}
-    _fill(upscaler, state, dtype, f"The upscaler {file.file.path.name}", file.keys.official)
+    _install(upscaler, state, dtype, title := f"The upscaler {file.file.path.name}", deferred)
+    load_strict(upscaler, state, title, file.keys.official)
     return upscaler.requires_grad_(False).eval()
 
 
@@ -110,15 +113,15 @@ def video_statistics(models: Models) -> ChannelStatistics:
     with torch.device("meta"):
         statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
     title = f"The video VAE in {source.file.path.name}"
-    _fill(statistics, state, torch.float32, title, lambda name: source.variant.official(prefix + name))
+    _install(statistics, state, torch.float32, title)
+    load_strict(statistics, state, title, lambda name: source.variant.official(prefix + name))
     return statistics
 
 
-def _fill(
-    network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, title: str, official: Callable[[str], str]
+def _install(
+    network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, title: str, deferred: Collection[torch.dtype] = ()
 ) -> None:
     try:
-        install_quantized_layers(network, state, dtype)
+        install_quantized_layers(network, state, dtype, deferred)
     except CheckpointError as error:
         raise CheckpointError(f"{title}: {error}") from None
-    load_strict(network, state, title, official)

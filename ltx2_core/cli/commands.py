@@ -12,7 +12,7 @@ from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..media import check_target, write_clip
-from ..memory.machine import GIB, Machine, machine_named, pinnable
+from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.pinned import ram
 from ..memory.placement import Room
 from ..pipeline.blueprint import Blueprint
@@ -70,43 +70,44 @@ def run_inspect(options: argparse.Namespace) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Print where the weights will be, and how long a clip takes."""
-    machine, dtype, pinned = machine_of(options)
-    blueprint, recipe = _blueprint(options, dtype)
+    room, dtype = room_of(options)
+    blueprint, recipe = _blueprint(options, dtype, tables=not room.in_ram)
     clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
     size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
     shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
-    room = Room(machine, machine.budget, pinned)
     print(plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape).explain())
 
 
-def _blueprint(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Blueprint, Recipe]:
+def _blueprint(options: argparse.Namespace, dtype: torch.dtype, tables: bool) -> tuple[Blueprint, Recipe]:
     """The networks of a release or of files as shapes, and their recipe."""
     if options.version:
         recipe = recipe_for(options.version, 48, options.distilled)
-        return Blueprint.of_version(options.version, options.format or "bf16", dtype), recipe
+        return Blueprint.of_version(options.version, options.format or "bf16", dtype, tables), recipe
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
     cast_to = None if options.format == "bf16" else options.format
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)
-    return Blueprint.of_files(models, encoder, dtypes, cast_to), recipe_of(models)
+    return Blueprint.of_files(models, encoder, dtypes, cast_to, tables), recipe_of(models)
 
 
-def machine_of(options: argparse.Namespace) -> tuple[Machine, torch.dtype, int]:
-    """Return the machine to plan for, what it computes in, and how many bytes of its RAM may be pinned."""
+def room_of(options: argparse.Namespace) -> tuple[Room, torch.dtype]:
+    """Return what may be taken of the machine to plan for, and what it computes in."""
     total, available = ram()
     if options.ram is not None:
         total = available = int(options.ram * GIB)
+    device = best_device()
     if options.card is not None:
         machine, dtype = machine_named(options.card), torch.bfloat16
     else:
-        device = best_device()
         file = Path(options.checkpoint[0]) if options.checkpoint else None
         machine, dtype = current_machine(device, file), compute_dtype(device)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))
-    return machine, dtype, pinnable(total, available)
+    elif options.card is None and device.type == "cpu":
+        return Room(machine, free_ram(total, available), in_ram=True), dtype
+    return Room(machine, machine.budget, pinnable(total, available)), dtype
 
 
 def run_tiny(options: argparse.Namespace) -> None:

@@ -66,21 +66,21 @@ class Plain:
 
 
 class InPlace(Plain):
-    """Uses weights where they lie and only counts slots; a unit whose weights are changed gets a copy."""
+    """Uses weights where they lie and only counts slots; a unit whose weights are changed or converted gets a copy."""
 
     def slot(self, nbytes: int) -> Slot:
         """Return a slot without memory."""
         return Slot(nbytes)
 
     def send(self, unit: Unit, slot: Slot) -> None:
-        """Copy the unit if its weights are changed."""
-        if unit.patches:
+        """Copy the unit if its weights are changed or converted."""
+        if unit.is_changed:
             slot.buffer = super().slot(unit.nbytes).buffer
             super().send(unit, slot)
 
     def arrive(self, unit: Unit, slot: Slot) -> None:
         """Let the network use the copy if there is one."""
-        if unit.patches:
+        if unit.is_changed:
             super().arrive(unit, slot)
 
 

@@ -166,6 +166,11 @@ def pinnable(total: int, available: int) -> int:
     return max(0, min(total // 2, available - kept_free(total)))
 
 
+def free_ram(total: int, available: int) -> int:
+    """Return how many bytes of the RAM a CPU may compute in: what is available, but for the part that stays free."""
+    return max(0, available - kept_free(total))
+
+
 def _read(path: Path | None) -> dict[str, Any]:
     """What was measured before: of a file that was changed or damaged, the entries that are as they were written."""
     try:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .unit import MappedFile, Unit, mapped_files
+from ..disk_cache.mapped import MappedFile, mapped_files
+from .arrival import AS_STORED, Arrival
+from .unit import Unit, aligned
 
 BLOCK, PART = "block", "part"  # what may be streamed
 
@@ -22,20 +24,28 @@ class Partition:
             last ones are the first to leave, and whatever remains is spread evenly over the network.
     """
 
-    def __init__(self, network: nn.Module, modules: Iterable[nn.Module], files: Sequence[MappedFile]):
+    def __init__(
+        self,
+        network: nn.Module,
+        modules: Iterable[nn.Module],
+        files: Sequence[MappedFile],
+        arrival: Arrival = AS_STORED,
+    ):
         self.modules = [module for module in modules if tensors_of(module)]
         inside = {id(tensor) for module in self.modules for tensor in tensors_of(module)}
-        self.units = [Unit(tensors_of(module), files) for module in self.modules]
-        self.rest = Unit([tensor for tensor in tensors_of(network) if id(tensor) not in inside], files)
+        tables = tables_of(network)
+        self.units = [Unit(tensors_of(module), files, arrival, tables) for module in self.modules]
+        rest = [tensor for tensor in tensors_of(network) if id(tensor) not in inside]
+        self.rest = Unit(rest, files, arrival, tables)
         self.ranked = [self.rest, *(self.units[index] for index in bit_reversed_order(len(self.units)))]
 
 
-def partitions_of(network: nn.Module) -> dict[str, Partition]:
-    """Return the partitions of ``network`` by what a store may stream: "block" or "part"."""
+def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str, Partition]:
+    """Return the partitions of ``network`` by what a store may stream, "block" or "part", as weights arrive."""
     files = mapped_files()
     return {
-        BLOCK: Partition(network, _blocks(network), files),
-        PART: Partition(network, _parts(network), files),
+        BLOCK: Partition(network, _blocks(network), files, arrival),
+        PART: Partition(network, _parts(network), files, arrival),
     }
 
 
@@ -77,13 +87,15 @@ class Weights:
         )
 
     @classmethod
-    def of(cls, network: nn.Module) -> "Weights":
-        """Measure ``network``, which may lie on the meta device."""
+    def of(cls, network: nn.Module, tables: bool = True) -> "Weights":
+        """Measure ``network``, which may lie on the meta device; without ``tables``, those stay where they lie."""
         blocks, parts = partitions_of(network).values()
+        aside = set() if tables else tables_of(network)
+        left = sum(aligned(tensor.nbytes) for tensor in tensors_of(network) if id(tensor) in aside)
         return cls(
-            blocks.rest.nbytes,
+            blocks.rest.nbytes - left,
             tuple(unit.nbytes for unit in blocks.units),
-            parts.rest.nbytes,
+            parts.rest.nbytes - left,
             tuple(unit.nbytes for unit in parts.units),
         )
 
@@ -124,6 +136,11 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     return list({id(t): t for t in itertools.chain(module.parameters(), module.buffers())}.values())
 
 
+def tables_of(network: nn.Module) -> set[int]:
+    """Return the ids of tensors of which ``network`` only looks up rows."""
+    return {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+
+
 def names_of(network: nn.Module) -> dict[int, str]:
     """Map the id of every parameter and buffer to its name."""
     return {id(tensor): name for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers())}
@@ -140,6 +157,9 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
     """Yield what modules name as their streamable modules, and the blocks that name none."""
+    if isinstance(parts := getattr(network, "streamable_modules", None), list):
+        yield from parts
+        return
     for child in network.children():
         if isinstance(parts := getattr(child, "streamable_modules", None), list):
             yield from parts

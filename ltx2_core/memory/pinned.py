@@ -44,6 +44,11 @@ class PinnedMemory:
         """Bytes that are pinned or promised."""
         return sum(unit.nbytes for unit in list(self._granted))
 
+    @property
+    def held(self) -> int:
+        """Bytes that are pinned, which the system therefore no longer counts as available."""
+        return sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is not None)
+
     def admit(self, units: Sequence[Unit]) -> None:
         """Promise each of ``units`` a span, in this order, as far as there is room; resting units give theirs up."""
         with self._lock:

@@ -4,6 +4,7 @@ A ``Placement`` is a value. It is computed once, shown to the user, and obeyed b
 ``partition.choose_units``.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,11 +69,24 @@ class Room:
         machine: its rates and sizes.
         budget: bytes of the device for weights and work; None without limit, where weights are used where they lie.
         ram: bytes that may be pinned.
+        in_ram: whether the device is the CPU, whose memory is the RAM: the budget is of RAM, and what is streamed comes
+            from disk while nothing is computed.
     """
 
     machine: Machine
     budget: int | None
     ram: int = 0
+    in_ram: bool = False
+
+    @property
+    def where(self) -> str:
+        """Of what the budget is, in a word."""
+        return "RAM" if self.in_ram else "the card"
+
+    def within(self, device: int | None, ram: int | None) -> "Room":
+        """Return the room with at most so many bytes of the device and of RAM; None is no limit."""
+        limits = [each for each in (self.budget, device, ram if self.in_ram else None) if each is not None]
+        return replace(self, budget=min(limits, default=None), ram=self.ram if ram is None else min(self.ram, ram))
 
 
 # Where nobody counts bytes, nothing is placed and no rate is needed.
@@ -149,15 +163,16 @@ def place(need: StageNeed, room: Room) -> Placement | None:
     load, computing = weights.total / min(machine.disk, machine.link), machine.seconds(need.cost)
     if weights.total <= free:
         return Placement(need, (DEVICE,) * len(weights.blocks), 0, load, computing)
+    least = 1 if room.in_ram else 2
     for parts in (False, True):
         units = weights.units(parts)
         spare = free - weights.always(parts)
         # With a single slot there is no look-ahead, which is worth more than anything that stays.
         most = min(MAX_SLOTS, spare // max(units)) if units else 0
-        if most < (1 if parts else 2):
+        if most < (1 if parts else least):
             continue
         best: Placement | None = None
-        for slots in range(min(2, most), most + 1):
+        for slots in range(min(least, most), (1 if room.in_ram else most) + 1):
             tiers = _tiers(units, spare - slots * max(units), room.ram if need.runs > 1 else 0)
             run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
             if best is None or run < _SLOT_GAIN * best.run:
@@ -231,8 +246,15 @@ def fitting_share(need: StageNeed, budget: int) -> float:
 SMALLER = "Choose a smaller size or format of the model, or a card with more memory."
 
 
-def explain_refusal(need: StageNeed, budget: int, advice: str = SMALLER) -> str:
-    """Say why a stage does not fit ``budget`` bytes, and what to do."""
+# Where there may be a card that torch does not see.
+_NO_CUDA = (
+    "No graphics card is used, because your torch has no CUDA: if there is an NVIDIA card, install torch with CUDA as "
+    "pytorch.org says."
+)
+
+
+def explain_refusal(need: StageNeed, room: Room, advice: str = SMALLER) -> str:
+    """Say why a stage does not fit the budget of ``room``, and what to do."""
     parts = bool(need.weights.parts)
     largest = max(need.weights.units(parts), default=0)
     reasons = [
@@ -242,9 +264,15 @@ def explain_refusal(need: StageNeed, budget: int, advice: str = SMALLER) -> str:
     if largest:
         reasons.append(f"{gigabytes(largest)} for one {'part of a block' if parts else 'block'}")
     return (
-        f"{need.name} does not fit {gigabytes(budget)}, even when everything is streamed: it needs "
-        f"{gigabytes(least_bytes(need))}, {', '.join(reasons)}. {advice}"
+        f"{need.name} does not fit {gigabytes(room.budget or 0)}{' of RAM' if room.in_ram else ''}, even when "
+        f"everything is streamed: it needs {gigabytes(least_bytes(need))}, {', '.join(reasons)}. {advice}"
+        f"{f' {_NO_CUDA}' if room.in_ram and lacks_cuda() else ''}"
     )
+
+
+def lacks_cuda() -> bool:
+    """Return whether this torch is one that no NVIDIA or AMD card can be used with, on a system that may have one."""
+    return torch.version.cuda is None and torch.version.hip is None and sys.platform != "darwin"
 
 
 def gigabytes(nbytes: float) -> str:

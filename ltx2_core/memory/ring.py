@@ -54,12 +54,12 @@ class Ring:
 
     def __init__(self, units: Sequence[Unit], link: Link, size: int):
         self.link, self.size = link, size
-        self.largest = max((unit.nbytes for unit in units), default=0)
         self.running: Unit | None = None
         self.memory: Slot | None = None
         self.slots: dict[Unit, Slot] = {}  # pieces of the memory, and who is there or on the way
         self._end = 0  # of the last one that was sent
         self._after = dict(zip(units, [*units[1:], *units[:1]]))
+        self.measure()
         self._first = next(iter(units), None)
         self._last: Unit | None = None
 
@@ -72,6 +72,10 @@ class Ring:
     def taken(self) -> int:
         """Bytes that it takes now."""
         return 0 if self.memory is None else self.memory.nbytes
+
+    def measure(self) -> None:
+        """Find out how large the largest unit is; those on the device must be as large as they were."""
+        self.largest = max((unit.nbytes for unit in self._after), default=0)
 
     def start(self) -> None:
         """Begin a run: send the unit that the last run began with, and those after it."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import OutOfMemoryError, SettingError
 from ..layers import FeedForward
+from .arrival import AS_STORED, Arrival
 from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_units, names_of, partitions_of
 from .placement import Placement
@@ -42,16 +43,26 @@ class Store:
             the rest are needed whatever the budget. The ring is given up between uses.
         unit: what is streamed, "block" or "part": what modules name as streamable; blocks without parts remain whole.
         slots: how many of the largest unit the ring holds from the next budget on.
+
+    What ``arrival`` converts is converted in every copy, unit by unit; the network keeps it as it is stored.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device | str, *, slots: int = 2, link: Link | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device | str,
+        *,
+        slots: int = 2,
+        link: Link | None = None,
+        arrival: Arrival = AS_STORED,
+    ):
         self.network = network
         self.device = torch.device(device)
         self.budget: int | None = None
         self.unit = BLOCK
         self.slots = slots
         self._link = link or link_to(self.device)
-        self._partitions = partitions_of(network)
+        self._partitions = partitions_of(network, arrival)
         self._rings = {unit: Ring(each.units, self._link, slots) for unit, each in self._partitions.items()}
         self._patches: Mapping[str, Patch] = {}
         self._patched: Mapping[str, Patch] = {}  # those that the units carry
@@ -76,6 +87,12 @@ class Store:
     def card_bytes(self) -> int:
         """Bytes that are on the device now."""
         return self._resident_bytes + self._ring.taken
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of those on the device that are copies: what leaving it gives back, where others are used in place."""
+        slots = (unit.place for unit in self._partition.ranked if unit.place is not None)
+        return sum(slot.nbytes for slot in slots if slot.buffer is not None) + self._ring.taken
 
     @property
     def rest_bytes(self) -> int:
@@ -194,7 +211,9 @@ class Store:
                 patches = {i: self._patches[name] for i, name in enumerate(named) if name in self._patches}
                 if patches != unit.patches:
                     self._drop(unit)
-                    unit.patches = patches
+                    unit.set_patches(patches)
+        for ring in self._rings.values():
+            ring.measure()
         self._patched = self._patches
 
     def _stand_ready(self) -> None:

@@ -1,37 +1,23 @@
 """Units: weights that travel together, laid out as one span of bytes, and the memory or file that they come from."""
 
-import bisect
 import itertools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..disk_cache.mapped import FilePart, MappedFile, file_part, read_part
+from .arrival import AS_STORED, Arrival
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
 
 Patch = Callable[[Tensor], object]  # changes a weight in place
 
-
-class MappedFile(NamedTuple):
-    """A part of a file that is mapped into memory, from address ``start`` to ``stop``."""
-
-    start: int  # addresses
-    stop: int
-    offset: int  # of ``start`` in the file
-    path: str
-
-
-class FilePart(NamedTuple):
-    """Where bytes begin in a file."""
-
-    path: str
-    offset: int
+_CHUNK = 2**22  # numbers that are converted together
 
 
 @dataclass(eq=False)
@@ -70,11 +56,23 @@ class Unit:
     device. A home in a mapped file is read with plain reads, not through the mapping: the bytes go straight to where
     they are needed, pages do not pile up in this process, and a file that was cut short is an error, not a crash. To
     change such a weight, replace its tensor before the store is made; writing into it has no effect.
+
+    Where weights are converted in copies, the span holds them converted. On a device that also uses weights where they
+    lie it holds nothing else, unless there is a patch: neither weights that need no conversion, nor ``tables``.
+
+    Attributes:
+        tensors: parameters and buffers of the network.
+        files: where homes may be mapped from.
+        arrival: how copies differ from homes.
+        tables: ids of tensors of which a network only looks up rows, which it converts itself.
     """
 
-    tensors: list[Tensor]  # parameters and buffers of the network
+    tensors: list[Tensor]
     files: Sequence[MappedFile] = ()
+    arrival: Arrival = AS_STORED
+    tables: Collection[int] = ()
     homes: list[Tensor] = field(init=False)
+    dtypes: list[torch.dtype | None] = field(init=False)  # in the span; None is not in it
     offsets: list[int] = field(init=False)  # in the span
     nbytes: int = field(init=False)  # of the span
     span: Tensor | None = None  # a copy in pinned host memory
@@ -83,9 +81,34 @@ class Unit:
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]
-        ends = itertools.accumulate((-(-home.nbytes // ALIGNMENT) * ALIGNMENT for home in self.homes), initial=0)
-        *self.offsets, self.nbytes = ends
-        self._parts = [_file_part(home, self.files) for home in self.homes]
+        self._parts = [file_part(home, self.files) for home in self.homes]
+        self._lay_out()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a copy differs from the homes."""
+        return bool(self.patches) or any(
+            dtype not in (None, home.dtype) for dtype, home in zip(self.dtypes, self.homes)
+        )
+
+    def set_patches(self, patches: dict[int, Patch]) -> None:
+        """Make these changes, and no others, in every copy from now on; there must be none at this moment."""
+        self.patches = patches
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        converted = [self.arrival.conversions.get(home.dtype, home.dtype) for home in self.homes]
+        stays = [
+            dtype == home.dtype or id(tensor) in self.tables
+            for dtype, home, tensor in zip(converted, self.homes, self.tensors)
+        ]
+        partly = self.arrival.in_place and not all(stays)
+        self.dtypes = [
+            None if partly and stay and index not in self.patches else dtype
+            for index, (dtype, stay) in enumerate(zip(converted, stays))
+        ]
+        self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
+        *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
 
     def read(self, into: Tensor, start: int = 0) -> None:
         """Read a part of the span from the homes.
@@ -98,21 +121,41 @@ class Unit:
             OSError: if a file cannot be read, or became shorter.
         """
         stop = start + len(into)
-        for home, part, offset in zip(self.homes, self._parts, self.offsets):
-            first, last = max(start, offset), min(stop, offset + home.nbytes)
+        for index, (offset, size) in enumerate(zip(self.offsets, self._sizes)):
+            first, last = max(start, offset), min(stop, offset + size)
             if first < last:
-                piece = into[first - start : last - start]
-                if part is not None:
-                    _read_file(part.path, part.offset + first - offset, piece)
-                else:
-                    piece.copy_(home.reshape(-1).view(torch.uint8)[first - offset : last - offset])
+                self._read_tensor(index, into[first - start : last - start], first - offset)
+
+    def _read_tensor(self, index: int, into: Tensor, start: int) -> None:
+        """Read bytes of the copy of a tensor, from its byte ``start`` on."""
+        stored, dtype = self.homes[index].dtype, self.dtypes[index]
+        if dtype is None or dtype == stored:
+            self._read_home(index, into, start)
+            return
+        stop = start + len(into)
+        for first in range(start // dtype.itemsize, -(-stop // dtype.itemsize), _CHUNK):
+            last = min(first + _CHUNK, -(-stop // dtype.itemsize))
+            numbers = torch.empty(last - first, dtype=stored)
+            self._read_home(index, numbers.view(torch.uint8), first * stored.itemsize)
+            begin = max(start, first * dtype.itemsize)
+            end = min(stop, last * dtype.itemsize)
+            converted = numbers.to(dtype).view(torch.uint8)
+            into[begin - start : end - start] = converted[begin - first * dtype.itemsize : end - first * dtype.itemsize]
+
+    def _read_home(self, index: int, into: Tensor, start: int) -> None:
+        """Read bytes of a tensor as it is stored, from its byte ``start`` on."""
+        if (part := self._parts[index]) is not None:
+            read_part(FilePart(part.path, part.offset + start), into)
+        else:
+            into.copy_(self.homes[index].reshape(-1).view(torch.uint8)[start : start + len(into)])
 
     def bind(self, span: Tensor) -> None:
         """Let the network use the copy in ``span``."""
-        as_dtype = {dtype: span.view(dtype) for dtype in {home.dtype for home in self.homes}}
-        for tensor, home, offset in zip(self.tensors, self.homes, self.offsets):
-            start = offset // home.itemsize
-            tensor.data = as_dtype[home.dtype][start : start + home.numel()].view(home.shape)
+        as_dtype = {dtype: span.view(dtype) for dtype in set(self.dtypes) if dtype is not None}
+        for tensor, home, dtype, offset in zip(self.tensors, self.homes, self.dtypes, self.offsets):
+            if dtype is not None:
+                start = offset // dtype.itemsize
+                tensor.data = as_dtype[dtype][start : start + home.numel()].view(home.shape)
 
     def apply_patches(self, slot: Slot) -> None:
         """Make the changes in the copy in ``slot``, which is bound, unless they were made before."""
@@ -127,38 +170,6 @@ class Unit:
             tensor.data = home
 
 
-def mapped_files() -> list[MappedFile]:
-    """List the files that Linux has mapped into this process, by address; empty on other systems."""
-    found = []
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        addresses, _, offset, _, inode, *path = line.split(maxsplit=5)
-        # A file that was replaced since is mapped still, but no longer at its path.
-        if path and inode != "0" and os.path.isfile(path[0]) and os.stat(path[0]).st_ino == int(inode):
-            start, stop = (int(address, 16) for address in addresses.split("-"))
-            found.append(MappedFile(start, stop, int(offset, 16), path[0]))
-    return found
-
-
-def _file_part(home: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
-    """Return where the bytes of ``home`` lie in a file; None if they do not."""
-    if home.is_cpu and home.is_contiguous():
-        address = home.data_ptr()
-        index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1
-        if index >= 0 and address + home.nbytes <= files[index].stop:
-            return FilePart(files[index].path, files[index].offset + address - files[index].start)
-    return None
-
-
-def _read_file(path: str, offset: int, into: Tensor) -> None:
-    wanted = memoryview(into.numpy().data)
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        while wanted:
-            count = file.readinto(wanted)
-            if not count:
-                raise OSError(f"{path} became shorter while it was in use; put the complete file back and try again.")
-            wanted = wanted[count:]
+def aligned(nbytes: int) -> int:
+    """Return the bytes that a tensor takes in a span."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

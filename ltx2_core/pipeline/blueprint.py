@@ -60,10 +60,18 @@ class Blueprint:
         config: the sections of its JSON.
         tensors: shapes and formats of every component, by name, then by our name of the tensor.
         gemma: the text encoder's config; None without one.
+        tables: whether tables, of which rows are looked up, travel to the device as other weights do.
     """
 
-    def __init__(self, title: str, config: dict[str, Any], tensors: dict[str, Tensors], gemma: GemmaConfig | None):
-        self.title, self.config, self.tensors, self.gemma = title, config, tensors, gemma
+    def __init__(
+        self,
+        title: str,
+        config: dict[str, Any],
+        tensors: dict[str, Tensors],
+        gemma: GemmaConfig | None,
+        tables: bool = True,
+    ):
+        self.title, self.config, self.tensors, self.gemma, self.tables = title, config, tensors, gemma, tables
         self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
@@ -74,6 +82,7 @@ class Blueprint:
         encoder: TextEncoderFiles | None,
         dtypes: Mapping[str, torch.dtype],
         format: str | None = None,
+        tables: bool = True,
     ) -> "Blueprint":
         """Read the headers of files as they will be loaded.
 
@@ -82,6 +91,7 @@ class Blueprint:
             encoder: those of the text encoder; None without one.
             dtypes: what each component computes in, "text_encoder" included.
             format: what the transformer is cast to; None as it is stored.
+            tables: whether tables, of which rows are looked up, travel to the device as other weights do.
         """
         tensors = {}
         for name, source in models.sources.items():
@@ -96,11 +106,13 @@ class Blueprint:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
-        return cls(title, models.config, tensors, encoder.config if encoder else None)
+        return cls(title, models.config, tensors, encoder.config if encoder else None, tables)
 
     @classmethod
     @_outlives_a_run
-    def of_version(cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16) -> "Blueprint":
+    def of_version(
+        cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16, tables: bool = True
+    ) -> "Blueprint":
         """Draw a released model with Gemma 3 12B; no file is needed.
 
         Args:
@@ -108,6 +120,7 @@ class Blueprint:
             format: "bf16", or "fp8" as in the official fp8 file and the usual one of Gemma: the matrices of the
                 transformer's blocks, the first and the last five excepted, and those of Gemma's layers.
             dtype: what the networks compute in.
+            tables: whether tables, of which rows are looked up, travel to the device as other weights do.
 
         Raises:
             SettingError: for an unknown version or format.
@@ -130,7 +143,7 @@ class Blueprint:
             last = config["transformer"].get("num_layers", 48) - 6
             for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
                 tensors[name] = _quantized(tensors[name], inside, format)
-        return cls(f"LTX-{version} in {format}", config, tensors, gemma)
+        return cls(f"LTX-{version} in {format}", config, tensors, gemma, tables)
 
     def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return what was made for ``key`` before, else make it; what was not asked for longest is forgotten."""
@@ -150,7 +163,7 @@ class Blueprint:
         return sum(map(self._weights_of, names), Weights(0))
 
     def _weights_of(self, name: str) -> Weights:
-        return self.remember(("weights", name), lambda: Weights.of(self.network(name)))
+        return self.remember(("weights", name), lambda: Weights.of(self.network(name), self.tables))
 
     def network(self, name: str) -> ComponentNetwork:
         """Return component ``name`` on the meta device, in the formats it will run in."""
@@ -188,13 +201,17 @@ _BLUEPRINTS: WeakKeyDictionary[Models, dict[Hashable, Blueprint]] = WeakKeyDicti
 
 
 def blueprint_of(
-    models: Models, encoder: TextEncoderFiles | None, dtypes: Mapping[str, torch.dtype], format: str | None = None
+    models: Models,
+    encoder: TextEncoderFiles | None,
+    dtypes: Mapping[str, torch.dtype],
+    format: str | None = None,
+    tables: bool = True,
 ) -> Blueprint:
     """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files."""
     known = _BLUEPRINTS.setdefault(models, {})
-    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format)
+    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format, tables)
     if key not in known:
-        known[key] = Blueprint.of_files(models, encoder, dtypes, format)
+        known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables)
     return known[key]
 
 

@@ -1,6 +1,6 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..disk_cache import cache_folder
 from ..errors import MissingFileError
 from ..lora import Stack, compare
+from ..memory.arrival import arrival_on
 from ..memory.link import Plain, link_to
-from ..memory.machine import Machine, pinnable, this_machine, usable
+from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory, ram
 from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ring import Link
@@ -23,7 +24,7 @@ from ..memory.store import Store
 from ..quantization import FORMATS, check_format
 from ..settings import Resources
 from ..text import Tokenizer
-from .blueprint import Blueprint, blueprint_of
+from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .engine import PlannedEngine
 from .prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
@@ -31,12 +32,15 @@ from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 # What is free changes by the minute; plans that differ by less than this are the same plan.
 _ROUNDED_BYTES = 2**26
 
+# A model that fits so many times into what is free of the RAM, in float32, needs no budget on a CPU.
+_EASILY = 4
+
 
 class LocalEngine(PlannedEngine):
     """Builds each network when its stage comes, brings as much of it to the device as the budget allows, and frees it.
 
-    A CPU has no budget, unless ``resources.vram`` gives it one: then weights are copied on it as onto a card of that
-    size.
+    On a CPU the budget is what is free of the RAM, at most ``resources.ram``; a model that fits easily has none. With
+    ``resources.vram`` weights are copied on it as onto a card of that size.
     """
 
     def __init__(
@@ -103,7 +107,8 @@ class LocalEngine(PlannedEngine):
         names = (*self.models.sources, "text_encoder")
         encoder = None if self.models.text_encoder is None else self.encoder
         dtypes = {name: self._dtype_of(name) for name in names}
-        return blueprint_of(self.models, encoder, dtypes, self.resources.format)
+        tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
+        return blueprint_of(self.models, encoder, dtypes, self.resources.format, tables)
 
     @cached_property
     def machine(self) -> Machine:
@@ -115,11 +120,28 @@ class LocalEngine(PlannedEngine):
         """Return what may be taken now."""
         free, vram = usable(self._device), self.resources.vram
         if free is None and vram is None:
-            return UNLIMITED
+            return self._room_in_ram()
         budget = vram if free is None else _rounded(free)
         assert budget is not None
-        pinned = pinnable(*ram()) if self.resources.ram is None else min(self.resources.ram, pinnable(*ram()))
-        return Room(self.machine, budget if vram is None else min(budget, vram), _rounded(pinned))
+        total, available = ram()
+        pinned = pinnable(total, available + self._pinned.held)
+        most = None if self.resources.ram is None else _rounded(self.resources.ram)
+        return Room(self.machine, budget, _rounded(pinned)).within(vram, most)
+
+    def _room_in_ram(self) -> Room:
+        """What a CPU may take; a model that is small beside that needs no plan, and stays where it is used."""
+        total, available = ram()
+        free = min(free_ram(total, available), total if self.resources.ram is None else self.resources.ram)
+        if not total or _EASILY * FLOAT32 * self._parameters <= free:
+            return UNLIMITED
+        return Room(self.machine, _rounded(free), in_ram=True)
+
+    @cached_property
+    def _parameters(self) -> int:
+        """How many numbers the files hold, the text encoder included."""
+        encoder = {} if self.models.text_encoder is None else self.encoder.names
+        own = sum(source.parameters for source in self.models.sources.values())
+        return own + sum(file.entries[key].parameters for file, key in encoder.values())
 
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
@@ -142,19 +164,21 @@ class LocalEngine(PlannedEngine):
                 each.store.release()
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
-        modules = tuple(self._build(key))
+        arrival = arrival_on(self._device, self._dtype_of(*key.components))
+        modules = tuple(self._build(key, arrival.deferred))
         adapters = adapters_of(modules, key, loras, fuse=fuses(self._device))
-        return Prepared(modules, Store(joined(modules), self._device, link=self._link()), tuple(adapters))
+        store = Store(joined(modules), self._device, link=self._link(), arrival=arrival)
+        return Prepared(modules, store, tuple(adapters))
 
-    def _build(self, key: NetworkKey[Any]) -> Iterator[Any]:
+    def _build(self, key: NetworkKey[Any], deferred: Collection[torch.dtype]) -> Iterator[Any]:
         if isinstance(key.source, UpscalerFile):
-            yield build_upscaler(key.source, self._dtype)
+            yield build_upscaler(key.source, self._dtype, deferred)
         for name in key.components:
             if name == "text_encoder":
-                yield build_text_encoder(self.encoder, self._dtype)
+                yield build_text_encoder(self.encoder, self._dtype_of(name), deferred)
             else:
                 format = self.resources.format if name == "transformer" else None
-                yield build(self.models, name, self._dtype_of(name), "cpu", format)
+                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))

@@ -74,7 +74,7 @@ class Plan:
         lines = [self.title]
         for placement in self.placements:
             name, _, _, device, host, where, time = _row(placement)
-            parts = [f"{device} of the card", f"{host} of RAM" if placement.host_bytes else "", where, time]
+            parts = [f"{device} of {self.room.where}", f"{host} of RAM" if placement.host_bytes else "", where, time]
             lines.append(f"{name}: {', '.join(filter(None, parts))}")
         return "\n".join([*lines, *self.notes, *self.refusals])
 
@@ -82,10 +82,10 @@ class Plan:
         """Return the plan as a table, and what there is to say about it."""
         rows = [_HEADER, *map(_row, self.placements)]
         widths = [max(map(len, column)) for column in zip(*rows)]
+        pinned = "" if self.room.in_ram else f" and {gigabytes(self.room.ram)} of pinned RAM"
         lines = [
             self._headline(),
-            f"{self.machine.name}: at most {gigabytes(self.room.budget or 0)} of the card and "
-            f"{gigabytes(self.room.ram)} of pinned RAM",
+            f"{self.machine.name}: at most {gigabytes(self.room.budget or 0)} of {self.room.where}{pinned}",
             "",
             *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
             "",
@@ -146,10 +146,10 @@ def _plan(
         placement = place(need, room)
         notes += stage.remarks(blueprint)
         if placement is None:
-            refusals.append(explain_refusal(need, room.budget, stage.advise(need, room.budget)))
+            refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
             placements.append(placement)
-            notes += _notes(placement, room.ram)
+            notes += _notes(placement, room)
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 
@@ -163,19 +163,20 @@ def place_stage(stage: Stage, blueprint: Blueprint, room: Room, extra_bytes: int
         return None
     need = need_of(stage, blueprint).with_inputs(extra_bytes)
     if (placement := place(need, room)) is None:
-        raise DoesNotFitError(explain_refusal(need, room.budget, stage.advise(need, room.budget)))
+        raise DoesNotFitError(explain_refusal(need, room, stage.advise(need, room.budget)))
     return placement
 
 
-def _notes(placement: Placement, ram: int) -> list[str]:
+def _notes(placement: Placement, room: Room) -> list[str]:
     notes, name = [], placement.need.name
-    if placement.slots == 1:
+    if placement.slots == 1 and not room.in_ram:
         notes.append(f"{name}: there is room for one part of a block at a time, so copying and computing take turns.")
     if placement.need.runs > 1 and (disk := placement.tiers.count(DISK)):
         what = "parts of blocks" if placement.parts else "blocks"
+        ram, may_be = (room.budget or 0, "taken") if room.in_ram else (room.ram, "pinned")
         notes.append(
             f"{name}: {disk} of {len(placement.tiers)} {what} are read from disk in every step, since only "
-            f"{gigabytes(ram)} of RAM may be pinned."
+            f"{gigabytes(ram)} of RAM may be {may_be}."
         )
     return notes
 

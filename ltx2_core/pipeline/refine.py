@@ -108,7 +108,7 @@ class Refine(Stage):
                 return stage
             tokens = 3 * tokens // 4
             if tokens < MIN_TILE_TOKENS:
-                raise DoesNotFitError(explain_refusal(need, room.budget))
+                raise DoesNotFitError(explain_refusal(need, room))
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the work of one tile, beside the latents of the whole."""

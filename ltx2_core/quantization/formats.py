@@ -242,7 +242,12 @@ def use_scaled_products(network: nn.Module, devices: Collection[str] = ("cuda",)
             module.scaled_on = devices  # type: ignore[assignment]
 
 
-def install_quantized_layers(network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def install_quantized_layers(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None = None,
+    deferred: Collection[torch.dtype] = (),
+) -> None:
     """Put a quantised layer wherever ``state`` holds a quantised weight for an nn.Linear; changes both arguments.
 
     Other quantised tensors are expanded, to bfloat16 by default. Afterwards ``state`` is what ``network`` loads.
@@ -252,6 +257,7 @@ def install_quantized_layers(network: nn.Module, state: dict[str, Tensor], dtype
         state: Tensors by our names; scales and markers stand next to their weights as they do in the file. A missing
             scale is 1.
         dtype: What everything becomes that is not quantised; None leaves it as stored.
+        deferred: What is stored so is left as it is, too, because somebody else converts it when it is used.
 
     Raises:
         CheckpointError: A weight is in a format that is no row of FORMATS.
@@ -263,7 +269,7 @@ def install_quantized_layers(network: nn.Module, state: dict[str, Tensor], dtype
         format = find_format(value.dtype, about.tensors)
         if format is None:
             _refuse_quantized(name, value.dtype, about.tensors)
-            if dtype is not None:
+            if dtype is not None and value.dtype not in deferred:
                 state[name] = value.to(dtype)
         elif problem := format.find_problem(value, about.tensors):
             raise _unreadable(name, problem)

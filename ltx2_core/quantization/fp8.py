@@ -162,7 +162,7 @@ class Fp8Format:
 def dequantize(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return float8 times scale, () or one for each row, in ``dtype``; multiplied in float32 and rounded once."""
     # Every float8 is a bfloat16 and a float16. A scale with axes makes the product, even in place, one of float32.
-    return weight.to(dtype).mul_(scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return weight.to(dtype, copy=True).mul_(scale.reshape(-1, *[1] * (weight.ndim - 1)))
 
 
 FP8 = Fp8Format(kept=_KEPT)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import CheckpointError, LTX2Error
 from ..errors.foreign import Fields, foreign_call
@@ -155,11 +156,16 @@ class GemmaEncoder(nn.Module):
             layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in self.model.layers
         ]
         try:
-            result = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            result = self.model(inputs_embeds=self._embed(ids), attention_mask=mask, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
         return [*states, result.last_hidden_state]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in."""
+        table, dtype = self.model.embed_tokens, self.model.norm.weight.dtype
+        return functional.embedding(ids, table.weight).to(dtype) * table.embed_scale.to(dtype)
 
     def _restore_tables(self) -> None:
         """Recompute the tables that no file contains and that are lost when the model is built on the meta device."""

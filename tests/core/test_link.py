@@ -16,14 +16,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.disk_cache.mapped import mapped_files
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed, link, pinned
 from ltx2_core.memory.link import Readers
-from ltx2_core.memory.unit import ALIGNMENT, Unit, mapped_files
+from ltx2_core.memory.unit import ALIGNMENT, Unit
 
 SIDE, BLOCKS = 32, 6
 BLOCK = SIDE * SIDE * 4 + ALIGNMENT  # a weight and a bias
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has of its memory")
 
 
 class Net(nn.Module):
@@ -89,7 +90,6 @@ def test_a_unit_is_read_in_pieces_of_any_size(mixed, piece):
     assert torch.equal(whole, pieces)
 
 
-@linux
 def test_what_is_mapped_is_read_from_its_file(path, monkeypatch):
     network = mapped(path)
     unit, plain = Unit(list(network.parameters()), mapped_files()), Unit(list(network.parameters()))
@@ -101,7 +101,7 @@ def test_what_is_mapped_is_read_from_its_file(path, monkeypatch):
     assert torch.equal(one, other) and one.any()
 
 
-@linux
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let go of a file that is mapped")
 def test_a_file_that_is_no_longer_at_its_path_is_read_through_its_mapping(path):
     network = mapped(path)
     path.unlink()
@@ -110,7 +110,6 @@ def test_a_file_that_is_no_longer_at_its_path_is_read_through_its_mapping(path):
     assert not any(unit._parts)
 
 
-@linux
 def test_a_file_that_was_cut_is_an_error_and_no_crash(path):
     store = Store(mapped(path), "cpu", link=Plain("cpu"))
     with open(path, "rb+") as file:
@@ -118,6 +117,22 @@ def test_a_file_that_was_cut_is_an_error_and_no_crash(path):
     with pytest.raises(OSError, match="became shorter while it was in use"), store.use() as network:
         network(X)
     assert store.card_bytes == 0
+
+
+@linux
+def test_a_file_that_is_larger_than_ram_and_swap_is_mapped(tmp_path):
+    swap = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "SwapTotal" in line)
+    rows = 2 * (pinned.ram()[0] + swap * 1024) // 2**13
+    header = {"blocks.0.weight": {"dtype": "BF16", "shape": [rows, 2**12], "data_offsets": [0, rows * 2**13]}}
+    text = json.dumps(header).encode()
+    with open(tmp_path / "large.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + rows * 2**13)
+    weight = TensorFile(tmp_path / "large.safetensors").get("blocks.0.weight")
+    assert weight.shape == (rows, 2**12) and not weight[-1].any()
+    assert [file.path for file in mapped_files()].count(str(tmp_path / "large.safetensors")) == 1
+    del weight
+    assert str(tmp_path / "large.safetensors") not in [file.path for file in mapped_files()]
 
 
 # ------------------------------------------------------------------------------------------------------ to the card

@@ -1,0 +1,99 @@
+"""Files that are mapped into memory, to be read only: the one place where weights are mapped, and where they lie."""
+
+import bisect
+import mmap
+import os
+import warnings
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class MappedFile(NamedTuple):
+    """A file that is mapped into memory, from address ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    path: str
+    identity: tuple[int, int]  # what tells the file from one that took its place: its disk, and its number there
+
+
+class FilePart(NamedTuple):
+    """Where bytes begin in a file."""
+
+    path: str
+    offset: int
+
+
+_MAPPED: dict[int, MappedFile] = {}  # by where they begin, as long as something uses them
+
+
+def map_file(path: Path, nbytes: int) -> torch.UntypedStorage:
+    """Map the first ``nbytes`` of a file into memory.
+
+    Nothing is read before it is used, and nothing is set aside for it: systems refuse a mapping that may be written
+    when its file is larger than RAM and swap together, and Windows counts it as memory in use. Writing into this one
+    ends the program.
+
+    Raises:
+        OSError: The system refuses.
+        ValueError: The file is shorter, or empty.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
+        identity = _identity(os.fstat(file.fileno()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        storage = torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
+    start = storage.data_ptr()
+    _MAPPED[start] = MappedFile(start, start + nbytes, str(path.absolute()), identity)
+    weakref.finalize(mapped, _MAPPED.pop, start, None)
+    return storage
+
+
+def mapped_files() -> list[MappedFile]:
+    """List the files that are mapped and still lie at their path, by address."""
+    return sorted(file for file in list(_MAPPED.values()) if _is_there(file))
+
+
+def file_part(tensor: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
+    """Return where in ``files``, sorted by address, the bytes of a tensor lie; None if they do not."""
+    if tensor.is_cpu and tensor.is_contiguous():
+        address = tensor.data_ptr()
+        index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1
+        if index >= 0 and address + tensor.nbytes <= files[index].stop:
+            return FilePart(files[index].path, address - files[index].start)
+    return None
+
+
+def read_part(part: FilePart, into: Tensor) -> None:
+    """Read as many bytes of a file as ``into`` (uint8) takes, through a handle of its own, so that threads may.
+
+    Raises:
+        OSError: The file cannot be read, or became shorter.
+    """
+    wanted = memoryview(into.numpy().data)
+    with open(part.path, "rb", buffering=0) as file:
+        file.seek(part.offset)
+        while wanted:
+            count = file.readinto(wanted)
+            if not count:
+                raise OSError(
+                    f"{part.path} became shorter while it was in use; put the complete file back and try again."
+                )
+            wanted = wanted[count:]
+
+
+def _is_there(file: MappedFile) -> bool:
+    try:
+        return _identity(os.stat(file.path)) == file.identity
+    except OSError:
+        return False
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
