@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..errors import OutOfMemoryError, SettingError
+from ..errors import OutOfMemoryError, SettingError, is_out_of_memory
 from ..layers import FeedForward
 from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_units, names_of, partitions_of
@@ -133,7 +133,9 @@ class Store:
                 self._drop(unit)
         try:
             self._bring(resident)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self.budget = self.card_bytes
             _log.warning("Only %s of %s fit on %s", _gb(self.budget), _gb(self.wanted_bytes), self.device)
 
@@ -251,7 +253,9 @@ class Store:
             try:
                 self._stand_ready()
                 return action()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if not self._give_way():
                     raise OutOfMemoryError(
                         f"{self.device} has too little memory: of the network only the {_gb(self.card_bytes)} that it "
