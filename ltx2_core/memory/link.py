@@ -156,6 +156,7 @@ class Streamed(Plain):
 
     def send(self, unit: Unit, slot: Slot) -> None:
         """Start to copy the unit, or to read it, after the work already started on the card."""
+        self._pinned.hold(unit)
         slot.free = torch.cuda.current_stream(self.device).record_event()
         if unit.span is not None:
             self._copy(unit.span, slot)
@@ -187,16 +188,12 @@ class Streamed(Plain):
         self._pinned.rest(units)
 
     def _fetch(self, unit: Unit, slot: Slot) -> None:
-        """Read a unit and copy it, on the thread of a reader; if it fails, no copy of it is under way."""
-        try:
-            span = self._pinned.fill(unit)
-            if span is not None:
-                self._copy(span, slot)
-            else:
-                self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
-        except BaseException:
-            self._copies.synchronize()
-            raise
+        """Read a unit and copy it, on the thread of a reader; if it fails, copies of it may be under way."""
+        span = self._pinned.fill(unit)
+        if span is not None:
+            self._copy(span, slot)
+        else:
+            self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
 
     def _copy(self, piece: Tensor, slot: Slot, start: int = 0) -> torch.cuda.Event:
         """Copy ``piece`` to byte ``start`` of ``slot``; return the event after which it may be overwritten."""

@@ -35,7 +35,7 @@ class Link(Protocol):
         """Return memory that is no longer held to the device."""
 
     def rest(self, units: Sequence[Unit]) -> None:
-        """Note that ``units`` are not needed for a while, so their pinned memory may be given to others."""
+        """Note that ``units``, which have settled, are not sent for a while, so others may have their pinned memory."""
 
 
 class Ring:

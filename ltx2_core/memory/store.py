@@ -124,7 +124,6 @@ class Store:
         if budget is not None and self._ring.largest:
             room = budget - self._partition.rest.nbytes
             self._ring.size = max(1, min(self.slots, room // self._ring.largest))
-        self._link.settle()
         if not self._users:
             self._apply_patches()
         resident = self._fitting()
@@ -326,12 +325,18 @@ class Store:
         return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)
 
     def _bring(self, units: Iterable[Unit]) -> None:
-        for unit in units:
-            if unit.nbytes and unit.place is None and unit is not self._ring.running:
-                slot = self._link.slot(unit.nbytes)
-                self._link.send(unit, slot)
-                install(unit, slot, self._link)
-                unit.place = slot
+        brought = []
+        try:
+            for unit in units:
+                if unit.nbytes and unit.place is None and unit is not self._ring.running:
+                    slot = self._link.slot(unit.nbytes)
+                    brought.append(unit)
+                    self._link.send(unit, slot)
+                    install(unit, slot, self._link)
+                    unit.place = slot
+        finally:  # whatever failed: the slot of a unit that did not come is given back now
+            self._link.settle()
+            self._link.rest(brought)  # so that others may have the pinned memory that these were copied from
 
     def _drop(self, unit: Unit) -> None:
         if not self._needed(unit):
