@@ -9,6 +9,21 @@ from ltx2_core.memory import PinnedMemory, Plain, Streamed, pinned
 from ltx2_core.memory.link import Readers
 
 
+def full_cards() -> list[RuntimeError]:
+    """What a card says that has no memory left, apart from torch.OutOfMemoryError."""
+    errors = [RuntimeError(text) for text in (
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1.00 GB, max allowed: 5.44 GB).",
+    )]  # fmt: skip
+    in_words_of_another_driver = RuntimeError("CUDA error: no more")
+    in_words_of_another_driver.error_code = 2  # cudaErrorMemoryAllocation
+    return [*errors, in_words_of_another_driver]
+
+
 class Device(Plain):
     """A device that is not one: all units are copied, into memory that holds nan before, as late as possible."""
 

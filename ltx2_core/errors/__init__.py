@@ -55,14 +55,29 @@ class OutOfMemoryError(LTX2Error, torch.OutOfMemoryError):
     """Memory ran out during the work, and nothing is left that could be given up."""
 
 
-# How torch says, in a plain RuntimeError, that the RAM has ended.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
+# How torch says, in a plain RuntimeError, that the RAM has ended; that a card has no memory left for a kernel, for
+# pinned pages or for a library's workspace; and that a library found none when it was first used.
+_NO_RAM = ("can't allocate memory", "not enough memory", "cannot allocate memory")
+_NO_CARD_MEMORY = ("out of memory", "status_alloc_failed", "allocation_failed")
+_NO_LIBRARY = ("cublas_status_not_initialized when calling `cublascreate", "cudnn_status_not_initialized")
+_CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that a device has no memory left, by whichever part of torch or CUDA it is told."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    said = any(words in text for words in (*_NO_CARD_MEMORY, *_NO_LIBRARY))
+    return said or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
 
 
 def ran_out(error: BaseException) -> bool:
     """Return whether ``error`` says that memory ran out: on a card, in torch on a CPU, or in Python."""
-    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
-    return said or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_RAM)
+    return said or isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..errors import is_out_of_memory
 from .pinned import PinnedMemory
 from .ring import Link, Ring
 from .unit import Slot, Unit
@@ -30,7 +31,7 @@ class Plain:
         """Do nothing: plain copies need no preparation."""
 
     def slot(self, nbytes: int) -> Slot:
-        """Allocate ``nbytes`` on the device. Raises torch.OutOfMemoryError."""
+        """Allocate ``nbytes`` on the device. Raises what ``is_out_of_memory`` knows."""
         with torch.inference_mode(False):  # so that any thread may write into it
             return Slot(nbytes, torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
@@ -155,6 +156,7 @@ class Streamed(Plain):
 
     def send(self, unit: Unit, slot: Slot) -> None:
         """Start to copy the unit, or to read it, after the work already started on the card."""
+        self._pinned.hold(unit)
         slot.free = torch.cuda.current_stream(self.device).record_event()
         if unit.span is not None:
             self._copy(unit.span, slot)
@@ -186,16 +188,12 @@ class Streamed(Plain):
         self._pinned.rest(units)
 
     def _fetch(self, unit: Unit, slot: Slot) -> None:
-        """Read a unit and copy it, on the thread of a reader; if it fails, no copy of it is under way."""
-        try:
-            span = self._pinned.fill(unit)
-            if span is not None:
-                self._copy(span, slot)
-            else:
-                self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
-        except BaseException:
-            self._copies.synchronize()
-            raise
+        """Read a unit and copy it, on the thread of a reader; if it fails, copies of it may be under way."""
+        span = self._pinned.fill(unit)
+        if span is not None:
+            self._copy(span, slot)
+        else:
+            self._readers.read(unit, lambda piece, start: self._copy(piece, slot, start).synchronize)
 
     def _copy(self, piece: Tensor, slot: Slot, start: int = 0) -> torch.cuda.Event:
         """Copy ``piece`` to byte ``start`` of ``slot``; return the event after which it may be overwritten."""
@@ -211,17 +209,30 @@ def link_to(device: torch.device, pinned: PinnedMemory = PINNED) -> Link:
     """Return the link to ``device``: in place on a CPU, streamed on an NVIDIA card that passes a trial, else plain."""
     if device.type == "cpu":
         return InPlace(device)
-    if device.type == "cuda" and torch.version.cuda is not None and _passes_trial(device):
+    if device.type == "cuda" and torch.version.cuda is not None and _can_stream(device):
         return Streamed(device, pinned)
     return Plain(device)
+
+
+def _can_stream(device: torch.device) -> bool:
+    try:
+        return _passes_trial(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        _log.warning(
+            "%s has no memory left to try streaming beside the work (%s); these weights are copied one by one.", device,
+            str(error).splitlines()[0],
+        )  # fmt: skip
+        return False
 
 
 @cache
 def _passes_trial(device: torch.device) -> bool:
     """Return whether streamed weights give bit for bit what weights give that are copied one by one.
 
-    This takes some milliseconds, once: six units go through room for two while the card multiplies, most of them read
-    by threads, so that a copy that comes too late, or too early, shows.
+    This takes some milliseconds, once, unless there is no memory for it: six units go through room for two while the
+    card multiplies, most of them read by threads, so that a copy that comes too late, or too early, shows.
     """
     generator = torch.Generator().manual_seed(0)
     units = [Unit([torch.randn(1024, 1024, generator=generator)]) for _ in range(6)]
@@ -243,6 +254,8 @@ def _passes_trial(device: torch.device) -> bool:
     try:
         passed = torch.equal(result(Streamed(device, PinnedMemory(2 * units[0].nbytes))), result(Plain(device)))
     except Exception as error:  # a driver can fail in any way, and the plain way remains
+        if is_out_of_memory(error):
+            raise
         _log.warning("Streaming beside the work failed its trial on %s: %s", device, error)
         return False
     if not passed:

@@ -60,12 +60,20 @@ class PinnedMemory:
                 if unit not in self._granted and self._room() >= unit.nbytes:
                     self._granted[unit] = None
 
+    def hold(self, unit: Unit) -> None:
+        """Keep the span of ``unit``, which is about to be copied, until it rests."""
+        self._resting.pop(unit, None)
+
     def rest(self, units: Sequence[Unit]) -> None:
-        """Allow the spans of ``units`` to be given up when others need the room."""
+        """Allow the spans of ``units``, of which no copy is under way, to be given up when others need the room."""
         self._resting.update((unit, None) for unit in units if unit in self._granted)
 
     def fill(self, unit: Unit) -> Tensor | None:
-        """Pin the span of a unit and read its bytes into it; None if it was promised none or the system refuses."""
+        """Pin the span of a unit and read its bytes into it; None if it was promised none or the system refuses.
+
+        Raises:
+            OSError: if it cannot be read; nothing is pinned then.
+        """
         if unit not in self._granted:
             return None
         span = _pages(unit.nbytes)
@@ -76,7 +84,12 @@ class PinnedMemory:
             return None
         self._granted[unit] = finalizer = weakref.finalize(unit, self._unpin, span)
         finalizer.atexit = False
-        unit.read(span)
+        try:
+            unit.read(span)
+        except BaseException:
+            self._granted[unit] = None  # it may be read again
+            finalizer()
+            raise
         unit.span = span
         return span
 

@@ -6,8 +6,7 @@ A ``Ring`` decides, a ``Link`` moves the bytes. So tests run the ring with a lin
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
-
+from ..errors import is_out_of_memory
 from .unit import Slot, Unit
 
 
@@ -18,7 +17,7 @@ class Link(Protocol):
         """Get ready to send ``units`` again and again, those first in the list most often."""
 
     def slot(self, nbytes: int) -> Slot:
-        """Allocate ``nbytes`` on the device. Raises torch.OutOfMemoryError."""
+        """Allocate ``nbytes`` on the device. Raises what ``is_out_of_memory`` knows."""
 
     def send(self, unit: Unit, slot: Slot) -> None:
         """Start to copy a unit into ``slot``, after the work already started, which may still use that memory."""
@@ -36,7 +35,7 @@ class Link(Protocol):
         """Return memory that is no longer held to the device."""
 
     def rest(self, units: Sequence[Unit]) -> None:
-        """Note that ``units`` are not needed for a while, so their pinned memory may be given to others."""
+        """Note that ``units``, which have settled, are not sent for a while, so others may have their pinned memory."""
 
 
 class Ring:
@@ -161,8 +160,8 @@ class Ring:
         while self.memory is None:
             try:
                 self.memory = self.link.slot(self.nbytes)
-            except torch.OutOfMemoryError:
-                if self.size == 1:
+            except RuntimeError as error:
+                if self.size == 1 or not is_out_of_memory(error):
                     raise
                 self.size -= 1  # look less far ahead
         return self.memory

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..errors import OutOfMemoryError, SettingError
+from ..errors import OutOfMemoryError, SettingError, is_out_of_memory
 from ..layers import FeedForward
 from .arrival import AS_STORED, Arrival
 from .link import link_to
@@ -141,7 +141,6 @@ class Store:
         if budget is not None and self._ring.largest:
             room = budget - self._partition.rest.nbytes
             self._ring.size = max(1, min(self.slots, room // self._ring.largest))
-        self._link.settle()
         if not self._users:
             self._apply_patches()
         resident = self._fitting()
@@ -150,7 +149,9 @@ class Store:
                 self._drop(unit)
         try:
             self._bring(resident)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self.budget = self.card_bytes
             _log.warning("Only %s of %s fit on %s", _gb(self.budget), _gb(self.wanted_bytes), self.device)
 
@@ -270,7 +271,9 @@ class Store:
             try:
                 self._stand_ready()
                 return action()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if not self._give_way():
                     raise OutOfMemoryError(
                         f"{self.device} has too little memory: of the network only the {_gb(self.card_bytes)} that it "
@@ -341,12 +344,18 @@ class Store:
         return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)
 
     def _bring(self, units: Iterable[Unit]) -> None:
-        for unit in units:
-            if unit.nbytes and unit.place is None and unit is not self._ring.running:
-                slot = self._link.slot(unit.nbytes)
-                self._link.send(unit, slot)
-                install(unit, slot, self._link)
-                unit.place = slot
+        brought = []
+        try:
+            for unit in units:
+                if unit.nbytes and unit.place is None and unit is not self._ring.running:
+                    slot = self._link.slot(unit.nbytes)
+                    brought.append(unit)
+                    self._link.send(unit, slot)
+                    install(unit, slot, self._link)
+                    unit.place = slot
+        finally:  # whatever failed: the slot of a unit that did not come is given back now
+            self._link.settle()
+            self._link.rest(brought)  # so that others may have the pinned memory that these were copied from
 
     def _drop(self, unit: Unit) -> None:
         if not self._needed(unit):

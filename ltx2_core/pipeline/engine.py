@@ -11,6 +11,7 @@ from ..lora import LoraAdapter, Stack
 from ..memory.placement import Placement, Room
 from .blueprint import Blueprint
 from .plan import place_stage
+from .precision import exact_float32
 from .stage import TRANSFORMER, NetworkKey, Networks, Stage, StagePlan, StageT
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
@@ -77,7 +78,7 @@ class PlannedEngine(ABC):
 
     @contextmanager
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
-        """Yield the networks of ``stage``, ready to run.
+        """Yield the networks of ``stage``, ready to run; those in float32 compute in it, not in TF32.
 
         Args:
             stage: placed as it was planned, or as it fits now.
@@ -88,7 +89,7 @@ class PlannedEngine(ABC):
             OutOfMemoryError: if memory runs out all the same.
         """
         try:
-            with memory_told(f" in the stage {stage.name}"), self.bring(stage, loras) as networks:
+            with memory_told(f" in the stage {stage.name}"), exact_float32(), self.bring(stage, loras) as networks:
                 yield networks
         finally:
             self._in_use = ()

@@ -1,9 +1,57 @@
-"""What is no number in a narrow format is made once more in float32; nothing else has to be made again."""
+"""How precise a stage is: float32 is float32, and what is no number in a narrow format is made once more in it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from ..errors import Finding, NotANumberError
 from .stage import Engine, Stage
+
+Setting = tuple[Any, str, Any]  # owner, name and value of an attribute
+
+
+class _ExactFloat32:
+    """Switches TF32 off for all users together: the first one turns it off, the last one restores what was set."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: list[Setting] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._before = [(owner, name, getattr(owner, name)) for owner, name, _ in _without_tf32()]
+                _set_all(_without_tf32())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    _set_all(self._before)
+
+
+# A context in which cards compute convolutions and products of float32 in float32, whatever the process has set.
+# PyTorch lets convolutions round their inputs to TF32, which has the ten bits of float16: far too few for a vocoder.
+exact_float32 = _ExactFloat32()
+
+
+def _without_tf32() -> list[Setting]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):  # since torch 2.9, which refuses to tell the older flags if both kinds are used
+        return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
+    return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
+
+
+def _set_all(settings: list[Setting]) -> None:
+    for owner, name, value in settings:
+        setattr(owner, name, value)
 
 
 def widen(engine: Engine, stage: Stage, error: NotANumberError) -> Engine:

@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..errors import is_out_of_memory
+
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 _SIDE = 16  # of which both sides of a weight must be multiples, on cards
 
@@ -73,9 +75,9 @@ def _has(device: torch.device, stored: torch.dtype, dtype: torch.dtype, rows: bo
     try:
         left = _rounded(numbers.to(dtype), torch.ones(side, 1, device=device))
         found = torch._scaled_mm(left, right.t(), of_left, of_right, bias, out_dtype=dtype)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):  # which says nothing about the device, and is not remembered
+            raise
         return False
     expected = (left.float() @ right.float().t()) / 4 + 1
     return torch.allclose(found.float(), expected, rtol=0.01)

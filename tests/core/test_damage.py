@@ -15,6 +15,7 @@ from pathlib import Path
 import damage
 import pytest
 import torch
+from devices import full_cards
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,9 @@ from ltx2_core.errors import (
     MediaError,
     NotANumberError,
     OutOfMemoryError,
+    is_out_of_memory,
     memory_told,
+    ran_out,
 )
 from ltx2_core.errors.foreign import DEEPEST, Fields, foreign_call, parse_json
 from ltx2_core.health import check_finite
@@ -439,7 +442,24 @@ NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GB"),
     MemoryError(),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
+    *full_cards(),
 ]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_only_a_device_that_is_full_can_be_helped_by_giving_way_on_it(error):
+    assert ran_out(error)
+    assert is_out_of_memory(error) == (NO_MEMORY.index(error) not in (1, 2))
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle, opa, opb)`"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
+    OSError("No space left on device"),
+], ids=str)  # fmt: skip
+def test_other_errors_of_a_card_do_not_say_that_it_is_full(error):
+    assert not ran_out(error) and not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)

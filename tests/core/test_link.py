@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import Pins, on_stand_ins, through
+from devices import Pins, full_cards, on_stand_ins, through
 from safetensors.torch import save_file
 from torch import nn
 
@@ -383,6 +383,22 @@ def test_a_card_streams_only_after_it_has_passed_a_trial(monkeypatch, caplog):
     assert not trial(device) and "wrong numbers" in caplog.text
     monkeypatch.setattr(link.Streamed, "_copy", lambda *_: 1 / 0)
     assert not trial(device) and "failed its trial" in caplog.text
+
+
+def test_a_trial_for_which_there_was_no_memory_is_made_again(monkeypatch, caplog):
+    errors = full_cards()
+    pending = errors.copy()
+
+    def fail(*_):
+        raise pending.pop()
+
+    monkeypatch.setattr(link, "Streamed", fail)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: torch.ones(2, 2))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    kinds = [type(link.link_to(torch.device("cuda"))) for _ in errors]
+    assert kinds == [link.Plain] * len(errors) and not pending
+    assert caplog.text.count("no memory left to try") == len(errors)
 
 
 def test_what_carries_weights_to_which_device(monkeypatch):

@@ -1,6 +1,7 @@
 """A VAE that gives no numbers in 16 bits does its part again in float32, and nothing else is made again."""
 
 import math
+from collections import defaultdict
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.conditioning.conditions import AudioSource, Picture, ReferenceAudio
 from ltx2_core.errors import NotANumberError
-from ltx2_core.pipeline.decode_audio import DecodeMel
+from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ltx2_core.pipeline.generate import run
 from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.precision import exact_float32
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.settings import Request, Resources
 from ltx2_core.video_vae import Tiling
@@ -93,6 +95,81 @@ def test_a_whole_clip_is_sampled_once(loud):
     assert steps.count("sampling") == 2
     for stage in ("pictures", "hearing", "frames", "mel"):
         assert said(findings).count(f"the stage {stage},") == 1
+
+
+# TF32
+
+
+def tf32() -> tuple[str, str]:
+    """What cards do to float32 in convolutions, and in products."""
+    return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+
+def set_tf32(convolutions: str, products: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = convolutions
+    torch.backends.cuda.matmul.fp32_precision = products
+
+
+@pytest.fixture
+def process_with_tf32():
+    before = tf32()
+    set_tf32("tf32", "tf32")
+    yield
+    set_tf32(*before)
+
+
+needs_these_flags = pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has older flags")
+
+
+@needs_these_flags
+def test_float32_is_float32_in_every_network(tiny_files, process_with_tf32, monkeypatch):
+    """Seen from inside: every module of every network, and the spectrogram of a sound that is given."""
+    seen, stft = defaultdict(set), torch.stft
+    monkeypatch.setattr(torch, "stft", lambda *args, **kwargs: seen[tf32()].add("stft") or stft(*args, **kwargs))
+
+    def look(module, given):
+        if not any(isinstance(each, torch.Tensor) and each.is_meta for each in given):  # a plan is no computation
+            seen[tf32()].add(type(module).__name__)
+
+    conditions = [Picture(PIXELS[0, :, :1].movedim(0, -1) / 2 + 0.5), ReferenceAudio(AudioSource(SOUND, 16_000))]
+    request = Request.of("a ball", width=96, height=96, frames=9, steps=1, device="cpu", cache=False,
+                         conditions=conditions)  # fmt: skip
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        clip = run(ltx2.open_models(*tiny_files("2.3")[:2]), request)
+        assert clip.frames.isfinite().all()
+    assert not seen["tf32", "tf32"], seen
+    assert {"VideoEncoder", "AudioEncoder", "stft", "Vocoder", "AudioDecoder", "Block"} <= seen["ieee", "ieee"]
+    assert tf32() == ("tf32", "tf32")
+
+
+@needs_these_flags
+def test_what_the_process_has_set_comes_back_whoever_leaves_first(process_with_tf32):
+    """Frames are decoded as they are asked for, so that stages of two clips may end in any order, or in an error."""
+    one, other = exact_float32(), exact_float32()
+    for each in (one, other):
+        each.__enter__()
+    assert tf32() == ("ieee", "ieee")
+    one.__exit__(None, None, None)
+    assert tf32() == ("ieee", "ieee")
+    other.__exit__(None, None, None)
+    assert tf32() == ("tf32", "tf32")
+    with pytest.raises(InterruptedError), exact_float32():
+        raise InterruptedError
+    assert tf32() == ("tf32", "tf32")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card")
+@pytest.mark.parametrize("stage, given", [(Vocode(40), torch.randn(1, 2, 40, 64)), (DecodeMel(9), AUDIO)], ids=repr)
+def test_float32_on_a_card_is_that_of_a_cpu(tiny_files, process_with_tf32, stage, given):
+    models = ltx2.open_models(*tiny_files("2.3")[:2])
+    with torch.inference_mode():
+        card, cpu = (
+            stage.run(LocalEngine(models, Resources(name, precision="fp32")), given) for name in ("cuda", "cpu")
+        )
+    if isinstance(stage, Vocode):
+        (card, _), (cpu, _) = card, cpu
+    assert (card.cpu() - cpu).norm() < 1e-4 * cpu.norm()  # 3e-2 with TF32
 
 
 def test_what_is_no_number_in_float32_either_is_one_sentence(loud):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import Device
+from devices import Device, full_cards
 from torch import nn
 
 from ltx2_core.memory import Store
@@ -237,6 +237,44 @@ def test_a_block_that_runs_out_of_memory_is_run_again(fails, caplog):
             assert store.card_bytes == REST + BLOCK
         assert torch.equal(network(X), expected)
     assert all("forward" not in vars(block) for block in network.blocks)
+
+
+@pytest.mark.parametrize("error", full_cards(), ids=lambda error: str(error)[:60])
+def test_a_full_card_is_told_in_many_ways(error):
+    """By a block, by the memory of the ring, and by what is brought to stay."""
+    network, expected, left = Net(), Net()(X), [1]
+    store = store_of(network, REST + 5 * BLOCK)
+
+    def fail():
+        if left:
+            left.pop()
+            raise error
+
+    network.blocks[1].during, slot = fail, store._link.slot
+    with store.use():
+        assert torch.equal(network(X), expected)
+    store._link.slot = lambda nbytes: fail() or slot(nbytes)
+    left.append(1)
+    store.set_budget(None)
+    assert store.card_bytes == store._link.used < store.wanted_bytes
+    store.set_budget(REST + 5 * BLOCK)
+    left.append(1)
+    with store.use():
+        assert torch.equal(network(X), expected)
+    assert not left
+
+
+def test_another_error_of_a_card_is_not_taken_for_memory():
+    network, calls = Net(), []
+
+    def fail():
+        calls.append(None)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    network.blocks[1].during = fail
+    with pytest.raises(RuntimeError, match="illegal"), store_of(network, 0).use():
+        network(X)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("capacity", range(REST + BLOCK, REST + 8 * BLOCK, BLOCK // 2))
