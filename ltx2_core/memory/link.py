@@ -209,14 +209,13 @@ def link_to(device: torch.device, pinned: PinnedMemory = PINNED) -> Link:
     """Return the link to ``device``: in place on a CPU, streamed on an NVIDIA card that passes a trial, else plain."""
     if device.type == "cpu":
         return InPlace(device)
-    if device.type == "cuda" and torch.version.cuda is not None and _can_stream(device):
-        return Streamed(device, pinned)
-    return Plain(device)
+    return Streamed(device, pinned) if can_stream(device) else Plain(device)
 
 
-def _can_stream(device: torch.device) -> bool:
+def can_stream(device: torch.device) -> bool:
+    """Return whether weights go to ``device`` while it computes: it is an NVIDIA card that passes a trial."""
     try:
-        return _passes_trial(device)
+        return device.type == "cuda" and torch.version.cuda is not None and _passes_trial(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -31,6 +31,10 @@ MARGIN = 2**28  # left free on a card in use: a browser may want some more any t
 DATASHEET_EFFICIENCY = {"products": 0.80, "products8": 0.70, "convolutions": 0.20, "attention": 0.70, "bandwidth": 0.85}
 
 _PROBE_SECONDS = 0.05  # of each rate
+_WARM_UP_SECONDS = 0.3  # until a card and its link, which rest at a lower clock, are as fast as they get
+
+# What it takes a program of Python to start one operation of a card.
+LAUNCH = 7e-6
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,19 @@ class Machine:
     bandwidth: float  # bytes of the card's own memory
     link: float  # bytes from pinned memory to the card
     disk: float  # bytes from disk, not from the system's cache
+    launch: float = 0.0  # seconds in which the program starts one operation, while the card works on earlier ones
+    overlaps: bool = True  # whether weights are copied while the card computes
 
     def seconds(self, cost: Cost) -> float:
         """Return how long ``cost`` takes when the weights are on the card."""
-        return (
+        working = (
             cost.products / self.products
             + cost.products8 / self.products8
             + cost.convolutions / self.convolutions
             + cost.attention / self.attention
             + cost.moved / self.bandwidth
         )
+        return max(working, cost.launches * self.launch)
 
     @property
     def budget(self) -> int:
@@ -85,6 +92,7 @@ def _card(name: str, gib: int, tflops: float, bandwidth: float, link: float, flo
         bandwidth=bandwidth * 1e9 * DATASHEET_EFFICIENCY["bandwidth"],
         link=link * 1e9,
         disk=DISK,
+        launch=LAUNCH,
     )
 
 
@@ -126,8 +134,9 @@ def this_machine(
     file: Path | None = None,
     folder: Path | None = None,
     scaled_product: ScaledProduct | None = None,
+    overlaps: bool = False,
 ) -> Machine:
-    """Return the present machine, measured once in 0.3 s and then remembered.
+    """Return the present machine, measured once in 0.7 s and then remembered.
 
     Args:
         device: the card, or the CPU.
@@ -135,20 +144,48 @@ def this_machine(
         folder: where measurements are kept; None keeps nothing.
         scaled_product: returns, for a square matrix on the device, a function that multiplies it by itself in eight
             bits, or None where the device cannot.
+        overlaps: whether weights are copied to the device while it computes.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
-    key = f"{name} torch {torch.__version__} {'' if file is None else file.stat().st_dev}"
-    path = None if folder is None else folder / "machine.json"
+    key = f"{_identity(device)} torch {torch.__version__} {'' if file is None else file.stat().st_dev} {overlaps}"
+    path = _path(folder)
     known = _read(path)
     if key in known:
         return Machine(**known[key]["rates"])
-    machine = _probe(name, device, file, scaled_product)
+    machine = _probe(_name(device), device, file, scaled_product, overlaps)
     if path is not None:
         rates = asdict(machine)
-        kept = known | {key: {"rates": rates, "digest": fingerprint(key, rates)}}
-        with suppress(OSError):  # it will be measured again
-            write_atomically(path, json.dumps(kept, indent=1).encode())
+        _write(path, known | {key: {"rates": rates, "digest": fingerprint(key, rates)}})
     return machine
+
+
+def forget_machine(device: torch.device, folder: Path | None) -> None:
+    """Forget what was measured of ``device``, so that it is measured anew; arguments as for ``this_machine``."""
+    path, identity = _path(folder), _identity(device)
+    if path is not None:
+        _write(path, {key: kept for key, kept in _read(path).items() if not key.startswith(f"{identity} torch ")})
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
+
+
+def _identity(device: torch.device) -> str:
+    """Name the device, its driver, and the place in the machine that its link depends on."""
+    if device.type != "cuda":
+        return _name(device)
+    properties = torch.cuda.get_device_properties(device)
+    where = [getattr(properties, f"pci_{name}_id", "") for name in ("domain", "bus", "device")]
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "")()
+    return f"{_name(device)} {properties.total_memory} at {where} driver {driver}"
+
+
+def _path(folder: Path | None) -> Path | None:
+    return None if folder is None else folder / "machine.json"
+
+
+def _write(path: Path, kept: dict[str, Any]) -> None:
+    with suppress(OSError):  # it will be measured again
+        write_atomically(path, json.dumps(kept, indent=1).encode())
 
 
 def usable(device: torch.device) -> int | None:
@@ -189,7 +226,9 @@ def _is_whole(key: str, kept: object) -> bool:
     )
 
 
-def _probe(name: str, device: torch.device, file: Path | None, scaled_product: ScaledProduct | None) -> Machine:
+def _probe(
+    name: str, device: torch.device, file: Path | None, scaled_product: ScaledProduct | None, overlaps: bool
+) -> Machine:
     card = device.type == "cuda"
     dtype, side, tokens, size = (torch.bfloat16, 4096, 4096, 2**26) if card else (torch.float32, 512, 256, 2**22)
 
@@ -202,7 +241,10 @@ def _probe(name: str, device: torch.device, file: Path | None, scaled_product: S
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
     block = torch.empty(size, dtype=torch.uint8, device=device)
-    host = torch.empty(size, dtype=torch.uint8, pin_memory=card)
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=overlaps)
+    few = torch.zeros(1, device=device)
+    if card:
+        _runs_per_second(lambda: (matrix @ matrix, block.copy_(host, non_blocking=True)), device, _WARM_UP_SECONDS)
     return Machine(
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
@@ -213,10 +255,16 @@ def _probe(name: str, device: torch.device, file: Path | None, scaled_product: S
         bandwidth=rate(2 * size, block.clone),
         link=rate(size, lambda: block.copy_(host, non_blocking=True)),
         disk=DISK if file is None else _disk_rate(file),
+        launch=1 / rate(_STARTED, lambda: [few.add_(1) for _ in range(_STARTED)]) if card else 0.0,
+        overlaps=overlaps,
     )
 
 
-def _runs_per_second(run: Callable[[], object], device: torch.device) -> float:
+_STARTED = 100  # operations one after the other, to measure what it takes to start one
+
+
+def _runs_per_second(run: Callable[[], object], device: torch.device, seconds: float | None = None) -> float:
+    seconds = _PROBE_SECONDS if seconds is None else seconds
 
     def wait() -> None:
         if device.type == "cuda":
@@ -225,7 +273,7 @@ def _runs_per_second(run: Callable[[], object], device: torch.device) -> float:
     run()
     wait()
     start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < _PROBE_SECONDS:
+    while time.perf_counter() - start < seconds:
         run()
         wait()
         count += 1

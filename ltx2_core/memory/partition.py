@@ -12,6 +12,8 @@ from .unit import Unit, aligned
 
 BLOCK, PART = "block", "part"  # what may be streamed
 
+_MUCH_LARGER, _FEW = 1.25, 0.25  # than the usual unit; share of all units
+
 
 class Partition:
     """The units of a network in the order in which their modules are called, and the rest, which several of them need.
@@ -37,7 +39,7 @@ class Partition:
         self.units = [Unit(tensors_of(module), files, arrival, tables) for module in self.modules]
         rest = [tensor for tensor in tensors_of(network) if id(tensor) not in inside]
         self.rest = Unit(rest, files, arrival, tables)
-        self.ranked = [self.rest, *(self.units[index] for index in bit_reversed_order(len(self.units)))]
+        self.ranked = [self.rest, *(self.units[index] for index in rank_units([unit.nbytes for unit in self.units]))]
 
 
 def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str, Partition]:
@@ -109,11 +111,40 @@ def bit_reversed_order(count: int) -> list[int]:
     return sorted(range(count), key=lambda index: f"{index:0{bits}b}"[::-1])
 
 
-def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> set[int]:
-    """Choose as many units as fit into ``room`` bytes, evenly spread over the network.
+def rank_units(sizes: Sequence[int]) -> list[int]:
+    """Return the indices of units in the order in which they move to where there is room.
 
-    This is the one rule by which units stay on the device or in pinned memory: candidates are taken in bit-reversed
-    order until one does not fit.
+    A few that are much larger than the others come first: slots of a ring are as large as the largest unit that passes
+    through them. So do the ends of a transformer whose other blocks are quantised. All others are spread evenly.
+    """
+    order = bit_reversed_order(len(sizes))
+    usual = sorted(sizes)[len(sizes) // 2] if sizes else 0
+    large = [index for index in order if sizes[index] > _MUCH_LARGER * usual]
+    if len(large) > len(sizes) * _FEW:
+        return order
+    return [*large, *(index for index in order if index not in large)]
+
+
+def choose_resident(sizes: Sequence[int], room: int, slots: int) -> set[int] | None:
+    """Choose the units that stay on the device: as many as fit beside a ring for the others.
+
+    Args:
+        sizes: bytes of every unit of the network.
+        room: bytes for those that stay, and for the ring.
+        slots: how many of the largest unit that does not stay the ring holds.
+
+    Returns:
+        Indices, a beginning of ``rank_units``; None if there is no room for such a ring.
+    """
+    order = rank_units(sizes)
+    sums = list(itertools.accumulate((sizes[index] for index in order), initial=0))
+    largest = list(itertools.accumulate((sizes[index] for index in reversed(order)), max, initial=0))[::-1]
+    fitting = [count for count in range(len(order) + 1) if sums[count] + slots * largest[count] <= room]
+    return set(order[: fitting[-1]]) if fitting else None
+
+
+def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> set[int]:
+    """Choose the units that have pinned memory: candidates in the order of ``rank_units`` until one does not fit.
 
     Args:
         sizes: bytes of every unit of the network.
@@ -121,7 +152,7 @@ def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> 
         room: bytes.
     """
     chosen, allowed = set[int](), set(candidates)
-    for index in bit_reversed_order(len(sizes)):
+    for index in rank_units(sizes):
         if index not in allowed:
             continue
         room -= sizes[index]

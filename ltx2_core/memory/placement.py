@@ -1,7 +1,7 @@
 """Where the weights of one stage lie while it runs: on the device, in pinned memory, or on disk.
 
 A ``Placement`` is a value. It is computed once, shown to the user, and obeyed by the ``Store``; both use the rule
-``partition.choose_units``.
+``partition.rank_units``.
 """
 
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from .link import InPlace
 from .machine import Machine
-from .partition import BLOCK, PART, Weights, choose_units
+from .partition import BLOCK, PART, Weights, choose_resident, choose_units
 from .ring import Ring
 from .trace import Cost
 from .unit import Slot, Unit
@@ -21,8 +21,9 @@ DEVICE, HOST, DISK = "device", "host", "disk"
 
 MAX_SLOTS = 4  # of a ring; with more, nothing became faster in the clocked runs of tests/core/test_placement.py
 
-# Bytes of a kernel's own workspace, and of the gaps that the allocator leaves.
-KERNEL_WORKSPACE_BYTES = 2**29
+# Bytes of a kernel's own workspace; and the gaps that the allocator leaves, which grow with what it holds.
+KERNEL_WORKSPACE_BYTES = 300_000_000
+FRAGMENTED_SHARE = 0.08
 
 # Fewer slots win unless more of them are faster by this share: what they free can hold weights.
 _SLOT_GAIN = 0.97
@@ -47,9 +48,14 @@ class StageNeed:
     runs: int = 1
 
     @property
+    def workspace_bytes(self) -> int:
+        """Bytes that kernels and the allocator take beside the tensors."""
+        return KERNEL_WORKSPACE_BYTES + int(FRAGMENTED_SHARE * self.cost.peak)
+
+    @property
     def work_bytes(self) -> int:
         """Bytes on the device beside the weights."""
-        return self.cost.peak + self.input_bytes + KERNEL_WORKSPACE_BYTES
+        return self.cost.peak + self.input_bytes + self.workspace_bytes
 
     @property
     def peak(self) -> int:
@@ -127,7 +133,8 @@ class Placement:
     def weight_budget(self) -> int:
         """Bytes that the stage's store may take on the device, ring included."""
         resident = sum(size for size, tier in zip(self.units, self.tiers) if tier == DEVICE)
-        return self.need.weights.always(self.parts) + resident + self.slots * max(self.units, default=0)
+        streamed = (size for size, tier in zip(self.units, self.tiers) if tier != DEVICE)
+        return self.need.weights.always(self.parts) + resident + self.slots * max(streamed, default=0)
 
     @property
     def device_bytes(self) -> int:
@@ -148,7 +155,7 @@ class Placement:
 def place(need: StageNeed, room: Room) -> Placement | None:
     """Place the weights of a stage as well as possible.
 
-    Whole blocks are streamed where two of them have room, else parts of blocks.
+    Whole blocks are streamed where two of them have room, else parts of blocks, or where these are faster.
 
     Args:
         need: of the stage.
@@ -159,31 +166,56 @@ def place(need: StageNeed, room: Room) -> Placement | None:
     """
     machine, weights = room.machine, need.weights
     assert room.budget is not None
-    free = room.budget - need.work_bytes
-    load, computing = weights.total / min(machine.disk, machine.link), machine.seconds(need.cost)
-    if weights.total <= free:
-        return Placement(need, (DEVICE,) * len(weights.blocks), 0, load, computing)
-    least = 1 if room.in_ram else 2
-    for parts in (False, True):
-        units = weights.units(parts)
-        spare = free - weights.always(parts)
-        # With a single slot there is no look-ahead, which is worth more than anything that stays.
-        most = min(MAX_SLOTS, spare // max(units)) if units else 0
-        if most < (1 if parts else least):
-            continue
-        best: Placement | None = None
-        for slots in range(min(least, most), (1 if room.in_ram else most) + 1):
-            tiers = _tiers(units, spare - slots * max(units), room.ram if need.runs > 1 else 0)
-            run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
-            if best is None or run < _SLOT_GAIN * best.run:
-                best = Placement(need, tiers, slots, load, run, parts)
-        return best
-    return None
+    if weights.total <= room.budget - need.work_bytes:
+        return Placement(
+            need, (DEVICE,) * len(weights.blocks), 0, _load_seconds(need, machine), machine.seconds(need.cost)
+        )
+    blocks = _streamed(need, room, parts=False)
+    if blocks is not None and (blocks.slots > 2 or _takes_turns(room)):
+        return blocks  # with room to spare
+    parts = _streamed(need, room, parts=True)
+    if blocks is None or (parts is not None and parts.run < _SLOT_GAIN * blocks.run):
+        return parts
+    return blocks
 
 
-def _tiers(units: Sequence[int], device_room: int, host_room: int) -> tuple[str, ...]:
-    """Return the tier of every unit."""
-    resident = choose_units(units, range(len(units)), device_room)
+def _takes_turns(room: Room) -> bool:
+    """Return whether nothing is copied while the device computes, so that looking ahead would only take room."""
+    return room.in_ram or not room.machine.overlaps
+
+
+def _load_seconds(need: StageNeed, machine: Machine) -> float:
+    return need.weights.total / min(machine.disk, machine.link)
+
+
+def _streamed(need: StageNeed, room: Room, parts: bool) -> Placement | None:
+    """Place weights of which blocks, or ``parts`` of them, are streamed; None if there is no room for that."""
+    assert room.budget is not None
+    machine, units = room.machine, need.weights.units(parts)
+    spare = room.budget - need.work_bytes - need.weights.always(parts)
+    # With a single slot there is no look-ahead, which is worth more than anything that stays.
+    most = min(_most_slots(units, spare), 1 if _takes_turns(room) else MAX_SLOTS)
+    least = 1 if parts or _takes_turns(room) else 2
+    best: Placement | None = None
+    for slots in range(max(least, min(2, most)), most + 1):
+        tiers = _tiers(units, spare, slots, room.ram if need.runs > 1 else 0)
+        run = machine.seconds(need.cost)
+        if need.runs > 1:
+            run = step_seconds(units, tiers, slots, run, machine)
+        if best is None or run < _SLOT_GAIN * best.run:
+            best = Placement(need, tiers, slots, _load_seconds(need, machine), run, parts)
+    return best
+
+
+def _most_slots(units: Sequence[int], room: int) -> int:
+    """Return how many slots a ring may have, at most ``MAX_SLOTS``; 0 if there is nothing to stream, or no room."""
+    fitting = [slots for slots in range(1, MAX_SLOTS + 1) if choose_resident(units, room, slots) is not None]
+    return max(fitting, default=0) if units else 0
+
+
+def _tiers(units: Sequence[int], device_room: int, slots: int, host_room: int) -> tuple[str, ...]:
+    """Return the tier of every unit, with a ring of so many slots."""
+    resident = choose_resident(units, device_room, slots) or set()
     others = [index for index in range(len(units)) if index not in resident]
     pinned = choose_units(units, others, host_room)
     return tuple(DEVICE if i in resident else HOST if i in pinned else DISK for i in range(len(units)))

@@ -48,7 +48,7 @@ class Ring:
     Args:
         units: in the order in which they run first.
         link: moves them.
-        size: how many of the largest unit the memory holds.
+        size: how many of the largest unit that does not stay on the device the memory holds.
     """
 
     def __init__(self, units: Sequence[Unit], link: Link, size: int):
@@ -58,9 +58,13 @@ class Ring:
         self.slots: dict[Unit, Slot] = {}  # pieces of the memory, and who is there or on the way
         self._end = 0  # of the last one that was sent
         self._after = dict(zip(units, [*units[1:], *units[:1]]))
-        self.measure()
         self._first = next(iter(units), None)
         self._last: Unit | None = None
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest unit that does not stay on the device."""
+        return max((unit.nbytes for unit in self._after if unit.place is None), default=0)
 
     @property
     def nbytes(self) -> int:
@@ -71,10 +75,6 @@ class Ring:
     def taken(self) -> int:
         """Bytes that it takes now."""
         return 0 if self.memory is None else self.memory.nbytes
-
-    def measure(self) -> None:
-        """Find out how large the largest unit is; those on the device must be as large as they were."""
-        self.largest = max((unit.nbytes for unit in self._after), default=0)
 
     def start(self) -> None:
         """Begin a run: send the unit that the last run began with, and those after it."""

@@ -13,7 +13,7 @@ from ..errors import OutOfMemoryError, SettingError, is_out_of_memory
 from ..layers import FeedForward
 from .arrival import AS_STORED, Arrival
 from .link import link_to
-from .partition import BLOCK, PART, Partition, choose_units, names_of, partitions_of
+from .partition import BLOCK, PART, Partition, choose_resident, names_of, partitions_of
 from .placement import Placement
 from .ring import Link, Ring, install
 from .unit import Patch, Unit
@@ -137,12 +137,11 @@ class Store:
     def set_budget(self, budget: int | None) -> None:
         """Keep as much on the device as ``budget`` bytes allow, starting now."""
         self.budget = budget
-        self._ring.size = self.slots
-        if budget is not None and self._ring.largest:
-            room = budget - self._partition.rest.nbytes
-            self._ring.size = max(1, min(self.slots, room // self._ring.largest))
         if not self._users:
             self._apply_patches()
+        self._ring.size = self.slots
+        while self._ring.size > 1 and budget is not None and self._resident_within(budget) is None:
+            self._ring.size -= 1
         resident = self._fitting()
         for unit in self._partition.ranked:
             if unit not in resident:
@@ -213,8 +212,6 @@ class Store:
                 if patches != unit.patches:
                     self._drop(unit)
                     unit.set_patches(patches)
-        for ring in self._rings.values():
-            ring.measure()
         self._patched = self._patches
 
     def _stand_ready(self) -> None:
@@ -333,12 +330,14 @@ class Store:
         partition = self._partition
         if self.budget is None or self.wanted_bytes <= self.budget:
             return partition.ranked
-        room = self.budget - self._ring.nbytes - partition.rest.nbytes
-        if room < 0:
+        if (chosen := self._resident_within(self.budget)) is None:
             return []
-        chosen = choose_units(self.unit_bytes, range(len(partition.units)), room)
         resident = {partition.units[index] for index in chosen}
         return [unit for unit in partition.ranked if unit is partition.rest or unit in resident]
+
+    def _resident_within(self, budget: int) -> set[int] | None:
+        """Return which units stay under ``budget`` beside rest and ring; None if there is no room for these."""
+        return choose_resident(self.unit_bytes, budget - self._partition.rest.nbytes, self._ring.size)
 
     def _needed(self, unit: Unit) -> bool:
         return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)

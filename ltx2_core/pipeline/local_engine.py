@@ -15,7 +15,7 @@ from ..disk_cache import cache_folder
 from ..errors import MissingFileError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
-from ..memory.link import Plain, link_to
+from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory, ram
 from ..memory.placement import UNLIMITED, Placement, Room
@@ -205,7 +205,7 @@ def compute_dtype(device: torch.device | str) -> torch.dtype:
 
 def current_machine(device: torch.device, file: Path | None = None) -> Machine:
     """Return the present machine, measured once and remembered; ``file`` lies on the disk that holds the models."""
-    return this_machine(device, file, cache_folder(), FORMATS["fp8"].scaled_product)
+    return this_machine(device, file, cache_folder(), FORMATS["fp8"].scaled_product, can_stream(device))
 
 
 def _rounded(nbytes: int) -> int:

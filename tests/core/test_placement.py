@@ -40,7 +40,7 @@ def test_the_store_keeps_what_the_plan_says(share):
 def test_a_hand_computed_placement():
     """Four blocks, and 50 bytes beside them; the work takes 1000 bytes and 4 seconds, a copy one, a read ten."""
     machine, block = replace(SLOW, link=1024, disk=102.4), 1024
-    need = StageNeed("sampling", Weights(50, (block,) * 4), Cost(1000 - KERNEL_WORKSPACE_BYTES, products=4e9), runs=8)
+    need = StageNeed("sampling", Weights(50, (block,) * 4), Cost(products=4e9), 1000 - KERNEL_WORKSPACE_BYTES, 8)
     whole = place(need, Room(machine, 1050 + 4 * block, 0))
     assert (whole.tiers, whole.slots, whole.run) == ((DEVICE,) * 4, 0, 4.0)
     assert whole.load == pytest.approx((50 + 4 * block) / 102.4) and whole.seconds == whole.load + 8 * 4
