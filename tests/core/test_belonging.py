@@ -32,6 +32,7 @@ def miniature():
     return open_models("miniature")
 
 
+@pytest.mark.slow
 def test_the_first_text_encoder_that_the_model_can_read_is_taken(files, real, miniature):
     folder = files / "gemma-tiny"
     assert find_text_encoder(real, [files / "ltx-2.3-tiny.safetensors", GEMMA, folder]) == folder

@@ -507,6 +507,7 @@ def test_generate_makes_a_clip(tmp_path, capsys):
     assert main(["generate", *words, "--device", "cpu", "--no-cache"]) == 0 and target.is_file()
 
 
+@pytest.mark.slow
 def test_plan_says_where_weights_will_be(capsys):
     size = ["--width", "768", "--height", "512", "--frames", "25", "--steps", "8", "--passes", "2"]
     card = ["--card", "RTX 4090", "--vram", "16", "--ram", "32"]

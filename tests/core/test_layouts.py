@@ -161,13 +161,13 @@ def test_every_tensor_of_a_folder_of_diffusers_has_its_official_name(version):
     kinds = {"vae": "video_vae", "audio_vae": "audio_vae", "vocoder": "vocoder"}
     for folder, shapes in diffusers_state(version).items():
         official = {name: shapes[key] for name, key in official_names(shapes).items()}
+        known = golden.key_list(kinds.get(folder, "transformer_text"), version)
         for name, shape in official.items():
-            known = golden.key_list(kinds.get(folder, "transformer_text"), version)
             assert known[name] == shape, (folder, name)
             assert any(component.claims(name) for component in COMPONENTS.values())
         components = {name: component.find(official) for name, component in COMPONENTS.items()}
         for name, found in components.items():
-            whole = COMPONENTS[name].find(golden.key_list(kinds.get(folder, "transformer_text"), version))
+            whole = COMPONENTS[name].find(known)
             assert found is None or found[1].keys() == whole[1].keys(), name
 
 
