@@ -163,22 +163,26 @@ def place(need: StageNeed, room: Room) -> Placement | None:
     load, computing = weights.total / min(machine.disk, machine.link), machine.seconds(need.cost)
     if weights.total <= free:
         return Placement(need, (DEVICE,) * len(weights.blocks), 0, load, computing)
-    least = 1 if room.in_ram else 2
     for parts in (False, True):
-        units = weights.units(parts)
-        spare = free - weights.always(parts)
-        # With a single slot there is no look-ahead, which is worth more than anything that stays.
-        most = min(MAX_SLOTS, spare // max(units)) if units else 0
-        if most < (1 if parts else least):
-            continue
+        units, spare = weights.units(parts), free - weights.always(parts)
         best: Placement | None = None
-        for slots in range(min(least, most), (1 if room.in_ram else most) + 1):
+        for slots in _slots(units, spare, parts, room.in_ram):
             tiers = _tiers(units, spare - slots * max(units), room.ram if need.runs > 1 else 0)
             run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
             if best is None or run < _SLOT_GAIN * best.run:
                 best = Placement(need, tiers, slots, load, run, parts)
-        return best
+        if best is not None:
+            return best
     return None
+
+
+def _slots(units: Sequence[int], spare: int, parts: bool, in_ram: bool) -> range:
+    """Return how many slots a ring in ``spare`` bytes may have; empty if these units cannot be streamed."""
+    most = min(MAX_SLOTS, spare // max(units)) if units else 0
+    if in_ram:  # nothing is copied ahead
+        return range(1, min(1, most) + 1)
+    # With a single slot there is no look-ahead, which is worth more than anything that stays.
+    return range(min(2, most), most + 1) if most >= (1 if parts else 2) else range(0)
 
 
 def _tiers(units: Sequence[int], device_room: int, host_room: int) -> tuple[str, ...]:
