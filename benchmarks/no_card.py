@@ -1,6 +1,7 @@
 """How much memory a clip of a full-size model takes on a computer without a card.
 
 python -m benchmarks.no_card --ram 5
+python -m benchmarks.no_card --ram 5 --no-prompt
 
 The files are made here: they have the size of the real ones, 46 and 24 GB, but hold zeros that take no room on disk.
 Anonymous memory is what a program has for itself; pages of mapped files, which the system takes back at will, are not
@@ -18,6 +19,8 @@ from pathlib import Path
 from shutil import copy
 from types import TracebackType
 
+import torch
+
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.gemma import GEMMA
@@ -25,9 +28,13 @@ from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.memory import Placement
 from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.encode_text import ConnectorConfig, contexts_cache
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import Plan
 from ltx2_core.pipeline.stage import Stage, StagePlan
+
+PROMPT = "a red ball"
+LENGTH = 1024  # tokens, to which every prompt is filled up
 
 _EVERY = 0.05  # seconds between two looks
 _GEMMA_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
@@ -130,19 +137,34 @@ class WatchedEngine(LocalEngine):
         return super().placement(stage)
 
 
+def keep_contexts(engine: LocalEngine, folder: str) -> None:
+    """Keep contexts of zeros for PROMPT as if it had been read before."""
+    section = engine.models.config["transformer"]
+    video, audio = (ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio"))
+    contexts_cache(engine, folder).keep(
+        PROMPT, video=torch.zeros(1, LENGTH, video), audio=torch.zeros(1, LENGTH, audio)
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Make the clip, print the most anonymous memory of each stage, and return the most of all, in bytes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", default="2.3", choices=VERSIONS)
     parser.add_argument("--ram", type=float, default=5, metavar="GB", help="that the clip may take (default 5)")
+    parser.add_argument("--no-prompt", action="store_true", help="skip Gemma and its projection, most of the time")
     parser.add_argument("--files", nargs=2, type=Path, metavar=("MODEL", "GEMMA"), help="instead of those made here")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name, AnonymousMemory() as memory:
         checkpoint, gemma = options.files or write_model(Path(name), options.version)
         models = ltx2.open_models(checkpoint, gemma, distilled=True)
         size, limits = {"width": 64, "height": 64, "frames": 9}, {"device": "cpu", "max_ram": options.ram}
-        request = ltx2.Request.of("a red ball", sigmas=[1.0, 0.0], cache=None, **size, **limits)
-        clip = ltx2.run(models, request, WatchedEngine(models, request, memory))
+        request = ltx2.Request.of(
+            PROMPT, sigmas=[1.0, 0.0], cache=name if options.no_prompt else None, **size, **limits
+        )
+        engine = WatchedEngine(models, request, memory)
+        if options.no_prompt:
+            keep_contexts(engine, name)
+        clip = ltx2.run(models, request, engine)
         print(f"{sum(len(chunk) for chunk in clip.chunks)} frames")
     print(f"at most {max(memory.most.values()) / 1e9:.2f} GB of anonymous memory")
     return max(memory.most.values())
