@@ -26,8 +26,9 @@ from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
 from ..ltx2_core.memory.machine import free_ram, pinnable
-from ..ltx2_core.memory.pinned import PinnedMemory, ram
+from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
+from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.messages import Messages
 from ..ltx2_core.pipeline.plan import Plan

@@ -13,8 +13,8 @@ from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..media import check_target, write_clip
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
-from ..memory.pinned import ram
 from ..memory.placement import Room
+from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.generate import Clip, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine

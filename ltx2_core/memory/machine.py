@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,8 @@ from torch import Tensor
 from ..disk_cache import fingerprint, write_atomically
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import parse_json
-from .pinned import kept_free, ram
+from .pinned import kept_free, pin_limit
+from .ram import ram
 from .trace import Cost
 
 GIB = 2**30
@@ -24,7 +26,10 @@ DISK = 3e9  # bytes per second of a middling NVMe drive
 
 # Of a card's memory, what its driver and a desktop keep, and what the first use of CUDA takes.
 OCCUPIED = 1_600_000_000
-MARGIN = 2**28  # left free on a card in use: a browser may want some more any time
+# Left free on a card in use: a browser may want some more any time. Windows moves what no longer fits into RAM, which
+# nobody is told and which is a hundred times as slow.
+MARGIN = 2**28
+WINDOWS_MARGIN = 700_000_000
 
 # What is reached of a datasheet's rates. Convolutions: a published decode (241 frames of 1280 x 720 in 9.4 s on an RTX
 # 5090); the others are assumptions that fit the published step of an H100.
@@ -192,15 +197,22 @@ def usable(device: torch.device) -> int | None:
     """Return the bytes that this process may still take, a little left for others; None where they are not counted."""
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return max(0, torch.cuda.mem_get_info(device)[0] + held - MARGIN)
+        return max(0, torch.cuda.mem_get_info(device)[0] + held - _margin())
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory() - MARGIN)
     return None
 
 
+def _margin() -> int:
+    return WINDOWS_MARGIN if sys.platform == "win32" else MARGIN
+
+
 def pinnable(total: int, available: int) -> int:
-    """Return how many bytes of the RAM may be pinned: at most half, and a tenth stays free, at least 2 GB."""
-    return max(0, min(total // 2, available - kept_free(total)))
+    """Return how many bytes of the RAM may be pinned: as many as ``pin_limit``, and a tenth stays free, at least 2 GB.
+
+    What is pinned already by those who ask is theirs: they add it to ``available``.
+    """
+    return max(0, min(pin_limit(total), available - kept_free(total)))
 
 
 def free_ram(total: int, available: int) -> int:
@@ -281,7 +293,11 @@ def _runs_per_second(run: Callable[[], object], device: torch.device, seconds: f
 
 
 def _disk_rate(file: Path) -> float:
-    """Return the bytes per second of reading ``file``, after asking the system to drop what it holds of it."""
+    """Return the bytes per second of reading ``file`` from its disk.
+
+    The system is asked to drop what it holds of the file. Windows takes no such wish and may hold what was read lately,
+    so what comes faster than from a middling disk is taken for its memory.
+    """
     piece, done = 8 * 2**20, 0
     with file.open("rb", buffering=0) as stream:
         start_at = file.stat().st_size // 2
@@ -291,4 +307,5 @@ def _disk_rate(file: Path) -> float:
         start = time.perf_counter()
         while time.perf_counter() - start < _PROBE_SECONDS and (read := len(stream.read(piece))):
             done += read
-    return max(done, 1) / (time.perf_counter() - start)
+    rate = max(done, 1) / (time.perf_counter() - start)
+    return rate if hasattr(os, "posix_fadvise") else min(rate, DISK)

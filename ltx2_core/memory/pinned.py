@@ -1,15 +1,14 @@
 """Pinned memory of the host, which is never paged out: a card copies only from it while it computes."""
 
-import ctypes
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .ram import ram
 from .unit import Unit
 
 _PAGE = 4096
@@ -23,7 +22,7 @@ class PinnedMemory:
     file or in ordinary memory.
 
     Args:
-        limit: the most bytes to pin; None takes half of the RAM.
+        limit: the most bytes to pin; None takes ``pin_limit`` of the RAM.
         pin: locks the pages of a tensor; returns False if the system refuses.
         unpin: unlocks them.
     """
@@ -102,7 +101,7 @@ class PinnedMemory:
 
     def _room(self) -> int:
         total, available = ram()
-        limit = total // 2 if self._limit is None else self._limit
+        limit = pin_limit(total) if self._limit is None else self._limit
         promised = sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
         return min(limit - self.taken, available - promised - kept_free(total))
 
@@ -120,17 +119,9 @@ def kept_free(total: int) -> int:
     return max(total // 10, 2**31)
 
 
-def ram() -> tuple[int, int]:
-    """Return the bytes of RAM in this machine and those still available; zeros on a system that does not tell."""
-    if sys.platform == "linux":
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        kilobytes = {name: int(value) for name, value, *_ in lines}
-        return kilobytes["MemTotal:"] * 1024, kilobytes["MemAvailable:"] * 1024
-    if sys.platform == "win32":
-        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return status[1], status[2]
-    return 0, 0
+def pin_limit(total: int) -> int:
+    """Return how many bytes of the RAM may be pinned at most: half; 40 % on Windows, which refuses half."""
+    return total * 2 // 5 if sys.platform == "win32" else total // 2
 
 
 def _register(span: Tensor) -> bool:

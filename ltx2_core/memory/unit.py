@@ -103,10 +103,10 @@ class Unit:
             for dtype, home, tensor in zip(converted, self.homes, self.tensors)
         ]
         partly = self.arrival.in_place and not all(stays)
-        self.dtypes = [
-            None if partly and stay and index not in self.patches else dtype
-            for index, (dtype, stay) in enumerate(zip(converted, stays))
-        ]
+        self.dtypes = list(converted)
+        for index, (home, stay) in enumerate(zip(self.homes, stays)):
+            if self.arrival.in_place and stay and index not in self.patches:
+                self.dtypes[index] = None if partly else home.dtype
         self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
         *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
 

@@ -17,8 +17,9 @@ from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
-from ..memory.pinned import PinnedMemory, ram
+from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
+from ..memory.ram import ram
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..quantization import FORMATS, check_format

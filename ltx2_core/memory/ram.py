@@ -1,0 +1,81 @@
+"""How much RAM there is, and how much of it this program may have: a container may get less than its machine has."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def ram(root: Path = _ROOT) -> tuple[int, int]:
+    """Return the bytes of RAM that this program may have in all, and those still available; zeros where nobody tells.
+
+    Args:
+        root: where the files of Linux lie that tell.
+    """
+    if sys.platform == "linux":
+        lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+        kilobytes = {name: int(value) for name, value, *_ in lines}
+        total, available = kilobytes["MemTotal:"] * 1024, kilobytes["MemAvailable:"] * 1024
+        for limit, used in _limits(root):
+            total, available = min(total, limit), min(available, max(0, limit - used))
+        return total, available
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[1], status[2]
+    return _by_pages()
+
+
+def _by_pages() -> tuple[int, int]:
+    """What other systems tell: the whole, of which half counts as available."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0, 0
+    return total, total // 2
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield the limit of each control group that this program is in, and what is used of it, but for pages of files
+    that are given back at will: of version 2 (one line "0::path"), and of version 1 (its line names "memory")."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            names = "memory.max", "memory.current", "inactive_file"
+            yield from _limits_above(root / "sys/fs/cgroup", path, names)
+        elif "memory" in controllers.split(","):
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            yield from _limits_above(root / "sys/fs/cgroup/memory", path, names)
+
+
+def _limits_above(mount: Path, path: str, names: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
+    """Yield the limits of a group and of those that it is in; inside a container its own may be the mount itself."""
+    group = mount / path.strip("/")
+    for folder in (group, *group.parents):
+        limit, used = (_number(folder / name) for name in names[:2])
+        if limit is not None:
+            yield limit, (used or 0) - _given_back(folder / "memory.stat", names[2])
+        if folder == mount:
+            return
+
+
+def _given_back(file: Path, name: str) -> int:
+    try:
+        return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name), 0)
+    except OSError:
+        return 0
+
+
+def _number(file: Path) -> int | None:
+    """What a file of a control group says; None if it is not there, or says "max"."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
