@@ -1,12 +1,13 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoint import Models, build
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
@@ -38,7 +39,9 @@ _EASILY = 4
 
 
 class LocalEngine(PlannedEngine):
-    """Builds each network when its stage comes, brings as much of it to the device as the budget allows, and frees it.
+    """Builds each network when its stage comes, and brings as much of it to the device as the budget allows.
+
+    It is freed behind the last stage that works with it.
 
     On a CPU the budget is what is free of the RAM, at most ``resources.ram``; a model that fits easily has none. With
     ``resources.vram`` weights are copied on it as onto a card of that size.
@@ -72,6 +75,7 @@ class LocalEngine(PlannedEngine):
         self._device = best_device() if resources.device is None else torch.device(resources.device)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
+        self._built: dict[Hashable, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -151,7 +155,10 @@ class LocalEngine(PlannedEngine):
 
     @contextmanager
     def bring(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
-        """Build the networks of ``stage``; nothing of them stays behind."""
+        """Bring the networks of ``stage``, and leave the device afterwards.
+
+        What no later stage of the plan works with is given up, and built anew if it is asked for all the same.
+        """
         self.events.check()
         placement = self.placement(stage)
         stack = self.loras if loras is None else loras
@@ -161,15 +168,21 @@ class LocalEngine(PlannedEngine):
             with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
                 yield networks
         finally:
-            for each in prepared.values():
+            for key, each in prepared.items():
                 each.store.release()
+                if self._plan is None or not self._plan.is_used_after(stage.name, key):
+                    self._built.pop(self._identity(key), None)
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
-        arrival = arrival_on(self._device, self._dtype_of(*key.components))
-        modules = tuple(self._build(key, arrival.deferred))
-        adapters = adapters_of(modules, key, loras, fuse=fuses(self._device))
-        store = Store(joined(modules), self._device, link=self._link(), arrival=arrival)
-        return Prepared(modules, store, tuple(adapters))
+        if (identity := self._identity(key)) not in self._built:
+            arrival = arrival_on(self._device, self._dtype_of(*key.components))
+            modules = tuple(self._build(key, arrival.deferred))
+            self._built[identity] = modules, Store(joined(modules), self._device, link=self._link(), arrival=arrival)
+        modules, store = self._built[identity]
+        return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
+
+    def _identity(self, key: NetworkKey[Any]) -> Hashable:
+        return key, self._dtype_of(*key.components)
 
     def _build(self, key: NetworkKey[Any], deferred: Collection[torch.dtype]) -> Iterator[Any]:
         if isinstance(key.source, UpscalerFile):

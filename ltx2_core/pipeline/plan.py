@@ -7,13 +7,14 @@ use.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import DoesNotFitError
 from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from .blueprint import Blueprint
-from .stage import Stage, StageT, need_of
+from .stage import NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
@@ -63,6 +64,12 @@ class Plan:
     def placement(self, name: str) -> Placement | None:
         """Return the placement of the stage called ``name``; None if there is none."""
         return next((each for each in self.placements if each.need.name == name), None)
+
+    def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
+        """Return whether a stage behind that called ``name`` works with the network of ``key``."""
+        names = [stage.name for stage in self.stages]
+        later = self.stages[names.index(name) + 1 :] if name in names else ()
+        return any(key in stage.networks for stage in later)
 
     def check(self) -> None:
         """Raise DoesNotFitError with the first refusal, if there is one."""

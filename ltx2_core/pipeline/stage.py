@@ -208,6 +208,9 @@ class StagePlan(Protocol):
     def placement(self, name: str) -> Placement | None:
         """Return the placement of the stage called ``name``; None if there is none."""
 
+    def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
+        """Return whether a stage behind that called ``name`` works with the network of ``key``."""
+
     def check(self) -> None:
         """Raise DoesNotFitError if a stage does not fit."""
 

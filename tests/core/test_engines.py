@@ -172,8 +172,12 @@ def test_every_engine_makes_the_same_large_clip(models, upscaler, monkeypatch, k
     """Given pictures and sounds, guidance, an upscaler and a second stage in tiles."""
     monkeypatch.setattr(local_engine, "Store", Watched)
     Watched.seen = []
-    request = whole_way(upscaler)
+    request, built, build = whole_way(upscaler), [], local_engine.build
+    monkeypatch.setattr(
+        local_engine, "build", lambda models, name, *args: built.append(name) or build(models, name, *args)
+    )
     expected = run(models, request, engine_of(LocalEngine, models, request))
+    assert built.count("transformer") == 1  # for both stages, with an upscaler between them
     if kind is FakeEngine:
         equal_clips(run(models, request, FakeEngine(models)), expected)
         return

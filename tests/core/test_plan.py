@@ -166,5 +166,5 @@ def test_less_memory_gives_more_tiles_until_none_are_small_enough(released):
     budgets = (7 * 10**9, 3 * 10**9, 2 * 10**9)
     counts = [refine.fit(found, Room(machine, budget, GIB)).tiles.count for budget in budgets]
     assert counts == sorted(counts) and counts[0] < counts[-1]
-    with pytest.raises(ValueError, match=r"refining does not fit 1\.0 GB, even when everything is streamed"):
-        refine.fit(found, Room(machine, 10**9))
+    with pytest.raises(ValueError, match=r"refining does not fit 0\.6 GB, even when everything is streamed"):
+        refine.fit(found, Room(machine, 6 * 10**8))
