@@ -137,7 +137,7 @@ class WatchedEngine(LocalEngine):
         return super().placement(stage)
 
 
-def keep_contexts(engine: LocalEngine, folder: str) -> None:
+def keep_contexts(engine: LocalEngine, folder: Path) -> None:
     """Keep contexts of zeros for PROMPT as if it had been read before."""
     section = engine.models.config["transformer"]
     video, audio = (ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio"))
@@ -158,12 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint, gemma = options.files or write_model(Path(name), options.version)
         models = ltx2.open_models(checkpoint, gemma, distilled=True)
         size, limits = {"width": 64, "height": 64, "frames": 9}, {"device": "cpu", "max_ram": options.ram}
-        request = ltx2.Request.of(
-            PROMPT, sigmas=[1.0, 0.0], cache=name if options.no_prompt else None, **size, **limits
-        )
+        kept = Path(name) / "kept" if options.no_prompt else None
+        request = ltx2.Request.of(PROMPT, sigmas=[1.0, 0.0], cache=kept, **size, **limits)
         engine = WatchedEngine(models, request, memory)
-        if options.no_prompt:
-            keep_contexts(engine, name)
+        if kept is not None:
+            keep_contexts(engine, kept)
         clip = ltx2.run(models, request, engine)
         print(f"{sum(len(chunk) for chunk in clip.chunks)} frames")
     print(f"at most {max(memory.most.values()) / 1e9:.2f} GB of anonymous memory")

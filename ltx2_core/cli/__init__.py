@@ -1,5 +1,6 @@
 """The command line: a request is written in flags, and errors are one sentence."""
 
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, which is told in one sentence on stderr, 130 after an interruption, 143
         after SIGTERM.
     """
+    _let_consoles_lack_letters()
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         with _ending_tidily(), shown_log(), memory_told():
@@ -59,6 +61,13 @@ def sentence(error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     return plain_text(" ".join(str(error).split()))
+
+
+def _let_consoles_lack_letters() -> None:
+    """Show what a console's encoding has no letter for as "?", instead of failing: old ones of Windows have few."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError, UnreadableFileError
+from ..errors.files import replace_file
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
@@ -134,7 +135,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_bytes(content)
-            os.replace(partial, path)
+            replace_file(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
+from ..errors.files import replace_file
 from .local import check_no_address
 
 # FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
@@ -179,7 +180,7 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
     unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:
         yield unfinished
-        os.replace(unfinished, target)
+        replace_file(unfinished, target)
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)

@@ -220,3 +220,9 @@ def test_the_script_for_a_computer_without_a_card(capsys, tmp_path, tiny_files):
     assert 0 < most < 4e9 and all(stage in said for stage in ("prompt", "sampling", "frames"))
     file = no_card.write_zeros(tmp_path / "zeros.safetensors", {"a": (3, 4), "b": (5,)}, {"config": "{}"})
     assert torch.equal(ltx2.checkpoint.TensorFile(file).get("a"), torch.zeros(3, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not os.environ.get('LTX2_FULL_SIZE')", reason="takes an hour on two cores: set LTX2_FULL_SIZE")
+def test_a_clip_of_a_full_size_model_takes_six_gigabytes():
+    assert no_card.main([]) < 6e9

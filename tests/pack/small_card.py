@@ -55,7 +55,7 @@ class Core(nn.Module):
 
 
 net = Net().requires_grad_(False)
-network = engine.HostNetwork("transformer", CARD, torch.float32, lambda: [net], "a test")
+network = engine.HostNetwork("transformer", CARD, torch.float32, lambda deferred: [net], "a test")
 need = placement.StageNeed("sampling", partition.Weights.of(net), trace.Cost(peak=WORK), runs=4)
 
 

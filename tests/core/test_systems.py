@@ -1,0 +1,189 @@
+"""What differs from system to system: Windows, as far as it can be pretended, containers, consoles of few letters."""
+
+import io
+import os
+import sys
+from shutil import copy
+
+import pytest
+import torch
+from devices import Pins
+from safetensors.torch import save_file
+
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.upscaler import BUILT_IN
+from ltx2_core.cli import main
+from ltx2_core.disk_cache.mapped import mapped_files
+from ltx2_core.errors import UnreadableFileError
+from ltx2_core.errors.files import replace_file
+from ltx2_core.memory import machine as machines
+from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, pinnable, this_machine, usable
+from ltx2_core.memory.pinned import PinnedMemory, pin_limit
+from ltx2_core.memory.ram import ram
+from ltx2_core.memory.unit import Unit
+from ltx2_core.pipeline import local_engine
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.settings import Resources
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """As much of Windows as Python lets anybody pretend."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    for name in ("posix_fadvise", "pread", "preadv", "sysconf"):
+        monkeypatch.delattr(os, name, raising=False)
+
+
+# --------------------------------------------------------------------------------------------------------- containers
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Writes files as Linux shows them to a program in a container."""
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def write(**files):
+        for name, content in {"proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n", **files}.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{content}".rstrip())
+        return tmp_path
+
+    return write
+
+
+def test_without_a_container_the_machine_counts(tree):
+    assert ram(tree()) == (8 * GIB, 6 * GIB)
+    assert ram(tree(**{"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"})) == (8 * GIB, 6 * GIB)
+
+
+def test_limits_of_groups_of_version_2_are_those_of_the_program(tree):
+    group, above = "sys/fs/cgroup/a/b", "sys/fs/cgroup/a"
+    files = {
+        "proc/self/cgroup": "0::/a/b",
+        f"{group}/memory.max": "max", f"{group}/memory.current": GIB,
+        f"{above}/memory.max": 4 * GIB, f"{above}/memory.current": 3 * GIB,
+        f"{above}/memory.stat": f"anon {GIB}\ninactive_file {2 * GIB}",
+    }  # fmt: skip
+    assert ram(tree(**files)) == (4 * GIB, 3 * GIB)
+    assert ram(tree(**files | {f"{group}/memory.max": 2 * GIB})) == (2 * GIB, GIB)
+
+
+def test_limits_of_groups_of_version_1_are_those_of_the_program(tree):
+    mount = "sys/fs/cgroup/memory"  # the group itself, as a container sees it
+    files = {
+        "proc/self/cgroup": "12:cpu,cpuacct:/x\n5:memory:/docker/123",
+        f"{mount}/memory.limit_in_bytes": 4 * GIB, f"{mount}/memory.usage_in_bytes": 5 * GIB // 2,
+        f"{mount}/memory.stat": f"total_inactive_file {GIB // 2}",
+    }  # fmt: skip
+    assert ram(tree(**files)) == (4 * GIB, 2 * GIB)
+    assert ram(tree(**files | {f"{mount}/memory.limit_in_bytes": 2**63 - 4096})) == (8 * GIB, 6 * GIB)
+
+
+# ------------------------------------------------------------------------------------------------------------ Windows
+
+
+def test_windows_pins_less(windows):
+    assert pin_limit(100) == 40 and pinnable(100 * GIB, 90 * GIB) == 40 * GIB
+
+
+def test_other_systems_pin_half(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert pin_limit(100) == 50
+
+
+@pytest.mark.parametrize("system, margin", [("win32", WINDOWS_MARGIN), ("linux", MARGIN)])
+def test_more_of_a_card_is_left_to_windows(monkeypatch, system, margin):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 8 * GIB))
+    assert usable(torch.device("cuda")) == 7 * GIB - margin and WINDOWS_MARGIN >= 6 * 10**8
+
+
+def test_what_comes_from_the_memory_of_windows_is_not_the_rate_of_a_disk(windows, tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "_PROBE_SECONDS", 0.005)
+    monkeypatch.setattr(machines, "ram", lambda: (0, 0))
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(bytes(2**26))
+    assert 0 < this_machine(torch.device("cpu"), model).disk <= DISK
+
+
+def test_weights_are_read_from_their_file_on_windows_too(windows, tmp_path):
+    save_file({"a": torch.randn(30, 50), "b": torch.randn(7)}, tmp_path / "weights.safetensors")
+    file = TensorFile(tmp_path / "weights.safetensors")
+    unit = Unit([file.get("a"), file.get("b")], mapped_files())
+    unit.read(span := torch.empty(unit.nbytes, dtype=torch.uint8))
+    with open(file.path, "rb+") as stream:  # a read through the mapping would be of what was there
+        stream.seek(file.entries["a"].start)
+        stream.write(bytes(8))
+    unit.read(again := torch.empty(unit.nbytes, dtype=torch.uint8))
+    assert torch.equal(again[8 : 30 * 200], span[8 : 30 * 200]) and not again[:8].any()
+
+
+@pytest.mark.parametrize("attempts", [0, 2])
+def test_a_file_that_somebody_reads_for_a_moment_is_replaced(windows, tmp_path, monkeypatch, attempts):
+    replace, left = os.replace, [None] * attempts
+    (new := tmp_path / "new").write_text("new")
+    (target := tmp_path / "target").write_text("old")
+
+    def refuse(source, target):
+        if left:
+            left.pop()
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    replace_file(new, target)
+    assert target.read_text() == "new" and not new.exists()
+
+
+def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    (target := tmp_path / "clip.mp4").write_text("old")
+    with pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be replaced"):
+        replace_file(tmp_path / "new", target, patience=0.1)
+    with pytest.raises(PermissionError):  # nobody can have a file open that is not there
+        replace_file(tmp_path / "new", tmp_path / "other", patience=60)
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
+def test_a_console_of_few_letters_shows_every_sentence(monkeypatch, tmp_path, encoding):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    name = "\u5bcc\u58eb \u0436 \u20ac.safetensors"
+    copy(BUILT_IN, tmp_path / name)
+    assert main(["inspect", str(tmp_path / name)]) == 0
+    assert main(["inspect", str(tmp_path / f"no {name}")]) == 2
+    for stream in streams:
+        stream.flush()
+        assert b"?" in stream.buffer.getvalue() and b".safetensors" in stream.buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------ what we pin ourselves
+
+
+def test_a_second_plan_takes_what_is_pinned_already_for_its_own(monkeypatch):
+    pins = Pins()
+    memory = PinnedMemory(None, pins.pin, pins.unpin)
+    monkeypatch.setattr(local_engine, "PinnedMemory", lambda limit: memory)
+    monkeypatch.setattr(local_engine, "usable", lambda device: 8 * GIB)
+    monkeypatch.setattr(local_engine, "current_machine", lambda *_: machines.CARDS["RTX 4070"])
+    monkeypatch.setattr(local_engine, "ram", lambda: (64 * GIB, 20 * GIB - sum(pins.pinned.values())))
+    monkeypatch.setattr("ltx2_core.memory.pinned.ram", lambda: (64 * GIB, 20 * GIB - sum(pins.pinned.values())))
+
+    class Bare(LocalEngine):
+        machine = machines.CARDS["RTX 4070"]
+
+    import ltx2_core as ltx2
+
+    engine = Bare(ltx2.open_models("miniature"), Resources(device="cpu"))
+    first, unit = engine.room(), Unit([torch.zeros(2**26)])
+    memory.admit([unit])
+    memory.fill(unit)
+    assert pins.pinned and memory.held == unit.nbytes
+    assert engine.room() == first
