@@ -210,7 +210,7 @@ def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
     twice = ClipShape(96, 64, 65, 2 * FPS)
     times = []
     pictures = [Picture(FRAMES[:count], frame)]
-    for shape, given in ((CLIP, pictures), (twice, at_rate(pictures, CLIP, twice))):
+    for shape, given in ((CLIP, pictures), (twice, at_rate(pictures, twice, 2))):
         (item,) = encoded(*given, shape=shape)
         state = replace(item, append=True)(State.of(torch.zeros(1, 128, *shape.video_latent), shape.fps))
         shown = state.positions[0, 0, state.count :]
@@ -221,8 +221,8 @@ def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
 def test_videos_and_masks_stay_at_their_seconds_at_twice_the_frame_rate():
     twice, mask = ClipShape(96, 64, 65, 2 * FPS), torch.rand(33, 64, 96)
     given = [KeepVideo(VideoSource(FRAMES)), InpaintMask(mask), KeepAudio(SOUND), RetakeRange(0, 1)]
-    assert at_rate(given, CLIP, CLIP) is given
-    video, area, *others = at_rate(given, CLIP, twice)
+    assert at_rate(given, CLIP, 1) is given
+    video, area, *others = at_rate(given, twice, 2)
     assert torch.equal(torch.cat([*video.video.chunks(2 * FPS, 65)])[::2], FRAMES) and others == given[2:]
     assert torch.equal(area.mask[::2], mask) and len(area.mask) == 65
 
