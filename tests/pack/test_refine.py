@@ -10,6 +10,7 @@ import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning.conditions import Picture
+from ltx2_core.media import probe
 from ltx2_core.sampling import Guidance, Tiles, schedules
 from ltx2_core.settings import SecondStage
 
@@ -127,6 +128,24 @@ def test_twice_the_frame_rate(server, client, staged, upscalers):
     assert clip.fps == 48 and clip.frames.shape == (33, 64, 96, 3)
     assert abs(clip.video_seconds - clip.audio_seconds) < 0.001
     assert dict(run.texts)["upscale"] == "33 frames at 48 fps"
+
+
+def test_the_frame_rate_of_the_hosts_conditioning_is_that_of_both_stages(server, client, staged):
+    """LTXVConditioning says it, and a latent of the host does not."""
+    encoded = node(staged, "LTX2AVThinkingTokens")
+    rated = {"positive": [encoded, 0], "negative": [encoded, 0], "frame_rate": 12.0}
+    add(staged, rated=("LTXVConditioning", rated))
+    add(staged, plain=("EmptyLTXVLatentVideo", {"width": 64, "height": 64, "length": 9, "batch_size": 1}))
+    model = [node(staged, "LTX2AVLoadModel"), 0]
+    given = {"model": model, "positive": ["rated", 0], "latent": ["plain", 0], "upscaler": ["upscaler", 0], "seed": 1}
+    made = []
+    for fps, positive in ((12, "rated"), (24, encoded)):
+        add(staged, both=("LTX2AVTwoStage", given | {"positive": [positive, 0]}))
+        run = client.run(change(staged, LTX2AVDecode={"latent": ["both", 0]}))
+        (path,) = saved(server, run, node(staged, "SaveVideo"))
+        assert probe(path).fps == fps
+        made.append(pictures_in(saved(server, run, "pictures")))
+    assert made[0].shape == (9, 128, 128, 3) and (made[0] != made[1]).any(), "what is sampled depends on it"
 
 
 def test_what_is_given_for_the_first_stage_stays_at_its_second_at_twice_the_rate(server, client, staged, upscalers):
