@@ -118,7 +118,7 @@ def given_in(
         SettingError: if it leaves nothing.
     """
     streams = tuple(latent.content.streams())
-    encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine)
+    encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)

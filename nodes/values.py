@@ -47,6 +47,7 @@ Video = Any  # a VIDEO of the host: of a file, or of components
 DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
+TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frames of conditions are counted at
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
@@ -139,6 +140,11 @@ class HostLatent:
         return self.extras.get(LAST_STEP)
 
     @property
+    def times(self) -> int:
+        """How many times the frame rate of the first stage it has, of which frames of conditions are counted."""
+        return self.extras.get(TIMES, 1)
+
+    @property
     def drawn(self) -> tuple[int, ...]:
         """Sizes of the draws of random numbers in the stages before; none where it does not say."""
         return tuple(self.extras.get(DRAWN, ()))
@@ -215,7 +221,8 @@ class HostLatent:
 
     def upscaled(self, content: AVLatent, fps: Fraction) -> Latent:
         """Return the enlarged latent; masks and steps of the small one do not hold for it."""
-        extras: dict[str, Any] = {"fps": fps, DRAWN: self.drawn_by_first}
+        times = self.times * round(fps / self.fps)
+        extras: dict[str, Any] = {"fps": fps, TIMES: times, DRAWN: self.drawn_by_first}
         return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), **extras)
 
     def refined(self, content: AVLatent, tiles: Tiles, drawn: tuple[int, ...]) -> Latent:

@@ -7,11 +7,17 @@ from .loading import shorten_list
 
 LTX_PART = "is a part of an LTX model: choose it in LTX-2 Load Model, or give it with --checkpoint"
 
+LORA_FILE = "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora"
+
 # What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
 _CONTENTS = (
     (
         r"[._]lora[._](?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude|\.diff(?:_b)?$",
-        "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora",
+        LORA_FILE,
+    ),
+    (
+        r"\.(?:boft_|oft_|ia3_|vera_lambda|on_input$|set_weight$|[ab][12]\.weight$)",
+        "is an adapter of a kind that is not read here (OFT, IA3, GLoRA, VeRA), where LoRA, DoRA, LoHa and LoKr are",
     ),
     (
         r"post_feedforward_layernorm|pre_feedforward_layernorm",

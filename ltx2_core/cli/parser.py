@@ -4,7 +4,6 @@ import argparse
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from ..checkpoint.versions import VERSIONS
@@ -112,7 +111,9 @@ class Group:
             covers: fields of settings classes that can be set with it.
             options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
         """
-        if callable(options.get("type")) and options["type"] is not Path:
+        if str(options.get("metavar")).startswith(("FILE", "FOLDER")):
+            options.setdefault("type", syntax.file_name)
+        if callable(options.get("type")):
             options["type"] = _in_words(options["type"])
         if "help" in options and options["help"] is not argparse.SUPPRESS:
             options["help"] = options["help"].replace("%", "%%")
@@ -258,12 +259,12 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         usage, epilog = ("%(prog)s --output FILE [flags]", EXAMPLES) if name == "generate" else (None, None)
         made = adding.add_parser(name, help=text, description=text.capitalize(), usage=usage, epilog=epilog)
         commands[name] = Command(made)
-    generate = commands["generate"]
+    generate, path = commands["generate"], _in_words(syntax.file_path)
     for add in (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine):
         add(generate)
-    commands["inspect"].parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    commands["inspect"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
     _plan(commands["plan"])
-    commands["tiny"].parser.add_argument("folder", type=Path, metavar="DIR")
+    commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip
     return parser, commands
@@ -326,7 +327,7 @@ def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments")
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
-    group.add("--output", type=Path, required=True, metavar="FILE",
+    group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
               help="clip.mp4, sound.wav, sound.flac or a folder for pictures")  # fmt: skip
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, or several split files (default: the built-in miniature)")  # fmt: skip
@@ -380,7 +381,7 @@ def _conditions(command: Command) -> None:
               covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
               "temporal_scale=..,start=..,seconds=.. (default: 1, and scales as the LoRAs say)")  # fmt: skip
-    group.add("--reference-mask", action="append", default=[], type=Path, metavar="FILE",
+    group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
@@ -394,7 +395,7 @@ def _conditions(command: Command) -> None:
               covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip
     group.add(
         "--mask",
-        type=Path,
+        type=syntax.file_path,
         metavar="FILE",
         help="make anew what is white; a picture, whose transparency is ignored, or a video",
     )
@@ -436,17 +437,17 @@ def _loras(command: Command) -> None:
               "step@strength with schedule_over=steps)")  # fmt: skip
     group.add("--text-encoder-lora", action="append", default=[], metavar="FILE[:STRENGTH]",
               help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
-    group.add("--distilled-lora", type=Path, metavar="FILE",
+    group.add("--distilled-lora", type=syntax.file_path, metavar="FILE",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
     group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))
 
 
 def _long(command: Command) -> None:
     group = command.group("long clips")
-    group.add("--segments", type=Path, metavar="FILE", covers={Segment: ("start",)},
+    group.add("--segments", type=syntax.file_path, metavar="FILE", covers={Segment: ("start",)},
               help="prompts of a long clip: in each line seconds or minutes:seconds, then the prompt")  # fmt: skip
     group.add_settings(Windowing, named={"drift_control": "drift"})
-    group.add("--resume", type=Path, metavar="FOLDER", help="keep finished windows, and go on from them")
+    group.add("--resume", type=syntax.file_path, metavar="FOLDER", help="keep finished windows, and go on from them")
 
 
 def _second_stage(command: Command) -> None:
@@ -454,9 +455,10 @@ def _second_stage(command: Command) -> None:
     group.add("--upscale", type=_upscale, metavar="{1.5,2}",
               help="make the clip so many times smaller and enlarge its latent; width and height are those of the "
               "result")  # fmt: skip
-    group.add("--upscaler", type=Path, metavar="FILE",
+    group.add("--upscaler", type=syntax.file_path, metavar="FILE",
               help="what enlarges it (default: found by name beside the checkpoint)")  # fmt: skip
-    group.add("--temporal-upscaler", type=Path, metavar="FILE", help="twice as many frames per second, as fast")
+    group.add("--temporal-upscaler", type=syntax.file_path, metavar="FILE",
+              help="twice as many frames per second, as fast")  # fmt: skip
     group.add("--refine", action="store_true", covers={SecondStage: ("refine",)},
               help="a second stage, which puts detail into what was enlarged")  # fmt: skip
     group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))

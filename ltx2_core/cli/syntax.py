@@ -24,7 +24,7 @@ _NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _PICTURE = re.compile(
     rf"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
 )
-_LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE)
+_LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
 _MORE = re.compile(rf".+:(?P<number>{_NUMBER})", re.IGNORECASE)
 _OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
 _GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
@@ -34,6 +34,18 @@ LONGEST_SCRIPT = 1_000_000  # bytes of a file of segments
 _YES_NO = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
 
 Convert = Callable[[str], Any]
+
+
+def file_name(word: str) -> str:
+    """Read the name of a file or folder, with what may stand behind it; SettingError for none."""
+    if not word.strip():
+        raise SettingError(f"{word!r} is no name of a file; leave the flag out if there is none.")
+    return word
+
+
+def file_path(word: str) -> Path:
+    """Read the path of a file or folder; SettingError for none."""
+    return Path(file_name(word))
 
 
 def whole_number(word: str) -> int:

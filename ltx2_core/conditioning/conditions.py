@@ -29,6 +29,7 @@ from .masks import Inpaint, Retake, cells
 from .preprocess import fit
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .state import LatentCondition
+from .values import PIXELS, SAMPLES, WEIGHTS, check_values
 
 # Names of streams as people choose them, and the streams that they stand for.
 STREAM_CHOICES: dict[str, Collection[str]] = {
@@ -38,6 +39,7 @@ STREAM_CHOICES: dict[str, Collection[str]] = {
 }
 
 LONGEST_SOUND = 3600  # seconds; no clip is longer
+LONGEST_VOICE = 600  # seconds of a reference, of which a few are enough
 
 # Which part of a file is read.
 StartSeconds = Annotated[
@@ -126,6 +128,11 @@ class VideoSource:
     seconds: LengthSeconds = None
     fps: Fraction | None = None
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for frames whose numbers are no pictures."""
+        if isinstance(self.source, Tensor):
+            check_values("The given video", self.source, PIXELS)
+
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
         if isinstance(self.source, Tensor):
@@ -176,7 +183,8 @@ class AudioSource:
     sample_rate: int
 
     def __post_init__(self) -> None:
-        """Mix the channels down. Raises MediaError for more than 7.1 has."""
+        """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
+        check_values("The given sound", self.waveform, SAMPLES)
         object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
 
     @classmethod
@@ -269,6 +277,10 @@ class Picture:
         "of putting it in. Freer; the official keyframe pipeline does so.",
     ] = False
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for numbers that are no picture."""
+        check_values("The given picture", self.image, PIXELS)
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
@@ -351,6 +363,11 @@ class ReferenceVideo:
     ] = 1.0
     mask: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for numbers that are no mask."""
+        if self.mask is not None:
+            check_values("The mask of the reference", self.mask, WEIGHTS)
+
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Encode the reference. Raises SettingError where the clip cannot be divided by ``downscale``."""
         width, height = shape.width // self.downscale, shape.height // self.downscale
@@ -386,7 +403,11 @@ class ReferenceAudio:
     ] = 1.0
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Encode the sound at its own length."""
+        """Encode the sound at its own length. Raises SettingError for one that is far longer than a voice needs."""
+        if self.audio.seconds > LONGEST_VOICE:
+            raise SettingError(
+                f"This voice lasts {self.audio.seconds:.0f} s, at most {LONGEST_VOICE} s are heard: take a few seconds."
+            )
         yield ReferenceAudioTokens(encoders.audio(self.audio.waveform, self.audio.sample_rate), self.strength)
 
 
@@ -505,6 +526,10 @@ class InpaintMask:
         "Over how many cells of 32 pixels around the mask the change fades out. 0 is a hard edge.",
     ] = 1
     sound: Annotated[bool, Switch(), "Makes the sound anew, too; otherwise it stays, and is followed."] = False
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for numbers that are no mask."""
+        check_values("The mask", self.mask, WEIGHTS)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Reduce the mask to cells of the latent.

@@ -10,24 +10,24 @@ from ..geometry import ClipShape
 from .conditions import Condition, InpaintMask, Picture, ReferenceVideo, VideoSource
 
 
-def at_rate(conditions: Sequence[Condition], shape: ClipShape, final: ClipShape) -> Sequence[Condition]:
-    """Return what is given for a clip of ``shape`` as it is given for the same clip at the frame rate of ``final``.
+def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Sequence[Condition]:
+    """Return what is given for the clip of a first stage as it is given for ``final``.
 
     Args:
-        conditions: frames in them are those of ``shape``.
-        shape: of the first stage.
-        final: of the second one; its rate is a whole multiple.
+        conditions: frames in them are those of the first stage.
+        final: the same clip in the second stage.
+        times: how many times the frame rate of the first stage it has.
     """
-    times = round(final.fps / shape.fps)
-    return conditions if times == 1 else [_at_rate(condition, shape, times) for condition in conditions]
+    return conditions if times == 1 else [_at_rate(condition, final, times) for condition in conditions]
 
 
-def _at_rate(condition: Any, shape: ClipShape, times: int) -> Condition:
+def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:
     video = getattr(condition, "video", None)
     if isinstance(video, VideoSource) and isinstance(video.source, Tensor) and video.fps is None:
-        condition = replace(condition, video=replace(video, fps=shape.fps))
+        condition = replace(condition, video=replace(video, fps=final.fps / times))
     if isinstance(condition, Picture):
-        first = condition.frame + shape.frames if condition.frame < 0 else condition.frame
+        frames = (final.frames - 1) // times + 1
+        first = condition.frame + frames if condition.frame < 0 else condition.frame
         return replace(condition, frame=first * times, image=_lasting(condition.image, times))
     if isinstance(condition, InpaintMask | ReferenceVideo) and condition.mask is not None:
         return replace(condition, mask=_lasting(condition.mask, times))

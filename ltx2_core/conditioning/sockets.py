@@ -9,12 +9,14 @@ from dataclasses import is_dataclass
 from math import inf
 from pathlib import PureWindowsPath
 from types import UnionType
-from typing import Any
+from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean
+from .values import check_values
 
 Kinds = Mapping[str, tuple[type | UnionType, str]]
 
@@ -65,7 +67,7 @@ def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) ->
 
 def check_pictures(name: str, value: object) -> Tensor:
     """Return pictures (F, H, W, 3 or more), grey ones with three channels; SettingError for anything else."""
-    if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+    if not _has_numbers(value) or value.ndim != 4 or not value.is_floating_point():
         raise wrong(name, value, WORDS["IMAGE"])
     if not value.numel():
         raise SettingError(f"{name} holds no picture: its shape is {tuple(value.shape)}. Connect at least one picture.")
@@ -85,7 +87,7 @@ def _pictures(each: Any, value: object) -> Tensor:
 
 
 def _mask(each: Any, value: object) -> Tensor:
-    if not isinstance(value, Tensor) or (value.ndim not in (2, 3) and not (value.ndim == 4 and value.shape[1] == 1)):
+    if not _has_numbers(value) or (value.ndim not in (2, 3) and not (value.ndim == 4 and value.shape[1] == 1)):
         raise wrong(each.id, value, WORDS["MASK"])
     if not value.numel():
         raise SettingError(f"{each.id} is an empty mask: its shape is {tuple(value.shape)}. Connect one of some size.")
@@ -95,7 +97,7 @@ def _mask(each: Any, value: object) -> Tensor:
 def _sound(each: Any, value: Any) -> object:
     parts: Any = value if _is_mapping(value) else {}
     waveform, rate = parts.get("waveform"), parts.get("sample_rate")
-    if not isinstance(waveform, Tensor) or waveform.ndim != 3 or not waveform.is_floating_point():
+    if not _has_numbers(waveform) or waveform.ndim != 3 or not waveform.is_floating_point():
         raise wrong(each.id, value if waveform is None else waveform, f"{WORDS['AUDIO']} (clips, channels, samples)")
     if not waveform.numel():
         raise SettingError(f"{each.id} is an empty sound: it lasts 0 s. Connect a sound that lasts.")
@@ -111,26 +113,40 @@ def _video(each: Any, value: object) -> object:
 
 def _latent(each: Any, value: Any) -> object:
     samples = value.get("samples") if _is_mapping(value) else None
-    if not hasattr(samples, "is_nested"):
+    if not _streams(samples) or not all(map(_has_numbers, _streams(samples))):
         raise wrong(each.id, value, WORDS["LATENT"])
     mask = value.get("noise_mask")
-    unusable = isinstance(mask, Tensor) and (mask.ndim < 2 or not mask.numel())
-    if unusable or (mask is not None and not hasattr(mask, "is_nested")):
+    if mask is not None and not (_streams(mask) and all(map(_is_noise_mask, _streams(mask)))):
         raise wrong(f"The noise mask of {each.id}", mask, WORDS["MASK"])
+    for name, parts in ((each.id, samples), (f"The noise mask of {each.id}", mask)):
+        for part in _streams(parts):
+            check_values(name, part)
     return value
+
+
+def _streams(value: Any) -> Sequence[Any]:
+    """The tensors of a latent or mask, which may be nested."""
+    if not hasattr(value, "is_nested"):
+        return ()
+    return value.unbind() if value.is_nested else (value,)
+
+
+def _is_noise_mask(part: object) -> bool:
+    return _has_numbers(part) and part.ndim >= 2 and part.numel() > 0
 
 
 def _conditioning(each: Any, value: object) -> object:
     pairs: Sequence[Any] = value if isinstance(value, Sequence) and value and not isinstance(value, str) else [None]
     for pair in pairs:
         fits = isinstance(pair, Sequence) and len(pair) == 2 and _is_mapping(pair[1])
-        if not fits or not isinstance(pair[0], Tensor) or pair[0].ndim != 3 or not pair[0].numel():
+        if not fits or not _has_numbers(pair[0]) or pair[0].ndim != 3 or not pair[0].numel():
             raise wrong(each.id, value, WORDS["CONDITIONING"])
+        check_values(each.id, pair[0])
     return value
 
 
 def _sigmas(each: Any, value: object) -> Tensor:
-    if not isinstance(value, Tensor) or value.ndim != 1:
+    if not _has_numbers(value) or value.ndim != 1:
         raise wrong(each.id, value, WORDS["SIGMAS"])
     return value
 
@@ -197,6 +213,11 @@ def _short(value: object) -> str:
     if isinstance(value, Mapping | Sequence) and not value:
         return "empty"
     return f"something of the type {type(value).__name__}"
+
+
+def _has_numbers(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor with real numbers of its own; one of a mere shape, or a sparse one, has none."""
+    return isinstance(value, Tensor) and not (value.is_meta or value.is_complex() or value.layout != torch.strided)
 
 
 def _is_mapping(value: Any) -> bool:

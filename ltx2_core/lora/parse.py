@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.contents import tell_contents
+from ..checkpoint.contents import LORA_FILE, describe_contents, tell_contents
 from ..checkpoint.files import TensorFile, read_file
-from ..checkpoint.loading import check_numbers
+from ..checkpoint.loading import check_numbers, shorten_list
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
@@ -184,23 +184,30 @@ class Lora:
         stated = any(self._stated(name) for names in (_DOWNSCALE, _TEMPORAL) for name in names)
         return stated or re.search(r"(^|[^a-z])ic[-_ ]?lora", self.path.name.lower()) is not None
 
-    def _stated(self, name: str) -> str | None:
-        """What the header says about ``name`` in any trainer's dialect; None if nothing, in whatever words."""
+    def _stated(self, name: str) -> list[str]:
+        """What the header says about ``name`` in the dialects of trainers; nothing may be said in words."""
         values = [self.file.metadata.get(f"{prefix}{name}", "") for prefix in _DIALECTS]
-        return next((value for value in values if value.strip().lower() not in ("", "none", "null")), None)
+        return [value for value in values if value.strip().lower() not in ("", "none", "null")]
 
     def _stated_factor(self, *names: str) -> int:
-        stated = next(filter(None, map(self._stated, names)), "1")
-        try:
-            factor = round(float(stated))
-        except (ValueError, OverflowError):
-            factor = 0
-        if not 1 <= factor <= MOST_DOWNSCALE:
+        stated = [value for name in names for value in self._stated(name)] or ["1"]
+        factors = {_whole_factor(value) for value in stated}
+        factor = factors.pop()
+        if factors or factor is None:
             raise CheckpointError(
-                f"The header of {self.path.name} says {names[0]} = {shown(stated)}, which should be a whole number "
-                f"from 1 to {MOST_DOWNSCALE}; download the file again."
+                f"The header of {self.path.name} says {names[0]} = {' and '.join(map(shown, stated))}, which should be "
+                f"a whole number from 1 to {MOST_DOWNSCALE}, and the same wherever it stands; download the file again."
             )
         return factor
+
+
+def _whole_factor(stated: str) -> int | None:
+    """The whole number that a header says; None for anything else."""
+    try:
+        factor = float(stated)
+    except ValueError:
+        return None
+    return int(factor) if 1 <= factor <= MOST_DOWNSCALE and factor == int(factor) else None
 
 
 def open_lora(path: str | Path) -> Lora:
@@ -210,6 +217,11 @@ def open_lora(path: str | Path) -> Lora:
     """
     file = TensorFile(path)
     lora = read_lora(file)
+    if lora is None and describe_contents(file.entries) == LORA_FILE:
+        raise CheckpointError(
+            f"{file.path.name} holds no whole change of a layer: {shorten_list(sorted(file.entries))} lack the factor "
+            "that belongs to them. Download the file again."
+        )
     if lora is None:
         raise CheckpointError(
             f"{file.path.name} is not a LoRA: {tell_contents(file.entries)}, and no tensors that change others. Choose "

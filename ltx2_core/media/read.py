@@ -33,6 +33,8 @@ Stream = VideoStream | AudioStream
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
 PAUSE = Fraction(1, 10)  # in sound; less is rounding
+ALMOST = Fraction(1, 100)  # in the length of a file
+FASTEST = 1000  # pictures per second that a file may say; DV says 60000
 MISSING = 1  # second, from a file that is cut off
 LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
 MOST_FRAMES = 100_000  # that are read of one file
@@ -240,13 +242,27 @@ def _is_known(stream: Stream) -> bool:
 
 
 def _rate(video: VideoStream) -> Fraction:
-    return video.average_rate or video.guessed_rate or Fraction(25)
+    rates = (rate for rate in (video.average_rate, video.guessed_rate) if rate and rate <= FASTEST)
+    return next(rates, Fraction(25))
 
 
 def _seconds(container: InputContainer, stream: Stream) -> Fraction | None:
     if stream.duration is not None:
         return _time(stream, stream.duration)
-    return None if container.duration is None else Fraction(container.duration, av.time_base)
+    if container.duration is None:
+        return None
+    said = Fraction(container.duration, av.time_base)
+    return _measured(container, stream, said) if container.format.name in INDEXED else said
+
+
+def _measured(container: InputContainer, stream: Stream, said: Fraction) -> Fraction:
+    """The length of one stream of Matroska, which only says when the last one ends, counted from 0 on."""
+    container.seek(floor(said / _time(stream, 1)), stream=stream)
+    last = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+    if not last:
+        return said
+    measured = _time(stream, max(last) - (stream.start_time or 0))
+    return said if abs(said - measured) < ALMOST else measured
 
 
 def _time(stream: Stream, ticks: int | None) -> Fraction:
@@ -344,8 +360,10 @@ def _pixels(picture: VideoFrame, width: int) -> Tensor:
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020
     # With a target matrix, which RGB does not have, all versions of PyAV go by that of the picture.
-    deep = not ordinary and picture.format.components[0].bits > 8  # FFmpeg makes 0xFF00 of the 8 bits of white
-    form, most = ("rgb48le", 65535) if deep else ("rgb24", 255)
+    # FFmpeg rounds more than 8 bits down on their way to 8, and makes 0xFF00 of a white that is not RGB.
+    rgb, bits = picture.format.is_rgb, picture.format.components[0].bits
+    deep = bits > 8 and not (ordinary and (rgb or len(picture.format.components) < 3))
+    form, most = ("rgb48le", 65535 if rgb else 0xFF00) if deep else ("rgb24", 255)
     coded = picture.reformat(
         width=width,
         format=form,
@@ -354,8 +372,8 @@ def _pixels(picture: VideoFrame, width: int) -> Tensor:
         src_color_range=picture.color_range,
     ).to_ndarray()
     upright = np.rot90(coded, picture.rotation // 90).astype(np.float32)
-    rgb = torch.from_numpy(upright).div_(most)[None]
-    return rgb if ordinary else colour.to_bt709(rgb, *tags)
+    pixels = torch.from_numpy(upright).div_(most).clamp_(max=1)[None]
+    return pixels if ordinary else colour.to_bt709(pixels, *tags)
 
 
 def _heard(
@@ -365,7 +383,10 @@ def _heard(
     if audio.channels > 2:
         audio.codec_context.layout = layout_of(audio.channels, audio.layout.name)
     # 32-bit integers, because FFmpeg mixes floating-point channels down to sums that clip; one channel it would lower.
-    resampler = av.AudioResampler("s32p", "mono" if audio.channels == 1 else "stereo", sample_rate)
+    # Two channels that were saved as floating-point numbers are not mixed, and may be louder than integers can say.
+    loud = audio.channels <= 2 and audio.codec_context.name.startswith("pcm_f")
+    form, full = ("fltp", 1) if loud else ("s32p", 2**31)
+    resampler = av.AudioResampler(form, "mono" if audio.channels == 1 else "stereo", sample_rate)
     place, following = None, Fraction(0)
     for time, frame in _frames(container, audio, start):
         if place is None:
@@ -373,7 +394,7 @@ def _heard(
         elif frame is not None and time - following > PAUSE:
             place += round((time - following) * sample_rate)
         for piece in resampler.resample(frame):
-            samples = torch.from_numpy(piece.to_ndarray()).float() / 2**31
+            samples = torch.from_numpy(piece.to_ndarray()).float() / full
             yield place, samples.expand(2, -1)
             place += samples.shape[1]
         if frame is not None:

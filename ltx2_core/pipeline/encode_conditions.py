@@ -16,6 +16,7 @@ from ..audio_vae import AudioEncoder, encode_waveform
 from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, encode_conditions
+from ..conditioning.rate import at_rate
 from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
 from ..health import check_finite
@@ -129,9 +130,10 @@ class EngineEncoders:
     def __enter__(self) -> "EngineEncoders":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
+        """Let the encoder leave; it hears what was ``raised``, since it can tell of which weight or stage it comes."""
         self._stage = self._network = None
-        self._open.close()
+        self._open.__exit__(*raised)
 
     def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
         """Encode pixels of (F, H, W) ``shape``; see conditioning.conditions.Encoders."""
@@ -156,14 +158,20 @@ class EngineEncoders:
         try:
             return encode(self._engine.fit(stage))
         except NotANumberError as error:
-            wider = widen(self._engine, stage, error)
-        self.__exit__()
-        self._engine = wider
+            self._engine = widen(self._engine, stage, self._explained(error))
         return encode(self._engine.fit(stage))
+
+    def _explained(self, error: NotANumberError) -> NotANumberError:
+        """Let the encoder that is there leave, and return ``error`` as it explains it."""
+        try:
+            self.__exit__(type(error), error, error.__traceback__)
+        except NotANumberError as explained:
+            return explained
+        return error
 
     def _ready(self, stage: Stage, key: NetworkKey[Any]) -> Any:
         if stage != self._stage:
-            self.__exit__()
+            self.__exit__(None, None, None)
             self._network = self._open.enter_context(self._engine.use(stage))[key]
             self._stage = stage
         return self._network
@@ -286,16 +294,25 @@ class ConditionCache:
         self._entries: OrderedDict[tuple[Any, ...], tuple[ref, list[LatentCondition], int]] = OrderedDict()
 
     def encode(
-        self, conditions: Sequence[Condition], shape: ClipShape, streams: Collection[str], engine: Engine
+        self,
+        conditions: Sequence[Condition],
+        shape: ClipShape,
+        streams: Collection[str],
+        engine: Engine,
+        times: int = 1,
     ) -> list[LatentCondition]:
-        """Return the latents of all conditions in a clip of ``shape``, in their order."""
+        """Return the latents of all conditions in a clip of ``shape``, in their order.
+
+        Their frames are those of a clip that ``shape`` has so many ``times`` the frame rate of.
+        """
         encoded: list[LatentCondition] = []
         with EngineEncoders(engine) as encoders:
             for condition in conditions:
-                key = (id(condition), shape, tuple(streams))
+                key = (id(condition), shape, tuple(streams), times)
                 entry = self._entries.get(key)
                 if entry is None or entry[0]() is not condition:
-                    entry = self._add(key, condition, list(condition.encode(shape, streams, encoders)))
+                    given = at_rate([condition], shape, times)
+                    entry = self._add(key, condition, encode_conditions(given, shape, streams, encoders))
                 self._entries.move_to_end(key)
                 encoded += entry[1]
                 self._trim()

@@ -1,7 +1,7 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
 from collections.abc import Collection, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ..checkpoint import Models, build
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..disk_cache import cache_folder
-from ..errors import MissingFileError
+from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
@@ -63,7 +63,7 @@ class LocalEngine(PlannedEngine):
             loras: that every network gets, unless a stage has others.
 
         Raises:
-            SettingError: for an unknown format.
+            SettingError: for an unknown format, and for a device that this machine does not have.
             CheckpointError: for a LoRA that changes nothing in these files.
         """
         check_format(resources.format)
@@ -72,7 +72,7 @@ class LocalEngine(PlannedEngine):
                 compare(lora, models)
         self.models, self.events, self.loras = models, events, loras
         self.resources = resources
-        self._device = best_device() if resources.device is None else torch.device(resources.device)
+        self._device = best_device() if resources.device is None else device_named(resources.device)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[Hashable, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
@@ -207,9 +207,33 @@ class LocalEngine(PlannedEngine):
 
 def best_device() -> torch.device:
     """Return the fastest device of this machine."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    counts = _device_counts()
+    return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if counts[kind]))
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device that is called ``name``, such as "cuda:1".
+
+    Raises:
+        SettingError: this machine has none of that name.
+    """
+    counts = _device_counts()
+    with suppress(RuntimeError):  # for a name that PyTorch does not know
+        device = torch.device(name.strip().lower())
+        if (device.index or 0) < counts.get(device.type, 0):
+            return device
+    known = [kind if number == 0 else f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
+    raise SettingError(
+        f"device is {name[:40]!r}, which this machine, or its PyTorch, does not have: leave it out, or take one of "
+        f"{', '.join(known)}."
+    )
+
+
+def _device_counts() -> dict[str, int]:
+    """How many devices of each kind there are."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    others = torch.xpu.device_count() if torch.xpu.is_available() else 0
+    return {"cuda": cards, "xpu": others, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
 
 
 def compute_dtype(device: torch.device | str) -> torch.dtype:

@@ -202,7 +202,8 @@ class CompleteRequest:
     @property
     def refine_conditions(self) -> tuple[Condition, ...]:
         """What is given in the second stage, at the frame rate of the clip that comes out."""
-        return tuple(at_rate(self.second.given(self.request.conditions), self.shape, self.final))
+        times = round(self.final.fps / self.shape.fps)
+        return tuple(at_rate(self.second.given(self.request.conditions), self.final, times))
 
     @property
     def holds_sound(self) -> bool:

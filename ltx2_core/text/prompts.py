@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -61,18 +62,18 @@ def read_extras(extras: Mapping[str, Any]) -> Extent:
                 f"This CONDITIONING holds {meaning}, which our nodes cannot use: take that node out from between the "
                 "prompt and the sampler."
             )
-    end = extras.get("end_percent")
-    return Extent(float(extras.get("start_percent") or 0.0), float(1.0 if end is None else end), _read_weight(extras))
+    return Extent(_number(extras, "start_percent", 0.0), _number(extras, "end_percent", 1.0), _read_weight(extras))
 
 
 def _read_weight(extras: Mapping[str, Any]) -> PromptWeight:
     """What ConditioningSetMask, ConditioningSetArea and ConditioningSetAreaStrength say."""
-    area, mask, strength = extras.get("area"), _read_mask(extras), _number(extras, "strength")
+    area, mask, strength = extras.get("area"), _read_mask(extras), _number(extras, "strength", 1.0)
     if area is None:
         return PromptWeight(strength, mask)
-    shares = area[0] == "percentage"
-    numbers = tuple(area[1:] if shares else area)
-    if len(numbers) not in ((4, 6) if shares else (4,)) or not all(isinstance(each, int | float) for each in numbers):
+    values = tuple(area) if isinstance(area, Sequence) else ()
+    shares = values[:1] == ("percentage",)
+    numbers = values[1:] if shares else values
+    if len(numbers) not in ((4, 6) if shares else (4,)) or not all(map(_is_positive, numbers)):
         raise SettingError("This CONDITIONING holds an area of an unknown form: set it with ConditioningSetArea.")
     if shares:
         return PromptWeight(strength, mask, numbers)
@@ -83,17 +84,30 @@ def _read_mask(extras: Mapping[str, Any]) -> Tensor | None:
     mask = extras.get("mask")
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or not mask.numel():
+    usable = isinstance(mask, Tensor) and mask.ndim in (2, 3) and mask.numel() and not mask.is_meta
+    if not usable or not mask.float().isfinite().all():
         raise SettingError(
             "This CONDITIONING holds a mask that is not one picture, or one for each frame: set it with "
             "ConditioningSetMask."
         )
-    return mask.reshape(-1, *mask.shape[-2:]).float() * _number(extras, "mask_strength")
+    return mask.reshape(-1, *mask.shape[-2:]).float() * _number(extras, "mask_strength", 1.0)
 
 
-def _number(extras: Mapping[str, Any], key: str) -> float:
+def _number(extras: Mapping[str, Any], key: str, usual: float) -> float:
+    """The number ``key``, ``usual`` where there is none; SettingError for what is no number of 0 or more."""
     value = extras.get(key)
-    return 1.0 if value is None else float(value)
+    if value is None:
+        return usual
+    if not _is_positive(value):
+        raise SettingError(
+            f"This CONDITIONING says {str(value)[:40]!r} for {key}, where a number of 0 or more is meant: set it with "
+            "ComfyUI's own node for it."
+        )
+    return float(value)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(float(value)) and float(value) >= 0
 
 
 def sigma_of(percent: float) -> float:

@@ -26,6 +26,7 @@ from ltx2_core.conditioning.conditions import AudioSource
 from ltx2_core.errors import OutOfMemoryError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
+from ltx2_core.pipeline.local_engine import device_named
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import ClipSettings, Request, Resources, SamplingSettings, SecondStage
@@ -425,6 +426,43 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
     assert said.out == "" and said.err.startswith("error: ") and "\n" not in said.err.strip()
     assert all(fact in said.err for fact in facts)
     assert list(tmp_path.iterdir()) == []
+
+
+FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
+         "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
+         "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", FILES)
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_file_and_no_folder(flag, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--output", "x.mp4", "--prompt", "x", f"{flag}={name}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {flag}: '") and "is no name of a file" in said and said.count("\n") == 1
+    assert main(["tiny", name]) == 2 and main(["inspect", name]) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_name_with_a_line_in_it_is_only_a_name(capsys):
+    assert main(["generate", "--output", "x.mp4", "--prompt", "x", "--lora", "a\nb.safetensors:0.5"]) == 2
+    assert "There is no file a b.safetensors" in capsys.readouterr().err
+
+
+ABSENT = ("", "cuda:99", "mps:7", "xpu:9", "meta", "gpu", "vulkan", "hpu", "privateuseone", "fpga", "cpu:5", "cuda:-1",
+          "cuda:x", "cpu,cuda", "\ud83d", "c" * 5000)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_device_that_is_not_there_is_one_sentence(name, capsys, tmp_path):
+    words = ["generate", "--output", str(tmp_path / "x.mp4"), "--prompt", "x", "--device", name]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "device is" in said and "cpu" in said and len(said) < 400 and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_are_found_by_their_names():
+    assert device_named(" CPU ") == torch.device("cpu") and device_named("cpu:0").type == "cpu"
 
 
 @pytest.mark.parametrize(

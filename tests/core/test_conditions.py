@@ -210,7 +210,7 @@ def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
     twice = ClipShape(96, 64, 65, 2 * FPS)
     times = []
     pictures = [Picture(FRAMES[:count], frame)]
-    for shape, given in ((CLIP, pictures), (twice, at_rate(pictures, CLIP, twice))):
+    for shape, given in ((CLIP, pictures), (twice, at_rate(pictures, twice, 2))):
         (item,) = encoded(*given, shape=shape)
         state = replace(item, append=True)(State.of(torch.zeros(1, 128, *shape.video_latent), shape.fps))
         shown = state.positions[0, 0, state.count :]
@@ -221,10 +221,41 @@ def test_pictures_stay_at_their_seconds_at_twice_the_frame_rate(frame, count):
 def test_videos_and_masks_stay_at_their_seconds_at_twice_the_frame_rate():
     twice, mask = ClipShape(96, 64, 65, 2 * FPS), torch.rand(33, 64, 96)
     given = [KeepVideo(VideoSource(FRAMES)), InpaintMask(mask), KeepAudio(SOUND), RetakeRange(0, 1)]
-    assert at_rate(given, CLIP, CLIP) is given
-    video, area, *others = at_rate(given, CLIP, twice)
+    assert at_rate(given, CLIP, 1) is given
+    video, area, *others = at_rate(given, twice, 2)
     assert torch.equal(torch.cat([*video.video.chunks(2 * FPS, 65)])[::2], FRAMES) and others == given[2:]
     assert torch.equal(area.mask[::2], mask) and len(area.mask) == 65
+
+
+PICTURE, AREA = FRAMES[:1], torch.rand(1, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("give", "numbers"),
+    [
+        (lambda x: Picture(x), PICTURE),
+        (lambda x: VideoSource(x), FRAMES),
+        (lambda x: InpaintMask(x), AREA),
+        (lambda x: ReferenceVideo(VideoSource(FRAMES), mask=x), AREA),
+        (lambda x: AudioSource(x, 24_000), SOUND.waveform),
+    ],
+    ids=["picture", "video", "mask", "mask of a reference", "sound"],
+)
+@pytest.mark.parametrize("fault", ["nan", "infinite", "of 8 bits", "a mere shape"])
+def test_numbers_that_are_none_or_mean_something_else_are_told_where_they_come_in(give, numbers, fault):
+    """Not after the work, as a damaged checkpoint."""
+    wrong = numbers.clone()
+    wrong.view(-1)[7] = {"nan": torch.nan, "infinite": -torch.inf}.get(fault, 0.3)
+    wrong = {"of 8 bits": wrong * 255, "a mere shape": wrong.to("meta")}.get(fault, wrong)
+    words = {"of 8 bits": r"values from .*, where .* 1.* is meant", "a mere shape": "no numbers that can be read"}
+    with pytest.raises(SettingError, match="(picture|video|mask|sound).*" + words.get(fault, "NaN or infinite")):
+        give(wrong)
+    give(numbers * 1.2 - 0.1)  # as resizing leaves them
+
+
+def test_a_voice_of_hours_is_refused():
+    with pytest.raises(SettingError, match=r"lasts 16000 s, at most \d+ s are heard"):
+        encoded(ReferenceAudio(AudioSource(torch.zeros(2, 16_000), 1)))
 
 
 # Windows

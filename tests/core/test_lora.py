@@ -178,6 +178,28 @@ def test_something_else_is_not_a_lora(model):
         open_lora(model)
 
 
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        (["lora_A.weight"], r"holds no whole change of a layer: .*lora_A\.weight.* lack the factor"),
+        (["lora_up.weight", "alpha"], "lack the factor"),
+        (["hada_w1_a", "hada_w1_b"], "lack the factor"),
+        (["oft_blocks"], "an adapter of a kind that is not read here"),
+        (["boft_R", "boft_s"], "an adapter of a kind"),
+        (["weight", "on_input"], "an adapter of a kind"),
+        (["a1.weight", "a2.weight", "b1.weight", "b2.weight"], "an adapter of a kind"),
+        (["vera_lambda_b", "vera_lambda_d"], "an adapter of a kind"),
+        (["set_weight"], "an adapter of a kind"),
+    ],
+)
+def test_half_a_lora_and_other_adapters_are_called_what_they_are(tmp_path, ends, words):
+    """Not a part of a model, and no LoRA to be chosen where it was chosen."""
+    layers = [f"diffusion_model.transformer_blocks.{block}.attn1.to_q" for block in range(4)]
+    save_file({f"{layer}.{end}": torch.ones(4, 4) for layer in layers for end in ends}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        open_lora(tmp_path / "x.safetensors")
+
+
 # -- Strengths ---------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +241,25 @@ def test_the_factors_of_a_reference_count_in_every_dialect(dialect):
     assert (lora.downscale, lora.temporal_downscale, lora.is_in_context) == (2, 4, True)
     nothing = read_lora(Header(shapes, **dict.fromkeys(stated, "None")))
     assert (nothing.downscale, nothing.temporal_downscale, nothing.is_in_context) == (1, 1, False)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"reference_downscale_factor": "2.5"},
+        {"reference_downscale_factor": "0"},
+        {"reference_downscale_factor": "nan"},
+        {"reference_downscale_factor": "[2]"},
+        {"reference_downscale_factor": "2", "ss_reference_downscale_factor": "4"},
+        {"reference_downscale_factor": "2", "reference_spatial_scale_factor": "1"},
+    ],
+)
+def test_a_factor_that_is_not_whole_or_said_in_two_ways_is_refused(stated):
+    shapes = low_rank({"proj_out": (128, 32)})
+    with pytest.raises(CheckpointError, match="which should be a whole number from 1 to 64, and the same"):
+        _ = read_lora(Header(shapes, **stated)).downscale
+    agreed = {"reference_downscale_factor": "2.0", "ss_reference_downscale_factor": " 2"}
+    assert read_lora(Header(shapes, **agreed)).downscale == 2
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "my_style.safetensors"])

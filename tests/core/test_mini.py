@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ltx2_core import generate, open_models
-from ltx2_core.conditioning import Picture
+from ltx2_core.conditioning import KeepVideo, Picture, VideoSource
 from ltx2_core.mini import evaluate, measure, world
 from ltx2_core.sampling import Guidance
+from ltx2_core.sampling.windows import Windowing
 
 pytest.importorskip("scipy")
 
@@ -98,6 +99,24 @@ def test_pictures_in_mid_clip_are_shown_at_their_frames(frame, count):
             shown = [k for k in range(frame, frame + count) if 0 <= k + shift < world.FRAMES]
             apart[number, shift + 8] = np.mean([abs(made[k + shift] - meant[k]) for k in shown])
     assert abs(int(apart.mean(0).argmin()) - 8) <= 1, apart.mean(0)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_sound_for_a_long_picture_is_made_in_windows_at_its_moments():
+    """A true picture of seven windows is given; each impact has its tone within a frame, and no tone is beside one."""
+    rng = np.random.default_rng(1)
+    scene = world.sample_scene(rng, place="left", count=2, room="dark")
+    true, frames = world.render_video(scene, 129), 129
+    impacts = np.arange(scene.impacts[0], frames / world.FPS, scene.period)
+    plain = {"width": world.SIZE, "height": world.SIZE, "frames": frames, "steps": 8, "device": "cpu", "seed": 1}
+    clip = generate(
+        open_models("miniature"), world.caption(scene, rng, mention_room=True), windowing=Windowing(33, 16),
+        conditions=[KeepVideo(VideoSource(torch.from_numpy(true)))], audio=Guidance(3, 3), cache=False, **plain,
+    )  # fmt: skip
+    heard = measure.listen(clip.waveform.numpy())
+    assert (len(heard.onsets), heard.colour, heard.place) == (len(impacts), scene.colour, "left")
+    assert np.abs(heard.onsets - impacts).max() <= 1 / world.FPS, heard.onsets - impacts
 
 
 def test_the_published_figures_are_those_of_the_shipped_checkpoint():

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.conditioning.conditions import AudioSource, Picture, ReferenceAudio
-from ltx2_core.errors import NotANumberError
+from ltx2_core.errors import NotANumberError, OutOfMemoryError
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
@@ -53,12 +54,15 @@ def said(findings: list) -> str:
     return "\n".join(str(finding) for finding in findings if "once more in float32" in str(finding))
 
 
-@pytest.mark.parametrize("work", [
-    lambda engine: DecodeVideo((3, 3, 3)).collect(engine, VIDEO),
-    lambda engine: DecodeMel(9).run(engine, AUDIO),
-    lambda engine: encode(engine, lambda encoders: encoders.video(lambda: iter(PIXELS.split(5, 2)), (9, 32, 32))),
-    lambda engine: encode(engine, lambda encoders: encoders.audio(SOUND, 16_000)),
-], ids=["decode video", "decode audio", "encode video", "encode audio"])  # fmt: skip
+WORK = {
+    "video decoder": lambda engine: DecodeVideo((3, 3, 3)).collect(engine, VIDEO),
+    "audio decoder": lambda engine: DecodeMel(9).run(engine, AUDIO),
+    "video encoder": lambda engine: encode(engine, lambda at: at.video(lambda: iter(PIXELS.split(5, 2)), (9, 32, 32))),
+    "audio encoder": lambda engine: encode(engine, lambda at: at.audio(SOUND, 16_000)),
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 def test_what_is_no_number_in_16_bits_is_made_in_float32_and_told(loud, work):
     findings: list = []
     made, right = work(engine_in(loud, "fp16", findings)), work(engine_in(loud, "fp32"))
@@ -185,3 +189,34 @@ def test_a_latent_that_is_no_number_is_not_decoded_twice(loud):
     with pytest.raises(NotANumberError, match="after sampling"):
         DecodeVideo((3, 3, 3)).collect(engine_in(loud, "fp16", findings), VIDEO * math.nan)
     assert not findings
+
+
+class Damaged(LocalEngine):
+    """One weight of every network is no number, which loading saw nothing of."""
+
+    @contextmanager
+    def bring(self, stage, loras):
+        with super().bring(stage, loras) as networks, torch.no_grad():
+            next(networks[stage.networks[0]].parameters()).view(-1)[0] = math.nan
+            yield networks
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("part", WORK)
+def test_a_damaged_weight_is_named_with_its_file_and_part(loud, part, precision):
+    findings: list = []
+    engine = Damaged(loud, Resources("cpu", precision=precision), Events(on_finding=findings.append))
+    with pytest.raises(NotANumberError, match=rf"{part} in ltx-2\.3-loud\.safetensors has .*, which holds NaN"):
+        WORK[part](engine)
+    assert not said(findings)
+
+
+@pytest.mark.parametrize("part", [part for part in WORK if "encoder" in part])
+def test_memory_that_runs_out_names_the_stage_that_encodes(loud, part, monkeypatch):
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    for name in ("encode_video", "encode_audio"):
+        monkeypatch.setattr(f"ltx2_core.pipeline.encode_conditions.{name}", out_of_memory)
+    with pytest.raises(OutOfMemoryError, match=r"in the stage (pictures|hearing)"):
+        WORK[part](engine_in(loud, "fp32"))

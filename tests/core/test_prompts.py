@@ -126,11 +126,30 @@ def test_a_part_of_the_clip_without_any_prompt_is_refused():
 
 
 @pytest.mark.parametrize(
-    "extras", [{"mask": "here"}, {"mask": torch.zeros(1)}, {"area": (1, 2, 3)}, {"area": ("percentage", "a", 1, 0, 0)}]
+    "extras",
+    [
+        {"mask": "here"},
+        {"mask": torch.zeros(1)},
+        {"mask": torch.full((1, 2, 2), torch.nan)},
+        {"mask": torch.zeros(1, 2, 2, device="meta")},
+        {"area": (1, 2, 3)},
+        {"area": ("percentage", "a", 1, 0, 0)},
+        {"area": ("percentage", 0.5, torch.nan, 0, 0)},
+        {"area": 5},
+        {"area": ()},
+    ],
 )
 def test_a_mask_or_an_area_of_another_form_is_refused(extras):
     with pytest.raises(SettingError, match="ConditioningSet"):
         read_extras(extras)
+
+
+@pytest.mark.parametrize("key", ["start_percent", "end_percent", "strength", "mask_strength"])
+@pytest.mark.parametrize("value", ["0.5", "x", [0.5], torch.nan, torch.inf, -0.1, torch.zeros(2), object()])
+def test_a_number_of_another_form_is_refused_by_name(key, value):
+    with pytest.raises(SettingError, match=f"for {key}, where a number of 0 or more is meant"):
+        read_extras({"mask": torch.ones(1, 2, 2), key: value})
+    assert read_extras({key: 1}) and read_extras({key: None})
 
 
 class Echo:

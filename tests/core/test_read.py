@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 import wave
 import weakref
 from fractions import Fraction
@@ -15,7 +16,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from ltx2_core.conditioning import AudioSource, VideoSource
-from ltx2_core.errors import MediaError
+from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import (
     mix_down,
     probe,
@@ -126,6 +127,45 @@ def test_a_file_at_its_own_rate_is_every_picture_once(tmp_path, suffix):
     assert numbers(read_video(path)) == list(range(50))
     assert numbers(read_video(path, start=1.2, frames=5)) == [30, 31, 32, 33, 34]
     assert numbers(read_video(path, start=1.2, frames=50)) == list(range(30, 50))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
+@pytest.mark.parametrize(("first", "sound_from", "sound_for"), [(0, 0, 5), (12, 0, 1), (240, 240, 2), (0, 24, 3)])
+def test_pictures_last_as_long_as_they_do_whatever_else_is_in_the_file(tmp_path, suffix, first, sound_from, sound_for):
+    """Sound that lasts longer, a late start of either or both: Matroska only says when the last one ends."""
+    sound, unit = ramp(48000 * sound_for), Fraction(1, 24)
+    starts = tuple(range(sound_from, sound_from + 24 * sound_for, 3))
+    path = mux(tmp_path / f"clip.{suffix}", list(range(first, first + 48)), unit, sound=sound, sound_times=starts)
+    assert VideoSource(path).count(Fraction(24)) == 48 == len(numbers(read_video(path)))
+    assert VideoSource(io.BytesIO(path.read_bytes())).count(Fraction(24)) == 48
+
+
+def test_a_rate_that_cannot_be_is_not_believed(tmp_path):
+    """DV says 60000 pictures per second."""
+    path = tmp_path / "tape.dv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("dvvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        for number in range(5):
+            frame = av.VideoFrame(720, 576, "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert probe(path).fps == 25 and sum(map(len, read_video(path))) == 5
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuv420p10le", "yuv422p10le", "yuv444p12le", "yuv420p16le", "gbrp10le"])
+def test_video_of_more_bits_is_as_bright_as_one_of_8(tmp_path, form):
+    """FFmpeg alone makes 10 bits two levels of 255 darker than 8."""
+    path, levels = tmp_path / "clip.mkv", (0, 40, 128, 200, 255)
+    pixels = np.array(levels, np.uint8).repeat(16)[None, :, None].repeat(32, 0).repeat(3, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 80, 32, form
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(stream.encode())
+    shown = next(read_video(path))[0, 16, 8::16] * 255
+    assert (shown - torch.tensor(levels)[:, None]).abs().max() < 1.01 and shown.max() <= 255
 
 
 def test_pictures_without_times_follow_their_rate(tmp_path):
@@ -355,6 +395,30 @@ def test_loud_surround_does_not_clip():
     assert torch.allclose(mix_down(3 * torch.ones(6, 100), 48000), torch.tensor(3.0), atol=1e-4)
     one, two = torch.rand(1, 10), torch.rand(2, 10)
     assert mix_down(one, 48000) is one and mix_down(two, 48000) is two
+
+
+@pytest.mark.parametrize(("level", "form"), [(3.0, "pcm_f32le"), (3.0, "pcm_f64le"), (0.5, "pcm_f32le")])
+def test_floating_point_sound_is_as_loud_as_it_was_saved(tmp_path, level, form):
+    sound = ramp(4800) * level
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream(form, rate=48000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(sound.numpy(), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        resampler = av.AudioResampler(stream.codec_context.format.name, "stereo", 48000)
+        for each in (*resampler.resample(frame), None):
+            container.mux(stream.encode(each))
+    assert torch.allclose(heard(tmp_path / "sound.wav"), sound, atol=1e-6)
+    assert torch.equal(AudioSource.of(tmp_path / "sound.wav").waveform, heard(tmp_path / "sound.wav"))
+
+
+def test_floating_point_sound_that_is_none_is_told(tmp_path):
+    for value, words in ((float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite"), (2e4, "values from")):
+        data = np.full((4800, 2), value, "<f4").tobytes()
+        head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVEfmt ", 16, 3, 2, 48000, 384000, 8, 32,
+                           b"data", len(data))  # fmt: skip
+        (tmp_path / "sound.wav").write_bytes(head + data)
+        with pytest.raises(SettingError, match=words):
+            AudioSource.of(tmp_path / "sound.wav")
 
 
 def test_channels_of_nowhere_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Two stages on the graph: upscalers, ours and the host's, tiles, what the nodes say, and what they refuse."""
 
 import pytest
+import torch
 from pack.client import Prompt
 from pack.clip import Clip, pictures_in, saved
 from pack.workflow import add, change, node
@@ -8,6 +9,8 @@ from pack.workflow import add, change, node
 import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.conditioning.conditions import Picture
+from ltx2_core.media import probe
 from ltx2_core.sampling import Guidance, Tiles, schedules
 from ltx2_core.settings import SecondStage
 
@@ -125,6 +128,46 @@ def test_twice_the_frame_rate(server, client, staged, upscalers):
     assert clip.fps == 48 and clip.frames.shape == (33, 64, 96, 3)
     assert abs(clip.video_seconds - clip.audio_seconds) < 0.001
     assert dict(run.texts)["upscale"] == "33 frames at 48 fps"
+
+
+def test_the_frame_rate_of_the_hosts_conditioning_is_that_of_both_stages(server, client, staged):
+    """LTXVConditioning says it, and a latent of the host does not."""
+    encoded = node(staged, "LTX2AVThinkingTokens")
+    rated = {"positive": [encoded, 0], "negative": [encoded, 0], "frame_rate": 12.0}
+    add(staged, rated=("LTXVConditioning", rated))
+    add(staged, plain=("EmptyLTXVLatentVideo", {"width": 64, "height": 64, "length": 9, "batch_size": 1}))
+    model = [node(staged, "LTX2AVLoadModel"), 0]
+    given = {"model": model, "positive": ["rated", 0], "latent": ["plain", 0], "upscaler": ["upscaler", 0], "seed": 1}
+    made = []
+    for fps, positive in ((12, "rated"), (24, encoded)):
+        add(staged, both=("LTX2AVTwoStage", given | {"positive": [positive, 0]}))
+        run = client.run(change(staged, LTX2AVDecode={"latent": ["both", 0]}))
+        (path,) = saved(server, run, node(staged, "SaveVideo"))
+        assert probe(path).fps == fps
+        made.append(pictures_in(saved(server, run, "pictures")))
+    assert made[0].shape == (9, 128, 128, 3) and (made[0] != made[1]).any(), "what is sampled depends on it"
+
+
+def test_what_is_given_for_the_first_stage_stays_at_its_second_at_twice_the_rate(server, client, staged, upscalers):
+    """A picture at frame 8 of 17 is at frame 16 of 33, as in a clip that the facade makes."""
+    change(staged, LTX2AVLoadUpscaler={"upscaler": TEMPORAL}, LTX2AVSample={"seed": 31})
+    change(staged, LTX2AVSample={"conditions": ["given", 0]})
+    add(staged, red=("EmptyImage", {"width": 96, "height": 64, "batch_size": 1, "color": 0xFF0000}))
+    add(staged, given=("LTX2AVImage", {"image": ["red", 0], "frame": 8, "strength": 1.0, "compression": 0}))
+    add(staged, upscale=("LTX2AVUpscaleTime", staged["upscale"]["inputs"]))
+    refine(staged, seed=31, sound="hold", conditions=["given", 0], columns=1, rows=1, intervals=1)
+    texts = staged[node(staged, "LTX2AVGemmaTextEncode")]["inputs"]
+    temporal = server.base / "models" / "latent_upscale_models" / TEMPORAL
+    clip = ltx2.generate(
+        ltx2.open_models("miniature"), texts["prompt"], texts["negative"], width=96, height=64, frames=17, seed=31,
+        sigmas=schedules.ltx2(3, tokens=3 * 2 * 3), video=Guidance(3, 3), audio=Guidance(3, 3), cache=False,
+        device="cpu", conditions=[Picture(torch.tensor([1.0, 0, 0]).expand(1, 64, 96, 3), 8, compression=0)],
+        second=SecondStage((open_upscaler(temporal),), sound="hold", tiles=Tiles((1, 1, 1)), sigmas=(0.6, 0.3, 0)),
+    )  # fmt: skip
+    ours = (clip.frames * 255).round().int().numpy()
+    made = frames(server, client, staged).astype(int)
+    assert made.shape == (33, 64, 96, 3) and abs(made - ours).max() <= 1
+    assert abs(made[16] - [255, 0, 0]).mean() < abs(made[8] - [255, 0, 0]).mean()
 
 
 def test_what_cannot_be_is_said(client, staged, upscalers):

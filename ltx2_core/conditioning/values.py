@@ -1,0 +1,47 @@
+"""Are the numbers of what is given what they should be? Said where they come in, not after the work."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What numbers mean: in words, and how far they may lie outside of it, as resizing leaves them."""
+
+    words: str
+    least: float
+    most: float
+    remedy: str
+
+
+PIXELS = Meant("0 (black) to 1 (white)", -0.5, 2.0, "scale or tone-map them first")
+WEIGHTS = Meant("0 to 1", -0.5, 1.5, "scale the mask first")
+SAMPLES = Meant("-1 to 1", -32.0, 32.0, "scale the sound first")
+
+
+def check_values(name: str, values: Tensor, meant: Meant | None = None) -> None:
+    """Check the numbers of what is given.
+
+    Args:
+        name: what it is called in the sentence.
+        values: any shape; an empty one passes.
+        meant: what they should be; None for any finite numbers.
+
+    Raises:
+        SettingError: for NaN and infinite numbers, for those far outside of what is meant, and for a tensor without
+            numbers of its own.
+    """
+    if values.is_meta or values.layout != torch.strided:
+        raise SettingError(f"{name} has no numbers that can be read: its tensor is sparse or a mere shape.")
+    if values.dtype == torch.bool or not values.numel():
+        return
+    low, high = (float(each) for each in torch.aminmax(values.detach()))
+    if not (isfinite(low) and isfinite(high)):
+        raise SettingError(f"{name} holds NaN or infinite numbers: look at the node or the file that it comes from.")
+    if meant is not None and not meant.least <= low <= high <= meant.most:
+        raise SettingError(f"{name} has values from {low:g} to {high:g}, where {meant.words} is meant: {meant.remedy}.")
