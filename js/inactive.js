@@ -38,7 +38,7 @@ export function greyInactive(node) {
     const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
     const inactive = new Set(rule(values, (name) => isLinked(node, name)));
     for (const widget of node.widgets) {
-      const grey = inactive.has(widget.name);
+      const grey = inactive.has(widget.numberName ?? widget.name); // with a number, the words in its place
       if (grey === greyed.has(widget.name)) continue;
       widget.disabled = grey;
       greyed[grey ? "add" : "delete"](widget.name);
