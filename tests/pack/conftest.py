@@ -14,7 +14,7 @@ import pytest
 from golden import FOLDER
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
-from pack.visits import Browser, Look, NoBrowser
+from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
 
 EXTRA_PATHS = """
@@ -108,7 +108,7 @@ def stay(browser, server) -> Iterator[Look]:
         def look(script: str, settings: dict, **task: object) -> dict:
             key = json.dumps([script, settings])
             if key not in pages:
-                pages[key] = stack.enter_context(browser.stay(server, script, settings))
+                pages[key] = stack.enter_context(browser.stay(server, script, settings | BEEN_HERE))
             return pages[key](**task)
 
         yield look

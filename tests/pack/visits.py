@@ -16,8 +16,10 @@ from pack.host import Server
 SCRIPTS = Path(__file__).parent / "browser"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-# A visitor who has been here before: no tour of the templates.
-USUAL_SETTINGS = {"Comfy.TutorialCompleted": True}
+BEEN_HERE = {"Comfy.TutorialCompleted": True}  # no tour of the templates
+
+# What ComfyUI's own page complains about for a user without files, and without a network.
+USUAL_ERRORS = ("/user.css", "/userdata", "/favicon.ico", "graph accessed before initialization", "huggingface.co")
 
 Look = Callable[..., dict[str, Any]]
 
@@ -52,15 +54,17 @@ class Browser:
             )
         return cls(chromium, environment)
 
-    def visit(self, server: Server, script: str, settings: dict[str, Any], **task: Any) -> dict[str, Any]:
-        """Return what ``script`` saw of one task on a fresh page; see ``stay``."""
-        with self.stay(server, script, settings) as look:
+    def visit(
+        self, server: Server, script: str, settings: dict[str, Any], newcomer: bool = False, **task: Any
+    ) -> dict[str, Any]:
+        """Return what ``script`` saw of one task on a fresh page; see ``stay``. ComfyUI shows a newcomer around."""
+        with self.stay(server, script, settings | ({} if newcomer else BEEN_HERE)) as look:
             return look(**task)
 
     @contextmanager
     def stay(self, server: Server, script: str, settings: dict[str, Any]) -> Iterator[Look]:
         """Keep a page of ComfyUI open, which knows these settings; what is yielded returns what it saw of a task."""
-        Client(server.address).fetch("/settings", USUAL_SETTINGS | settings)
+        Client(server.address).fetch("/settings", settings)
         process = subprocess.Popen(
             ["node", str(SCRIPTS / script), server.address, self.chromium],
             env=self.environment,
@@ -80,6 +84,11 @@ class Browser:
 
         with process:
             yield look
+
+
+def unusual(errors: list[str]) -> list[str]:
+    """Return what a console complains of beyond what ComfyUI's own page always does."""
+    return [error for error in errors if not any(usual in error for usual in USUAL_ERRORS)]
 
 
 def nodes2(on: bool) -> dict[str, Any]:
