@@ -1,5 +1,11 @@
 // Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
 import { isLinked } from "./advanced.js";
+import { addStyle } from "./style.js";
+
+// Nodes 2.0 draws a slider that is switched off almost as if it were on.
+addStyle(`
+[data-node-id]:has(.ltx2av-preview) div:has(> [data-disabled] > [role="slider"]) { opacity: 0.4; }
+`);
 
 const SCALES = ["text_scale", "cross_modal_scale", "stg_scale", "stg_blocks", "rescale", "video_text_scale",
   "audio_text_scale", "video_cross_modal_scale", "audio_cross_modal_scale"];
