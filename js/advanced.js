@@ -22,6 +22,7 @@ export function foldAdvanced(node) {
 
 /** Whether a widget has no room: one that a wire leads to always has. Nodes 2.0 has a button for the same choice. */
 function isFolded(node, widget) {
+  if (widget.aside) return true; // a word is shown instead: see words.js
   if (node.showAdvanced || app.ui.settings.getSettingValue(ALWAYS)) return false;
   return !isLinked(node, widget.name);
 }

@@ -1,5 +1,11 @@
 // Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
 import { isLinked } from "./advanced.js";
+import { addStyle } from "./style.js";
+
+// Nodes 2.0 draws a slider that is switched off almost as if it were on.
+addStyle(`
+[data-node-id]:has(.ltx2av-preview) div:has(> [data-disabled] > [role="slider"]) { opacity: 0.4; }
+`);
 
 const SCALES = ["text_scale", "cross_modal_scale", "stg_scale", "stg_blocks", "rescale", "video_text_scale",
   "audio_text_scale", "video_cross_modal_scale", "audio_cross_modal_scale"];
@@ -38,7 +44,7 @@ export function greyInactive(node) {
     const values = Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
     const inactive = new Set(rule(values, (name) => isLinked(node, name)));
     for (const widget of node.widgets) {
-      const grey = inactive.has(widget.name);
+      const grey = inactive.has(widget.numberName ?? widget.name); // with a number, the words in its place
       if (grey === greyed.has(widget.name)) continue;
       widget.disabled = grey;
       greyed[grey ? "add" : "delete"](widget.name);

@@ -1,4 +1,5 @@
 // Of the rows of the LoRA stack, only those that are used are shown, and one more to choose the next one in.
+import { hide, redraw } from "./hide.js";
 
 const NONE = "none";
 
@@ -15,21 +16,16 @@ export function growStack(node) {
       hide(lora, row > last + 1);
       hide(strength, lora.value === NONE);
     });
+    redraw(node);
   };
   const resize = () => {
     const before = node.computeSize()[1];
     show();
     node.setSize([node.size[0], node.size[1] + node.computeSize()[1] - before]);
-    node.setDirtyCanvas(true, true);
   };
   for (const [lora] of rows) after(lora, "callback", resize);
   after(node, "onConfigure", show); // the values of a saved workflow have come, and so has its size
   resize();
-}
-
-function hide(widget, hidden) {
-  widget.hidden = hidden; // on the canvas
-  widget.options.hidden = hidden; // in Nodes 2.0
 }
 
 function after(object, method, then) {

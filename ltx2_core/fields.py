@@ -16,19 +16,38 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 from .errors import SettingError
 
 
+@dataclass(frozen=True)
+class Instead:
+    """Words that a surface offers in place of numbers that mean something else.
+
+    Attributes:
+        words: each such number, and what it means.
+        usual: the number that is offered first to whoever chooses none of the words.
+    """
+
+    words: tuple[tuple[float, str], ...]
+    usual: float
+
+
+def zero(words: str, usual: float) -> Instead:
+    """Return the words for 0, where it means something else; ``usual`` is the number that is offered first."""
+    return Instead(((0, words),), usual)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """What all kinds of inputs have in common.
 
     ``shown`` is what a widget starts with, where that is not the field's own default (None, "as the recipe", cannot be
     drawn as a number). ``label`` is the name on the node, ``flag`` the one on the command line; both default to the
-    field's name. ``advanced`` inputs are folded away.
+    field's name. ``advanced`` inputs are folded away. ``instead`` are the words for numbers that mean something else.
     """
 
     shown: Any = ...
     label: str = ""
     flag: str = ""
     advanced: bool = False
+    instead: "Instead | None" = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,20 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ..ltx2_core.fields import Choice, Look, Number, Seed, Setting, Slider, Switch, Whole, Words, settings_of
+from ..ltx2_core.fields import (
+    Choice,
+    Instead,
+    Look,
+    Number,
+    Seed,
+    Setting,
+    Slider,
+    Switch,
+    Whole,
+    Words,
+    settings_of,
+    zero,
+)
 from .values import ConditionsType, GuidanceType, ModelType, PlanType, WindowsType
 
 Settings = TypeVar("Settings")
@@ -66,15 +79,22 @@ def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any
 def widget(setting: Setting, optional: bool | None = None, shown: object = ..., tooltip: str = "") -> io.Input:
     """Return the widget of one setting; see ``widgets``."""
     look = setting.look
-    common = {
+    common: dict[str, Any] = {
         "optional": look.advanced if optional is None else optional,
         "advanced": look.advanced or None,
         "tooltip": tooltip or setting.text,
     }
     if look.label:
         common["display_name"] = look.label
+    if look.instead:
+        common["extra_dict"] = _for_browser(look.instead)
     default = setting.shown if shown is ... else shown
     return _KINDS[type(look)](setting.name, look, default, common)
+
+
+def _for_browser(instead: Instead) -> dict[str, Any]:
+    """Return what ``js/words.js`` offers to choose in place of a number; nothing else reads it."""
+    return {"ltx2av_instead": {"words": [*instead.words], "usual": instead.usual}}
 
 
 def _number(name: str, look: Number, default: Any, common: dict[str, Any]) -> io.Input:
@@ -202,4 +222,5 @@ UPSCALER = socket(
 def fps(tooltip: str) -> io.Input:
     """Return a widget for the frame rate of latents that do not say it; 0 where they do."""
     limits = {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.001, "round": 0.001}
-    return io.Float.Input("fps", **limits, optional=True, advanced=True, tooltip=tooltip)
+    instead = _for_browser(zero("as the latent says", usual=24))
+    return io.Float.Input("fps", **limits, optional=True, advanced=True, tooltip=tooltip, extra_dict=instead)

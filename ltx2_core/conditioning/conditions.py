@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
-from ..fields import Choice, Number, Switch, Whole, plain_numbers, settings_of
+from ..fields import Choice, Instead, Number, Switch, Whole, plain_numbers, settings_of, zero
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, mix_down, probe, read_audio, read_video
@@ -236,7 +236,9 @@ class SoundPart:
     ] = 0.0
     seconds: Annotated[
         float,
-        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio"),
+        Number(
+            0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio", instead=zero("to its end", usual=5)
+        ),
         "So many seconds of the sound are taken. 0 takes it to its end.",
     ] = 0.0
 
@@ -265,7 +267,7 @@ class Picture:
     ] = 1.0
     compression: Annotated[
         int | None,
-        Whole(-1, 51, shown=-1, advanced=True),
+        Whole(-1, 51, shown=-1, advanced=True, instead=Instead(((-1, "as it was trained"), (0, "off")), usual=33)),
         "Compresses a picture as video frames are (H.264, CRF) before it is encoded, because pictures that are cleaner "
         "make clips that stand still. Higher brings more motion and less detail. -1 is what the model was trained with "
         "(33 for LTX-2.0 and 2.3), 0 is off.",

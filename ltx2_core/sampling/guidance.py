@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Number, Slider, Switch, Whole, Words
+from ..fields import Number, Slider, Switch, Whole, Words, zero
 from ..latents import STREAMS
 from ..transformer import UNPERTURBED, Nag, Perturbation
 from .samplers import Sampler
@@ -181,7 +181,7 @@ class Guidance:
     ] = 1.0
     apg_limit: Annotated[
         float,
-        Number(0, 1000, 0.5, advanced=True),
+        Number(0, 1000, 0.5, advanced=True, instead=zero("not cut", usual=15)),
         "The text guidance is cut to this size (APG's norm threshold). 0 does not cut it.",
     ] = 0.0
     nag_scale: Annotated[

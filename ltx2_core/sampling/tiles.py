@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..conditioning import AVState
 from ..errors import SettingError
-from ..fields import Choice, Whole
+from ..fields import Choice, Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
@@ -113,15 +113,19 @@ class TileSettings:
 
     columns: Annotated[
         int,
-        Whole(0, 64, advanced=True),
+        Whole(0, 64, advanced=True, instead=zero("automatic", usual=2)),
         "Tiles side by side. With 0 here and in the next two, as few are chosen as the memory allows. 1 in all three "
         "is the whole clip at once.",
     ] = 0
     rows: Annotated[
-        int, Whole(0, 64, advanced=True), "Tiles one above the other. 0 as above, or 1 if another one is set."
+        int,
+        Whole(0, 64, advanced=True, instead=zero("automatic", usual=2)),
+        "Tiles one above the other. 0 as above, or 1 if another one is set.",
     ] = 0
     intervals: Annotated[
-        int, Whole(0, 64, advanced=True), "Tiles one after the other in time. 0 as above, or 1 if another one is set."
+        int,
+        Whole(0, 64, advanced=True, instead=zero("automatic", usual=2)),
+        "Tiles one after the other in time. 0 as above, or 1 if another one is set.",
     ] = 0
     overlap: Annotated[
         int,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Whole, Words
+from ..fields import Choice, Number, Switch, Whole, Words, zero
 from ..geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio
 from ..sampling import Recipe
 from ..sampling.windows import Segment, Windowing
@@ -60,19 +60,23 @@ class OwnClipSettings:
 
     width: Annotated[
         int,
-        Whole(0, 4096, 32, unit="pixels"),
+        Whole(0, 4096, 32, unit="pixels", instead=zero("that of the clip", usual=768)),
         "Width in pixels: the clip is resized in proportion until it covers the new size, and cropped at its centre. "
         "0 takes its own, or the nearest multiple of 32.",
     ] = 0
-    height: Annotated[int, Whole(0, 4096, 32, unit="pixels"), "Height in pixels, likewise."] = 0
+    height: Annotated[
+        int,
+        Whole(0, 4096, 32, unit="pixels", instead=zero("that of the clip", usual=512)),
+        "Height in pixels, likewise.",
+    ] = 0
     frames: Annotated[
         int,
-        Whole(0, 100_000, 8, unit="frames"),
+        Whole(0, 100_000, 8, unit="frames", instead=zero("all", usual=121)),
         "How many frames of it to take, 8 k + 1. 0 takes all; what fills no latent is left out.",
     ] = 0
     fps: Annotated[
         float,
-        Number(0, 240, 0.001, 0.001, unit="frames per second"),
+        Number(0, 240, 0.001, 0.001, unit="frames per second", instead=zero("that of the clip", usual=24)),
         "Frames per second of the latent; a video of another rate is resampled. 0 takes that of the video, and 24 for "
         "images.",
     ] = 0.0

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 
-from ..fields import Choice, Number, Switch, Words
+from ..fields import Choice, Number, Switch, Words, zero
 from ..quantization import CASTS
 
 GIB = 2**30
@@ -25,12 +25,12 @@ class Resources:
     device: Annotated[str | None, Words(), "cuda, cpu or mps, also cuda:1. Not set, the fastest there is."] = None
     max_vram: Annotated[
         float | None,
-        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="vram"),
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="vram", instead=zero("what is free", usual=12)),
         "The most gigabytes of the card that may be taken, for weights and work together. 0 takes what is free.",
     ] = None
     max_ram: Annotated[
         float | None,
-        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="ram"),
+        Number(0, 1024, 0.5, unit="GB", shown=0.0, flag="ram", instead=zero("what is free", usual=16)),
         "The most gigabytes of RAM that may be pinned for streaming weights. 0 takes what is free, up to half of all.",
     ] = None
     precision: Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Switch, Whole, plain_numbers
+from ..fields import Choice, Number, Seed, Switch, Whole, plain_numbers, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
     SAMPLERS,
@@ -26,7 +26,9 @@ class RecipeSettings:
     """Which recipe of the model is followed."""
 
     steps: Annotated[
-        int, Whole(0, 200), "How many steps; 0 takes the recommended number. Distilled models have exactly 8."
+        int,
+        Whole(0, 200, instead=zero("as recommended", usual=30)),
+        "How many steps; 0 takes the recommended number. Distilled models have exactly 8.",
     ] = 0
     hq: Annotated[
         bool,
@@ -66,7 +68,7 @@ class SamplingSettings:
     ] = 0
     end_step: Annotated[
         int,
-        Whole(0, 1000, advanced=True),
+        Whole(0, 1000, advanced=True, instead=zero("to the end", usual=8)),
         "Stop before this step, with a latent that is still noisy. 0 goes to the end.",
     ] = 0
     add_noise: Annotated[
@@ -100,22 +102,22 @@ class StreamScales:
 
     video_text_scale: Annotated[
         float,
-        Number(0, 20, 0.1, advanced=True, flag="video-text-scale"),
+        Number(0, 20, 0.1, advanced=True, flag="video-text-scale", instead=zero("as the slider", usual=3)),
         "Text scale of the picture alone. 0 means: as the slider.",
     ] = 0.0
     audio_text_scale: Annotated[
         float,
-        Number(0, 20, 0.1, advanced=True, flag="audio-text-scale"),
+        Number(0, 20, 0.1, advanced=True, flag="audio-text-scale", instead=zero("as the slider", usual=7)),
         "Text scale of the sound alone; the official pipelines use 7. 0 means: as the slider.",
     ] = 0.0
     video_cross_modal_scale: Annotated[
         float,
-        Number(0, 20, 0.1, advanced=True, flag="video-cross-modal-scale"),
+        Number(0, 20, 0.1, advanced=True, flag="video-cross-modal-scale", instead=zero("as the slider", usual=3)),
         "How closely the picture follows the sound. 0 means: as the slider.",
     ] = 0.0
     audio_cross_modal_scale: Annotated[
         float,
-        Number(0, 20, 0.1, advanced=True, flag="audio-cross-modal-scale"),
+        Number(0, 20, 0.1, advanced=True, flag="audio-cross-modal-scale", instead=zero("as the slider", usual=3)),
         "How closely the sound follows the picture. 0 means: as the slider.",
     ] = 0.0
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from ..checkpoint.upscaler import UpscalerFile
 from ..conditioning.conditions import Condition, of_second_stage, remakes_sound
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words
+from ..fields import Choice, Number, Switch, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
 from ..lora.stack import without_in_context
@@ -47,7 +47,7 @@ class SecondStage:
     ] = "as the recipe"
     noise_scale: Annotated[
         float,
-        Number(0, 1),
+        Number(0, 1, instead=zero("as the sigmas", usual=0.4)),
         "How much noise is added first. Higher invents more detail and keeps less of the latent: 0.4 keeps faces as "
         "they are, 0.9 redraws. 0 takes what the sigmas begin with.",
     ] = 0.0

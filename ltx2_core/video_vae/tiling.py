@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from ..fields import Whole
+from ..fields import Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE
 from .decoder import VideoDecoder
 from .encoder import VideoEncoder
@@ -32,7 +32,7 @@ class Tiling:
 
     tile_size: Annotated[
         int,
-        Whole(0, 4096, 32, "pixels", shown=0, advanced=True),
+        Whole(0, 4096, 32, "pixels", shown=0, advanced=True, instead=zero("automatic", usual=512)),
         "Pixels of a tile along the clip's longer side. 0 takes the largest tiles that the card has room for, up to "
         "768, and chooses the three numbers below as well. Smaller needs less memory and takes longer.",
     ] = 768

@@ -22,7 +22,7 @@ from pack import graphs
 from pack.client import Client
 from pack.drawing import Graph, drawn
 from pack.host import PACK, REPOSITORY, Host, serve
-from pack.workflow import has_control, inputs_of
+from pack.workflow import has_control, inputs_of, is_widget
 
 FOLDER = REPOSITORY / "subgraphs"
 INPUT, OUTPUT = -10, -20  # the ids that a subgraph gives to its own two ends
@@ -115,6 +115,8 @@ class _Subgraph:
         self.inputs: list[dict] = []
         self.outputs: list[dict] = []
         self.links: list[dict] = []
+        for node in self.inside:
+            self._show_widgets(node)
         kinds = {each["id"]: each["type"] for each in self.graph["nodes"]}
         for number, origin, slot, target, socket, kind in self.graph["links"]:
             if kinds[origin] in MEDIA:
@@ -147,12 +149,27 @@ class _Subgraph:
     def _has_control(self, node: dict, name: str) -> bool:
         return has_control(name, *self._kind(node, name))
 
+    def _show_widgets(self, node: dict) -> None:
+        """Give each widget of ``node`` its socket: by these, ComfyUI 0.20 tells whose the values of widgets are."""
+        wired = node["inputs"]
+        known = {each["name"] for each in wired}
+        new = [
+            {"name": name, "type": kind, "widget": {"name": name}, "link": None}
+            for name, kind, options in inputs_of(self.info[node["type"]])
+            if is_widget(kind, options) and name not in known
+        ]
+        places = [name for name, *_ in inputs_of(self.info[node["type"]])]
+        node["inputs"] = sorted([*wired, *new], key=lambda each: ("widget" in each, places.index(each["name"])))
+        for link in self.graph["links"]:
+            if link[3] == node["id"]:
+                link[4] = node["inputs"].index(wired[link[4]])
+
     def _connect_widget(self, node: dict, name: str) -> None:
         kind, self.last_link = self._kind(node, name)[0], self.last_link + 1
-        socket = {"name": name, "type": kind, "widget": {"name": name}, "link": self.last_link}
-        node["inputs"].append(socket)
+        socket = next(each for each in node["inputs"] if each["name"] == name)
+        socket["link"] = self.last_link
         at = self._end(self.inputs, name, kind, self.last_link)
-        self._link(self.last_link, INPUT, at, node["id"], len(node["inputs"]) - 1, kind)
+        self._link(self.last_link, INPUT, at, node["id"], node["inputs"].index(socket), kind)
 
     def _end(self, ends: list[dict], name: str, kind: str, link: int) -> int:
         """Which of ``ends`` has this name, made if there is none, with another link."""

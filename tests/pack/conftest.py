@@ -2,20 +2,20 @@
 
 import copy
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 from golden import FOLDER
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
+from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
-
-BROWSER = Path(__file__).parent / "browser"
 
 EXTRA_PATHS = """
 elsewhere:
@@ -86,22 +86,29 @@ def prompt(shipped) -> Prompt:
 
 
 @pytest.fixture(scope="session")
-def node_environment() -> dict[str, str]:
-    """The environment in which Node finds playwright-core: above the tests, in LTX2_PLAYWRIGHT or among npm's own."""
-    if not shutil.which("node"):
-        pytest.skip("no Node.js")
-    npm = shutil.which("npm")
-    folders = [os.environ.get("LTX2_PLAYWRIGHT"), os.environ.get("NODE_PATH")]
-    folders += [subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip()] if npm else []
-    environment = {**os.environ, "NODE_PATH": os.pathsep.join(filter(None, folders))}
-    question = ["node", "-e", "require.resolve('playwright-core')"]
-    if subprocess.run(question, cwd=BROWSER, env=environment, capture_output=True).returncode:
-        pytest.skip("no playwright-core: npm install playwright-core, and set LTX2_PLAYWRIGHT to its node_modules")
-    return environment
+def browser() -> Browser:
+    try:
+        return Browser.find()
+    except NoBrowser as reason:
+        pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    return found or pytest.skip("no Chromium: set CHROMIUM to one")
+@pytest.fixture
+def visit(browser, server) -> Look:
+    """What a script of the folder ``browser`` sees of one task: ``visit("help.cjs", settings, kinds=[...])``."""
+    return partial(browser.visit, server)
+
+
+@pytest.fixture(scope="module")
+def stay(browser, server) -> Iterator[Look]:
+    """The same for several tasks of one test file, on a page for each script and settings: it takes 5 s to open."""
+    pages: dict[str, Look] = {}
+    with ExitStack() as stack:
+
+        def look(script: str, settings: dict, **task: object) -> dict:
+            key = json.dumps([script, settings])
+            if key not in pages:
+                pages[key] = stack.enter_context(browser.stay(server, script, settings | BEEN_HERE))
+            return pages[key](**task)
+
+        yield look

@@ -17,10 +17,10 @@ class File:
         name: of the file.
         directory: in ComfyUI's models.
         repository: on the hub, with the folder in it.
-        gigabytes: its size.
         loader: the node that reads it.
         group: under which a note lists it; "" for none.
         label: what a note calls it.
+        gigabytes: its size; 0 where we do not know it.
     """
 
     name: str
@@ -29,6 +29,12 @@ class File:
     loader: str
     group: str = ""
     label: str = ""
+    gigabytes: int = 0
+
+    @property
+    def title(self) -> str:
+        """What a note calls it, with its size."""
+        return f"{self.label} ({self.gigabytes} GB)" if self.gigabytes else self.label
 
     @property
     def url(self) -> str:
@@ -45,30 +51,32 @@ class File:
 _MODEL, _GEMMA, _UPSCALER = "LTX2AVLoadModel", "LTX2AVLoadGemma", "LTX2AVLoadUpscaler"
 _LORA, _IC_LORA = "LTX2AVLoadLora", "LTX2AVLoadICLora"
 
+# Sizes: full checkpoints have all weights of the lists in tests/golden in bf16; the others are as published.
 FILES = (
-    File("ltx-2.3-22b-dev.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 dev"),
+    File("ltx-2.3-22b-dev.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 dev", 46),
     File("ltx-2.3-22b-dev-fp8.safetensors", "checkpoints", "Lightricks/LTX-2.3-fp8", _MODEL, "models", "2.3 dev fp8"),
     File(
-        "ltx-2.3-22b-distilled-1.1.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 distilled"
+        "ltx-2.3-22b-distilled-1.1.safetensors", "checkpoints", "Lightricks/LTX-2.3", _MODEL, "models", "2.3 distilled",
+        46,
     ),
     File(
         "ltx-2.3-22b-distilled-fp8.safetensors", "checkpoints", "Lightricks/LTX-2.3-fp8", _MODEL, "models",
         "2.3 distilled fp8",
     ),
-    File("ltx-2-19b-dev.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev"),
-    File("ltx-2-19b-dev-fp8.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev fp8"),
-    File("ltx-2-19b-distilled.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 distilled"),
+    File("ltx-2-19b-dev.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev", 43),
+    File("ltx-2-19b-dev-fp8.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 dev fp8", 27),
+    File("ltx-2-19b-distilled.safetensors", "checkpoints", "Lightricks/LTX-2", _MODEL, "models", "2.0 distilled", 43),
     File(
         "gemma_3_12B_it.safetensors", "text_encoders", "Comfy-Org/ltx-2/split_files/text_encoders", _GEMMA, "gemma",
         "Gemma 3 12B",
     ),
     File(
         "ltx-2.3-spatial-upscaler-x2-1.1.safetensors", "latent_upscale_models", "Lightricks/LTX-2.3", _UPSCALER,
-        "upscalers", "upscaler 2.3",
+        "upscalers", "upscaler 2.3", 1,
     ),
     File(
         "ltx-2-spatial-upscaler-x2-1.0.safetensors", "latent_upscale_models", "Lightricks/LTX-2", _UPSCALER,
-        "upscalers", "upscaler 2.0",
+        "upscalers", "upscaler 2.0", 1,
     ),
     File(
         "ltx-2.3-22b-distilled-lora-384.safetensors", "loras", "Lightricks/LTX-2.3", _LORA, "distilled_loras",
@@ -101,7 +109,7 @@ def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
     """Files of these groups as Markdown, by their folder; ``visible`` leaves out what is behind the links."""
     parts = []
     for directory in dict.fromkeys(each.directory for each in FILES if each.group in groups):
-        links = [_link(each.label, each.url, visible) for each in FILES if _listed(each, directory, groups)]
+        links = [_link(each.title, each.url, visible) for each in FILES if _listed(each, directory, groups)]
         parts.append(f"*models/{directory}* {', '.join(links)}")
     parts.append(", ".join(_link(label, url, visible) for label, url in LICENCES.items()))
     return f"**Files**: {'; '.join(parts)}"

@@ -7,9 +7,6 @@ added, and what README.md shows, and puts them on their pages. Run it when input
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,15 +19,15 @@ if __name__ == "__main__":
 from pack.client import Client
 from pack.help import PAGES, page_of
 from pack.host import PACK, REPOSITORY, Host, Server, serve
+from pack.visits import Browser, nodes2
 from pack.workflow import inputs_of
 
 DESCRIPTION = 0x010E  # the field of EXIF for it
 IMAGES = PAGES / "images"
 SHOWN = REPOSITORY / ".github" / "pictures"
-SCRIPT = Path(__file__).parent / "browser" / "pictures.cjs"
-SETTINGS = {
-    "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "auto",
-    "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False,
+SETTINGS = nodes2(True) | {
+    "Comfy.Execution.PreviewMethod": "auto", "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Graph.CanvasMenu": False,
 }  # fmt: skip
 # What README.md shows: the workflow that is run, and of which node; None for all of it.
 RUNS = {"text_to_video": ("text_to_video", None), "memory_plan": ("text_to_video_guided", "LTX2AVPlan")}
@@ -73,19 +70,12 @@ def take_all() -> None:
 
 def take(server: Server, kinds: list[str], folder: Path) -> None:
     """Let the browser write its pictures into ``folder``."""
-    Client(server.address).fetch("/settings", SETTINGS)
     runs = {
         name: {"workflow": json.loads((REPOSITORY / "workflows" / f"{workflow}.json").read_text()), "node": kind}
         for name, (workflow, kind) in RUNS.items()
     }
-    task = {
-        "address": server.address, "chromium": os.environ.get("CHROMIUM") or shutil.which("chromium"),
-        "workflow": runs["text_to_video"]["workflow"], "kinds": kinds, "runs": runs, "folder": str(folder),
-    }  # fmt: skip
-    environment = {**os.environ, "NODE_PATH": os.environ.get("LTX2_PLAYWRIGHT", "")}
-    command = ["node", str(SCRIPT)]
-    session = subprocess.run(command, env=environment, input=json.dumps(task), stdout=subprocess.PIPE, text=True)
-    ends = json.loads(session.stdout)["ends"]
+    task = {"workflow": runs["text_to_video"]["workflow"], "kinds": kinds, "runs": runs, "folder": str(folder)}
+    ends = Browser.find().visit(server, "pictures.cjs", SETTINGS, **task)["ends"]
     assert set(ends) == {"execution_success"}, ends
 
 

@@ -49,7 +49,7 @@ def files() -> str:
 
 def label_of(file: File) -> str:
     """What a link is called in a row that says already what kind of file it is."""
-    return file.label.removeprefix("upscaler ").removeprefix("distilled LoRA ")
+    return file.title.removeprefix("upscaler ").removeprefix("distilled LoRA ")
 
 
 TABLES = {"workflows": workflows, "files": files}

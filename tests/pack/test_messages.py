@@ -1,11 +1,10 @@
 """What a node says of itself: of the run that it is in, a line for each sentence, and errors in our words."""
 
 import json
-import subprocess
 
 import pytest
-from pack import test_workflows
 from pack.host import REPOSITORY
+from pack.visits import nodes2
 from pack.workflow import change, node
 
 pytestmark = pytest.mark.comfy
@@ -47,27 +46,13 @@ def test_an_error_stands_on_its_node_and_has_a_short_name(client, prompt):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
-def test_messages_are_of_the_last_run_and_keep_their_lines(
-    server, client, node_environment, chromium, tmp_path, renderer
-):
+def test_messages_are_of_the_last_run_and_keep_their_lines(visit, tmp_path, renderer):
     workflow = json.loads((REPOSITORY / "workflows" / "text_to_video_guided.json").read_text())
     ids = {each["type"]: each["id"] for each in workflow["nodes"]}
     latent = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVEmptyLatent")
     latent["widgets_values"][2] = 25 if renderer == "canvas" else 17  # frames, so that nothing is known from before
-    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
-    task = {
-        "address": server.address,
-        "chromium": chromium,
-        "workflow": workflow,
-        "sampler": ids["LTX2AVSample"],
-        "screenshot": str(tmp_path / f"{renderer}.png"),
-    }
-    command = ["node", str(test_workflows.SESSION.with_name("messages.cjs"))]
-    session = subprocess.run(
-        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
-    )
-    assert session.returncode == 0, session.stderr
-    seen = json.loads(session.stdout)
+    task = {"sampler": ids["LTX2AVSample"], "screenshot": str(tmp_path / f"{renderer}.png")}
+    seen = visit("messages.cjs", nodes2(renderer == "nodes2"), workflow=workflow, **task)
     sampler, plan = str(ids["LTX2AVSample"]), str(ids["LTX2AVPlan"])
     assert len(seen["good"][plan]["lines"]) > 1 and seen["good"][plan]["apart"]
     assert NEEDS_NEGATIVE in seen["bad"][sampler]["lines"][-1] and seen["kind"] == "ltx2.SettingError"

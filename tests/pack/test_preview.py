@@ -3,15 +3,14 @@
 import base64
 import json
 import re
-import subprocess
 from io import BytesIO
-from pathlib import Path
 from urllib.error import HTTPError
 
 import numpy as np
 import pytest
 from golden import FOLDER
 from pack.client import TEXT, Client, Prompt, Run, Websocket
+from pack.visits import nodes2
 from pack.workflow import add, change, node
 from PIL import Image
 
@@ -19,7 +18,6 @@ pytestmark = pytest.mark.comfy
 
 
 EVENT = "ltx2av.preview"
-SESSION = Path(__file__).parent / "browser" / "preview.cjs"
 
 
 def picture(stream: dict) -> np.ndarray:
@@ -138,32 +136,15 @@ def test_the_still_preview_shows_four_moments_above_the_sound(client, prompt):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
-def test_the_clip_plays_on_the_sampler(server, client, shipped, node_environment, chromium, tmp_path, renderer):
+def test_the_clip_plays_on_the_sampler(visit, tmp_path, renderer):
     workflow = json.loads((FOLDER / "workflows_0.1" / "text_to_video.json").read_text())
     sampler = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSample")
     schedule = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSchedule")
     sampler["widgets_values"][0] = 30 + ["canvas", "nodes2"].index(renderer)  # a seed that was not run before
     steps = schedule["widgets_values"][0] = 60  # long enough for a look while it runs
     # ComfyUI's own live preview method is what a fresh installation has: none.
-    client.fetch("/settings", {"Comfy.VueNodes.Enabled": renderer == "nodes2", "Comfy.TutorialCompleted": True})
-    task = {
-        "address": server.address,
-        "chromium": chromium,
-        "workflow": workflow,
-        "sampler": sampler["id"],
-        "steps": 5,
-        "screenshot": str(tmp_path / f"{renderer}.png"),
-    }
-    session = subprocess.run(
-        ["node", str(SESSION)],
-        env=node_environment,
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert session.returncode == 0, session.stderr
-    seen = json.loads(session.stdout)
+    task = {"sampler": sampler["id"], "steps": 5, "screenshot": str(tmp_path / f"{renderer}.png")}
+    seen = visit("preview.cjs", nodes2(renderer == "nodes2"), workflow=workflow, **task)
 
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
     assert {(node, total) for node, _, total in seen["events"]} == {(str(sampler["id"]), steps)}

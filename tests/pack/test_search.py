@@ -1,11 +1,8 @@
 """Who types a common word into ComfyUI's own search box finds our nodes near its top."""
 
-import json
-import subprocess
-
 import pytest
-from pack import test_workflows
 from pack.host import PACK
+from pack.visits import nodes2
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser]
 
@@ -20,22 +17,11 @@ loop; keyframe; first last frame; retake; inpaint; stg; cfg; hires fix; upscale;
 AT_LEAST = 50
 
 
-def test_most_words_find_ours_among_the_first_five(server, client, object_info, node_environment, chromium):
+def test_most_words_find_ours_among_the_first_five(visit, object_info):
     words = [" ".join(word.split()) for word in WORDS.split(";")]
     assert len(words) == len({*words}) == 61
-    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
     empty = {"nodes": [], "links": [], "version": 0.4}
-    task = {"address": server.address, "chromium": chromium, "workflow": empty, "words": words}
-    session = subprocess.run(
-        ["node", str(test_workflows.SESSION.with_name("search.cjs"))],
-        env=node_environment,
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert session.returncode == 0, session.stderr
-    found = json.loads(session.stdout)["found"]
+    found = visit("search.cjs", nodes2(False), workflow=empty, words=words)["found"]
     ours = tuple(
         info["display_name"] for info in object_info.values() if info["python_module"] == f"custom_nodes.{PACK}"
     )

@@ -5,9 +5,7 @@ the results when it is asked again.
 """
 
 import json
-import subprocess
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from pack.clip import Clip, saved, sound_in
 from pack.drawing import written
 from pack.graphs import GRAPHS
 from pack.host import PACK
+from pack.visits import nodes2, unusual
 from pack.workflow import NOTES, SHIPPED, content, inputs_of, node, to_prompt
 from PIL import Image
 
@@ -28,11 +27,6 @@ MINIATURE = RECIPES["miniature"]
 
 TITLE = 30  # of a node, drawn above its position; pixels
 LEGIBLE = 0.65  # zoom; ComfyUI's canvas draws no text at 0.57 and below
-
-SESSION = Path(__file__).parent / "browser" / "session.cjs"
-
-# What ComfyUI's own page complains about for a user without files, and without a network.
-USUAL = ["/user.css", "/userdata", "/favicon.ico", "graph accessed before initialization", "huggingface.co"]
 
 
 @pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
@@ -93,25 +87,10 @@ def test_it_is_as_it_is_drawn(path, object_info):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
-def test_a_workflow_loads_shows_and_runs(
-    server, client, workflow, object_info, node_environment, chromium, tmp_path, renderer
-):
-    expected = to_prompt(workflow, object_info)
-    task = {
-        "address": server.address,
-        "chromium": chromium,
-        "workflow": workflow,
-        "nodes2": renderer == "nodes2",
-        "screenshot": str(tmp_path / f"{renderer}.png"),
-    }
-    # A visitor who has been here before: no tour of the templates.
-    client.fetch("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": task["nodes2"]})
-    command = ["node", str(SESSION)]
-    session = subprocess.run(
-        command, env=node_environment, input=json.dumps(task), capture_output=True, text=True, timeout=180
-    )
-    assert session.returncode == 0, session.stderr
-    seen = json.loads(session.stdout)
+def test_a_workflow_loads_shows_and_runs(stay, workflow, object_info, tmp_path, renderer):
+    expected, on = to_prompt(workflow, object_info), renderer == "nodes2"
+    screenshot = str(tmp_path / f"{renderer}.png")
+    seen = stay("session.cjs", nodes2(on), workflow=workflow, nodes2=on, screenshot=screenshot)
 
     assert content(seen["prompt"]) == content(expected)
     switched_on = {**workflow, "nodes": [{**item, "mode": 0} for item in workflow["nodes"]]}
@@ -119,7 +98,7 @@ def test_a_workflow_loads_shows_and_runs(
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
     savers = [key for key, each in expected.items() if each["class_type"] in ("SaveVideo", "SaveAudio")]
     assert savers and {*savers} <= {*seen["outputs"]}
-    assert not [error for error in seen["errors"] if not any(usual in error for usual in USUAL)]
+    assert not unusual(seen["errors"])
     assert seen["zoom"] >= LEGIBLE
     if renderer == "canvas" or object_info["SaveVideo"]["output"]:  # rows of the first Nodes 2.0 are higher
         check_no_node_has_grown(seen["boxes"], workflow)

@@ -1,15 +1,14 @@
-// A node made from a subgraph blueprint, as its user makes it. Reads the task from standard input,
-//   { address, chromium, workflow, name, media, values, screenshot }
+// A node made from a subgraph blueprint, as its user makes it:
+//   { workflow, name, media, values, screenshot }
 //   (media: { input of the node: [kind of a loader, its widget, its value] }; values: { widget of the node: value })
-// finds it in the search of nodes, connects media and Save Video, runs it, and prints
-//   { face: names of its widgets, seeds: what the seed was before and after, prompt, end, outputs, errors }
-const { visit } = require("./page.cjs");
+// It is found in the search of nodes, connected to media and Save Video, and run. What was seen:
+//   { face: names of its widgets, seeds: what the seed was before and after, prompt, end, outputs }
+const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1000, async (page, { name, media, values, screenshot }) => {
-  await page.evaluate(() => app.graph.clear());
   await find(page, name);
   const seen = await page.evaluate(complete, { media, values });
-  const end = await page.evaluate(runToTheEnd);
+  const end = await runToTheEnd(page);
   await page.waitForTimeout(1500);
   await page.screenshot({ path: screenshot });
   const seeds = [seen.seed, await page.evaluate(seedOf)];
@@ -55,14 +54,4 @@ async function complete({ media, values }) {
 
 function seedOf() {
   return app.graph.nodes[0].widgets.find((each) => each.name === "seed").value;
-}
-
-function runToTheEnd() {
-  return new Promise((resolve) => {
-    const outputs = [];
-    app.api.addEventListener("executed", ({ detail }) => outputs.push(detail.node));
-    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-      app.api.addEventListener(end, () => resolve({ end, outputs }));
-    app.queuePrompt(0, 1).then((sent) => sent || resolve({ end: "refused", outputs }));
-  });
 }

@@ -1,5 +1,5 @@
-// Loads a workflow, bypasses each node in turn as Ctrl+B does, and prints the prompt that would be sent:
-//   { prompts: { id of the bypassed node: prompt }, errors }
+// What would be sent: of { workflow, bypass: ids } each node in turn is bypassed, as Ctrl+B does:
+//   { prompts: { id of the bypassed node: prompt } }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { bypass }) => ({

@@ -1,7 +1,6 @@
-// The help page of a node as its user sees it. Reads the task from standard input,
-//   { address, chromium, workflow, kinds }
-// opens the tab Info of the properties panel for a node of each kind, and prints
-//   { pages: { kind: { heading, pictures: [width of each that is shown] } }, errors }
+// The help page of a node as its user sees it: of { workflow, kinds } the tab Info of the properties panel is opened for a
+// node of each kind. What was seen:
+//   { pages: { kind: { heading, pictures: [width of each that is shown] } } }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { kinds }) => {

@@ -1,7 +1,5 @@
-// Which widgets are grey. Reads the task from standard input,
-//   { address, chromium, workflow, kind }
-// and prints, of the node of this kind as loaded and of a new one:
-//   { loaded: [names], added: [names], errors }
+// Which widgets are grey, of { workflow, kind } in the node of this kind as loaded, and in a new one:
+//   { loaded: [names], added: [names] }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { kind }) => {

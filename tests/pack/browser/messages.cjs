@@ -1,15 +1,14 @@
-// What nodes say in three runs in headless Chromium: a good one, one that fails, a good one again. Reads the task from
-// standard input,
-//   { address, chromium, workflow, sampler, screenshot }   (sampler: the node's id, whose negative prompt is missing)
-// and prints:
-//   { good, bad, again, kind, errors }   (each run: the lines of each node, and whether each has a height of its own)
-const { visit } = require("./page.cjs");
+// What nodes say in three runs: a good one, one that fails, a good one again, of
+//   { workflow, sampler, screenshot }   (sampler: the node's id, whose negative prompt is missing)
+// What was seen:
+//   { good, bad, again, kind }   (each run: the lines of each node, and whether each has a height of its own)
+const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1250, async (page, { sampler, screenshot }) => {
   const seen = {};
   await page.evaluate(() => app.api.addEventListener("execution_error", ({ detail }) => (window.kind = detail.exception_type)));
   const runAndLook = async (name) => {
-    await page.evaluate(run);
+    await runToTheEnd(page);
     await page.waitForTimeout(500);
     seen[name] = await page.evaluate(look);
     await page.screenshot({ path: screenshot.replace(".png", `-${name}.png`) });
@@ -40,12 +39,4 @@ function look() {
     texts[node.id] = { lines: lines.map(({ textContent }) => textContent), apart: tops.size === lines.length };
   }
   return texts;
-}
-
-function run() {
-  return new Promise((resolve) => {
-    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-      app.api.addEventListener(end, () => resolve(end), { once: true });
-    app.queuePrompt(0, 1);
-  });
 }

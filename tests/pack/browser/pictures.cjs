@@ -1,9 +1,8 @@
-// Pictures in Nodes 2.0, for the help pages and README.md. Reads the task from standard input,
-//   { address, chromium, workflow, kinds, runs, folder }
-//   (runs: { name of a picture: { workflow, node: a kind, or null for the whole graph } })
-// takes each of `kinds` as it is when it is added, and of each run what it asks for, once it has ended, and prints
-//   { ends: how the runs ended, errors }
-const { visit } = require("./page.cjs");
+// Pictures in Nodes 2.0, for the help pages and README.md:
+//   { workflow, kinds, runs, folder }   (runs: { name of a picture: { workflow, node: a kind, or null for all } })
+// Each of `kinds` is taken as it is when it is added, and of each run what it asks for, once it has ended:
+//   { ends: how the runs ended }
+const { visit, runToTheEnd } = require("./page.cjs");
 
 const LEFT = 420, TOP = 160; // where pictures are taken, clear of menus
 
@@ -18,7 +17,7 @@ visit(1400, async (page, { kinds, runs, folder }) => {
   for (const [name, { workflow, node }] of Object.entries(runs)) {
     await page.evaluate((graph) => app.loadGraphData(graph), workflow);
     await page.evaluate(show, [node, LEFT, TOP]);
-    ends.push(await page.evaluate(runToTheEnd));
+    ends.push((await runToTheEnd(page)).end);
     await page.waitForTimeout(2500); // until the video of the last node is drawn
     const box = await page.evaluate(show, [node, LEFT, TOP]); // nodes may have grown
     await page.waitForTimeout(500);
@@ -53,12 +52,4 @@ function show([kind, left, top]) {
     id: node?.id, x: x + left - margin, y: y + top - margin,
     width: end[0] - corner[0] + 2 * margin, height: end[1] - corner[1] + 2 * margin,
   };
-}
-
-function runToTheEnd() {
-  return new Promise((resolve) => {
-    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-      app.api.addEventListener(end, () => resolve(end), { once: true });
-    app.queuePrompt(0, 1);
-  });
 }

@@ -1,7 +1,7 @@
-// A run with previews in headless Chromium. Reads the task from standard input,
-//   { address, chromium, workflow, sampler, steps, screenshot }   (sampler: the node's id)
-// runs the workflow, looks at the preview on the sampler after so many steps and at the end, and prints:
-// where the size of each of our nodes is told before and after as well
+// A run with previews of
+//   { workflow, sampler, steps, screenshot }   (sampler: the node's id)
+// The preview on the sampler is looked at before, after so many steps and at the end, and with it the size of each of
+// our nodes; then the sampler is collapsed, opened and removed.
 const { visit } = require("./page.cjs");
 
 visit(1250, async (page, { sampler, steps, screenshot }) => {

@@ -1,7 +1,6 @@
-// Types words into the box that a double click on the canvas opens. Reads the task from standard input,
-//   { address, chromium, workflow, words }
-// and prints what the first five entries for each word say, their names first:
-//   { found: { word: [text, ...] }, errors }
+// The box that a double click on the canvas opens: of { workflow, words } each word is typed into it. What the first five
+// entries say, their names first:
+//   { found: { word: [text, ...] } }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { words }) => {

@@ -1,16 +1,11 @@
-// One visit to ComfyUI in headless Chromium. Reads the task from standard input,
-//   { address, chromium, workflow, nodes2, screenshot }   (nodes2: which renderer is on)
-// loads the workflow, runs it, and prints what was seen:
-//   { prompt, sliders, end, outputs, zoom, boxes, errors }   (zoom and boxes of nodes are those when all is in view)
-const { visit } = require("./page.cjs");
+// One workflow: { workflow, nodes2, screenshot } (nodes2: which renderer is on) is loaded and run. What was seen:
+//   { prompt, sliders, end, outputs, zoom, boxes }   (zoom and boxes of nodes are those when all is in view)
+const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1200, async (page, { nodes2, screenshot }) => {
   const prompt = await page.evaluate(async () => (await app.graphToPrompt()).output);
   const sliders = await page.evaluate(nodes2 ? slidersInPage : slidersOnCanvas);
-  const answer = page.waitForResponse((response) => response.url().endsWith("/api/prompt"));
-  const end = page.evaluate(runToTheEnd);
-  if (!(await answer).ok()) throw new Error(`The prompt was refused: ${await (await answer).text()}`);
-  const run = await end;
+  const run = await runToTheEnd(page);
   await page.waitForTimeout(1500); // until the video of the last node is drawn
   await page.evaluate(() => app.extensionManager.command.execute("Comfy.Canvas.FitView"));
   await page.waitForTimeout(1000); // it moves there slowly
@@ -39,14 +34,4 @@ function slidersOnCanvas() {
 function slidersInPage() {
   const handles = [...document.querySelectorAll("[role=slider]")];
   return handles.map((handle) => ["min", "max", "now"].map((name) => Number(handle.getAttribute(`aria-value${name}`))));
-}
-
-function runToTheEnd() {
-  return new Promise((resolve) => {
-    const outputs = [];
-    app.api.addEventListener("executed", ({ detail }) => outputs.push(detail.node));
-    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-      app.api.addEventListener(end, () => resolve({ end, outputs }));
-    app.queuePrompt(0, 1);
-  });
 }

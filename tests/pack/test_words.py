@@ -1,0 +1,46 @@
+"""A number that means something else is a choice of words in the browser; saved and sent is the number, as ever."""
+
+import re
+
+import pytest
+from pack.host import PACK
+from pack.visits import nodes2
+from pack.workflow import inputs_of
+
+pytestmark = pytest.mark.comfy
+
+MEANS = re.compile(r"(?<![\w.])(0|-1) (takes|means|goes|as above|does not|is what)|[Ww]ith 0 here|Above 0")
+# An empty latent has a choice of its own for this one: length.
+OTHERWISE = {("LTX2AVEmptyLatent", "seconds")}
+
+
+def test_every_number_that_means_something_else_has_words(object_info):
+    speaking, having = set(), set()
+    for kind, info in object_info.items():
+        if info["python_module"] != f"custom_nodes.{PACK}":
+            continue
+        for name, _, options in inputs_of(info):
+            if MEANS.search(options["tooltip"]):
+                speaking.add((kind, name))
+            if instead := options.get("ltx2av_instead"):
+                having.add((kind, name))
+                values = [value for value, _ in instead["words"]]
+                assert options["default"] in values and instead["usual"] not in values
+                assert all(options["min"] <= value <= options["max"] for value in [*values, instead["usual"]])
+    assert speaking - having == OTHERWISE
+    assert len(having) == 30
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
+def test_words_are_chosen_and_numbers_are_saved(visit, renderer):
+    node = {"id": 1, "type": "LTX2AVPlan", "pos": [500, 200], "size": [340, 320], "widgets_values": [0, 10]}
+    workflow = {"nodes": [node], "links": [], "version": 0.4}
+    seen = visit("words.cjs", nodes2(renderer == "nodes2"), workflow=workflow, kind="LTX2AVPlan")
+    free, by_hand = "what is free", "by hand"
+    assert seen["loaded"]["shown"] == {"max_ram": 10, "max_vram is": free, "max_ram is": by_hand}
+    assert seen["by hand"]["shown"] == {"max_vram": 12, "max_ram": 10, "max_vram is": by_hand, "max_ram is": by_hand}
+    assert seen["words"]["shown"] == {"max_vram is": free, "max_ram is": free}
+    for moment, values in ("loaded", [0, 10]), ("by hand", [12, 10]), ("words", [0, 0]):
+        assert seen[moment]["saved"] == values
+        assert seen[moment]["sent"] == dict(zip(("max_vram", "max_ram"), values))
