@@ -16,7 +16,6 @@ from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
 from ..latents import STREAMS, AVLatent
-from ..layers import Visibility
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.link import InPlace
@@ -44,7 +43,7 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..text.tokenizer import LENGTH
-from ..transformer import Pass, StreamInput
+from ..transformer import Pass, StreamInput, Visibility
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .long import Script, sample_long
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage

@@ -1,5 +1,6 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
+from ..layers import Visibility
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
@@ -13,4 +14,5 @@ __all__ = [
     "StreamInput",
     "Transformer",
     "TransformerConfig",
+    "Visibility",
 ]
