@@ -165,7 +165,9 @@ def test_what_the_process_has_set_comes_back_whoever_leaves_first(process_with_t
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card")
-@pytest.mark.parametrize("stage, given", [(Vocode(40), torch.randn(1, 2, 40, 64)), (DecodeMel(9), AUDIO)], ids=["sound", "mel"])
+@pytest.mark.parametrize(
+    "stage, given", [(Vocode(40), torch.randn(1, 2, 40, 64)), (DecodeMel(9), AUDIO)], ids=["sound", "mel"]
+)
 def test_float32_on_a_card_is_that_of_a_cpu(tiny_files, process_with_tf32, stage, given):
     models = ltx2.open_models(*tiny_files("2.3")[:2])
     with torch.inference_mode():
