@@ -18,11 +18,12 @@ from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
+from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
-from ..ltx2_core.memory.machine import free_ram
+from ..ltx2_core.memory.machine import forget_machine, free_ram
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.memory.store import Store
@@ -413,8 +414,16 @@ class HostEngine(PlannedEngine):
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
         return 0 if _source(stage) else lora_bytes(stage, self.blueprint, self.loras, self.device(stage.networks[0]))
 
+    def placement(self, stage: Stage) -> Placement | None:
+        """Return where the weights of a stage will be; None for those that ComfyUI places itself."""
+        return None if isinstance(_source(stage), ForeignUpscaler) else super().placement(stage)
+
+    def forget_rates(self, key: NetworkKey[Any]) -> None:
+        """Let the machine be measured again for the next plan."""
+        forget_machine(self.device(key), cache_folder())
+
     @contextmanager
-    def bring(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
         work = need_of(stage, self.blueprint).with_inputs(self.extra_bytes(stage)).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):
@@ -426,7 +435,7 @@ class HostEngine(PlannedEngine):
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
         make_room = partial(self._make_room, list(networks.values()), work)
         self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
-        with ready(prepared, self.placement(stage), make_room) as result:
+        with ready(prepared, placement, make_room) as result:
             self._tell(working(stage.name))
             if self.preview is not None and _samples(stage):
                 self.preview.start(result, stage.name)

@@ -10,9 +10,10 @@ from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.placement import Placement, Room
 from .blueprint import Blueprint
+from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
-from .stage import TRANSFORMER, NetworkKey, Networks, Stage, StagePlan, StageT
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
 
@@ -20,6 +21,8 @@ EngineT = TypeVar("EngineT", bound="PlannedEngine")
 class PlannedEngine(ABC):
     """An engine that places every stage as it was planned, or as it fits when it comes."""
 
+    events: Events
+    _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
@@ -38,7 +41,11 @@ class PlannedEngine(ABC):
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
 
     @abstractmethod
-    def bring(self, stage: Stage, loras: Stack | None) -> AbstractContextManager[Networks]:
+    def forget_rates(self, key: NetworkKey[Any]) -> None:
+        """Let the machine that runs a network be measured again for the next plan."""
+
+    @abstractmethod
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
         """Bring the networks of ``stage`` to where they run, with ``loras`` or those of the model, as a context."""
 
     def follow(self, plan: StagePlan) -> None:
@@ -88,13 +95,28 @@ class PlannedEngine(ABC):
             DoesNotFitError: if the stage was not planned and does not fit.
             OutOfMemoryError: if memory runs out all the same.
         """
+        placement = self.placement(stage)
+        if placement is not None and placement.need.runs > 1 and not stage.describe_tiles():
+            self._pace = Pace(stage.name, placement.run)
         try:
-            with memory_told(f" in the stage {stage.name}"), exact_float32(), self.bring(stage, loras) as networks:
+            with (
+                memory_told(f" in the stage {stage.name}"),
+                exact_float32(),
+                self.bring(stage, placement, loras) as networks,
+            ):
                 yield networks
+            self._report_pace(stage)
         finally:
-            self._in_use = ()
+            self._in_use, self._pace = (), None
+
+    def _report_pace(self, stage: Stage) -> None:
+        if self._pace is not None and (finding := self._pace.finding()) is not None:
+            self.forget_rates(stage.networks[0])
+            self.events.on_finding(finding)
 
     def set_moment(self, sigma: float, step: int) -> None:
         """Set the sigma and step at which LoRA schedules are evaluated."""
+        if self._pace is not None:
+            self._pace.note()
         for adapter in self._in_use:
             adapter.set_moment(sigma, step)

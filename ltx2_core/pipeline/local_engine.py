@@ -17,7 +17,7 @@ from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
+from ..memory.machine import Machine, forget_machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ram import ram
@@ -153,14 +153,17 @@ class LocalEngine(PlannedEngine):
         loras = getattr(stage, "loras", None)
         return lora_bytes(stage, self.blueprint, self.loras if loras is None else loras, self._device)
 
+    def forget_rates(self, key: NetworkKey[Any]) -> None:
+        """Let the machine be measured again for the next plan."""
+        forget_machine(self._device, cache_folder())
+
     @contextmanager
-    def bring(self, stage: Stage, loras: Stack | None) -> Iterator[Networks]:
+    def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Bring the networks of ``stage``, and leave the device afterwards.
 
         What no later stage of the plan works with is given up, and built anew if it is asked for all the same.
         """
         self.events.check()
-        placement = self.placement(stage)
         stack = self.loras if loras is None else loras
         prepared = {key: self._prepare(key, stack) for key in stage.networks}
         self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]

@@ -197,8 +197,8 @@ class Damaged(LocalEngine):
     """One weight of every network is no number, which loading saw nothing of."""
 
     @contextmanager
-    def bring(self, stage, loras):
-        with super().bring(stage, loras) as networks, torch.no_grad():
+    def bring(self, stage, placement, loras):
+        with super().bring(stage, placement, loras) as networks, torch.no_grad():
             next(networks[stage.networks[0]].parameters()).view(-1)[0] = math.nan
             yield networks
 
