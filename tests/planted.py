@@ -46,8 +46,8 @@ CLEARED = """        self.link.settle()
             self._forget(unit)
         self.memory, self._end = None, 0
 """
-SETTLED = """            self._link.settle()
-            self._link.rest(brought)"""
+SETTLED = """                self._link.settle()
+                self._link.rest(brought)"""
 
 FAULTS = [
     # Streams and events
@@ -111,10 +111,10 @@ FAULTS = [
     Fault("a use does not install what was sent ahead", "ring", "            install(unit, slot, self.link)\n"),
     # The store
     Fault("what was brought rests while it is copied from", "store", SETTLED,
-          SETTLED.replace("            self._link.settle()\n", "")),
+          SETTLED.replace("                self._link.settle()\n", "")),
     Fault("what fails to come leaves copies on their way", "store",
-          "        finally:  # whatever failed",
-          "        except LookupError:\n            raise\n        else:  # whatever failed"),
+          "            finally:  # whatever failed",
+          "            except LookupError:\n                raise\n            else:  # whatever failed"),
     Fault("what runs is given back", "store", "unit is self._ring.running or (unit is", "(unit is"),
     Fault("what stands beside the blocks is given back in use", "store",
           "(unit is self._partition.rest and self._users > 0)", "False"),

@@ -1,6 +1,7 @@
 """The weights of one network: as many units on the device as the budget allows, the others streamed while it runs."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,12 +17,13 @@ from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_resident, names_of, partitions_of
 from .placement import Placement
 from .ring import Link, Ring, install
-from .unit import Patch, Unit
+from .unit import Patch, Slot, Unit
 
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+SENT_AHEAD = 3  # units that are read and copied while one is installed, of those that come to stay
 MIN_CHUNK_TOKENS = 512  # of a feed-forward; fewer would not save much beside what attention holds
 
 
@@ -343,18 +345,29 @@ class Store:
         return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)
 
     def _bring(self, units: Iterable[Unit]) -> None:
-        brought = []
+        brought, arriving = [], deque[tuple[Unit, Slot]]()
+
+        def install_first() -> None:
+            unit, slot = arriving.popleft()
+            install(unit, slot, self._link)
+            unit.place = slot
+
         try:
-            for unit in units:
+            for unit in dict.fromkeys(units):
                 if unit.nbytes and unit.place is None and unit is not self._ring.running:
                     slot = self._link.slot(unit.nbytes)
                     brought.append(unit)
                     self._link.send(unit, slot)
-                    install(unit, slot, self._link)
-                    unit.place = slot
-        finally:  # whatever failed: the slot of a unit that did not come is given back now
-            self._link.settle()
-            self._link.rest(brought)  # so that others may have the pinned memory that these were copied from
+                    arriving.append((unit, slot))
+                    if len(arriving) > SENT_AHEAD:
+                        install_first()
+        finally:
+            try:
+                while arriving:  # also those that were sent before memory ran out
+                    install_first()
+            finally:  # whatever failed: the slot of a unit that did not come is given back now
+                self._link.settle()
+                self._link.rest(brought)  # so that others may have the pinned memory that these were copied from
 
     def _drop(self, unit: Unit) -> None:
         if not self._needed(unit):

@@ -10,6 +10,7 @@ from devices import Device, full_cards
 from torch import nn
 
 from ltx2_core.memory import Store
+from ltx2_core.memory.store import SENT_AHEAD
 
 BLOCK, REST = 1024, 512
 
@@ -54,6 +55,27 @@ X = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
 def test_sizes():
     store = Store(Net(), "cpu", link=Device())
     assert (store.wanted_bytes, store.card_bytes) == (6 * BLOCK + REST, 0)
+
+
+def test_what_comes_to_stay_is_sent_ahead(monkeypatch):
+    """So that a disk has something to read while a copy is waited for; but not everything at once."""
+    link, on_their_way, most = Device(), set(), []
+    send, arrive = link.send, link.arrive
+
+    def sent(unit, slot):
+        on_their_way.add(unit)
+        most.append(len(on_their_way))
+        send(unit, slot)
+
+    def arrived(unit, slot):
+        on_their_way.discard(unit)
+        arrive(unit, slot)
+
+    monkeypatch.setattr(link, "send", sent)
+    monkeypatch.setattr(link, "arrive", arrived)
+    store = Store(Net(), "cpu", link=link)
+    store.set_budget(None)
+    assert max(most) == SENT_AHEAD + 1 and not on_their_way and store.card_bytes == store.wanted_bytes
 
 
 @pytest.mark.parametrize(
