@@ -2,9 +2,10 @@
 
 from io import BytesIO
 
-import av
 import torch
 from torch import Tensor
+
+from . import pyav as av
 
 
 def compress(picture: Tensor, crf: int) -> Tensor:

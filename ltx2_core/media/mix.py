@@ -1,11 +1,11 @@
 """Sound of many channels as two, the same for files and for samples that are given."""
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import MediaError
+from . import pyav as av
 
 # What is meant where only the number of channels is known; the order is that of WAV files.
 LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}

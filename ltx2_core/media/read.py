@@ -3,32 +3,36 @@
 Time 0 is where the pictures of a file begin, or its sound where it has no pictures.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.audio.stream import AudioStream
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..errors import LTX2Error, MediaError, SettingError
 from . import colour
+from . import pyav as av
 from .local import READ_ALONE, Source, name_of, open_source
 from .mix import layout_of
 
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    Stream = VideoStream | AudioStream
+
 _log = logging.getLogger(__name__)
-Stream = VideoStream | AudioStream
 
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
@@ -219,7 +223,7 @@ def _opened(source: Source) -> Iterator[InputContainer]:
 
 def _video(container: InputContainer) -> VideoStream | None:
     """The first pictures that are not just the cover of an album."""
-    pictures = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    pictures = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
     return next(filter(_is_known, pictures), None)
 
 
@@ -310,7 +314,7 @@ def _check_end(container: InputContainer, stream: Stream, end: Fraction, origin:
 
 
 def _length(frame: Any, stream: Stream) -> Fraction:
-    return 1 / _rate(stream) if isinstance(stream, VideoStream) else Fraction(frame.samples, frame.sample_rate)
+    return 1 / _rate(stream) if stream.type == "video" else Fraction(frame.samples, frame.sample_rate)
 
 
 def _shown(

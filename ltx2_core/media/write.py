@@ -1,5 +1,7 @@
 """Frames and sound into files; a file appears when it is complete, or not at all."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,22 +9,24 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.audio.stream import AudioStream
-from av.container import OutputContainer
-from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
 from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
 from ..errors.files import replace_file
+from . import pyav as av
 from .local import check_no_address
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 # FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
 BT709 = 1

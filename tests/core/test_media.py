@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +17,24 @@ from torch import Tensor
 from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
 
 FPS = Fraction(24)
+
+
+@pytest.mark.slow
+def test_only_files_of_media_need_pyav():
+    program = """
+import sys
+sys.modules["av"] = None
+import ltx2_core
+from ltx2_core.media.read import probe
+from ltx2_core.errors import MediaError
+try:
+    probe("README.md")
+except MediaError as error:
+    assert "pip install av" in str(error), error
+else:
+    raise AssertionError("it was read")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=120)
 
 
 def noise(frames: int, height: int = 32, width: int = 32) -> Tensor:
