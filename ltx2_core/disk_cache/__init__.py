@@ -6,6 +6,7 @@ A cache is only a cache: whatever goes wrong with the disk is logged, and costs 
 import hashlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
@@ -24,6 +25,9 @@ from ..errors.files import replace_file
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
 _PARTIAL = ".partial"  # ends the name of a file that is not complete
+
+# What we call a file, complete or not: nothing else in the folder is ours to remove.
+_OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32}\.partial)?")
 
 # What is logged when something is found, by the kind of cache.
 _FOUND_MESSAGES = {
@@ -181,8 +185,8 @@ def _written(value: Any) -> str:
 
 
 def _prune(folder: Path, limit_bytes: int) -> None:
-    """Remove what was not used for longest until ``limit_bytes`` are left, remains of a crash included."""
-    files = [(path.stat(), path) for path in folder.glob("*") if path.suffix in (".safetensors", _PARTIAL)]
+    """Remove what we did not use for longest until ``limit_bytes`` are left, remains of a crash included."""
+    files = [(path.stat(), path) for path in folder.glob("*") if _OURS.fullmatch(path.name)]
     total = 0
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns, reverse=True):
         total += stat.st_size

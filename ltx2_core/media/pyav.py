@@ -4,7 +4,6 @@ from typing import Any, TypeAlias
 
 from ..errors import MediaError
 
-
 Part: TypeAlias = Any  # of PyAV: a class, a function or a module
 
 

@@ -104,12 +104,16 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
         if prompt == "c":
             assert cache.find("a") is not None  # and is now the one that was used last
     assert [prompt for prompt in "abcd" if cache.find(prompt)] == ["a", "c", "d"]
-    cache.path("c").rename(tmp_path / "of a crash.partial")
-    os.utime(tmp_path / "of a crash.partial", ns=(0, 0))
+    left = cache.path("c").with_name(f"{cache.path('c').name}.{'0' * 32}.partial")  # by a crash
+    cache.path("c").rename(left)
+    os.utime(left, ns=(0, 0))
+    others = [tmp_path / "model.safetensors", tmp_path / "download.partial"]
+    for other in others:
+        other.write_bytes(bytes(size))
+        os.utime(other, ns=(0, 0))
     cache.keep("e", **CONTEXT)
-    assert [prompt for prompt in "abcde" if cache.find(prompt)] == ["a", "d", "e"] and len(
-        list(tmp_path.iterdir())
-    ) == 3
+    assert [prompt for prompt in "abcde" if cache.find(prompt)] == ["a", "d", "e"]
+    assert len(list(tmp_path.iterdir())) == 3 + len(others) and all(other.is_file() for other in others)
 
 
 DAMAGES = {
