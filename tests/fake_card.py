@@ -171,6 +171,7 @@ def fake_card() -> Iterator[Marks]:
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, answer)
         patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(local_engine, "_device_counts", lambda: {"cuda": 1, "cpu": 1})
         patch.setattr(local_engine, "current_machine", lambda *_: machine_named("RTX 5090"))
         patch.setattr(link, "_passes_trial", lambda device: True)
         patch.setattr(pinned, "_register", lambda span: True)

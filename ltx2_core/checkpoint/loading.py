@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 _ALL_BYTES, _SMALL_NUMBERS = 2**30, 2**16
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces, and numbers in each
 _PIECE = 2**24  # numbers that are looked at together
+_LONGEST_NAME = 100  # in a sentence
 
 _ORIGINS: WeakKeyDictionary[nn.Module, tuple[str, Callable[[str], str]]] = WeakKeyDictionary()
 
@@ -122,6 +123,6 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def shorten_list(names: Collection[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    shown = ", ".join(list(names)[:3])
+    """Return the first three names, which a file may make as long as it likes, and how many more there are."""
+    shown = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in list(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -165,9 +165,9 @@ def this_machine(
 
 def forget_machine(device: torch.device, folder: Path | None) -> None:
     """Forget what was measured of ``device``, so that it is measured anew; arguments as for ``this_machine``."""
-    path, identity = _path(folder), _identity(device)
-    if path is not None:
-        _write(path, {key: kept for key, kept in _read(path).items() if not key.startswith(f"{identity} torch ")})
+    if (path := _path(folder)) is not None:
+        identity = f"{_identity(device)} torch "
+        _write(path, {key: kept for key, kept in _read(path).items() if not key.startswith(identity)})
 
 
 def _name(device: torch.device) -> str:

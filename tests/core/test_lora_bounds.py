@@ -115,8 +115,9 @@ def test_there_are_not_more_patterns_than_layers_could_need(tmp_path):
 
 def test_a_name_without_an_end_is_known_at_once_to_be_unknown(tmp_path):
     start = time.monotonic()
-    with pytest.raises(CheckpointError, match="is not a LoRA"):
+    with pytest.raises(CheckpointError, match=r"is not a LoRA|holds no whole change of a layer") as error:
         open_lora(lora(tmp_path, "lora." * 100_000))
+    assert len(str(error.value)) < 1000  # whatever the file calls its tensors
     assert time.monotonic() - start < 10
 
 

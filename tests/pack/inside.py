@@ -54,4 +54,5 @@ def pretend_card(nbytes: int, loaded_bytes, kernel_workspace: int = 0) -> None:
     host = part("nodes.host")
     host.DEVICES = dict.fromkeys(host.DEVICES, lambda: CARD)
     host.machine = lambda device: part("ltx2_core.memory.machine").CARDS["RTX 4070"]
-    part("ltx2_core.memory.placement").KERNEL_WORKSPACE_BYTES = kernel_workspace
+    placement = part("ltx2_core.memory.placement")
+    placement.KERNEL_WORKSPACE_BYTES, placement.FRAGMENTED_SHARE = kernel_workspace, 0.0
