@@ -18,12 +18,11 @@ from ..ltx2_core.checkpoint import Models, build
 from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
-from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
-from ..ltx2_core.memory.machine import forget_machine, free_ram
+from ..ltx2_core.memory.machine import free_ram
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.memory.store import Store
@@ -417,10 +416,6 @@ class HostEngine(PlannedEngine):
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""
         return None if isinstance(_source(stage), ForeignUpscaler) else super().placement(stage)
-
-    def forget_rates(self, key: NetworkKey[Any]) -> None:
-        """Let the machine be measured again for the next plan."""
-        forget_machine(self.device(key), cache_folder())
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:

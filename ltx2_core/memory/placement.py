@@ -196,12 +196,11 @@ def _streamed(need: StageNeed, room: Room, parts: bool) -> Placement | None:
     # With a single slot there is no look-ahead, which is worth more than anything that stays.
     most = min(_most_slots(units, spare), 1 if _takes_turns(room) else MAX_SLOTS)
     least = 1 if parts or _takes_turns(room) else 2
+    computing = machine.seconds(need.cost)
     best: Placement | None = None
     for slots in range(max(least, min(2, most)), most + 1):
         tiers = _tiers(units, spare, slots, room.ram if need.runs > 1 else 0)
-        run = machine.seconds(need.cost)
-        if need.runs > 1:
-            run = step_seconds(units, tiers, slots, run, machine)
+        run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
         if best is None or run < _SLOT_GAIN * best.run:
             best = Placement(need, tiers, slots, _load_seconds(need, machine), run, parts)
     return best

@@ -6,8 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Any, TypeVar
 
+import torch
+
+from ..disk_cache import cache_folder
 from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
+from ..memory.machine import forget_machine
 from ..memory.placement import Placement, Room
 from .blueprint import Blueprint
 from .pace import Pace
@@ -33,16 +37,16 @@ class PlannedEngine(ABC):
         """The networks as shapes, in the formats they run in."""
 
     @abstractmethod
+    def device(self, key: NetworkKey[Any]) -> torch.device:
+        """Return where a network runs."""
+
+    @abstractmethod
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what a stage that streams this network may take now."""
 
     @abstractmethod
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
-
-    @abstractmethod
-    def forget_rates(self, key: NetworkKey[Any]) -> None:
-        """Let the machine that runs a network be measured again for the next plan."""
 
     @abstractmethod
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
@@ -113,6 +117,10 @@ class PlannedEngine(ABC):
         if self._pace is not None and (finding := self._pace.finding()) is not None:
             self.forget_rates(stage.networks[0])
             self.events.on_finding(finding)
+
+    def forget_rates(self, key: NetworkKey[Any]) -> None:
+        """Let the machine that runs a network be measured again for the next plan."""
+        forget_machine(self.device(key), cache_folder())
 
     def set_moment(self, sigma: float, step: int) -> None:
         """Set the sigma and step at which LoRA schedules are evaluated."""

@@ -17,7 +17,7 @@ from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, forget_machine, free_ram, pinnable, this_machine, usable
+from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ram import ram
@@ -152,10 +152,6 @@ class LocalEngine(PlannedEngine):
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
         loras = getattr(stage, "loras", None)
         return lora_bytes(stage, self.blueprint, self.loras if loras is None else loras, self._device)
-
-    def forget_rates(self, key: NetworkKey[Any]) -> None:
-        """Let the machine be measured again for the next plan."""
-        forget_machine(self._device, cache_folder())
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
