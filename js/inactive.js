@@ -1,5 +1,6 @@
 // Inputs that have no effect as a node is set are grey: those that the recipe of the model, or a wire, takes the place of.
 import { isLinked } from "./advanced.js";
+import { afterChanges } from "./changes.js";
 import { addStyle } from "./style.js";
 
 // Nodes 2.0 draws a slider that is switched off almost as if it were on.
@@ -51,13 +52,6 @@ export function greyInactive(node) {
     }
     node.setDirtyCanvas(true);
   };
-  for (const event of ["onConnectionsChange", "onWidgetChanged", "onConfigure"]) {
-    const before = node[event];
-    node[event] = function (...args) {
-      const result = before?.apply(this, args);
-      queueMicrotask(refresh); // when the new value or wire is in place
-      return result;
-    };
-  }
+  afterChanges(node, refresh);
   queueMicrotask(refresh);
 }

@@ -1,6 +1,7 @@
 // Where a number means something else (0 takes what is free), words are chosen instead: beside the number there is a
 // choice of what it means, and the number is seen while none of the words is chosen. Saved and sent is the number alone.
 import { isLinked } from "./advanced.js";
+import { afterChanges } from "./changes.js";
 import { hide, redraw } from "./hide.js";
 
 const BY_HAND = "by hand";
@@ -47,14 +48,7 @@ function follow(node, choices) {
     const least = node.computeSize()[1];
     if (node.size[1] < least) node.setSize([node.size[0], least]);
   };
-  for (const event of ["onConnectionsChange", "onWidgetChanged", "onConfigure"]) {
-    const then = node[event];
-    node[event] = function (...args) {
-      const result = then?.apply(this, args);
-      queueMicrotask(refresh); // when the new value or wire is in place
-      return result;
-    };
-  }
+  afterChanges(node, refresh);
   refresh();
 }
 
