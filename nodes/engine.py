@@ -31,7 +31,7 @@ from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
+from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, adapters_of, fuses, joined, ready
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
     TEXT_ENCODER,
@@ -409,9 +409,10 @@ class HostEngine(PlannedEngine):
         """Return what the host grants a stage that streams this network, at most what the limits say."""
         return host.room(self.device(key), self.limits, HostNetwork.copied_bytes())
 
-    def extra_bytes(self, stage: Stage) -> int:
-        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
-        return 0 if _source(stage) else lora_bytes(stage, self.blueprint, self.loras, self.device(stage.networks[0]))
+    @property
+    def load(self) -> LoraLoad:
+        """What the LoRAs add to the needs of stages."""
+        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""
@@ -420,7 +421,7 @@ class HostEngine(PlannedEngine):
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
-        work = need_of(stage, self.blueprint).with_inputs(self.extra_bytes(stage)).work_bytes
+        work = need_of(stage, self.blueprint).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):
             host.load([source.patcher], work)
             yield Networks({stage.networks[0]: source})

@@ -166,7 +166,13 @@ def read_lora(path: Path) -> list[torch.Tensor]:
     """Look at it, and compute every change."""
     inspect(path)
     lora = open_lora(path)
-    return [delta.compute(torch.ones(delta.shape)) for _, _, delta in lora.layers if delta.shape]
+    return [compute(delta) for _, _, delta in lora.layers if delta.shape]
+
+
+def compute(delta) -> torch.Tensor:
+    """Return what a LoRA adds to a matrix of ones; its numbers are looked at first."""
+    delta.check_numbers()
+    return delta.compute(torch.ones(delta.shape), {part: delta.tensor(part) for part in delta.parts})
 
 
 def read_upscaler(path: Path) -> None:

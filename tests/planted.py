@@ -47,7 +47,7 @@ CLEARED = """        self.link.settle()
         self.memory, self._end = None, 0
 """
 SETTLED = """                self._link.settle()
-                self._link.rest(brought)"""
+                self._link.rest(_company(brought))"""
 
 FAULTS = [
     # Streams and events
@@ -103,8 +103,8 @@ FAULTS = [
           "if stop <= memory.nbytes and not any(slot.overlaps(start, stop) for slot in nearer):",
           "if stop <= memory.nbytes:"),
     Fault("a unit goes without leaving its slot", "ring",
-          "        if unit.place is None:\n            self.link.leave(unit, slot)\n"),
-    Fault("a failed change leaves the unit on the device", "ring", "        link.leave(unit, slot)\n        raise",
+          "        if unit.place is None:\n            leave(unit, slot, self.link)\n"),
+    Fault("a failed change leaves the unit on the device", "ring", "        leave(unit, slot, link)\n        raise",
           "        raise"),
     Fault("a unit whose change failed is found in the ring", "ring", "slot = self.slots.pop(unit)  # nobody",
           "slot = self.slots[unit]  # nobody"),
@@ -119,7 +119,23 @@ FAULTS = [
     Fault("what stands beside the blocks is given back in use", "store",
           "(unit is self._partition.rest and self._users > 0)", "False"),
     Fault("the ring does not stop", "store", "        self._ring.stop()\n"),
-    Fault("what is given back does not go home", "store", "            self._link.leave(unit, unit.place)\n"),
+    Fault("what is given back does not go home", "store", "            leave(unit, unit.place, self._link)\n"),
+    # What comes with a unit
+    Fault("what comes with a unit is not waited for", "ring",
+          "        for each, piece in zip(unit.company, slot.pieces):\n            link.arrive(each, piece)\n",
+          "        link.arrive(unit, slot.pieces[0])\n"),
+    Fault("what comes with a unit does not go home", "ring",
+          "    for each, piece in zip(unit.company, slot.pieces):\n        link.leave(each, piece)\n",
+          "    link.leave(unit, slot.pieces[0])\n"),
+    Fault("what comes with a unit is sent over it", "unit", "itertools.accumulate(sizes, initial=0)",
+          "[0] * len(sizes)"),
+    Fault("what patches read goes before they are made", "store",
+          "            install(unit, slot, self._link)\n            if unit.passing is not None:\n"
+          "                self._link.leave(unit.passing, slot.parts.pop())\n",
+          "            if unit.passing is not None:\n"
+          "                self._link.leave(unit.passing, slot.parts.pop())\n"
+          "            install(unit, slot, self._link)\n"),
+    Fault("the ring has no room for what comes with a unit", "ring", "max((unit.sent_bytes", "max((unit.nbytes"),
     # Pinned memory
     Fault("what is sent may be given to others", "link", "        self._pinned.hold(unit)\n"),
     Fault("what is sent rests all the same", "pinned",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import torch
 from races import Card
@@ -17,10 +18,14 @@ class Part(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.rand(size), requires_grad=False)
         self.card, self.wanted, self.during = card, [self.weight.clone()], lambda: None
+        self.beside: list[torch.Tensor] = []  # what it reads beside the weight; all numbers are 7
 
     def forward(self) -> None:
         self.card.use(self.weight)
         assert torch.equal(self.weight, self.wanted[0]), "a weight with other bytes"
+        for tensor in self.beside:
+            self.card.use(tensor)
+            assert (tensor == 7).all(), "a tensor beside a weight with other bytes"
         self.during()
         self.card.use(self.weight)
 
@@ -75,17 +80,23 @@ class World:
         return self.dice.choice([None, 0, self.dice.randrange(store.wanted_bytes)])
 
     def change(self, store, change: Callable[[torch.Tensor], object] = lambda weight: weight.add_(1)) -> None:
-        """Change some weights in every copy of them."""
-        names = self.dice.sample([name for name, _ in store.network.named_parameters()], 5)
+        """Change some weights in every copy of them, by what patches read, and let some parts read more."""
+        sizes = {name: parameter.numel() for name, parameter in store.network.named_parameters()}
+        read = {name: [torch.full((sizes[name],), 3.0)] for name in self.dice.sample(list(sizes), 5)}
+        beside = {name: [torch.full((each,), 7.0) for each in (20, 130)] for name in self.dice.sample(list(sizes), 4)}
         for name, part in store.network.named_modules():
             if isinstance(part, Part):
-                part.wanted[0] = self.home(store, part.weight) + (f"{name}.weight" in names)
+                part.wanted[0] = self.home(store, part.weight) + (f"{name}.weight" in read)
+                part.beside = beside.get(f"{name}.weight", [])
 
-        def changing(weight: torch.Tensor) -> None:
+        def changing(tensor: torch.Tensor, weight: torch.Tensor) -> None:
             self.card.use(weight, changes=True)
+            self.card.use(tensor)
+            assert (tensor == 3).all(), "a tensor that a patch reads with other bytes"
             change(weight)
 
-        store.patch(dict.fromkeys(names, changing))
+        patches = {name: partial(changing, *tensors) for name, tensors in read.items()}
+        store.patch(self.package.unit.Changes(patches, read, beside))
 
     def home(self, store, weight: torch.Tensor) -> torch.Tensor:
         units = store._partition.ranked
@@ -106,7 +117,7 @@ class World:
         for store in self.stores:
             store.release()
             assert store.card_bytes == 0, "bytes that stay on the card"
-            for unit in store._partition.ranked:
+            for unit in (each for whole in store._partition.ranked for each in whole.company):
                 for tensor, home in zip(unit.tensors, unit.homes):
                     assert tensor.data_ptr() == home.data_ptr(), "a weight that did not go home"
         self.stores.clear()

@@ -92,13 +92,18 @@ def _sampled(tensor: Tensor) -> Tensor:
 
 def check_numbers(tensor: Tensor, subject: Callable[[], str]) -> None:
     """Raise CheckpointError, which ``subject()`` begins, if ``tensor`` holds anything but finite decimal numbers."""
+    check_decimal(tensor, subject)
+    if not _is_finite(tensor):
+        raise CheckpointError(f"{subject()} {_BROKEN}")
+
+
+def check_decimal(tensor: Tensor, subject: Callable[[], str]) -> None:
+    """Raise CheckpointError, which ``subject()`` begins, if ``tensor`` is not of decimal numbers; none is read."""
     if not tensor.is_floating_point():
         stored = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(
             f"{subject()} is stored as {stored}; decimal numbers were expected. Download the file again."
         )
-    if not _is_finite(tensor):
-        raise CheckpointError(f"{subject()} {_BROKEN}")
 
 
 def find_broken(networks: Iterable[nn.Module]) -> str:

@@ -3,11 +3,12 @@
 A quantised weight is never rounded again: a small change would be lost in it (see README.md, "Quantised layers").
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,17 +20,26 @@ from ..quantization import expand_weight, format_of, is_linear
 from .parse import Delta, Lora
 from .strengths import Strengths
 
-Patch = Callable[[Tensor], None]  # changes a copy of a weight in place
-WeightedDelta = tuple[Delta, float]  # and how strongly it acts
+Patch = Callable[[Tensor], object]  # changes a copy of a weight in place
+
+_CHUNK = 2**24  # numbers of a weight that are widened together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Term:
-    """One LoRA's share in what happens to one parameter."""
+    """One LoRA's share in what happens to one parameter.
+
+    Its tensors are those of the file, and never written; whoever moves weights moves them, too.
+    """
 
     delta: Delta
     constant: float
     strengths: Strengths
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by their part in the form, wherever they are."""
+        return {part: self.delta.tensor(part) for part in self.delta.parts}
 
     @property
     def is_scheduled(self) -> bool:
@@ -38,14 +48,21 @@ class _Term:
     def strength_at(self, sigma: float, step: int) -> float:
         return self.constant * self.strengths.factor_at(sigma, step)
 
+    def pair(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the narrow matrices, down (r, in) and up (out, r), on the device of ``like``."""
+        down, up = (self.tensors[part].to(like.device).to(dtype) for part in ("down", "up"))
+        return down, up
+
+
+WeightedTerm = tuple[_Term, float]  # and how strongly it acts
+
 
 class LoraAdapter:
     """Several LoRAs on one network.
 
-    ``weight_patches`` are for whoever copies weights: by our name of a parameter, a function that changes its copy in
-    place. All other layers, those that are quantised or whose strength changes during a run, compute the LoRA beside
-    them while it is ``attached``. What does not fit the network is left out; a report tells. Nothing is read from the
-    files yet.
+    ``weight_patches`` are for whoever copies weights. All other layers, those that are quantised or whose strength
+    changes during a run, compute the LoRA beside them while it is ``attached``. What does not fit the network is left
+    out; a report tells. Nothing is read from the files yet.
     """
 
     def __init__(
@@ -55,7 +72,6 @@ class LoraAdapter:
         component: str = "transformer",
         *,
         fuse: bool = True,
-        keep: int = 2**30,
     ):
         """Decide for each parameter how it is changed.
 
@@ -64,15 +80,13 @@ class LoraAdapter:
             loras: The files, and how strongly each acts.
             component: Which component ``network`` is.
             fuse: Without it, linear layers are left to ``attached``, so that nothing is copied for another strength.
-            keep: How many bytes of the files may stay on the device while attached; the rest goes there every time.
 
         Raises:
             SettingError: A LoRA with a schedule changes something other than the matrix of a linear layer.
         """
-        self.weight_patches: dict[str, Patch] = {}
         self._moment = 0.0, 0
-        self._attachable: dict[nn.Module, list[_Term]] = {}
-        self._factors = _DeviceFactors(keep)
+        self._fused: dict[str, list[_Term]] = {}
+        self._attachable: dict[str, tuple[nn.Module, list[_Term]]] = {}
         modules = dict(network.named_modules())
         for name, terms in _terms_by_parameter(network, loras, component).items():
             owner, _, leaf = name.rpartition(".")
@@ -81,25 +95,37 @@ class LoraAdapter:
             scheduled = next((term.delta for term in terms if term.is_scheduled), None)
             quantized = is_matrix and format_of(module) is not None
             if is_matrix and (not fuse or scheduled is not None or quantized):
-                self._attachable[module] = terms
+                self._attachable[name] = module, terms
             elif scheduled is not None:
                 raise SettingError(
                     f"{scheduled.file.path.name} changes {scheduled.name}, which is not the matrix of a linear layer "
                     "and cannot follow a schedule; give this LoRA one strength for all steps."
                 )
             else:
-                self.weight_patches[name] = partial(_fuse, [(term.delta, term.constant) for term in terms])
+                self._fused[name] = terms
 
-    @property
-    def card_bytes(self) -> int:
-        """Bytes that stay on the device while attached, at most."""
-        deltas = [term.delta for terms in self._attachable.values() for term in terms]
-        return min(self._factors.limit, sum(delta.nbytes for delta in deltas if delta.is_low_rank))
+    @cached_property
+    def weight_patches(self) -> dict[str, Patch]:
+        """By our name of a parameter, a function that changes a copy of it in place."""
+        return {name: partial(_fuse, terms) for name, terms in self._fused.items()}
 
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of the files that are on the device now to stay there."""
-        return self._factors.resident_bytes
+    @cached_property
+    def read(self) -> dict[str, list[Tensor]]:
+        """By the same names, the tensors that the function reads, which may be brought to where it changes copies."""
+        return {name: _tensors_of(terms) for name, terms in self._fused.items()}
+
+    @cached_property
+    def operations(self) -> dict[str, float]:
+        """By the same names, its floating point operations."""
+        return {
+            name: sum(2.0 * (term.delta.rank or 1) * math.prod(term.delta.shape) for term in terms)
+            for name, terms in self._fused.items()
+        }
+
+    @cached_property
+    def beside(self) -> dict[str, list[Tensor]]:
+        """By our names of weights, the tensors that their layers read while ``attached``, which may be moved, too."""
+        return {name: _tensors_of(terms) for name, (_, terms) in self._attachable.items()}
 
     def set_moment(self, sigma: float, step: int = 0) -> None:
         """Set the sigma and step at which LoRA schedules are evaluated from now on."""
@@ -107,24 +133,37 @@ class LoraAdapter:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Let the layers that ``weight_patches`` does not change compute with the LoRAs, within this context.
+        """Let the layers that no patch changes compute with the LoRAs, within this context.
 
         Weights must be where they are used when the layers are called.
         """
         try:
-            for linear, terms in self._attachable.items():
-                layer = _AdaptedForward(linear, partial(self._active, terms), self._factors)
+            for linear, terms in self._attachable.values():
+                layer = _AdaptedForward(linear, partial(self._active, terms))
                 vars(linear)["forward"], vars(linear)["expanded"] = layer.forward, layer.expanded
             yield
         finally:
-            for linear in self._attachable:
+            for linear, _ in self._attachable.values():
                 vars(linear).pop("forward", None)
                 vars(linear).pop("expanded", None)
-            self._factors.clear()
 
-    def _active(self, terms: list[_Term]) -> list[WeightedDelta]:
-        """The deltas that act at this moment, and how strongly."""
-        return [(term.delta, strength) for term in terms if (strength := term.strength_at(*self._moment))]
+    def check_numbers(self) -> None:
+        """Read all tensors of the LoRAs on this network.
+
+        Raises:
+            CheckpointError: One holds NaN or infinite numbers.
+        """
+        for terms in (*self._fused.values(), *(terms for _, terms in self._attachable.values())):
+            for term in terms:
+                term.delta.check_numbers()
+
+    def _active(self, terms: list[_Term]) -> list[WeightedTerm]:
+        """The terms that act at this moment, and how strongly."""
+        return [(term, strength) for term in terms if (strength := term.strength_at(*self._moment))]
+
+
+def _tensors_of(terms: list[_Term]) -> list[Tensor]:
+    return [tensor for term in terms for tensor in term.tensors.values()]
 
 
 def _terms_by_parameter(
@@ -140,56 +179,49 @@ def _terms_by_parameter(
     return terms
 
 
-def _fuse(deltas: list[WeightedDelta], weight: Tensor) -> None:
-    """Change ``weight`` in place, computing in float32."""
-    weight.copy_(_add_deltas(weight.to(torch.float32, copy=True), deltas))
+def _fuse(terms: list[_Term], weight: Tensor) -> None:
+    """Change ``weight`` in place; sums are those of float32, and rounded once."""
+    weighted = [(term, term.constant) for term in terms]
+    if not all(term.delta.is_low_rank for term in terms):
+        weight.copy_(_add_terms(weight.to(torch.float32, copy=True), weighted))
+    elif len(terms) == 1 and terms[0].tensors["up"].dtype == weight.dtype:
+        _add_product(weight, *weighted[0], weight.dtype)
+    else:  # a piece at a time, since it takes twice the bytes or more
+        rows = max(1, _CHUNK // weight.shape[1])
+        for first, piece in zip(range(0, len(weight), rows), weight.split(rows)):
+            wide = piece.to(torch.float32, copy=True)
+            for term, strength in weighted:
+                _add_product(wide, term, strength, torch.float32, first)
+            piece.copy_(wide)
 
 
-def _add_deltas(weight: Tensor, deltas: list[WeightedDelta]) -> Tensor:
+def _add_product(weight: Tensor, term: _Term, strength: float, dtype: torch.dtype, first: int = 0) -> None:
+    """Add the product of narrow matrices to the rows of a matrix from the row ``first`` on, which ``weight`` holds."""
+    down, up = term.pair(weight, dtype)
+    weight.addmm_(up[first : first + len(weight)], down, alpha=strength * term.delta.scale)
+
+
+def _add_terms(weight: Tensor, terms: list[WeightedTerm]) -> Tensor:
     """``weight`` (float32), changed in place: every change is that of the weight itself, whatever the others do."""
-    full = [delta.compute(weight).mul_(strength) for delta, strength in deltas if not delta.is_low_rank]
+    full = [
+        term.delta.compute(weight, term.tensors).mul_(strength)
+        for term, strength in terms
+        if not term.delta.is_low_rank
+    ]
     for change in full:
         weight.add_(change)
-    for delta, strength in deltas:
-        if delta.is_low_rank:
-            up, down = delta.factor("up", weight.device), delta.factor("down", weight.device)
-            weight.addmm_(up, down, alpha=strength * delta.scale)
+    for term, strength in terms:
+        if term.delta.is_low_rank:
+            _add_product(weight, term, strength, torch.float32)
     return weight
-
-
-class _DeviceFactors:
-    """Narrow matrices on the device; the first ``limit`` bytes stay there."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.clear()
-
-    def clear(self) -> None:
-        self._resident: dict[tuple[Delta, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._room = self.limit
-
-    @property
-    def resident_bytes(self) -> int:
-        return self.limit - self._room
-
-    def pair(self, delta: Delta, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two matrices of ``delta``, down and up, on the device and in the dtype of ``x``."""
-        key = delta, x.device, x.dtype
-        if key in self._resident:
-            return self._resident[key]
-        pair = delta.factor("down", x.device, x.dtype), delta.factor("up", x.device, x.dtype)
-        if delta.nbytes <= self._room:
-            self._room -= delta.nbytes
-            self._resident[key] = pair
-        return pair
 
 
 class _AdaptedForward:
     """Stands in for the forward of a linear layer."""
 
-    def __init__(self, linear: nn.Module, active: Callable[[], list[WeightedDelta]], factors: _DeviceFactors):
+    def __init__(self, linear: nn.Module, active: Callable[[], list[WeightedTerm]]):
         self._linear: Any = linear  # plain, or of any format
-        self._active, self._factors = active, factors
+        self._active = active
         if format_of(linear) is None:
             forward = linear.forward
             self._plain: Callable[[torch.dtype], Callable[[Tensor], Tensor]] = lambda dtype: forward
@@ -201,17 +233,18 @@ class _AdaptedForward:
 
     def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """This layer for several calls with inputs of ``dtype``, as of a quantised layer."""
-        deltas = self._active()
-        if all(delta.is_low_rank for delta, _ in deltas):
-            return partial(self._add_low_rank, self._plain(dtype), deltas)
-        weight = _add_deltas(expand_weight(self._linear, torch.float32), deltas).to(dtype)
+        terms = self._active()
+        if all(term.delta.is_low_rank for term, _ in terms):
+            return partial(_add_low_rank, self._plain(dtype), terms)
+        weight = _add_terms(expand_weight(self._linear, torch.float32), terms).to(dtype)
         return partial(F.linear, weight=weight, bias=self._linear.bias)
 
-    def _add_low_rank(self, linear: Callable[[Tensor], Tensor], deltas: list[WeightedDelta], x: Tensor) -> Tensor:
-        """The layer's result and that of the narrow matrices, summed in place."""
-        y = linear(x)
-        for delta, strength in deltas:
-            down, up = self._factors.pair(delta, x)
-            narrow = F.linear(x, down).flatten(0, -2)
-            y.view(-1, y.shape[-1]).addmm_(narrow, up.T, alpha=strength * delta.scale)
-        return y
+
+def _add_low_rank(linear: Callable[[Tensor], Tensor], terms: list[WeightedTerm], x: Tensor) -> Tensor:
+    """A layer's result and those of the narrow matrices, summed in place."""
+    y = linear(x)
+    for term, strength in terms:
+        down, up = term.pair(x, x.dtype)
+        narrow = F.linear(x, down).flatten(0, -2)
+        y.view(-1, y.shape[-1]).addmm_(narrow, up.T, alpha=strength * term.delta.scale)
+    return y

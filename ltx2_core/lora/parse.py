@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checkpoint.contents import LORA_FILE, describe_contents, tell_contents
 from ..checkpoint.files import TensorFile, read_file
-from ..checkpoint.loading import check_numbers, shorten_list
+from ..checkpoint.loading import check_decimal, check_numbers, shorten_list
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
 from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
@@ -103,18 +103,28 @@ class Delta:
             return 1.0
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
-    def factor(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return one of the tensors in the file by its part in the form, such as "up"."""
-        tensor = self.file.get(self.keys[name])
-        if name not in self._checked:
-            check_numbers(tensor, lambda: f"{self.keys[name]} in {self.file.path.name}")
-            self._checked.add(name)
-        return tensor.to(device).to(dtype)
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the form that the file has, without the alpha."""
+        return [part for part in self.keys if part != "alpha"]
 
-    @cached_property
-    def _checked(self) -> set[str]:
-        """The parts that were looked at; some are read in every step."""
-        return set()
+    def tensor(self, part: str) -> Tensor:
+        """Return one of the tensors in the file, such as "up", as it is stored; nothing is read yet.
+
+        Raises:
+            CheckpointError: it holds no decimal numbers.
+        """
+        tensor = self.file.get(self.keys[part])
+        check_decimal(tensor, partial(self._title, part))
+        return tensor.detach()
+
+    def check_numbers(self) -> None:
+        """Raise CheckpointError if a tensor of the change holds NaN or infinite numbers; this reads them all."""
+        for part in self.parts:
+            check_numbers(self.file.get(self.keys[part]), partial(self._title, part))
+
+    def _title(self, part: str) -> str:
+        return f"{self.keys[part]} in {self.file.path.name}"
 
     @cached_property
     def _alpha(self) -> float:
@@ -132,9 +142,9 @@ class Delta:
         if "alpha" in self.keys:
             _ = self._alpha
 
-    def compute(self, weight: Tensor) -> Tensor:
-        """Return what is added to ``weight`` (float32) at strength 1."""
-        parts = {name: self.factor(name, weight.device) for name in self.keys}
+    def compute(self, weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return what is added to ``weight`` (float32) at strength 1; ``tensors`` are its parts, wherever they are."""
+        parts = {part: tensor.to(weight.device).float() for part, tensor in tensors.items()}
         change = self.form.change(parts).mul(self.scale)
         return with_magnitude(weight, change, parts["magnitude"]) if "magnitude" in parts else change
 

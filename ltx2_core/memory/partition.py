@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..disk_cache.mapped import MappedFile, mapped_files
 from .arrival import AS_STORED, Arrival
-from .unit import Unit, aligned
+from .unit import UNCHANGED, Changes, Unit, aligned
 
 BLOCK, PART = "block", "part"  # what may be streamed
 
@@ -52,6 +53,24 @@ def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str,
 
 
 @dataclass(frozen=True)
+class Patching:
+    """What the patches of a unit take each time that it comes.
+
+    Attributes:
+        nbytes: bytes that come with it, and leave when the patches are made.
+        operations: floating point operations of the patches.
+    """
+
+    nbytes: int = 0
+    operations: float = 0
+
+    @classmethod
+    def of(cls, unit: Unit, changes: Changes, names: Sequence[str]) -> "Patching":
+        """Measure a unit that has its ``changes``; ``names`` are those of its tensors."""
+        return cls(unit.sent_bytes - unit.kept_bytes, sum(changes.operations.get(name, 0) for name in names))
+
+
+@dataclass(frozen=True)
 class Weights:
     """Bytes of a network, as they travel.
 
@@ -60,21 +79,42 @@ class Weights:
         blocks: bytes of each block.
         part_rest: bytes that stay when parts of blocks are streamed.
         parts: bytes of each part.
+        block_patches: what comes with each block for its patches.
+        part_patches: the same of parts.
     """
 
     rest: int
     blocks: tuple[int, ...] = ()
     part_rest: int = 0
     parts: tuple[int, ...] = ()
+    block_patches: tuple[Patching, ...] = ()
+    part_patches: tuple[Patching, ...] = ()
 
     @property
     def total(self) -> int:
         """Bytes of the whole network."""
         return self.rest + sum(self.blocks)
 
+    @property
+    def sent_total(self) -> int:
+        """Bytes of the whole network as it comes."""
+        return self.rest + sum(self.sent(parts=False))
+
     def units(self, parts: bool) -> tuple[int, ...]:
         """Return the bytes of each unit, of ``parts`` or of blocks."""
         return self.parts if parts else self.blocks
+
+    def patches(self, parts: bool) -> tuple[Patching, ...]:
+        """Return what comes with each unit for its patches; nothing where there are none."""
+        return self.part_patches if parts else self.block_patches
+
+    def passing(self, parts: bool) -> tuple[int, ...]:
+        """Return the bytes that come with each unit and do not stay."""
+        return tuple(each.nbytes for each in self.patches(parts)) or (0,) * len(self.units(parts))
+
+    def sent(self, parts: bool) -> tuple[int, ...]:
+        """Return the bytes of each unit as it comes."""
+        return tuple(size + more for size, more in zip(self.units(parts), self.passing(parts)))
 
     def always(self, parts: bool) -> int:
         """Return the bytes that stay on the device whatever is streamed."""
@@ -86,20 +126,34 @@ class Weights:
             self.blocks + other.blocks,
             self.part_rest + other.part_rest,
             self.parts + other.parts,
+            self.block_patches + other.block_patches,
+            self.part_patches + other.part_patches,
         )
 
     @classmethod
-    def of(cls, network: nn.Module, tables: bool = True) -> "Weights":
-        """Measure ``network``, which may lie on the meta device; without ``tables``, those stay where they lie."""
-        blocks, parts = partitions_of(network).values()
+    def of(
+        cls, network: nn.Module, tables: bool = True, changes: Changes = UNCHANGED, arrival: Arrival = AS_STORED
+    ) -> "Weights":
+        """Measure ``network``, which may lie on the meta device.
+
+        Args:
+            network: as its weights arrive.
+            tables: without it, those stay where they lie.
+            changes: of its weights.
+            arrival: of what comes with the changes.
+        """
+        partitions, names = partitions_of(network, arrival), names_of(network)
+        sizes: list[Any] = []
+        for partition in partitions.values():
+            named = [[names[id(tensor)] for tensor in unit.tensors] for unit in (partition.rest, *partition.units)]
+            for unit, each in zip((partition.rest, *partition.units), named):
+                unit.change(changes, each)
+            patches = [Patching.of(unit, changes, each) for unit, each in zip(partition.units, named[1:])]
+            sizes.append((partition.rest.kept_bytes, tuple(unit.kept_bytes for unit in partition.units), patches))
         aside = set() if tables else tables_of(network)
         left = sum(aligned(tensor.nbytes) for tensor in tensors_of(network) if id(tensor) in aside)
-        return cls(
-            blocks.rest.nbytes - left,
-            tuple(unit.nbytes for unit in blocks.units),
-            parts.rest.nbytes - left,
-            tuple(unit.nbytes for unit in parts.units),
-        )
+        (rest, blocks, block_patches), (part_rest, parts, part_patches) = sizes
+        return cls(rest - left, blocks, part_rest - left, parts, tuple(block_patches), tuple(part_patches))
 
 
 def bit_reversed_order(count: int) -> list[int]:
@@ -125,20 +179,22 @@ def rank_units(sizes: Sequence[int]) -> list[int]:
     return [*large, *(index for index in order if index not in large)]
 
 
-def choose_resident(sizes: Sequence[int], room: int, slots: int) -> set[int] | None:
+def choose_resident(sizes: Sequence[int], room: int, slots: int, passing: Sequence[int] = ()) -> set[int] | None:
     """Choose the units that stay on the device: as many as fit beside a ring for the others.
 
     Args:
         sizes: bytes of every unit of the network.
         room: bytes for those that stay, and for the ring.
         slots: how many of the largest unit that does not stay the ring holds.
+        passing: bytes that come with each unit and do not stay.
 
     Returns:
         Indices, a beginning of ``rank_units``; None if there is no room for such a ring.
     """
     order = rank_units(sizes)
     sums = list(itertools.accumulate((sizes[index] for index in order), initial=0))
-    largest = list(itertools.accumulate((sizes[index] for index in reversed(order)), max, initial=0))[::-1]
+    sent = [size + more for size, more in zip(sizes, passing)] if passing else sizes
+    largest = list(itertools.accumulate((sent[index] for index in reversed(order)), max, initial=0))[::-1]
     fitting = [count for count in range(len(order) + 1) if sums[count] + slots * largest[count] <= room]
     return set(order[: fitting[-1]]) if fitting else None
 

@@ -121,8 +121,13 @@ class Placement:
 
     @property
     def units(self) -> tuple[int, ...]:
-        """Bytes of what travels at once."""
+        """Bytes of what travels at once, without what its patches read."""
         return self.need.weights.units(self.parts)
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """The same with what they read."""
+        return self.need.weights.sent(self.parts)
 
     @property
     def unit(self) -> str:
@@ -133,7 +138,7 @@ class Placement:
     def weight_budget(self) -> int:
         """Bytes that the stage's store may take on the device, ring included."""
         resident = sum(size for size, tier in zip(self.units, self.tiers) if tier == DEVICE)
-        streamed = (size for size, tier in zip(self.units, self.tiers) if tier != DEVICE)
+        streamed = (size for size, tier in zip(self.sent, self.tiers) if tier != DEVICE)
         return self.need.weights.always(self.parts) + resident + self.slots * max(streamed, default=0)
 
     @property
@@ -144,7 +149,7 @@ class Placement:
     @property
     def host_bytes(self) -> int:
         """Bytes of pinned memory."""
-        return sum(size for size, tier in zip(self.units, self.tiers) if tier == HOST)
+        return sum(size for size, tier in zip(self.sent, self.tiers) if tier == HOST)
 
     @property
     def seconds(self) -> float:
@@ -185,46 +190,64 @@ def _takes_turns(room: Room) -> bool:
 
 
 def _load_seconds(need: StageNeed, machine: Machine) -> float:
-    return need.weights.total / min(machine.disk, machine.link)
+    return need.weights.sent_total / min(machine.disk, machine.link)
 
 
 def _streamed(need: StageNeed, room: Room, parts: bool) -> Placement | None:
     """Place weights of which blocks, or ``parts`` of them, are streamed; None if there is no room for that."""
     assert room.budget is not None
-    machine, units = room.machine, need.weights.units(parts)
-    spare = room.budget - need.work_bytes - need.weights.always(parts)
+    machine, weights = room.machine, need.weights
+    units, passing = weights.units(parts), weights.passing(parts)
+    spare = room.budget - need.work_bytes - weights.always(parts)
     # With a single slot there is no look-ahead, which is worth more than anything that stays.
-    most = min(_most_slots(units, spare), 1 if _takes_turns(room) else MAX_SLOTS)
+    most = min(_most_slots(units, passing, spare), 1 if _takes_turns(room) else MAX_SLOTS)
     least = 1 if parts or _takes_turns(room) else 2
-    computing = machine.seconds(need.cost)
+    computing, patching = machine.seconds(need.cost), _patching_seconds(weights, parts, machine)
     best: Placement | None = None
     for slots in range(max(least, min(2, most)), most + 1):
-        tiers = _tiers(units, spare, slots, room.ram if need.runs > 1 else 0)
-        run = computing if need.runs == 1 else step_seconds(units, tiers, slots, computing, machine)
+        resident = choose_resident(units, spare, slots, passing) or set()
+        tiers = _tiers(weights.sent(parts), resident, room.ram if need.runs > 1 else 0)
+        run = computing
+        if need.runs > 1:
+            run = step_seconds(weights.sent(parts), tiers, slots, computing, machine, patching)
         if best is None or run < _SLOT_GAIN * best.run:
             best = Placement(need, tiers, slots, _load_seconds(need, machine), run, parts)
     return best
 
 
-def _most_slots(units: Sequence[int], room: int) -> int:
+def _most_slots(units: Sequence[int], passing: Sequence[int], room: int) -> int:
     """Return how many slots a ring may have, at most ``MAX_SLOTS``; 0 if there is nothing to stream, or no room."""
-    fitting = [slots for slots in range(1, MAX_SLOTS + 1) if choose_resident(units, room, slots) is not None]
+    fitting = [slots for slots in range(1, MAX_SLOTS + 1) if choose_resident(units, room, slots, passing) is not None]
     return max(fitting, default=0) if units else 0
 
 
-def _tiers(units: Sequence[int], device_room: int, slots: int, host_room: int) -> tuple[str, ...]:
-    """Return the tier of every unit, with a ring of so many slots."""
-    resident = choose_resident(units, device_room, slots) or set()
-    others = [index for index in range(len(units)) if index not in resident]
-    pinned = choose_units(units, others, host_room)
-    return tuple(DEVICE if i in resident else HOST if i in pinned else DISK for i in range(len(units)))
+def _patching_seconds(weights: Weights, parts: bool, machine: Machine) -> list[float]:
+    """Return how long the patches of each unit take in a copy of it, which is read and written."""
+    return [
+        machine.seconds(Cost(products=each.operations, moved=2 * size + each.nbytes)) if each.nbytes else 0.0
+        for size, each in zip(weights.units(parts), weights.patches(parts))
+    ]
 
 
-def step_seconds(units: Sequence[int], tiers: Sequence[str], slots: int, computing: float, machine: Machine) -> float:
+def _tiers(sizes: Sequence[int], resident: set[int], host_room: int) -> tuple[str, ...]:
+    """Return the tier of every unit; ``sizes`` are bytes as they travel."""
+    others = [index for index in range(len(sizes)) if index not in resident]
+    pinned = choose_units(sizes, others, host_room)
+    return tuple(DEVICE if i in resident else HOST if i in pinned else DISK for i in range(len(sizes)))
+
+
+def step_seconds(
+    units: Sequence[int],
+    tiers: Sequence[str],
+    slots: int,
+    computing: float,
+    machine: Machine,
+    patching: Sequence[float] = (),
+) -> float:
     """Return the seconds of one step in a run of many.
 
     The ring itself is turned, with a link that only keeps the time. ``computing`` seconds are spread over the units as
-    their bytes are.
+    their bytes are; ``patching`` seconds are those of each unit when it comes.
     """
     made = [Unit([torch.empty(size, dtype=torch.uint8, device="meta")]) for size in units]
     for unit, tier in zip(made, tiers):
@@ -234,9 +257,9 @@ def step_seconds(units: Sequence[int], tiers: Sequence[str], slots: int, computi
     ring.start()
     for _ in range(3):  # the third step is like all later ones
         before = clock.now
-        for unit in made:
+        for unit, patched in zip(made, patching or [0.0] * len(made)):
             ring.use(unit)
-            clock.now += computing * unit.nbytes / sum(units)
+            clock.now += computing * unit.nbytes / sum(units) + (0 if unit.place else patched)
             ring.done(unit)
             ring.look_ahead()
     return clock.now - before
@@ -265,7 +288,7 @@ class _Clock(InPlace):
 def least_bytes(need: StageNeed) -> int:
     """Return the bytes of the device without which a stage cannot run, everything streamed."""
     parts = bool(need.weights.parts)
-    return need.work_bytes + need.weights.always(parts) + max(need.weights.units(parts), default=0)
+    return need.work_bytes + need.weights.always(parts) + max(need.weights.sent(parts), default=0)
 
 
 def fitting_share(need: StageNeed, budget: int) -> float:
@@ -287,7 +310,7 @@ _NO_CUDA = (
 def explain_refusal(need: StageNeed, room: Room, advice: str = SMALLER) -> str:
     """Say why a stage does not fit the budget of ``room``, and what to do."""
     parts = bool(need.weights.parts)
-    largest = max(need.weights.units(parts), default=0)
+    largest = max(need.weights.sent(parts), default=0)
     reasons = [
         f"{gigabytes(need.work_bytes)} for its work",
         f"{gigabytes(need.weights.always(parts))} for weights that are always needed",

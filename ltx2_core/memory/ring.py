@@ -64,7 +64,7 @@ class Ring:
     @property
     def largest(self) -> int:
         """Bytes of the largest unit that does not stay on the device."""
-        return max((unit.nbytes for unit in self._after if unit.place is None), default=0)
+        return max((unit.sent_bytes for unit in self._after if unit.place is None), default=0)
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +93,7 @@ class Ring:
     def done(self, unit: Unit) -> None:
         """Release ``unit`` after it ran, and remember which unit it came after."""
         if unit in self.slots and unit.place is None:
-            self.link.leave(unit, self.slots[unit])
+            leave(unit, self.slots[unit], self.link)
         if self._last is None:
             self._first = unit
         else:
@@ -144,15 +144,15 @@ class Ring:
         """Send ``unit`` if there is room beside those that are needed earlier; return whether there was."""
         memory = self._room()
         for start in (self._end, 0, *(slot.stop for slot in nearer)):
-            stop = start + unit.nbytes
+            stop = start + unit.sent_bytes
             if stop <= memory.nbytes and not any(slot.overlaps(start, stop) for slot in nearer):
                 break
         else:
             return False
         for other in [other for other, slot in self.slots.items() if slot.overlaps(start, stop)]:
             self._forget(other)
-        slot = memory.piece(start, unit.nbytes)
-        self.link.send(unit, slot)
+        slot = memory.piece(start, stop - start).divide([each.nbytes for each in unit.company])
+        send(unit, slot, self.link)
         self.slots[unit], self._end = slot, stop
         return True
 
@@ -169,14 +169,27 @@ class Ring:
     def _forget(self, unit: Unit) -> None:
         slot = self.slots.pop(unit)
         if unit.place is None:
-            self.link.leave(unit, slot)
+            leave(unit, slot, self.link)
+
+
+def send(unit: Unit, slot: Slot, link: Link) -> None:
+    """Start to copy ``unit`` and its company into the pieces of ``slot``."""
+    for each, piece in zip(unit.company, slot.pieces):
+        link.send(each, piece)
 
 
 def install(unit: Unit, slot: Slot, link: Link) -> None:
     """Let the network use ``unit`` in ``slot``, and make its changes there; if they fail, it leaves the slot."""
-    link.arrive(unit, slot)
     try:
+        for each, piece in zip(unit.company, slot.pieces):
+            link.arrive(each, piece)
         unit.apply_patches(slot)
     except BaseException:
-        link.leave(unit, slot)
+        leave(unit, slot, link)
         raise
+
+
+def leave(unit: Unit, slot: Slot, link: Link) -> None:
+    """Let the network use the home of ``unit`` again, and those who read its company theirs."""
+    for each, piece in zip(unit.company, slot.pieces):
+        link.leave(each, piece)

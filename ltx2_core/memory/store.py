@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -16,8 +16,8 @@ from .arrival import AS_STORED, Arrival
 from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_resident, names_of, partitions_of
 from .placement import Placement
-from .ring import Link, Ring, install
-from .unit import Patch, Slot, Unit
+from .ring import Link, Ring, install, leave, send
+from .unit import UNCHANGED, Changes, Slot, Unit
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ class Store:
         self._link = link or link_to(self.device)
         self._partitions = partitions_of(network, arrival)
         self._rings = {unit: Ring(each.units, self._link, slots) for unit, each in self._partitions.items()}
-        self._patches: Mapping[str, Patch] = {}
-        self._patched: Mapping[str, Patch] = {}  # those that the units carry
+        self._changes = self._made = UNCHANGED  # those of the next use, and those that the units carry
         self._chunks: dict[FeedForward, int] = {}  # tokens at a time, as they were before memory ran out
         self._users = 0
         self._ready = False
@@ -83,7 +82,7 @@ class Store:
     @property
     def wanted_bytes(self) -> int:
         """Bytes that the whole network takes on the device."""
-        return sum(unit.nbytes for unit in self._partition.ranked)
+        return sum(unit.kept_bytes for unit in self._partition.ranked)
 
     @property
     def card_bytes(self) -> int:
@@ -93,18 +92,18 @@ class Store:
     @property
     def copied_bytes(self) -> int:
         """Bytes of those on the device that are copies: what leaving it gives back, where others are used in place."""
-        slots = (unit.place for unit in self._partition.ranked if unit.place is not None)
-        return sum(slot.nbytes for slot in slots if slot.buffer is not None) + self._ring.taken
+        pieces = (piece for unit in self._partition.ranked if unit.place for piece in unit.place.pieces)
+        return sum(piece.nbytes for piece in pieces if piece.buffer is not None) + self._ring.taken
 
     @property
     def rest_bytes(self) -> int:
         """Bytes that must be on the device throughout a use."""
-        return self._partition.rest.nbytes
+        return self._partition.rest.kept_bytes
 
     @property
     def unit_bytes(self) -> list[int]:
-        """Bytes of each block, or part."""
-        return [unit.nbytes for unit in self._partition.units]
+        """Bytes of each block, or part, while it stays."""
+        return [unit.kept_bytes for unit in self._partition.units]
 
     @property
     def ring_bytes(self) -> int:
@@ -156,22 +155,19 @@ class Store:
             self.budget = self.card_bytes
             _log.warning("Only %s of %s fit on %s", _gb(self.budget), _gb(self.wanted_bytes), self.device)
 
-    def patch(self, patches: Mapping[str, Patch]) -> None:
-        """Run the network with these patches, and no others, from the next use on.
-
-        Args:
-            patches: by the name of a parameter, a function that changes a tensor in place on the device. It is called
-                once for each copy that arrives there, when all tensors of its unit have. Nothing on the host changes.
+    def patch(self, changes: Changes) -> None:
+        """Run the network with these changes, and no others, from the next use on.
 
         Raises:
             SettingError: if the network has no parameter of such a name.
         """
-        if patches is not self._patches:
-            known = set(names_of(self.network).values())
-            if unknown := [name for name in patches if name not in known]:
-                names = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
-                raise SettingError(f"Weights are to be changed that the network does not have: {names}.")
-            self._patches = patches
+        if changes is self._changes:
+            return
+        known = set(names_of(self.network).values())
+        if unknown := [name for name in (*changes.patches, *changes.beside) if name not in known]:
+            names = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
+            raise SettingError(f"Weights are to be changed that the network does not have: {names}.")
+        self._changes = changes
 
     def shrink(self, nbytes: int) -> int:
         """Give back at least ``nbytes`` if possible, but nothing that is in use; return the bytes given back."""
@@ -204,24 +200,23 @@ class Store:
 
     def _apply_patches(self) -> None:
         """Drop units whose patches have changed, so that their next copies carry the new ones."""
-        if self._patched is self._patches:
+        if self._made is self._changes:
             return
         names = names_of(self.network)
         for partition in self._partitions.values():
             for unit in partition.ranked:
                 named = [names[id(tensor)] for tensor in unit.tensors]
-                patches = {i: self._patches[name] for i, name in enumerate(named) if name in self._patches}
-                if patches != unit.patches:
+                if not self._made.are_those_of(self._changes, named):
                     self._drop(unit)
-                    unit.set_patches(patches)
-        self._patched = self._patches
+                    unit.change(self._changes, named)
+        self._made = self._changes
 
     def _stand_ready(self) -> None:
         """Bring what stays, and let link and modules know what is streamed."""
         if not self._ready:
             partition = self._partition
             self._bring([partition.rest, *self._fitting()])
-            self._link.prepare([unit for unit in partition.ranked if unit.place is None])
+            self._link.prepare(_company(unit for unit in partition.ranked if unit.place is None))
             for module, unit in zip(partition.modules, partition.units):
                 vars(module)["forward"] = partial(self._visit, self._ring, unit, module.forward)
             self._ready = True
@@ -238,7 +233,7 @@ class Store:
         for module in self._partition.modules:
             vars(module).pop("forward", None)
         self._ring.stop()
-        self._link.rest(self._partition.units)
+        self._link.rest(_company(self._partition.units))
         self._ready = False
 
     def _change_unit(self, unit: str) -> None:
@@ -320,12 +315,12 @@ class Store:
         for unit in leaving:
             self._drop(unit)
         self.budget = self._resident_bytes + self._ring.nbytes
-        freed = sum(unit.nbytes for unit in leaving)
+        freed = sum(unit.kept_bytes for unit in leaving)
         return f"with {len(leaving)} more {self.unit}s that do not stay, which frees {_gb(freed)}"
 
     @property
     def _resident_bytes(self) -> int:
-        return sum(unit.nbytes for unit in self._partition.ranked if unit.place is not None)
+        return sum(unit.kept_bytes for unit in self._partition.ranked if unit.place is not None)
 
     def _fitting(self) -> list[Unit]:
         """Return what stays on the device under the budget; ring and rest come first."""
@@ -339,25 +334,28 @@ class Store:
 
     def _resident_within(self, budget: int) -> set[int] | None:
         """Return which units stay under ``budget`` beside rest and ring; None if there is no room for these."""
-        return choose_resident(self.unit_bytes, budget - self._partition.rest.nbytes, self._ring.size)
+        passing = [unit.sent_bytes - unit.kept_bytes for unit in self._partition.units]
+        return choose_resident(self.unit_bytes, budget - self.rest_bytes, self._ring.size, passing)
 
     def _needed(self, unit: Unit) -> bool:
         return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)
 
     def _bring(self, units: Iterable[Unit]) -> None:
-        brought, arriving = [], deque[tuple[Unit, Slot]]()
+        brought, arriving = list[Unit](), deque[tuple[Unit, Slot]]()
 
         def install_first() -> None:
             unit, slot = arriving.popleft()
             install(unit, slot, self._link)
+            if unit.passing is not None:
+                self._link.leave(unit.passing, slot.parts.pop())
             unit.place = slot
 
         try:
             for unit in dict.fromkeys(units):
-                if unit.nbytes and unit.place is None and unit is not self._ring.running:
-                    slot = self._link.slot(unit.nbytes)
+                if unit.sent_bytes and unit.place is None and unit is not self._ring.running:
+                    slot = Slot.of([self._link.slot(each.nbytes) for each in unit.company])
                     brought.append(unit)
-                    self._link.send(unit, slot)
+                    send(unit, slot, self._link)
                     arriving.append((unit, slot))
                     if len(arriving) > SENT_AHEAD:
                         install_first()
@@ -367,7 +365,7 @@ class Store:
                     install_first()
             finally:  # whatever failed: the slot of a unit that did not come is given back now
                 self._link.settle()
-                self._link.rest(brought)  # so that others may have the pinned memory that these were copied from
+                self._link.rest(_company(brought))  # others may have their pinned memory
 
     def _drop(self, unit: Unit) -> None:
         if not self._needed(unit):
@@ -375,8 +373,12 @@ class Store:
 
     def _take_away(self, unit: Unit) -> None:
         if unit.place is not None:
-            self._link.leave(unit, unit.place)
+            leave(unit, unit.place, self._link)
             unit.place = None
+
+
+def _company(units: Iterable[Unit]) -> list[Unit]:
+    return [each for unit in units for each in unit.company]
 
 
 def _gb(nbytes: int) -> str:

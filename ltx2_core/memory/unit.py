@@ -1,7 +1,7 @@
 """Units: weights that travel together, laid out as one span of bytes, and the memory or file that they come from."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..disk_cache.mapped import FilePart, MappedFile, file_part, read_part
+from ..disk_cache.mapped import FilePart, MappedFile, file_part, mapped_files, read_part
 from .arrival import AS_STORED, Arrival
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
@@ -18,6 +18,44 @@ ALIGNMENT = 512
 Patch = Callable[[Tensor], object]  # changes a weight in place
 
 _CHUNK = 2**22  # numbers that are converted together
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What is done to copies of a network's weights, each by the name of a parameter; nothing on the host changes.
+
+    Attributes:
+        patches: functions that change a tensor in place on the device. Each is called once for each copy that arrives
+            there, when all tensors of its unit have.
+        read: tensors of the host that a patch reads. They come to the device with the unit, and leave it when the
+            patches are made.
+        beside: tensors of the host that are on the device whenever the parameter is.
+        operations: floating point operations of each patch, for plans.
+    """
+
+    patches: Mapping[str, Patch] = field(default_factory=dict)
+    read: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    beside: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    operations: Mapping[str, float] = field(default_factory=dict)
+
+    def are_those_of(self, other: "Changes", names: Sequence[str]) -> bool:
+        """Return whether the parameters of these names are changed as by ``other``."""
+        return all(
+            self.patches.get(name) == other.patches.get(name)
+            and [*map(id, self.beside.get(name, ()))] == [*map(id, other.beside.get(name, ()))]
+            for name in names
+        )
+
+    def __or__(self, other: "Changes") -> "Changes":
+        return Changes(
+            {**self.patches, **other.patches},
+            {**self.read, **other.read},
+            {**self.beside, **other.beside},
+            {**self.operations, **other.operations},
+        )
+
+
+UNCHANGED = Changes()
 
 
 @dataclass(eq=False)
@@ -32,6 +70,17 @@ class Slot:
     free: Any = None
     ready: Any = None
     task: Future | None = None
+    parts: list["Slot"] = field(default_factory=list)  # for each of a unit's company, if it has any
+
+    @classmethod
+    def of(cls, parts: list["Slot"]) -> "Slot":
+        """Return a slot whose parts lie wherever they are."""
+        return cls(sum(part.nbytes for part in parts), parts=parts) if len(parts) > 1 else parts[0]
+
+    @property
+    def pieces(self) -> list["Slot"]:
+        """Its parts; where it has none, the slot itself."""
+        return self.parts or [self]
 
     @property
     def stop(self) -> int:
@@ -42,6 +91,13 @@ class Slot:
         """Return the slot of ``nbytes`` that begins at ``start`` in this one."""
         buffer = None if self.buffer is None else self.buffer[start : start + nbytes]
         return Slot(nbytes, buffer, start)
+
+    def divide(self, sizes: Sequence[int]) -> "Slot":
+        """Cut the slot into parts of these sizes, one behind the other, and return it."""
+        starts = itertools.accumulate(sizes, initial=0)
+        if len(sizes) > 1:
+            self.parts = [self.piece(start, size) for start, size in zip(starts, sizes)]
+        return self
 
     def overlaps(self, start: int, stop: int) -> bool:
         """Return whether the slot shares a byte with ``start`` to ``stop`` of the same memory."""
@@ -56,6 +112,9 @@ class Unit:
     device. A home in a mapped file is read with plain reads, not through the mapping: the bytes go straight to where
     they are needed, pages do not pile up in this process, and a file that was cut short is an error, not a crash. To
     change such a weight, replace its tensor before the store is made; writing into it has no effect.
+
+    A unit may have company: tensors that its patches read, and tensors that its layers read beside their weights. They
+    are units of their own, so that other ones do not change its span, and come and go with it.
 
     Where weights are converted in copies, the span holds them converted. On a device that also uses weights where they
     lie it holds nothing else, unless there is a patch: neither weights that need no conversion, nor ``tables``.
@@ -78,6 +137,8 @@ class Unit:
     span: Tensor | None = None  # a copy in pinned host memory
     place: Slot | None = None  # on the device, while the unit stays there
     patches: dict[int, Patch] = field(default_factory=dict)  # of which tensors, to be made in every copy
+    beside: "Unit | None" = None  # what its layers read beside the weights
+    passing: "Unit | None" = None  # what its patches read
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]
@@ -91,10 +152,35 @@ class Unit:
             dtype not in (None, home.dtype) for dtype, home in zip(self.dtypes, self.homes)
         )
 
-    def set_patches(self, patches: dict[int, Patch]) -> None:
-        """Make these changes, and no others, in every copy from now on; there must be none at this moment."""
-        self.patches = patches
+    @property
+    def company(self) -> list["Unit"]:
+        """The unit itself and those that come with it; what the patches read is the last of them."""
+        return [self, *(each for each in (self.beside, self.passing) if each is not None)]
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of what comes to the device."""
+        return sum(each.nbytes for each in self.company)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what remains there, once the patches are made, if the unit stays."""
+        return self.sent_bytes - (self.passing.nbytes if self.passing else 0)
+
+    def change(self, changes: Changes, names: Sequence[str]) -> None:
+        """Make these changes, and no others, in every copy from now on; there must be none at this moment.
+
+        Args:
+            changes: of the whole network.
+            names: of the unit's tensors in the network.
+        """
+        self.patches = {index: changes.patches[name] for index, name in enumerate(names) if name in changes.patches}
+        self.passing = self._companion([each for name in names for each in changes.read.get(name, ())])
+        self.beside = self._companion([each for name in names for each in changes.beside.get(name, ())])
         self._lay_out()
+
+    def _companion(self, tensors: list[Tensor]) -> "Unit | None":
+        return Unit(tensors, mapped_files(), self.arrival) if tensors else None
 
     def _lay_out(self) -> None:
         converted = [self.arrival.conversions.get(home.dtype, home.dtype) for home in self.homes]

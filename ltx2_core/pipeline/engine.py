@@ -15,7 +15,7 @@ from ..memory.machine import forget_machine
 from ..memory.placement import Placement, Room
 from .blueprint import Blueprint
 from .pace import Pace
-from .plan import place_stage
+from .plan import Load, place_stage
 from .precision import exact_float32
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT
 
@@ -44,9 +44,10 @@ class PlannedEngine(ABC):
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what a stage that streams this network may take now."""
 
+    @property
     @abstractmethod
-    def extra_bytes(self, stage: Stage) -> int:
-        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+    def load(self) -> Load:
+        """What the LoRAs add to the needs of stages."""
 
     @abstractmethod
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
@@ -85,7 +86,7 @@ class PlannedEngine(ABC):
         """
         if (planned := self.planned(stage)) is not None:
             return planned
-        return place_stage(stage, self.blueprint, self.room(stage.networks[0]), self.extra_bytes(stage))
+        return place_stage(stage, self.blueprint, self.room(stage.networks[0]), self.load)
 
     @contextmanager
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:

@@ -95,7 +95,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
-    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.final, engine.extra_bytes))
+    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.final, engine.load))
 
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)

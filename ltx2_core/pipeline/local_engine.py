@@ -28,7 +28,7 @@ from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .engine import PlannedEngine
-from .prepare import Prepared, adapters_of, fuses, joined, lora_bytes, ready
+from .prepare import LoraLoad, Prepared, adapters_of, fuses, joined, ready
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
@@ -148,10 +148,10 @@ class LocalEngine(PlannedEngine):
         own = sum(source.parameters for source in self.models.sources.values())
         return own + sum(file.entries[key].parameters for file, key in encoder.values())
 
-    def extra_bytes(self, stage: Stage) -> int:
-        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
-        loras = getattr(stage, "loras", None)
-        return lora_bytes(stage, self.blueprint, self.loras if loras is None else loras, self._device)
+    @property
+    def load(self) -> LoraLoad:
+        """What the LoRAs add to the needs of stages."""
+        return LoraLoad(self.loras, self._device, self.blueprint)
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:

@@ -12,12 +12,18 @@ from typing import Any
 from ..errors import DoesNotFitError
 from ..geometry import ClipShape
 from ..memory.machine import Machine
-from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
+from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, StageNeed, explain_refusal, gigabytes, place
 from .blueprint import Blueprint
 from .stage import NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
+Load = Callable[[Stage, StageNeed], StageNeed]  # adds what comes with the weights of a stage
+
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
+
+
+def _no_load(stage: Stage, need: StageNeed) -> StageNeed:
+    return need
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def plan_stages(
     blueprint: Blueprint,
     room: Room,
     shape: ClipShape | None = None,
-    extra_bytes: Callable[[Stage], int] = lambda stage: 0,
+    load: Load = _no_load,
 ) -> Plan:
     """Choose the tiles of every stage and place its weights; nothing is loaded.
 
@@ -130,26 +136,23 @@ def plan_stages(
         blueprint: of the model.
         room: what may be taken; without a budget nothing has to be placed.
         shape: of the finished clip.
-        extra_bytes: what else lies on the device during a stage, such as LoRAs that are computed beside its layers.
+        load: adds to the need of a stage what comes with its weights, such as LoRAs; the same one adds the same.
 
     Returns:
         The plan; what does not fit is said in its ``refusals``.
     """
     stages = tuple(stages)
-    extra = tuple(extra_bytes(stage) for stage in stages)
-    key = ("plan", stages, room, shape, extra)
-    return blueprint.remember(key, lambda: _plan(stages, blueprint, room, shape, extra))
+    key = ("plan", stages, room, shape, load)
+    return blueprint.remember(key, lambda: _plan(stages, blueprint, room, shape, load))
 
 
-def _plan(
-    stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, extra: Sequence[int]
-) -> Plan:
+def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, load: Load) -> Plan:
     fitted = [stage.fit(blueprint, room) for stage in stages]
     if room.budget is None:
         return Plan(blueprint.title, room, tuple(fitted), shape=shape)
     placements, notes, refusals = list[Placement](), list[str](), list[str]()
-    for stage, nbytes in zip(fitted, extra):
-        need = need_of(stage, blueprint).with_inputs(nbytes)
+    for stage in fitted:
+        need = load(stage, need_of(stage, blueprint))
         placement = place(need, room)
         notes += stage.remarks(blueprint)
         if placement is None:
@@ -160,15 +163,15 @@ def _plan(
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 
-def place_stage(stage: Stage, blueprint: Blueprint, room: Room, extra_bytes: int = 0) -> Placement | None:
-    """Place a single stage as it fits now; None without a budget.
+def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = _no_load) -> Placement | None:
+    """Place a single stage as it fits now, with what its LoRAs add; None without a budget.
 
     Raises:
         DoesNotFitError: if it does not fit.
     """
     if room.budget is None:
         return None
-    need = need_of(stage, blueprint).with_inputs(extra_bytes)
+    need = load(stage, need_of(stage, blueprint))
     if (placement := place(need, room)) is None:
         raise DoesNotFitError(explain_refusal(need, room, stage.advise(need, room.budget)))
     return placement

@@ -1,9 +1,11 @@
 """Get networks ready to run: LoRAs, placement and stores, in one order for every engine."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,11 +14,17 @@ from ..checkpoint.loading import find_broken
 from ..errors import NotANumberError
 from ..lora import LoraAdapter, Stack
 from ..lora.stack import for_component
-from ..memory.placement import Placement
+from ..memory.arrival import arrival_on
+from ..memory.partition import Weights
+from ..memory.placement import Placement, StageNeed
 from ..memory.store import Store
-from ..memory.unit import Patch
+from ..memory.trace import Cost
+from ..memory.unit import Changes
+from ..quantization import plain_dtype
 from .blueprint import Blueprint
 from .stage import NetworkKey, Networks, Stage
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +41,25 @@ class Prepared:
         return self.modules[0] if len(self.modules) == 1 else self.modules
 
     @property
-    def patches(self) -> Mapping[str, Patch]:
-        """Patches of all components, by the names of the store's network."""
+    def changes(self) -> Changes:
+        """Changes of all components, by the names of the store's network."""
         if len(self.modules) == 1:
-            return self.adapters[0].weight_patches if self.adapters else {}
-        return {
-            f"{number}.{name}": patch
-            for number, adapter in enumerate(self.adapters)
-            for name, patch in adapter.weight_patches.items()
-        }
+            return changes_of(self.adapters[0]) if self.adapters else Changes()
+        return reduce(or_, (changes_of(each, f"{number}.") for number, each in enumerate(self.adapters)), Changes())
+
+
+def changes_of(adapter: LoraAdapter, prefix: str = "") -> Changes:
+    """Return what an adapter does to its network, for a store of a network that holds it under ``prefix``."""
+    return Changes(
+        _below(prefix, adapter.weight_patches),
+        _below(prefix, adapter.read),
+        _below(prefix, adapter.beside),
+        _below(prefix, adapter.operations),
+    )
+
+
+def _below(prefix: str, table: Mapping[str, Value]) -> dict[str, Value]:
+    return {f"{prefix}{name}": each for name, each in table.items()}
 
 
 def joined(modules: Sequence[nn.Module]) -> nn.Module:
@@ -63,15 +81,55 @@ def fuses(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def lora_bytes(stage: Stage, blueprint: Blueprint, loras: Stack, device: torch.device) -> int:
-    """Return the bytes that the LoRAs beside a stage's layers take on the device, without building it."""
-    if not loras:
-        return 0
-    nbytes = 0
-    for key in stage.networks:
-        modules = [blueprint.network(name) for name in key.components]
-        nbytes += sum(adapter.card_bytes for adapter in adapters_of(modules, key, loras, fuse=fuses(device)))
-    return nbytes
+@dataclass(frozen=True)
+class LoraLoad:
+    """What LoRAs add to the needs of stages; known without building a network.
+
+    What they bring travels with the units that they change. What layers compute beside their weights is counted in
+    proportion to the numbers that are multiplied.
+
+    Attributes:
+        loras: of the model, for stages that have none of their own.
+        device: where the networks run.
+        blueprint: the networks as shapes.
+    """
+
+    loras: Stack
+    device: torch.device
+    blueprint: Blueprint = field(compare=False)
+
+    def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
+        """Return the need of a stage with its LoRAs."""
+        own = getattr(stage, "loras", None)
+        names = [name for key in stage.networks for name in key.components]
+        stacks = {name: for_component(self.loras if own is None else own, name) for name in names}
+        if not any(stacks.values()):
+            return need
+        loads = [self._load(name, stack) for name, stack in stacks.items()]
+        share = sum(load.beside for load in loads) / sum(load.numbers for load in loads)
+        more = Cost(products=(need.cost.products + need.cost.products8) * share)
+        return replace(need, weights=sum((load.weights for load in loads), Weights(0)), cost=need.cost + more)
+
+    def _load(self, name: str, stack: Stack) -> "_Load":
+        key = "loras", name, stack, self.device.type
+        return self.blueprint.remember(key, lambda: self._measure(name, stack))
+
+    def _measure(self, name: str, stack: Stack) -> "_Load":
+        network = self.blueprint.network(name)
+        adapter = LoraAdapter(network, stack, name, fuse=fuses(self.device))
+        arrival = replace(arrival_on(self.device, plain_dtype(network)), in_place=False)
+        weights = Weights.of(network, self.blueprint.tables, changes_of(adapter), arrival)
+        beside = sum(tensor.numel() for each in adapter.beside.values() for tensor in each)
+        return _Load(weights, beside, sum(parameter.numel() for parameter in network.parameters()))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A component with LoRAs."""
+
+    weights: Weights
+    beside: int  # numbers that its layers multiply beside the weights
+    numbers: int  # of its weights
 
 
 @contextmanager
@@ -93,10 +151,11 @@ def ready(
 
     Raises:
         NotANumberError: what the networks made is not a number; if a weight is to blame, it is named.
+        CheckpointError: a LoRA is to blame for that.
     """
     first = next(iter(networks.values()))
     for each in networks.values():
-        each.store.patch(each.patches)
+        each.store.patch(each.changes)
     if placement is not None:
         first.store.stream_by(placement.unit, placement.slots or 2)
     make_room(placement)
@@ -108,6 +167,14 @@ def ready(
                 stack.enter_context(each.store.use())
             yield Networks({key: each.value for key, each in networks.items()})
     except NotANumberError as error:
-        if broken := find_broken(module for each in networks.values() for module in each.modules):
-            raise NotANumberError(error.fact, broken, in_file=True) from error
+        _blame(networks.values(), error)
         raise
+
+
+def _blame(networks: Iterable[Prepared], error: NotANumberError) -> None:
+    """Raise what names the LoRA, else the weight, that made something that is not a number, if one did."""
+    for each in networks:
+        for adapter in each.adapters:
+            adapter.check_numbers()
+    if broken := find_broken(module for each in networks for module in each.modules):
+        raise NotANumberError(error.fact, broken, in_file=True) from error

@@ -250,8 +250,9 @@ class Engine(Protocol):
             DoesNotFitError: if the plan does not fit.
         """
 
-    def extra_bytes(self, stage: Stage) -> int:
-        """Return the bytes of LoRAs that lie beside the layers of ``stage``."""
+    @property
+    def load(self) -> Callable[["Stage", StageNeed], StageNeed]:
+        """What the LoRAs add to the needs of stages."""
 
     def fit(self, stage: StageT) -> StageT:
         """Return ``stage`` as it was planned, or as it fits now: with its tiles chosen."""

@@ -17,6 +17,8 @@ from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, open_lora
 from ltx2_core.lora.names import find_parameter
 from ltx2_core.memory import Plain, Store
+from ltx2_core.memory.unit import UNCHANGED, aligned
+from ltx2_core.pipeline.prepare import changes_of
 from ltx2_core.quantization import CASTS, install_quantized_layers
 from ltx2_core.transformer import Transformer, TransformerConfig
 
@@ -423,11 +425,11 @@ def test_fused_when_resident_is_fused_at_copy(pair, dtype):
     network, (one, _), (two, _) = pair
     network.to(dtype)
     plain, expected = outputs(network), outputs(network, (one, ONE), (two, Strengths(-0.5)))
-    changes = LoraAdapter(network, [(one, ONE), (two, Strengths(-0.5))]).weight_patches
+    changes = changes_of(LoraAdapter(network, [(one, ONE), (two, Strengths(-0.5))]))
     for budget in (None, 100_000, 0):
         store = Store(network, "cpu", link=Plain("cpu"))
         store.set_budget(budget)
-        for change, wanted in ((changes, expected), ({}, plain), (changes, expected)):
+        for change, wanted in ((changes, expected), (UNCHANGED, plain), (changes, expected)):
             store.patch(change)
             with store.use():
                 assert all(torch.equal(a, b) for a, b in zip(outputs(network), wanted))
@@ -435,15 +437,28 @@ def test_fused_when_resident_is_fused_at_copy(pair, dtype):
         assert all(torch.equal(a, b) for a, b in zip(outputs(network), plain))
 
 
-@pytest.mark.parametrize("keep", [0, 2000, 10**6])
+@pytest.mark.parametrize("fuse", [True, False])
 @torch.no_grad()
-def test_how_much_stays_on_the_device(pair, keep):
+def test_what_a_lora_reads_comes_and_goes_with_its_unit(pair, fuse):
+    """So a card never waits for the file of a LoRA, and what it takes there is known."""
     network, (lora, _), _ = pair
-    expected = outputs(network, (lora, ONE), fuse=False)
-    adapted = LoraAdapter(network, [(lora, ONE)], fuse=False, keep=keep)
-    everything = sum(delta.nbytes for _, _, delta in lora.layers)
-    assert adapted.card_bytes == min(keep, everything)
-    with adapted.attached():
-        assert all(torch.equal(a, b) for a, b in zip(network(*inputs(SECTION)), expected))
-        assert 0 < adapted.resident_bytes <= keep or keep == 0 == adapted.resident_bytes
-    assert not adapted.resident_bytes
+    expected = outputs(network, (lora, ONE), fuse=fuse)
+    adapted = LoraAdapter(network, [(lora, ONE)], fuse=fuse)
+    brought = [tensor for table in (adapted.read, adapted.beside) for each in table.values() for tensor in each]
+    homes = [tensor.data_ptr() for tensor in brought]
+    assert sum(tensor.nbytes for tensor in brought) == sum(delta.nbytes for _, _, delta in lora.layers)
+    store, seen = Store(network, "cpu", link=Plain("cpu")), []
+    network.blocks[0].video.self_attn.register_forward_hook(
+        lambda *_: seen.append([tensor.data_ptr() for tensor in brought])
+    )
+    plain, aligned_bytes = store.wanted_bytes, sum(aligned(tensor.nbytes) for tensor in brought)
+    for budget in (None, 0):
+        store.patch(changes_of(adapted))
+        store.set_budget(budget)
+        with store.use(), adapted.attached():
+            assert all(torch.equal(a, b) for a, b in zip(network(*inputs(SECTION)), expected))
+        assert store.wanted_bytes == plain + (0 if fuse else aligned_bytes)  # what patches read does not stay
+        moved = sum(a != b for a, b in zip(seen.pop(), homes))
+        assert moved == 0 if fuse and budget is None else moved > 0
+    store.release()
+    assert [tensor.data_ptr() for tensor in brought] == homes

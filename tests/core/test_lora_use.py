@@ -22,6 +22,7 @@ from ltx2_core.lora.names import STREAMS
 from ltx2_core.lora.stack import for_component, parse_blocks, parse_schedule, text_identity
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
+from ltx2_core.memory.unit import Changes
 from ltx2_core.pipeline.prepare import joined
 from ltx2_core.sampling import Guidance
 from ltx2_core.settings import check_limits
@@ -124,7 +125,7 @@ def test_changes_reach_the_right_one_of_several_networks():
     before = [network.weight.clone() for network in networks]
     store = Store(joined(networks), "cpu", link=Plain(torch.device("cpu")))
     store.set_budget(2**20)
-    store.patch({"1.weight": lambda weight: weight.add_(1)})
+    store.patch(Changes({"1.weight": lambda weight: weight.add_(1)}))
     with store.use() as (first, second):
         assert torch.equal(first.weight, before[0]) and torch.equal(second.weight, before[1] + 1)
     store.release()
@@ -138,7 +139,7 @@ def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     patch, patched = Store.patch, []
 
     def watched(self, patches):
-        patched.extend(patches)
+        patched.extend(patches.patches)
         patch(self, patches)
 
     monkeypatch.setattr(Store, "patch", watched)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.layers import Attention, FeedForward
 from ltx2_core.memory import Plain, Store
+from ltx2_core.memory.unit import Changes
 from ltx2_core.transformer import Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
 LAYERS = 4
@@ -183,7 +184,7 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
     for _ in range(3):
         passes, patched = PASSES[: dice.randint(1, 4)], dice.random() < 0.5
         store.stream_by(dice.choice(["block", "part"]), slots=dice.randint(1, 4))
-        store.patch(dict(CHANGES) if patched else {})
+        store.patch(Changes(CHANGES if patched else {}))
         store.set_budget(dice.choice([None, 0, dice.randrange(store.wanted_bytes)]))
         with store.use():
             for _ in range(2):
@@ -204,7 +205,7 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
 
 def test_a_change_is_made_once_in_each_copy(network):
     made, store = [], Store(network, "cpu", link=Device())
-    store.patch(dict.fromkeys(CHANGES, made.append))
+    store.patch(Changes(dict.fromkeys(CHANGES, made.append)))
     with store.use():
         step(network)
         step(network)
@@ -229,7 +230,7 @@ def test_other_changes_bring_only_what_they_concern(network):
     store, sent = Store(network, "cpu", link=Device()), []
 
     def brought(changes) -> int:
-        store.patch(changes)
+        store.patch(Changes(changes))
         sent[:] = store._link.sent
         with store.use():
             return len(store._link.sent) - len(sent)
@@ -247,7 +248,7 @@ def test_changes_begin_with_the_next_use(path, network):
     plain, other = step(network), step(changed(path))
     store = Store(network, "cpu")
     with store.use():
-        store.patch(CHANGES)
+        store.patch(Changes(CHANGES))
         assert equal(step(network), plain)
     with store.use():
         assert equal(step(network), other)
@@ -258,7 +259,7 @@ def test_where_weights_are_used_in_place_only_what_changes_is_copied(network):
     before = {name: parameter.data_ptr() for name, parameter in network.named_parameters()}
     store = Store(network, "cpu")
     store.stream_by("part")
-    store.patch({"blocks.1.video.self_attn.q.weight": torch.Tensor.zero_})
+    store.patch(Changes({"blocks.1.video.self_attn.q.weight": torch.Tensor.zero_}))
     with store.use():
         moved = {name for name, parameter in network.named_parameters() if parameter.data_ptr() != before[name]}
     assert moved == {name for name in before if name.startswith("blocks.1.video.self_attn.")}
@@ -267,7 +268,7 @@ def test_where_weights_are_used_in_place_only_what_changes_is_copied(network):
 def test_an_unknown_weight_is_refused(network):
     store = Store(network, "cpu")
     with pytest.raises(ValueError, match="does not have: x and 1 others"):
-        store.patch({"x": torch.Tensor.zero_, "blocks.9.q": torch.Tensor.zero_})
+        store.patch(Changes({"x": torch.Tensor.zero_, "blocks.9.q": torch.Tensor.zero_}))
 
 
 @pytest.mark.parametrize("budget", [None, 0])
@@ -281,7 +282,7 @@ def test_a_change_that_runs_out_of_memory_is_not_made_twice(path, network, budge
             raise torch.OutOfMemoryError("at its end")
 
     store = Store(network, "cpu", link=Device())
-    store.patch({name: partial(fails_once, change) for name, change in CHANGES.items()})
+    store.patch(Changes({name: partial(fails_once, change) for name, change in CHANGES.items()}))
     store.set_budget(budget)
     store._give_way = lambda: True
     for _ in range(2):
@@ -309,7 +310,7 @@ def failing(monkeypatch, fails) -> None:
 @pytest.mark.slow
 def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
     store = Store(network, "cpu", link=Device())
-    store.patch(CHANGES)
+    store.patch(Changes(CHANGES))
     store.set_budget(store.wanted_bytes - 1)  # one of four blocks stays
     expected = step(changed(path))
     said = [
@@ -337,7 +338,7 @@ def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkey
     dice, left = random.Random(seed), list(range(4))
     expected = step(changed(path))
     store = Store(network, "cpu", link=Device())
-    store.patch(CHANGES)
+    store.patch(Changes(CHANGES))
     store.stream_by(dice.choice(["block", "part"]), dice.randint(1, 4))
     store.set_budget(dice.randrange(store.wanted_bytes // 2, store.wanted_bytes))
     failing(monkeypatch, lambda attention: dice.random() < 0.03 and left and left.pop() is not None)
@@ -382,7 +383,8 @@ def test_on_a_card(path, kind, slots, patched):
         change_on_card(change, resident.get_parameter(name).data)
     expected = step(resident, card)
     store = Store(mapped(path), "cuda", link=link[kind])
-    store.patch({name: partial(change_on_card, change) for name, change in CHANGES.items()} if patched else {})
+    changes = {name: partial(change_on_card, change) for name, change in CHANGES.items()}
+    store.patch(Changes(changes if patched else {}))
     for unit in ("part", "block"):
         store.stream_by(unit, slots)
         for budget in (0, store.wanted_bytes // 2, None):
