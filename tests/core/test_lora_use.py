@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ltx2_core as ltx2
@@ -148,6 +148,18 @@ def test_fused_and_beside_give_the_same_run(models, lora, monkeypatch):
     assert len(patched) == 3 and {name.partition(".")[0] for name in patched} == {"0", "blocks"}
     for a, b in zip((fused.video, fused.audio), (beside.video, beside.audio)):
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_lora_that_holds_no_numbers_is_named(models, lora, tmp_path, monkeypatch, fused):
+    """Not the weights that it changed."""
+    tensors = load_file(lora.path)
+    tensors["diffusion_model.transformer_blocks.1.audio_ff.net.2.lora_B.weight"][0, 0] = math.nan
+    save_file(tensors, tmp_path / "broken.safetensors")
+    monkeypatch.setattr("ltx2_core.pipeline.local_engine.fuses", lambda device: fused)
+    with pytest.raises(CheckpointError, match=r"audio_ff\.net\.2\.lora_B\.weight in broken\.safetensors holds NaN"):
+        latent(models, (open_lora(tmp_path / "broken.safetensors"), Strengths()), vram=2**30 if fused else None)
 
 
 def test_a_prompt_is_encoded_anew_where_a_lora_changes_that(models, lora, tmp_path):
