@@ -79,7 +79,7 @@ def _planned(engine: HostEngine, most: Resources, sampling: Sampling, clip: Any)
     machine = host.machine(engine.device(TRANSFORMER))
     granted = room.budget if room.budget is not None else machine.memory
     room = replace(room, machine=machine, budget=granted).within(most.vram, most.ram)
-    return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip)
+    return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip, engine.load)
 
 
 def _limits(most: Resources, plan: Plan) -> Room:

@@ -11,6 +11,7 @@ from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
+from ..lora import open_lora
 from ..media import check_target, write_clip
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
@@ -19,6 +20,7 @@ from ..pipeline.blueprint import Blueprint
 from ..pipeline.generate import Clip, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
+from ..pipeline.prepare import LoraLoad
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
@@ -29,6 +31,7 @@ from .arguments import request_of
 from .inspect import inspect
 from .parser import given
 from .progress import Bars
+from .syntax import parse_lora
 
 
 def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
@@ -77,7 +80,10 @@ def run_plan(options: argparse.Namespace) -> None:
     shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
-    print(plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape).explain())
+    written = (parse_lora(text, blueprint.layers) for text in options.lora)
+    loras = tuple((open_lora(path), strengths) for path, strengths in written)
+    load = LoraLoad(loras, torch.device("cpu" if room.in_ram else "cuda"), blueprint)
+    print(plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load).explain())
 
 
 def _blueprint(options: argparse.Namespace, dtype: torch.dtype, tables: bool) -> tuple[Blueprint, Recipe]:

@@ -154,6 +154,11 @@ class Blueprint:
         self._remembered.move_to_end(key)
         return self._remembered[key]
 
+    @property
+    def layers(self) -> int:
+        """How many blocks the transformer has."""
+        return layers_of(self.config["transformer"])
+
     def has(self, *names: str) -> bool:
         """Return whether the model has all of these components."""
         return all(name in self.tensors for name in names)
@@ -183,7 +188,7 @@ class Blueprint:
 
     @_outlives_a_run
     def _shortened_transformer(self, layers: int) -> Transformer:
-        middle = layers_of(self.config["transformer"]) // 2
+        middle = self.layers // 2
         tensors = {}
         for name, tensor in self.tensors["transformer"].items():
             match = re.match(r"blocks\.(\d+)\.(.*)", name)

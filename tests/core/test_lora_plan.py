@@ -1,5 +1,6 @@
 """What LoRAs take is in the plan: bytes that come and stay or go, and time; and it is what a run takes."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.no_card import write_zeros
+from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import LoraAdapter, Stack, Strengths, open_lora
@@ -63,6 +65,19 @@ def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
     for stage in stages:  # no other stage has a network that the LoRA changes
         if KEY not in stage.networks:
             assert with_it.placement(stage.name) == without.placement(stage.name)
+
+
+@pytest.mark.slow
+def test_the_command_line_plans_with_loras(released, tmp_path, capsys):
+    """The table has a row for each stage, with the bytes of its weights."""
+    path = write_zeros(tmp_path / "lora.safetensors", shapes_of(released("2.3", "fp8").network("transformer"), 384))
+    words = ["plan", "--version", "2.3", "--format", "fp8", "--card", "RTX 4090", "--steps", "8", "--frames", "25"]
+    sizes = []
+    for more in ([], ["--lora", f"{path}:0.5"]):
+        assert main([*words, *more]) == 0
+        row = re.search(r"^sampling +([\d.]+) GB", capsys.readouterr().out, re.MULTILINE)
+        sizes.append(float(row[1]))
+    assert sizes[1] - sizes[0] == pytest.approx(6.5, abs=0.2)  # of 7.4 GB, those beside matrices in float8
 
 
 @pytest.mark.parametrize("fused", [True, False])
