@@ -169,8 +169,13 @@ def fingerprint(*values: Any) -> str:
     return sha256.hexdigest()
 
 
+_PLAIN = str, bytes, int, float, type(None)
+
+
 def _written(value: Any) -> str:
     """Words for a value that is not a tensor; of what has parts, the hash of these."""
+    if isinstance(value, _PLAIN):  # nearly all, of which the questions below would take long
+        return repr(value)
     if isinstance(value, Mapping):
         return f"mapping {fingerprint(*value.keys(), *value.values())}"
     if isinstance(value, Set):
