@@ -61,7 +61,7 @@ def _refuse_unknown(models: Models, source: Source, title: str) -> None:
     unknown = [key for key in models.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
     if unknown:
         try:
-            check_stored({key: source.file.dtype(key) for key in unknown})
+            check_stored(source.file.outlines(unknown))
         except CheckpointError as error:
             raise CheckpointError(f"{source.file.path.name}: {error}") from None
         raise CheckpointError(

@@ -1,8 +1,9 @@
 """A safetensors file: its header at once, its tensors when asked for."""
 
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +14,29 @@ from torch import Tensor
 
 from ..disk_cache.mapped import map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
-from ..errors.foreign import parse_json, shown
+from ..errors.foreign import Fields, parse_json, shown
+from ..quantization import (
+    Format,
+    StoredWeight,
+    find_format,
+    is_marker,
+    matrix_shape,
+    respell,
+    split_companion,
+    stored_weights,
+)
 from .keys.layouts import official_names
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.uint8,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
+_MARKER, _PREFIX = "comfy_quant", "model.diffusion_model."  # of a layer in the metadata, which may lack the prefix
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
@@ -37,6 +49,7 @@ class Entry:
     shape: tuple[int, ...]
     nbytes: int
     start: int = 0  # the first byte, from the beginning of the file
+    content: bytes = b""  # what the tensor holds, if the file says it in its metadata; then it has no bytes of its own
 
     @property
     def parameters(self) -> int:
@@ -72,9 +85,49 @@ class TensorFile:
         """List the names of all tensors."""
         return list(self.entries)
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape of the tensor ``key``."""
-        return self.entries[key].shape
+    def shape(self, key: str, expected: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Return the shape of the tensor ``key``: of a quantised weight that of the matrix, whatever its bytes have.
+
+        A format may store a matrix with padding; where that is all that differs from ``expected``, which a network
+        has there, the answer is ``expected``.
+        """
+        if key not in self._companions:
+            return self.entries[key].shape
+        return matrix_shape(self._stored(key), expected)
+
+    def format(self, key: str) -> Format | None:
+        """Return the format of the tensor ``key``, None if it is plain. Raises CheckpointError as ``find_format``."""
+        return find_format(self._stored(key))
+
+    def parameters(self, keys: Iterable[str]) -> int:
+        """Count the numbers that these tensors stand for; scales and markers are none."""
+        return sum(math.prod(self.shape(key)) for key in keys if not split_companion(key)[1])
+
+    def outlines(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Return these tensors on the meta device, but for markers, which say how others are stored.
+
+        Raises CheckpointError for a dtype that cannot be read.
+        """
+        return {key: self.outline(key) for key in keys}
+
+    def outline(self, key: str) -> Tensor:
+        """Return one of them."""
+        if is_marker(key):
+            return self.get(key)
+        return torch.empty(self.entries[key].shape, dtype=self.dtype(key), device="meta")
+
+    def _stored(self, key: str) -> StoredWeight:
+        return stored_weights(self.outlines([key, *self._companions.get(key, ())]))[key]
+
+    @cached_property
+    def _companions(self) -> dict[str, list[str]]:
+        """What stands beside each weight."""
+        beside: dict[str, list[str]] = {}
+        for key in self.entries:
+            weight, suffix = split_companion(key)
+            if suffix and weight in self.entries:
+                beside.setdefault(weight, []).append(key)
+        return beside
 
     def dtype(self, key: str) -> torch.dtype:
         """Return the dtype of the tensor ``key``. Raises CheckpointError for one that torch has no word for."""
@@ -91,6 +144,8 @@ class TensorFile:
         Raises CheckpointError for a dtype that cannot be read, or if the file is no longer what its header said.
         """
         dtype, entry = self.dtype(key), self.entries[key]
+        if entry.content:
+            return torch.frombuffer(bytearray(entry.content), dtype=dtype)
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
         # A storage of its own, since a view of bytes as numbers must begin where these do.
@@ -209,8 +264,9 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
     title = f"The header of {path.name}"
     header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
-    entries = {key: _entry(key, info, 8 + length, title) for key, info in header.items()}
+    entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
     end = _check_places(entries, title)
+    entries |= _stated_markers(metadata, entries, path.name)
     if size < end:
         raise _incomplete(path, size, end)
     return size, metadata, entries
@@ -246,6 +302,30 @@ def _entry(key: str, info: object, start: int, title: str) -> Entry:
     ):
         raise _contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
     return Entry(dtype, tuple(shape), nbytes, start + place[0])
+
+
+def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], file: str) -> dict[str, Entry]:
+    """The markers of layers that the metadata holds, as if they stood beside their weights as in other files.
+
+    A marker that does stand there counts first: lists of a whole file are known to be wrong at times. Raises
+    CheckpointError if the metadata cannot be read.
+    """
+    stated = metadata.get("_quantization_metadata")
+    if stated is None:
+        return {}
+    title = f"_quantization_metadata in the header of {file}"
+    layers = Fields(parse_json(stated, title, largest=_LONGEST_HEADER), title).section("layers")
+    markers = {}
+    for layer in layers.content:
+        marker = layers.content[layer]
+        options = {"format": marker} if isinstance(marker, str) else layers.section(layer).content
+        named = (f"{_PREFIX}{layer}", layer, layer.removeprefix(_PREFIX))
+        module = next((name for name in named if f"{name}.weight" in entries), None)
+        key = f"{module}.{_MARKER}"
+        if module is not None and key not in entries:
+            content = json.dumps(options).encode()
+            markers[key] = Entry("U8", (len(content),), 0, content=content)
+    return markers
 
 
 def _is_whole(numbers: Any, most: int) -> TypeGuard[list[int]]:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields
-from ..quantization import check_library, check_stored, is_file_marker
+from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
@@ -56,7 +56,7 @@ class Source:
     @property
     def parameters(self) -> int:
         """How many numbers the component's tensors hold."""
-        return sum(self.file.entries[key].parameters for key in self.names.values())
+        return self.file.parameters(self.names.values())
 
 
 class Models:
@@ -163,12 +163,11 @@ class Models:
         show that its tensors are stored otherwise, or have other shapes.
         """
         source = self.source(name)
-        dtypes = {key: source.file.dtype(key) for key in source.names.values()}
         title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
         file = source.file.path.name if source.file.config else self._file_names
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
-            check_stored(dtypes)
+            check_stored(source.file.outlines(source.names.values()))
             with torch.device("meta"):
                 network = source.variant.build(self.config, shapes)
         except CheckpointError as error:
@@ -179,7 +178,9 @@ class Models:
                 f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
                 "original file, or restore its config."
             ) from error
-        check_shapes(network, shapes, title, source.variant.official)
+        wanted = matrix_shapes(network)
+        found = {ours: source.file.shape(key, wanted.get(ours)) for ours, key in source.names.items()}
+        check_shapes(network, found, title, source.variant.official)
         return network
 
     @property
@@ -302,7 +303,7 @@ def _sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
 def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
     """Whether tensors are unknown because of a format that we do not read, which has a sentence of its own."""
     try:
-        check_stored({key: file.dtype(key) for key in unknown})
+        check_stored(file.outlines(unknown))
     except CheckpointError:
         return True
     return False

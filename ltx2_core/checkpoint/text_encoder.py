@@ -17,7 +17,7 @@ from ..quantization import check_library, install_quantized_layers, is_file_mark
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
-from .folders import weight_files
+from .folders import ShardedFile, weight_files
 from .keys import Keys
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
 from .loading import load_strict, shorten_list
@@ -113,7 +113,7 @@ class TextEncoderFiles:
     def config(self) -> GemmaConfig:
         """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
         if not (self.path / "config.json").is_file():
-            return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
+            return self.kind.config.from_shapes({ours: file.shape(key) for ours, (file, key) in self.names.items()})
         path = self.path / "config.json"
         content = Fields(read_json(path), str(path))
         section = content.section("text_config") if "text_config" in content else content
@@ -129,6 +129,11 @@ class TextEncoderFiles:
     def nbytes(self) -> int:
         """Bytes of the weights that are used."""
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights that are used stand for."""
+        return self._whole.parameters(key for _, key in self.names.values())
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
@@ -171,7 +176,12 @@ class TextEncoderFiles:
 
     def keys(self) -> list[tuple[TensorFile, str]]:
         """List everything in these files, wanted or not."""
-        return [(shard, key) for shard in self.shards for key in shard.entries]
+        return [(self._whole, key) for key in self._whole.entries]
+
+    @cached_property
+    def _whole(self) -> TensorFile:
+        """All shards as one file, since what belongs to a weight may lie in another shard."""
+        return self.shards[0] if len(self.shards) == 1 else ShardedFile(self.path, self.shards)
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:

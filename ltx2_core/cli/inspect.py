@@ -84,7 +84,7 @@ def problems_of(models: Models) -> list[str]:
     problems = dict[str, None]()
     for file in models.files:
         try:
-            check_stored({key: file.dtype(key) for key in models.unknown(file)})
+            check_stored(file.outlines(models.unknown(file)))
         except CheckpointError as error:
             return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
     for name in models.sources:

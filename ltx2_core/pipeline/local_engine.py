@@ -144,9 +144,8 @@ class LocalEngine(PlannedEngine):
     @cached_property
     def _parameters(self) -> int:
         """How many numbers the files hold, the text encoder included."""
-        encoder = {} if self.models.text_encoder is None else self.encoder.names
         own = sum(source.parameters for source in self.models.sources.values())
-        return own + sum(file.entries[key].parameters for file, key in encoder.values())
+        return own + (0 if self.models.text_encoder is None else self.encoder.parameters)
 
     def extra_bytes(self, stage: Stage) -> int:
         """Return the bytes of LoRAs that lie beside the layers of ``stage``."""

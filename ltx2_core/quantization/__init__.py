@@ -6,7 +6,6 @@ from .formats import (
     FORMATS,
     SCALE_SUFFIXES,
     SCALED_PRODUCTS,
-    Format,
     check_library,
     check_stored,
     expand_weight,
@@ -15,11 +14,17 @@ from .formats import (
     install_quantized_layers,
     is_file_marker,
     is_linear,
+    is_marker,
+    matrix_shape,
+    matrix_shapes,
     plain_dtype,
+    respell,
     split_companion,
+    stored_weights,
     use_scaled_products,
     wants_exact_products,
 )
+from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
     "CASTS",
@@ -27,6 +32,8 @@ __all__ = [
     "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
     "Format",
+    "QuantizedLinear",
+    "StoredWeight",
     "cast",
     "castable",
     "check_format",
@@ -38,8 +45,13 @@ __all__ = [
     "install_quantized_layers",
     "is_file_marker",
     "is_linear",
+    "is_marker",
+    "matrix_shape",
+    "matrix_shapes",
     "plain_dtype",
+    "respell",
     "split_companion",
+    "stored_weights",
     "use_scaled_products",
     "wants_exact_products",
 ]
