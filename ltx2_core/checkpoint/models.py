@@ -17,7 +17,7 @@ from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
-from .files import DTYPES, TensorFile
+from .files import TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
 from .versions import VERSIONS, known_config, version_of, version_of_tensors
@@ -350,7 +350,7 @@ def _one_version(files: Sequence[TensorFile]) -> str:
 def _check_library(file: TensorFile) -> None:
     """CheckpointError for a file whose weights a library has stored in its own way."""
     try:
-        check_library({key: file.dtype(key) for key in file.entries if file.entries[key].dtype in DTYPES})
+        check_library(file.entries)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
 

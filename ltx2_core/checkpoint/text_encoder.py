@@ -4,7 +4,7 @@ encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,14 +87,14 @@ class TextEncoderFiles:
     @cached_property
     def names(self) -> dict[str, tuple[TensorFile, str]]:
         """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
-        names, unknown = {}, dict[str, torch.dtype]()
+        names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
                 names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
             elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
-                unknown[key] = shard.dtype(key)
+                unknown.append(key)
         if unknown:
             self._check_library(unknown)
             raise CheckpointError(
@@ -103,7 +103,7 @@ class TextEncoderFiles:
             )
         return names
 
-    def _check_library(self, unknown: Mapping[str, torch.dtype]) -> None:
+    def _check_library(self, unknown: Collection[str]) -> None:
         try:
             check_library(unknown)
         except CheckpointError as error:

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .fp8 import FP8
+from .int8 import INT8
+from .mxfp8 import MXFP8
+from .nf4 import NF4
+from .nvfp4 import NVFP4
 from .stored import MARKERS, Format, QuantizedLinear, Shape, StoredWeight, collect_weights
+from .w4a4 import W4A4
+from .w4a8 import W4A8
 
 # The first row that a weight without a marker fits is its format.
-FORMATS: dict[str, Format] = {format.name: format for format in (FP8,)}
+FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP4, MXFP8, W4A8, W4A4, NF4)}
 
 # Those to which the weights of a transformer can be cast.
 CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
@@ -23,14 +29,21 @@ SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() 
 
 # How libraries spell the names of tensors that take the place of ``<module>.weight``, and how they are called here, so
 # that everything that belongs to a weight stands beside it.
-_RESPELLED: dict[str, str] = {}
+_RESPELLED = {
+    ".weight._data": ".weight", ".weight._scale": ".quanto_scale",
+    ".weight.SCB": ".SCB",
+    ".weight.absmax": ".weight_absmax", ".weight.nested_absmax": ".weight_nested_absmax",
+    ".weight.quant_map": ".weight_quant_map", ".weight.nested_quant_map": ".weight_nested_quant_map",
+    ".weight.quant_state.bitsandbytes__nf4": ".weight_quant_state",
+    ".weight.quant_state.bitsandbytes__fp4": ".weight_quant_state",
+}  # fmt: skip
 
-_FOREIGN_SUFFIXES = {"weight_scale_2": "nvfp4"}
-# How tensors end that other libraries write instead of a weight. Quanto packs two or four numbers into a byte, where it
-# has a second ``_data``; else its numbers are of the tensor's own kind.
-_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".weight._data": "quanto {stored}",
-                 ".weight.absmax": "bitsandbytes", ".weight.quant_map": "bitsandbytes",
-                 ".qweight": "GPTQ or AWQ"}  # fmt: skip
+_FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16"}
+# How tensors end that other libraries write instead of a weight, in formats that no row reads; the first counts. Quanto
+# has a second ``_data`` where it packs two or four numbers into a byte.
+_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
+                 ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors",
+                 ".weight_qdata": "torchao", "._weight_qdata": "torchao"}  # fmt: skip
 
 # What may stand next to ``<module>.weight`` in a quantised file, in all spellings.
 SCALE_SUFFIXES = frozenset(
@@ -165,26 +178,23 @@ def check_stored(tensors: Mapping[str, Tensor]) -> None:
     """
     for name in tensors:
         _refuse_foreign(name)
-    check_library({name: tensor.dtype for name, tensor in tensors.items()})
+    check_library(tensors)
     for stored in stored_weights(tensors).values():
         _readable_format(stored)
 
 
-def check_library(dtypes: Mapping[str, torch.dtype]) -> None:
+def check_library(names: Collection[str]) -> None:
     """Refuse weights that a library has stored in its own way: no tensor has the name that it would have otherwise.
 
     Args:
-        dtypes: By the name of a tensor.
+        names: Those of tensors.
 
     Raises:
         CheckpointError: Names the first of them and how it is stored.
     """
-    for name, dtype in dtypes.items():
-        for end, library in _FOREIGN_ENDS.items():
-            if name.endswith(end):
-                stored = str(dtype).removeprefix("torch.").partition("_")[0]
-                weight = name.removesuffix(end) + (".weight" if end.startswith(".weight") else end)
-                raise _unreadable(weight, library.format(stored=stored))
+    for end, library in _FOREIGN_ENDS.items():
+        if (name := next((name for name in names if name.endswith(end)), None)) is not None:
+            raise _unreadable(name.removesuffix(end) + (".weight" if end.startswith(".weight._") else end), library)
 
 
 def wants_exact_products(shapes: Mapping[str, Shape]) -> bool:
@@ -310,8 +320,8 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _unreadable(name: str, stored: str) -> CheckpointError:
-    reads, names = ", ".join(format.reads for format in FORMATS.values()), " or ".join(FORMATS)
+    *reads, last = (format.reads for format in FORMATS.values())
     return CheckpointError(
-        f"{name} is stored as {stored}; this version of the pack reads bf16, fp16, fp32 and {reads}. Choose the bf16 "
-        f"or {names} file."
+        f"{name} is stored as {stored}; this version of the pack reads bf16, fp16, fp32, {', '.join(reads)} and {last}"
+        ". Choose a file in one of these formats."
     )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fp8_products import multiplies, row_scales, scaled_linear
-from .stored import Format, QuantizedLinear, Shape, StoredWeight
+from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight
 
 _DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 _CAST_DTYPE = torch.float8_e4m3fn
@@ -69,16 +69,17 @@ class Fp8Format(Format):
     name = "fp8"
     reads = "fp8 with one scale per tensor, row or block"
     markers = (*_DTYPES, "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise")
-    scale_suffixes = ("weight_scale", "scale_weight")
-    input_suffixes = ("input_scale", "scale_input")
+    scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale")
+    input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
     kept = _KEPT
     operation = torch.ops.aten._scaled_mm
     rate = "products8"
 
     def stores(self, stored: StoredWeight) -> bool:
-        """Return whether a weight is float8, with a scale or without."""
-        return stored.weight.dtype in _DTYPES.values()
+        """Return whether a weight is float8, without a scale or with one that is a number, not an exponent."""
+        scale = stored.companion(*self.scale_suffixes)
+        return stored.weight.dtype in _DTYPES.values() and (scale is None or scale.dtype != torch.uint8)
 
     def find_problem(self, stored: StoredWeight) -> str:
         """Name a layout of scales that cannot be read; empty if there is one number, or one per row or block."""
@@ -88,7 +89,9 @@ class Fp8Format(Format):
         kind, scales = (str(dtype).removeprefix("torch.") for dtype in (stored.weight.dtype, scale.dtype))
         return f"{kind} with {scales} scales of shape {tuple(scale.shape)}"
 
-    def dequantize(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
+    def dequantize(
+        self, stored: StoredWeight, shape: Shape, dtype: torch.dtype, expand_rows: ExpandRows | None = None
+    ) -> Tensor:
         """Return the weight times its scale in ``dtype``."""
         return dequantize(stored.weight, self._float_scale(stored), dtype)
 
@@ -104,7 +107,7 @@ class Fp8Format(Format):
 
     def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> Fp8Linear:
         """Return the layer in place of ``linear``, filled with the stored tensors."""
-        input_scale = stored.companion(*self.input_suffixes)
+        input_scale = stored.companion("input_scale", "scale_input")
         if input_scale is not None and (
             input_scale.numel() != 1 or (not input_scale.is_meta and input_scale.item() == 1)
         ):

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json
 
 Shape = tuple[int, ...]
+ExpandRows = Callable[["StoredWeight", Shape, int, int], Tensor]
 
 # Tensors beside a weight that hold JSON as bytes, which says how the weight is stored.
 MARKERS = ("comfy_quant", "weight_quant_state")
@@ -173,7 +174,9 @@ class Format:
         """Name what cannot be read of a weight that is in this format; empty if all can."""
         return ""
 
-    def dequantize(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
+    def dequantize(
+        self, stored: StoredWeight, shape: Shape, dtype: torch.dtype, expand_rows: "ExpandRows | None" = None
+    ) -> Tensor:
         """Return the numbers that a weight stands for, without padding; computed in float32, in pieces, and rounded
         once.
 
@@ -181,14 +184,16 @@ class Format:
             stored: the weight.
             shape: of the matrix, (out, in).
             dtype: of the result.
+            expand_rows: another function in place of this format's own.
         """
+        expand_rows = expand_rows or self.expand_rows
         rows = max(1, _NUMBERS // max(1, shape[1]) // _TILE) * _TILE
         if shape[0] <= rows:
-            return self.expand_rows(stored, shape, 0, shape[0]).to(dtype)
+            return expand_rows(stored, shape, 0, shape[0]).to(dtype)
         result = torch.empty(shape, dtype=dtype, device=stored.weight.device)
         for start in range(0, shape[0], rows):
             stop = min(start + rows, shape[0])
-            result[start:stop] = self.expand_rows(stored, shape, start, stop)
+            result[start:stop] = expand_rows(stored, shape, start, stop)
         return result
 
     def expand_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
