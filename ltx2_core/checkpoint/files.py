@@ -1,10 +1,8 @@
-"""A safetensors file: its header at once, its tensors when asked for."""
+"""A safetensors or GGUF file: its header at once, its tensors when asked for."""
 
-import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,8 +14,11 @@ from ..disk_cache.mapped import map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
+    BLOCKS,
+    READABLE_BLOCKS,
     Format,
     StoredWeight,
+    expand_blocks,
     find_format,
     is_marker,
     matrix_shape,
@@ -25,45 +26,34 @@ from ..quantization import (
     split_companion,
     stored_weights,
 )
+from .entries import MARKER, Entry, check_places, contradiction, marker_entry
+from .gguf import read_gguf
+from .gguf_header import is_gguf
+from .gguf_tokenizer import tokenizer_model
 from .keys.layouts import official_names
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.uint8,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    **dict.fromkeys(BLOCKS, torch.uint8),
 }  # fmt: skip
 
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
-_MARKER, _PREFIX = "comfy_quant", "model.diffusion_model."  # of a layer in the metadata, which may lack the prefix
+_PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies in its file."""
-
-    dtype: str  # in the words of safetensors
-    shape: tuple[int, ...]
-    nbytes: int
-    start: int = 0  # the first byte, from the beginning of the file
-    content: bytes = b""  # what the tensor holds, if the file says it in its metadata; then it has no bytes of its own
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the tensor holds."""
-        return math.prod(self.shape)
-
-
 class TensorFile:
-    """A safetensors file, opened lazily: tensors are memory-mapped and read from disk when they are used."""
+    """A safetensors or GGUF file, opened lazily: tensors are memory-mapped and read from disk when they are used."""
 
     def __init__(self, path: str | Path):
         """Read the header only.
 
-        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole safetensors file.
+        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
         """
         self.path = Path(path)
         try:
@@ -131,12 +121,12 @@ class TensorFile:
 
     def dtype(self, key: str) -> torch.dtype:
         """Return the dtype of the tensor ``key``. Raises CheckpointError for one that torch has no word for."""
-        name = self.entries[key].dtype
-        if name not in DTYPES:
+        entry = self.entries[key]
+        if entry.dtype not in (READABLE_BLOCKS if entry.expands else DTYPES):
             raise CheckpointError(
-                f"{self.path.name} stores {key} as {name}, which this version of the pack cannot read."
+                f"{self.path.name} stores {key} as {entry.dtype}, which this version of the pack cannot read."
             )
-        return DTYPES[name]
+        return torch.float32 if entry.expands else DTYPES[entry.dtype]
 
     def get(self, key: str) -> Tensor:
         """Return the tensor ``key``, backed by the file.
@@ -150,7 +140,19 @@ class TensorFile:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
         # A storage of its own, since a view of bytes as numbers must begin where these do.
         content = self._mapped[entry.start : entry.start + entry.nbytes]
-        return torch.asarray(content, dtype=torch.uint8, device="cpu").view(dtype).view(entry.shape)
+        stored = torch.asarray(content, dtype=torch.uint8, device="cpu")
+        if entry.expands:
+            return expand_blocks(entry.dtype, stored).view(entry.shape)
+        tensor = stored.view(dtype).view(entry.shape)
+        return tensor - entry.excess if entry.excess else tensor
+
+    @property
+    def tokenizer_model(self) -> bytes | None:
+        """The SentencePiece model that the fields of a GGUF file describe; None without one.
+
+        Raises CheckpointError if they describe another kind of tokenizer, or none that can be.
+        """
+        return tokenizer_model(self.path) if is_gguf(self.path) else None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -249,6 +251,8 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
             f"{path.name} is a git-LFS pointer, not the model itself; run `git lfs pull` in its folder, or download "
             "the file with the browser."
         )
+    if is_gguf(path):
+        return read_gguf(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
@@ -256,7 +260,8 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
         if length > _LONGEST_HEADER:
             kind = " but a zip archive, as PyTorch's .ckpt, .pt and .pth files are" if start[:4] == b"PK\3\4" else ""
             raise CheckpointError(
-                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors files only."
+                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors and .gguf "
+                "files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
@@ -265,7 +270,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
     header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
     entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
-    end = _check_places(entries, title)
+    end = check_places(entries, title)
     entries |= _stated_markers(metadata, entries, path.name)
     if size < end:
         raise _incomplete(path, size, end)
@@ -293,14 +298,14 @@ def _entry(key: str, info: object, start: int, title: str) -> Entry:
     stated = info if isinstance(info, Mapping) else {}
     dtype, shape, place = (stated.get(name) for name in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not _is_whole(shape, _MOST_AXES) or not _is_whole(place, 2) or len(place) != 2:
-        raise _contradiction(key, f"as {shown(info)}", title)
+        raise contradiction(key, f"as {shown(info)}", title)
     nbytes, numbers = place[1] - place[0], math.prod(max(1, each) for each in shape)
     if (
         nbytes < 0
         or numbers > _MOST_NUMBERS
         or (dtype in DTYPES and nbytes != math.prod(shape) * DTYPES[dtype].itemsize)
     ):
-        raise _contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
+        raise contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
     return Entry(dtype, tuple(shape), nbytes, start + place[0])
 
 
@@ -321,27 +326,12 @@ def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], f
         options = {"format": marker} if isinstance(marker, str) else layers.section(layer).content
         named = (f"{_PREFIX}{layer}", layer, layer.removeprefix(_PREFIX))
         module = next((name for name in named if f"{name}.weight" in entries), None)
-        key = f"{module}.{_MARKER}"
+        key = f"{module}.{MARKER}"
         if module is not None and key not in entries:
-            content = json.dumps(options).encode()
-            markers[key] = Entry("U8", (len(content),), 0, content=content)
+            markers[key] = marker_entry(options)
     return markers
 
 
 def _is_whole(numbers: Any, most: int) -> TypeGuard[list[int]]:
     """Whether ``numbers`` is a list of whole numbers from 0 on, of at most ``most``."""
     return isinstance(numbers, list) and len(numbers) <= most and all(type(n) is int and n >= 0 for n in numbers)
-
-
-def _check_places(entries: Mapping[str, Entry], title: str) -> int:
-    """Return where the last tensor ends. CheckpointError if two of them lie in the same place."""
-    end = 0
-    for key, entry in sorted(entries.items(), key=lambda item: item[1].start):
-        if entry.nbytes and entry.start < end:
-            raise _contradiction(key, "where another tensor lies", title)
-        end = max(end, entry.start + entry.nbytes)
-    return end
-
-
-def _contradiction(key: str, how: str, title: str) -> CheckpointError:
-    return CheckpointError(f"{title} describes {shown(key)} {how}, which cannot be; download the file again.")

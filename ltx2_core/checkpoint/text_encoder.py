@@ -1,5 +1,5 @@
-"""Text encoders as people have them: a Hugging Face folder, or one file with its tokenizer inside (see README.md, "Text
-encoders").
+"""Text encoders as people have them: a Hugging Face folder, or one file with its tokenizer inside, also as GGUF (see
+README.md, "Text encoders").
 
 A further encoder is one more row of ENCODERS.
 """
@@ -17,7 +17,7 @@ from ..quantization import check_library, install_quantized_layers, is_file_mark
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
-from .folders import ShardedFile, weight_files
+from .folders import ShardedFile, shards_of, weight_files
 from .keys import Keys
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
 from .loading import load_strict, shorten_list
@@ -111,11 +111,17 @@ class TextEncoderFiles:
 
     @cached_property
     def config(self) -> GemmaConfig:
-        """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
-        if not (self.path / "config.json").is_file():
-            return self.kind.config.from_shapes({ours: file.shape(key) for ours, (file, key) in self.names.items()})
-        path = self.path / "config.json"
-        content = Fields(read_json(path), str(path))
+        """The sizes of the encoder, from ``config.json`` in the folder or the header of the file, else from the shapes
+        of the tensors."""
+        path, shapes = self.path / "config.json", {ours: file.shape(key) for ours, (file, key) in self.names.items()}
+        if path.is_file():
+            content = Fields(read_json(path), str(path))
+        elif "text_config" in self._whole.config:
+            stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
+            rows = shapes.get("model.embed_tokens.weight", ())[:1]  # which has no field
+            path, content = self.path, Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)
+        else:
+            return self.kind.config.from_shapes(shapes)
         section = content.section("text_config") if "text_config" in content else content
         model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
@@ -155,6 +161,8 @@ class TextEncoderFiles:
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
                 content = shard.get(key).numpy().tobytes()
                 return _make_tokenizer(_EMBEDDED[key], content, f"{key} in {shard.path.name}")
+        if (model := self._whole.tokenizer_model) is not None:
+            return _make_tokenizer(Tokenizer.from_sentencepiece, model, f"in the header of {self.path.name}")
         for file in self.companion_files():
             if file.name in _BESIDE:
                 return _make_tokenizer(_BESIDE[file.name], read_file(file), str(file))
@@ -185,12 +193,13 @@ class TextEncoderFiles:
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:
-    """Look at the folder or the safetensors file of a text encoder; only headers are read.
+    """Look at the folder or the file of a text encoder, safetensors or GGUF; only headers are read.
 
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
     path = Path(path)
-    shards = tuple(TensorFile(file) for file in (weight_files(path, "Gemma's weights") if path.is_dir() else [path]))
+    files = weight_files(path, "Gemma's weights") if path.is_dir() else shards_of(path)
+    shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}
     for kind in ENCODERS:
         if (prefix := kind.prefix_in(keys, path.name)) is not None:

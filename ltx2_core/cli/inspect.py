@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import LTX_PART, describe_contents
-from ..checkpoint.files import Entry, TensorFile
-from ..checkpoint.folders import SUBFOLDERS, open_files
+from ..checkpoint.entries import Entry
+from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
@@ -27,7 +27,7 @@ def inspect(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    file = TensorFile(path)
+    file = open_file(path)
     if lora := read_lora(file):
         return _lora(lora)
     if keys_of(file.entries):
@@ -67,8 +67,9 @@ def _checkpoint(models: Models) -> str:
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size([file.nbytes])}"]
     for name in COMPONENTS:
         if name in models.sources:
-            names = models.sources[name].names.values()
-            lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
+            found = models.sources[name]
+            entries = [file.entries[key] for key in found.names.values()]
+            lines.append(f"  {name:<16} {_summary(entries, found.parameters)}")
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
     lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
@@ -115,19 +116,20 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     return "\n".join(
         [
             f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
-            f"  text_encoder     {_summary(entries)}",
+            f"  text_encoder     {_summary(entries, files.parameters)}",
             "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
         ]
     )
 
 
-def _summary(entries: list[Entry]) -> str:
+def _summary(entries: list[Entry], parameters: int) -> str:
     """Parameters, formats and size."""
     formats = Counter[str]()
     for entry in entries:
-        formats[entry.dtype] += entry.nbytes
+        if not entry.content:  # of a marker
+            formats[entry.dtype] += entry.nbytes
     shares = ", ".join(name for name, _ in formats.most_common())
-    return f"{sum(e.parameters for e in entries):>16,} parameters, {_size(e.nbytes for e in entries)} ({shares})"
+    return f"{parameters:>16,} parameters, {_size(e.nbytes for e in entries)} ({shares})"
 
 
 def _size(sizes: Iterable[int]) -> str:

@@ -24,11 +24,15 @@ from .formats import (
     use_scaled_products,
     wants_exact_products,
 )
+from .gguf import gguf_marker
+from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
+    "BLOCKS",
     "CASTS",
     "FORMATS",
+    "READABLE_BLOCKS",
     "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
     "Format",
@@ -39,9 +43,11 @@ __all__ = [
     "check_format",
     "check_library",
     "check_stored",
+    "expand_blocks",
     "expand_weight",
     "find_format",
     "format_of",
+    "gguf_marker",
     "install_quantized_layers",
     "is_file_marker",
     "is_linear",

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .embedding import QuantizedEmbedding
 from .fp8 import FP8
+from .gguf import GGUF
 from .int8 import INT8
 from .mxfp8 import MXFP8
 from .nf4 import NF4
@@ -19,7 +21,7 @@ from .w4a4 import W4A4
 from .w4a8 import W4A8
 
 # The first row that a weight without a marker fits is its format.
-FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP4, MXFP8, W4A8, W4A4, NF4)}
+FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP4, MXFP8, W4A8, W4A4, NF4, GGUF)}
 
 # Those to which the weights of a transformer can be cast.
 CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
@@ -114,7 +116,7 @@ def plain_dtype(network: nn.Module) -> torch.dtype:
         parameter.dtype
         for module in network.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if format_of(module) is None or name == "bias"
+        if (format_of(module) is None or name == "bias") and parameter.is_floating_point()
     )
 
 
@@ -243,20 +245,27 @@ def install_quantized_layers(
     modules, expected = dict(network.named_modules()), matrix_shapes(network)
     for name, stored in _take_weights(state).items():
         module, _, leaf = name.rpartition(".")
-        linear = modules.get(module)
         if (format := _readable_format(stored)) is None:
             keep = dtype is None or stored.weight.dtype in deferred
             state[name] = stored.weight if keep else stored.weight.to(dtype)
             continue
         shape = _checked_shape(stored, format, expected.get(name))
         _check_scales(stored, format)
-        if leaf == "weight" and isinstance(linear, nn.Linear):
-            layer = format.make_linear(linear, stored)
+        if leaf == "weight" and (layer := _make_layer(modules.get(module), format, shape, stored)) is not None:
             network.set_submodule(module, layer)
             own = {key: tensor for key, tensor in layer.state_dict().items() if key != "bias"}
             state |= {f"{module}.{suffix}": tensor for suffix, tensor in own.items()}
         else:
             state[name] = format.dequantize(stored, shape, dtype or torch.bfloat16)
+
+
+def _make_layer(plain: nn.Module | None, format: Format, shape: Shape, stored: StoredWeight) -> nn.Module | None:
+    """The layer that takes the place of ``plain`` and keeps its weight as it is stored; None if there is none."""
+    if isinstance(plain, nn.Linear):
+        return format.make_linear(plain, stored)
+    if isinstance(plain, nn.Embedding) and format.whole_rows:
+        return QuantizedEmbedding(format, shape, stored)
+    return None
 
 
 def _take_weights(state: dict[str, Tensor]) -> dict[str, StoredWeight]:

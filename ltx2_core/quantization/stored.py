@@ -145,6 +145,7 @@ class Format:
             number of the last block. None if nothing is cast to this format.
         operation: the operation of torch by which its layers multiply without expanding their weight, if they can.
         rate: the rate of a machine that such products have.
+        whole_rows: whether each row of a stored tensor holds all that its numbers need, so that a table stays as it is.
     """
 
     name: ClassVar[str]
@@ -157,6 +158,7 @@ class Format:
     kept: ClassVar[Mapping[str, str] | None] = None
     operation: ClassVar[Any] = None
     rate: ClassVar[str] = ""
+    whole_rows: ClassVar[bool] = False
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is in this format, by its dtype, its companions and its marker."""
