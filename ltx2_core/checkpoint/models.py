@@ -227,8 +227,9 @@ class Models:
         """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:
             raise CheckpointError(
-                f"{self._file_names} has no {name.replace('_', ' ')}; add the file that holds it, or choose the full "
-                f"LTX-{self.version} checkpoint."
+                f"{self._file_names} has no {name.replace('_', ' ')}; choose the file that holds it as "
+                f"{_input_for(name)} in LTX-2 Load Model, or give it as a further file of --checkpoint; or choose the "
+                f"full LTX-{self.version} checkpoint."
             )
         return self.sources[name]
 
@@ -253,9 +254,10 @@ def open_models(
     """Look at the files of a model; only headers are read.
 
     Args:
-        checkpoint: An official single file, a list of split files, a folder as diffusers has it, or "miniature" for
-            the one that comes with the package. Where two files hold one component, that of the first counts.
-        text_encoder: A Gemma 3 folder or safetensors file; that of a folder of diffusers is found there.
+        checkpoint: An official single file, a GGUF file, a list of split files, a folder as diffusers has it, or
+            "miniature" for the one that comes with the package. Where two files hold one component, that of the first
+            counts.
+        text_encoder: A Gemma 3 folder, safetensors or GGUF file; that of a folder of diffusers is found there.
         video_vae: A file whose video VAE counts before that of the checkpoint.
         audio_vae: A file whose audio VAE and vocoder count before those of the checkpoint.
         distilled: Whether this is a distilled model; None for what the names of file and folder say.
@@ -270,6 +272,12 @@ def open_models(
     own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
     chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
     return Models(_open_all(paths), _encoder(paths, text_encoder), chosen, distilled)
+
+
+def _input_for(name: str) -> str:
+    """The input of LTX-2 Load Model at which the file with a component is chosen."""
+    inputs = {"checkpoint": ("transformer",), "video_vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
+    return next((widget for widget, held in inputs.items() if name in held), "text_projection")
 
 
 def _encoder(paths: Sequence[Path], text_encoder: str | Path | None) -> Path | None:

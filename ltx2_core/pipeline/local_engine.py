@@ -97,7 +97,7 @@ class LocalEngine(PlannedEngine):
         """
         if self.models.text_encoder is None:
             raise MissingFileError(
-                "No text encoder was given; prompts need Gemma 3 12B, as a folder or a safetensors file."
+                "No text encoder was given; prompts need Gemma 3 12B, as a folder, or a safetensors or GGUF file."
             )
         return open_text_encoder(self.models.text_encoder)
 

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
+import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.folders import is_shard, open_file
@@ -543,3 +544,75 @@ def test_inspect(mini, tmp_path, capsys):
     assert "LTX-2.0 (told by its tensors" in said and "2,052,736 parameters, 2.8 MB (Q8_0, BF16, F32)" in said
     assert "needs: video_encoder, video_decoder" in said
     assert "Gemma 3 text encoder, 6 layers of width 64, with tokenizer" in said
+
+
+def quantised(value: torch.Tensor, type: str):
+    """As the official package makes it."""
+    gguf = pytest.importorskip("gguf")
+    if type in PLAIN:
+        return packed(value, type)
+    blocks = gguf.quants.quantize(value.float().numpy(), gguf.GGMLQuantizationType[type])
+    return type, tuple(value.shape), blocks.tobytes()
+
+
+WRITTEN = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # by the package; the others it only reads
+
+
+@pytest.mark.parametrize("type", READABLE_BLOCKS)
+def test_blocks_are_those_of_the_official_package(type):
+    gguf = pytest.importorskip("gguf")
+    content = random_blocks(type, 500)
+    expected = gguf.quants.dequantize(content.numpy(), gguf.GGMLQuantizationType[type])
+    assert same_bits(expand_blocks(type, content).view(500, -1), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("type", WRITTEN)
+def test_a_file_that_the_official_package_writes(tmp_path, type):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "ltxv")
+    fields, tensors = transformer(MINI, common(type), quantised)
+    writer.add_string("config", fields["config"])
+    writer.add_array("a.words", ["one", "two"])
+    for name, (form, shape, content) in tensors.items():
+        kind = gguf.GGMLQuantizationType[form]
+        rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(*shape[:-1], -1).numpy()
+        writer.add_tensor(name, rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours = build(open_models(write(tmp_path / "ours.gguf", fields, tensors)), "transformer", torch.bfloat16)
+    found = build(open_models(tmp_path / "x.gguf"), "transformer", torch.bfloat16)
+    assert {type, "BF16", "F32"} == {entry.dtype for entry in TensorFile(tmp_path / "x.gguf").entries.values()} - {"U8"}
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(("type", "decibels"), zip(WRITTEN, (65, 45, 45, 38, 33)))
+@pytest.mark.slow
+def test_the_miniature_in_blocks_makes_nearly_the_same_clip(tmp_path, type, decibels):
+    """Transformer, connectors, text projection and Gemma; the table in quantization/README.md has what was measured."""
+    checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common(type), quantised))
+    encoder = write(tmp_path / "gemma.gguf", *gemma(GEMMA, type, quantised))
+    settings = {"prompt": "a green ball bounces twice on the left", "seed": 3}
+    found = ltx2.generate(open_models([checkpoint, MINI], encoder), **settings)
+    exact = ltx2.generate(open_models("miniature"), **settings)
+    error = (found.frames - exact.frames).square().mean()
+    assert 0 < error < 10 ** (-decibels / 10)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_from_gguf_files(tmp_path):
+    checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common("Q8_0")))
+    encoder = write(tmp_path / "gemma.gguf", *gemma(GEMMA, "Q8_0"))
+    words = ["generate", "--prompt", "a red ball", "--text-encoder", str(encoder), "--output", str(tmp_path / "x.mp4")]
+    small = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2"]
+    assert main([*words, *small, "--checkpoint", str(checkpoint), str(MINI)]) == 0
+    assert (tmp_path / "x.mp4").stat().st_size > 1000
+
+
+def test_what_a_transformer_alone_lacks_is_said_with_its_place(tmp_path, tiny, tiny_files, capsys):
+    encoder = tiny_files("2.3")[1]
+    words = ["generate", "--prompt", "x", "--text-encoder", str(encoder), "--output", str(tmp_path / "x.mp4")]
+    assert main([*words, "--checkpoint", str(tiny[0])]) == 2  # before anything is read
+    said = capsys.readouterr().err
+    assert "tiny.gguf has no video decoder; choose the file that holds it as video_vae in LTX-2 Load Model" in said
