@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
+_NARROW = ("F8_E4M3", "F8_E5M2")  # which weights may be with nothing beside them
+
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
@@ -50,11 +53,6 @@ class Entry:
     nbytes: int
     start: int = 0  # the first byte, from the beginning of the file
     content: bytes = b""  # what the tensor holds, if the file says it in its metadata; then it has no bytes of its own
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the tensor holds."""
-        return math.prod(self.shape)
 
 
 class TensorFile:
@@ -98,6 +96,25 @@ class TensorFile:
     def format(self, key: str) -> Format | None:
         """Return the format of the tensor ``key``, None if it is plain. Raises CheckpointError as ``find_format``."""
         return find_format(self._stored(key))
+
+    def formats(self, keys: Iterable[str]) -> list[str]:
+        """List how these tensors are stored, with most bytes first: by format, or in the words of safetensors.
+
+        What stands beside a weight counts as its format; a weight that cannot be read, by the kind of its bytes.
+        """
+        nbytes = Counter[str]()
+        for key in keys:
+            weight, suffix = split_companion(key)
+            nbytes[self._format_name(weight if suffix and weight in self.entries else key)] += self.entries[key].nbytes
+        return [name for name, _ in nbytes.most_common()]
+
+    def _format_name(self, key: str) -> str:
+        entry = self.entries[key]
+        try:
+            format = self.format(key) if key in self._companions or entry.dtype in _NARROW else None
+        except CheckpointError:
+            format = None
+        return entry.dtype if format is None else format.name
 
     def parameters(self, keys: Iterable[str]) -> int:
         """Count the numbers that these tensors stand for; scales and markers are none."""
