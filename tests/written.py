@@ -3,28 +3,50 @@
 A writer takes a float32 matrix (out, in) and returns tensors by what follows the name of the module.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import golden
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ltx2_core.checkpoint.files import DTYPES
+from ltx2_core.quantization import respell
 from ltx2_core.quantization.rotation import rotate
 
 Written = dict[str, Tensor]
 
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 GROUP = 64  # columns that are rotated together, which the narrowest matrix of the miniature has
+VECTORS = golden.vectors("formats")  # what the libraries wrote
 NF4 = torch.tensor([
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ])  # fmt: skip
+
+
+def read(entry: dict) -> torch.Tensor:
+    content = bytearray(base64.b64decode(entry["b64"]))
+    if "dtype" not in entry:  # a marker
+        return torch.frombuffer(content, dtype=torch.uint8)
+    dtype = DTYPES[entry["dtype"]]
+    return torch.frombuffer(content, dtype=dtype).reshape(entry["shape"]) if content else torch.empty(entry["shape"])
+
+
+def file_of(name: str, module: str = "q") -> dict[str, torch.Tensor]:
+    """The tensors of one layer, named as a reader of files names them."""
+    return {
+        respell(f"{module}.{key}"): read(entry)
+        for key, entry in VECTORS[name].items()
+        if key == "comfy_quant" or (key.startswith("weight") and isinstance(entry, dict))
+    }
 
 
 def as_bytes(**content) -> Tensor:
