@@ -44,7 +44,8 @@ def build(
     if format is not None:
         cast(state, format)
     try:
-        install_quantized_layers(network, state, getattr(network, "compute_dtype", dtype), deferred)
+        computes = getattr(network, "compute_dtype", dtype)
+        install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
     load_strict(network, state, title, source.variant.official)

@@ -1,7 +1,6 @@
 """One tensor of a file, as its header describes it, whatever kind of file it is."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,6 @@ class Entry:
     content: bytes = b""  # what the tensor holds, if the file says it in its metadata; then it has no bytes of its own
     expands: bool = False  # whether it lies in blocks of GGUF, but is given as numbers, because it is no matrix
     excess: float = 0.0  # what the file has added to every number
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the tensor holds."""
-        return math.prod(self.shape)
 
 
 def marker_entry(options: Mapping[str, Any]) -> Entry:

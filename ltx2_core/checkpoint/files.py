@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,8 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
     **dict.fromkeys(BLOCKS, torch.uint8),
 }  # fmt: skip
+
+_NARROW = ("F8_E4M3", "F8_E5M2")  # which weights may be with nothing beside them
 
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
@@ -88,6 +91,25 @@ class TensorFile:
     def format(self, key: str) -> Format | None:
         """Return the format of the tensor ``key``, None if it is plain. Raises CheckpointError as ``find_format``."""
         return find_format(self._stored(key))
+
+    def formats(self, keys: Iterable[str]) -> list[str]:
+        """List how these tensors are stored, with most bytes first: by format, or in the words of safetensors or GGUF.
+
+        What stands beside a weight counts as its format; a weight that cannot be read, by the kind of its bytes.
+        """
+        nbytes = Counter[str]()
+        for key in keys:
+            weight, suffix = split_companion(key)
+            nbytes[self._format_name(weight if suffix and weight in self.entries else key)] += self.entries[key].nbytes
+        return [name for name, _ in nbytes.most_common()]
+
+    def _format_name(self, key: str) -> str:
+        entry = self.entries[key]
+        try:
+            format = self.format(key) if key in self._companions or entry.dtype in _NARROW else None
+        except CheckpointError:
+            format = None
+        return entry.dtype if format is None or entry.dtype in BLOCKS else format.name
 
     def parameters(self, keys: Iterable[str]) -> int:
         """Count the numbers that these tensors stand for; scales and markers are none."""

@@ -54,8 +54,13 @@ class Source:
         return sum(self.file.entries[key].nbytes for key in self.names.values())
 
     @property
+    def formats(self) -> list[str]:
+        """How the component's tensors are stored, with most bytes first."""
+        return self.file.formats(self.names.values())
+
+    @property
     def parameters(self) -> int:
-        """How many numbers the component's tensors hold."""
+        """How many numbers the component's tensors stand for."""
         return self.file.parameters(self.names.values())
 
 

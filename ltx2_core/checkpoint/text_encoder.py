@@ -137,6 +137,11 @@ class TextEncoderFiles:
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
 
     @property
+    def formats(self) -> list[str]:
+        """How the weights that are used are stored, with most bytes first."""
+        return self._whole.formats(key for _, key in self.names.values())
+
+    @property
     def parameters(self) -> int:
         """How many numbers the weights that are used stand for."""
         return self._whole.parameters(key for _, key in self.names.values())
@@ -221,7 +226,7 @@ def build_text_encoder(
         encoder = files.kind.network(files.config)
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
-        install_quantized_layers(encoder, state, dtype, deferred)
+        install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
     except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)

@@ -1,15 +1,13 @@
 """What a file is, in words."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import LTX_PART, describe_contents
-from ..checkpoint.entries import Entry
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
-from ..checkpoint.models import Models
+from ..checkpoint.models import Models, Source
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
@@ -67,9 +65,7 @@ def _checkpoint(models: Models) -> str:
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size([file.nbytes])}"]
     for name in COMPONENTS:
         if name in models.sources:
-            found = models.sources[name]
-            entries = [file.entries[key] for key in found.names.values()]
-            lines.append(f"  {name:<16} {_summary(entries, found.parameters)}")
+            lines.append(f"  {name:<16} {_summary(models.sources[name])}")
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
     lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
@@ -106,7 +102,6 @@ def _lora(lora: Lora) -> str:
 
 def _text_encoder(files: TextEncoderFiles) -> str:
     config = files.config
-    entries = [shard.entries[key] for shard, key in files.names.values()]
     try:
         files.tokenizer()
         tokenizer = "with tokenizer"
@@ -116,20 +111,15 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     return "\n".join(
         [
             f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
-            f"  text_encoder     {_summary(entries, files.parameters)}",
+            f"  text_encoder     {_summary(files)}",
             "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
         ]
     )
 
 
-def _summary(entries: list[Entry], parameters: int) -> str:
-    """Parameters, formats and size."""
-    formats = Counter[str]()
-    for entry in entries:
-        if not entry.content:  # of a marker
-            formats[entry.dtype] += entry.nbytes
-    shares = ", ".join(name for name, _ in formats.most_common())
-    return f"{parameters:>16,} parameters, {_size(e.nbytes for e in entries)} ({shares})"
+def _summary(stored: Source | TextEncoderFiles) -> str:
+    """Parameters, size and formats."""
+    return f"{stored.parameters:>16,} parameters, {_size([stored.nbytes])} ({', '.join(stored.formats)})"
 
 
 def _size(sizes: Iterable[int]) -> str:

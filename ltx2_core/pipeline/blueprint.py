@@ -23,6 +23,7 @@ from ..memory.partition import Weights
 from ..memory.trace import SCALED_OPERATIONS
 from ..quantization import (
     CASTS,
+    FORMATS,
     SCALED_PRODUCTS,
     cast,
     find_format,
@@ -104,7 +105,7 @@ class Blueprint:
         if format is not None:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
-        title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
+        title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
         return cls(title, models.config, tensors, encoder.config if encoder else None, tables)
 
     @classmethod
@@ -217,6 +218,18 @@ def blueprint_of(
 def empty_like(network: nn.Module, *shape: int) -> Tensor:
     """Return a tensor of ``shape`` on the meta device, in the dtype that ``network`` computes in."""
     return torch.empty(shape, dtype=plain_dtype(network), device="meta")
+
+
+def _formats(models: Models, encoder: TextEncoderFiles | None, format: str | None) -> list[str]:
+    """Name the formats of quantised networks, and what the transformer is cast to."""
+    networks = [(name.replace("_", " "), source.formats) for name, source in models.sources.items()]
+    if encoder is not None:
+        networks.append((encoder.kind.title, encoder.formats))
+    said = []
+    for network, formats in networks:
+        if quantized := [name for name in formats if name in FORMATS]:
+            said.append(f"{network} in {' and '.join(quantized)}")
+    return said + ([f"cast to {format}"] if format else [])
 
 
 def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:

@@ -3,7 +3,8 @@
 A further format is one file beside this one, with a class derived from ``stored.Format``, and one row of FORMATS.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -227,6 +228,7 @@ def install_quantized_layers(
     state: dict[str, Tensor],
     dtype: torch.dtype | None = None,
     deferred: Collection[torch.dtype] = (),
+    name_in_file: Callable[[str], str] = str,
 ) -> None:
     """Put a quantised layer wherever ``state`` holds a quantised weight for an nn.Linear; changes both arguments.
 
@@ -238,12 +240,14 @@ def install_quantized_layers(
             scale is 1 where the format allows it.
         dtype: What everything becomes that is not quantised; None leaves it as stored.
         deferred: What is stored so is left as it is, too, because somebody else converts it when it is used.
+        name_in_file: Gives the name of a tensor in the file, for errors.
 
     Raises:
         CheckpointError: A weight is in a format that is no row of FORMATS, or something beside it is damaged.
     """
     modules, expected = dict(network.named_modules()), matrix_shapes(network)
-    for name, stored in _take_weights(state).items():
+    for name, ours in _take_weights(state).items():
+        stored = replace(ours, name=name_in_file(name))
         module, _, leaf = name.rpartition(".")
         if (format := _readable_format(stored)) is None:
             keep = dtype is None or stored.weight.dtype in deferred

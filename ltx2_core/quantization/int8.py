@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .int8_products import multiplies, scaled_linear
 from .rotation import RotatedFormat, RotatedLinear, rotated_linear
 from .stored import Shape, StoredWeight
 
@@ -20,6 +21,8 @@ class Int8Format(RotatedFormat):
     markers = ("int8_tensorwise",)
     scale_suffixes = ("weight_scale", "quanto_scale", "SCB")
     input_suffixes = ("input_scale", "output_scale", "weight_format")
+    operation = torch.ops.aten._int_mm
+    rate = "products8"
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is int8 with a scale that is known."""
@@ -49,18 +52,27 @@ class Int8Format(RotatedFormat):
 
     def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> "Int8Linear":
         """Return the layer in place of ``linear``, filled with the stored tensors."""
-        return Int8Linear(self, tuple(linear.weight.shape), self.kept_companions(stored), linear.bias)
+        layer = Int8Linear(self, tuple(linear.weight.shape), self.kept_companions(stored), linear.bias)
+        layer.exact = bool(stored.options.get("full_precision_matrix_mult", False))
+        return layer
+
+    def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
+        """Return the product of a square matrix with itself, both in int8, to time a device; None if it has none."""
+        stored, one = matrix.to(torch.int8), torch.ones(1, 1, device=matrix.device)
+        return partial(scaled_linear, matrix, stored, one, None, 0) if multiplies(stored) else None
 
 
 class Int8Linear(RotatedLinear):
     """A linear layer of int8: it multiplies by the whole numbers, which lose nothing in bfloat16, and then by the
-    scales."""
+    scales; or, after ``use_scaled_products``, it rounds the input to int8 too and multiplies int8 by int8."""
 
     def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``; it holds the expanded weight."""
+        """Return this layer for several calls with inputs of ``dtype``; it may hold the expanded weight."""
+        scale = row_scale(self.stored)
+        if self.weight.device.type in self.scaled_on and multiplies(self.weight):
+            return partial(scaled_linear, weight=self.weight, weight_scale=scale, bias=self.bias, group=self.group)
         if dtype == torch.float16:  # in which sums of whole numbers would be infinite
             return super().expanded(dtype)
-        scale = row_scale(self.stored)
         return partial(_scaled, weight=self.weight.to(dtype), scale=scale, bias=self.bias, group=self.group)
 
 

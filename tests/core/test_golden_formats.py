@@ -1,26 +1,21 @@
 """Weights as the libraries that define the formats wrote them, byte for byte, and what they stand for."""
 
-import base64
 import math
 
-import golden
 import pytest
 import torch
 from torch import nn
+from written import VECTORS, file_of, read
 
-from ltx2_core.checkpoint.files import DTYPES
 from ltx2_core.quantization import (
     FORMATS,
     expand_weight,
     find_format,
     install_quantized_layers,
-    respell,
     stored_weights,
 )
 from ltx2_core.quantization.block_scales import scales_of_rows
 from ltx2_core.quantization.rotation import rotate
-
-VECTORS = golden.vectors("formats")
 
 # The format of each, and by how much its numbers may differ: where something is rotated, sums come in another order.
 FORMAT = {
@@ -47,23 +42,6 @@ FORMAT = {
     "bnb_nf4_nested": ("nf4", 0),
     "quanto_qint8": ("int8", 0),
 }
-
-
-def read(entry: dict) -> torch.Tensor:
-    content = bytearray(base64.b64decode(entry["b64"]))
-    if "dtype" not in entry:  # a marker
-        return torch.frombuffer(content, dtype=torch.uint8)
-    dtype = DTYPES[entry["dtype"]]
-    return torch.frombuffer(content, dtype=dtype).reshape(entry["shape"]) if content else torch.empty(entry["shape"])
-
-
-def file_of(name: str, module: str = "q") -> dict[str, torch.Tensor]:
-    """The tensors of one layer, named as a reader of files names them."""
-    return {
-        respell(f"{module}.{key}"): read(entry)
-        for key, entry in VECTORS[name].items()
-        if key == "comfy_quant" or (key.startswith("weight") and isinstance(entry, dict))
-    }
 
 
 def expected_of(name: str) -> tuple[torch.Tensor, torch.dtype]:
