@@ -211,8 +211,7 @@ class LoadedGemma(_OfOneNetwork):
         self.files = files
         self.loras: Stack = ()
         self._base: LoadedGemma | None = None  # which stays open as long as this does
-        parameters = sum(shard.entries[key].parameters for shard, key in files.names.values())
-        self.dtype = PRECISIONS[precision] or host.dtype_for("text", parameters)
+        self.dtype = PRECISIONS[precision] or host.dtype_for("text", files.parameters)
         device = host.device_for("text")
         self.network = HostNetwork("text_encoder", device, self.dtype, self._build, files.path.name)
 

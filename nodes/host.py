@@ -39,12 +39,18 @@ log.addFilter(plain_record)
 
 # ---------------------------------------------------------------------------------------------------------- model files
 
-READABLE = (".safetensors", ".sft")
+READABLE = (".safetensors", ".sft", ".gguf")
+
+# The host lists no GGUF files. Packs that read them list the same folders again, under these names, and so do we.
+GGUF_LISTS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf"}
+for _kind, _again in GGUF_LISTS.items():
+    folder_paths.folder_names_and_paths.setdefault(_again, (folder_paths.folder_names_and_paths[_kind][0], {".gguf"}))
 
 
 def model_files(*kinds: str) -> list[str]:
     """Return the names of the files that we can read in these model folders, each name once."""
-    names = (name for kind in kinds for name in folder_paths.get_filename_list(kind))
+    lists = [each for kind in kinds for each in (kind, GGUF_LISTS.get(kind)) if each]
+    names = (name for each in lists for name in folder_paths.get_filename_list(each))
     return list(dict.fromkeys(name for name in names if name.lower().endswith(READABLE)))
 
 

@@ -57,7 +57,7 @@ def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = IN
 # What people type to find it.
 ALIASES = (
     "load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv", "ltx 2.3", "ltx 2.0",
-    "fp8", "distilled", "quantization", "bf16",
+    "fp8", "distilled", "quantization", "bf16", "gguf",
 )  # fmt: skip
 
 
@@ -75,7 +75,8 @@ class LoadModel(io.ComfyNode):
                     "checkpoint",
                     options=[*_checkpoints(), BUILT_IN],
                     tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
-                    "the transformer of a split model from models/diffusion_models, or a folder of diffusers (with "
+                    "the transformer of a split model or a .gguf file from models/diffusion_models or models/unet, "
+                    "whose VAEs and text projection are chosen below, or a folder of diffusers (with "
                     "model_index.json) in one of them. The built-in miniature needs no download and makes clips of a "
                     "bouncing ball: good for trying a graph.",
                 ),
@@ -147,14 +148,14 @@ class LoadGemma(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadGemma",
             "loaders/Load Gemma",
-            aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b"],
+            aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b", "gguf"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=[AS_MODEL, *_gemmas(), BUILT_IN],
-                    tooltip="Gemma 3 12B from models/text_encoders: one .safetensors file with the tokenizer inside, "
-                    "such as gemma_3_12B_it.safetensors, or a Hugging Face folder. as the model takes the first one "
-                    "there that the loaded model can read, and for the built-in miniature its own.",
+                    tooltip="Gemma 3 12B from models/text_encoders or models/clip: one .safetensors or .gguf file with "
+                    "the tokenizer inside, such as gemma_3_12B_it.safetensors, or a Hugging Face folder. as the model "
+                    "takes the first one there that the loaded model can read, and for the built-in miniature its own.",
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
                 _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
@@ -260,8 +261,8 @@ def _checkpoint(name: str) -> Path:
 def _gemmas() -> list[str]:
     """Return the names of folders, and of files that are not parts of these folders."""
     folders = host.model_folders(GEMMA, "text_encoders")
-    files = [name for name in host.model_files("text_encoders") if str(Path(name).parent) not in folders]
-    return [*files, *folders]
+    files = [name for name in host.model_files("text_encoders") if not is_shard(name)]
+    return [*(name for name in files if str(Path(name).parent) not in folders), *folders]
 
 
 def _gemma(name: str) -> Path:

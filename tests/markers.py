@@ -8,7 +8,9 @@ import ast
 from functools import cache
 from pathlib import Path
 
-ORACLES = {"ltx_core", "diffusers", "peft", "scipy", "torchaudio", "radon"}
+ORACLES = {
+    "ltx_core", "diffusers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen", "optimum", "bitsandbytes", "gguf",
+}  # fmt: skip
 HELPERS = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
 
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)

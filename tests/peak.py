@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 class Peak(TorchDispatchMode):
     """Counts the bytes of all storages that operations inside of it have made and that are still alive.
 
-    What existed before (weights, inputs) does not count; what one kernel takes for itself is not seen.
+    What existed before (weights, inputs) does not count, nor what is only a shape; what one kernel takes for itself is
+    not seen.
     """
 
     def __init__(self):
@@ -24,7 +25,7 @@ class Peak(TorchDispatchMode):
         given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = operation(*args, **kwargs)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _storage(leaf) not in given | self._known:
+            if isinstance(leaf, Tensor) and not leaf.is_meta and _storage(leaf) not in given | self._known:
                 self._count(leaf.untyped_storage())
         return result
 

@@ -44,7 +44,8 @@ def build(
     if format is not None:
         cast(state, format)
     try:
-        install_quantized_layers(network, state, getattr(network, "compute_dtype", dtype), deferred)
+        computes = getattr(network, "compute_dtype", dtype)
+        install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
     load_strict(network, state, title, source.variant.official)
@@ -61,7 +62,7 @@ def _refuse_unknown(models: Models, source: Source, title: str) -> None:
     unknown = [key for key in models.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
     if unknown:
         try:
-            check_stored({key: source.file.dtype(key) for key in unknown})
+            check_stored(source.file.outlines(unknown))
         except CheckpointError as error:
             raise CheckpointError(f"{source.file.path.name}: {error}") from None
         raise CheckpointError(

@@ -1,9 +1,9 @@
-"""A safetensors file: its header at once, its tensors when asked for."""
+"""A safetensors or GGUF file: its header at once, its tensors when asked for."""
 
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,44 +13,50 @@ from torch import Tensor
 
 from ..disk_cache.mapped import map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
-from ..errors.foreign import parse_json, shown
+from ..errors.foreign import Fields, parse_json, shown
+from ..quantization import (
+    BLOCKS,
+    READABLE_BLOCKS,
+    Format,
+    StoredWeight,
+    expand_blocks,
+    find_format,
+    is_marker,
+    matrix_shape,
+    respell,
+    split_companion,
+    stored_weights,
+)
+from .entries import MARKER, Entry, check_places, contradiction, marker_entry
+from .gguf import read_gguf
+from .gguf_header import is_gguf
+from .gguf_tokenizer import tokenizer_model
 from .keys.layouts import official_names
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.uint8,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    **dict.fromkeys(BLOCKS, torch.uint8),
 }  # fmt: skip
+
+_NARROW = ("F8_E4M3", "F8_E5M2")  # which weights may be with nothing beside them
 
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
+_PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies in its file."""
-
-    dtype: str  # in the words of safetensors
-    shape: tuple[int, ...]
-    nbytes: int
-    start: int = 0  # the first byte, from the beginning of the file
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the tensor holds."""
-        return math.prod(self.shape)
-
-
 class TensorFile:
-    """A safetensors file, opened lazily: tensors are memory-mapped and read from disk when they are used."""
+    """A safetensors or GGUF file, opened lazily: tensors are memory-mapped and read from disk when they are used."""
 
     def __init__(self, path: str | Path):
         """Read the header only.
 
-        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole safetensors file.
+        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
         """
         self.path = Path(path)
         try:
@@ -72,18 +78,77 @@ class TensorFile:
         """List the names of all tensors."""
         return list(self.entries)
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape of the tensor ``key``."""
-        return self.entries[key].shape
+    def shape(self, key: str, expected: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Return the shape of the tensor ``key``: of a quantised weight that of the matrix, whatever its bytes have.
+
+        A format may store a matrix with padding; where that is all that differs from ``expected``, which a network
+        has there, the answer is ``expected``.
+        """
+        if key not in self._companions:
+            return self.entries[key].shape
+        return matrix_shape(self._stored(key), expected)
+
+    def format(self, key: str) -> Format | None:
+        """Return the format of the tensor ``key``, None if it is plain. Raises CheckpointError as ``find_format``."""
+        return find_format(self._stored(key))
+
+    def formats(self, keys: Iterable[str]) -> list[str]:
+        """List how these tensors are stored, with most bytes first: by format, or in the words of safetensors or GGUF.
+
+        What stands beside a weight counts as its format; a weight that cannot be read, by the kind of its bytes.
+        """
+        nbytes = Counter[str]()
+        for key in keys:
+            weight, suffix = split_companion(key)
+            nbytes[self._format_name(weight if suffix and weight in self.entries else key)] += self.entries[key].nbytes
+        return [name for name, _ in nbytes.most_common()]
+
+    def _format_name(self, key: str) -> str:
+        entry = self.entries[key]
+        try:
+            format = self.format(key) if key in self._companions or entry.dtype in _NARROW else None
+        except CheckpointError:
+            format = None
+        return entry.dtype if format is None or entry.dtype in BLOCKS else format.name
+
+    def parameters(self, keys: Iterable[str]) -> int:
+        """Count the numbers that these tensors stand for; scales and markers are none."""
+        return sum(math.prod(self.shape(key)) for key in keys if not split_companion(key)[1])
+
+    def outlines(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Return these tensors on the meta device, but for markers, which say how others are stored.
+
+        Raises CheckpointError for a dtype that cannot be read.
+        """
+        return {key: self.outline(key) for key in keys}
+
+    def outline(self, key: str) -> Tensor:
+        """Return one of them."""
+        if is_marker(key):
+            return self.get(key)
+        return torch.empty(self.entries[key].shape, dtype=self.dtype(key), device="meta")
+
+    def _stored(self, key: str) -> StoredWeight:
+        return stored_weights(self.outlines([key, *self._companions.get(key, ())]))[key]
+
+    @cached_property
+    def _companions(self) -> dict[str, list[str]]:
+        """What stands beside each weight."""
+        beside: dict[str, list[str]] = {}
+        for key in self.entries:
+            weight, suffix = split_companion(key)
+            if suffix and weight in self.entries:
+                beside.setdefault(weight, []).append(key)
+        return beside
 
     def dtype(self, key: str) -> torch.dtype:
         """Return the dtype of the tensor ``key``. Raises CheckpointError for one that torch has no word for."""
-        name = self.entries[key].dtype
-        if name not in DTYPES:
+        entry = self.entries[key]
+        if entry.dtype not in (READABLE_BLOCKS if entry.expands else DTYPES):
             raise CheckpointError(
-                f"{self.path.name} stores {key} as {name}, which this version of the pack cannot read."
+                f"{self.path.name} stores {key} as {entry.dtype}, which this version of the pack cannot read."
             )
-        return DTYPES[name]
+        return torch.float32 if entry.expands else DTYPES[entry.dtype]
 
     def get(self, key: str) -> Tensor:
         """Return the tensor ``key``, backed by the file.
@@ -91,11 +156,25 @@ class TensorFile:
         Raises CheckpointError for a dtype that cannot be read, or if the file is no longer what its header said.
         """
         dtype, entry = self.dtype(key), self.entries[key]
+        if entry.content:
+            return torch.frombuffer(bytearray(entry.content), dtype=dtype)
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
         # A storage of its own, since a view of bytes as numbers must begin where these do.
         content = self._mapped[entry.start : entry.start + entry.nbytes]
-        return torch.asarray(content, dtype=torch.uint8, device="cpu").view(dtype).view(entry.shape)
+        stored = torch.asarray(content, dtype=torch.uint8, device="cpu")
+        if entry.expands:
+            return expand_blocks(entry.dtype, stored).view(entry.shape)
+        tensor = stored.view(dtype).view(entry.shape)
+        return tensor - entry.excess if entry.excess else tensor
+
+    @property
+    def tokenizer_model(self) -> bytes | None:
+        """The SentencePiece model that the fields of a GGUF file describe; None without one.
+
+        Raises CheckpointError if they describe another kind of tokenizer, or none that can be.
+        """
+        return tokenizer_model(self.path) if is_gguf(self.path) else None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -194,6 +273,8 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
             f"{path.name} is a git-LFS pointer, not the model itself; run `git lfs pull` in its folder, or download "
             "the file with the browser."
         )
+    if is_gguf(path):
+        return read_gguf(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
@@ -201,7 +282,8 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
         if length > _LONGEST_HEADER:
             kind = " but a zip archive, as PyTorch's .ckpt, .pt and .pth files are" if start[:4] == b"PK\3\4" else ""
             raise CheckpointError(
-                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors files only."
+                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors and .gguf "
+                "files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
@@ -209,8 +291,9 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
     title = f"The header of {path.name}"
     header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
-    entries = {key: _entry(key, info, 8 + length, title) for key, info in header.items()}
-    end = _check_places(entries, title)
+    entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
+    end = check_places(entries, title)
+    entries |= _stated_markers(metadata, entries, path.name)
     if size < end:
         raise _incomplete(path, size, end)
     return size, metadata, entries
@@ -237,31 +320,40 @@ def _entry(key: str, info: object, start: int, title: str) -> Entry:
     stated = info if isinstance(info, Mapping) else {}
     dtype, shape, place = (stated.get(name) for name in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not _is_whole(shape, _MOST_AXES) or not _is_whole(place, 2) or len(place) != 2:
-        raise _contradiction(key, f"as {shown(info)}", title)
+        raise contradiction(key, f"as {shown(info)}", title)
     nbytes, numbers = place[1] - place[0], math.prod(max(1, each) for each in shape)
     if (
         nbytes < 0
         or numbers > _MOST_NUMBERS
         or (dtype in DTYPES and nbytes != math.prod(shape) * DTYPES[dtype].itemsize)
     ):
-        raise _contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
+        raise contradiction(key, f"as {dtype} of shape {tuple(shape)} in {nbytes:,} bytes", title)
     return Entry(dtype, tuple(shape), nbytes, start + place[0])
+
+
+def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], file: str) -> dict[str, Entry]:
+    """The markers of layers that the metadata holds, as if they stood beside their weights as in other files.
+
+    A marker that does stand there counts first: lists of a whole file are known to be wrong at times. Raises
+    CheckpointError if the metadata cannot be read.
+    """
+    stated = metadata.get("_quantization_metadata")
+    if stated is None:
+        return {}
+    title = f"_quantization_metadata in the header of {file}"
+    layers = Fields(parse_json(stated, title, largest=_LONGEST_HEADER), title).section("layers")
+    markers = {}
+    for layer in layers.content:
+        marker = layers.content[layer]
+        options = {"format": marker} if isinstance(marker, str) else layers.section(layer).content
+        named = (f"{_PREFIX}{layer}", layer, layer.removeprefix(_PREFIX))
+        module = next((name for name in named if f"{name}.weight" in entries), None)
+        key = f"{module}.{MARKER}"
+        if module is not None and key not in entries:
+            markers[key] = marker_entry(options)
+    return markers
 
 
 def _is_whole(numbers: Any, most: int) -> TypeGuard[list[int]]:
     """Whether ``numbers`` is a list of whole numbers from 0 on, of at most ``most``."""
     return isinstance(numbers, list) and len(numbers) <= most and all(type(n) is int and n >= 0 for n in numbers)
-
-
-def _check_places(entries: Mapping[str, Entry], title: str) -> int:
-    """Return where the last tensor ends. CheckpointError if two of them lie in the same place."""
-    end = 0
-    for key, entry in sorted(entries.items(), key=lambda item: item[1].start):
-        if entry.nbytes and entry.start < end:
-            raise _contradiction(key, "where another tensor lies", title)
-        end = max(end, entry.start + entry.nbytes)
-    return end
-
-
-def _contradiction(key: str, how: str, title: str) -> CheckpointError:
-    return CheckpointError(f"{title} describes {shown(key)} {how}, which cannot be; download the file again.")

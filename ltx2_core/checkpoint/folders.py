@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import MissingFileError
+from ..errors import CheckpointError, MissingFileError
 from ..errors.foreign import Fields
 from .files import TensorFile, read_json
 from .loading import shorten_list
@@ -18,12 +18,14 @@ from .loading import shorten_list
 SUBFOLDERS = ("transformer", "connectors", "vae", "audio_vae", "vocoder")
 GEMMA = "text_encoder"
 
+GGUF = ".gguf"
+
 
 class ShardedFile(TensorFile):
-    """Several safetensors files that are one: each holds some of the tensors."""
+    """Several files that are one: each holds some of the tensors."""
 
     def __init__(self, path: Path, shards: Sequence[TensorFile]):
-        """Take ``shards`` together under the name of ``path``, their folder."""
+        """Take ``shards`` together under the name of ``path``, their folder or the first of them."""
         self.path, self._shards = path, tuple(shards)
         self.metadata = {name: value for shard in reversed(shards) for name, value in shard.metadata.items()}
         self._shard_of = {key: shard for shard in shards for key in shard.entries}
@@ -37,6 +39,11 @@ class ShardedFile(TensorFile):
     def get(self, key: str) -> Tensor:
         """Return the tensor ``key``, backed by its file."""
         return self._shard_of[key].get(key)
+
+    @property
+    def tokenizer_model(self) -> bytes | None:
+        """The SentencePiece model that the fields of one of them describe; None without one."""
+        return next((model for shard in self._shards if (model := shard.tokenizer_model) is not None), None)
 
     @cached_property
     def _mapped(self) -> torch.UntypedStorage:
@@ -71,13 +78,49 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
 
 
 def is_shard(name: str) -> bool:
-    """Return whether a file of this name holds only some of the tensors of a model that is cut into several files."""
-    return re.search(r"-\d{5}-of-\d{5}\.", name) is not None
+    """Return whether a file of this name holds only some of the tensors of a model that is cut into several files; the
+    first of GGUF stands for all."""
+    found = re.search(r"-(\d{5})-of-\d{5}\.", name)
+    return found is not None and not (found[1] == "00001" and name.lower().endswith(GGUF))
+
+
+def shards_of(path: Path) -> list[Path]:
+    """List the GGUF files that are one model with ``path``, as ``-00001-of-00003`` in its name says; else it alone.
+
+    Raises MissingFileError if some of them are not there.
+    """
+    found = re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.gguf)", path.name, re.IGNORECASE)
+    if found is None:
+        return [path]
+    files = [path.with_name(f"{found[1]}{number + 1:05}{found[2]}") for number in range(int(found[3]))]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise MissingFileError(
+            f"{path.name} is one of {len(files):,} files of a model, and {shorten_list(absent)} is missing in "
+            f"{path.parent}; download the rest."
+        )
+    return files or [path]
 
 
 def files_of(path: Path) -> list[Path]:
-    """List what a model in ``path`` depends on: the file itself, or the files of a folder and of its subfolders."""
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    """List what a model in ``path`` depends on: the file itself with those that it is one of, or the files of a folder
+    and of its subfolders."""
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else shards_of(path)
+
+
+def open_file(path: Path) -> TensorFile:
+    """Open a file of weights; if it is one of several GGUF files of a model, all of them.
+
+    Raises:
+        MissingFileError: A file is not there.
+        CheckpointError: A file is not what it has to be, or two of them hold the same tensor.
+    """
+    files = [TensorFile(each) for each in shards_of(path)]
+    whole = files[0] if len(files) == 1 else ShardedFile(path, files)
+    if sum(len(file.entries) for file in files) > len(whole.entries):
+        keys = [key for file in files for key in file.entries]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise CheckpointError(f"Two of the files of {path.name} hold {twice}; download all of them from one place.")
+    return whole
 
 
 def open_files(path: Path) -> list[TensorFile]:
@@ -88,7 +131,7 @@ def open_files(path: Path) -> list[TensorFile]:
         CheckpointError: A file is not what it has to be.
     """
     if not path.is_dir():
-        return [TensorFile(path)]
+        return [open_file(path)]
     parts = [path / name for name in SUBFOLDERS if (path / name).is_dir()]
     return [_open_folder(folder) for folder in parts or [path]]
 

@@ -34,11 +34,12 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or numbers in them are NaN or infinite.
     """
     official = partial(_official_or_ours, official)
-    wanted = network.state_dict().keys()
-    _refuse(title, "lacks", [official(name) for name in wanted - state.keys()])
-    _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted])
+    wanted = network.state_dict()
+    _refuse(title, "lacks", [official(name) for name in wanted.keys() - state.keys()])
+    _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted.keys()])
     check_shapes(network, {name: tuple(tensor.shape) for name, tensor in state.items()}, title, official)
-    _check_weights(state, title, official)
+    numbers = {name: tensor for name, tensor in state.items() if wanted[name].is_floating_point()}
+    _check_weights(numbers, title, official)
     network.load_state_dict(state, assign=True)
     _ORIGINS[network] = title, official
 

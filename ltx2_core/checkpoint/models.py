@@ -12,12 +12,12 @@ import torch
 
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields
-from ..quantization import check_library, check_stored, is_file_marker
+from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
-from .files import DTYPES, TensorFile
+from .files import TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
 from .versions import VERSIONS, known_config, version_of, version_of_tensors
@@ -54,9 +54,14 @@ class Source:
         return sum(self.file.entries[key].nbytes for key in self.names.values())
 
     @property
+    def formats(self) -> list[str]:
+        """How the component's tensors are stored, with most bytes first."""
+        return self.file.formats(self.names.values())
+
+    @property
     def parameters(self) -> int:
-        """How many numbers the component's tensors hold."""
-        return sum(self.file.entries[key].parameters for key in self.names.values())
+        """How many numbers the component's tensors stand for."""
+        return self.file.parameters(self.names.values())
 
 
 class Models:
@@ -163,12 +168,11 @@ class Models:
         show that its tensors are stored otherwise, or have other shapes.
         """
         source = self.source(name)
-        dtypes = {key: source.file.dtype(key) for key in source.names.values()}
         title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
         file = source.file.path.name if source.file.config else self._file_names
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
-            check_stored(dtypes)
+            check_stored(source.file.outlines(source.names.values()))
             with torch.device("meta"):
                 network = source.variant.build(self.config, shapes)
         except CheckpointError as error:
@@ -179,7 +183,9 @@ class Models:
                 f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
                 "original file, or restore its config."
             ) from error
-        check_shapes(network, shapes, title, source.variant.official)
+        wanted = matrix_shapes(network)
+        found = {ours: source.file.shape(key, wanted.get(ours)) for ours, key in source.names.items()}
+        check_shapes(network, found, title, source.variant.official)
         return network
 
     @property
@@ -226,8 +232,9 @@ class Models:
         """Return where component ``name`` lies. Raises CheckpointError if none of the files holds it."""
         if name not in self.sources:
             raise CheckpointError(
-                f"{self._file_names} has no {name.replace('_', ' ')}; add the file that holds it, or choose the full "
-                f"LTX-{self.version} checkpoint."
+                f"{self._file_names} has no {name.replace('_', ' ')}; choose the file that holds it as "
+                f"{_input_for(name)} in LTX-2 Load Model, or give it as a further file of --checkpoint; or choose the "
+                f"full LTX-{self.version} checkpoint."
             )
         return self.sources[name]
 
@@ -252,9 +259,10 @@ def open_models(
     """Look at the files of a model; only headers are read.
 
     Args:
-        checkpoint: An official single file, a list of split files, a folder as diffusers has it, or "miniature" for
-            the one that comes with the package. Where two files hold one component, that of the first counts.
-        text_encoder: A Gemma 3 folder or safetensors file; that of a folder of diffusers is found there.
+        checkpoint: An official single file, a GGUF file, a list of split files, a folder as diffusers has it, or
+            "miniature" for the one that comes with the package. Where two files hold one component, that of the first
+            counts.
+        text_encoder: A Gemma 3 folder, safetensors or GGUF file; that of a folder of diffusers is found there.
         video_vae: A file whose video VAE counts before that of the checkpoint.
         audio_vae: A file whose audio VAE and vocoder count before those of the checkpoint.
         distilled: Whether this is a distilled model; None for what the names of file and folder say.
@@ -269,6 +277,12 @@ def open_models(
     own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
     chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
     return Models(_open_all(paths), _encoder(paths, text_encoder), chosen, distilled)
+
+
+def _input_for(name: str) -> str:
+    """The input of LTX-2 Load Model at which the file with a component is chosen."""
+    inputs = {"checkpoint": ("transformer",), "video_vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
+    return next((widget for widget, held in inputs.items() if name in held), "text_projection")
 
 
 def _encoder(paths: Sequence[Path], text_encoder: str | Path | None) -> Path | None:
@@ -302,7 +316,7 @@ def _sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
 def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
     """Whether tensors are unknown because of a format that we do not read, which has a sentence of its own."""
     try:
-        check_stored({key: file.dtype(key) for key in unknown})
+        check_stored(file.outlines(unknown))
     except CheckpointError:
         return True
     return False
@@ -349,7 +363,7 @@ def _one_version(files: Sequence[TensorFile]) -> str:
 def _check_library(file: TensorFile) -> None:
     """CheckpointError for a file whose weights a library has stored in its own way."""
     try:
-        check_library({key: file.dtype(key) for key in file.entries if file.entries[key].dtype in DTYPES})
+        check_library(file.entries)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path.name}: {error}") from None
 

@@ -1,10 +1,10 @@
-"""Text encoders as people have them: a Hugging Face folder, or one file with its tokenizer inside (see README.md, "Text
-encoders").
+"""Text encoders as people have them: a Hugging Face folder, or one file with its tokenizer inside, also as GGUF (see
+README.md, "Text encoders").
 
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..quantization import check_library, install_quantized_layers, is_file_mark
 from ..text import GemmaConfig, GemmaEncoder, Tokenizer
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
-from .folders import weight_files
+from .folders import ShardedFile, shards_of, weight_files
 from .keys import Keys
 from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
 from .loading import load_strict, shorten_list
@@ -87,14 +87,14 @@ class TextEncoderFiles:
     @cached_property
     def names(self) -> dict[str, tuple[TensorFile, str]]:
         """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
-        names, unknown = {}, dict[str, torch.dtype]()
+        names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
                 names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
             elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
-                unknown[key] = shard.dtype(key)
+                unknown.append(key)
         if unknown:
             self._check_library(unknown)
             raise CheckpointError(
@@ -103,7 +103,7 @@ class TextEncoderFiles:
             )
         return names
 
-    def _check_library(self, unknown: Mapping[str, torch.dtype]) -> None:
+    def _check_library(self, unknown: Collection[str]) -> None:
         try:
             check_library(unknown)
         except CheckpointError as error:
@@ -111,11 +111,17 @@ class TextEncoderFiles:
 
     @cached_property
     def config(self) -> GemmaConfig:
-        """The sizes of the encoder, from ``config.json`` in the folder, else from the shapes of the tensors."""
-        if not (self.path / "config.json").is_file():
-            return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
-        path = self.path / "config.json"
-        content = Fields(read_json(path), str(path))
+        """The sizes of the encoder, from ``config.json`` in the folder or the header of the file, else from the shapes
+        of the tensors."""
+        path, shapes = self.path / "config.json", {ours: file.shape(key) for ours, (file, key) in self.names.items()}
+        if path.is_file():
+            content = Fields(read_json(path), str(path))
+        elif "text_config" in self._whole.config:
+            stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
+            rows = shapes.get("model.embed_tokens.weight", ())[:1]  # which has no field
+            path, content = self.path, Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)
+        else:
+            return self.kind.config.from_shapes(shapes)
         section = content.section("text_config") if "text_config" in content else content
         model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
@@ -129,6 +135,16 @@ class TextEncoderFiles:
     def nbytes(self) -> int:
         """Bytes of the weights that are used."""
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
+
+    @property
+    def formats(self) -> list[str]:
+        """How the weights that are used are stored, with most bytes first."""
+        return self._whole.formats(key for _, key in self.names.values())
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights that are used stand for."""
+        return self._whole.parameters(key for _, key in self.names.values())
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
@@ -150,6 +166,8 @@ class TextEncoderFiles:
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
                 content = shard.get(key).numpy().tobytes()
                 return _make_tokenizer(_EMBEDDED[key], content, f"{key} in {shard.path.name}")
+        if (model := self._whole.tokenizer_model) is not None:
+            return _make_tokenizer(Tokenizer.from_sentencepiece, model, f"in the header of {self.path.name}")
         for file in self.companion_files():
             if file.name in _BESIDE:
                 return _make_tokenizer(_BESIDE[file.name], read_file(file), str(file))
@@ -171,16 +189,22 @@ class TextEncoderFiles:
 
     def keys(self) -> list[tuple[TensorFile, str]]:
         """List everything in these files, wanted or not."""
-        return [(shard, key) for shard in self.shards for key in shard.entries]
+        return [(self._whole, key) for key in self._whole.entries]
+
+    @cached_property
+    def _whole(self) -> TensorFile:
+        """All shards as one file, since what belongs to a weight may lie in another shard."""
+        return self.shards[0] if len(self.shards) == 1 else ShardedFile(self.path, self.shards)
 
 
 def open_text_encoder(path: str | Path) -> TextEncoderFiles:
-    """Look at the folder or the safetensors file of a text encoder; only headers are read.
+    """Look at the folder or the file of a text encoder, safetensors or GGUF; only headers are read.
 
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
     path = Path(path)
-    shards = tuple(TensorFile(file) for file in (weight_files(path, "Gemma's weights") if path.is_dir() else [path]))
+    files = weight_files(path, "Gemma's weights") if path.is_dir() else shards_of(path)
+    shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}
     for kind in ENCODERS:
         if (prefix := kind.prefix_in(keys, path.name)) is not None:
@@ -202,7 +226,7 @@ def build_text_encoder(
         encoder = files.kind.network(files.config)
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
-        install_quantized_layers(encoder, state, dtype, deferred)
+        install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
     except CheckpointError as error:
         raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)

@@ -17,7 +17,7 @@ from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.generate import Clip, recipe_of, run_batch
+from ..pipeline.generate import Clip, check_decoders, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
@@ -46,8 +46,11 @@ def run_generate(options: argparse.Namespace) -> None:
         check_target(target)
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
     if models.text_encoder is None:
-        raise SettingError("--checkpoint needs --text-encoder: Gemma 3 12B, as a folder or a safetensors file.")
+        raise SettingError(
+            "--checkpoint needs --text-encoder: Gemma 3 12B, as a folder, or a safetensors or GGUF file."
+        )
     request = request_of(options, models)
+    check_decoders(models, request.completed(recipe_of(models, request.hq)))
     with Bars() as bars:
         clips = make_clips(models, request, bars)
         paths = [

@@ -1,15 +1,13 @@
 """What a file is, in words."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import LTX_PART, describe_contents
-from ..checkpoint.files import Entry, TensorFile
-from ..checkpoint.folders import SUBFOLDERS, open_files
+from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
-from ..checkpoint.models import Models
+from ..checkpoint.models import Models, Source
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
@@ -27,7 +25,7 @@ def inspect(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    file = TensorFile(path)
+    file = open_file(path)
     if lora := read_lora(file):
         return _lora(lora)
     if keys_of(file.entries):
@@ -67,8 +65,7 @@ def _checkpoint(models: Models) -> str:
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size([file.nbytes])}"]
     for name in COMPONENTS:
         if name in models.sources:
-            names = models.sources[name].names.values()
-            lines.append(f"  {name:<16} {_summary([file.entries[key] for key in names])}")
+            lines.append(f"  {name:<16} {_summary(models.sources[name])}")
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
     lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
@@ -84,7 +81,7 @@ def problems_of(models: Models) -> list[str]:
     problems = dict[str, None]()
     for file in models.files:
         try:
-            check_stored({key: file.dtype(key) for key in models.unknown(file)})
+            check_stored(file.outlines(models.unknown(file)))
         except CheckpointError as error:
             return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
     for name in models.sources:
@@ -105,7 +102,6 @@ def _lora(lora: Lora) -> str:
 
 def _text_encoder(files: TextEncoderFiles) -> str:
     config = files.config
-    entries = [shard.entries[key] for shard, key in files.names.values()]
     try:
         files.tokenizer()
         tokenizer = "with tokenizer"
@@ -115,19 +111,15 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     return "\n".join(
         [
             f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
-            f"  text_encoder     {_summary(entries)}",
+            f"  text_encoder     {_summary(files)}",
             "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
         ]
     )
 
 
-def _summary(entries: list[Entry]) -> str:
-    """Parameters, formats and size."""
-    formats = Counter[str]()
-    for entry in entries:
-        formats[entry.dtype] += entry.nbytes
-    shares = ", ".join(name for name, _ in formats.most_common())
-    return f"{sum(e.parameters for e in entries):>16,} parameters, {_size(e.nbytes for e in entries)} ({shares})"
+def _summary(stored: Source | TextEncoderFiles) -> str:
+    """Parameters, size and formats."""
+    return f"{stored.parameters:>16,} parameters, {_size([stored.nbytes])} ({', '.join(stored.formats)})"
 
 
 def _size(sizes: Iterable[int]) -> str:

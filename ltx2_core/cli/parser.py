@@ -330,8 +330,8 @@ def _what(command: Command) -> None:
     group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
               help="clip.mp4, sound.wav, sound.flac or a folder for pictures")  # fmt: skip
     group.add("--checkpoint", nargs="+", metavar="FILE",
-              help="the LTX-2 checkpoint, or several split files (default: the built-in miniature)")  # fmt: skip
-    group.add("--text-encoder", metavar="FILE", help="Gemma 3 12B: a folder or a safetensors file")
+              help="the LTX-2 checkpoint, or several files, also GGUF (default: the built-in miniature)")  # fmt: skip
+    group.add("--text-encoder", metavar="FILE", help="Gemma 3 12B: a folder, or a safetensors or GGUF file")
     group.add(
         "--distilled",
         action=argparse.BooleanOptionalAction,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from ..quantization import expand_weight, format_of, is_linear
+from ..quantization import expand_weight, format_of, is_linear, matrix_shapes
 from .parse import Delta, Lora
 from .strengths import Strengths
 
@@ -170,7 +170,7 @@ def _terms_by_parameter(
     network: nn.Module, loras: Sequence[tuple[Lora, Strengths]], component: str
 ) -> dict[str, list[_Term]]:
     """All that happens to the parameters of ``network``, by our names."""
-    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    shapes = matrix_shapes(network)
     terms: dict[str, list[_Term]] = defaultdict(list)
     for lora, strengths in loras:
         for name, delta in lora.deltas.get(component, {}).items():

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..checkpoint.belonging import check_text_encoder
 from ..checkpoint.components import COMPONENTS, ComponentNetwork
-from ..checkpoint.files import DTYPES, Entry
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.versions import VERSIONS
@@ -25,12 +24,13 @@ from ..memory.trace import SCALED_OPERATIONS
 from ..quantization import (
     CASTS,
     FORMATS,
-    SCALE_SUFFIXES,
     SCALED_PRODUCTS,
     cast,
     find_format,
     install_quantized_layers,
+    matrix_shape,
     plain_dtype,
+    stored_weights,
     use_scaled_products,
 )
 from ..text import GemmaConfig, GemmaEncoder
@@ -95,17 +95,17 @@ class Blueprint:
         """
         tensors = {}
         for name, source in models.sources.items():
-            entries = {ours: source.file.entries[key] for ours, key in source.names.items()}
             network = models.network(name)
-            tensors[name] = _stored(entries, getattr(network, "compute_dtype", dtypes[name]))
+            outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
+            tensors[name] = _stored(outlines, getattr(network, "compute_dtype", dtypes[name]))
         if encoder is not None:
             check_text_encoder(encoder, models)
-            entries = {ours: file.entries[key] for ours, (file, key) in encoder.names.items()}
-            tensors["text_encoder"] = _stored(entries, dtypes["text_encoder"])
+            outlines = {ours: file.outline(key) for ours, (file, key) in encoder.names.items()}
+            tensors["text_encoder"] = _stored(outlines, dtypes["text_encoder"])
         if format is not None:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
-        title = f"LTX-{models.version} ({', '.join(files)}{f', cast to {format}' if format else ''})"
+        title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
         return cls(title, models.config, tensors, encoder.config if encoder else None, tables)
 
     @classmethod
@@ -225,20 +225,22 @@ def empty_like(network: nn.Module, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=plain_dtype(network), device="meta")
 
 
-def _stored(entries: Mapping[str, Entry], dtype: torch.dtype) -> Tensors:
-    """Return the tensors of a file as they will be loaded: quantised matrices stay that, all else is ``dtype``."""
-    tensors: Tensors = {}
-    for name, entry in entries.items():
-        module, _, leaf = name.rpartition(".")
-        if leaf in SCALE_SUFFIXES:
-            continue
-        stored = DTYPES.get(entry.dtype, dtype)
-        companions = {each: entries[key].shape for each in SCALE_SUFFIXES if (key := f"{module}.{each}") in entries}
-        if leaf == "weight" and len(entry.shape) == 2 and (format := find_format(stored, companions)):
-            tensors |= _named(module, format.lay_out(entry.shape, stored, companions))
-        else:
-            tensors[name] = torch.empty(entry.shape, dtype=dtype, device="meta")
-    return tensors
+def _formats(models: Models, encoder: TextEncoderFiles | None, format: str | None) -> list[str]:
+    """Name the formats of quantised networks, and what the transformer is cast to."""
+    networks = [(name.replace("_", " "), source.formats) for name, source in models.sources.items()]
+    if encoder is not None:
+        networks.append((encoder.kind.title, encoder.formats))
+    said = []
+    for network, formats in networks:
+        if quantized := [name for name in formats if name in FORMATS]:
+            said.append(f"{network} in {' and '.join(quantized)}")
+    return said + ([f"cast to {format}"] if format else [])
+
+
+def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
+    """Return the tensors of a file as they will be loaded: what is quantised stays that, all else is ``dtype``."""
+    plain = {name for name, stored in stored_weights(tensors).items() if find_format(stored) is None}
+    return {name: tensor.to(dtype) if name in plain else tensor for name, tensor in tensors.items()}
 
 
 def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
@@ -246,27 +248,24 @@ def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
     inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
     quantized: Tensors = {}
     for name, tensor in tensors.items():
-        module, shape = name.removesuffix(".weight"), tuple(tensor.shape)
         if tensor.ndim == 2 and inside.fullmatch(name):
-            quantized |= _named(module, FORMATS[format].lay_out(shape))
+            module = name.removesuffix(".weight")
+            quantized |= {f"{module}.{leaf}": made for leaf, made in CASTS[format].quantize(tensor).items()}
         else:
             quantized[name] = tensor
     return quantized
 
 
-def _named(module: str, parts: Tensors) -> Tensors:
-    """Return the tensors of a module by their names in the network."""
-    return {f"{module}.{leaf}": tensor for leaf, tensor in parts.items()}
-
-
 def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
     with torch.device("meta"):
-        network = COMPONENTS[name].make(config, {ours: tuple(tensor.shape) for ours, tensor in tensors.items()})
+        shapes = {ours: matrix_shape(stored) for ours, stored in stored_weights(tensors).items()}
+        network = COMPONENTS[name].make(config, shapes)
     return _with_tensors(network, tensors)
 
 
 def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
-    install_quantized_layers(network, state)
+    plain = next(each.weight.dtype for each in stored_weights(state).values() if find_format(each) is None)
+    install_quantized_layers(network, state, plain)
     network.load_state_dict(state, assign=True, strict=False)
     return network.requires_grad_(False).eval()

@@ -1,5 +1,6 @@
 """Prompts to contexts: the text encoder reads them, features are projected, connectors think about them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from ..health import check_finite
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..memory.trace import Cost, cost
-from ..quantization import find_format
+from ..quantization import format_of, matrix_shapes
 from ..text import (
     ConnectorConfig,
     Contexts,
@@ -64,15 +65,17 @@ class ReadPrompts(Stage):
         """
         gemma = blueprint.gemma
         assert gemma is not None
-        tensors = blueprint.tensors["text_encoder"]
-        itemsize = tensors["model.norm.weight"].itemsize
+        encoder = blueprint.network("text_encoder")
+        itemsize = encoder.model.norm.weight.itemsize
         tokens = self.prompts * LENGTH
         state = tokens * gemma.width * itemsize
-        matrices = [tensor for name, tensor in tensors.items() if ".layers." in name and name.endswith(".weight")]
-        expanded = [tensor.numel() for tensor in matrices if find_format(tensor.dtype)]
+        modules = dict(encoder.model.layers.named_modules())
+        shapes = {name.removesuffix(".weight"): shape for name, shape in matrix_shapes(encoder.model.layers).items()}
+        matrices = {name: math.prod(shape) for name, shape in shapes.items() if name in modules}
+        expanded = [size for name, size in matrices.items() if format_of(modules[name])]
         reading = Cost(
             peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
-            products=2 * tokens * sum(tensor.numel() for tensor in matrices),
+            products=2 * tokens * sum(matrices.values()),
             attention=4 * tokens * LENGTH * gemma.heads * gemma.head_dim * gemma.layers,
             moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
         )

@@ -3,6 +3,7 @@
 Read this file first; every line is one stage, and ``pipeline`` holds what a stage does and needs.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoint import Models
 from ..conditioning.conditions import kept_audio, kept_video
+from ..errors import CheckpointError
 from ..health import Seams
 from ..latents import AVLatent
 from ..sampling import recipe_for
@@ -26,6 +28,8 @@ from .long import Script
 from .plan import plan_stages
 from .stage import Engine, Events
 from .stages import Stages
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,22 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
     return [_clip(stages, engine, complete, each) for each in latent.clips()]
+
+
+def check_decoders(models: Models, request: CompleteRequest) -> None:
+    """Refuse a clip whose pictures nothing could decode; that its sound cannot be is logged.
+
+    Raises:
+        CheckpointError: names what the files lack, and where the file with it is chosen.
+    """
+    if "video" in request.streams and kept_video(request.refine_conditions) is None:
+        models.source("video_decoder")
+    if "audio" in request.streams and kept_audio(request.request.conditions) is None:
+        for name in ("audio_decoder", "vocoder"):
+            try:
+                models.source(name)
+            except CheckpointError as error:
+                _log.warning("The clip will have no sound: %s", error)
 
 
 def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Clip:

@@ -97,7 +97,7 @@ class LocalEngine(PlannedEngine):
         """
         if self.models.text_encoder is None:
             raise MissingFileError(
-                "No text encoder was given; prompts need Gemma 3 12B, as a folder or a safetensors file."
+                "No text encoder was given; prompts need Gemma 3 12B, as a folder, or a safetensors or GGUF file."
             )
         return open_text_encoder(self.models.text_encoder)
 
@@ -144,9 +144,8 @@ class LocalEngine(PlannedEngine):
     @cached_property
     def _parameters(self) -> int:
         """How many numbers the files hold, the text encoder included."""
-        encoder = {} if self.models.text_encoder is None else self.encoder.names
         own = sum(source.parameters for source in self.models.sources.values())
-        return own + sum(file.entries[key].parameters for file, key in encoder.values())
+        return own + (0 if self.models.text_encoder is None else self.encoder.parameters)
 
     @property
     def load(self) -> LoraLoad:

@@ -1,161 +1,113 @@
 """All formats in which weights may be stored, and what can be asked of any of them (see README.md, "Formats").
 
-A further format is one file beside this one, with a class that has the members of ``Format``, and one row of FORMATS.
+A further format is one file beside this one, with a class derived from ``stored.Format``, and one row of FORMATS.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..errors.foreign import Fields, parse_json
+from .embedding import QuantizedEmbedding
 from .fp8 import FP8
+from .gguf import GGUF
+from .int8 import INT8
+from .mxfp8 import MXFP8
+from .nf4 import NF4
+from .nvfp4 import NVFP4
+from .stored import MARKERS, Format, QuantizedLinear, Shape, StoredWeight, collect_weights
+from .w4a4 import W4A4
+from .w4a8 import W4A8
 
-
-class QuantizedLinear(Protocol):
-    """What a format's linear layer can do beside being an ``nn.Module``."""
-
-    exact: bool  # whether the file asks that inputs are never rounded
-    scaled_on: Collection[str]  # the types of device on which it multiplies in its format, if they can
-
-    def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``; it may hold the expanded weight."""
-
-    def expand_weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight (out, in) as a new tensor of ``dtype``."""
-
-
-class Format(Protocol):
-    """How weights are stored in fewer bits: recognised, expanded, multiplied, made, and counted by shapes.
-
-    A weight has companions: tensors whose names differ from its own by the last part, the suffix.
-    """
-
-    @property
-    def name(self) -> str:
-        """The word by which people choose it."""
-
-    @property
-    def reads(self) -> str:
-        """What of it can be read, as a refusal lists it."""
-
-    @property
-    def markers(self) -> Collection[str]:
-        """The names that ComfyUI's marker ``comfy_quant`` gives it."""
-
-    @property
-    def scale_suffixes(self) -> tuple[str, ...]:
-        """The suffixes of scales, in all spellings; a plain weight has none."""
-
-    @property
-    def input_suffixes(self) -> tuple[str, ...]:
-        """The suffixes of companions that are about the layer's input, in all spellings."""
-
-    @property
-    def file_marker(self) -> str:
-        """The suffix of a tensor that says something about a file as a whole."""
-
-    @property
-    def linear(self) -> type[nn.Module]:
-        """The class of its linear layers, a ``QuantizedLinear``."""
-
-    @property
-    def kept(self) -> Mapping[str, str] | None:
-        """Patterns of the transformer's matrices that a cast leaves alone, each with its reason; ``{last}`` is the
-        number of the last block. None if nothing is cast to this format."""
-
-    @property
-    def operation(self) -> torch._ops.OpOverloadPacket:
-        """The operation of torch by which its layers multiply without expanding their weight."""
-
-    @property
-    def rate(self) -> str:
-        """The rate of a machine that such products have."""
-
-    def stores(self, dtype: torch.dtype, companions: Collection[str]) -> bool:
-        """Return whether a tensor of ``dtype`` that has companions of these suffixes is in this format."""
-
-    def find_problem(self, weight: Tensor, companions: Mapping[str, Tensor]) -> str:
-        """Name what cannot be read of a weight that is in this format; empty if all can."""
-
-    def dequantize(self, weight: Tensor, companions: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the numbers that ``weight`` stands for, in ``dtype``."""
-
-    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return a plain matrix (out, in) in this format: "weight" and its companions, by suffix."""
-
-    def make_linear(
-        self, linear: nn.Linear, weight: Tensor, companions: Mapping[str, Tensor], options: Mapping[str, Any]
-    ) -> nn.Module:
-        """Return the layer in place of ``linear``: companions filled, weight and bias still to be loaded.
-
-        ``options`` are those of the marker of the weight.
-        """
-
-    def lay_out(
-        self, shape: tuple[int, ...], dtype: torch.dtype = ..., companions: Mapping[str, tuple[int, ...]] | None = None
-    ) -> dict[str, Tensor]:
-        """Return a weight of ``shape`` as it is loaded, with its companions by suffix, on the meta device.
-
-        ``dtype`` is the stored one, ``companions`` are the shapes in a file; both default to a usual file's.
-        """
-
-    def wants_exact_products(self, shape: tuple[int, ...]) -> bool:
-        """Return whether a file marker of ``shape`` asks that inputs of layers are not rounded."""
-
-    def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
-        """Return the product of a square matrix with itself in this format, to time a device; None if it has none."""
-
-
-FORMATS: dict[str, Format] = {format.name: format for format in (FP8,)}
+# The first row that a weight without a marker fits is its format.
+FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP4, MXFP8, W4A8, W4A4, NF4, GGUF)}
 
 # Those to which the weights of a transformer can be cast.
 CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
 
 # By the operation that is called, the rate of a machine that counts.
-SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values()}
+SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() if format.operation is not None}
 
-_MARKER = "comfy_quant"
-_FOREIGN_SUFFIXES = {"weight_scale_2": "nvfp4"}
-# How tensors end that other libraries write instead of a weight. Quanto packs two or four numbers into a byte, where it
-# has a second ``_data``; else its numbers are of the tensor's own kind.
-_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".weight._data": "quanto {stored}",
-                 ".weight.absmax": "bitsandbytes", ".weight.quant_map": "bitsandbytes",
-                 ".qweight": "GPTQ or AWQ"}  # fmt: skip
+# How libraries spell the names of tensors that take the place of ``<module>.weight``, and how they are called here, so
+# that everything that belongs to a weight stands beside it.
+_RESPELLED = {
+    ".weight._data": ".weight", ".weight._scale": ".quanto_scale",
+    ".weight.SCB": ".SCB",
+    ".weight.absmax": ".weight_absmax", ".weight.nested_absmax": ".weight_nested_absmax",
+    ".weight.quant_map": ".weight_quant_map", ".weight.nested_quant_map": ".weight_nested_quant_map",
+    ".weight.quant_state.bitsandbytes__nf4": ".weight_quant_state",
+    ".weight.quant_state.bitsandbytes__fp4": ".weight_quant_state",
+}  # fmt: skip
+
+_FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16"}
+# How tensors end that other libraries write instead of a weight, in formats that no row reads; the first counts. Quanto
+# has a second ``_data`` where it packs two or four numbers into a byte.
+_FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
+                 ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors",
+                 ".weight_qdata": "torchao", "._weight_qdata": "torchao"}  # fmt: skip
 
 # What may stand next to ``<module>.weight`` in a quantised file, in all spellings.
 SCALE_SUFFIXES = frozenset(
     [
-        *(suffix for format in FORMATS.values() for suffix in format.scale_suffixes + format.input_suffixes),
+        *(
+            suffix
+            for format in FORMATS.values()
+            for suffix in format.scale_suffixes + format.other_suffixes + format.input_suffixes
+        ),
         *_FOREIGN_SUFFIXES,
-        _MARKER,
+        *MARKERS,
     ]
 )
 
+_MOST_CHECKED = 2**16  # numbers of a scale that are looked at before a network is filled
+_DAMAGED = "the file is damaged, download it again"
 
-def find_format(dtype: torch.dtype, companions: Collection[str] = ()) -> Format | None:
-    """Return the format of a tensor of ``dtype`` with companions of these suffixes; None if it is stored plainly."""
-    return next((format for format in FORMATS.values() if format.stores(dtype, companions)), None)
+
+def find_format(stored: StoredWeight) -> Format | None:
+    """Return the format of a weight; None if it is stored plainly.
+
+    Raises CheckpointError if it has a marker that names no row of FORMATS, or one that it does not fit.
+    """
+    if (named := stored.format_name) is None:
+        return next((format for format in FORMATS.values() if format.stores(stored)), None)
+    format = next((format for format in FORMATS.values() if named in format.markers), None)
+    if format is None:
+        raise _unreadable(stored.name, named)
+    if not format.stores(stored):
+        beside = f" beside {', '.join(sorted(stored.companions))}" if stored.companions else " with nothing beside it"
+        raise CheckpointError(
+            f"{stored.name} is marked as {named}, but is {_dtype_name(stored.weight)} of shape "
+            f"{tuple(stored.weight.shape)}{beside}; {_DAMAGED}."
+        )
+    return format
 
 
 def format_of(module: nn.Module) -> Format | None:
     """Return the format that the weight of a linear layer is stored in; None for layers that are not quantised."""
-    return next((format for format in FORMATS.values() if isinstance(module, format.linear)), None)
+    return module.format if isinstance(module, QuantizedLinear) else None
 
 
 def is_linear(module: nn.Module) -> bool:
     """Return whether ``module`` is a linear layer, quantised or not."""
-    return isinstance(module, nn.Linear) or format_of(module) is not None
+    return isinstance(module, nn.Linear | QuantizedLinear)
+
+
+def matrix_shapes(network: nn.Module) -> dict[str, Shape]:
+    """Return the shape of every parameter of ``network`` by name; of quantised matrices that of the matrix, (out, in),
+    whatever the stored tensor has."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLinear):
+            shapes[f"{name}.weight" if name else "weight"] = module.shape
+    return shapes
 
 
 def expand_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
     """Return a copy of a linear layer's weight (out, in) in ``dtype``, whatever its format."""
-    if format_of(linear) is not None:
-        return linear.expand_weight(dtype)  # type: ignore[operator]
+    if isinstance(linear, QuantizedLinear):
+        return linear.expand_weight(dtype)
     return linear.get_parameter("weight").to(dtype, copy=True)
 
 
@@ -163,8 +115,9 @@ def plain_dtype(network: nn.Module) -> torch.dtype:
     """Return the dtype of the parameters that are not quantised: what the network computes in."""
     return next(
         parameter.dtype
-        for name, parameter in network.named_parameters()
-        if find_format(parameter.dtype) is None and name.rpartition(".")[2] not in SCALE_SUFFIXES
+        for module in network.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if (format_of(module) is None or name == "bias") and parameter.is_floating_point()
     )
 
 
@@ -175,54 +128,82 @@ def split_companion(key: str) -> tuple[str, str]:
     return (f"{module}.weight", suffix) if suffix in SCALE_SUFFIXES else (key, "")
 
 
+def respell(key: str) -> str:
+    """Return the name by which a tensor is known here that a library writes in place of a weight, or beside it."""
+    end = next((end for end in _RESPELLED if key.endswith(end)), None)
+    return key if end is None else key.removesuffix(end) + _RESPELLED[end]
+
+
+def is_marker(key: str) -> bool:
+    """Return whether ``key`` is that of a tensor that says how a weight is stored, and must be read for that."""
+    return key.rpartition(".")[2] in MARKERS
+
+
 def is_file_marker(key: str) -> bool:
     """Return whether ``key`` is that of a tensor that only says something about a file as a whole."""
-    return any(key.endswith(format.file_marker) for format in FORMATS.values())
+    return any(format.file_marker and key.endswith(format.file_marker) for format in FORMATS.values())
 
 
-def check_stored(dtypes: Mapping[str, torch.dtype]) -> None:
+def stored_weights(tensors: Mapping[str, Tensor]) -> dict[str, StoredWeight]:
+    """Return every tensor that is no companion of another, with its companions, by name.
+
+    Args:
+        tensors: By name, as in a file; on the meta device those that are not looked at, which markers are.
+    """
+    return collect_weights(tensors, split_companion)
+
+
+def matrix_shape(stored: StoredWeight, expected: Shape | None = None) -> Shape:
+    """Return the shape of the matrix that is stored; that of the tensor if its format cannot be read.
+
+    Args:
+        stored: The weight.
+        expected: What a network has there; where only padding differs, it is what is returned.
+    """
+    try:
+        format = find_format(stored)
+        if format is None or format.find_problem(stored):
+            return tuple(stored.weight.shape)
+        found = format.matrix_shape(stored)
+    except CheckpointError:  # which is told when the weight is to be used
+        return tuple(stored.weight.shape)
+    return expected if expected is not None and found == format.padded(expected) else found
+
+
+def check_stored(tensors: Mapping[str, Tensor]) -> None:
     """Refuse, from a header alone, weights that no row of FORMATS reads.
 
     Args:
-        dtypes: By the name of a tensor, companions included.
+        tensors: By name, companions included, on the meta device but for markers.
 
     Raises:
         CheckpointError: Names the first of them and how it is stored.
     """
-    companions = defaultdict[str, set[str]](set)
-    for name in dtypes:
-        weight, suffix = split_companion(name)
-        if suffix in _FOREIGN_SUFFIXES:
-            raise _unreadable(weight, _FOREIGN_SUFFIXES[suffix])
-        if suffix:
-            companions[weight].add(suffix)
-    check_library(dtypes)
-    for name, dtype in dtypes.items():
-        if not split_companion(name)[1] and find_format(dtype, companions[name]) is None:
-            _refuse_quantized(name, dtype, companions[name])
+    for name in tensors:
+        _refuse_foreign(name)
+    check_library(tensors)
+    for stored in stored_weights(tensors).values():
+        _readable_format(stored)
 
 
-def check_library(dtypes: Mapping[str, torch.dtype]) -> None:
+def check_library(names: Collection[str]) -> None:
     """Refuse weights that a library has stored in its own way: no tensor has the name that it would have otherwise.
 
     Args:
-        dtypes: By the name of a tensor.
+        names: Those of tensors.
 
     Raises:
         CheckpointError: Names the first of them and how it is stored.
     """
-    for name, dtype in dtypes.items():
-        for end, library in _FOREIGN_ENDS.items():
-            if name.endswith(end):
-                stored = str(dtype).removeprefix("torch.").partition("_")[0]
-                weight = name.removesuffix(end) + (".weight" if end.startswith(".weight") else end)
-                raise _unreadable(weight, library.format(stored=stored))
+    for end, library in _FOREIGN_ENDS.items():
+        if (name := next((name for name in names if name.endswith(end)), None)) is not None:
+            raise _unreadable(name.removesuffix(end) + (".weight" if end.startswith(".weight._") else end), library)
 
 
-def wants_exact_products(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def wants_exact_products(shapes: Mapping[str, Shape]) -> bool:
     """Return whether a file, given the shapes of its tensors, asks that inputs of layers are not rounded."""
     return any(
-        key.endswith(format.file_marker) and format.wants_exact_products(shape)
+        format.file_marker and key.endswith(format.file_marker) and format.wants_exact_products(shape)
         for key, shape in shapes.items()
         for format in FORMATS.values()
     )
@@ -238,8 +219,8 @@ def use_scaled_products(network: nn.Module, devices: Collection[str] = ("cuda",)
     called.
     """
     for module in network.modules():
-        if format_of(module) is not None and not module.exact:
-            module.scaled_on = devices  # type: ignore[assignment]
+        if isinstance(module, QuantizedLinear) and not module.exact:
+            module.scaled_on = devices
 
 
 def install_quantized_layers(
@@ -247,6 +228,7 @@ def install_quantized_layers(
     state: dict[str, Tensor],
     dtype: torch.dtype | None = None,
     deferred: Collection[torch.dtype] = (),
+    name_in_file: Callable[[str], str] = str,
 ) -> None:
     """Put a quantised layer wherever ``state`` holds a quantised weight for an nn.Linear; changes both arguments.
 
@@ -255,81 +237,104 @@ def install_quantized_layers(
     Args:
         network: Usually on the meta device, without weights yet.
         state: Tensors by our names; scales and markers stand next to their weights as they do in the file. A missing
-            scale is 1.
+            scale is 1 where the format allows it.
         dtype: What everything becomes that is not quantised; None leaves it as stored.
         deferred: What is stored so is left as it is, too, because somebody else converts it when it is used.
+        name_in_file: Gives the name of a tensor in the file, for errors.
 
     Raises:
-        CheckpointError: A weight is in a format that is no row of FORMATS.
+        CheckpointError: A weight is in a format that is no row of FORMATS, or something beside it is damaged.
     """
-    companions, modules = _take_companions(state), dict(network.named_modules())
-    for name, value in list(state.items()):
+    modules, expected = dict(network.named_modules()), matrix_shapes(network)
+    for name, ours in _take_weights(state).items():
+        stored = replace(ours, name=name_in_file(name))
         module, _, leaf = name.rpartition(".")
-        linear, about = modules.get(module), companions[name]
-        format = find_format(value.dtype, about.tensors)
-        if format is None:
-            _refuse_quantized(name, value.dtype, about.tensors)
-            if dtype is not None and value.dtype not in deferred:
-                state[name] = value.to(dtype)
-        elif problem := format.find_problem(value, about.tensors):
-            raise _unreadable(name, problem)
-        elif leaf == "weight" and isinstance(linear, nn.Linear):
-            layer = format.make_linear(linear, value, about.tensors, about.options)
-            network.set_submodule(module, layer)
-            scales = {key: tensor for key, tensor in layer.state_dict().items() if key not in ("weight", "bias")}
-            state |= {f"{module}.{suffix}": tensor for suffix, tensor in scales.items()}
-        else:
-            state[name] = format.dequantize(value, about.tensors, dtype or torch.bfloat16)
-
-
-@dataclass
-class _Companions:
-    """What a file says about a weight."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # by suffix
-    options: Mapping[str, Any] = field(default_factory=dict)  # of its marker
-
-
-def _take_companions(state: dict[str, Tensor]) -> defaultdict[str, _Companions]:
-    """Remove what stands beside weights from ``state``; return it under the names of the weights."""
-    companions = defaultdict[str, _Companions](_Companions)
-    for name in list(state):
-        weight, suffix = split_companion(name)
-        if not suffix:
+        if (format := _readable_format(stored)) is None:
+            keep = dtype is None or stored.weight.dtype in deferred
+            state[name] = stored.weight if keep else stored.weight.to(dtype)
             continue
-        value = state.pop(name)
-        if suffix in _FOREIGN_SUFFIXES:
-            raise _unreadable(weight, _FOREIGN_SUFFIXES[suffix])
-        if suffix == _MARKER:
-            companions[weight].options = _read_marker(weight, value)
+        shape = _checked_shape(stored, format, expected.get(name))
+        _check_scales(stored, format)
+        if leaf == "weight" and (layer := _make_layer(modules.get(module), format, shape, stored)) is not None:
+            network.set_submodule(module, layer)
+            own = {key: tensor for key, tensor in layer.state_dict().items() if key != "bias"}
+            state |= {f"{module}.{suffix}": tensor for suffix, tensor in own.items()}
         else:
-            companions[weight].tensors[suffix] = value
-    return companions
+            state[name] = format.dequantize(stored, shape, dtype or torch.bfloat16)
 
 
-def _read_marker(weight: str, value: Tensor) -> dict[str, Any]:
-    """The options in a marker, which holds JSON as bytes."""
-    if value.dtype != torch.uint8:
-        raise CheckpointError(f"The marker beside {weight} is not valid JSON in bytes; download the file again.")
-    title = f"The marker beside {weight}"
-    marker = parse_json(value.contiguous().numpy().tobytes(), title)
-    options = marker | dict(Fields(marker, title).section("params").content)
-    if not any((stated := marker.get("format")) in format.markers for format in FORMATS.values()):
-        raise _unreadable(weight, str(stated))
-    return options
+def _make_layer(plain: nn.Module | None, format: Format, shape: Shape, stored: StoredWeight) -> nn.Module | None:
+    """The layer that takes the place of ``plain`` and keeps its weight as it is stored; None if there is none."""
+    if isinstance(plain, nn.Linear):
+        return format.make_linear(plain, stored)
+    if isinstance(plain, nn.Embedding) and format.whole_rows:
+        return QuantizedEmbedding(format, shape, stored)
+    return None
 
 
-def _refuse_quantized(name: str, dtype: torch.dtype, companions: Collection[str]) -> None:
-    """CheckpointError if a tensor that is in no format of ours is quantised all the same, or holds no decimals."""
-    scaled = any(suffix in format.scale_suffixes for suffix in companions for format in FORMATS.values())
-    if scaled or not dtype.is_floating_point:
-        stored = str(dtype).removeprefix("torch.")
-        raise _unreadable(name, f"{stored} with a scale" if scaled else stored)
+def _take_weights(state: dict[str, Tensor]) -> dict[str, StoredWeight]:
+    """Return what ``state`` holds; companions are no longer in it afterwards."""
+    weights = stored_weights(state)
+    for name in [name for name in state if split_companion(name)[1]]:
+        _refuse_foreign(name)
+        del state[name]
+    return weights
+
+
+def _readable_format(stored: StoredWeight) -> Format | None:
+    """The format of a weight, None if it is plain; CheckpointError if it is neither."""
+    format = find_format(stored)
+    if format is None:
+        scaled = any(suffix in format.scale_suffixes for suffix in stored.companions for format in FORMATS.values())
+        if scaled or not stored.weight.is_floating_point():
+            kind = _dtype_name(stored.weight)
+            raise _unreadable(stored.name, f"{kind} with a scale" if scaled else kind)
+    elif problem := format.find_problem(stored):
+        raise _unreadable(stored.name, problem)
+    return format
+
+
+def _checked_shape(stored: StoredWeight, format: Format, expected: Shape | None) -> Shape:
+    """The shape of a matrix without padding; CheckpointError if it is not the one that the network has."""
+    found = format.matrix_shape(stored)
+    if expected is None or found == expected:
+        return found
+    if found != format.padded(expected):
+        raise CheckpointError(
+            f"{stored.name} is {found} and should be {expected}. The file does not fit its own config, or is of "
+            "another version; download the official file."
+        )
+    return expected
+
+
+def _check_scales(stored: StoredWeight, format: Format) -> None:
+    """CheckpointError for scales that are no numbers, or that make a matrix zero."""
+    for suffix in format.scale_suffixes:
+        scale = stored.companions.get(suffix)
+        if scale is None or scale.is_meta or not scale.is_floating_point() or scale.numel() > _MOST_CHECKED:
+            continue
+        numbers = scale.float()
+        module = stored.name.rpartition(".")[0]
+        if not bool(numbers.isfinite().all()):
+            raise CheckpointError(f"{module}.{suffix} holds NaN or infinite numbers; {_DAMAGED}.")
+        if not bool(numbers.any()):
+            raise CheckpointError(f"{module}.{suffix} is zero, so {stored.name} would be; {_DAMAGED}.")
+
+
+def _refuse_foreign(name: str) -> None:
+    """CheckpointError if a tensor is the companion of a weight in a format that is no row of FORMATS."""
+    weight, suffix = split_companion(name)
+    if suffix in _FOREIGN_SUFFIXES:
+        raise _unreadable(weight, _FOREIGN_SUFFIXES[suffix])
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _unreadable(name: str, stored: str) -> CheckpointError:
-    reads, names = " and ".join(format.reads for format in FORMATS.values()), " or ".join(FORMATS)
+    *reads, last = (format.reads for format in FORMATS.values())
     return CheckpointError(
-        f"{name} is stored as {stored}; this version of the pack reads bf16, fp16, fp32 and {reads}. Choose the bf16 "
-        f"or {names} file."
+        f"{name} is stored as {stored}; this version of the pack reads bf16, fp16, fp32, {', '.join(reads)} and {last}"
+        ". Choose a file in one of these formats."
     )

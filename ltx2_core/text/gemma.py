@@ -163,9 +163,14 @@ class GemmaEncoder(nn.Module):
         return [*states, result.last_hidden_state]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in."""
+        """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in.
+
+        One that is stored in fewer bits looks them up by itself.
+        """
         table, dtype = self.model.embed_tokens, self.model.norm.weight.dtype
-        return functional.embedding(ids, table.weight).to(dtype) * table.embed_scale.to(dtype)
+        plain = table.weight.is_floating_point()
+        rows = functional.embedding(ids, table.weight) if plain else table(ids)
+        return rows.to(dtype) * torch.tensor(self.config.width**0.5).to(dtype)
 
     def _restore_tables(self) -> None:
         """Recompute the tables that no file contains and that are lost when the model is built on the meta device."""

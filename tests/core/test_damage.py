@@ -238,10 +238,10 @@ def test_inspect_says_what_cannot_be_read(whole, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(tensors | {key: tensors[key].to(torch.int8)}, path, metadata)
     assert "cannot be read" in inspect(path) and f"{key} is stored as int8" in inspect(path)
-    quanto = {f"{key}._data": tensors[key].to(torch.int8), f"{key}._scale": torch.ones(32, 1)}
-    save_file({name: value for name, value in tensors.items() if name != key} | quanto, path, metadata)
-    assert "quanto int8" in inspect(path)
-    with pytest.raises(CheckpointError, match="quanto int8"):
+    packed = {f"{key.removesuffix('.weight')}.weight_packed": torch.zeros(32, 8, dtype=torch.int32)}
+    save_file({name: value for name, value in tensors.items() if name != key} | packed, path, metadata)
+    assert "compressed-tensors" in inspect(path)
+    with pytest.raises(CheckpointError, match=f"{key}_packed is stored as compressed-tensors"):
         build(open_models(path), "transformer")
 
 
@@ -272,15 +272,30 @@ def as_quanto(tensors: dict, dtype: torch.dtype) -> dict:
     return stored
 
 
-@pytest.mark.parametrize("dtype, said", [
-    (torch.int8, "quanto int8"), (torch.float8_e4m3fn, "quanto float8"), (torch.uint8, "quanto int4 or int2"),
-])  # fmt: skip
-def test_weights_of_quanto_are_called_so_wherever_they_are_opened(whole, tmp_path, dtype, said):
-    path, prefix = tmp_path / "x.safetensors", "model.diffusion_model."
+def as_uploaded(whole) -> list[tuple[dict, dict | None]]:
+    """The tensors of a checkpoint with its metadata, of the transformer alone, and without its prefix."""
+    prefix = "model.diffusion_model."
     tensors, metadata = load_file(whole.checkpoint), TensorFile(whole.checkpoint).metadata
     alone = {key: value for key, value in tensors.items() if key.startswith(prefix)}
     bare = {key.removeprefix(prefix): value for key, value in alone.items()}
-    for content, header in ((tensors, metadata), (alone, None), (bare, None)):
+    return [(tensors, metadata), (alone, None), (bare, None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_of_quanto_are_read_wherever_they_are(whole, tmp_path, dtype):
+    path = tmp_path / "x.safetensors"
+    for content, header in as_uploaded(whole):
+        save_file(as_quanto(content, dtype), path, header or TensorFile(whole.checkpoint).metadata)
+        assert "cannot be read" not in inspect(path)
+        transformer = build(open_models(path), "transformer")
+        assert transformer.blocks[0].video.self_attn.q.weight.dtype == dtype
+    save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
+    assert build_text_encoder(open_text_encoder(path)).model.layers[0].mlp.up_proj.weight.dtype == dtype
+
+
+def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(whole, tmp_path):
+    path, dtype, said = tmp_path / "x.safetensors", torch.uint8, "quanto int4 or int2"
+    for content, header in as_uploaded(whole):
         save_file(as_quanto(content, dtype), path, header)
         assert said in told(lambda: inspect(path))
         assert said in told(lambda: build(open_models(path), "transformer"))

@@ -1,79 +1,67 @@
 """A storage format is one row of a table: whoever handles weights asks the row, and knows no format by name."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.functional import linear as multiply
 
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
 from ltx2_core.memory.trace import cost
 from ltx2_core.quantization import (
+    CASTS,
     FORMATS,
+    Format,
+    StoredWeight,
     expand_weight,
     find_format,
     format_of,
     install_quantized_layers,
     is_linear,
+    matrix_shapes,
     plain_dtype,
     split_companion,
+    stored,
     use_scaled_products,
 )
-from ltx2_core.quantization.fp8 import Fp8Format
 
 
-class Int8Linear(nn.Module):
-    """Whole numbers times one scale."""
+class Pairs(Format):
+    """A second row, for these tests alone: two numbers from -8 to 7 in a byte, and rows in pairs."""
 
-    exact, scaled_on = False, ()
+    name = reads = "pairs"
+    markers = ("pairs",)
+    scale_suffixes = ("weight_scale",)
 
-    def __init__(self, weight, scale, bias):
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.weight_scale, self.bias = nn.Parameter(scale), bias
+    def stores(self, stored):
+        return stored.weight.dtype == torch.uint8 and "weight_scale" in stored.companions
 
-    def forward(self, x):
-        return self.expanded(x.dtype)(x)
+    def matrix_shape(self, stored):
+        return len(stored.weight), 2 * stored.weight.shape[1]
 
-    def expanded(self, dtype):
-        return lambda x: multiply(x, self.expand_weight(dtype), self.bias)
+    def padded(self, shape):
+        return shape[0] + shape[0] % 2, shape[1]
 
-    def expand_weight(self, dtype):
-        return self.weight.to(dtype) * self.weight_scale.to(dtype)
+    def expand_rows(self, stored, shape, start, stop):
+        packed = stored.weight[start:stop]
+        numbers = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1).float() - 8
+        return numbers * stored.companions["weight_scale"].float()
 
 
-@dataclass(frozen=True)
-class Int8Format(Fp8Format):
-    """A second row, for these tests alone."""
-
-    name: str = "int8"
-    markers: tuple[str, ...] = ("int8_tensorwise",)
-    linear: type[nn.Module] = Int8Linear
-
-    def stores(self, dtype, companions):
-        return dtype == torch.int8 and "weight_scale" in companions
-
-    def find_problem(self, weight, companions):
-        return ""
-
-    def dequantize(self, weight, companions, dtype):
-        return weight.to(dtype) * companions["weight_scale"].to(dtype)
-
-    def make_linear(self, linear, weight, companions, options):
-        return Int8Linear(linear.weight.to(torch.int8), companions["weight_scale"].reshape(()), linear.bias)
+def packed(rows, columns):
+    """A weight of pairs and its numbers, without the scale."""
+    numbers = torch.randint(0, 16, (rows + rows % 2, columns), dtype=torch.uint8)
+    return numbers[:, ::2] | numbers[:, 1::2] << 4, numbers[:rows].float() - 8
 
 
 @pytest.fixture
 def network(monkeypatch):
-    """One layer of int8 behind a table of int8, and a plain one."""
-    monkeypatch.setitem(FORMATS, "int8", Int8Format())
+    """One layer of pairs behind a table of pairs, and a plain one."""
+    monkeypatch.setitem(FORMATS, "pairs", Pairs())
     with torch.device("meta"):
         network = nn.ModuleDict({"table": nn.Embedding(3, 4), "q": nn.Linear(4, 8), "out": nn.Linear(8, 4)})
-    state = {"table.weight": torch.randint(-127, 127, (3, 4), dtype=torch.int8), "q.bias": torch.randn(8)}
-    state |= {"q.weight": torch.randint(-127, 127, (8, 4), dtype=torch.int8), "out.weight": torch.randn(4, 8)}
+    state = {"table.weight": packed(3, 4)[0], "q.bias": torch.randn(8)}
+    state |= {"q.weight": packed(8, 4)[0], "out.weight": torch.randn(4, 8)}
     state |= {"out.bias": torch.randn(4), "q.weight_scale": torch.tensor([0.02]), "table.weight_scale": torch.tensor(2)}
     install_quantized_layers(network, state, torch.float32)
     network.load_state_dict(state, assign=True)
@@ -81,10 +69,11 @@ def network(monkeypatch):
 
 
 def test_a_further_format_is_one_row(network):
-    assert [format_of(module) and format_of(module).name for module in network.values()] == [None, "int8", None]
+    assert [format_of(module) and format_of(module).name for module in network.values()] == [None, "pairs", None]
     assert [is_linear(module) for module in network.values()] == [False, True, True]
-    assert network["table"].weight.dtype == torch.float32 and network["q"].weight.dtype == torch.int8
-    assert torch.equal(expand_weight(network["q"], torch.float32), network["q"].weight.float() * 0.02)
+    assert network["table"].weight.dtype == torch.float32 and network["q"].weight.dtype == torch.uint8
+    assert network["table"].weight.shape == (3, 4) and network["q"].weight.shape == (8, 2)
+    assert matrix_shapes(network)["q.weight"] == expand_weight(network["q"], torch.float32).shape == (8, 4)
     copy = expand_weight(network["out"], torch.float32)
     assert torch.equal(copy, network["out"].weight) and copy.data_ptr() != network["out"].weight.data_ptr()
     assert plain_dtype(network) == torch.float32
@@ -100,7 +89,7 @@ def test_a_lora_beside_a_further_format(network, tmp_path):
         block.blocks[0].video = nn.Module()
         block.blocks[0].video.self_attn = nn.ModuleDict({"q": nn.Linear(32, 32, bias=False)})
     name = "blocks.0.video.self_attn.q"
-    weight = torch.randint(-127, 127, (32, 32), dtype=torch.int8)
+    weight, numbers = packed(32, 32)
     state = {f"{name}.weight": weight, f"{name}.weight_scale": torch.tensor(0.01)}
     install_quantized_layers(block, state, torch.float32)
     block.load_state_dict(state, assign=True)
@@ -111,16 +100,34 @@ def test_a_lora_beside_a_further_format(network, tmp_path):
     layer, x = block.get_submodule(name), torch.randn(3, 32)
     with adapter.attached():
         found = layer(x)
-    torch.testing.assert_close(found, x @ (weight * 0.01 + 0.5 * up @ down).T)
+    torch.testing.assert_close(found, x @ (numbers * 0.01 + 0.5 * up @ down).T)
     assert not torch.equal(layer(x), found)
 
 
 def test_without_its_row_a_format_is_refused():
     with torch.device("meta"):
         network = nn.ModuleDict({"q": nn.Linear(4, 8, bias=False)})
-    state = {"q.weight": torch.zeros(8, 4, dtype=torch.int8), "q.weight_scale": torch.ones(())}
-    with pytest.raises(CheckpointError, match=r"q\.weight is stored as int8 with a scale"):
+    state = {"q.weight": packed(8, 4)[0], "q.weight_scale": torch.ones(())}
+    with pytest.raises(CheckpointError, match=r"q\.weight is stored as uint8 with a scale"):
         install_quantized_layers(network, state)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 4), (8, 6)])
+def test_a_packed_weight_of_another_shape_is_refused(network, rows, columns):
+    with torch.device("meta"):
+        other = nn.ModuleDict({"q": nn.Linear(4, 6, bias=False)})
+    state = {"q.weight": packed(rows, columns)[0], "q.weight_scale": torch.ones(())}
+    with pytest.raises(CheckpointError, match=rf"q\.weight is \(8, {columns}\) and should be \(6, 4\)"):
+        install_quantized_layers(other, state)
+
+
+def test_a_matrix_in_pieces_is_that_of_all_rows(monkeypatch):
+    weight, numbers = packed(1000, 16)
+    given = StoredWeight("x.weight", weight, {"weight_scale": torch.tensor(0.01)})
+    whole = Pairs().dequantize(given, (999, 16), torch.bfloat16)
+    assert torch.equal(whole, (numbers[:999] * torch.tensor(0.01)).bfloat16())
+    monkeypatch.setattr(stored, "_NUMBERS", 300 * 16)
+    assert torch.equal(Pairs().dequantize(given, (999, 16), torch.bfloat16), whole)
 
 
 def test_a_marker_that_is_damaged_is_refused():
@@ -136,21 +143,17 @@ def test_companions_belong_to_their_weight():
     assert split_companion("a.b.bias") == ("a.b.bias", "")
 
 
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("format", CASTS.values(), ids=CASTS)
 def test_shapes_are_those_of_a_cast_weight(format):
     """What the planner counts is what the cast makes."""
     made, there = format.quantize(torch.randn(32, 64)), format.quantize(torch.empty(32, 64, device="meta"))
     assert {name: (x.shape, x.dtype) for name, x in made.items()} == {n: (x.shape, x.dtype) for n, x in there.items()}
-    scales = {name: tuple(x.shape) for name, x in made.items() if name != "weight"}
-    laid_out = format.lay_out((32, 64), made["weight"].dtype, scales)
-    assert {name: (x.shape, x.dtype) for name, x in laid_out.items()} == {
-        name: (x.shape, x.dtype) for name, x in made.items()
-    }
-    assert find_format(made["weight"].dtype, scales) is format
+    companions = {suffix: tensor for suffix, tensor in made.items() if suffix != "weight"}
+    assert find_format(StoredWeight("x.weight", made["weight"], companions)) is format
     assert sum(x.nbytes for x in made.values()) < 2 * made["weight"].numel()
 
 
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("format", [each for each in FORMATS.values() if each.operation], ids=lambda each: each.name)
 def test_its_products_count_at_their_own_rate(format):
     product = format.scaled_product(torch.empty(64, 64, dtype=torch.bfloat16, device="meta"))
     assert getattr(cost(product), format.rate) == 2 * 64**3

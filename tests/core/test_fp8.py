@@ -106,22 +106,22 @@ def test_float8_beside_other_dtypes():
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"first.weight": torch.zeros(16, 4, dtype=torch.uint8), "first.weight_scale_2": torch.ones(())}, "nvfp4"),
+        ({"first.weight": torch.zeros(16, 4, dtype=torch.uint8), "first.weight_zeros": torch.ones(())}, "awq_w4a16"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8)}, "int8"),
         ({"first.weight": torch.zeros(16, 8, dtype=torch.int8), "first.weight_scale": torch.ones(())}, "int8 with"),
-        ({"first.comfy_quant": marker(format="int8_tensorwise")}, "int8_tensorwise"),
+        ({"first.comfy_quant": marker(format="int8_blockwise")}, "int8_blockwise"),
         ({"first.weight_scale": torch.ones(())}, "float32 with a scale"),
         (
             {
                 "first.weight": torch.zeros(16, 8, dtype=torch.float8_e4m3fn),
                 "first.weight_scale": torch.zeros(128, 4, dtype=torch.uint8),
             },
-            "float8_e4m3fn with uint8 scales",
+            r"float8_e4m3fn of shape \(16, 8\) with uint8 scales",
         ),
     ],
 )
 def test_another_format_is_named(change, found):
-    with pytest.raises(ValueError, match=f"first.weight is stored as {found}.*reads bf16, fp16, fp32 and fp8"):
+    with pytest.raises(ValueError, match=f"first.weight is stored as {found}.*reads bf16, fp16, fp32, fp8"):
         load(Network().state_dict() | change)
 
 

@@ -278,7 +278,7 @@ def another_kind(folder: Path, target: Path) -> Path:
         (damage(lambda s: [s.pop(k) for k in list(s) if "post_feed" in k]), r"not a Gemma 3 text encoder"),
         (damage(lambda s: s.update({"model.layers.0.layer_scalar": torch.ones(1)})), r"Gemma 4.*LTX-2\.5"),
         (damage(lambda s: s.update({"model.layers.1.mlp.up_proj.comfy_quant": torch.frombuffer(
-            bytearray(b'{"format": "nvfp4"}'), dtype=torch.uint8)})), r"up_proj.weight is stored as nvfp4"),
+            bytearray(b'{"format": "nvfp4"}'), dtype=torch.uint8)})), r"up_proj.weight is marked as nvfp4"),
         (without_shard, r"lacks model-00001-of-\d+\.safetensors, which model\.safetensors\.index\.json names"),
         (another_kind, r"is that of gemma2\. LTX-2\.0 and 2\.3 read prompts with Gemma 3 12B"),
         (lambda _, target: target, r"No \.safetensors file is in"),

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from gguf_files import common, gemma, transformer, write
 from golden import FOLDER
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
@@ -58,8 +59,19 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
     weights.symlink_to(elsewhere / "checkpoints" / "elsewhere.safetensors")
     (folder / "text_encoder").mkdir()
     (folder / "text_encoder" / "shard-00001-of-00002.safetensors").touch()
+    place_gguf_files(models, elsewhere)
     shutil.move(elsewhere / "gemma-tiny", models / "text_encoders")
     shutil.move(elsewhere / "gemma-tiny.safetensors", elsewhere / "encoders" / "gemma-elsewhere.safetensors")
+
+
+def place_gguf_files(models: Path, elsewhere: Path) -> None:
+    """The transformer and Gemma as GGUF, where people put them, and the VAEs that such files lack."""
+    checkpoint = elsewhere / "checkpoints" / "elsewhere.safetensors"
+    for folder in ("unet", "clip", "vae"):
+        (models / folder).mkdir()
+    write(models / "unet" / "tiny-Q8_0.gguf", *transformer(checkpoint, common("Q8_0")))
+    write(models / "clip" / "gemma-Q8_0.gguf", *gemma(elsewhere / "gemma-tiny", "Q8_0"))
+    (models / "vae" / "tiny-vaes.safetensors").symlink_to(checkpoint)
 
 
 @pytest.fixture

@@ -24,6 +24,16 @@ def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_enco
     assert clip.sample_rate == 48000  # that of version 2.3; the miniature has 24000
 
 
+def test_a_clip_from_gguf_files(server, client, prompt):
+    """The transformer in models/unet with VAEs beside it, and Gemma with its tokenizer in models/clip."""
+    vaes = dict.fromkeys(("video_vae", "audio_vae"), "tiny-vaes.safetensors")
+    change(prompt, LTX2AVLoadModel={"checkpoint": "tiny-Q8_0.gguf", **vaes})
+    change(prompt, LTX2AVLoadGemma={"text_encoder": "gemma-Q8_0.gguf"})
+    change(prompt, LTX2AVEmptyLatent={"width": 64, "height": 64, "frames": 9}, LTX2AVSchedule={"steps": 2})
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    assert clip.frames.shape == (9, 64, 64, 3) and clip.sample_rate == 48000
+
+
 def test_a_folder_of_diffusers_is_one_entry_and_its_shards_are_none(object_info):
     listed = object_info["LTX2AVLoadModel"]["input"]["required"]["checkpoint"]
     options = listed[0] if isinstance(listed[0], list) else listed[1]["options"]

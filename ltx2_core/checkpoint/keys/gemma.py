@@ -30,6 +30,32 @@ GEMMA = Keys(
     },
 )
 
+# llama.cpp's names in GGUF files, and those of Hugging Face; its norms hold other numbers (see ../README.md, "GGUF").
+_LLAMA_CPP_LAYER: dict[str, str | None] = {
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
+    "attn_norm.weight": "input_layernorm.weight",
+    "post_attention_norm.weight": "post_attention_layernorm.weight",
+    "ffn_norm.weight": "pre_feedforward_layernorm.weight",
+    "post_ffw_norm.weight": "post_feedforward_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
+    "layer_output_scale.weight": "layer_scalar",  # of Gemma 4
+}
+LLAMA_CPP = Keys(
+    {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "output_norm.weight": "model.norm.weight",
+        "output.weight": "lm_head.weight",
+        **under("blk.{}", "model.layers.{}", _LLAMA_CPP_LAYER),
+    }
+)
+
 # A text encoder's file may also hold the picture part, the output layer and a tokenizer. Of these only the tokenizer
 # is read, and not as a weight.
 NOT_THE_TEXT_MODEL = (
@@ -40,6 +66,7 @@ NOT_THE_TEXT_MODEL = (
     "model.vision_model.",
     "model.multi_modal_projector.",
     "lm_head.",
+    "rope_freqs.",
     "language_model.lm_head.",
     "spiece_model",
     "tokenizer_json",

@@ -1,0 +1,85 @@
+"""The tokenizer in the fields of a GGUF file, as the SentencePiece model that it was made from.
+
+Written in the wire format of protocol buffers, by the field numbers of sentencepiece_model.proto (Apache-2.0).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .gguf_header import Array, GGUFHeader, numbers_in, read_gguf_header, texts_in
+
+_FIELDS = "tokenizer.ggml."
+_SENTENCEPIECE = "llama"  # what llama.cpp calls its kind
+_BPE = 2  # of sentencepiece: pieces are joined, the highest score first
+_USER_DEFINED, _KINDS = 4, range(1, 7)
+_SPACE = "\u2581".encode()  # that stands for one in pieces
+
+
+def tokenizer_model(path: Path) -> bytes | None:
+    """Return the SentencePiece model that a GGUF file describes; None if it describes none of this kind.
+
+    Raises CheckpointError if its lists do not go together.
+    """
+    header = read_gguf_header(path)
+    if header.text(f"{_FIELDS}model") != _SENTENCEPIECE:
+        return None
+    pieces = b"".join(_message(1, piece) for piece in _pieces(path, header))
+    ids = {40: ("unknown", 3), 41: ("bos", 2), 42: ("eos", 1), 43: ("padding", 0)}
+    trainer = _number(3, _BPE) + _number(35, 1)  # and bytes for what is in no piece
+    for field, (name, default) in ids.items():
+        trainer += _number(field, _whole(header, f"{name}_token_id", default))
+    # Text stays as it is: no space goes, and none comes unless the file says so.
+    normalizer = _message(1, b"identity") + _number(3, _whole(header, "add_space_prefix", 0)) + _number(4, 0)
+    return pieces + _message(2, trainer) + _message(3, normalizer)
+
+
+def _pieces(path: Path, header: GGUFHeader) -> Iterator[bytes]:
+    """Each word with its score and its kind."""
+    words, scores, kinds = (_list(header, path, name) for name in ("tokens", "scores", "token_type"))
+    if not words.count == scores.count == kinds.count:
+        raise CheckpointError(
+            f"The tokenizer in {path.name} has {words.count:,} words, {scores.count:,} scores and {kinds.count:,} "
+            "kinds, which should be equally many; download the file again."
+        )
+    numbers = numbers_in(path, scores).astype("<f4").tobytes()
+    for index, (word, kind) in enumerate(zip(texts_in(path, words), numbers_in(path, kinds).tolist())):
+        if kind not in _KINDS:
+            raise CheckpointError(
+                f"The tokenizer in {path.name} has word {index:,} of kind {kind}, which is not known; download the "
+                "file again."
+            )
+        if kind == _USER_DEFINED:  # llama.cpp's converter puts spaces there
+            word = word.replace(b" ", _SPACE)
+        yield _message(1, word) + b"\x15" + numbers[4 * index : 4 * index + 4] + _number(3, kind)
+
+
+def _list(header: GGUFHeader, path: Path, name: str) -> Array:
+    found = header.fields.get(_FIELDS + name)
+    if not isinstance(found, Array):
+        raise CheckpointError(f"The tokenizer in {path.name} lacks its {name}; download the file again.")
+    return found
+
+
+def _whole(header: GGUFHeader, name: str, default: int) -> int:
+    value: Any = header.fields.get(_FIELDS + name)
+    return int(value) if isinstance(value, int) and 0 <= value < 2**31 else default
+
+
+def _varint(value: int) -> bytes:
+    """A whole number, seven bits to a byte."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content

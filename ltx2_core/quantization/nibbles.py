@@ -1,0 +1,25 @@
+"""Numbers of four bits, two in a byte."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def unpack(packed: Tensor, high_first: bool = False) -> Tensor:
+    """Return the codes from 0 to 15 in rows of bytes, (rows, 2 * bytes) as uint8.
+
+    Args:
+        packed: uint8 or int8, (rows, bytes).
+        high_first: whether the first of a pair is in the upper four bits.
+    """
+    if packed.dtype == torch.int8:
+        packed = packed.view(torch.uint8)
+    low, high = packed & 15, packed >> 4
+    return torch.stack((high, low) if high_first else (low, high), dim=-1).flatten(-2)
+
+
+def look_up(codes: Tensor, table: Sequence[float] | Tensor) -> Tensor:
+    """Return the entry of ``table`` for each code, in float32."""
+    values = torch.as_tensor(table, dtype=torch.float32, device=codes.device)
+    return values[codes.int()]

@@ -1,0 +1,618 @@
+"""GGUF: blocks as they are defined, headers whole and broken, and models that run from such files."""
+
+import base64
+import itertools
+import json
+import struct
+import time
+import tracemalloc
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from gguf_files import (
+    PLAIN,
+    PREFIX,
+    common,
+    field,
+    gemma,
+    packed,
+    random_blocks,
+    text,
+    transformer,
+    vocabulary,
+    write,
+    write_parts,
+)
+from peak import Peak
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+import ltx2_core as ltx2
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
+from ltx2_core.checkpoint.folders import is_shard, open_file
+from ltx2_core.checkpoint.gguf_header import read_gguf_header
+from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.errors import LTX2Error, MissingFileError
+from ltx2_core.lora import LoraAdapter, Strengths, open_lora
+from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.quantization import (
+    BLOCKS,
+    READABLE_BLOCKS,
+    expand_blocks,
+    expand_weight,
+    format_of,
+    gguf_marker,
+    install_quantized_layers,
+    stored,
+)
+from ltx2_core.text import Tokenizer
+
+VECTORS = golden.vectors("formats")
+MINI, GEMMA = MINIATURE / "ltx2-mini.safetensors", MINIATURE / "gemma-mini"
+PROMPTS = ["a red ball bounces twice on the left", "", "a  b\n\tc", "na\u00efve \u65e5\u672c \U0001f642", "<bos> x"]
+
+
+def tensor(entry: dict) -> torch.Tensor:
+    dtype = {"U8": torch.uint8, "F32": torch.float32}[entry["dtype"]]
+    return torch.frombuffer(bytearray(base64.b64decode(entry["b64"])), dtype=dtype).view(entry["shape"])
+
+
+def marker(type: str) -> torch.Tensor:
+    return torch.tensor(list(json.dumps({"format": gguf_marker(type)}).encode()), dtype=torch.uint8)
+
+
+def same_bits(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return found.shape == expected.shape and torch.equal(found.view(torch.int32), expected.view(torch.int32))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_files, tmp_path_factory):
+    """The transformer of a tiny 2.3 as GGUF, and the checkpoint that it was made from."""
+    source = tiny_files("2.3")[0]
+    return write(tmp_path_factory.mktemp("gguf") / "tiny.gguf", *transformer(source, common("Q8_0"))), source
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    """The transformer of the miniature, whose matrices are wide enough for several types, as Q8_0."""
+    return write(tmp_path_factory.mktemp("gguf") / "mini-Q8_0.gguf", *transformer(MINI, common("Q8_0")))
+
+
+# -- Blocks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", READABLE_BLOCKS)
+def test_blocks_are_what_their_definition_says(type):
+    vector = VECTORS["gguf"][type]
+    assert vector["block"] == [BLOCKS[type].numbers, BLOCKS[type].nbytes]
+    content, expected = tensor(vector["bytes"]), tensor(vector["expected"])
+    assert same_bits(expand_blocks(type, content).view(expected.shape), expected)
+
+
+@pytest.mark.parametrize("type", READABLE_BLOCKS)
+def test_a_layer_in_pieces_keeps_its_bytes(type, monkeypatch):
+    count = 2 * 256 // BLOCKS[type].numbers
+    content = random_blocks(type, 300 * count).view(300, -1)
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(512, 300, bias=False)})
+    state = {"q.weight": content, "q.comfy_quant": marker(type)}
+    install_quantized_layers(network, state)
+    network.load_state_dict(state, assign=True)
+    whole = expand_weight(network["q"], torch.float32)
+    assert network["q"].weight.data_ptr() == content.data_ptr() and whole.shape == (300, 512)
+    assert torch.equal(whole, expand_blocks(type, content).view(300, 512))
+    monkeypatch.setattr(stored, "_NUMBERS", 128 * 512)
+    assert torch.equal(expand_weight(network["q"], torch.bfloat16), whole.bfloat16())
+    x = torch.randn(2, 512)
+    assert_close(network["q"](x), x @ whole.T)
+
+
+def test_a_table_expands_the_rows_that_are_looked_up():
+    content = random_blocks("Q6_K", 40).view(40, -1)
+    with torch.device("meta"):
+        network = nn.ModuleDict({"words": nn.Embedding(40, 256), "out": nn.Linear(256, 2)})
+    state = {"words.weight": content, "words.comfy_quant": marker("Q6_K")}
+    state |= {"out.weight": torch.randn(2, 256), "out.bias": torch.randn(2)}
+    install_quantized_layers(network, state, torch.float32)
+    network.load_state_dict(state, assign=True)
+    ids = torch.tensor([[3, 0], [39, 3]])
+    assert torch.equal(network["words"](ids), expand_blocks("Q6_K", content).view(40, 256)[ids])
+    assert network["words"].weight.data_ptr() == content.data_ptr()
+
+
+# -- Headers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_golden_file(tmp_path):
+    path = tmp_path / "golden.gguf"
+    path.write_bytes(base64.b64decode(VECTORS["gguf_file"]["file_b64"]))
+    expected, header, file = VECTORS["gguf_file"], read_gguf_header(path), TensorFile(path)
+    for name, stated in expected["tensors"].items():
+        found = header.tensors[name]
+        assert (found.type, found.start, found.nbytes) == (stated["type"], stated["absolute_offset"], stated["n_bytes"])
+        assert found.shape == tuple(reversed(stated["ne"]))
+    assert file.config == {"transformer": {"num_layers": 48}}
+    assert file.metadata["general.architecture"] == "ltxv"
+    assert file.shape("a.weight") == (3, 64) and file.entries["a.weight"].dtype == "Q8_0"
+    assert file.shape("c.weight") == (4, 2, 8, 4)  # as its converter notes, so it is given as numbers
+    numbers = {name: tensor(stated["expected"]) for name, stated in expected["tensors"].items()}
+    assert same_bits(file.get("c.weight"), numbers["c.weight"].view(4, 2, 8, 4))
+    assert same_bits(file.get("a.bias"), numbers["a.bias"].view(3))
+    assert same_bits(file.get("b.table").float(), numbers["b.table"])
+    assert same_bits(expand_blocks("Q8_0", file.get("a.weight")).view(3, 64), numbers["a.weight"])
+
+
+@pytest.mark.parametrize("alignment", [32, 64, 8])
+@pytest.mark.parametrize("version", [2, 3])
+def test_versions_and_alignment(tmp_path, version, alignment):
+    fields = {"general.architecture": "ltxv", "general.alignment": alignment}
+    fields |= {"a.list": [1, 2, 3], "a.word": "x", "a.truth": True, "a.number": 0.5}
+    bias = torch.randn(3)
+    path = write(tmp_path / "x.gguf", fields, {"a.bias": packed(bias, "F32"), "b.bias": packed(-bias, "F32")}, version)
+    file = TensorFile(path)
+    assert torch.equal(file.get("a.bias"), bias) and torch.equal(file.get("b.bias"), -bias)
+    assert file.metadata == {"general.architecture": "ltxv", "a.word": "x"}
+
+
+def test_a_gguf_file_is_known_by_its_content(tmp_path, mini):
+    path = tmp_path / "renamed.safetensors"
+    path.write_bytes(mini.read_bytes())
+    assert open_models(path).version == "2.0"
+
+
+BIAS = {"a.bias": packed(torch.ones(40), "F32"), "b.weight": packed(torch.ones(4, 64), "Q8_0")}
+GOOD = {"general.architecture": "ltxv", "a.word": "some text"}
+
+
+@pytest.fixture
+def good(tmp_path) -> bytes:
+    return write(tmp_path / "good.gguf", GOOD, BIAS).read_bytes()
+
+
+def refused(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(LTX2Error) as error:
+        TensorFile(path)
+    said = str(error.value)
+    assert "broken.gguf" in said and "\n" not in said and len(said) < 400
+    return said
+
+
+def test_a_file_that_is_cut_short_says_where(tmp_path, good):
+    end = len(good) - 16  # the rest is padding, which need not be there
+    for size in range(4, end):
+        said = refused(tmp_path, good[:size])
+        assert "incomplete" in said or "counts" in said, size
+    assert "in the field 'a.word'" in refused(tmp_path, good[: good.index(b"some") + 2])
+    assert "in the entry of the tensor 'b.weight'" in refused(tmp_path, good[: good.index(b"b.weight") + 12])
+    assert "in the tensor 'b.weight'" in refused(tmp_path, good[:-40])
+    assert f"has {end - 1:,} bytes and should have {end:,}" in refused(tmp_path, good[: end - 1])
+
+
+def test_an_empty_file_or_another_magic(tmp_path, good):
+    for content in (b"", b"GGU", b"GGML" + good[4:], b"FUGG" + good[4:]):
+        assert "not a safetensors file" in refused(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [(1, "version 1"), (4, "version 4"), (0, "version 0"), (3 << 24, "big-endian")]
+)
+def test_another_version_or_byte_order(tmp_path, good, version, said):
+    assert said in refused(tmp_path, good[:4] + struct.pack("<I", version) + good[8:])
+
+
+@pytest.mark.parametrize("count", [2**63, 2**64 - 1, 10**6])
+def test_counts_that_cannot_be(tmp_path, good, count):
+    assert f"counts {count:,} tensors" in refused(tmp_path, good[:8] + struct.pack("<Q", count) + good[16:])
+    assert f"counts {count:,} fields" in refused(tmp_path, good[:16] + struct.pack("<Q", count) + good[24:])
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**63, 10**9])
+def test_lengths_that_cannot_be(tmp_path, good, length):
+    at = good.index(b"some text") - 8
+    assert "incomplete" in refused(tmp_path, good[:at] + struct.pack("<Q", length) + good[at + 8 :])
+    at = good.index(b"a.bias") - 8
+    assert "incomplete" in refused(tmp_path, good[:at] + struct.pack("<Q", length) + good[at + 8 :])
+
+
+def test_lists_that_cannot_be(tmp_path):
+    for kind, count, said in [(8, 2**60, "incomplete"), (5, 2**62, "incomplete"), (9, 1, "of kind 9"), (77, 1, "77")]:
+        path = write(tmp_path / "x.gguf", {"a.list": struct.pack("<IIQ", 9, kind, count)}, BIAS)
+        assert said in refused(tmp_path, path.read_bytes())
+    assert "of kind 99" in refused(tmp_path, write(tmp_path / "x.gguf", {"a": struct.pack("<I", 99)}, {}).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("shape", "type", "start", "said"),
+    [
+        ((2**63, 2**63), 0, 0, "describes 'x' as F32"),
+        ((2**40, 2**20), 8, 0, "describes 'x' as Q8_0"),
+        ((4, 33), 8, 0, "whole blocks of 32"),
+        ((4, 128), 12, 0, "whole blocks of 256"),
+        ((), 8, 0, "whole blocks"),
+        ((4,), 0, 5, "at byte 5"),
+        ((4,), 0, 2**63, "at byte"),
+        ((4,), 4, 0, "type 4 of GGUF"),
+        ((4,), 77, 0, "type 77 of GGUF"),
+        ((1,) * 9, 0, 0, "9 axes"),
+        ((10**6,), 0, 0, "in the tensor 'x'"),
+    ],
+)
+def test_tensors_that_cannot_be(tmp_path, shape, type, start, said):
+    table = text("x") + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", type, start)
+    content = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + table
+    assert said in refused(tmp_path, content + bytes(-len(content) % 32 + 64))
+
+
+def test_names_that_come_twice(tmp_path):
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("a.word") + field("x"))
+    assert "the field 'a.word' twice" in refused(tmp_path, header + bytes(64))
+    table = text("x") + struct.pack("<IQIQ", 1, 4, 0, 0)
+    assert "the tensor 'x' twice" in refused(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + 2 * table + bytes(64))
+    other = text("y") + struct.pack("<IQIQ", 1, 4, 0, 0)
+    lying = b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + table + other
+    assert "'y' where another tensor lies" in refused(tmp_path, lying + bytes(96))
+
+
+@pytest.mark.parametrize("alignment", [3, 0, 2**24, "32", -8])
+def test_an_alignment_that_cannot_be(tmp_path, alignment):
+    value = struct.pack("<Ii", 5, alignment) if isinstance(alignment, int) else field(alignment)
+    content = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("general.alignment") + value
+    assert "has general.alignment" in refused(tmp_path, content + bytes(64))
+
+
+def test_a_noted_shape_of_another_size(tmp_path):
+    path = write(tmp_path / "x.gguf", {"comfy.gguf.orig_shape.a.bias": [5, 9]}, BIAS)
+    assert "notes for 'a.bias' the shape (5, 9)" in refused(tmp_path, path.read_bytes())
+
+
+@pytest.mark.parametrize("architecture", ["flux", "wan", "llama", "qwen2", "clip", "hidream"])
+def test_another_architecture(tmp_path, architecture):
+    names = ["blk.0.attn_q.weight", "token_embd.weight"] if architecture in ("llama", "qwen2") else ["x.weight"]
+    tensors = {name: packed(torch.ones(32, 32), "Q8_0") for name in names}
+    path = write(tmp_path / "broken.gguf", {"general.architecture": architecture}, tensors)
+    for read in (open_models, open_text_encoder):
+        with pytest.raises(CheckpointError, match=rf"broken\.gguf is a .*of the kind {architecture}"):
+            read(path)
+
+
+@pytest.mark.parametrize("architecture", [None, "pig", "something"])
+def test_a_transformer_is_known_by_its_tensors_too(tmp_path, tiny_files, architecture):
+    fields = {"general.architecture": architecture, "config": None}
+    path = write(tmp_path / "x.gguf", *transformer(tiny_files("2.3")[0], common("Q8_0"), **fields))
+    assert open_models(path).version == "2.3"
+
+
+# -- Models ------------------------------------------------------------------------------------------------------------
+
+
+def error_of(network: nn.Module, reference: nn.Module) -> dict[str, float]:
+    """How far each matrix in blocks is from that of ``reference``."""
+    modules = dict(reference.named_modules())
+    found = {}
+    for name, module in network.named_modules():
+        if format_of(module) is not None:
+            wanted = modules[name].weight.float()
+            found[name] = ((expand_weight(module, torch.float32) - wanted).norm() / wanted.norm()).item()
+    return found
+
+
+@pytest.mark.parametrize("type", ["Q8_0", "F16", "BF16", "F32"])
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+def test_a_transformer_of_any_plain_type_is_filled(tmp_path, tiny_files, type, prefix):
+    source = tiny_files("2.3")[0]
+    path = write(tmp_path / "x.gguf", *transformer(source, common(type)))
+    if prefix:
+        raw = load_file(source)
+        tensors = {k: packed(v, common(type)(k, v)) for k, v in raw.items() if k.startswith(PREFIX)}
+        write(path, {"general.architecture": "ltxv", "config": TensorFile(source).metadata["config"]}, tensors)
+    models, original = open_models(path), open_models(source)
+    for name in models.sources:
+        network, reference = build(models, name, torch.float32), build(original, name, torch.float32)
+        errors = error_of(network, reference)
+        assert bool(errors) == (type == "Q8_0") and max(errors.values(), default=0) < 0.01
+        plain = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+        for key, value in plain.items():
+            assert_close(value, reference.state_dict()[key], rtol=1e-3, atol=1e-3 if type == "F16" else 0)
+
+
+def test_every_tensor_may_have_another_type(tmp_path):
+    """As in files whose types were chosen tensor by tensor."""
+    types = [*READABLE_BLOCKS, *PLAIN]
+    turns = defaultdict[int, Iterator[int]](itertools.count)
+
+    def choose(name: str, value: torch.Tensor) -> str:
+        fitting = [t for t in types if t in PLAIN or value.shape[-1] % BLOCKS[t].numbers == 0]
+        return (
+            fitting[next(turns[len(fitting)]) % len(fitting)] if value.ndim == 2 and name.endswith("weight") else "F32"
+        )
+
+    models = open_models(write(tmp_path / "mini-UD-Q4_K_XL.gguf", *transformer(MINI, choose)))
+    file = models.files[0]
+    assert set(READABLE_BLOCKS) <= {entry.dtype for entry in file.entries.values()}
+    network = build(models, "transformer", torch.bfloat16)
+    for name, module in network.named_modules():
+        if format_of(module) is not None:
+            key = models.source("transformer").names[f"{name}.weight"]
+            numbers = expand_blocks(file.entries[key].dtype, file.get(key)).view(file.shape(key))
+            assert torch.equal(expand_weight(module, torch.bfloat16), numbers.bfloat16())
+
+
+def test_a_table_of_registers_in_blocks_is_read_as_numbers(tmp_path, tiny_files):
+    """Some converters put everything with two axes into blocks."""
+    source, name = tiny_files("2.3")[0], f"{PREFIX}video_embeddings_connector.learnable_registers"
+    choose = common("F16")
+    content = transformer(source, lambda key, value: "Q8_0" if key == name else choose(key, value))
+    path = write(tmp_path / "x.gguf", *content)
+    found = build(open_models(path), "video_connector", torch.float32).registers
+    wanted = load_file(source)[name].float()
+    assert found.shape == wanted.shape and (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_a_type_that_is_not_read_is_refused_by_name(tmp_path, mini):
+    name = "transformer_blocks.1.attn1.to_q.weight"
+    stored = "IQ2_XXS", (128, 256), bytes(128 * 66)
+    whole = {k.removeprefix(PREFIX): packed(v, "BF16") for k, v in load_file(MINI).items() if k.startswith(PREFIX)}
+    path = write(tmp_path / "bad.gguf", {"general.architecture": "ltxv"}, whole | {name: stored})
+    with pytest.raises(CheckpointError, match=rf"bad\.gguf: .*{name} is stored as GGUF IQ2_XXS; .*GGUF in Q8_0"):
+        build(open_models(path), "transformer")
+
+
+def test_the_plan_has_the_bytes_of_the_file(mini):
+    models = open_models(mini)
+    blueprint = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.bfloat16))
+    file, source = models.files[0], models.source("transformer")
+    network = build(models, "transformer", torch.bfloat16)
+    for ours, key in source.names.items():
+        if format_of(network.get_submodule(ours.rpartition(".")[0])) and ours.endswith(".weight"):
+            planned = blueprint.network("transformer").get_parameter(ours)
+            assert planned.nbytes == file.entries[key].nbytes == network.get_parameter(ours).nbytes
+    state = network.state_dict()
+    planned = {key: value.nbytes for key, value in blueprint.network("transformer").state_dict().items()}
+    assert planned == {key: value.nbytes for key, value in state.items()}
+
+
+def test_reading_takes_no_more_than_the_file(mini):
+    models = open_models(mini)
+    tracemalloc.start()
+    with Peak() as peak:
+        network = build(models, "transformer", torch.bfloat16)
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    key = models.source("transformer").names["blocks.0.video.self_attn.q.weight"]
+    assert network.blocks[0].video.self_attn.q.weight.data_ptr() == models.files[0].get(key).data_ptr()
+    assert peak.bytes < 1.1 * mini.stat().st_size and python < 8 * 2**20
+
+
+def test_a_lora_beside_blocks(mini, tmp_path):
+    network = build(open_models(mini), "transformer", torch.float32)
+    name, key = "blocks.0.video.self_attn.q", "diffusion_model.transformer_blocks.0.attn1.to_q"
+    layer = network.get_submodule(name)
+    rows, columns = layer.shape
+    down, up = torch.randn(2, columns), torch.randn(rows, 2)
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, tmp_path / "lora.safetensors")
+    adapter = LoraAdapter(network, [(open_lora(tmp_path / "lora.safetensors"), Strengths(0.5))])
+    assert not adapter.weight_patches
+    x = torch.randn(3, columns)
+    with adapter.attached():
+        found = layer(x)
+    assert_close(found, layer(x) + 0.5 * x @ (up @ down).T)
+
+
+# -- Files in parts ----------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_one_model(tmp_path, mini):
+    paths = write_parts(tmp_path / "mini", *transformer(MINI, common("Q8_0")), count=3)
+    assert [is_shard(path.name) for path in paths] == [False, True, True]
+    whole = build(open_models(mini), "transformer", torch.bfloat16).state_dict()
+    for path in paths:
+        found = build(open_models(path), "transformer", torch.bfloat16).state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in whole.items())
+    paths[1].unlink()
+    with pytest.raises(MissingFileError, match=r"one of 3 files of a model, and mini-00002-of-00003\.gguf is missing"):
+        open_models(paths[0])
+
+
+def test_parts_that_hold_the_same_are_refused(tmp_path):
+    paths = write_parts(tmp_path / "x", GOOD, BIAS, count=2)
+    paths[1].write_bytes(paths[0].read_bytes())
+    with pytest.raises(CheckpointError, match=r"Two of the files of x-00001.*hold a\.bias"):
+        open_file(paths[0])
+
+
+def test_gemma_in_parts(tmp_path):
+    paths = write_parts(tmp_path / "gemma", *gemma(GEMMA, "Q8_0"), count=2)
+    whole = open_text_encoder(write(tmp_path / "gemma.gguf", *gemma(GEMMA, "Q8_0")))
+    parts = open_text_encoder(paths[0])
+    assert parts.config == whole.config and parts.tokenizer().tokens("a ball") == whole.tokenizer().tokens("a ball")
+    state = build_text_encoder(whole).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in build_text_encoder(parts).state_dict().items())
+
+
+# -- Gemma -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("type", "limit"), [("F32", 0), ("BF16", 0), ("F16", 2e-3), ("Q8_0", 0.03)])
+def test_gemma_gives_the_hidden_states_of_its_folder(tmp_path, type, limit):
+    files, folder = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, type))), open_text_encoder(GEMMA)
+    ours, theirs = files.config.to_json(), folder.config.to_json()
+    assert ours.pop("rms_norm_eps") == pytest.approx(theirs.pop("rms_norm_eps")) and ours == theirs
+    ids, mask = folder.tokenizer()(PROMPTS[:2])
+    ids, mask = ids[:, -16:], mask[:, -16:]
+    encoder = build_text_encoder(files, torch.float32)
+    for found, wanted in zip(encoder(ids, mask), build_text_encoder(folder, torch.float32)(ids, mask)):
+        rows = mask.bool()
+        assert (found[rows] - wanted[rows]).norm() <= limit * wanted[rows].norm()
+
+
+def test_the_table_of_words_stays_as_it_is_stored(tmp_path):
+    files = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))
+    encoder = build_text_encoder(files)
+    (file,) = files.shards
+    table = encoder.model.embed_tokens.weight
+    assert table.data_ptr() == file.get("model.embed_tokens.weight").data_ptr() and table.dtype == torch.uint8
+    models = open_models("miniature")
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
+    planned = Blueprint.of_files(models, files, dtypes).network("text_encoder").state_dict()
+    assert {key: value.nbytes for key, value in planned.items()} == {
+        key: value.nbytes for key, value in encoder.state_dict().items()
+    }
+
+
+def test_the_tokenizer_inside_gives_the_ids_of_the_real_one(tmp_path):
+    files = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))
+    real = Tokenizer.from_sentencepiece((GEMMA / "tokenizer.model").read_bytes())
+    found = files.tokenizer()
+    assert found.words == real.words
+    generator = torch.Generator().manual_seed(0)
+    pieces = ["ball", "red ", " a", "twice", "\n", " ", "  ", "\u00e9", "\u65e5", "<", "x", "ing", "<eos>"]
+    for _ in range(300):
+        picked = torch.randint(len(pieces), (int(torch.randint(20, (), generator=generator)),), generator=generator)
+        prompt = "".join(pieces[index] for index in picked)
+        assert found.tokens(prompt) == real.tokens(prompt), repr(prompt)
+
+
+def test_a_tokenizer_beside_counts_where_none_is_inside(tmp_path):
+    fields, tensors = gemma(GEMMA, "Q8_0")
+    bare = {key: value for key, value in fields.items() if not key.startswith("tokenizer.")}
+    files = open_text_encoder(write(tmp_path / "g.gguf", bare, tensors))
+    with pytest.raises(MissingFileError, match=r"g\.gguf has no tokenizer"):
+        files.tokenizer()
+    (tmp_path / "tokenizer.json").write_bytes((GEMMA / "tokenizer.json").read_bytes())
+    assert files.tokenizer().tokens(PROMPTS[0]) == open_text_encoder(GEMMA).tokenizer().tokens(PROMPTS[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": ["a", "b"]}, r"2 words, 508 scores and 508 kinds"),
+        ({"scores": None}, "lacks its scores"),
+        ({"token_type": [9] * 508}, "word 0 of kind 9"),
+        ({"tokens": ["same"] * 508}, "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be(tmp_path, change, said):
+    fields, tensors = gemma(GEMMA, "Q8_0")
+    fields |= {f"tokenizer.ggml.{key}": value for key, value in change.items()}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    files = open_text_encoder(write(tmp_path / "g.gguf", fields, tensors))
+    with pytest.raises(CheckpointError, match=said) as error:
+        files.tokenizer()
+    assert "g.gguf" in str(error.value)
+
+
+def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
+    """As large as that of Gemma 3: 262,144 words with scores and kinds."""
+    fields, count = vocabulary((GEMMA / "tokenizer.model").read_bytes()), 262144
+    added = count - len(fields["tokenizer.ggml.tokens"])
+    fields["tokenizer.ggml.tokens"] += [f"word{number}" for number in range(added)]
+    fields["tokenizer.ggml.scores"] += [-1000.0] * added
+    fields["tokenizer.ggml.token_type"] += [1] * added
+    path = write(tmp_path / "g.gguf", {"general.architecture": "gemma3"} | fields, BIAS)
+    start = time.process_time()
+    tracemalloc.start()
+    file = TensorFile(path)
+    kept = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    model = file.tokenizer_model
+    assert time.process_time() - start < 2 and kept < 2**20
+    assert model is not None and Tokenizer.from_sentencepiece(model).words == count
+
+
+def test_gemma_4_is_refused(tmp_path):
+    tensors = gemma(GEMMA, "Q8_0")[1] | {"blk.0.layer_output_scale.weight": packed(torch.ones(1), "F32")}
+    path = write(tmp_path / "g.gguf", {"general.architecture": "gemma4"}, tensors)
+    with pytest.raises(CheckpointError, match=r"g\.gguf is Gemma 4, which belongs to LTX-2\.5"):
+        open_text_encoder(path)
+
+
+# -- The whole way -----------------------------------------------------------------------------------------------------
+
+
+def test_inspect(mini, tmp_path, capsys):
+    assert main(["inspect", str(mini), str(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))]) == 0
+    said = capsys.readouterr().out
+    assert "LTX-2.0 (told by its tensors" in said and "2,052,736 parameters, 2.8 MB (Q8_0, BF16, F32)" in said
+    assert "needs: video_encoder, video_decoder" in said
+    assert "Gemma 3 text encoder, 6 layers of width 64, with tokenizer" in said
+
+
+def quantised(value: torch.Tensor, type: str):
+    """As the official package makes it."""
+    gguf = pytest.importorskip("gguf")
+    if type in PLAIN:
+        return packed(value, type)
+    blocks = gguf.quants.quantize(value.float().numpy(), gguf.GGMLQuantizationType[type])
+    return type, tuple(value.shape), blocks.tobytes()
+
+
+WRITTEN = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # by the package; the others it only reads
+
+
+@pytest.mark.parametrize("type", READABLE_BLOCKS)
+def test_blocks_are_those_of_the_official_package(type):
+    gguf = pytest.importorskip("gguf")
+    content = random_blocks(type, 500)
+    expected = gguf.quants.dequantize(content.numpy(), gguf.GGMLQuantizationType[type])
+    assert same_bits(expand_blocks(type, content).view(500, -1), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("type", WRITTEN)
+def test_a_file_that_the_official_package_writes(tmp_path, type):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "ltxv")
+    fields, tensors = transformer(MINI, common(type), quantised)
+    writer.add_string("config", fields["config"])
+    writer.add_array("a.words", ["one", "two"])
+    for name, (form, shape, content) in tensors.items():
+        kind = gguf.GGMLQuantizationType[form]
+        rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(*shape[:-1], -1).numpy()
+        writer.add_tensor(name, rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours = build(open_models(write(tmp_path / "ours.gguf", fields, tensors)), "transformer", torch.bfloat16)
+    found = build(open_models(tmp_path / "x.gguf"), "transformer", torch.bfloat16)
+    assert {type, "BF16", "F32"} == {entry.dtype for entry in TensorFile(tmp_path / "x.gguf").entries.values()} - {"U8"}
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(("type", "decibels"), zip(WRITTEN, (65, 45, 45, 38, 33)))
+@pytest.mark.slow
+def test_the_miniature_in_blocks_makes_nearly_the_same_clip(tmp_path, type, decibels):
+    """Transformer, connectors, text projection and Gemma; the table in quantization/README.md has what was measured."""
+    checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common(type), quantised))
+    encoder = write(tmp_path / "gemma.gguf", *gemma(GEMMA, type, quantised))
+    settings = {"prompt": "a green ball bounces twice on the left", "seed": 3}
+    found = ltx2.generate(open_models([checkpoint, MINI], encoder), **settings)
+    exact = ltx2.generate(open_models("miniature"), **settings)
+    error = (found.frames - exact.frames).square().mean()
+    assert 0 < error < 10 ** (-decibels / 10)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_from_gguf_files(tmp_path):
+    checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common("Q8_0")))
+    encoder = write(tmp_path / "gemma.gguf", *gemma(GEMMA, "Q8_0"))
+    words = ["generate", "--prompt", "a red ball", "--text-encoder", str(encoder), "--output", str(tmp_path / "x.mp4")]
+    small = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2"]
+    assert main([*words, *small, "--checkpoint", str(checkpoint), str(MINI)]) == 0
+    assert (tmp_path / "x.mp4").stat().st_size > 1000
+
+
+def test_what_a_transformer_alone_lacks_is_said_with_its_place(tmp_path, tiny, tiny_files, capsys):
+    encoder = tiny_files("2.3")[1]
+    words = ["generate", "--prompt", "x", "--text-encoder", str(encoder), "--output", str(tmp_path / "x.mp4")]
+    assert main([*words, "--checkpoint", str(tiny[0])]) == 2  # before anything is read
+    said = capsys.readouterr().err
+    assert "tiny.gguf has no video decoder; choose the file that holds it as video_vae in LTX-2 Load Model" in said

@@ -1,0 +1,190 @@
+"""Weights as the libraries that define the formats wrote them, byte for byte, and what they stand for."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from written import VECTORS, file_of, read
+
+from ltx2_core.quantization import (
+    FORMATS,
+    expand_weight,
+    find_format,
+    install_quantized_layers,
+    stored_weights,
+)
+from ltx2_core.quantization.block_scales import scales_of_rows
+from ltx2_core.quantization.rotation import rotate
+
+# The format of each, and by how much its numbers may differ: where something is rotated, sums come in another order.
+FORMAT = {
+    "fp8_scaled_e4m3": ("fp8", 0),
+    "fp8_scaled_e5m2": ("fp8", 0),
+    "fp8_cast_of_prequant": ("fp8", 0),
+    "nvfp4_16x64": ("nvfp4", 0),
+    "nvfp4_padded_20x40": ("nvfp4", 0),
+    "nvfp4_144x80_multi_tile": ("nvfp4", 0),
+    "mxfp8_32x64": ("mxfp8", 0),
+    "mxfp8_padded_8x48": ("mxfp8", 0),
+    "int8_tensorwise": ("int8", 0),
+    "int8_rowwise": ("int8", 0),
+    "int8_convrot_g16": ("int8", 1e-6),
+    "int8_convrot_g64": ("int8", 1e-6),
+    "int8_convrot_g256": ("int8", 1e-6),
+    "w4a8_codebook_g16_r256": ("w4a8", 1e-6),
+    "w4a8_uniform_g16_r64": ("w4a8", 1e-6),
+    "w4a8_asymmetric_correction_g32_r64": ("w4a8", 1e-6),
+    "w6a8_uniform_g16_r256": ("w4a8", 1e-6),
+    "convrot_w4a4_r256": ("w4a4", 1e-6),
+    "bnb_int8": ("int8", 1e-7),
+    "bnb_nf4_plain": ("nf4", 0),
+    "bnb_nf4_nested": ("nf4", 0),
+    "quanto_qint8": ("int8", 0),
+}
+
+
+def expected_of(name: str) -> tuple[torch.Tensor, torch.dtype]:
+    """The numbers, and the dtype that they were computed in."""
+    of_bfloat16 = VECTORS[name].get("expected_bf16_as_f32")
+    return read(of_bfloat16 or VECTORS[name]["expected"]), torch.bfloat16 if of_bfloat16 else torch.float32
+
+
+@pytest.mark.parametrize("name", FORMAT)
+@torch.no_grad()
+def test_the_numbers_of_a_stored_weight(name):
+    expected, dtype = expected_of(name)
+    kind, tolerance = FORMAT[name]
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(*expected.shape[::-1], bias=False)})
+    state = file_of(name)
+    if name == "fp8_cast_of_prequant":
+        dtype = torch.float32
+    assert find_format(stored_weights(state)["q.weight"]) is FORMATS[kind]
+    stored = state["q.weight"]
+    install_quantized_layers(network, state)
+    network.load_state_dict(state, assign=True)
+    assert network["q"].weight.data_ptr() == stored.data_ptr() and network["q"].shape == expected.shape
+    found = expand_weight(network["q"], dtype).float()
+    assert found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance * expected.abs().max()
+    x = torch.randn(3, expected.shape[1])
+    torch.testing.assert_close(network["q"](x), x @ expand_weight(network["q"], torch.float32).T, atol=1e-4, rtol=1e-4)
+
+
+def test_every_weight_of_the_vectors_is_tested():
+    others = {name for name, entry in VECTORS.items() if isinstance(entry, dict) and "weight" in "".join(entry)}
+    assert others - {"key_layouts"} - FORMAT.keys() == {"awq_w4a16_g64"}
+
+
+def test_scales_lie_in_tiles():
+    entry = VECTORS["swizzle_32_4_4"]
+    logical, stored = read(entry["logical"]), read(entry["stored"])
+    rows, blocks = logical.shape
+    for shape in (stored, stored.flatten(), stored.reshape(-1, 32, 16)):
+        assert torch.equal(scales_of_rows(shape, blocks, 0, rows), logical)
+    assert torch.equal(scales_of_rows(stored, blocks, 128, 150), logical[128:150])
+
+
+def test_the_rotation():
+    """It is that of the definition, and its own inverse; a Sylvester matrix, of the same entries, is another one."""
+    signs = torch.tensor(VECTORS["hadamard"]["4"], dtype=torch.float32)
+    assert torch.equal(rotate(torch.eye(4), 4) * 2, signs)
+    assert torch.equal(rotate(torch.eye(16), 16) * 4, torch.tensor(VECTORS["hadamard"]["16_times_4_signs"]).float())
+    x = torch.randn(5, 512)
+    torch.testing.assert_close(rotate(rotate(x, 256), 256), x)
+    assert rotate(x, 0) is x and math.isclose(float(rotate(x, 64).norm()), float(x.norm()), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"q.comfy_quant": b'{"format": "int9"}'}, r"q\.weight is stored as int9; this version .* reads bf16, .*int8"),
+        ({"q.comfy_quant": b'{"format": "nvfp4"}'}, r"q\.weight is marked as nvfp4, but is int8 of shape \(6, 256\)"),
+        (
+            {"q.comfy_quant": None},
+            r"q\.weight is stored as int8 without a marker that says whether its columns are rot",
+        ),
+        (
+            {"q.weight_scale": None},
+            r"marked as int8_tensorwise, but is int8 of shape \(6, 256\) with nothing beside it",
+        ),
+        ({"q.weight_scale": torch.ones(5)}, r"stored as int8 of shape \(6, 256\) with scales of shape \(5,\)"),
+        ({"q.weight_scale": torch.zeros(6, 1)}, r"q\.weight_scale is zero, so q\.weight would be; the file is damaged"),
+        ({"q.weight_scale": torch.full((6, 1), math.nan)}, r"q\.weight_scale holds NaN or infinite numbers"),
+        ({"q.weight": torch.zeros(6, 200, dtype=torch.int8)}, "200 columns rotated in groups of 256, which cannot be"),
+        (
+            {"q.comfy_quant": b'{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 6}'},
+            "256 columns rotated in groups of 6, which cannot be",
+        ),
+        (
+            {"q.comfy_quant": b'{"format": "int8_tensorwise", "params": {"format": "nvfp4"}}'},
+            r"The marker beside q\.weight contradicts itself: format is int8_tensorwise and nvfp4",
+        ),
+        (
+            {"q.comfy_quant": b'{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": "x"}'},
+            r"The marker beside q\.weight has convrot_groupsize = 'x'; a whole number from 1 to 65,536 was expected",
+        ),
+    ],
+)
+def test_a_damaged_int8_weight_is_refused(change, found):
+    refuse(file_of("int8_convrot_g256") | change, (6, 256), found)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "shape", "found"),
+    [
+        ("nvfp4_16x64", {"q.weight_scale": None}, (16, 64), "stored as uint8 with a scale"),
+        ("nvfp4_16x64", {"q.weight_scale_2": torch.zeros(())}, (16, 64), r"q\.weight_scale_2 is zero"),
+        ("nvfp4_16x64", {"q.weight_scale_2": torch.ones(2)}, (16, 64), r"nvfp4 with a weight_scale_2 of shape \(2,\)"),
+        ("nvfp4_16x64", {"q.weight": torch.zeros(16, 30, dtype=torch.uint8)}, (16, 60), "has no whole blocks of 16"),
+        ("nvfp4_16x64", {}, (32, 64), r"q\.weight is \(16, 64\) and should be \(32, 64\)"),
+        (
+            "nvfp4_144x80_multi_tile",
+            {"q.weight": torch.zeros(144, 96, dtype=torch.uint8)},
+            (144, 192),
+            "scales of shape",
+        ),
+        ("mxfp8_32x64", {"q.weight_scale": torch.zeros(128, 8, dtype=torch.uint8)}, (32, 64), "uint8 scales of shape"),
+        ("mxfp8_32x64", {"q.weight_scale": torch.full((128, 4), 255).byte()}, (32, 64), "a scale that is not a number"),
+        ("w4a8_codebook_g16_r256", {"q.weight": torch.zeros(4, 100).char()}, (4, 256), "neither 4 nor 6 bits of 256"),
+        (
+            "w4a8_codebook_g16_r256",
+            {"q.weight_s_channel": torch.ones(3)},
+            (4, 256),
+            "w4a8 of 4 rows with scales of sha",
+        ),
+        (
+            "convrot_w4a4_r256",
+            {"q.weight_scale": torch.ones(2)},
+            (4, 256),
+            r"w4a4 of shape \(4, 256\) with scales of sh",
+        ),
+        (
+            "bnb_nf4_plain",
+            {"q.weight_absmax": torch.ones(3)},
+            (16, 64),
+            "four bits with 3 scales where 16 were expected",
+        ),
+        ("bnb_nf4_plain", {"q.weight_quant_state": None}, (16, 64), "1,024 numbers that are to be a matrix of None"),
+        (
+            "bnb_nf4_nested",
+            {"q.weight_nested_absmax": torch.ones(9)},
+            (16, 64),
+            "whose 16 scales lack the 1 that they are stored with",
+        ),
+        ("awq_w4a16_g64", {}, (4, 128), "stored as awq_w4a16"),
+        ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(3, 5)}, (4, 16), r"with float32 scales of shape \(3, 5\)"),
+    ],
+)
+def test_a_damaged_weight_is_refused(name, change, shape, found):
+    refuse(file_of(name) | change, shape, found)
+
+
+def refuse(state: dict, shape: tuple[int, int], found: str) -> None:
+    state = {key: torch.tensor(list(value), dtype=torch.uint8) if isinstance(value, bytes) else value
+             for key, value in state.items() if value is not None}  # fmt: skip
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(*shape[::-1], bias=False)})
+    with pytest.raises(ValueError, match=found) as error:
+        install_quantized_layers(network, state)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,244 @@
+"""Files whose matrices are written in every format: what is built of them, what is counted, and what is said."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from agreement import relative_error
+from official import inputs
+from safetensors.torch import load_file, save_file
+from written import WRITERS, as_bytes, rewrite
+
+from ltx2_core import generate, open_models
+from ltx2_core.checkpoint.build import build
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.cli.inspect import inspect
+from ltx2_core.errors import CheckpointError
+from ltx2_core.lora import LoraAdapter, Strengths, open_lora
+from ltx2_core.pipeline.blueprint import blueprint_of
+from ltx2_core.quantization import QuantizedLinear, expand_weight, is_marker, split_companion
+
+MINIATURE = open_models("miniature")
+CHECKPOINT, GEMMA = MINIATURE.files[0].path, MINIATURE.text_encoder
+BLOCKS = ".transformer_blocks."
+
+# How far the miniature's velocity is from that of bfloat16, at most; the weights of a format alone err by its rounding.
+ALLOWED = {
+    "fp8 in blocks": 0.04, "fp8 in columns": 0.04, "int8 of the tensor": 0.04, "int8 rotated": 0.02,
+    "int8 of quanto": 0.02, "int8 of bitsandbytes": 0.02, "nvfp4": 0.15, "mxfp8": 0.05, "w4a8": 0.2, "w4a4": 0.25,
+    "nf4": 0.2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def streams():
+    draw = torch.Generator().manual_seed(1)
+    given = inputs(MINIATURE.config["transformer"])
+    return [replace(s, tokens=torch.randn(1, s.tokens.shape[1], 128, generator=draw)) for s in given]
+
+
+def expanded_twin(network, plain):
+    """``plain`` with the expanded weights of the quantised layers of ``network``, and how many these are."""
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLinear)}
+    for name, layer in layers.items():
+        plain.get_submodule(name).weight.data = expand_weight(layer, torch.float32)
+    return plain, layers
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    written = rewrite(CHECKPOINT, path, {BLOCKS: name})
+    network = build(open_models(path), "transformer", torch.float32)
+    plain = build(MINIATURE, "transformer", torch.float32)
+    true = plain(*streams())
+    plain, layers = expanded_twin(network, plain)
+    assert len(layers) == len(written) > 100 and {layer.format.name for layer in layers.values()} == {WRITERS[name][1]}
+    found = network(*streams())
+    for ours, same, other in zip(found, plain(*streams()), true):
+        assert relative_error(ours, same) < 1e-5
+        assert 1e-3 < relative_error(ours, other) < ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_plan_counts_the_bytes_of_the_file(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    rewrite(CHECKPOINT, path, {BLOCKS: name})
+    models = open_models(path)
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
+    blueprint = blueprint_of(models, None, dtypes)
+    planned, built = blueprint.network("transformer"), build(models, "transformer", torch.bfloat16)
+    layout = {key: (tensor.shape, tensor.dtype) for key, tensor in built.state_dict().items()}
+    assert layout == {key: (tensor.shape, tensor.dtype) for key, tensor in planned.state_dict().items()}
+    source = models.source("transformer")
+    unused = ("input_scale", "output_scale", "weight_format")
+    kept = [key for key in source.names.values() if not is_marker(key) and split_companion(key)[1] not in unused]
+    assert sum(tensor.nbytes for tensor in built.state_dict().values()) == sum(
+        source.file.entries[key].nbytes for key in kept
+    )
+    assert f"transformer in {WRITERS[name][1]}" in blueprint.title
+    assert source.parameters == MINIATURE.source("transformer").parameters
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_lora_beside_every_format(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    rewrite(CHECKPOINT, path, {BLOCKS: name})
+    network = build(open_models(path), "transformer", torch.float32)
+    modules, state = dict(network.blocks[1].named_modules()), {}
+    names = {"attn1.to_q": "video.self_attn.q", "ff.net.2": "video.feed_forward.down"}
+    for theirs, ours in names.items():
+        out, into = modules[ours].shape
+        key = f"diffusion_model.transformer_blocks.1.{theirs}"
+        state |= {f"{key}.lora_A.weight": torch.randn(4, into), f"{key}.lora_B.weight": torch.randn(out, 4) * 0.1}
+    save_file(state, tmp_path / "lora.safetensors")
+    adapter = LoraAdapter(network, [(open_lora(tmp_path / "lora.safetensors"), Strengths(0.7))])
+    assert not adapter.weight_patches
+    for theirs, ours in names.items():
+        layer, x = modules[ours], torch.randn(5, modules[ours].shape[1])
+        key = f"diffusion_model.transformer_blocks.1.{theirs}"
+        delta = 0.7 * state[f"{key}.lora_B.weight"] @ state[f"{key}.lora_A.weight"]
+        plain = layer(x)
+        with adapter.attached():
+            torch.testing.assert_close(layer(x), plain + x @ delta.T, atol=1e-4, rtol=1e-4)
+        assert torch.equal(layer(x), plain)
+
+
+# Attention in one format, feed-forward in another, the table in a third: as in gemma_3_12B_it_fp4_mixed.
+MIXED = {"embed_tokens": "int8 rotated", "language.*self_attn": "nvfp4", "language.*mlp": "fp8 in blocks"}
+
+
+def hidden_states(path):
+    files = open_text_encoder(path)
+    encoder = build_text_encoder(files, torch.float32)
+    return files, encoder, encoder(torch.arange(24).reshape(2, 12), torch.ones(2, 12, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_gemma_in_several_formats_at_once(tmp_path, shards):
+    """In one file its sizes are told by the shapes of matrices; in two, scales may lie in another one than weights."""
+    whole = tmp_path / "gemma.safetensors"
+    written = rewrite(GEMMA / "model.safetensors", whole, MIXED)
+    path = whole
+    if shards == 2:
+        path = tmp_path / "gemma"
+        path.mkdir()
+        for file in GEMMA.glob("*.json"):
+            (path / file.name).write_bytes(file.read_bytes())
+        state = load_file(whole)
+        parts = [{key: state[key] for key in sorted(state)[start::2]} for start in (0, 1)]
+        names = {}
+        for number, part in enumerate(parts):
+            save_file(part, path / f"model-0000{number + 1}-of-00002.safetensors")
+            names |= dict.fromkeys(part, f"model-0000{number + 1}-of-00002.safetensors")
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    files, encoder, found = hidden_states(path)
+    assert files.config == open_text_encoder(GEMMA).config or shards == 1
+    assert files.config.vocabulary == 512 and files.config.width == 64 and files.config.heads == 4
+    plain, layers = expanded_twin(encoder, build_text_encoder(open_text_encoder(GEMMA), torch.float32))
+    assert Counter(layer.format.name for layer in layers.values()) == {"nvfp4": 6 * 4, "fp8": 6 * 3}
+    assert len(layers) + 1 == len(written)
+    plain.model.embed_tokens.weight.data = encoder.model.embed_tokens.weight.data
+    expected = plain(torch.arange(24).reshape(2, 12), torch.ones(2, 12, dtype=torch.int64))
+    true = hidden_states(GEMMA)[2]
+    for ours, same, other in zip(found, expected, true):
+        assert relative_error(ours, same) < 1e-5 and 1e-3 < relative_error(ours, other) < 0.4
+    assert {"nvfp4", "fp8", "int8"} <= set(files.formats)
+    assert "nvfp4" in inspect(path) and "fp8" in inspect(path)
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+@pytest.mark.parametrize("bare", [True, False])
+def test_markers_in_the_metadata(tmp_path, prefix, bare):
+    """As newer files have them: not beside the weight, with or without the prefix, as an object or the bare name."""
+    beside, listed = tmp_path / "beside.safetensors", tmp_path / "listed.safetensors"
+    rewrite(CHECKPOINT, beside, {f"{BLOCKS}2.": "nvfp4" if bare else "int8 rotated"})
+    state, layers = load_file(beside), {}
+    for key in [key for key in state if key.endswith(".comfy_quant")]:
+        marker = json.loads(bytes(state.pop(key).tolist()))
+        name = key.removesuffix(".comfy_quant").removeprefix("model.diffusion_model.")
+        layers[prefix + name] = marker["format"] if bare else marker
+    metadata = MINIATURE.files[0].metadata | {"_quantization_metadata": json.dumps({"layers": layers})}
+    save_file(state, listed, metadata)
+    found, expected = (build(open_models(path), "transformer", torch.float32)(*streams()) for path in (listed, beside))
+    assert len(layers) > 20 and all(torch.equal(a, b) for a, b in zip(found, expected))
+    assert open_models(listed).files[0].nbytes == sum(tensor.nbytes for tensor in state.values())
+
+
+def test_metadata_that_cannot_be_read_is_refused(tmp_path):
+    for stated, found in (("{", "is not valid JSON"), ('{"layers": 3}', r"layers is a number, an object was expected")):
+        save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "x.safetensors", {"_quantization_metadata": stated})
+        with pytest.raises(CheckpointError, match=f"_quantization_metadata in the header of x.safetensors.*{found}"):
+            open_models(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda state, key: state | {f"{key}.comfy_quant": as_bytes(format="int9")}, "to_q.weight is stored as int9"),
+        (lambda state, key: state | {f"{key}.weight_scale": torch.zeros(())}, "to_q.weight_scale is zero"),
+        (
+            lambda state, key: state | {f"{key}.weight": torch.ones(128, 64).char()},
+            r"to_q.weight is \(128, 64\) and shou",
+        ),
+        (lambda state, key: {k: v for k, v in state.items() if k != f"{key}.weight_scale"}, "with nothing beside it"),
+        (
+            lambda state, key: {k: v for k, v in state.items() if k != f"{key}.comfy_quant"},
+            "without a marker that says",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_tensor(tmp_path, change, found):
+    path = tmp_path / "x.safetensors"
+    rewrite(CHECKPOINT, path, {f"{BLOCKS}1.attn1.to_q": "int8 rotated"})
+    key = "model.diffusion_model.transformer_blocks.1.attn1.to_q"
+    save_file(change(load_file(path), key), path, MINIATURE.files[0].metadata)
+    with pytest.raises(CheckpointError, match=f"x.safetensors.*{found}") as error:
+        build(open_models(path), "transformer")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_ends_within_a_tensor_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    rewrite(CHECKPOINT, path, {BLOCKS: "nvfp4"})
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1000)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is incomplete: it has"):
+        open_models(path)
+
+
+# The mean difference of a clip of the miniature from that of the plain files, in 255ths of a picture's brightness, at
+# most; transformer and Gemma are both in the format. What was measured stands in ltx2_core/quantization/README.md.
+PICTURE = {
+    "fp8 in blocks": 2, "fp8 in columns": 2, "int8 of the tensor": 2, "int8 rotated": 2, "int8 of quanto": 2,
+    "int8 of bitsandbytes": 2, "nvfp4": 8, "mxfp8": 2, "w4a8": 8, "w4a4": 8, "nf4": 8,
+}  # fmt: skip
+CLIP = {"width": 96, "height": 96, "frames": 33, "seed": 3, "device": "cpu"}
+PROMPT = "a green ball bounces twice on the right"
+
+
+@pytest.fixture(scope="module")
+def plain_clip():
+    return generate(MINIATURE, PROMPT, **CLIP).frames
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_clip_in_every_format(tmp_path, plain_clip, name):
+    gemma = tmp_path / "gemma"
+    shutil.copytree(GEMMA, gemma)
+    rewrite(GEMMA / "model.safetensors", gemma / "model.safetensors", {"language.*(self_attn|mlp)": name})
+    rewrite(CHECKPOINT, tmp_path / "x.safetensors", {BLOCKS: name})
+    models = open_models(tmp_path / "x.safetensors", gemma)
+    difference = 255 * float((generate(models, PROMPT, **CLIP).frames - plain_clip).abs().mean())
+    share = models.source("transformer").nbytes / MINIATURE.source("transformer").nbytes
+    print(f"| {name} | {share:.2f} | {difference:.2f} |")
+    assert 0 < difference < PICTURE[name]
