@@ -20,7 +20,7 @@ from .diffusers import overlay, stated_sections
 from .files import DTYPES, TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
-from .versions import VERSIONS, known_config, version_of, version_of_tensors
+from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
 
@@ -110,7 +110,7 @@ class Models:
             return
         if what in (None, LTX_PART) and _is_stored_otherwise(file, unknown):
             return
-        version_of_tensors(file.official_shapes)  # which has a better sentence for other versions
+        possible_versions(file.official_shapes)  # which has a better sentence for other models
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
             return  # which ``_one_version`` tells
         raise CheckpointError(
@@ -316,26 +316,9 @@ def _without(file: TensorFile, wanted: Sequence[str]) -> str:
 
 
 def _one_version(files: Sequence[TensorFile]) -> str:
-    """The version that all files agree on."""
-    versions: dict[str, str] = {}  # by file name
-    for file in files:
-        shapes = file.official_shapes
-        try:
-            version = version_of(shapes, file.metadata)
-            shown = version_of_tensors(shapes)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file.path.name}: {error}") from None
-        if shown and version != shown:
-            raise CheckpointError(
-                f"{file.path.name} says it is LTX-{version}, but its tensors are those of LTX-{shown}; download it "
-                "again."
-            )
-        if version:
-            versions[file.path.name] = version
-    if len(set(versions.values())) > 1:
-        parts = ", ".join(f"{name} is LTX-{version}" for name, version in versions.items())
-        raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
-    if not versions:
+    """The version that all files agree on; of several that they may be of, the first."""
+    possible = {file.path.name: versions for file in files if (versions := _versions_of(file))}
+    if not possible:
         for file in files:
             _check_library(file)
         names = ", ".join(file.path.name for file in files)
@@ -343,7 +326,25 @@ def _one_version(files: Sequence[TensorFile]) -> str:
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."
         )
-    return next(iter(versions.values()))
+    common = [version for version in VERSIONS if all(version in each for each in possible.values())]
+    if not common:
+        parts = ", ".join(f"{name} is LTX-{' or '.join(versions)}" for name, versions in possible.items())
+        raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
+    return common[0]
+
+
+def _versions_of(file: TensorFile) -> tuple[str, ...]:
+    """The version that a file states, else those that its tensors may be of; () if nothing tells."""
+    try:
+        stated, shown = stated_version(file.metadata), possible_versions(file.official_shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path.name}: {error}") from None
+    if stated and shown and stated not in shown:
+        raise CheckpointError(
+            f"{file.path.name} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
+            "download it again."
+        )
+    return (stated,) if stated else shown
 
 
 def _check_library(file: TensorFile) -> None:

@@ -143,7 +143,7 @@ def diffusers_state(version: str) -> dict[str, dict[str, tuple[int, ...]]]:
     import diffusers
     from diffusers.pipelines.ltx2 import vocoder
 
-    new = version == "2.3"
+    new = version != "2.0"
     networks = transformer_and_connectors(version)
     with torch.device("meta"):
         networks |= {
