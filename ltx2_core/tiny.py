@@ -3,17 +3,19 @@
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
 from .checkpoint.components import COMPONENTS
+from .checkpoint.files import TensorFile
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
 from .checkpoint.text_encoder import EncoderKind, kind_titled
@@ -69,6 +71,7 @@ _GEMMA: dict[str, EncoderConfig] = {
     "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
     "Gemma 4": Gemma4Config(**_SIZES, full_head_dim=32, full_every=2),
 }
+_ASSETS = ("chat_template.jinja", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 _TRAINING = "gemma4-tiny-v1"  # by which the text encoder of 2.5 and its transformer know each other
 
 
@@ -151,6 +154,44 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     header = {} if model_type == "gemma3" else {"format": "pt", "gemma_config": json.dumps(about)}
     save_file(tensors | {packed[0]: tokenizer}, single, header)
     return [whole, single]
+
+
+def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Path]:
+    """Write a set of 2.5 as it is published: one file for each part, in the folders that ComfyUI has for them.
+
+    Args:
+        folder: where these folders are.
+        kind: "dev" or "distilled", which the name of the transformer says.
+        seed: of the weights.
+
+    Returns:
+        The transformer, the text encoder with projection and tokenizer, the video VAE and the audio VAE.
+    """
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint, _, gemma = write(place, "2.5", seed)
+        whole, metadata = load_file(checkpoint), TensorFile(checkpoint).metadata
+        packed, header = load_file(gemma), TensorFile(gemma).metadata
+    sections = json.loads(metadata["config"])
+    projection = {key: whole.pop(key) for key in list(whole) if key.startswith("text_embedding_projection.")}
+    assets = {f"hf_asset__{name}": torch.tensor([*b"{}"], dtype=torch.uint8) for name in _ASSETS}
+    parts = (
+        ("diffusion_models/ltx-2.5-tiny-{}-transformer", "model.", ("transformer",)),
+        ("vae/ltx-2.5-tiny-video-vae-conv", "vae.", ("vae",)),
+        ("vae/ltx-2.5-tiny-audio-vae", ("audio_vae.", "vocoder."), ("audio_vae", "vocoder")),
+    )
+    paths = []
+    for name, prefix, own in parts:
+        path = folder / f"{name.format(kind)}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {section: sections[section] if section in own else None for section in sections}
+        tensors = {key.removeprefix("vae."): value for key, value in whole.items() if key.startswith(prefix)}
+        save_file(tensors, path, metadata | {"config": json.dumps(about)})
+        paths.append(path)
+    encoder = folder / "text_encoders" / "gemma4-tiny-with-proj-ltx-2.5.safetensors"
+    encoder.parent.mkdir(parents=True, exist_ok=True)
+    save_file(packed | projection | assets, encoder, header)
+    return [paths[0], encoder, *paths[1:]]
 
 
 def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:

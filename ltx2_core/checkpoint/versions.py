@@ -127,6 +127,7 @@ class Version:
     image_crf: int  # how strongly given pictures are compressed before they are encoded
     encoder: str  # which text encoder it reads prompts with, a title in ``text_encoder.ENCODERS``
     text_encoder: str  # what people must download beside it
+    upscaler: str  # the official name of its spatial upscaler, with * for what differs and {} for the scale
 
 
 _GEMMA = (
@@ -141,6 +142,7 @@ VERSIONS = {
         29,
         33,
         *_GEMMA,
+        "ltx-2-spatial-upscaler-x{:g}-*.safetensors",
     ),
     "2.3": Version(
         {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -148,6 +150,7 @@ VERSIONS = {
         28,
         33,
         *_GEMMA,
+        "ltx-2.3-spatial-upscaler-x{:g}-*.safetensors",
     ),
     "2.5": Version(
         {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -156,6 +159,7 @@ VERSIONS = {
         18,
         "Gemma 4",
         "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors)",
+        "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
     ),
 }
 

@@ -116,7 +116,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
         [
             f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
             f"  text_encoder     {_summary(entries)}",
-            "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
+            f"  needs: a checkpoint; {files.kind.needed}",
         ]
     )
 

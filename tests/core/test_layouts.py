@@ -130,9 +130,11 @@ def test_loras_upscalers_and_gemma_are_named_with_their_place(whole, tiny_files)
     lora = sorted((MINI / "loras").glob("*.safetensors"))[0]
     gemma = tiny_files("2.0")[2]
     for path, words in ((lora, "LoRA.*--lora"), (UPSCALER, "upscaler.*--upscaler"), (gemma, "Gemma.*--text-encoder")):
-        for files in ([whole["2.0"], path], [path, whole["2.0"]], [path]):
+        among = [] if path == gemma else [[whole["2.0"], path], [path, whole["2.0"]]]
+        for files in (*among, [path]):
             with pytest.raises(CheckpointError, match=f"{path.name} is a .*{words}"):
                 open_models(files)
+    assert open_models([gemma, whole["2.0"]]).text_encoder == gemma
 
 
 # -- diffusers ---------------------------------------------------------------------------------------------------------
