@@ -3,23 +3,25 @@
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
 from .checkpoint.components import COMPONENTS
-from .checkpoint.keys.gemma import GEMMA
+from .checkpoint.files import TensorFile
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
+from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
 from .errors import SettingError
-from .text import GemmaConfig, GemmaEncoder
+from .text import EncoderConfig, Gemma4Config, GemmaConfig
 from .transformer.config import REQUIRED
 from .upscaler import Upscaler, UpscalerConfig, binomial_blur
 
@@ -62,9 +64,15 @@ _DECODER = {
     ],
 }
 
-_GEMMA = GemmaConfig(
-    layers=_LAYERS, width=32, hidden=64, heads=2, kv_heads=1, head_dim=16, vocabulary=512, attention_scalar=16
-)
+_DECODER["2.5"] = _DECODER["2.3"]
+
+_SIZES = {"layers": _LAYERS, "width": 32, "hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 16, "vocabulary": 512}
+_GEMMA: dict[str, EncoderConfig] = {
+    "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
+    "Gemma 4": Gemma4Config(**_SIZES, full_head_dim=32, full_every=2),
+}
+_ASSETS = ("chat_template.jinja", "generation_config.json", "processor_config.json", "tokenizer_config.json")
+_TRAINING = "gemma4-tiny-v1"  # by which the text encoder of 2.5 and its transformer know each other
 
 
 def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -117,21 +125,73 @@ def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[
     checkpoint = folder / f"ltx-{version}-tiny.safetensors"
     sections = config(version, transformer)
     metadata = {"config": json.dumps(sections), "model_version": f"{version}.0"}
+    kind = kind_titled(VERSIONS[version].encoder)
+    if kind.title != "Gemma 3":
+        metadata["gemma_source_checkpoint"] = json.dumps({"ltx_version": f"{version}.0", "gemma_version": _TRAINING})
     save_file(_checkpoint(sections, seed), checkpoint, metadata)
-    gemma = _gemma(seed)
-    whole = folder / "gemma-tiny"
+    return [checkpoint, *_write_gemma(folder, kind, seed)]
+
+
+def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
+    """Write a text encoder as a folder of Hugging Face, and as a single file."""
+    encoder_config = _GEMMA[kind.title]
+    tensors, whole = _gemma(encoder_config, seed), folder / "gemma-tiny"
     whole.mkdir(exist_ok=True)
-    save_file(gemma, whole / "model.safetensors")
-    text_config = _GEMMA.to_json() | {"model_type": "gemma3_text"}
-    (whole / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text_config}, indent=1))
+    save_file({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
+    model_type = kind.model_types[0]
+    about = {
+        "model_type": model_type,
+        "text_config": encoder_config.to_json() | {"model_type": f"{model_type}_text"},
+    }
+    about |= {} if model_type == "gemma3" else {"gemma_version": _TRAINING}
+    (whole / "config.json").write_text(json.dumps(about, indent=1))
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(MINIATURE / "gemma-mini" / name, whole / name)
     single = folder / "gemma-tiny.safetensors"
-    tokenizer = np.frombuffer((whole / "tokenizer.model").read_bytes(), dtype=np.uint8).copy()
     # ComfyUI's single files have the names without "language_model." and the tokenizer among the weights.
-    flat = {key.removeprefix("language_model."): value for key, value in gemma.items()}
-    save_file(flat | {"spiece_model": torch.from_numpy(tokenizer)}, single)
-    return [checkpoint, whole, single]
+    packed = {"gemma3": ("spiece_model", "tokenizer.model")}.get(model_type, ("tokenizer_json", "tokenizer.json"))
+    tokenizer = torch.from_numpy(np.frombuffer((whole / packed[1]).read_bytes(), dtype=np.uint8).copy())
+    header = {} if model_type == "gemma3" else {"format": "pt", "gemma_config": json.dumps(about)}
+    save_file(tensors | {packed[0]: tokenizer}, single, header)
+    return [whole, single]
+
+
+def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Path]:
+    """Write a set of 2.5 as it is published: one file for each part, in the folders that ComfyUI has for them.
+
+    Args:
+        folder: where these folders are.
+        kind: "dev" or "distilled", which the name of the transformer says.
+        seed: of the weights.
+
+    Returns:
+        The transformer, the text encoder with projection and tokenizer, the video VAE and the audio VAE.
+    """
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint, _, gemma = write(place, "2.5", seed)
+        whole, metadata = load_file(checkpoint), TensorFile(checkpoint).metadata
+        packed, header = load_file(gemma), TensorFile(gemma).metadata
+    sections = json.loads(metadata["config"])
+    projection = {key: whole.pop(key) for key in list(whole) if key.startswith("text_embedding_projection.")}
+    assets = {f"hf_asset__{name}": torch.tensor([*b"{}"], dtype=torch.uint8) for name in _ASSETS}
+    parts = (
+        ("diffusion_models/ltx-2.5-tiny-{}-transformer", "model.", ("transformer",)),
+        ("vae/ltx-2.5-tiny-video-vae-conv", "vae.", ("vae",)),
+        ("vae/ltx-2.5-tiny-audio-vae", ("audio_vae.", "vocoder."), ("audio_vae", "vocoder")),
+    )
+    paths = []
+    for name, prefix, own in parts:
+        path = folder / f"{name.format(kind)}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {section: sections[section] if section in own else None for section in sections}
+        tensors = {key.removeprefix("vae."): value for key, value in whole.items() if key.startswith(prefix)}
+        save_file(tensors, path, metadata | {"config": json.dumps(about)})
+        paths.append(path)
+    encoder = folder / "text_encoders" / "gemma4-tiny-with-proj-ltx-2.5.safetensors"
+    encoder.parent.mkdir(parents=True, exist_ok=True)
+    save_file(packed | projection | assets, encoder, header)
+    return [paths[0], encoder, *paths[1:]]
 
 
 def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
@@ -162,13 +222,16 @@ def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:
             network = component.make(sections, flat)
         official = component.variant_for(sections).official
         tensors |= {official(name): value for name, value in _weights(network, seed).items()}
+    if not sections["transformer"].get("ff_bias", True):  # the files of 2.5 have their tables in float32
+        tensors |= {key: value.float() for key, value in tensors.items() if "scale_shift_table" in key}
     return tensors
 
 
-def _gemma(seed: int) -> dict[str, Tensor]:
+def _gemma(sizes: EncoderConfig, seed: int) -> dict[str, Tensor]:
+    """Our names are those of flat files."""
     with torch.device("meta"):
-        encoder = GemmaEncoder(_GEMMA)
-    return {GEMMA.official(name): value for name, value in _weights(encoder, seed).items()}
+        encoder = sizes.build()
+    return _weights(encoder, seed)
 
 
 def _weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -182,7 +245,7 @@ def _weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
 
 def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     values = torch.randn(shape, generator=generator)
-    if "norm" in name or name.endswith("std"):
+    if "norm" in name or name.endswith(("std", "layer_scalar")):
         return 1 + 0.1 * values.abs()
     if name.endswith("mel.bank"):
         return values.abs()  # energies, whose logarithm is taken

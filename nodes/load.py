@@ -11,6 +11,7 @@ from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.belonging import find_text_encoder
 from ..ltx2_core.checkpoint.folders import files_of, is_shard
 from ..ltx2_core.checkpoint.models import MINIATURE
+from ..ltx2_core.checkpoint.parts import find_parts
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import find_upscaler, open_upscaler
@@ -32,6 +33,7 @@ DIFFUSERS, GEMMA = "model_index.json", "config.json"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
+PARTS = ("vae", "text_encoders")  # where the rest of a split model is found by content
 UPSCALERS = ("latent_upscale_models", "upscale_models")
 
 # What is open somewhere in the graph: two loaders of the same files share their networks.
@@ -57,7 +59,11 @@ def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = IN
 # What people type to find it.
 ALIASES = (
     "load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv", "ltx 2.3", "ltx 2.0",
-    "fp8", "distilled", "quantization", "bf16", "gguf",
+    "ltx 2.5", "fp8", "distilled", "quantization", "bf16", "gguf",
+)  # fmt: skip
+
+GEMMA_ALIASES = (
+    "load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b", "gemma 4", "gguf",
 )  # fmt: skip
 
 
@@ -75,27 +81,28 @@ class LoadModel(io.ComfyNode):
                     "checkpoint",
                     options=[*_checkpoints(), BUILT_IN],
                     tooltip="The official single file, such as ltx-2-19b-dev.safetensors, from models/checkpoints, "
-                    "the transformer of a split model or a .gguf file from models/diffusion_models or models/unet, "
-                    "whose VAEs and text projection are chosen below, or a folder of diffusers (with "
-                    "model_index.json) in one of them. The built-in miniature needs no download and makes clips of a "
-                    "bouncing ball: good for trying a graph.",
+                    "the transformer of a split model, such as LTX-2.5, or a .gguf file from models/diffusion_models "
+                    "or models/unet (its other files are found in their folders or chosen below), or a folder of "
+                    "diffusers (with model_index.json) in one of them. The built-in miniature needs no download and "
+                    "makes clips of a bouncing ball: good for trying a graph.",
                 ),
                 _part_input(
                     "video_vae",
                     ("vae",),
-                    "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint.",
+                    "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint; "
+                    "if that has none, the first one there that belongs to its version is taken.",
                 ),
                 _part_input(
                     "audio_vae",
                     ("vae",),
-                    "The audio VAE with vocoder of a split model, from models/vae. It takes the place of the one in "
-                    "the checkpoint.",
+                    "The audio VAE with vocoder of a split model, from models/vae, likewise.",
                 ),
                 _part_input(
                     "text_projection",
                     PROJECTIONS,
                     "Where to find text projection and connectors if the checkpoint has none: a file from "
-                    "models/text_encoders, or any full checkpoint of the same LTX-2 version.",
+                    "models/text_encoders, or any full checkpoint of the same LTX-2 version. That of LTX-2.5 is packed "
+                    "with its text encoder, and found there by itself.",
                 ),
                 _precision_input(
                     "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
@@ -141,21 +148,22 @@ class LoadModel(io.ComfyNode):
 
 
 class LoadGemma(io.ComfyNode):
-    """Opens a Gemma 3 text encoder; it is read when the first prompt is encoded."""
+    """Opens a Gemma text encoder; it is read when the first prompt is encoded."""
 
     @classmethod
     def define_schema(cls):
         return inputs.schema(
             "LTX2AVLoadGemma",
             "loaders/Load Gemma",
-            aliases=["load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b", "gguf"],
+            aliases=GEMMA_ALIASES,
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=[AS_MODEL, *_gemmas(), BUILT_IN],
                     tooltip="Gemma 3 12B from models/text_encoders or models/clip: one .safetensors or .gguf file with "
-                    "the tokenizer inside, such as gemma_3_12B_it.safetensors, or a Hugging Face folder. as the model "
-                    "takes the first one there that the loaded model can read, and for the built-in miniature its own.",
+                    "the tokenizer inside, such as gemma_3_12B_it.safetensors, or a Hugging Face folder; for LTX-2.5 "
+                    "its own Gemma 4, such as gemma4-12b-with-proj-ltx-2.5-bf16.safetensors. as the model takes the "
+                    "first one there that the loaded model can read, and for the built-in miniature its own.",
                 ),
                 _precision_input("fp32 doubles the 24 GB that Gemma takes."),
                 _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
@@ -175,7 +183,8 @@ class LoadGemma(io.ComfyNode):
     ) -> io.NodeOutput:
         def open_one(path: Path) -> LoadedGemma:
             gemma = _opened([path], (precision,), lambda: LoadedGemma(open_text_encoder(path), precision))
-            host.log.info("Opened %s: Gemma 3 with %d layers", path.name, gemma.files.config.layers)
+            title, layers = gemma.files.kind.title, gemma.files.config.layers
+            host.log.info("Opened %s: %s with %d layers", path.name, title, layers)
             return gemma if lora == NONE else gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
 
         if text_encoder != AS_MODEL:
@@ -238,7 +247,8 @@ def _files(
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
     vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
     own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
-    return {"checkpoint": [main, *projections], **own}
+    beside = [host.model_file(name, kind) for kind in PARTS for name in host.model_files(kind)]
+    return {"checkpoint": [main, *projections, *find_parts([main, *projections, *own.values()], beside)], **own}
 
 
 def _paths(files: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Clips that the official pipelines make of tiny weights of 2.3 and 2.0, and the same clips asked of ours.
+"""Clips that the official pipelines make of tiny weights of 2.5, 2.3 and 2.0, and the same clips asked of ours.
 
 ``tests/golden/official_pipelines.json`` holds the numbers, by version and case. They were made by
 ``PYTHONPATH=. python tests/official_pipelines.py FOLDER`` with ltx-core and ltx-pipelines 1.2.0, whose checkout is
@@ -52,7 +52,11 @@ CASES = (
 )  # fmt: skip
 # The HQ recipe is one of 2.3. The official text-to-audio pipeline cannot load 2.0: its filter of keys leaves the
 # projection of captions out.
-CASES_OF = {"2.3": CASES, "2.0": tuple(case for case in CASES if case not in ("hq", "text to audio"))}
+CASES_OF = {
+    "2.3": CASES,
+    "2.0": tuple(case for case in CASES if case not in ("hq", "text to audio")),
+    "2.5": CASES,
+}
 
 
 class Files:
@@ -92,6 +96,8 @@ def ours(files: Files, case: str, **more) -> dict[str, Tensor]:
     settings |= more
     distilled = case in ("distilled", "ic-lora in one stage", "ic-lora")
     settings |= {} if distilled else {"steps": STEPS, "video": VIDEO, "audio": AUDIO}
+    # Of 2.5, only the first stage of the official distilled pipeline is ancestral.
+    settings |= {"sampler": "euler"} if case.startswith("ic-lora") else {}
     lora = None if distilled else open_lora(files.loras["distilled-lora"])
     if case not in ("one stage", "retake", "ic-lora in one stage", "text to audio"):
         settings["second"] = SecondStage((open_upscaler(files.upscaler),), lora=lora)
@@ -243,10 +249,12 @@ class _Parts:
     def pipeline(self, cls: type, made: dict[str, Tensor], *stages):
         """Return a pipeline of ``cls`` with a stage for each set of LoRAs; what it decodes is put into ``made``."""
         from ltx_core.components.schedulers import LTX2Scheduler
+        from ltx_pipelines import distilled
 
         pipeline, path = object.__new__(cls), str(self.precise)
         pipeline.dtype, pipeline.device = self.where
-        pipeline._scheduler, pipeline.distilled, pipeline.use_ancestral_sampler = LTX2Scheduler(), False, False
+        pipeline._scheduler, pipeline.distilled = LTX2Scheduler(), False
+        pipeline.use_ancestral_sampler = distilled.should_use_ancestral_sampler(path)
         pipeline.duration_predictor = None
         pipeline.reference_downscale_factor = pipeline.reference_temporal_scale_factor = 1
         pipeline.prompt_encoder = self._contexts

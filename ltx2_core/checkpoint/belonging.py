@@ -1,14 +1,22 @@
 """Do these files go together? And which of many is the one that goes with the model?"""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import LTX2Error, MissingFileError, SettingError
+from ..errors.foreign import Fields, parse_json
 from .models import MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
+from .versions import VERSIONS, version_numbers
 
 GEMMA = MINIATURE / "gemma-mini"
+
+_SOURCE = "gemma_source_checkpoint"  # in the header of a transformer: which text encoder it was trained with
+_NAMES_ENCODER = (2, 4)  # the version from which on headers do
+
+_log = logging.getLogger(__name__)
 
 
 def check_own_part(path: Path, what: str, models: Models) -> None:
@@ -31,6 +39,7 @@ def check_own_part(path: Path, what: str, models: Models) -> None:
 
 def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
     """Raise SettingError if a text encoder does not give the hidden states that a model reads."""
+    check_training(files, models)
     if "text_features" not in models.sources:
         return
     wanted, given = models.network("text_features").config, files.config
@@ -46,6 +55,44 @@ def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
         f"{files.path.name} gives {given.layers + 1} hidden states of width {given.width}, and {models.kind} reads "
         f"{wanted.states} of width {wanted.width}: it belongs to another model. {files.kind.needed}."
     )
+
+
+def check_training(files: TextEncoderFiles, models: Models) -> None:
+    """Refuse a text encoder that was not trained with the model: since 2.4 a transformer names the one that was.
+
+    Args:
+        files: The text encoder.
+        models: The model; without a transformer nothing is checked.
+
+    Raises:
+        SettingError: They name different trainings, only one of them names any, or an older model gets a newer kind.
+    """
+    if "transformer" not in models.sources:
+        return
+    metadata = models.source("transformer").file.metadata
+    given, needed = files.gemma_version, f"{VERSIONS[models.version].text_encoder} is what it reads"
+    if (stated := metadata.get(_SOURCE)) is not None:
+        wanted = Fields(parse_json(stated, _SOURCE), _SOURCE).word("gemma_version", "") or None
+        if wanted != given:
+            raise SettingError(
+                f"{models.kind} was trained with the text encoder {wanted or 'of no name'}, and {files.path.name} is "
+                f"{given or f'{files.kind.title} as it was published, without that training'}: {needed}."
+            )
+    elif _is_named_since(metadata, models.version):
+        if given is not None:
+            raise SettingError(
+                f"{files.path.name} is the text encoder {given}, and this {models.kind} file does not say which one it "
+                f"was trained with ({_SOURCE} is missing in its header): download the transformer again."
+            )
+        _log.warning("Neither %s nor the model says whether they were trained together; %s.", files.path.name, needed)
+    elif files.kind.title != VERSIONS[models.version].encoder:
+        raise SettingError(f"{files.path.name} is {files.kind.title}, which {models.kind} does not read: {needed}.")
+
+
+def _is_named_since(metadata: Mapping[str, str], version: str) -> bool:
+    """Whether a transformer is so new that its header should name its text encoder."""
+    numbers = version_numbers(metadata) or version_numbers({"model_version": version})
+    return numbers is not None and numbers >= _NAMES_ENCODER
 
 
 def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
@@ -70,7 +117,7 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
             return path
     found = f"there is none among {len(reasons)} files ({reasons[0]})" if reasons else "there is no file"
     raise MissingFileError(
-        f"{models.kind} needs its text encoder, and {found}. Put Gemma 3 12B, such as gemma_3_12B_it.safetensors, into "
+        f"{models.kind} needs its text encoder, and {found}. Put {VERSIONS[models.version].text_encoder} into "
         "models/text_encoders."
     )
 

@@ -107,10 +107,16 @@ def _component(keys: Keys, build: Callable[[Config, Shapes], nn.Module]) -> Comp
     return Component((Variant(keys, build),))
 
 
+def _transformer(config: Config, shapes: Shapes) -> Transformer:
+    """Whether keyframes carry a mark is what the tensors say: some repacked files of 2.5 lack it."""
+    section = config["transformer"]
+    if "video.project_in.weight" in shapes:
+        section = section | {"use_keyframes_abs_pos_embedding": "video.keyframe_mark" in shapes}
+    return Transformer(TransformerConfig.from_json(section))
+
+
 COMPONENTS = {
-    "transformer": _component(
-        TRANSFORMER, lambda config, shapes: Transformer(TransformerConfig.from_json(config["transformer"]))
-    ),
+    "transformer": _component(TRANSFORMER, _transformer),
     "text_features": _component(
         TEXT_FEATURES, lambda config, shapes: TextFeatures(TextFeaturesConfig.from_json(config["transformer"], shapes))
     ),

@@ -20,6 +20,11 @@ _CONTENTS = (
         "is an adapter of a kind that is not read here (OFT, IA3, GLoRA, VeRA), where LoRA, DoRA, LoHa and LoKr are",
     ),
     (
+        r"^(?:vae\.)?decoder\.(?:det_stages|diff_blocks)\.\d+\.",
+        "is a video VAE with a diffusion decoder, which is not read here: choose the one with the convolutional "
+        "decoder (ltx-2.5-video-vae-conv-bf16.safetensors), which decodes the same latents",
+    ),
+    (
         r"post_feedforward_layernorm|pre_feedforward_layernorm",
         "is a Gemma text encoder: choose it in LTX-2 Load Gemma, or give it with --text-encoder",
     ),
@@ -35,9 +40,9 @@ _CONTENTS = (
     ),
     (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "is a model of the Flux kind, not of LTX-2"),
     (r"blocks\.\d+\.cross_attn\.(?:q|k|v|o)\.", "is a Wan model, not one of LTX-2"),
-    (r"\.SelfAttention\.", "is a T5 text encoder; LTX-2 reads prompts with Gemma 3"),
-    (r"text_model\.encoder\.layers\.", "is a CLIP text encoder; LTX-2 reads prompts with Gemma 3"),
-    (r"model\.layers\.\d+\.self_attn\.", "is a language model; LTX-2 reads prompts with Gemma 3"),
+    (r"\.SelfAttention\.", "is a T5 text encoder; LTX-2 reads prompts with Gemma"),
+    (r"text_model\.encoder\.layers\.", "is a CLIP text encoder; LTX-2 reads prompts with Gemma"),
+    (r"model\.layers\.\d+\.self_attn\.", "is a language model; LTX-2 reads prompts with Gemma"),
     (r"(?:input|output)_blocks\.\d+\.|\.down_blocks\.\d+\.attentions\.", "is a Stable Diffusion model, not LTX-2"),
 )
 _SHARE = 3  # percent of a file's names that have to match

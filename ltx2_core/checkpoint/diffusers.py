@@ -41,6 +41,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "timestep_scale_multiplier": "timestep_scale_multiplier",
         "cross_attn_timestep_scale_multiplier": "av_ca_timestep_scale_multiplier",
         "ff_bias": "ff_bias",
+        "audio_ff_bias": "audio_ff_bias",
         "use_keyframes_abs_pos_embedding": "use_keyframes_abs_pos_embedding",
     },
     "LTX2TextConnectors": {

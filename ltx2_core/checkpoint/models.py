@@ -20,7 +20,8 @@ from .diffusers import overlay, stated_sections
 from .files import TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
-from .versions import VERSIONS, known_config, version_of, version_of_tensors
+from .text_encoder import find_kind
+from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
 
@@ -92,13 +93,13 @@ class Models:
         self.version = _one_version(self.files)
         self.sources: dict[str, Source] = {}
         for file, wanted in chosen:
-            own = {name: source for name, source in _sources_in(file) if name in wanted}
+            own = {name: source for name, source in sources_in(file) if name in wanted}
             if not own:
                 raise CheckpointError(_without(file, wanted))
             self.sources = own | self.sources
         left_out: dict[str, list[str]] = {}
         for file in self.files:
-            for name, source in _sources_in(file):
+            for name, source in sources_in(file):
                 if self.sources.setdefault(name, source).file is not file:
                     left_out.setdefault(file.path.name, []).append(name)
         if not self.sources:
@@ -108,14 +109,14 @@ class Models:
         self._log_choice(left_out)
 
     def _refuse_foreign(self, file: TensorFile) -> None:
-        """CheckpointError for a file most of whose tensors belong to no component."""
+        """CheckpointError for a file most of whose tensors belong to no component, and are not a text encoder's."""
         unknown = self.unknown(file)
         what = describe_contents(unknown)
         if 2 * len(unknown) <= len(file.entries) or not unknown:
             return
         if what in (None, LTX_PART) and _is_stored_otherwise(file, unknown):
             return
-        version_of_tensors(file.official_shapes)  # which has a better sentence for other versions
+        possible_versions(file.official_shapes)  # which has a better sentence for other models
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
             return  # which ``_one_version`` tells
         raise CheckpointError(
@@ -243,7 +244,10 @@ class Models:
         return ", ".join(file.path.name for file in self.files)
 
     def unknown(self, file: TensorFile) -> list[str]:
-        """List the keys of ``file`` that no component knows."""
+        """List the keys of ``file`` that no component knows; a text encoder that is packed with its projection is no
+        component, and known all the same."""
+        if find_kind(file.entries) is not None and _has_projection(file):
+            return []
         names = file.official_names.items()
         unclaimed = [key for name, key in names if not any(c.claims(name) for c in COMPONENTS.values())]
         return [key for key in unclaimed if not is_file_marker(key)]
@@ -259,10 +263,11 @@ def open_models(
     """Look at the files of a model; only headers are read.
 
     Args:
-        checkpoint: An official single file, a GGUF file, a list of split files, a folder as diffusers has it, or
-            "miniature" for the one that comes with the package. Where two files hold one component, that of the first
-            counts.
-        text_encoder: A Gemma 3 folder, safetensors or GGUF file; that of a folder of diffusers is found there.
+        checkpoint: An official single file, a GGUF file, a list of split files in any order, the text encoder among
+            them, a folder as diffusers has it, or "miniature" for the one that comes with the package. Where two files
+            hold one component, that of the first counts.
+        text_encoder: A Gemma folder, safetensors or GGUF file; that of a folder of diffusers is found there. The text
+            projection that is packed with it is taken where the checkpoint has none.
         video_vae: A file whose video VAE counts before that of the checkpoint.
         audio_vae: A file whose audio VAE and vocoder count before those of the checkpoint.
         distilled: Whether this is a distilled model; None for what the names of file and folder say.
@@ -276,7 +281,9 @@ def open_models(
     paths = [Path(each) for each in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
     own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
     chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
-    return Models(_open_all(paths), _encoder(paths, text_encoder), chosen, distilled)
+    files = _open_all(paths)
+    encoder = _encoder(paths, files, text_encoder)
+    return Models(_parts(files, encoder), encoder, chosen, distilled)
 
 
 def _input_for(name: str) -> str:
@@ -285,10 +292,24 @@ def _input_for(name: str) -> str:
     return next((widget for widget, held in inputs.items() if name in held), "text_projection")
 
 
-def _encoder(paths: Sequence[Path], text_encoder: str | Path | None) -> Path | None:
-    """Gemma as it was given, else that of a folder of diffusers."""
-    found = [text_encoder] if text_encoder is not None else [path for each in paths if (path := each / GEMMA).is_dir()]
-    return Path(found[0]) if found else None
+def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[TensorFile]:
+    """The files without text encoders among them, but with one that is packed with the projection that they lack."""
+    parts = [file for file in files if find_kind(file.entries) is None]
+    if parts and encoder is not None and encoder.exists() and not any(map(_has_projection, parts)):
+        parts += [file for file in open_files(encoder) if _has_projection(file)]
+    return parts or files
+
+
+def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: str | Path | None) -> Path | None:
+    """Gemma as it was given, else the one among the files, else that of a folder of diffusers."""
+    if text_encoder is not None:
+        return Path(text_encoder)
+    among = [file.path for file in files if find_kind(file.entries) is not None]
+    return next(iter([*among, *(path for each in paths if (path := each / GEMMA).is_dir())]), None)
+
+
+def _has_projection(file: TensorFile) -> bool:
+    return any(name == "text_features" for name, _ in sources_in(file))
 
 
 def _is_distilled(name: str) -> bool | None:
@@ -305,8 +326,8 @@ def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
     return [file for path in paths for file in open_files(path)]
 
 
-def _sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
-    """The components that ``file`` holds."""
+def sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
+    """Yield the components that ``file`` holds, by name."""
     for name, component in COMPONENTS.items():
         if found := component.find(file.official_names):
             variant, names = found
@@ -324,32 +345,15 @@ def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
 
 def _without(file: TensorFile, wanted: Sequence[str]) -> str:
     """The sentence for a file that holds none of the components that it was chosen for."""
-    held = ", ".join(name.replace("_", " ") for name, _ in _sources_in(file)) or "nothing of LTX-2"
+    held = ", ".join(name.replace("_", " ") for name, _ in sources_in(file)) or "nothing of LTX-2"
     expected = " or ".join(name.replace("_", " ") for name in wanted)
     return f"{file.path.name} has no {expected}, which it was chosen for; it holds {held}: choose another file."
 
 
 def _one_version(files: Sequence[TensorFile]) -> str:
-    """The version that all files agree on."""
-    versions: dict[str, str] = {}  # by file name
-    for file in files:
-        shapes = file.official_shapes
-        try:
-            version = version_of(shapes, file.metadata)
-            shown = version_of_tensors(shapes)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file.path.name}: {error}") from None
-        if shown and version != shown:
-            raise CheckpointError(
-                f"{file.path.name} says it is LTX-{version}, but its tensors are those of LTX-{shown}; download it "
-                "again."
-            )
-        if version:
-            versions[file.path.name] = version
-    if len(set(versions.values())) > 1:
-        parts = ", ".join(f"{name} is LTX-{version}" for name, version in versions.items())
-        raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
-    if not versions:
+    """The version that all files agree on; of several that they may be of, the first."""
+    possible = {file.path.name: versions for file in files if (versions := versions_of(file))}
+    if not possible:
         for file in files:
             _check_library(file)
         names = ", ".join(file.path.name for file in files)
@@ -357,7 +361,28 @@ def _one_version(files: Sequence[TensorFile]) -> str:
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."
         )
-    return next(iter(versions.values()))
+    common = [version for version in VERSIONS if all(version in each for each in possible.values())]
+    if not common:
+        parts = ", ".join(f"{name} is LTX-{' or '.join(versions)}" for name, versions in possible.items())
+        raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
+    return common[0]
+
+
+def versions_of(file: TensorFile) -> tuple[str, ...]:
+    """Return the version that a file states, else those that its tensors may be of; () if nothing tells.
+
+    Raises CheckpointError for a version that this pack does not run, or that the tensors are not of.
+    """
+    try:
+        stated, shown = stated_version(file.metadata), possible_versions(file.official_shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path.name}: {error}") from None
+    if stated and shown and stated not in shown:
+        raise CheckpointError(
+            f"{file.path.name} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
+            "download it again."
+        )
+    return (stated,) if stated else shown
 
 
 def _check_library(file: TensorFile) -> None:

@@ -12,19 +12,20 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, MissingFileError
-from ..errors.foreign import Fields, foreign_call
+from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import check_library, install_quantized_layers, is_file_marker, split_companion
-from ..text import GemmaConfig, GemmaEncoder, Tokenizer
+from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
 from .folders import ShardedFile, shards_of, weight_files
 from .keys import Keys
-from .keys.gemma import GEMMA, NOT_THE_TEXT_MODEL
+from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION
 from .loading import load_strict, shorten_list
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
 _EMBEDDED = {"tokenizer_json": Tokenizer.from_json, "spiece_model": Tokenizer.from_sentencepiece}
 _BESIDE = {"tokenizer.json": Tokenizer.from_json, "tokenizer.model": Tokenizer.from_sentencepiece}
+_CONFIG = "gemma_config"  # in the header of a packed file
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,10 @@ class EncoderKind:
     title: str  # as people call it
     needed: str  # the sentence that says which versions want it
     keys: Keys  # its prefixes are those of the text model in the kinds of files that people have
-    mark: str  # a tensor behind the prefix that every file of this kind has
-    foreign: tuple[tuple[str, str], ...]  # tensors behind the prefix that tell of another model, and which
+    mark: str  # a tensor behind the prefix that every file of this kind has, and none of the kinds after it
     ignored: tuple[str, ...]  # beginnings of names that are not the text model's
     model_types: tuple[str, ...]  # in config.json
-    config: type[GemmaConfig]
-    network: Callable[[GemmaConfig], GemmaEncoder]
+    config: type[EncoderConfig]
 
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
@@ -47,30 +46,29 @@ class EncoderKind:
         official = self.keys.official(weight)
         return f"{official.removesuffix('weight')}{suffix}" if suffix else official
 
-    def prefix_in(self, keys: set[str], file_name: str) -> str | None:
-        """Return the prefix of the text model among ``keys``; None if it is of another kind.
-
-        Raises CheckpointError for a model that looks like this one and is not.
-        """
-        prefix = next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
-        if prefix is not None:
-            for key, model in self.foreign:
-                if prefix + key in keys:
-                    raise CheckpointError(f"{file_name} is {model}. {self.needed}.")
-        return prefix
+    def prefix_in(self, keys: Collection[str]) -> str | None:
+        """Return the prefix of the text model among ``keys``; None if it is of another kind."""
+        return next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
 
 
 ENCODERS = (
+    EncoderKind(
+        title="Gemma 4",
+        needed="LTX-2.5 reads prompts with its own Gemma 4 12B, such as gemma4-12b-with-proj-ltx-2.5-bf16.safetensors",
+        keys=GEMMA4,
+        mark="layers.0.layer_scalar",
+        ignored=NOT_GEMMA4,
+        model_types=("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
+        config=Gemma4Config,
+    ),
     EncoderKind(
         title="Gemma 3",
         needed="LTX-2.0 and 2.3 read prompts with Gemma 3 12B",
         keys=GEMMA,
         mark="layers.0.post_feedforward_layernorm.weight",
-        foreign=(("layers.0.layer_scalar", "Gemma 4, which belongs to LTX-2.5"),),
         ignored=NOT_THE_TEXT_MODEL,
         model_types=("gemma3", "gemma3_text"),
         config=GemmaConfig,
-        network=GemmaEncoder,
     ),
 )
 
@@ -110,18 +108,10 @@ class TextEncoderFiles:
             raise CheckpointError(f"{self.path.name}: {error}") from None
 
     @cached_property
-    def config(self) -> GemmaConfig:
-        """The sizes of the encoder, from ``config.json`` in the folder or the header of the file, else from the shapes
-        of the tensors."""
-        path, shapes = self.path / "config.json", {ours: file.shape(key) for ours, (file, key) in self.names.items()}
-        if path.is_file():
-            content = Fields(read_json(path), str(path))
-        elif "text_config" in self._whole.config:
-            stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
-            rows = shapes.get("model.embed_tokens.weight", ())[:1]  # which has no field
-            path, content = self.path, Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)
-        else:
-            return self.kind.config.from_shapes(shapes)
+    def config(self) -> EncoderConfig:
+        """The sizes of the encoder, from its own config, else from the shapes of the tensors."""
+        if (content := self._stated) is None:
+            return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
         section = content.section("text_config") if "text_config" in content else content
         model_type = section.word("model_type", content.word("model_type", "another model"))
         if model_type not in self.kind.model_types:
@@ -129,7 +119,30 @@ class TextEncoderFiles:
         try:
             return self.kind.config.from_json(section.content)
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            raise CheckpointError(f"{content.where}: {error}") from None
+
+    @cached_property
+    def _stated(self) -> Fields | None:
+        """What ``config.json`` in the folder says, or the header of a packed or GGUF file."""
+        if (path := self.path / "config.json").is_file():
+            return Fields(read_json(path), str(path))
+        if "text_config" in self._whole.config:
+            stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
+            rows = [shard.shape(key)[0] for name, (shard, key) in self.names.items() if "embed_tokens" in name]
+            return Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)  # rows have no field
+        packed = next((text for shard in self.shards if (text := shard.metadata.get(_CONFIG))), None)
+        where = f"{_CONFIG} in the header of {self.path.name}"
+        return None if packed is None else Fields(parse_json(packed, where), where)
+
+    @property
+    def gemma_version(self) -> str | None:
+        """The training that LTX-2.5 asks for by name, such as "gemma4-12b-ltx-v1"; None where nothing is stated."""
+        return None if self._stated is None else self._stated.word("gemma_version", "") or None
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether the text projection of the model is packed with the encoder."""
+        return any(key.startswith(PROJECTION) for _, key in self.keys())
 
     @property
     def nbytes(self) -> int:
@@ -206,24 +219,33 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     files = weight_files(path, "Gemma's weights") if path.is_dir() else shards_of(path)
     shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}
-    for kind in ENCODERS:
-        if (prefix := kind.prefix_in(keys, path.name)) is not None:
-            return TextEncoderFiles(path, shards, kind, prefix)
-    titles = " or ".join(kind.title for kind in ENCODERS)
-    needed = ". ".join(kind.needed for kind in ENCODERS)
+    if (found := find_kind(keys)) is not None:
+        return TextEncoderFiles(path, shards, *found)
+    titles = " or ".join(kind.title for kind in reversed(ENCODERS))
+    needed = ". ".join(kind.needed for kind in reversed(ENCODERS))
     raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
+
+
+def find_kind(keys: Collection[str]) -> tuple[EncoderKind, str] | None:
+    """Return which encoder has tensors of these names, and their prefix; None if it is none of ENCODERS."""
+    return next(((kind, prefix) for kind in ENCODERS if (prefix := kind.prefix_in(keys)) is not None), None)
+
+
+def kind_titled(title: str) -> EncoderKind:
+    """Return the row of ENCODERS that people call ``title``."""
+    return next(kind for kind in ENCODERS if kind.title == title)
 
 
 def build_text_encoder(
     files: TextEncoderFiles, dtype: torch.dtype = torch.bfloat16, deferred: Collection[torch.dtype] = ()
-) -> GemmaEncoder:
+) -> TextEncoder:
     """Build the text encoder on the CPU, computing in ``dtype``.
 
     Tensors that need no conversion, or are of a ``deferred`` dtype, stay memory-mapped, and quantised ones stay
     quantised. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
     """
     with torch.device("meta"):
-        encoder = files.kind.network(files.config)
+        encoder = files.config.build()
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:
         install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])

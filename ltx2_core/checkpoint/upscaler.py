@@ -20,6 +20,7 @@ from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
 from .models import MINIATURE, Models
+from .versions import VERSIONS
 
 BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
 
@@ -89,7 +90,7 @@ def find_upscaler(models: Models, scale: float, paths: Sequence[Path] | None = N
     """
     if models.is_miniature:
         return open_upscaler(BUILT_IN)
-    name = f"ltx-{models.version.removesuffix('.0')}-spatial-upscaler-x{scale:g}-*.safetensors"
+    name = VERSIONS[models.version].upscaler.format(scale)
     return open_upscaler(find_by_name(name, models, _FOLDERS, paths, "download it, or give the file of the upscaler"))
 
 

@@ -34,6 +34,7 @@ _TRANSFORMER_2_3 = _TRANSFORMER_2_0 | {
     "audio_connector_num_attention_heads": 32,
     "audio_connector_attention_head_dim": 64,
 }
+_TRANSFORMER_2_5 = _TRANSFORMER_2_3 | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 
 
 def _residuals(count: int) -> list:
@@ -124,10 +125,15 @@ class Version:
     steps: int  # of the dev model
     stg_block: int  # whose self-attention the perturbed pass leaves out
     image_crf: int  # how strongly given pictures are compressed before they are encoded
+    encoder: str  # which text encoder it reads prompts with, a title in ``text_encoder.ENCODERS``
     text_encoder: str  # what people must download beside it
+    upscaler: str  # the official name of its spatial upscaler, with * for what differs and {} for the scale
 
 
-_GEMMA = "Gemma 3 12B (gemma-3-12b-it-qat-q4_0-unquantized as a folder, or gemma_3_12B_it.safetensors)"
+_GEMMA = (
+    "Gemma 3",
+    "Gemma 3 12B (gemma-3-12b-it-qat-q4_0-unquantized as a folder, or gemma_3_12B_it.safetensors)",
+)
 
 VERSIONS = {
     "2.0": Version(
@@ -135,51 +141,85 @@ VERSIONS = {
         40,
         29,
         33,
-        _GEMMA,
+        *_GEMMA,
+        "ltx-2-spatial-upscaler-x{:g}-*.safetensors",
     ),
     "2.3": Version(
         {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
         30,
         28,
         33,
-        _GEMMA,
+        *_GEMMA,
+        "ltx-2.3-spatial-upscaler-x{:g}-*.safetensors",
+    ),
+    "2.5": Version(
+        {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
+        30,
+        28,
+        18,
+        "Gemma 4",
+        "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors)",
+        "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
     ),
 }
 
 
 def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-    """Return the version that a file states, else the one that its tensors show; None if they say nothing.
+    """Return the version that a file states, else the first one that its tensors may be of; None if nothing tells.
 
     Raises CheckpointError for video-only models and for versions that this pack does not run.
     """
-    stated = metadata.get("model_version", "")
-    by_name = None
+    return stated_version(metadata) or next(iter(possible_versions(shapes)), None)
+
+
+def version_numbers(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return the first two numbers of the version that a file states; None if it states none.
+
+    Converters write it as text, as text in quotes, or as a number, where 2.30 is 2.3.
+    """
+    stated = str(metadata.get("model_version", "")).strip().strip("\"'")
     # Merges state names of files, such as "ltx-2-19b", whose numbers are not all of a version.
-    if _PLAIN_VERSION.fullmatch(stated):
-        numbers = [int(n) for n in re.findall(r"\d+", stated)[:2]]
-        by_name = "2.0" if numbers < [2, 3] else "2.3" if numbers < [2, 4] else f"{numbers[0]}.{numbers[1]}"
-        _refuse_unsupported(by_name)
-    return by_name or version_of_tensors(shapes)
+    if not _PLAIN_VERSION.fullmatch(stated):
+        return None
+    numbers = re.findall(r"\d+", stated)[:2]
+    return int(numbers[0]), int(numbers[1].rstrip("0") or 0) if len(numbers) > 1 else 0
 
 
-def version_of_tensors(shapes: Shapes) -> str | None:
-    """Return the version that names and shapes show, None if nothing of LTX-2 is there (see README.md, "Versions").
+def stated_version(metadata: Mapping[str, str]) -> str | None:
+    """Return the version that a file states, a key of VERSIONS. Raises CheckpointError for one that we do not run."""
+    if (numbers := version_numbers(metadata)) is None:
+        return None
+    stated = "2.0" if numbers < (2, 3) else f"{numbers[0]}.{numbers[1]}"
+    if stated not in VERSIONS:
+        raise CheckpointError(
+            f"This is an LTX {stated} model; this version of the pack runs LTX-{', LTX-'.join(VERSIONS)}."
+        )
+    return stated
 
-    Raises CheckpointError for video-only models and for versions that this pack does not run.
+
+def possible_versions(shapes: Shapes) -> tuple[str, ...]:
+    """Return the versions that names and shapes may be of (see README.md, "Versions"); () if nothing of LTX-2 is there.
+
+    Raises CheckpointError for video-only models.
     """
     transformer = {key.removeprefix(_PREFIX) for key in shapes}
     if "adaln_single.linear.weight" in transformer:
-        return _version_of_transformer(transformer)
+        return (_version_of_transformer(transformer),)
     if "text_embedding_projection.video_aggregate_embed.weight" in shapes:
-        return "2.3"
+        return _SINCE_2_3
     if "text_embedding_projection.aggregate_embed.weight" in shapes:
-        return "2.0"
+        return ("2.0",)
     if any(key.startswith("vocoder.bwe_generator.") for key in shapes):
-        return "2.3"
+        return _SINCE_2_3
     if "vocoder.conv_pre.weight" in shapes:
-        return "2.0"
+        return ("2.0",)
+    if any(key.startswith("duration_head.") for key in shapes):
+        return ("2.5",)
     upsamplers = [key for key in shapes if re.search(r"decoder\.up_blocks\.\d+\.conv\.conv\.weight", key)]
-    return {3: "2.0", 4: "2.3"}.get(len(upsamplers))
+    return {3: ("2.0",), 4: _SINCE_2_3}.get(len(upsamplers), ())
+
+
+_SINCE_2_3 = ("2.3", "2.5")  # which have these networks in common
 
 
 def _version_of_transformer(keys: Set[str]) -> str:
@@ -191,9 +231,7 @@ def _version_of_transformer(keys: Set[str]) -> str:
         )
     if "caption_projection.linear_1.weight" in keys:
         return "2.0"
-    if "transformer_blocks.0.ff.net.0.proj.bias" not in keys:
-        _refuse_unsupported("2.5")
-    return "2.3"
+    return "2.3" if "transformer_blocks.0.ff.net.0.proj.bias" in keys else "2.5"
 
 
 def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
@@ -203,10 +241,3 @@ def known_config(version: str, shapes: Shapes) -> dict[str, Any]:
     if layers:
         config["transformer"] = config["transformer"] | {"num_layers": len(layers)}
     return config
-
-
-def _refuse_unsupported(version: str) -> None:
-    if version not in VERSIONS:
-        raise CheckpointError(
-            f"This is an LTX {version} model; this version of the pack runs LTX-{' and LTX-'.join(VERSIONS)}."
-        )

@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
+from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_lora
@@ -46,9 +47,8 @@ def run_generate(options: argparse.Namespace) -> None:
         check_target(target)
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
     if models.text_encoder is None:
-        raise SettingError(
-            "--checkpoint needs --text-encoder: Gemma 3 12B, as a folder, or a safetensors or GGUF file."
-        )
+        needed = VERSIONS[models.version].text_encoder
+        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
     request = request_of(options, models)
     check_decoders(models, request.completed(recipe_of(models, request.hq)))
     with Bars() as bars:

@@ -112,7 +112,7 @@ def _text_encoder(files: TextEncoderFiles) -> str:
         [
             f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
             f"  text_encoder     {_summary(files)}",
-            "  needs: an LTX-2.0 or LTX-2.3 checkpoint",
+            f"  needs: a checkpoint; {files.kind.needed}",
         ]
     )
 

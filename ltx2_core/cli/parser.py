@@ -330,15 +330,17 @@ def _what(command: Command) -> None:
     group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
               help="clip.mp4, sound.wav, sound.flac or a folder for pictures")  # fmt: skip
     group.add("--checkpoint", nargs="+", metavar="FILE",
-              help="the LTX-2 checkpoint, or several files, also GGUF (default: the built-in miniature)")  # fmt: skip
-    group.add("--text-encoder", metavar="FILE", help="Gemma 3 12B: a folder, or a safetensors or GGUF file")
+              help="the LTX-2 checkpoint, also GGUF, or its split files in any order, the text encoder among them "
+                   "(default: the built-in miniature)")  # fmt: skip
+    group.add("--text-encoder", metavar="FILE",
+              help="Gemma 3 12B, or for LTX-2.5 its own Gemma 4: a folder, or a safetensors or GGUF file")  # fmt: skip
     group.add(
         "--distilled",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
     )
-    group.add("--hq", action="store_true", help="few, precise steps; for the dev model of LTX-2.3")
+    group.add("--hq", action="store_true", help="few, precise steps; for the dev models of LTX-2.3 and 2.5")
 
 
 def _size(command: Command) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import geometry
@@ -32,6 +33,7 @@ class State:
     clean: Tensor  # (B, N, C), float32
     mask: Tensor  # (B, N, 1), float32: 1 = generate, 0 = keep
     positions: Tensor  # (B, axes, N, 2), float32: start and end, in seconds and pixels
+    keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None: on none
     visibility: Visibility | None = None  # None: every token sees every other one
     shown_noise: float = 0.0  # the noise level at which the model is shown a frozen stream
 
@@ -41,9 +43,11 @@ class State:
         shape, x = tuple(latent.shape[1:]), tokens(latent).float()
         if latent.ndim == 5:
             positions = geometry.video_positions((shape[1], shape[2], shape[3]), fps, latent.device)
+            keyframes = torch.zeros_like(x[..., :1])
+            keyframes[:, : shape[2] * shape[3]] = 1  # the first latent
         else:
-            positions = geometry.audio_positions(shape[1], latent.device)
-        return cls(shape, fps, x, x, torch.ones_like(x[..., :1]), positions.expand(len(x), -1, -1, -1))
+            positions, keyframes = geometry.audio_positions(shape[1], latent.device), None
+        return cls(shape, fps, x, x, torch.ones_like(x[..., :1]), positions.expand(len(x), -1, -1, -1), keyframes)
 
     @cached_property
     def count(self) -> int:
@@ -100,6 +104,7 @@ class State:
             clean=torch.cat((self.clean, new), dim=1),
             mask=torch.cat((self.mask, (1 - strength) * torch.ones_like(new[..., :1])), dim=1),
             positions=torch.cat((self.positions, positions.to(self.positions).expand(len(new), -1, -1, -1)), dim=2),
+            keyframes=None if self.keyframes is None else F.pad(self.keyframes, (0, 0, 0, count)),
             visibility=visibility,
         )
 
@@ -144,6 +149,7 @@ class State:
             clean=self.clean[:, which],
             mask=self.mask[:, which],
             positions=self.positions[:, :, which],
+            keyframes=None if self.keyframes is None else self.keyframes[:, which],
             visibility=None if self.visibility is None else self.visibility.select(which),
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint.belonging import check_text_encoder
 from ..checkpoint.components import COMPONENTS, ComponentNetwork
 from ..checkpoint.models import Models
-from ..checkpoint.text_encoder import TextEncoderFiles
+from ..checkpoint.text_encoder import TextEncoderFiles, kind_titled
 from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError
 from ..memory.partition import Weights
@@ -33,7 +33,7 @@ from ..quantization import (
     stored_weights,
     use_scaled_products,
 )
-from ..text import GemmaConfig, GemmaEncoder
+from ..text import EncoderConfig
 from ..transformer import Transformer
 from ..transformer.config import layers_of
 
@@ -68,7 +68,7 @@ class Blueprint:
         title: str,
         config: dict[str, Any],
         tensors: dict[str, Tensors],
-        gemma: GemmaConfig | None,
+        gemma: EncoderConfig | None,
         tables: bool = True,
     ):
         self.title, self.config, self.tensors, self.gemma, self.tables = title, config, tensors, gemma, tables
@@ -113,7 +113,7 @@ class Blueprint:
     def of_version(
         cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16, tables: bool = True
     ) -> "Blueprint":
-        """Draw a released model with Gemma 3 12B; no file is needed.
+        """Draw a released model with its text encoder; no file is needed.
 
         Args:
             version: a key of VERSIONS.
@@ -130,11 +130,11 @@ class Blueprint:
                 f"There is no plan for LTX-{version} in {format}: versions are {', '.join(VERSIONS)}, formats "
                 f"{', '.join(PLANNED_FORMATS)}."
             )
-        config, gemma = VERSIONS[version].config, GemmaConfig()
+        config, gemma = VERSIONS[version].config, kind_titled(VERSIONS[version].encoder).config()
         flat = {"projection.weight": (1, (gemma.layers + 1) * gemma.width)}
         with torch.device("meta"):
             networks = {name: component.make(config, flat) for name, component in COMPONENTS.items()}
-            networks["text_encoder"] = GemmaEncoder(gemma)
+            networks["text_encoder"] = gemma.build()
         tensors = {}
         for name, network in networks.items():
             kept = getattr(network, "compute_dtype", dtype)
@@ -179,7 +179,7 @@ class Blueprint:
         if name == "text_encoder":
             assert self.gemma is not None
             with torch.device("meta"):
-                return _with_tensors(GemmaEncoder(self.gemma), self.tensors[name])
+                return _with_tensors(self.gemma.build(), self.tensors[name])
         return _build(name, self.config, self.tensors[name])
 
     def shortened_transformer(self, layers: int) -> Transformer:

@@ -76,7 +76,7 @@ class ReadPrompts(Stage):
         reading = Cost(
             peak=(gemma.layers + 5) * state + 3 * tokens * gemma.hidden * itemsize + 2 * max(expanded, default=0),
             products=2 * tokens * sum(matrices.values()),
-            attention=4 * tokens * LENGTH * gemma.heads * gemma.head_dim * gemma.layers,
+            attention=4 * tokens * LENGTH * gemma.query_width,
             moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
         )
         visible = 2 * self.prompts * LENGTH * LENGTH  # which tokens see which, and what that is made from

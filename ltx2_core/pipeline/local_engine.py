@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoint import Models, build
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
+from ..checkpoint.versions import VERSIONS
 from ..disk_cache import cache_folder
 from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
@@ -96,9 +97,8 @@ class LocalEngine(PlannedEngine):
             MissingFileError: if none were given.
         """
         if self.models.text_encoder is None:
-            raise MissingFileError(
-                "No text encoder was given; prompts need Gemma 3 12B, as a folder, or a safetensors or GGUF file."
-            )
+            needed = VERSIONS[self.models.version].text_encoder
+            raise MissingFileError(f"No text encoder was given; prompts of {self.models.kind} need {needed}.")
         return open_text_encoder(self.models.text_encoder)
 
     @cached_property

@@ -150,12 +150,14 @@ class WithinWindow:
         positions = here.positions.clone()
         positions[:, :, : here.count] = state.positions
         positions[:, 0, here.count :] -= torch.where(before_clip, 0, start)[visible, None]
+        before, marks = here.keyframes, state.keyframes
         return replace(
             here,
             latent=here.with_own(here.latent, state.latent),
             clean=here.with_own(here.clean, state.clean),
             mask=here.with_own(here.mask, here.own(here.mask) * state.mask),
             positions=positions,
+            keyframes=None if before is None or marks is None else here.with_own(before, marks),
         )
 
 

@@ -19,7 +19,7 @@ from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
-from ..text import Connector, GemmaEncoder, TextFeatures, Tokenizer
+from ..text import Connector, TextEncoder, TextFeatures, Tokenizer
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
 from ..video_vae import VideoDecoder, VideoEncoder
@@ -48,7 +48,7 @@ def _component(name: str) -> NetworkKey[Any]:
     return NetworkKey(name, (name,))
 
 
-TEXT_ENCODER: NetworkKey[GemmaEncoder] = _component("text_encoder")
+TEXT_ENCODER: NetworkKey[TextEncoder] = _component("text_encoder")
 TEXT_FEATURES: NetworkKey[TextFeatures] = _component("text_features")
 CONNECTORS: NetworkKey[Sequence[Connector]] = NetworkKey("connectors", ("video_connector", "audio_connector"))
 TRANSFORMER: NetworkKey[Transformer] = _component("transformer")

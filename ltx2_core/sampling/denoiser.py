@@ -188,6 +188,7 @@ class Denoiser:
                 context=self._fit(getattr(self.contexts.at(sigma), name), x),
                 timesteps=timesteps,
                 visibility=state.visibility,
+                keyframes=state.keyframes,
                 nag=nag,
                 updated=name in active,
             )

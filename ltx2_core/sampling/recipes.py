@@ -97,6 +97,20 @@ def _dev(steps: int, stg_block: int) -> Recipe:
     return Recipe("ltx2", steps, video, replace(video, text_scale=7), NEGATIVE, refine=refine)
 
 
+_HQ = Recipe(
+    "ltx2",
+    15,
+    Guidance(text_scale=3, cross_modal_scale=3, rescale=0.45),
+    Guidance(text_scale=7, cross_modal_scale=3, rescale=1),
+    NEGATIVE,
+    width=960,
+    height=544,
+    sampler="res_2s",
+    lora=0.25,
+    by_tokens=True,
+    refine=Refine(sampler="res_2s", lora=0.5, keeps_sound=True),
+)
+
 RECIPES = {
     "miniature": Recipe(
         "ltx2",
@@ -112,19 +126,10 @@ RECIPES = {
     "2.3 dev": _dev(steps=30, stg_block=28),
     "2.0 distilled": Recipe("distilled", 8),
     "2.3 distilled": Recipe("distilled", 8),
-    "2.3 hq": Recipe(
-        "ltx2",
-        15,
-        Guidance(text_scale=3, cross_modal_scale=3, rescale=0.45),
-        Guidance(text_scale=7, cross_modal_scale=3, rescale=1),
-        NEGATIVE,
-        width=960,
-        height=544,
-        sampler="res_2s",
-        lora=0.25,
-        by_tokens=True,
-        refine=Refine(sampler="res_2s", lora=0.5, keeps_sound=True),
-    ),
+    "2.3 hq": _HQ,
+    "2.5 dev": _dev(steps=30, stg_block=28),
+    "2.5 distilled": Recipe("distilled", 8, sampler="euler_ancestral"),
+    "2.5 hq": _HQ,
 }
 
 
@@ -144,8 +149,8 @@ def recipe_for(version: str, layers: int, distilled: bool = False, miniature: bo
     kind = "hq" if hq else "distilled" if distilled else "dev"
     if hq and (distilled or f"{version} hq" not in RECIPES):
         raise SettingError(
-            f"There is no HQ recipe for LTX-{version}{' distilled' if distilled else ''}; it is one for the dev model "
-            "of LTX-2.3."
+            f"There is no HQ recipe for LTX-{version}{' distilled' if distilled else ''}; it is one for the dev models "
+            "of LTX-2.3 and 2.5."
         )
     recipe = RECIPES["miniature" if miniature else f"{version} {kind}"]
     return replace(recipe, video=_within(recipe.video, layers), audio=_within(recipe.audio, layers))

@@ -10,8 +10,10 @@ from .encode import (
     encode_prompts,
     extract_features,
 )
+from .encoder import EncoderConfig, TextEncoder
 from .features import Features, TextFeatures, TextFeaturesConfig
 from .gemma import GemmaConfig, GemmaEncoder
+from .gemma4 import Gemma4Config, Gemma4Encoder
 from .prompts import Extent, JoinedContexts, join_prompts, read_extras
 from .tokenizer import Tokenizer
 
@@ -19,13 +21,17 @@ __all__ = [
     "Connector",
     "ConnectorConfig",
     "Contexts",
+    "EncoderConfig",
     "Extent",
     "Features",
+    "Gemma4Config",
+    "Gemma4Encoder",
     "GemmaConfig",
     "GemmaEncoder",
     "HiddenStates",
     "JoinedContexts",
     "PromptWeight",
+    "TextEncoder",
     "TextFeatures",
     "TextFeaturesConfig",
     "Tokenizer",

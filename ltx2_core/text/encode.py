@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .connector import Connector
+from .encoder import TextEncoder
 from .features import Features, TextFeatures
-from .gemma import GemmaEncoder
 from .tokenizer import Tokenizer
 
 
@@ -74,12 +74,12 @@ class HiddenStates:
 
 
 @torch.no_grad()
-def compute_hidden_states(encoder: GemmaEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
+def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
     """Run the text encoder on all prompts, positive and negative, in one batch.
 
     Raises CheckpointError if the tokenizer gives tokens that the encoder does not have.
     """
-    weight = encoder.model.embed_tokens.weight
+    weight = encoder.table
     ids, mask = tokenizer(prompts)
     if (highest := int(ids.max())) >= len(weight):
         raise CheckpointError(
@@ -100,7 +100,7 @@ def extract_features(projection: TextFeatures, hidden: HiddenStates) -> list[Fea
 
 
 def encode_prompts(
-    encoder: GemmaEncoder, tokenizer: Tokenizer, projection: TextFeatures, prompts: Sequence[str]
+    encoder: TextEncoder, tokenizer: Tokenizer, projection: TextFeatures, prompts: Sequence[str]
 ) -> list[Features]:
     """Encode all prompts to features, with both networks on one device."""
     return extract_features(projection, compute_hidden_states(encoder, tokenizer, prompts))

@@ -128,7 +128,7 @@ class TextFeatures(nn.Module):
         if (x[0].shape[2], len(x)) != (width, states):
             raise SettingError(
                 f"The text encoder gives {len(x)} hidden states of width {x[0].shape[2]}, this checkpoint reads "
-                f"{states} of width {width}: it belongs to another text encoder (LTX-2.0 and 2.3 use Gemma 3 12B)."
+                f"{states} of width {width}: it belongs to another one (2.0 and 2.3 use Gemma 3 12B, 2.5 its own)."
             )
         if not self.config.per_stream:
             features = self.both(normalise_prompt(torch.stack(x, dim=-1), mask))

@@ -128,8 +128,8 @@ class TextAttention(Attention):
 class BlockFeedForward(FeedForward):
     """The feed-forward network of a stream, with its norm, modulation and gate."""
 
-    def __init__(self, width: int, eps: float):
-        super().__init__(width)
+    def __init__(self, width: int, eps: float, bias: bool):
+        super().__init__(width, bias)
         self.eps = eps
 
     def forward(self, states: States, table: Tensor) -> States:
@@ -148,7 +148,7 @@ class Stream(nn.Module):
         super().__init__()
         self.self_attn = SelfAttention(stream, config)
         self.text_attn = TextAttention(stream, config)
-        self.feed_forward = BlockFeedForward(stream.width, config.eps)
+        self.feed_forward = BlockFeedForward(stream.width, config.eps, stream.feed_forward_bias)
         self.modulation = nn.Parameter(torch.empty(config.modulation_rows, stream.width))
         # Scale and shift for audio-to-video, scale and shift for video-to-audio, and the gate of this stream.
         self.cross_modulation = nn.Parameter(torch.empty(5, stream.width))

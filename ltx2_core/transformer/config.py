@@ -1,7 +1,7 @@
 """The architecture of the transformer, read from a checkpoint's own JSON (see README.md, "Config")."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import CheckpointError
@@ -44,6 +44,8 @@ class StreamConfig:
     head_dim: int
     context_width: int  # of the text context in the blocks
     max_positions: tuple[float, ...]  # one per axis: seconds, then pixels
+    feed_forward_bias: bool = True  # in the blocks; False for the video of 2.5
+    marks_keyframes: bool = False  # 2.5: tokens of latents that stand for one frame carry a learned mark
 
     @property
     def width(self) -> int:
@@ -89,11 +91,12 @@ class TransformerConfig:
                     f"The transformer's config says {key} = {shown(stated)}; LTX-2 has {expected!r}. "
                     "This is not an LTX-2 checkpoint."
                 )
-        if not fields.flag("ff_bias", True) or fields.flag("use_keyframes_abs_pos_embedding", False):
-            raise CheckpointError("This is an LTX-2.5 transformer; this version of the pack runs LTX-2.0 and LTX-2.3.")
         projects_captions = not fields.flag("caption_proj_before_connector", False)
         return cls(
-            video=_stream(fields, "", (128, 4096), (20.0, 2048.0, 2048.0)),
+            video=replace(
+                _stream(fields, "", (128, 4096), (20.0, 2048.0, 2048.0)),
+                marks_keyframes=fields.flag("use_keyframes_abs_pos_embedding", False),
+            ),
             audio=_stream(fields, "audio_", (64, 2048), (20.0,)),
             layers=layers_of(fields),
             caption_width=fields.whole("caption_channels", most=WIDEST) if projects_captions else None,
@@ -128,4 +131,5 @@ def _stream(fields: Fields, prefix: str, sizes: tuple[int, int], positions: tupl
         head_dim=head_dim,
         context_width=fields.whole(f"{prefix}cross_attention_dim", sizes[1], most=WIDEST),
         max_positions=max_positions,
+        feed_forward_bias=fields.flag(f"{prefix}ff_bias", True),
     )

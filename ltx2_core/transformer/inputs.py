@@ -19,6 +19,7 @@ class StreamInput:
     context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
     visibility: Visibility | None = None  # which tokens attend to which; None = all to all
     nag: "Nag | None" = None
+    keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None = on none
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is
 
 

@@ -49,6 +49,7 @@ class StreamIO(nn.Module):
         self.config = config
         self.context_width = stream.context_width
         self.project_in = nn.Linear(stream.channels_in, stream.width)
+        self.keyframe_mark = nn.Parameter(torch.empty(1, stream.width)) if stream.marks_keyframes else None
         self.modulate = AdaLN(stream.width, config.modulation_rows)
         self.modulate_text = AdaLN(stream.width, 2) if config.text_modulation else None
         self.modulate_cross = AdaLN(stream.width, 4)
@@ -105,7 +106,7 @@ class StreamIO(nn.Module):
                 f"{expected}: text projection, connectors and transformer must be of one LTX-2 version."
             )
         return StreamState(
-            x=self.project_in(stream.tokens),
+            x=self._project_tokens(stream),
             text=self._text_input(stream, levels.text),
             visibility=stream.visibility,
             rotation=self._rotation(self.rope, stream.positions, dtype),
@@ -116,6 +117,13 @@ class StreamIO(nn.Module):
             embedded=levels.embedded,
             updated=stream.updated,
         )
+
+    def _project_tokens(self, stream: StreamInput) -> Tensor:
+        """Tokens as the blocks see them; those of keyframes carry their mark (see README.md, "Keyframes")."""
+        x = self.project_in(stream.tokens)
+        if self.keyframe_mark is None or stream.keyframes is None:
+            return x
+        return torch.addcmul(x, stream.keyframes.to(x), self.keyframe_mark.to(x))
 
     def _rotation(self, rope: Rope, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """The rotations of ``positions``, computed on first use."""

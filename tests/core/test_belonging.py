@@ -1,13 +1,16 @@
 """Which of many files goes with a model, and what is said of one that does not."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.belonging import GEMMA, check_own_part, check_text_encoder, find_by_name, find_text_encoder
+from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
@@ -76,3 +79,66 @@ def test_files_are_found_by_their_official_names(files, real, miniature):
     assert find_upscaler(miniature, 2, []).file.path == BUILT_IN
     with pytest.raises(MissingFileError, match=r"no ltx-2.3-spatial-upscaler-x2-\*.safetensors in the model folders"):
         find_upscaler(real, 2, paths[2:])
+
+
+# The version table of 2.5: what the transformer's header names, and what the text encoder is.
+
+TRAINED = {"gemma_source_checkpoint": json.dumps({"ltx_version": "2.5.0", "gemma_version": "gemma4-tiny-v1"})}
+NAMELESS = {"gemma_source_checkpoint": json.dumps({"ltx_version": "2.5.0"})}
+NEW, OLD = {"model_version": "2.5.0"}, {"model_version": "2.3.0"}
+
+
+@pytest.fixture(scope="module")
+def encoders(tiny_files, tmp_path_factory):
+    """Text encoders by what they are: trained, of another training, as published, and Gemma 3."""
+    folder, trained = tmp_path_factory.mktemp("encoders"), tiny_files("2.5")[2]
+    about = json.loads(TensorFile(trained).metadata["gemma_config"])
+    paths = {"trained": trained, "Gemma 3": tiny_files("2.3")[2]}
+    for name, version in (("another", "gemma4-tiny-v2"), ("stock", None)):
+        paths[name] = folder / f"{name}.safetensors"
+        header = {"gemma_config": json.dumps(about | {"gemma_version": version} if version else about["text_config"])}
+        save_file(load_file(trained), paths[name], header)
+    return {name: open_text_encoder(path) for name, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def with_header(tiny_files, tmp_path_factory):
+    """A model whose transformer has this header beside its config."""
+    folder = tmp_path_factory.mktemp("headers")
+
+    def write(version: str, header: dict[str, str]):
+        checkpoint = tiny_files(version)[0]
+        config = TensorFile(checkpoint).metadata["config"]
+        path = folder / f"ltx-{version}-{len(list(folder.iterdir()))}.safetensors"
+        save_file(load_file(checkpoint), path, {"config": config} | header)
+        return open_models(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "version, header, encoder, said",
+    [
+        ("2.5", NEW | TRAINED, "trained", ""),
+        ("2.5", NEW | TRAINED, "another", "trained with the text encoder gemma4-tiny-v1, and another.* gemma4-tiny-v2"),
+        ("2.5", NEW | TRAINED, "stock", r"stock\.safetensors is Gemma 4 as it was published, without that training"),
+        ("2.5", NEW | TRAINED, "Gemma 3", "is Gemma 3 as it was published, .*gemma4-12b-with-proj-ltx-2.5"),
+        ("2.5", NEW | NAMELESS, "stock", ""),
+        ("2.5", NEW | NAMELESS, "trained", "text encoder of no name"),
+        ("2.5", NEW, "stock", "warned"),
+        ("2.5", {}, "stock", "warned"),
+        ("2.5", NEW, "trained", "does not say which one it was trained with"),
+        ("2.3", OLD, "Gemma 3", ""),
+        ("2.3", {}, "Gemma 3", ""),
+        ("2.3", OLD, "trained", "is Gemma 4, which LTX-2.3 dev does not read: Gemma 3 12B"),
+        ("2.3", {}, "stock", "is Gemma 4, which LTX-2.3 dev does not read"),
+    ],
+)
+def test_a_text_encoder_of_another_training_is_refused(encoders, with_header, caplog, version, header, encoder, said):
+    models = with_header(version, header)
+    if said and said != "warned":
+        with pytest.raises(SettingError, match=said):
+            check_text_encoder(encoders[encoder], models)
+        return
+    check_text_encoder(encoders[encoder], models)
+    assert ("whether they were trained together" in caplog.text) == (said == "warned")

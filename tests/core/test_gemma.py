@@ -275,8 +275,9 @@ def another_kind(folder: Path, target: Path) -> Path:
         (damage(lambda s: s.pop("model.norm.weight")), r"lacks tensors: language_model\.model\.norm\.weight"),
         (damage(lambda s: s.update({"t5.weight": torch.zeros(2)})), r"not a Gemma 3 that we know: it has t5\.weight"),
         (damage(lambda s: s.update({"model.layers.2.mlp.up_proj.weight": torch.zeros(2, 3)})), r"is \(2, 3\) and shou"),
-        (damage(lambda s: [s.pop(k) for k in list(s) if "post_feed" in k]), r"not a Gemma 3 text encoder"),
-        (damage(lambda s: s.update({"model.layers.0.layer_scalar": torch.ones(1)})), r"Gemma 4.*LTX-2\.5"),
+        (damage(lambda s: [s.pop(k) for k in list(s) if "post_feed" in k]), r"not a Gemma 3 or Gemma 4 text encoder"),
+        (damage(lambda s: s.update({"model.layers.0.layer_scalar": torch.ones(1)})),
+         r"lacks tensors: model\.layers\.1\.layer_scalar"),
         (damage(lambda s: s.update({"model.layers.1.mlp.up_proj.comfy_quant": torch.frombuffer(
             bytearray(b'{"format": "nvfp4"}'), dtype=torch.uint8)})), r"up_proj.weight is marked as nvfp4"),
         (without_shard, r"lacks model-00001-of-\d+\.safetensors, which model\.safetensors\.index\.json names"),

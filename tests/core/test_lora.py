@@ -283,8 +283,8 @@ ATTENTION = {f"transformer_blocks.{index}.attn1.to_q": (4096, 4096) for index in
     "layers, name, metadata, versions",
     [
         (linears("2.0"), "style", {}, ("2.0",)),
-        (linears("2.3"), "style", {}, ("2.3",)),
-        (ATTENTION, "style", {}, ("2.0", "2.3")),
+        (linears("2.3"), "style", {}, ("2.3", "2.5")),
+        (ATTENTION, "style", {}, ("2.0", "2.3", "2.5")),
         ({"transformer_blocks.0.attn1.to_q": (7, 9)}, "style", {}, ()),
         (ATTENTION, "ltx-2-19b-lora-camera-control-dolly-in", {}, ("2.0",)),
         (ATTENTION, "ltx-2.3-22b-distilled-lora-384", {}, ("2.3",)),
@@ -292,7 +292,7 @@ ATTENTION = {f"transformer_blocks.{index}.attn1.to_q": (4096, 4096) for index in
         (ATTENTION, "LTX2.0_style_30", {}, ("2.0",)),
         (ATTENTION, "style_ltx23_v2", {}, ("2.3",)),
         (ATTENTION, "ltxv-13b-0.9.7-style", {}, ("0.9",)),
-        (ATTENTION, "ltx2_v1", {}, ("2.0", "2.3")),
+        (ATTENTION, "ltx2_v1", {}, ("2.0", "2.3", "2.5")),
         (ATTENTION, "ltx-2-19b-style", {"model_version": "2.3.rc1"}, ("2.3",)),
         (ATTENTION, "style", {"ss_base_model_version": "ltx2.3"}, ("2.3",)),
         (ATTENTION, "style", {"modelspec.architecture": "ltx-video-2.3/lora"}, ("2.3",)),
@@ -372,6 +372,7 @@ def test_inspect(tmp_path, capsys):
         "    audio          1 of 1",
         "  reference        1/2 of the clip's width and height",
         "  fits LTX-2.3     1",
+        "  fits LTX-2.5     1",
     ]
 
 

@@ -17,11 +17,18 @@ SECOND = [0.909375, 0.725, 0.421875, 0.0]
         ("2.0 distilled", 8, 3, (0, 0), False),
         ("2.3 distilled", 8, 3, (0, 0), False),
         ("2.3 hq", (2 * 15 + 1) * 3, 2 * 3 + 1, (0.25, 0.5), True),
+        ("2.5 dev", 30 * 4, 3, (0, 1), True),
+        ("2.5 distilled", 8, 3, (0, 0), False),
+        ("2.5 hq", (2 * 15 + 1) * 3, 2 * 3 + 1, (0.25, 0.5), True),
     ],
 )
 def test_both_stages_ask_the_model_as_often_as_the_official_ones(kind, first, second, strengths, sound_of_the_first):
     recipe, refine = RECIPES[kind], RECIPES[kind].refine
-    calls = {"euler": lambda steps: steps, "res_2s": lambda steps: 2 * steps + 1}
+    calls = {
+        "euler": lambda steps: steps,
+        "euler_ancestral": lambda steps: steps,
+        "res_2s": lambda steps: 2 * steps + 1,
+    }
     assert calls[recipe.sampler](len(recipe.sigmas()) - 1) * len(passes_needed([recipe.video, recipe.audio])) == first
     assert calls[refine.sampler](len(refine.sigmas) - 1) * len(passes_needed([refine.video, refine.audio])) == second
     assert list(refine.sigmas) == SECOND
@@ -52,5 +59,5 @@ def test_a_size_at_which_the_steps_run_together_is_named(tokens):
 
 @pytest.mark.parametrize("version, distilled, words", [("2.0", False, "LTX-2.0;"), ("2.3", True, "LTX-2.3 distilled;")])
 def test_where_there_is_no_hq_recipe(version, distilled, words):
-    with pytest.raises(ValueError, match=f"no HQ recipe for {words} it is one for the dev model"):
+    with pytest.raises(ValueError, match=f"no HQ recipe for {words} it is one for the dev models of LTX-2.3 and 2.5"):
         recipe_for(version, layers=48, distilled=distilled, hq=True)

@@ -19,12 +19,14 @@ from official import (
     video_positions,
 )
 
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.keys.layouts import official_names
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import CheckpointError
 from ltx2_core.layers import Attention, KeyValue, Query, Visibility
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
-TOTALS = {"2.0": (3510, 18_876_174_592), "2.3": (4186, 18_988_838_144)}
+TOTALS = {"2.0": (3510, 18_876_174_592), "2.3": (4186, 18_988_838_144), "2.5": (4091, 18_987_859_200)}
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def test_newest_official_numbers(case):
         compare(f"newest {case} ({stream})", found, torch.tensor(expected[stream]).reshape(found.shape), 1e-5)
 
 
-@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("version", ["2.0", "2.3", "2.5"])
 def test_every_released_key_has_its_place(version):
     with torch.device("meta"):
         model = Transformer(TransformerConfig.from_json(golden.config(version)["transformer"]))
@@ -203,5 +205,66 @@ def test_every_released_key_has_its_place(version):
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(CheckpointError, match="qk_norm"):
         TransformerConfig.from_json(tiny_section("2.3", qk_norm="layer_norm"))
-    with pytest.raises(CheckpointError, match=r"LTX-2\.5"):
-        TransformerConfig.from_json(tiny_section("2.3", ff_bias=False))
+
+
+# 2.5: no bias in the video's feed-forward, and a mark on what stands for one frame.
+
+
+def marked(video: StreamInput, *tokens: int) -> StreamInput:
+    """``video`` with the mark on its first latent frame of four tokens, or on ``tokens``."""
+    keyframes = torch.zeros(len(video.tokens), video.tokens.shape[1], 1)
+    keyframes[:, list(tokens or range(4))] = 1
+    return replace(video, keyframes=keyframes)
+
+
+@pytest.mark.parametrize("tokens", [(), (0, 1, 2, 3, 6, 7)])
+@torch.no_grad()
+def test_the_mark_of_keyframes_in_diffusers(tokens):
+    """Diffusers adds the mark where it is told to."""
+    theirs, ours = in_diffusers(section := tiny_section("2.5"))
+    video, audio = inputs(section)
+    video = marked(video, *tokens)
+    plain = ours(replace(video, keyframes=None), audio)[0]
+    found = ours(video, audio)
+    assert (found[0] - plain).abs().max() > 1e-2
+    scaled = {name: each.sigma[:, None] * 1000 for name, each in (("video", video), ("audio", audio))}
+    expected = theirs(
+        video.tokens, audio.tokens, video.context, audio.context,
+        scaled["video"].expand(-1, video.tokens.shape[1]), scaled["audio"].expand(-1, audio.tokens.shape[1]),
+        sigma=scaled["video"][:, 0], audio_sigma=scaled["audio"][:, 0], video_coords=video.positions,
+        audio_coords=audio.positions, video_keyframes_mask=video.keyframes, return_dict=False,
+    )  # fmt: skip
+    check("2.5, keyframes marked, diffusers", found, expected)
+
+
+def in_diffusers(section: dict):
+    """Diffusers' transformer with random weights, and ours with the same."""
+    transformers = pytest.importorskip("diffusers.models.transformers.transformer_ltx2")
+    theirs = transformers.LTX2VideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        gated_attn=True, cross_attn_mod=True, audio_in_channels=8, audio_out_channels=8, audio_num_attention_heads=2,
+        audio_attention_head_dim=8, audio_cross_attention_dim=16, audio_gated_attn=True, audio_cross_attn_mod=True,
+        num_layers=2, caption_channels=24, rope_type="split", use_prompt_embeddings=False, ff_bias=False,
+        use_keyframes_abs_pos_embedding=True,
+    )  # fmt: skip
+    for name, parameter in theirs.named_parameters():
+        scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 0.2
+        parameter.copy_(torch.randn(parameter.shape) * scale + ("norm" in name))
+    state = theirs.state_dict()
+    ours = Transformer(TransformerConfig.from_json(section))
+    names = official_names(state)
+    ours.load_state_dict({TRANSFORMER.ours(name, "model.diffusion_model."): state[key] for name, key in names.items()})
+    return theirs.eval(), ours
+
+
+@torch.no_grad()
+def test_a_repacked_file_without_the_mark_has_none():
+    config = {"transformer": tiny_section("2.5")}
+    whole = COMPONENTS["transformer"].make(config, {})
+    shapes = {name: tuple(value.shape) for name, value in whole.state_dict().items()}
+    assert shapes.pop("video.keyframe_mark") == (1, 32)
+    bare = COMPONENTS["transformer"].make(config, shapes)
+    assert {*bare.state_dict()} == {*shapes} and not any("feed_forward.up.bias" in n for n in shapes if "video" in n)
+    bare.load_state_dict({name: torch.randn(shape) / 6 for name, shape in shapes.items()})
+    video, audio = inputs(config["transformer"])
+    assert torch.equal(bare(marked(video), audio)[0], bare(video, audio)[0])

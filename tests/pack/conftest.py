@@ -18,6 +18,8 @@ from pack.host import REPOSITORY, Host, NoHost, Server, serve
 from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
 
+from ltx2_core import tiny
+
 EXTRA_PATHS = """
 elsewhere:
   base_path: {folder}
@@ -45,11 +47,12 @@ def server(host, tmp_path_factory) -> Iterator[Server]:
 
 
 def place_tiny_models(models: Path, elsewhere: Path) -> None:
-    """Random models of version 2.3: checkpoint and Gemma folder in ``models``, the same as two files ``elsewhere``."""
+    """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``, and 2.5 in its parts."""
     command = [sys.executable, "-m", "ltx2_core", "tiny", str(elsewhere), "--version", "2.3"]
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
         folder.mkdir(parents=True)
+    tiny.write_split(models)
     shutil.copy(elsewhere / "ltx-2.3-tiny.safetensors", models / "checkpoints")
     shutil.move(elsewhere / "ltx-2.3-tiny.safetensors", elsewhere / "checkpoints" / "elsewhere.safetensors")
     folder = elsewhere / "checkpoints" / "LTX-2-Diffusers"

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.comfy
         ("ltx-2.3-tiny.safetensors", "gemma-tiny"),
         ("elsewhere.safetensors", "gemma-elsewhere.safetensors"),
         ("LTX-2-Diffusers", "gemma-tiny"),
+        ("ltx-2.5-tiny-dev-transformer.safetensors", "as the model"),
     ],
-    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file", "as a folder of diffusers"],
+    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file", "as a folder of diffusers", "2.5, split"],
 )
 def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_encoder):
     change(prompt, LTX2AVLoadModel={"checkpoint": checkpoint}, LTX2AVLoadGemma={"text_encoder": text_encoder})

@@ -1,4 +1,4 @@
-"""Names of Gemma 3's tensors (see ../README.md, "Text encoders"); ours are those of transformers' text model."""
+"""Names of the tensors of Gemma 3 and 4 (see ../README.md, "Text encoders"), as transformers' text models have them."""
 
 from .table import Keys, same, under
 
@@ -56,6 +56,16 @@ LLAMA_CPP = Keys(
     }
 )
 
+# The first prefix is that of the packed file of 2.5, the second that of Hugging Face.
+GEMMA4 = Keys(
+    prefixes=("model.", "model.language_model.", "language_model.model."),
+    rows={
+        "embed_tokens.weight": "model.embed_tokens.weight",
+        **under("layers.{}", "model.layers.{}", LAYER | same(["layer_scalar"])),
+        "norm.weight": "model.norm.weight",
+    },
+)
+
 # A text encoder's file may also hold the picture part, the output layer and a tokenizer. Of these only the tokenizer
 # is read, and not as a weight.
 NOT_THE_TEXT_MODEL = (
@@ -70,4 +80,18 @@ NOT_THE_TEXT_MODEL = (
     "language_model.lm_head.",
     "spiece_model",
     "tokenizer_json",
+)
+
+# The packed file of 2.5 also holds what is heard and seen, small files as bytes, and the projection, which is a
+# component of the model.
+PROJECTION = "text_embedding_projection."
+NOT_GEMMA4 = (
+    *NOT_THE_TEXT_MODEL,
+    "audio_projector.",
+    "model.vision_embedder.",
+    "model.embed_vision.",
+    "model.embed_audio.",
+    "model.audio_projector.",
+    "hf_asset__",
+    PROJECTION,
 )

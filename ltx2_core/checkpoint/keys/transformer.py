@@ -51,6 +51,7 @@ TRANSFORMER = Keys(
     prefixes=("model.diffusion_model.",),
     rows={
         **under("patchify_proj", "video.project_in", LINEAR),
+        "keyframes_abs_pos_embedding": "video.keyframe_mark",
         **under("adaln_single", "video.modulate", ADALN),
         **under("prompt_adaln_single", "video.modulate_text", ADALN),
         **under("av_ca_video_scale_shift_adaln_single", "video.modulate_cross", ADALN),

@@ -1,0 +1,57 @@
+"""What split files lack, found by content among the files of the model folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import LTX2Error
+from .files import TensorFile
+from .models import AUDIO_VAE, VIDEO_VAE, Models, open_models, sources_in, versions_of
+
+# Components that lie in one file each, beside the transformer and the connectors.
+GROUPS = (("text_features",), VIDEO_VAE, AUDIO_VAE)
+
+
+def find_parts(chosen: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
+    """Find the files that complete a model; only headers are read.
+
+    Args:
+        chosen: The files of the model, of which the transformer is one.
+        paths: Files among which the others are looked for, best first.
+
+    Returns:
+        For each component that ``chosen`` lack a file that holds it and may be of their version, if there is one; one
+        that states the version counts before others. Nothing for files that cannot be opened, which opening them tells.
+    """
+    try:
+        models = open_models(chosen)
+    except LTX2Error:
+        return []
+    lacking = [group for group in GROUPS if not any(name in models.sources for name in group)]
+    if not lacking or "transformer" not in models.sources:
+        return []
+    files = [file for path in paths if (file := _open(path)) is not None]
+    found = [_holder(files, group, models) for group in lacking]
+    return list(dict.fromkeys(file.path for file in found if file is not None))
+
+
+def _open(path: Path) -> TensorFile | None:
+    """A file, None if it cannot be read: nobody chose it."""
+    try:
+        return TensorFile(path)
+    except LTX2Error:
+        return None
+
+
+def _holder(files: Sequence[TensorFile], group: Sequence[str], models: Models) -> TensorFile | None:
+    fitting = [file for file in files if _fits(file, group, models.version)]
+    stating = [file for file in fitting if versions_of(file) == (models.version,)]
+    return next(iter([*stating, *fitting]), None)
+
+
+def _fits(file: TensorFile, group: Sequence[str], version: str) -> bool:
+    """Whether a file holds all of ``group`` and may be of ``version``; whole models of their own do not count."""
+    try:
+        held, versions = {name for name, _ in sources_in(file)}, versions_of(file)
+    except LTX2Error:
+        return False
+    return held >= {*group} and "transformer" not in held and version in versions

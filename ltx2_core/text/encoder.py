@@ -1,0 +1,138 @@
+"""What every text encoder has in common: hidden states of all layers, and sizes from a config or from shapes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import CheckpointError
+from ..errors.foreign import Fields
+
+# Of sizes that differ from 1 to 65,536: the least and the most that they can be.
+LIMITS: dict[str, tuple[Any, Any]] = {
+    "layers": (1, 256), "heads": (1, 1024), "kv_heads": (1, 1024), "full_kv_heads": (1, 1024), "head_dim": (2, 4096),
+    "full_head_dim": (2, 4096), "vocabulary": (1, 2**22), "window": (1, 2**20), "theta": (1.0, 1e12),
+    "local_theta": (1.0, 1e12), "eps": (1e-12, 0.1),
+}  # fmt: skip
+
+
+class EncoderConfig(Protocol):
+    """Sizes of a text encoder."""
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+
+    @property
+    def width(self) -> int:
+        """Channels D of a hidden state."""
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside a feed-forward network."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+
+    @property
+    def query_width(self) -> int:
+        """Channels of the queries of all layers together."""
+
+    @classmethod
+    def from_json(cls, section: Mapping[str, Any], /) -> Self:
+        """Read the text part of a Hugging Face ``config.json``."""
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], /) -> Self:
+        """Derive the sizes from the shapes of the tensors, by our names."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sizes as a Hugging Face config has them."""
+
+    def build(self) -> "TextEncoder":
+        """Make the network without weights."""
+
+
+class TextEncoder(nn.Module, ABC):
+    """Computes all hidden states of prompts; ``model`` has the names of transformers' text model."""
+
+    config: EncoderConfig
+    model: Any
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding of each token of the vocabulary, (vocabulary, D)."""
+        return self.model.embed_tokens.weight
+
+    @abstractmethod
+    def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return layers + 1 hidden states (B, L, D): the input of each layer, then the output of the final norm.
+
+        The last layer's own output is never used. Rows of padding are meaningless.
+
+        Args:
+            ids: Token ids (B, L), padded on the left.
+            mask: 0 on padding, (B, L).
+        """
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in.
+
+        One that is stored in fewer bits looks them up by itself.
+        """
+        dtype, plain = self.model.norm.weight.dtype, self.table.is_floating_point()
+        scale = torch.tensor(self.config.width**0.5, dtype=dtype, device=ids.device)
+        rows = functional.embedding(ids, self.table) if plain else self.model.embed_tokens(ids)
+        return rows.to(dtype) * scale
+
+
+def read_sizes(fields: Fields, names: Mapping[str, str], defaults: type[EncoderConfig]) -> dict[str, Any]:
+    """Read those sizes that a config states.
+
+    Args:
+        fields: The config.
+        names: Our name of each size, and the config's.
+        defaults: Has the usual value of each as an attribute, which tells whole numbers from others.
+
+    Raises:
+        CheckpointError: One of them is no such number, or out of ``LIMITS``.
+    """
+    values: dict[str, Any] = {}
+    for ours, theirs in names.items():
+        default = getattr(defaults, ours)
+        if theirs in fields:
+            read = fields.whole if isinstance(default, int) else fields.number
+            values[ours] = read(theirs, default, *LIMITS.get(ours, (1, 2**16)))
+    return values
+
+
+class WeightShapes:
+    """Shapes of a text encoder's tensors, asked by the name of a layer."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        self._shapes = shapes
+
+    def __call__(self, name: str, axes: int = 2) -> tuple[int, ...]:
+        """Return the shape of ``name``'s weight. Raises CheckpointError if it is missing or no such shape."""
+        if not self.has(name):
+            raise CheckpointError(f"The text encoder lacks {name}.weight; the file is not complete, download it again.")
+        found = self._shapes[f"model.{name}.weight"]
+        if len(found) != axes or not all(found):
+            raise CheckpointError(
+                f"The text encoder's {name}.weight has the shape {found}; {axes} axes that are not empty were "
+                "expected. Download it again."
+            )
+        return found
+
+    def has(self, name: str) -> bool:
+        """Return whether ``name`` has a weight."""
+        return f"model.{name}.weight" in self._shapes
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return len({name.split(".")[2] for name in self._shapes if name.startswith("model.layers.")})

@@ -1,0 +1,135 @@
+"""The files of 2.5 as they are published: one for each part, found by content."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.checkpoint import open_models
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.parts import find_parts
+from ltx2_core.errors import CheckpointError
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.settings import Resources
+
+CLIP = {"width": 64, "height": 64, "frames": 9, "seed": 3, "cache": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    return tiny.write_split(tmp_path_factory.mktemp("split"))
+
+
+def test_the_parts_are_one_model_in_any_order(parts):
+    for order in (parts, parts[::-1]):
+        models = open_models(order)
+        assert not models.missing and (models.kind, models.text_encoder) == ("LTX-2.5 dev", parts[1])
+        assert not any(models.unknown(file) for file in models.files)
+        places = {name: source.file.path for name, source in models.sources.items()}
+        assert places["transformer"] == places["video_connector"] == parts[0]
+        assert (places["text_features"], places["video_decoder"], places["vocoder"]) == tuple(parts[1:])
+
+
+def test_the_projection_comes_with_a_text_encoder_that_was_given_apart(parts):
+    transformer, encoder, *vaes = parts
+    models = open_models([transformer, *vaes], encoder)
+    assert not models.missing and models.sources["text_features"].file.path == encoder
+
+
+def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
+    whole, packed = tiny_files("2.5")[0], tiny_files("2.5")[2]
+    clips = [ltx2.generate(models, "a ball", "blurry", steps=2, **CLIP)
+             for models in (open_models(parts), open_models(whole, packed))]  # fmt: skip
+    assert torch.equal(clips[0].latent.video, clips[1].latent.video)
+    assert torch.equal(clips[0].latent.audio, clips[1].latent.audio)
+    assert clips[0].frames.shape == (9, 64, 64, 3)
+
+
+def test_a_distilled_one_is_known_by_its_name_and_ancestral(tmp_path):
+    models = open_models(tiny.write_split(tmp_path, "distilled"))
+    assert models.kind == "LTX-2.5 distilled"
+    one, other = (ltx2.generate(models, "a ball", **CLIP | more).latent.video
+                  for more in ({}, {"sampler": "euler"}))  # fmt: skip
+    assert not torch.equal(one, other)
+
+
+def test_what_a_transformer_lacks_is_found_by_content(parts, tiny_files, tmp_path):
+    transformer, encoder, *vaes = parts
+    other_version, other_vae = tiny_files("2.3")[0], tmp_path / "a-vae-that-says-nothing.safetensors"
+    tensors = {key: value for key, value in load_file(tiny_files("2.3")[0]).items() if key.startswith("vae.")}
+    save_file(tensors, other_vae)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    paths = [broken, other_version, other_vae, tiny_files("2.5")[0], *reversed(vaes), encoder]
+    assert {*find_parts([transformer], paths)} == {encoder, *vaes}
+    assert not open_models([transformer, *find_parts([transformer], paths)]).missing
+    assert find_parts([transformer], [other_vae]) == [other_vae]  # it may be of 2.5
+    assert find_parts([tiny_files("2.5")[0]], paths) == [] == find_parts([transformer], [])
+
+
+def test_versions_that_share_a_layout_are_told_by_the_rest(parts, tiny_files, tmp_path):
+    """A VAE without a header may be of 2.3 or 2.5; one that states another version is refused."""
+    transformer, encoder, video, audio = parts
+    bare = tmp_path / "video.safetensors"
+    save_file(load_file(video), bare, {"config": TensorFile(video).metadata["config"]})
+    assert open_models([transformer, encoder, bare, audio]).version == "2.5"
+    stated = tmp_path / "stated.safetensors"
+    save_file(load_file(video), stated, TensorFile(video).metadata | {"model_version": "2.3.0"})
+    with pytest.raises(CheckpointError, match=r"do not belong together: .*transformer\.safetensors is LTX-2\.5"):
+        open_models([transformer, stated])
+
+
+def test_a_missing_key_is_refused(parts, tmp_path):
+    tensors = load_file(parts[0])
+    tensors.pop("model.diffusion_model.transformer_blocks.1.ff.net.2.weight")
+    save_file(tensors, tmp_path / "t.safetensors", TensorFile(parts[0]).metadata)
+    models = open_models([tmp_path / "t.safetensors", *parts[1:]])
+    with pytest.raises(CheckpointError, match=r"lacks tensors: .*blocks\.1\.ff\.net\.2\.weight"):
+        ltx2.build(models, "transformer")
+
+
+def test_tables_are_in_float32_and_become_what_is_computed_in(parts):
+    models = open_models(parts)
+    source = models.source("transformer")
+    key = source.names["blocks.0.video.modulation"]
+    assert (
+        source.file.dtype(key) == torch.float32
+        and source.file.dtype(source.names["video.keyframe_mark"]) == torch.bfloat16
+    )
+    network = ltx2.build(models, "transformer", torch.bfloat16)
+    assert torch.equal(network.blocks[0].video.modulation, source.file.get(key).bfloat16())
+
+
+def test_a_diffusion_decoder_is_named(parts, tmp_path):
+    tensors = {f"decoder.det_stages.0.{n}.norm1.weight": torch.ones(4) for n in range(9)}
+    save_file(tensors, tmp_path / "vae.safetensors", {"model_version": "2.5.0"})
+    with pytest.raises(CheckpointError, match=r"video VAE with a diffusion decoder, .* choose the one with the convol"):
+        open_models([*parts[:2], tmp_path / "vae.safetensors"])
+
+
+def test_a_text_encoder_alone_is_no_model(tiny_files, parts):
+    with pytest.raises(CheckpointError, match="is a Gemma text encoder"):
+        open_models(tiny_files("2.5")[2])
+    with pytest.raises(CheckpointError, match="has no transformer"):
+        open_models(parts[1]).source("transformer")
+
+
+def test_all_of_the_whole_is_in_the_parts(parts, tiny_files):
+    whole, split = open_models(tiny_files("2.5")[0]), open_models(parts)
+    for name in COMPONENTS:
+        a, b = (ltx2.build(models, name).state_dict() for models in (whole, split))
+        assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_the_folder_that_diffusers_writes_brings_its_text_encoder(tiny_files, tmp_path):
+    checkpoint, folder, _ = tiny_files("2.5")
+    shutil.copytree(folder, tmp_path / "text_encoder")
+    (tmp_path / "transformer").mkdir()
+    shutil.copy(checkpoint, tmp_path / "transformer" / "model.safetensors")
+    models = open_models(tmp_path)
+    assert models.text_encoder == tmp_path / "text_encoder"
+    assert LocalEngine(models, Resources(device="cpu")).encoder.kind.title == "Gemma 4"
