@@ -13,12 +13,19 @@ from ..audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, VocoderConfi
 from ..quantization import split_companion
 from ..text import Connector, ConnectorConfig, TextFeatures, TextFeaturesConfig
 from ..transformer import Transformer, TransformerConfig
-from ..video_vae import VideoDecoder, VideoEncoder, VideoVAEConfig
+from ..video_vae import (
+    DiffusionDecoder,
+    DiffusionDecoderConfig,
+    VideoDecoder,
+    VideoEncoder,
+    VideoVAEConfig,
+    is_diffusion,
+)
 from .keys import Keys
 from .keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from .keys.transformer import TRANSFORMER
-from .keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
+from .keys.video_vae import DIFFUSION_DECODER, VIDEO_DECODER, VIDEO_ENCODER
 from .keys.vocoder import VOCODER
 
 Config = dict[str, Any]
@@ -123,8 +130,15 @@ COMPONENTS = {
     "video_encoder": _component(
         VIDEO_ENCODER, lambda config, shapes: VideoEncoder(VideoVAEConfig.from_json(config["vae"]))
     ),
-    "video_decoder": _component(
-        VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))
+    "video_decoder": Component(
+        (
+            Variant(
+                DIFFUSION_DECODER,
+                lambda config, shapes: DiffusionDecoder(DiffusionDecoderConfig.from_json(config["vae"], shapes)),
+                lambda config: is_diffusion(config["vae"]),
+            ),
+            Variant(VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))),
+        )
     ),
     "audio_encoder": _component(
         AUDIO_ENCODER, lambda config, shapes: AudioEncoder(AudioVAEConfig.from_json(config["audio_vae"]))
