@@ -67,6 +67,14 @@ class Variant:
         weight, _ = split_companion(key)
         return any(self.keys.knows(weight, prefix) for prefix in self.keys.prefixes)
 
+    def has(self, name: str) -> bool:
+        """Return whether the network has a tensor that we call ``name``."""
+        try:
+            self.official(name)
+        except KeyError:
+            return False
+        return True
+
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
         weight, suffix = split_companion(name)
@@ -102,7 +110,13 @@ class Component:
 
         ``shapes`` are those of its tensors, by our names; they decide what configs leave open, and may be empty.
         """
-        return self.variant_for(config).build(config, shapes)
+        return self._variant_of(config, shapes).build(config, shapes)
+
+    def _variant_of(self, config: Config, shapes: Shapes) -> Variant:
+        """The variant that tensors belong to; where they do not tell, the one that the config describes."""
+        known = [sum(map(variant.has, shapes)) for variant in self.variants]
+        best = max(known)
+        return self.variants[known.index(best)] if known.count(best) == 1 else self.variant_for(config)
 
     def claims(self, key: str) -> bool:
         """Return whether the file's ``key`` belongs to any variant of this component, wanted or not."""

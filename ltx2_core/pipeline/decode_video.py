@@ -8,11 +8,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checkpoint.components import COMPONENTS
+from ..checkpoint.versions import VERSIONS
 from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
+from ..quantization import plain_dtype
 from ..video_vae import Decoder, Denoising, Tiling
 from ..video_vae.decoding import Work
 from .blueprint import FLOAT32, Blueprint, empty_like
@@ -69,13 +72,32 @@ class DecodeVideo(Stage):
         """Say if tiles are smaller than the usual ones."""
         usual = blueprint.network("video_decoder").usual_tiling
         need = need_of(replace(self, tiling=usual), blueprint)
+        beside = self._compare(blueprint)
         if self.tiling is None or need_of(self, blueprint).work_bytes >= need.work_bytes:
-            return ()
+            return beside
         return (
+            *beside,
             f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "
             f"{usual.tile_size} and {usual.tile_frames}, which need {gigabytes(need.peak)}: there are more seams to "
             "hide.",
         )
+
+    def _compare(self, blueprint: Blueprint) -> Sequence[str]:
+        """Say what the convolutional decoder of the same latents would take, where the model has the other one."""
+        if not blueprint.network("video_decoder").denoises:
+            return ()
+        plain = blueprint.remember("convolutional decoder", lambda: _convolutional(blueprint))
+        own = need_of(self, blueprint)
+        other = need_of(replace(self, tiling=None), plain)
+        times = _operations(own.cost) / _operations(other.cost)
+        return (
+            f"The diffusion decoder computes {times:.1f} times what the convolutional one of LTX-2.5 would, whose "
+            f"usual tiles need {gigabytes(other.peak)} and which reads the same latents (ltx-2.5-video-vae-conv-bf16).",
+        )
+
+    def seed(self, blueprint: Blueprint) -> int | None:
+        """Return the seed that frames depend on; None where the decoder denoises nothing."""
+        return self.denoising.decoder_seed if blueprint.network("video_decoder").denoises else None
 
     def warning(self, blueprint: Blueprint) -> str:
         """Say if such a latent will be too small to decode, which may be meant if it is enlarged first."""
@@ -179,3 +201,16 @@ def decode_video(
 
     # A loop would hold on to each chunk while the next one is made.
     return map(finish, decoder.decode(latent, tiling or decoder.usual_tiling, denoising, on_tile))
+
+
+def _convolutional(blueprint: Blueprint) -> Blueprint:
+    """Draw the convolutional decoder of the same latents, which is that of 2.3, in the dtype of the present one."""
+    config = {"vae": VERSIONS["2.3"].config["vae"]}
+    dtype = plain_dtype(blueprint.network("video_decoder"))
+    with torch.device("meta"):
+        state = COMPONENTS["video_decoder"].make(config, {}).state_dict()
+    return Blueprint("convolutional", config, {"video_decoder": {name: x.to(dtype) for name, x in state.items()}}, None)
+
+
+def _operations(work: Cost) -> float:
+    return work.products + work.attention + work.convolutions

@@ -32,6 +32,7 @@ class VideoDecoder(nn.Module):
 
     tilings = TILINGS
     usual_tiling = TILINGS[0]
+    denoises = False
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()

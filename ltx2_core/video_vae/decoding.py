@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from torch import Tensor
 
-from ..fields import Seed, Whole, zero
+from ..fields import Whole, zero
 from .tiling import OnTile, Tiling
 
 FLOAT32 = 4  # bytes
@@ -18,7 +18,7 @@ class Denoising:
 
     decoder_seed: Annotated[
         int,
-        Seed(advanced=True),
+        Whole(0, 999_999, advanced=True),
         "Noise from which the diffusion decoder of LTX-2.5 makes the frames: fine detail depends on it, a little. "
         "Other decoders take no notice.",
     ] = 0
@@ -68,10 +68,12 @@ class Decoder(Protocol):
     Attributes:
         tilings: from the largest to the smallest that still looks whole.
         usual_tiling: where nothing is known of the memory.
+        denoises: whether frames depend on ``Denoising``.
     """
 
     tilings: tuple[Tiling, ...]
     usual_tiling: Tiling
+    denoises: bool
 
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) that cannot be decoded."""

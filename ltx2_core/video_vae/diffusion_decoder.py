@@ -38,6 +38,7 @@ class DiffusionDecoder(nn.Module):
 
     tilings = _TILINGS
     usual_tiling = _TILINGS[2]
+    denoises = True
 
     def __init__(self, config: DiffusionDecoderConfig):
         super().__init__()
