@@ -66,6 +66,23 @@ _DECODER = {
 
 _DECODER["2.5"] = _DECODER["2.3"]
 
+_DIFFUSION_VAE = {
+    "_class_name": "CausalDiffusionVAE",
+    "model_output_type": "x0",
+    "encoder": {"blocks": _ENCODER, "out_channels": 128, "dims": 3, "spatial_padding_mode": "zeros"},
+    "decoder": {
+        "in_channels": 128,
+        "head_dim": 16,
+        "t_emb_dim": 24,
+        "stage_channels": [64, 32, 16, 16, 16],
+        "stage_depths": [1, 1, 1, 1, 1],
+        "stage_kernels": [[3, 3, 3]] * 5,
+        "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
+        "timestep_scale_multiplier": 1000.0,
+        "default_num_inference_steps": 1,
+    },
+}
+
 _SIZES = {"layers": _LAYERS, "width": 32, "hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 16, "vocabulary": 512}
 _GEMMA: dict[str, EncoderConfig] = {
     "Gemma 3": GemmaConfig(**_SIZES, attention_scalar=16),
@@ -210,6 +227,24 @@ def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, se
     tensors = {keys.official(name): value for name, value in _weights(upscaler, seed).items()}
     path = Path(folder) / "ltx-upscaler-tiny.safetensors"
     save_file(tensors, path, {"config": json.dumps(section)})
+    return path
+
+
+def write_diffusion_vae(folder: str | Path, seed: int = 0) -> Path:
+    """Write a video VAE whose decoder is a diffusion model, as a file of its own as LTX-2.5 has it; return the file.
+
+    Args:
+        folder: where.
+        seed: of the weights.
+    """
+    sections, tensors = {"vae": _DIFFUSION_VAE}, dict[str, Tensor]()
+    for name in ("video_encoder", "video_decoder"):
+        with torch.device("meta"):
+            network = COMPONENTS[name].make(sections, {})
+        official = COMPONENTS[name].variant_for(sections).official
+        tensors |= {official(ours).removeprefix("vae."): value for ours, value in _weights(network, seed).items()}
+    path = Path(folder) / "ltx-2.5-video-vae-tiny.safetensors"
+    save_file(tensors, path, {"config": json.dumps(sections)})
     return path
 
 

@@ -11,12 +11,13 @@ from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.video_vae import Tiling
+from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host, inputs
 from .engine import HostEngine, LoadedModel
 from .values import Audio, HostLatent, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
+DENOISING = ("decoder_seed", "decoder_steps")
 
 
 class VideoDecode(io.ComfyNode):
@@ -33,14 +34,15 @@ class VideoDecode(io.ComfyNode):
                 inputs.latent("The result of the sampler, or a video-only latent."),
                 *inputs.widgets(Tiling, *TILING),
                 inputs.plan(),
+                *inputs.widgets(Denoising, *DENOISING),
             ],
             outputs=[inputs.output(io.Image, "images", "All frames, clip after clip.")],
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **tiling: int) -> io.NodeOutput:
-        frames = _frames(HostEngine(model, plan, cls), HostLatent(latent), tiling)
+    def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: int) -> io.NodeOutput:
+        frames = _frames(HostEngine(model, plan, cls), HostLatent(latent), decoding)
         return io.NodeOutput(frames.flatten(0, 1))
 
 
@@ -118,6 +120,7 @@ class Decode(io.ComfyNode):
                     "For LTX-2 Video to Audio.",
                     optional=True,
                 ),
+                *inputs.widgets(Denoising, *DENOISING),
             ],
             outputs=[
                 io.Video.Output(
@@ -134,12 +137,12 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: LoadedModel, latent: Latent, fps: float = 0.0, plan: Plan | None = None,
-        audio: Audio | None = None, images: Tensor | None = None, **tiling: int
+        audio: Audio | None = None, images: Tensor | None = None, **decoding: int
     ) -> io.NodeOutput:  # fmt: skip
         engine, content = HostEngine(model, plan, cls), HostLatent(latent, fps)
         batch = len(content.video)
         sound = _sound(engine, content, audio)
-        frames = _frames(engine, content, tiling) if images is None else _given_frames(images, content.shape, batch)
+        frames = _frames(engine, content, decoding) if images is None else _given_frames(images, content.shape, batch)
         even, findings = even_frames(frames)
         engine.events.report_findings(findings)
         videos = [_video(pictures, sound, number, content.fps) for number, pictures in enumerate(even)]
@@ -167,11 +170,12 @@ def _video(images: Tensor, audio: Audio | None, number: int, fps: Fraction) -> A
     return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=sound, frame_rate=fps))
 
 
-def _frames(engine: HostEngine, latent: HostLatent, tiling: dict[str, int]) -> Tensor:
-    """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU."""
+def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, int]) -> Tensor:
+    """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU; ``decoding`` are widgets of the node."""
     batch, _, count, height, width = latent.video.shape
+    tiling, denoising = ({name: decoding[name] for name in names if name in decoding} for names in (TILING, DENOISING))
     chosen = Tiling(**tiling) if tiling.get("tile_size") else None
-    stage = DecodeVideo((count, height, width), chosen, batch)
+    stage = DecodeVideo((count, height, width), chosen, batch, Denoising(**denoising))
     return stage.collect(engine, latent.video, latent.seams)
 
 

@@ -13,12 +13,19 @@ from ..audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, VocoderConfi
 from ..quantization import split_companion
 from ..text import Connector, ConnectorConfig, TextFeatures, TextFeaturesConfig
 from ..transformer import Transformer, TransformerConfig
-from ..video_vae import VideoDecoder, VideoEncoder, VideoVAEConfig
+from ..video_vae import (
+    DiffusionDecoder,
+    DiffusionDecoderConfig,
+    VideoDecoder,
+    VideoEncoder,
+    VideoVAEConfig,
+    is_diffusion,
+)
 from .keys import Keys
 from .keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from .keys.transformer import TRANSFORMER
-from .keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
+from .keys.video_vae import DIFFUSION_DECODER, VIDEO_DECODER, VIDEO_ENCODER
 from .keys.vocoder import VOCODER
 
 Config = dict[str, Any]
@@ -60,6 +67,14 @@ class Variant:
         weight, _ = split_companion(key)
         return any(self.keys.knows(weight, prefix) for prefix in self.keys.prefixes)
 
+    def has(self, name: str) -> bool:
+        """Return whether the network has a tensor that we call ``name``."""
+        try:
+            self.official(name)
+        except KeyError:
+            return False
+        return True
+
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
         weight, suffix = split_companion(name)
@@ -95,7 +110,13 @@ class Component:
 
         ``shapes`` are those of its tensors, by our names; they decide what configs leave open, and may be empty.
         """
-        return self.variant_for(config).build(config, shapes)
+        return self._variant_of(config, shapes).build(config, shapes)
+
+    def _variant_of(self, config: Config, shapes: Shapes) -> Variant:
+        """The variant that tensors belong to; where they do not tell, the one that the config describes."""
+        known = [sum(map(variant.has, shapes)) for variant in self.variants]
+        best = max(known)
+        return self.variants[known.index(best)] if known.count(best) == 1 else self.variant_for(config)
 
     def claims(self, key: str) -> bool:
         """Return whether the file's ``key`` belongs to any variant of this component, wanted or not."""
@@ -129,8 +150,15 @@ COMPONENTS = {
     "video_encoder": _component(
         VIDEO_ENCODER, lambda config, shapes: VideoEncoder(VideoVAEConfig.from_json(config["vae"]))
     ),
-    "video_decoder": _component(
-        VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))
+    "video_decoder": Component(
+        (
+            Variant(
+                DIFFUSION_DECODER,
+                lambda config, shapes: DiffusionDecoder(DiffusionDecoderConfig.from_json(config["vae"], shapes)),
+                lambda config: is_diffusion(config["vae"]),
+            ),
+            Variant(VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))),
+        )
     ),
     "audio_encoder": _component(
         AUDIO_ENCODER, lambda config, shapes: AudioEncoder(AudioVAEConfig.from_json(config["audio_vae"]))

@@ -54,7 +54,7 @@ from ..settings import (
     SecondStage,
     check_stg_blocks,
 )
-from ..video_vae import Tiling
+from ..video_vae import Denoising, Tiling
 from . import syntax
 from .parser import given
 
@@ -98,6 +98,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         long=long,
         second=second,
         tiling=tiling_of(options),
+        decoding=Denoising(**given(options, Denoising)),
         loras=loras,
         hq=options.hq,
         resources=Resources(**given(options, Resources)),

@@ -54,7 +54,7 @@ def run_generate(options: argparse.Namespace) -> None:
     with Bars() as bars:
         clips = make_clips(models, request, bars)
         paths = [
-            write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate)
+            write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate, metadata=clip.tags)
             for target, clip in zip(targets, clips, strict=True)
         ]
     for path in paths:

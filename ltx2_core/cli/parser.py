@@ -39,7 +39,7 @@ from ..settings import (
     SecondStage,
     StreamScales,
 )
-from ..video_vae import Tiling
+from ..video_vae import Denoising, Tiling
 from . import syntax
 
 EXAMPLES = """\
@@ -311,7 +311,7 @@ def surfaces() -> list[Surface]:
     for owner in OF_NODES:
         found += [Surface(owner.__name__, name, flag_of(setting)) for name, setting in settings_of(owner).items()]
     owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
-    owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Strengths]
+    owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Denoising, Strengths]
     owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]
     reached = {(each.owner, each.field) for each in found}
     missing = [
@@ -485,6 +485,7 @@ def _decoding(command: Command) -> None:
     names = {"tile_size": "decode_tile_size", "tile_overlap": "decode_tile_overlap",
              "tile_frames": "decode_tile_frames", "frame_overlap": "decode_frame_overlap"}  # fmt: skip
     group.add_settings(Tiling, named=names, default="as the memory allows")
+    group.add_settings(Denoising)
 
 
 def _machine(command: Command) -> None:

@@ -82,6 +82,8 @@ class _Counter(TorchDispatchMode):
             self.products += 2 * _PRODUCTS[kind](args, made[0])
         elif kind in _CONVOLUTIONS:
             self.convolutions += 2 * _CONVOLUTIONS[kind](args, made[0])
+        elif kind in _PICKED:
+            self.moved += 2 * _PICKED[kind](args, made[0])
         elif not operation.is_view:
             self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*given, *made))
         return result
@@ -189,4 +191,9 @@ _PRODUCTS: dict[Any, Callable[[tuple, Tensor], int]] = {
 _CONVOLUTIONS: dict[Any, Callable[[tuple, Tensor], int]] = {
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _per_output),
     **dict.fromkeys((aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d), _per_input),
+}
+# Bytes that are read and written where only some rows of a tensor are touched.
+_PICKED: dict[Any, Callable[[tuple, Tensor], int]] = {
+    aten.index_select: lambda args, made: made.nbytes,
+    aten.index_copy_: lambda args, made: args[3].nbytes,
 }

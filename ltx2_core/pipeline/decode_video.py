@@ -8,37 +8,32 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checkpoint.components import COMPONENTS
+from ..checkpoint.versions import VERSIONS
 from ..errors import NotANumberError, SettingError
-from ..geometry import SPACE_SCALE, TIME_SCALE, VIDEO_CHANNELS, pixel_frames
+from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
 from ..memory.placement import Room, StageNeed, gigabytes
-from ..memory.trace import cost
-from ..video_vae import Tiling, VideoDecoder, decode_tiled
-from ..video_vae.tiling import split_axis, split_time_axis
+from ..memory.trace import Cost, cost
+from ..quantization import plain_dtype
+from ..video_vae import Decoder, Denoising, Tiling
+from ..video_vae.decoding import Work
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
 
-# From the official tiling to the smallest that still looks whole; later ones need less memory and more time.
-TILINGS = (
-    Tiling(),
-    Tiling(640, 64, 64, 24),
-    Tiling(512, 64, 56, 24),
-    Tiling(512, 64, 48, 24),
-    Tiling(384, 64, 40, 16),
-    Tiling(384, 64, 32, 16),
-    Tiling(256, 64, 24, 8),
-    Tiling(256, 64, 16, 8),
-)
-
 
 @dataclass(frozen=True)
 class DecodeVideo(Stage):
-    """Decode a latent of (F, H, W) ``size``; ``tiling`` None takes the largest tiles that fit."""
+    """Decode a latent of (F, H, W) ``size``; ``tiling`` None takes the largest tiles that fit.
+
+    Which decoder the model has makes no difference here: see ``video_vae.decoding``.
+    """
 
     size: tuple[int, int, int]
     tiling: Tiling | None = None
     batch: int = 1
+    denoising: Denoising = Denoising()
     name = "frames"
     networks = (VIDEO_DECODER,)
 
@@ -47,38 +42,62 @@ class DecodeVideo(Stage):
 
         Every tile needs all weights of the decoder, so they stay; only the smallest tiles let them stream.
         """
+        decoder: Decoder = blueprint.network("video_decoder")
         if self.tiling is not None:
-            return self
+            return replace(self, tiling=decoder.fitted(self.tiling))
         if room.budget is None:
-            return replace(self, tiling=Tiling())
-        return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS), blueprint, room.budget)
+            return replace(self, tiling=decoder.usual_tiling)
+        return fit_tiles((replace(self, tiling=tiling) for tiling in decoder.tilings), blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, and the frames that are being blended."""
-        decoder, tiling = blueprint.network("video_decoder"), self.tiling or Tiling()
-        length, height, width = self.size
-        largest, tiles = largest_tile(self.size, tiling, coupled=True)
-        latent = empty_like(decoder, self.batch, VIDEO_CHANNELS, *largest)
-        tile = cost(lambda: decoder(latent))
-        picture = self.batch * height * width * SPACE_SCALE**2 * 3 * FLOAT32
-        interval = picture * pixel_frames(largest[0])  # what is being blended
-        spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-        tail = picture * tiling.frame_overlap if len(spans) > 1 else 0
+        network: Decoder = blueprint.network("video_decoder")
+        latent = empty_like(blueprint.network("video_decoder"), self.batch, VIDEO_CHANNELS, *self.size)
+        decoding = network.work(latent, self._tiling(network), self.denoising)
+        work = sum((self._cost(part, blueprint) for part in decoding.parts), Cost())
         # The check for numbers takes half as much again as a finished interval, but the tile is gone by then.
-        work = replace(tile * tiles, peak=max(tile.peak + interval + tail, 5 * interval // 2))
-        given = FLOAT32 * self.batch * VIDEO_CHANNELS * length * height * width
+        work = replace(work, peak=max(work.peak, decoding.kept + 5 * decoding.interval // 2))
+        given = FLOAT32 * self.batch * VIDEO_CHANNELS * math.prod(self.size)
         return StageNeed(self.name, blueprint.weights("video_decoder"), work, given)
 
+    def _cost(self, part: Work, blueprint: Blueprint) -> Cost:
+        """Measure ``part`` once for all tilings that have it."""
+        measured = blueprint.remember(("decoding", self.size, self.batch, part.key), lambda: cost(part.run))
+        return replace(measured * part.times, peak=measured.peak + part.held)
+
+    def _tiling(self, decoder: Decoder) -> Tiling:
+        return self.tiling or decoder.usual_tiling
+
     def remarks(self, blueprint: Blueprint) -> Sequence[str]:
-        """Say if tiles are smaller than the official ones."""
-        usual = need_of(replace(self, tiling=TILINGS[0]), blueprint)
-        if self.tiling is None or need_of(self, blueprint).work_bytes >= usual.work_bytes:
-            return ()
+        """Say if tiles are smaller than the usual ones."""
+        usual = blueprint.network("video_decoder").usual_tiling
+        need = need_of(replace(self, tiling=usual), blueprint)
+        beside = self._compare(blueprint)
+        if self.tiling is None or need_of(self, blueprint).work_bytes >= need.work_bytes:
+            return beside
         return (
+            *beside,
             f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "
-            f"{Tiling.tile_size} and {Tiling.tile_frames}, which need {gigabytes(usual.peak)}: there are more seams to "
+            f"{usual.tile_size} and {usual.tile_frames}, which need {gigabytes(need.peak)}: there are more seams to "
             "hide.",
         )
+
+    def _compare(self, blueprint: Blueprint) -> Sequence[str]:
+        """Say what the convolutional decoder of the same latents would take, where the model has the other one."""
+        if not blueprint.network("video_decoder").denoises:
+            return ()
+        plain = blueprint.remember("convolutional decoder", lambda: _convolutional(blueprint))
+        own = need_of(self, blueprint)
+        other = need_of(replace(self, tiling=None), plain)
+        times = _operations(own.cost) / _operations(other.cost)
+        return (
+            f"The diffusion decoder computes {times:.1f} times what the convolutional one of LTX-2.5 would, whose "
+            f"usual tiles need {gigabytes(other.peak)} and which reads the same latents (ltx-2.5-video-vae-conv-bf16).",
+        )
+
+    def seed(self, blueprint: Blueprint) -> int | None:
+        """Return the seed that frames depend on; None where the decoder denoises nothing."""
+        return self.denoising.decoder_seed if blueprint.network("video_decoder").denoises else None
 
     def warning(self, blueprint: Blueprint) -> str:
         """Say if such a latent will be too small to decode, which may be meant if it is enlarged first."""
@@ -93,6 +112,9 @@ class DecodeVideo(Stage):
     def describe_tiles(self) -> str:
         """Say in which tiles frames are decoded."""
         tiling = self.tiling or Tiling()
+        frames, height, width = self.size
+        if max(height, width) * SPACE_SCALE <= tiling.tile_size and pixel_frames(frames) <= tiling.tile_frames:
+            return "Frames are decoded all at once."
         return f"Frames are decoded in tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames."
 
     def run(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Iterator[Tensor]:
@@ -147,7 +169,7 @@ class DecodeVideo(Stage):
 
         with engine.use(stage) as networks:
             moved = latent.to(engine.device(VIDEO_DECODER))
-            yield from decode_video(networks[VIDEO_DECODER], moved, stage.tiling, on_tile)
+            yield from decode_video(networks[VIDEO_DECODER], moved, stage.tiling, on_tile, stage.denoising)
 
     def collect(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Tensor:
         """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``."""
@@ -161,42 +183,34 @@ class DecodeVideo(Stage):
 
 
 def decode_video(
-    decoder: VideoDecoder,
+    decoder: Decoder,
     latent: Tensor,
     tiling: Tiling | None = None,
     on_tile: Callable[[int, int], None] | None = None,
+    denoising: Denoising = Denoising(),
 ) -> Iterator[Tensor]:
     """Decode a latent (B, C, F, H, W) to frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks.
 
     Raises:
         NotANumberError: if the decoder produces something that is not a number.
     """
-    dtype = next(decoder.parameters()).dtype
 
     def finish(pixels: Tensor) -> Tensor:
         check_finite(pixels, "decoding the video")
         return rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "b c f h w -> b f h w c")
 
     # A loop would hold on to each chunk while the next one is made.
-    return map(finish, decode_tiled(decoder, latent.to(dtype), tiling or Tiling(), on_tile))
+    return map(finish, decoder.decode(latent, tiling or decoder.usual_tiling, denoising, on_tile))
 
 
-def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -> tuple[tuple[int, int, int], float]:
-    """Return the largest tile of a latent, and how many of these are as much work as all tiles are.
+def _convolutional(blueprint: Blueprint) -> Blueprint:
+    """Draw the convolutional decoder of the same latents, which is that of 2.3, in the dtype of the present one."""
+    config = {"vae": VERSIONS["2.3"].config["vae"]}
+    dtype = plain_dtype(blueprint.network("video_decoder"))
+    with torch.device("meta"):
+        state = COMPONENTS["video_decoder"].make(config, {}).state_dict()
+    return Blueprint("convolutional", config, {"video_decoder": {name: x.to(dtype) for name, x in state.items()}}, None)
 
-    Args:
-        size: frames, rows and columns of the latent.
-        tiling: in pixels and frames.
-        coupled: whether tiles shrink along the shorter side as the picture does, as the decoder's do.
-    """
-    length, height, width = size
-    side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
-    times = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
-    sides = {
-        edge: max(2, overlap + 1, round(side * edge / max(height, width))) if coupled else side
-        for edge in (height, width)
-    }
-    axes = [times, *(split_axis(edge, sides[edge], overlap) for edge in (height, width))]
-    sizes = [[span.stop - span.start for span in axis] for axis in axes]
-    frames, rows, columns = map(max, sizes)
-    return (frames, rows, columns), math.prod(map(sum, sizes)) / (frames * rows * columns)
+
+def _operations(work: Cost) -> float:
+    return work.products + work.attention + work.convolutions

@@ -24,8 +24,8 @@ from ..latents import AVLatent
 from ..memory.placement import Room, StageNeed
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
+from ..video_vae.tiling import TILINGS, largest_tile
 from .blueprint import FLOAT32, Blueprint, empty_like
-from .decode_video import TILINGS, largest_tile
 from .precision import widen
 from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles
 

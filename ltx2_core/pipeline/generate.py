@@ -42,6 +42,7 @@ class Clip:
         waveform: (1 or 2, N) in -1..1, as long as the frames; None if the clip is silent.
         sample_rate: of the waveform, in Hz.
         latent: of both streams, on the CPU.
+        decoder_seed: of the noise that the frames were denoised from; None where the decoder denoises nothing.
     """
 
     chunks: Iterator[Tensor]
@@ -49,6 +50,12 @@ class Clip:
     waveform: Tensor | None
     sample_rate: int | None
     latent: AVLatent
+    decoder_seed: int | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a file says of the clip beside its frames and its sound."""
+        return {} if self.decoder_seed is None else {"decoder_seed": str(self.decoder_seed)}
 
     @cached_property
     def frames(self) -> Tensor:
@@ -136,7 +143,9 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     """Decode one clip: the sound now, the frames as they are asked for."""
     waveform, rate = _sound(stages, engine, request, latent.audio)
     pictures = _pictures(stages, engine, request, latent.video)
-    return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"))
+    decoder = None if kept_video(request.refine_conditions) else stages.decode_video
+    seed = None if decoder is None else decoder.seed(stages.blueprint)
+    return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"), seed)
 
 
 def _sound(

@@ -22,7 +22,7 @@ from ..sampling import Step
 from ..text import Connector, TextEncoder, TextFeatures, Tokenizer
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
-from ..video_vae import VideoDecoder, VideoEncoder
+from ..video_vae import Decoder, VideoEncoder
 from .blueprint import Blueprint
 
 N = TypeVar("N", covariant=True)
@@ -53,7 +53,7 @@ TEXT_FEATURES: NetworkKey[TextFeatures] = _component("text_features")
 CONNECTORS: NetworkKey[Sequence[Connector]] = NetworkKey("connectors", ("video_connector", "audio_connector"))
 TRANSFORMER: NetworkKey[Transformer] = _component("transformer")
 VIDEO_ENCODER: NetworkKey[VideoEncoder] = _component("video_encoder")
-VIDEO_DECODER: NetworkKey[VideoDecoder] = _component("video_decoder")
+VIDEO_DECODER: NetworkKey[Decoder] = _component("video_decoder")
 AUDIO_ENCODER: NetworkKey[AudioEncoder] = _component("audio_encoder")
 AUDIO_DECODER: NetworkKey[AudioDecoder] = _component("audio_decoder")
 VOCODER: NetworkKey[Vocoder | BandwidthExtendingVocoder] = _component("vocoder")

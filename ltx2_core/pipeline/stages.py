@@ -132,7 +132,7 @@ def _audio_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeAudi
 def _video_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeVideo | None:
     if "video" not in request.streams or not blueprint.has("video_decoder"):
         return None
-    return DecodeVideo(request.final.video_latent, request.request.tiling)
+    return DecodeVideo(request.final.video_latent, request.request.tiling, denoising=request.request.decoding)
 
 
 PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on

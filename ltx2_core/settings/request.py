@@ -24,7 +24,7 @@ from ..sampling import (
 )
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
-from ..video_vae import Tiling
+from ..video_vae import Denoising, Tiling
 from .clip import STREAM_CHOICES, ClipSettings, LongClip, given_negative
 from .resources import GIB, PRECISIONS, Resources
 from .sampling import SamplingSettings
@@ -35,6 +35,7 @@ _PARTS: dict[str, type] = {
     "schedule": ScheduleSettings,
     "sampling": SamplingSettings,
     "resources": Resources,
+    "decoding": Denoising,
 }
 _WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas")
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
@@ -62,6 +63,7 @@ class Request:
     long: LongClip | None = None
     second: SecondStage | None = None
     tiling: Tiling | None = None
+    decoding: Denoising = Denoising()
     loras: Stack = ()
     hq: bool = False
     resources: Resources = Resources()
@@ -82,10 +84,11 @@ class Request:
         Args:
             prompt: what is to be seen and heard.
             negative: what to avoid.
-            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings and Resources by their own names; of this
-                class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance`` and ``sigmas``; and as
-                shorter words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``,
-                ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
+                names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance`` and
+                ``sigmas``; and as shorter words ``video`` and ``audio`` (guidance of one stream), ``sound_only``,
+                ``windowing``, ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in
+                bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.

@@ -1,15 +1,22 @@
 """How do pixels become video latents, and latents pixels?"""
 
-from .config import VideoVAEConfig
+from .config import VideoVAEConfig, is_diffusion
 from .decoder import VideoDecoder
+from .decoding import Decoder, Denoising
+from .diffusion_config import DiffusionDecoderConfig
+from .diffusion_decoder import DiffusionDecoder
 from .encoder import VideoEncoder
-from .tiling import Tiling, decode_tiled, encode_stream
+from .tiling import Tiling, encode_stream
 
 __all__ = [
+    "Decoder",
+    "Denoising",
+    "DiffusionDecoder",
+    "DiffusionDecoderConfig",
     "Tiling",
     "VideoDecoder",
     "VideoEncoder",
     "VideoVAEConfig",
-    "decode_tiled",
     "encode_stream",
+    "is_diffusion",
 ]

@@ -10,6 +10,7 @@ from ..errors.foreign import Fields, kind_of, shown
 
 STRIDES = {"space": (1, 2, 2), "time": (2, 1, 1), "all": (2, 2, 2)}
 PADDING_MODES = ("zeros", "reflect")
+CONVOLUTIONAL = "CausalVideoAutoencoder"  # the class that a file without a class is of
 WIDEST, MOST_LAYERS = 2**14, 64  # that a config may name
 
 
@@ -39,7 +40,8 @@ BlockConfig = ResidualConfig | ResampleConfig
 class VideoVAEConfig:
     """Sizes and variants of encoder and decoder.
 
-    Blocks stand in the order in which they run; a file lists the decoder's backwards.
+    Blocks stand in the order in which they run; a file lists the decoder's backwards. A VAE whose decoder is a
+    diffusion model has no ``decoder_blocks``.
     """
 
     encoder_blocks: tuple[BlockConfig, ...]
@@ -60,7 +62,7 @@ class VideoVAEConfig:
                     f"The video VAE asks for {padding!r} padding; supported: {', '.join(PADDING_MODES)}."
                 )
         encoder, decoder = _scale(self.encoder_blocks), _scale(self.decoder_blocks)
-        if encoder != decoder:
+        if self.decoder_blocks and encoder != decoder:
             raise CheckpointError(
                 f"The video VAE's encoder blocks shrink time, height and width by {encoder}, its decoder blocks grow "
                 f"them by {decoder}; both must agree. Is the config complete?"
@@ -84,26 +86,45 @@ class VideoVAEConfig:
             CheckpointError: The section asks for something that this package does not have.
         """
         fields = Fields.of(section, "The vae config")
-        _expect(fields, "dims", 3)
-        _expect(fields, "norm_layer", "pixel_norm")
-        _expect(fields, "latent_log_var", "uniform", "constant")
-        _expect(fields, "timestep_conditioning", False, default=True)
+        has_blocks = not is_diffusion(section) or "decoder_blocks" in fields
+        if has_blocks:
+            _expect(fields, "timestep_conditioning", False, default=True)
+        half = _encoder_fields(fields)
+        _expect(half, "dims", 3)
+        _expect(half, "norm_layer", "pixel_norm")
+        _expect(half, "latent_log_var", "uniform", "constant")
         # Files without the key (2.0) mean zeros in the encoder and reflect in the decoder: README.md, "Padding".
-        encoder, decoder = fields.word("encoder_spatial_padding_mode", "zeros"), "reflect"
-        if "spatial_padding_mode" in fields:
-            encoder = decoder = fields.word("spatial_padding_mode")
+        encoder = fields.word("encoder_spatial_padding_mode", "zeros")
+        decoder = fields.word("spatial_padding_mode", "reflect")
+        decoder_blocks = _blocks(fields, "decoder_blocks", suffix="", multiplier=1) if has_blocks else ()
         return cls(
-            encoder_blocks=tuple(_blocks(fields, "encoder_blocks", suffix="_res", multiplier=2)),
-            decoder_blocks=tuple(_blocks(fields, "decoder_blocks", suffix="", multiplier=1))[::-1],
-            latent_channels=fields.whole("latent_channels", 128, most=WIDEST),
+            encoder_blocks=tuple(_blocks(half, "encoder_blocks", suffix="_res", multiplier=2)),
+            decoder_blocks=tuple(decoder_blocks)[::-1],
+            latent_channels=half.whole("latent_channels", 128, most=WIDEST),
             decoder_base_channels=fields.whole("decoder_base_channels", 128, most=WIDEST),
-            in_channels=fields.whole("in_channels", 3, most=WIDEST),
+            in_channels=half.whole("in_channels", 3, most=WIDEST),
             out_channels=fields.whole("out_channels", 3, most=WIDEST),
-            patch_size=fields.whole("patch_size", 4, most=64),
+            patch_size=half.whole("patch_size", 4, most=64),
             causal_decoder=fields.flag("causal_decoder", False),
-            encoder_padding=encoder,
+            encoder_padding=half.word("spatial_padding_mode", encoder),
             decoder_padding=decoder,
         )
+
+
+def is_diffusion(section: Mapping[str, Any]) -> bool:
+    """Return whether a ``vae`` section describes a VAE whose decoder is a diffusion model."""
+    return section.get("_class_name", CONVOLUTIONAL) != CONVOLUTIONAL
+
+
+def _encoder_fields(fields: Fields) -> Fields:
+    """The settings of the encoder: its own section, as in files of 2.5, with the names that others have."""
+    content = fields.section("encoder").content
+    if not content:
+        return fields
+    names = {"encoder_blocks": "blocks", "latent_channels": "out_channels"}
+    renamed = {ours: content[theirs] for ours, theirs in names.items() if theirs in content}
+    channels = fields.content.get("latent_channels")
+    return Fields.of({"latent_channels": channels, **content, **renamed}, f"{fields.where}.encoder")
 
 
 def _scale(blocks: Iterable[BlockConfig]) -> tuple[int, int, int]:

@@ -1,19 +1,46 @@
 """From latents to pixels (see README.md, "Decoder")."""
 
 import math
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ..errors import SettingError
+from ..errors import CheckpointError, SettingError
+from ..geometry import TIME_SCALE, pixel_frames
 from .config import ResampleConfig, VideoVAEConfig
+from .decoding import FLOAT32, DecodingWork, Denoising, Work
 from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
+from .tiling import (
+    TILINGS,
+    Grid,
+    OnTile,
+    TileAxis,
+    Tiling,
+    coupled_side,
+    largest_tile,
+    split_axis,
+    split_time_axis,
+    stream_tiles,
+    tile_axes,
+    to_frames,
+    to_pixels,
+)
 
 
 class VideoDecoder(nn.Module):
-    """The convolutional decoder of LTX-2.0 and 2.3; in released files it is not causal."""
+    """The convolutional decoder of LTX-2.0, 2.3 and 2.5; in released files it is not causal."""
+
+    tilings = TILINGS
+    usual_tiling = TILINGS[0]
+    denoises = False
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()
+        if not config.decoder_blocks:
+            raise CheckpointError(
+                "The vae config describes a diffusion decoder, but the tensors are those of a convolutional one; take "
+                "the original file, or restore its config."
+            )
         self.config = config
         padding, causal = config.decoder_padding, config.causal_decoder
         multipliers = [block.multiplier for block in config.decoder_blocks if isinstance(block, ResampleConfig)]
@@ -60,3 +87,40 @@ class VideoDecoder(nn.Module):
                 f"A latent of {width}x{height} is too small for this video VAE, which mirrors pictures at their edges. "
                 f"It needs 2x2, that is {smallest}x{smallest} pixels; tiles need an overlap."
             )
+
+    def decode(
+        self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None, on_tile: OnTile | None = None
+    ) -> Iterator[Tensor]:
+        """Decode in tiles (``decoding.Decoder``), which shrink along the shorter side of the picture as it does."""
+        latent = latent.to(next(self.parameters()).dtype)
+        frames, height, width = latent.shape[2:]
+        time, space = self.config.time_scale, self.config.space_scale
+        size, overlap = tiling.tile_size // space, tiling.tile_overlap // space
+
+        def side(length: int) -> list[TileAxis]:
+            spans = split_axis(length, coupled_side(length, max(height, width), size, overlap), overlap)
+            return tile_axes(spans, [to_pixels(span, space) for span in spans], from_zero=False)
+
+        spans = split_time_axis(frames, tiling.tile_frames // time, tiling.frame_overlap // time)
+        intervals = tile_axes(spans, [to_frames(span, time) for span in spans], from_zero=True)
+
+        def run(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
+            return self(slab[..., row.source, column.source])
+
+        grid = Grid(intervals, side(height), side(width))
+        return stream_tiles(lambda t: latent[:, :, t], run, self.config.out_channels, grid, on_tile)
+
+    def work(self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None) -> DecodingWork:
+        """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
+        batch, channels, length, height, width = latent.shape
+        largest, tiles = largest_tile((length, height, width), tiling, coupled=True)
+        tile = latent.new_empty(batch, channels, *largest)
+        frame = batch * self.config.out_channels * height * width * self.config.space_scale**2 * FLOAT32
+        interval = frame * pixel_frames(largest[0])  # what is being blended
+        spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+        tail = frame * tiling.frame_overlap if len(spans) > 1 else 0
+        return DecodingWork((Work(largest, lambda: self(tile), tiles, interval + tail),), interval)
+
+    def fitted(self, tiling: Tiling) -> Tiling:
+        """Return ``tiling`` as it is: seams of 64 pixels hide well."""
+        return tiling

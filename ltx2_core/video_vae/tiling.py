@@ -5,18 +5,18 @@ of one time interval share a buffer, so finished frames stream out while later o
 encoded stream in.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import SettingError
 from ..fields import Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE
-from .decoder import VideoDecoder
 from .encoder import VideoEncoder
 
 OnTile = Callable[[int, int], None]  # (done, total)
@@ -34,12 +34,14 @@ class Tiling:
         int,
         Whole(0, 4096, 32, "pixels", shown=0, advanced=True, instead=zero("automatic", usual=512)),
         "Pixels of a tile along the clip's longer side. 0 takes the largest tiles that the card has room for, up to "
-        "768, and chooses the three numbers below as well. Smaller needs less memory and takes longer.",
+        "768 (with the diffusion decoder of LTX-2.5 up to the whole clip), and chooses the three numbers below as "
+        "well. Smaller needs less memory and takes longer.",
     ] = 768
     tile_overlap: Annotated[
         int,
         Whole(0, 1024, 32, "pixels", advanced=True),
-        "Pixels that neighbouring tiles share. More hides their seams better, and takes longer.",
+        "Pixels that neighbouring tiles share. More hides their seams better, and takes longer. The diffusion decoder "
+        "of LTX-2.5 shares at least 160, and makes tiles at least twice that.",
     ] = 64
     tile_frames: Annotated[
         int,
@@ -49,7 +51,8 @@ class Tiling:
     frame_overlap: Annotated[
         int,
         Whole(0, 1024, 8, "frames", advanced=True),
-        "Frames that two such pieces share. More hides their seams better, and takes longer.",
+        "Frames that two such pieces share. More hides their seams better, and takes longer. The diffusion decoder of "
+        "LTX-2.5 shares at least 40, and decodes at least 80 at once.",
     ] = 24
 
     def __post_init__(self) -> None:
@@ -76,32 +79,13 @@ class TileAxis:
     weight: Tensor
 
 
-def decode_tiled(
-    decoder: VideoDecoder, latent: Tensor, tiling: Tiling, on_tile: OnTile | None = None
-) -> Iterator[Tensor]:
-    """Decode a latent to consecutive chunks of frames (B, 3, F, H, W), blended in float32.
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a clip; each is one interval by one row by one column."""
 
-    Along the shorter side of the picture tiles are shorter in proportion.
-
-    Args:
-        decoder: The network.
-        latent: (B, C, f, h, w).
-        tiling: Size and overlap of tiles.
-        on_tile: Called with (done, total) after every tile; it may raise to interrupt.
-    """
-    frames, height, width = latent.shape[2:]
-    time, space = decoder.config.time_scale, decoder.config.space_scale
-    size, overlap = tiling.tile_size // space, tiling.tile_overlap // space
-
-    def side(length: int) -> list[TileAxis]:
-        coupled = max(2, overlap + 1, round(size * length / max(height, width)))
-        spans = split_axis(length, coupled, overlap)
-        return _tile_axes(spans, [to_pixels(span, space) for span in spans], from_zero=False)
-
-    spans = split_time_axis(frames, tiling.tile_frames // time, tiling.frame_overlap // time)
-    intervals = _tile_axes(spans, [to_frames(span, time) for span in spans], from_zero=True)
-    channels = decoder.config.out_channels
-    return _stream(decoder, lambda t: latent[:, :, t], channels, intervals, side(height), side(width), on_tile)
+    intervals: Sequence[TileAxis]
+    rows: Sequence[TileAxis]
+    columns: Sequence[TileAxis]
 
 
 def encode_stream(
@@ -132,13 +116,42 @@ def encode_stream(
 
     def side(length: int) -> list[TileAxis]:
         spans = split_axis(length // space, tiling.tile_size // space, tiling.tile_overlap // space)
-        return _tile_axes([to_pixels(span, space) for span in spans], spans, from_zero=False)
+        return tile_axes([to_pixels(span, space) for span in spans], spans, from_zero=False)
 
     spans = split_time_axis((frames - 1) // time + 1, tiling.tile_frames // time, tiling.frame_overlap // time)
-    intervals = _tile_axes([to_frames(span, time) for span in spans], spans, from_zero=True)
-    channels = encoder.config.latent_channels
-    latents = _stream(encoder, reader.read, channels, intervals, side(height), side(width), on_tile)
+    intervals = tile_axes([to_frames(span, time) for span in spans], spans, from_zero=True)
+
+    def encode(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
+        return encoder(slab[..., row.source, column.source])
+
+    grid = Grid(intervals, side(height), side(width))
+    latents = stream_tiles(reader.read, encode, encoder.config.latent_channels, grid, on_tile)
     return torch.cat(list(latents), dim=2)
+
+
+def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -> tuple[tuple[int, int, int], float]:
+    """Return the largest tile of a latent, and how many of these are as much work as all tiles are.
+
+    Args:
+        size: frames, rows and columns of the latent.
+        tiling: in pixels and frames.
+        coupled: whether tiles shrink along the shorter side as the picture does, as the decoder's do.
+    """
+    length, height, width = size
+    side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
+    times = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    sides = {
+        edge: coupled_side(edge, max(height, width), side, overlap) if coupled else side for edge in (height, width)
+    }
+    axes = [times, *(split_axis(edge, sides[edge], overlap) for edge in (height, width))]
+    sizes = [[span.stop - span.start for span in axis] for axis in axes]
+    frames, rows, columns = map(max, sizes)
+    return (frames, rows, columns), math.prod(map(sum, sizes)) / (frames * rows * columns)
+
+
+def coupled_side(length: int, longest: int, size: int, overlap: int) -> int:
+    """Return the size of tiles along a side of ``length``: along the shorter one they shrink as the picture does."""
+    return max(2, overlap + 1, round(size * length / longest))
 
 
 class _FrameReader:
@@ -219,31 +232,37 @@ def _trapezoid(span: Span, from_zero: bool) -> Tensor:
     return mask
 
 
-def _tile_axes(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool) -> list[TileAxis]:
+def tile_axes(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool) -> list[TileAxis]:
+    """Return the tiles along one axis: the intervals of their inputs and outputs, and how they are blended."""
     return [
         TileAxis(slice(source.start, source.stop), slice(target.start, target.stop), weight)
         for source, target, weight in zip(sources, targets, blend_weights(targets, from_zero))
     ]
 
 
-def _stream(
-    network: nn.Module,
-    read: Callable[[slice], Tensor],
-    channels: int,
-    intervals: Sequence[TileAxis],
-    rows: Sequence[TileAxis],
-    columns: Sequence[TileAxis],
-    on_tile: OnTile | None,
+RunTile = Callable[[Tensor, TileAxis, TileAxis, TileAxis], Tensor]  # the input of the interval, and where the tile is
+
+
+def stream_tiles(
+    read: Callable[[slice], Tensor], run: RunTile, channels: int, grid: Grid, on_tile: OnTile | None
 ) -> Iterator[Tensor]:
-    """Run ``network`` tile by tile on what ``read`` returns; yield of each interval what no later one overlaps."""
-    done, total = 0, len(intervals) * len(rows) * len(columns)
-    height, width = rows[-1].target.stop, columns[-1].target.stop
+    """Run tile by tile; yield of each interval what no later one overlaps, blended in float32.
+
+    Args:
+        read: returns the input of an interval of time; its first axis is the batch.
+        run: returns a tile (B, C, F, H, W), made of the input of its interval.
+        channels: C.
+        grid: where the tiles are.
+        on_tile: called with (done, total) after every tile; it may raise to interrupt.
+    """
+    done, total = 0, len(grid.intervals) * len(grid.rows) * len(grid.columns)
+    height, width = grid.rows[-1].target.stop, grid.columns[-1].target.stop
     tail = None
-    for time, following in zip(intervals, [*intervals[1:], None]):
+    for time, following in zip(grid.intervals, [*grid.intervals[1:], None]):
         frames, slab = time.target.stop - time.target.start, read(time.source)
         buffer = slab.new_zeros(len(slab), channels, frames, height, width, dtype=torch.float32)
-        for row, column in product(rows, columns):
-            tile = network(slab[..., row.source, column.source])
+        for row, column in product(grid.rows, grid.columns):
+            tile = run(slab, time, row, column)
             weight = (row.weight[:, None] * column.weight).to(tile.device)
             buffer[..., row.target, column.target].addcmul_(tile, weight)
             del tile  # before the next one is made
@@ -267,3 +286,16 @@ def _check(unit: str, size: int, overlap: int, step: int) -> None:
         raise SettingError(
             f"Tiles of {size} {unit} cannot overlap by {overlap}: use a multiple of {step} from 0 to {size - step}."
         )
+
+
+# From the official tiling to the smallest that still looks whole; later ones need less memory and more time.
+TILINGS: tuple[Tiling, ...] = (
+    Tiling(),
+    Tiling(640, 64, 64, 24),
+    Tiling(512, 64, 56, 24),
+    Tiling(512, 64, 48, 24),
+    Tiling(384, 64, 40, 16),
+    Tiling(384, 64, 32, 16),
+    Tiling(256, 64, 24, 8),
+    Tiling(256, 64, 16, 8),
+)

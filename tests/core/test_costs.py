@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from formula import fill
 from peak import Peak
 from planned import running, sampling, small
 from torch import nn
@@ -38,6 +39,13 @@ from ltx2_core.transformer import Pass, Perturbation, StreamInput
 from ltx2_core.video_vae import Tiling
 from ltx2_core.video_vae.layers import ChannelStatistics
 
+SMALL_DECODER = {
+    "in_channels": 128, "head_dim": 32, "t_emb_dim": 24, "stage_channels": [256, 128, 64, 64, 32],
+    "stage_depths": [1, 1, 1, 1, 2], "stage_kernels": [[3, 3, 3]] * 4 + [[5, 7, 7]],
+    "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 2]],
+    "default_num_inference_steps": 1, "timestep_scale_multiplier": 1000.0,
+}  # fmt: skip
+
 
 def test_costs_of_a_hand_counted_computation():
     linear, x = nn.Linear(8, 4, device="meta"), torch.empty(3, 8, device="meta")  # inputs count for nothing
@@ -54,6 +62,9 @@ def test_costs_of_a_hand_counted_computation():
     kernel = torch.empty(7, 3, 1, 1, 1, device="meta")
     convolution = cost(lambda: nn.functional.conv3d(torch.empty(1, 3, 2, 2, 2, device="meta"), kernel))
     assert convolution.convolutions == 2 * 8 * 7 * 3
+    rows, index = torch.empty(100, 4, device="meta"), torch.empty(5, dtype=torch.long, device="meta")
+    assert cost(lambda: rows.index_select(0, index)).moved == 2 * 5 * 4 * 4  # not the 100 rows
+    assert cost(lambda: rows.index_copy_(0, index, rows[:5])).moved == 2 * 5 * 4 * 4
     assert Cost(1, 2) + Cost(3, 4) * 2 == Cost(3, 10) and (Cost(1, 2) - Cost(3, 1)).products == 1
 
 
@@ -152,6 +163,30 @@ def test_the_decoding_peak_is_that_of_a_run(tiny_blueprint, size, tiling):
             del chunk
     need = DecodeVideo(shape.video_latent, tiling).need(found)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("size, tiling", [
+    ((128, 96, 17), Tiling()),
+    ((192, 96, 33), Tiling(96, 32, 24, 8)),
+    ((64, 32, 1), Tiling()),
+])  # fmt: skip
+def test_the_peak_of_the_diffusion_decoder_is_that_of_a_run(size, tiling):
+    shape, found = ClipShape(*size, Fraction(24)), diffusion_drawn()
+    decoder = found.network("video_decoder").to_empty(device="cpu")
+    fill(decoder, str)
+    with torch.inference_mode(), Peak() as measured:
+        for chunk in decode_video(decoder, empty(shape).video, tiling):
+            del chunk
+    stage = DecodeVideo(shape.video_latent, tiling)
+    assert stage.need(diffusion_drawn()).cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+def diffusion_drawn() -> Blueprint:
+    """A model whose only network is a small diffusion decoder."""
+    config = {"vae": {"_class_name": "CausalDiffusionVAE", "model_output_type": "x0", "decoder": SMALL_DECODER}}
+    with torch.device("meta"):
+        tensors = COMPONENTS["video_decoder"].make(config, {}).state_dict()
+    return Blueprint("small", config, {"video_decoder": tensors}, None)
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])

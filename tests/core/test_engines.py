@@ -61,6 +61,7 @@ from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import Request, SecondStage
 from ltx2_core.text import Contexts
 from ltx2_core.text.tokenizer import LENGTH
+from ltx2_core.video_vae.tiling import TILINGS
 
 RATES = ("products", "products8", "convolutions", "attention", "bandwidth", "link", "disk")
 MACHINE = Machine("no card", memory=0, **dict.fromkeys(RATES, 1e9))
@@ -331,7 +332,7 @@ def stage_of(name: str, engine: FakeEngine, upscaler):
         tiles = Tiles((1, 2, 2) if name.endswith("4") else (1, 1, 1), (1, 1, 1))
         return used(engine, Refine(replace(sampling, tiles=tiles), size), latent, SHAPE.fps, script)
     if name == "frames":
-        stage = DecodeVideo(SHAPE.video_latent, decode_video.TILINGS[0])
+        stage = DecodeVideo(SHAPE.video_latent, TILINGS[0])
         return stage, (latent.video,), lambda: [None for _ in stage.run(engine, latent.video)]
     if name == "mel":
         return used(engine, DecodeMel(SHAPE.audio_latents), latent.audio)

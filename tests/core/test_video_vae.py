@@ -17,7 +17,6 @@ from ltx2_core.video_vae import (
     VideoDecoder,
     VideoEncoder,
     VideoVAEConfig,
-    decode_tiled,
     encode_stream,
 )
 from ltx2_core.video_vae.config import ResampleConfig
@@ -134,7 +133,7 @@ def test_tiled_decoder_agrees(version, size, pixels, frames):
     latent = noise(1, 8, *size)
     tiling = TilingConfig(SpatialTilingConfig(*pixels), TemporalTilingConfig(*frames))
     expected = torch.cat(list(theirs.tiled_decode(latent, tiling)), dim=2)
-    frames_of_ours = torch.cat(list(decode_tiled(ours, latent, Tiling(*pixels, *frames))), dim=2)
+    frames_of_ours = torch.cat(list(ours.decode(latent, Tiling(*pixels, *frames))), dim=2)
     compare(f"video_vae.tiled decoder {version}", frames_of_ours, expected)
 
 
@@ -146,7 +145,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     config = narrow("mini", decoder_blocks=[["compress_all", {"multiplier": m}] for m in (1, 1, 8)])
     decoder = VideoDecoder(VideoVAEConfig.from_json(config))
     latent, tiling = noise(1, 16, *size), Tiling(224, 96, 64, 24)
-    tiled, whole = torch.cat(list(decode_tiled(decoder, latent, tiling)), 2), decoder(latent)
+    tiled, whole = torch.cat(list(decoder.decode(latent, tiling)), 2), decoder(latent)
     alone = torch.ones(whole.shape[2:], dtype=torch.bool)
     shortest = max(4, round(7 * min(size[1:]) / max(size[1:])))
     spans = split_time_axis(size[0], 8, 3), *(split_axis(n, 7 if n == max(size[1:]) else shortest, 3) for n in size[1:])
@@ -369,7 +368,7 @@ def test_half_precision_weights_give_half_precision_pixels():
     half = decoder.bfloat16()(latent)
     assert half.dtype == torch.bfloat16
     assert_close(half.float(), whole, atol=0.05, rtol=0.05)
-    assert_close(next(decode_tiled(decoder, latent, Tiling())), half.float())
+    assert_close(next(decoder.decode(latent, Tiling())), half.float())
 
 
 # Tiles
@@ -411,22 +410,26 @@ class Copy(torch.nn.Module):
 
     config = VideoVAEConfig.from_json(section("2.0", latent_channels=3))
 
-    def decode(self, latent):
+    def enlarge(self, latent):
         frames = torch.cat([latent[:, :, :1], latent[:, :, 1:].repeat_interleave(8, 2)], 2)
         return frames.repeat_interleave(32, 3).repeat_interleave(32, 4)
 
-    def encode(self, pixels):
+    def shrink(self, pixels):
         return pixels[:, :, ::8, ::32, ::32]
 
     crop = VideoEncoder.crop
 
 
 class CopyDecoder(Copy):
-    forward = Copy.decode
+    forward, decode = Copy.enlarge, VideoDecoder.decode
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))  # whose dtype is that of the decoder
 
 
 class CopyEncoder(Copy):
-    forward = Copy.encode
+    forward = Copy.shrink
 
 
 TILINGS = [Tiling(), Tiling(64, 0, 16, 0), Tiling(96, 64, 24, 16), Tiling(128, 64, 32, 24)]
@@ -436,7 +439,7 @@ TILINGS = [Tiling(), Tiling(64, 0, 16, 0), Tiling(96, 64, 24, 16), Tiling(128, 6
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_tiles_of_a_copy_are_the_whole(tiling, size):
     latent, calls = noise(1, 3, *size), []
-    chunks = list(decode_tiled(CopyDecoder(), latent, tiling, on_tile=lambda done, total: calls.append((done, total))))
+    chunks = list(CopyDecoder().decode(latent, tiling, on_tile=lambda done, total: calls.append((done, total))))
     assert_close(torch.cat(chunks, 2), CopyDecoder()(latent), atol=2e-6, rtol=0)
     assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
 
@@ -473,14 +476,14 @@ def test_a_tile_larger_than_the_clip_changes_nothing(version):
     config = VideoVAEConfig.from_json(narrow(version))
     decoder, encoder, latent = VideoDecoder(config), VideoEncoder(config), noise(1, 8, 2, 2, 3)
     whole = decoder(latent)
-    (chunk,) = decode_tiled(decoder, latent, Tiling())
+    (chunk,) = decoder.decode(latent, Tiling())
     assert torch.equal(chunk, whole)
     assert torch.equal(encode_stream(encoder, [whole], whole.shape[2], Tiling()), encoder(whole))
 
 
 def test_frames_stream_out_before_the_last_tile_is_decoded():
     latent, done = noise(1, 3, 12, 2, 2), []
-    chunks = decode_tiled(CopyDecoder(), latent, Tiling(64, 0, 32, 8), on_tile=lambda n, total: done.append(n))
+    chunks = CopyDecoder().decode(latent, Tiling(64, 0, 32, 8), on_tile=lambda n, total: done.append(n))
     first = next(chunks)
     assert done == [1] and first.shape == (1, 3, 16, 64, 64)
 
@@ -490,7 +493,7 @@ def test_a_tile_is_where_decoding_can_be_stopped():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(decode_tiled(CopyDecoder(), noise(1, 3, 2, 2, 2), Tiling(), on_tile=stop))
+        next(CopyDecoder().decode(noise(1, 3, 2, 2, 2), Tiling(), on_tile=stop))
 
 
 @pytest.mark.parametrize(

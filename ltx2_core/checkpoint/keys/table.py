@@ -10,12 +10,16 @@ class Keys:
     ``rows`` maps a file's name (without prefix) to ours; ``{}`` stands for a layer number and appears equally often,
     in the same order, on both sides. ``None`` on our side says "known, not wanted". ``prefixes`` are what may stand in
     front of a name in a file: the first is that of the official single files, the others are those of split files.
+    Names that begin with one of ``unwanted`` are known and not wanted, whatever follows.
     """
 
-    def __init__(self, rows: Mapping[str, str | None], prefixes: tuple[str, ...] = ("",)):
+    def __init__(
+        self, rows: Mapping[str, str | None], prefixes: tuple[str, ...] = ("",), unwanted: tuple[str, ...] = ()
+    ):
         """Index ``rows`` in both directions; names without numbers are the same on both sides of a look-up."""
         self.rows = dict(rows)
         self.prefixes = prefixes
+        self.unwanted = unwanted
         self._to_ours: dict[str, list[tuple[list[str], str | None]]] = {}
         self._to_file: dict[str, list[tuple[list[str], str]]] = {}
         for file_name, our_name in self.rows.items():
@@ -35,7 +39,8 @@ class Keys:
         """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
         if not key.startswith(prefix):
             raise KeyError(key)
-        return _translate(key[len(prefix) :], self._to_ours)
+        name = key[len(prefix) :]
+        return None if name.startswith(self.unwanted) else _translate(name, self._to_ours)
 
     def official(self, name: str) -> str:
         """Return the name that the official single file gives to our ``name``."""

@@ -25,3 +25,38 @@ def _half(name: str, blocks: str) -> Keys:
 
 VIDEO_ENCODER = _half("encoder", "down_blocks")
 VIDEO_DECODER = _half("decoder", "up_blocks")
+
+_LINEAR = {"attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
+_BLOCK = {
+    **same(["norm1.weight", "norm2.weight"]),
+    **{f"{theirs}.{leaf}": f"{ours}.{leaf}" for theirs, ours in _LINEAR.items() for leaf in WEIGHTS},
+    "attn.q_norm.weight": "attention.q_norm.weight",
+    "attn.k_norm.weight": "attention.k_norm.weight",
+    **{f"mlp.w_{name}.weight": f"mlp.{name}.weight" for name in ("gate", "up", "down")},
+    # Of old files: what a block adds is scaled by them.
+    "gate_msa": "attention_gate",
+    "gate_mlp": "mlp_gate",
+}
+_DIFFUSION_BLOCK = {
+    **under("", "block", _BLOCK),
+    **under("context_proj", "context", WEIGHTS),
+    "gate_ctx": "context_gate",
+    "scale_shift_table": "modulation",
+}
+_DIFFUSION = {
+    **under("conv_in", "from_latent", WEIGHTS),
+    **under("det_stages.{}.{}", "stages.{}.{}", _BLOCK),
+    **under("upsamples.{}.proj", "upsamples.{}.linear", WEIGHTS),
+    **under("t_embedder.mlp.0", "time.first", WEIGHTS),
+    **under("t_embedder.mlp.2", "time.second", WEIGHTS),
+    **under("shared_adaln.proj", "time.modulation", WEIGHTS),
+    **under("conv_in_x_t", "from_pixels", WEIGHTS),
+    **under("diff_blocks.{}", "diffusion.{}", _DIFFUSION_BLOCK),
+    "norm_out.weight": "norm_out.weight",
+    **under("conv_out", "to_pixels", WEIGHTS),
+    "type_emb": None,  # of generated keyframes that are decoded together with the clip
+}
+# The heads of previews begin with "coarse_".
+DIFFUSION_DECODER = Keys(
+    {**under("decoder", "", _DIFFUSION), **STATISTICS}, prefixes=("vae.", ""), unwanted=("decoder.coarse_",)
+)

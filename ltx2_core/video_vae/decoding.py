@@ -1,0 +1,97 @@
+"""What a decoder is to whoever wants frames: the convolutional and the diffusion decoder look the same from there."""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from torch import Tensor
+
+from ..fields import Whole, zero
+from .tiling import OnTile, Tiling
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How a decoder that denoises is run; others take no notice."""
+
+    decoder_seed: Annotated[
+        int,
+        Whole(0, 999_999, advanced=True),
+        "Noise from which the diffusion decoder of LTX-2.5 makes the frames: fine detail depends on it, a little. "
+        "Other decoders take no notice.",
+    ] = 0
+    decoder_steps: Annotated[
+        int,
+        Whole(0, 20, 1, "steps", advanced=True, instead=zero("as the file says", usual=2)),
+        "Steps in which the diffusion decoder of LTX-2.5 denoises. 0 takes as many as it was made for, which is 1; "
+        "each more takes as long again. Other decoders take no notice.",
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """One part of what decoding takes.
+
+    Attributes:
+        key: parts of one latent with the same key cost the same.
+        run: computes it, on the device of the latent that was asked about.
+        times: how often it is computed.
+        held: bytes of what is alive beside it.
+    """
+
+    key: Hashable
+    run: Callable[[], object]
+    times: float = 1
+    held: int = 0
+
+
+@dataclass(frozen=True)
+class DecodingWork:
+    """What decoding a latent takes.
+
+    Attributes:
+        parts: what is computed.
+        interval: bytes of the frames that are blended at once, in float32.
+        kept: bytes that are alive until the last frame.
+    """
+
+    parts: tuple[Work, ...]
+    interval: int
+    kept: int = 0
+
+
+class Decoder(Protocol):
+    """From latents to frames, in tiles.
+
+    Attributes:
+        tilings: from the largest to the smallest that still looks whole.
+        usual_tiling: where nothing is known of the memory.
+        denoises: whether frames depend on ``Denoising``.
+    """
+
+    tilings: tuple[Tiling, ...]
+    usual_tiling: Tiling
+    denoises: bool
+
+    def check(self, latent: Tensor) -> None:
+        """Raise SettingError for a latent (B, C, f, h, w) that cannot be decoded."""
+
+    def decode(
+        self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None, on_tile: OnTile | None = None
+    ) -> Iterator[Tensor]:
+        """Yield consecutive frames (B, 3, F, H, W), nominally -1..1, blended in float32.
+
+        Args:
+            latent: (B, C, f, h, w).
+            tiling: Size and overlap of tiles.
+            denoising: Seed and steps; None for seed 0 and the steps that the file says.
+            on_tile: Called with (done, total) after every tile; it may raise to interrupt.
+        """
+
+    def work(self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None) -> DecodingWork:
+        """Say what ``decode`` computes of a latent of this shape, which may be one without content."""
+
+    def fitted(self, tiling: Tiling) -> Tiling:
+        """Return ``tiling`` enlarged to the least that hides its seams."""

@@ -1,0 +1,212 @@
+"""Attention in which every query sees a box of keys around it (see README.md, "Neighbourhood attention").
+
+The plain way runs everywhere and is exact. A kernel of comfy-kitchen takes its place where it gives the same numbers.
+"""
+
+import importlib
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int, int]  # frames, rows, columns
+Kernel = Callable[[Tensor, Tensor, Tensor, Size], Tensor]
+
+BRICK: Size = (4, 8, 8)  # queries that share one box of keys
+_SHARES = 32  # of a clip whose keys are copied at a time: the copies then take about as much as the queries
+_LARGEST = 2**31  # elements of a tensor that kernels are trusted to address
+
+_log = logging.getLogger(__name__)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
+    """Return softmax(q k^T) v over the window of each query.
+
+    A window has exactly ``kernel`` keys: it is centred on its query and shifted inwards at the borders of the clip. An
+    axis shorter than the window is seen as a whole.
+
+    Args:
+        q: Queries (B, T, H, W, heads, d), already scaled.
+        k: Keys, of the same shape.
+        v: Values, of the same shape.
+        kernel: Keys along time, height and width.
+
+    Returns:
+        (B, T, H, W, heads, d).
+    """
+    fast = find_kernel(q.device, q.dtype, q.shape[-1]) if q.numel() < _LARGEST else None
+    frames, rows, columns = (min(reach, length) for reach, length in zip(kernel, q.shape[1:4]))
+    return (fast or attend_in_bricks)(q, k, v, (frames, rows, columns))
+
+
+def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
+    """The plain way: queries are taken in bricks, whose windows together are one box; arguments as for ``attend``.
+
+    A share of all bricks runs at a time. Those inside the clip have one mask, those at its borders one each.
+    """
+    layout = _layout((q.shape[1], q.shape[2], q.shape[3]), kernel)
+    asked, seen = layout.cells_of_brick.to(q.device), layout.cells_of_box.to(q.device)
+    output = torch.empty_like(q)
+    for clip in range(len(q)):
+        queries, keys, values, result = (x[clip].flatten(0, 2) for x in (q, k, v, output))
+        for bricks, boxes, mask in layout.shares(q.device):
+            own, others = bricks[:, None] + asked, boxes[:, None] + seen
+            result.index_copy_(0, own.flatten(), _attend(queries, keys, values, own, others, mask))
+    return output
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, own: Tensor, others: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend from the cells ``own`` (n, q) to ``others`` (n, k) of tokens (N, heads, d); return (n * q, heads, d)."""
+    some_q, some_k, some_v = _pick(q, own), _pick(k, others), _pick(v, others)
+    found = F.scaled_dot_product_attention(some_q, some_k, some_v, attn_mask=mask, scale=1.0)
+    return found.transpose(1, 2).flatten(0, 1)
+
+
+def _pick(x: Tensor, cells: Tensor) -> Tensor:
+    """Copy the heads of these cells, (N, heads, d) to (boxes, heads, cells of a box, d)."""
+    return x.index_select(0, cells.flatten()).unflatten(0, cells.shape).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How bricks lie along one axis; a last one that would stick out is moved back over its neighbour."""
+
+    starts: list[int]  # of the bricks
+    boxes: list[int]  # of the boxes of keys that they see
+    brick: int
+    box: int
+    offsets: list[tuple[int, ...]]  # of each brick: where in its box the window of each query begins
+    reach: int
+
+    @classmethod
+    def of(cls, length: int, brick: int, reach: int) -> "_Axis":
+        """Lay bricks along ``length`` queries whose windows are ``reach`` keys long."""
+        brick = min(brick, length)
+        box = min(length, brick + reach - 1)
+        starts = [min(start, length - brick) for start in range(0, length, brick)]
+        windows = [[window_start(start + i, length, reach) for i in range(brick)] for start in starts]
+        boxes = [min(window[0], length - box) for window in windows]
+        offsets = [tuple(place - first for place in window) for window, first in zip(windows, boxes)]
+        return cls(starts, boxes, brick, box, offsets, reach)
+
+    @property
+    def patterns(self) -> list[tuple[int, ...]]:
+        """The offsets that bricks have, the most frequent first."""
+        return sorted(set(self.offsets), key=lambda offsets: -self.offsets.count(offsets))
+
+    def seen(self) -> Tensor:
+        """Return which keys of a box the queries of a brick see, for each pattern: (patterns, brick, box)."""
+        begins = torch.tensor(self.patterns)[:, :, None]
+        keys = torch.arange(self.box)
+        return (keys >= begins) & (keys < begins + self.reach)
+
+
+def window_start(query: int, length: int, reach: int) -> int:
+    """Return the first key of the window of ``query`` on an axis of ``length``."""
+    return max(0, min(query - reach // 2, length - reach))
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """The bricks of a clip. Cells are counted from the clip's first, row by row; all tensors are on the CPU."""
+
+    axes: tuple[_Axis, _Axis, _Axis]
+    bricks: Tensor  # (N,), the first cell of each brick, those inside of the clip first
+    boxes: Tensor  # (N,), that of its box
+    patterns: Tensor  # (N, 3), which of the masks of each axis it has
+    inside: int  # how many bricks have the first mask of every axis
+    cells_of_brick: Tensor  # (q,), from the first one on
+    cells_of_box: Tensor  # (k,)
+
+    def shares(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield the first cells of some bricks and of their boxes, and a mask that broadcasts to (n, heads, q, k)."""
+        bricks, boxes, patterns = self.bricks.to(device), self.boxes.to(device), self.patterns.to(device)
+        masks = [axis.seen().to(device) for axis in self.axes]
+        step = max(1, math.ceil(len(bricks) / _SHARES))
+        for first in range(0, self.inside, step):
+            here = slice(first, min(first + step, self.inside))
+            yield bricks[here], boxes[here], None if self._all_seen else _mask(masks, patterns[:1])
+        for first in range(self.inside, len(bricks), step):
+            here = slice(first, first + step)
+            yield bricks[here], boxes[here], _mask(masks, patterns[here])
+
+    @property
+    def _all_seen(self) -> bool:
+        return all(axis.box == axis.reach for axis in self.axes)
+
+
+def _mask(masks: list[Tensor], patterns: Tensor) -> Tensor:
+    """Which keys of its box each query of a brick sees, (n, 1, q, k)."""
+    t, h, w = (mask.index_select(0, pattern) for mask, pattern in zip(masks, patterns.unbind(1)))
+    seen = t[:, :, None, None, :, None, None] & h[:, None, :, None, None, :, None] & w[:, None, None, :, None, None, :]
+    return seen.flatten(1, 3).flatten(2)[:, None]
+
+
+@lru_cache(maxsize=32)
+def _layout(size: Size, kernel: Size) -> _Layout:
+    _, rows, columns = size
+    axes = [_Axis.of(length, brick, reach) for length, brick, reach in zip(size, BRICK, kernel)]
+    numbers = [torch.tensor([axis.patterns.index(each) for each in axis.offsets]) for axis in axes]
+    patterns = torch.cartesian_prod(*numbers)
+    order = (patterns != 0).any(1).to(torch.int8).argsort(stable=True)
+
+    def count(sides: Iterable[Iterable[int]]) -> Tensor:
+        t, h, w = torch.cartesian_prod(*(torch.tensor(list(side)) for side in sides)).unbind(1)
+        return (t * rows + h) * columns + w
+
+    return _Layout(
+        axes=(axes[0], axes[1], axes[2]),
+        bricks=count(axis.starts for axis in axes)[order],
+        boxes=count(axis.boxes for axis in axes)[order],
+        patterns=patterns[order],
+        inside=int((patterns == 0).all(1).sum()),
+        cells_of_brick=count(range(axis.brick) for axis in axes),
+        cells_of_box=count(range(axis.box) for axis in axes),
+    )
+
+
+# The kernel of comfy-kitchen
+
+
+@lru_cache(maxsize=16)
+def find_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel | None:
+    """Return the kernel of comfy-kitchen if it is installed and right on ``device``, else None; asked once.
+
+    Its own way on a CPU is no faster than ours.
+    """
+    if device.type in ("cpu", "meta"):
+        return None
+    try:
+        kernel = kitchen_kernel()
+        error = _self_test(kernel, device, dtype, head_dim)
+    except Exception as reason:  # of a library that may lack a build for this card in ways of its own
+        _log.info("Neighbourhood attention takes the plain way on %s: %s", device, str(reason).split("\n")[0])
+        return None
+    if error > _TOLERANCES.get(dtype, 1e-4):
+        _log.warning("comfy-kitchen's na3d is off by %.1e on %s: the plain way is taken.", error, device)
+        return None
+    return kernel
+
+
+def kitchen_kernel() -> Kernel:
+    """Return comfy-kitchen's na3d with our arguments. Raises ImportError or AttributeError where there is none."""
+    na3d = importlib.import_module("comfy_kitchen").na3d
+    return lambda q, k, v, kernel: na3d(q, k, v, list(kernel), scale=1.0)
+
+
+_TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 4e-3}  # as shares of the largest value
+
+
+def _self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
+    """Return the largest difference between ``kernel`` and the plain way, as a share of the largest value."""
+    generator = torch.Generator().manual_seed(0)
+    shape, window = (1, 7, 12, 13, 2, head_dim), (3, 11, 5)
+    q, k, v = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
+    expected = attend_in_bricks(q * head_dim**-0.5, k, v, window).float()
+    found = kernel(q * head_dim**-0.5, k, v, window).float()
+    return ((found - expected).abs().max() / expected.abs().max()).item()

@@ -1,0 +1,574 @@
+"""The diffusion decoder of LTX-2.5 against published numbers, diffusers, the official one, and its own rules."""
+
+import gzip
+import json
+import math
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from agreement import compare
+from formula import fill, signal
+from torch.testing import assert_close
+
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.keys.video_vae import DIFFUSION_DECODER, VIDEO_ENCODER
+from ltx2_core.errors import CheckpointError, SettingError
+from ltx2_core.health import Seams
+from ltx2_core.pipeline.decode_video import decode_video
+from ltx2_core.video_vae import (
+    Denoising,
+    DiffusionDecoder,
+    DiffusionDecoderConfig,
+    Tiling,
+    VideoDecoder,
+    VideoEncoder,
+    VideoVAEConfig,
+    diffusion_decoder,
+    neighbourhood_attention,
+)
+from ltx2_core.video_vae.diffusion_config import RELEASED
+from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap, split_with_least
+from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, find_kernel, window_start
+from ltx2_core.video_vae.place_noise import place_noise
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VECTORS = json.loads((GOLDEN / "test_vectors_2.5.json").read_text())
+NUMBERS = VECTORS["diffusion_decoder"]
+TINY = VECTORS["diffusion_decoder_tiny_config"]
+PUBLISHED = json.loads((GOLDEN / "vae_config_2.5_diffusion.json").read_text())
+VAE_2_3 = json.loads((GOLDEN / "config_2.3.json").read_text())["vae"]
+ENCODER = {
+    "blocks": VAE_2_3["encoder_blocks"],
+    "in_channels": 3,
+    "out_channels": 128,
+    "dims": 3,
+    "patch_size": 4,
+    "norm_layer": "pixel_norm",
+    "latent_log_var": "constant",
+    "spatial_padding_mode": "zeros",
+}
+# Windows that reach less far, so that tiles of a small clip agree with the whole beyond their edges.
+NARROW = {
+    **TINY,
+    "stage_channels": [64, 32, 16, 16, 16],
+    "stage_depths": [1, 1, 1, 1, 1],
+    "stage_kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
+    "stage5_kernel": [3, 3, 3],
+}
+
+
+SLIM = {
+    **TINY,
+    "stage_depths": [1, 1, 1, 1, 1],
+    "stage_channels": [64, 32, 16, 16, 16],
+    "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
+}
+
+
+def section(decoder=TINY, predicts="x0", **changes) -> dict:
+    return {"_class_name": "CausalDiffusionVAE", "model_output_type": predicts, "decoder": {**decoder, **changes}}
+
+
+def bare(name: str) -> str:
+    return DIFFUSION_DECODER.official(name).removeprefix("vae.").removeprefix("decoder.")
+
+
+def tiny(decoder=TINY, predicts="x0", **changes) -> DiffusionDecoder:
+    """The decoder with the weights of the vectors."""
+    config = DiffusionDecoderConfig.from_json(section(decoder, predicts, **changes))
+    network = DiffusionDecoder(config).requires_grad_(False).eval()
+    fill(network, bare)
+    return network
+
+
+def spread(*shape: int) -> torch.Tensor:
+    """The noise of the vectors."""
+    v = 43758.5453 * torch.sin(12.9898 * torch.arange(math.prod(shape), dtype=torch.float64) + 0.5)
+    return (1.7320508 * (2 * (v - v.floor()) - 1)).float().reshape(shape)
+
+
+def matches(name: str, found: torch.Tensor) -> None:
+    expected = NUMBERS[name]
+    assert list(found.shape) == expected["shape"]
+    indices = torch.tensor([int(index) for index in expected["samples"]])
+    samples = torch.tensor(list(expected["samples"].values()))
+    compare(f"video_vae.diffusion {name} vectors", found.flatten()[indices], samples)
+    statistics = (found.mean().item(), found.std().item())
+    assert_close(statistics, (expected["mean"], expected["std"]), atol=2e-6, rtol=1e-5)
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(decoder: DiffusionDecoder, latent: torch.Tensor, tiling: Tiling = Tiling(4096, 160, 4096, 40), **noise):
+    return torch.cat(list(decoder.decode(latent, tiling, Denoising(**noise))), dim=2)
+
+
+# Published numbers
+
+
+@torch.no_grad()
+def test_published_numbers_of_every_stage():
+    decoder, latent = tiny(), signal(1, 8, 2, 3, 3)
+    matches("timestep_embedding_at_1.0", decoder.time.embed(1.0)[None])
+    cells = decoder.make_cells(latent)
+    matches("stage1to3_feature", cells)
+    context = decoder.make_context(cells, is_first=True, is_last=True)
+    matches("stage4_context", context)
+    matches("x0_full_window", decoder(latent, spread(1, 3, 9, 96, 96)))
+    later = decoder.make_context(cells[:, 3:9], is_first=False, is_last=False)
+    matches("x0_non_origin_tile", decoder.denoise(spread(1, 3, 12, 96, 96), later))
+
+
+@torch.no_grad()
+def test_published_numbers_of_several_steps():
+    latent, noise = signal(1, 8, 2, 3, 3), spread(1, 3, 9, 96, 96)
+    matches("x0_three_steps", tiny()(latent, noise, steps=3))
+    matches("v_two_steps", tiny(predicts="v", default_num_inference_steps=2)(latent, noise))
+
+
+@torch.no_grad()
+def test_published_numbers_of_tiles_and_short_clips(monkeypatch):
+    decoder, shapes = tiny(), []
+
+    def noise(seed, shape, start, like):
+        shapes.append(list(shape))
+        return spread(*shape)
+
+    monkeypatch.setattr(diffusion_decoder, "place_noise", noise)
+    matches("short_clip", whole(decoder, signal(1, 8, 1, 2, 3)))
+    assert shapes == NUMBERS["short_clip"]["noise_shapes"]
+    shapes.clear()
+    sizes = [CellGrid.of(decoder.config, (4, 4, 5), Tiling(side, 32, 16, 8)) for side in (64, 96)]
+    grid = replace(sizes[0], tiles=replace(sizes[0].tiles, columns=sizes[1].tiles.columns))
+    monkeypatch.setattr(CellGrid, "of", lambda *rest: grid)
+    matches("tiled", whole(decoder, signal(1, 8, 4, 4, 5)))
+    assert shapes == NUMBERS["tiled"]["tile_noise_shapes"]
+
+
+def test_published_sizes():
+    small, real = (DiffusionDecoderConfig.from_json(each) for each in (section(), PUBLISHED))
+    assert list(small.smallest) == NUMBERS["min_latent_shape"] and real.smallest == (3, 7, 7)
+    assert list(small.smallest_tile) == NUMBERS["tile_min_stage4"] and real.smallest_tile == (6, 6, 6)
+    assert least_overlap(real) == (160, 40) and (real.time_scale, real.space_scale, real.ghosts) == (8, 32, 2)
+    intervals = CellGrid.of(real, (16, 16, 24), Tiling(320, 160, 80, 40)).tiles.intervals
+    rows = CellGrid.of(real, (16, 16, 24), Tiling(320, 160, 80, 40)).tiles.rows
+    columns = CellGrid.of(real, (16, 16, 24), Tiling(384, 160, 80, 40)).tiles.columns
+    assert [(tile.target.start, tile.target.stop) for tile in intervals] == [(0, 79), (39, 119), (79, 121)]
+    assert [(tile.target.start, tile.target.stop) for tile in rows] == [(0, 320), (160, 480), (320, 512)]
+    assert [(tile.target.start, tile.target.stop) for tile in columns] == [(0, 384), (224, 608), (448, 768)]
+    assert [(tile.source.start, tile.source.stop) for tile in intervals] == [(0, 40), (20, 60), (40, 61 + 8)]
+
+
+# Other implementations
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_the_decoder_of_diffusers_agrees():
+    """From 17 frames on: below, its windows shrink and its crop keeps fewer frames."""
+    module = pytest.importorskip("diffusers.models.autoencoders.ltx2_diffusion_decoder")
+    ours = tiny(SLIM)
+    theirs = module.LTX2VideoDiffusionDecoder3d(
+        in_channels=8, head_dim=16, stage_channels=tuple(SLIM["stage_channels"]),
+        stage_depths=tuple(SLIM["stage_depths"]), stage_kernels=tuple(map(tuple, SLIM["stage_kernels"][:4])),
+        upsample_strides=tuple(tuple(stride) for stride, _ in SLIM["upsamples"]),
+        upsample_channel_reductions=tuple(divisor for _, divisor in SLIM["upsamples"]),
+        stage5_kernel=tuple(SLIM["stage5_kernel"]), t_emb_dim=24,
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(_for_diffusers(ours, theirs))
+    latent, noise = random(1, 8, 3, 3, 3), random(1, 3, 17, 96, 96, seed=2)
+    context = theirs.forward_stage_4(theirs.forward_stages_1_to_3(ours.statistics.denormalize(latent)))
+    compare("video_vae.diffusion diffusers", ours(latent, noise, 2), theirs.denoise(context, noise, 2))
+
+
+def _for_diffusers(ours: DiffusionDecoder, theirs: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Our weights by the names of diffusers, which splits what the file keeps together."""
+    renamed, split = {}, {"qkv": ("to_q", "to_k", "to_v")}
+    steps = {"mlp.0": "timestep_embedder.linear_1", "mlp.2": "timestep_embedder.linear_2"}
+    for name, tensor in ours.state_dict().items():
+        name = bare(name)
+        for old, new in steps.items():
+            name = name.replace(f"t_embedder.{old}", f"t_embedder.{new}")
+        parts = dict(zip(split["qkv"], tensor.chunk(3))) if ".qkv." in name else {"": tensor}
+        renamed |= {name.replace("qkv", part) if part else name: piece for part, piece in parts.items()}
+    known = theirs.state_dict().keys()
+    renamed = {_nearest(name, known): tensor for name, tensor in renamed.items() if not name.startswith("per_channel")}
+    assert renamed.keys() == known
+    return renamed
+
+
+def _nearest(name: str, known) -> str:
+    changes = [("", ""), ("attn.proj.", "attn.to_out.0."), ("q_norm", "norm_q"), ("k_norm", "norm_k")]
+    changes += [("attn.to_", "attn.qkv.to_"), ("t_embedder.timestep_embedder", "t_embedder"), ("mlp.w_", "mlp.")]
+    return next((name.replace(*change) for change in changes if name.replace(*change) in known), name)
+
+
+@torch.no_grad()
+def test_the_official_decoder_agrees():
+    """With full windows; by default it computes slabs whose outer borders are copies (README.md)."""
+    official = pytest.importorskip("ltx_core.model.video_vae.diffusion_video_decoder")
+    apply = pytest.importorskip("ltx_core.model.video_vae.transformer.apply")
+    sizes = {
+        "stage_channels": tuple(TINY["stage_channels"]), "stage_depths": tuple(TINY["stage_depths"]),
+        "stage_kernels": tuple(map(tuple, TINY["stage_kernels"])), "stage5_kernel": tuple(TINY["stage5_kernel"]),
+        "upsamples": tuple((tuple(stride), divisor) for stride, divisor in TINY["upsamples"]),
+    }  # fmt: skip
+    theirs = official.DiffusionVideoDecoder(
+        in_channels=8, head_dim=16, t_emb_dim=24, default_num_inference_steps=1, timestep_scale_multiplier=1000.0,
+        model_output_type="x0", **sizes,
+    ).eval()  # fmt: skip
+    ours = tiny()
+    renamed = {}
+    for name, tensor in ours.state_dict().items():
+        name = bare(name).replace("mlp.0", "timestep_embedder.linear_1").replace("mlp.2", "timestep_embedder.linear_2")
+        parts = dict(zip("qkv", tensor.chunk(3))) if ".qkv." in name else {}
+        renamed |= {name.replace("qkv.", f"qkv.to_{part}."): piece for part, piece in parts.items()} or {name: tensor}
+    theirs.load_state_dict(renamed)
+    plain = apply.DiffVAEConfig(
+        block=apply.DiffVAEBlockKind.COMBINED, w_chunks=1, natten_backend=None,
+        attention=apply.NAttentionKind.EAGER_SDPA, compile_blocks=False, compile_det_stages=False,
+    )  # fmt: skip
+    apply.apply_diffvae_config(theirs, plain)
+    for shape in [(1, 8, 3, 3, 4), (1, 8, 4, 5, 3)]:
+        latent = random(*shape)
+        expected = theirs(latent, generator=torch.Generator().manual_seed(5))
+        noise = torch.randn(expected.shape, generator=torch.Generator().manual_seed(5))
+        compare("video_vae.diffusion official", ours(latent, noise), expected)
+
+
+# Neighbourhood attention
+
+
+def dense(q, k, v, kernel):
+    """The definition: a mask over all pairs."""
+    size, places = q.shape[1:4], torch.cartesian_prod(*(torch.arange(n) for n in q.shape[1:4]))
+    seen = torch.ones(len(places), len(places), dtype=torch.bool)
+    for axis, (length, reach) in enumerate(zip(size, kernel)):
+        start = torch.tensor([window_start(int(i), length, reach) for i in places[:, axis]])[:, None]
+        seen &= (places[:, axis] >= start) & (places[:, axis] < start + reach)
+    q, k, v = (x.flatten(1, 3).transpose(1, 2) for x in (q, k, v))
+    found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0)
+    return found.transpose(1, 2).unflatten(1, size)
+
+
+SHAPES = [
+    ((2, 5, 9, 17, 2, 16), (3, 5, 7)),
+    ((1, 13, 10, 11, 1, 8), (11, 5, 3)),
+    ((1, 4, 8, 8, 1, 8), (3, 7, 7)),  # one brick
+    ((1, 11, 3, 20, 1, 8), (11, 3, 11)),  # an axis that is one window
+    ((1, 9, 6, 5, 1, 8), (4, 2, 4)),  # even windows
+    ((1, 2, 3, 1, 1, 8), (3, 7, 7)),  # axes that are shorter than the window
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel"), SHAPES)
+def test_bricks_are_the_definition(shape, kernel):
+    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    window = tuple(min(pair) for pair in zip(kernel, shape[1:4]))
+    assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
+def test_the_library_has_the_same_windows(shape, kernel):
+    pytest.importorskip("comfy_kitchen")
+    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    theirs = neighbourhood_attention.kitchen_kernel()
+    assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
+
+
+def test_no_copy_is_as_large_as_all_windows():
+    """Keys of a share of the bricks are copied, never the 1331 keys of every query, nor a mask over the clip."""
+    from peak import Peak
+
+    q, k, v = (random(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
+    with Peak() as measured:
+        attend_in_bricks(q, k, v, (11, 11, 11))
+    assert measured.bytes < 8 * q.nbytes
+
+
+class FakeLibrary(types.ModuleType):
+    """comfy-kitchen with a kernel that is right, wrong, missing, or made for another card."""
+
+    def __init__(self, kind: str):
+        super().__init__("comfy_kitchen")
+        if kind != "old":
+            self.na3d = getattr(self, kind)
+
+    @staticmethod
+    def right(q, k, v, kernel, scale):
+        return attend_in_bricks(q, k, v, tuple(kernel))
+
+    @staticmethod
+    def wrong(q, k, v, kernel, scale):
+        return attend_in_bricks(q, k, v, (1, *kernel[1:]))
+
+    @staticmethod
+    def foreign(q, k, v, kernel, scale):
+        raise RuntimeError("no kernel image is available for execution on the device\nand more")
+
+
+class Card:
+    """A card that is none: what is moved to it stays where it is."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("right", ""), ("wrong", "is off by"), ("foreign", "no kernel image"), ("old", "na3d"), (None, "comfy_kitchen"),
+])  # fmt: skip
+def test_a_kernel_is_used_where_it_is_right(kind, said, monkeypatch, caplog):
+    library = None if kind is None else FakeLibrary(kind)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *rest: tensor)
+    caplog.set_level("INFO")
+    find_kernel.cache_clear()
+    try:
+        assert (find_kernel(Card(), torch.float32, 16) is not None) == (kind == "right")
+    finally:
+        find_kernel.cache_clear()
+    assert said in caplog.text and bool(said) == ("plain way" in caplog.text)
+
+
+def test_a_cpu_takes_the_plain_way():
+    assert find_kernel(torch.device("cpu"), torch.float32, 64) is None
+
+
+# Files
+
+
+def test_every_tensor_of_the_released_file_has_its_place():
+    listing = gzip.decompress((GOLDEN / "video_vae_2.5_split_diffusion.tsv.gz").read_bytes()).decode()
+    lines = [line.split("\t") for line in listing.splitlines() if not line.startswith("#")]
+    shapes = {key: tuple(map(int, shape.split("x"))) for key, shape, _ in lines}
+    decoder, encoder = COMPONENTS["video_decoder"].find(shapes), COMPONENTS["video_encoder"].find(shapes)
+    config = {"vae": {**PUBLISHED, "encoder": ENCODER}}
+    found = {}
+    with torch.device("meta"):
+        for variant, names in (decoder, encoder):
+            module = variant.build(config, {ours: shapes[key] for ours, key in names.items()})
+            state = module.state_dict()
+            assert state.keys() == names.keys()
+            found |= {names[ours]: tuple(tensor.shape) for ours, tensor in state.items()}
+            if variant.keys is DIFFUSION_DECODER:
+                assert sum(p.numel() for p in module.parameters()) == 417_133_616
+    assert found.keys() == shapes.keys() - {"decoder.type_emb"} and len(shapes) == 396
+    assert all(shapes[key] == shape for key, shape in found.items())
+    assert decoder[0].keys is DIFFUSION_DECODER and encoder[0].keys is VIDEO_ENCODER
+    assert DIFFUSION_DECODER.ours("decoder.type_emb", "") is None
+
+
+def test_heads_of_previews_are_known_and_not_wanted():
+    assert DIFFUSION_DECODER.ours("vae.decoder.coarse_head.0.weight", "vae.") is None
+    with pytest.raises(KeyError):
+        DIFFUSION_DECODER.ours("decoder.fine_head.weight", "")
+
+
+@torch.no_grad()
+def test_gates_of_old_files_are_folded_rows():
+    """Scaling what a block adds equals scaling the rows of its last layers, biases included."""
+    names = {"gate_msa": "attn.proj", "gate_mlp": "mlp.w_down", "gate_ctx": "context_proj"}
+    plain = tiny()
+    state, folded = plain.state_dict(), {}
+    for name, tensor in state.items():
+        for number, (gate, module) in enumerate(names.items()):
+            block, found, leaf = bare(name).rpartition(f"{module}.")
+            if not found:
+                continue
+            values = 1 + 0.5 * random(len(tensor), seed=number)
+            folded[name] = tensor * (values[:, None] if leaf == "weight" else values)
+            state = state | {DIFFUSION_DECODER.ours(f"decoder.{block}{gate}", ""): values}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    gated = DiffusionDecoder(DiffusionDecoderConfig.from_json(section(), shapes)).requires_grad_(False)
+    gated.load_state_dict(state)
+    plain.load_state_dict(plain.state_dict() | folded)
+    latent, noise = random(1, 8, 2, 3, 3), random(1, 3, 9, 96, 96)
+    compare("video_vae.diffusion gates", gated(latent, noise), plain(latent, noise), tolerance=3e-5)
+
+
+def test_absent_fields_are_those_of_the_official_reader():
+    bare_section = {key: value for key, value in TINY.items() if key not in (
+        "default_num_inference_steps", "timestep_scale_multiplier", "model_output_type", "head_dim", "t_emb_dim",
+    )}  # fmt: skip
+    config = DiffusionDecoderConfig.from_json(
+        {"_class_name": "CausalDiffusionVAE", "decoder": bare_section | {"na_head_dim": 16}}
+    )
+    assert (config.steps, config.time_multiplier, config.predicts_x0) == (2, 1.0, False)
+    assert (config.head_dim, config.embedding) == (16, 384)
+
+
+def test_the_config_of_the_release_stands_in_for_a_file_without_one():
+    published, stand_in = DiffusionDecoderConfig.from_json(PUBLISHED), DiffusionDecoderConfig.from_json(RELEASED)
+    assert published == stand_in and published.steps == 1 and published.predicts_x0
+    shapes = {"from_latent.weight": (2048, 128), "from_pixels.weight": (256, 48)}
+    assert DiffusionDecoderConfig.from_json(VAE_2_3, shapes) == published
+    with pytest.raises(CheckpointError, match="describes a convolutional decoder, but the tensors"):
+        DiffusionDecoderConfig.from_json(VAE_2_3, {"from_latent.weight": (256, 8)})
+    with pytest.raises(CheckpointError, match="describes a diffusion decoder, but the tensors"):
+        VideoDecoder(VideoVAEConfig.from_json({**PUBLISHED, "encoder": ENCODER}))
+
+
+def test_the_encoder_has_a_section_of_its_own():
+    inner, flat = VideoVAEConfig.from_json({**PUBLISHED, "encoder": ENCODER}), VideoVAEConfig.from_json(VAE_2_3)
+    assert inner.encoder_blocks == flat.encoder_blocks and inner.encoder_padding == flat.encoder_padding == "zeros"
+    assert (inner.latent_channels, inner.time_scale, inner.space_scale) == (128, 8, 32)
+    half = {**ENCODER, "out_channels": 16, "spatial_padding_mode": "reflect"}
+    other = VideoVAEConfig.from_json({**PUBLISHED, "encoder": half})
+    assert (other.latent_channels, other.encoder_padding) == (16, "reflect")
+    with pytest.raises(CheckpointError, match=r"encoder's encoder_blocks|lists no encoder_blocks"):
+        VideoVAEConfig.from_json({**PUBLISHED, "encoder": {**ENCODER, "blocks": []}})
+    with torch.device("meta"):
+        assert {k: v.shape for k, v in VideoEncoder(inner).state_dict().items()} == {
+            k: v.shape for k, v in VideoEncoder(flat).state_dict().items()
+        }
+
+
+def test_the_convolutional_file_of_2_5_is_decoded_as_2_3():
+    config = {"vae": VAE_2_3}
+    assert isinstance(_made(config), VideoDecoder) and _made(config).config.decoder_padding == "zeros"
+    assert isinstance(_made({"vae": PUBLISHED}), DiffusionDecoder)
+    both = {"vae": {**VAE_2_3, **PUBLISHED, "encoder": ENCODER}}  # what is known of a version that has both
+    assert isinstance(_made(both), DiffusionDecoder)
+    assert VideoVAEConfig.from_json(both["vae"]).decoder_blocks == VideoVAEConfig.from_json(VAE_2_3).decoder_blocks
+
+
+def _made(config: dict) -> torch.nn.Module:
+    with torch.device("meta"):
+        return COMPONENTS["video_decoder"].make(config, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stage_channels": [64, 32]}, "2 stage_channels, 5 stage_depths"),
+        ({"stage_channels": [256, 128, 64, 64, 48]}, "stage 5 has 48 channels"),
+        ({"head_dim": 24}, "do not split into heads of 24"),
+        ({"stage_kernels": [[3, 3]] * 5}, "three whole numbers"),
+        ({"stage_kernels": "wide"}, "stage_kernels = 'wide'"),
+        ({"stage5_kernel": [0, 1, 1]}, "stage5_kernel"),
+        ({"upsamples": [[[1, 2, 2], 3]] * 4}, "a stride and a divisor"),
+        ({"upsamples": []}, "0 upsamplings"),
+        ({"spatial_padding_mode": "reflect"}, "spatial_padding_mode = 'reflect'"),
+        ({"resampler_kind": "conv"}, "resampler_kind = 'conv'"),
+    ],
+)
+def test_unsupported_configs_are_refused(changes, words):
+    with pytest.raises(CheckpointError, match=words):
+        DiffusionDecoderConfig.from_json(section(**changes))
+
+
+def test_another_output_is_refused():
+    with pytest.raises(CheckpointError, match="model_output_type"):
+        DiffusionDecoderConfig.from_json(section(predicts="noise"))
+    with pytest.raises(SettingError, match="has 4 channels, the video VAE expects 8"):
+        next(tiny().decode(random(1, 4, 1, 1, 1), Tiling()))
+
+
+# Noise
+
+
+def test_noise_is_normal_and_each_number_its_own():
+    noise = place_noise(3, (2, 3, 9, 64, 80), (0, 0, 0), torch.empty(0)).double()
+    assert abs(noise.mean()) < 5e-3 and abs(noise.std() - 1) < 5e-3 and abs((noise**4).mean() - 3) < 0.05
+    for axis in range(5):
+        one, other = noise.narrow(axis, 0, noise.shape[axis] - 1), noise.narrow(axis, 1, noise.shape[axis] - 1)
+        assert abs((one * other).mean()) < 0.01
+    others = [place_noise(seed, (1, 3, 9, 64, 80), (0, 0, 0), torch.empty(0)) for seed in (4, 3 + 2**32)]
+    for other in others:
+        assert abs((noise[:1] * other).mean()) < 0.01
+    assert noise.unique().numel() > 0.98 * noise.numel()  # of 24 bits
+
+
+def test_noise_of_a_part_is_a_part_of_the_noise():
+    everything = place_noise(7, (1, 3, 12, 24, 40), (0, 0, 0), torch.empty(0))
+    part = place_noise(7, (1, 3, 5, 8, 16), (3, 10, 20), torch.empty(0))
+    assert torch.equal(part, everything[:, :, 3:8, 10:18, 20:36])
+
+
+# Tiles
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(5, 3, 8), (9, 7, 4)])
+def test_tiles_are_the_whole_where_they_do_not_blend(size):
+    """Outside of the blends, of a decoder whose windows reach no farther than tiles overlap."""
+    decoder = tiny(NARROW)
+    assert least_overlap(decoder.config) == (32, 8)
+    latent = random(1, 8, *size)
+    tiled = whole(decoder, latent, Tiling(96, 64, 24, 16))
+    expected = whole(decoder, latent)
+    grid = CellGrid.of(decoder.config, size, Tiling(96, 64, 24, 16)).tiles
+    alone = torch.ones(expected.shape[2:], dtype=torch.bool)
+    for axis, tiles in enumerate((grid.intervals, grid.rows, grid.columns)):
+        for one, other in zip(tiles, tiles[1:]):
+            alone.narrow(axis, other.target.start, one.target.stop - other.target.start).fill_(False)
+    assert 0.01 < alone.float().mean() < 0.9
+    compare("video_vae.diffusion tiles", tiled[..., alone], expected[..., alone])
+    assert (tiled - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_windows_that_reach_across_tiles_differ_only_within_the_blend():
+    decoder, latent = tiny(), random(1, 8, 7, 3, 7)
+    tiling = Tiling(96, 32, 32, 8)
+    grid = CellGrid.of(decoder.config, latent.shape[2:], decoder.fitted(tiling)).tiles
+    tiled, expected = whole(decoder, latent, tiling), whole(decoder, latent)
+    assert tiled.shape == expected.shape
+    difference = (tiled - expected).abs()
+    assert difference.max() > 1e-3  # the windows of both stages together reach farther than the overlap
+    assert difference.mean() < 0.05 * expected.std()
+    steps = tiled.diff(dim=3).abs().mean(dim=(0, 1, 2, 3)), tiled.diff(dim=4).abs().mean(dim=(0, 1, 2, 3))
+    inner = [tile.target.start for tile in grid.columns[1:]]
+    assert inner and all(steps[1][edge - 1] < 1.5 * steps[1].median() + 0.1 for edge in inner)
+
+
+@torch.no_grad()
+def test_no_seam_is_seen_where_tiles_meet():
+    decoder, latent = tiny(), 0.5 * random(1, 8, 3, 4, 12)
+    grid = CellGrid.of(decoder.config, latent.shape[2:], decoder.fitted(Tiling(128, 32, 32, 8))).tiles
+    lines = tuple(tile.target.start for tile in grid.columns[1:])
+    seams = Seams((), (), lines)
+    for chunk in decode_video(decoder, latent, Tiling(128, 32, 32, 8)):
+        seams.see(chunk)
+    assert lines and not seams.findings()
+
+
+def test_a_short_last_tile_begins_earlier():
+    spans = split_with_least(21, 10, 4, 6)
+    assert [(span.start, span.stop) for span in spans] == [(0, 10), (6, 16), (12, 21)]
+    spans = split_with_least(17, 10, 4, 6)
+    assert [(span.start, span.stop, span.fade_in, span.fade_out) for span in spans] == [
+        (0, 10, 0, 4), (6, 16, 4, 5), (11, 17, 5, 0),
+    ]  # fmt: skip
+
+
+def test_tiles_are_enlarged_until_they_hide_their_seams():
+    with torch.device("meta"):
+        decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(PUBLISHED))
+    assert decoder.fitted(Tiling(64, 32, 16, 8)) == Tiling(320, 160, 80, 40)
+    assert decoder.fitted(Tiling(512, 64, 80, 24)) == Tiling(512, 160, 80, 40)
+    assert all(decoder.fitted(tiling) == tiling for tiling in decoder.tilings)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 5), (2, 3, 1)])
+def test_clips_of_any_size_are_decoded(size):
+    decoder = tiny()
+    frames, height, width = size
+    (chunk,) = decoder.decode(random(2, 8, *size), Tiling())
+    assert chunk.shape == (2, 3, 8 * (frames - 1) + 1, 32 * height, 32 * width) and chunk.isfinite().all()
+
+
+@torch.no_grad()
+def test_the_seed_and_the_steps_change_the_frames():
+    decoder, latent = tiny(), random(1, 8, 1, 3, 3)
+    first = whole(decoder, latent)
+    assert torch.equal(first, whole(decoder, latent, decoder_seed=0, decoder_steps=1))
+    assert not torch.equal(first, whole(decoder, latent, decoder_seed=1))
+    assert not torch.equal(first, whole(decoder, latent, decoder_steps=2))
