@@ -4,9 +4,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..quantization import expand_weight, format_of
 
 # Weights are looked at when a network is filled: all of them up to this many bytes, else only the small ones, such as
 # norms, tables, biases and scales. The large ones of a transformer or of Gemma lie mapped in their file and are read
@@ -114,6 +116,10 @@ def find_broken(networks: Iterable[nn.Module]) -> str:
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point() and not _is_finite(tensor):
                 return f"{title} has {official(name)}, which {_BROKEN}"
+        for name, module in network.named_modules():
+            packed = format_of(module) is not None and not module.get_parameter("weight").is_floating_point()
+            if packed and not _is_finite(expand_weight(module, torch.float32)):
+                return f"{title} has {official(f'{name}.weight')}, which {_BROKEN}"
     return ""
 
 

@@ -265,7 +265,7 @@ def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
 
 def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
-    plain = next(each.weight.dtype for each in stored_weights(state).values() if find_format(each) is None)
-    install_quantized_layers(network, state, plain)
+    plain = (each.weight.dtype for each in stored_weights(state).values() if find_format(each) is None)
+    install_quantized_layers(network, state, next(plain, None))
     network.load_state_dict(state, assign=True, strict=False)
     return network.requires_grad_(False).eval()

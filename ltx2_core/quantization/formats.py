@@ -112,13 +112,14 @@ def expand_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
 
 
 def plain_dtype(network: nn.Module) -> torch.dtype:
-    """Return the dtype of the parameters that are not quantised: what the network computes in."""
-    return next(
+    """Return the dtype of the parameters that are not quantised: what the network computes in; bfloat16 if all are."""
+    plain = (
         parameter.dtype
         for module in network.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if (format_of(module) is None or name == "bias") and parameter.is_floating_point()
     )
+    return next(plain, torch.bfloat16)
 
 
 def split_companion(key: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import random
 import struct
 import time
 import tracemalloc
@@ -27,9 +28,11 @@ from gguf_files import (
     write,
     write_parts,
 )
+from official import inputs
 from peak import Peak
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.functional import pad
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -37,11 +40,14 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.folders import is_shard, open_file
 from ltx2_core.checkpoint.gguf_header import read_gguf_header
+from ltx2_core.checkpoint.loading import find_broken
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.errors import LTX2Error, MissingFileError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
+from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.encode_text import ProjectFeatures
 from ltx2_core.quantization import (
     BLOCKS,
     READABLE_BLOCKS,
@@ -405,6 +411,68 @@ def test_a_lora_beside_blocks(mini, tmp_path):
     with adapter.attached():
         found = layer(x)
     assert_close(found, layer(x) + 0.5 * x @ (up @ down).T)
+
+
+def test_a_number_that_is_none_is_found_in_a_block(mini, tmp_path):
+    name = "transformer_blocks.2.ff.net.2.weight"
+    start = read_gguf_header(mini).tensors[name].start + 34 * 1000
+    content = bytearray(mini.read_bytes())
+    content[start : start + 2] = b"\xff\x7f"  # the scale of a block is not a number
+    (tmp_path / "bad.gguf").write_bytes(content)
+    network = build(open_models(tmp_path / "bad.gguf"), "transformer", torch.bfloat16)
+    assert f"bad.gguf has {PREFIX}{name}, which holds NaN" in find_broken([network])
+    assert not find_broken([build(open_models(mini), "transformer", torch.bfloat16)])
+
+
+@pytest.mark.parametrize("budget", [0, 40_000])
+def test_blocks_stream_bit_for_bit(tiny, budget):
+    models = open_models(tiny[0])
+    section = models.config["transformer"] | {"in_channels": 128, "audio_in_channels": 128}
+    given = [type(s)(pad(s.tokens, (0, 120)), *list(vars(s).values())[1:]) for s in inputs(section)]
+    network = build(models, "transformer", torch.float32)
+    expected = network(*given)
+    store = Store(network, "cpu", link=Plain("cpu"))
+    store.set_budget(budget)
+    with store.use():
+        assert all(torch.equal(a, b) for a, b in zip(network(*given), expected))
+
+
+def test_a_component_all_in_blocks_is_planned(mini):
+    """The text projection of 2.0 is one matrix without a bias."""
+    models = open_models([mini, MINI])
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
+    blueprint = Blueprint.of_files(models, open_text_encoder(GEMMA), dtypes)
+    need = ProjectFeatures(1).need(blueprint)
+    assert need is not None and format_of(blueprint.network("text_features").both) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
+def test_damaged_files_are_answered_in_a_sentence(tmp_path, tiny, seed):
+    """Other bytes, lengths and counts that cannot be, ends that are missing: nothing but our errors, and soon."""
+    chance = random.Random(seed)
+    gemma_file = write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0"))
+    reads = {
+        tiny[0]: lambda path: build(open_models(path), "transformer", torch.bfloat16),
+        gemma_file: lambda path: (open_text_encoder(path).tokenizer(), build_text_encoder(open_text_encoder(path))),
+    }
+    refused = 0
+    for _ in range(40):
+        source = chance.choice(list(reads))
+        content = bytearray(source.read_bytes())
+        at = chance.randrange(4, chance.choice((64, 2000, 20000)))
+        content[at : at + 8] = chance.choice(
+            (b"\xff" * 8, bytes(8), b"\0" * 7 + b"\x80", bytes([chance.randrange(256)]))
+        )
+        (tmp_path / "x.gguf").write_bytes(content[: chance.choice((None, chance.randrange(5, len(content))))])
+        start = time.process_time()
+        try:
+            reads[source](tmp_path / "x.gguf")
+        except LTX2Error as error:
+            said, refused = str(error), refused + 1
+            assert said and "\n" not in said and len(said) < 700
+        assert time.process_time() - start < 10
+    assert refused > 20
 
 
 # -- Files in parts ----------------------------------------------------------------------------------------------------
