@@ -43,10 +43,10 @@ from ltx2_core.pipeline.sample import need_of_passes
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.quantization import CASTS, castable, install_quantized_layers, use_scaled_products
-from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
 from . import peers
+from .no_card import LENGTH
 
 HERE = Path(__file__).parent
 FORMATS = ("bf16", "fp8", "fp8 products")  # each is made from the one before; the last multiplies float8 by float8

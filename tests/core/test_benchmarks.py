@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import cuda
+from benchmarks import clips, cuda
 
 
 @pytest.mark.slow
@@ -34,3 +34,16 @@ def test_the_script_for_a_card(tmp_path):
 def test_a_part_without_time_is_a_row_that_says_so(tmp_path):
     rows = json.loads(cuda.main(["--tiny", "--minutes", "0", "--output", str(tmp_path)]).read_text())["rows"]
     assert rows and all(row["skipped"] == "no time was left" for row in rows)
+
+
+@pytest.mark.slow
+def test_whole_clips_are_timed_by_stages(tmp_path, capsys):
+    words = ["--tiny", "--vram", "1", "--size", "64x64x9", "--steps", "1", "--only", "lora,stages"]
+    path = clips.main([*words, "--output", str(tmp_path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert {(row["clip"], row["stage"]) for row in rows} >= {
+        ("lora", "sampling"), ("stages", "upscaling space by 2"), ("stages", "refining"), ("stages", "frames"),
+    }  # fmt: skip
+    assert all(row["seconds"] > 0 and row["planned seconds"] > 0 for row in rows)
+    clips.main(["--table", str(path)])
+    assert capsys.readouterr().out.splitlines()[-len(rows)].startswith("| lora | prompt |")

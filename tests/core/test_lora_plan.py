@@ -10,11 +10,10 @@ import torch
 from peak import Peak
 from planned import SAMPLING, SLOW, running, sampling, small
 from safetensors.torch import save_file
-from torch import nn
 
+from benchmarks.clips import shapes_of_lora
 from benchmarks.no_card import write_zeros
 from ltx2_core.__main__ import main
-from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import LoraAdapter, Stack, Strengths, open_lora
 from ltx2_core.memory import Plain, Room, Store, place
@@ -32,17 +31,6 @@ CARD = torch.device("cuda")
 SHAPE = ClipShape(1280, 704, 121, Fraction(24))
 
 
-def shapes_of(network: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of a LoRA that changes every matrix of every block but the gates."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in network.named_parameters():
-        if name.startswith("blocks.") and name.endswith(".weight") and parameter.ndim == 2 and "gate" not in name:
-            layer = "diffusion_model." + TRANSFORMER.official(name).removesuffix(".weight")
-            shapes[f"{layer}.lora_A.weight"] = (rank, parameter.shape[1])
-            shapes[f"{layer}.lora_B.weight"] = (parameter.shape[0], rank)
-    return shapes
-
-
 def stack_of(path: Path) -> Stack:
     return ((open_lora(path), Strengths()),)
 
@@ -51,7 +39,7 @@ def stack_of(path: Path) -> Stack:
 def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
     """Of rank 384 on every matrix: what is fused passes through, what is computed beside float8 stays."""
     found, machine = released("2.3", format), machine_named("RTX 4090")
-    path = write_zeros(tmp_path / "lora.safetensors", shapes_of(found.network("transformer"), 384))
+    path = write_zeros(tmp_path / "lora.safetensors", shapes_of_lora(found.network("transformer"), 384))
     load = LoraLoad(stack_of(path), CARD, found)
     stages, room = stages_of_clip(found, SHAPE, SAMPLING), Room(machine, machine.budget, 64 * 2**30)
     without, with_it = (plan_stages(stages, found, room, SHAPE, each) for each in (lambda stage, need: need, load))
@@ -70,7 +58,9 @@ def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
 @pytest.mark.slow
 def test_the_command_line_plans_with_loras(released, tmp_path, capsys):
     """The table has a row for each stage, with the bytes of its weights."""
-    path = write_zeros(tmp_path / "lora.safetensors", shapes_of(released("2.3", "fp8").network("transformer"), 384))
+    path = write_zeros(
+        tmp_path / "lora.safetensors", shapes_of_lora(released("2.3", "fp8").network("transformer"), 384)
+    )
     words = ["plan", "--version", "2.3", "--format", "fp8", "--card", "RTX 4090", "--steps", "8", "--frames", "25"]
     sizes = []
     for more in ([], ["--lora", f"{path}:0.5"]):
@@ -86,7 +76,7 @@ def test_a_run_takes_what_the_plan_with_its_lora_says(tmp_path, fused, share):
     """Weights, what comes with them, and the work."""
     found, size = small("2.3", layers=6), LatentSize.of_clip(ClipShape(256, 256, 9, Fraction(24)))
     network = running(found)
-    shapes = shapes_of(network, 48)
+    shapes = shapes_of_lora(network, 48)
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "lora.safetensors")
     stack = stack_of(tmp_path / "lora.safetensors")
     stage = next(each for each in stages_of_clip(found, SHAPE, SAMPLING) if each.name == "sampling")
