@@ -1,13 +1,11 @@
 """Weights of one byte: whole numbers from -127 to 127 times one scale, or one for each row (see README.md, "int8")."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .int8_products import multiplies, scaled_linear
-from .rotation import RotatedFormat, RotatedLinear, rotated_linear
+from .rotation import RotatedFormat
 from .stored import Shape, StoredWeight
 
 _BITSANDBYTES = 127  # by which its scales, the largest number of each row, have to be divided
@@ -21,8 +19,6 @@ class Int8Format(RotatedFormat):
     markers = ("int8_tensorwise",)
     scale_suffixes = ("weight_scale", "quanto_scale", "SCB")
     input_suffixes = ("input_scale", "output_scale", "weight_format")
-    operation = torch.ops.aten._int_mm
-    rate = "products8"
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is int8 with a scale that is known."""
@@ -50,35 +46,9 @@ class Int8Format(RotatedFormat):
         scale = row_scale(stored)
         return stored.weight[start:stop].float().mul_(scale if scale.numel() == 1 else scale[start:stop])
 
-    def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> "Int8Linear":
-        """Return the layer in place of ``linear``, filled with the stored tensors."""
-        layer = Int8Linear(self, tuple(linear.weight.shape), self.kept_companions(stored), linear.bias)
-        layer.exact = bool(stored.options.get("full_precision_matrix_mult", False))
-        return layer
-
-    def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
-        """Return the product of a square matrix with itself, both in int8, to time a device; None if it has none."""
-        stored, one = matrix.to(torch.int8), torch.ones(1, 1, device=matrix.device)
-        return partial(scaled_linear, matrix, stored, one, None, 0) if multiplies(stored) else None
-
-
-class Int8Linear(RotatedLinear):
-    """A linear layer of int8: it multiplies by the whole numbers, which lose nothing in bfloat16, and then by the
-    scales; or, after ``use_scaled_products``, it rounds the input to int8 too and multiplies int8 by int8."""
-
-    def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``; it may hold the expanded weight."""
-        scale = row_scale(self.stored)
-        if self.weight.device.type in self.scaled_on and multiplies(self.weight):
-            return partial(scaled_linear, weight=self.weight, weight_scale=scale, bias=self.bias, group=self.group)
-        if dtype == torch.float16:  # in which sums of whole numbers would be infinite
-            return super().expanded(dtype)
-        return partial(_scaled, weight=self.weight.to(dtype), scale=scale, bias=self.bias, group=self.group)
-
-
-def _scaled(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, group: int) -> Tensor:
-    y = rotated_linear(x, weight, None, group).mul_(scale.reshape(-1))
-    return y if bias is None else y.add_(bias)
+    def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
+        return stored.weight.to(dtype).mul_(row_scale(stored))
 
 
 def row_scale(stored: StoredWeight) -> Tensor:

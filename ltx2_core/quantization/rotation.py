@@ -27,6 +27,10 @@ class RotatedFormat(Format):
         """Return rows of the matrix as it is stored, still rotated; arguments and result as for ``expand_rows``."""
         raise NotImplementedError
 
+    def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """Return the matrix (out, in) as it is stored, still rotated, in ``dtype``."""
+        return self.dequantize(stored, shape, dtype, self.stored_rows)
+
     def expand_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix in float32."""
         return rotate(self.stored_rows(stored, shape, start, stop), self.rotated_group(stored))
@@ -55,7 +59,7 @@ class RotatedLinear(QuantizedLinear):
 
     def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """Return this layer for several calls with inputs of ``dtype``; it holds the expanded weight."""
-        weight = self.format.dequantize(self.stored, self.shape, dtype, self.format.stored_rows)
+        weight = self.format.stored_matrix(self.stored, self.shape, dtype)
         return partial(rotated_linear, weight=weight, bias=self.bias, group=self.group)
 
 

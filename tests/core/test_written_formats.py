@@ -9,17 +9,28 @@ import pytest
 import torch
 from agreement import relative_error
 from official import inputs
+from peak import Peak
 from safetensors.torch import load_file, save_file
 from written import WRITERS, as_bytes, rewrite
 
-from ltx2_core import generate, open_models
+from ltx2_core import generate, open_models, quantization
 from ltx2_core.checkpoint.build import build
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import CheckpointError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
+from ltx2_core.memory import Plain, Store
+from ltx2_core.memory.arrival import arrival_on
 from ltx2_core.pipeline.blueprint import blueprint_of
-from ltx2_core.quantization import QuantizedLinear, expand_weight, is_marker, split_companion
+from ltx2_core.quantization import (
+    QuantizedLinear,
+    expand_weight,
+    find_format,
+    is_marker,
+    respell,
+    split_companion,
+    stored_weights,
+)
 
 MINIATURE = open_models("miniature")
 CHECKPOINT, GEMMA = MINIATURE.files[0].path, MINIATURE.text_encoder
@@ -213,6 +224,40 @@ def test_a_file_that_ends_within_a_tensor_is_refused(tmp_path):
         file.truncate(path.stat().st_size - 1000)
     with pytest.raises(CheckpointError, match=r"x\.safetensors is incomplete: it has"):
         open_models(path)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_weights_that_stream_compute_what_weights_in_place_do(tmp_path, name, device):
+    """As they arrive there: on a CPU numbers of 16 bits become float32, on an MPS device there is no float8."""
+    path, dtype = tmp_path / "x.safetensors", torch.float32 if device == "cpu" else torch.bfloat16
+    rewrite(CHECKPOINT, path, {BLOCKS: name})
+    arrival = arrival_on(torch.device(device), dtype)
+    given = [replace(s, tokens=s.tokens.to(dtype), context=s.context.to(dtype)) for s in streams()]
+    expected = build(open_models(path), "transformer", dtype)(*given)
+    network = build(open_models(path), "transformer", dtype, deferred=arrival.deferred)
+    store = Store(network, "cpu", link=Plain("cpu"), arrival=arrival)
+    store.set_budget(0)
+    with store.use():
+        assert all(torch.equal(a, b) for a, b in zip(network(*given), expected))
+    store.set_budget(None)
+    with store.use():
+        kinds = {each.dtype for each in network.parameters()}
+        assert device == "cpu" or not kinds & {torch.float8_e4m3fn, torch.float8_e5m2, torch.float64}
+        assert all(torch.equal(a, b) for a, b in zip(network(*given), expected))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_expanding_takes_little_beside_its_result(monkeypatch, name):
+    """Less than the result itself, whatever it goes through in float32."""
+    monkeypatch.setattr(quantization.stored, "_NUMBERS", 2**17)
+    shape, plain = (1024, 2048), torch.nn.Linear(2048, 1024, bias=False, device="meta")
+    written = {respell(f"q{end}"): tensor for end, tensor in WRITERS[name][0](torch.randn(shape)).items()}
+    stored = stored_weights(written)["q.weight"]
+    layer = find_format(stored).make_linear(plain, stored)
+    with Peak() as peak:
+        weight = layer.expanded(torch.bfloat16).keywords["weight"]
+    assert weight.nbytes == 2 * 2**21 and peak.bytes < 2 * weight.nbytes
 
 
 # The mean difference of a clip of the miniature from that of the plain files, in 255ths of a picture's brightness, at
