@@ -172,9 +172,12 @@ class TensorFile:
     def tokenizer_model(self) -> bytes | None:
         """The SentencePiece model that the fields of a GGUF file describe; None without one.
 
-        Raises CheckpointError if they describe another kind of tokenizer, or none that can be.
+        Raises UnreadableFileError, or CheckpointError if they describe one that cannot be.
         """
-        return tokenizer_model(self.path) if is_gguf(self.path) else None
+        try:
+            return tokenizer_model(self.path) if is_gguf(self.path) else None
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from .keys.gemma import LLAMA_CPP
 
 # What general.architecture says of language models that LTX-2 reads prompts with, and what their files have added to
 # the weights of norms, beside those of Hugging Face.
-_TEXT_MODELS = {"gemma3": 1.0, "gemma4": 0.0}
+_GEMMA_3 = "gemma3"
+_TEXT_MODELS = {_GEMMA_3: 1.0, "gemma4": 0.0}
 _NORM = "norm.weight"
 
 # What it says of LTX-2, and what converters write who say the same of all models.
@@ -24,7 +25,7 @@ _LTX_MARK = re.compile(r"transformer_blocks\.\d+\.audio_attn1\.|_embeddings_conn
 # By our name's end, tensors whose first axis, which is 1, GGUF leaves away.
 _LOST_AXES = ("keyframes_abs_pos_embedding",)
 
-# Fields of a language model in the words of Hugging Face's config.
+# Fields of Gemma 3 in the words of Hugging Face's config.
 _SIZES = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -107,26 +108,27 @@ def _entries(name: str, tensor: StoredTensor, original: tuple[int, ...] | None, 
 
 
 def _metadata(header: GGUFHeader, architecture: str) -> dict[str, str]:
-    """The texts among the fields, those about words aside, and the config of a language model."""
+    """The texts among the fields, those about words aside, and the config of Gemma 3. Sizes of Gemma 4, which differ
+    from layer to layer, are those of its tensors."""
     texts = {
         key: value
         for key, value in header.fields.items()
         if isinstance(value, str) and not key.startswith("tokenizer.")
     }
-    if architecture in _TEXT_MODELS and (section := _text_config(header.fields, architecture)):
+    if architecture == _GEMMA_3 and (section := _text_config(header.fields)):
         texts["config"] = json.dumps({"text_config": section})
     return texts
 
 
-def _text_config(fields: Mapping[str, object], architecture: str) -> dict[str, object]:
-    """What the fields say of a language model, in the words of Hugging Face."""
-    stated = {theirs: fields.get(f"{architecture}.{ours}") for ours, theirs in _SIZES.items()}
+def _text_config(fields: Mapping[str, object]) -> dict[str, object]:
+    """What the fields say of Gemma 3, in the words of Hugging Face."""
+    stated = {theirs: fields.get(f"{_GEMMA_3}.{ours}") for ours, theirs in _SIZES.items()}
     section: dict[str, object] = {name: value for name, value in stated.items() if isinstance(value, int | float)}
     if section:
-        section["model_type"] = f"{architecture}_text"
-        # Of Gemma 3 the queries are divided by the root of this, which has no field.
+        section["model_type"] = f"{_GEMMA_3}_text"
+        # Queries are divided by the root of this, which has no field.
         if "head_dim" in section:
             section["query_pre_attn_scalar"] = section["head_dim"]
-        if isinstance(factor := fields.get(f"{architecture}.rope.scaling.factor"), float):
+        if isinstance(factor := fields.get(f"{_GEMMA_3}.rope.scaling.factor"), float):
             section["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     return section

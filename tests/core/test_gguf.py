@@ -155,6 +155,12 @@ def test_the_golden_file(tmp_path):
     assert same_bits(expand_blocks("Q8_0", file.get("a.weight")).view(3, 64), numbers["a.weight"])
 
 
+def test_an_axis_that_gguf_leaves_away_is_put_back(tmp_path):
+    stored = {"keyframes_abs_pos_embedding": packed(torch.arange(8.0), "F32"), "x.bias": packed(torch.ones(8), "F32")}
+    file = TensorFile(write(tmp_path / "x.gguf", GOOD, stored))
+    assert file.get("keyframes_abs_pos_embedding").shape == (1, 8) and file.get("x.bias").shape == (8,)
+
+
 @pytest.mark.parametrize("alignment", [32, 64, 8])
 @pytest.mark.parametrize("version", [2, 3])
 def test_versions_and_alignment(tmp_path, version, alignment):
@@ -547,6 +553,17 @@ def test_the_tokenizer_inside_gives_the_ids_of_the_real_one(tmp_path):
         picked = torch.randint(len(pieces), (int(torch.randint(20, (), generator=generator)),), generator=generator)
         prompt = "".join(pieces[index] for index in picked)
         assert found.tokens(prompt) == real.tokens(prompt), repr(prompt)
+
+
+def test_words_that_are_never_cut_are_found_whole(tmp_path):
+    """Gemma's marks of turns, and runs of spaces, which llama.cpp's converter writes as spaces."""
+    fields, tensors = gemma(GEMMA, "Q8_0")
+    for number, word in ((506, "<start_of_turn>"), (507, "   ")):
+        fields["tokenizer.ggml.tokens"][number] = word
+        fields["tokenizer.ggml.token_type"][number] = 4
+    found = open_text_encoder(write(tmp_path / "g.gguf", fields, tensors)).tokenizer()
+    assert found.tokens("a<start_of_turn>b").count(506) == 1 and found.tokens("a   b").count(507) == 1
+    assert 507 not in found.tokens("a  b")
 
 
 def test_a_tokenizer_beside_counts_where_none_is_inside(tmp_path):
