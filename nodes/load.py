@@ -105,9 +105,10 @@ class LoadModel(io.ComfyNode):
                     "with its text encoder, and found there by itself.",
                 ),
                 _precision_input(
-                    "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 is "
-                    "auto with half the memory for the part that paints the picture: slightly softer detail, while "
-                    "the sound keeps its full precision.",
+                    "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 and "
+                    "int8 are auto with half the memory for the part that paints the picture: slightly softer detail, "
+                    "less so in int8, while the sound keeps its full precision; cards that multiply fp8 (RTX 40 and "
+                    "newer) are faster in it.",
                     *CASTS,
                 ),
                 io.Combo.Input(

@@ -24,7 +24,7 @@ from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ram import ram
 from ..memory.ring import Link
 from ..memory.store import Store
-from ..quantization import FORMATS, check_format
+from ..quantization import check_format, scaled_product
 from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import FLOAT32, Blueprint, blueprint_of
@@ -241,7 +241,7 @@ def compute_dtype(device: torch.device | str) -> torch.dtype:
 
 def current_machine(device: torch.device, file: Path | None = None) -> Machine:
     """Return the present machine, measured once and remembered; ``file`` lies on the disk that holds the models."""
-    return this_machine(device, file, cache_folder(), FORMATS["fp8"].scaled_product, can_stream(device))
+    return this_machine(device, file, cache_folder(), scaled_product, can_stream(device))
 
 
 def _rounded(nbytes: int) -> int:

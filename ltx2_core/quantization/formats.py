@@ -224,6 +224,13 @@ def use_scaled_products(network: nn.Module, devices: Collection[str] = ("cuda",)
             module.scaled_on = devices
 
 
+def scaled_product(matrix: Tensor) -> Callable[[], Tensor] | None:
+    """Return the product of a square matrix with itself in the first format that its device multiplies in, to time it;
+    None if there is none."""
+    products = (format.scaled_product(matrix) for format in FORMATS.values())
+    return next((product for product in products if product is not None), None)
+
+
 def install_quantized_layers(
     network: nn.Module,
     state: dict[str, Tensor],

@@ -8,19 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fp8_products import multiplies, row_scales, scaled_linear
+from .kept import KEPT
 from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight
 
 _DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 _CAST_DTYPE = torch.float8_e4m3fn
-
-# Matrices of a transformer whose names begin so stay as they are stored, and why.
-_KEPT = {
-    r"(?!blocks\.)": "the ends of both streams, AdaLN and captions: few bytes, on which every token of a step depends",
-    r"blocks\.(0|{last})\.": "the first and the last block: what they get wrong all others inherit, or none can mend",
-    r"blocks\.\d+\.audio\.": "the sound: it turns metallic or choppy long before a picture turns soft",
-    r"blocks\.\d+\.(audio_to_video|video_to_audio)\.": "where picture and sound meet: lips and impacts stay on time",
-    r"blocks\.\d+\.video\.\w+\.gate\.": "one number per head: nothing to save",
-}
 
 
 class Fp8Linear(QuantizedLinear):
@@ -72,7 +64,7 @@ class Fp8Format(Format):
     scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale")
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
-    kept = _KEPT
+    kept = KEPT
     operation = torch.ops.aten._scaled_mm
     rate = "products8"
 

@@ -9,7 +9,7 @@ from torch import nn
 from written import as_bytes
 
 from ltx2_core.checkpoint.files import TensorFile
-from ltx2_core.quantization import expand_weight, install_quantized_layers
+from ltx2_core.quantization import CASTS, StoredWeight, expand_weight, install_quantized_layers
 
 # A layout of comfy-kitchen, how it is asked to quantise, and the marker that ComfyUI writes for it.
 LAYOUTS = {
@@ -99,3 +99,15 @@ def test_bitsandbytes_int8(tmp_path):
     layer = read_layer(tensors, tmp_path / "x.safetensors", (32, 64))
     error = (expand_weight(layer, torch.float32) - weight).abs() / weight.abs().amax(1, keepdim=True)
     assert float(error.max()) < 0.55 / 127
+
+
+@pytest.mark.parametrize("columns", [512, 64])
+def test_comfy_kitchen_expands_what_is_cast_to_int8_here(columns):
+    layout = pytest.importorskip("comfy_kitchen.tensor").TensorWiseINT8Layout
+    made = CASTS["int8"].quantize(torch.randn(48, columns))
+    how = json.loads(bytes(made["comfy_quant"].tolist()))
+    how = {name: how[name] for name in ("convrot", "convrot_groupsize")}
+    params = layout.Params(made["weight_scale"], torch.float32, (48, columns), is_weight=True, **how)
+    stored = StoredWeight("x.weight", made["weight"], {"weight_scale": made["weight_scale"]}, made["comfy_quant"])
+    ours = CASTS["int8"].dequantize(stored, (48, columns), torch.float32)
+    torch.testing.assert_close(ours, layout.dequantize(made["weight"], params), atol=1e-5, rtol=1e-5)
