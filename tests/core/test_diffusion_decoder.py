@@ -277,6 +277,7 @@ def test_bricks_are_the_definition(shape, kernel):
     assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
 def test_the_library_has_the_same_windows(shape, kernel):
     pytest.importorskip("comfy_kitchen")
