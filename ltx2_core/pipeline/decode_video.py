@@ -90,6 +90,8 @@ class DecodeVideo(Stage):
         own = need_of(self, blueprint)
         other = need_of(replace(self, tiling=None), plain)
         times = _operations(own.cost) / _operations(other.cost)
+        if times < 0.05:  # a miniature, which is no choice beside it
+            return ()
         return (
             f"The diffusion decoder computes {times:.1f} times what the convolutional one of LTX-2.5 would, whose "
             f"usual tiles need {gigabytes(other.peak)} and which reads the same latents (ltx-2.5-video-vae-conv-bf16).",

@@ -97,7 +97,7 @@ class DiffusionDecoder(nn.Module):
         """Run the fourth stage.
 
         Args:
-            cells: (B, T, H, W, C'), of a tile; they are kept as they are.
+            cells: (B, T, H, W, C'), of a tile.
             is_first: Whether they begin with the clip.
             is_last: Whether they end with its ghosts, which are cut off unless the last windows need them.
 
@@ -105,7 +105,7 @@ class DiffusionDecoder(nn.Module):
             (B, F, H/4, W/4, C).
         """
         number = len(self.stages) - 1
-        context = self._run_stage(number, cells.clone(memory_format=torch.contiguous_format), is_first)
+        context = self._run_stage(number, cells, is_first)
         if is_last:
             frames = context.shape[1]
             content = max(frames - self.config.ghosts * self.config.time_scale, 1)

@@ -115,7 +115,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); ``x`` is overwritten unless autograd needs it.
+    """x + attention(norm(x)), then x + mlp(norm(x)); ``x`` is left as it is, since a block may be run again.
 
     Args:
         stage: Width and window.
@@ -152,7 +152,7 @@ class DiffusionBlock(nn.Module):
         """Return the next hidden states of ``x``.
 
         Args:
-            x: (B, T, H, W, C), overwritten unless autograd needs it.
+            x: (B, T, H, W, C), left as it is.
             context: What is to be seen, of the same shape.
             modulation: (7, C), of the noise level; the gates in it are not used.
         """
@@ -207,9 +207,8 @@ def _gate(channels: int, wanted: bool) -> nn.Parameter | None:
 
 
 def _add(x: Tensor, change: Tensor, gate: Tensor | None) -> Tensor:
-    if gate is not None:
-        change = change * gate
-    return x + change if needs_grad(x, change) else x.add_(change)
+    """Return x + gate * change, written into what nobody else has."""
+    return (change if gate is None else change * gate).add_(x)
 
 
 def _modulate(x: Tensor, change: tuple[Tensor, Tensor] | None) -> Tensor:

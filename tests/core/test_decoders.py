@@ -116,15 +116,15 @@ def test_a_plan_takes_the_largest_tiles_that_fit():
     blueprint = drawn({"vae": RELEASED})
     stage = DecodeVideo((16, 16, 24))  # 768 x 512, 121 frames
     chosen = [
-        stage.fit(blueprint, Room(machine_named("4090"), int(budget * 1e9))).tiling.tile_size for budget in (20, 8, 4)
+        stage.fit(blueprint, Room(machine_named("4090"), int(budget * 1e9))).tiling.tile_size for budget in (20, 9, 4)
     ]
     assert chosen == [4096, 512, 320]
     assert stage.fit(blueprint, Room(machine_named("4090"), None)).tiling == Tiling(768, 160, 128, 40)
     asked = replace(stage, tiling=Tiling(512, 64, 80, 24)).fit(blueprint, Room(machine_named("4090"), None))
     assert asked.tiling == Tiling(512, 160, 80, 40)
-    small = stage.fit(blueprint, Room(machine_named("4090"), 8 * 10**9))
+    small = stage.fit(blueprint, Room(machine_named("4090"), 9 * 10**9))
     whole = stage.fit(blueprint, Room(machine_named("4090"), 20 * 10**9))
-    assert need_of(small, blueprint).peak <= 8e9 < need_of(whole, blueprint).peak
+    assert need_of(small, blueprint).peak <= 9e9 < need_of(whole, blueprint).peak
     beside, smaller = small.remarks(blueprint)
     assert "times what the convolutional one" in beside and "512 pixels and 88 frames instead of 768 and 128" in smaller
     assert whole.describe_tiles() == "Frames are decoded all at once."
@@ -148,4 +148,5 @@ def test_the_plan_of_a_model_with_a_diffusion_decoder_is_made(tiny_files, vae):
     models = models_with(tiny_files, vae)
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.float32)
     blueprint = Blueprint.of_files(models, open_text_encoder(tiny_files("2.3")[1]), dtypes)
-    assert need_of(DecodeVideo((3, 4, 4)), blueprint).work_bytes > 0
+    stage = DecodeVideo((3, 4, 4))
+    assert need_of(stage, blueprint).work_bytes > 0 and stage.remarks(blueprint) == () and stage.seed(blueprint) == 0

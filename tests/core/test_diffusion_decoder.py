@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import compare
+from devices import Device
 from formula import fill, signal
 from torch.testing import assert_close
 
@@ -18,6 +19,7 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.video_vae import DIFFUSION_DECODER, VIDEO_ENCODER
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.health import Seams
+from ltx2_core.memory import Store
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.video_vae import (
     Denoising,
@@ -275,10 +277,11 @@ def test_bricks_are_the_definition(shape, kernel):
     assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
 def test_the_library_has_the_same_windows(shape, kernel):
     pytest.importorskip("comfy_kitchen")
-    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    q, k, v = random(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
     theirs = neighbourhood_attention.kitchen_kernel()
     assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
 
@@ -489,6 +492,45 @@ def test_noise_of_a_part_is_a_part_of_the_noise():
     everything = place_noise(7, (1, 3, 12, 24, 40), (0, 0, 0), torch.empty(0))
     part = place_noise(7, (1, 3, 5, 8, 16), (3, 10, 20), torch.empty(0))
     assert torch.equal(part, everything[:, :, 3:8, 10:18, 20:36])
+
+
+# Blocks
+
+
+@torch.no_grad()
+def test_a_block_leaves_its_input_as_it_was():
+    """A store runs a block again when memory runs out."""
+    decoder, x, context = tiny(), random(1, 5, 7, 7, 32), random(1, 5, 7, 7, 32, seed=2)
+    before = x.clone(), context.clone()
+    found = decoder.diffusion[0](x, context, decoder.time(1.0))
+    assert torch.equal(x, before[0]) and torch.equal(context, before[1]) and not torch.equal(found, x)
+    cells = random(1, 5, 6, 6, 64)
+    before = cells.clone()
+    decoder.make_context(cells[:, 1:], is_first=False, is_last=False)
+    assert torch.equal(cells, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("budget", [0, 60_000])
+def test_streamed_blocks_give_the_same_frames(budget):
+    decoder, latent = tiny(NARROW), random(1, 8, 2, 3, 3)
+    expected = whole(decoder, latent)
+    for parameter in decoder.parameters():
+        parameter.data = parameter.data.clone()
+    store = Store(decoder, "cpu", link=Device())
+    store.stream_by("block")
+    store.set_budget(budget)
+    with store.use():
+        assert torch.equal(whole(decoder, latent, Tiling(4096, 160, 4096, 40)), expected)
+        assert len(store._link.sent) > 5
+
+
+def test_training_writes_nothing_over_what_gradients_need():
+    decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(section(NARROW)))
+    fill(decoder.requires_grad_(False), bare)
+    decoder.requires_grad_(True)
+    decoder(random(1, 8, 1, 3, 3), random(1, 3, 1, 96, 96)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
 
 
 # Tiles
