@@ -220,3 +220,19 @@ def _bounds(count: int) -> Tensor:
     """(count, 2): index and index + 1."""
     start = torch.arange(count, dtype=torch.float32)
     return torch.stack((start, start + 1), dim=-1)
+
+
+def predicted_frames(seconds: float, fps: Fraction, least: float = 1.0, most: float = 20.0) -> int:
+    """Return the length of a clip whose prompt needs so many seconds: 8 k + 1 frames, rounded down.
+
+    Args:
+        seconds: As predicted.
+        fps: Frames per second.
+        least: Seconds that a clip has at least, if that is possible below ``most``.
+        most: Seconds that it has at most.
+    """
+    low, high = (round(limit * fps) for limit in (least, most))
+    frames = floor_frames(round(min(max(least, seconds), most) * fps))
+    if frames < low:
+        frames += TIME_SCALE
+    return frames if frames <= high else floor_frames(high)

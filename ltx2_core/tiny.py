@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from .audio_vae.vocoder import half_band
 from .checkpoint.components import COMPONENTS
 from .checkpoint.files import TensorFile
+from .checkpoint.keys.text import DURATION_HEAD
 from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
 from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
 from .errors import SettingError
 from .text import EncoderConfig, Gemma4Config, GemmaConfig
+from .text.duration import DurationHead, DurationHeadConfig
 from .transformer.config import REQUIRED
 from .upscaler import Upscaler, UpscalerConfig, binomial_blur
 
@@ -209,6 +211,20 @@ def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Pa
     encoder.parent.mkdir(parents=True, exist_ok=True)
     save_file(packed | projection | assets, encoder, header)
     return [paths[0], encoder, *paths[1:]]
+
+
+def write_duration_head(folder: str | Path, seed: int = 0) -> Path:
+    """Write a duration head for the tiny 2.5 with random weights, in the folder that ComfyUI has for it."""
+    video, audio = _TRANSFORMER["cross_attention_dim"], _TRANSFORMER["audio_cross_attention_dim"]
+    sizes = DurationHeadConfig(video, audio, 16, 2, 4, 20)
+    with torch.device("meta"):
+        head = DurationHead(sizes)
+    tensors = {DURATION_HEAD.official(name): value for name, value in _weights(head, seed).items()}
+    path = Path(folder) / "model_patches" / "ltx-2.5-tiny-duration-head.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    section = {"transformer": {"cross_attention_dim": sizes.video_width}, "duration_head": {"num_pooler_heads": 4}}
+    save_file(tensors, path, {"config": json.dumps(section)})
+    return path
 
 
 def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, seed: int = 0) -> Path:

@@ -9,15 +9,25 @@ from ..ltx2_core.conditioning.begin import extended
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
 from ..ltx2_core.latents import AVLatent, empty
+from ..ltx2_core.pipeline.duration import fit_length
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings, RecipeSettings
+from ..ltx2_core.settings import (
+    AS_PROMPT,
+    STREAM_CHOICES,
+    ClipSettings,
+    ExtendSettings,
+    OwnClipSettings,
+    RecipeSettings,
+)
 from . import host, inputs
 from .engine import HostEngine, LoadedModel
 from .values import (
     DEFAULT_FPS,
     Audio,
+    Conditioning,
+    HostConditioning,
     HostLatent,
     Latent,
     Video,
@@ -63,6 +73,11 @@ class EmptyLatent(io.ComfyNode):
                 ),
                 *inputs.widgets(ClipSettings, "size", "megapixels", "length", optional=True),
                 *inputs.widgets(RecipeSettings, "hq"),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="The encoded prompt, for the length as the prompt needs.",
+                ),
             ],
             outputs=[
                 inputs.latent_output("Picture and sound, still empty; ComfyUI's own AV latent nodes take it."),
@@ -75,15 +90,23 @@ class EmptyLatent(io.ComfyNode):
     @classmethod
     def execute(
         cls, streams: str = "picture and sound", batch_size: int = 1, model: LoadedModel | None = None,
-        picture: Tensor | None = None, hq: bool = False, **size: Any
+        picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
-        asked, seen = ClipSettings(**size), None if picture is None else (picture.shape[2], picture.shape[1])
+        asked = _with_length(ClipSettings(**size, streams=streams), model, positive)
+        seen = None if picture is None else (picture.shape[2], picture.shape[1])
         if model is not None:
             asked = asked.automatic(picture is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         host.show_text(cls.hidden.unique_id, "; ".join([clip.describe(), *remarks]))
         latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(latent, clip.frames, float(clip.fps))
+
+
+def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Conditioning | None) -> ClipSettings:
+    """Return the settings as long as the prompt needs, where they ask for that."""
+    if asked.length != AS_PROMPT or model is None or positive is None:
+        return asked
+    return fit_length(asked, model.models, HostConditioning(positive).contexts(HostEngine(model)))
 
 
 class Extend(io.ComfyNode):

@@ -25,6 +25,7 @@ from .values import GemmaType, ModelType
 
 BUILT_IN = "miniature (built in)"
 INSIDE, NONE, AS_MODEL = "in the checkpoint", "none", "as the model"
+AUTO_PART = "auto"
 AS_NAMED = "as the file says"
 KINDS = {AS_NAMED: None, "dev": False, "distilled": True}
 
@@ -33,7 +34,8 @@ DIFFUSERS, GEMMA = "model_index.json", "config.json"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
-PARTS = ("vae", "text_encoders")  # where the rest of a split model is found by content
+PATCHES = "model_patches"
+PARTS = ("vae", "text_encoders", PATCHES)  # where the rest of a split model is found by content
 UPSCALERS = ("latent_upscale_models", "upscale_models")
 
 # What is open somewhere in the graph: two loaders of the same files share their networks.
@@ -51,9 +53,32 @@ def _precision_input(effect: str, *more: str) -> io.Input:
     )
 
 
-def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, first: str = INSIDE) -> io.Input:
-    options = [first, *host.model_files(*kinds)]
+def _part_input(name: str, kinds: tuple[str, ...], tooltip: str, *first: str) -> io.Input:
+    options = [*(first or (INSIDE,)), *host.model_files(*kinds)]
     return io.Combo.Input(name, options=options, optional=True, advanced=True, tooltip=tooltip)
+
+
+def _split_inputs() -> list[io.Input]:
+    return [
+        _part_input(
+            "video_vae",
+            ("vae",),
+            "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint; "
+            "if that has none, the first one there that belongs to its version is taken.",
+        ),
+        _part_input(
+            "audio_vae",
+            ("vae",),
+            "The audio VAE with vocoder of a split model, from models/vae, likewise.",
+        ),
+        _part_input(
+            "text_projection",
+            PROJECTIONS,
+            "Where to find text projection and connectors if the checkpoint has none: a file from "
+            "models/text_encoders, or any full checkpoint of the same LTX-2 version. That of LTX-2.5 is packed "
+            "with its text encoder, and found there by itself.",
+        ),
+    ]
 
 
 # What people type to find it.
@@ -86,24 +111,7 @@ class LoadModel(io.ComfyNode):
                     "diffusers (with model_index.json) in one of them. The built-in miniature needs no download and "
                     "makes clips of a bouncing ball: good for trying a graph.",
                 ),
-                _part_input(
-                    "video_vae",
-                    ("vae",),
-                    "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint; "
-                    "if that has none, the first one there that belongs to its version is taken.",
-                ),
-                _part_input(
-                    "audio_vae",
-                    ("vae",),
-                    "The audio VAE with vocoder of a split model, from models/vae, likewise.",
-                ),
-                _part_input(
-                    "text_projection",
-                    PROJECTIONS,
-                    "Where to find text projection and connectors if the checkpoint has none: a file from "
-                    "models/text_encoders, or any full checkpoint of the same LTX-2 version. That of LTX-2.5 is packed "
-                    "with its text encoder, and found there by itself.",
-                ),
+                *_split_inputs(),
                 _precision_input(
                     "fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames. fp8 and "
                     "int8 are auto with half the memory for the part that paints the picture: slightly softer detail, "
@@ -118,6 +126,14 @@ class LoadModel(io.ComfyNode):
                     advanced=True,
                     tooltip="Whether this is a dev or a distilled model, which decides how many steps and how much "
                     "guidance LTX-2 Recipe and Schedule suggest: for files whose name says it wrongly, or not at all.",
+                ),
+                _part_input(
+                    "duration_head",
+                    (PATCHES,),
+                    "What tells how long a clip of LTX-2.5 should be for its prompt, from models/model_patches: for "
+                    "the length as the prompt needs in LTX-2 Empty AV Latent. auto takes the one that is there.",
+                    AUTO_PART,
+                    NONE,
                 ),
             ],
             outputs=[
@@ -240,16 +256,23 @@ def _opened(paths: list[Path], choices: tuple[str, ...], make: Callable[[], Load
 
 
 def _files(
-    checkpoint: str, video_vae: str = INSIDE, audio_vae: str = INSIDE, text_projection: str = INSIDE
+    checkpoint: str,
+    video_vae: str = INSIDE,
+    audio_vae: str = INSIDE,
+    text_projection: str = INSIDE,
+    duration_head: str = AUTO_PART,
 ) -> dict[str, Any]:
     """Return the chosen files, as ``open_models`` takes them."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
     main = built_in if checkpoint == BUILT_IN else _checkpoint(checkpoint)
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
+    heads = [] if duration_head in (AUTO_PART, NONE) else [host.model_file(duration_head, PATCHES)]
     vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
     own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
-    beside = [host.model_file(name, kind) for kind in PARTS for name in host.model_files(kind)]
-    return {"checkpoint": [main, *projections, *find_parts([main, *projections, *own.values()], beside)], **own}
+    kinds = [kind for kind in PARTS if kind != PATCHES or duration_head == AUTO_PART]
+    beside = [host.model_file(name, kind) for kind in kinds for name in host.model_files(kind)]
+    chosen = [main, *projections, *heads]
+    return {"checkpoint": [*chosen, *find_parts([*chosen, *own.values()], beside)], **own}
 
 
 def _paths(files: dict[str, Any]) -> list[Path]:

@@ -20,6 +20,10 @@ _CONTENTS = (
         "is an adapter of a kind that is not read here (OFT, IA3, GLoRA, VeRA), where LoRA, DoRA, LoHa and LoKr are",
     ),
     (
+        r"^duration_head\.",
+        "is the duration head of LTX-2.5: choose it in LTX-2 Load Model, or give it with --checkpoint and the rest",
+    ),
+    (
         r"^(?:vae\.)?decoder\.(?:det_stages|diff_blocks)\.\d+\.",
         "is a video VAE with a diffusion decoder, which is not read here: choose the one with the convolutional "
         "decoder (ltx-2.5-video-vae-conv-bf16.safetensors), which decodes the same latents",

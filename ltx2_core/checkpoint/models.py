@@ -17,6 +17,7 @@ from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
+from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile
 from .folders import GEMMA, open_files
 from .loading import check_shapes, shorten_list
@@ -86,11 +87,12 @@ class Models:
         Raises:
             CheckpointError: The files are not of one version, hold nothing of LTX-2, or one of them is something else.
         """
-        self.files = tuple(dict.fromkeys((*files, *(file for file, _ in chosen))))
+        every = tuple(dict.fromkeys((*files, *(file for file, _ in chosen))))
+        self.files, self.duration_head = _without_head(every)
         self.text_encoder, self._distilled = text_encoder, distilled
         for file in self.files:
             self._refuse_foreign(file)
-        self.version = _one_version(self.files)
+        self.version = _one_version(every)
         self.sources: dict[str, Source] = {}
         for file, wanted in chosen:
             own = {name: source for name, source in sources_in(file) if name in wanted}
@@ -298,6 +300,13 @@ def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[Tensor
     if parts and encoder is not None and encoder.exists() and not any(map(_has_projection, parts)):
         parts += [file for file in open_files(encoder) if _has_projection(file)]
     return parts or files
+
+
+def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...], DurationHeadFile | None]:
+    """The files of the networks, and the duration head among them, which is none of the model's own."""
+    heads = [file for file in files if is_duration_head(file.entries)]
+    rest = tuple(file for file in files if file not in heads)
+    return rest or files, DurationHeadFile(heads[0]) if heads else None
 
 
 def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: str | Path | None) -> Path | None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import LTX2Error
+from .duration_head import is_duration_head
 from .files import TensorFile
 from .models import AUDIO_VAE, VIDEO_VAE, Models, open_models, sources_in, versions_of
+from .versions import possible_versions
 
 # Components that lie in one file each, beside the transformer and the connectors.
 GROUPS = (("text_features",), VIDEO_VAE, AUDIO_VAE)
@@ -19,19 +21,26 @@ def find_parts(chosen: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
         paths: Files among which the others are looked for, best first.
 
     Returns:
-        For each component that ``chosen`` lack a file that holds it and may be of their version, if there is one; one
-        that states the version counts before others. Nothing for files that cannot be opened, which opening them tells.
+        For each component that ``chosen`` lack, the duration head included, a file that holds it and may be of their
+        version, if there is one; one that states the version counts before others. Nothing for files that cannot be
+        opened, which opening them tells.
     """
     try:
         models = open_models(chosen)
     except LTX2Error:
         return []
-    lacking = [group for group in GROUPS if not any(name in models.sources for name in group)]
-    if not lacking or "transformer" not in models.sources:
+    if "transformer" not in models.sources:
         return []
     files = [file for path in paths if (file := _open(path)) is not None]
-    found = [_holder(files, group, models) for group in lacking]
-    return list(dict.fromkeys(file.path for file in found if file is not None))
+    found = [_holder(files, group, models) for group in GROUPS if models.sources.keys().isdisjoint(group)]
+    if models.duration_head is None:
+        found += [file for file in files if _is_head_for(file, models.version)][:1]
+    return list(dict.fromkeys(file.path for file in filter(None, found)))
+
+
+def _is_head_for(file: TensorFile, version: str) -> bool:
+    """Whether a file is a duration head for models of ``version``."""
+    return is_duration_head(file.entries) and version in possible_versions(file.official_shapes)
 
 
 def _open(path: Path) -> TensorFile | None:

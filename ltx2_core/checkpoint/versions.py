@@ -205,21 +205,25 @@ def possible_versions(shapes: Shapes) -> tuple[str, ...]:
     transformer = {key.removeprefix(_PREFIX) for key in shapes}
     if "adaln_single.linear.weight" in transformer:
         return (_version_of_transformer(transformer),)
-    if "text_embedding_projection.video_aggregate_embed.weight" in shapes:
-        return _SINCE_2_3
-    if "text_embedding_projection.aggregate_embed.weight" in shapes:
-        return ("2.0",)
-    if any(key.startswith("vocoder.bwe_generator.") for key in shapes):
-        return _SINCE_2_3
-    if "vocoder.conv_pre.weight" in shapes:
-        return ("2.0",)
-    if any(key.startswith("duration_head.") for key in shapes):
-        return ("2.5",)
+    for mark, versions in _MARKS.items():
+        if any(key.startswith(mark) for key in shapes):
+            return versions
     upsamplers = [key for key in shapes if re.search(r"decoder\.up_blocks\.\d+\.conv\.conv\.weight", key)]
     return {3: ("2.0",), 4: _SINCE_2_3}.get(len(upsamplers), ())
 
 
-_SINCE_2_3 = ("2.3", "2.5")  # which have these networks in common
+_SINCE_2_3 = ("2.3", "2.5")  # which have most networks in common
+
+# Beginnings of names, and which versions have such tensors; the first that is found counts.
+_MARKS = {
+    "text_embedding_projection.video_aggregate_embed.": _SINCE_2_3,
+    "text_embedding_projection.aggregate_embed.": ("2.0",),
+    "vocoder.bwe_generator.": _SINCE_2_3,
+    "vocoder.conv_pre.": ("2.0",),
+    "duration_head.": ("2.5",),
+    "decoder.conv_in_x_t.": ("2.5",),
+    "vae.decoder.conv_in_x_t.": ("2.5",),
+}
 
 
 def _version_of_transformer(keys: Set[str]) -> str:

@@ -44,6 +44,7 @@ from ..sampling import (
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Windowing
 from ..settings import (
+    AS_PROMPT,
     AUTO,
     BY_HAND,
     ClipSettings,
@@ -113,7 +114,7 @@ def check_combinations(options: argparse.Namespace) -> None:
         raise SettingError(f"--sound-only makes no picture, so {options.output.name} must be a .wav or .flac file.")
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
-    _check_size(given(options, ClipSettings))
+    _check_size(given(options, ClipSettings), options.as_prompt_needs)
     if len(options.reference_mask) > len(options.reference_video):
         raise SettingError(
             f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
@@ -121,8 +122,10 @@ def check_combinations(options: argparse.Namespace) -> None:
         )
 
 
-def _check_size(asked: dict[str, Any]) -> None:
+def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:
     """Refuse two flags that say one thing about the clip."""
+    if as_prompt and ("frames" in asked or asked.get("seconds")):
+        raise SettingError("--as-prompt-needs leaves the length to the prompt: leave --frames and --seconds out.")
     if "frames" in asked and asked.get("seconds"):
         raise SettingError("--frames and --seconds both say how long the clip is: give one of them.")
     if asked.get("size", AUTO) not in (AUTO, BY_HAND) and {"width", "height"} & asked.keys():
@@ -191,7 +194,8 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     videos = Videos(_video_source(options.source), _video_source(options.video))
     film = videos.source or videos.kept
     fps = exact_fps(options.fps or (probe(_path(film)).fps if film else None) or 24)
-    clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options))
+    length = AS_PROMPT if options.as_prompt_needs else AUTO
+    clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
     return (clip if film is None else _fitted(clip, film)), videos

@@ -347,7 +347,9 @@ def _size(command: Command) -> None:
     group, texts = command.group("size and length"), settings_of(ClipSettings)
     group.add_settings(ClipSettings, only=("width", "height", "frames"))
     group.add_settings(ClipSettings, only=("seconds",), default="as --frames")
-    command.surfaces.append(Surface(ClipSettings.__name__, "length", "--seconds"))
+    group.add("--as-prompt-needs", action="store_true",
+              help="as long as the prompt needs, by LTX-2.5's duration head in --checkpoint")  # fmt: skip
+    command.surfaces.append(Surface(ClipSettings.__name__, "length", "--as-prompt-needs"))
     group.add_settings(ClipSettings, only=("size", "megapixels"))
     group.add_settings(ClipSettings, only=("batch_size",))
     group.add("--fps", type=_fps, covers={ClipSettings: ("fps",)},

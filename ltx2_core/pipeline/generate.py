@@ -21,6 +21,7 @@ from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import CompleteRequest, Request
+from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
 from .local_engine import LocalEngine
@@ -102,6 +103,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         engine: owner of the card; None takes all that is free and the request allows.
         events: whom an engine made here tells.
     """
+    request = with_length(models, request, events)
     complete = request.completed(recipe_of(models, request.hq))
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
     cache = contexts_cache(engine, request.resources.cache)

@@ -7,6 +7,7 @@ are all made from these fields (see ``fields.py``).
 
 from ..sampling import ScheduleSettings
 from .clip import (
+    AS_PROMPT,
     AUTO,
     BY_HAND,
     STREAM_CHOICES,
@@ -31,6 +32,7 @@ from .sampling import (
 from .second_stage import SecondStage
 
 __all__ = [
+    "AS_PROMPT",
     "AUTO",
     "BY_HAND",
     "PRECISIONS",

@@ -22,7 +22,8 @@ AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the p
 SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
 AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.5", "0.9", "1.5", "2.1", "3.7", "8.3")
 IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
-LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES)
+AS_PROMPT = "as the prompt needs"
+LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT)
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ class ClipSettings:
     length: Annotated[
         str,
         Choice(LENGTHS, flag="seconds"),
-        "How long the clip is: as the model likes it, by seconds, or by frames. auto is by seconds above 0; else by "
-        "frames where no model is connected, and as the model likes it where one is.",
+        "How long the clip is: as the model likes it, by seconds, by frames, or as the prompt needs, which the "
+        "duration head of LTX-2.5 tells from the encoded prompt. auto is by seconds above 0; else by frames where no "
+        "model is connected, and as the model likes it where one is.",
     ] = AUTO
 
     def __post_init__(self) -> None:
@@ -180,6 +182,10 @@ class ClipSettings:
             size=size if self.size == AUTO else self.size,
             length=length if self.length == AUTO else self.length,
         )
+
+    def lasting(self, frames: int) -> "ClipSettings":
+        """Return these settings with a length in frames, whatever they said of it."""
+        return replace(self, frames=frames, seconds=None, length=IN_FRAMES)
 
     def sized(
         self, recipe: Recipe | None, picture: tuple[int, int] | None = None, step: int = SPACE_SCALE
@@ -230,6 +236,8 @@ class ClipSettings:
         """The frames that are chosen; None for what the recipe says, or what seconds say."""
         if self.length == IN_SECONDS and not self.seconds:
             raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
+        if self.length == AS_PROMPT:
+            raise SettingError(f"length is {AS_PROMPT}, but no prompt was read: connect one, or choose another length.")
         return _known("length", recipe).frames if self.length == AS_MODEL else self.frames
 
     def nearest(self) -> tuple[ClipShape, list[str]]:

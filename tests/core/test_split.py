@@ -1,6 +1,7 @@
 """The files of 2.5 as they are published: one for each part, found by content."""
 
 import shutil
+from fractions import Fraction
 
 import pytest
 import torch
@@ -12,9 +13,18 @@ from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.parts import find_parts
+from ltx2_core.checkpoint.upscaler import find_upscaler
+from ltx2_core.conditioning import State
+from ltx2_core.conditioning.state import apply_conditions
 from ltx2_core.errors import CheckpointError
+from ltx2_core.latents import AVLatent
+from ltx2_core.lora.stack import find_distilled_lora
+from ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.long import WithinWindow
+from ltx2_core.sampling.windows import split_windows
 from ltx2_core.settings import Resources
+from ltx2_core.transformer.model import StreamIO
 
 CLIP = {"width": 64, "height": 64, "frames": 9, "seed": 3, "cache": False, "device": "cpu"}
 
@@ -133,3 +143,42 @@ def test_the_folder_that_diffusers_writes_brings_its_text_encoder(tiny_files, tm
     models = open_models(tmp_path)
     assert models.text_encoder == tmp_path / "text_encoder"
     assert LocalEngine(models, Resources(device="cpu")).encoder.kind.title == "Gemma 4"
+
+
+def test_the_official_files_beside_it_are_known_by_their_names(parts, tmp_path):
+    models = open_models(parts)
+    lora = tmp_path / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors"
+    assert find_distilled_lora(models, [tmp_path / "ltx-2.3-22b-distilled-lora-384.safetensors", lora]) == lora
+    tiny.write_upscaler(tmp_path).rename(tmp_path / "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors")
+    assert find_upscaler(models, 2, sorted(tmp_path.glob("*.safetensors"))).config.enlarges
+
+
+def test_given_pictures_are_compressed_less_than_for_2_3(parts, tiny_files):
+    crf = [EngineEncoders(LocalEngine(open_models(files), Resources(device="cpu"))).crf
+           for files in (parts, tiny_files("2.3")[0])]  # fmt: skip
+    assert crf == [18, 33]
+
+
+@torch.no_grad()
+def test_the_first_latent_of_every_clip_is_marked_and_nothing_that_is_appended(parts):
+    """As numbers: the mark is so small that a clip without it looks alike."""
+    state = State.of(torch.zeros(2, 128, 3, 2, 2), Fraction(24))
+    assert state.keyframes[:, :, 0].tolist() == [[1.0] * 4 + [0.0] * 8] * 2
+    longer = state.append(torch.zeros(1, 128, 1, 2, 2), state.positions[:1, :, :4], 1.0)
+    assert longer.keyframes[0, :, 0].tolist() == [1.0] * 4 + [0.0] * 12
+    picked = longer.select(torch.tensor([1, 3, 5, 14]), (128, 3, 1, 1))
+    assert picked.keyframes[0, :, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert State.of(torch.zeros(1, 8, 5, 16), Fraction(24)).keyframes is None
+    clips = [ltx2.generate(open_models(parts), "a ball", steps=1, **CLIP).latent.video]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamIO, "_project_tokens", lambda self, stream: self.project_in(stream.tokens))
+        clips.append(ltx2.generate(open_models(parts), "a ball", steps=1, **CLIP).latent.video)
+    assert (clips[0] - clips[1]).abs().max() > 1e-2
+
+
+def test_a_window_of_a_long_clip_begins_with_a_mark(parts):
+    whole = apply_conditions(AVLatent(torch.zeros(1, 128, 5, 2, 2), None), Fraction(24))
+    window = split_windows(33, Fraction(24), 17, 8)[1]
+    fresh = State.of(torch.zeros(1, 128, 3, 2, 2), Fraction(24))
+    here = WithinWindow("video", whole.video, window)(fresh)
+    assert torch.equal(here.keyframes, fresh.keyframes) and here.keyframes.sum() == 4

@@ -35,6 +35,19 @@ def test_a_clip_from_gguf_files(server, client, prompt):
     assert clip.frames.shape == (9, 64, 64, 3) and clip.sample_rate == 48000
 
 
+def test_a_clip_is_as_long_as_its_prompt_needs(server, client, prompt):
+    """The duration head is found beside the other files of 2.5; without it, the node says what to do."""
+    loader, encoded = node(prompt, "LTX2AVLoadModel"), node(prompt, "LTX2AVGemmaTextEncode")
+    split = {"checkpoint": "ltx-2.5-tiny-dev-transformer.safetensors"}
+    size = {"width": 64, "height": 64, "size": "by hand", "length": "as the prompt needs", "fps": 4.0}
+    change(prompt, LTX2AVLoadModel=split, LTX2AVLoadGemma={"text_encoder": "as the model"}, LTX2AVSchedule={"steps": 1})
+    change(prompt, LTX2AVEmptyLatent=size | {"model": [loader, 0], "positive": [encoded, 0]})
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    assert len(clip.frames) % 8 == 1 and len(clip.frames) <= 80
+    run = client.run(change(prompt, LTX2AVLoadModel=split | {"duration_head": "none"}))
+    assert run.end == "execution_error" and "there is no duration head: put that of LTX-2.5" in run.error
+
+
 def test_a_folder_of_diffusers_is_one_entry_and_its_shards_are_none(object_info):
     listed = object_info["LTX2AVLoadModel"]["input"]["required"]["checkpoint"]
     options = listed[0] if isinstance(listed[0], list) else listed[1]["options"]

@@ -19,3 +19,19 @@ TEXT_FEATURES = Keys(
 
 VIDEO_CONNECTOR = Keys(under("video_embeddings_connector", "", CONNECTOR), prefixes=("model.diffusion_model.", ""))
 AUDIO_CONNECTOR = Keys(under("audio_embeddings_connector", "", CONNECTOR), prefixes=("model.diffusion_model.", ""))
+
+DURATION_HEAD = Keys(
+    {
+        **under("video_input_proj", "project_video", LINEAR),
+        **under("audio_input_proj", "project_audio", LINEAR),
+        "video_modality_emb": "video_mark",
+        "audio_modality_emb": "audio_mark",
+        "attention_pooler.query_tokens": "query",
+        "attention_pooler.cross_attn.in_proj_weight": "query_key_value.weight",
+        "attention_pooler.cross_attn.in_proj_bias": "query_key_value.bias",
+        **under("attention_pooler.cross_attn.out_proj", "project_out", LINEAR),
+        **under("mlp_hidden", "hidden", LINEAR),
+        **under("mlp_out", "out", LINEAR),
+    },
+    prefixes=("duration_head.",),
+)

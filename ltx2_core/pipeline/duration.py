@@ -1,0 +1,68 @@
+"""As long as the prompt needs: the duration head of 2.5 reads the contexts of the prompt before the clip is planned."""
+
+import logging
+from dataclasses import replace
+
+from ..checkpoint import Models
+from ..checkpoint.duration_head import DurationHeadFile
+from ..errors import MissingFileError
+from ..geometry import predicted_frames
+from ..settings import AS_PROMPT, STREAM_CHOICES, ClipSettings, Request
+from ..text import Contexts
+from ..text.duration import predict_seconds
+from .encode_text import EncodeText, contexts_cache
+from .local_engine import LocalEngine
+from .stage import Events
+
+_log = logging.getLogger(__name__)
+
+
+def head_of(models: Models) -> DurationHeadFile:
+    """Return the duration head of a model. Raises MissingFileError if it has none."""
+    if models.duration_head is None:
+        raise MissingFileError(
+            f"length is {AS_PROMPT}, and there is no duration head: put that of LTX-2.5, such as "
+            "ltx-2.5-duration-head-bf16.safetensors, into models/model_patches, or give it with --checkpoint and the "
+            f"rest; without it, choose the length of the {models.kind} clip yourself."
+        )
+    return models.duration_head
+
+
+def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSettings:
+    """Return the settings with as many frames as the prompt needs, and log them.
+
+    Args:
+        clip: Its frame rate and streams count.
+        models: The model, with a duration head.
+        contexts: Those of the positive prompt.
+
+    Raises:
+        MissingFileError: There is no duration head.
+        CheckpointError: It cannot be read.
+    """
+    seconds = predict_seconds(head_of(models).build(), contexts, STREAM_CHOICES[clip.streams])
+    frames = predicted_frames(seconds, clip.fps)
+    _log.info("The prompt needs %.1f s: %d frames at %g fps.", seconds, frames, float(clip.fps))
+    return clip.lasting(frames)
+
+
+def with_length(models: Models, request: Request, events: Events) -> Request:
+    """Return the request with a length in frames, where it asks for what the prompt needs; else as it is.
+
+    Encoded prompts are kept as for the clip itself, so that they need not be read twice.
+
+    Args:
+        models: The opened files.
+        request: What is asked.
+        events: Whom to tell.
+
+    Raises:
+        MissingFileError: There is no duration head.
+    """
+    if request.clip.length != AS_PROMPT:
+        return request
+    head_of(models)
+    engine = LocalEngine(models, request.resources, events, request.loras)
+    cache = contexts_cache(engine, request.resources.cache)
+    contexts = EncodeText.of([request.prompt], cache, engine).run(engine, cache)
+    return replace(request, clip=fit_length(request.clip, models, contexts[request.prompt]))

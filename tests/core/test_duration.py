@@ -1,0 +1,132 @@
+"""As long as the prompt needs: the duration head of 2.5, and the length that follows from what it says."""
+
+import json
+import logging
+import math
+from fractions import Fraction
+
+import golden
+import pytest
+import torch
+from formula import signal
+from safetensors.torch import load_file, save_file
+
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.__main__ import main
+from ltx2_core.checkpoint import open_models
+from ltx2_core.checkpoint.duration_head import DurationHeadFile
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.keys.text import DURATION_HEAD
+from ltx2_core.checkpoint.parts import find_parts
+from ltx2_core.errors import CheckpointError, MissingFileError, SettingError
+from ltx2_core.geometry import predicted_frames
+from ltx2_core.settings import AS_PROMPT, ClipSettings
+from ltx2_core.text.duration import DurationHead, DurationHeadConfig
+
+VECTOR = golden.vectors("2.5")["duration_head_tiny"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A split set with its head as the last file."""
+    folder = tmp_path_factory.mktemp("split")
+    return [*tiny.write_split(folder, "distilled"), tiny.write_duration_head(folder)]
+
+
+@torch.no_grad()
+def test_the_vector(tmp_path):
+    """Through the file, as the official one is read: the number of heads stands in its config."""
+    tensors = {}
+    for k, name in enumerate(sorted(VECTOR["keys"])):
+        shape = VECTOR["keys"][name]
+        s = torch.sin(0.7 * torch.arange(math.prod(shape), dtype=torch.float64) + 1.3 * k).reshape(shape)
+        factor = 1.5 / math.sqrt(s.numel() / shape[0]) if len(shape) > 1 else 0.1
+        tensors[name] = (s * factor).float()
+    path, config = tmp_path / "head.safetensors", VECTOR["config"]["duration_head"]
+    save_file(tensors, path, {"config": json.dumps({"duration_head": config})})
+    head = DurationHeadFile(TensorFile(path)).build()
+    video, audio = signal(1, 6, 24), signal(1, 6, 12)
+    for name, pair in {"both": (video, audio), "video": (video, None), "audio": (None, audio)}.items():
+        assert head(*pair).item() == pytest.approx(VECTOR["seconds"][name], abs=2e-6)
+
+
+def test_every_key_of_the_file_has_its_place():
+    listed = golden.shapes("duration_head_2.5")
+    with torch.device("meta"):
+        head = DurationHead(DurationHeadConfig())
+    own = {name: tuple(value.shape) for name, value in head.state_dict().items()}
+    assert {DURATION_HEAD.ours(key, "duration_head."): shape for key, shape in listed.items()} == own
+    assert sum(map(math.prod, own.values())) == 1_903_361 and len(own) == 15
+    assert DurationHeadConfig.from_shapes(own, {}) == DurationHeadConfig()
+
+
+def test_seconds_become_frames():
+    for seconds, frames in golden.vectors("2.5")["seconds_to_frames_24fps_1_to_20s"].items():
+        assert predicted_frames(float(seconds), Fraction(24)) == frames
+    assert predicted_frames(5, Fraction(30000, 1001)) == 145
+    assert predicted_frames(0.1, Fraction(24), 1, 1.01) == 17  # no 8 k + 1 lies between 24 and 24
+    assert predicted_frames(math.inf, Fraction(24)) == 473 and predicted_frames(math.nan, Fraction(24)) == 25
+
+
+def test_a_clip_is_as_long_as_its_prompt_needs(parts, tmp_path, caplog):
+    models = open_models(parts)
+    assert models.duration_head is not None and not models.missing and parts[-1] not in [f.path for f in models.files]
+    caplog.set_level(logging.INFO)
+    settings = {"width": 64, "height": 64, "device": "cpu", "cache": str(tmp_path), "fps": 8}
+    clip = ltx2.generate(models, "a ball", length=AS_PROMPT, **settings)
+    (said,) = [each.getMessage() for each in caplog.records if "The prompt needs" in each.getMessage()]
+    assert f"{len(clip.frames)} frames at 8 fps" in said
+    same = ltx2.generate(models, "a ball", frames=len(clip.frames), **settings)
+    assert torch.equal(clip.latent.video, same.latent.video)
+
+
+def test_the_command_line_knows_it(parts, tmp_path):
+    arguments = ["generate", "--checkpoint", *map(str, parts), "--prompt", "a ball", "--width", "64", "--height", "64"]
+    arguments += [
+        "--output",
+        str(tmp_path / "clip"),
+        "--as-prompt-needs",
+        "--device",
+        "cpu",
+        "--no-cache",
+        "--fps",
+        "4",
+    ]
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "clip").glob("*.png"))) in (9, 17, 25, 33, 41, 49, 57, 65, 73)
+
+
+def test_what_is_missing_is_said(parts, tmp_path, capsys):
+    models = open_models(parts[:-1])
+    with pytest.raises(MissingFileError, match="length is as the prompt needs, and there is no duration head: put"):
+        ltx2.generate(models, "a ball", length=AS_PROMPT)
+    with pytest.raises(SettingError, match="no prompt was read"):
+        ClipSettings(length=AS_PROMPT).sized(None)
+    with pytest.raises(CheckpointError, match=r"is the duration head of LTX-2\.5: choose it in LTX-2 Load Model"):
+        open_models(parts[-1])
+    both = ["--as-prompt-needs", "--frames", "9"]
+    assert main(["generate", "--prompt", "a", "--output", str(tmp_path / "a.mp4"), *both]) != 0
+    assert "--as-prompt-needs leaves the length to the prompt" in capsys.readouterr().err
+
+
+def test_a_head_beside_another_version_is_refused(parts, tiny_files):
+    with pytest.raises(CheckpointError, match=r"do not belong together: .*is LTX-2\.3, .*duration-head.* is LTX-2\.5"):
+        open_models([tiny_files("2.3")[0], parts[-1]])
+    assert find_parts([tiny_files("2.3")[0]], [parts[-1]]) == []
+    assert find_parts(parts[:-1], [parts[-1]]) == [parts[-1]]
+
+
+def test_a_damaged_head_is_named(parts, tmp_path):
+    tensors = load_file(parts[-1])
+    for name, said in (
+        ("mlp_hidden.weight", "lacks tensors"),
+        ("mlp_out.bias", r"lacks tensors: duration_head\.mlp_out"),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({key: value for key, value in tensors.items() if not key.endswith(name)}, path)
+        with pytest.raises(CheckpointError, match=said):
+            DurationHeadFile(TensorFile(path)).build()
+    save_file(tensors | {"duration_head.more": torch.zeros(2)}, tmp_path / "more.safetensors")
+    with pytest.raises(CheckpointError, match=r"unknown tensors: duration_head\.more"):
+        DurationHeadFile(TensorFile(tmp_path / "more.safetensors")).build()
