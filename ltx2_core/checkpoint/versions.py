@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
+from ..video_vae.diffusion_config import RELEASED
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -153,7 +154,7 @@ VERSIONS = {
         "ltx-2.3-spatial-upscaler-x{:g}-*.safetensors",
     ),
     "2.5": Version(
-        {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
+        {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3 | RELEASED, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
         30,
         28,
         18,
