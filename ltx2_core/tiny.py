@@ -102,6 +102,7 @@ def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[s
         transformer: other numbers for the transformer than the smallest ones.
     """
     known = VERSIONS[version].config
+    vae = VERSIONS["2.3"].config["vae"] if version == "2.5" else known["vae"]  # the convolutional one of both
     audio = json.loads(json.dumps(known["audio_vae"]))
     # The official reader sizes the statistics of the latent, 8 channels x 16 bins, by ``ch``: it must stay 128.
     audio["model"]["params"]["ddconfig"] |= {"ch_mult": [1, 1, 1], "num_res_blocks": 0}
@@ -115,7 +116,7 @@ def config(version: str, transformer: Mapping[str, Any] | None = None) -> dict[s
         | _POSITIONS
         | ({} if version == "2.0" else _AUDIO_CONNECTOR)
         | dict(transformer or {}),
-        "vae": known["vae"]
+        "vae": vae
         | {"encoder_blocks": _ENCODER, "decoder_blocks": _DECODER[version], "decoder_base_channels": 8, "dims": 3},
         "audio_vae": audio,
         "vocoder": vocoder,

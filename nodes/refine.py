@@ -27,8 +27,9 @@ TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "po
 GIVEN = "What is given: those of the first stage, which are encoded again at this size."
 
 NO_LORA = (
-    "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384 or "
-    "ltx-2.3-22b-distilled-lora-384): connect the model through LTX-2 Load LoRA to refine_model."
+    "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
+    "ltx-2.3-22b-distilled-lora-384 or ltx-2.5-22b-distilled-lora-450): connect the model through LTX-2 Load LoRA to "
+    "refine_model."
 )
 
 

@@ -24,11 +24,6 @@ _CONTENTS = (
         "is the duration head of LTX-2.5: choose it in LTX-2 Load Model, or give it with --checkpoint and the rest",
     ),
     (
-        r"^(?:vae\.)?decoder\.(?:det_stages|diff_blocks)\.\d+\.",
-        "is a video VAE with a diffusion decoder, which is not read here: choose the one with the convolutional "
-        "decoder (ltx-2.5-video-vae-conv-bf16.safetensors), which decodes the same latents",
-    ),
-    (
         r"post_feedforward_layernorm|pre_feedforward_layernorm",
         "is a Gemma text encoder: choose it in LTX-2 Load Gemma, or give it with --text-encoder",
     ),

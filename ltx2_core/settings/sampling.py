@@ -33,8 +33,8 @@ class RecipeSettings:
     hq: Annotated[
         bool,
         Switch(advanced=True),
-        "The recipe of few, precise steps, for the dev model of LTX-2.3 with its distilled LoRA. It depends on the "
-        "size of the clip, and names its own sampler.",
+        "The recipe of few, precise steps, for the dev models of LTX-2.3 and 2.5 with the distilled LoRA. It depends "
+        "on the size of the clip, and names its own sampler.",
     ] = False
     settings: Annotated[
         str,

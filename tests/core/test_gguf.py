@@ -38,12 +38,13 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
+from ltx2_core.checkpoint.belonging import check_training
 from ltx2_core.checkpoint.folders import is_shard, open_file
 from ltx2_core.checkpoint.gguf_header import read_gguf_header
 from ltx2_core.checkpoint.loading import find_broken
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.errors import LTX2Error, MissingFileError
+from ltx2_core.errors import LTX2Error, MissingFileError, SettingError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.blueprint import Blueprint
@@ -613,11 +614,15 @@ def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
     assert model is not None and Tokenizer.from_sentencepiece(model).words == count
 
 
-def test_gemma_4_is_refused(tmp_path):
+def test_gemma_4_as_it_was_published_is_refused(tmp_path, tiny_files):
+    """That of LTX-2.5 was trained anew, and says so in its header."""
     tensors = gemma(GEMMA, "Q8_0")[1] | {"blk.0.layer_output_scale.weight": packed(torch.ones(1), "F32")}
     path = write(tmp_path / "g.gguf", {"general.architecture": "gemma4"}, tensors)
-    with pytest.raises(CheckpointError, match=r"g\.gguf is Gemma 4, which belongs to LTX-2\.5"):
-        open_text_encoder(path)
+    files = open_text_encoder(path)
+    assert files.kind.title == "Gemma 4"
+    for version, words in (("2.3", "is Gemma 4, which .* does not read"), ("2.5", "was trained with the text encoder")):
+        with pytest.raises(SettingError, match=words):
+            check_training(files, open_models(tiny_files(version)[0]))
 
 
 # -- The whole way -----------------------------------------------------------------------------------------------------

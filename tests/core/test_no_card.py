@@ -20,7 +20,7 @@ from ltx2_core.memory.machine import GIB, Machine, free_ram
 from ltx2_core.memory.partition import Weights
 from ltx2_core.memory.placement import DEVICE, explain_refusal, least_bytes
 from ltx2_core.memory.trace import Cost
-from ltx2_core.memory.unit import ALIGNMENT, Unit
+from ltx2_core.memory.unit import ALIGNMENT, Changes, Unit
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.settings import Request
@@ -103,7 +103,7 @@ def test_only_what_is_converted_or_changed_is_copied_where_the_rest_is_used_in_p
     table, norm, wide = torch.randn(64, 8).bfloat16(), torch.randn(8).bfloat16(), torch.randn(8)
     unit = Unit([table, norm, wide], arrival=WIDE, tables=[id(table)])
     assert unit.nbytes == ALIGNMENT and unit.is_changed
-    unit.set_patches({0: lambda weight: weight.add_(1)})
+    unit.change(Changes({"table": lambda weight: weight.add_(1)}), ["table", "norm", "wide"])
     assert unit.nbytes == ALIGNMENT + 64 * 8 * 4
     assert not Unit([wide, table], arrival=WIDE, tables=[id(table)]).is_changed
 
