@@ -31,7 +31,7 @@ from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, adapters_of, fuses, joined, ready
+from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, adapters_of, cast_device, fuses, joined, ready
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
     TEXT_ENCODER,
@@ -330,7 +330,8 @@ class LoadedModel:
     def _build(
         self, key: NetworkKey[Any], dtype: torch.dtype, format: str | None, deferred: Collection[torch.dtype]
     ) -> list[nn.Module]:
-        return [build(self.models, name, dtype, format=format, deferred=deferred) for name in key.components]
+        on = cast_device(host.device_for(ROLES.get(key.name, "vae")))
+        return [build(self.models, name, dtype, "cpu", format, deferred, on) for name in key.components]
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""

@@ -18,6 +18,7 @@ def build(
     device: torch.device | str = "cpu",
     format: str | None = None,
     deferred: Collection[torch.dtype] = (),
+    cast_on: torch.device | None = None,
 ) -> ComponentNetwork:
     """Build the network (nn.Module) of a component with its weights, ready for inference.
 
@@ -29,6 +30,7 @@ def build(
         format: A row of ``quantization.CASTS``, for the transformer alone: those of its matrices that may be coarse
             become smaller, and are in memory then.
         deferred: Tensors that are stored so stay as they are, and memory-mapped: a ``Store`` converts them.
+        cast_on: Where numbers are rounded to ``format``, by default where they lie.
 
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or in a format that cannot be read.
@@ -42,7 +44,7 @@ def build(
     network = models.network(name)
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
-        cast(state, format)
+        cast(state, format, cast_on)
     try:
         computes = getattr(network, "compute_dtype", dtype)
         install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))

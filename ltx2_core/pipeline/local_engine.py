@@ -29,7 +29,7 @@ from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .engine import PlannedEngine
-from .prepare import LoraLoad, Prepared, adapters_of, fuses, joined, ready
+from .prepare import LoraLoad, Prepared, adapters_of, cast_device, fuses, joined, ready
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
@@ -190,7 +190,8 @@ class LocalEngine(PlannedEngine):
                 yield build_text_encoder(self.encoder, self._dtype_of(name), deferred)
             else:
                 format = self.resources.format if name == "transformer" else None
-                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred)
+                on = cast_device(self._device)
+                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred, on)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))

@@ -81,6 +81,14 @@ def fuses(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def cast_device(device: torch.device) -> torch.device | None:
+    """Return where weights are rounded that are cast while they are loaded; None is where they lie.
+
+    A card does it as fast as they come; Apple's GPUs know no float8.
+    """
+    return device if device.type == "cuda" else None
+
+
 @dataclass(frozen=True)
 class LoraLoad:
     """What LoRAs add to the needs of stages; known without building a network.

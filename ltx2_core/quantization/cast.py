@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import SettingError, is_out_of_memory
 from .formats import CASTS, SCALE_SUFFIXES
+from .stored import Format
 
 _PLAIN_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -20,16 +21,38 @@ def check_format(format: str | None) -> None:
         )
 
 
-def cast(state: dict[str, Tensor], format: str) -> None:
+def cast(state: dict[str, Tensor], format: str, device: torch.device | None = None) -> None:
     """Put the ``castable`` weights of a transformer into ``format``, one after the other; changes ``state``.
 
     The result is what a file in that format would hold, for ``install_quantized_layers`` to read; on the meta device it
-    is the same without numbers. Raises SettingError unless ``format`` is a row of CASTS.
+    is the same without numbers.
+
+    Args:
+        state: by our names.
+        format: a row of CASTS.
+        device: where numbers are rounded, which is much faster on a card; None is where they lie. The result lies
+            where they do.
+
+    Raises:
+        SettingError: there is no such row.
     """
     check_format(format)
     for name in castable(state, format):
         module = name.removesuffix(".weight")
-        state |= {f"{module}.{suffix}": tensor for suffix, tensor in CASTS[format].quantize(state[name]).items()}
+        made = (
+            CASTS[format].quantize(state[name]) if device is None else _quantize_on(device, CASTS[format], state[name])
+        )
+        state |= {f"{module}.{suffix}": tensor for suffix, tensor in made.items()}
+
+
+def _quantize_on(device: torch.device, format: Format, weight: Tensor) -> dict[str, Tensor]:
+    """A matrix in ``format``, rounded on ``device`` if that has room for it."""
+    try:
+        return {suffix: made.to(weight.device) for suffix, made in format.quantize(weight.to(device)).items()}
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return format.quantize(weight)
 
 
 def castable(state: Mapping[str, Tensor], format: str) -> list[str]:

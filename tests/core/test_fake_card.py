@@ -22,6 +22,7 @@ from ltx2_core.pipeline.stage import (
     VIDEO_ENCODER,
     VOCODER,
 )
+from ltx2_core.quantization import CASTS
 from ltx2_core.sampling import SAMPLERS, Guidance
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "seed": 1, "cache": False, "device": "cuda"}
@@ -82,6 +83,22 @@ WAYS = {
 @pytest.mark.sample(2)
 def test_weights_and_passes_of_every_kind_stay_on_the_card(miniature, settings):
     made(miniature, steps=1, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", CASTS)
+def test_weights_are_cast_on_the_card(miniature, monkeypatch, format):
+    """Not on the host, which would take a minute for a real model; there they lie afterwards."""
+    seen, kind = [], type(CASTS[format])
+    quantize = kind.quantize
+
+    def watched(self, weight):
+        seen.append(weight.device.type)
+        return quantize(self, weight)
+
+    monkeypatch.setattr(kind, "quantize", watched)
+    made(miniature, steps=1, format=format)
+    assert seen.count("cuda") > 10 and {*seen} <= {"cuda", "meta"}  # the plan has them without numbers
 
 
 @pytest.mark.slow

@@ -264,6 +264,23 @@ def test_what_is_cast_of_a_release_and_what_is_kept(version, gigabytes, smaller)
     assert [any(reason.match(name) for name in kept) for reason in reasons] == [True] * 4 + [gated]
 
 
+def test_a_matrix_for_which_the_card_has_no_room_is_rounded_where_it_lies(monkeypatch):
+    plain = {f"blocks.{number}.video.self_attn.q.weight": torch.randn(32, 32) for number in range(5)}
+    expected, found, quantize, calls = dict(plain), dict(plain), type(CASTS["fp8"]).quantize, []
+    cast(expected, "fp8")
+
+    def full(format, weight):
+        calls.append(weight)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("full")
+        return quantize(format, weight)
+
+    monkeypatch.setattr(type(CASTS["fp8"]), "quantize", full)
+    cast(found, "fp8", torch.device("cpu", 0))  # which is another device than that of the weights
+    assert len(calls) == 4 and found.keys() == expected.keys()
+    assert all(torch.equal(found[name].float(), expected[name].float()) for name in expected)
+
+
 def test_casting_holds_one_matrix_in_full_at_a_time():
     state = {f"blocks.{i}.video.self_attn.q.weight": torch.randn(64, 64).bfloat16() for i in range(22)}
     with Peak() as peak:
