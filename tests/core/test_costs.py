@@ -165,6 +165,7 @@ def test_the_decoding_peak_is_that_of_a_run(tiny_blueprint, size, tiling):
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, tiling", [
     ((128, 96, 17), Tiling()),
     ((192, 96, 33), Tiling(96, 32, 24, 8)),

@@ -86,6 +86,7 @@ def test_a_file_that_disagrees_with_its_config_is_refused(tiny_files, vae, tmp_p
         ltx2.build(models_with(tiny_files, tmp_path / "wrong.safetensors"), "video_decoder")
 
 
+@pytest.mark.slow
 def test_frames_depend_on_the_decoders_seed_and_steps(tiny_files, vae):
     models = models_with(tiny_files, vae)
     first = frames(models)
@@ -96,6 +97,7 @@ def test_frames_depend_on_the_decoders_seed_and_steps(tiny_files, vae):
     assert torch.equal(frames(plain), frames(plain, decoder_seed=5, decoder_steps=3))
 
 
+@pytest.mark.slow
 def test_the_seed_is_written_into_the_file(tiny_files, vae, tmp_path):
     av = pytest.importorskip("av")
     checkpoint, gemma, _ = tiny_files("2.3")
@@ -112,6 +114,7 @@ def test_the_seed_is_written_into_the_file(tiny_files, vae, tmp_path):
         assert container.metadata["decoder_seed"] == "8"
 
 
+@pytest.mark.slow
 def test_a_plan_takes_the_largest_tiles_that_fit():
     blueprint = drawn({"vae": RELEASED})
     stage = DecodeVideo((16, 16, 24))  # 768 x 512, 121 frames

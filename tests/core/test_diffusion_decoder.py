@@ -135,6 +135,7 @@ def test_published_numbers_of_several_steps():
     matches("v_two_steps", tiny(predicts="v", default_num_inference_steps=2)(latent, noise))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_published_numbers_of_tiles_and_short_clips(monkeypatch):
     decoder, shapes = tiny(), []
@@ -286,6 +287,7 @@ def test_the_library_has_the_same_windows(shape, kernel):
     assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_copy_is_as_large_as_all_windows():
     """Keys of a share of the bricks are copied, never the 1331 keys of every query, nor a mask over the clip."""
     from peak import Peak
@@ -536,6 +538,7 @@ def test_training_writes_nothing_over_what_gradients_need():
 # Tiles
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(5, 3, 8), (9, 7, 4)])
 def test_tiles_are_the_whole_where_they_do_not_blend(size):
@@ -555,6 +558,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     assert (tiled - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_windows_that_reach_across_tiles_differ_only_within_the_blend():
     decoder, latent = tiny(), random(1, 8, 7, 3, 7)
@@ -570,6 +574,7 @@ def test_windows_that_reach_across_tiles_differ_only_within_the_blend():
     assert inner and all(steps[1][edge - 1] < 1.5 * steps[1].median() + 0.1 for edge in inner)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_no_seam_is_seen_where_tiles_meet():
     decoder, latent = tiny(), 0.5 * random(1, 8, 3, 4, 12)
@@ -607,6 +612,7 @@ def test_clips_of_any_size_are_decoded(size):
     assert chunk.shape == (2, 3, 8 * (frames - 1) + 1, 32 * height, 32 * width) and chunk.isfinite().all()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_seed_and_the_steps_change_the_frames():
     decoder, latent = tiny(), random(1, 8, 1, 3, 3)

@@ -393,6 +393,7 @@ def test_the_plan_has_the_bytes_of_the_file(mini):
     assert planned == {key: value.nbytes for key, value in state.items()}
 
 
+@pytest.mark.slow
 def test_reading_takes_no_more_than_the_file(mini):
     models = open_models(mini)
     tracemalloc.start()
@@ -596,6 +597,7 @@ def test_a_tokenizer_that_cannot_be(tmp_path, change, said):
     assert "g.gguf" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
     """As large as that of Gemma 3: 262,144 words with scores and kinds."""
     fields, count = vocabulary((GEMMA / "tokenizer.model").read_bytes()), 262144

@@ -149,6 +149,7 @@ class Tight(LocalEngine):
         super().follow(replace(plan, placements=placements))
 
 
+@pytest.mark.slow
 def test_a_clip_is_the_same_whatever_stays_in_the_ram(models, ram):
     request, clips = Request.of("a red ball", **SMALL), []
     for engine, free in ((LocalEngine, 15 * GIB), (LocalEngine, 10**8), (Tight, 10**8)):
@@ -213,6 +214,7 @@ def test_a_plan_for_a_cpu_is_one_of_ram(monkeypatch, capsys):
     assert "at most 6.4 GB of RAM" in said and "card and" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux tells what a process has of its memory")
 def test_the_script_for_a_computer_without_a_card(capsys, tmp_path, tiny_files):
     most = no_card.main(["--files", *map(str, tiny_files("2.3")[:2])])

@@ -126,6 +126,7 @@ def process_with_tf32():
 needs_these_flags = pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has older flags")
 
 
+@pytest.mark.slow
 @needs_these_flags
 def test_float32_is_float32_in_every_network(tiny_files, process_with_tf32, monkeypatch):
     """Seen from inside: every module of every network, and the spectrogram of a sound that is given."""

@@ -50,6 +50,7 @@ def test_the_projection_comes_with_a_text_encoder_that_was_given_apart(parts):
     assert not models.missing and models.sources["text_features"].file.path == encoder
 
 
+@pytest.mark.slow
 def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
     whole, packed = tiny_files("2.5")[0], tiny_files("2.5")[2]
     clips = [ltx2.generate(models, "a ball", "blurry", steps=2, **CLIP)
@@ -59,6 +60,7 @@ def test_a_clip_of_the_parts_is_that_of_the_whole(parts, tiny_files):
     assert clips[0].frames.shape == (9, 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_a_distilled_one_is_known_by_its_name_and_ancestral(tmp_path):
     models = open_models(tiny.write_split(tmp_path, "distilled"))
     assert models.kind == "LTX-2.5 distilled"
@@ -137,6 +139,7 @@ def test_a_text_encoder_alone_is_no_model(tiny_files, parts):
         open_models(parts[1]).source("transformer")
 
 
+@pytest.mark.slow
 def test_all_of_the_whole_is_in_the_parts(parts, tiny_files):
     whole, split = open_models(tiny_files("2.5")[0]), open_models(parts)
     for name in COMPONENTS:

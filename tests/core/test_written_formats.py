@@ -79,6 +79,7 @@ def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
         assert 1e-3 < relative_error(ours, other) < ALLOWED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_plan_counts_the_bytes_of_the_file(tmp_path, name):
     path = tmp_path / "x.safetensors"
@@ -226,6 +227,7 @@ def test_a_file_that_ends_within_a_tensor_is_refused(tmp_path):
         open_models(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_weights_that_stream_compute_what_weights_in_place_do(tmp_path, name, device):
