@@ -50,7 +50,7 @@ def run_generate(options: argparse.Namespace) -> None:
         needed = VERSIONS[models.version].text_encoder
         raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
     request = request_of(options, models)
-    check_decoders(models, request.completed(recipe_of(models, request.hq)))
+    check_decoders(models, request)
     with Bars() as bars:
         clips = make_clips(models, request, bars)
         paths = [

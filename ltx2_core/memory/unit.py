@@ -124,6 +124,8 @@ class Unit:
         files: where homes may be mapped from.
         arrival: how copies differ from homes.
         tables: ids of tensors of which a network only looks up rows, which it converts itself.
+        sent_bytes: of the unit with its company.
+        kept_bytes: of what remains of that, once the patches are made, if the unit stays.
     """
 
     tensors: list[Tensor]
@@ -139,6 +141,8 @@ class Unit:
     patches: dict[int, Patch] = field(default_factory=dict)  # of which tensors, to be made in every copy
     beside: "Unit | None" = None  # what its layers read beside the weights
     passing: "Unit | None" = None  # what its patches read
+    sent_bytes: int = field(init=False)
+    kept_bytes: int = field(init=False)
 
     def __post_init__(self):
         self.homes = [tensor.data for tensor in self.tensors]
@@ -146,26 +150,16 @@ class Unit:
         self._lay_out()
 
     @property
-    def is_changed(self) -> bool:
-        """Whether a copy differs from the homes."""
-        return bool(self.patches) or any(
-            dtype not in (None, home.dtype) for dtype, home in zip(self.dtypes, self.homes)
-        )
-
-    @property
     def company(self) -> list["Unit"]:
         """The unit itself and those that come with it; what the patches read is the last of them."""
         return [self, *(each for each in (self.beside, self.passing) if each is not None)]
 
     @property
-    def sent_bytes(self) -> int:
-        """Bytes of what comes to the device."""
-        return sum(each.nbytes for each in self.company)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of what remains there, once the patches are made, if the unit stays."""
-        return self.sent_bytes - (self.passing.nbytes if self.passing else 0)
+    def is_changed(self) -> bool:
+        """Whether a copy differs from the homes."""
+        return bool(self.patches) or any(
+            dtype not in (None, home.dtype) for dtype, home in zip(self.dtypes, self.homes)
+        )
 
     def change(self, changes: Changes, names: Sequence[str]) -> None:
         """Make these changes, and no others, in every copy from now on; there must be none at this moment.
@@ -195,6 +189,8 @@ class Unit:
                 self.dtypes[index] = None if partly else home.dtype
         self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
         *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
+        self.sent_bytes = sum(each.nbytes for each in self.company)
+        self.kept_bytes = self.sent_bytes - (self.passing.nbytes if self.passing else 0)
 
     def read(self, into: Tensor, start: int = 0) -> None:
         """Read a part of the span from the homes.

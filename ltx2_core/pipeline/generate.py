@@ -5,7 +5,7 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from ..health import Seams
 from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
-from ..settings import CompleteRequest, Request
+from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -125,12 +125,14 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     return [_clip(stages, engine, complete, each) for each in latent.clips()]
 
 
-def check_decoders(models: Models, request: CompleteRequest) -> None:
-    """Refuse a clip whose pictures nothing could decode; that its sound cannot be is logged.
+def check_decoders(models: Models, asked: Request) -> None:
+    """Refuse a clip, of any length, whose pictures nothing could decode; that its sound cannot be is logged.
 
     Raises:
         CheckpointError: names what the files lack, and where the file with it is chosen.
     """
+    any_length = replace(asked, clip=replace(asked.clip, length=AUTO)) if asked.clip.length == AS_PROMPT else asked
+    request = any_length.completed(recipe_of(models, asked.hq))
     if "video" in request.streams and kept_video(request.refine_conditions) is None:
         models.source("video_decoder")
     if "audio" in request.streams and kept_audio(request.request.conditions) is None:

@@ -552,7 +552,7 @@ def test_plan_says_where_weights_will_be(capsys):
     assert main(["plan", "--version", "2.3", "--format", "fp8", *size, *card]) == 0
     said = capsys.readouterr().out
     assert "LTX-2.3 in fp8: 768 x 512, 25 frames (1.0 s)" in said and "RTX 4090: at most" in said
-    assert "sampling" in said and "Frames are decoded in tiles of" in said
+    assert "sampling" in said and "Frames are decoded all at once" in said
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def vae(tmp_path_factory):
 
 
 def models_with(tiny_files, vae):
-    checkpoint, gemma, _ = tiny_files("2.3")
+    checkpoint, gemma, _ = tiny_files("2.5")
     return ltx2.open_models(checkpoint, gemma, video_vae=vae)
 
 
@@ -56,7 +56,7 @@ def test_the_file_says_which_decoder_it_has(tiny_files, vae):
     assert isinstance(decoder, DiffusionDecoder) and decoder.config.steps == 1
     assert models.config["vae"]["_class_name"] == "CausalDiffusionVAE"
     assert models.network("video_encoder").config.latent_channels == 128
-    plain = ltx2.open_models(*tiny_files("2.3")[:2])
+    plain = ltx2.open_models(*tiny_files("2.5")[:2])
     assert isinstance(ltx2.build(plain, "video_decoder", torch.float32), VideoDecoder)
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_disagrees_with_its_config_is_refused(tiny_files, vae, tmp_p
     models = models_with(tiny_files, tmp_path / "bare.safetensors")
     with pytest.raises(CheckpointError, match="describes a convolutional decoder, but the tensors are those of a diff"):
         ltx2.build(models, "video_decoder")
-    checkpoint, *_ = tiny_files("2.3")
+    checkpoint, *_ = tiny_files("2.5")
     tensors = {key: value for key, value in load_file(checkpoint).items() if key.startswith("vae.")}
     config = {"config": json.dumps({"vae": tiny._DIFFUSION_VAE})}
     save_file(tensors, tmp_path / "wrong.safetensors", config)
@@ -93,14 +93,14 @@ def test_frames_depend_on_the_decoders_seed_and_steps(tiny_files, vae):
     assert first.shape == (1, 9, 64, 96, 3) and torch.equal(first, frames(models, decoder_seed=0, decoder_steps=1))
     for changed in ({"decoder_seed": 1}, {"decoder_steps": 3}):
         assert not torch.equal(first, frames(models, **changed))
-    plain = ltx2.open_models(*tiny_files("2.3")[:2])
+    plain = ltx2.open_models(*tiny_files("2.5")[:2])
     assert torch.equal(frames(plain), frames(plain, decoder_seed=5, decoder_steps=3))
 
 
 @pytest.mark.slow
 def test_the_seed_is_written_into_the_file(tiny_files, vae, tmp_path):
     av = pytest.importorskip("av")
-    checkpoint, gemma, _ = tiny_files("2.3")
+    checkpoint, gemma, _ = tiny_files("2.5")
     request = Request.of("a ball", width=64, height=64, frames=9, steps=1, decoder_seed=7)
     assert request.decoding == Denoising(decoder_seed=7)
     clip = run(models_with(tiny_files, vae), request)
@@ -150,6 +150,6 @@ def test_the_tensors_say_what_is_planned_where_the_config_does_not():
 def test_the_plan_of_a_model_with_a_diffusion_decoder_is_made(tiny_files, vae):
     models = models_with(tiny_files, vae)
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.float32)
-    blueprint = Blueprint.of_files(models, open_text_encoder(tiny_files("2.3")[1]), dtypes)
+    blueprint = Blueprint.of_files(models, open_text_encoder(tiny_files("2.5")[1]), dtypes)
     stage = DecodeVideo((3, 4, 4))
     assert need_of(stage, blueprint).work_bytes > 0 and stage.remarks(blueprint) == () and stage.seed(blueprint) == 0

@@ -72,7 +72,7 @@ def place_gguf_files(models: Path, elsewhere: Path) -> None:
     """The transformer and Gemma as GGUF, where people put them, and the VAEs that such files lack."""
     checkpoint = elsewhere / "checkpoints" / "elsewhere.safetensors"
     for folder in ("unet", "clip", "vae"):
-        (models / folder).mkdir()
+        (models / folder).mkdir(exist_ok=True)
     write(models / "unet" / "tiny-Q8_0.gguf", *transformer(checkpoint, common("Q8_0")))
     write(models / "clip" / "gemma-Q8_0.gguf", *gemma(elsewhere / "gemma-tiny", "Q8_0"))
     (models / "vae" / "tiny-vaes.safetensors").symlink_to(checkpoint)
