@@ -148,6 +148,7 @@ class Unit:
         self.homes = [tensor.data for tensor in self.tensors]
         self._parts = [file_part(home, self.files) for home in self.homes]
         self._lay_out()
+        self._count()
 
     @property
     def company(self) -> list["Unit"]:
@@ -172,6 +173,12 @@ class Unit:
         self.passing = self._companion([each for name in names for each in changes.read.get(name, ())])
         self.beside = self._companion([each for name in names for each in changes.beside.get(name, ())])
         self._lay_out()
+        self._count()
+
+    def _count(self) -> None:
+        """Plans ask for these sizes in every turn of a ring."""
+        self.sent_bytes = sum(each.nbytes for each in self.company)
+        self.kept_bytes = self.sent_bytes - (self.passing.nbytes if self.passing else 0)
 
     def _companion(self, tensors: list[Tensor]) -> "Unit | None":
         return Unit(tensors, mapped_files(), self.arrival) if tensors else None
@@ -189,8 +196,6 @@ class Unit:
                 self.dtypes[index] = None if partly else home.dtype
         self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
         *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
-        self.sent_bytes = sum(each.nbytes for each in self.company)
-        self.kept_bytes = self.sent_bytes - (self.passing.nbytes if self.passing else 0)
 
     def read(self, into: Tensor, start: int = 0) -> None:
         """Read a part of the span from the homes.
