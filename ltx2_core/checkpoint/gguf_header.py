@@ -86,11 +86,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         cursor = _Cursor(content, path.name)
         tensor_count, field_count = _read_start(cursor)
         fields: dict[str, Any] = {}
-        for number in range(field_count):
-            cursor.place = f"field {number + 1:,} of {field_count:,}"
-            key = cursor.name()
-            if key in fields:
-                raise cursor.contradiction(f"has the field {shown(key)} twice")
+        for key in _names(cursor, field_count, "field"):
             cursor.place = f"the field {shown(key)}"
             fields[key] = cursor.value(cursor.number("<I"))
         tensors = _read_tensors(cursor, tensor_count, fields)
@@ -236,17 +232,25 @@ def _read_start(cursor: _Cursor) -> tuple[int, int]:
     return tensors, fields
 
 
+def _names(cursor: _Cursor, count: int, what: str) -> Iterator[str]:
+    """The names of so many entries, each of which whoever asks reads before the next one."""
+    seen = set[str]()
+    for number in range(count):
+        cursor.place = f"{what} {number + 1:,} of {count:,}"
+        name = cursor.name()
+        if name in seen:
+            raise cursor.contradiction(f"has the {what} {shown(name)} twice")
+        seen.add(name)
+        yield name
+
+
 def _read_tensors(cursor: _Cursor, count: int, fields: Mapping[str, Any]) -> dict[str, StoredTensor]:
     """The table of tensors, which ends where their bytes begin."""
     alignment = fields.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise cursor.contradiction(f"has general.alignment = {shown(alignment)}")
     found: dict[str, StoredTensor] = {}
-    for number in range(count):
-        cursor.place = f"tensor {number + 1:,} of {count:,}"
-        name = cursor.name()
-        if name in found:
-            raise cursor.contradiction(f"has the tensor {shown(name)} twice")
+    for name in _names(cursor, count, "tensor"):
         cursor.place = f"the entry of the tensor {shown(name)}"
         found[name] = _read_tensor(cursor, name, alignment)
     data = -(-cursor.at // alignment) * alignment

@@ -136,3 +136,18 @@ class WeightShapes:
     def layers(self) -> int:
         """How many layers there are."""
         return len({name.split(".")[2] for name in self._shapes if name.startswith("model.layers.")})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that every kind of Gemma has, by our names; those of heads are those of the first layer."""
+        head_dim = self("layers.0.self_attn.q_norm", axes=1)[0]
+        vocabulary, width = self("embed_tokens")
+        return {
+            "layers": self.layers,
+            "width": width,
+            "hidden": self("layers.0.mlp.gate_proj")[0],
+            "heads": self("layers.0.self_attn.q_proj")[0] // head_dim,
+            "kv_heads": self("layers.0.self_attn.k_proj")[0] // head_dim,
+            "head_dim": head_dim,
+            "vocabulary": vocabulary,
+        }

@@ -68,19 +68,8 @@ class GemmaConfig:
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "GemmaConfig":
         """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
-        shape = WeightShapes(shapes)
-        head_dim = shape("layers.0.self_attn.q_norm", axes=1)[0]
-        sizes = cls(
-            layers=shape.layers,
-            width=shape("embed_tokens")[1],
-            hidden=shape("layers.0.mlp.gate_proj")[0],
-            heads=shape("layers.0.self_attn.q_proj")[0] // head_dim,
-            kv_heads=shape("layers.0.self_attn.k_proj")[0] // head_dim,
-            head_dim=head_dim,
-            vocabulary=shape("embed_tokens")[0],
-            attention_scalar=head_dim,
-        )
-        return cls.from_json(sizes.to_json())
+        sizes = WeightShapes(shapes).sizes
+        return cls.from_json(cls(**sizes, attention_scalar=sizes["head_dim"]).to_json())
 
     @property
     def query_width(self) -> int:

@@ -88,17 +88,7 @@ class Gemma4Config:
         """Derive the sizes from the shapes of the tensors (our names); CheckpointError if a needed one is missing."""
         shape = WeightShapes(shapes)
         full = next((n for n in range(shape.layers) if not shape.has(f"layers.{n}.self_attn.v_proj")), shape.layers)
-        head_dim = shape("layers.0.self_attn.q_norm", axes=1)[0]
-        sizes = cls(
-            layers=shape.layers,
-            width=shape("embed_tokens")[1],
-            hidden=shape("layers.0.mlp.gate_proj")[0],
-            heads=shape("layers.0.self_attn.q_proj")[0] // head_dim,
-            kv_heads=shape("layers.0.self_attn.k_proj")[0] // head_dim,
-            head_dim=head_dim,
-            vocabulary=shape("embed_tokens")[0],
-            full_every=full + 1,
-        )
+        sizes = cls(**shape.sizes, full_every=full + 1)
         if full < shape.layers:
             full_head_dim = shape(f"layers.{full}.self_attn.q_norm", axes=1)[0]
             keys = shape(f"layers.{full}.self_attn.k_proj")[0]
