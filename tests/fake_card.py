@@ -14,7 +14,6 @@ from devices import Stream, on_stand_ins
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ltx2_core.memory import link, pinned
 from ltx2_core.memory.machine import machine_named
@@ -44,13 +43,24 @@ class Marks:
 
     def put(self, made: object, device: torch.device) -> object:
         """Mark every tensor in ``made`` as lying on ``device``, and return it."""
-        for tensor in filter(_is_real, tree_leaves(made)):
+        for tensor in tensors_in(made):
             storage = tensor.untyped_storage()
             if device.type == "cuda":
                 self._storages[storage._cdata] = StorageWeakRef(storage)
             else:
                 self._storages.pop(storage._cdata, None)
         return made
+
+
+def tensors_in(value: object) -> list[torch.Tensor]:
+    """The tensors with bytes in what an operation is given or makes."""
+    if isinstance(value, torch.Tensor):
+        return [] if _is_meta(value) else [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for each in value for tensor in tensors_in(each)]
 
 
 def _is_real(value: object) -> bool:
@@ -127,14 +137,14 @@ class Operations(TorchDispatchMode):
         self.marks = marks
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        given = list(filter(_is_real, tree_leaves((args, kwargs))))
+        given = tensors_in((args, kwargs))
         on_card = [each for each in given if each in self.marks]
         if on_card and operation.overloadpacket not in COPIES:
             self._check(operation, args, [each for each in given if each not in self.marks])
         made = operation(*args, **kwargs or {})
         if on_card:
             known = {each.untyped_storage()._cdata for each in given}
-            new = [each for each in filter(_is_real, tree_leaves(made)) if each.untyped_storage()._cdata not in known]
+            new = [each for each in tensors_in(made) if each.untyped_storage()._cdata not in known]
             self.marks.put(new, CARD)
         return made
 

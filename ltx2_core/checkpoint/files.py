@@ -162,7 +162,7 @@ class TensorFile:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
         # A storage of its own, since a view of bytes as numbers must begin where these do.
         content = self._mapped[entry.start : entry.start + entry.nbytes]
-        stored = torch.asarray(content, dtype=torch.uint8, device="cpu")
+        stored = torch.empty(0, dtype=torch.uint8, device="cpu").set_(content)  # which reads nothing
         if entry.expands:
             return expand_blocks(entry.dtype, stored).view(entry.shape)
         tensor = stored.view(dtype).view(entry.shape)

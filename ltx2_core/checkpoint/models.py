@@ -90,6 +90,7 @@ class Models:
         every = tuple(dict.fromkeys((*files, *(file for file, _ in chosen))))
         self.files, self.duration_head = _without_head(every)
         self.text_encoder, self._distilled = text_encoder, distilled
+        self._unknown: dict[TensorFile, list[str]] = {}
         for file in self.files:
             self._refuse_foreign(file)
         self.version = _one_version(every)
@@ -248,11 +249,9 @@ class Models:
     def unknown(self, file: TensorFile) -> list[str]:
         """List the keys of ``file`` that no component knows; a text encoder that is packed with its projection is no
         component, and known all the same."""
-        if find_kind(file.entries) is not None and _has_projection(file):
-            return []
-        names = file.official_names.items()
-        unclaimed = [key for name, key in names if not any(c.claims(name) for c in COMPONENTS.values())]
-        return [key for key in unclaimed if not is_file_marker(key)]
+        if file not in self._unknown:
+            self._unknown[file] = _unknown_keys(file)
+        return self._unknown[file]
 
 
 def open_models(
@@ -315,6 +314,14 @@ def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: s
         return Path(text_encoder)
     among = [file.path for file in files if find_kind(file.entries) is not None]
     return next(iter([*among, *(path for each in paths if (path := each / GEMMA).is_dir())]), None)
+
+
+def _unknown_keys(file: TensorFile) -> list[str]:
+    if find_kind(file.entries) is not None and _has_projection(file):
+        return []
+    names = file.official_names.items()
+    unclaimed = [key for name, key in names if not any(c.claims(name) for c in COMPONENTS.values())]
+    return [key for key in unclaimed if not is_file_marker(key)]
 
 
 def _has_projection(file: TensorFile) -> bool:

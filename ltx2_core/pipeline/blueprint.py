@@ -30,6 +30,7 @@ from ..quantization import (
     install_quantized_layers,
     matrix_shape,
     plain_dtype,
+    quantized,
     stored_weights,
     use_scaled_products,
 )
@@ -246,14 +247,14 @@ def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
 def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
     """Return ``tensors`` with the matrices of these blocks in ``format``."""
     inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
-    quantized: Tensors = {}
+    found: Tensors = {}
     for name, tensor in tensors.items():
         if tensor.ndim == 2 and inside.fullmatch(name):
             module = name.removesuffix(".weight")
-            quantized |= {f"{module}.{leaf}": made for leaf, made in CASTS[format].quantize(tensor).items()}
+            found |= {f"{module}.{leaf}": made for leaf, made in quantized(tensor, format).items()}
         else:
-            quantized[name] = tensor
-    return quantized
+            found[name] = tensor
+    return found
 
 
 def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:

@@ -1,6 +1,6 @@
 """How is a weight stored in fewer bits, and how does a layer compute with it?"""
 
-from .cast import cast, castable, check_format
+from .cast import cast, castable, check_format, quantized
 from .formats import (
     CASTS,
     FORMATS,
@@ -56,6 +56,7 @@ __all__ = [
     "matrix_shape",
     "matrix_shapes",
     "plain_dtype",
+    "quantized",
     "respell",
     "scaled_product",
     "split_companion",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,10 +40,23 @@ def cast(state: dict[str, Tensor], format: str, device: torch.device | None = No
     check_format(format)
     for name in castable(state, format):
         module = name.removesuffix(".weight")
-        made = (
-            CASTS[format].quantize(state[name]) if device is None else _quantize_on(device, CASTS[format], state[name])
-        )
+        made = quantized(state[name], format) if device is None else _quantize_on(device, CASTS[format], state[name])
         state |= {f"{module}.{suffix}": tensor for suffix, tensor in made.items()}
+
+
+def quantized(weight: Tensor, format: str) -> dict[str, Tensor]:
+    """Return what a file has for a matrix (out, in) in ``format``, a row of CASTS; of shapes alone, as shapes."""
+    if weight.is_meta:
+        return {
+            suffix: made.clone() for suffix, made in _outlines(format, weight.shape, weight.dtype).items()
+        }
+    return CASTS[format].quantize(weight)
+
+
+@cache
+def _outlines(format: str, shape: torch.Size, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same for all matrices of one shape: a model has thousands, and torch computes shapes slowly."""
+    return CASTS[format].quantize(torch.empty(shape, dtype=dtype, device="meta"))
 
 
 def _quantize_on(device: torch.device, format: Format, weight: Tensor) -> dict[str, Tensor]:

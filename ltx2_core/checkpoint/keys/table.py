@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 
 class Keys:
@@ -61,10 +62,14 @@ def same(names: Iterable[str]) -> dict[str, str | None]:
     return {name: name for name in names}
 
 
+_NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\})(?=\.)")
+
+
+@lru_cache(2**15)  # every component is asked for every name of a file
 def _pieces(name: str) -> tuple[str, list[str]]:
+    """A name with a hole for each number, and these."""
     name = f".{name}."
-    numbers = re.findall(r"(?<=\.)(?:\d+|\{\})(?=\.)", name)
-    return re.sub(r"(?<=\.)(?:\d+|\{\})(?=\.)", "{}", name)[1:-1], numbers
+    return _NUMBER.sub("{}", name)[1:-1], _NUMBER.findall(name)
 
 
 def _shape_of(name: str) -> str:
