@@ -60,6 +60,7 @@ class Ring:
         self._after = dict(zip(units, [*units[1:], *units[:1]]))
         self._first = next(iter(units), None)
         self._last: Unit | None = None
+        self._by_size: list[Unit] = []  # the largest first; sizes change between runs only
 
     @property
     def largest(self) -> int:
@@ -79,13 +80,15 @@ class Ring:
     def start(self) -> None:
         """Begin a run: send the unit that the last run began with, and those after it."""
         self._last = None
+        self._by_size = sorted(self._after, key=lambda unit: unit.sent_bytes, reverse=True)
         self.look_ahead()
 
     def use(self, unit: Unit) -> None:
         """Bring ``unit`` to the device and bind it, because it is about to run."""
         self.running = unit
         if unit.place is None:
-            self._send_from(unit)
+            if unit not in self.slots:  # else the last look ahead was right
+                self._send_from(unit)
             slot = self.slots.pop(unit)  # nobody shall find it there if its changes fail half-way
             install(unit, slot, self.link)
             self.slots[unit] = slot
@@ -128,7 +131,7 @@ class Ring:
 
     def _send_from(self, unit: Unit) -> None:
         """Send ``unit`` and those that follow, as far as they are not there, until one finds no room."""
-        if self.memory is not None and self.taken != self.nbytes:
+        if self.memory is not None and self.taken != self.size * self._largest_now():
             self.clear()
         nearer: list[Slot] = []
         seen: set[Unit] = set()
@@ -142,19 +145,23 @@ class Ring:
 
     def _send(self, unit: Unit, nearer: Sequence[Slot]) -> bool:
         """Send ``unit`` if there is room beside those that are needed earlier; return whether there was."""
-        memory = self._room()
-        for start in (self._end, 0, *(slot.stop for slot in nearer)):
-            stop = start + unit.sent_bytes
-            if stop <= memory.nbytes and not any(slot.overlaps(start, stop) for slot in nearer):
-                break
-        else:
+        memory, nbytes = self._room(), unit.sent_bytes
+        gaps = _gaps(nearer, memory.nbytes, nbytes)
+        if not gaps:
             return False
+        possible = (self._end, 0, *(slot.stop for slot in nearer))
+        start = next(start for start in possible if any(first <= start <= last for first, last in gaps))
+        stop = start + nbytes
         for other in [other for other, slot in self.slots.items() if slot.overlaps(start, stop)]:
             self._forget(other)
-        slot = memory.piece(start, stop - start).divide([each.nbytes for each in unit.company])
+        slot = memory.piece(start, nbytes).divide([each.nbytes for each in unit.company])
         send(unit, slot, self.link)
         self.slots[unit], self._end = slot, stop
         return True
+
+    def _largest_now(self) -> int:
+        """The same as ``largest`` while a run lasts, without a look at every unit."""
+        return next((unit.sent_bytes for unit in self._by_size if unit.place is None), 0)
 
     def _room(self) -> Slot:
         while self.memory is None:
@@ -170,6 +177,15 @@ class Ring:
         slot = self.slots.pop(unit)
         if unit.place is None:
             leave(unit, slot, self.link)
+
+
+def _gaps(taken: Sequence[Slot], memory: int, nbytes: int) -> list[tuple[int, int]]:
+    """The first and last places between slots of a memory at which ``nbytes`` can begin."""
+    if sum([slot.nbytes for slot in taken]) + nbytes > memory:
+        return []
+    edges = sorted((slot.start, slot.stop) for slot in taken)
+    between = zip([0, *(stop for _, stop in edges)], [*(start for start, _ in edges), memory])
+    return [(begin, end - nbytes) for begin, end in between if end - begin >= nbytes]
 
 
 def send(unit: Unit, slot: Slot, link: Link) -> None:

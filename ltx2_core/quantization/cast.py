@@ -47,9 +47,7 @@ def cast(state: dict[str, Tensor], format: str, device: torch.device | None = No
 def quantized(weight: Tensor, format: str) -> dict[str, Tensor]:
     """Return what a file has for a matrix (out, in) in ``format``, a row of CASTS; of shapes alone, as shapes."""
     if weight.is_meta:
-        return {
-            suffix: made.clone() for suffix, made in _outlines(format, weight.shape, weight.dtype).items()
-        }
+        return {suffix: made.clone() for suffix, made in _outlines(format, weight.shape, weight.dtype).items()}
     return CASTS[format].quantize(weight)
 
 
