@@ -8,7 +8,7 @@ INSTALL := $(IN_VENV) pip install --quiet
 # Two files at a time, each with a thread of its own.
 PYTEST := OMP_NUM_THREADS=1 $(IN_VENV) pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo fast test
+.PHONY: card-bundle demo fast test
 
 demo: .venv/ready-for-demo
 	$(IN_VENV) ltx2_core generate --prompt "a red ball bounces twice on the left" --output demo.mp4
@@ -26,6 +26,16 @@ test: .venv/ready-for-tests
 # While one writes code: what needs no other implementation, no server, no card and no whole clip.
 fast: .venv/ready-for-tests
 	$(PYTEST) -m "not oracle and not slow and not comfy and not browser and not cuda" tests/core tests/shape
+
+# Wheels for a machine with a card that has torch and no way out: copy the folder there with the repository, then
+# "python -m pip install --no-index --find-links card-bundle --no-deps card-bundle/*.whl".
+CARD_PYTHON ?= 3.12
+FOR_CARD := --quiet --dest card-bundle --only-binary :all: --python-version $(CARD_PYTHON) \
+	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
+card-bundle:
+	$(PYTHON) -m pip download $(FOR_CARD) safetensors transformers einops numpy av pillow sentencepiece tqdm "pytest>=8"
+	$(PYTHON) -m pip download $(FOR_CARD) --no-deps ltx-core==1.0.0 diffusers==0.42.1 comfy-kitchen==0.2.40
+	ls card-bundle
 
 .venv/ready-for-demo: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv

@@ -1,7 +1,9 @@
 """What only a card can tell, at full size with random weights: python -m benchmarks.cuda
 
 rates    what the card and its link reach
+vocoder  in float32 and as PyTorch has it (TF32), beside the same on the CPU: decibels of error, seconds
 forward  a step with all weights on the card: seconds and peak of activations, beside the plan's
+delays   a streamed step with random waits between its copies and blocks: equal to the same step without them
 peers    one pass beside ltx-core and diffusers with the same weights: ratios within rounds of turning order
 stream   the same steps streamed by block and by part, and as planned under caps of memory: seconds beside the plan's
          and beside the first placement of the same step, equality with it, loads, memory reserved beside the plan's
@@ -14,10 +16,12 @@ import argparse
 import gc
 import json
 import platform
+import random
 import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import date
 from functools import cache, cached_property, partial
@@ -29,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx2_core.audio_vae import VocoderConfig, make_vocoder
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import DoesNotFitError
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
@@ -39,6 +44,7 @@ from ltx2_core.memory.ram import ram
 from ltx2_core.memory.ring import Link
 from ltx2_core.memory.unit import Slot, Unit
 from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.precision import exact_float32
 from ltx2_core.pipeline.sample import need_of_passes
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES
@@ -73,7 +79,8 @@ class Bench:
         self.deadline = time.perf_counter() + 60 * options.minutes
         self.device = torch.device("cpu" if options.tiny else "cuda:0")
         config = HERE.parent / "tests" / "golden" / f"config_{options.version}.json"
-        self.section = json.loads(config.read_text())["transformer"] | (TINY if options.tiny else {})
+        self.config = json.loads(config.read_text())
+        self.section = self.config["transformer"] | (TINY if options.tiny else {})
         self.clips = {name: ClipShape(*SIZES[name], 121, FPS) for name in options.clips}
         self.passes, self.caps = options.passes, options.caps
         if options.tiny:
@@ -86,6 +93,7 @@ class Bench:
         self.first: dict[tuple, tuple[str, list[Tensor], float]] = {}  # of each step: where, its result and seconds
         self.stg_block = self.section["num_layers"] * 29 // 48
         self.pinned = PinnedMemory()
+        self.is_late, self.dice = False, random.Random(0)
 
     @cached_property
     def machine(self) -> Machine:
@@ -123,7 +131,9 @@ class Bench:
             install_quantized_layers(self.network, state)
             self.network.load_state_dict(state, assign=True)
             card = self.device.type == "cuda"
-            self.link = Streamed(self.device, self.pinned) if card else Plain(self.device)
+            self.link = Late(self.device, self.pinned, self.wait) if card else Plain(self.device)
+            for block in self.network.blocks:
+                block.register_forward_pre_hook(lambda *_: self.wait())
             self.sent = counted(self.link)
             self.store = Store(self.network, self.device, link=self.link)
             shapes = {name: tensor.to("meta") for name, tensor in state.items()}
@@ -131,10 +141,28 @@ class Bench:
         use_scaled_products(self.network, () if format in CASTS else [self.device.type])
         return {"seconds": time.perf_counter() - start, "weights, GB": self.store.wanted_bytes / 1e9}
 
+    def wait(self) -> None:
+        """Let the current stream of the card wait for up to 3 ms, while that is asked for."""
+        if self.is_late and self.device.type == "cuda":
+            torch.cuda._sleep(int(self.dice.random() * 4_500_000))  # cycles of 1.5 GHz
+
     def need(self, clip: str, passes: int) -> StageNeed:
         """Return what the planner says that a step of ``clip`` with so many passes needs."""
         size = LatentSize.of_clip(self.clips[clip])
         return need_of_passes(self.blueprint, size, PLANNED_PASSES[:passes], STEPS, self.stg_block)
+
+
+class Late(Streamed):
+    """Waits on the stream of copies before each of them."""
+
+    def __init__(self, device: torch.device, pinned: PinnedMemory, wait: Callable[[], None]):
+        super().__init__(device, pinned)
+        self._wait = wait
+
+    def _copy(self, *given: Any) -> torch.cuda.Event:
+        with torch.cuda.stream(self._copies):
+            self._wait()
+        return super()._copy(*given)
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -193,6 +221,39 @@ def rates(bench: Bench) -> Iterator[Case]:
         yield {"what": f"product of {side} x {side}, {dtype}"}, partial(product, dtype)
 
 
+def vocode(bench: Bench) -> Iterator[Case]:
+    """Yield the vocoder with random weights, in bf16's turn alone: its numbers are float32 in every format."""
+    if bench.format != "bf16":
+        return
+    torch.manual_seed(0)
+    vocoder = make_vocoder(VocoderConfig.from_json(bench.config["vocoder"]))
+    mel = torch.randn(1, 2, 100 if bench.device.type == "cuda" else 4, 64) - 4
+    exact = vocoder(mel).double()
+
+    def beside_the_host(precision: AbstractContextManager[None]) -> Figures:
+        network, given = vocoder.to(bench.device), mel.to(bench.device)
+        with precision:
+            found = network(given).cpu().double()
+            seconds = seconds_of(lambda: network(given), 3, bench.device)
+        error = (found - exact).square().mean() / exact.square().mean()
+        return {"seconds": seconds, "error, dB": 10 * float(error.clamp(min=1e-30).log10())}
+
+    for where, precision in {"in float32": exact_float32(), "as PyTorch has it": nullcontext()}.items():
+        yield {"where": where}, partial(beside_the_host, precision)
+
+
+def delay(bench: Bench) -> Iterator[Case]:
+    """Yield a step of the smallest clip, streamed by block, with random waits."""
+
+    def late(need: StageNeed) -> Figures:
+        figures = streamed(bench, "block", need)
+        bench.is_late = True
+        return figures
+
+    clip, passes = next(iter(bench.clips)), bench.passes[0]
+    yield {"clip": clip, "passes": passes, "where": "late"}, partial(step, bench, clip, passes, "late", late)
+
+
 def forward(bench: Bench) -> Iterator[Case]:
     """Yield steps with all weights on the device."""
     return steps(bench, {"resident": lambda need: put(bench, "block", None)})
@@ -235,7 +296,7 @@ def compare(bench: Bench) -> Iterator[Case]:
             yield {"clip": clip, "passes": 1, "where": f"beside {peer}"}, partial(ratio, clip, peer)
 
 
-PARTS = {"rates": rates, "forward": forward, "peers": compare, "stream": stream}
+PARTS = {"rates": rates, "vocoder": vocode, "forward": forward, "delays": delay, "peers": compare, "stream": stream}
 
 
 # --------------------------------------------------------------------------------------------------------------- steps
@@ -273,6 +334,7 @@ def planned(bench: Bench, gigabytes: float, need: StageNeed) -> Figures:
 
 def put(bench: Bench, unit: str, budget: int | None, slots: int = 2) -> Figures:
     """Let the store stream by ``unit`` within ``budget`` bytes; None keeps all weights on the device."""
+    bench.is_late = False
     bench.store.stream_by(unit, slots)
     bench.store.set_budget(budget)
     cap(bench.device, None)

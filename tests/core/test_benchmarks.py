@@ -15,15 +15,16 @@ def test_the_script_for_a_card(tmp_path):
     assert {"card", "date", "torch", "ltx-core", "diffusers", "options"} <= content["about"].keys()
     rows = content["rows"]
     assert {(row["part"], row["format"]) for row in rows} == {
-        ("rates", "bf16"), ("peers", "bf16"), *(("load", format) for format in cuda.FORMATS),
-        *((part, format) for part in ("forward", "stream") for format in ("bf16", "fp8 products")),
+        ("rates", "bf16"), ("vocoder", "bf16"), ("peers", "bf16"), *(("load", format) for format in cuda.FORMATS),
+        *((part, format) for part in ("forward", "delays", "stream") for format in ("bf16", "fp8 products")),
     }  # fmt: skip
     for row in rows:
         small = row.get("where") == "planned for 1 GB"
         assert ("does not fit" in row["failed"]) if small else "failed" not in row, row
-    for row in (row for row in rows if row["part"] == "stream" and "failed" not in row):
+    for row in (row for row in rows if row["part"] in ("delays", "stream") and "failed" not in row):
         assert row["equal to resident"] is True
         assert row["loads per step"] == row["units"] - row["resident units"]
+    assert all(row["error, dB"] < -100 for row in rows if row["part"] == "vocoder")  # the CPU beside itself
     assert [row["difference from bf16"] > 0 for row in rows if row["part"] == "forward"] == [False, True]
     peers = {row["where"]: row for row in rows if row["part"] == "peers"}
     for name, module in {"ltx-core": "ltx_core", "diffusers": "diffusers"}.items():
