@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx2_core.audio_vae import VocoderConfig, make_vocoder
+from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import DoesNotFitError
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
@@ -226,7 +226,7 @@ def vocode(bench: Bench) -> Iterator[Case]:
     if bench.format != "bf16":
         return
     torch.manual_seed(0)
-    vocoder = make_vocoder(VocoderConfig.from_json(bench.config["vocoder"]))
+    vocoder = COMPONENTS["vocoder"].make(bench.config, {})
     mel = torch.randn(1, 2, 100 if bench.device.type == "cuda" else 4, 64) - 4
     exact = vocoder(mel).double()
 
