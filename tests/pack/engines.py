@@ -27,12 +27,11 @@ def core(name: str):
 
 
 class Tight(engine.HostEngine):
-    """Follows the plan with as little of the card as each stage can do with."""
+    """Follows the plan with as little of the card, or of the RAM where there is none, as each stage can do with."""
 
     def follow(self, plan):
-        rooms = [
-            placement.Room(machine.CARDS["RTX 4070"], placement.least_bytes(p.need), 10**9) for p in plan.placements
-        ]
+        card, in_ram = machine.CARDS["RTX 4070"], plan.room.in_ram
+        rooms = [placement.Room(card, placement.least_bytes(p.need), 10**9, in_ram) for p in plan.placements]
         tight = [placement.place(p.need, room) for p, room in zip(plan.placements, rooms)]
         self.streamed = [each.need.name for each in tight if each.slots]
         super().follow(replace(plan, placements=tuple(tight)))
@@ -59,8 +58,10 @@ class Networks:
 
 made = {"local": digest(generate.run(opened, request_of(core, upscaler)))}
 made["host"], _ = Networks().clip(engine.HostEngine)
+part("nodes.host").ram = lambda: (20 * 2**30, 3 * 2**30)  # of which a tenth of the whole stays free
+made["host, little RAM"], in_ram = Networks().clip(Tight)
 on_a_card = None
 pretend_card(10**9, lambda: on_a_card.loaded_bytes())
 on_a_card = Networks()
 made["host, tight"], tight = on_a_card.clip(Tight)
-print(json.dumps({"made": made, "streamed": tight.streamed}))
+print(json.dumps({"made": made, "streamed": tight.streamed, "in RAM": in_ram.streamed}))
