@@ -4,6 +4,7 @@ The markers ``oracle`` and ``slow`` are set here where a test's imports or fixtu
 prints the figures.
 """
 
+import gc
 import os
 from collections import defaultdict
 from functools import cache
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.oracle)
         if SLOW_FIXTURES & {*fixtures}:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Let the garbage collector look at what tests make, and seldom; torch and the tests themselves stay anyway."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def mark_all_but_samples(items):
