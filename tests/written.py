@@ -49,6 +49,40 @@ def file_of(name: str, module: str = "q") -> dict[str, torch.Tensor]:
     }
 
 
+# The format of each of the vectors, and by how much its numbers may differ: where something is rotated, sums come in
+# another order.
+FORMAT = {
+    "fp8_scaled_e4m3": ("fp8", 0),
+    "fp8_scaled_e5m2": ("fp8", 0),
+    "fp8_cast_of_prequant": ("fp8", 0),
+    "nvfp4_16x64": ("nvfp4", 0),
+    "nvfp4_padded_20x40": ("nvfp4", 0),
+    "nvfp4_144x80_multi_tile": ("nvfp4", 0),
+    "mxfp8_32x64": ("mxfp8", 0),
+    "mxfp8_padded_8x48": ("mxfp8", 0),
+    "int8_tensorwise": ("int8", 0),
+    "int8_rowwise": ("int8", 0),
+    "int8_convrot_g16": ("int8", 1e-6),
+    "int8_convrot_g64": ("int8", 1e-6),
+    "int8_convrot_g256": ("int8", 1e-6),
+    "w4a8_codebook_g16_r256": ("w4a8", 1e-6),
+    "w4a8_uniform_g16_r64": ("w4a8", 1e-6),
+    "w4a8_asymmetric_correction_g32_r64": ("w4a8", 1e-6),
+    "w6a8_uniform_g16_r256": ("w4a8", 1e-6),
+    "convrot_w4a4_r256": ("w4a4", 1e-6),
+    "bnb_int8": ("int8", 1e-7),
+    "bnb_nf4_plain": ("nf4", 0),
+    "bnb_nf4_nested": ("nf4", 0),
+    "quanto_qint8": ("int8", 0),
+}
+
+
+def expected_of(name: str) -> tuple[torch.Tensor, torch.dtype]:
+    """The numbers, and the dtype that they were computed in."""
+    of_bfloat16 = VECTORS[name].get("expected_bf16_as_f32")
+    return read(of_bfloat16 or VECTORS[name]["expected"]), torch.bfloat16 if of_bfloat16 else torch.float32
+
+
 def as_bytes(**content) -> Tensor:
     return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
 

@@ -61,7 +61,7 @@ class Fp8Format(Format):
     name = "fp8"
     reads = "fp8 with one scale per tensor, row or block"
     markers = (*_DTYPES, "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise")
-    scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale")
+    scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale", "torchao_scale")
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
     kept = KEPT
@@ -86,6 +86,14 @@ class Fp8Format(Format):
     ) -> Tensor:
         """Return the weight times its scale in ``dtype``."""
         return dequantize(stored.weight, self._float_scale(stored), dtype)
+
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        numbers, scale = stored.weight[rows].float(), self._float_scale(stored)
+        if scale.ndim:  # of so many rows and columns each
+            rows_of_one, columns_of_one = shape[0] // len(scale), shape[1] // scale.shape[1]
+            scale = scale[rows // rows_of_one].repeat_interleave(columns_of_one, dim=1)
+        return numbers.mul_(scale)
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Round a matrix (out, in) to float8_e4m3fn with the float32 scale (out, 1) that makes the largest number of

@@ -4,12 +4,13 @@
 import torch
 from torch import Tensor
 
-from .block_scales import count_scales, round_up, scales_of_rows
+from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
 from .nibbles import look_up, unpack
 from .stored import Format, Shape, StoredWeight
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_OF_ALL = "weight_scale_2", "weight_global_scale"  # the scale of all; its reciprocal, with the first number lower
 _TABLE = (*_VALUES, *(-value for value in _VALUES))  # the fourth bit is the sign
 
 
@@ -19,13 +20,14 @@ class Nvfp4Format(Format):
     name = "nvfp4"
     reads = "nvfp4"
     markers = ("nvfp4",)
-    scale_suffixes = ("weight_scale", "weight_scale_2")
+    scale_suffixes = ("weight_scale", *_OF_ALL)
     other_suffixes = ("pre_quant_scale",)
-    input_suffixes = ("input_scale",)
+    input_suffixes = ("input_scale", "input_absmax")
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is bytes with both scales."""
-        return stored.weight.dtype == torch.uint8 and all(name in stored.companions for name in self.scale_suffixes)
+        has_scales = "weight_scale" in stored.companions and stored.companion(*_OF_ALL) is not None
+        return stored.weight.dtype == torch.uint8 and has_scales
 
     def matrix_shape(self, stored: StoredWeight) -> Shape:
         """Return the shape of the matrix, of which two columns share a byte, with its padding."""
@@ -39,7 +41,8 @@ class Nvfp4Format(Format):
     def find_problem(self, stored: StoredWeight) -> str:
         """Name scales that do not fit the weight."""
         shape = self.matrix_shape(stored)
-        scale, of_all = (stored.companions[suffix] for suffix in self.scale_suffixes)
+        scale, of_all = stored.companions["weight_scale"], stored.companion(*_OF_ALL)
+        assert of_all is not None
         smooth = stored.companions.get("pre_quant_scale")
         if len(shape) != 2 or shape[1] % _BLOCK:
             return f"nvfp4 of shape {shape}, which has no whole blocks of {_BLOCK} columns"
@@ -49,7 +52,8 @@ class Nvfp4Format(Format):
             kind = str(scale.dtype).removeprefix("torch.")
             return f"nvfp4 of shape {shape} with {kind} scales of shape {tuple(scale.shape)}"
         if of_all.numel() != 1 or not of_all.is_floating_point() or (smooth is not None and smooth.ndim != 1):
-            return f"nvfp4 with a weight_scale_2 of shape {tuple(of_all.shape)}"
+            name = next(suffix for suffix in _OF_ALL if suffix in stored.companions)
+            return f"nvfp4 with a {name} of shape {tuple(of_all.shape)}"
         return ""
 
     def kept_companions(self, stored: StoredWeight) -> StoredWeight:
@@ -60,13 +64,38 @@ class Nvfp4Format(Format):
 
     def expand_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix in float32."""
-        numbers = look_up(unpack(stored.weight[start:stop], high_first=True), _TABLE)
-        blocks = numbers.shape[1] // _BLOCK
-        scales = scales_of_rows(as_e4m3(stored.companions["weight_scale"]), blocks, start, stop).float()
-        scales = scales * stored.companions["weight_scale_2"].float().reshape(())
-        numbers = numbers.unflatten(1, (blocks, _BLOCK)).mul_(scales[..., None]).flatten(1)[:, : shape[1]]
-        smooth = stored.companions.get("pre_quant_scale")
-        return numbers if smooth is None else numbers * smooth.float()[: shape[1]]
+        scales = scales_of_rows(as_e4m3(stored.companions["weight_scale"]), _blocks(stored), start, stop)
+        return _expand(stored, stored.weight[start:stop], scales, shape[1])
+
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        scales = scales_of_picked(as_e4m3(stored.companions["weight_scale"]), _blocks(stored), rows)
+        return _expand(stored, stored.weight[rows], scales, shape[1])
+
+    def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
+        """Return the numbers of a scale that a matrix of ``shape`` needs: not those that only fill up tiles."""
+        scale = stored.companions[suffix]
+        if suffix != "weight_scale":
+            return scale
+        return scales_of_rows(as_e4m3(scale), _blocks(stored), 0, shape[0])[:, : round_up(shape[1], _BLOCK) // _BLOCK]
+
+
+def _blocks(stored: StoredWeight) -> int:
+    """How many blocks a row has, padding included."""
+    return 2 * stored.weight.shape[1] // _BLOCK
+
+
+def _expand(stored: StoredWeight, packed: Tensor, scales: Tensor, columns: int) -> Tensor:
+    """Rows in float32, of their bytes and the scales of their blocks."""
+    of_all = stored.companions.get("weight_scale_2")
+    numbers = look_up(unpack(packed, high_first=of_all is not None), _TABLE).unflatten(1, (-1, _BLOCK))
+    if of_all is None:
+        scales = scales.float() / stored.companions["weight_global_scale"].float().reshape(())
+    else:
+        scales = scales.float() * of_all.float().reshape(())
+    numbers = numbers.mul_(scales[..., None]).flatten(1)[:, :columns]
+    smooth = stored.companions.get("pre_quant_scale")
+    return numbers if smooth is None else numbers * smooth.float()[:columns]
 
 
 def as_e4m3(scales: Tensor) -> Tensor:

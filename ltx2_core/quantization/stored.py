@@ -145,7 +145,6 @@ class Format:
             number of the last block. None if nothing is cast to this format.
         operation: the operation of torch by which its layers multiply without expanding their weight, if they can.
         rate: the rate of a machine that such products have.
-        whole_rows: whether each row of a stored tensor holds all that its numbers need, so that a table stays as it is.
     """
 
     name: ClassVar[str]
@@ -158,7 +157,6 @@ class Format:
     kept: ClassVar[Mapping[str, str] | None] = None
     operation: ClassVar[Any] = None
     rate: ClassVar[str] = ""
-    whole_rows: ClassVar[bool] = False
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is in this format, by its dtype, its companions and its marker."""
@@ -202,6 +200,29 @@ class Format:
         """Return the rows ``start`` to ``stop`` of the matrix in float32, a new tensor; ``start`` is a multiple of
         128."""
         raise NotImplementedError
+
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32, (n, in); nothing else of it is expanded.
+
+        As it stands here, a companion has an entry for each row, or holds for all of them.
+
+        Args:
+            stored: the weight.
+            shape: of the matrix, (out, in).
+            rows: their numbers, (n,).
+        """
+        count = len(stored.weight)
+        companions = {
+            suffix: each[rows] if each.ndim and len(each) == count > 1 else each
+            for suffix, each in stored.companions.items()
+        }
+        picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
+        return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
+
+    def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
+        """Return the numbers of a scale that a matrix of ``shape`` needs, without padding; None if there are none."""
+        scale = stored.companions.get(suffix)
+        return scale if scale is not None and scale.is_floating_point() else None
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Return a plain matrix (out, in) in this format: "weight" and its companions, by suffix.
