@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from .kept import KEPT
+from .kitchen import KitchenFormat
 from .rotation import RotatedFormat, rotate
 from .stored import Shape, StoredWeight
 
@@ -14,8 +16,8 @@ _LARGEST = 127  # by which the scales of bitsandbytes, the largest number of eac
 _CAST_GROUPS = (256, 64, 16)
 
 
-class Int8Format(RotatedFormat):
-    """The row of int8 in the table of formats: as ComfyUI, quanto and bitsandbytes write it."""
+class Int8Format(KitchenFormat, RotatedFormat):
+    """The row of int8 in the table of formats: as ComfyUI, quanto, bitsandbytes and torchao write it."""
 
     name = "int8"
     reads = "int8 with one scale per tensor or row"
@@ -24,6 +26,8 @@ class Int8Format(RotatedFormat):
     other_suffixes = ("torchao_zero_point",)
     input_suffixes = ("input_scale", "output_scale", "weight_format")
     kept = KEPT
+    scaled_on = ("cuda", "cpu")
+    tolerance = 0.02
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is int8 with a scale that is known."""
@@ -52,6 +56,21 @@ class Int8Format(RotatedFormat):
     def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
         return _shift(stored, stored.weight.to(dtype)).mul_(row_scale(stored))
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Rotate x as the weight is, round each token to int8, multiply, and scale the whole numbers."""
+        group = self.rotated_group(stored)
+        how = {"convrot": True, "convrot_groupsize": group} if group else {}
+        return library.int8_linear(x, stored.weight, row_scale(stored), bias, x.dtype, **how)
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape`` with rotated columns."""
+        made = self.quantize(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+        return StoredWeight("weight", made["weight"], {"weight_scale": made["weight_scale"]}, made["comfy_quant"])
+
+    def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
+        """Return whether zero stands for itself."""
+        return "torchao_zero_point" not in stored.companions
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Round a matrix (out, in) to int8 with a scale for each row, its columns rotated where a group divides them.

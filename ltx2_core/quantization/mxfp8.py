@@ -3,17 +3,20 @@
 Source: OCP Microscaling Formats (MX) specification 1.0.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
-from .stored import Format, Shape, StoredWeight
+from .kitchen import KitchenFormat
+from .stored import Shape, StoredWeight
 
 _BLOCK = 32  # columns with one scale; rows and columns are padded to as many, too
 _BIAS, _NAN = 127, 255
 
 
-class Mxfp8Format(Format):
+class Mxfp8Format(KitchenFormat):
     """The row of mxfp8 in the table of formats."""
 
     name = "mxfp8"
@@ -21,6 +24,7 @@ class Mxfp8Format(Format):
     markers = ("mxfp8",)
     scale_suffixes = ("weight_scale",)
     input_suffixes = ("input_scale",)
+    tolerance = 0.06
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is float8 with scales of one byte, which are exponents."""
@@ -52,6 +56,20 @@ class Mxfp8Format(Format):
         """Return the scales that a matrix of ``shape`` needs as numbers: not those that only fill up tiles."""
         exponents = scales_of_rows(stored.companions[suffix], _blocks(stored), 0, shape[0])
         return _scales(exponents[:, : round_up(shape[1], _BLOCK) // _BLOCK])
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Round x to mxfp8, which scales each token by itself, and multiply."""
+        rounded, scales = library.quantize_mxfp8(x)
+        own = stored.companions["weight_scale"]
+        own = own.reshape(-1, round_up(_blocks(stored), 4)).view(torch.float8_e8m0fnu)
+        return library.scaled_mm_mxfp8(rounded, stored.weight, scales, own, bias, x.dtype)
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape`` with scales of several sizes."""
+        draw = torch.Generator().manual_seed(1)
+        weight = torch.randn(shape, generator=draw).to(torch.float8_e4m3fn)
+        scales = torch.randint(120, 124, (count_scales(shape[0], shape[1] // _BLOCK),), generator=draw).byte()
+        return StoredWeight("weight", weight, {"weight_scale": scales})
 
 
 def _blocks(stored: StoredWeight) -> int:

@@ -1,20 +1,24 @@
 """Weights of half a byte: numbers of four bits, a float8 scale for every 16 of them, and one for all (see README.md,
 "nvfp4")."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
+from .kitchen import KitchenFormat
 from .nibbles import look_up, unpack
-from .stored import Format, Shape, StoredWeight
+from .stored import Shape, StoredWeight
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
+_LARGEST = 6 * 448  # number that a block of largest scale holds
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _OF_ALL = "weight_scale_2", "weight_global_scale"  # the scale of all; its reciprocal, with the first number lower
 _TABLE = (*_VALUES, *(-value for value in _VALUES))  # the fourth bit is the sign
 
 
-class Nvfp4Format(Format):
+class Nvfp4Format(KitchenFormat):
     """The row of nvfp4 in the table of formats, as the official files and ComfyUI have it."""
 
     name = "nvfp4"
@@ -23,6 +27,7 @@ class Nvfp4Format(Format):
     scale_suffixes = ("weight_scale", *_OF_ALL)
     other_suffixes = ("pre_quant_scale",)
     input_suffixes = ("input_scale", "input_absmax")
+    tolerance = 0.2
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is bytes with both scales."""
@@ -78,6 +83,35 @@ class Nvfp4Format(Format):
         if suffix != "weight_scale":
             return scale
         return scales_of_rows(as_e4m3(scale), _blocks(stored), 0, shape[0])[:, : round_up(shape[1], _BLOCK) // _BLOCK]
+
+    def outline(self, shape: Shape) -> dict[str, Tensor]:
+        """Return what a matrix of ``shape`` becomes in this format, by suffix, on the meta device."""
+        rows, columns = self.padded(shape)
+        scales = torch.empty(count_scales(rows, columns // _BLOCK), dtype=torch.float8_e4m3fn, device="meta")
+        weight = torch.empty(rows, columns // 2, dtype=torch.uint8, device="meta")
+        return {"weight": weight, "weight_scale": scales, "weight_scale_2": torch.empty((), device="meta")}
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Round x to nvfp4, with the scale of all that its largest number asks for, and multiply."""
+        largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
+        of_all = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded, scales = library.quantize_nvfp4(x, of_all)
+        own = as_e4m3(stored.companions["weight_scale"]).reshape(-1, round_up(_blocks(stored), 4))
+        of_weight = stored.companions["weight_scale_2"].float().reshape(())
+        return library.scaled_mm_nvfp4(rounded, stored.weight, of_all, of_weight, scales, own, bias, x.dtype)
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape`` with scales of several sizes."""
+        draw = torch.Generator().manual_seed(1)
+        weight = torch.randint(0, 256, (shape[0], shape[1] // 2), generator=draw).byte()
+        scales = torch.randint(4, 9, (count_scales(shape[0], shape[1] // _BLOCK),), generator=draw)
+        companions = {"weight_scale": scales.to(torch.float8_e4m3fn), "weight_scale_2": torch.tensor(2e-3)}
+        return StoredWeight("weight", weight, companions)
+
+    def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
+        """Return whether a weight is without padding, in the usual order, and its inputs need no scales of columns."""
+        usual = "weight_scale_2" in stored.companions and "pre_quant_scale" not in stored.companions
+        return usual and super().can_multiply(stored, shape)
 
 
 def _blocks(stored: StoredWeight) -> int:
