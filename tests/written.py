@@ -241,3 +241,23 @@ def rewrite(source: Path, target: Path, names: dict[str, str]) -> list[str]:
             written.append(key)
     save_file(state, target, metadata)
     return written
+
+
+def write_mixed_gemma(folder: Path, path: Path) -> None:
+    """Gemma as ``gemma_3_12B_it_fp4_mixed.safetensors`` has it: names, markers and tokenizer of ComfyUI; most matrices
+    in nvfp4, some in float8 and some left in bfloat16, as are table, norms and what sees pictures."""
+    written = {}
+    for key, tensor in load_file(folder / "model.safetensors").items():
+        name = key.replace("language_model.model.", "model.").replace("vision_tower.vision_model.", "vision_model.")
+        matrix = re.fullmatch(r"(model\.layers\.(\d+)\..*_proj)\.weight", name)
+        if matrix is None or ("down_proj" in name and matrix[2] == "5"):
+            written[name] = tensor
+        elif "o_proj" in name or matrix[2] == "0":
+            scale = tensor.float().abs().max() / 448
+            written |= {name: (tensor.float() / scale).to(torch.float8_e4m3fn), f"{matrix[1]}.weight_scale": scale}
+            written[f"{matrix[1]}.comfy_quant"] = as_bytes(format="float8_e4m3fn")
+        else:
+            written |= {f"{matrix[1]}{end}": each for end, each in WRITERS["nvfp4"][0](tensor.float()).items()}
+    tokenizer = torch.frombuffer(bytearray((folder / "tokenizer.model").read_bytes()), dtype=torch.uint8)
+    written |= {"spiece_model": tokenizer, "multi_modal_projector.mm_soft_emb_norm.weight": torch.ones(16).bfloat16()}
+    save_file({name: tensor.contiguous() for name, tensor in written.items()}, path)

@@ -1,15 +1,14 @@
 """Tables of words in every format: rows are expanded when they are looked up, and LoRAs act beside them."""
 
-import re
 from collections import Counter
 
 import pytest
 import torch
 from agreement import relative_error
 from peak import Peak
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-from written import FORMAT, WRITERS, as_bytes, expected_of, file_of, rewrite, tiles
+from written import FORMAT, WRITERS, expected_of, file_of, rewrite, tiles, write_mixed_gemma
 
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.errors import CheckpointError, SettingError
@@ -101,30 +100,10 @@ def test_a_lora_beside_a_table_in_fewer_bits(tmp_path, name):
         LoraAdapter(encoder, [(full, Strengths())], "text_encoder")
 
 
-def comfyui_mixed(path, tensors):
-    """Gemma as ``gemma_3_12B_it_fp4_mixed.safetensors`` has it: names, markers and tokenizer of ComfyUI; most matrices
-    in nvfp4, some in float8 and some left in bfloat16, as are table, norms and what sees pictures."""
-    written = {}
-    for key, tensor in tensors.items():
-        name = key.replace("language_model.model.", "model.").replace("vision_tower.vision_model.", "vision_model.")
-        matrix = re.fullmatch(r"(model\.layers\.(\d+)\..*_proj)\.weight", name)
-        if matrix is None or ("down_proj" in name and matrix[2] == "5"):
-            written[name] = tensor
-        elif "o_proj" in name or matrix[2] == "0":
-            scale = tensor.float().abs().max() / 448
-            written |= {name: (tensor.float() / scale).to(torch.float8_e4m3fn), f"{matrix[1]}.weight_scale": scale}
-            written[f"{matrix[1]}.comfy_quant"] = as_bytes(format="float8_e4m3fn")
-        else:
-            written |= {f"{matrix[1]}{end}": each for end, each in WRITERS["nvfp4"][0](tensor.float()).items()}
-    tokenizer = torch.frombuffer(bytearray((GEMMA / "tokenizer.model").read_bytes()), dtype=torch.uint8)
-    written |= {"spiece_model": tokenizer, "multi_modal_projector.mm_soft_emb_norm.weight": torch.ones(16).bfloat16()}
-    save_file({name: tensor.contiguous() for name, tensor in written.items()}, path)
-
-
 def test_the_gemma_of_comfyuis_templates(tmp_path):
     """The file that a newcomer has: its tokenizer, sizes, formats, layer by layer, and what it computes."""
     path = tmp_path / "gemma_3_12B_it_fp4_mixed.safetensors"
-    comfyui_mixed(path, load_file(GEMMA / "model.safetensors"))
+    write_mixed_gemma(GEMMA, path)
     files, encoder, found = hidden_states(path)
     assert files.kind.title == "Gemma 3" and files.tokenizer()(["a red ball"])[0].max() < 512
     formats = Counter(each and each.name for each in map(format_of, encoder.modules()) if each is not None)
