@@ -59,7 +59,7 @@ class KitchenFormat(Format):
         """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
         stored, device = layer.stored, layer.weight.device
         wanted = self.is_large_enough(layer.shape, device) and self.can_multiply(stored, layer.shape)
-        if not wanted or not self.multiplies(device, dtype):
+        if not wanted or (self, device, dtype, layer.shape) in _REFUSED or not self.multiplies(device, dtype):
             return None
         return partial(_multiply, self, stored, layer.bias)
 
@@ -87,7 +87,19 @@ def _multiply(format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, 
         return _count(tokens, stored.weight, bias).unflatten(0, x.shape[:-1])
     library = find_library()
     assert library is not None
-    return format.multiply(library, tokens, stored, bias).unflatten(0, x.shape[:-1])
+    try:
+        return format.multiply(library, tokens, stored, bias).unflatten(0, x.shape[:-1])
+    except Exception as reason:  # of kernels that take no matrix of this size
+        if ran_out(reason):
+            raise
+        shape = format.matrix_shape(stored)
+        _REFUSED.add((format, x.device, x.dtype, shape))
+        _log.warning("%s of %s is expanded on %s: %s", format.name, shape, x.device, str(reason).split("\n")[0])
+        return F.linear(x, format.dequantize(stored, shape, x.dtype), bias)
+
+
+# What was tried and found right, but failed with a matrix of this size.
+_REFUSED: set[tuple[Format, torch.device, torch.dtype, Shape]] = set()
 
 
 def _count(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

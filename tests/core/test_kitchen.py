@@ -9,7 +9,7 @@ import pytest
 import torch
 from devices import full_cards
 from torch import nn
-from written import WRITERS
+from written import WRITERS, as_bytes
 
 from ltx2_core import open_models
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
@@ -45,6 +45,7 @@ def _tried_anew(monkeypatch):
 def forget():
     kitchen.find_library.cache_clear()
     kitchen._is_worth_it.cache_clear()
+    kitchen._REFUSED.clear()
 
 
 def layer_of(name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
@@ -182,6 +183,30 @@ def test_what_fails_for_lack_of_memory_is_asked_again(monkeypatch, error):
     assert library.calls > calls
 
 
+def test_a_matrix_that_a_kernel_does_not_take_is_expanded(monkeypatch, caplog):
+    library = FakeLibrary("right")
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    layer, x = layer_of("int8 rotated", torch.randn(64, 128), torch.randn(64)), torch.randn(5, 128)
+    expected = layer(x)
+    use_scaled_products(layer, ["cpu"])
+    layer(x)
+    library.kind, calls = ValueError("128 columns are not supported"), library.calls
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), expected)
+    assert library.calls == calls + 1 and layer.find_product(torch.float32) is None
+    assert caplog.text.count("int8 of (64, 128) is expanded on cpu: 128 columns are not supported") == 1
+
+
+def test_a_file_may_forbid_to_round_inputs():
+    made = WRITERS["int8 of the tensor"][0](torch.randn(64, 64))
+    made[".comfy_quant"] = as_bytes(format="int8_tensorwise", full_precision_matrix_mult=True)
+    network = nn.ModuleDict({"q": nn.Linear(64, 64, bias=False)})
+    install_quantized_layers(network, {f"q{end}": each for end, each in made.items()})
+    use_scaled_products(network, ["cpu"])
+    assert network["q"].exact and network["q"].find_product(torch.float32) is None
+
+
 def test_by_default_a_cpu_multiplies_large_matrices_of_int8_and_nothing_else(monkeypatch):
     monkeypatch.setattr(kitchen, "_LEAST_SIDE", 512)
     layers = {name: layer_of(name, torch.randn(64, 64), None) for name in ("int8 rotated", "nvfp4", "fp8 in blocks")}
@@ -191,8 +216,11 @@ def test_by_default_a_cpu_multiplies_large_matrices_of_int8_and_nothing_else(mon
         "int8 rotated": True, "nvfp4": False, "fp8 in blocks": False,
     }  # fmt: skip
     assert layers["int8 rotated"].find_product(torch.float32) is None  # too small to gain by it
-    monkeypatch.setitem(sys.modules, "comfy_kitchen", None)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", FakeLibrary("right"))
     assert products_of(network, torch.device("cpu")) == [] and products_of(network, None) == ["fp8"]
+    large = nn.ModuleList([layer_of("int8 rotated", torch.randn(512, 512), None)])
+    assert products_of(large, torch.device("cpu")) == ["int8"]
 
 
 @pytest.mark.parametrize("name", KITCHEN)
