@@ -165,10 +165,10 @@ def refuse(state: dict, shape: tuple[int, int], found: str) -> None:
 
 
 def test_nvfp4_with_the_first_number_in_the_lower_half():
-    """As another engine writes it, with the reciprocal of the scale of all."""
+    """As another engine writes it, with the reciprocal of the scale of all, and scales of blocks as plain bytes."""
     state = file_of("nvfp4_16x64")
     expected, packed = read(VECTORS["nvfp4_16x64"]["expected"]), state["q.weight"]
-    state = {"q.weight": packed >> 4 | packed << 4, "q.weight_scale": state["q.weight_scale"],
+    state = {"q.weight": packed >> 4 | packed << 4, "q.weight_scale": state["q.weight_scale"].view(torch.uint8),
              "q.weight_global_scale": 1 / state["q.weight_scale_2"], "q.input_absmax": torch.ones(())}  # fmt: skip
     with torch.device("meta"):
         network = nn.ModuleDict({"q": nn.Linear(64, 16, bias=False)})
