@@ -61,7 +61,8 @@ class KitchenFormat(Format):
         wanted = self.is_large_enough(layer.shape, device) and self.can_multiply(stored, layer.shape)
         if not wanted or (self, device, dtype, layer.shape) in _REFUSED or not self.multiplies(device, dtype):
             return None
-        return partial(_multiply, self, stored, layer.bias)
+        bias = None if layer.bias is None else layer.bias.data
+        return partial(_multiply, self, _without_parameters(stored), bias)
 
     def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
         """Return a product of a square matrix with one of the same size in this format; None if its device has none."""
@@ -172,6 +173,12 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
     once()
     return min(once() for _ in range(5))
+
+
+def _without_parameters(stored: StoredWeight) -> StoredWeight:
+    """The same tensors as no part of a module, which kernels may not know how to take."""
+    companions = {suffix: each.data for suffix, each in stored.companions.items()}
+    return StoredWeight(stored.name, stored.weight.data, companions, stored.marker)
 
 
 def _moved(stored: StoredWeight, device: torch.device) -> StoredWeight:

@@ -120,6 +120,7 @@ class FakeLibrary(types.ModuleType):
 
     def multiply(self, x, weight, scale, bias, dtype, convrot=False, convrot_groupsize=256):
         self.calls += 1
+        assert all(type(each) is torch.Tensor for each in (x, weight, scale) + (() if bias is None else (bias,)))
         if isinstance(self.kind, Exception):
             raise self.kind
         if convrot:
