@@ -312,7 +312,8 @@ class LoadedModel:
         if gemma is not None:
             dtypes |= dict.fromkeys(("text_encoder", "text_features"), gemma.dtype)
         tables = gemma is None or not arrival_on(gemma.network.device, gemma.dtype).in_place
-        return blueprint_of(self.models, None if gemma is None else gemma.files, dtypes, self.format, tables)
+        files, device = None if gemma is None else gemma.files, host.device_for(ROLES["transformer"])
+        return blueprint_of(self.models, files, dtypes, self.format, tables, device)
 
     def network(self, key: NetworkKey[Any], dtype: torch.dtype | None = None) -> HostNetwork:
         """Return a network of the model, in the precision that was chosen unless ``dtype`` is given; not built yet."""

@@ -49,6 +49,40 @@ def file_of(name: str, module: str = "q") -> dict[str, torch.Tensor]:
     }
 
 
+# The format of each of the vectors, and by how much its numbers may differ: where something is rotated, sums come in
+# another order.
+FORMAT = {
+    "fp8_scaled_e4m3": ("fp8", 0),
+    "fp8_scaled_e5m2": ("fp8", 0),
+    "fp8_cast_of_prequant": ("fp8", 0),
+    "nvfp4_16x64": ("nvfp4", 0),
+    "nvfp4_padded_20x40": ("nvfp4", 0),
+    "nvfp4_144x80_multi_tile": ("nvfp4", 0),
+    "mxfp8_32x64": ("mxfp8", 0),
+    "mxfp8_padded_8x48": ("mxfp8", 0),
+    "int8_tensorwise": ("int8", 0),
+    "int8_rowwise": ("int8", 0),
+    "int8_convrot_g16": ("int8", 1e-6),
+    "int8_convrot_g64": ("int8", 1e-6),
+    "int8_convrot_g256": ("int8", 1e-6),
+    "w4a8_codebook_g16_r256": ("w4a8", 1e-6),
+    "w4a8_uniform_g16_r64": ("w4a8", 1e-6),
+    "w4a8_asymmetric_correction_g32_r64": ("w4a8", 1e-6),
+    "w6a8_uniform_g16_r256": ("w4a8", 1e-6),
+    "convrot_w4a4_r256": ("w4a4", 1e-6),
+    "bnb_int8": ("int8", 1e-7),
+    "bnb_nf4_plain": ("nf4", 0),
+    "bnb_nf4_nested": ("nf4", 0),
+    "quanto_qint8": ("int8", 0),
+}
+
+
+def expected_of(name: str) -> tuple[torch.Tensor, torch.dtype]:
+    """The numbers, and the dtype that they were computed in."""
+    of_bfloat16 = VECTORS[name].get("expected_bf16_as_f32")
+    return read(of_bfloat16 or VECTORS[name]["expected"]), torch.bfloat16 if of_bfloat16 else torch.float32
+
+
 def as_bytes(**content) -> Tensor:
     return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
 
@@ -207,3 +241,23 @@ def rewrite(source: Path, target: Path, names: dict[str, str]) -> list[str]:
             written.append(key)
     save_file(state, target, metadata)
     return written
+
+
+def write_mixed_gemma(folder: Path, path: Path) -> None:
+    """Gemma as ``gemma_3_12B_it_fp4_mixed.safetensors`` has it: names, markers and tokenizer of ComfyUI; most matrices
+    in nvfp4, some in float8 and some left in bfloat16, as are table, norms and what sees pictures."""
+    written = {}
+    for key, tensor in load_file(folder / "model.safetensors").items():
+        name = key.replace("language_model.model.", "model.").replace("vision_tower.vision_model.", "vision_model.")
+        matrix = re.fullmatch(r"(model\.layers\.(\d+)\..*_proj)\.weight", name)
+        if matrix is None or ("down_proj" in name and matrix[2] == "5"):
+            written[name] = tensor
+        elif "o_proj" in name or matrix[2] == "0":
+            scale = tensor.float().abs().max() / 448
+            written |= {name: (tensor.float() / scale).to(torch.float8_e4m3fn), f"{matrix[1]}.weight_scale": scale}
+            written[f"{matrix[1]}.comfy_quant"] = as_bytes(format="float8_e4m3fn")
+        else:
+            written |= {f"{matrix[1]}{end}": each for end, each in WRITERS["nvfp4"][0](tensor.float()).items()}
+    tokenizer = torch.frombuffer(bytearray((folder / "tokenizer.model").read_bytes()), dtype=torch.uint8)
+    written |= {"spiece_model": tokenizer, "multi_modal_projector.mm_soft_emb_norm.weight": torch.ones(16).bfloat16()}
+    save_file({name: tensor.contiguous() for name, tensor in written.items()}, path)

@@ -91,14 +91,15 @@ def run_plan(options: argparse.Namespace) -> None:
 
 def _blueprint(options: argparse.Namespace, dtype: torch.dtype, tables: bool) -> tuple[Blueprint, Recipe]:
     """The networks of a release or of files as shapes, and their recipe."""
+    device = None if options.card else best_device()
     if options.version:
         recipe = recipe_for(options.version, 48, options.distilled)
-        return Blueprint.of_version(options.version, options.format or "bf16", dtype, tables), recipe
+        return Blueprint.of_version(options.version, options.format or "bf16", dtype, tables, device), recipe
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
     cast_to = None if options.format == "bf16" else options.format
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)
-    return Blueprint.of_files(models, encoder, dtypes, cast_to, tables), recipe_of(models)
+    return Blueprint.of_files(models, encoder, dtypes, cast_to, tables, device), recipe_of(models)
 
 
 def room_of(options: argparse.Namespace) -> tuple[Room, torch.dtype]:

@@ -61,8 +61,8 @@ class LoraAdapter:
     """Several LoRAs on one network.
 
     ``weight_patches`` are for whoever copies weights. All other layers, those that are quantised or whose strength
-    changes during a run, compute the LoRA beside them while it is ``attached``. What does not fit the network is left
-    out; a report tells. Nothing is read from the files yet.
+    changes during a run, and tables that are quantised compute the LoRA beside them while it is ``attached``. What does
+    not fit the network is left out; a report tells. Nothing is read from the files yet.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class LoraAdapter:
             fuse: Without it, linear layers are left to ``attached``, so that nothing is copied for another strength.
 
         Raises:
-            SettingError: A LoRA with a schedule changes something other than the matrix of a linear layer.
+            SettingError: A LoRA with a schedule changes something other than the matrix of a linear layer, or one that
+                is no product of two matrices changes a table that is stored in fewer bits.
         """
         self._moment = 0.0, 0
         self._fused: dict[str, list[_Term]] = {}
@@ -93,8 +94,9 @@ class LoraAdapter:
             module = modules[owner]
             is_matrix = leaf == "weight" and is_linear(module)
             scheduled = next((term.delta for term in terms if term.is_scheduled), None)
-            quantized = is_matrix and format_of(module) is not None
-            if is_matrix and (not fuse or scheduled is not None or quantized):
+            quantized = format_of(module) is not None and leaf == "weight"
+            if quantized or (is_matrix and (not fuse or scheduled is not None)):
+                _check_table(module, terms)
                 self._attachable[name] = module, terms
             elif scheduled is not None:
                 raise SettingError(
@@ -138,14 +140,18 @@ class LoraAdapter:
         Weights must be where they are used when the layers are called.
         """
         try:
-            for linear, terms in self._attachable.values():
-                layer = _AdaptedForward(linear, partial(self._active, terms))
-                vars(linear)["forward"], vars(linear)["expanded"] = layer.forward, layer.expanded
+            for module, terms in self._attachable.values():
+                active = partial(self._active, terms)
+                if is_linear(module):
+                    layer = _AdaptedForward(module, active)
+                    vars(module)["forward"], vars(module)["expanded"] = layer.forward, layer.expanded
+                else:
+                    vars(module)["forward"] = partial(_look_up, module.forward, active)
             yield
         finally:
-            for linear, _ in self._attachable.values():
-                vars(linear).pop("forward", None)
-                vars(linear).pop("expanded", None)
+            for module, _ in self._attachable.values():
+                vars(module).pop("forward", None)
+                vars(module).pop("expanded", None)
 
     def check_numbers(self) -> None:
         """Read all tensors of the LoRAs on this network.
@@ -160,6 +166,16 @@ class LoraAdapter:
     def _active(self, terms: list[_Term]) -> list[WeightedTerm]:
         """The terms that act at this moment, and how strongly."""
         return [(term, strength) for term in terms if (strength := term.strength_at(*self._moment))]
+
+
+def _check_table(module: nn.Module, terms: list[_Term]) -> None:
+    """SettingError if ``module`` is a table in fewer bits, and a change of it is no product of two matrices."""
+    full = next((term.delta for term in terms if not term.delta.is_low_rank), None)
+    if full is not None and not is_linear(module):
+        raise SettingError(
+            f"{full.file.path.name} changes the table of words, {full.name}, by more than a product of two matrices, "
+            "and this text encoder stores that table in fewer bits; choose a text encoder in bf16 for this LoRA."
+        )
 
 
 def _tensors_of(terms: list[_Term]) -> list[Tensor]:
@@ -238,6 +254,15 @@ class _AdaptedForward:
             return partial(_add_low_rank, self._plain(dtype), terms)
         weight = _add_terms(expand_weight(self._linear, torch.float32), terms).to(dtype)
         return partial(F.linear, weight=weight, bias=self._linear.bias)
+
+
+def _look_up(plain: Callable[[Tensor], Tensor], active: Callable[[], list[WeightedTerm]], ids: Tensor) -> Tensor:
+    """Rows of a table in fewer bits, and those of the narrow matrices, summed in place."""
+    rows = plain(ids)
+    for term, strength in active():
+        down, up = term.pair(rows, rows.dtype)
+        rows.add_(up[ids] @ down, alpha=strength * term.delta.scale)
+    return rows
 
 
 def _add_low_rank(linear: Callable[[Tensor], Tensor], terms: list[WeightedTerm], x: Tensor) -> Tensor:

@@ -225,7 +225,8 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
 
 def tables_of(network: nn.Module) -> set[int]:
     """Return the ids of tensors of which ``network`` only looks up rows."""
-    return {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+    tables = (module for module in network.modules() if isinstance(module, nn.Embedding))
+    return {id(parameter) for table in tables for parameter in table.parameters()}
 
 
 def names_of(network: nn.Module) -> dict[int, str]:

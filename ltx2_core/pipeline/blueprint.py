@@ -22,15 +22,16 @@ from ..errors import SettingError
 from ..memory.partition import Weights
 from ..memory.trace import SCALED_OPERATIONS
 from ..quantization import (
-    CASTS,
     FORMATS,
+    PLANNED,
     SCALED_PRODUCTS,
     cast,
     find_format,
     install_quantized_layers,
     matrix_shape,
+    outline_of,
     plain_dtype,
-    quantized,
+    products_of,
     stored_weights,
     use_scaled_products,
 )
@@ -38,7 +39,7 @@ from ..text import EncoderConfig
 from ..transformer import Transformer
 from ..transformer.config import layers_of
 
-PLANNED_FORMATS = ("bf16", *CASTS)  # of releases that can be planned without a file
+PLANNED_FORMATS = ("bf16", *PLANNED)  # of releases that can be planned without a file
 
 SCALED_OPERATIONS.update(SCALED_PRODUCTS)
 
@@ -62,6 +63,7 @@ class Blueprint:
         tensors: shapes and formats of every component, by name, then by our name of the tensor.
         gemma: the text encoder's config; None without one.
         tables: whether tables, of which rows are looked up, travel to the device as other weights do.
+        device: where the transformer runs, whose products are counted; None is a card that has float8, and no library.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Blueprint:
         tensors: dict[str, Tensors],
         gemma: EncoderConfig | None,
         tables: bool = True,
+        device: torch.device | None = None,
     ):
         self.title, self.config, self.tensors, self.gemma, self.tables = title, config, tensors, gemma, tables
+        self.device = device
         self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
@@ -84,6 +88,7 @@ class Blueprint:
         dtypes: Mapping[str, torch.dtype],
         format: str | None = None,
         tables: bool = True,
+        device: torch.device | None = None,
     ) -> "Blueprint":
         """Read the headers of files as they will be loaded.
 
@@ -93,6 +98,7 @@ class Blueprint:
             dtypes: what each component computes in, "text_encoder" included.
             format: what the transformer is cast to; None as it is stored.
             tables: whether tables, of which rows are looked up, travel to the device as other weights do.
+            device: where the transformer runs; None is a card that has float8, and no library.
         """
         tensors = {}
         for name, source in models.sources.items():
@@ -107,21 +113,28 @@ class Blueprint:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
-        return cls(title, models.config, tensors, encoder.config if encoder else None, tables)
+        return cls(title, models.config, tensors, encoder.config if encoder else None, tables, device)
 
     @classmethod
     @_outlives_a_run
     def of_version(
-        cls, version: str, format: str = "bf16", dtype: torch.dtype = torch.bfloat16, tables: bool = True
+        cls,
+        version: str,
+        format: str = "bf16",
+        dtype: torch.dtype = torch.bfloat16,
+        tables: bool = True,
+        device: torch.device | None = None,
     ) -> "Blueprint":
         """Draw a released model with its text encoder; no file is needed.
 
         Args:
             version: a key of VERSIONS.
-            format: "bf16", or "fp8" as in the official fp8 file and the usual one of Gemma: the matrices of the
-                transformer's blocks, the first and the last five excepted, and those of Gemma's layers.
+            format: "bf16", or a row of PLANNED. "fp8" is as in the official fp8 file and the usual one of Gemma: the
+                matrices of the transformer's blocks, the first and the last five excepted, and those of Gemma's layers.
+                The others are taken to be alike.
             dtype: what the networks compute in.
             tables: whether tables, of which rows are looked up, travel to the device as other weights do.
+            device: where the transformer runs; None is a card that has float8, and no library.
 
         Raises:
             SettingError: for an unknown version or format.
@@ -140,11 +153,11 @@ class Blueprint:
         for name, network in networks.items():
             kept = getattr(network, "compute_dtype", dtype)
             tensors[name] = {ours: tensor.to(kept) for ours, tensor in network.state_dict().items()}
-        if format in CASTS:
+        if format in PLANNED:
             last = config["transformer"].get("num_layers", 48) - 6
             for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
                 tensors[name] = _quantized(tensors[name], inside, format)
-        return cls(f"LTX-{version} in {format}", config, tensors, gemma, tables)
+        return cls(f"LTX-{version} in {format}", config, tensors, gemma, tables, device)
 
     def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return what was made for ``key`` before, else make it; what was not asked for longest is forgotten."""
@@ -184,7 +197,7 @@ class Blueprint:
         return _build(name, self.config, self.tensors[name])
 
     def shortened_transformer(self, layers: int) -> Transformer:
-        """Return the transformer with a few blocks from its middle, as it multiplies on a card that has float8."""
+        """Return the transformer with a few blocks from its middle, as it multiplies on its device."""
         return self.remember(("shortened", layers), lambda: self._shortened_transformer(layers))
 
     @_outlives_a_run
@@ -199,7 +212,7 @@ class Blueprint:
                 tensors[f"blocks.{number}.{match[2]}"] = tensor
         config = self.config | {"transformer": self.config["transformer"] | {"num_layers": layers}}
         network = _build("transformer", config, tensors)
-        use_scaled_products(network, ("meta",))
+        use_scaled_products(network, ("meta",), products_of(network, self.device))
         return network
 
 
@@ -212,12 +225,13 @@ def blueprint_of(
     dtypes: Mapping[str, torch.dtype],
     format: str | None = None,
     tables: bool = True,
+    device: torch.device | None = None,
 ) -> Blueprint:
     """Return the one blueprint of these files, as long as ``models`` lives; arguments as for Blueprint.of_files."""
     known = _BLUEPRINTS.setdefault(models, {})
-    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format, tables)
+    key = (None if encoder is None else encoder.path, frozenset(dtypes.items()), format, tables, device)
     if key not in known:
-        known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables)
+        known[key] = Blueprint.of_files(models, encoder, dtypes, format, tables, device)
     return known[key]
 
 
@@ -251,7 +265,8 @@ def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
     for name, tensor in tensors.items():
         if tensor.ndim == 2 and inside.fullmatch(name):
             module = name.removesuffix(".weight")
-            found |= {f"{module}.{leaf}": made for leaf, made in quantized(tensor, format).items()}
+            leaves = outline_of(PLANNED[format], tuple(tensor.shape)).items()
+            found |= {f"{module}.{leaf}": made for leaf, made in leaves}
         else:
             found[name] = tensor
     return found

@@ -13,6 +13,7 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
+from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
@@ -68,7 +69,7 @@ class DecodeVideo(Stage):
     def _tiling(self, decoder: Decoder) -> Tiling:
         return self.tiling or decoder.usual_tiling
 
-    def remarks(self, blueprint: Blueprint) -> Sequence[str]:
+    def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say if tiles are smaller than the usual ones."""
         usual = blueprint.network("video_decoder").usual_tiling
         need = need_of(replace(self, tiling=usual), blueprint)

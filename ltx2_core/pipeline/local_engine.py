@@ -113,7 +113,7 @@ class LocalEngine(PlannedEngine):
         encoder = None if self.models.text_encoder is None else self.encoder
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
-        return blueprint_of(self.models, encoder, dtypes, self.resources.format, tables)
+        return blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
 
     @cached_property
     def machine(self) -> Machine:

@@ -154,7 +154,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     for stage in fitted:
         need = load(stage, need_of(stage, blueprint))
         placement = place(need, room)
-        notes += stage.remarks(blueprint)
+        notes += stage.remarks(blueprint, room.machine)
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:

@@ -12,12 +12,14 @@ from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import Seams, latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
+from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, explain_refusal, place
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
 from .blueprint import FLOAT32, Blueprint
 from .long import Script, sampled_size
+from .products import describe_products
 from .sample import SampleInputs, Sampling, hooks_of, latent_bytes, need_of_passes, sample
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
@@ -109,6 +111,11 @@ class Refine(Stage):
             tokens = 3 * tokens // 4
             if tokens < MIN_TILE_TOKENS:
                 raise DoesNotFitError(explain_refusal(need, room))
+
+    def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
+        """Say in which formats it multiplies, and what it costs to expand others."""
+        passes = self.sampling.passes(self.size.audio is not None)
+        return describe_products(blueprint, need_of(self, blueprint), len(passes), machine)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the work of one tile, beside the latents of the whole."""

@@ -19,6 +19,7 @@ from ..latents import STREAMS, AVLatent
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.link import InPlace
+from ..memory.machine import Machine
 from ..memory.placement import SMALLER, StageNeed, fitting_share
 from ..memory.store import Store
 from ..memory.trace import Cost, cost
@@ -46,7 +47,8 @@ from ..text.tokenizer import LENGTH
 from ..transformer import Pass, StreamInput, Visibility
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .long import Script, sample_long
-from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
+from .products import describe_products
+from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
 SampleT = TypeVar("SampleT", bound="Sample")
 
@@ -284,9 +286,17 @@ class Sample(Stage):
     name = "sampling"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
 
+    def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
+        """Say in which formats it multiplies, and what it costs to expand others."""
+        return describe_products(blueprint, need_of(self, blueprint), len(self._passes), machine)
+
+    @property
+    def _passes(self) -> tuple[str, ...]:
+        return self.sampling.passes(self.size.video is not None and self.size.audio is not None)
+
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all steps; of batched passes, as if all were as large as the one for both prompts."""
-        passes, size = self.sampling.passes(self.size.video is not None and self.size.audio is not None), self.size
+        passes, size = self._passes, self.size
         if self.sampling.settings.batched_passes and "negative" in passes:
             passes = tuple(name for name in passes if name != "negative")
             size = replace(size, batch=2 * size.batch)

@@ -17,6 +17,7 @@ from ..errors import Finding
 from ..geometry import ClipShape
 from ..latents import AVLatent
 from ..lora import Stack
+from ..memory.machine import Machine
 from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
 from ..text import Connector, TextEncoder, TextFeatures, Tokenizer
@@ -177,8 +178,8 @@ class Stage(ABC):
         """Say what to do if the stage does not fit ``budget`` bytes."""
         return SMALLER
 
-    def remarks(self, blueprint: Blueprint) -> Sequence[str]:
-        """Say what is less good than it could be, and why."""
+    def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
+        """Say what is less good than it could be, and why; ``machine`` tells what it costs."""
         return ()
 
     def describe_tiles(self) -> str:

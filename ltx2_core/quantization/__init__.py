@@ -1,9 +1,10 @@
 """How is a weight stored in fewer bits, and how does a layer compute with it?"""
 
-from .cast import cast, castable, check_format, quantized
+from .cast import cast, castable, check_format, outline_of
 from .formats import (
     CASTS,
     FORMATS,
+    PLANNED,
     SCALE_SUFFIXES,
     SCALED_PRODUCTS,
     check_library,
@@ -18,6 +19,7 @@ from .formats import (
     matrix_shape,
     matrix_shapes,
     plain_dtype,
+    products_of,
     respell,
     scaled_product,
     split_companion,
@@ -33,6 +35,7 @@ __all__ = [
     "BLOCKS",
     "CASTS",
     "FORMATS",
+    "PLANNED",
     "READABLE_BLOCKS",
     "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
@@ -55,8 +58,9 @@ __all__ = [
     "is_marker",
     "matrix_shape",
     "matrix_shapes",
+    "outline_of",
     "plain_dtype",
-    "quantized",
+    "products_of",
     "respell",
     "scaled_product",
     "split_companion",

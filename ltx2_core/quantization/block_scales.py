@@ -19,6 +19,12 @@ def count_scales(rows: int, blocks: int) -> int:
     return round_up(rows, _ROWS) * round_up(blocks, _COLUMNS)
 
 
+def scales_of_picked(scales: Tensor, blocks: int, rows: Tensor) -> Tensor:
+    """Return the scales of rows with these numbers, (len(rows), blocks); arguments as for ``scales_of_rows``."""
+    some = _tiles(scales, blocks)[rows // _ROWS, :, rows % _LANES, rows % _ROWS // _LANES]
+    return some.flatten(1)[:, :blocks]
+
+
 def scales_of_rows(scales: Tensor, blocks: int, start: int, stop: int) -> Tensor:
     """Return the scales of rows ``start`` to ``stop`` in the order of rows and blocks, (stop - start, blocks).
 
@@ -28,6 +34,10 @@ def scales_of_rows(scales: Tensor, blocks: int, start: int, stop: int) -> Tensor
         start: the first row, a multiple of 128.
         stop: the row behind the last.
     """
-    tiles = scales.reshape(-1, round_up(blocks, _COLUMNS) // _COLUMNS, _LANES, _ROWS // _LANES, _COLUMNS)
-    some = tiles[start // _ROWS : round_up(stop, _ROWS) // _ROWS]
+    some = _tiles(scales, blocks)[start // _ROWS : round_up(stop, _ROWS) // _ROWS]
     return some.permute(0, 3, 2, 1, 4).flatten(3, 4).flatten(0, 2)[: stop - start, :blocks]
+
+
+def _tiles(scales: Tensor, blocks: int) -> Tensor:
+    """The tiles: (tiles of rows, tiles of columns, 32, 4, 4)."""
+    return scales.reshape(-1, round_up(blocks, _COLUMNS) // _COLUMNS, _LANES, _ROWS // _LANES, _COLUMNS)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import SettingError, is_out_of_memory
 from .formats import CASTS, SCALE_SUFFIXES
-from .stored import Format
+from .stored import Format, Shape
 
 _PLAIN_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -40,21 +40,24 @@ def cast(state: dict[str, Tensor], format: str, device: torch.device | None = No
     check_format(format)
     for name in castable(state, format):
         module = name.removesuffix(".weight")
-        made = quantized(state[name], format) if device is None else _quantize_on(device, CASTS[format], state[name])
+        row, weight = CASTS[format], state[name]
+        made = _quantized(weight, row) if device is None else _quantize_on(device, row, weight)
         state |= {f"{module}.{suffix}": tensor for suffix, tensor in made.items()}
 
 
-def quantized(weight: Tensor, format: str) -> dict[str, Tensor]:
-    """Return what a file has for a matrix (out, in) in ``format``, a row of CASTS; of shapes alone, as shapes."""
-    if weight.is_meta:
-        return {suffix: made.clone() for suffix, made in _outlines(format, weight.shape, weight.dtype).items()}
-    return CASTS[format].quantize(weight)
+def outline_of(format: Format, shape: Shape) -> dict[str, Tensor]:
+    """Return what a matrix of ``shape`` becomes in ``format``, by suffix, on the meta device; found once for a shape,
+    of which a model has thousands."""
+    return {suffix: made.clone() for suffix, made in _outline(format, shape).items()}
 
 
 @cache
-def _outlines(format: str, shape: torch.Size, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same for all matrices of one shape: a model has thousands, and torch computes shapes slowly."""
-    return CASTS[format].quantize(torch.empty(shape, dtype=dtype, device="meta"))
+def _outline(format: Format, shape: Shape) -> dict[str, Tensor]:
+    return format.outline(shape)
+
+
+def _quantized(weight: Tensor, format: Format) -> dict[str, Tensor]:
+    return outline_of(format, tuple(weight.shape)) if weight.is_meta else format.quantize(weight)
 
 
 def _quantize_on(device: torch.device, format: Format, weight: Tensor) -> dict[str, Tensor]:

@@ -27,6 +27,9 @@ FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP
 # Those to which the weights of a transformer can be cast.
 CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
 
+# Those in which releases are planned without a file.
+PLANNED = {**CASTS, NVFP4.name: NVFP4}
+
 # By the operation that is called, the rate of a machine that counts.
 SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() if format.operation is not None}
 
@@ -34,6 +37,8 @@ SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() 
 # that everything that belongs to a weight stands beside it.
 _RESPELLED = {
     ".weight._data": ".weight", ".weight._scale": ".quanto_scale",
+    "._weight_qdata": ".weight", "._weight_scale": ".torchao_scale",
+    "._weight_zero_point": ".torchao_zero_point",
     ".weight.SCB": ".SCB",
     ".weight.absmax": ".weight_absmax", ".weight.nested_absmax": ".weight_nested_absmax",
     ".weight.quant_map": ".weight_quant_map", ".weight.nested_quant_map": ".weight_nested_quant_map",
@@ -41,12 +46,13 @@ _RESPELLED = {
     ".weight.quant_state.bitsandbytes__fp4": ".weight_quant_state",
 }  # fmt: skip
 
-_FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16"}
+_FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16", "input_global_scale": "nvfp4 whose scales are folded into alpha"}
 # How tensors end that other libraries write instead of a weight, in formats that no row reads; the first counts. Quanto
 # has a second ``_data`` where it packs two or four numbers into a byte.
 _FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
                  ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors",
-                 ".weight_qdata": "torchao", "._weight_qdata": "torchao"}  # fmt: skip
+                 **dict.fromkeys((".weight_qdata", "._weight_act_quant_scale", "._weight_act_pre_scale",
+                                  "._weight_per_tensor_scale"), "torchao with more than rows and scales")}  # fmt: skip
 
 # What may stand next to ``<module>.weight`` in a quantised file, in all spellings.
 SCALE_SUFFIXES = frozenset(
@@ -85,8 +91,8 @@ def find_format(stored: StoredWeight) -> Format | None:
 
 
 def format_of(module: nn.Module) -> Format | None:
-    """Return the format that the weight of a linear layer is stored in; None for layers that are not quantised."""
-    return module.format if isinstance(module, QuantizedLinear) else None
+    """Return the format that the weight of a linear layer or a table is stored in; None if it is not quantised."""
+    return module.format if isinstance(module, QuantizedLinear | QuantizedEmbedding) else None
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -99,7 +105,7 @@ def matrix_shapes(network: nn.Module) -> dict[str, Shape]:
     whatever the stored tensor has."""
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     for name, module in network.named_modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
             shapes[f"{name}.weight" if name else "weight"] = module.shape
     return shapes
 
@@ -198,7 +204,9 @@ def check_library(names: Collection[str]) -> None:
     """
     for end, library in _FOREIGN_ENDS.items():
         if (name := next((name for name in names if name.endswith(end)), None)) is not None:
-            raise _unreadable(name.removesuffix(end) + (".weight" if end.startswith(".weight._") else end), library)
+            raise _unreadable(
+                name.removesuffix(end) + (".weight" if end.startswith((".weight._", "._weight")) else end), library
+            )
 
 
 def wants_exact_products(shapes: Mapping[str, Shape]) -> bool:
@@ -210,18 +218,37 @@ def wants_exact_products(shapes: Mapping[str, Shape]) -> bool:
     )
 
 
-def use_scaled_products(network: nn.Module, devices: Collection[str] = ("cuda",)) -> None:
-    """Let quantised layers multiply in their format on these types of device where they can; () is never.
+def use_scaled_products(
+    network: nn.Module, devices: Collection[str] | None = None, formats: Collection[str] = FORMATS
+) -> None:
+    """Let quantised layers multiply in their format where they can, and where that is faster than expanding.
 
-    By default on cards alone, whose datasheets promise twice the rate of bfloat16 for float8, about a quarter of a step
-    at 720p; a CPU would be slower. The price is that inputs are rounded as weights are: a layer in fp8 errs by 3.7 %
-    instead of 2.65 %. That suits a transformer, where what must be fine is not quantised anyway (``Format.kept``). A
-    network that runs once for a prompt, Gemma above all, gains no time worth it, so a new layer is exact until this is
-    called.
+    The price is that inputs are rounded as weights are: a layer in fp8 errs by 3.7 % instead of 2.65 %, one in int8 by
+    1.1 % instead of 0.8 %, one in nvfp4 by 13 % instead of 9.5 %. That suits a transformer, where what must be
+    fine is not quantised anyway (``Format.kept``). A network that runs once for a prompt, Gemma above all, gains no
+    time worth it, so a new layer is exact until this is called.
+
+    Args:
+        network: with or without weights.
+        devices: the types of device; () is never, None those of each format: cards, and for int8 CPUs as well.
+        formats: the names of those that may; others are expanded.
     """
     for module in network.modules():
         if isinstance(module, QuantizedLinear) and not module.exact:
-            module.scaled_on = devices
+            asked = module.format.scaled_on if devices is None else devices
+            module.scaled_on = asked if module.format.name in formats else ()
+
+
+def products_of(network: nn.Module, device: torch.device | None) -> list[str]:
+    """Return the names of those formats in ``network`` that a device multiplies in; None is a card that has float8, and
+    no library."""
+    layers = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    if device is None:
+        return sorted({layer.format.name for layer in layers if layer.format.operation is not None})
+    dtype = plain_dtype(network)
+    formats = {layer.format for layer in layers if layer.format.is_large_enough(layer.shape, device)}
+    asked = (format for format in formats if device.type in format.scaled_on)
+    return sorted(format.name for format in asked if format.multiplies(device, dtype))
 
 
 def scaled_product(matrix: Tensor) -> Callable[[], Tensor] | None:
@@ -262,7 +289,7 @@ def install_quantized_layers(
             state[name] = stored.weight if keep else stored.weight.to(dtype)
             continue
         shape = _checked_shape(stored, format, expected.get(name))
-        _check_scales(stored, format)
+        _check_scales(stored, format, shape)
         if leaf == "weight" and (layer := _make_layer(modules.get(module), format, shape, stored)) is not None:
             network.set_submodule(module, layer)
             own = {key: tensor for key, tensor in layer.state_dict().items() if key != "bias"}
@@ -275,7 +302,7 @@ def _make_layer(plain: nn.Module | None, format: Format, shape: Shape, stored: S
     """The layer that takes the place of ``plain`` and keeps its weight as it is stored; None if there is none."""
     if isinstance(plain, nn.Linear):
         return format.make_linear(plain, stored)
-    if isinstance(plain, nn.Embedding) and format.whole_rows:
+    if isinstance(plain, nn.Embedding):
         return QuantizedEmbedding(format, shape, stored)
     return None
 
@@ -315,13 +342,15 @@ def _checked_shape(stored: StoredWeight, format: Format, expected: Shape | None)
     return expected
 
 
-def _check_scales(stored: StoredWeight, format: Format) -> None:
-    """CheckpointError for scales that are no numbers, or that make a matrix zero."""
+def _check_scales(stored: StoredWeight, format: Format, shape: Shape) -> None:
+    """CheckpointError for scales that are no numbers, or that make a matrix zero; padding is not looked at."""
     for suffix in format.scale_suffixes:
         scale = stored.companions.get(suffix)
-        if scale is None or scale.is_meta or not scale.is_floating_point() or scale.numel() > _MOST_CHECKED:
+        if scale is None or scale.is_meta or scale.numel() > _MOST_CHECKED:
             continue
-        numbers = scale.float()
+        if (used := format.used_scales(stored, suffix, shape)) is None:
+            continue
+        numbers = used.float()
         module = stored.name.rpartition(".")[0]
         if not bool(numbers.isfinite().all()):
             raise CheckpointError(f"{module}.{suffix} holds NaN or infinite numbers; {_DAMAGED}.")

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fp8_products import multiplies, row_scales, scaled_linear
+from .fp8_products import has_products, multiplies, row_scales, scaled_linear
 from .kept import KEPT
 from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight
 
@@ -16,11 +15,7 @@ _CAST_DTYPE = torch.float8_e4m3fn
 
 
 class Fp8Linear(QuantizedLinear):
-    """A linear layer stored in float8. It expands its weight at use and computes in the dtype of its input; or, after
-    ``use_scaled_products``, it rounds the input to float8 too and multiplies float8 by float8.
-
-    Move it with ``.to(device)``; ``.to(dtype)`` would expand the stored bytes.
-    """
+    """A linear layer stored in float8; its scale has the form that products want."""
 
     weight_scale: nn.Parameter
 
@@ -39,17 +34,6 @@ class Fp8Linear(QuantizedLinear):
         super().__init__(FP8, tuple(weight.shape), stored, bias)
         self.input_scale = None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
 
-    def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``.
-
-        It may hold the expanded weight, so drop it soon.
-        """
-        weight, scale, bias = self.weight, self.weight_scale, self.bias
-        by_rows = scale.ndim == 0 or scale.shape == (len(weight), 1)
-        if weight.device.type in self.scaled_on and by_rows and multiplies(weight, dtype):
-            return partial(scaled_linear, weight=weight, weight_scale=scale, bias=bias, input_scale=self.input_scale)
-        return partial(F.linear, weight=self.expand_weight(dtype), bias=bias)
-
     def expand_weight(self, dtype: torch.dtype) -> Tensor:
         """Return the weight (out, in) as a new tensor of ``dtype``."""
         return dequantize(self.weight, self.weight_scale, dtype)
@@ -61,7 +45,7 @@ class Fp8Format(Format):
     name = "fp8"
     reads = "fp8 with one scale per tensor, row or block"
     markers = (*_DTYPES, "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise")
-    scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale")
+    scale_suffixes = ("weight_scale", "scale_weight", "quanto_scale", "torchao_scale")
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
     kept = KEPT
@@ -87,6 +71,14 @@ class Fp8Format(Format):
         """Return the weight times its scale in ``dtype``."""
         return dequantize(stored.weight, self._float_scale(stored), dtype)
 
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        numbers, scale = stored.weight[rows].float(), self._float_scale(stored)
+        if scale.ndim:  # of so many rows and columns each
+            rows_of_one, columns_of_one = shape[0] // len(scale), shape[1] // scale.shape[1]
+            scale = scale[rows // rows_of_one].repeat_interleave(columns_of_one, dim=1)
+        return numbers.mul_(scale)
+
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Round a matrix (out, in) to float8_e4m3fn with the float32 scale (out, 1) that makes the largest number of
         each row the largest float8.
@@ -109,6 +101,20 @@ class Fp8Format(Format):
         layer = Fp8Linear(stored.weight, self._float_scale(stored), linear.bias, input_scale)
         layer.exact = bool(stored.options.get("full_precision_matrix_mult", False))
         return layer
+
+    def multiplies(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Return whether ``device`` multiplies float8, with results of ``dtype``."""
+        return has_products(device, _CAST_DTYPE, dtype)
+
+    def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product of a layer in float8; None if its device has none, or none for its blocks of scales."""
+        assert isinstance(layer, Fp8Linear)
+        weight, scale = layer.weight, layer.weight_scale
+        by_rows = scale.ndim == 0 or scale.shape == (len(weight), 1)
+        if not by_rows or not multiplies(weight, dtype):
+            return None
+        bias, input_scale = layer.bias, layer.input_scale
+        return partial(scaled_linear, weight=weight, weight_scale=scale, bias=bias, input_scale=input_scale)
 
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs are not rounded: old ComfyUI files do so by two

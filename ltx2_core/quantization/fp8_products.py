@@ -19,7 +19,12 @@ def row_scales(matrix: Tensor) -> Tensor:
 
 def multiplies(weight: Tensor, dtype: torch.dtype) -> bool:
     """Return whether the device of ``weight`` supports its float8 product, with a result of ``dtype``."""
-    return all(side % _SIDE == 0 for side in weight.shape) and _has(weight.device, weight.dtype, dtype, rows=False)
+    return all(side % _SIDE == 0 for side in weight.shape) and has_products(weight.device, weight.dtype, dtype)
+
+
+def has_products(device: torch.device, stored: torch.dtype, dtype: torch.dtype) -> bool:
+    """Return whether ``device`` multiplies by float8 of the kind ``stored``, with a result of ``dtype``."""
+    return _has(device, stored, dtype, rows=False)
 
 
 def scaled_linear(

@@ -24,7 +24,6 @@ class GGUFFormat(Format):
     name = "gguf"
     reads = f"GGUF in {', '.join(READABLE_BLOCKS)}"
     markers = tuple(map(gguf_marker, READABLE_BLOCKS))
-    whole_rows = True
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is marked with a type that can be read, and has rows of whole blocks."""

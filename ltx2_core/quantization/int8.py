@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from .kept import KEPT
+from .kitchen import KitchenFormat
 from .rotation import RotatedFormat, rotate
 from .stored import Shape, StoredWeight
 
@@ -14,15 +16,18 @@ _LARGEST = 127  # by which the scales of bitsandbytes, the largest number of eac
 _CAST_GROUPS = (256, 64, 16)
 
 
-class Int8Format(RotatedFormat):
-    """The row of int8 in the table of formats: as ComfyUI, quanto and bitsandbytes write it."""
+class Int8Format(KitchenFormat, RotatedFormat):
+    """The row of int8 in the table of formats: as ComfyUI, quanto, bitsandbytes and torchao write it."""
 
     name = "int8"
     reads = "int8 with one scale per tensor or row"
     markers = ("int8_tensorwise",)
-    scale_suffixes = ("weight_scale", "quanto_scale", "SCB")
+    scale_suffixes = ("weight_scale", "quanto_scale", "SCB", "torchao_scale")
+    other_suffixes = ("torchao_zero_point",)
     input_suffixes = ("input_scale", "output_scale", "weight_format")
     kept = KEPT
+    scaled_on = ("cuda", "cpu")
+    tolerance = 0.02
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is int8 with a scale that is known."""
@@ -36,10 +41,7 @@ class Int8Format(RotatedFormat):
             return "int8 without a marker that says whether its columns are rotated"
         if weight.ndim != 2 or not scale.is_floating_point() or scale.numel() not in (1, len(weight)):
             return f"int8 of shape {tuple(weight.shape)} with scales of shape {tuple(scale.shape)}"
-        layout = stored.companions.get("weight_format")
-        if layout is not None and not layout.is_meta and layout.numel() == 1 and layout.item() != 0:
-            return "bitsandbytes int8 in the order of a card"
-        return self.find_group_problem(stored, weight.shape[1])
+        return _find_library_problem(stored, scale) or self.find_group_problem(stored, weight.shape[1])
 
     def rotated_group(self, stored: StoredWeight) -> int:
         """Return how many columns are rotated together; 0 if none are."""
@@ -48,11 +50,27 @@ class Int8Format(RotatedFormat):
     def stored_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix as it is stored, in float32."""
         scale = row_scale(stored)
-        return stored.weight[start:stop].float().mul_(scale if scale.numel() == 1 else scale[start:stop])
+        numbers = _shift(stored, stored.weight[start:stop].float(), start)
+        return numbers.mul_(scale if scale.numel() == 1 else scale[start:stop])
 
     def stored_matrix(self, stored: StoredWeight, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
-        return stored.weight.to(dtype).mul_(row_scale(stored))
+        return _shift(stored, stored.weight.to(dtype)).mul_(row_scale(stored))
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Rotate x as the weight is, round each token to int8, multiply, and scale the whole numbers."""
+        group = self.rotated_group(stored)
+        how = {"convrot": True, "convrot_groupsize": group} if group else {}
+        return library.int8_linear(x, stored.weight, row_scale(stored), bias, x.dtype, **how)
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape`` with rotated columns."""
+        made = self.quantize(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+        return StoredWeight("weight", made["weight"], {"weight_scale": made["weight_scale"]}, made["comfy_quant"])
+
+    def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
+        """Return whether zero stands for itself."""
+        return "torchao_zero_point" not in stored.companions
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Round a matrix (out, in) to int8 with a scale for each row, its columns rotated where a group divides them.
@@ -79,6 +97,23 @@ def row_scale(stored: StoredWeight) -> Tensor:
     if "SCB" in companions:
         return companions["SCB"].float().reshape(-1, 1) / _LARGEST
     return next(companions[suffix] for suffix in INT8.scale_suffixes if suffix in companions).float().reshape(-1, 1)
+
+
+def _find_library_problem(stored: StoredWeight, scale: Tensor) -> str:
+    """Name what torchao or bitsandbytes say of a weight that cannot be read; empty if all can."""
+    zero, layout = (stored.companions.get(name) for name in ("torchao_zero_point", "weight_format"))
+    if zero is not None and (zero.numel() != scale.numel() or zero.dtype != torch.int8):
+        return f"int8 of shape {tuple(stored.weight.shape)} with zero points of shape {tuple(zero.shape)}"
+    if layout is not None and not layout.is_meta and layout.numel() == 1 and layout.item() != 0:
+        return "bitsandbytes int8 in the order of a card"
+    return ""
+
+
+def _shift(stored: StoredWeight, numbers: Tensor, start: int = 0) -> Tensor:
+    """Subtract in place what stands for zero in rows from ``start`` on, if that is not zero itself."""
+    if (zero := stored.companions.get("torchao_zero_point")) is None:
+        return numbers
+    return numbers.sub_(zero.reshape(-1, 1) if zero.numel() == 1 else zero.reshape(-1, 1)[start : start + len(numbers)])
 
 
 INT8 = Int8Format()

@@ -59,20 +59,26 @@ class Nf4Format(Format):
         packed = stored.weight.reshape(1, -1)[:, first // 2 : last // 2]
         numbers = look_up(unpack(packed, high_first=True), stored.companions["weight_quant_map"].float())[0]
         block = stored.whole("blocksize", _BLOCK)
-        of_blocks = self._absmax(stored, first // block, math.ceil(last / block)).repeat_interleave(block)
-        offset = first % block
+        which = torch.arange(first // block, math.ceil(last / block), device=packed.device)
+        of_blocks, offset = self._absmax(stored, which).repeat_interleave(block), first % block
         return numbers.mul_(of_blocks[offset : offset + len(numbers)]).unflatten(0, (stop - start, shape[1]))
 
-    def _absmax(self, stored: StoredWeight, first: int, last: int) -> Tensor:
-        """The largest numbers of some blocks in float32; they may be stored in bytes with scales themselves."""
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        packed = stored.weight.reshape(shape[0], -1)[rows]
+        numbers = look_up(unpack(packed, high_first=True), stored.companions["weight_quant_map"].float())
+        places = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        return numbers.mul_(self._absmax(stored, places // stored.whole("blocksize", _BLOCK)))
+
+    def _absmax(self, stored: StoredWeight, which: Tensor) -> Tensor:
+        """The largest numbers of ``which`` blocks in float32; they may be stored in bytes with scales themselves."""
         absmax = stored.companions["weight_absmax"].reshape(-1)
         if absmax.is_floating_point():
-            return absmax[first:last].float()
-        codes, block = absmax[first:last], stored.whole("nested_blocksize", _NESTED_BLOCK)
+            return absmax[which].float()
         scales = stored.companions["weight_nested_absmax"].float()
-        which = torch.arange(first, last, device=absmax.device) // block
+        of_blocks = scales[which // stored.whole("nested_blocksize", _NESTED_BLOCK)]
         offset = Fields(stored.options, "A marker").number("nested_offset", 0.0, -1e9)
-        return look_up(codes, stored.companions["weight_nested_quant_map"]) * scales[which] + offset
+        return look_up(absmax[which], stored.companions["weight_nested_quant_map"]) * of_blocks + offset
 
 
 def _is_side(value: object) -> bool:

@@ -1,31 +1,38 @@
 """Weights of half a byte: numbers of four bits, a float8 scale for every 16 of them, and one for all (see README.md,
 "nvfp4")."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from .block_scales import count_scales, round_up, scales_of_rows
+from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
+from .kitchen import KitchenFormat
 from .nibbles import look_up, unpack
-from .stored import Format, Shape, StoredWeight
+from .stored import Shape, StoredWeight
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
+_LARGEST = 6 * 448  # number that a block of largest scale holds
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_OF_ALL = "weight_scale_2", "weight_global_scale"  # the scale of all; its reciprocal, with the first number lower
 _TABLE = (*_VALUES, *(-value for value in _VALUES))  # the fourth bit is the sign
 
 
-class Nvfp4Format(Format):
+class Nvfp4Format(KitchenFormat):
     """The row of nvfp4 in the table of formats, as the official files and ComfyUI have it."""
 
     name = "nvfp4"
     reads = "nvfp4"
     markers = ("nvfp4",)
-    scale_suffixes = ("weight_scale", "weight_scale_2")
+    scale_suffixes = ("weight_scale", *_OF_ALL)
     other_suffixes = ("pre_quant_scale",)
-    input_suffixes = ("input_scale",)
+    input_suffixes = ("input_scale", "input_absmax")
+    tolerance = 0.2
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is bytes with both scales."""
-        return stored.weight.dtype == torch.uint8 and all(name in stored.companions for name in self.scale_suffixes)
+        has_scales = "weight_scale" in stored.companions and stored.companion(*_OF_ALL) is not None
+        return stored.weight.dtype == torch.uint8 and has_scales
 
     def matrix_shape(self, stored: StoredWeight) -> Shape:
         """Return the shape of the matrix, of which two columns share a byte, with its padding."""
@@ -39,7 +46,8 @@ class Nvfp4Format(Format):
     def find_problem(self, stored: StoredWeight) -> str:
         """Name scales that do not fit the weight."""
         shape = self.matrix_shape(stored)
-        scale, of_all = (stored.companions[suffix] for suffix in self.scale_suffixes)
+        scale, of_all = stored.companions["weight_scale"], stored.companion(*_OF_ALL)
+        assert of_all is not None
         smooth = stored.companions.get("pre_quant_scale")
         if len(shape) != 2 or shape[1] % _BLOCK:
             return f"nvfp4 of shape {shape}, which has no whole blocks of {_BLOCK} columns"
@@ -49,7 +57,8 @@ class Nvfp4Format(Format):
             kind = str(scale.dtype).removeprefix("torch.")
             return f"nvfp4 of shape {shape} with {kind} scales of shape {tuple(scale.shape)}"
         if of_all.numel() != 1 or not of_all.is_floating_point() or (smooth is not None and smooth.ndim != 1):
-            return f"nvfp4 with a weight_scale_2 of shape {tuple(of_all.shape)}"
+            name = next(suffix for suffix in _OF_ALL if suffix in stored.companions)
+            return f"nvfp4 with a {name} of shape {tuple(of_all.shape)}"
         return ""
 
     def kept_companions(self, stored: StoredWeight) -> StoredWeight:
@@ -60,13 +69,67 @@ class Nvfp4Format(Format):
 
     def expand_rows(self, stored: StoredWeight, shape: Shape, start: int, stop: int) -> Tensor:
         """Return rows of the matrix in float32."""
-        numbers = look_up(unpack(stored.weight[start:stop], high_first=True), _TABLE)
-        blocks = numbers.shape[1] // _BLOCK
-        scales = scales_of_rows(as_e4m3(stored.companions["weight_scale"]), blocks, start, stop).float()
-        scales = scales * stored.companions["weight_scale_2"].float().reshape(())
-        numbers = numbers.unflatten(1, (blocks, _BLOCK)).mul_(scales[..., None]).flatten(1)[:, : shape[1]]
-        smooth = stored.companions.get("pre_quant_scale")
-        return numbers if smooth is None else numbers * smooth.float()[: shape[1]]
+        scales = scales_of_rows(as_e4m3(stored.companions["weight_scale"]), _blocks(stored), start, stop)
+        return _expand(stored, stored.weight[start:stop], scales, shape[1])
+
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32."""
+        scales = scales_of_picked(as_e4m3(stored.companions["weight_scale"]), _blocks(stored), rows)
+        return _expand(stored, stored.weight[rows], scales, shape[1])
+
+    def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
+        """Return the numbers of a scale that a matrix of ``shape`` needs: not those that only fill up tiles."""
+        scale = stored.companions[suffix]
+        if suffix != "weight_scale":
+            return scale
+        return scales_of_rows(as_e4m3(scale), _blocks(stored), 0, shape[0])[:, : round_up(shape[1], _BLOCK) // _BLOCK]
+
+    def outline(self, shape: Shape) -> dict[str, Tensor]:
+        """Return what a matrix of ``shape`` becomes in this format, by suffix, on the meta device."""
+        rows, columns = self.padded(shape)
+        scales = torch.empty(count_scales(rows, columns // _BLOCK), dtype=torch.float8_e4m3fn, device="meta")
+        weight = torch.empty(rows, columns // 2, dtype=torch.uint8, device="meta")
+        return {"weight": weight, "weight_scale": scales, "weight_scale_2": torch.empty((), device="meta")}
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Round x to nvfp4, with the scale of all that its largest number asks for, and multiply."""
+        largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
+        of_all = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded, scales = library.quantize_nvfp4(x, of_all)
+        own = as_e4m3(stored.companions["weight_scale"]).reshape(-1, round_up(_blocks(stored), 4))
+        of_weight = stored.companions["weight_scale_2"].float().reshape(())
+        return library.scaled_mm_nvfp4(rounded, stored.weight, of_all, of_weight, scales, own, bias, x.dtype)
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape`` with scales of several sizes."""
+        draw = torch.Generator().manual_seed(1)
+        weight = torch.randint(0, 256, (shape[0], shape[1] // 2), generator=draw).byte()
+        scales = torch.randint(4, 9, (count_scales(shape[0], shape[1] // _BLOCK),), generator=draw)
+        companions = {"weight_scale": scales.to(torch.float8_e4m3fn), "weight_scale_2": torch.tensor(2e-3)}
+        return StoredWeight("weight", weight, companions)
+
+    def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
+        """Return whether a weight is without padding, in the usual order, and its inputs need no scales of columns."""
+        usual = "weight_scale_2" in stored.companions and "pre_quant_scale" not in stored.companions
+        return usual and super().can_multiply(stored, shape)
+
+
+def _blocks(stored: StoredWeight) -> int:
+    """How many blocks a row has, padding included."""
+    return 2 * stored.weight.shape[1] // _BLOCK
+
+
+def _expand(stored: StoredWeight, packed: Tensor, scales: Tensor, columns: int) -> Tensor:
+    """Rows in float32, of their bytes and the scales of their blocks."""
+    of_all = stored.companions.get("weight_scale_2")
+    numbers = look_up(unpack(packed, high_first=of_all is not None), _TABLE).unflatten(1, (-1, _BLOCK))
+    if of_all is None:
+        scales = scales.float() / stored.companions["weight_global_scale"].float().reshape(())
+    else:
+        scales = scales.float() * of_all.float().reshape(())
+    numbers = numbers.mul_(scales[..., None]).flatten(1)[:, :columns]
+    smooth = stored.companions.get("pre_quant_scale")
+    return numbers if smooth is None else numbers * smooth.float()[:columns]
 
 
 def as_e4m3(scales: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class RotatedLinear(QuantizedLinear):
         super().__init__(format, shape, stored, bias)
         self.group = format.rotated_group(stored)
 
-    def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``; it holds the expanded weight."""
+    def widened(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """Return the product of the rotated input with the weight as it is stored, in ``dtype``."""
         weight = self.format.stored_matrix(self.stored, self.shape, dtype)
         return partial(rotated_linear, weight=weight, bias=self.bias, group=self.group)
 

@@ -74,7 +74,7 @@ class StoredWeight:
 
 class QuantizedLinear(nn.Module):
     """A linear layer whose weight is stored in fewer bits: it expands the weight at use and computes in the dtype of
-    its input. Formats with products of their own derive from it.
+    its input; or, after ``use_scaled_products``, it rounds the input too and multiplies in the format of the weight.
 
     Move it with ``.to(device)``; ``.to(dtype)`` would convert the stored bytes.
 
@@ -104,6 +104,7 @@ class QuantizedLinear(nn.Module):
         for name, tensor in {"weight": stored.weight, **stored.companions}.items():
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.exact = bool(stored.options.get("full_precision_matrix_mult", False))
 
     @property
     def stored(self) -> StoredWeight:
@@ -116,10 +117,18 @@ class QuantizedLinear(nn.Module):
         return self.expanded(x.dtype)(x)
 
     def expanded(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Return this layer for several calls with inputs of ``dtype``.
+        """Return this layer for several calls with inputs of ``dtype``: the product in its format, if it may and can.
 
         It may hold the expanded weight, so drop it soon.
         """
+        return self.find_product(dtype) or self.widened(dtype)
+
+    def find_product(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product in the format of the weight, for inputs of ``dtype``; None if the weight is expanded."""
+        return self.format.find_product(self, dtype) if self.weight.device.type in self.scaled_on else None
+
+    def widened(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """Return the product with the expanded weight."""
         return partial(F.linear, weight=self.expand_weight(dtype), bias=self.bias)
 
     def expand_weight(self, dtype: torch.dtype) -> Tensor:
@@ -143,9 +152,10 @@ class Format:
         file_marker: the suffix of a tensor that says something about a file as a whole; empty if there is none.
         kept: patterns of the transformer's matrices that a cast leaves alone, each with its reason; ``{last}`` is the
             number of the last block. None if nothing is cast to this format.
-        operation: the operation of torch by which its layers multiply without expanding their weight, if they can.
+        scaled_on: the types of device on which its layers multiply without expanding their weight, if those can and
+            nobody chooses others.
+        operation: the operation of torch by which they do so on every card that has it; None if only others have one.
         rate: the rate of a machine that such products have.
-        whole_rows: whether each row of a stored tensor holds all that its numbers need, so that a table stays as it is.
     """
 
     name: ClassVar[str]
@@ -156,9 +166,9 @@ class Format:
     input_suffixes: ClassVar[tuple[str, ...]] = ()
     file_marker: ClassVar[str] = ""
     kept: ClassVar[Mapping[str, str] | None] = None
+    scaled_on: ClassVar[Collection[str]] = ("cuda",)
     operation: ClassVar[Any] = None
     rate: ClassVar[str] = ""
-    whole_rows: ClassVar[bool] = False
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is in this format, by its dtype, its companions and its marker."""
@@ -203,12 +213,39 @@ class Format:
         128."""
         raise NotImplementedError
 
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32, (n, in); nothing else of it is expanded.
+
+        As it stands here, a companion has an entry for each row, or holds for all of them.
+
+        Args:
+            stored: the weight.
+            shape: of the matrix, (out, in).
+            rows: their numbers, (n,).
+        """
+        count = len(stored.weight)
+        companions = {
+            suffix: each[rows] if each.ndim and len(each) == count > 1 else each
+            for suffix, each in stored.companions.items()
+        }
+        picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
+        return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
+
+    def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
+        """Return the numbers of a scale that a matrix of ``shape`` needs, without padding; None if there are none."""
+        scale = stored.companions.get(suffix)
+        return scale if scale is not None and scale.is_floating_point() else None
+
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         """Return a plain matrix (out, in) in this format: "weight" and its companions, by suffix.
 
         Asked only of formats that weights are cast to (``kept``).
         """
         raise NotImplementedError
+
+    def outline(self, shape: Shape) -> dict[str, Tensor]:
+        """Return what a matrix of ``shape`` becomes in this format, by suffix, on the meta device."""
+        return self.quantize(torch.empty(shape, device="meta"))
 
     def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> QuantizedLinear:
         """Return the layer in place of ``linear``, filled with the stored tensors that ``kept_companions`` names."""
@@ -219,6 +256,18 @@ class Format:
         wanted = self.scale_suffixes + self.other_suffixes
         companions = {suffix: tensor for suffix, tensor in stored.companions.items() if suffix in wanted}
         return StoredWeight(stored.name, stored.weight, companions, stored.marker)
+
+    def is_large_enough(self, shape: Shape, device: torch.device) -> bool:
+        """Return whether a matrix of ``shape`` is worth a product of its own on ``device``."""
+        return True
+
+    def multiplies(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Return whether ``device`` multiplies inputs of ``dtype`` in this format; asked of the device once."""
+        return False
+
+    def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
+        return None
 
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs of layers are not rounded."""

@@ -65,6 +65,15 @@ class W4a8Format(RotatedFormat):
             numbers.add_(correction.float().T[start:stop, :, None])
         return numbers.flatten(1)
 
+    def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
+        """Return some rows of the matrix in float32; of its companions, the correction has rows as its last axis."""
+        companions = dict(stored.companions)
+        companions |= {suffix: companions[suffix].reshape(shape[0], -1)[rows] for suffix in self.scale_suffixes}
+        if (correction := companions.get("weight_correction")) is not None:
+            companions["weight_correction"] = correction[:, rows]
+        picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
+        return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
+
     def _numbers(self, stored: StoredWeight, columns: int, start: int, stop: int) -> Tensor:
         """What the bits stand for, without scales."""
         packed = stored.weight[start:stop]

@@ -79,14 +79,14 @@ def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: S
 
     Raises CheckpointError if the tokenizer gives tokens that the encoder does not have.
     """
-    weight = encoder.table
+    device, rows = encoder.table.device, encoder.config.vocabulary
     ids, mask = tokenizer(prompts)
-    if (highest := int(ids.max())) >= len(weight):
+    if (highest := int(ids.max())) >= rows:
         raise CheckpointError(
             f"The tokenizer belongs to another text encoder: it gives the token {highest:,}, and the weights have "
-            f"{len(weight):,} rows. Download both from one place."
+            f"{rows:,} rows. Download both from one place."
         )
-    ids, mask = ids.to(weight.device), mask.to(weight.device)
+    ids, mask = ids.to(device), mask.to(device)
     return HiddenStates(encoder(ids, mask), mask)
 
 

@@ -65,7 +65,7 @@ class TextEncoder(nn.Module, ABC):
 
     @property
     def table(self) -> Tensor:
-        """The embedding of each token of the vocabulary, (vocabulary, D)."""
+        """The embedding of each token of the vocabulary, (vocabulary, D) unless it is stored in fewer bits."""
         return self.model.embed_tokens.weight
 
     @abstractmethod
@@ -84,9 +84,9 @@ class TextEncoder(nn.Module, ABC):
 
         One that is stored in fewer bits looks them up by itself.
         """
-        dtype, plain = self.model.norm.weight.dtype, self.table.is_floating_point()
+        dtype, table = self.model.norm.weight.dtype, self.model.embed_tokens
         scale = torch.tensor(self.config.width**0.5, dtype=dtype, device=ids.device)
-        rows = functional.embedding(ids, self.table) if plain else self.model.embed_tokens(ids)
+        rows = table(ids) if hasattr(table, "format") else functional.embedding(ids, table.weight)
         return rows.to(dtype) * scale
 
 

@@ -69,10 +69,12 @@ def network(monkeypatch):
 
 
 def test_a_further_format_is_one_row(network):
-    assert [format_of(module) and format_of(module).name for module in network.values()] == [None, "pairs", None]
+    assert [format_of(module) and format_of(module).name for module in network.values()] == ["pairs", "pairs", None]
     assert [is_linear(module) for module in network.values()] == [False, True, True]
-    assert network["table"].weight.dtype == torch.float32 and network["q"].weight.dtype == torch.uint8
-    assert network["table"].weight.shape == (3, 4) and network["q"].weight.shape == (8, 2)
+    assert network["table"].weight.dtype == network["q"].weight.dtype == torch.uint8
+    assert matrix_shapes(network)["table.weight"] == network["table"](torch.arange(3)).shape == (3, 4) and network[
+        "q"
+    ].weight.shape == (8, 2)
     assert matrix_shapes(network)["q.weight"] == expand_weight(network["q"], torch.float32).shape == (8, 4)
     copy = expand_weight(network["out"], torch.float32)
     assert torch.equal(copy, network["out"].weight) and copy.data_ptr() != network["out"].weight.data_ptr()

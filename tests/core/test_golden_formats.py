@@ -5,49 +5,18 @@ import math
 import pytest
 import torch
 from torch import nn
-from written import VECTORS, file_of, read
+from written import FORMAT, VECTORS, expected_of, file_of, read
 
 from ltx2_core.quantization import (
     FORMATS,
     expand_weight,
     find_format,
     install_quantized_layers,
+    respell,
     stored_weights,
 )
 from ltx2_core.quantization.block_scales import scales_of_rows
 from ltx2_core.quantization.rotation import rotate
-
-# The format of each, and by how much its numbers may differ: where something is rotated, sums come in another order.
-FORMAT = {
-    "fp8_scaled_e4m3": ("fp8", 0),
-    "fp8_scaled_e5m2": ("fp8", 0),
-    "fp8_cast_of_prequant": ("fp8", 0),
-    "nvfp4_16x64": ("nvfp4", 0),
-    "nvfp4_padded_20x40": ("nvfp4", 0),
-    "nvfp4_144x80_multi_tile": ("nvfp4", 0),
-    "mxfp8_32x64": ("mxfp8", 0),
-    "mxfp8_padded_8x48": ("mxfp8", 0),
-    "int8_tensorwise": ("int8", 0),
-    "int8_rowwise": ("int8", 0),
-    "int8_convrot_g16": ("int8", 1e-6),
-    "int8_convrot_g64": ("int8", 1e-6),
-    "int8_convrot_g256": ("int8", 1e-6),
-    "w4a8_codebook_g16_r256": ("w4a8", 1e-6),
-    "w4a8_uniform_g16_r64": ("w4a8", 1e-6),
-    "w4a8_asymmetric_correction_g32_r64": ("w4a8", 1e-6),
-    "w6a8_uniform_g16_r256": ("w4a8", 1e-6),
-    "convrot_w4a4_r256": ("w4a4", 1e-6),
-    "bnb_int8": ("int8", 1e-7),
-    "bnb_nf4_plain": ("nf4", 0),
-    "bnb_nf4_nested": ("nf4", 0),
-    "quanto_qint8": ("int8", 0),
-}
-
-
-def expected_of(name: str) -> tuple[torch.Tensor, torch.dtype]:
-    """The numbers, and the dtype that they were computed in."""
-    of_bfloat16 = VECTORS[name].get("expected_bf16_as_f32")
-    return read(of_bfloat16 or VECTORS[name]["expected"]), torch.bfloat16 if of_bfloat16 else torch.float32
 
 
 @pytest.mark.parametrize("name", FORMAT)
@@ -145,7 +114,12 @@ def test_a_damaged_int8_weight_is_refused(change, found):
             "scales of shape",
         ),
         ("mxfp8_32x64", {"q.weight_scale": torch.zeros(128, 8, dtype=torch.uint8)}, (32, 64), "uint8 scales of shape"),
-        ("mxfp8_32x64", {"q.weight_scale": torch.full((128, 4), 255).byte()}, (32, 64), "a scale that is not a number"),
+        (
+            "mxfp8_32x64",
+            {"q.weight_scale": torch.full((128, 4), 255).byte()},
+            (32, 64),
+            "q.weight_scale holds NaN or infini",
+        ),
         ("w4a8_codebook_g16_r256", {"q.weight": torch.zeros(4, 100).char()}, (4, 256), "neither 4 nor 6 bits of 256"),
         (
             "w4a8_codebook_g16_r256",
@@ -188,3 +162,36 @@ def refuse(state: dict, shape: tuple[int, int], found: str) -> None:
     with pytest.raises(ValueError, match=found) as error:
         install_quantized_layers(network, state)
     assert "\n" not in str(error.value)
+
+
+def test_nvfp4_with_the_first_number_in_the_lower_half():
+    """As another engine writes it, with the reciprocal of the scale of all, and scales of blocks as plain bytes."""
+    state = file_of("nvfp4_16x64")
+    expected, packed = read(VECTORS["nvfp4_16x64"]["expected"]), state["q.weight"]
+    state = {"q.weight": packed >> 4 | packed << 4, "q.weight_scale": state["q.weight_scale"].view(torch.uint8),
+             "q.weight_global_scale": 1 / state["q.weight_scale_2"], "q.input_absmax": torch.ones(())}  # fmt: skip
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(64, 16, bias=False)})
+    install_quantized_layers(network, given := dict(state))
+    network.load_state_dict(given, assign=True)
+    torch.testing.assert_close(expand_weight(network["q"], torch.float32), expected, rtol=1e-6, atol=0)
+    refuse(state | {"q.input_global_scale": torch.ones(())}, (16, 64), "nvfp4 whose scales are folded into alpha")
+
+
+def test_int8_with_a_number_that_stands_for_zero():
+    """As torchao writes it; the packed matrices of its other formats are refused."""
+    weight, zero, scale = torch.randint(-128, 128, (6, 32)).char(), torch.arange(-3, 3).char(), torch.rand(6, 1)
+    beside = {"q._weight_qdata": weight, "q._weight_scale": scale, "q._weight_zero_point": zero[:, None]}
+    state = {respell(key): each for key, each in beside.items()}
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(32, 6, bias=False)})
+    install_quantized_layers(network, given := dict(state))
+    network.load_state_dict(given, assign=True)
+    expected = (weight.float() - zero[:, None]) * scale
+    assert torch.equal(expand_weight(network["q"], torch.float32), expected)
+    x = torch.randn(2, 32)
+    torch.testing.assert_close(network["q"](x), x @ expected.T)
+    refuse(
+        state | {"q.torchao_scale": torch.ones(2, 6)}, (6, 32), r"int8 of shape \(6, 32\) with scales of shape \(2, 6"
+    )
+    refuse(state | {"q.torchao_zero_point": torch.ones(2).char()}, (6, 32), r"with zero points of shape \(2,\)")

@@ -1,4 +1,4 @@
-"""Files written by the libraries that define the formats: comfy-kitchen, optimum-quanto and bitsandbytes."""
+"""Files written by the libraries that define the formats: comfy-kitchen, optimum-quanto, bitsandbytes, torchao."""
 
 import json
 
@@ -76,6 +76,21 @@ def test_optimum_quanto(tmp_path, kind):
     layer = read_layer(network.state_dict(), tmp_path / "x.safetensors", (32, 64))
     assert torch.equal(expand_weight(layer, torch.bfloat16), network["q"].weight.dequantize())
     torch.testing.assert_close(layer(x), network["q"](x), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "config", ["Float8WeightOnlyConfig", "Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"]
+)
+def test_torchao(tmp_path, config):
+    """Its own module for safetensors writes the file."""
+    quantization = pytest.importorskip("torchao.quantization")
+    flatten = pytest.importorskip("torchao.prototype.safetensors.safetensors_support").flatten_tensor_state_dict
+    network = nn.ModuleDict({"q": nn.Linear(64, 32)}).bfloat16().requires_grad_(False)
+    quantization.quantize_(network, getattr(quantization, config)())
+    tensors, metadata = flatten({key: each.data for key, each in network.state_dict().items()})
+    assert "q._weight_qdata" in tensors and json.loads(metadata["q.weight"])["_type"] in ("Float8Tensor", "Int8Tensor")
+    layer = read_layer(tensors, tmp_path / "x.safetensors", (32, 64))
+    assert torch.equal(expand_weight(layer, torch.bfloat16), network["q"].weight.dequantize())
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])

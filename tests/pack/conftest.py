@@ -17,8 +17,10 @@ from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
 from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
+from written import rewrite, write_mixed_gemma
 
 from ltx2_core import tiny
+from ltx2_core.mini.evaluate import BUILT_IN, GEMMA
 
 EXTRA_PATHS = """
 elsewhere:
@@ -47,7 +49,8 @@ def server(host, tmp_path_factory) -> Iterator[Server]:
 
 
 def place_tiny_models(models: Path, elsewhere: Path) -> None:
-    """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``, and 2.5 in its parts."""
+    """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``, and 2.5 in its parts; and
+    the miniature in int8, with Gemma as in the file that ComfyUI's templates name."""
     command = [sys.executable, "-m", "ltx2_core", "tiny", str(elsewhere), "--version", "2.3"]
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
@@ -64,6 +67,8 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
     (folder / "text_encoder").mkdir()
     (folder / "text_encoder" / "shard-00001-of-00002.safetensors").touch()
     place_gguf_files(models, elsewhere)
+    rewrite(BUILT_IN, elsewhere / "checkpoints" / "mini-int8.safetensors", {".transformer_blocks.": "int8 rotated"})
+    write_mixed_gemma(GEMMA, elsewhere / "encoders" / "mini-fp4-mixed.safetensors")
     shutil.move(elsewhere / "gemma-tiny", models / "text_encoders")
     shutil.move(elsewhere / "gemma-tiny.safetensors", elsewhere / "encoders" / "gemma-elsewhere.safetensors")
 

@@ -35,6 +35,16 @@ def test_a_clip_from_gguf_files(server, client, prompt):
     assert clip.frames.shape == (9, 64, 64, 3) and clip.sample_rate == 48000
 
 
+def test_a_clip_from_quantised_files(server, client, prompt):
+    """The miniature in int8 with rotated columns, and its Gemma in nvfp4, fp8 and bf16, as in ComfyUI's templates."""
+    change(prompt, LTX2AVLoadModel={"checkpoint": "mini-int8.safetensors"})
+    change(prompt, LTX2AVLoadGemma={"text_encoder": "mini-fp4-mixed.safetensors"})
+    change(prompt, LTX2AVEmptyLatent={"width": 64, "height": 64, "frames": 9}, LTX2AVSchedule={"steps": 2})
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    assert clip.frames.shape == (9, 64, 64, 3) and clip.sample_rate == 24000
+    assert clip.frames.std() > 5  # a picture, neither black nor grey
+
+
 def test_a_clip_is_as_long_as_its_prompt_needs(server, client, prompt):
     """The duration head is found beside the other files of 2.5; without it, the node says what to do."""
     loader, encoded = node(prompt, "LTX2AVLoadModel"), node(prompt, "LTX2AVGemmaTextEncode")

@@ -1,0 +1,186 @@
+"""Products of comfy-kitchen in the format of a weight, where they are right and pay (see README.md, "Products").
+
+The library is optional: without it, weights are expanded. Every ComfyUI brings it.
+"""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ran_out
+from .stored import Format, QuantizedLinear, Shape, StoredWeight
+
+_log = logging.getLogger(__name__)
+
+_LEAST_GAIN = 1.2  # a product that is hardly faster is not worth its rounding of inputs
+_LEAST_SIDE = 512  # of a matrix that a CPU multiplies so; with smaller ones, starting operations takes longer
+_TRIED = {"cpu": (256, 1024)}  # tokens and sides of the matrix that is timed; on cards:
+_TRIED_ON_CARDS = 1024, 2048
+
+
+class KitchenFormat(Format):
+    """What formats share that comfy-kitchen multiplies in.
+
+    Attributes:
+        tolerance: the largest error of a product whose inputs are rounded, as a share of its size.
+    """
+
+    tolerance: ClassVar[float]
+
+    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Round x (tokens, in) and multiply it by a weight with what ``library`` has; (tokens, out) as ``x``."""
+        raise NotImplementedError
+
+    def make_sample(self, shape: Shape) -> StoredWeight:
+        """Return a weight of ``shape``, (out, in), that a device is tried with."""
+        raise NotImplementedError
+
+    def can_multiply(self, stored: StoredWeight, shape: Shape) -> bool:
+        """Return whether a weight lies as products want it: without padding, and with nothing that they know not."""
+        return self.matrix_shape(stored) == shape
+
+    def is_large_enough(self, shape: Shape, device: torch.device) -> bool:
+        """Return whether a matrix of ``shape`` is worth a product of its own on ``device``."""
+        return device.type != "cpu" or min(shape) >= _LEAST_SIDE
+
+    def multiplies(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Return whether ``device`` multiplies inputs of ``dtype`` in this format, right and faster than it expands."""
+        return device.type == "meta" or _is_worth_it(self, device, dtype)
+
+    def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
+        stored, device = layer.stored, layer.weight.device
+        wanted = self.is_large_enough(layer.shape, device) and self.can_multiply(stored, layer.shape)
+        if not wanted or (self, device, dtype, layer.shape) in _REFUSED or not self.multiplies(device, dtype):
+            return None
+        bias = None if layer.bias is None else layer.bias.data
+        return partial(_multiply, self, _without_parameters(stored), bias)
+
+    def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
+        """Return a product of a square matrix with one of the same size in this format; None if its device has none."""
+        if not self.multiplies(matrix.device, matrix.dtype):
+            return None
+        return partial(_multiply, self, _moved(self.make_sample(tuple(matrix.shape)), matrix.device), None, matrix)
+
+
+@cache
+def find_library() -> ModuleType | None:
+    """Return comfy-kitchen, None if it cannot be imported; asked once."""
+    try:
+        return importlib.import_module("comfy_kitchen")
+    except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
+        _log.info("There is no comfy-kitchen: %s", str(reason).split("\n")[0])
+        return None
+
+
+def _multiply(format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Map x (..., in) to (..., out)."""
+    tokens = x.flatten(0, -2)
+    if x.is_meta:
+        return _count(tokens, stored.weight, bias).unflatten(0, x.shape[:-1])
+    library = find_library()
+    assert library is not None
+    try:
+        return format.multiply(library, tokens, stored, bias).unflatten(0, x.shape[:-1])
+    except Exception as reason:  # of kernels that take no matrix of this size
+        if ran_out(reason):
+            raise
+        shape = format.matrix_shape(stored)
+        _REFUSED.add((format, x.device, x.dtype, shape))
+        _log.warning("%s of %s is expanded on %s: %s", format.name, shape, x.device, str(reason).split("\n")[0])
+        return F.linear(x, format.dequantize(stored, shape, x.dtype), bias)
+
+
+# What was tried and found right, but failed with a matrix of this size.
+_REFUSED: set[tuple[Format, torch.device, torch.dtype, Shape]] = set()
+
+
+def _count(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Stand in for a product on the meta device: inputs are read and rounded once. Of two numbers that share a byte the
+    pair counts as one, since such products are twice as fast again."""
+    shared = x.shape[1] // weight.shape[1]
+    rounded, one = x[:, ::shared].to(torch.float8_e4m3fn), x.new_empty((), dtype=torch.float32)
+    return torch._scaled_mm(rounded, weight.view(torch.float8_e4m3fn).t(), one, one, bias, out_dtype=x.dtype)
+
+
+@cache
+def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``device`` has this product, right and faster than expanding.
+
+    Tried once: it depends on the card, its driver, torch and the library, and no list of them would stay true. What
+    fails for lack of memory says nothing about the device, and is not remembered.
+    """
+    if (library := find_library()) is None:
+        return False
+    what = f"{format.name} on {device} in {str(dtype).removeprefix('torch.')}"
+    try:
+        error, gain = _find_error(format, library, device, dtype), _find_gain(format, library, device, dtype)
+    except Exception as reason:
+        if ran_out(reason):
+            raise
+        _log.info("%s is expanded: %s", what, str(reason).split("\n")[0])
+        return False
+    if not error <= format.tolerance:
+        _log.warning("%s is expanded: products of comfy-kitchen are off by %.1e.", what, error)
+        return False
+    if gain < _LEAST_GAIN:
+        _log.info("%s is expanded: products of comfy-kitchen are %.2f times as fast.", what, gain)
+        return False
+    _log.info("%s is multiplied by comfy-kitchen, %.1f times as fast as expanded.", what, gain)
+    return True
+
+
+def _find_error(format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype) -> float:
+    """How far a small product is from that of the expanded weight, as a share of its size; tokens of odd number."""
+    shape = 64, 512
+    stored = _moved(format.make_sample(shape), device)
+    draw = torch.Generator().manual_seed(0)
+    x, bias = (torch.randn(size, generator=draw).to(device, dtype) for size in ((37, shape[1]), (shape[0],)))
+    weight = format.dequantize(stored, shape, torch.float32)
+    expected = F.linear(x.float(), weight, bias.float())
+    return ((format.multiply(library, x, stored, bias).float() - expected).norm() / expected.norm()).item()
+
+
+def _find_gain(format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype) -> float:
+    """How many times as fast a product is as expanding and multiplying."""
+    tokens, side = _TRIED.get(device.type, _TRIED_ON_CARDS)
+    stored = _moved(format.make_sample((side, side)), device)
+    x = torch.ones(tokens, side, device=device, dtype=dtype)
+
+    def expand() -> Tensor:
+        return F.linear(x, format.dequantize(stored, (side, side), dtype))
+
+    return _seconds(expand, device) / _seconds(lambda: format.multiply(library, x, stored, None), device)
+
+
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    """The shortest of a few runs."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(5))
+
+
+def _without_parameters(stored: StoredWeight) -> StoredWeight:
+    """The same tensors as no part of a module, which kernels may not know how to take."""
+    companions = {suffix: each.data for suffix, each in stored.companions.items()}
+    return StoredWeight(stored.name, stored.weight.data, companions, stored.marker)
+
+
+def _moved(stored: StoredWeight, device: torch.device) -> StoredWeight:
+    companions = {suffix: each.to(device) for suffix, each in stored.companions.items()}
+    return StoredWeight(stored.name, stored.weight.to(device), companions, stored.marker)

@@ -1,0 +1,255 @@
+"""Products of comfy-kitchen against the expanded weight, and what is done where they are missing, wrong or slow."""
+
+import re
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import torch
+from devices import full_cards
+from torch import nn
+from written import WRITERS, as_bytes
+
+from ltx2_core import open_models
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.errors import is_out_of_memory
+from ltx2_core.geometry import ClipShape
+from ltx2_core.memory.machine import machine_named
+from ltx2_core.memory.placement import Room
+from ltx2_core.memory.trace import cost
+from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.plan import plan_stages
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.quantization import FORMATS, install_quantized_layers, kitchen, products_of, use_scaled_products
+from ltx2_core.quantization.rotation import rotate
+
+# Mean error of a channel, as a share of its size: of weights alone, and of weights and inputs together.
+TYPICAL = {
+    "int8 of the tensor": (0.013, 0.02), "int8 rotated": (0.0085, 0.0125), "mxfp8": (0.028, 0.04),
+    "nvfp4": (0.11, 0.16),
+}  # fmt: skip
+KITCHEN = [name for name, format in FORMATS.items() if isinstance(format, kitchen.KitchenFormat)]
+
+
+@pytest.fixture(autouse=True)
+def _tried_anew(monkeypatch):
+    monkeypatch.setattr(kitchen, "_LEAST_SIDE", 0)
+    with torch.no_grad():
+        forget()
+        yield
+        forget()
+
+
+def forget():
+    kitchen.find_library.cache_clear()
+    kitchen._is_worth_it.cache_clear()
+    kitchen._REFUSED.clear()
+
+
+def layer_of(name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
+    out, into = weight.shape
+    with torch.device("meta"):
+        network = nn.ModuleDict({"q": nn.Linear(into, out, bias=bias is not None)})
+    state = {f"q{end}": each for end, each in WRITERS[name][0](weight).items()}
+    state |= {} if bias is None else {"q.bias": bias}
+    install_quantized_layers(network, state)
+    network.load_state_dict(state, assign=True)
+    return network["q"]
+
+
+def multiplied(x, rounded, theirs):
+    """What a card does with both matrices, whose numbers the library expands."""
+    return (rounded.float() @ theirs.float().T).to(x)
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """comfy-kitchen; what it has for cards alone is put together from what it expands."""
+    real = pytest.importorskip("comfy_kitchen")
+
+    def mxfp8(a, b, scales_of_a, scales_of_b, bias, out_dtype):
+        sides = (real.dequantize_mxfp8(*each, torch.float32) for each in ((a, scales_of_a), (b, scales_of_b)))
+        return multiplied(out_dtype, *sides).add(0 if bias is None else bias)
+
+    def nvfp4(a, b, of_a, of_b, scales_of_a, scales_of_b, bias, out_dtype):
+        both = ((a, of_a, scales_of_a), (b, of_b, scales_of_b))
+        sides = (real.dequantize_nvfp4(*each, torch.float32) for each in both)
+        return multiplied(out_dtype, *sides).add(0 if bias is None else bias)
+
+    monkeypatch.setattr(real, "scaled_mm_mxfp8", mxfp8)
+    monkeypatch.setattr(real, "scaled_mm_nvfp4", nvfp4)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    return real
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", TYPICAL)
+def test_products_err_by_their_formats_and_no_more(library, name, dtype):
+    weight, bias, x = torch.randn(64, 256), torch.randn(64), torch.randn(2, 75, 256)
+    layer = layer_of(name, weight, bias.to(dtype))
+    exact = (x.double() @ weight.double().T + bias).flatten(0, 1)
+
+    def error(found):
+        assert found.dtype == dtype and found.shape == (2, 75, 64)
+        return float(((found.flatten(0, 1).double() - exact).norm(dim=0) / exact.norm(dim=0)).mean())
+
+    of_weights, of_both = TYPICAL[name]
+    assert 0.5 * of_weights < error(layer(x.to(dtype))) < of_weights
+    use_scaled_products(layer, ["cpu"])
+    assert layer.find_product(dtype) is not None
+    assert 0.8 * of_weights < error(layer(x.to(dtype))) < of_both
+
+
+def test_a_weight_with_padding_is_expanded(library):
+    layer, x = layer_of("nvfp4", torch.randn(20, 40), None), torch.randn(3, 40)
+    expected = layer(x)
+    use_scaled_products(layer, ["cpu"])
+    assert torch.equal(layer(x), expected)
+
+
+class FakeLibrary(types.ModuleType):
+    """comfy-kitchen with a product of int8 that is right, wrong, old, or made for another card."""
+
+    def __init__(self, kind):
+        super().__init__("comfy_kitchen")
+        self.kind, self.calls = kind, 0
+        if kind != "old":
+            self.int8_linear = self.multiply
+
+    def multiply(self, x, weight, scale, bias, dtype, convrot=False, convrot_groupsize=256):
+        self.calls += 1
+        assert all(type(each) is torch.Tensor for each in (x, weight, scale) + (() if bias is None else (bias,)))
+        if isinstance(self.kind, Exception):
+            raise self.kind
+        if convrot:
+            x = rotate(x, convrot_groupsize)
+        numbers = weight.float() * (1 if self.kind == "wrong" else scale)
+        return nn.functional.linear(x.float(), numbers, None if bias is None else bias.float()).to(dtype)
+
+
+FOREIGN = RuntimeError("no kernel image is available for execution on the device\nand more")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("right", "int8 on cpu in float32 is multiplied by comfy-kitchen, 2.0 times as fast as expanded."),
+        ("wrong", "int8 on cpu in float32 is expanded: products of comfy-kitchen are off by"),
+        ("old", "int8 on cpu in float32 is expanded: module 'comfy_kitchen' has no attribute 'int8_linear'"),
+        (FOREIGN, "int8 on cpu in float32 is expanded: no kernel image is available for execution on the device\n"),
+        (None, "There is no comfy-kitchen: "),
+    ],
+    ids=["right", "wrong", "old", "foreign", "missing"],
+)
+def test_a_product_is_used_where_it_is_right(monkeypatch, caplog, kind, said):
+    library = None if kind is None else FakeLibrary(kind)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    caplog.set_level("INFO")
+    layer, x = layer_of("int8 rotated", torch.randn(64, 64), torch.randn(64)), torch.randn(5, 64)
+    expected = layer(x)
+    use_scaled_products(layer, ["cpu"])
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), expected)
+    assert caplog.text.count(said.strip()) == 1 and (layer.find_product(torch.float32) is not None) == (kind == "right")
+
+
+@pytest.mark.parametrize("gain", [0.7, 1.1, 1.3])
+def test_a_product_that_is_no_faster_is_not_used(monkeypatch, caplog, gain):
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", FakeLibrary("right"))
+    times = iter([gain, 1.0])
+    monkeypatch.setattr(kitchen, "_seconds", lambda run, device: next(times))
+    caplog.set_level("INFO")
+    layer = layer_of("int8 rotated", torch.randn(64, 64), None)
+    use_scaled_products(layer, ["cpu"])
+    assert (layer.find_product(torch.float32) is not None) == (gain > 1.2)
+    assert f"products of comfy-kitchen are {gain:.2f} times as fast" in caplog.text or gain > 1.2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), *full_cards()], ids=repr)
+def test_what_fails_for_lack_of_memory_is_asked_again(monkeypatch, error):
+    library = FakeLibrary(error)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    layer, x = layer_of("int8 rotated", torch.randn(64, 64), None), torch.randn(5, 64)
+    use_scaled_products(layer, ["cpu"])
+    assert is_out_of_memory(error)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            layer(x)
+    library.kind, calls = "right", library.calls
+    layer(x)
+    assert library.calls > calls
+
+
+def test_a_matrix_that_a_kernel_does_not_take_is_expanded(monkeypatch, caplog):
+    library = FakeLibrary("right")
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    layer, x = layer_of("int8 rotated", torch.randn(64, 128), torch.randn(64)), torch.randn(5, 128)
+    expected = layer(x)
+    use_scaled_products(layer, ["cpu"])
+    layer(x)
+    library.kind, calls = ValueError("128 columns are not supported"), library.calls
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), expected)
+    assert library.calls == calls + 1 and layer.find_product(torch.float32) is None
+    assert caplog.text.count("int8 of (64, 128) is expanded on cpu: 128 columns are not supported") == 1
+
+
+def test_a_file_may_forbid_to_round_inputs():
+    made = WRITERS["int8 of the tensor"][0](torch.randn(64, 64))
+    made[".comfy_quant"] = as_bytes(format="int8_tensorwise", full_precision_matrix_mult=True)
+    network = nn.ModuleDict({"q": nn.Linear(64, 64, bias=False)})
+    install_quantized_layers(network, {f"q{end}": each for end, each in made.items()})
+    use_scaled_products(network, ["cpu"])
+    assert network["q"].exact and network["q"].find_product(torch.float32) is None
+
+
+def test_by_default_a_cpu_multiplies_large_matrices_of_int8_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(kitchen, "_LEAST_SIDE", 512)
+    layers = {name: layer_of(name, torch.randn(64, 64), None) for name in ("int8 rotated", "nvfp4", "fp8 in blocks")}
+    network = nn.ModuleList(layers.values())
+    use_scaled_products(network)
+    assert {name: "cpu" in layer.scaled_on for name, layer in layers.items()} == {
+        "int8 rotated": True, "nvfp4": False, "fp8 in blocks": False,
+    }  # fmt: skip
+    assert layers["int8 rotated"].find_product(torch.float32) is None  # too small to gain by it
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: 2.0)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", FakeLibrary("right"))
+    assert products_of(network, torch.device("cpu")) == [] and products_of(network, None) == ["fp8"]
+    large = nn.ModuleList([layer_of("int8 rotated", torch.randn(512, 512), None)])
+    assert products_of(large, torch.device("cpu")) == ["int8"]
+
+
+@pytest.mark.parametrize("name", KITCHEN)
+def test_products_on_the_meta_device_are_counted(name):
+    """At the rate of eight bits; pairs in a byte count once."""
+    format = FORMATS[name]
+    stored = kitchen._moved(format.make_sample((256, 512)), torch.device("meta"))
+    x, bits = torch.empty(2, 64, 512, dtype=torch.bfloat16, device="meta"), 4 if name == "nvfp4" else 8
+    found = cost(lambda: kitchen._multiply(format, stored, None, x))
+    assert found.products8 == 2 * 128 * 512 * 256 * bits / 8 and found.products == 0
+    assert found.moved <= 128 * 512 * 3 and found.peak < x.nbytes * 2
+
+
+@pytest.mark.parametrize("format", ["int8", "fp8", None])
+def test_the_plan_says_which_products_are_made(format):
+    models, shape = open_models("miniature"), ClipShape(96, 96, 9, 24)
+    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
+    blueprint = Blueprint.of_files(models, open_text_encoder(models.text_encoder), dtypes, format)
+    stages = [Sample(Sampling((1.0, 0.5, 0.0)), LatentSize.of_clip(shape))]
+    card = replace(machine_named("4070"), launch=0.0)
+    plan = plan_stages(stages, blueprint, Room(card, card.budget, 2**36), shape)
+    (said,) = [note for note in plan.notes if note.startswith("sampling: ") and "product" in note] or [""]
+    placed = plan.placement("sampling")
+    assert placed is not None and (placed.need.cost.products8 > 0) == (format == "fp8")
+    assert said in plan.summary() and said in plan.explain()
+    if format == "int8":
+        assert re.fullmatch(
+            r"sampling: int8 expanded for each product, about 1\.\d\d x slower than plain weights\.", said
+        )
+    else:
+        assert said == ("sampling: fp8 products; inputs are rounded as weights are." if format else "")
