@@ -64,7 +64,7 @@ def test_the_counter_sees_what_is_alive():
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.parametrize("given_first_frame", [False, True])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_peak_of_a_forward(version, given_first_frame):
     net = network(version)
     assert peak_of(net, [Pass(*streams(net, given_first_frame), UNPERTURBED)]) <= 9

@@ -46,6 +46,7 @@ def test_the_first_text_encoder_that_the_model_can_read_is_taken(files, real, mi
         find_text_encoder(real, [GEMMA])
 
 
+@pytest.mark.slow
 def test_a_text_encoder_of_another_model_is_refused_before_anything_is_read(files, real, miniature):
     own, other = open_text_encoder(files / "gemma-tiny"), open_text_encoder(GEMMA)
     check_text_encoder(own, real)

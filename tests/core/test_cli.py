@@ -561,6 +561,7 @@ def test_plan_of_files_on_this_machine(capsys):
     assert "sampling" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tiny_and_inspect(tmp_path, capsys):
     assert main(["tiny", str(tmp_path / "tiny"), "--version", "2.0"]) == 0
     checkpoint = capsys.readouterr().out.split()[0]

@@ -191,7 +191,7 @@ def diffusion_drawn() -> Blueprint:
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_peaks_of_the_prompt_are_those_of_a_run(version):
     gemma = GemmaConfig(
         layers=8, width=256, hidden=1024, heads=4, kv_heads=2, head_dim=64, vocabulary=8, attention_scalar=64

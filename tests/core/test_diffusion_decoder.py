@@ -129,6 +129,7 @@ def test_published_numbers_of_every_stage():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_published_numbers_of_several_steps():
     latent, noise = signal(1, 8, 2, 3, 3), spread(1, 3, 9, 96, 96)
     matches("x0_three_steps", tiny()(latent, noise, steps=3))
@@ -605,6 +606,7 @@ def test_tiles_are_enlarged_until_they_hide_their_seams():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 5), (2, 3, 1)])
+@pytest.mark.sample(1)
 def test_clips_of_any_size_are_decoded(size):
     decoder = tiny()
     frames, height, width = size

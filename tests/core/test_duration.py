@@ -69,6 +69,7 @@ def test_seconds_become_frames():
     assert predicted_frames(math.inf, Fraction(24)) == 473 and predicted_frames(math.nan, Fraction(24)) == 25
 
 
+@pytest.mark.slow
 def test_a_clip_is_as_long_as_its_prompt_needs(parts, tmp_path, caplog):
     models = open_models(parts)
     assert models.duration_head is not None and not models.missing and parts[-1] not in [f.path for f in models.files]
@@ -81,6 +82,7 @@ def test_a_clip_is_as_long_as_its_prompt_needs(parts, tmp_path, caplog):
     assert torch.equal(clip.latent.video, same.latent.video)
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_it(parts, tmp_path):
     arguments = ["generate", "--checkpoint", *map(str, parts), "--prompt", "a ball", "--width", "64", "--height", "64"]
     arguments += [

@@ -116,6 +116,7 @@ def test_sound_of_one_channel_is_heard_on_both_sides(tmp_path):
     assert np.allclose(left, right, atol=0.01)
 
 
+@pytest.mark.slow
 def test_sound_lies_between_the_pictures_of_its_time(tmp_path):
     seconds = 20  # more than the muxer waits by itself
     path = write_video(

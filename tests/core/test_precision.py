@@ -63,6 +63,7 @@ WORK = {
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.sample(1)
 def test_what_is_no_number_in_16_bits_is_made_in_float32_and_told(loud, work):
     findings: list = []
     made, right = work(engine_in(loud, "fp16", findings)), work(engine_in(loud, "fp32"))
@@ -206,6 +207,7 @@ class Damaged(LocalEngine):
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 @pytest.mark.parametrize("part", WORK)
+@pytest.mark.sample(1)
 def test_a_damaged_weight_is_named_with_its_file_and_part(loud, part, precision):
     findings: list = []
     engine = Damaged(loud, Resources("cpu", precision=precision), Events(on_finding=findings.append))

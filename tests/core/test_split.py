@@ -172,6 +172,7 @@ def test_given_pictures_are_compressed_less_than_for_2_3(parts, tiny_files):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_first_latent_of_every_clip_is_marked_and_nothing_that_is_appended(parts):
     """As numbers: the mark is so small that a clip without it looks alike."""
     state = State.of(torch.zeros(2, 128, 3, 2, 2), Fraction(24))

@@ -65,6 +65,7 @@ def expanded_twin(network, plain):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.sample(1)
 def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
     path = tmp_path / "x.safetensors"
     written = rewrite(CHECKPOINT, path, {BLOCKS: name})
