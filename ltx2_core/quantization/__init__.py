@@ -6,6 +6,7 @@ from .formats import (
     FORMATS,
     SCALE_SUFFIXES,
     SCALED_PRODUCTS,
+    WRITTEN,
     check_library,
     check_stored,
     expand_weight,
@@ -27,15 +28,18 @@ from .formats import (
 )
 from .gguf import gguf_marker
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
+from .kept import KEPT_WORDS, kept_names
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
     "BLOCKS",
     "CASTS",
     "FORMATS",
+    "KEPT_WORDS",
     "READABLE_BLOCKS",
     "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
+    "WRITTEN",
     "Format",
     "QuantizedLinear",
     "StoredWeight",
@@ -53,6 +57,7 @@ __all__ = [
     "is_file_marker",
     "is_linear",
     "is_marker",
+    "kept_names",
     "matrix_shape",
     "matrix_shapes",
     "plain_dtype",

@@ -4,6 +4,7 @@ Source: the layout of block scaling factors in the documentation of cuBLAS.
 """
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 _ROWS, _COLUMNS = 128, 4  # of a tile, in which scales lie together
 _LANES = 32
@@ -31,3 +32,14 @@ def scales_of_rows(scales: Tensor, blocks: int, start: int, stop: int) -> Tensor
     tiles = scales.reshape(-1, round_up(blocks, _COLUMNS) // _COLUMNS, _LANES, _ROWS // _LANES, _COLUMNS)
     some = tiles[start // _ROWS : round_up(stop, _ROWS) // _ROWS]
     return some.permute(0, 3, 2, 1, 4).flatten(3, 4).flatten(0, 2)[: stop - start, :blocks]
+
+
+def tile_scales(scales: Tensor) -> Tensor:
+    """Return scales (rows, blocks), one byte each, as they are stored: whole tiles, both sides rounded up.
+
+    The inverse of ``scales_of_rows``.
+    """
+    rows, blocks = (round_up(side, step) for side, step in zip(scales.shape, (_ROWS, _COLUMNS)))
+    whole = pad(scales, (0, blocks - scales.shape[1], 0, rows - scales.shape[0]))
+    tiles = whole.view(rows // _ROWS, _ROWS // _LANES, _LANES, blocks // _COLUMNS, _COLUMNS)
+    return tiles.permute(0, 3, 2, 1, 4).reshape(rows, blocks)

@@ -27,6 +27,9 @@ FORMATS: dict[str, Format] = {format.name: format for format in (FP8, INT8, NVFP
 # Those to which the weights of a transformer can be cast.
 CASTS = {name: format for name, format in FORMATS.items() if format.kept is not None}
 
+# Those in which files are written, by the words that choose them.
+WRITTEN = {word: format for format in FORMATS.values() for word in format.writers}
+
 # By the operation that is called, the rate of a machine that counts.
 SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() if format.operation is not None}
 
