@@ -255,6 +255,7 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         "inspect": "say what files are, and what they still need",
         "plan": "say where the weights will be and how long a clip takes; loads nothing",
         "convert": "write a transformer or a text encoder in another format, and say how far its weights are off",
+        "lora": "write a LoRA with lower ranks, and say what is lost",
         "tiny": "write a complete miniature model with random weights",
     }
     commands = {}
@@ -268,6 +269,7 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     commands["inspect"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
     _plan(commands["plan"])
     _convert(commands["convert"])
+    _lora(commands["lora"])
     commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip
@@ -535,6 +537,20 @@ def _convert(command: Command) -> None:
               help=f"what stays as it is stored: some of {','.join(KEPT_WORDS)} joined by commas, or none (default: "
               "all of them): the ends of the network, its first and last block, the sound, the attention between sound "
               "and picture, the gates of attention")  # fmt: skip
+    group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
+
+
+def _lora(command: Command) -> None:
+    path = _in_words(syntax.file_path)
+    command.parser.add_argument("action", type=_in_words(one_of(("shrink",))), metavar="shrink",
+                                help="give each layer the lowest rank that keeps so much of its change")  # fmt: skip
+    command.parser.add_argument("source", type=path, metavar="IN", help="a LoRA of any trainer")
+    command.parser.add_argument("target", type=path, metavar="OUT", help="a .safetensors file")
+    group = command.group("options")
+    group.add("--energy", type=syntax.number, metavar="SHARE",
+              help="of the Frobenius norm of each layer's change that is kept, up to 1 (default: 0.9, or 1 with "
+              "--rank)")  # fmt: skip
+    group.add("--rank", type=syntax.whole_number, metavar="N", help="the highest that a layer keeps")
     group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
 
 
