@@ -129,7 +129,11 @@ class TensorFile:
         return torch.empty(self.entries[key].shape, dtype=self.dtype(key), device="meta")
 
     def _stored(self, key: str) -> StoredWeight:
-        return stored_weights(self.outlines([key, *self._companions.get(key, ())]))[key]
+        return stored_weights(self.outlines(self.with_companions(key)))[key]
+
+    def with_companions(self, key: str) -> list[str]:
+        """Return the name of a weight and those of the tensors that stand beside it."""
+        return [key, *self._companions.get(key, ())]
 
     @cached_property
     def _companions(self) -> dict[str, list[str]]:

@@ -5,6 +5,9 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ..errors import CheckpointError
 from ..quantization import BLOCKS, gguf_marker
@@ -17,6 +20,7 @@ from .keys.gemma import LLAMA_CPP
 _GEMMA_3 = "gemma3"
 _TEXT_MODELS = {_GEMMA_3: 1.0, "gemma4": 0.0}
 _NORM = "norm.weight"
+_CONTEXT = 131_072  # words that Gemma 3 12B can read, which other programs want to know
 
 # What it says of LTX-2, and what converters write who say the same of all models.
 _LTX = ("ltxv", "pig", "cow", "")
@@ -118,6 +122,25 @@ def _metadata(header: GGUFHeader, architecture: str) -> dict[str, str]:
     if architecture == _GEMMA_3 and (section := _text_config(header.fields)):
         texts["config"] = json.dumps({"text_config": section})
     return texts
+
+
+def gemma_fields(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that describe Gemma 3, from its config in the words of Hugging Face: what ``read_gguf``
+    reads."""
+    decimal = ("attention.layer_norm_rms_epsilon", "rope.freq_base")
+    fields: dict[str, Any] = {
+        f"{_GEMMA_3}.{ours}": (float if ours in decimal else int)(section[theirs]) for ours, theirs in _SIZES.items()
+    }
+    if scaling := section.get("rope_scaling"):
+        fields |= {f"{_GEMMA_3}.rope.scaling.type": "linear"}
+        fields |= {f"{_GEMMA_3}.rope.scaling.factor": float(scaling["factor"])}
+    return {"general.architecture": _GEMMA_3, f"{_GEMMA_3}.context_length": _CONTEXT} | fields
+
+
+def gemma_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Return what a GGUF file calls a tensor of Gemma 3, which is ``name`` here, and holds of it: norms and one."""
+    excess = _TEXT_MODELS[_GEMMA_3] if name.endswith(_NORM) else 0.0
+    return LLAMA_CPP.official(name), tensor.float() + excess if excess else tensor
 
 
 def _text_config(fields: Mapping[str, object]) -> dict[str, object]:

@@ -1,9 +1,10 @@
-"""The tokenizer in the fields of a GGUF file, as the SentencePiece model that it was made from.
+"""The tokenizer in the fields of a GGUF file: the SentencePiece model that it was made from, and the other way round.
 
-Written in the wire format of protocol buffers, by the field numbers of sentencepiece_model.proto (Apache-2.0).
+Read and written in the wire format of protocol buffers, by the field numbers of sentencepiece_model.proto (Apache-2.0).
 """
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ _FIELDS = "tokenizer.ggml."
 _SENTENCEPIECE = "llama"  # what llama.cpp calls its kind
 _BPE = 2  # of sentencepiece: pieces are joined, the highest score first
 _USER_DEFINED, _KINDS = 4, range(1, 7)
+_IDS = {40: ("unknown", 3), 41: ("bos", 2), 42: ("eos", 1), 43: ("padding", 0)}  # words by their field of the trainer
 _SPACE = "\u2581".encode()  # that stands for one in pieces
 
 
@@ -26,13 +28,67 @@ def tokenizer_model(path: Path) -> bytes | None:
     if header.text(f"{_FIELDS}model") != _SENTENCEPIECE:
         return None
     pieces = b"".join(_message(1, piece) for piece in _pieces(path, header))
-    ids = {40: ("unknown", 3), 41: ("bos", 2), 42: ("eos", 1), 43: ("padding", 0)}
     trainer = _number(3, _BPE) + _number(35, 1)  # and bytes for what is in no piece
-    for field, (name, default) in ids.items():
+    for field, (name, default) in _IDS.items():
         trainer += _number(field, _whole(header, f"{name}_token_id", default))
     # Text stays as it is: no space goes, and none comes unless the file says so.
     normalizer = _message(1, b"identity") + _number(3, _whole(header, "add_space_prefix", 0)) + _number(4, 0)
     return pieces + _message(2, trainer) + _message(3, normalizer)
+
+
+def tokenizer_fields(model: bytes, title: str) -> dict[str, Any]:
+    """Return the fields of a GGUF file that describe a SentencePiece model, as llama.cpp's converter names them.
+
+    Raises CheckpointError, in which ``title`` names the model, if it is none.
+    """
+    try:
+        fields = list(_messages(model))
+        pieces = [_piece(dict(_messages(content))) for field, content in fields if field == 1]
+        trainer = dict(_messages(next((content for field, content in fields if field == 2), b"")))
+        ids = {f"{name}_token_id": int(trainer.get(at, default)) for at, (name, default) in _IDS.items()}
+    except (struct.error, LookupError, TypeError, ValueError):
+        pieces = []
+    if not pieces:
+        raise CheckpointError(f"{title} is not a SentencePiece model; download it again.")
+    words, scores, kinds = map(list, zip(*pieces))
+    lists = {"tokens": words, "scores": scores, "token_type": kinds}
+    ids = {name: number for name, number in ids.items() if number < 2**31}  # a larger one stands for -1, none
+    stated = {"model": _SENTENCEPIECE, **lists, **ids, "add_space_prefix": False}
+    return {f"{_FIELDS}{name}": value for name, value in stated.items()}
+
+
+def _piece(fields: Mapping[int, Any]) -> tuple[bytes, float, int]:
+    """A word, its score and its kind."""
+    word, kind = fields[1], int(fields.get(3, 1))
+    (score,) = struct.unpack("<f", fields.get(2, bytes(4)))
+    return word.replace(_SPACE, b" ") if kind == _USER_DEFINED else word, score, kind
+
+
+def _messages(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a message with their numbers; texts and messages as bytes, other fixed sizes, too."""
+    at = 0
+    while at < len(content):
+        key, at = _read_varint(content, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _read_varint(content, at)
+            yield key >> 3, value
+            continue
+        length, at = _read_varint(content, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+        if at + length > len(content):
+            raise IndexError(at)
+        yield key >> 3, content[at : at + length]
+        at += length
+
+
+def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+    """A whole number, and where the next thing begins."""
+    value = shift = 0
+    while True:
+        value |= (content[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 128:
+            return value, at
 
 
 def _pieces(path: Path, header: GGUFHeader) -> Iterator[bytes]:

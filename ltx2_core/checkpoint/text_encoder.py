@@ -23,8 +23,9 @@ from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTIO
 from .loading import load_strict, shorten_list
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
-_EMBEDDED = {"tokenizer_json": Tokenizer.from_json, "spiece_model": Tokenizer.from_sentencepiece}
-_BESIDE = {"tokenizer.json": Tokenizer.from_json, "tokenizer.model": Tokenizer.from_sentencepiece}
+_SPIECE = "spiece_model"
+_EMBEDDED = {"tokenizer_json": Tokenizer.from_json, _SPIECE: Tokenizer.from_sentencepiece}
+_BESIDE = {"tokenizer.json": "tokenizer_json", "tokenizer.model": _SPIECE}
 _CONFIG = "gemma_config"  # in the header of a packed file
 
 
@@ -173,20 +174,32 @@ class TextEncoderFiles:
         return tokenizer
 
     def _tokenizer(self) -> Tokenizer:
+        key, content, where = self.tokenizer_content()
+        return _make_tokenizer(_EMBEDDED[key], content, where)
+
+    def tokenizer_content(self, wanted: Collection[str] = tuple(_EMBEDDED)) -> tuple[str, bytes, str]:
+        """Return what a packed file calls the tokenizer of these files, the tokenizer itself, and where it is from.
+
+        Args:
+            wanted: the kinds that will do, "tokenizer_json" and "spiece_model".
+
+        Raises:
+            MissingFileError: There is none.
+        """
         for shard, key in self.keys():
-            if key in _EMBEDDED:
+            if key in wanted:
                 if shard.dtype(key) not in (torch.uint8, torch.int8):
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
-                content = shard.get(key).numpy().tobytes()
-                return _make_tokenizer(_EMBEDDED[key], content, f"{key} in {shard.path.name}")
-        if (model := self._whole.tokenizer_model) is not None:
-            return _make_tokenizer(Tokenizer.from_sentencepiece, model, f"in the header of {self.path.name}")
+                return key, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
+        if _SPIECE in wanted and (model := self._whole.tokenizer_model) is not None:
+            return _SPIECE, model, f"in the header of {self.path.name}"
         for file in self.companion_files():
-            if file.name in _BESIDE:
-                return _make_tokenizer(_BESIDE[file.name], read_file(file), str(file))
+            if (key := _BESIDE.get(file.name, "")) in wanted:
+                return key, read_file(file), str(file)
+        names = [name for name, key in _BESIDE.items() if key in wanted]
         raise MissingFileError(
-            f"{self.path} has no tokenizer: no {' or '.join(_BESIDE)} lies in {self.folder} or its subfolder "
-            f"tokenizer, no {' or '.join(_EMBEDDED)} among the weights. Download tokenizer.json from where the weights "
+            f"{self.path} has no tokenizer: no {' or '.join(names)} lies in {self.folder} or its subfolder "
+            f"tokenizer, no {' or '.join(wanted)} among the weights. Download {names[0]} from where the weights "
             "came from."
         )
 

@@ -1,4 +1,4 @@
-"""The commands: generate a clip, look into a file, plan a clip, write a miniature model."""
+"""The commands: generate a clip, look into a file, plan a clip, convert a file, shrink a LoRA, write a miniature."""
 
 import argparse
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
+from .convert import run_convert, run_lora
 from .inspect import inspect
 from .parser import given
 from .progress import Bars
@@ -130,5 +131,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": run_generate,
     "inspect": run_inspect,
     "plan": run_plan,
+    "convert": run_convert,
+    "lora": run_lora,
     "tiny": run_tiny,
 }

@@ -54,7 +54,7 @@ def _folder(path: Path) -> str:
 def _upscaler(upscaler: UpscalerFile) -> str:
     file = upscaler.file
     source = "" if file.config else " (told by its tensors, the header has no config)"
-    size = _size([file.nbytes])
+    size = shown_size([file.nbytes])
     return f"{file.path.name}: latent upscaler of LTX-2, enlarges {upscaler.config.enlarges}{source}, {size}"
 
 
@@ -62,7 +62,7 @@ def _checkpoint(models: Models) -> str:
     file = models.files[0]
     stated = file.metadata.get("model_version")
     source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
-    lines = [f"{file.path.name}: LTX-{models.version} ({source}), {_size([file.nbytes])}"]
+    lines = [f"{file.path.name}: LTX-{models.version} ({source}), {shown_size([file.nbytes])}"]
     for name in COMPONENTS:
         if name in models.sources:
             lines.append(f"  {name:<16} {_summary(models.sources[name])}")
@@ -119,9 +119,10 @@ def _text_encoder(files: TextEncoderFiles) -> str:
 
 def _summary(stored: Source | TextEncoderFiles) -> str:
     """Parameters, size and formats."""
-    return f"{stored.parameters:>16,} parameters, {_size([stored.nbytes])} ({', '.join(stored.formats)})"
+    return f"{stored.parameters:>16,} parameters, {shown_size([stored.nbytes])} ({', '.join(stored.formats)})"
 
 
-def _size(sizes: Iterable[int]) -> str:
+def shown_size(sizes: Iterable[int]) -> str:
+    """Return the sum of sizes in bytes, in MB or GB."""
     total = sum(sizes)
     return f"{total / 1e9:.2f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"

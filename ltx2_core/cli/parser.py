@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, NoReturn, get_args
 
+from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.conditions import (
     AudioSource,
@@ -23,6 +24,7 @@ from ..fields import Choice, Number, Seed, Setting, Switch, Whole, check_number,
 from ..geometry import exact_fps
 from ..lora import Strengths
 from ..pipeline.blueprint import PLANNED_FORMATS
+from ..quantization import KEPT_WORDS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
 from ..settings import (
@@ -252,6 +254,8 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         "generate": "make a clip from a prompt",
         "inspect": "say what files are, and what they still need",
         "plan": "say where the weights will be and how long a clip takes; loads nothing",
+        "convert": "write a transformer or a text encoder in another format, and say how far its weights are off",
+        "lora": "write a LoRA with lower ranks, and say what is lost",
         "tiny": "write a complete miniature model with random weights",
     }
     commands = {}
@@ -264,6 +268,8 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         add(generate)
     commands["inspect"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
     _plan(commands["plan"])
+    _convert(commands["convert"])
+    _lora(commands["lora"])
     commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip
@@ -516,6 +522,36 @@ def _plan(command: Command) -> None:
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
     group.add("--vram", type=_gigabytes, metavar="GB", help="of the card (default: what it has)")
     group.add("--ram", type=_gigabytes, metavar="GB", help="of the machine (default: what this one has)")
+
+
+def _convert(command: Command) -> None:
+    path = _in_words(syntax.file_path)
+    command.parser.add_argument("source", type=path, metavar="IN",
+                                help="a checkpoint, a text encoder, or the folder of one")  # fmt: skip
+    command.parser.add_argument("target", type=path, metavar="OUT",
+                                help=".gguf for q8_0 and q4_k, else .safetensors")  # fmt: skip
+    group = command.group("options")
+    group.add("--format", type=one_of(CONVERTED), required=True, metavar=f"{{{','.join(CONVERTED)}}}",
+              help="what matrices are written in; bf16 undoes it, but for what was lost")  # fmt: skip
+    group.add("--keep", type=syntax.some_of(KEPT_WORDS), default=KEPT_WORDS, metavar="WORDS",
+              help=f"what stays as it is stored: some of {','.join(KEPT_WORDS)} joined by commas, or none (default: "
+              "all of them): the ends of the network, its first and last block, the sound, the attention between sound "
+              "and picture, the gates of attention")  # fmt: skip
+    group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
+
+
+def _lora(command: Command) -> None:
+    path = _in_words(syntax.file_path)
+    command.parser.add_argument("action", type=_in_words(one_of(("shrink",))), metavar="shrink",
+                                help="give each layer the lowest rank that keeps so much of its change")  # fmt: skip
+    command.parser.add_argument("source", type=path, metavar="IN", help="a LoRA of any trainer")
+    command.parser.add_argument("target", type=path, metavar="OUT", help="a .safetensors file")
+    group = command.group("options")
+    group.add("--energy", type=syntax.number, metavar="SHARE",
+              help="of the Frobenius norm of each layer's change that is kept, up to 1 (default: 0.9, or 1 with "
+              "--rank)")  # fmt: skip
+    group.add("--rank", type=syntax.whole_number, metavar="N", help="the highest that a layer keeps")
+    group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
 
 
 def _gigabytes(word: str) -> float:

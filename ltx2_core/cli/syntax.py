@@ -6,7 +6,7 @@ it is told from it by its form, a number or name=value.
 
 import codecs
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,19 @@ def file_name(word: str) -> str:
 def file_path(word: str) -> Path:
     """Read the path of a file or folder; SettingError for none."""
     return Path(file_name(word))
+
+
+def some_of(words: Sequence[str]) -> Convert:
+    """Return what reads some of ``words``, joined by commas, or "none"; its SettingError says which is meant."""
+
+    def read(text: str) -> tuple[str, ...]:
+        found = () if text == "none" else tuple(text.split(","))
+        if unknown := next((word for word in found if word not in words), None):
+            hint = did_you_mean(unknown, words)
+            raise SettingError(f"{unknown!r} is not one of {', '.join(words)}, or none.{hint}")
+        return found
+
+    return read
 
 
 def whole_number(word: str) -> int:

@@ -8,10 +8,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 from uuid import uuid4
 
 import torch
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError, UnreadableFileError
+from ..errors import CheckpointError, LTX2Error, UnreadableFileError
 from ..errors.files import replace_file
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
@@ -130,19 +131,32 @@ class DiskCache:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or none of it; whoever reads meanwhile sees the file that was there before.
+    """Write the whole file or none of it, as ``complete_file``."""
+    with complete_file(path) as file:
+        file.write(content)
 
-    Missing folders are made. Raises UnreadableFileError, an OSError, if the disk refuses.
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that gets the name ``path`` when all is written, and is gone if anything fails before.
+
+    Whoever reads meanwhile sees the file that was there before. Missing folders are made.
+
+    Raises:
+        UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
     """
     partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                yield file
             replace_file(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+    except LTX2Error:
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise UnreadableFileError(

@@ -7,6 +7,7 @@ from .formats import (
     PLANNED,
     SCALE_SUFFIXES,
     SCALED_PRODUCTS,
+    WRITTEN,
     check_library,
     check_stored,
     expand_weight,
@@ -29,16 +30,19 @@ from .formats import (
 )
 from .gguf import gguf_marker
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
+from .kept import KEPT_WORDS, kept_names
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
     "BLOCKS",
     "CASTS",
     "FORMATS",
+    "KEPT_WORDS",
     "PLANNED",
     "READABLE_BLOCKS",
     "SCALED_PRODUCTS",
     "SCALE_SUFFIXES",
+    "WRITTEN",
     "Format",
     "QuantizedLinear",
     "StoredWeight",
@@ -56,6 +60,7 @@ __all__ = [
     "is_file_marker",
     "is_linear",
     "is_marker",
+    "kept_names",
     "matrix_shape",
     "matrix_shapes",
     "outline_of",

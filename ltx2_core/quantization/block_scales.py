@@ -4,6 +4,7 @@ Source: the layout of block scaling factors in the documentation of cuBLAS.
 """
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 _ROWS, _COLUMNS = 128, 4  # of a tile, in which scales lie together
 _LANES = 32
@@ -41,3 +42,14 @@ def scales_of_rows(scales: Tensor, blocks: int, start: int, stop: int) -> Tensor
 def _tiles(scales: Tensor, blocks: int) -> Tensor:
     """The tiles: (tiles of rows, tiles of columns, 32, 4, 4)."""
     return scales.reshape(-1, round_up(blocks, _COLUMNS) // _COLUMNS, _LANES, _ROWS // _LANES, _COLUMNS)
+
+
+def tile_scales(scales: Tensor) -> Tensor:
+    """Return scales (rows, blocks), one byte each, as they are stored: whole tiles, both sides rounded up.
+
+    The inverse of ``scales_of_rows``.
+    """
+    rows, blocks = (round_up(side, step) for side, step in zip(scales.shape, (_ROWS, _COLUMNS)))
+    whole = pad(scales, (0, blocks - scales.shape[1], 0, rows - scales.shape[0]))
+    tiles = whole.view(rows // _ROWS, _ROWS // _LANES, _LANES, blocks // _COLUMNS, _COLUMNS)
+    return tiles.permute(0, 3, 2, 1, 4).reshape(rows, blocks)

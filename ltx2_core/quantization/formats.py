@@ -30,6 +30,9 @@ CASTS = {name: format for name, format in FORMATS.items() if format.kept is not 
 # Those in which releases are planned without a file.
 PLANNED = {**CASTS, NVFP4.name: NVFP4}
 
+# Those in which files are written, by the words that choose them.
+WRITTEN = {word: format for format in FORMATS.values() for word in format.writers}
+
 # By the operation that is called, the rate of a machine that counts.
 SCALED_PRODUCTS = {format.operation: format.rate for format in FORMATS.values() if format.operation is not None}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .fp8_products import has_products, multiplies, row_scales, scaled_linear
 from .kept import KEPT
-from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight
+from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight, Writer, marker_of
 
 _DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 _CAST_DTYPE = torch.float8_e4m3fn
@@ -39,6 +39,16 @@ class Fp8Linear(QuantizedLinear):
         return dequantize(self.weight, self.weight_scale, dtype)
 
 
+def _encode(rows: Tensor, largest: Tensor) -> dict[str, Tensor]:
+    """Rows as ComfyUI reads them: float8_e4m3fn with one scale for the whole matrix."""
+    scale = (largest / torch.finfo(_CAST_DTYPE).max).clamp(min=torch.finfo(torch.float32).tiny)
+    marker = marker_of(format="float8_e4m3fn")
+    return {"weight": (rows / scale).to(_CAST_DTYPE), "weight_scale": scale, "comfy_quant": marker}
+
+
+_WRITERS = {"fp8": Writer(_encode)}
+
+
 class Fp8Format(Format):
     """The row of float8 in the table of formats."""
 
@@ -49,6 +59,7 @@ class Fp8Format(Format):
     input_suffixes = ("input_scale", "scale_input", "output_scale")
     file_marker = "scaled_fp8"
     kept = KEPT
+    writers = _WRITERS
     operation = torch.ops.aten._scaled_mm
     rate = "products8"
 

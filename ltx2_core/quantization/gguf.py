@@ -1,9 +1,13 @@
 """Weights in the blocks of GGUF, each matrix in a type of its own (see README.md, "GGUF")."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
-from .stored import Format, Shape, StoredWeight
+from .gguf_rounding import round_q4_k, round_q8_0
+from .stored import Format, Shape, StoredWeight, Writer, marker_of
 
 _MARKER = "GGUF {}"
 
@@ -17,6 +21,18 @@ def _type_of(stored: StoredWeight) -> str:
     return str(stored.format_name).removeprefix(_MARKER.format(""))
 
 
+def _encode(type: str, round_blocks: Callable[[Tensor], Tensor], rows: Tensor, largest: Tensor) -> dict[str, Tensor]:
+    """Rows in blocks, with the marker that the reader puts beside them."""
+    blocks = round_blocks(rows.reshape(-1, BLOCKS[type].numbers))
+    return {"weight": blocks.reshape(len(rows), -1), "comfy_quant": marker_of(format=gguf_marker(type))}
+
+
+_WRITERS = {
+    type.lower(): Writer(partial(_encode, type, round_blocks), BLOCKS[type].numbers)
+    for type, round_blocks in (("Q8_0", round_q8_0), ("Q4_K", round_q4_k))
+}
+
+
 class GGUFFormat(Format):
     """The row of GGUF in the table of formats. The marker of a weight names its type; the stored tensor has the bytes
     of each row, (out, bytes)."""
@@ -24,6 +40,8 @@ class GGUFFormat(Format):
     name = "gguf"
     reads = f"GGUF in {', '.join(READABLE_BLOCKS)}"
     markers = tuple(map(gguf_marker, READABLE_BLOCKS))
+    file_end = ".gguf"
+    writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is marked with a type that can be read, and has rows of whole blocks."""

@@ -1,6 +1,5 @@
 """Weights of one byte: whole numbers from -127 to 127 times one scale, or one for each row (see README.md, "int8")."""
 
-import json
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -10,10 +9,28 @@ from torch import Tensor
 from .kept import KEPT
 from .kitchen import KitchenFormat
 from .rotation import RotatedFormat, rotate
-from .stored import Shape, StoredWeight
+from .stored import Shape, StoredWeight, Writer, marker_of
 
 _LARGEST = 127  # by which the scales of bitsandbytes, the largest number of each row, have to be divided
 _CAST_GROUPS = (256, 64, 16)
+_MARKER = "int8_tensorwise"
+
+
+def _round_rows(weight: Tensor) -> dict[str, Tensor]:
+    """Rows in the largest group that divides them, each with a scale of its own."""
+    group = next((group for group in _CAST_GROUPS if weight.shape[1] % group == 0), 0)
+    rotated = rotate(weight.float(), group)
+    largest = torch.linalg.vector_norm(rotated, torch.inf, dim=1, keepdim=True)
+    scale = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    how = {"convrot": True, "convrot_groupsize": group} if group else {}
+    return {
+        "weight": (rotated / scale).round_().to(torch.int8),
+        "weight_scale": scale,
+        "comfy_quant": marker_of(format=_MARKER, **how),
+    }
+
+
+_WRITERS = {"int8": Writer(lambda rows, largest: _round_rows(rows))}
 
 
 class Int8Format(KitchenFormat, RotatedFormat):
@@ -21,13 +38,14 @@ class Int8Format(KitchenFormat, RotatedFormat):
 
     name = "int8"
     reads = "int8 with one scale per tensor or row"
-    markers = ("int8_tensorwise",)
+    markers = (_MARKER,)
     scale_suffixes = ("weight_scale", "quanto_scale", "SCB", "torchao_scale")
     other_suffixes = ("torchao_zero_point",)
     input_suffixes = ("input_scale", "output_scale", "weight_format")
     kept = KEPT
     scaled_on = ("cuda", "cpu")
     tolerance = 0.02
+    writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is int8 with a scale that is known."""
@@ -78,17 +96,7 @@ class Int8Format(KitchenFormat, RotatedFormat):
         The error is 0.79 % of a Gaussian matrix, and 0.76 % of one with columns eight times as large as others, where
         it would be 2.8 % without the rotation.
         """
-        group = next((group for group in _CAST_GROUPS if weight.shape[1] % group == 0), 0)
-        rotated = rotate(weight.float(), group)
-        largest = torch.linalg.vector_norm(rotated, torch.inf, dim=1, keepdim=True)
-        scale = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-        how = {"convrot": True, "convrot_groupsize": group} if group else {}
-        marker = json.dumps({"format": self.markers[0], **how}).encode()
-        return {
-            "weight": (rotated / scale).round_().to(torch.int8),
-            "weight_scale": scale,
-            "comfy_quant": torch.tensor(list(marker), dtype=torch.uint8, device="cpu"),
-        }
+        return _round_rows(weight)
 
 
 def row_scale(stored: StoredWeight) -> Tensor:

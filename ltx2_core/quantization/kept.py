@@ -1,10 +1,50 @@
-"""Matrices of a transformer that a cast leaves as they are stored (see README.md, "Casting")."""
+"""Matrices that stay as they are stored when others are cast or written anew (see README.md, "Casting")."""
 
-# How their names begin, and why; ``{last}`` is the number of the last block.
-KEPT = {
-    r"(?!blocks\.)": "the ends of both streams, AdaLN and captions: few bytes, on which every token of a step depends",
-    r"blocks\.(0|{last})\.": "the first and the last block: what they get wrong all others inherit, or none can mend",
-    r"blocks\.\d+\.audio\.": "the sound: it turns metallic or choppy long before a picture turns soft",
-    r"blocks\.\d+\.(audio_to_video|video_to_audio)\.": "where picture and sound meet: lips and impacts stay on time",
-    r"blocks\.\d+\.video\.\w+\.gate\.": "one number per head: nothing to save",
+import re
+from collections.abc import Callable, Collection, Iterable
+
+# By a word, how the names of the transformer's matrices begin that belong together, and why they stay; ``{last}`` is
+# the number of the last block.
+_TRANSFORMER = {
+    "ends": (
+        r"(?!blocks\.)",
+        "the ends of both streams, AdaLN and captions: few bytes, on which every token of a step depends",
+    ),
+    "blocks": (
+        r"blocks\.(0|{last})\.",
+        "the first and the last block: what they get wrong all others inherit, or none can mend",
+    ),
+    "sound": (r"blocks\.\d+\.audio\.", "the sound: it turns metallic or choppy long before a picture turns soft"),
+    "crossing": (
+        r"blocks\.\d+\.(audio_to_video|video_to_audio)\.",
+        "where picture and sound meet: lips and impacts stay on time",
+    ),
+    "gates": (r"blocks\.\d+\.video\.\w+\.gate\.", "one number per head: nothing to save"),
 }
+
+# The same of a text encoder.
+_TEXT_ENCODER = {
+    "ends": (r"model\.embed_tokens\.", "the table of words: every layer works on what it gives"),
+    "blocks": (r"model\.layers\.(0|{last})\.", "the first and the last layer, as of the transformer"),
+}
+
+KEPT = dict(_TRANSFORMER.values())
+
+# The words by which people choose what stays.
+KEPT_WORDS = tuple(_TRANSFORMER)
+
+_NUMBER = re.compile(r"(?:model\.layers|blocks)\.(\d+)\.")
+
+
+def kept_names(names: Iterable[str], words: Collection[str] = KEPT_WORDS) -> Callable[[str], bool]:
+    """Return whether a matrix stays, by its name here.
+
+    Args:
+        names: all of the transformer or of the text encoder that it is one of.
+        words: of KEPT_WORDS, what stays.
+    """
+    last = max((int(found[1]) for name in names if (found := _NUMBER.match(name))), default=0)
+    is_text = any(name.startswith("model.") for name in names)
+    groups = _TEXT_ENCODER if is_text else _TRANSFORMER
+    patterns = [groups[word][0].replace("{last}", str(last)) for word in words if word in groups]
+    return lambda name: any(re.match(pattern, name) for pattern in patterns)

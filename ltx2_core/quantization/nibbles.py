@@ -23,3 +23,10 @@ def look_up(codes: Tensor, table: Sequence[float] | Tensor) -> Tensor:
     """Return the entry of ``table`` for each code, in float32."""
     values = torch.as_tensor(table, dtype=torch.float32, device=codes.device)
     return values[codes.int()]
+
+
+def pack(codes: Tensor, high_first: bool = False) -> Tensor:
+    """Return rows of bytes (rows, columns / 2) with two of the ``codes`` (rows, columns; uint8 from 0 to 15) in each;
+    the inverse of ``unpack``."""
+    first, second = codes[:, ::2], codes[:, 1::2]
+    return first << 4 | second if high_first else first | second << 4

@@ -5,17 +5,52 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
+from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows, tile_scales
 from .kitchen import KitchenFormat
-from .nibbles import look_up, unpack
-from .stored import Shape, StoredWeight
+from .nibbles import look_up, pack, unpack
+from .stored import Shape, StoredWeight, Writer, marker_of
 
 _BLOCK = 16  # columns with one scale; rows and columns are padded to as many, too
 _LARGEST = 6 * 448  # number that a block of largest scale holds
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _OF_ALL = "weight_scale_2", "weight_global_scale"  # the scale of all; its reciprocal, with the first number lower
 _TABLE = (*_VALUES, *(-value for value in _VALUES))  # the fourth bit is the sign
+
+
+# Between two neighbours of _VALUES, those to which a number exactly in the middle is rounded up: to the even code.
+_MIDDLES = tuple((low + high) / 2 for low, high in zip(_VALUES, _VALUES[1:]))
+_UP = _MIDDLES[1::2]
+
+
+def _encode(rows: Tensor, largest: Tensor) -> dict[str, Tensor]:
+    """Rows in blocks, whose scale makes their largest number a 6; that of all makes the largest scale 448."""
+    rows = pad(rows, (0, -rows.shape[1] % _BLOCK, 0, -rows.shape[0] % _BLOCK))
+    of_all = (largest / (_VALUES[-1] * torch.finfo(torch.float8_e4m3fn).max)).clamp(min=torch.finfo(torch.float32).tiny)
+    blocks = rows.unflatten(1, (-1, _BLOCK))
+    scales = torch.linalg.vector_norm(blocks, torch.inf, dim=2) / _VALUES[-1] / of_all
+    scales = scales.clamp(max=torch.finfo(torch.float8_e4m3fn).max).to(torch.float8_e4m3fn)
+    steps = (scales.float() * of_all).unsqueeze(2)
+    codes = _nearest(torch.where(steps > 0, blocks / steps, 0).flatten(1))
+    return {
+        "weight": pack(codes, high_first=True),
+        "weight_scale": tile_scales(scales.view(torch.uint8)).view(torch.float8_e4m3fn),
+        "weight_scale_2": of_all,
+        "comfy_quant": marker_of(format="nvfp4"),
+    }
+
+
+def _nearest(numbers: Tensor) -> Tensor:
+    """The codes of the nearest values, uint8; of two that are as near, the even one."""
+    size = numbers.abs()
+    codes = torch.zeros_like(size, dtype=torch.uint8)
+    for middle in _MIDDLES:
+        codes += size >= middle if middle in _UP else size > middle
+    return codes | torch.signbit(numbers).to(torch.uint8) << 3
+
+
+_WRITERS = {"nvfp4": Writer(_encode)}
 
 
 class Nvfp4Format(KitchenFormat):
@@ -28,6 +63,7 @@ class Nvfp4Format(KitchenFormat):
     other_suffixes = ("pre_quant_scale",)
     input_suffixes = ("input_scale", "input_absmax")
     tolerance = 0.2
+    writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
         """Return whether a weight is bytes with both scales."""

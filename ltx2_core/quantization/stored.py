@@ -1,5 +1,6 @@
 """A weight as a file holds it, and what every format of such weights can do (see README.md, "Formats")."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -70,6 +71,26 @@ class StoredWeight:
     def whole(self, option: str, default: int) -> int:
         """Return a whole number of the marker from 1 to 65,536. Raises CheckpointError for anything else."""
         return Fields(self.options, f"The marker beside {self.name}").whole(option, default, 1, 2**16)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How matrices are written into files in a format, some rows at a time.
+
+    Attributes:
+        encode: takes rows (n, in) in float32, a multiple of 128 of them unless they are the last ones, and the largest
+            absolute number of the whole matrix, (); returns "weight" and its companions, by suffix. Of companions with
+            two axes each piece has its own rows, all others are those of the whole matrix.
+        columns: a matrix must have a multiple of so many.
+    """
+
+    encode: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    columns: int = 1
+
+
+def marker_of(**options: Any) -> Tensor:
+    """Return the marker ``comfy_quant`` that says ``options``; on the CPU, whatever device the weight is on."""
+    return torch.tensor(list(json.dumps(options).encode()), dtype=torch.uint8, device="cpu")
 
 
 class QuantizedLinear(nn.Module):
@@ -152,6 +173,8 @@ class Format:
         file_marker: the suffix of a tensor that says something about a file as a whole; empty if there is none.
         kept: patterns of the transformer's matrices that a cast leaves alone, each with its reason; ``{last}`` is the
             number of the last block. None if nothing is cast to this format.
+        writers: how files are written, by the words that choose it.
+        file_end: the end of the names of such files.
         scaled_on: the types of device on which its layers multiply without expanding their weight, if those can and
             nobody chooses others.
         operation: the operation of torch by which they do so on every card that has it; None if only others have one.
@@ -166,6 +189,8 @@ class Format:
     input_suffixes: ClassVar[tuple[str, ...]] = ()
     file_marker: ClassVar[str] = ""
     kept: ClassVar[Mapping[str, str] | None] = None
+    writers: ClassVar[Mapping[str, Writer]] = {}
+    file_end: ClassVar[str] = ".safetensors"
     scaled_on: ClassVar[Collection[str]] = ("cuda",)
     operation: ClassVar[Any] = None
     rate: ClassVar[str] = ""

@@ -1,0 +1,161 @@
+"""A LoRA of a lower rank in every layer: of all such changes the nearest to its own (see README.md, "Shrinking")."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.write import Piece, check_new, safetensors_layout, write_tensors
+from ..errors import CheckpointError, SettingError
+from .parse import Delta, open_lora, read_lora
+
+_PEFT_SETTINGS = "lora_adapter_metadata"  # of the header, which name the rank that the file had
+
+
+class ShrunkLayer(NamedTuple):
+    """What became of one layer: its rank before and after, the norm of its change at strength 1, and the norm of what
+    was lost over it."""
+
+    name: str
+    rank: tuple[int, int]
+    norm: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """What was done to a file: every layer that is a product of two matrices, and bytes before and after."""
+
+    layers: tuple[ShrunkLayer, ...]
+    nbytes: tuple[int, int]
+
+    @property
+    def error(self) -> float:
+        """The norm of all that was lost, over that of all changes."""
+        norm = math.hypot(*(layer.norm for layer in self.layers))
+        return math.hypot(*(layer.norm * layer.error for layer in self.layers)) / norm if norm else 0.0
+
+
+def shrink_lora(
+    source: str | Path,
+    target: str | Path,
+    energy: float = 1.0,
+    rank: int | None = None,
+    *,
+    overwrite: bool = False,
+    report: Callable[[ShrunkLayer], object] = lambda layer: None,
+) -> Shrinking:
+    """Write a LoRA anew whose layers have the lowest rank that keeps ``energy``, and at most ``rank``.
+
+    Layers of other forms, names and metadata stay. Two layers are in memory at a time.
+
+    Args:
+        source: a LoRA of any trainer.
+        target: the new file.
+        energy: the share of the Frobenius norm of each layer's change that is kept, above 0 and up to 1.
+        rank: the highest; None sets no limit.
+        overwrite: whether a file may be there already.
+        report: is told about each layer when it is written.
+
+    Raises:
+        SettingError: an energy or a rank that cannot be, or a name of another kind of file.
+        CheckpointError: the source is no LoRA, has nothing that could be shrunk, or holds NaN.
+        TargetExistsError: the new file is there already.
+        UnreadableFileError: the disk has no room for it, or refuses.
+    """
+    source, target = Path(source), Path(target)
+    _check_wish(energy, rank, target)
+    check_new(target, source, overwrite)
+    file = open_lora(source).file
+    every = read_lora(file, lambda name: ("", name))  # whatever network the layers are of
+    deltas = [] if every is None else [delta for _, _, delta in every.layers if delta.is_low_rank and delta.shape]
+    if not deltas:
+        raise CheckpointError(
+            f"{file.path.name} has no layer that is a product of two matrices: nothing can be shrunk."
+        )
+    layers, planned = [], {key: file.outline(key) for key in file.entries}
+    with torch.no_grad():
+        for delta in deltas:
+            layers.append(_plan_layer(delta, energy, rank))
+            planned |= _shrunk_tensors(delta, layers[-1].rank[1], meta=True)
+        metadata = {name: text for name, text in file.metadata.items() if name != _PEFT_SETTINGS}
+        layout = safetensors_layout(planned, metadata)
+
+        def pieces() -> Iterator[Piece]:
+            changed = {key for delta in deltas for key in delta.keys.values()}
+            yield from ((key, file.get(key)) for key in file.entries if key not in changed)
+            for delta, layer in zip(deltas, layers, strict=True):
+                yield from _shrunk_tensors(delta, layer.rank[1]).items()
+                report(layer)
+
+        write_tensors(target, layout, pieces())
+    return Shrinking(tuple(layers), (file.nbytes, layout.size))
+
+
+def _check_wish(energy: float, rank: int | None, target: Path) -> None:
+    if not 0 < energy <= 1:
+        raise SettingError(f"energy is {energy}; it must be above 0 and at most 1, such as 0.9.")
+    if rank is not None and rank < 1:
+        raise SettingError(f"rank is {rank}; it must be at least 1.")
+    if target.suffix.lower() != ".safetensors":
+        raise SettingError(f"{target.name} is to be a LoRA, which .safetensors files hold; give it a name ending so.")
+
+
+def _plan_layer(delta: Delta, energy: float, limit: int | None) -> ShrunkLayer:
+    """Choose the rank of a layer by its singular values."""
+    delta.check_numbers()
+    up, down = _factors(delta)
+    squares = torch.linalg.svdvals(_r(up) @ _r(down.T).T).double().square()
+    before, total = int(delta.rank or 0), squares.sum()
+    kept = squares.cumsum(0)
+    wanted = 1 + int((kept < energy**2 * total).sum()) if energy < 1 else before
+    after = max(1, min(wanted, before, limit or before))
+    lost = 0.0 if after >= len(squares) else (squares[after:].sum() / total.clamp(min=1e-300)).sqrt().item()
+    return ShrunkLayer(delta.name, (before, after), abs(delta.scale) * total.sqrt().item(), lost)
+
+
+def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str, Tensor]:
+    """The tensors of a layer with another rank, by their names in the file; a rank that stays changes nothing.
+
+    The scale of the layer is alpha / rank, so an alpha shrinks with the rank. A scale that PEFT's settings say, by the
+    rank that the file had, goes into the numbers, and an alpha that is the rank says so.
+    """
+    keys, before = delta.keys, int(delta.rank or 1)
+    if rank == before and not delta.settings:
+        return {key: delta.file.outline(key) if meta else delta.file.get(key) for key in keys.values()}
+    scale = 1.0 if "alpha" in keys else delta.scale
+    alpha = delta.scale * rank if "alpha" in keys else float(rank)
+    out, into = delta.shape
+    empty = torch.empty(out, rank, device="meta"), torch.empty(rank, into, device="meta")
+    factors = dict(zip(("up", "down"), empty if meta else _nearest(delta, rank)))
+    factors["up"] = factors["up"] * scale
+    made = {keys[part]: factor.to(delta.file.dtype(keys[part])) for part, factor in factors.items()}
+    if "alpha" in keys or delta.settings:
+        made[keys.get("alpha", f"{delta.name}.alpha")] = torch.tensor(alpha)
+    return made
+
+
+def _nearest(delta: Delta, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors (out, rank) and (rank, in) whose product is the nearest to that of the layer; the large matrix (out, in)
+    is never made.
+
+    With up = Q1 R1 and down' = Q2 R2 the product is Q1 (R1 R2') Q2', and its singular values are those of the small
+    matrix in the middle (Eckart and Young 1936).
+    """
+    up, down = _factors(delta)
+    (first, small_up), (second, small_down) = torch.linalg.qr(up), torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(small_up @ small_down.T, full_matrices=False)
+    roots = values[:rank].sqrt()
+    return first @ (left[:, :rank] * roots), (roots[:, None] * right[:rank]) @ second.T
+
+
+def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
+    return delta.tensor("up").float(), delta.tensor("down").float()
+
+
+def _r(matrix: Tensor) -> Tensor:
+    return torch.linalg.qr(matrix, mode="r").R
