@@ -172,6 +172,7 @@ def test_gemma_keeps_its_table_and_its_ends(tmp_path, format):
         assert off(found, wanted) < 3 * ROUNDING[format]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("format", WRITTEN)
 def test_bf16_undoes_it_but_for_what_was_lost(tmp_path, converted, format):
     path, _ = converted(format)
@@ -225,18 +226,16 @@ def test_no_more_than_some_rows_are_in_memory(tmp_path, monkeypatch):
     wide = {key: value for key, value in state.items() if "embed_tokens" in key}
     rows = {key: torch.randn(20_000, value.shape[1]).bfloat16() for key, value in wide.items()}
     save_file(state | rows, source)
-    for format in ("int8", "nvfp4"):
-        convert(source, whole, format, (), overwrite=True)
-        monkeypatch.setattr(room, "_NUMBERS", 2**15)
-        with Peak() as peak:
-            convert(source, pieces, format, (), overwrite=True)
-        monkeypatch.undo()
-        mapped = next(iter(rows.values())).nbytes  # counts, though its bytes stay in the file
-        assert peak.bytes - mapped < 10 * 4 * 2**15 < mapped
-        assert whole.read_bytes() == pieces.read_bytes()
+    convert(source, whole, "nvfp4", ())
+    monkeypatch.setattr(room, "_NUMBERS", 2**15)
+    with Peak() as peak:
+        convert(source, pieces, "nvfp4", ())
+    mapped = next(iter(rows.values())).nbytes  # counts, though its bytes stay in the file
+    assert peak.bytes - mapped < 10 * 4 * 2**15 < mapped
+    assert whole.read_bytes() == pieces.read_bytes()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("format", WRITTEN)
 def test_a_tiny_model_runs_in_every_format(tmp_path, tiny_files, format):
     """Version 2.3; the clip of the miniature is in test_written_formats.py."""
