@@ -47,12 +47,13 @@ def server(host, tmp_path_factory) -> Iterator[Server]:
 
 
 def place_tiny_models(models: Path, elsewhere: Path) -> None:
-    """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``, and 2.5 in its parts."""
+    """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``; parts of 2.5."""
     command = [sys.executable, "-m", "ltx2_core", "tiny", str(elsewhere), "--version", "2.3"]
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
         folder.mkdir(parents=True)
     tiny.write_split(models)
+    tiny.write_diffusion_vae(models / "vae")
     tiny.write_duration_head(models)
     shutil.copy(elsewhere / "ltx-2.3-tiny.safetensors", models / "checkpoints")
     shutil.move(elsewhere / "ltx-2.3-tiny.safetensors", elsewhere / "checkpoints" / "elsewhere.safetensors")
