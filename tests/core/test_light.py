@@ -9,15 +9,19 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
+from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.models import MINIATURE as MINIATURE_FOLDER
 from ltx2_core.cli import main
 from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, VideoSource, encode_conditions
 from ltx2_core.conditioning.light import check_light
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.errors import CheckpointError, LTX2Error, MediaError, SettingError
 from ltx2_core.geometry import ClipShape
+from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
@@ -261,3 +265,20 @@ def test_a_clip_of_hdr_from_exr_frames(tiny_files, tmp_path, capsys):
     assert made.shape == (9, 64, 64, 3) and (tmp_path / "made" / "sound.wav").is_file()
     codes = convert(made, ACESCG, ACESCCT)
     assert ((codes * 256).frac() > 0.01).float().mean() > 0.9, "no finer than bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stated", "space"), [("logc3", LOGC3), ("ACEScct", ACESCCT)])
+def test_an_hdr_ic_lora_makes_light_of_an_ordinary_video(tmp_path, stated, space):
+    """Its header says what its frames are; the clip is the one without ``hdr``, told to be light."""
+    shipped = MINIATURE_FOLDER / "loras" / "ic-motion.safetensors"
+    header = TensorFile(shipped).metadata | {"hdr_transform": stated}
+    save_file(load_file(shipped), path := tmp_path / "hdr.safetensors", header)
+    opened = open_lora(path)
+    assert (opened.light, open_lora(shipped).light) == (stated.lower(), None)
+    settings = {"width": 64, "height": 64, "frames": 9, "sigmas": [1.0, 0.0], "device": "cpu", "dtype": torch.float32}
+    film = ReferenceVideo(VideoSource(LIGHT / 8), downscale=opened.downscale)
+    settings |= {"conditions": [film], "loras": [(opened, Strengths())], "streams": "picture only"}
+    clip = ltx2.generate(MINIATURE, "a ball", hdr="sRGB linear", **settings)
+    assert clip.grading == Grading(space, SRGB_LINEAR)
+    assert_close(clip.frames, ltx2.generate(MINIATURE, "a ball", **settings).frames, atol=1e-6, rtol=0)
