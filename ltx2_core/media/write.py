@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
+from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
 from ..errors.files import replace_file
 from . import pyav as av
 from .exr import BRIGHTEST, ExrEncoder
@@ -125,11 +125,18 @@ def write_clip(
 def check_target(path: str | os.PathLike) -> None:
     """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
 
-    Raises SettingError for an unknown kind of file and for an address, and TargetExistsError for a folder that has
-    something in it.
+    Raises SettingError for an unknown kind of file, an address and a name that no file can have, and TargetExistsError
+    for a folder that has something in it.
     """
     check_no_address(path)
     path = Path(path)
+    try:
+        path.exists()
+    except OSError as error:  # of a name that is too long
+        reason = error.strerror
+        raise SettingError(
+            f"{path.name[:50]} is no name that can be written ({reason}): choose another one."
+        ) from error
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
         raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "
@@ -241,7 +248,23 @@ def _refuse_a_full(folder: Path) -> None:
 
 @contextmanager
 def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure."""
+    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
+
+    Raises UnreadableFileError for what the system refuses.
+    """
+    try:
+        with _unfinished(target) as unfinished:
+            yield unfinished
+    except LTX2Error:
+        raise
+    except OSError as error:
+        raise UnreadableFileError(
+            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
+        ) from error
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:

@@ -158,6 +158,13 @@ def test_nothing_half_written_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("end", ["", ".mp4"])
+def test_a_name_that_the_system_refuses_is_one_sentence(tmp_path, end):
+    with pytest.raises(LTX2Error, match=r"^xxx.* is no name that can be written"):
+        write_clip(tmp_path / ("x" * 300 + end), [LIGHT / 8], FPS, grading=Grading(SRGB_LINEAR))
+    assert list(tmp_path.iterdir()) == []
+
+
 # What is given
 
 
