@@ -18,6 +18,7 @@ from .condition import (
 )
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
+from .hdr import LoadHDR, SaveHDR
 from .host import guarded, listen_to_setting, place_examples
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
@@ -42,14 +43,14 @@ KINDS: Kinds = {
 
 # In the order of the menu.
 NODES: list[type[io.ComfyNode]] = [
-    *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, MemoryPlan),
+    *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR, MemoryPlan),
     *(GemmaTextEncode, ThinkingTokens),
     *(EmptyLatent, Encode, Extend),
     *(ImageCondition, Keyframes, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),
-    *(VideoDecode, AudioDecode, VocoderNode, Decode),
+    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR),
 ]
 
 

@@ -7,9 +7,11 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning.conditions import VideoSource, check_length, even_frames
+from ..ltx2_core.conditioning.light import LightDecoding
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
+from ..ltx2_core.pipeline.grade import prepare_decoding
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host, inputs
@@ -35,6 +37,7 @@ class VideoDecode(io.ComfyNode):
                 *inputs.widgets(Tiling, *TILING),
                 inputs.plan(),
                 *inputs.widgets(Denoising, *DENOISING),
+                *inputs.widgets(LightDecoding, "hdr"),
             ],
             outputs=[inputs.output(io.Image, "images", "All frames, clip after clip.")],
             shows=True,
@@ -42,8 +45,9 @@ class VideoDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: int) -> io.NodeOutput:
-        frames = _frames(HostEngine(model, plan, cls), HostLatent(latent), decoding)
-        return io.NodeOutput(frames.flatten(0, 1))
+        light = inputs.settings_from(LightDecoding, decoding)
+        engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
+        return io.NodeOutput(finish(_frames(engine, HostLatent(latent), decoding).flatten(0, 1)))
 
 
 class AudioDecode(io.ComfyNode):

@@ -25,6 +25,7 @@ from ..ltx2_core.checkpoint.models import check_inside
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
@@ -81,6 +82,23 @@ def _folder(name: str, mark: str, kinds: Sequence[str]) -> Path | None:
     inside = os.path.relpath(os.path.join(os.sep, name), os.sep)  # whatever the workflow says, below the model folder
     paths = (Path(root, inside) for kind in kinds for root in folder_paths.get_folder_paths(kind))
     return next((path for path in paths if (path / mark).is_file()), None)
+
+
+def light_files() -> list[str]:
+    """Return the names of EXR files, and of folders with such files, in the input folder."""
+    return sorted(each.name for each in Path(folder_paths.get_input_directory()).iterdir() if is_exr(each))
+
+
+def light_file(name: str) -> Path:
+    """Return the path of what ``light_files`` named. Raises SettingError for what lies outside the input folder."""
+    check_inside(name, "input")
+    return Path(folder_paths.get_input_directory(), name)
+
+
+def output_file(prefix: str, suffix: str) -> Path:
+    """Return a new path below the output folder, numbered as the host's own."""
+    folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(folder, f"{name}_{number:05}_{suffix}")
 
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ORACLES = {
     "ltx_core", "diffusers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen", "optimum", "bitsandbytes", "gguf",
-    "torchao",
+    "torchao", "OpenEXR",
 }  # fmt: skip
 HELPERS = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
 

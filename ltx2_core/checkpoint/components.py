@@ -85,6 +85,9 @@ class Variant:
         return self.keys.ours(key, prefix) if self.keys.knows(key, prefix) else None
 
 
+SHARED = "statistics."  # what the names of tensors begin with that several components have
+
+
 @dataclass(frozen=True)
 class Component:
     """One network of a model, in each of the architectures that versions gave it."""
@@ -94,12 +97,13 @@ class Component:
     def find(self, keys: Iterable[str]) -> tuple[Variant, dict[str, str]] | None:
         """Return the variant whose tensors a file with these keys holds, and their names, ours to the file's.
 
-        The variant that knows most of the keys counts; None if the file holds nothing of this component.
+        The variant that knows most of the keys counts; None if the file holds nothing of this component, or just the
+        statistics of a latent, which encoder and decoder of a VAE share.
         """
         keys = list(keys)
         found = [(variant, variant.names_in(keys)) for variant in self.variants]
         variant, names = max(found, key=lambda pair: len(pair[1]))
-        return (variant, names) if names else None
+        return (variant, names) if any(not name.startswith(SHARED) for name in names) else None
 
     def variant_for(self, config: Config) -> Variant:
         """Return the variant that a config describes."""

@@ -52,15 +52,18 @@ def _open(path: Path) -> TensorFile | None:
 
 
 def _holder(files: Sequence[TensorFile], group: Sequence[str], models: Models) -> TensorFile | None:
-    fitting = [file for file in files if _fits(file, group, models.version)]
+    """The first file with most of ``group``, of several one that states the version."""
+    held = {file: _held(file, group, models.version) for file in files}
+    best = max(held.values(), default=0)
+    fitting = [file for file in files if held[file] == best > 0]
     stating = [file for file in fitting if versions_of(file) == (models.version,)]
     return next(iter([*stating, *fitting]), None)
 
 
-def _fits(file: TensorFile, group: Sequence[str], version: str) -> bool:
-    """Whether a file holds all of ``group`` and may be of ``version``; whole models of their own do not count."""
+def _held(file: TensorFile, group: Sequence[str], version: str) -> int:
+    """How many of ``group`` a file holds that may be of ``version``; whole models of their own do not count."""
     try:
         held, versions = {name for name, _ in sources_in(file)}, versions_of(file)
     except LTX2Error:
-        return False
-    return held >= {*group} and "transformer" not in held and version in versions
+        return 0
+    return 0 if "transformer" in held or version not in versions else len(held & {*group})

@@ -129,6 +129,7 @@ class Version:
     encoder: str  # which text encoder it reads prompts with, a title in ``text_encoder.ENCODERS``
     text_encoder: str  # what people must download beside it
     upscaler: str  # the official name of its spatial upscaler, with * for what differs and {} for the scale
+    light: str | None = None  # the space in which it sees HDR, a key of MODEL_SPACES of ``conditioning.light``
 
 
 _GEMMA = (
@@ -161,6 +162,7 @@ VERSIONS = {
         "Gemma 4",
         "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors)",
         "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
+        "acescct",
     ),
 }
 

@@ -25,12 +25,15 @@ from ..conditioning.conditions import (
     ReferenceVideo,
     VideoSource,
 )
+from ..conditioning.light import FILE_SPACES
 from ..errors import SettingError
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..media import probe, read_picture, read_video
+from ..media.exr import ExrFrames, is_exr, read_exr
+from ..media.light import Space
 from ..pipeline.generate import recipe_of
 from ..sampling import (
     AnyGuidance,
@@ -102,6 +105,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         decoding=Denoising(**given(options, Denoising)),
         loras=loras,
         hq=options.hq,
+        hdr=_space_of(options),
         resources=Resources(**given(options, Resources)),
     )
 
@@ -191,9 +195,10 @@ class Videos:
 
 def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
-    videos = Videos(_video_source(options.source), _video_source(options.video))
+    space = _space_of(options)
+    videos = Videos(_video_source(options.source, space), _video_source(options.video, space))
     film = videos.source or videos.kept
-    fps = exact_fps(options.fps or (probe(_path(film)).fps if film else None) or 24)
+    fps = exact_fps(options.fps or (_own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
@@ -222,11 +227,38 @@ def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
     return clip
 
 
-def _video_source(text: str | None) -> VideoSource | None:
+def _video_source(text: str | None, space: str | None) -> VideoSource | None:
     if text is None:
         return None
-    path, part = syntax.parse_file(text, "start", "seconds")
-    return VideoSource(path, **part)
+    return _film(*syntax.parse_file(text, "start", "seconds"), space)
+
+
+def _film(path: Path, part: dict[str, Any], space: str | None) -> VideoSource:
+    """A video file, or the EXR frames of a folder."""
+    if not is_exr(path):
+        return VideoSource(path, **part)
+    if part:
+        raise SettingError(f"{path.name} are EXR frames, which are taken whole: leave start and seconds out.")
+    return VideoSource(ExrFrames(path, _known_space(path, space)))
+
+
+def _space_of(options: argparse.Namespace) -> str | None:
+    return given(options, Request).get("hdr")
+
+
+def _known_space(path: Path, space: str | None) -> Space:
+    """The space of an EXR file. Raises SettingError where none was said."""
+    if space is None:
+        spaces = ", ".join(name.replace(" ", "-") for name in FILE_SPACES)
+        raise SettingError(f"{path.name} is EXR, which holds light: say in which space with --hdr, one of {spaces}.")
+    return FILE_SPACES[space]
+
+
+def _own_fps(film: VideoSource) -> Fraction | None:
+    """The rate of a given video; SettingError for EXR frames, which have none."""
+    if film.space is not None:
+        raise SettingError(f"{_path(film).name} are EXR frames, which have no frame rate of their own: give --fps.")
+    return probe(_path(film)).fps
 
 
 def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack) -> list[Condition]:
@@ -242,21 +274,22 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     begin = None if videos.source is None else _init_clip(videos.source)
     if begin is not None:
         conditions.append(begin)
-    conditions += [read_image(text, options.compression) for text in options.image]
+    conditions += [read_image(text, options.compression, _space_of(options)) for text in options.image]
     if options.audio:
         conditions.append(KeepAudio(_audio_source(options.audio), options.audio_noise))
     if videos.kept is not None:
         conditions.append(KeepVideo(videos.kept))
     conditions += [_reference_audio(text) for text in options.reference_audio]
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
-    conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
+    space = _space_of(options)
+    conditions += [_reference_video(text, mask, loras, space) for text, mask in zip(options.reference_video, masks)]
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]
 
 
 def _init_clip(video: VideoSource) -> InitClip:
     """The clip that is changed or continued, with its sound if it has any."""
     path = _path(video)
-    if probe(path).has_audio:
+    if video.space is None and probe(path).has_audio:
         return InitClip(video, AudioSource.of(path, video.start, video.seconds))
     _log.info("%s is a video without sound, so all of the sound is made.", path.name)
     return InitClip(video)
@@ -275,12 +308,21 @@ def _changes(options: argparse.Namespace, clip: ClipSettings, has_sound: bool) -
 
 
 def _path(video: VideoSource) -> Path:
-    return Path(str(video.source))
+    return video.source.path if isinstance(video.source, ExrFrames) else Path(str(video.source))
 
 
-def read_image(text: str, compression: int | None) -> Picture:
-    """Read the picture of an --image flag; ``compression`` holds where the flag says nothing else."""
+def read_image(text: str, compression: int | None, space: str | None = None) -> Picture:
+    """Read the picture of an --image flag.
+
+    Args:
+        text: what was written.
+        compression: holds where the flag says nothing else; light is never compressed.
+        space: of an EXR picture; None where none was said.
+    """
     written = syntax.parse_picture(text)
+    if is_exr(written.path):
+        meant = _known_space(Path(written.path), space)
+        return Picture(read_exr(written.path)[None], written.frame, written.strength, None, written.append, meant)
     crf = compression if written.compression is None else written.compression
     return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
 
@@ -296,13 +338,14 @@ def _reference_audio(text: str) -> ReferenceAudio:
     return ReferenceAudio(AudioSource.of(path, **part), strength)
 
 
-def _reference_video(text: str, mask: Path | None, loras: Stack) -> ReferenceVideo:
+def _reference_video(text: str, mask: Path | None, loras: Stack, space: str | None) -> ReferenceVideo:
     names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
     path, part = syntax.parse_file(text, *names)
     usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
-    source = {name: part.pop(name) for name in ("start", "seconds") if name in part}
+    source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
-    return ReferenceVideo(VideoSource(path, **source), mask=None if mask is None else read_mask(mask), **settings)
+    film = _film(path, source, space)
+    return ReferenceVideo(film, mask=None if mask is None else read_mask(mask), **settings)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:

@@ -55,7 +55,15 @@ def run_generate(options: argparse.Namespace) -> None:
     with Bars() as bars:
         clips = make_clips(models, request, bars)
         paths = [
-            write_clip(target, clip.chunks, clip.fps, clip.waveform, clip.sample_rate, metadata=clip.tags)
+            write_clip(
+                target,
+                clip.chunks,
+                clip.fps,
+                clip.waveform,
+                clip.sample_rate,
+                metadata=clip.tags,
+                grading=clip.grading,
+            )
             for target, clip in zip(targets, clips, strict=True)
         ]
     for path in paths:

@@ -19,6 +19,7 @@ from ..conditioning.conditions import (
     SoundPart,
     VideoSource,
 )
+from ..conditioning.light import LightDecoding, LightSource, LightTarget
 from ..errors import SettingError
 from ..fields import Choice, Number, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
@@ -36,6 +37,7 @@ from ..settings import (
     OwnClipSettings,
     PromptSettings,
     RecipeSettings,
+    Request,
     Resources,
     SamplingSettings,
     SecondStage,
@@ -61,7 +63,7 @@ examples:
 # Settings of one node each, whose flag belongs to another setting, too.
 OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
-    GuidanceRange, LongClip,
+    GuidanceRange, LongClip, LightSource, LightTarget, LightDecoding,
 )  # fmt: skip
 
 
@@ -334,7 +336,7 @@ def _what(command: Command) -> None:
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments")
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
     group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
-              help="clip.mp4, sound.wav, sound.flac or a folder for pictures")  # fmt: skip
+              help="clip.mp4, sound.wav, sound.flac or a folder for pictures: PNG, or EXR with --hdr")  # fmt: skip
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, also GGUF, or its split files in any order, the text encoder among them "
                    "(default: the built-in miniature)")  # fmt: skip
@@ -346,6 +348,7 @@ def _what(command: Command) -> None:
         default=None,
         help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
     )
+    group.add_settings(Request, only=("hdr",))
     group.add("--hq", action="store_true", help="few, precise steps; for the dev models of LTX-2.3 and 2.5")
 
 

@@ -20,13 +20,15 @@ from ..fields import Choice, Instead, Number, Switch, Whole, plain_numbers, sett
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media import compress, mix_down, probe, read_audio, read_video
+from ..media.exr import ExrFrames
+from ..media.light import ACESCCT, Space, convert
 from ..media.local import Source
 from ..media.read import MOST_FRAMES
 from .begin import Begin
 from .frames import Keyframe
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
-from .preprocess import fit
+from .preprocess import fit, fit_light
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .state import LatentCondition
 from .values import PIXELS, SAMPLES, WEIGHTS, check_values
@@ -117,13 +119,13 @@ def remakes_sound(conditions: Iterable["Condition"]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class VideoSource:
-    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, or a video file.
+    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, or light in EXR files.
 
-    A file is read piece by piece, at the frame rate of the clip. A tensor may have a rate of its own, ``fps``; without
-    one, each picture is one frame of the clip.
+    A file is read piece by piece, at the frame rate of the clip. Tensors and EXR files may have a rate of their own,
+    ``fps``; without one, each picture is one frame of the clip.
     """
 
-    source: Tensor | Source
+    source: Tensor | Source | ExrFrames
     start: StartSeconds = 0.0
     seconds: LengthSeconds = None
     fps: Fraction | None = None
@@ -133,8 +135,15 @@ class VideoSource:
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS)
 
+    @property
+    def space(self) -> Space | None:
+        """What the numbers of its pixels mean, where they are light; None for ordinary frames."""
+        return self.source.space if isinstance(self.source, ExrFrames) else None
+
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
+        if isinstance(self.source, ExrFrames):
+            return self.source.size
         if isinstance(self.source, Tensor):
             return self.source.shape[2], self.source.shape[1]
         size = probe(self.source).size
@@ -144,7 +153,7 @@ class VideoSource:
 
     def count(self, fps: Fraction) -> int:
         """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
-        if isinstance(self.source, Tensor):
+        if isinstance(self.source, Tensor | ExrFrames):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
         length = probe(self.source).seconds
         if length is None:
@@ -154,14 +163,24 @@ class VideoSource:
         return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
-        """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``.
+        """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
 
         The last picture is repeated where a file ends a little earlier than it said.
         """
-        if isinstance(self.source, Tensor):
+        if self.space is not None:
+            yield from (convert(each, self.space, ACESCCT) for each in self._pictures(fps, frames))
+        else:
+            yield from self._pictures(fps, frames)
+
+    def _pictures(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """The same in the numbers of the source."""
+        if isinstance(self.source, Tensor | ExrFrames):
             rate, last = (self.fps or fps) / fps, len(self.source) - 1
             nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
-            yield self.source[:frames] if rate == 1 else self.source[nearest]
+            if isinstance(self.source, ExrFrames):
+                yield from self.source.read(nearest)
+            else:
+                yield self.source[:frames] if rate == 1 else self.source[nearest]
             return
         missing = frames
         for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
@@ -172,7 +191,9 @@ class VideoSource:
 
     def fitted(self, fps: Fraction, frames: int, width: int, height: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (1, 3, F, height, width) in -1..1, as the video encoder takes them."""
-        return (fit(chunk, width, height) for chunk in self.chunks(fps, frames))
+        if self.space is not None:
+            return (fit_light(each, width, height, self.space) for each in self._pictures(fps, frames))
+        return (fit(chunk, width, height) for chunk in self._pictures(fps, frames))
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +272,10 @@ class SoundPart:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, or several as a short video, that the clip shows at a frame."""
+    """A picture, or several as a short video, that the clip shows at a frame.
+
+    With a ``space`` its numbers are light, and it is never compressed.
+    """
 
     image: Tensor  # (F, H, W, 3) in 0..1
     frame: Annotated[
@@ -278,10 +302,11 @@ class Picture:
         "Only for frame 0: shows the picture to the model beside the clip, as it does with all other frames, instead "
         "of putting it in. Freer; the official keyframe pipeline does so.",
     ] = False
+    space: Space | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no picture."""
-        check_values("The given picture", self.image, PIXELS)
+        check_values("The given picture", self.image, PIXELS if self.space is None else None)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -295,6 +320,8 @@ class Picture:
         images = self.image[: floor_frames(min(len(self.image), room))]
 
         def read() -> list[Tensor]:
+            if self.space is not None:
+                return [fit_light(images, shape.width, shape.height, self.space)]
             return [fit(self._compressed(images, encoders.crf), shape.width, shape.height)]
 
         latent = encoders.video(read, (len(images), shape.height, shape.width))

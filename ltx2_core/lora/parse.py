@@ -35,6 +35,8 @@ MOST_DOWNSCALE = 64  # of the reference of an IC-LoRA
 _DOWNSCALE = "reference_downscale_factor", "reference_spatial_scale_factor", "reference_spatial_downscale_factor"
 _TEMPORAL = "reference_temporal_scale_factor", "reference_temporal_downscale_factor"
 _DIALECTS = "", "ss_", "modelspec."
+# What they call the space of the frames that an HDR LoRA makes, and what only says that it is one.
+_LIGHT = "hdr_transform", "use_hdr_transform"
 
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
@@ -193,6 +195,15 @@ class Lora:
         """Whether it says, by header or by name, that it follows a reference video."""
         stated = any(self._stated(name) for names in (_DOWNSCALE, _TEMPORAL) for name in names)
         return stated or re.search(r"(^|[^a-z])ic[-_ ]?lora", self.path.name.lower()) is not None
+
+    @property
+    def light(self) -> str | None:
+        """The space of the HDR frames that a model makes with it, as the header says it, in small letters.
+
+        "true" says only that it makes such frames; None that they are SDR.
+        """
+        stated = [value.strip().lower() for name in _LIGHT for value in self._stated(name)]
+        return next((value for value in stated if value != "false"), None)
 
     def _stated(self, name: str) -> list[str]:
         """What the header says about ``name`` in the dialects of trainers; nothing may be said in words."""

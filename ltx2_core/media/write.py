@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -18,9 +19,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MediaError, SettingError, TargetExistsError, UnreadableFileError
+from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
 from ..errors.files import replace_file
 from . import pyav as av
+from .exr import BRIGHTEST, ExrEncoder
+from .light import Grading, to_hlg
 from .local import check_no_address
 
 if TYPE_CHECKING:
@@ -28,9 +31,51 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-# FFmpeg's numbers for the tags of ITU-R BT.709 (ISO/IEC 23091-2): primaries, transfer and matrix are all 1.
-BT709 = 1
 LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """How the frames of an MP4 file are coded.
+
+    Attributes:
+        name: what people call it.
+        codec: FFmpeg's name.
+        bits: of each sample.
+        tags: FFmpeg's numbers for primaries, transfer and matrix (ISO/IEC 23091-2).
+        weights: of red, green and blue in the luma.
+        crf: the quality, lower is better.
+        options: of the codec.
+        tag: of the codec in the file.
+    """
+
+    name: str
+    codec: str
+    bits: int
+    tags: tuple[int, int, int]
+    weights: tuple[float, float, float]
+    crf: int
+    options: Mapping[str, str]
+    tag: str = ""
+
+    @property
+    def pixels(self) -> str:
+        """FFmpeg's name for planes of such samples."""
+        return "yuv420p" if self.bits == 8 else f"yuv420p{self.bits}le"
+
+
+SDR = VideoFormat("H.264", "libx264", 8, (1, 1, 1), (0.2126, 0.7152, 0.0722), 19, {"preset": "veryfast"})
+# ITU-R BT.2100 with Hybrid Log-Gamma; players of Apple take HEVC as hvc1 only.
+HLG = VideoFormat(
+    "HEVC",
+    "libx265",
+    10,
+    (9, 18, 9),
+    (0.2627, 0.678, 0.0593),
+    12,
+    {"preset": "veryfast", "x265-params": "log-level=error:repeat-headers=1:info=0"},
+    "hvc1",
+)
 
 AUDIO_FORMATS = {".wav": "wav", ".flac": "flac"}
 AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
@@ -45,16 +90,18 @@ def write_clip(
     sample_rate: int | None = None,
     *,
     metadata: Mapping[str, str] | None = None,
+    grading: Grading | None = None,
 ) -> Path:
     """Write a clip as the kind of file that the name asks for.
 
     Args:
         path: .mp4, .wav or .flac (sound only), or a name without suffix for a folder of pictures.
-        chunks: Frames (F, H, W, 3) in 0..1.
+        chunks: Frames (F, H, W, 3) in 0..1; of HDR in the space in which they are seen.
         fps: Frames per second.
         waveform: (1 or 2, N) in -1..1; None writes no sound.
         sample_rate: Samples per second.
         metadata: Becomes tags of an MP4 file.
+        grading: Of HDR, which becomes an MP4 file of 10 bit in HLG, or a folder of EXR pictures; None for SDR.
 
     Raises:
         SettingError: For another kind of file.
@@ -63,21 +110,33 @@ def write_clip(
     """
     check_target(path)
     suffix = Path(path).suffix.lower()
-    if suffix == ".mp4":
-        return write_video(path, chunks, fps, waveform, sample_rate, metadata=metadata)
     if suffix in AUDIO_CODECS:
         return write_audio(path, waveform, sample_rate)
-    return write_frames(path, chunks, waveform, sample_rate)
+    if grading is None:
+        if suffix == ".mp4":
+            return write_video(path, chunks, fps, waveform, sample_rate, metadata=metadata)
+        return write_frames(path, chunks, waveform, sample_rate)
+    if suffix == ".mp4":
+        signals = (to_hlg(grading.to_light(chunk)) for chunk in chunks)
+        return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
+    return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, exr=ExrEncoder(grading.kept, fps))
 
 
 def check_target(path: str | os.PathLike) -> None:
     """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
 
-    Raises SettingError for an unknown kind of file and for an address, and TargetExistsError for a folder that has
-    something in it.
+    Raises SettingError for an unknown kind of file, an address and a name that no file can have, and TargetExistsError
+    for a folder that has something in it.
     """
     check_no_address(path)
     path = Path(path)
+    try:
+        path.exists()
+    except OSError as error:  # of a name that is too long
+        reason = error.strerror
+        raise SettingError(
+            f"{path.name[:50]} is no name that can be written ({reason}): choose another one."
+        ) from error
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
         raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "
@@ -93,19 +152,21 @@ def write_video(
     waveform: Tensor | None = None,
     sample_rate: int | None = None,
     *,
-    crf: int = 19,
+    crf: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    form: VideoFormat = SDR,
 ) -> Path:
     """Write an MP4 file: H.264 (yuv420p, BT.709, limited range) at exactly ``fps`` pictures a second, and AAC stereo.
 
     Args:
         path: The file.
-        chunks: Frames (F, H, W, 3) in 0..1, which are encoded as they come.
+        chunks: Frames (F, H, W, 3) in 0..1, which are encoded as they come; for another ``form``, its signals.
         fps: Frames per second.
         waveform: (1 or 2, N) in -1..1; None writes no sound.
         sample_rate: Samples per second.
-        crf: The H.264 quality, lower is better.
+        crf: The quality, lower is better; None is that of the form.
         metadata: Becomes tags of the file.
+        form: How frames are coded: by default SDR, or HLG.
 
     Raises:
         MediaError: For no frames, odd sizes and NaN.
@@ -118,12 +179,12 @@ def write_video(
     with _written(path, "mp4", options) as container:
         container.metadata.update(metadata or {})
         first = next(frames)
-        video = _h264(container, first, fps, crf)
+        video = _stream(container, first, fps, form if crf is None else replace(form, crf=crf))
         if sound is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="stereo", bit_rate=192_000)
             _encode_sound(container, audio, sound.numpy(), "fltp")
         for number, frame in enumerate(chain([first], frames)):
-            picture = av.VideoFrame.from_ndarray(_yuv420(frame).cpu().numpy(), format="yuv420p")
+            picture = _picture(_yuv420(frame, form).cpu().numpy(), form)
             picture.pts, picture.time_base = number, 1 / fps
             container.mux(video.encode(picture))
         container.mux(video.encode())
@@ -153,18 +214,26 @@ def write_frames(
     chunks: Iterable[Tensor],
     waveform: Tensor | None = None,
     sample_rate: int | None = None,
+    *,
+    exr: ExrEncoder | None = None,
 ) -> Path:
     """Write a new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
 
-    Raises TargetExistsError if the folder has something in it, and MediaError for frames that cannot be written.
+    With ``exr`` they are frame_00000.exr and so on, numbered as the official packages do it, of half-float numbers that
+    may be beyond 0..1. Raises TargetExistsError if the folder has something in it, and MediaError for frames that
+    cannot be written.
     """
     folder = Path(folder)
     _refuse_a_full(folder)
     with _whole_or_nothing(folder) as unfinished:
         unfinished.mkdir()
-        for number, frame in enumerate(_frames(chunks), start=1):
-            pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
-            Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png")
+        if exr is not None:
+            for number, frame in enumerate(_frames(chunks, -BRIGHTEST, BRIGHTEST)):
+                (unfinished / f"frame_{number:05}.exr").write_bytes(exr.encode(frame))
+        else:
+            for number, frame in enumerate(_frames(chunks), start=1):
+                pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
+                Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png")
         if waveform is not None:
             write_audio(unfinished / "sound.wav", waveform, sample_rate)
         if folder.exists():
@@ -179,7 +248,23 @@ def _refuse_a_full(folder: Path) -> None:
 
 @contextmanager
 def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure."""
+    """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
+
+    Raises UnreadableFileError for what the system refuses.
+    """
+    try:
+        with _unfinished(target) as unfinished:
+            yield unfinished
+    except LTX2Error:
+        raise
+    except OSError as error:
+        raise UnreadableFileError(
+            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
+        ) from error
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:
@@ -207,8 +292,8 @@ def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> 
         ) from error
 
 
-def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The frames (H, W, 3) of ``chunks`` one by one, float32 in 0..1."""
+def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> Iterator[Tensor]:
+    """The frames (H, W, 3) of ``chunks`` one by one, float32 from ``least`` to ``most``."""
     count = 0
     for chunk in chunks:
         if chunk.ndim != 4 or chunk.shape[-1] != 3:
@@ -218,7 +303,7 @@ def _frames(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."
             )
-        yield from (frame.float().clamp(0, 1) for frame in chunk)
+        yield from (frame.float().clamp(least, most) for frame in chunk)
         count += len(chunk)
     if not count:
         raise MediaError("There are no frames to write.")
@@ -238,16 +323,37 @@ def _checked(waveform: Tensor, sample_rate: int | None) -> Tensor:
     return waveform.float().cpu().clamp(-1, 1)
 
 
-def _h264(container: OutputContainer, frame: Tensor, fps: Fraction, crf: int) -> VideoStream:
+def _stream(container: OutputContainer, frame: Tensor, fps: Fraction, form: VideoFormat) -> VideoStream:
     height, width, _ = frame.shape
     if height % 2 or width % 2:
-        raise MediaError(f"H.264 video needs an even width and height, not {width} x {height}.")
-    stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        raise MediaError(f"{form.name} video needs an even width and height, not {width} x {height}.")
+    try:
+        stream: Any = container.add_stream(form.codec, rate=fps, options={"crf": str(form.crf), **form.options})
+    except ValueError as error:  # some builds have no encoders under the GPL
+        raise MediaError(
+            f"This FFmpeg has no {form.codec}, which {form.name} video needs: install PyAV anew (pip install av)."
+        ) from error
+    stream.width, stream.height, stream.pix_fmt = width, height, form.pixels
     context = stream.codec_context
-    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_primaries, context.color_trc, context.colorspace = form.tags
     context.color_range = LIMITED_RANGE
+    if form.tag:
+        context.codec_tag = form.tag
     return stream
+
+
+def _picture(samples: np.ndarray, form: VideoFormat) -> av.Part:
+    """The planes Y, Cb, Cr, one below the other, as FFmpeg takes them."""
+    if form.bits == 8:
+        return av.VideoFrame.from_ndarray(samples, format=form.pixels)
+    height, width = samples.shape[0] * 2 // 3, samples.shape[1]
+    picture = av.VideoFrame(width, height, form.pixels)
+    rest = samples.reshape(-1)
+    for plane in picture.planes:  # not every PyAV takes arrays of these formats
+        own, rest = np.split(rest, [plane.height * plane.width])
+        lines = np.frombuffer(plane, samples.dtype).reshape(-1, plane.line_size // samples.itemsize)
+        lines[: plane.height, : plane.width] = own.reshape(plane.height, plane.width)
+    return picture
 
 
 def _encode_sound(container: OutputContainer, stream: AudioStream, samples: np.ndarray, sample_format: str) -> None:
@@ -257,18 +363,21 @@ def _encode_sound(container: OutputContainer, stream: AudioStream, samples: np.n
     container.mux(stream.encode())
 
 
-def _yuv420(frame: Tensor) -> Tensor:
-    """(H, W, 3) in 0..1 to the planes Y, Cb, Cr of 8 bit, one below the other (H * 3 / 2, W).
+def _yuv420(frame: Tensor, form: VideoFormat) -> Tensor:
+    """(H, W, 3) in 0..1 to the planes Y, Cb, Cr, one below the other (H * 3 / 2, W).
 
-    ITU-R BT.709: Y = 219 E + 16, C = 224 E + 128. A chroma sample stands where H.264 expects it: in line with the left
-    column of its 2 x 2 pixels, halfway between their rows.
+    ITU-R BT.709 and BT.2020: Y = 219 E + 16, C = 224 E + 128, of 8 bits. A chroma sample stands where H.264 and HEVC
+    expect it: in line with the left column of its 2 x 2 pixels, halfway between their rows.
     """
     height, width, _ = frame.shape
     red, green, blue = frame.movedim(-1, 0).contiguous()
-    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    colour = torch.stack([(blue - luma) / 1.8556, (red - luma) / 1.5748])
+    of_red, of_green, of_blue = form.weights
+    luma = of_red * red + of_green * green + of_blue * blue
+    colour = torch.stack([(blue - luma) / (2 - 2 * of_blue), (red - luma) / (2 - 2 * of_red)])
     rows = colour[:, 0::2] + colour[:, 1::2]
     left, here, right = F.pad(rows, (1, 0), mode="replicate").unfold(-1, 3, 2).unbind(-1)
     chroma = (left + 2 * here + right) / 8
-    planes = [(219 * luma + 16).flatten(), (224 * chroma + 128).flatten()]
-    return torch.cat(planes).round().to(torch.uint8).view(height * 3 // 2, width)
+    unit = 2 ** (form.bits - 8)
+    planes = [(unit * (219 * luma + 16)).flatten(), (unit * (224 * chroma + 128)).flatten()]
+    samples = torch.cat(planes).round().to(torch.int32).view(height * 3 // 2, width)
+    return samples.to(torch.uint8 if form.bits == 8 else torch.uint16)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoint import Models
 from ..conditioning.conditions import kept_audio, kept_video
+from ..conditioning.light import Grading, check_light
 from ..errors import CheckpointError
 from ..health import Seams
 from ..latents import AVLatent
@@ -24,6 +25,7 @@ from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
+from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .long import Script
 from .plan import plan_stages
@@ -44,6 +46,7 @@ class Clip:
         sample_rate: of the waveform, in Hz.
         latent: of both streams, on the CPU.
         decoder_seed: of the noise that the frames were denoised from; None where the decoder denoises nothing.
+        grading: of HDR, what the numbers of the frames mean; None for SDR.
     """
 
     chunks: Iterator[Tensor]
@@ -52,6 +55,7 @@ class Clip:
     sample_rate: int | None
     latent: AVLatent
     decoder_seed: int | None = None
+    grading: Grading | None = None
 
     @property
     def tags(self) -> dict[str, str]:
@@ -105,7 +109,10 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     """
     request = with_length(models, request, events)
     complete = request.completed(recipe_of(models, request.hq))
+    grading = grade(models, request.loras, request.hdr)
+    check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
+    engine = engine if grading is None else in_full_precision(engine)
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
     engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.final, engine.load))
@@ -122,7 +129,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
-    return [_clip(stages, engine, complete, each) for each in latent.clips()]
+    return [replace(_clip(stages, engine, complete, each), grading=grading) for each in latent.clips()]
 
 
 def check_decoders(models: Models, asked: Request) -> None:

@@ -59,6 +59,7 @@ class Stages:
 
         Raises:
             SettingError: for conditions that cannot be, and for a second stage of sound alone.
+            CheckpointError: where nothing could encode what is given.
         """
         second, batch = request.second, request.request.clip.batch_size
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
@@ -66,6 +67,9 @@ class Stages:
         final = ahead
         if second.refine:
             final = measure_conditions(request.refine_conditions, request.final, request.streams, held, batch)
+        for stage in final.covering(ahead).stages:  # a prompt that was read in vain takes minutes
+            for name in stage.networks[0].components:
+                engine.models.source(name)
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..conditioning.conditions import Condition, Picture
+from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
-from ..fields import did_you_mean, settings_of
+from ..fields import Choice, did_you_mean, settings_of
 from ..geometry import ClipShape
 from ..latents import STREAMS
 from ..lora import Stack
@@ -37,7 +38,7 @@ _PARTS: dict[str, type] = {
     "resources": Resources,
     "decoding": Denoising,
 }
-_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas")
+_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr")
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
 
@@ -67,6 +68,13 @@ class Request:
     loras: Stack = ()
     hq: bool = False
     resources: Resources = Resources()
+    hdr: Annotated[
+        str | None,
+        Choice(tuple(FILE_SPACES)),
+        "Makes a clip of HDR, with LTX-2.5 or an HDR IC-LoRA: an .mp4 in HLG, or a folder of EXR pictures in this "
+        "space. EXR pictures and folders that are given are in it, too: light of sRGB or of ACEScg, or codes of "
+        "ACEScct. Not set, the clip is SDR.",
+    ] = None
 
     @property
     def resume(self) -> str | Path | None:
@@ -85,10 +93,10 @@ class Request:
             prompt: what is to be seen and heard.
             negative: what to avoid.
             flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
-                names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance`` and
-                ``sigmas``; and as shorter words ``video`` and ``audio`` (guidance of one stream), ``sound_only``,
-                ``windowing``, ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in
-                bytes.
+                names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
+                ``sigmas`` and ``hdr``; and as shorter words ``video`` and ``audio`` (guidance of one stream),
+                ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and
+                ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.

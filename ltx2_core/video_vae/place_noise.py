@@ -50,5 +50,5 @@ def _hash(x: Tensor) -> Tensor:
 
 def _normal(bits: Tensor) -> Tensor:
     """Turn 32 random bits into normally distributed numbers, by the inverse of their distribution."""
-    uniform = ((bits >> 8).float() + 0.5) / 2**24
+    uniform = (((bits >> 8).float() + 0.5) / 2**24).clamp_(max=1 - 2**-24)  # one in 16 million would round to 1
     return torch.erfinv(2 * uniform - 1).mul_(math.sqrt(2))

@@ -524,7 +524,7 @@ def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, m
         requests.append(request)
         bars.report("sampling", 1, 2)
         bars.say("It is silent.")
-        clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={})
+        clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)
         return [clip] * request.clip.batch_size
 
     monkeypatch.setattr(commands, "make_clips", make_clips)

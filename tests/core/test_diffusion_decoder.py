@@ -491,6 +491,12 @@ def test_noise_is_normal_and_each_number_its_own():
     assert noise.unique().numel() > 0.98 * noise.numel()  # of 24 bits
 
 
+def test_noise_is_finite_everywhere():
+    """The largest of 16 million numbers would round to 1 in float32, whose inverse is infinite; here it is drawn."""
+    noise = place_noise(0, (1, 3, 1, 1, 1), (3, 15, 842), torch.empty(0))
+    assert noise.isfinite().all() and noise.max() > 5
+
+
 def test_noise_of_a_part_is_a_part_of_the_noise():
     everything = place_noise(7, (1, 3, 12, 24, 40), (0, 0, 0), torch.empty(0))
     part = place_noise(7, (1, 3, 5, 8, 16), (3, 10, 20), torch.empty(0))
@@ -585,6 +591,23 @@ def test_no_seam_is_seen_where_tiles_meet():
     for chunk in decode_video(decoder, latent, Tiling(128, 32, 32, 8)):
         seams.see(chunk)
     assert lines and not seams.findings()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(2, 3, 60), (2, 34, 3)], ids=["across 1920", "down 1088"])
+def test_tiles_of_1080p_show_no_more_than_the_whole(size):
+    """Strips as wide and as high as 1080p in the usual tiles: the measure of their lines is that of the whole."""
+    decoder, latent = tiny(NARROW), 0.5 * random(1, 8, *size)
+    tiling, measured = decoder.usual_tiling, []
+    tiles = CellGrid.of(decoder.config, size, tiling).tiles
+    lines = [[tile.target.start for tile in some[1:]] for some in (tiles.rows, tiles.columns)]
+    for each in (tiling, Tiling(4096, 160, 4096, 40)):
+        seams = Seams((), *lines)
+        for chunk in decode_video(decoder, latent, each):
+            seams.see(chunk)
+        measured.append(seams.measure())
+    assert any(lines) and measured[0] == pytest.approx(measured[1], rel=0.01)
 
 
 def test_a_short_last_tile_begins_earlier():

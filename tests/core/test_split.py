@@ -15,6 +15,7 @@ from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.checkpoint.upscaler import find_upscaler
 from ltx2_core.conditioning import State
+from ltx2_core.conditioning.conditions import Picture
 from ltx2_core.conditioning.state import apply_conditions
 from ltx2_core.errors import CheckpointError
 from ltx2_core.latents import AVLatent
@@ -195,3 +196,19 @@ def test_a_window_of_a_long_clip_begins_with_a_mark(parts):
     fresh = State.of(torch.zeros(1, 128, 3, 2, 2), Fraction(24))
     here = WithinWindow("video", whole.video, window)(fresh)
     assert torch.equal(here.keyframes, fresh.keyframes) and here.keyframes.sum() == 4
+
+
+def test_half_a_vae_is_known_for_what_it_is(parts, tmp_path):
+    """The statistics that both halves have make no encoder; one that is needed is missed before any prompt is read."""
+    transformer, encoder, video, audio = parts
+    halves = {}
+    for half, other in (("decoder", "encoder."), ("encoder", "decoder.")):
+        tensors = {key: value for key, value in load_file(video).items() if not key.startswith(other)}
+        save_file(tensors, path := tmp_path / f"{half}.safetensors", TensorFile(video).metadata)
+        halves[half] = path
+        assert {f"video_{half}"} == {*open_models(path).sources}
+    models, seen = open_models([transformer, encoder, halves["decoder"], audio]), []
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors.* has no video encoder; choose .* as video_vae"):
+        ltx2.generate(models, "x", conditions=[Picture(torch.rand(1, 64, 64, 3))], on_progress=seen.append, **CLIP)
+    assert not seen and find_parts([transformer, encoder], [*halves.values(), video, audio]) == [video, audio]
+    assert find_parts([transformer, encoder], [halves["decoder"], audio]) == [halves["decoder"], audio]

@@ -56,6 +56,7 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
         folder.mkdir(parents=True)
     tiny.write_split(models)
+    tiny.write_diffusion_vae(models / "vae")
     tiny.write_duration_head(models)
     shutil.copy(elsewhere / "ltx-2.3-tiny.safetensors", models / "checkpoints")
     shutil.move(elsewhere / "ltx-2.3-tiny.safetensors", elsewhere / "checkpoints" / "elsewhere.safetensors")

@@ -22,7 +22,7 @@ from pack.workflow import default_of, has_control, inputs_of, is_widget
 
 PAGES = REPOSITORY / "js" / "docs"
 HEADING = "## Inputs\n"
-FILES = "models/"  # in the text of a choice among files, which are others on every machine
+FILES = re.compile("models/|input folder")  # in the text of a choice among files, others on every machine
 NUMBERED = re.compile(r"(\w+_)(\d+)")
 BOLD = re.compile(r"\*\*(.+?)\*\*")
 
@@ -63,7 +63,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
         yield f"on or off; default {'on' if options['default'] else 'off'}"
     elif kind == "STRING":
         yield "text" if options.get("multiline") else f"text; default `{options['default']}`"
-    elif FILES in options["tooltip"]:
+    elif FILES.search(options["tooltip"]):
         yield "a file"
     else:
         *others, last = (f"*{choice}*" for choice in options["options"])
@@ -75,7 +75,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
 def sentences(kind: Any, options: dict) -> str:
     """The tooltip of an input, with its choices in italics, as Markdown in a table."""
     text = re.sub(r"([*|<`\\])", r"\\\1", " ".join(options["tooltip"].split()))
-    if kind != "COMBO" or FILES in text:
+    if kind != "COMBO" or FILES.search(text):
         return text
     choices = sorted(options["options"], key=len, reverse=True)
     return re.sub(rf"(?<!\w)({'|'.join(map(re.escape, choices))})(?!\w)", r"*\1*", text)

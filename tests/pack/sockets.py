@@ -144,7 +144,7 @@ def good_values(name: str, inputs: list) -> dict:
             if not each.optional:
                 values[each.id] = GOOD[kind]
         elif not each.optional:
-            values[each.id] = each.options[0] if kind == "COMBO" else each.default
+            values[each.id] = next(iter(each.options), "") if kind == "COMBO" else each.default
     if {"images", "video"} <= {each.id for each in inputs}:
         values["images"] = GOOD["IMAGE"]
     known = {each.id for each in inputs}
@@ -213,8 +213,8 @@ def trial(name: str, key: str | None, value: object) -> str:
 wrong, tried = [], 0
 with torch.inference_mode():
     for name, node in NODES.items():
-        # The only upscaler that is built in enlarges space, so another node refuses it.
-        if (fault := trial(name, None, None)) and name != "LTX2AVUpscaleTime":
+        # The only upscaler that is built in enlarges space, and there are no EXR files, so two nodes refuse.
+        if (fault := trial(name, None, None)) and name not in ("LTX2AVUpscaleTime", "LTX2AVLoadHDR"):
             wrong.append(f"{name} with good values: {fault}")
         for each in node.define_schema().inputs:
             if name == "LTX2AVLoraStack" and each.id not in ("model", "lora_1", "strength_1", "lora_2", "strength_2"):

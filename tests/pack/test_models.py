@@ -1,8 +1,10 @@
 """Models are found where ComfyUI keeps them: in its own folders and in those of extra_model_paths.yaml."""
 
+import json
+
 import pytest
 from pack.clip import Clip
-from pack.workflow import change, node
+from pack.workflow import SHIPPED, change, node, to_prompt
 
 pytestmark = pytest.mark.comfy
 
@@ -13,9 +15,8 @@ pytestmark = pytest.mark.comfy
         ("ltx-2.3-tiny.safetensors", "gemma-tiny"),
         ("elsewhere.safetensors", "gemma-elsewhere.safetensors"),
         ("LTX-2-Diffusers", "gemma-tiny"),
-        ("ltx-2.5-tiny-dev-transformer.safetensors", "as the model"),
     ],
-    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file", "as a folder of diffusers", "2.5, split"],
+    ids=["in models, Gemma as a folder", "in an extra path, Gemma as a file", "as a folder of diffusers"],
 )
 def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_encoder):
     change(prompt, LTX2AVLoadModel={"checkpoint": checkpoint}, LTX2AVLoadGemma={"text_encoder": text_encoder})
@@ -23,6 +24,21 @@ def test_a_clip_of_a_model_on_disk(server, client, prompt, checkpoint, text_enco
     clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
     assert clip.frames.shape == (9, 64, 64, 3)
     assert clip.sample_rate == 48000  # that of version 2.3; the miniature has 24000
+
+
+def test_a_shipped_workflow_makes_clips_of_2_5_with_either_decoder(server, client, object_info):
+    """The parts lie in their folders; only the transformer is chosen, and once the other video VAE."""
+    shipped = next(path for path in SHIPPED if path.stem == "text_to_video")
+    prompt = to_prompt(json.loads(shipped.read_text()), object_info)
+    size = {"size": "by hand", "width": 64, "height": 64, "length": "in frames", "frames": 9}
+    change(prompt, LTX2AVEmptyLatent=size, LTX2AVSample={"settings": "these widgets", "steps": 2})
+    clips = []
+    for video_vae in ("ltx-2.5-tiny-video-vae-conv.safetensors", "ltx-2.5-video-vae-tiny.safetensors"):
+        model = {"checkpoint": "ltx-2.5-tiny-dev-transformer.safetensors", "video_vae": video_vae}
+        run = client.run(change(prompt, LTX2AVLoadModel=model))
+        clips.append(Clip.of(server, run, node(prompt, "SaveVideo")))
+        assert clips[-1].frames.shape == (9, 64, 64, 3) and clips[-1].sample_rate == 48000
+    assert (clips[0].frames != clips[1].frames).any()
 
 
 def test_a_clip_from_gguf_files(server, client, prompt):

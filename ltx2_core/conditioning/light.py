@@ -1,0 +1,135 @@
+"""What people say about light: in which space their EXR files are, and what becomes of an HDR clip."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..fields import Choice, Number, Switch, Words
+from ..geometry import exact_fps
+from ..media import write_clip
+from ..media.exr import ExrFrames
+from ..media.light import ACESCCT, ACESCG, LOGC3, SRGB_LINEAR, Grading, convert
+from .conditions import AudioSource
+
+__all__ = ["FILE_SPACES", "MODEL_SPACES", "Grading", "LightDecoding", "LightSource", "LightTarget", "check_light"]
+
+FILE_SPACES = {space.name: space for space in (SRGB_LINEAR, ACESCG, ACESCCT)}
+# By the names that headers of HDR IC-LoRAs have for them; "true" says only that it is one.
+MODEL_SPACES = {"acescct": ACESCCT, "logc3": LOGC3, "true": LOGC3}
+
+
+@dataclass(frozen=True)
+class LightSource:
+    """Light that is read from an .exr file, or from a folder of them."""
+
+    space: Annotated[
+        str,
+        Choice(tuple(FILE_SPACES), flag="hdr"),
+        "What the numbers of the files mean: light of sRGB or of ACEScg, or codes of ACEScct.",
+    ] = SRGB_LINEAR.name
+
+    def frames(self, path: Path) -> ExrFrames:
+        """Return the files of ``path``."""
+        return ExrFrames(path, FILE_SPACES[self.space])
+
+    def read(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Return all frames (F, H, W, 3) of ``path``: in linear light of sRGB, and as LTX-2.5 sees them."""
+        frames = self.frames(path)
+        pixels = torch.cat([*frames.read(range(len(frames)))])
+        return convert(pixels, frames.space, SRGB_LINEAR, wide=True), convert(pixels, frames.space, ACESCCT)
+
+
+@dataclass(frozen=True)
+class LightDecoding:
+    """Whether frames are decoded as light."""
+
+    hdr: Annotated[
+        bool,
+        Switch(advanced=True, flag="hdr"),
+        "Decodes HDR: frames in linear light of sRGB, which has no upper limit, for LTX-2 Save HDR. For LTX-2.5, or an "
+        "older model with an HDR IC-LoRA; takes float32, and so more memory.",
+    ] = False
+
+
+CHUNK_FRAMES = 8  # that are converted at once
+FORMS = {"HLG video": ".mp4", "EXR frames": ""}
+
+
+@dataclass(frozen=True)
+class LightTarget:
+    """Light that is written: as a video for screens, or as pictures for grading."""
+
+    filename_prefix: Annotated[
+        str,
+        Words(flag="output"),
+        "How the name begins, below ComfyUI's output folder; a number follows.",
+    ] = "LTX-2_HDR"
+    form: Annotated[
+        str,
+        Choice(tuple(FORMS), flag="output"),
+        "HLG video is an .mp4 of 10 bit (HEVC, BT.2020) for screens and players; EXR frames are a folder of half-float "
+        "pictures for grading, with sound.wav beside them.",
+    ] = "HLG video"
+    space: Annotated[
+        str,
+        Choice(tuple(FILE_SPACES), flag="hdr"),
+        "In which space EXR frames are: light of sRGB or of ACEScg, or codes of ACEScct.",
+    ] = SRGB_LINEAR.name
+    fps: Annotated[float, Number(1, 240, 0.001, digits=0.001, unit="frames per second"), "Frames per second."] = 24.0
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a name that leads out of the folder."""
+        path = PureWindowsPath(self.filename_prefix)  # knows both kinds of slashes, and drives
+        if path.anchor or path.drive or ".." in path.parts or not self.filename_prefix.isprintable() or not path.name:
+            raise SettingError(
+                f"filename_prefix is {self.filename_prefix!r}; write a name below ComfyUI's output folder, for example "
+                "video/clip."
+            )
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name."""
+        return FORMS[self.form]
+
+    def write(self, path: str | os.PathLike, frames: Tensor, sound: AudioSource | None) -> Path:
+        """Write frames (F, H, W, 3) in linear light of sRGB to ``path``, which ends as ``suffix`` says."""
+        grading, fps = Grading(SRGB_LINEAR, FILE_SPACES[self.space]), exact_fps(self.fps)
+        heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
+        return write_clip(path, frames.split(CHUNK_FRAMES), fps, heard[0], heard[1], grading=grading)
+
+
+def check_light(conditions: Iterable[Any], grading: Grading | None, takes_ordinary: bool) -> None:
+    """Refuse given pictures and videos that a clip cannot take.
+
+    Args:
+        conditions: all that is given.
+        grading: of the clip; None for SDR.
+        takes_ordinary: whether it may be made of ordinary videos, as HDR IC-LoRAs do.
+
+    Raises:
+        SettingError: for light in a clip of SDR, or of a model that sees another space; for ordinary pictures in a clip
+            of HDR that does not take them; for both in one clip.
+    """
+    lights = {
+        pictures.space is not None
+        for condition in conditions
+        if hasattr(pictures := getattr(condition, "video", condition), "space")
+    }
+    if lights == {True, False}:
+        raise SettingError("EXR and ordinary pictures or videos do not go together: give all of them as EXR, or none.")
+    if lights == {True} and (grading is None or grading.seen is not ACESCCT):
+        raise SettingError(
+            "EXR files hold light, which only LTX-2.5 sees, in a clip of HDR: say their space with hdr, or convert "
+            "them to ordinary pictures."
+        )
+    if lights == {False} and grading is not None and not takes_ordinary:
+        raise SettingError(
+            "A clip of HDR takes pictures and videos as EXR files, whose light has no limit: convert them, or leave "
+            "hdr out."
+        )

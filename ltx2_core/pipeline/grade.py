@@ -1,0 +1,72 @@
+"""What the numbers of an HDR clip mean, as its model and its LoRAs have it, and how precise it is."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
+from torch import Tensor
+
+from ..checkpoint import Models
+from ..checkpoint.versions import VERSIONS
+from ..conditioning.light import FILE_SPACES, MODEL_SPACES, Grading, LightDecoding, LightSource
+from ..errors import CheckpointError, SettingError
+from ..errors.foreign import shown
+from ..lora import Stack
+from .decode_video import DecodeVideo
+from .encode_conditions import EncodeVideo
+from .stage import Engine
+
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+
+SMALLEST = (1, 1, 1)
+
+
+def grade(models: Models, loras: Stack, kept: str | None) -> Grading | None:
+    """Return the spaces of an HDR clip; None for SDR.
+
+    Args:
+        models: LTX-2.5 sees light as ACEScct.
+        loras: an HDR IC-LoRA, which older models need, says what its frames are.
+        kept: the space of files, a key of ``FILE_SPACES``; None for SDR.
+
+    Raises:
+        SettingError: for a model that knows no HDR.
+        CheckpointError: for a LoRA whose frames are of an unknown space.
+    """
+    if kept is None:
+        return None
+    stated = {lora.light: lora for lora, _ in loras if lora.light is not None}
+    if (seen := next(iter(stated), VERSIONS[models.version].light)) is None:
+        able = " and ".join(f"LTX-{name}" for name, version in VERSIONS.items() if version.light)
+        raise SettingError(
+            f"HDR needs {able}, or an HDR IC-LoRA whose header says so, and this is {models.kind}: choose one of them, "
+            "or make the clip in SDR."
+        )
+    if seen not in MODEL_SPACES:
+        raise CheckpointError(
+            f"The header of {stated[seen].path.name} says hdr_transform = {shown(seen)}; known are "
+            f"{', '.join(MODEL_SPACES)}: download the file again."
+        )
+    return Grading(MODEL_SPACES[seen], FILE_SPACES[kept])
+
+
+def in_full_precision(engine: AnyEngine) -> AnyEngine:
+    """Return the same engine with both video networks in float32, whose steps are finer than those of half floats."""
+    for stage in (EncodeVideo(SMALLEST), DecodeVideo(SMALLEST)):
+        engine = cast(AnyEngine, engine.in_float32(stage))
+    return engine
+
+
+def prepare_decoding(engine: AnyEngine, asked: LightDecoding) -> tuple[AnyEngine, Callable[[Tensor], Tensor]]:
+    """Return the engine to decode with, and what is done to the frames.
+
+    Raises SettingError where light is asked of a model that knows no HDR.
+    """
+    grading = grade(engine.models, engine.loras, LightSource().space if asked.hdr else None)
+    if grading is None:
+        return engine, _same
+    return in_full_precision(engine), partial(grading.to_light, wide=True)
+
+
+def _same(frames: Tensor) -> Tensor:
+    return frames
