@@ -162,6 +162,22 @@ def pixel_frames(latents: int) -> int:
     return (latents - 1) * TIME_SCALE + 1
 
 
+SEGMENTS = (24, 32)  # frames between two generated keyframes; the later one where both fit equally well
+
+
+def segment_length(frames: int) -> int:
+    """Return the frames from one generated keyframe to the next that fill a clip of ``frames`` up least.
+
+    Source: ltx-pipelines 1.2.0, the layout of its DFR pipeline.
+    """
+    return min(reversed(SEGMENTS), key=lambda segment: -(frames - 1) % segment)
+
+
+def whole_segments(frames: int) -> int:
+    """Return the length of the shortest clip of at least ``frames`` that consists of whole segments."""
+    return frames + -(frames - 1) % segment_length(frames)
+
+
 def video_positions(
     shape: tuple[int, int, int], fps: Fraction, device: torch.device | str = "cpu", causal: bool = True
 ) -> Tensor:

@@ -1,7 +1,7 @@
 """Both streams of one sample as a single vector, and its noise."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 from typing import Protocol
@@ -32,15 +32,43 @@ class Streams(Protocol):
         """The part of the audio, None if there is none."""
 
 
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """Single frames that were generated beside a clip (see conditioning/README.md, "Generated keyframes").
+
+    Attributes:
+        latent: (B, C, K, H, W), of which every latent frame stands for one frame.
+        frames: the K frames of the clip that they are, rising.
+    """
+
+    latent: Tensor
+    frames: tuple[int, ...]
+
+    def map(self, function: Callable[..., Tensor]) -> "Keyframes":
+        """Apply ``function`` to their latent."""
+        return Keyframes(function(self.latent), self.frames)
+
+    def belongs_to(self, video: Tensor) -> bool:
+        """Return whether they can be frames of ``video`` (B, C, F, H, W)."""
+        same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
+        return same and self.frames[-1] < geometry.pixel_frames(video.shape[2])
+
+    def at_rate(self, times: int) -> "Keyframes":
+        """Return them as frames of the same clip at so many ``times`` its frame rate."""
+        return Keyframes(self.latent, tuple(frame * times for frame in self.frames))
+
+
 @dataclass(frozen=True)
 class AVLatent:
     """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent.
 
-    While it is sampled, a stream is its tokens (B, N, C), to which others may be appended.
+    While it is sampled, a stream is its tokens (B, N, C), to which others may be appended. A finished latent carries
+    the keyframes that were generated beside it; they are no part of the vector.
     """
 
     video: Tensor | None  # (B, C, F, H, W)
     audio: Tensor | None  # (B, C, T, M)
+    keyframes: Keyframes | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Streams") -> "AVLatent":
         """Apply ``function`` to each stream that is present and to that stream of ``others``."""
@@ -60,8 +88,9 @@ class AVLatent:
     __rmul__ = __mul__
 
     def to(self, *args: torch.device | torch.dtype | str) -> "AVLatent":
-        """Move or convert both streams, as ``Tensor.to`` does."""
-        return self.map(lambda x: x.to(*args))
+        """Move or convert both streams and the keyframes, as ``Tensor.to`` does."""
+        moved, own = self.map(lambda x: x.to(*args)), self.keyframes
+        return moved if own is None else replace(moved, keyframes=own.map(lambda x: x.to(*args)))
 
     def streams(self) -> dict[str, Tensor]:
         """Return the streams that are present, by name."""
@@ -70,8 +99,11 @@ class AVLatent:
     def clips(self) -> list["AVLatent"]:
         """Return the clips of a batch, each as a batch of one."""
         parts = {name: x.split(1) for name, x in self.streams().items()}
-        count = len(next(iter(parts.values()), ()))
-        return [AVLatent(*(parts[name][i] if name in parts else None for name in STREAMS)) for i in range(count)]
+        count, own = len(next(iter(parts.values()), ())), self.keyframes
+        clips = [AVLatent(*(parts[name][i] if name in parts else None for name in STREAMS)) for i in range(count)]
+        if own is None:
+            return clips
+        return [replace(each, keyframes=Keyframes(x, own.frames)) for each, x in zip(clips, own.latent.split(1))]
 
     def shape(self, fps: Fraction) -> ClipShape:
         """Return the clip that this is at ``fps``; of a sound alone, one whose picture would be as small as can be."""
@@ -98,6 +130,7 @@ class AVLatent:
         return AVLatent(
             self.video if "video" in streams else None,
             self.audio if "audio" in streams else None,
+            self.keyframes if "video" in streams else None,
         )
 
 

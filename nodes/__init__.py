@@ -19,6 +19,7 @@ from .condition import (
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .host import guarded, listen_to_setting, place_examples
+from .keyframes import GeneratedKeyframesNode
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -45,7 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, MemoryPlan),
     *(GemmaTextEncode, ThinkingTokens),
     *(EmptyLatent, Encode, Extend),
-    *(ImageCondition, Keyframes, AudioToVideo, VideoToAudio),
+    *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),

@@ -1,5 +1,6 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -7,7 +8,6 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.refine import Refine
@@ -127,7 +127,7 @@ class RefineNode(io.ComfyNode):
                 *inputs.widgets(TileSettings, *TILES),
                 inputs.plan(),
                 inputs.conditions(GIVEN),
-                *inputs.widgets(SecondStage, "keep_references"),
+                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
             outputs=[
                 inputs.latent_output("The refined latent, for the decoders."),
@@ -175,7 +175,7 @@ class TwoStage(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions(GIVEN),
                 *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SecondStage, "keep_references"),
+                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
             outputs=[
                 inputs.latent_output("The large latent, for the decoders."),
@@ -212,7 +212,8 @@ def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | 
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
     key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch)
+    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
+    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
     content, fps = stage.run(engine, latent.content, latent.fps)
     return latent.upscaled(content, fps)
 
@@ -244,5 +245,5 @@ def _refined(
     said = stage.describe(result)
     host.show_text(engine.node_id, "\n".join(said))
     report = "\n".join([*said, *map(str, engine.findings)])
-    kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
+    kept = replace(result, audio=begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles, state.draws), report

@@ -9,7 +9,7 @@ from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
-from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
+from ..ltx2_core.pipeline.encode_conditions import check_keyframes, check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
@@ -115,13 +115,14 @@ def given_in(
     """Return everything that is given in ``latent``, and what it leaves to be made.
 
     Raises:
-        SettingError: if it leaves nothing.
+        SettingError: if it leaves nothing, or the model cannot make it.
     """
     streams = tuple(latent.content.streams())
     encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)
+    check_keyframes(state, engine.blueprint)
     return items, state
 
 

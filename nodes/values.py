@@ -19,7 +19,7 @@ from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
 from ..ltx2_core.geometry import ClipShape, exact_fps
 from ..ltx2_core.health import Seams
-from ..ltx2_core.latents import AVLatent, from_parts
+from ..ltx2_core.latents import AVLatent, Keyframes, from_parts
 from ..ltx2_core.media import probe, widened
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
@@ -48,6 +48,7 @@ DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frames of conditions are counted at
+KEYFRAMES = "ltx2av_keyframes"  # in a LATENT: single frames that were generated beside the clip
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
@@ -86,6 +87,7 @@ class HostLatent:
         self._whole, self._guides = self.content, None
         if prompt is not None and prompt.guides is not None:
             self.content, self._guides = prompt.guides.split(self.content, self._given_masks[0])
+        self.content = replace(self.content, keyframes=self._keyframes)
         self.fps = _fps(latent, fps, None if prompt is None else prompt.frame_rate)
 
     @property
@@ -163,6 +165,12 @@ class HostLatent:
         return Seams(*lines)
 
     @property
+    def _keyframes(self) -> Keyframes | None:
+        """Those that were generated beside the clip, unless another node has cut it since."""
+        own, video = self.extras.get(KEYFRAMES), self.content.video
+        return own if own is not None and video is not None and own.belongs_to(video) else None
+
+    @property
     def unequal_lengths(self) -> str:
         """What to say if picture and sound will not end together; the host's own rounding makes no difference."""
         return self.content.unequal_lengths(self.fps)
@@ -208,7 +216,9 @@ class HostLatent:
 
     def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
         """Return the host's dictionary with other content, without extras in ``drop`` and with further ``extras``."""
-        kept = {key: value for key, value in self.extras.items() if key not in drop}
+        kept = {key: value for key, value in self.extras.items() if key not in (*drop, KEYFRAMES)}
+        if content.keyframes is not None:
+            kept[KEYFRAMES] = content.keyframes.map(host.to_host_format)
         if self._guides is not None and content.video is not None:
             frames = self._guides.latent.to(content.video)
             content = replace(content, video=torch.cat((content.video, frames), dim=2))

@@ -248,6 +248,8 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     if videos.kept is not None:
         conditions.append(KeepVideo(videos.kept))
     conditions += [_reference_audio(text) for text in options.reference_audio]
+    if options.generated_keyframes is not None:
+        conditions.append(options.generated_keyframes)
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
     conditions += [_reference_video(text, mask, loras) for text, mask in zip(options.reference_video, masks)]
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]

@@ -116,12 +116,13 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
+    latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
-        latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
+        latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
     return [_clip(stages, engine, complete, each) for each in latent.clips()]
 
 

@@ -12,7 +12,7 @@ from ..settings import CompleteRequest
 from .blueprint import Blueprint
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
-from .encode_conditions import ConditionSizes, measure_conditions
+from .encode_conditions import ConditionSizes, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
 from .long import sampled_size
 from .refine import Refine
@@ -62,6 +62,7 @@ class Stages:
         """
         second, batch = request.second, request.request.clip.batch_size
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
+        check_keyframes(ahead.state, engine.blueprint)
         held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
@@ -74,7 +75,7 @@ class Stages:
             text=EncodeText.of(prompts, cache, engine),
             conditions=ahead,
             sample=_first_stage(request, ahead),
-            upscale=tuple(_upscalers(request, engine)),
+            upscale=tuple(_upscalers(request, engine, ahead.keyframes if request.keeps_keyframes else 0)),
             refine=_second_stage(request, ahead, final) if second.refine else None,
             final_conditions=final,
             held=held,
@@ -117,11 +118,12 @@ def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: Condit
     return Refine.of(request.refine, first, tiles, final.state, request.refine_loras, ahead.state.draws)
 
 
-def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:
+def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iterator[Upscale]:
     shape = request.shape
     for file in request.second.upscalers:
         key = upscaler_key(file)
-        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch=request.request.clip.batch_size)
+        batch = request.request.clip.batch_size
+        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch, keyframes)
         shape = file.config.upscaled_shape(shape)
 
 

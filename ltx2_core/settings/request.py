@@ -209,6 +209,11 @@ class CompleteRequest:
         return tuple(at_rate(self.second.given(self.request.conditions), self.final, times))
 
     @property
+    def keeps_keyframes(self) -> bool:
+        """Whether keyframes that the first stage generates are still there when it is over."""
+        return self.second.keep_keyframes or not self.second.refine
+
+    @property
     def holds_sound(self) -> bool:
         """Whether the second stage keeps the sound of the first one from the noise."""
         return self.second.refine and self.second.sound == "hold"

@@ -7,7 +7,7 @@ from math import prod
 from typing import Annotated
 
 from ..checkpoint.upscaler import UpscalerFile
-from ..conditioning.conditions import Condition, of_second_stage, remakes_sound
+from ..conditioning.conditions import Condition, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
 from ..fields import Choice, Number, Switch, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
@@ -56,6 +56,12 @@ class SecondStage:
         Switch(advanced=True),
         "Shows reference videos and their IC-LoRA to the second stage, too, as Dub-It and HDR need it: more tokens and "
         "more memory. The official IC-LoRA pipeline leaves both out there.",
+    ] = False
+    keep_keyframes: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Enlarges generated keyframes with the clip and generates them again in the second stage, as DFR does: more "
+        "tokens and more memory. The other official pipelines leave them out there.",
     ] = False
     sigmas: Annotated[
         tuple[float, ...] | None,
@@ -126,11 +132,11 @@ class SecondStage:
 
     def given(self, conditions: Collection[Condition]) -> tuple[Condition, ...]:
         """Return which of the first stage's conditions the second one has."""
-        return of_second_stage(conditions, self.keep_references)
+        return of_second_stage(conditions, self.keep_references, self.keep_keyframes)
 
     def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
         """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""
-        leaves = len(self.given(conditions)) < len(conditions)
+        leaves = not self.keep_references and any(isinstance(each, ReferenceVideo) for each in conditions)
         return without_in_context(loras) if leaves else loras
 
     def completed(self, recipe: Refine, conditions: Collection[Condition] = ()) -> Refine:
