@@ -4,6 +4,7 @@ A clip owns one rational frame rate; every length follows from it (``conditionin
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -150,6 +151,32 @@ class ClipShape:
     def samples(self, sample_rate: int) -> int:
         """Samples of sound that last exactly as long as the frames."""
         return round(self.seconds * sample_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """Single frames that were generated beside a clip (see conditioning/README.md, "Generated keyframes").
+
+    Attributes:
+        latent: (B, C, K, H, W), of which every latent frame stands for one frame.
+        frames: the K frames of the clip that they are, rising.
+    """
+
+    latent: Tensor
+    frames: tuple[int, ...]
+
+    def map(self, function: Callable[..., Tensor]) -> "Keyframes":
+        """Apply ``function`` to their latent."""
+        return Keyframes(function(self.latent), self.frames)
+
+    def belongs_to(self, video: Tensor) -> bool:
+        """Return whether they can be frames of ``video`` (B, C, F, H, W)."""
+        same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
+        return same and self.frames[-1] < pixel_frames(video.shape[2])
+
+    def at_rate(self, times: int) -> "Keyframes":
+        """Return them as frames of the same clip at so many ``times`` its frame rate."""
+        return Keyframes(self.latent, tuple(frame * times for frame in self.frames))
 
 
 def latent_frames(frames: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import geometry
 from .errors import SettingError
-from .geometry import ClipShape
+from .geometry import ClipShape, Keyframes
 from .seeds import APPENDED_NOISE
 
 MOST_BYTES = 16 * 10**9  # of an empty latent
@@ -30,32 +30,6 @@ class Streams(Protocol):
     @property
     def audio(self) -> object:
         """The part of the audio, None if there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Keyframes:
-    """Single frames that were generated beside a clip (see conditioning/README.md, "Generated keyframes").
-
-    Attributes:
-        latent: (B, C, K, H, W), of which every latent frame stands for one frame.
-        frames: the K frames of the clip that they are, rising.
-    """
-
-    latent: Tensor
-    frames: tuple[int, ...]
-
-    def map(self, function: Callable[..., Tensor]) -> "Keyframes":
-        """Apply ``function`` to their latent."""
-        return Keyframes(function(self.latent), self.frames)
-
-    def belongs_to(self, video: Tensor) -> bool:
-        """Return whether they can be frames of ``video`` (B, C, F, H, W)."""
-        same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
-        return same and self.frames[-1] < geometry.pixel_frames(video.shape[2])
-
-    def at_rate(self, times: int) -> "Keyframes":
-        """Return them as frames of the same clip at so many ``times`` its frame rate."""
-        return Keyframes(self.latent, tuple(frame * times for frame in self.frames))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.conditioning.sockets import check_pictures
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
-from ..ltx2_core.geometry import ClipShape, exact_fps
+from ..ltx2_core.geometry import ClipShape, Keyframes, exact_fps
 from ..ltx2_core.health import Seams
-from ..ltx2_core.latents import AVLatent, Keyframes, from_parts
+from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe, widened
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script

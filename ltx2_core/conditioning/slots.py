@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import geometry
 from ..errors import SettingError
-from ..latents import Keyframes
+from ..geometry import Keyframes
 from .state import LatentCondition, State, tokens
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import geometry
 from ..errors import SettingError
-from ..latents import STREAMS, AVLatent, Keyframes, per_stream
+from ..geometry import Keyframes
+from ..latents import STREAMS, AVLatent, per_stream
 from ..layers import Visibility
 
 PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content

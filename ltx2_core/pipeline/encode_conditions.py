@@ -227,9 +227,9 @@ class ConditionSizes:
     batch: int = 1
 
     @property
-    def keyframes(self) -> int:
-        """How many keyframes are generated beside the clip."""
-        return 0 if self.state.video is None else len(self.state.video.generated_frames)
+    def generated_frames(self) -> tuple[int, ...]:
+        """The keyframes that are generated beside the clip."""
+        return () if self.state.video is None else self.state.video.generated_frames
 
     def begin(self, shape: ClipShape) -> AVLatent:
         """Return the empty latent of a clip of ``shape`` with the streams that it has."""

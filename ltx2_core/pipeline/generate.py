@@ -147,7 +147,7 @@ def check_decoders(models: Models, asked: Request) -> None:
 def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Clip:
     """Decode one clip: the sound now, the frames as they are asked for."""
     waveform, rate = _sound(stages, engine, request, latent.audio)
-    pictures = _pictures(stages, engine, request, latent.video)
+    pictures = _pictures(stages, engine, request, latent)
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
     return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"), seed)
@@ -166,15 +166,15 @@ def _sound(
     return waveform[0], rate
 
 
-def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None) -> Iterator[Tensor]:
+def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
     if video := kept_video(request.refine_conditions):
         yield from video.chunks(request.final.fps, request.final.frames)
-    elif latent is not None and stages.decode_video is not None:
+    elif latent.video is not None and stages.decode_video is not None:
         seams = None
         if stages.refine is not None:
             seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
-        for chunk in stages.decode_video.run(engine, latent, seams):
+        for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
             yield chunk[0]
 
 

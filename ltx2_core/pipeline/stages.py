@@ -75,12 +75,12 @@ class Stages:
             text=EncodeText.of(prompts, cache, engine),
             conditions=ahead,
             sample=_first_stage(request, ahead),
-            upscale=tuple(_upscalers(request, engine, ahead.keyframes if request.keeps_keyframes else 0)),
+            upscale=tuple(_upscalers(request, engine, len(ahead.generated_frames) if request.keeps_keyframes else 0)),
             refine=_second_stage(request, ahead, final) if second.refine else None,
             final_conditions=final,
             held=held,
             decode_audio=_audio_decoder(request, engine.blueprint),
-            decode_video=_video_decoder(request, engine.blueprint),
+            decode_video=_video_decoder(request, engine.blueprint, ahead, final),
             blueprint=engine.blueprint,
         )
 
@@ -131,10 +131,15 @@ def _audio_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeAudi
     return audio_stages(blueprint, request.final.audio_latents) if "audio" in request.streams else None
 
 
-def _video_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeVideo | None:
+def _video_decoder(
+    request: CompleteRequest, blueprint: Blueprint, ahead: ConditionSizes, final: ConditionSizes
+) -> DecodeVideo | None:
     if "video" not in request.streams or not blueprint.has("video_decoder"):
         return None
-    return DecodeVideo(request.final.video_latent, request.request.tiling, denoising=request.request.decoding)
+    times = round(request.final.fps / request.shape.fps)
+    keyframes = final.generated_frames if request.second.refine else tuple(f * times for f in ahead.generated_frames)
+    denoising = request.request.decoding
+    return DecodeVideo(request.final.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
 
 
 PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on

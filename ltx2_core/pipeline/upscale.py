@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..checkpoint.upscaler import video_statistics
 from ..errors import SettingError
-from ..latents import AVLatent, Keyframes
+from ..geometry import Keyframes
+from ..latents import AVLatent
 from ..memory.partition import Weights
 from ..memory.placement import StageNeed
 from ..memory.trace import cost
