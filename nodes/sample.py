@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
+from ..ltx2_core.conditioning.conditions import edits
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
@@ -92,7 +93,7 @@ class SampleNode(io.ComfyNode):
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive))
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
-        sampling = _sampling(engine, begin, settings).for_streams(state.free)
+        sampling = _sampling(engine, begin, conditions or (), settings).for_streams(state.free)
         check_negative(sampling, negative)
         _warn(engine, begin, sampling)
         stage = _stage(sampling, state, begin, windows)
@@ -134,12 +135,12 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
         )
 
 
-def _sampling(engine: HostEngine, begin: HostLatent, settings: dict[str, Any]) -> Sampling:
+def _sampling(engine: HostEngine, begin: HostLatent, conditions: Chain, settings: dict[str, Any]) -> Sampling:
     """Return how to sample: as the recipe or as the widgets say; what is connected takes the place of either."""
     how = inputs.settings_from(SamplingSettings, settings)
     sigmas, guidance, steps = (settings.pop(name, None) for name in ("sigmas", "guidance", "steps"))
     choice = inputs.settings_from(RecipeSettings, settings)
-    models, recipe = engine.models, recipe_of(engine.models, choice.hq)
+    models, recipe = engine.models, recipe_of(engine.models, choice.hq).editing(edits(conditions))
     follows = choice.follows(sigmas)
     own = None if follows or recipe.has_fixed_steps else steps
     levels = recipe.sigmas(own, tokens=begin.video_tokens) if sigmas is None else sigmas.tolist()

@@ -97,8 +97,6 @@ def ours(files: Files, case: str, **more) -> dict[str, Tensor]:
     settings |= more
     distilled = case in ("distilled", "ic-lora in one stage", "ic-lora", "generated keyframes")
     settings |= {} if distilled else {"steps": STEPS, "video": VIDEO, "audio": AUDIO}
-    # Of 2.5, only the first stage of the official distilled pipeline is ancestral.
-    settings |= {"sampler": "euler"} if case.startswith("ic-lora") else {}
     lora = None if distilled else open_lora(files.loras["distilled-lora"])
     if case not in ("one stage", "retake", "ic-lora in one stage", "text to audio"):
         settings["second"] = SecondStage((open_upscaler(files.upscaler),), lora=lora)

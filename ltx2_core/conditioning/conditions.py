@@ -110,6 +110,14 @@ def of_second_stage(
     return tuple(each for each in conditions if not isinstance(each, dropped))
 
 
+def edits(conditions: Iterable["Condition"]) -> bool:
+    """Return whether a reference is followed, or a part of a clip made anew.
+
+    Source: ltx-pipelines 1.2.0 has pipelines of their own for that (IC-LoRA, Dub-It, retake).
+    """
+    return any(isinstance(each, ReferenceVideo | ReferenceAudio | RetakeRange | InpaintMask) for each in conditions)
+
+
 def remakes_sound(conditions: Iterable["Condition"]) -> bool:
     """Return whether the pipeline that these conditions belong to ships the sound of its second stage.
 

@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..conditioning.conditions import Condition, Picture
+from ..conditioning.conditions import Condition, Picture, edits
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
 from ..fields import did_you_mean, settings_of
@@ -118,7 +118,11 @@ class Request:
             SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
                 stage would refine.
         """
-        second, long = self.second or SecondStage(refine=False), self.long
+        second, long, recipe = (
+            self.second or SecondStage(refine=False),
+            self.long,
+            recipe.editing(edits(self.conditions)),
+        )
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
