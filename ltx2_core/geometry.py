@@ -174,6 +174,10 @@ class Keyframes:
         same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
         return same and self.frames[-1] < pixel_frames(video.shape[2])
 
+    def moved(self, frames: int) -> "Keyframes":
+        """Return them so many ``frames`` later."""
+        return Keyframes(self.latent, tuple(frame + frames for frame in self.frames))
+
     def at_rate(self, times: int) -> "Keyframes":
         """Return them as frames of the same clip at so many ``times`` its frame rate."""
         return Keyframes(self.latent, tuple(frame * times for frame in self.frames))

@@ -19,7 +19,7 @@ from .condition import (
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .host import guarded, listen_to_setting, place_examples
-from .keyframes import GeneratedKeyframesNode
+from .keyframes import GeneratedKeyframesNode, RaiseFrameRate
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -49,7 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
-    *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),
+    *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
     *(VideoDecode, AudioDecode, VocoderNode, Decode),
 ]
 

@@ -51,7 +51,7 @@ class UpscaleNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
+        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
         return io.NodeOutput(larger)
@@ -79,7 +79,7 @@ class UpscaleTime(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
+        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
         return io.NodeOutput(larger, clip.frames, float(clip.fps))
@@ -193,7 +193,7 @@ class TwoStage(io.ComfyNode):
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
         begin = HostLatent(latent, prompt=HostConditioning(positive))
-        larger = _upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
+        larger = upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
         refiner = settings.pop("refine_model", None) or model
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
@@ -202,7 +202,7 @@ class TwoStage(io.ComfyNode):
         return io.NodeOutput(refined, report)
 
 
-def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | None = None) -> Latent:
+def upscaled(engine: HostEngine, latent: HostLatent, value: UpscalerLike, wanted: str | None = None) -> Latent:
     """Return the larger LATENT; ``wanted`` is "space" or "time" where a node enlarges one of them only."""
     upscaler = upscaler_of(value, engine.models)
     if not latent.has_picture:

@@ -1,6 +1,6 @@
 """What goes through our sockets: the types, and the Python value that each one carries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -234,6 +234,11 @@ class HostLatent:
         times = self.times * round(fps / self.fps)
         extras: dict[str, Any] = {"fps": fps, TIMES: times, DRAWN: self.drawn_by_first}
         return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), **extras)
+
+    def raised(self, content: AVLatent, draws: Sequence[tuple[int, ...]]) -> Latent:
+        """Return what a round of windows, which drew so many numbers each, made of this."""
+        extras: dict[str, Any] = {DRAWN: (*self.drawn_by_first, *(count for each in draws for count in each))}
+        return self.with_content(content, (), **extras)
 
     def refined(self, content: AVLatent, tiles: Tiles, drawn: tuple[int, ...]) -> Latent:
         """Return the refined latent, which says where its tiles meet."""

@@ -63,6 +63,7 @@ class Sampling:
         together: whether tiles are blended in every step, or each is sampled to its end by itself.
         drawn: sizes of the draws of random numbers in the stages before this one.
         window: the number of the window of a long clip.
+        solver: in place of the sampler that the settings name.
     """
 
     sigmas: tuple[float, ...]
@@ -72,6 +73,7 @@ class Sampling:
     together: bool = True
     drawn: tuple[int, ...] = ()
     window: int = 0
+    solver: Sampler | None = None
 
     @property
     def seeds(self) -> Seeds:
@@ -96,8 +98,8 @@ class Sampling:
 
     @property
     def sampler(self) -> Sampler:
-        """The row of the sampler; euler where none is named."""
-        return SAMPLERS[self.settings.sampler or "euler"]
+        """The solver, or the row of the sampler; euler where none is named."""
+        return self.solver or SAMPLERS[self.settings.sampler or "euler"]
 
     @property
     def needs_negative(self) -> bool:

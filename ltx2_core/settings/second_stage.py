@@ -7,7 +7,7 @@ from math import prod
 from typing import Annotated
 
 from ..checkpoint.upscaler import UpscalerFile
-from ..conditioning.conditions import Condition, ReferenceVideo, of_second_stage, remakes_sound
+from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
 from ..fields import Choice, Number, Switch, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
@@ -61,7 +61,8 @@ class SecondStage:
         bool,
         Switch(advanced=True),
         "Enlarges generated keyframes with the clip and generates them again in the second stage, as DFR does: more "
-        "tokens and more memory. The other official pipelines leave them out there.",
+        "tokens and more memory. The clip then has the sound of the first stage. The other official pipelines leave "
+        "keyframes out there.",
     ] = False
     sigmas: Annotated[
         tuple[float, ...] | None,
@@ -146,6 +147,8 @@ class SecondStage:
             recipe: that of the model.
             conditions: what is given in the first stage; it tells which pipeline this is.
         """
+        if self.keep_keyframes and any(isinstance(each, GeneratedKeyframes) for each in conditions):
+            recipe = replace(recipe, keeps_sound=True)
         if self.sound == "refine" or remakes_sound(conditions):
             recipe = replace(recipe, keeps_sound=False)
         if self.sigmas is not None:
