@@ -174,6 +174,11 @@ class Keyframes:
         same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
         return same and self.frames[-1] < pixel_frames(video.shape[2])
 
+    def before(self, end: int) -> "Keyframes | None":
+        """Return those before the frame ``end``; None if there are none."""
+        count = sum(frame < end for frame in self.frames)
+        return Keyframes(self.latent[:, :, :count], self.frames[:count]) if count else None
+
     def moved(self, frames: int) -> "Keyframes":
         """Return them so many ``frames`` later."""
         return Keyframes(self.latent, tuple(frame + frames for frame in self.frames))

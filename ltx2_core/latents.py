@@ -99,6 +99,13 @@ class AVLatent:
             f"{float(clip.seconds):.2f} s at {float(fps):g} fps: was it made for another frame rate?"
         )
 
+    def first(self, shape: ClipShape) -> "AVLatent":
+        """Return the beginning of this, as long as a clip of ``shape``."""
+        video = None if self.video is None else self.video[:, :, : shape.video_latent[0]]
+        audio = None if self.audio is None else self.audio[:, :, : shape.audio_latents]
+        keyframes = None if self.keyframes is None else self.keyframes.before(shape.frames)
+        return AVLatent(video, audio, keyframes)
+
     def select(self, streams: Collection[str]) -> "AVLatent":
         """Keep only these streams, as far as they are present."""
         return AVLatent(

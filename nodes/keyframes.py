@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..ltx2_core.conditioning.conditions import GeneratedKeyframes, of_round
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import RaiseRate, check_known_keyframes
-from ..ltx2_core.settings import SamplingSettings
+from ..ltx2_core.settings import SamplingSettings, SecondStage
 from . import host, inputs
 from .engine import HostEngine, LoadedModel, UpscalerLike
 from .refine import upscaled
@@ -45,9 +45,7 @@ class RaiseFrameRate(io.ComfyNode):
                 inputs.positive("The encoded prompt, that of the first stage."),
                 inputs.latent("A finished latent with generated keyframes, from LTX-2 Two Stages."),
                 inputs.UPSCALER,
-                io.Int.Input(
-                    "rounds", default=1, min=1, max=2, tooltip="How often the frame rate is doubled: 2 makes 96 of 24."
-                ),
+                *inputs.widgets(SecondStage, "rounds", rounds=1),
                 *inputs.widgets(SamplingSettings, "seed"),
                 inputs.plan(),
                 inputs.conditions("What is given: pictures of the first stage, which are encoded again."),

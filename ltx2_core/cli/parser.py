@@ -472,7 +472,7 @@ def _second_stage(command: Command) -> None:
     group.add("--refine", action="store_true", covers={SecondStage: ("refine",)},
               help="a second stage, which puts detail into what was enlarged")  # fmt: skip
     group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))
-    group.add_settings(SecondStage, only=("keep_references", "keep_keyframes"))
+    group.add_settings(SecondStage, only=("keep_references", "keep_keyframes", "rounds"))
     group.add("--refine-guidance", action="append", default=[], type=syntax.parse_guidance,
               metavar="[STREAM:][SIGMA:]NAME=VALUE,...",
               help="guidance of the second stage, as --guidance-up-to (default: as the recipe)")  # fmt: skip

@@ -108,7 +108,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
-    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.final, engine.load))
+    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
 
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
@@ -123,6 +123,11 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
         latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
+    for each in stages.rounds:
+        latent, fps = each.upscale.run(engine, latent, fps)
+        conditions = encode_all(complete.round_conditions(each.shape), each.shape, ("video",), engine)
+        latent = each.refine.run(engine, latent, fps, script, conditions)
+    latent = latent.first(complete.made) if stages.rounds else latent
     return [_clip(stages, engine, complete, each) for each in latent.clips()]
 
 
@@ -150,7 +155,7 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     pictures = _pictures(stages, engine, request, latent)
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
-    return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"), seed)
+    return Clip(pictures, request.made.fps, waveform, rate, latent.to("cpu"), seed)
 
 
 def _sound(
@@ -158,21 +163,21 @@ def _sound(
 ) -> tuple[Tensor | None, int | None]:
     """Return the waveform (1 or 2, N) and its sample rate: a given sound as it is, else the decoded one."""
     if sound := kept_audio(request.request.conditions):
-        engine.events.report_findings(sound.findings(request.final))
-        return sound.lasting(request.final), sound.sample_rate
+        engine.events.report_findings(sound.findings(request.made))
+        return sound.lasting(request.made), sound.sample_rate
     if latent is None or stages.decode_audio is None:
         return None, None
-    waveform, rate = stages.decode_audio.run(engine, latent, request.final)
+    waveform, rate = stages.decode_audio.run(engine, latent, request.made)
     return waveform[0], rate
 
 
 def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
     if video := kept_video(request.refine_conditions):
-        yield from video.chunks(request.final.fps, request.final.frames)
+        yield from video.chunks(request.made.fps, request.made.frames)
     elif latent.video is not None and stages.decode_video is not None:
         seams = None
-        if stages.refine is not None:
+        if stages.refine is not None and not stages.rounds:
             seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
         for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
             yield chunk[0]

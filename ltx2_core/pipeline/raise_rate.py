@@ -5,12 +5,22 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..conditioning import Frozen, Keyframe, KeyframeSlots, LatentCondition, apply_conditions
 from ..errors import SettingError
-from ..geometry import AUDIO_RATE, TIME_SCALE, pixel_frames
+from ..geometry import (
+    AUDIO_BINS,
+    AUDIO_CHANNELS,
+    AUDIO_RATE,
+    TIME_SCALE,
+    VIDEO_CHANNELS,
+    ClipShape,
+    Keyframes,
+    pixel_frames,
+)
 from ..health import latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
@@ -109,6 +119,11 @@ class RaiseRate(Stage):
         return f"raising the frame rate, round {self.number}"
 
     @property
+    def made_frames(self) -> tuple[int, ...]:
+        """The keyframes that there are when it is over."""
+        return tuple(sorted({frame for each in self.windows for frame in (*each.anchors, *each.slots)}))
+
+    @property
     def steps(self) -> int:
         """The steps of a window."""
         return len(ROUND_SIGMAS) - 1
@@ -169,6 +184,14 @@ def check_known_keyframes(latent: AVLatent) -> None:
     """Raise SettingError for a latent without picture or keyframes."""
     if latent.video is None or latent.keyframes is None:
         raise SettingError(NO_KEYFRAMES)
+
+
+def placeholder(shape: ClipShape, audio_latents: int, frames: tuple[int, ...], batch: int) -> AVLatent:
+    """Return zeros in the place of a clip with keyframes, which take no memory."""
+    count, height, width = shape.video_latent
+    video = torch.zeros(1).expand(batch, VIDEO_CHANNELS, count, height, width)
+    audio = torch.zeros(1).expand(batch, AUDIO_CHANNELS, audio_latents, AUDIO_BINS)
+    return AVLatent(video, audio, Keyframes(video[:, :, : len(frames)], frames))
 
 
 def told_fps(fps: Fraction) -> Fraction:

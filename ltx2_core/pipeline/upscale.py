@@ -65,7 +65,7 @@ def upscale(
 class Upscale(Stage):
     """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``.
 
-    So many ``keyframes`` are enlarged with it.
+    So many ``keyframes`` are enlarged with it. ``number`` is that of a round, where there are several.
     """
 
     key: NetworkKey[Any]
@@ -74,11 +74,12 @@ class Upscale(Stage):
     dtype: torch.dtype = torch.bfloat16
     batch: int = 1
     keyframes: int = 0
+    number: int = 1
 
     @property
     def name(self) -> str:
         """Such as "upscaling space by 2"."""
-        return f"upscaling {self.config.enlarges}"
+        return f"upscaling {self.config.enlarges}" + (f", round {self.number}" if self.number > 1 else "")
 
     @property
     def networks(self) -> tuple[NetworkKey[Any], ...]:

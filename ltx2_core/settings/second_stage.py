@@ -9,7 +9,7 @@ from typing import Annotated
 from ..checkpoint.upscaler import UpscalerFile
 from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words, zero
+from ..fields import Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
 from ..lora.stack import without_in_context
@@ -64,6 +64,12 @@ class SecondStage:
         "tokens and more memory. The clip then has the sound of the first stage. The other official pipelines leave "
         "keyframes out there.",
     ] = False
+    rounds: Annotated[
+        int,
+        Whole(0, 2),
+        "How often the frame rate is doubled after the second stage, and the clip refined between generated keyframes "
+        "(DFR of LTX-2.5): 1 makes 48 of 24 frames per second, 2 makes 96. Needs the temporal upscaler.",
+    ] = 0
     sigmas: Annotated[
         tuple[float, ...] | None,
         Words(),
@@ -116,9 +122,31 @@ class SecondStage:
 
     def last(self, clip: ClipShape) -> ClipShape:
         """Return what becomes of the clip of the first stage."""
-        for file in self.upscalers:
+        for file in self.enlarging:
             clip = file.config.upscaled_shape(clip)
         return clip
+
+    @property
+    def enlarging(self) -> tuple[UpscalerFile, ...]:
+        """What enlarges the clip before it is refined: not the temporal upscaler, where rounds take it."""
+        return tuple(file for file in self.upscalers if not self.rounds or file.config.time == 1)
+
+    @property
+    def raising(self) -> UpscalerFile:
+        """What doubles the frame rate in each round. Raises SettingError without one."""
+        for file in self.upscalers:
+            if file.config.time != 1:
+                return file
+        raise SettingError(
+            "Rounds double the frame rate with the temporal upscaler, and there is none: give it with "
+            "--temporal-upscaler (ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0), or set rounds to 0."
+        )
+
+    def for_rounds(self) -> "SecondStage":
+        """Return the second stage that rounds go on from. Raises SettingError for one that they cannot."""
+        if not self.refine:
+            raise SettingError("Rounds go on from a second stage: let it refine (--refine), or set rounds to 0.")
+        return replace(self, keep_keyframes=True) if self.raising else self
 
     def with_lora(self, loras: Stack, strength: float) -> Stack:
         """Add the distilled LoRA with this strength to ``loras``; it was made for the transformer alone."""
@@ -149,6 +177,8 @@ class SecondStage:
         """
         if self.keep_keyframes and any(isinstance(each, GeneratedKeyframes) for each in conditions):
             recipe = replace(recipe, keeps_sound=True)
+        if self.rounds:
+            recipe = replace(recipe, sampler="euler_ancestral")
         if self.sound == "refine" or remakes_sound(conditions):
             recipe = replace(recipe, keeps_sound=False)
         if self.sigmas is not None:

@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import ltx2_core as ltx2
+from ltx2_core import tiny
+from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, KeyframeSlots
+from ltx2_core.conditioning.conditions import GeneratedKeyframes
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.raise_rate import RaiseRate, items_of, part_of, told_fps
+from ltx2_core.sampling import recipe_for
 from ltx2_core.sampling.rounds import ROUND_SIGMAS, join_keyframes, join_round, round_sampler, split_round
+from ltx2_core.settings import Request, SecondStage
 
 ANCHORS = (48, 96, 144, 192, 240)  # of 121 frames, at twice their rate
 
@@ -126,3 +132,50 @@ def test_the_plan_counts_every_window_and_the_keyframes_in_it(released):
 def test_what_a_round_cannot_follow_is_said(latent, conditions, said):
     with pytest.raises(SettingError, match=said):
         RaiseRate.of(latent, Fraction(48), 1, conditions)
+
+
+# As one recipe
+
+
+@pytest.fixture(scope="module")
+def upscalers(tmp_path_factory):
+    """Random ones, in space and in time."""
+    kinds = {}, {"spatial_upsample": False, "temporal_upsample": True}
+    return tuple(open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler"), kind)) for kind in kinds)
+
+
+def test_the_recipe_fills_up_the_clip_and_finds_its_keyframes(upscalers):
+    recipe = recipe_for("2.5", 48, distilled=True)
+    request = Request.of("x", frames=105, width=64, height=64, second=SecondStage(upscalers, rounds=2))
+    whole = request.completed(recipe)
+    assert (whole.shape.frames, whole.shape.width, whole.final.fps) == (121, 32, 24)
+    assert (whole.made.frames, whole.made.fps, whole.made.width) == (417, 96, 64)
+    assert whole.sampler == whole.refine.sampler == "euler_ancestral" and whole.refine.keeps_sound
+    assert whole.second.keep_keyframes and whole.request.conditions == (GeneratedKeyframes(),)
+    own = replace(request, conditions=(GeneratedKeyframes(frames="48, 120"),)).completed(recipe)
+    assert own.request.conditions == (GeneratedKeyframes(frames="48, 120"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"upscalers": ()}, "temporal upscaler, and there is none"), ({"refine": False}, "go on from a second stage")],
+)
+def test_rounds_that_lack_something_are_refused(upscalers, changes, said):
+    second = replace(SecondStage(upscalers, rounds=1), **changes)
+    with pytest.raises(SettingError, match=said):
+        Request.of("x", second=second).completed(recipe_for("2.5", 48, distilled=True))
+
+
+@pytest.mark.slow
+def test_a_clip_of_dfr_is_as_long_as_asked_and_keeps_its_sound(tiny_files, upscalers):
+    models = ltx2.open_models(*tiny_files("2.5")[:2], distilled=True)
+    settings = {"frames": 25, "width": 64, "height": 64, "seed": 3, "cache": False, "device": "cpu"}
+    told = []
+    second = SecondStage(upscalers, rounds=1)
+    clip = ltx2.generate(models, "a ball", second=second, on_progress=lambda *each: told.append(each), **settings)
+    assert clip.fps == 48 and clip.frames.shape == (49, 64, 64, 3) and clip.latent.keyframes.frames == (24, 48)
+    assert abs(clip.waveform.shape[-1] / clip.sample_rate - 49 / 48) < 0.01
+    assert [each[1:] for each in told if each[0].startswith("raising")] == [(step, 4) for step in range(1, 5)]
+    short = ltx2.generate(models, "a ball", second=second, **settings | {"frames": 17})
+    assert short.frames.shape == (33, 64, 64, 3) and short.latent.audio.shape[2] == 17
+    assert torch.equal(short.latent.video, clip.latent.video[:, :, :5])  # of a clip that is filled up to 25 frames
