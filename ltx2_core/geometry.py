@@ -4,6 +4,7 @@ A clip owns one rational frame rate; every length follows from it (``conditionin
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -152,6 +153,41 @@ class ClipShape:
         return round(self.seconds * sample_rate)
 
 
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """Single frames that were generated beside a clip (see conditioning/README.md, "Generated keyframes").
+
+    Attributes:
+        latent: (B, C, K, H, W), of which every latent frame stands for one frame.
+        frames: the K frames of the clip that they are, rising.
+    """
+
+    latent: Tensor
+    frames: tuple[int, ...]
+
+    def map(self, function: Callable[..., Tensor]) -> "Keyframes":
+        """Apply ``function`` to their latent."""
+        return Keyframes(function(self.latent), self.frames)
+
+    def belongs_to(self, video: Tensor) -> bool:
+        """Return whether they can be frames of ``video`` (B, C, F, H, W)."""
+        same = self.latent.shape[:2] == video.shape[:2] and self.latent.shape[3:] == video.shape[3:]
+        return same and self.frames[-1] < pixel_frames(video.shape[2])
+
+    def before(self, end: int) -> "Keyframes | None":
+        """Return those before the frame ``end``; None if there are none."""
+        count = sum(frame < end for frame in self.frames)
+        return Keyframes(self.latent[:, :, :count], self.frames[:count]) if count else None
+
+    def moved(self, frames: int) -> "Keyframes":
+        """Return them so many ``frames`` later."""
+        return Keyframes(self.latent, tuple(frame + frames for frame in self.frames))
+
+    def at_rate(self, times: int) -> "Keyframes":
+        """Return them as frames of the same clip at so many ``times`` its frame rate."""
+        return Keyframes(self.latent, tuple(frame * times for frame in self.frames))
+
+
 def latent_frames(frames: int) -> int:
     """Return the latent frames that hold this many pixel frames."""
     return (frames - 1) // TIME_SCALE + 1
@@ -160,6 +196,22 @@ def latent_frames(frames: int) -> int:
 def pixel_frames(latents: int) -> int:
     """Return the pixel frames that this many latent frames become."""
     return (latents - 1) * TIME_SCALE + 1
+
+
+SEGMENTS = (24, 32)  # frames between two generated keyframes; the later one where both fit equally well
+
+
+def segment_length(frames: int) -> int:
+    """Return the frames from one generated keyframe to the next that fill a clip of ``frames`` up least.
+
+    Source: ltx-pipelines 1.2.0, the layout of its DFR pipeline.
+    """
+    return min(reversed(SEGMENTS), key=lambda segment: -(frames - 1) % segment)
+
+
+def whole_segments(frames: int) -> int:
+    """Return the length of the shortest clip of at least ``frames`` that consists of whole segments."""
+    return frames + -(frames - 1) % segment_length(frames)
 
 
 def video_positions(

@@ -1,7 +1,7 @@
 """Both streams of one sample as a single vector, and its noise."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 from typing import Protocol
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import geometry
 from .errors import SettingError
-from .geometry import ClipShape
+from .geometry import ClipShape, Keyframes
 from .seeds import APPENDED_NOISE
 
 MOST_BYTES = 16 * 10**9  # of an empty latent
@@ -36,11 +36,13 @@ class Streams(Protocol):
 class AVLatent:
     """Both streams of one sample; to a sampler they are a single vector, and an absent stream stays absent.
 
-    While it is sampled, a stream is its tokens (B, N, C), to which others may be appended.
+    While it is sampled, a stream is its tokens (B, N, C), to which others may be appended. A finished latent carries
+    the keyframes that were generated beside it; they are no part of the vector.
     """
 
     video: Tensor | None  # (B, C, F, H, W)
     audio: Tensor | None  # (B, C, T, M)
+    keyframes: Keyframes | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Streams") -> "AVLatent":
         """Apply ``function`` to each stream that is present and to that stream of ``others``."""
@@ -60,8 +62,9 @@ class AVLatent:
     __rmul__ = __mul__
 
     def to(self, *args: torch.device | torch.dtype | str) -> "AVLatent":
-        """Move or convert both streams, as ``Tensor.to`` does."""
-        return self.map(lambda x: x.to(*args))
+        """Move or convert both streams and the keyframes, as ``Tensor.to`` does."""
+        moved, own = self.map(lambda x: x.to(*args)), self.keyframes
+        return moved if own is None else replace(moved, keyframes=own.map(lambda x: x.to(*args)))
 
     def streams(self) -> dict[str, Tensor]:
         """Return the streams that are present, by name."""
@@ -70,8 +73,11 @@ class AVLatent:
     def clips(self) -> list["AVLatent"]:
         """Return the clips of a batch, each as a batch of one."""
         parts = {name: x.split(1) for name, x in self.streams().items()}
-        count = len(next(iter(parts.values()), ()))
-        return [AVLatent(*(parts[name][i] if name in parts else None for name in STREAMS)) for i in range(count)]
+        count, own = len(next(iter(parts.values()), ())), self.keyframes
+        clips = [AVLatent(*(parts[name][i] if name in parts else None for name in STREAMS)) for i in range(count)]
+        if own is None:
+            return clips
+        return [replace(each, keyframes=Keyframes(x, own.frames)) for each, x in zip(clips, own.latent.split(1))]
 
     def shape(self, fps: Fraction) -> ClipShape:
         """Return the clip that this is at ``fps``; of a sound alone, one whose picture would be as small as can be."""
@@ -93,11 +99,19 @@ class AVLatent:
             f"{float(clip.seconds):.2f} s at {float(fps):g} fps: was it made for another frame rate?"
         )
 
+    def first(self, shape: ClipShape) -> "AVLatent":
+        """Return the beginning of this, as long as a clip of ``shape``."""
+        video = None if self.video is None else self.video[:, :, : shape.video_latent[0]]
+        audio = None if self.audio is None else self.audio[:, :, : shape.audio_latents]
+        keyframes = None if self.keyframes is None else self.keyframes.before(shape.frames)
+        return AVLatent(video, audio, keyframes)
+
     def select(self, streams: Collection[str]) -> "AVLatent":
         """Keep only these streams, as far as they are present."""
         return AVLatent(
             self.video if "video" in streams else None,
             self.audio if "audio" in streams else None,
+            self.keyframes if "video" in streams else None,
         )
 
 

@@ -11,6 +11,9 @@ STEP_NOISE = 10_000
 # res_2s draws the noise in the middle of a step from one more generator, so far on from that of its end
 # (ltx-pipelines, the res_2s loop: noise_seed + 10000).
 MIDDLE_NOISE = 10_000
+# The fresh noise of each round that raises the frame rate has a seed so far on, that of each window one more
+# (ltx-pipelines, the DFR pipeline).
+ROUND_NOISE = 1000
 # Ours: in ComfyUI's order appended sounds draw from a generator of their own, because ComfyUI draws nothing for them.
 APPENDED_NOISE = 30_000
 
@@ -42,6 +45,10 @@ class Seeds:
         A run that goes on at ``first_step`` draws other noise than the run before it.
         """
         return first_step + (self.first + STEP_NOISE if self.fixed is None else self.fixed)
+
+    def round_noise(self, number: int, window: int) -> int:
+        """Return the seed of the fresh noise of a window in a round; rounds count from 1, windows from 0."""
+        return self.first + ROUND_NOISE * number + window
 
     def middle_noise(self, first_step: int = 0) -> int:
         """Return the seed of the noise in the middle of the steps of res_2s; samplers reach it by ``Noise.fork``."""

@@ -20,6 +20,7 @@ from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .hdr import LoadHDR, SaveHDR
 from .host import guarded, listen_to_setting, place_examples
+from .keyframes import GeneratedKeyframesNode, RaiseFrameRate
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -46,10 +47,10 @@ NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR, MemoryPlan),
     *(GemmaTextEncode, ThinkingTokens),
     *(EmptyLatent, Encode, Extend),
-    *(ImageCondition, Keyframes, AudioToVideo, VideoToAudio),
+    *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
-    *(UpscaleNode, UpscaleTime, RefineNode, TwoStage),
+    *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
     *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR),
 ]
 

@@ -19,7 +19,7 @@ from .engine import HostEngine, LoadedModel
 from .values import Audio, HostLatent, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
-DENOISING = ("decoder_seed", "decoder_steps")
+DENOISING = ("decoder_seed", "decoder_steps", "decoder_keyframes")
 
 
 class VideoDecode(io.ComfyNode):
@@ -44,7 +44,7 @@ class VideoDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: int) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: Any) -> io.NodeOutput:
         light = inputs.settings_from(LightDecoding, decoding)
         engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
         return io.NodeOutput(finish(_frames(engine, HostLatent(latent), decoding).flatten(0, 1)))
@@ -141,7 +141,7 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: LoadedModel, latent: Latent, fps: float = 0.0, plan: Plan | None = None,
-        audio: Audio | None = None, images: Tensor | None = None, **decoding: int
+        audio: Audio | None = None, images: Tensor | None = None, **decoding: Any
     ) -> io.NodeOutput:  # fmt: skip
         engine, content = HostEngine(model, plan, cls), HostLatent(latent, fps)
         batch = len(content.video)
@@ -174,13 +174,15 @@ def _video(images: Tensor, audio: Audio | None, number: int, fps: Fraction) -> A
     return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=sound, frame_rate=fps))
 
 
-def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, int]) -> Tensor:
+def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, Any]) -> Tensor:
     """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU; ``decoding`` are widgets of the node."""
     batch, _, count, height, width = latent.video.shape
     tiling, denoising = ({name: decoding[name] for name in names if name in decoding} for names in (TILING, DENOISING))
     chosen = Tiling(**tiling) if tiling.get("tile_size") else None
-    stage = DecodeVideo((count, height, width), chosen, batch, Denoising(**denoising))
-    return stage.collect(engine, latent.video, latent.seams)
+    keyframes = latent.content.keyframes
+    frames = () if keyframes is None else keyframes.frames
+    stage = DecodeVideo((count, height, width), chosen, batch, Denoising(**denoising), frames)
+    return stage.collect(engine, latent.video, latent.seams, keyframes)
 
 
 def _mel(engine: HostEngine, latent: HostLatent) -> MelSpectrogram:

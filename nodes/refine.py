@@ -1,5 +1,6 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -7,7 +8,6 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
-from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.refine import Refine
@@ -51,7 +51,7 @@ class UpscaleNode(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
+        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
         return io.NodeOutput(larger)
@@ -79,7 +79,7 @@ class UpscaleTime(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = _upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
+        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
         clip = HostLatent(larger).shape
         host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
         return io.NodeOutput(larger, clip.frames, float(clip.fps))
@@ -127,7 +127,7 @@ class RefineNode(io.ComfyNode):
                 *inputs.widgets(TileSettings, *TILES),
                 inputs.plan(),
                 inputs.conditions(GIVEN),
-                *inputs.widgets(SecondStage, "keep_references"),
+                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
             outputs=[
                 inputs.latent_output("The refined latent, for the decoders."),
@@ -175,7 +175,7 @@ class TwoStage(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions(GIVEN),
                 *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SecondStage, "keep_references"),
+                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
             outputs=[
                 inputs.latent_output("The large latent, for the decoders."),
@@ -193,7 +193,7 @@ class TwoStage(io.ComfyNode):
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
         begin = HostLatent(latent, prompt=HostConditioning(positive))
-        larger = _upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
+        larger = upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
         refiner = settings.pop("refine_model", None) or model
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
@@ -202,7 +202,7 @@ class TwoStage(io.ComfyNode):
         return io.NodeOutput(refined, report)
 
 
-def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | None = None) -> Latent:
+def upscaled(engine: HostEngine, latent: HostLatent, value: UpscalerLike, wanted: str | None = None) -> Latent:
     """Return the larger LATENT; ``wanted`` is "space" or "time" where a node enlarges one of them only."""
     upscaler = upscaler_of(value, engine.models)
     if not latent.has_picture:
@@ -212,7 +212,8 @@ def _upscaled(engine: HostEngine, latent: HostLatent, value: Any, wanted: str | 
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
     key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch)
+    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
+    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
     content, fps = stage.run(engine, latent.content, latent.fps)
     return latent.upscaled(content, fps)
 
@@ -244,5 +245,5 @@ def _refined(
     said = stage.describe(result)
     host.show_text(engine.node_id, "\n".join(said))
     report = "\n".join([*said, *map(str, engine.findings)])
-    kept = AVLatent(result.video, begin.content.audio) if recipe.keeps_sound else result
+    kept = replace(result, audio=begin.content.audio) if recipe.keeps_sound else result
     return begin.refined(kept, stage.tiles, state.draws), report

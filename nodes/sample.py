@@ -6,10 +6,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
+from ..ltx2_core.conditioning.conditions import edits
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
-from ..ltx2_core.pipeline.encode_conditions import check_something_is_left
+from ..ltx2_core.pipeline.encode_conditions import check_keyframes, check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.long import sampled_size
 from ..ltx2_core.pipeline.plan import Plan
@@ -92,7 +93,7 @@ class SampleNode(io.ComfyNode):
         begin = HostLatent(latent, settings.pop("fps", 0.0), HostConditioning(positive))
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
         items, state = given_in(begin, conditions, engine)
-        sampling = _sampling(engine, begin, settings).for_streams(state.free)
+        sampling = _sampling(engine, begin, conditions or (), settings).for_streams(state.free)
         check_negative(sampling, negative)
         _warn(engine, begin, sampling)
         stage = _stage(sampling, state, begin, windows)
@@ -115,13 +116,14 @@ def given_in(
     """Return everything that is given in ``latent``, and what it leaves to be made.
 
     Raises:
-        SettingError: if it leaves nothing.
+        SettingError: if it leaves nothing, or the model cannot make it.
     """
     streams = tuple(latent.content.streams())
     encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)
+    check_keyframes(state, engine.blueprint)
     return items, state
 
 
@@ -133,12 +135,12 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
         )
 
 
-def _sampling(engine: HostEngine, begin: HostLatent, settings: dict[str, Any]) -> Sampling:
+def _sampling(engine: HostEngine, begin: HostLatent, conditions: Chain, settings: dict[str, Any]) -> Sampling:
     """Return how to sample: as the recipe or as the widgets say; what is connected takes the place of either."""
     how = inputs.settings_from(SamplingSettings, settings)
     sigmas, guidance, steps = (settings.pop(name, None) for name in ("sigmas", "guidance", "steps"))
     choice = inputs.settings_from(RecipeSettings, settings)
-    models, recipe = engine.models, recipe_of(engine.models, choice.hq)
+    models, recipe = engine.models, recipe_of(engine.models, choice.hq).editing(edits(conditions))
     follows = choice.follows(sigmas)
     own = None if follows or recipe.has_fixed_steps else steps
     levels = recipe.sigmas(own, tokens=begin.video_tokens) if sigmas is None else sigmas.tolist()

@@ -1,6 +1,6 @@
 """What goes through our sockets: the types, and the Python value that each one carries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -17,7 +17,7 @@ from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.conditioning.sockets import check_pictures
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
-from ..ltx2_core.geometry import ClipShape, exact_fps
+from ..ltx2_core.geometry import ClipShape, Keyframes, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe, widened
@@ -48,6 +48,7 @@ DEFAULT_FPS = Fraction(24)
 SEAMS = "ltx2av_seams"  # in a LATENT: its size, and where its tiles meet, in frames and pixels
 DRAWN = "ltx2av_drawn"  # in a LATENT: how many random numbers each draw of the stages before took
 TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frames of conditions are counted at
+KEYFRAMES = "ltx2av_keyframes"  # in a LATENT: single frames that were generated beside the clip
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
 NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
@@ -86,6 +87,7 @@ class HostLatent:
         self._whole, self._guides = self.content, None
         if prompt is not None and prompt.guides is not None:
             self.content, self._guides = prompt.guides.split(self.content, self._given_masks[0])
+        self.content = replace(self.content, keyframes=self._keyframes)
         self.fps = _fps(latent, fps, None if prompt is None else prompt.frame_rate)
 
     @property
@@ -163,6 +165,12 @@ class HostLatent:
         return Seams(*lines)
 
     @property
+    def _keyframes(self) -> Keyframes | None:
+        """Those that were generated beside the clip, unless another node has cut it since."""
+        own, video = self.extras.get(KEYFRAMES), self.content.video
+        return own if own is not None and video is not None and own.belongs_to(video) else None
+
+    @property
     def unequal_lengths(self) -> str:
         """What to say if picture and sound will not end together; the host's own rounding makes no difference."""
         return self.content.unequal_lengths(self.fps)
@@ -208,7 +216,9 @@ class HostLatent:
 
     def with_content(self, content: AVLatent, drop: tuple[str, ...] = (), **extras: Any) -> Latent:
         """Return the host's dictionary with other content, without extras in ``drop`` and with further ``extras``."""
-        kept = {key: value for key, value in self.extras.items() if key not in drop}
+        kept = {key: value for key, value in self.extras.items() if key not in (*drop, KEYFRAMES)}
+        if content.keyframes is not None:
+            kept[KEYFRAMES] = content.keyframes.map(host.to_host_format)
         if self._guides is not None and content.video is not None:
             frames = self._guides.latent.to(content.video)
             content = replace(content, video=torch.cat((content.video, frames), dim=2))
@@ -224,6 +234,11 @@ class HostLatent:
         times = self.times * round(fps / self.fps)
         extras: dict[str, Any] = {"fps": fps, TIMES: times, DRAWN: self.drawn_by_first}
         return self.with_content(content, ("noise_mask", LAST_STEP, SEAMS), **extras)
+
+    def raised(self, content: AVLatent, draws: Sequence[tuple[int, ...]]) -> Latent:
+        """Return what a round of windows, which drew so many numbers each, made of this."""
+        extras: dict[str, Any] = {DRAWN: (*self.drawn_by_first, *(count for each in draws for count in each))}
+        return self.with_content(content, (), **extras)
 
     def refined(self, content: AVLatent, tiles: Tiles, drawn: tuple[int, ...]) -> Latent:
         """Return the refined latent, which says where its tiles meet."""

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 ORACLES = {
-    "ltx_core", "diffusers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen", "optimum", "bitsandbytes", "gguf",
-    "torchao", "OpenEXR",
+    "ltx_core", "ltx_pipelines", "diffusers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen", "optimum",
+    "bitsandbytes", "gguf", "torchao", "OpenEXR",
 }  # fmt: skip
 HELPERS = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
 

@@ -280,6 +280,8 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     if videos.kept is not None:
         conditions.append(KeepVideo(videos.kept))
     conditions += [_reference_audio(text) for text in options.reference_audio]
+    if options.generated_keyframes is not None:
+        conditions.append(options.generated_keyframes)
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
     space = _space_of(options)
     conditions += [_reference_video(text, mask, loras, space) for text, mask in zip(options.reference_video, masks)]

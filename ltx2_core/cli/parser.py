@@ -10,6 +10,7 @@ from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.conditions import (
     AudioSource,
+    GeneratedKeyframes,
     InpaintMask,
     KeepAudio,
     Picture,
@@ -321,6 +322,7 @@ def surfaces() -> list[Surface]:
     owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
     owners += [Guidance, TileSettings, Windowing, Segment, Tiling, Denoising, Strengths]
     owners += [Picture, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, InpaintMask, AudioSource, VideoSource]
+    owners += [GeneratedKeyframes]
     reached = {(each.owner, each.field) for each in found}
     missing = [
         Surface(owner.__name__, name, None)
@@ -400,6 +402,10 @@ def _conditions(command: Command) -> None:
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
+    group.add("--generated-keyframes", metavar="N|FRAMES", type=syntax.parse_keyframes,
+              covers={GeneratedKeyframes: ("count", "frames")},
+              help="generate so many frames one by one beside the clip, or those at FRAMES such as 24,48,-1; 0 takes "
+              "one every 24 or 32 frames; for models that mark keyframes, such as LTX-2.5")  # fmt: skip
     group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
@@ -475,7 +481,7 @@ def _second_stage(command: Command) -> None:
     group.add("--refine", action="store_true", covers={SecondStage: ("refine",)},
               help="a second stage, which puts detail into what was enlarged")  # fmt: skip
     group.add_settings(SecondStage, prefix="refine_", only=("sound", "noise_scale", "sigmas"))
-    group.add_settings(SecondStage, only=("keep_references",))
+    group.add_settings(SecondStage, only=("keep_references", "keep_keyframes", "rounds"))
     group.add("--refine-guidance", action="append", default=[], type=syntax.parse_guidance,
               metavar="[STREAM:][SIGMA:]NAME=VALUE,...",
               help="guidance of the second stage, as --guidance-up-to (default: as the recipe)")  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conditioning.conditions import Picture, ReferenceVideo, RetakeRange, VideoSource
+from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange, VideoSource
 from ..errors import SettingError
 from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..lora import Strengths, stack
@@ -271,6 +271,16 @@ def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
     for name, value in zip(("start", "end"), found):
         settings_of(RetakeRange)[name].check(value)
     return RetakeRange(found[0], found[1], streams, among)
+
+
+def parse_keyframes(text: str) -> GeneratedKeyframes:
+    """Read N or FRAME,FRAME,... of --generated-keyframes; one frame alone is written with a comma behind it."""
+    if "," in text:
+        keyframes = GeneratedKeyframes(frames=text.strip(" ,"))
+        keyframes.places(1)  # are these numbers?
+        return keyframes
+    settings_of(GeneratedKeyframes)["count"].check(count := whole_number(text))
+    return GeneratedKeyframes(count)
 
 
 def parse_tiles(text: str) -> tuple[int, int, int] | None:

@@ -7,6 +7,7 @@ from .begin import Begin
 from .conditions import (
     AudioSource,
     Condition,
+    GeneratedKeyframes,
     InitClip,
     InpaintMask,
     KeepAudio,
@@ -23,6 +24,7 @@ from .frozen import Frozen
 from .guides import GuidePlaces, Guides
 from .masks import Inpaint, Retake, cells
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
+from .slots import KeyframeSlots, seed_slots
 from .state import AVState, LatentCondition, State, apply_conditions
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Begin",
     "Condition",
     "Frozen",
+    "GeneratedKeyframes",
     "GuidePlaces",
     "Guides",
     "InitClip",
@@ -39,6 +42,7 @@ __all__ = [
     "KeepAudio",
     "KeepVideo",
     "Keyframe",
+    "KeyframeSlots",
     "LatentCondition",
     "Picture",
     "ReferenceAudio",
@@ -52,4 +56,5 @@ __all__ = [
     "VideoSource",
     "apply_conditions",
     "cells",
+    "seed_slots",
 ]

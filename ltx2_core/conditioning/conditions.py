@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
-from ..fields import Choice, Instead, Number, Switch, Whole, plain_numbers, settings_of, zero
-from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
+from ..fields import Choice, Instead, Number, Switch, Whole, Words, plain_numbers, settings_of, zero
+from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size, segment_length
 from ..latents import STREAMS
 from ..media import compress, mix_down, probe, read_audio, read_video
 from ..media.exr import ExrFrames
@@ -30,6 +30,7 @@ from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
 from .preprocess import fit, fit_light
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
+from .slots import KeyframeSlots
 from .state import LatentCondition
 from .values import PIXELS, SAMPLES, WEIGHTS, check_values
 
@@ -100,12 +101,28 @@ def encode_conditions(
     return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
 
 
-def of_second_stage(conditions: Iterable["Condition"], keep_references: bool) -> tuple["Condition", ...]:
-    """Return what is given in a second stage: without reference videos, unless they are kept.
+def of_second_stage(
+    conditions: Iterable["Condition"], keep_references: bool, keep_keyframes: bool = False
+) -> tuple["Condition", ...]:
+    """Return what is given in a second stage: without reference videos and generated keyframes, unless they are kept.
 
-    Source: the IC-LoRA pipeline of ltx-pipelines, whose second stage has pictures only.
+    Source: the pipelines of ltx-pipelines, whose second stages have pictures only, but for that of DFR.
     """
-    return tuple(each for each in conditions if keep_references or not isinstance(each, ReferenceVideo))
+    dropped = *([] if keep_references else [ReferenceVideo]), *([] if keep_keyframes else [GeneratedKeyframes])
+    return tuple(each for each in conditions if not isinstance(each, dropped))
+
+
+def of_round(conditions: Iterable["Condition"]) -> tuple["Condition", ...]:
+    """Return what is given where the frame rate is raised: the sound and the keyframes come with the latent."""
+    return tuple(each for each in of_second_stage(conditions, False) if not isinstance(each, KeepAudio))
+
+
+def edits(conditions: Iterable["Condition"]) -> bool:
+    """Return whether a reference is followed, or a part of a clip made anew.
+
+    Source: ltx-pipelines 1.2.0 has pipelines of their own for that (IC-LoRA, Dub-It, retake).
+    """
+    return any(isinstance(each, ReferenceVideo | ReferenceAudio | RetakeRange | InpaintMask) for each in conditions)
 
 
 def remakes_sound(conditions: Iterable["Condition"]) -> bool:
@@ -361,6 +378,44 @@ def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[f
         return [kind(word) for word in plain_numbers(text).replace(",", " ").replace(";", " ").split()]
     except ValueError:
         raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
+
+
+@dataclass(frozen=True)
+class GeneratedKeyframes:
+    """Single frames that are generated beside the clip, and draw it towards them."""
+
+    count: Annotated[
+        int,
+        Whole(0, 64, instead=zero("every 24 or 32 frames", usual=4)),
+        "How many frames are generated one by one beside the clip, spread evenly over it: it gets sharper there and "
+        "moves more exactly. Each costs as much as 8 frames. 0 takes one every 24 or 32 frames, as many as DFR needs. "
+        "Needs a model that marks keyframes, such as LTX-2.5.",
+    ] = 0
+    frames: Annotated[
+        str,
+        Words(advanced=True),
+        "Frames of your own choice, such as 24, 48, -1, in place of a count. Empty for none.",
+    ] = ""
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Yield the room for these frames; nothing is encoded."""
+        if "video" not in streams:
+            raise SettingError("Keyframes are generated beside a picture, but this clip is sound alone.")
+        yield KeyframeSlots(self.places(shape.frames))
+
+    def places(self, length: int) -> tuple[int, ...]:
+        """Return the frames of a clip of ``length`` frames. Raises SettingError for more than there is room for."""
+        if self.frames.strip():
+            numbers = (int(number) for number in _read_numbers("frames", self.frames, int))
+            return tuple(sorted({number + length if number < 0 else number for number in numbers}))
+        if not self.count:
+            return tuple(range(step := segment_length(length), length, step)) or (length - 1,)
+        if length < self.count + 2:
+            raise SettingError(
+                f"{self.count} keyframes do not fit between the first and the last of {length} frames: generate at "
+                f"most {max(0, length - 2)}, or make the clip longer."
+            )
+        return tuple(torch.linspace(0, length - 1, self.count + 2).round().long().tolist()[1:-1])  # as officially
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..geometry import ClipShape
 from ..media.exr import ExrFrames
-from .conditions import Condition, InpaintMask, Picture, ReferenceVideo, VideoSource
+from .conditions import Condition, GeneratedKeyframes, InpaintMask, Picture, ReferenceVideo, VideoSource
 
 
 def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Sequence[Condition]:
@@ -30,6 +30,9 @@ def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:
         frames = (final.frames - 1) // times + 1
         first = condition.frame + frames if condition.frame < 0 else condition.frame
         return replace(condition, frame=first * times, image=_lasting(condition.image, times))
+    if isinstance(condition, GeneratedKeyframes):
+        places = condition.places((final.frames - 1) // times + 1)
+        return GeneratedKeyframes(frames=", ".join(str(frame * times) for frame in places))
     if isinstance(condition, InpaintMask | ReferenceVideo) and condition.mask is not None:
         return replace(condition, mask=_lasting(condition.mask, times))
     return condition

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import geometry
 from ..errors import SettingError
+from ..geometry import Keyframes
 from ..latents import STREAMS, AVLatent, per_stream
 from ..layers import Visibility
 
@@ -36,6 +37,7 @@ class State:
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None: on none
     visibility: Visibility | None = None  # None: every token sees every other one
     shown_noise: float = 0.0  # the noise level at which the model is shown a frozen stream
+    slots: Tensor | None = None  # (N,): the frame of the clip that an appended token is generated for, -1 for others
 
     @classmethod
     def of(cls, latent: Tensor, fps: Fraction) -> "State":
@@ -72,6 +74,10 @@ class State:
         """Replace the rows of the clip's own tokens in ``x`` (B, N, ...) by ``own``."""
         return torch.cat((own.to(x).expand(len(x), -1, -1), x[:, self.count :]), dim=1)
 
+    def with_slots(self, x: Tensor, slots: Tensor) -> Tensor:
+        """Replace the rows of generated keyframes in ``x`` (B, N, ...) by those of ``slots``, of the same shape."""
+        return x if self.slots is None else torch.where((self.slots >= 0)[:, None], slots.to(x), x)
+
     def append(
         self, latent: Tensor, positions: Tensor, strength: float | Tensor, weight: Tensor | None = None
     ) -> "State":
@@ -105,6 +111,7 @@ class State:
             mask=torch.cat((self.mask, (1 - strength) * torch.ones_like(new[..., :1])), dim=1),
             positions=torch.cat((self.positions, positions.to(self.positions).expand(len(new), -1, -1, -1)), dim=2),
             keyframes=None if self.keyframes is None else F.pad(self.keyframes, (0, 0, 0, count)),
+            slots=None if self.slots is None else F.pad(self.slots, (0, count), value=-1),
             visibility=visibility,
         )
 
@@ -151,7 +158,20 @@ class State:
             positions=self.positions[:, :, which],
             keyframes=None if self.keyframes is None else self.keyframes[:, which],
             visibility=None if self.visibility is None else self.visibility.select(which),
+            slots=None if self.slots is None else self.slots[which],
         )
+
+    def generated(self, x: Tensor) -> Keyframes | None:
+        """Return the keyframes that tokens (B, N, C) hold beside the clip; None if none are generated."""
+        if self.slots is None or not self.generated_frames:
+            return None
+        size = len(self.generated_frames), self.shape[2], self.shape[3]
+        return Keyframes(geometry.video_latent(x[:, self.slots >= 0], size).contiguous(), self.generated_frames)
+
+    @cached_property
+    def generated_frames(self) -> tuple[int, ...]:
+        """The frames of the clip that are generated beside it, rising."""
+        return () if self.slots is None else tuple(self.slots[self.slots >= 0].unique(sorted=True).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +215,11 @@ class AVState:
             for each in (self.video, self.audio)
         )
         return video, audio
+
+    def finished(self, x: AVLatent) -> AVLatent:
+        """Turn the tokens of both streams back into latents, with the keyframes that are generated beside the clip."""
+        keyframes = None if self.video is None or x.video is None else self.video.generated(x.video)
+        return replace(self.map(State.unpacked, x).map(Tensor.contiguous), keyframes=keyframes)
 
     def map(self, function: Callable[..., Tensor], *others: AVLatent) -> AVLatent:
         """Apply ``function`` to the state of each stream that is present and to that stream of ``others``."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.versions import VERSIONS
 from ..errors import NotANumberError, SettingError
-from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
+from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, Keyframes, pixel_frames
 from ..health import PictureHealth, Seams, check_finite
+from ..latents import AVLatent
 from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
@@ -28,6 +29,8 @@ from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
 class DecodeVideo(Stage):
     """Decode a latent of (F, H, W) ``size``; ``tiling`` None takes the largest tiles that fit.
 
+    The frames ``keyframes`` were generated beside it, and are decoded with it by a decoder that can.
+
     Which decoder the model has makes no difference here: see ``video_vae.decoding``.
     """
 
@@ -35,6 +38,7 @@ class DecodeVideo(Stage):
     tiling: Tiling | None = None
     batch: int = 1
     denoising: Denoising = Denoising()
+    keyframes: tuple[int, ...] = ()
     name = "frames"
     networks = (VIDEO_DECODER,)
 
@@ -54,7 +58,9 @@ class DecodeVideo(Stage):
         """Measure the largest tile, and the frames that are being blended."""
         network: Decoder = blueprint.network("video_decoder")
         latent = empty_like(blueprint.network("video_decoder"), self.batch, VIDEO_CHANNELS, *self.size)
-        decoding = network.work(latent, self._tiling(network), self.denoising)
+        beside = latent.new_empty(self.batch, VIDEO_CHANNELS, len(self.keyframes), *self.size[1:])
+        keyframes = Keyframes(beside, self.keyframes) if self.keyframes else None
+        decoding = network.work(latent, self._tiling(network), self.denoising, keyframes)
         work = sum((self._cost(part, blueprint) for part in decoding.parts), Cost())
         # The check for numbers takes half as much again as a finished interval, but the tile is gone by then.
         work = replace(work, peak=max(work.peak, decoding.kept + 5 * decoding.interval // 2))
@@ -120,13 +126,16 @@ class DecodeVideo(Stage):
             return "Frames are decoded all at once."
         return f"Frames are decoded in tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames."
 
-    def run(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Iterator[Tensor]:
+    def run(
+        self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
+    ) -> Iterator[Tensor]:
         """Yield consecutive frames (B, f, H, W, 3) in 0..1 on the CPU, decoded as they are asked for.
 
         Args:
             engine: whose events are told what looks wrong, at the end.
             latent: (B, C, F, H, W).
             seams: watches for lines where the latent's own tiles meet.
+            keyframes: that were generated beside it.
         """
         watchers: list[PictureHealth | Seams] = [PictureHealth(), seams or Seams((), (), ())]
 
@@ -136,11 +145,11 @@ class DecodeVideo(Stage):
             return chunk.cpu()
 
         with torch.inference_mode():
-            yield from map(inspect, self._frames(engine, latent))
+            yield from map(inspect, self._frames(engine, latent, keyframes))
         for watcher in watchers:
             engine.events.report_findings(watcher.findings())
 
-    def _frames(self, engine: Engine, latent: Tensor) -> Iterator[Tensor]:
+    def _frames(self, engine: Engine, latent: Tensor, keyframes: Keyframes | None) -> Iterator[Tensor]:
         """Yield all frames once: those from the first on that is not a number are decoded in float32."""
         check_finite(latent, "sampling")
         done = 0
@@ -157,13 +166,13 @@ class DecodeVideo(Stage):
 
         # Loops would hold on to each chunk while the next one is made.
         try:
-            yield from map(count, self._decoded(engine, latent))
+            yield from map(count, self._decoded(engine, latent, keyframes))
             return
         except NotANumberError as error:
             wider = widen(engine, self, error)
-        yield from filter(Tensor.numel, map(take_new, self._decoded(wider, latent)))
+        yield from filter(Tensor.numel, map(take_new, self._decoded(wider, latent, keyframes)))
 
-    def _decoded(self, engine: Engine, latent: Tensor) -> Iterator[Tensor]:
+    def _decoded(self, engine: Engine, latent: Tensor, keyframes: Keyframes | None) -> Iterator[Tensor]:
         stage = engine.fit(self)
 
         def on_tile(done: int, total: int) -> None:
@@ -171,15 +180,19 @@ class DecodeVideo(Stage):
             engine.events.check()
 
         with engine.use(stage) as networks:
-            moved = latent.to(engine.device(VIDEO_DECODER))
-            yield from decode_video(networks[VIDEO_DECODER], moved, stage.tiling, on_tile, stage.denoising)
+            moved = AVLatent(latent, None, keyframes).to(engine.device(VIDEO_DECODER))
+            decoder, tiling = networks[VIDEO_DECODER], stage.tiling
+            assert moved.video is not None
+            yield from decode_video(decoder, moved.video, tiling, on_tile, stage.denoising, moved.keyframes)
 
-    def collect(self, engine: Engine, latent: Tensor, seams: Seams | None = None) -> Tensor:
+    def collect(
+        self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
+    ) -> Tensor:
         """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``."""
         frames, height, width = self.size
         result = torch.empty(self.batch, pixel_frames(frames), height * SPACE_SCALE, width * SPACE_SCALE, 3)
         done = 0
-        for chunk in self.run(engine, latent, seams):
+        for chunk in self.run(engine, latent, seams, keyframes):
             result[:, done : done + chunk.shape[1]] = chunk
             done += chunk.shape[1]
         return result
@@ -191,6 +204,7 @@ def decode_video(
     tiling: Tiling | None = None,
     on_tile: Callable[[int, int], None] | None = None,
     denoising: Denoising = Denoising(),
+    keyframes: Keyframes | None = None,
 ) -> Iterator[Tensor]:
     """Decode a latent (B, C, F, H, W) to frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks.
 
@@ -203,7 +217,7 @@ def decode_video(
         return rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "b c f h w -> b f h w c")
 
     # A loop would hold on to each chunk while the next one is made.
-    return map(finish, decoder.decode(latent, tiling or decoder.usual_tiling, denoising, on_tile))
+    return map(finish, decoder.decode(latent, tiling or decoder.usual_tiling, denoising, on_tile, keyframes))
 
 
 def _convolutional(blueprint: Blueprint) -> Blueprint:

@@ -115,7 +115,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     engine = engine if grading is None else in_full_precision(engine)
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
-    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.final, engine.load))
+    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), complete.made, engine.load))
 
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
@@ -123,12 +123,18 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
+    latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
         refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
-        latent = AVLatent(refined.video, latent.audio if complete.refine.keeps_sound else refined.audio)
+        latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
+    for each in stages.rounds:
+        latent, fps = each.upscale.run(engine, latent, fps)
+        conditions = encode_all(complete.round_conditions(each.shape), each.shape, ("video",), engine)
+        latent = each.refine.run(engine, latent, fps, script, conditions)
+    latent = latent.first(complete.made) if stages.rounds else latent
     return [replace(_clip(stages, engine, complete, each), grading=grading) for each in latent.clips()]
 
 
@@ -153,10 +159,10 @@ def check_decoders(models: Models, asked: Request) -> None:
 def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Clip:
     """Decode one clip: the sound now, the frames as they are asked for."""
     waveform, rate = _sound(stages, engine, request, latent.audio)
-    pictures = _pictures(stages, engine, request, latent.video)
+    pictures = _pictures(stages, engine, request, latent)
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
-    return Clip(pictures, request.final.fps, waveform, rate, latent.to("cpu"), seed)
+    return Clip(pictures, request.made.fps, waveform, rate, latent.to("cpu"), seed)
 
 
 def _sound(
@@ -164,23 +170,23 @@ def _sound(
 ) -> tuple[Tensor | None, int | None]:
     """Return the waveform (1 or 2, N) and its sample rate: a given sound as it is, else the decoded one."""
     if sound := kept_audio(request.request.conditions):
-        engine.events.report_findings(sound.findings(request.final))
-        return sound.lasting(request.final), sound.sample_rate
+        engine.events.report_findings(sound.findings(request.made))
+        return sound.lasting(request.made), sound.sample_rate
     if latent is None or stages.decode_audio is None:
         return None, None
-    waveform, rate = stages.decode_audio.run(engine, latent, request.final)
+    waveform, rate = stages.decode_audio.run(engine, latent, request.made)
     return waveform[0], rate
 
 
-def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None) -> Iterator[Tensor]:
+def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Iterator[Tensor]:
     """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
     if video := kept_video(request.refine_conditions):
-        yield from video.chunks(request.final.fps, request.final.frames)
-    elif latent is not None and stages.decode_video is not None:
+        yield from video.chunks(request.made.fps, request.made.frames)
+    elif latent.video is not None and stages.decode_video is not None:
         seams = None
-        if stages.refine is not None:
+        if stages.refine is not None and not stages.rounds:
             seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
-        for chunk in stages.decode_video.run(engine, latent, seams):
+        for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
             yield chunk[0]
 
 

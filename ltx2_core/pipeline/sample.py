@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import latents
-from ..conditioning import AVState, LatentCondition, State, apply_conditions
+from ..conditioning import AVState, LatentCondition, State, apply_conditions, seed_slots
 from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
@@ -65,6 +65,7 @@ class Sampling:
         together: whether tiles are blended in every step, or each is sampled to its end by itself.
         drawn: sizes of the draws of random numbers in the stages before this one.
         window: the number of the window of a long clip.
+        solver: in place of the sampler that the settings name.
     """
 
     sigmas: tuple[float, ...]
@@ -74,6 +75,7 @@ class Sampling:
     together: bool = True
     drawn: tuple[int, ...] = ()
     window: int = 0
+    solver: Sampler | None = None
 
     @property
     def seeds(self) -> Seeds:
@@ -98,8 +100,8 @@ class Sampling:
 
     @property
     def sampler(self) -> Sampler:
-        """The row of the sampler; euler where none is named."""
-        return SAMPLERS[self.settings.sampler or "euler"]
+        """The solver, or the row of the sampler; euler where none is named."""
+        return self.solver or SAMPLERS[self.settings.sampler or "euler"]
 
     @property
     def needs_negative(self) -> bool:
@@ -188,7 +190,7 @@ def sample(
     apart = None if sampling.together else sampling.tiles
     if apart and not settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
-    state = apply_conditions(inputs.latent, inputs.fps, inputs.conditions)
+    state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
             raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
@@ -199,8 +201,7 @@ def sample(
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
-    result = state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result)
-    return state.map(State.unpacked, result).map(Tensor.contiguous)
+    return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
 
 
 @dataclass
@@ -257,8 +258,13 @@ class _Solver:
         if last is not None:
             handed = state.map(lambda each, x: each.hand_out(x, sigma), last.latent)
             if all(torch.equal(each.own(a), each.own(b)) for each, a, b in _pairs(state, handed, latent)):
-                return last.latent
-        return state.map(lambda each, x: each.with_own(x, each.own(each.take_up(x, sigma))), latent)
+                return state.map(lambda each, x: each.with_slots(x, each.take_up(each.latent, sigma)), last.latent)
+
+        def take_up(each: State, x: Tensor) -> Tensor:
+            own = each.with_own(x, each.own(each.take_up(x, sigma)))
+            return each.with_slots(own, each.take_up(each.latent, sigma))
+
+        return state.map(take_up, latent)
 
 
 def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:

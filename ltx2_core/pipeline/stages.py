@@ -1,9 +1,10 @@
 """The stages of one clip, made from a request before anything runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..conditioning import Frozen, LatentCondition
+from ..conditioning.conditions import encode_conditions
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import ClipShape
@@ -12,13 +13,23 @@ from ..settings import CompleteRequest
 from .blueprint import Blueprint
 from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
-from .encode_conditions import ConditionSizes, measure_conditions
+from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
 from .long import sampled_size
+from .raise_rate import RaiseRate, placeholder
 from .refine import Refine
 from .sample import Sample, Sampling
 from .stage import Engine, LatentSize, Stage, upscaler_key
 from .upscale import Upscale
+
+
+@dataclass(frozen=True)
+class Round:
+    """What doubles the frame rate: an upscaler, what refines what it made, and the clip that comes out."""
+
+    upscale: Upscale
+    refine: RaiseRate
+    shape: ClipShape
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Stages:
         sample: the first stage.
         upscale: what enlarges the latent, one after the other.
         refine: the second stage; None without one.
+        rounds: what doubles the frame rate after it, one after the other.
         final_conditions: what is given in the second stage, at its size.
         held: what the second stage keeps beside them: the sound, if that was asked for.
         decode_audio: mel spectrogram and sound; None where the clip has none.
@@ -42,6 +54,7 @@ class Stages:
     sample: Sample
     upscale: tuple[Upscale, ...]
     refine: Refine | None
+    rounds: tuple[Round, ...]
     final_conditions: ConditionSizes
     held: tuple[LatentCondition, ...]
     decode_audio: DecodeAudio | None
@@ -63,27 +76,28 @@ class Stages:
         """
         second, batch = request.second, request.request.clip.batch_size
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
+        check_keyframes(ahead.state, engine.blueprint)
         held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
             final = measure_conditions(request.refine_conditions, request.final, request.streams, held, batch)
-        for stage in final.covering(ahead).stages:  # a prompt that was read in vain takes minutes
-            for name in stage.networks[0].components:
-                engine.models.source(name)
+        _check_encoders(engine, final.covering(ahead))
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
+        rounds = tuple(_rounds(request, engine, ahead, final))
         negative = [request.negative] if request.needs_negative(ahead.state.free) else []
         prompts = [*(segment.prompt for segment in request.script), *negative]
         return cls(
             text=EncodeText.of(prompts, cache, engine),
             conditions=ahead,
             sample=_first_stage(request, ahead),
-            upscale=tuple(_upscalers(request, engine)),
+            upscale=tuple(_upscalers(request, engine, len(ahead.generated_frames) if request.keeps_keyframes else 0)),
             refine=_second_stage(request, ahead, final) if second.refine else None,
+            rounds=rounds,
             final_conditions=final,
             held=held,
             decode_audio=_audio_decoder(request, engine.blueprint),
-            decode_video=_video_decoder(request, engine.blueprint),
+            decode_video=_video_decoder(request, engine.blueprint, ahead, final, rounds),
             blueprint=engine.blueprint,
         )
 
@@ -95,9 +109,18 @@ class Stages:
         yield from self.upscale
         if self.refine is not None:
             yield self.refine
+        for each in self.rounds:
+            yield from (each.upscale, each.refine)
         yield from self.decode_audio or ()
         if self.decode_video is not None:
             yield self.decode_video
+
+
+def _check_encoders(engine: Engine, given: ConditionSizes) -> None:
+    """CheckpointError where nothing could encode what is given: a prompt that was read in vain takes minutes."""
+    for stage in given.stages:
+        for name in stage.networks[0].components:
+            engine.models.source(name)
 
 
 def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
@@ -121,22 +144,49 @@ def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: Condit
     return Refine.of(request.refine, first, tiles, final.state, request.refine_loras, ahead.state.draws)
 
 
-def _upscalers(request: CompleteRequest, engine: Engine) -> Iterator[Upscale]:
+def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iterator[Upscale]:
     shape = request.shape
-    for file in request.second.upscalers:
+    for file in request.second.enlarging:
         key = upscaler_key(file)
-        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch=request.request.clip.batch_size)
+        batch = request.request.clip.batch_size
+        yield Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch, keyframes)
         shape = file.config.upscaled_shape(shape)
 
 
+def _rounds(request: CompleteRequest, engine: Engine, ahead: ConditionSizes, final: ConditionSizes) -> Iterator[Round]:
+    shape, frames, drawn = request.final, final.generated_frames, (*ahead.state.draws, *final.state.draws)
+    batch = request.request.clip.batch_size
+    for number in range(1, request.second.rounds + 1):
+        file = request.second.raising
+        key = upscaler_key(file)
+        upscale = Upscale(key, file.config, shape.video_latent, engine.dtype(key), batch, len(frames), number)
+        shape, frames = file.config.upscaled_shape(shape), tuple(2 * frame for frame in frames)
+        given = encode_conditions(request.round_conditions(shape), shape, ("video",), SizeOnlyEncoders())
+        latent = placeholder(shape, request.final.audio_latents, frames, batch).select(request.streams)
+        refine = RaiseRate.of(latent, shape.fps, number, given, request.request.sampling.seed, drawn)
+        yield Round(upscale, replace(refine, loras=request.refine_loras), shape)
+        drawn, frames = (*drawn, *(count for each in refine.draws for count in each)), refine.made_frames
+
+
 def _audio_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeAudio | None:
-    return audio_stages(blueprint, request.final.audio_latents) if "audio" in request.streams else None
+    return audio_stages(blueprint, request.made.audio_latents) if "audio" in request.streams else None
 
 
-def _video_decoder(request: CompleteRequest, blueprint: Blueprint) -> DecodeVideo | None:
+def _video_decoder(
+    request: CompleteRequest,
+    blueprint: Blueprint,
+    ahead: ConditionSizes,
+    final: ConditionSizes,
+    rounds: Sequence[Round],
+) -> DecodeVideo | None:
     if "video" not in request.streams or not blueprint.has("video_decoder"):
         return None
-    return DecodeVideo(request.final.video_latent, request.request.tiling, denoising=request.request.decoding)
+    times = round(request.final.fps / request.shape.fps)
+    keyframes = final.generated_frames if request.second.refine else tuple(f * times for f in ahead.generated_frames)
+    if rounds:
+        keyframes = tuple(frame for frame in rounds[-1].refine.made_frames if frame < request.made.frames)
+    denoising = request.request.decoding
+    return DecodeVideo(request.made.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
 
 
 PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checkpoint.upscaler import video_statistics
 from ..errors import SettingError
+from ..geometry import Keyframes
 from ..latents import AVLatent
 from ..memory.partition import Weights
 from ..memory.placement import StageNeed
@@ -34,6 +35,8 @@ def upscale(
 ) -> tuple[AVLatent, Fraction]:
     """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
 
+    Keyframes are enlarged in space like a video of their own; in time they only move.
+
     Args:
         upscaler: the network.
         latent: a normalised latent with video.
@@ -45,25 +48,38 @@ def upscale(
     """
     if latent.video is None:
         raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
-    raw = statistics.denormalize(latent.video.float())
-    video = statistics.normalize(upscaler(raw).float()).to(latent.video.dtype)
-    return AVLatent(video, latent.audio), fps * upscaler.config.time
+
+    def enlarge(video: Tensor) -> Tensor:
+        raw = statistics.denormalize(video.float())
+        return statistics.normalize(upscaler(raw).float()).to(video.dtype)
+
+    config, keyframes = upscaler.config, latent.keyframes
+    if keyframes is not None and config.space != 1:
+        keyframes = keyframes.map(enlarge)
+    if keyframes is not None:
+        keyframes = keyframes.at_rate(config.time)
+    return AVLatent(enlarge(latent.video), latent.audio, keyframes), fps * config.time
 
 
 @dataclass(frozen=True)
 class Upscale(Stage):
-    """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``."""
+    """Enlarge a latent of (F, H, W) ``size`` with the upscaler of ``key``, which computes in ``dtype``.
+
+    So many ``keyframes`` are enlarged with it. ``number`` is that of a round, where there are several.
+    """
 
     key: NetworkKey[Any]
     config: UpscalerConfig
     size: tuple[int, int, int]
     dtype: torch.dtype = torch.bfloat16
     batch: int = 1
+    keyframes: int = 0
+    number: int = 1
 
     @property
     def name(self) -> str:
         """Such as "upscaling space by 2"."""
-        return f"upscaling {self.config.enlarges}"
+        return f"upscaling {self.config.enlarges}" + (f", round {self.number}" if self.number > 1 else "")
 
     @property
     def networks(self) -> tuple[NetworkKey[Any], ...]:
@@ -74,9 +90,15 @@ class Upscale(Stage):
         """Measure the upscaler on the whole latent, which its norms need at once."""
         with torch.device("meta"):
             upscaler, statistics = Upscaler(self.config).to(self.dtype), ChannelStatistics(self.config.in_channels)
-        latent = AVLatent(torch.empty(self.batch, self.config.in_channels, *self.size, device="meta"), None)
+        frames, *sides = self.size
+        video, beside = (
+            torch.empty(self.batch, self.config.in_channels, count, *sides, device="meta")
+            for count in (frames, self.keyframes)
+        )
+        keyframes = Keyframes(beside, tuple(range(self.keyframes))) if self.keyframes else None
+        latent = AVLatent(video, None, keyframes)
         work = cost(lambda: upscale(upscaler, latent, Fraction(1), statistics))
-        given = sum(x.nbytes for x in latent.streams().values())
+        given = video.nbytes + beside.nbytes
         return StageNeed(self.name, Weights.of(upscaler), work, given)
 
     def run(self, engine: Engine, latent: AVLatent, fps: Fraction) -> tuple[AVLatent, Fraction]:

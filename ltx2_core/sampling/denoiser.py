@@ -225,7 +225,8 @@ def _x0(latent: AVLatent, inputs: Inputs, velocities: Velocities) -> AVLatent:
         levels = stream.sigma[:, None] if stream.timesteps is None else stream.timesteps
         return (x.float() - velocity.float() * levels[..., None]).to(x.dtype)
 
-    return AVLatent(*map(estimate, (latent.video, latent.audio), inputs, velocities))
+    video, audio = map(estimate, (latent.video, latent.audio), inputs, velocities)
+    return AVLatent(video, audio)
 
 
 def _filled(new: AVLatent, last: AVLatent) -> AVLatent:

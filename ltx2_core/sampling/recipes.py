@@ -35,6 +35,7 @@ class Recipe:
     audio: Guidance = NEUTRAL
     negative: str = ""
     sampler: str = "euler"
+    editing_sampler: str = ""  # where a video is followed or a part of one is made anew; "" = the same
     lora: float = 0.0  # strength of the distilled LoRA; 0 = none
     by_tokens: bool = False  # the schedule shifts with the size of the latent
     refine: Refine = Refine()
@@ -46,6 +47,10 @@ class Recipe:
     def guidance(self) -> StreamGuidance:
         """The guidance of both streams."""
         return StreamGuidance(self.video, self.audio)
+
+    def editing(self, edits: bool = True) -> "Recipe":
+        """Return the recipe of the pipelines that follow a reference or make a part anew, if this clip ``edits``."""
+        return replace(self, sampler=self.editing_sampler) if edits and self.editing_sampler else self
 
     @property
     def has_fixed_steps(self) -> bool:
@@ -128,7 +133,7 @@ RECIPES = {
     "2.3 distilled": Recipe("distilled", 8),
     "2.3 hq": _HQ,
     "2.5 dev": _dev(steps=30, stg_block=28),
-    "2.5 distilled": Recipe("distilled", 8, sampler="euler_ancestral"),
+    "2.5 distilled": Recipe("distilled", 8, sampler="euler_ancestral", editing_sampler="euler"),
     "2.5 hq": _HQ,
 }
 

@@ -7,12 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..conditioning.conditions import Condition, Picture
+from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, edits, of_round
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
 from ..fields import Choice, did_you_mean, settings_of
-from ..geometry import ClipShape
+from ..geometry import ClipShape, whole_segments
 from ..latents import STREAMS
 from ..lora import Stack
 from ..sampling import (
@@ -126,13 +126,18 @@ class Request:
             SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
                 stage would refine.
         """
+        if self.second is not None and self.second.rounds and (asked := self._for_rounds(self.second)) is not None:
+            return asked.completed(recipe)
         second, long = self.second or SecondStage(refine=False), self.long
+        recipe = recipe.editing(edits(self.conditions))
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
         shape = self._first_shape(second, recipe)
+        if second.rounds:
+            shape = replace(shape, frames=whole_segments(shape.frames))
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
@@ -149,7 +154,17 @@ class Request:
             refine_loras=second.with_lora(second.kept_loras(self.loras, self.conditions), refine_strength),
             script=(Segment(0, self.prompt), *segments),
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
+            asked_frames=self._first_shape(second, recipe).frames,
         )
+
+    def _for_rounds(self, second: SecondStage) -> "Request | None":
+        """The same with keyframes for the rounds that are asked for; None if it has them."""
+        generates = any(isinstance(each, GeneratedKeyframes) for each in self.conditions)
+        ready = second.for_rounds()
+        if generates and ready == second:
+            return None
+        more = () if generates else (GeneratedKeyframes(),)
+        return replace(self, second=ready, conditions=(*self.conditions, *more))
 
     def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
         """The clip of the first stage."""
@@ -176,7 +191,8 @@ class Request:
 class CompleteRequest:
     """A request with nothing left open.
 
-    ``shape`` is the clip of the first stage, ``final`` the one that comes out; ``sigmas`` are those of the steps that
+    ``shape`` is the clip of the first stage, ``final`` that of the second one, and ``asked_frames`` how long it should
+    be, of which rounds may need some more; ``sigmas`` are those of the steps that
     are taken; ``loras`` and ``refine_loras`` hold the distilled LoRA where a recipe asks for it; ``script`` has the
     prompt and all segments; without ``windows`` the clip is made at once.
     """
@@ -195,6 +211,15 @@ class CompleteRequest:
     refine_loras: Stack
     script: tuple[Segment, ...]
     windows: tuple[Window, ...]
+    asked_frames: int
+
+    @property
+    def made(self) -> ClipShape:
+        """The finished clip: after all rounds, and without what was only there to fill up the last segment."""
+        if not self.second.rounds:
+            return self.final
+        times = 2**self.second.rounds
+        return replace(self.final, frames=(self.asked_frames - 1) * times + 1, fps=self.final.fps * times)
 
     def guidance_of(self, free: Collection[str]) -> StreamGuidance:
         """Return the guidance of each stream, neutral for one that is not in ``free`` because it is given."""
@@ -215,6 +240,15 @@ class CompleteRequest:
         """What is given in the second stage, at the frame rate of the clip that comes out."""
         times = round(self.final.fps / self.shape.fps)
         return tuple(at_rate(self.second.given(self.request.conditions), self.final, times))
+
+    def round_conditions(self, shape: ClipShape) -> tuple[Condition, ...]:
+        """Return what is given in a round that makes a clip of ``shape``."""
+        return tuple(at_rate(of_round(self.request.conditions), shape, round(shape.fps / self.shape.fps)))
+
+    @property
+    def keeps_keyframes(self) -> bool:
+        """Whether keyframes that the first stage generates are still there when it is over."""
+        return self.second.keep_keyframes or not self.second.refine
 
     @property
     def holds_sound(self) -> bool:

@@ -7,9 +7,9 @@ from math import prod
 from typing import Annotated
 
 from ..checkpoint.upscaler import UpscalerFile
-from ..conditioning.conditions import Condition, of_second_stage, remakes_sound
+from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words, zero
+from ..fields import Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
 from ..lora.stack import without_in_context
@@ -57,6 +57,19 @@ class SecondStage:
         "Shows reference videos and their IC-LoRA to the second stage, too, as Dub-It and HDR need it: more tokens and "
         "more memory. The official IC-LoRA pipeline leaves both out there.",
     ] = False
+    keep_keyframes: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Enlarges generated keyframes with the clip and generates them again in the second stage, as DFR does: more "
+        "tokens and more memory. The clip then has the sound of the first stage. The other official pipelines leave "
+        "keyframes out there.",
+    ] = False
+    rounds: Annotated[
+        int,
+        Whole(0, 2),
+        "How often the frame rate is doubled after the second stage, and the clip refined between generated keyframes "
+        "(DFR of LTX-2.5): 1 makes 48 of 24 frames per second, 2 makes 96. Needs the temporal upscaler.",
+    ] = 0
     sigmas: Annotated[
         tuple[float, ...] | None,
         Words(),
@@ -109,9 +122,31 @@ class SecondStage:
 
     def last(self, clip: ClipShape) -> ClipShape:
         """Return what becomes of the clip of the first stage."""
-        for file in self.upscalers:
+        for file in self.enlarging:
             clip = file.config.upscaled_shape(clip)
         return clip
+
+    @property
+    def enlarging(self) -> tuple[UpscalerFile, ...]:
+        """What enlarges the clip before it is refined: not the temporal upscaler, where rounds take it."""
+        return tuple(file for file in self.upscalers if not self.rounds or file.config.time == 1)
+
+    @property
+    def raising(self) -> UpscalerFile:
+        """What doubles the frame rate in each round. Raises SettingError without one."""
+        for file in self.upscalers:
+            if file.config.time != 1:
+                return file
+        raise SettingError(
+            "Rounds double the frame rate with the temporal upscaler, and there is none: give it with "
+            "--temporal-upscaler (ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0), or set rounds to 0."
+        )
+
+    def for_rounds(self) -> "SecondStage":
+        """Return the second stage that rounds go on from. Raises SettingError for one that they cannot."""
+        if not self.refine:
+            raise SettingError("Rounds go on from a second stage: let it refine (--refine), or set rounds to 0.")
+        return replace(self, keep_keyframes=True) if self.raising else self
 
     def with_lora(self, loras: Stack, strength: float) -> Stack:
         """Add the distilled LoRA with this strength to ``loras``; it was made for the transformer alone."""
@@ -126,11 +161,11 @@ class SecondStage:
 
     def given(self, conditions: Collection[Condition]) -> tuple[Condition, ...]:
         """Return which of the first stage's conditions the second one has."""
-        return of_second_stage(conditions, self.keep_references)
+        return of_second_stage(conditions, self.keep_references, self.keep_keyframes)
 
     def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
         """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""
-        leaves = len(self.given(conditions)) < len(conditions)
+        leaves = not self.keep_references and any(isinstance(each, ReferenceVideo) for each in conditions)
         return without_in_context(loras) if leaves else loras
 
     def completed(self, recipe: Refine, conditions: Collection[Condition] = ()) -> Refine:
@@ -140,6 +175,10 @@ class SecondStage:
             recipe: that of the model.
             conditions: what is given in the first stage; it tells which pipeline this is.
         """
+        if self.keep_keyframes and any(isinstance(each, GeneratedKeyframes) for each in conditions):
+            recipe = replace(recipe, keeps_sound=True)
+        if self.rounds:
+            recipe = replace(recipe, sampler="euler_ancestral")
         if self.sound == "refine" or remakes_sound(conditions):
             recipe = replace(recipe, keeps_sound=False)
         if self.sigmas is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
-from ..geometry import TIME_SCALE, pixel_frames
+from ..geometry import TIME_SCALE, Keyframes, pixel_frames
 from .config import ResampleConfig, VideoVAEConfig
 from .decoding import FLOAT32, DecodingWork, Denoising, Work
 from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
@@ -89,7 +89,12 @@ class VideoDecoder(nn.Module):
             )
 
     def decode(
-        self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None, on_tile: OnTile | None = None
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode in tiles (``decoding.Decoder``), which shrink along the shorter side of the picture as it does."""
         latent = latent.to(next(self.parameters()).dtype)
@@ -110,7 +115,13 @@ class VideoDecoder(nn.Module):
         grid = Grid(intervals, side(height), side(width))
         return stream_tiles(lambda t: latent[:, :, t], run, self.config.out_channels, grid, on_tile)
 
-    def work(self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None) -> DecodingWork:
+    def work(
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
         batch, channels, length, height, width = latent.shape
         largest, tiles = largest_tile((length, height, width), tiling, coupled=True)

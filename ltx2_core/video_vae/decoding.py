@@ -6,7 +6,8 @@ from typing import Annotated, Protocol
 
 from torch import Tensor
 
-from ..fields import Whole, zero
+from ..fields import Switch, Whole, zero
+from ..geometry import Keyframes
 from .tiling import OnTile, Tiling
 
 FLOAT32 = 4  # bytes
@@ -28,6 +29,12 @@ class Denoising:
         "Steps in which the diffusion decoder of LTX-2.5 denoises. 0 takes as many as it was made for, which is 1; "
         "each more takes as long again. Other decoders take no notice.",
     ] = 0
+    decoder_keyframes: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Lets the diffusion decoder of LTX-2.5 look at keyframes that were generated beside the clip, which takes more "
+        "memory and time. Other decoders take no notice.",
+    ] = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,12 @@ class Decoder(Protocol):
         """Raise SettingError for a latent (B, C, f, h, w) that cannot be decoded."""
 
     def decode(
-        self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None, on_tile: OnTile | None = None
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Yield consecutive frames (B, 3, F, H, W), nominally -1..1, blended in float32.
 
@@ -88,10 +100,17 @@ class Decoder(Protocol):
             tiling: Size and overlap of tiles.
             denoising: Seed and steps; None for seed 0 and the steps that the file says.
             on_tile: Called with (done, total) after every tile; it may raise to interrupt.
+            keyframes: That were generated beside the clip, of its height and width; only decoders that denoise look.
         """
 
-    def work(self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None) -> DecodingWork:
-        """Say what ``decode`` computes of a latent of this shape, which may be one without content."""
+    def work(
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> DecodingWork:
+        """Say what ``decode`` computes of latents of these shapes, which may be without content."""
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` enlarged to the least that hides its seams."""

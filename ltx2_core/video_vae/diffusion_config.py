@@ -67,6 +67,7 @@ class DiffusionDecoderConfig:
     steps: int = 1
     predicts_x0: bool = True
     gates: bool = False  # whether blocks scale what they add by a vector, as old files do
+    marks_keyframes: bool = False  # whether there is a vector by which keyframes are told from the clip
 
     def __post_init__(self) -> None:
         if len(self.stages) != STAGES or len(self.upsamples) != STAGES - 1:
@@ -128,8 +129,8 @@ class DiffusionDecoderConfig:
 
         Args:
             section: of the config.
-            shapes: of the decoder's tensors, by our names. They say whether there are gates, and with those of the
-                release stand for the config of a file that has none.
+            shapes: of the decoder's tensors, by our names. They say whether there are gates and a mark of keyframes,
+                and with those of the release stand for the config of a file that has none.
 
         Raises:
             CheckpointError: The section describes a convolutional decoder, or something that this package lacks.
@@ -160,6 +161,7 @@ class DiffusionDecoderConfig:
             steps=fields.whole("default_num_inference_steps", 2, most=1000),
             predicts_x0=predicts == "x0",
             gates=any(name.endswith(".attention_gate") for name in shapes),
+            marks_keyframes="keyframe_mark" in shapes,
         )
 
 

@@ -1,17 +1,20 @@
 """From latents to pixels by a diffusion model (see README.md, "Diffusion")."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SettingError
+from ..geometry import Keyframes
 from ..layers.norms import RMSNorm
 from .decoding import FLOAT32, DecodingWork, Denoising, Work
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_layers import Block, DiffusionBlock, TimeEmbedding, Upsample
-from .diffusion_tiles import CellGrid, least_overlap, pad_to
+from .diffusion_tiles import CellGrid, Size, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
+from .keyframe_attention import Hidden, Joint, on_each
 from .layers import ChannelStatistics, patchify, unpatchify
 from .place_noise import place_noise
 from .tiling import OnTile, TileAxis, Tiling, stream_tiles
@@ -27,6 +30,8 @@ _TILINGS: tuple[Tiling, ...] = (
     Tiling(384, 160, 88, 40),
     Tiling(320, 160, 80, 40),
 )
+
+Place = tuple[TileAxis, TileAxis, TileAxis]  # of a tile in time, height and width
 
 
 class DiffusionDecoder(nn.Module):
@@ -46,6 +51,7 @@ class DiffusionDecoder(nn.Module):
         first, *_, last = config.stages
         patch = config.out_channels * config.patch_size**2
         self.statistics = ChannelStatistics(config.latent_channels)
+        self.keyframe_mark = nn.Parameter(torch.empty(config.latent_channels)) if config.marks_keyframes else None
         self.from_latent = nn.Linear(config.latent_channels, first.channels)
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(stage, config.head_dim, config.gates) for _ in range(stage.depth))
@@ -86,68 +92,93 @@ class DiffusionDecoder(nn.Module):
         Returns:
             (B, T, H, W, C'), with cells of ghosts behind those of the clip.
         """
-        ghosts = latent[:, :, -1:].expand(-1, -1, self.config.ghosts, -1, -1)
-        x = self.statistics.denormalize(torch.cat((latent, ghosts), dim=2))
-        x = self.from_latent(x.movedim(1, -1).to(self.from_latent.weight.dtype))
+        x = self._embedded(self._with_ghosts(latent))
         for number in range(len(self.stages) - 1):
             x = self._run_stage(number, x, is_first=True)
         return x
 
-    def make_context(self, cells: Tensor, *, is_first: bool, is_last: bool) -> Tensor:
+    def make_joint_cells(self, latent: Tensor, keyframes: Keyframes) -> Joint:
+        """Run the first three stages on a whole latent (B, C, f, h, w) and the keyframes beside it."""
+        mark = 0 if self.keyframe_mark is None else self.keyframe_mark.float()
+        beside = self._embedded(keyframes.latent.to(latent), mark)
+        x = Joint(self._embedded(self._with_ghosts(latent)), beside, ())
+        for number in range(len(self.stages) - 1):
+            x = self._run_stage(number, x.at(stage_times(self.config, number, keyframes.frames)), is_first=True)
+        return x
+
+    def _with_ghosts(self, latent: Tensor) -> Tensor:
+        return torch.cat((latent, latent[:, :, -1:].expand(-1, -1, self.config.ghosts, -1, -1)), dim=2)
+
+    def _embedded(self, latent: Tensor, mark: Tensor | int = 0) -> Tensor:
+        x = self.statistics.denormalize(latent).movedim(1, -1) + mark
+        return self.from_latent(x.to(self.from_latent.weight.dtype))
+
+    def make_context(self, cells: Hidden, *, is_first: bool, is_last: bool) -> Hidden:
         """Run the fourth stage.
 
         Args:
-            cells: (B, T, H, W, C'), of a tile.
+            cells: (B, T, H, W, C'), of a tile, and of the keyframes beside it.
             is_first: Whether they begin with the clip.
             is_last: Whether they end with its ghosts, which are cut off unless the last windows need them.
 
         Returns:
-            (B, F, H/4, W/4, C).
+            (B, F, H/4, W/4, C), and that of the keyframes.
         """
-        number = len(self.stages) - 1
-        context = self._run_stage(number, cells, is_first)
-        if is_last:
-            frames = context.shape[1]
-            content = max(frames - self.config.ghosts * self.config.time_scale, 1)
-            context = context[:, : max(content, self.config.stages[-1].kernel[0])]
-        return context
+        context = self._run_stage(len(self.stages) - 1, cells, is_first)
+        if not is_last:
+            return context
+        if isinstance(context, Joint):
+            return context.with_clip(self._without_ghosts(context.clip))
+        return self._without_ghosts(context)
 
-    def _run_stage(self, number: int, x: Tensor, is_first: bool) -> Tensor:
+    def _without_ghosts(self, context: Tensor) -> Tensor:
+        content = max(context.shape[1] - self.config.ghosts * self.config.time_scale, 1)
+        return context[:, : max(content, self.config.stages[-1].kernel[0])]
+
+    def _run_stage(self, number: int, x: Hidden, is_first: bool) -> Hidden:
         for block in self.stages[number].children():
             x = block(x)
         return self.upsamples[number](x, is_first)
 
-    def denoise(self, noise: Tensor, context: Tensor, steps: int | None = None) -> Tensor:
+    def denoise(self, noise: Hidden, context: Hidden, steps: int | None = None) -> Hidden:
         """Turn noise (B, 3, F, H, W) into pixels of the same shape.
 
         Args:
-            noise: of the first step.
-            context: (B, F, H/4, W/4, C), of the same frames.
+            noise: of the first step; that of keyframes is (B, 3, K, H, W).
+            context: (B, F, H/4, W/4, C), of the same frames, and that of the keyframes.
             steps: None for as many as the file says.
         """
         count = steps or self.config.steps
-        times = [1 - step / count for step in range(count)]
+        times: list[float] = [1 - step / count for step in range(count)]
         x = noise
         for time, following in zip(times, [*times[1:], 0.0]):
             found = self._predict(x, time, context)
             if self.config.predicts_x0 and not following:
                 return found
-            x, found = x.float(), found.float()
-            velocity = (x - found) / time if self.config.predicts_x0 else found
-            x = (x - (time - following) * velocity).to(noise.dtype)
+            x = on_each(partial(self._step, time, following), x, found)
         return x
 
-    def _predict(self, pixels: Tensor, time: float, context: Tensor) -> Tensor:
+    def _step(self, time: float, following: float, x: Tensor, found: Tensor) -> Tensor:
+        """Go from ``time`` to ``following``."""
+        start, found = x.float(), found.float()
+        velocity = (start - found) / time if self.config.predicts_x0 else found
+        return (start - (time - following) * velocity).to(x.dtype)
+
+    def _predict(self, pixels: Hidden, time: float, context: Hidden) -> Hidden:
         """Return what the last stage makes of pixels (B, 3, F, H, W) at ``time``."""
-        modulation = self.time(time)
-        x = self.from_pixels(patchify(pixels, self.config.patch_size).movedim(1, -1))
+        modulation, patch = self.time(time), self.config.patch_size
+        x = on_each(lambda each: self.from_pixels(patchify(each, patch).movedim(1, -1)), pixels)
         for block in self.diffusion.children():
             x = block(x, context, modulation)
-        x = self.to_pixels(self.norm_out(x))
-        return unpatchify(x.movedim(-1, 1), self.config.patch_size)
+        return on_each(lambda each: unpatchify(self.to_pixels(self.norm_out(each)).movedim(-1, 1), patch), x)
 
     def decode(
-        self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None, on_tile: OnTile | None = None
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode in tiles of cells, as ``decoding.Decoder`` says; latents of any size."""
         denoising, frames = denoising or Denoising(), (latent.shape[2] - 1) * self.config.time_scale + 1
@@ -156,10 +187,11 @@ class DiffusionDecoder(nn.Module):
         height, width = (length * self.config.space_scale for length in latent.shape[3:])
         top, left = top * self.config.space_scale, left * self.config.space_scale
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
-        cells = self.make_cells(padded)
+        cells, beside = self._cells(padded, keyframes, denoising)
 
         def run(slab: Tensor, time: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
-            return self._run_tile(slab[:, :, row.source, column.source], grid, (time, row, column), denoising)
+            here = slab[:, :, row.source, column.source]
+            return self._run_tile(here, grid, (time, row, column), denoising, beside)
 
         for chunk in stream_tiles(lambda t: cells[:, t], run, self.config.out_channels, grid.tiles, on_tile):
             chunk = chunk[:, :, :frames, top : top + height, left : left + width]
@@ -168,38 +200,92 @@ class DiffusionDecoder(nn.Module):
                 yield chunk
             del chunk  # before the next one is made
 
+    def _cells(
+        self, padded: Tensor, keyframes: Keyframes | None, denoising: Denoising
+    ) -> tuple[Tensor, Keyframes | None]:
+        """Return the cells of a clip, and those of the keyframes that are decoded with it, if any are."""
+        if keyframes is None or not denoising.decoder_keyframes:
+            return self.make_cells(padded), None
+        joint = self.make_joint_cells(padded, pad_keyframes(keyframes, self.config.smallest))
+        return joint.clip, Keyframes(joint.keyframes, keyframes.frames)
+
     def _run_tile(
-        self, cells: Tensor, grid: CellGrid, place: tuple[TileAxis, TileAxis, TileAxis], denoising: Denoising
+        self,
+        cells: Tensor,
+        grid: CellGrid,
+        place: Place,
+        denoising: Denoising,
+        beside: Keyframes | None = None,
     ) -> Tensor:
-        """Make the pixels of one tile."""
+        """Make the pixels of one tile; ``beside`` are the cells (B, K, H, W, C) of all keyframes of the clip."""
         time, row, column = (axis.target for axis in place)
-        context = self.make_context(cells, is_first=time.start == 0, is_last=time.stop == grid.frames)
+        steps, is_first, is_last = denoising.decoder_steps or None, time.start == 0, time.stop == grid.frames
+        begin = time.start, row.start, column.start
+        if beside is None:
+            context = self.make_context(cells, is_first=is_first, is_last=is_last)
+            pixels = self.denoise(self._noise(denoising.decoder_seed, context, begin), context, steps)
+            return pixels[:, :, : time.stop - time.start]
+        near = seen_in(beside.frames, range(time.start, time.stop))
+        frames = [beside.frames[number] for number in near]
+        own, stage = beside.latent[:, near][:, :, place[1].source, place[2].source], len(self.stages) - 1
+        joint = Joint(cells, own, stage_times(self.config, stage, frames, place[0].source.start))
+        seen = self.make_context(joint, is_first=is_first, is_last=is_last)
+        seen = seen.at(stage_times(self.config, stage + 1, frames, time.start))
+        noise = self._joint_noise(denoising.decoder_seed, seen, begin, frames)
+        return self.denoise(noise, seen, steps).clip[:, :, : time.stop - time.start]
+
+    def _noise(self, seed: int, context: Tensor, begin: Size) -> Tensor:
+        """Noise of the pixels that ``context`` (B, F, H/4, W/4, C) is of, which begin there."""
         batch, frames, height, width, _ = context.shape
         patch, channels = self.config.patch_size, self.config.out_channels
-        shape = (batch, channels, frames, height * patch, width * patch)
-        noise = place_noise(denoising.decoder_seed, shape, (time.start, row.start, column.start), cells)
-        return self.denoise(noise, context, denoising.decoder_steps or None)[:, :, : time.stop - time.start]
+        return place_noise(seed, (batch, channels, frames, height * patch, width * patch), begin, context)
 
-    def work(self, latent: Tensor, tiling: Tiling, denoising: Denoising | None = None) -> DecodingWork:
+    def _joint_noise(self, seed: int, context: Joint, begin: Size, frames: Sequence[int]) -> Joint:
+        """The same for a clip and its keyframes; that of each depends on its frame, and is none of the clip's."""
+        each = [
+            self._noise(seed, context.keyframes[:, [number]], (-1 - frame, begin[1], begin[2]))
+            for number, frame in enumerate(frames)
+        ]
+        return Joint(self._noise(seed, context.clip, begin), torch.cat(each, dim=2), context.times)
+
+    def work(
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
+        denoising = denoising or Denoising()
         padded, _ = pad_to(latent, self.config.smallest)
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
         place, tiles = grid.largest()
         whole = (len(padded), *grid.cells, self.config.stages[3].channels)
         cells = padded.new_empty(len(padded), *(axis.source.stop - axis.source.start for axis in place), whole[-1])
-        kept = math.prod(whole) * padded.element_size()
+        kept, beside = math.prod(whole) * padded.element_size(), self._cells_beside(whole, padded, keyframes, denoising)
+        kept += 0 if beside is None else beside.latent.nbytes
+        frames = () if beside is None else beside.frames
         frame = len(padded) * self.config.out_channels * grid.height * grid.width * FLOAT32
         interval, tail = frame * grid.longest_interval, frame * grid.longest_tail
         parts = (
-            Work("cells", lambda: self.make_cells(padded)),
+            Work(("cells", frames), lambda: self._cells(padded, keyframes, denoising)),
             Work(
-                (cells.shape, place[0].target.stop == grid.frames, denoising),
-                lambda: self._run_tile(cells, grid, place, denoising or Denoising()),
+                (cells.shape, place[0].target.stop == grid.frames, denoising, frames),
+                lambda: self._run_tile(cells, grid, place, denoising, beside),
                 tiles,
                 kept + interval + tail,
             ),
         )
         return DecodingWork(parts, interval, kept)
+
+    def _cells_beside(
+        self, whole: Sequence[int], like: Tensor, keyframes: Keyframes | None, denoising: Denoising
+    ) -> Keyframes | None:
+        """Return cells of keyframes as a shape, for a clip whose cells are a ``whole`` of (B, T, H, W, C)."""
+        if keyframes is None or not denoising.decoder_keyframes:
+            return None
+        batch, _, height, width, channels = whole
+        return keyframes.map(lambda latent: like.new_empty(batch, latent.shape[2], height, width, channels))
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` with at least the overlap beyond which no pixel sees, and tiles of at least twice that."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers import Rotation, needs_grad
 from ..layers.norms import RMSNorm
 from .diffusion_config import StageConfig, UpsampleConfig
+from .keyframe_attention import Hidden, Joint, attend_jointly, on_each
 from .neighbourhood_attention import Size, attend
 
 _THETA = 10_000.0
@@ -33,14 +34,26 @@ class WindowAttention(nn.Module):
         """Project tokens (B, T, H, W, C) to queries, keys and values without positions, (B, T, H, W, 3, heads, d)."""
         return self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Hidden) -> Hidden:
         """Attend and project; (B, T, H, W, 3, heads, d), which is overwritten, to (B, T, H, W, C)."""
-        q, k, v = qkv.unbind(-3)
-        rope = AxialRope.of((q.shape[1], q.shape[2], q.shape[3]), self.head_dim, q.device)
-        q, k = self._place(q, self.q_norm, self.head_dim**-0.5, rope), self._place(k, self.k_norm, 1.0, rope)
+        if isinstance(qkv, Joint):
+            return self._attend_jointly(qkv)
+        q, k, v = self._placed(qkv)
         found = attend(q, k, v, self.kernel)
         del q, k, v, qkv
         return self.out(found.flatten(-2))
+
+    def _attend_jointly(self, qkv: Joint) -> Joint:
+        clip, keyframes = self._placed(qkv.clip), self._placed(qkv.keyframes, qkv.times)
+        q, k, v = (Joint(a, b, qkv.times) for a, b in zip(clip, keyframes))
+        found = attend_jointly(q, k, v, self.kernel)
+        return found.map(lambda x: self.out(x.flatten(-2)))
+
+    def _placed(self, qkv: Tensor, times: Sequence[float] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values with their positions; in time at ``times``, None for one after the other."""
+        q, k, v = qkv.unbind(-3)
+        rope = AxialRope.of((q.shape[1], q.shape[2], q.shape[3]), self.head_dim, q.device, times)
+        return self._place(q, self.q_norm, self.head_dim**-0.5, rope), self._place(k, self.k_norm, 1.0, rope), v
 
     def _place(self, x: Tensor, norm: RMSNorm, scale: float, rope: "AxialRope") -> Tensor:
         """Normalise the heads of ``x`` (B, T, H, W, heads, d), scale them, and rotate them by their positions."""
@@ -59,12 +72,17 @@ class AxialRope:
     axes: tuple[tuple[Tensor, Tensor], ...]  # cosines and sines in time, height and width: (T, H, W, 1, pairs) or 1s
 
     @classmethod
-    def of(cls, size: Size, head_dim: int, device: torch.device) -> "AxialRope":
-        """Compute the angles of a clip of ``size`` in float32, from frequencies in float64."""
+    def of(cls, size: Size, head_dim: int, device: torch.device, times: Sequence[float] | None = None) -> "AxialRope":
+        """Compute the angles of a clip of ``size`` in float32, from frequencies in float64.
+
+        Its frames are at ``times``; None for one after the other.
+        """
         axes = []
         for axis, (length, width) in enumerate(zip(size, axis_widths(head_dim))):
             exponents = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
             positions = torch.arange(length, dtype=torch.float32, device=device)
+            if axis == 0 and times is not None:
+                positions = torch.tensor(times, dtype=torch.float32, device=device)
             shape = [1, 1, 1, 1, width // 2]
             shape[axis] = length
             angles = (positions[:, None] * (_THETA**-exponents).float().to(device)).reshape(shape)
@@ -130,12 +148,12 @@ class Block(nn.Module):
         self.mlp = GatedMLP(stage.channels)
         self.attention_gate, self.mlp_gate = _gate(stage.channels, gates), _gate(stage.channels, gates)
 
-    def forward(self, x: Tensor, shifts: Sequence[tuple[Tensor, Tensor] | None] = (None, None)) -> Tensor:
+    def forward(self, x: Hidden, shifts: Sequence[tuple[Tensor, Tensor] | None] = (None, None)) -> Hidden:
         """Return the next hidden states of ``x`` (B, T, H, W, C); ``shifts`` modulate the two norms."""
-        qkv = self.attention.project(_modulate(self.norm1(x), shifts[0]))
-        x = _add(x, self.attention.attend(qkv), self.attention_gate)
+        qkv = on_each(lambda each: self.attention.project(_modulate(self.norm1(each), shifts[0])), x)
+        x = on_each(lambda each, change: _add(each, change, self.attention_gate), x, self.attention.attend(qkv))
         del qkv
-        return _add(x, self.mlp(_modulate(self.norm2(x), shifts[1])), self.mlp_gate)
+        return on_each(lambda each: _add(each, self.mlp(_modulate(self.norm2(each), shifts[1])), self.mlp_gate), x)
 
 
 class DiffusionBlock(nn.Module):
@@ -148,7 +166,7 @@ class DiffusionBlock(nn.Module):
         self.context_gate = _gate(stage.channels, gates)
         self.modulation = nn.Parameter(torch.empty(7, stage.channels))
 
-    def forward(self, x: Tensor, context: Tensor, modulation: Tensor) -> Tensor:
+    def forward(self, x: Hidden, context: Hidden, modulation: Tensor) -> Hidden:
         """Return the next hidden states of ``x``.
 
         Args:
@@ -157,7 +175,7 @@ class DiffusionBlock(nn.Module):
             modulation: (7, C), of the noise level; the gates in it are not used.
         """
         scale1, shift1, _, scale2, shift2, *_ = (modulation + self.modulation).unbind(0)
-        x = _add(x, self.context(context), self.context_gate)
+        x = on_each(lambda each, seen: _add(each, self.context(seen), self.context_gate), x, context)
         return self.block(x, ((shift1, scale1), (shift2, scale2)))
 
 
@@ -190,13 +208,19 @@ class Upsample(nn.Module):
         self.stride = config.stride
         self.linear = nn.Linear(channels, math.prod(config.stride) * channels // config.divisor)
 
-    def forward(self, x: Tensor, drop_first: bool) -> Tensor:
-        """Enlarge (B, T, H, W, C) by the stride.
+    def forward(self, x: Hidden, drop_first: bool) -> Hidden:
+        """Enlarge (B, T, H, W, C) by the stride; keyframes are each a clip of one frame, and so enlarged in space only.
 
         Args:
             x: hidden states.
             drop_first: Whether ``x`` begins with the clip, whose first cell stands for one frame alone.
         """
+        if isinstance(x, Joint):
+            alone = self._enlarge(x.keyframes.flatten(0, 1)[:, None], drop_first=True)
+            return Joint(self._enlarge(x.clip, drop_first), alone[:, 0].unflatten(0, x.keyframes.shape[:2]), x.times)
+        return self._enlarge(x, drop_first)
+
+    def _enlarge(self, x: Tensor, drop_first: bool) -> Tensor:
         t, h, w = self.stride
         x = rearrange(self.linear(x), "B T H W (C t h w) -> B (T t) (H h) (W w) C", t=t, h=h, w=w)
         return x[:, 1:] if drop_first and t == 2 else x

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..geometry import SPACE_SCALE, TIME_SCALE
+from ..geometry import SPACE_SCALE, TIME_SCALE, Keyframes
 from .diffusion_config import DiffusionDecoderConfig
 from .tiling import Grid, Span, TileAxis, Tiling, split_axis, tile_axes, to_pixels
 
@@ -111,6 +111,30 @@ def to_cell_frames(span: Span, scale: int) -> Span:
     """Convert a span of cells to frames: one for the first cell of the clip, ``scale`` for every other."""
     start, stop = (max(0, scale * (place - 1) + 1) for place in (span.start, span.stop))
     return Span(start, stop, span.fade_in * scale, span.fade_out * scale)
+
+
+def seen_in(frames: Sequence[int], interval: range) -> list[int]:
+    """Return which of the keyframes at ``frames``, rising, a tile of this ``interval`` sees.
+
+    Those in it, and the nearest one on each side.
+    """
+    inside = [number for number, frame in enumerate(frames) if frame in interval]
+    before = [number for number, frame in enumerate(frames) if frame < interval.start][-1:]
+    behind = [number for number, frame in enumerate(frames) if frame >= interval.stop][:1]
+    return [*before, *inside, *behind]
+
+
+def stage_times(
+    config: DiffusionDecoderConfig, stage: int, frames: Sequence[int], origin: int = 0
+) -> tuple[float, ...]:
+    """Return the times of keyframes in cells of the stage of this number, from its cell ``origin`` on."""
+    step = math.prod(upsample.stride[0] for upsample in config.upsamples[stage:])
+    return tuple((frame + (step - 1) / 2) / step - origin if frame else 0.0 - origin for frame in frames)
+
+
+def pad_keyframes(keyframes: Keyframes, least: Size) -> Keyframes:
+    """Enlarge keyframes as ``pad_to`` does the clip beside them: their sides, and not their number."""
+    return keyframes.map(lambda latent: pad_to(latent, (0, least[1], least[2]))[0])
 
 
 def pad_to(latent: Tensor, least: Size) -> tuple[Tensor, tuple[int, int]]:

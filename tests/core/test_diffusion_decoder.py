@@ -363,11 +363,11 @@ def test_every_tensor_of_the_released_file_has_its_place():
             assert state.keys() == names.keys()
             found |= {names[ours]: tuple(tensor.shape) for ours, tensor in state.items()}
             if variant.keys is DIFFUSION_DECODER:
-                assert sum(p.numel() for p in module.parameters()) == 417_133_616
-    assert found.keys() == shapes.keys() - {"decoder.type_emb"} and len(shapes) == 396
+                assert sum(p.numel() for p in module.parameters()) == 417_133_616 + 128
+    assert found.keys() == shapes.keys() and len(shapes) == 396
     assert all(shapes[key] == shape for key, shape in found.items())
     assert decoder[0].keys is DIFFUSION_DECODER and encoder[0].keys is VIDEO_ENCODER
-    assert DIFFUSION_DECODER.ours("decoder.type_emb", "") is None
+    assert DIFFUSION_DECODER.ours("decoder.type_emb", "") == "keyframe_mark"
 
 
 def test_heads_of_previews_are_known_and_not_wanted():

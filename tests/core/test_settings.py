@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, VideoSource
+from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, RetakeRange, VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
 from ltx2_core.geometry import ClipShape
@@ -349,3 +349,20 @@ def test_an_empty_negative_prompt_is_that_of_the_recipe_and_quotes_are_none():
 def test_the_recipe_counts_until_something_else_is_chosen(chosen, sigmas):
     expected = {"auto": sigmas is None, "recipe of the model": True, "these widgets": False}
     assert RecipeSettings(settings=chosen).follows(sigmas) == expected[chosen]
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler"),
+    [
+        ((), "euler_ancestral"),
+        ((Picture(torch.zeros(1, 32, 32, 3)),), "euler_ancestral"),
+        ((ReferenceVideo(VideoSource(torch.zeros(9, 32, 32, 3))),), "euler"),
+        ((RetakeRange(0.1, 0.2),), "euler"),
+    ],
+)
+def test_a_distilled_2_5_is_ancestral_only_where_nothing_is_followed_or_made_anew(given, sampler):
+    """Of the official pipelines of 1.2.0, those of IC-LoRAs and retakes are not."""
+    recipe = recipe_for("2.5", 48, distilled=True)
+    assert Request.of("x", conditions=given).completed(recipe).sampler == sampler
+    assert Request.of("x", conditions=given, sampler="heun").completed(recipe).sampler == "heun"
+    assert Request.of("x", conditions=given).completed(recipe_for("2.3", 48, distilled=True)).sampler == "euler"

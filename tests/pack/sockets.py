@@ -210,11 +210,12 @@ def trial(name: str, key: str | None, value: object) -> str:
     return ""
 
 
+# The only upscaler that is built in enlarges space, the model that is built in marks no keyframes, and there is no EXR.
+REFUSING = ("LTX2AVUpscaleTime", "LTX2AVGeneratedKeyframes", "LTX2AVRaiseFrameRate", "LTX2AVLoadHDR")
 wrong, tried = [], 0
 with torch.inference_mode():
     for name, node in NODES.items():
-        # The only upscaler that is built in enlarges space, and there are no EXR files, so two nodes refuse.
-        if (fault := trial(name, None, None)) and name not in ("LTX2AVUpscaleTime", "LTX2AVLoadHDR"):
+        if (fault := trial(name, None, None)) and name not in REFUSING:
             wrong.append(f"{name} with good values: {fault}")
         for each in node.define_schema().inputs:
             if name == "LTX2AVLoraStack" and each.id not in ("model", "lora_1", "strength_1", "lora_2", "strength_2"):

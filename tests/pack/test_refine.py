@@ -176,3 +176,39 @@ def test_what_cannot_be_is_said(client, staged, upscalers):
     change(staged, LTX2AVLoadUpscaler={"upscaler": SPATIAL})
     refine(staged, columns=50)
     assert "cannot be cut into (1, 1, 50) tiles" in client.run(staged).error
+
+
+@pytest.fixture
+def raised(upscalers, prompt) -> Prompt:
+    """All of DFR on the tiny 2.5: keyframes, two stages, and a round that doubles the frame rate."""
+    change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.5-tiny-dev-transformer.safetensors"})
+    change(prompt, LTX2AVLoadGemma={"text_encoder": "as the model"}, LTX2AVSchedule={"steps": 1})
+    change(prompt, LTX2AVEmptyLatent={"width": 32, "height": 32, "frames": 33})
+    given = {"model": [node(prompt, "LTX2AVLoadModel"), 0], "positive": [node(prompt, "LTX2AVThinkingTokens"), 0]}
+    given |= {"conditions": ["keyframes", 0], "seed": 5}
+    add(prompt, keyframes=("LTX2AVGeneratedKeyframes", {"count": 0}))
+    for name, file in (("space", SPATIAL), ("time", TEMPORAL)):
+        add(prompt, **{name: ("LTX2AVLoadUpscaler", {"upscaler": file})})
+    second = {"latent": [node(prompt, "LTX2AVSample"), 0], "upscaler": ["space", 0], "keep_keyframes": True}
+    add(prompt, second=("LTX2AVTwoStage", given | second))
+    add(
+        prompt, faster=("LTX2AVRaiseFrameRate", given | {"latent": ["second", 0], "upscaler": ["time", 0], "rounds": 1})
+    )
+    return change(prompt, LTX2AVSample={"conditions": ["keyframes", 0]}, LTX2AVDecode={"latent": ["faster", 0]})
+
+
+def test_the_frame_rate_is_raised_between_generated_keyframes(server, client, raised):
+    run = client.run(raised)
+    clip = Clip.of(server, run, node(raised, "SaveVideo"))
+    assert clip.frames.shape == (65, 64, 64, 3) and clip.fps == 48
+    assert "64 x 64" in dict(run.texts)["faster"] and "65 frames" in dict(run.texts)["faster"]
+    raised["faster"]["inputs"]["upscaler"] = ["space", 0]
+    assert "This upscaler enlarges space by 2, not time" in client.run(raised).error
+    raised["second"]["inputs"]["keep_keyframes"] = False
+    assert "this latent has none: connect LTX-2 Generated Keyframes" in client.run(raised).error
+
+
+def test_keyframes_need_a_model_that_marks_them(client, prompt):
+    add(prompt, keyframes=("LTX2AVGeneratedKeyframes", {"count": 1}))
+    change(prompt, LTX2AVSample={"conditions": ["keyframes", 0]})
+    assert "its transformer has no keyframe marker" in client.run(prompt).error

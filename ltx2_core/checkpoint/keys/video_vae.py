@@ -54,7 +54,7 @@ _DIFFUSION = {
     **under("diff_blocks.{}", "diffusion.{}", _DIFFUSION_BLOCK),
     "norm_out.weight": "norm_out.weight",
     **under("conv_out", "to_pixels", WEIGHTS),
-    "type_emb": None,  # of generated keyframes that are decoded together with the clip
+    "type_emb": "keyframe_mark",
 }
 # The heads of previews begin with "coarse_".
 DIFFUSION_DECODER = Keys(
