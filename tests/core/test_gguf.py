@@ -681,16 +681,22 @@ def test_a_file_that_the_official_package_writes(tmp_path, type):
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in ours.state_dict().items())
 
 
+CLIP = {"prompt": "a green ball bounces twice on the left", "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def exact_clip():
+    return ltx2.generate(open_models("miniature"), **CLIP).frames
+
+
 @pytest.mark.parametrize(("type", "decibels"), zip(WRITTEN, (65, 45, 45, 38, 33)))
 @pytest.mark.slow
-def test_the_miniature_in_blocks_makes_nearly_the_same_clip(tmp_path, type, decibels):
+def test_the_miniature_in_blocks_makes_nearly_the_same_clip(tmp_path, exact_clip, type, decibels):
     """Transformer, connectors, text projection and Gemma; the table in quantization/README.md has what was measured."""
     checkpoint = write(tmp_path / "mini.gguf", *transformer(MINI, common(type), quantised))
     encoder = write(tmp_path / "gemma.gguf", *gemma(GEMMA, type, quantised))
-    settings = {"prompt": "a green ball bounces twice on the left", "seed": 3}
-    found = ltx2.generate(open_models([checkpoint, MINI], encoder), **settings)
-    exact = ltx2.generate(open_models("miniature"), **settings)
-    error = (found.frames - exact.frames).square().mean()
+    found = ltx2.generate(open_models([checkpoint, MINI], encoder), **CLIP)
+    error = (found.frames - exact_clip).square().mean()
     assert 0 < error < 10 ** (-decibels / 10)
 
 

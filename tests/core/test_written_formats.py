@@ -269,7 +269,7 @@ PICTURE = {
     "fp8 in blocks": 0.3, "fp8 in columns": 0.3, "int8 of the tensor": 0.2, "int8 rotated": 0.2, "int8 of quanto": 0.2,
     "int8 of bitsandbytes": 0.2, "nvfp4": 3, "mxfp8": 0.4, "w4a8": 2, "w4a4": 2, "nf4": 3,
 }  # fmt: skip
-CLIP = {"width": 96, "height": 96, "frames": 33, "seed": 3, "device": "cpu"}
+CLIP = {"width": 96, "height": 96, "frames": 33, "seed": 3, "steps": 8, "device": "cpu"}
 PROMPT = "a green ball bounces twice on the right"
 
 
