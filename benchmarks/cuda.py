@@ -9,7 +9,8 @@ stream   the same steps streamed by block and by part, and as planned under caps
          and beside the first placement of the same step, equality with it, loads, memory reserved beside the plan's
 
 Every figure is a row, printed as it comes and kept in results/cuda_<card>_<date>.json; what fails or finds no time is a
-row that says so. Needs twice the bytes of the bf16 weights in host memory (80 GB). With --tiny a miniature on the CPU.
+row that says so; --table FILE prints such a file as tables of a page. Needs twice the bytes of the bf16 weights in host
+memory (80 GB). With --tiny a miniature on the CPU.
 """
 
 import argparse
@@ -181,7 +182,11 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--minutes", type=float, default=8, help="begin no row after so long")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     parser.add_argument("--tiny", action="store_true", help="a miniature on the CPU, to try this script")
+    parser.add_argument("--table", type=Path, help="print this file as tables instead")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(tables_of(json.loads(options.table.read_text())))
+        return options.table
     options.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
     with torch.inference_mode():
@@ -191,6 +196,18 @@ def main(arguments: list[str] | None = None) -> Path:
                 for which, figures in PARTS[part](bench):
                     bench.measure(part, {"format": format, **which}, figures)
     return bench.path
+
+
+def tables_of(content: Figures) -> str:
+    """Return a table of a page for each part, with what was measured on and the figures that its rows have."""
+    about, tables = content["about"], []
+    tables.append(", ".join(f"{name} {about[name]}" for name in ("card", "driver", "torch", "date") if name in about))
+    for part in dict.fromkeys(row["part"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["part"] == part]
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "part"]
+        lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+        tables.append(f"## {part}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

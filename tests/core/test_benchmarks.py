@@ -9,9 +9,15 @@ from benchmarks import clips, cuda
 
 
 @pytest.mark.slow
-def test_the_script_for_a_card(tmp_path):
+def test_the_script_for_a_card(tmp_path, capsys):
     how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
-    content = json.loads(cuda.main(how).read_text())
+    path = cuda.main(how)
+    content = json.loads(path.read_text())
+    capsys.readouterr()
+    cuda.main(["--table", str(path)])
+    table = capsys.readouterr().out
+    assert all(f"## {part}\n\n| format |" in table for part in cuda.PARTS)
+    assert f"card {content['about']['card']}" in table
     assert {"card", "date", "torch", "ltx-core", "diffusers", "options"} <= content["about"].keys()
     rows = content["rows"]
     assert {(row["part"], row["format"]) for row in rows} == {
