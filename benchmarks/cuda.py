@@ -200,14 +200,16 @@ def main(arguments: list[str] | None = None) -> Path:
 
 def tables_of(content: Figures) -> str:
     """Return a table of a page for each part, with what was measured on and the figures that its rows have."""
-    about, tables = content["about"], []
-    tables.append(", ".join(f"{name} {about[name]}" for name in ("card", "driver", "torch", "date") if name in about))
-    for part in dict.fromkeys(row["part"] for row in content["rows"]):
-        rows = [row for row in content["rows"] if row["part"] == part]
-        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "part"]
-        lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
-        tables.append(f"## {part}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(tables)
+    about, parts = content["about"], dict.fromkeys(row["part"] for row in content["rows"])
+    measured = ", ".join(f"{name} {about[name]}" for name in ("card", "driver", "torch", "date") if name in about)
+    return "\n\n".join([measured, *(_table([r for r in content["rows"] if r["part"] == part]) for part in parts)])
+
+
+def _table(rows: list[Figures]) -> str:
+    """One part, with a column for each figure that a row of it has."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "part"]
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return f"## {rows[0]['part']}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
