@@ -65,7 +65,8 @@ class VideoFormat:
 
 
 SDR = VideoFormat("H.264", "libx264", 8, (1, 1, 1), (0.2126, 0.7152, 0.0722), 19, {"preset": "veryfast"})
-# ITU-R BT.2100 with Hybrid Log-Gamma; players of Apple take HEVC as hvc1 only.
+# ITU-R BT.2100 with Hybrid Log-Gamma; players of Apple take HEVC as hvc1 only. Without pictures that look ahead (B), of
+# which x265 mistakes the times in clips of two frames.
 HLG = VideoFormat(
     "HEVC",
     "libx265",
@@ -73,7 +74,7 @@ HLG = VideoFormat(
     (9, 18, 9),
     (0.2627, 0.678, 0.0593),
     12,
-    {"preset": "veryfast", "x265-params": "log-level=error:repeat-headers=1:info=0"},
+    {"preset": "veryfast", "x265-params": "log-level=error:repeat-headers=1:info=0:bframes=0"},
     "hvc1",
 )
 

@@ -97,6 +97,7 @@ def test_groups_of_tokens_need_no_matrix():
     assert peak.bytes < 0.25 * 8192 * 8192 * 4
 
 
+@pytest.mark.slow
 def test_rotations_live_as_long_as_their_positions():
     net = network("2.3")
     video, audio = streams(net)

@@ -59,6 +59,7 @@ def test_a_text_encoder_of_another_model_is_refused_before_anything_is_read(file
         Blueprint.of_files(real, other, dict.fromkeys((*real.sources, "text_encoder"), torch.float32))
 
 
+@pytest.mark.slow
 def test_one_of_other_sizes_says_what_it_gives_and_what_is_read(files, real, tmp_path):
     shutil.copytree(GEMMA, tmp_path / "other")
     with pytest.raises(SettingError, match=r"other gives 7 hidden states of width 64, and LTX-2.3 dev reads 3"):

@@ -87,7 +87,7 @@ def test_newer_versions_are_refused(stated):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", COMPONENTS)
-@pytest.mark.sample(6)
+@pytest.mark.slow
 def test_every_component_is_filled(sets, version, name):
     models = open_models(sets[version][0])
     network = build(models, name, torch.float32)

@@ -322,6 +322,7 @@ def make(models, *conditions, frames=33, **more) -> ltx2.Clip:
     return ltx2.generate(models, "x", conditions=conditions, **size | more)
 
 
+@pytest.mark.slow
 def test_a_given_sound_is_heard_as_it_is(models):
     short = AudioSource(SOUND.waveform[:1, :20_000], 24_000)
     said = []

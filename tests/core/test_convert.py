@@ -131,6 +131,7 @@ def test_nvfp4_has_the_bytes_of_comfy_kitchen():
 
 
 @pytest.mark.parametrize("format", WRITTEN)
+@pytest.mark.sample(1)
 def test_a_checkpoint_is_whole_and_its_matrices_are_as_far_off_as_is_said(converted, format):
     path, done = converted(format)
     models = open_models(path)
@@ -218,6 +219,7 @@ def test_what_stays_can_be_chosen(tmp_path, words):
     assert any("adaln" in each.name for each in names) == ("ends" not in words)
 
 
+@pytest.mark.slow
 def test_no_more_than_some_rows_are_in_memory(tmp_path, monkeypatch):
     """Whatever the size of a matrix; in pieces a file has the bytes that it has at once."""
     whole, pieces = tmp_path / "whole.safetensors", tmp_path / "pieces.safetensors"
@@ -235,7 +237,7 @@ def test_no_more_than_some_rows_are_in_memory(tmp_path, monkeypatch):
     assert whole.read_bytes() == pieces.read_bytes()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("format", WRITTEN)
 def test_a_tiny_model_runs_in_every_format(tmp_path, tiny_files, format):
     """Version 2.3; the clip of the miniature is in test_written_formats.py."""

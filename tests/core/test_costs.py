@@ -135,6 +135,7 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
 
 
 @pytest.mark.parametrize("appended, groups", [(64, 1), (640, 11)])
+@pytest.mark.slow
 def test_references_that_are_seen_in_part_are_in_the_peak(appended, groups):
     found, extent = small("2.3"), LatentSize((5, 12, 12), 26, appended=(appended, 0), groups=(groups, 0))
     network = running(found)
@@ -152,7 +153,7 @@ def test_references_that_are_seen_in_part_are_in_the_peak(appended, groups):
     ((192, 128, 57), Tiling(128, 64, 32, 16)),
     ((256, 64, 41), Tiling(128, 32, 24, 8)),
 ])  # fmt: skip
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_decoding_peak_is_that_of_a_run(tiny_blueprint, size, tiling):
     found, models = tiny_blueprint
     shape = ClipShape(*size, Fraction(24))
@@ -231,6 +232,7 @@ def test_the_peaks_of_sound_are_those_of_a_run(tiny_blueprint):
         assert Vocode(heard.shape[2]).need(found).cost.peak == pytest.approx(measured.bytes, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_peaks_of_encoding_are_those_of_a_run(tiny_blueprint):
     found, models = tiny_blueprint
     shape = ClipShape(128, 96, 33, Fraction(24))
@@ -286,7 +288,7 @@ def test_more_passes_cost_more_but_share_what_they_have_in_common(released):
 
 
 @pytest.mark.parametrize("counts, held", [((1, 1, 1), False), ((2, 1, 2), False), ((1, 2, 2), True)])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_peak_of_refining_is_that_of_a_run(counts, held):
     """What one call makes, beside the latents that the sampler holds and the inputs."""
     shape, found = ClipShape(384, 256, 33, Fraction(24)), small("2.3")
@@ -306,7 +308,7 @@ def test_the_peak_of_refining_is_that_of_a_run(counts, held):
 
 
 @pytest.mark.parametrize("kind", [{}, {"rational_resampler": True, "spatial_scale": 1.5}, {"temporal_upsample": True}])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_peak_of_upscaling_is_that_of_a_run(kind, tmp_path):
     file = open_upscaler(tiny.write_upscaler(tmp_path, kind | {"mid_channels": 256}))
     upscaler, statistics = build_upscaler(file, torch.float32), ChannelStatistics(128)

@@ -60,6 +60,7 @@ def test_the_file_says_which_decoder_it_has(tiny_files, vae):
     assert isinstance(ltx2.build(plain, "video_decoder", torch.float32), VideoDecoder)
 
 
+@pytest.mark.slow
 def test_gates_and_previews_in_a_file_are_read_and_left_out(tiny_files, vae, tmp_path):
     tensors, config = load_file(vae), {"config": json.dumps({"vae": tiny._DIFFUSION_VAE})}
     norms = [key for key in tensors if key.endswith(".norm1.weight")]
@@ -73,6 +74,7 @@ def test_gates_and_previews_in_a_file_are_read_and_left_out(tiny_files, vae, tmp
     torch.testing.assert_close(frames(old), frames(new), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_that_disagrees_with_its_config_is_refused(tiny_files, vae, tmp_path):
     save_file(load_file(vae), tmp_path / "bare.safetensors")
     models = models_with(tiny_files, tmp_path / "bare.safetensors")
@@ -148,6 +150,7 @@ def test_the_tensors_say_what_is_planned_where_the_config_does_not():
     assert isinstance(made, DiffusionDecoder)
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_model_with_a_diffusion_decoder_is_made(tiny_files, vae):
     models = models_with(tiny_files, vae)
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.float32)

@@ -116,6 +116,7 @@ def whole(decoder: DiffusionDecoder, latent: torch.Tensor, tiling: Tiling = Tili
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_published_numbers_of_every_stage():
     decoder, latent = tiny(), signal(1, 8, 2, 3, 3)
     matches("timestep_embedding_at_1.0", decoder.time.embed(1.0)[None])
@@ -377,6 +378,7 @@ def test_heads_of_previews_are_known_and_not_wanted():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_gates_of_old_files_are_folded_rows():
     """Scaling what a block adds equals scaling the rows of its last layers, biases included."""
     names = {"gate_msa": "attn.proj", "gate_mlp": "mlp.w_down", "gate_ctx": "context_proj"}
@@ -629,7 +631,7 @@ def test_tiles_are_enlarged_until_they_hide_their_seams():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 5), (2, 3, 1)])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_clips_of_any_size_are_decoded(size):
     decoder = tiny()
     frames, height, width = size

@@ -99,6 +99,7 @@ def test_the_command_line_knows_it(parts, tmp_path):
     assert len(list((tmp_path / "clip").glob("*.png"))) in (9, 17, 25, 33, 41, 49, 57, 65, 73)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(parts, tmp_path, capsys):
     models = open_models(parts[:-1])
     with pytest.raises(MissingFileError, match="length is as the prompt needs, and there is no duration head: put"):

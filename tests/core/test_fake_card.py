@@ -80,7 +80,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_weights_and_passes_of_every_kind_stay_on_the_card(miniature, settings):
     made(miniature, steps=1, **settings)
 
@@ -134,7 +134,7 @@ MOVED = (CONNECTORS, VIDEO_ENCODER, AUDIO_ENCODER, TRANSFORMER, VIDEO_DECODER, A
 
 
 @pytest.mark.parametrize("key", MOVED, ids=lambda key: key.name)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_inputs_that_stay_on_the_host_are_seen(miniature, monkeypatch, key):
     """As if ``.to(engine.device(key))`` were missing in a stage."""
     device = LocalEngine.device

@@ -157,7 +157,7 @@ def cast_file(module, weight, scale):
         (cast_file, None, False),
     ],
 )
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_a_file_as_it_is(models, tmp_path, layout, input_scale, exact, kind):
     """All matrices of a block, written as the official tool and ComfyUI write them."""
     source, plain = models.files[0], {}

@@ -298,6 +298,7 @@ def test_another_architecture(tmp_path, architecture):
 
 
 @pytest.mark.parametrize("architecture", [None, "pig", "something"])
+@pytest.mark.sample(1)
 def test_a_transformer_is_known_by_its_tensors_too(tmp_path, tiny_files, architecture):
     fields = {"general.architecture": architecture, "config": None}
     path = write(tmp_path / "x.gguf", *transformer(tiny_files("2.3")[0], common("Q8_0"), **fields))
@@ -320,6 +321,7 @@ def error_of(network: nn.Module, reference: nn.Module) -> dict[str, float]:
 
 @pytest.mark.parametrize("type", ["Q8_0", "F16", "BF16", "F32"])
 @pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.sample(1)
 def test_a_transformer_of_any_plain_type_is_filled(tmp_path, tiny_files, type, prefix):
     source = tiny_files("2.3")[0]
     path = write(tmp_path / "x.gguf", *transformer(source, common(type)))
@@ -488,6 +490,7 @@ def test_damaged_files_are_answered_in_a_sentence(tmp_path, tiny, seed):
 # -- Files in parts ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_parts_are_one_model(tmp_path, mini):
     paths = write_parts(tmp_path / "mini", *transformer(MINI, common("Q8_0")), count=3)
     assert [is_shard(path.name) for path in paths] == [False, True, True]
@@ -618,6 +621,7 @@ def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
     assert model is not None and Tokenizer.from_sentencepiece(model).words == count
 
 
+@pytest.mark.slow
 def test_gemma_4_as_it_was_published_is_refused(tmp_path, tiny_files):
     """That of LTX-2.5 was trained anew, and says so in its header."""
     tensors = gemma(GEMMA, "Q8_0")[1] | {"blk.0.layer_output_scale.weight": packed(torch.ones(1), "F32")}

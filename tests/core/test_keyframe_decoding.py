@@ -115,6 +115,7 @@ def test_a_tile_sees_the_keyframes_in_it_and_the_nearest_on_each_side():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_keyframes_change_the_frames_near_them_and_nothing_else_is_told():
     decoder, latent = tiny(), random(1, 8, 4, 1, 2)
     keyframes = Keyframes(random(1, 8, 2, 1, 2, seed=2), (8, 24))
@@ -128,6 +129,7 @@ def test_keyframes_change_the_frames_near_them_and_nothing_else_is_told():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_mark_is_added_to_keyframes_alone():
     config = DiffusionDecoderConfig.from_json(SECTION, {"keyframe_mark": (8,)})
     marked, plain = DiffusionDecoder(config).requires_grad_(False).eval(), tiny()
@@ -143,6 +145,7 @@ def test_the_mark_is_added_to_keyframes_alone():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_tiles_agree_with_the_whole_beyond_their_edges():
     """Tiles of frames 0 to 62, 23 to 86 and 47 to 104: where two overlap, one of them is near its edge."""
     decoder, latent = tiny(), random(1, 8, 14, 1, 1)
@@ -160,6 +163,7 @@ def test_a_small_latent_is_enlarged_with_its_keyframes():
     assert frames.shape == (1, 3, 1, 32, 64) and frames.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_work_with_keyframes_is_measured():
     with torch.device("meta"):
         decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(SECTION))

@@ -151,6 +151,7 @@ def test_what_is_not_understood_is_named():
     assert set(lora.unknown) == shapes.keys() - set(lora.layers[0][2].keys.values())
 
 
+@pytest.mark.slow
 def test_factors_that_do_not_belong_together_fit_nothing():
     layer = "diffusion_model.transformer_blocks.0.attn1.to_q"
     lora = read_lora(Header({f"{layer}.lora_A.weight": (8, 4096), f"{layer}.lora_B.weight": (4096, 4)}))

@@ -421,6 +421,7 @@ def test_what_does_not_fit_is_left_out(pair):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
+@pytest.mark.slow
 def test_fused_when_resident_is_fused_at_copy(pair, dtype):
     network, (one, _), (two, _) = pair
     network.to(dtype)

@@ -73,7 +73,7 @@ def test_the_command_line_plans_with_loras(released, tmp_path, capsys):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("share", [0.55, 0.95])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_run_takes_what_the_plan_with_its_lora_says(tmp_path, fused, share):
     """Weights, what comes with them, and the work."""
     found, size = small("2.3", layers=6), LatentSize.of_clip(ClipShape(256, 256, 9, Fraction(24)))

@@ -57,6 +57,7 @@ def test_layers_of_ltx_are_not_those_of_gemma():
         assert find_text_parameter(f"{name}.weight") is None
 
 
+@pytest.mark.slow
 def test_a_lora_for_gemma_changes_the_features_as_its_product_says(files, tmp_path):
     path = write(tmp_path / "abliterated.safetensors", {NAMINGS["ComfyUI"]: (32, 32)})
     lora, models = open_text_lora(path), open_models(files[0], files[1])

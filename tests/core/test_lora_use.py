@@ -193,6 +193,7 @@ def test_the_command_line(models, lora, tmp_path, capsys):
     assert "small.safetensors: LoRA of rank 2, 3 layers; 3 fit LTX-2.3 (video 1, audio 1, audio to video 0" in said
 
 
+@pytest.mark.slow
 def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_path, monkeypatch):
     tensors = {"double_blocks.0.lora_A.weight": torch.ones(2, 4), "double_blocks.0.lora_B.weight": torch.ones(4, 2)}
     save_file(tensors, tmp_path / "flux.safetensors")

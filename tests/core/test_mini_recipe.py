@@ -130,6 +130,7 @@ def test_a_widened_decoder_computes_the_same():
     assert all(torch.equal(value, again[name]) for name, value in narrow.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_is_adopted_is_exported_again(tmp_path):
     export.adopt(tmp_path)
     export.export(tmp_path, tmp_path / "again.safetensors")

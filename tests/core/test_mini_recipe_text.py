@@ -59,6 +59,7 @@ def test_the_shipped_gemma_is_drawn_again(tmp_path):
         assert filecmp.cmp(tmp_path / name, GEMMA / name, shallow=False), name
 
 
+@pytest.mark.slow
 def test_the_shipped_tokenizer_is_fitted_again(tmp_path):
     pieces = pytest.importorskip("sentencepiece").SentencePieceProcessor
     text.write_tokenizer(tmp_path)
@@ -88,6 +89,7 @@ def test_training_goes_on_where_it_was_and_moves_everything(tmp_path, monkeypatc
         build(open_models("miniature"), name, torch.float32).load_state_dict(second[name])
 
 
+@pytest.mark.slow
 def test_banks_hold_rows_of_the_products_contexts(tmp_path, monkeypatch, shipped):
     captions = {7: ["a red ball bounces twice on the left", "blue ball bounces once, middle, dark background"],
                 NOTHING: ["", "slow cinematic rain"]}  # fmt: skip

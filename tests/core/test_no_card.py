@@ -68,6 +68,7 @@ def test_float8_and_float64_never_reach_an_mps_device(models):
     assert all(torch.equal(each, other.to(each.dtype)) for each, other in zip(unit.tensors, stored))
 
 
+@pytest.mark.slow
 def test_a_quantised_network_computes_the_same_from_converted_weights(tmp_path):
     models = ltx2.open_models(tiny.write(tmp_path, "2.3", transformer={"num_layers": 3})[0])
     network = build(models, "transformer", torch.bfloat16, format="fp8")
@@ -171,6 +172,7 @@ def test_gemma_looks_up_rows_of_a_table_that_stays_in_its_file(models, ram):
 # ----------------------------------------------------------------------------------------------------- plan and refusal
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_ram_stays_free_and_more_is_refused_in_a_sentence(models, ram, monkeypatch):
     assert free_ram(32 * GIB, 20 * GIB) == 20 * GIB - 32 * GIB // 10 and free_ram(8 * GIB, GIB) == 0
     ram(10**5)
@@ -206,6 +208,7 @@ def test_limits_of_ram_are_limits_of_a_cpu():
     assert Room(MACHINE, None).within(7, None).budget == 7
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_cpu_is_one_of_ram(monkeypatch, capsys):
     monkeypatch.setattr("ltx2_core.cli.commands.best_device", lambda: CPU)
     monkeypatch.setattr("ltx2_core.cli.commands.current_machine", lambda *_: MACHINE)

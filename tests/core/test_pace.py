@@ -56,7 +56,7 @@ def test_a_card_is_measured_again_and_others_are_not(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("slowed, told", [(1e9, False), (1e-9, True)])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_clip_tells_it_once(tiny_files, tmp_path, monkeypatch, slowed, told):
     """The plan is made for a machine that is faster, or slower, than any."""
     machine, forgotten, findings = this_machine(torch.device("cpu")), [], []

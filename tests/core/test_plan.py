@@ -51,6 +51,7 @@ def test_fp8_is_as_large_as_the_official_file(released):
     assert len(set(blocks[1:43])) == 1 and blocks[0] == blocks[47] > 1.9 * blocks[1]
 
 
+@pytest.mark.slow
 def test_files_are_told_by_their_headers(tiny_blueprint):
     found, models = tiny_blueprint
     for name in models.sources:

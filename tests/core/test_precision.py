@@ -63,7 +63,7 @@ WORK = {
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_what_is_no_number_in_16_bits_is_made_in_float32_and_told(loud, work):
     findings: list = []
     made, right = work(engine_in(loud, "fp16", findings)), work(engine_in(loud, "fp32"))
@@ -76,6 +76,7 @@ def encode(engine, ask):
         return ask(encoders)
 
 
+@pytest.mark.slow
 def test_only_the_frames_that_are_no_numbers_are_decoded_in_float32(loud):
     """The first tiles of a long clip may be right, and were handed out already."""
     latent, findings = VIDEO.repeat(1, 1, 4, 1, 1), []

@@ -96,7 +96,7 @@ def nearest(times: list[Fraction], moment: Fraction) -> int:
     ("source", "fps"),
     [(24, 24), (24, 12), (24, 48), (24, 25), (25, 24), (30, 24), (60, 24), (NTSC, 24), (24, NTSC), (NTSC, 30)],
 )
-@pytest.mark.sample(5)
+@pytest.mark.slow
 def test_any_rate_becomes_any_other_by_the_nearest_picture(tmp_path, suffix, source, fps):
     count, length = 3 * round(source), 3 * round(source) / Fraction(source)
     times = [number / Fraction(source) for number in range(count)]
@@ -173,6 +173,7 @@ def test_pictures_without_times_follow_their_rate(tmp_path):
     assert numbers(read_video(path, start=1.2, frames=5)) == [30, 31, 32, 33, 34]
 
 
+@pytest.mark.slow
 def test_a_long_file_is_never_held_whole(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", [numbered(200)], Fraction(25))
     made, original = [], read._pixels

@@ -126,6 +126,7 @@ def test_one_tile_is_the_whole_bit_for_bit(refining, together):
     assert also_shown == shown == [(1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 def test_tiles_one_by_one_show_how_far_they_are(refining):
     begin, run = refining
     apart, shown = run(tiles=Tiles((1, 2, 2), (1, 1, 1)), together=False)

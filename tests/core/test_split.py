@@ -35,6 +35,7 @@ def parts(tmp_path_factory):
     return tiny.write_split(tmp_path_factory.mktemp("split"))
 
 
+@pytest.mark.slow
 def test_the_parts_are_one_model_in_any_order(parts):
     for order in (parts, parts[::-1]):
         models = open_models(order)
@@ -70,6 +71,7 @@ def test_a_distilled_one_is_known_by_its_name_and_ancestral(tmp_path):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_what_a_transformer_lacks_is_found_by_content(parts, tiny_files, tmp_path):
     transformer, encoder, *vaes = parts
     other_version, other_vae = tiny_files("2.3")[0], tmp_path / "a-vae-that-says-nothing.safetensors"
@@ -198,6 +200,7 @@ def test_a_window_of_a_long_clip_begins_with_a_mark(parts):
     assert torch.equal(here.keyframes, fresh.keyframes) and here.keyframes.sum() == 4
 
 
+@pytest.mark.slow
 def test_half_a_vae_is_known_for_what_it_is(parts, tmp_path):
     """The statistics that both halves have make no encoder; one that is needed is missed before any prompt is read."""
     transformer, encoder, video, audio = parts

@@ -372,7 +372,7 @@ def equal(one, other) -> bool:
 
 @pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
 @torch.no_grad()
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_every_network_streams_bit_for_bit(models, name, unit):
     """A block whose forward nobody calls would stay on the host, and the network would fail on a small card."""
     network, inputs = network_and_inputs(models, name)

@@ -164,7 +164,7 @@ def expected(path):
 
 
 @pytest.mark.parametrize("seed", range(24))
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
     on_stand_ins(monkeypatch)
     dice = random.Random(seed)

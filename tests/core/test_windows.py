@@ -78,7 +78,7 @@ def test_windows_of_the_default_size():
 
 @pytest.mark.parametrize("fps", ["8", "24000/1001", "24", "25", "30", "50", "60", "240"])
 @pytest.mark.parametrize(("size", "overlap"), [(17, 8), (33, 16), (41, 8), (121, 24)])
-@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.sample(1)
 def test_windows_of_any_length_are_exact_in_both_streams(fps, size, overlap):
     fps = Fraction(fps)

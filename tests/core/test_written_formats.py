@@ -170,6 +170,7 @@ def test_gemma_in_several_formats_at_once(tmp_path, shards):
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
 @pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.sample(1)
 def test_markers_in_the_metadata(tmp_path, prefix, bare):
     """As newer files have them: not beside the weight, with or without the prefix, as an object or the bare name."""
     beside, listed = tmp_path / "beside.safetensors", tmp_path / "listed.safetensors"
