@@ -120,6 +120,7 @@ def test_the_encoder_does_not_hear_the_future():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
+@pytest.mark.sample(1)
 def test_a_sound_is_cut_to_the_clip_or_goes_on_in_silence(rate):
     encoder, sound = formula_model("encoder"), formula.signal(1, 2, rate)  # a second
     whole = encode_waveform(encoder, sound, rate)

@@ -66,6 +66,7 @@ def test_one_of_other_sizes_says_what_it_gives_and_what_is_read(files, real, tmp
         check_text_encoder(open_text_encoder(tmp_path / "other"), real)
 
 
+@pytest.mark.slow
 def test_parts_of_the_miniature_stay_with_it(real, miniature):
     check_own_part(BUILT_IN, "upscaler", miniature)
     with pytest.raises(SettingError, match=r"upscaler is still .*\(upscaler-mini\), but the model is LTX-2.3 dev"):

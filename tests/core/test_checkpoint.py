@@ -118,6 +118,7 @@ def test_split_files_are_one_model(sets, tmp_path):
         assert all(torch.equal(value, whole_state[key]) for key, value in build(models, name).state_dict().items())
 
 
+@pytest.mark.slow
 def test_weights_stay_memory_mapped(sets):
     models = open_models(sets["2.0"][0])
     network = build(models, "transformer")

@@ -360,6 +360,7 @@ def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkey
     assert fewer.need.work_bytes < stages["sampling"].need.work_bytes
 
 
+@pytest.mark.slow
 def test_a_given_stream_needs_no_passes(models, monkeypatch):
     """Neither where the clip is planned nor in either of its two steps."""
     counted, planned, follow = [], [], LocalEngine.follow

@@ -173,7 +173,7 @@ def test_gemma_keeps_its_table_and_its_ends(tmp_path, format):
         assert off(found, wanted) < 3 * ROUNDING[format]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("format", WRITTEN)
 def test_bf16_undoes_it_but_for_what_was_lost(tmp_path, converted, format):
     path, _ = converted(format)
@@ -288,6 +288,7 @@ def test_damaged_numbers_leave_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_converted_is_said(tmp_path, converted, tiny_files):
     for source, target, format, kind, said in (
         (converted("int8")[0], "x.safetensors", "fp8", CheckpointError, "is stored in int8 already.*--format bf16"),
@@ -311,6 +312,7 @@ def test_a_distilled_model_keeps_its_name(tmp_path, caplog):
     assert "put the word" not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_every_matrix_and_the_worst(tmp_path, capsys):
     words = ["convert", str(MINI), str(tmp_path / "x.safetensors"), "--format", "nvfp4"]
     assert main([*words, "--keep", "gates,blocks,ends"]) == 0

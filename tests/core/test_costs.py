@@ -114,7 +114,7 @@ def real(stream: StreamInput) -> StreamInput:
 @pytest.mark.parametrize(
     "size, passes", [((256, 256, 33), 1), ((512, 256, 9), 1), ((320, 192, 41), 2), ((256, 256, 25), 4)]
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_activation_peak_is_that_of_a_run(version, size, passes):
     shape, found = ClipShape(*size, Fraction(24)), small(version)
     network = running(found)

@@ -113,6 +113,7 @@ def test_what_is_missing_is_said(parts, tmp_path, capsys):
     assert "--as-prompt-needs leaves the length to the prompt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_head_beside_another_version_is_refused(parts, tiny_files):
     with pytest.raises(CheckpointError, match=r"do not belong together: .*is LTX-2\.3, .*duration-head.* is LTX-2\.5"):
         open_models([tiny_files("2.3")[0], parts[-1]])

@@ -302,6 +302,7 @@ def streams(models):
 
 
 @pytest.mark.parametrize("format, allowed", [("fp8", 0.03), ("int8", 0.012)])
+@pytest.mark.slow
 def test_velocity_of_a_cast_transformer(models, format, allowed):
     plain, smaller = (ltx2.build(models, "transformer", torch.float32, format=f) for f in (None, format))
     video, audio = streams(models)

@@ -234,6 +234,7 @@ def test_more_than_a_clip_has_room_for_are_refused():
         list(GeneratedKeyframes().encode(ClipShape(64, 64, 9, FPS), ("audio",), SizeOnlyEncoders()))
 
 
+@pytest.mark.slow
 def test_a_model_without_the_marker_is_refused_in_a_sentence(tiny_files):
     models = ltx2.open_models(*tiny_files("2.3")[:2])
     with pytest.raises(SettingError, match="no keyframe marker"):

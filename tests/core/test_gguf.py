@@ -321,7 +321,7 @@ def error_of(network: nn.Module, reference: nn.Module) -> dict[str, float]:
 
 @pytest.mark.parametrize("type", ["Q8_0", "F16", "BF16", "F32"])
 @pytest.mark.parametrize("prefix", ["", PREFIX])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_transformer_of_any_plain_type_is_filled(tmp_path, tiny_files, type, prefix):
     source = tiny_files("2.3")[0]
     path = write(tmp_path / "x.gguf", *transformer(source, common(type)))
@@ -425,6 +425,7 @@ def test_a_lora_beside_blocks(mini, tmp_path):
     assert_close(found, layer(x) + 0.5 * x @ (up @ down).T)
 
 
+@pytest.mark.slow
 def test_a_number_that_is_none_is_found_in_a_block(mini, tmp_path):
     name = "transformer_blocks.2.ff.net.2.weight"
     start = read_gguf_header(mini).tensors[name].start + 34 * 1000

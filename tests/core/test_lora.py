@@ -158,6 +158,7 @@ def test_factors_that_do_not_belong_together_fit_nothing():
     assert compare_with_release(lora, "2.3").misshapen["video"] == [f"{layer} is for () and meets (4096, 4096)"]
 
 
+@pytest.mark.slow
 def test_factors_of_an_ic_lora():
     shapes = low_rank({"proj_out": (128, 4096)})
     plain = read_lora(Header(shapes))

@@ -88,6 +88,7 @@ def test_kept_prompts_depend_on_it(files, tmp_path):
     assert [cache.find("a ball")["video"].item() for cache in caches] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_ordinary_loader_says_where_a_lora_for_gemma_belongs(files, tmp_path):
     lora = open_lora(write(tmp_path / "gemma.safetensors", {NAMINGS["ComfyUI"]: (32, 32)}))
     with pytest.raises(CheckpointError, match=r"gemma\.safetensors is made for Gemma.*--text-encoder-lora"):

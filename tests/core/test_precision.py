@@ -182,6 +182,7 @@ def test_float32_on_a_card_is_that_of_a_cpu(tiny_files, process_with_tf32, stage
     assert (card.cpu() - cpu).norm() < 1e-4 * cpu.norm()  # 3e-2 with TF32
 
 
+@pytest.mark.slow
 def test_what_is_no_number_in_float32_either_is_one_sentence(loud):
     findings: list = []
     with pytest.raises(NotANumberError, match="not a number after decoding the video"):

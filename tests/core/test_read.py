@@ -121,6 +121,7 @@ def test_the_last_picture_stays_as_long_as_the_file_says(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.sample(1)
 def test_a_file_at_its_own_rate_is_every_picture_once(tmp_path, suffix):
     codec = "ffv1" if suffix == "avi" else "libx264"
     path = mux(tmp_path / f"clip.{suffix}", list(range(50)), Fraction(1, 25), codec)
@@ -131,6 +132,7 @@ def test_a_file_at_its_own_rate_is_every_picture_once(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
 @pytest.mark.parametrize(("first", "sound_from", "sound_for"), [(0, 0, 5), (12, 0, 1), (240, 240, 2), (0, 24, 3)])
+@pytest.mark.sample(1)
 def test_pictures_last_as_long_as_they_do_whatever_else_is_in_the_file(tmp_path, suffix, first, sound_from, sound_for):
     """Sound that lasts longer, a late start of either or both: Matroska only says when the last one ends."""
     sound, unit = ramp(48000 * sound_for), Fraction(1, 24)

@@ -46,6 +46,7 @@ def test_the_parts_are_one_model_in_any_order(parts):
         assert (places["text_features"], places["video_decoder"], places["vocoder"]) == tuple(parts[1:])
 
 
+@pytest.mark.slow
 def test_the_projection_comes_with_a_text_encoder_that_was_given_apart(parts):
     transformer, encoder, *vaes = parts
     models = open_models([transformer, *vaes], encoder)

@@ -387,7 +387,7 @@ def test_every_network_streams_bit_for_bit(models, name, unit):
 
 @pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
 @torch.no_grad()
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_every_block_can_be_run_again(models, name, unit, monkeypatch):
     """A block that runs out of memory finds its inputs as they were, even if it fails at its very end."""
     network, inputs = network_and_inputs(models, name)

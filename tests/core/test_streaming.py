@@ -203,6 +203,7 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
 # ------------------------------------------------------------------------------------------------------------- changes
 
 
+@pytest.mark.slow
 def test_a_change_is_made_once_in_each_copy(network):
     made, store = [], Store(network, "cpu", link=Device())
     store.patch(Changes(dict.fromkeys(CHANGES, made.append)))
@@ -244,6 +245,7 @@ def test_other_changes_bring_only_what_they_concern(network):
     assert brought({}) == 1
 
 
+@pytest.mark.slow
 def test_changes_begin_with_the_next_use(path, network):
     plain, other = step(network), step(changed(path))
     store = Store(network, "cpu")
@@ -333,7 +335,7 @@ def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkeypatch, caplog, seed):
     dice, left = random.Random(seed), list(range(4))
     expected = step(changed(path))

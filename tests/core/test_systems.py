@@ -167,6 +167,7 @@ def test_a_console_of_few_letters_shows_every_sentence(monkeypatch, tmp_path, en
 # ------------------------------------------------------------------------------------------------ what we pin ourselves
 
 
+@pytest.mark.slow
 def test_a_second_plan_takes_what_is_pinned_already_for_its_own(monkeypatch):
     pins = Pins()
     memory = PinnedMemory(None, pins.pin, pins.unpin)

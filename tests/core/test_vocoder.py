@@ -100,7 +100,7 @@ def test_every_released_key_has_its_place(version):
 @pytest.mark.parametrize("version, frames, samples", [
     ("2.0", 1, 240), ("2.0", 501, 120_240), ("2.3", 1, 480), ("2.3", 97, 46_560), ("2.3", 501, 240_480),
 ])  # fmt: skip
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_length(version, frames, samples):
     with torch.device("meta"):
         vocoder = make_vocoder(VocoderConfig.from_json(section(version)))

@@ -65,7 +65,7 @@ def expanded_twin(network, plain):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_transformer_computes_as_its_expanded_self(tmp_path, name):
     path = tmp_path / "x.safetensors"
     written = rewrite(CHECKPOINT, path, {BLOCKS: name})
@@ -102,6 +102,7 @@ def test_a_plan_counts_the_bytes_of_the_file(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.sample(1)
 def test_a_lora_beside_every_format(tmp_path, name):
     path = tmp_path / "x.safetensors"
     rewrite(CHECKPOINT, path, {BLOCKS: name})
@@ -170,7 +171,7 @@ def test_gemma_in_several_formats_at_once(tmp_path, shards):
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
 @pytest.mark.parametrize("bare", [True, False])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_markers_in_the_metadata(tmp_path, prefix, bare):
     """As newer files have them: not beside the weight, with or without the prefix, as an object or the bare name."""
     beside, listed = tmp_path / "beside.safetensors", tmp_path / "listed.safetensors"
