@@ -37,6 +37,7 @@ from ltx2_core.pipeline.local_engine import LocalEngine, best_device
 from ltx2_core.pipeline.stage import Networks, Stage
 
 from .cuda import machine_and_versions
+from .markdown import markdown
 from .no_card import write_model, write_zeros
 
 HERE = Path(__file__).parent
@@ -176,8 +177,7 @@ def shapes_of_lora(network: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
 
 def table_of(rows: list[dict[str, Any]]) -> str:
     """Return rows as a table of a page."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(str(row.get(each, "")) for each in COLUMNS) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(COLUMNS, ([str(row.get(each, "")) for each in COLUMNS] for row in rows))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ from ltx2_core.quantization import CASTS, castable, install_quantized_layers, us
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
 
 from . import peers
+from .markdown import markdown
 from .no_card import LENGTH
 
 HERE = Path(__file__).parent
@@ -208,8 +209,8 @@ def tables_of(content: Figures) -> str:
 def _table(rows: list[Figures]) -> str:
     """One part, with a column for each figure that a row of it has."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "part"]
-    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
-    return f"## {rows[0]['part']}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown(names, ([str(row.get(name, "")) for name in names] for row in rows))
+    return f"## {rows[0]['part']}\n\n{table}"
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

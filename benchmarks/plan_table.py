@@ -14,6 +14,8 @@ from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.pipeline.stages import guidance_of_passes, stages_of_clip
 
+from .markdown import markdown
+
 COLUMNS = ("RTX 5090", "RTX 4090", "RTX 5080", "RTX 4070", "RTX 4060")
 SIZES = {"512p": [(768, 512)], "720p": [(1280, 704)], "1080p in two stages": [(960, 544), (1920, 1088)]}
 STEPS = 8  # as distilled models take
@@ -42,22 +44,22 @@ def main() -> None:
 def table(blueprint: Blueprint, ram: int, passes: int) -> str:
     """Return the table in Markdown: a row for each clip, a column for each card."""
     cards = [CARDS[name] for name in COLUMNS]
-    rows = [["clip", *(f"{card.name}, {card.memory // GIB} GB" for card in cards)], ["---"] * (len(cards) + 1)]
+    columns, rows = ["clip", *(f"{card.name}, {card.memory // GIB} GB" for card in cards)], []
     for name, sizes in SIZES.items():
         for length, frames in LENGTHS.items():
             shapes = [ClipShape(width, height, frames, 24) for width, height in sizes]
             rows.append([f"{name}, {length}", *(cell(blueprint, shapes, card, ram, passes) for card in cards)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(columns, rows)
 
 
 def minutes_table(blueprint: Blueprint, ram: int) -> str:
     """Return the table in Markdown of how long whole clips at 720p take."""
     cards = [CARDS[name] for name in reversed(COLUMNS)]
-    rows = [["clip", *(f"{card.memory // GIB} GB ({card.name})" for card in cards)], ["---"] * (len(cards) + 1)]
+    columns, rows = ["clip", *(f"{card.memory // GIB} GB ({card.name})" for card in cards)], []
     for kind in MINUTES_OF:
         for length in LENGTHS:
             rows.append([f"{kind}, {length}", *minutes(blueprint, kind, length, ram)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(columns, rows)
 
 
 def minutes(blueprint: Blueprint, kind: str, length: str, ram: int) -> list[str]:

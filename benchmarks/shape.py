@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .markdown import markdown
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("ltx2_core", "nodes", "benchmarks")
 SCRIPTS = "js"
@@ -367,9 +369,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         return f"{value:,g}" if isinstance(value, (int, float)) else str(value)
 
     columns = ["", *next(iter(rows.values()))]
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[name, *map(cell, row.values())] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(columns, ([name, *map(cell, row.values())] for name, row in rows.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
