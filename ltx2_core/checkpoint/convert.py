@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -199,13 +200,18 @@ def _word(format: str, columns: int) -> str:
 def _plan_tensors(source: _Source, words: Mapping[str, str], kind: SafetensorsTarget | GGUFTarget) -> list[Stored]:
     """What the new file holds of the source; what stood beside a weight that becomes plain is gone."""
     stored = []
+
+    @cache  # a model has thousands of matrices of few shapes
+    def written(word: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+        return WRITTEN[word].writers[word].encode(torch.empty(shape, device="meta"), torch.empty((), device="meta"))
+
     for key in source.file.entries:
         weight, suffix = split_companion(key)
         if not kind.holds(key) or (suffix and weight in words):
             continue
         word, shape = words.get(key, ""), source.file.shape(key)
         if word in WRITTEN:
-            made = WRITTEN[word].writers[word].encode(torch.empty(shape, device="meta"), torch.empty((), device="meta"))
+            made = written(word, shape)
         elif word == BF16:
             made = {"weight": torch.empty(shape, dtype=torch.bfloat16, device="meta")}
         else:

@@ -261,15 +261,15 @@ def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
 def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
     """Return ``tensors`` with the matrices of these blocks in ``format``."""
     inside = re.compile(rf"(.*\.)?(blocks|layers)\.({'|'.join(map(str, blocks))})\..*\.weight")
-    found: Tensors = {}
+    quantized: Tensors = {}
     for name, tensor in tensors.items():
         if tensor.ndim == 2 and inside.fullmatch(name):
             module = name.removesuffix(".weight")
             leaves = outline_of(PLANNED[format], tuple(tensor.shape)).items()
-            found |= {f"{module}.{leaf}": made for leaf, made in leaves}
+            quantized |= {f"{module}.{leaf}": made for leaf, made in leaves}
         else:
-            found[name] = tensor
-    return found
+            quantized[name] = tensor
+    return quantized
 
 
 def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
