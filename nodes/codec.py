@@ -30,7 +30,6 @@ class VideoDecode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVVideoDecode",
             "decode/Video VAE Decode",
-            aliases=["vae decode", "vae decode tiled", "latent to image", "latent to frames"],
             inputs=[
                 inputs.model(),
                 inputs.latent("The result of the sampler, or a video-only latent."),
@@ -39,7 +38,7 @@ class VideoDecode(io.ComfyNode):
                 *inputs.widgets(Denoising, *DENOISING),
                 *inputs.widgets(LightDecoding, "hdr"),
             ],
-            outputs=[inputs.output(io.Image, "images", "All frames, clip after clip.")],
+            outputs={"images": io.Image},
             shows=True,
         )
 
@@ -58,7 +57,6 @@ class AudioDecode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVAudioDecode",
             "decode/Audio VAE Decode",
-            aliases=["ltxv audio vae decode", "vae decode audio", "mel spectrogram", "latent to sound"],
             inputs=[
                 inputs.model(),
                 inputs.latent("The result of the sampler, or an audio-only latent."),
@@ -67,7 +65,7 @@ class AudioDecode(io.ComfyNode):
                     "as the latent says, else 24."
                 ),
             ],
-            outputs=[inputs.output(MelType, "mel", "How strong each pitch is over time, both channels.")],
+            outputs={"mel": MelType},
             shows=True,
         )
 
@@ -84,9 +82,8 @@ class VocoderNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVVocoder",
             "decode/Vocoder",
-            aliases=["mel to audio", "spectrogram to waveform", "hifigan", "bigvgan"],
             inputs=[inputs.model(), inputs.socket(MelType, "mel", "From LTX-2 Audio VAE Decode.")],
-            outputs=[inputs.output(io.Audio, "audio", "Stereo, at 24 kHz from LTX-2.0 and 48 kHz from LTX-2.3.")],
+            outputs={"audio": io.Audio},
             shows=True,
         )
 
@@ -103,7 +100,6 @@ class Decode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVDecode",
             "decode/Decode to Video",
-            aliases=["vae decode", "create video", "video combine", "latent to video", "decode audio video"],
             inputs=[
                 inputs.model(),
                 inputs.latent("The result of the sampler. Without sound in it the clip is silent."),
@@ -126,15 +122,7 @@ class Decode(io.ComfyNode):
                 ),
                 *inputs.widgets(Denoising, *DENOISING),
             ],
-            outputs=[
-                io.Video.Output(
-                    display_name="video",
-                    is_output_list=True,
-                    tooltip="The clip with its sound and exact frame rate; of a batch, one after the other.",
-                ),
-                inputs.output(io.Image, "images", "All frames, clip after clip."),
-                inputs.output(io.Audio, "audio", "The sound, exactly as long as the picture."),
-            ],
+            outputs={"video": inputs.EachOf(io.Video), "images": io.Image, "audio": io.Audio},
             shows=True,
         )
 

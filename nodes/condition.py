@@ -18,7 +18,7 @@ from ..ltx2_core.conditioning.conditions import (
 )
 from ..ltx2_core.settings import KeyframeSettings
 from . import inputs
-from .values import Audio, Chain, Video, audio_source, video_source
+from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source
 
 
 class ImageCondition(io.ComfyNode):
@@ -29,7 +29,6 @@ class ImageCondition(io.ComfyNode):
         return inputs.schema(
             "LTX2AVImage",
             "condition/Image to Video",
-            aliases=["image to video", "i2v", "first frame", "last frame", "start image", "guide", "ltxv", "image"],
             inputs=[
                 inputs.socket(
                     io.Image,
@@ -42,7 +41,7 @@ class ImageCondition(io.ComfyNode):
                 inputs.conditions(),
                 *inputs.widgets(Picture, "compression", "append"),
             ],
-            outputs=[inputs.conditions_output("The picture and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -58,7 +57,6 @@ class Keyframes(io.ComfyNode):
         return inputs.schema(
             "LTX2AVKeyframes",
             "condition/Keyframes",
-            aliases=["keyframe interpolation", "first last frame", "flf2v", "guide frames", "image list"],
             inputs=[
                 inputs.socket(
                     io.Image, "images", "The pictures, as a batch; ComfyUI's Batch Images joins single ones."
@@ -67,7 +65,7 @@ class Keyframes(io.ComfyNode):
                 inputs.conditions(),
                 *inputs.widgets(Picture, "compression", "append"),
             ],
-            outputs=[inputs.conditions_output("The pictures and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -90,16 +88,6 @@ class AudioToVideo(io.ComfyNode):
         return inputs.schema(
             "LTX2AVAudioToVideo",
             "condition/Audio to Video",
-            aliases=[
-                "a2v",
-                "audio to video",
-                "lip sync",
-                "music video",
-                "sound to video",
-                "talking",
-                "speech",
-                "singing",
-            ],
             inputs=[
                 inputs.socket(
                     io.Audio,
@@ -111,7 +99,7 @@ class AudioToVideo(io.ComfyNode):
                 inputs.conditions(),
                 *inputs.widgets(SoundPart, "start", "seconds"),
             ],
-            outputs=[inputs.conditions_output("The sound and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -127,9 +115,8 @@ class VideoToAudio(io.ComfyNode):
         return inputs.schema(
             "LTX2AVVideoToAudio",
             "condition/Video to Audio",
-            aliases=["v2a", "video to audio", "foley", "sound effects", "add sound", "soundtrack"],
             inputs=[*inputs.pictures("The picture, at least as long as the clip"), inputs.conditions()],
-            outputs=[inputs.conditions_output("The picture and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -147,24 +134,13 @@ class ReferenceAudioNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVReferenceAudio",
             "condition/Reference Audio",
-            aliases=[
-                "voice",
-                "voice clone",
-                "id lora",
-                "speaker",
-                "identity",
-                "dubbing",
-                "reference sound",
-                "speech",
-                "character voice",
-            ],
             inputs=[
                 inputs.socket(io.Audio, "audio", "A few seconds of it, 25 tokens each: they cost memory and time."),
                 *inputs.widgets(ReferenceAudio, "strength"),
                 inputs.conditions(),
                 *inputs.widgets(SoundPart, "start", "seconds"),
             ],
-            outputs=[inputs.conditions_output("The sound and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -180,7 +156,6 @@ class ReferenceVideoNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVReferenceVideo",
             "condition/Reference Video",
-            aliases=["ic lora", "control", "depth", "pose", "canny", "video to video", "v2v", "guide video"],
             inputs=[
                 *inputs.pictures("The reference, cut to the length of the clip"),
                 *inputs.widgets(ReferenceVideo, "downscale", "temporal_scale", "strength", "attention"),
@@ -193,7 +168,7 @@ class ReferenceVideoNode(io.ComfyNode):
                 ),
                 inputs.conditions(),
             ],
-            outputs=[inputs.conditions_output("The reference and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -213,9 +188,8 @@ class RetakeNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRetake",
             "condition/Retake",
-            aliases=["retake", "redo", "regenerate", "time range", "temporal inpaint", "edit"],
             inputs=[*inputs.widgets(RetakeRange, "start", "end", "streams"), inputs.conditions()],
-            outputs=[inputs.conditions_output("The range and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -231,7 +205,6 @@ class InpaintNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVInpaint",
             "condition/Inpaint",
-            aliases=["inpaint", "mask", "region", "remove", "replace", "set latent noise mask", "outpaint"],
             inputs=[
                 inputs.socket(
                     io.Mask,
@@ -243,7 +216,7 @@ class InpaintNode(io.ComfyNode):
                 *inputs.widgets(InpaintMask, "feather", "sound"),
                 inputs.conditions(),
             ],
-            outputs=[inputs.conditions_output("The mask and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod

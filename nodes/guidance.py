@@ -22,7 +22,6 @@ class GuidanceNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVGuidance",
             "sampling/Guidance",
-            aliases=["cfg", "multimodal guider", "guider parameters", "nag", "apg", "stg", "skip layer guidance"],
             inputs=[
                 inputs.model("The LTX-2 model; it knows which blocks are meant by auto."),
                 *inputs.widgets(GuidanceRange, "stream", optional=False),
@@ -34,9 +33,7 @@ class GuidanceNode(io.ComfyNode):
                 ),
                 *inputs.widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps"),
             ],
-            outputs=[
-                inputs.output(GuidanceType, "guidance", "For the sampler, or for another guidance node to add to.")
-            ],
+            outputs={"guidance": GuidanceType},
         )
 
     @classmethod
@@ -56,25 +53,13 @@ class RecipeNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRecipe",
             "sampling/Recipe",
-            aliases=[
-                "defaults",
-                "preset",
-                "recommended settings",
-                "scheduler",
-                "official settings",
-                "distilled",
-                "quality",
-            ],
             inputs=[
                 inputs.model("The LTX-2 model; distilled ones are told by the name of their file."),
                 *inputs.widgets(RecipeSettings, "steps", optional=True),
                 *inputs.widgets(RecipeSettings, "hq"),
                 inputs.latent("The clip that hq is for: its size shifts the steps.", optional=True),
             ],
-            outputs=[
-                inputs.output(io.Sigmas, "sigmas", "The noise levels, for the sampler."),
-                inputs.output(GuidanceType, "guidance", "The scales of both streams, for the sampler."),
-            ],
+            outputs={"sigmas": io.Sigmas, "guidance": GuidanceType},
             shows=True,
         )
 
@@ -106,7 +91,6 @@ class ScheduleNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSchedule",
             "sampling/Schedule",
-            aliases=["ltxv scheduler", "sigmas", "scheduler", "steps", "basic scheduler", "noise schedule"],
             inputs=[
                 *inputs.widgets(ScheduleSettings, "steps", "schedule", optional=False),
                 *inputs.widgets(ScheduleSettings, "max_shift", "base_shift", "terminal"),
@@ -117,7 +101,7 @@ class ScheduleNode(io.ComfyNode):
                 ),
                 *inputs.widgets(ScheduleSettings, "denoise", "custom_sigmas"),
             ],
-            outputs=[inputs.output(io.Sigmas, "sigmas", "The noise levels; the last one is 0.")],
+            outputs={"sigmas": io.Sigmas},
             shows=True,
         )
 

@@ -22,12 +22,8 @@ class LoadHDR(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadHDR",
             "loaders/Load HDR",
-            aliases=["load exr", "openexr", "exr sequence", "acescg", "acescct", "linear light"],
             inputs=[files, *inputs.widgets(LightSource, "space")],
-            outputs=[
-                inputs.output(io.Image, "images", "All frames in linear light of sRGB, which has no upper limit."),
-                inputs.output(io.Image, "coded", "The same as LTX-2.5 sees them (ACEScct): for condition nodes."),
-            ],
+            outputs={"images": io.Image, "coded": io.Image},
         )
 
     @classmethod
@@ -47,13 +43,11 @@ class SaveHDR(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSaveHDR",
             "decode/Save HDR",
-            aliases=["save exr", "openexr", "exr sequence", "hlg", "10 bit", "hevc", "save video hdr"],
             inputs=[
                 inputs.socket(io.Image, "images", "Frames in linear light of sRGB, from LTX-2 Video VAE Decode."),
                 *inputs.widgets(LightTarget, "filename_prefix", "form", "space", "fps"),
                 inputs.socket(io.Audio, "audio", "The sound of the clip.", optional=True),
             ],
-            outputs=[],
             shows=True,
             is_output_node=True,
         )

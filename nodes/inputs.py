@@ -1,8 +1,7 @@
 """All constructors of inputs, outputs and schemas; widgets are made from the settings of the core."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -21,6 +20,7 @@ from ..ltx2_core.fields import (
     settings_of,
     zero,
 )
+from .page import read_page
 from .values import ConditionsType, GuidanceType, ModelType, PlanType, WindowsType
 
 Settings = TypeVar("Settings")
@@ -33,37 +33,43 @@ def schema(
     node_id: str,
     title: str,
     *,
-    aliases: Sequence[str],
     inputs: list[io.Input],
-    outputs: list[io.Output],
+    outputs: dict[str, SocketType] | None = None,
     shows: bool = False,
     **more: Any,
 ) -> io.Schema:
-    """Return the schema of a node; its description is the first paragraph of its help page.
+    """Return the schema of a node; what it is for, its outputs and what finds it are told by its help page.
 
-    ``title`` is its submenu and name, such as "loaders/Load Model"; ``shows`` lets it show sentences on itself. Ids,
-    and the order of inputs and outputs, never change once they are published.
+    ``title`` is its submenu and name, such as "loaders/Load Model"; ``outputs`` are names and types, in their order;
+    ``shows`` lets it show sentences on itself. Ids, and the order of inputs and outputs, never change once they are
+    published.
     """
     menu, _, name = title.partition("/")
+    page = read_page(node_id)
     return io.Schema(
         node_id=node_id,
         display_name=f"LTX-2 {name}",
         category=f"{CATEGORY}/{menu}",
-        description=_description(node_id),
-        search_aliases=list(aliases),
+        description=page.description,
+        search_aliases=page.aliases,
         hidden=[io.Hidden.unique_id] if shows else [],
         inputs=inputs,
-        outputs=outputs,
+        outputs=[_output(kind, name, page.outputs.get(name)) for name, kind in (outputs or {}).items()],
         **more,
     )
 
 
-@cache
-def _description(node_id: str) -> str:
-    page = Path(__file__).parents[1] / "js" / "docs" / f"{node_id}.md"
-    paragraphs = page.read_text(encoding="utf-8").split("\n\n")[1:] if page.is_file() else []
-    words = (each for each in paragraphs if not each.startswith("!["))  # a picture is none
-    return " ".join(next(words, "").split())
+def _output(kind: SocketType, name: str, tooltip: str | None) -> io.Output:
+    """Return the output socket of ``kind``, a type such as io.Image, or EachOf one."""
+    many = isinstance(kind, EachOf)
+    return (kind.kind if many else kind).Output(display_name=name, tooltip=tooltip, is_output_list=many)
+
+
+@dataclass(frozen=True)
+class EachOf:
+    """The type of an output that hands on one value after the other."""
+
+    kind: SocketType
 
 
 def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> list[io.Input]:
@@ -144,11 +150,6 @@ def socket(kind: SocketType, name: str, tooltip: str, **more: Any) -> io.Input:
     return kind.Input(name, tooltip=tooltip, **more)
 
 
-def output(kind: SocketType, name: str, tooltip: str) -> io.Output:
-    """Return an output socket of ``kind``, such as io.Image."""
-    return kind.Output(display_name=name, tooltip=tooltip)
-
-
 def model(tooltip: str = "The LTX-2 model, from LTX-2 Load Model.", name: str = "model", **more: Any) -> io.Input:
     """Return a socket for the model."""
     return ModelType.Input(name, tooltip=tooltip, **more)
@@ -168,12 +169,6 @@ def plan() -> io.Input:
 def conditions(tooltip: str = "What else is given, from another LTX-2 condition node; all of it counts.") -> io.Input:
     """Return an optional socket for what is given."""
     return ConditionsType.Input("conditions", optional=True, tooltip=tooltip)
-
-
-def conditions_output(what: str) -> io.Output:
-    """Return the socket of a condition node, which hands on ``what``."""
-    tooltip = f"{what}: for the sampler, or for the next LTX-2 condition node."
-    return ConditionsType.Output(display_name="conditions", tooltip=tooltip)
 
 
 def pictures(what: str) -> list[io.Input]:
@@ -207,11 +202,6 @@ def guidance(tooltip: str) -> io.Input:
 def windows(tooltip: str, **more: Any) -> io.Input:
     """Return a socket for the windows of a long clip."""
     return WindowsType.Input("windows", tooltip=tooltip, **more)
-
-
-def latent_output(tooltip: str) -> io.Output:
-    """Return the socket of a latent with both streams."""
-    return io.Latent.Output(display_name="av_latent", tooltip=tooltip)
 
 
 UPSCALER = socket(

@@ -10,7 +10,7 @@ from . import host, inputs
 from .engine import HostEngine, LoadedModel, UpscalerLike
 from .refine import upscaled
 from .sample import sampling_engine
-from .values import Chain, Conditioning, HostLatent, Latent, script_of
+from .values import Chain, Conditioning, ConditionsType, HostLatent, Latent, script_of
 
 
 class GeneratedKeyframesNode(io.ComfyNode):
@@ -21,9 +21,8 @@ class GeneratedKeyframesNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVGeneratedKeyframes",
             "condition/Generated Keyframes",
-            aliases=["keyframe slots", "generated keyframes", "dfr", "sharper", "motion", "ltx 2.5"],
             inputs=[*inputs.widgets(GeneratedKeyframes, "count", "frames"), inputs.conditions()],
-            outputs=[inputs.conditions_output("The keyframes and all that was given before")],
+            outputs={"conditions": ConditionsType},
         )
 
     @classmethod
@@ -39,7 +38,6 @@ class RaiseFrameRate(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRaiseFrameRate",
             "refine/Raise Frame Rate",
-            aliases=["dfr", "frame interpolation", "fps", "slow motion", "temporal upscaler", "smooth", "48 fps"],
             inputs=[
                 inputs.model("The LTX-2.5 model of the second stage, with its LoRAs."),
                 inputs.positive("The encoded prompt, that of the first stage."),
@@ -50,7 +48,7 @@ class RaiseFrameRate(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions("What is given: pictures of the first stage, which are encoded again."),
             ],
-            outputs=[inputs.latent_output("The latent of the higher rate, with the same sound.")],
+            outputs={"av_latent": io.Latent},
             shows=True,
         )
 

@@ -37,8 +37,6 @@ from .values import (
     video_source,
 )
 
-_FRAMES_OUTPUT = inputs.output(io.Int, "frames", "The length that was really chosen, in frames.")
-
 
 class EmptyLatent(io.ComfyNode):
     """Says how large and how long the clip will be."""
@@ -48,19 +46,6 @@ class EmptyLatent(io.ComfyNode):
         return inputs.schema(
             "LTX2AVEmptyLatent",
             "latent/Empty AV Latent",
-            aliases=[
-                "empty latent video",
-                "empty latent audio",
-                "resolution",
-                "duration",
-                "length",
-                "size",
-                "aspect ratio",
-                "seconds",
-                "fps",
-                "frame rate",
-                "portrait",
-            ],
             inputs=[
                 *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
                 *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
@@ -79,11 +64,7 @@ class EmptyLatent(io.ComfyNode):
                     tooltip="The encoded prompt, for the length as the prompt needs.",
                 ),
             ],
-            outputs=[
-                inputs.latent_output("Picture and sound, still empty; ComfyUI's own AV latent nodes take it."),
-                _FRAMES_OUTPUT,
-                inputs.output(io.Float, "fps", "The exact frame rate, for CreateVideo and the like."),
-            ],
+            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
             shows=True,
         )
 
@@ -117,16 +98,12 @@ class Extend(io.ComfyNode):
         return inputs.schema(
             "LTX2AVExtend",
             "latent/Extend",
-            aliases=["extend video", "continue", "longer", "outpaint time", "next shot"],
             inputs=[
                 inputs.latent("What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."),
                 *inputs.widgets(ExtendSettings, "seconds"),
                 inputs.fps("Frames per second; 0 means: as the latent says, else 24."),
             ],
-            outputs=[
-                inputs.latent_output("The beginning as it was, then room for what is new; a mask tells the sampler."),
-                inputs.output(io.Int, "frames", "How long it is now, in frames."),
-            ],
+            outputs={"av_latent": io.Latent, "frames": io.Int},
             shows=True,
         )
 
@@ -149,7 +126,6 @@ class Encode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVEncode",
             "latent/Encode Clip",
-            aliases=["vae encode", "video to latent", "load latent", "vae encode tiled", "audio encode"],
             inputs=[
                 inputs.model(),
                 *inputs.pictures("The clip"),
@@ -162,11 +138,7 @@ class Encode(io.ComfyNode):
                 *inputs.widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
                 inputs.plan(),
             ],
-            outputs=[
-                inputs.latent_output("The clip, with its frame rate, for the sampler."),
-                inputs.output(io.Int, "frames", "How many frames it has."),
-                inputs.output(io.Float, "fps", "Its frame rate."),
-            ],
+            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
             shows=True,
         )
 

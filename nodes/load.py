@@ -81,17 +81,6 @@ def _split_inputs() -> list[io.Input]:
     ]
 
 
-# What people type to find it.
-ALIASES = (
-    "load checkpoint", "checkpoint loader", "unet loader", "load diffusion model", "ltxv", "ltx 2.3", "ltx 2.0",
-    "ltx 2.5", "fp8", "distilled", "quantization", "bf16", "gguf",
-)  # fmt: skip
-
-GEMMA_ALIASES = (
-    "load clip", "clip loader", "load text encoder", "dual clip loader", "gemma 3 12b", "gemma 4", "gguf",
-)  # fmt: skip
-
-
 class LoadModel(io.ComfyNode):
     """Opens an LTX-2 checkpoint; its networks are read when the first node needs them."""
 
@@ -100,7 +89,6 @@ class LoadModel(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadModel",
             "loaders/Load Model",
-            aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -136,14 +124,7 @@ class LoadModel(io.ComfyNode):
                     NONE,
                 ),
             ],
-            outputs=[
-                inputs.output(
-                    ModelType,
-                    "model",
-                    "The opened model. Its networks are read when they are first needed and then kept, so a second "
-                    "run with another seed reads nothing.",
-                )
-            ],
+            outputs={"model": ModelType},
         )
 
     @classmethod
@@ -172,7 +153,6 @@ class LoadGemma(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadGemma",
             "loaders/Load Gemma",
-            aliases=GEMMA_ALIASES,
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
@@ -186,7 +166,7 @@ class LoadGemma(io.ComfyNode):
                 _part_input("lora", ("loras",), "A LoRA for Gemma from models/loras, or one with a part for it.", NONE),
                 *inputs.widgets(Strengths, "strength", optional=True),
             ],
-            outputs=[inputs.output(GemmaType, "gemma", "The opened text encoder, not yet in memory.")],
+            outputs={"gemma": GemmaType},
         )
 
     @classmethod
@@ -218,7 +198,6 @@ class LoadUpscaler(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoadUpscaler",
             "loaders/Load Upscaler",
-            aliases=["latent upscale model", "load latent upscale model", "spatial upscaler", "hires fix"],
             inputs=[
                 io.Combo.Input(
                     "upscaler",
@@ -229,7 +208,7 @@ class LoadUpscaler(io.ComfyNode):
                     "for the built-in miniature its own; only LTX-2 nodes can take that.",
                 )
             ],
-            outputs=[inputs.output(io.LatentUpscaleModel, "upscaler", "The opened upscaler, not yet in memory.")],
+            outputs={"upscaler": io.LatentUpscaleModel},
             shows=True,
         )
 

@@ -33,14 +33,6 @@ def _lora_input(name: str = "lora", *first: str, last: str = DISTILLED, more: st
     )
 
 
-def _model_output(use: str = "For the sampler; text encoding and decoding may take either.") -> io.Output:
-    return ModelType.Output(
-        display_name="model",
-        tooltip="The same model with the LoRA. It shares memory with the one that came in, which stays without it. "
-        + use,
-    )
-
-
 class _OneLora(io.ComfyNode):
     """A node that reads one LoRA, again when its file has changed."""
 
@@ -57,18 +49,8 @@ class LoadLora(_OneLora):
         return inputs.schema(
             "LTX2AVLoadLora",
             "loaders/Load LoRA",
-            aliases=[
-                "lora",
-                "lora loader",
-                "load lora",
-                "lora loader model only",
-                "camera lora",
-                "style lora",
-                "character",
-                "character lora",
-            ],
             inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
-            outputs=[_model_output()],
+            outputs={"model": ModelType},
             shows=True,
         )
 
@@ -85,14 +67,13 @@ class LoadLoraAdvanced(_OneLora):
         return inputs.schema(
             "LTX2AVLoadLoraAdvanced",
             "loaders/Load LoRA (advanced)",
-            aliases=["lora", "lora loader", "lora block weight", "lora schedule", "audio lora", "lora strength"],
             inputs=[
                 MODEL,
                 _lora_input(),
                 *inputs.widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
                 *inputs.widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
             ],
-            outputs=[_model_output()],
+            outputs={"model": ModelType},
             shows=True,
         )
 
@@ -117,9 +98,8 @@ class LoraStack(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoraStack",
             "loaders/LoRA Stack",
-            aliases=["lora", "lora stack", "power lora loader", "multiple loras", "lora stacker"],
             inputs=[MODEL, *rows],
-            outputs=[_model_output()],
+            outputs={"model": ModelType},
             shows=True,
         )
 
@@ -141,19 +121,8 @@ class LoadICLora(_OneLora):
         return inputs.schema(
             "LTX2AVLoadICLora",
             "loaders/Load IC-LoRA",
-            aliases=["ic-lora", "iclora", "in-context lora", "control", "depth", "pose", "canny", "union control"],
             inputs=[MODEL, _lora_input(last=""), *inputs.widgets(Strengths, "strength")],
-            outputs=[
-                _model_output("For the sampler of the stage that gets the reference."),
-                inputs.output(
-                    io.Int,
-                    "downscale",
-                    "How many times smaller than the clip the reference shall be, as the file says; else 1.",
-                ),
-                inputs.output(
-                    io.Int, "temporal_scale", "Every how many frames the reference has one, as the file says; else 1."
-                ),
-            ],
+            outputs={"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int},
             shows=True,
         )
 

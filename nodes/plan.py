@@ -27,17 +27,6 @@ class MemoryPlan(io.ComfyNode):
         return inputs.schema(
             "LTX2AVPlan",
             "loaders/Memory Plan",
-            aliases=[
-                "vram",
-                "memory",
-                "low vram",
-                "offload",
-                "block swap",
-                "out of memory",
-                "estimate",
-                "speed",
-                "how long",
-            ],
             inputs=[
                 inputs.model(),
                 inputs.latent("The clip to plan for: only its size and frame rate matter."),
@@ -51,10 +40,7 @@ class MemoryPlan(io.ComfyNode):
                 ),
                 inputs.guidance("For the number of passes. Else that of the model's recipe."),
             ],
-            outputs=[
-                inputs.output(PlanType, "plan", "For the plan inputs of the other nodes."),
-                inputs.output(io.String, "report", "The plan in words."),
-            ],
+            outputs={"plan": PlanType, "report": io.String},
             shows=True,
             is_output_node=True,
         )

@@ -41,9 +41,8 @@ class UpscaleNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVUpscale",
             "refine/Latent Upscaler",
-            aliases=["latent upscale", "ltxv latent upsampler", "spatial upscale", "hires fix", "enlarge"],
             inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs=[inputs.latent_output("The larger picture, with the same sound.")],
+            outputs={"av_latent": io.Latent},
             shows=True,
         )
 
@@ -65,13 +64,8 @@ class UpscaleTime(io.ComfyNode):
         return inputs.schema(
             "LTX2AVUpscaleTime",
             "refine/Upscale in Time",
-            aliases=["frame interpolation", "temporal upscaler", "fps", "slow motion", "rife"],
             inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs=[
-                inputs.latent_output("The latent of twice the rate, which it says."),
-                inputs.output(io.Int, "frames", "The new length in frames: twice the old one, less 1."),
-                inputs.output(io.Float, "fps", "The new frame rate."),
-            ],
+            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
             shows=True,
         )
 
@@ -93,16 +87,6 @@ class RefineNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVRefine",
             "refine/Tiled Refiner",
-            aliases=[
-                "hires fix",
-                "detailer",
-                "img2img",
-                "ultimate upscale",
-                "tiled sampler",
-                "second pass",
-                "enhance",
-                "sharpen",
-            ],
             inputs=[
                 MODEL,
                 inputs.positive("The encoded prompt; best that of the first stage."),
@@ -129,10 +113,7 @@ class RefineNode(io.ComfyNode):
                 inputs.conditions(GIVEN),
                 *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
-            outputs=[
-                inputs.latent_output("The refined latent, for the decoders."),
-                inputs.output(io.String, "report", "The tiles, and how much of their seams is left."),
-            ],
+            outputs={"av_latent": io.Latent, "report": io.String},
             shows=True,
         )
 
@@ -156,7 +137,6 @@ class TwoStage(io.ComfyNode):
         return inputs.schema(
             "LTX2AVTwoStage",
             "refine/Two Stages",
-            aliases=["hires fix", "second stage", "two stage", "1080p", "upscale", "refine", "4k"],
             inputs=[
                 MODEL,
                 inputs.positive("The encoded prompt, that of the first stage."),
@@ -177,10 +157,7 @@ class TwoStage(io.ComfyNode):
                 *inputs.widgets(RecipeSettings, "hq"),
                 *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
             ],
-            outputs=[
-                inputs.latent_output("The large latent, for the decoders."),
-                inputs.output(io.String, "report", "What was done, and how much of seams is left."),
-            ],
+            outputs={"av_latent": io.Latent, "report": io.String},
             shows=True,
         )
 

@@ -23,12 +23,6 @@ from .engine import HostEngine, LoadedModel
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
-# What people type to find it.
-ALIASES = (
-    "ksampler", "sampler custom", "multimodal guider", "cfg guider", "denoise", "generate", "t2v", "text to video",
-    "live preview", "preview", "distilled",
-)  # fmt: skip
-
 
 class SampleNode(io.ComfyNode):
     """Denoises picture and sound together."""
@@ -38,7 +32,6 @@ class SampleNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSample",
             "sampling/Dual-Stream Sampler",
-            aliases=ALIASES,
             inputs=[
                 inputs.model(),
                 inputs.positive(
@@ -79,9 +72,7 @@ class SampleNode(io.ComfyNode):
                 *inputs.widgets(ScheduleSettings, "steps", optional=True),
                 *inputs.widgets(RecipeSettings, "hq"),
             ],
-            outputs=[
-                inputs.latent_output("Picture and sound, finished but encoded: for the decoders, or another sampler.")
-            ],
+            outputs={"av_latent": io.Latent},
             shows=True,
         )
 
@@ -196,23 +187,11 @@ class LongVideo(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLongVideo",
             "sampling/Long Video",
-            aliases=[
-                "looping sampler",
-                "context windows",
-                "sliding window",
-                "infinite",
-                "minutes",
-                "extend",
-                "director",
-                "storyboard",
-            ],
             inputs=[
                 *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
                 *inputs.widgets(LongClip, "resume"),
             ],
-            outputs=[
-                inputs.output(WindowsType, "windows", "For the sampler, or for LTX-2 Segment to change the prompt.")
-            ],
+            outputs={"windows": WindowsType},
         )
 
     @classmethod
@@ -228,22 +207,12 @@ class SegmentNode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVSegment",
             "sampling/Segment",
-            aliases=[
-                "prompt schedule",
-                "prompt travel",
-                "multi prompt",
-                "timeline",
-                "scene",
-                "story",
-                "director",
-                "storyboard",
-            ],
             inputs=[
                 inputs.windows("From LTX-2 Long Video, or from another segment."),
                 inputs.positive("The encoded prompt of this segment."),
                 *inputs.widgets(Segment, "start"),
             ],
-            outputs=[inputs.output(WindowsType, "windows", "For the sampler, or for the next segment.")],
+            outputs={"windows": WindowsType},
         )
 
     @classmethod

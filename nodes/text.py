@@ -20,26 +20,13 @@ class GemmaTextEncode(io.ComfyNode):
         return inputs.schema(
             "LTX2AVGemmaTextEncode",
             "text/Gemma Text Encode",
-            aliases=[
-                "clip text encode",
-                "prompt",
-                "positive",
-                "negative",
-                "text encode",
-                "conditioning",
-                "text to video",
-                "t2v",
-            ],
             inputs=[
                 inputs.model("The LTX-2 model that the prompt is for: it holds the text projection."),
                 inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),
                 *inputs.widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
                 inputs.plan(),
             ],
-            outputs=[
-                inputs.output(io.Conditioning, "positive", "What the prompt says to both streams."),
-                inputs.output(io.Conditioning, "negative", "What the negative prompt says."),
-            ],
+            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
         )
 
     @classmethod
@@ -66,7 +53,6 @@ class ThinkingTokens(io.ComfyNode):
         return inputs.schema(
             "LTX2AVThinkingTokens",
             "text/Thinking-Token Connector",
-            aliases=["connector", "registers", "embeddings connector", "thinking tokens", "text context"],
             inputs=[
                 # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
                 inputs.positive(
@@ -80,10 +66,7 @@ class ThinkingTokens(io.ComfyNode):
                     optional=True,
                 ),
             ],
-            outputs=[
-                inputs.output(io.Conditioning, "positive", "Contexts of both streams, for the sampler."),
-                inputs.output(io.Conditioning, "negative", "The same for the negative prompt."),
-            ],
+            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
         )
 
     @classmethod

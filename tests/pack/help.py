@@ -111,7 +111,7 @@ def inputs_in(page: str) -> list[str]:
 
 def outputs_in(page: str) -> list[str]:
     """The names of the outputs on a page, in its order."""
-    section = re.search(r"^## Outputs?\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    section = re.search(r"^## Outputs\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     items = re.findall(r"^- (\*\*.*?):", section[1] if section else "", re.MULTILINE)
     return [name for item in items for name in BOLD.findall(item)]
 

@@ -75,7 +75,7 @@ def test_a_table_has_a_row_for_each_input_with_its_limits():
             },
         }
     }
-    page = with_table("# A\n\n## Inputs\n\nold\n\n## Output\n\n- **one**, **two**: those.\n", table(info))
+    page = with_table("# A\n\n## Inputs\n\nold\n\n## Outputs\n\n- **one**, **two**: those.\n", table(info))
     assert page.split("## Inputs\n")[1] == (
         "\n| input | what it does |\n|---|---|\n"
         "| **model** | (model) The model. |\n"
@@ -84,7 +84,7 @@ def test_a_table_has_a_row_for_each_input_with_its_limits():
         "| **noise** (sigma) | (0 to 1; default 0.5) Noise. |\n"
         "| **mask** | (mask; optional) Where. |\n"
         "| **way** | (advanced; *near* or *far*; default *near*) *far* \\| *near* goes *far*. |\n"
-        "\n## Output\n\n- **one**, **two**: those.\n"
+        "\n## Outputs\n\n- **one**, **two**: those.\n"
     )
     assert inputs_in(page) == ["model", "size", "lora_1", "lora_2", "sigma", "mask", "way"]
     assert outputs_in(page) == ["one", "two"]
