@@ -7,6 +7,7 @@ import { greyInactive } from "./inactive.js";
 import { addMessages, clearMessages } from "./messages.js";
 import { addPreview, showPreview, showStatus } from "./preview.js";
 import { growStack } from "./stack.js";
+import { drawTimeline } from "./timeline.js";
 import { offerWords } from "./words.js";
 
 const LIVE_PREVIEW = "ltx2av.LivePreview";
@@ -40,6 +41,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("LTX2AV")) return;
     if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
+    if (node.comfyClass === "LTX2AVTimeline") drawTimeline(node);
     offerWords(node);
     foldAdvanced(node);
     greyInactive(node);

@@ -28,6 +28,7 @@ from .plan import MemoryPlan
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .text import GemmaTextEncode, ThinkingTokens
+from .timeline import TimelineNode
 from .values import LongClipPlan, MelSpectrogram
 
 # What goes through our own sockets, and where it comes from.
@@ -45,7 +46,7 @@ KINDS: Kinds = {
 # In the order of the menu.
 NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR, MemoryPlan),
-    *(GemmaTextEncode, ThinkingTokens),
+    *(GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),

@@ -28,11 +28,11 @@ class LoadHDR(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, space: str) -> list[Stamp]:
-        return stamps(LightSource(space).frames(host.light_file(file)).files)
+        return stamps(LightSource(space).frames(host.input_file(file)).files)
 
     @classmethod
     def execute(cls, file: str, space: str) -> io.NodeOutput:
-        return io.NodeOutput(*LightSource(space).read(host.light_file(file)))
+        return io.NodeOutput(*LightSource(space).read(host.input_file(file)))
 
 
 class SaveHDR(io.ComfyNode):

@@ -89,8 +89,8 @@ def light_files() -> list[str]:
     return sorted(each.name for each in Path(folder_paths.get_input_directory()).iterdir() if is_exr(each))
 
 
-def light_file(name: str) -> Path:
-    """Return the path of what ``light_files`` named. Raises SettingError for what lies outside the input folder."""
+def input_file(name: str) -> Path:
+    """Return the path of a file or folder in the input folder. Raises SettingError for what lies outside of it."""
     check_inside(name, "input")
     return Path(folder_paths.get_input_directory(), name)
 

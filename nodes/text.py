@@ -39,10 +39,14 @@ class GemmaTextEncode(io.ComfyNode):
         keep_encoded: bool = True,
         plan: Plan | None = None,
     ) -> io.NodeOutput:
-        prompts = [prompt, given_negative(negative.strip() or None, recipe_of(model.models))]
-        encoded = cached_features(HostEngine(model, plan, gemma=gemma), prompts, keep_encoded)
-        positive, negative_features = ([[host.to_host_format(each), {UNPROCESSED: True}]] for each in encoded)
-        return io.NodeOutput(positive, negative_features)
+        engine = HostEngine(model, plan, gemma=gemma)
+        return io.NodeOutput(*encode_prompts(engine, [prompt], negative, keep_encoded))
+
+
+def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: bool = True) -> list[Conditioning]:
+    """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
+    asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
+    return [[[host.to_host_format(each), {UNPROCESSED: True}]] for each in cached_features(engine, asked, keep)]
 
 
 class ThinkingTokens(io.ComfyNode):

@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 import ltx2_core
-from ltx2_core.cli.parser import surfaces
+from ltx2_core.cli.parser import OF_TIMELINES, surfaces
 from ltx2_core.fields import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,9 @@ OTHER_INPUTS = {
     ("Request", "hdr"): "LTX2AVSaveHDR.space",
     ("VideoSource", "start"): "LTX2AVEncode.video",
     ("VideoSource", "seconds"): "LTX2AVEncode.frames",
+}
+OTHER_INPUTS |= {
+    (owner.__name__, name): "LTX2AVTimeline.timeline" for owner in OF_TIMELINES for name in settings_of(owner)
 }
 OF_THE_HOST = {("Resources", "device"): "ComfyUI's --cpu and --cuda-device"}
 

@@ -422,6 +422,6 @@ def check_inside(name: str, *folders: str) -> None:
     path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
     if path is None or path.anchor or path.drive or ".." in path.parts or not name.isprintable():
         raise SettingError(
-            f"{name} is no name of a file in {' or '.join(folders)}; only files in these model folders are opened: put "
+            f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
         )

@@ -4,6 +4,7 @@ import argparse
 import logging
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Models
+from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
@@ -26,11 +28,12 @@ from ..conditioning.conditions import (
     VideoSource,
 )
 from ..conditioning.light import FILE_SPACES
+from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..geometry import exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
-from ..lora.stack import find_distilled_lora
+from ..lora.stack import find_distilled_lora, reference_scale
 from ..media import probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
 from ..media.light import Space
@@ -45,7 +48,7 @@ from ..sampling import (
     TileSettings,
 )
 from ..sampling.schedules import CUSTOM
-from ..sampling.windows import Windowing
+from ..sampling.windows import Segment, Windowing
 from ..settings import (
     AS_PROMPT,
     AUTO,
@@ -60,7 +63,7 @@ from ..settings import (
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .parser import given
+from .parser import destination, given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -79,6 +82,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     Raises:
         LTX2Error: files that are missing or cannot be read, and settings that cannot be.
     """
+    strip = fill_from_timeline(options)
     check_combinations(options)
     loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
@@ -86,16 +90,16 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, videos = read_clip(options)
-    long = long_of(options)
+    long = long_of(options, strip)
     if options.prompt is None and (long is None or not long.segments):
         raise SettingError(
-            "There is no prompt: say what is to be seen and heard with --prompt, or with --segments FILE."
+            "There is no prompt: say what is to be seen and heard with --prompt, --segments FILE or --timeline FILE."
         )
     return Request(
         options.prompt or (long.segments[0].prompt if long is not None else ""),
         options.negative,
         clip=clip,
-        conditions=tuple(read_conditions(options, clip, videos, loras)),
+        conditions=tuple(read_conditions(options, clip, videos, loras, strip)),
         schedule=schedule_of(options),
         sampling=SamplingSettings(**given(options, SamplingSettings)),
         guidance=guidance,
@@ -108,6 +112,23 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hdr=_space_of(options),
         resources=Resources(**given(options, Resources)),
     )
+
+
+def fill_from_timeline(options: argparse.Namespace) -> Timeline | None:
+    """Read --timeline; its prompt, length and rate count as if they were flags, where no flag says otherwise."""
+    if options.timeline is None:
+        return None
+    if options.prompt is not None or options.segments:
+        raise SettingError("--timeline holds the prompts: leave --prompt and --segments out.")
+    strip = syntax.read_timeline(options.timeline)
+    if strip.retakes and not options.source:
+        raise SettingError("The timeline makes a part of a video anew: say which, with --source FILE.")
+    options.prompt, asked = strip.script[0].text, given(options, ClipSettings)
+    if options.fps is None:
+        options.fps = strip.fps
+    if "frames" not in asked and not asked.get("seconds") and not options.as_prompt_needs:
+        setattr(options, destination(ClipSettings, "frames"), strip.frames)
+    return strip
 
 
 def check_combinations(options: argparse.Namespace) -> None:
@@ -176,9 +197,11 @@ def tiling_of(options: argparse.Namespace) -> Tiling | None:
     return Tiling(**settings) if settings and settings.get("tile_size") != 0 else None
 
 
-def long_of(options: argparse.Namespace) -> LongClip | None:
-    """Return how a long clip is made; None for a clip that is made at once."""
+def long_of(options: argparse.Namespace, strip: Timeline | None = None) -> LongClip | None:
+    """Return how a long clip is made; None for a clip that is made at once. ``strip`` may have later prompts."""
     segments = tuple(syntax.read_segments(options.segments)) if options.segments else ()
+    if strip is not None:
+        segments = tuple(Segment(each.at, each.text) for each in strip.script[1:])
     windows = given(options, Windowing)
     if "window" not in windows and not segments:
         return None
@@ -261,7 +284,9 @@ def _own_fps(film: VideoSource) -> Fraction | None:
     return probe(_path(film)).fps
 
 
-def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack) -> list[Condition]:
+def read_conditions(
+    options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack, strip: Timeline | None = None
+) -> list[Condition]:
     """Return all that is given, in the order in which it applies.
 
     Args:
@@ -269,6 +294,7 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
         clip: for the length of masks.
         videos: of this clip, from ``read_clip``.
         loras: they know how much smaller a reference they want.
+        strip: of --timeline; its files lie beside it.
     """
     conditions: list[Condition] = []
     begin = None if videos.source is None else _init_clip(videos.source)
@@ -285,7 +311,15 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     masks = [*options.reference_mask, *[None] * len(options.reference_video)]
     space = _space_of(options)
     conditions += [_reference_video(text, mask, loras, space) for text, mask in zip(options.reference_video, masks)]
-    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]
+    if strip is not None:
+        conditions += strip.conditions(partial(_beside, options.timeline), reference_scale(loras))
+    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
+
+
+def _beside(timeline: Path, name: str) -> Path:
+    """Where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
+    check_inside(name, "the folder of the timeline")
+    return timeline.parent / name
 
 
 def _init_clip(video: VideoSource) -> InitClip:
@@ -297,12 +331,15 @@ def _init_clip(video: VideoSource) -> InitClip:
     return InitClip(video)
 
 
-def _changes(options: argparse.Namespace, clip: ClipSettings, has_sound: bool) -> list[Condition]:
+def _changes(
+    options: argparse.Namespace, clip: ClipSettings, has_sound: bool, strip: Timeline | None
+) -> list[Condition]:
     """What is made anew of a clip that begins as another one."""
-    changes: list[Condition] = []
+    among = STREAMS if has_sound else STREAMS[:1]
+    changes: list[Condition] = [] if strip is None else [*strip.changes(among)]
     if options.retake:
         streams = options.only or "picture and sound"
-        changes.append(syntax.parse_range(options.retake, streams, STREAMS if has_sound else STREAMS[:1]))
+        changes.append(syntax.parse_range(options.retake, streams, among))
     if options.mask:
         mask = read_mask(options.mask, clip.fps, clip.asked_frames)
         changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
@@ -343,7 +380,7 @@ def _reference_audio(text: str) -> ReferenceAudio:
 def _reference_video(text: str, mask: Path | None, loras: Stack, space: str | None) -> ReferenceVideo:
     names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
     path, part = syntax.parse_file(text, *names)
-    usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
+    usual = reference_scale(loras)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
     film = _film(path, source, space)

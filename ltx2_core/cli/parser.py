@@ -21,6 +21,7 @@ from ..conditioning.conditions import (
     VideoSource,
 )
 from ..conditioning.light import LightDecoding, LightSource, LightTarget
+from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
 from ..fields import Choice, Number, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
@@ -66,6 +67,10 @@ OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
     GuidanceRange, LongClip, LightSource, LightTarget, LightDecoding,
 )  # fmt: skip
+
+
+# Classes of a timeline, all of whose settings are in its JSON.
+OF_TIMELINES = (Timeline, *LANES.values())
 
 
 class Surface(NamedTuple):
@@ -335,7 +340,7 @@ def surfaces() -> list[Surface]:
 
 def _what(command: Command) -> None:
     group = command.group("what")
-    group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments")
+    group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
     group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
               help="clip.mp4, sound.wav, sound.flac or a folder for pictures: PNG, or EXR with --hdr")  # fmt: skip
@@ -408,6 +413,10 @@ def _conditions(command: Command) -> None:
               "one every 24 or 32 frames; for models that mark keyframes, such as LTX-2.5")  # fmt: skip
     group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
+    group.add("--timeline", type=syntax.file_path, metavar="FILE",
+              covers={owner: [*settings_of(owner)] for owner in OF_TIMELINES},
+              help="prompts, pictures, sound, references and retakes with their seconds, as JSON that LTX-2 Timeline "
+              "writes; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
     group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",

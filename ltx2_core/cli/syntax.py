@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..conditioning import Timeline
 from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange, VideoSource
 from ..errors import SettingError
 from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
@@ -307,13 +308,7 @@ def read_segments(path: Path) -> list[Segment]:
         MissingFileError: there is no such file.
     """
     found = []
-    with open_local(path) as file:
-        content = file.read(LONGEST_SCRIPT + 1)
-    if len(content) > LONGEST_SCRIPT:
-        raise SettingError(
-            f"{path.name} has more than {LONGEST_SCRIPT:,} bytes; write seconds and a prompt in each line."
-        )
-    for count, line in enumerate(_decoded(content).splitlines(), 1):
+    for count, line in enumerate(_read_text(path, "write seconds and a prompt in each line").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         time, *prompt = line.split(maxsplit=1)
@@ -330,8 +325,21 @@ def read_segments(path: Path) -> list[Segment]:
     return found
 
 
+def read_timeline(path: Path) -> Timeline:
+    """Read a timeline; MissingFileError without such a file, SettingError for what is none."""
+    return Timeline.parse(_read_text(path, "write JSON as LTX-2 Timeline does"))
+
+
+def _read_text(path: Path, hint: str) -> str:
+    with open_local(path) as file:
+        content = file.read(LONGEST_SCRIPT + 1)
+    if len(content) > LONGEST_SCRIPT:
+        raise SettingError(f"{path.name} has more than {LONGEST_SCRIPT:,} bytes; {hint}.")
+    return _decoded(content)
+
+
 def _decoded(content: bytes) -> str:
-    """Text as editors and shells write it; a file of segments begins with a digit, a space or #, all ASCII."""
+    """Text as editors and shells write it; such a file begins with a digit, a space, # or a bracket, all ASCII."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
     if b"\0" in content[:2]:

@@ -16,6 +16,7 @@ from .conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
+    RetakeRanges,
     SoundPart,
     VideoSource,
 )
@@ -26,6 +27,7 @@ from .masks import Inpaint, Retake, cells
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .slots import KeyframeSlots, seed_slots
 from .state import AVState, LatentCondition, State, apply_conditions
+from .timeline import Timeline
 
 __all__ = [
     "AVState",
@@ -51,8 +53,10 @@ __all__ = [
     "ReferenceVideoTokens",
     "Retake",
     "RetakeRange",
+    "RetakeRanges",
     "SoundPart",
     "State",
+    "Timeline",
     "VideoSource",
     "apply_conditions",
     "cells",

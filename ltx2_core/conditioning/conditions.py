@@ -122,7 +122,10 @@ def edits(conditions: Iterable["Condition"]) -> bool:
 
     Source: ltx-pipelines 1.2.0 has pipelines of their own for that (IC-LoRA, Dub-It, retake).
     """
-    return any(isinstance(each, ReferenceVideo | ReferenceAudio | RetakeRange | InpaintMask) for each in conditions)
+    return any(
+        isinstance(each, ReferenceVideo | ReferenceAudio | RetakeRange | RetakeRanges | InpaintMask)
+        for each in conditions
+    )
 
 
 def remakes_sound(conditions: Iterable["Condition"]) -> bool:
@@ -590,10 +593,23 @@ class RetakeRange:
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
+        yield from RetakeRanges((self,), self.among).encode(shape, streams, encoders)
+
+
+@dataclass(frozen=True)
+class RetakeRanges:
+    """Make several time ranges anew, each in streams of its own; what lies in none of them stays."""
+
+    ranges: tuple[RetakeRange, ...]
+    among: Collection[str] = STREAMS
+
+    def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
+        """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
         for stream in self.among:
             if stream in streams:
-                retaken = stream in STREAM_CHOICES[self.streams]
-                yield Retake(stream, self.start, self.end) if retaken else Frozen(stream)
+                own = [each for each in self.ranges if stream in STREAM_CHOICES[each.streams]]
+                spans = [(each.start, each.end) for each in own]
+                yield Retake(stream, *spans[0], tuple(spans[1:])) if spans else Frozen(stream)
 
 
 @dataclass(frozen=True, eq=False)

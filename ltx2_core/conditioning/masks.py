@@ -49,26 +49,35 @@ class Inpaint:
 
 @dataclass(frozen=True, eq=False)
 class Retake:
-    """Generate what lies between two times, in seconds, and keep the rest of what the clip begins with."""
+    """Generate what lies between two times, in seconds, and keep the rest of what the clip begins with.
+
+    ``more`` are further ranges, each from a time to another one.
+    """
 
     stream: str
     start: float
     end: float
+    more: tuple[tuple[float, float], ...] = ()
 
     def __call__(self, state: State) -> State:
         """Apply it to ``state``. Raises SettingError for an empty range, and for one outside the clip."""
-        if self.start >= self.end:
+        inside = torch.stack([self._inside(state, *span) for span in ((self.start, self.end), *self.more)])
+        return keep(state, inside.any(0).float())
+
+    def _inside(self, state: State, first: float, last: float) -> Tensor:
+        """Which tokens (B, n, 1) touch a range."""
+        if first >= last:
             raise SettingError(
-                f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
+                f"The range to retake goes from {first:g} s to {last:g} s; it must end after its beginning."
             )
         start, end = state.positions[:, 0, : state.count, :, None].unbind(2)
-        inside = (end > self.start) & (start < self.end)
+        inside = (end > first) & (start < last)
         if not inside.any():
             raise SettingError(
-                f"The range to retake goes from {self.start:g} s to {self.end:g} s, but the clip ends at "
+                f"The range to retake goes from {first:g} s to {last:g} s, but the clip ends at "
                 f"{end.max().item():.2f} s: choose a range inside."
             )
-        return keep(state, inside.float())
+        return inside
 
 
 def keep(state: State, generated: Tensor, strength: float = 1.0) -> State:

@@ -39,6 +39,11 @@ def without_in_context(stack: Stack) -> Stack:
     return () if len(others) == len(stack) else others
 
 
+def reference_scale(stack: Stack) -> tuple[int, int]:
+    """Return how many times smaller LoRAs want a reference, and of how many frames one; 1 and 1 where none says it."""
+    return max(((lora.downscale, lora.temporal_downscale) for lora, _ in stack), default=(1, 1))
+
+
 def text_identity(stack: Stack, components: Sequence[str]) -> list[tuple[TensorFile, str]]:
     """Return the files that change the text encoder or these components, and how much; encoded prompts depend on it."""
     return [

@@ -123,7 +123,7 @@ def test_scripts_of_the_page_write_text_only():
     "name", ["../x.safetensors", "a/../../x", "/etc/x", "C:\\x", "\\\\host\\x", "..\\x", "a\0b", "\udcff", 5]
 )
 def test_a_model_file_outside_the_model_folders_is_refused_with_the_reason(name):
-    with pytest.raises(SettingError, match="only files in these model folders are opened"):
+    with pytest.raises(SettingError, match="only files in there are opened"):
         check_inside(name, "loras")
 
 

@@ -5,6 +5,7 @@ PYTHONPATH=tests python tests/pack/graphs.py
 starts a ComfyUI and writes every file in ``workflows`` anew. A test holds the files to what stands here.
 """
 
+import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -380,6 +381,41 @@ def long_video() -> Graph:
     return graph
 
 
+STRIP = {
+    "seconds": 4, "fps": 24,
+    "prompts": [{"text": RED, "at": 0}, {"text": "a green ball bounces twice on the left", "at": 2}],
+    "pictures": [{"file": f"{EXAMPLE}first.png", "at": 0, "strength": 1}],
+}  # fmt: skip
+
+
+def timeline() -> Graph:
+    graph = Graph(
+        "timeline",
+        "A timeline of prompts and pictures",
+        OPENS + "One strip says what happens when: a first picture, a red ball, and from 2 s on a green one. Drag its "
+        "entries, add others, drop files on it; it has prompts, pictures, a sound, references and retakes.\n\n"
+        "*LTX-2 Long Video* is for clips that are longer than what the model makes at once. Length and rate of the "
+        "strip are those of the clip.\n\n"
+        "**Real clips**: choose the model, and 121 frames a window with an overlap of 24.",
+    )
+    usual = Usual(graph, RED)
+    windows = node("LTX2AVLongVideo", window=33, overlap=16)
+    strip = node(
+        "LTX2AVTimeline",
+        model=usual.model, gemma=usual.gemma["gemma"], timeline=json.dumps(STRIP, indent=1), negative="",
+        windows=windows["windows"],
+    )  # fmt: skip
+    usual.text = strip
+    usual.contexts.inputs |= {"positive": strip["positive"], "negative": strip["negative"]}
+    usual.empty.inputs |= {"seconds": strip["seconds"], "fps": strip["fps"]}
+    usual.finish()
+    sampler = usual.sampled(windows=strip["windows"], conditions=strip["conditions"], seed=2)
+    graph.put(2, "Clip", usual.empty, windows)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
 def reference_voice() -> Graph:
     graph = Graph(
         "reference_voice",
@@ -582,7 +618,7 @@ def text_to_audio() -> Graph:
 
 GRAPHS = (
     text_to_video, text_to_video_distilled, text_to_video_guided, image_to_video, first_last_frame, image_to_loop,
-    audio_to_video, video_to_audio, extend, retake, inpaint, long_video, reference_voice, lora_camera,
+    audio_to_video, video_to_audio, extend, retake, inpaint, long_video, timeline, reference_voice, lora_camera,
     ic_lora_control, two_stage_1080p, refine_4k, upscale_my_video, text_to_audio,
 )  # fmt: skip
 

@@ -21,6 +21,8 @@ NODES = {node.define_schema().node_id: nodes.guarded(node, nodes.KINDS) for node
 for each in NODES.values():
     each.hidden = SimpleNamespace(unique_id=None)
 
+part("nodes.host").place_examples()  # which a timeline reads by itself
+
 EXAMPLES = f"{PACK}/workflows/examples"
 PICTURE = torch.zeros(1, 96, 96, 3)
 DOUBLES = {
@@ -72,7 +74,7 @@ def enlarged(stage, engine, content, fps):
 
 
 def encoded(engine, prompts, keep):
-    asked.append({"node": "text", "negative": prompts[1]})
+    asked.append({"node": "text", "negative": prompts[-1]})
     return [torch.zeros(1, 1024, 64) for _ in prompts]
 
 

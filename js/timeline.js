@@ -1,0 +1,477 @@
+// The strip of LTX-2 Timeline: prompts, pictures, a sound, references and what is made anew, each at its second.
+//
+// The widget of the node keeps the strip as JSON (ltx2_core/conditioning/timeline.py checks it); here it is drawn, and every
+// change is written back into it, so that it is saved, copied and undone with the graph.
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { hide, redraw } from "./hide.js";
+import { addStyle } from "./style.js";
+
+const NAME = "ltx2av_timeline";
+const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
+const LANE = 28;
+const ROOM = 330;
+const CELL = 8; // frames of a latent, to which entries snap
+const LEAST_RANGE = 1; // cells
+const WIDEST = 32; // times the width of the node
+const POINTS = 400; // of a waveform
+
+// What lies in each lane: its button, its file types, a new entry at a second, and the fields that are edited.
+const LANES = {
+  pictures: { add: "picture", files: "image/*", make: (at, file) => ({ file, at, strength: 1 }) },
+  prompts: { add: "prompt", make: (at) => ({ text: "", at }) },
+  sounds: { add: "sound", files: "audio/*,video/*", one: true, make: (at, file) => ({ file, start: 0, noise: 0 }) },
+  references: { add: "reference", files: "video/*,audio/*", make: (at, file) => ({ file, strength: 1 }) },
+  retakes: { add: "retake", make: (at, _, step) => ({ start: at, end: at + 4 * step, streams: "picture and sound" }) },
+};
+const NUMBERS = { at: [0, 3600], start: [0, 86400], end: [0, 3600], strength: [0, 1], noise: [0, 1] };
+const STREAMS = ["picture and sound", "picture", "sound"];
+
+addStyle(`
+.ltx2av-timeline { box-sizing: border-box; display: flex; flex-direction: column; gap: 4px; height: 100%;
+  min-height: ${ROOM}px; font-size: 11px; color: var(--input-text, #ddd); }
+.ltx2av-timeline > div { flex: none; display: flex; flex-wrap: wrap; gap: 4px; align-items: center; }
+.ltx2av-timeline :is(button, input, select, textarea) { font: inherit; color: inherit; border: 1px solid #fff3;
+  border-radius: 4px; background: #0004; padding: 1px 5px; }
+.ltx2av-timeline input[type=number] { width: 58px; }
+.ltx2av-timeline textarea { flex: 1 1 100%; height: 44px; resize: none; }
+.ltx2av-timeline > .ltx2av-strip { flex: 1 1 0; display: block; overflow: auto hidden; border-radius: 6px;
+  background: #08080f; }
+.ltx2av-strip > div { position: relative; min-height: 100%; }
+.ltx2av-strip section { position: relative; height: ${LANE}px; border-top: 1px solid #fff1; }
+.ltx2av-strip section:empty::before { content: attr(data-lane); line-height: ${LANE}px; padding-left: 4px; opacity: 0.35; }
+.ltx2av-strip header { position: relative; height: 16px; color: var(--descrip-text, #999); cursor: pointer; }
+.ltx2av-strip header span { position: absolute; border-left: 1px solid #fff4; padding-left: 2px; }
+.ltx2av-strip article { position: absolute; inset: 2px auto 2px 0; overflow: hidden; white-space: nowrap;
+  box-sizing: border-box; min-width: 14px; padding: 1px 4px; border: 1px solid #fff5; border-radius: 4px;
+  background: #2b3a55 center / cover; cursor: grab; touch-action: none; }
+.ltx2av-strip [data-lane=prompts] article { background-color: #3b2b55; }
+.ltx2av-strip [data-lane=sounds] article { background-color: #1e4536; background-size: 100% 100%; }
+.ltx2av-strip [data-lane=references] article { background-color: #4a3b1e; }
+.ltx2av-strip [data-lane=retakes] article { background-color: #55222b; }
+.ltx2av-strip article:focus, .ltx2av-strip article[aria-selected=true] { outline: 2px solid #7db2ff; }
+.ltx2av-strip i { position: absolute; inset: 0 auto 0 0; width: 1px; background: #7db2ff; pointer-events: none; }
+.ltx2av-timeline output { color: var(--descrip-text, #999); }
+.ltx2av-timeline output.ltx2av-wrong { color: #ff8d8d; }
+`);
+
+/** Draw the strip of `node` in place of its JSON. */
+export function drawTimeline(node) {
+  const widget = node.widgets.find((each) => each.name === "timeline");
+  if (widget) new Strip(node, widget);
+}
+
+class Strip {
+  marker = 0; // seconds, where new entries stand
+  zoom = 1;
+  chosen = null; // [lane, number]
+
+  constructor(node, widget) {
+    [this.node, this.widget] = [node, widget];
+    this.element = create("div", { className: "ltx2av-timeline" });
+    this.tools = create("div");
+    this.strip = create("div", { className: "ltx2av-strip" });
+    this.track = create("div");
+    this.editor = create("div");
+    this.strip.append(this.track);
+    this.element.append(this.tools, this.strip, this.editor);
+    this.element.addEventListener("keydown", (event) => this.press(event));
+    for (const type of ["pointerdown", "wheel"]) this.element.addEventListener(type, stop);
+    this.strip.addEventListener("dragover", (event) => event.preventDefault());
+    this.strip.addEventListener("drop", (event) => this.drop(event));
+    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => ROOM + 2 * MARGIN };
+    node.addDOMWidget(NAME, NAME, this.element, options).serialize = false;
+    this.follow();
+    hide(widget, true);
+    redraw(node);
+    node.setSize([Math.max(node.size[0], 520), node.computeSize()[1]]);
+    this.show();
+  }
+
+  // Draw anew whenever somebody else has set the JSON: a workflow that is loaded, a pasted node, an undo.
+  follow() {
+    const { callback } = this.widget;
+    this.widget.callback = (...given) => {
+      callback?.apply(this.widget, given);
+      this.show();
+    };
+    const { onConfigure } = this.node;
+    this.node.onConfigure = (...given) => {
+      onConfigure?.apply(this.node, given);
+      hide(this.widget, true);
+      this.show();
+    };
+  }
+
+  /** The strip as the JSON says it; null where that is none. */
+  read() {
+    try {
+      const content = JSON.parse(this.widget.value);
+      const lanes = Object.keys(LANES).every((lane) => content[lane] === undefined || Array.isArray(content[lane]));
+      return lanes && typeof content === "object" ? { seconds: 5, fps: 24, ...content } : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Write the strip back, and draw it. */
+  write(content) {
+    const filled = Object.entries(content).filter(([lane, entries]) => !LANES[lane] || entries.length);
+    const before = this.widget.value;
+    this.widget.value = JSON.stringify(Object.fromEntries(filled), null, 1);
+    this.node.onWidgetChanged?.(this.widget.name, this.widget.value, before, this.widget);
+    this.show();
+    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // a step that can be undone
+  }
+
+  change(act) {
+    const content = this.read();
+    act(content);
+    this.write(content);
+  }
+
+  get step() {
+    return CELL / this.content.fps;
+  }
+
+  /** The nearest second where something can begin, within the clip. */
+  snap(second) {
+    const cells = Math.round(second / this.step);
+    return round(Math.min(Math.max(0, cells * this.step), this.content.seconds));
+  }
+
+  show() {
+    this.content = this.read();
+    hideChildren(this.tools, this.editor);
+    if (!this.content) {
+      this.track.replaceChildren();
+      const [edit, wrong] = [button("edit the JSON", () => this.editText()), output("This is no timeline.", true)];
+      this.tools.append(wrong, edit);
+      return;
+    }
+    this.showTools();
+    this.showTrack();
+    this.showEditor();
+  }
+
+  // A strip that another program wrote wrongly is mended as text.
+  editText() {
+    const text = create("textarea", { value: this.widget.value });
+    text.addEventListener("change", () => {
+      this.widget.value = text.value;
+      this.show();
+    });
+    this.editor.replaceChildren(text);
+  }
+
+  showTools() {
+    const { seconds, fps } = this.content;
+    const number = (name, value, least, most) =>
+      labelled(name, numberInput(value, least, most, (next) => this.change((content) => (content[name] = next))));
+    const frames = Math.max(0, Math.round((seconds * fps - 1) / CELL)) * CELL + 1;
+    this.tools.append(number("seconds", seconds, 0.1, 3600), number("fps", fps, 1, 240), output(`${frames} frames`));
+    for (const [lane, { add }] of Object.entries(LANES)) this.tools.append(button(`+ ${add}`, () => this.add(lane)));
+    this.tools.append(button("-", () => this.enlarge(0.5), "zoom out"), button("+", () => this.enlarge(2), "zoom in"));
+  }
+
+  enlarge(times) {
+    this.zoom = Math.min(WIDEST, Math.max(1, this.zoom * times));
+    this.show();
+  }
+
+  showTrack() {
+    const { seconds } = this.content;
+    this.track.style.width = `${100 * this.zoom}%`;
+    const marker = create("i");
+    const place = () => (marker.style.left = this.left(this.marker));
+    const ruler = create("header");
+    const every = niceStep(seconds / (8 * this.zoom));
+    for (let time = 0; time < seconds; time = round(time + every)) {
+      const tick = create("span", { textContent: `${time} s` });
+      tick.style.left = this.left(time);
+      ruler.append(tick);
+    }
+    ruler.addEventListener("pointerdown", (event) => {
+      this.marker = this.snap(this.secondAt(event));
+      place();
+    });
+    place();
+    this.track.replaceChildren(ruler, ...Object.keys(LANES).map((lane) => this.lane(lane)), marker);
+  }
+
+  lane(lane) {
+    const section = create("section");
+    section.dataset.lane = lane;
+    section.append(...(this.content[lane] ?? []).map((entry, number) => this.item(lane, entry, number)));
+    return section;
+  }
+
+  item(lane, entry, number) {
+    const item = create("article", { tabIndex: 0, textContent: title(entry), title: title(entry) });
+    const [from, to] = this.span(lane, entry);
+    item.style.left = this.left(from);
+    item.style.width = `${(100 * (to - from)) / this.content.seconds}%`;
+    item.setAttribute("role", "button");
+    item.setAttribute("aria-label", `${LANES[lane].add} ${number + 1}: ${title(entry)}`);
+    item.setAttribute("aria-selected", String(this.isChosen(lane, number)));
+    item.addEventListener("focus", () => this.choose(lane, number));
+    item.addEventListener("pointerdown", (event) => this.drag(event, item, lane, number));
+    if (lane === "pictures" && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
+    if (lane === "sounds" && entry.file) waveform(entry.file).then((url) => (item.style.backgroundImage = `url("${url}")`));
+    return item;
+  }
+
+  /** From when to when an entry is drawn. */
+  span(lane, entry) {
+    const { seconds, prompts = [] } = this.content;
+    if (lane === "retakes") return [entry.start, Math.max(entry.end, entry.start)];
+    if (lane === "prompts") {
+      const later = prompts.map((each) => each.at ?? 0).filter((at) => at > (entry.at ?? 0));
+      return [entry.at ?? 0, Math.min(seconds, ...later)];
+    }
+    if (lane === "pictures") {
+      const at = Math.min(entry.at ?? 0, Math.max(0, seconds - this.step));
+      return [at, Math.min(seconds, at + this.step)];
+    }
+    return [0, seconds];
+  }
+
+  left(second) {
+    return `${(100 * second) / this.content.seconds}%`;
+  }
+
+  secondAt({ clientX }) {
+    const { left, width } = this.track.getBoundingClientRect();
+    return ((clientX - left) / width) * this.content.seconds;
+  }
+
+  isChosen(lane, number) {
+    return this.chosen?.[0] === lane && this.chosen[1] === number;
+  }
+
+  choose(lane, number) {
+    if (this.isChosen(lane, number)) return;
+    this.chosen = [lane, number];
+    for (const each of this.track.querySelectorAll("article")) each.setAttribute("aria-selected", "false");
+    this.itemOf(lane, number)?.setAttribute("aria-selected", "true");
+    this.showEditor();
+  }
+
+  itemOf(lane, number) {
+    return this.track.querySelector(`[data-lane=${lane}]`)?.children[number];
+  }
+
+  // Moves an entry, or the nearer end of a range; one that lies still is only chosen.
+  drag(event, item, lane, number) {
+    const entry = this.content[lane][number];
+    const begun = this.secondAt(event);
+    const before = { ...entry };
+    const end = lane === "retakes" ? nearEnd(event, item) : null;
+    const act = new AbortController();
+    const finish = (commit) => {
+      act.abort();
+      if (!commit || !this.content[lane]) return;
+      const moved = this.content[lane][number];
+      if (JSON.stringify(moved) !== JSON.stringify(before)) this.write(this.content);
+      this.itemOf(lane, number)?.focus();
+    };
+    const listen = (type, hear) => window.addEventListener(type, hear, { signal: act.signal, capture: true });
+    item.focus();
+    listen("pointermove", (moved) => {
+      Object.assign(entry, before);
+      this.shift(lane, entry, this.secondAt(moved) - begun, end);
+      const [from, to] = this.span(lane, entry);
+      item.style.left = this.left(from);
+      item.style.width = `${(100 * (to - from)) / this.content.seconds}%`;
+    });
+    listen("pointerup", () => finish(true));
+    listen("pointercancel", () => finish(false));
+  }
+
+  /** Move `entry` by so many seconds, as a whole or at one `end`. */
+  shift(lane, entry, by, end = null) {
+    if (lane === "retakes") {
+      const least = LEAST_RANGE * this.step;
+      if (end === "start") entry.start = Math.min(this.snap(entry.start + by), round(entry.end - least));
+      else if (end === "end") entry.end = Math.max(this.snap(entry.end + by), round(entry.start + least));
+      else {
+        const length = entry.end - entry.start;
+        entry.start = Math.min(this.snap(entry.start + by), Math.max(0, this.snap(this.content.seconds - length)));
+        entry.end = round(entry.start + length);
+      }
+    } else if (lane === "pictures" || lane === "prompts") entry.at = this.snap((entry.at ?? 0) + by);
+  }
+
+  press(event) {
+    if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || !this.act(event)) return;
+    event.preventDefault();
+    event.stopPropagation(); // the graph has other uses for these keys
+  }
+
+  /** Do what a key asks for; tell whether it does anything. */
+  act({ key, shiftKey, target }) {
+    const zoom = { "+": 2, "-": 0.5 }[key];
+    const direction = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (zoom) this.enlarge(zoom);
+    if (zoom || !target.closest("article") || !this.chosen) return Boolean(zoom);
+    const [lane, number] = this.chosen;
+    if (direction) {
+      const by = direction * (shiftKey ? Math.max(1, this.step) : this.step);
+      this.change((content) => this.shift(lane, content[lane][number], by));
+      this.itemOf(lane, number)?.focus();
+    } else if (key === "Delete" || key === "Backspace") this.remove(lane, number);
+    else if (key === "Enter") this.editor.querySelector("textarea, input")?.focus();
+    else return false;
+    return true;
+  }
+
+  remove(lane, number) {
+    this.chosen = null;
+    this.change((content) => content[lane].splice(number, 1));
+    this.track.querySelector("article")?.focus();
+  }
+
+  async add(lane, at = this.marker, file = null) {
+    const { files, make, one } = LANES[lane];
+    if (files && !file) file = await chooseFile(files);
+    if (files && !file) return;
+    const name = file ? await upload(file) : "";
+    this.change((content) => {
+      const others = one ? [] : (content[lane] ?? []);
+      content[lane] = [...others, make(this.snap(at), name, this.step)];
+      this.chosen = [lane, content[lane].length - 1];
+    });
+    this.itemOf(...this.chosen)?.focus();
+  }
+
+  async drop(event) {
+    event.preventDefault();
+    event.stopPropagation();
+    const at = this.secondAt(event);
+    for (const file of event.dataTransfer.files) {
+      const kind = file.type.split("/")[0];
+      const lane = { image: "pictures", audio: "sounds", video: "references" }[kind];
+      if (lane) await this.add(lane, at, file);
+    }
+  }
+
+  /** The fields of the chosen entry. */
+  showEditor() {
+    const [lane, number] = this.chosen ?? [];
+    const entry = this.content[lane]?.[number];
+    this.editor.replaceChildren();
+    if (!entry) return;
+    const set = (name, value) => this.change((content) => (content[lane][number][name] = value));
+    for (const [name, value] of Object.entries({ ...LANES[lane].make(0, "", 0), ...entry })) {
+      this.editor.append(field(name, value, (next) => set(name, next)));
+    }
+    this.editor.append(button("remove", () => this.remove(lane, number)));
+  }
+}
+
+function field(name, value, set) {
+  if (name === "text") {
+    const text = create("textarea", { value, placeholder: "what is seen and heard from here on" });
+    text.addEventListener("change", () => set(text.value));
+    return text;
+  }
+  if (NUMBERS[name]) return labelled(name, numberInput(value, ...NUMBERS[name], set));
+  const input = create(name === "streams" ? "select" : "input");
+  if (name === "streams") input.append(...STREAMS.map((word) => create("option", { textContent: word, value: word })));
+  input.value = value;
+  input.addEventListener("change", () => set(input.value));
+  return labelled(name, input);
+}
+
+function numberInput(value, least, most, set) {
+  const input = create("input", { type: "number", min: least, max: most, step: "any", value });
+  input.addEventListener("change", () => {
+    const next = Number(input.value);
+    if (input.value !== "" && next >= least && next <= most) set(next);
+    else input.value = value;
+  });
+  return input;
+}
+
+function labelled(name, input) {
+  const label = create("label");
+  label.append(`${name} `, input);
+  return label;
+}
+
+function button(text, act, title = text) {
+  const made = create("button", { type: "button", textContent: text, title });
+  made.addEventListener("click", act);
+  return made;
+}
+
+function output(text, wrong = false) {
+  return create("output", { textContent: text, className: wrong ? "ltx2av-wrong" : "" });
+}
+
+const create = (tag, content = {}) => Object.assign(document.createElement(tag), content);
+const hideChildren = (...elements) => elements.forEach((each) => each.replaceChildren());
+const stop = (event) => event.stopPropagation();
+const round = (second) => Math.round(second * 1000) / 1000;
+const title = ({ text, file, streams }) => String(text ?? file ?? streams ?? "");
+
+/** A step of the ruler of about so many seconds. */
+function niceStep(about) {
+  return [0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 600].find((each) => each >= about) ?? 3600;
+}
+
+function nearEnd({ clientX }, item) {
+  const { left, right } = item.getBoundingClientRect();
+  if (clientX - left < 6) return "start";
+  return right - clientX < 6 ? "end" : null;
+}
+
+/** Where the server shows a file of the input folder. */
+function address(name) {
+  const [file, ...folders] = name.split("/").reverse();
+  const query = new URLSearchParams({ filename: file, subfolder: folders.reverse().join("/"), type: "input" });
+  return api.apiURL(`/view?${query}`);
+}
+
+function chooseFile(accept) {
+  return new Promise((resolve) => {
+    const input = create("input", { type: "file", accept });
+    input.addEventListener("change", () => resolve(input.files[0] ?? null));
+    input.addEventListener("cancel", () => resolve(null));
+    input.click();
+  });
+}
+
+/** Put a file into the input folder, and return its name there. */
+async function upload(file) {
+  const body = new FormData();
+  body.append("image", file);
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  const { name, subfolder } = await answer.json();
+  return subfolder ? `${subfolder}/${name}` : name;
+}
+
+const waveforms = new Map(); // by the name of a file
+
+/** A picture of how loud a sound is over time. */
+function waveform(name) {
+  if (!waveforms.has(name)) waveforms.set(name, drawWaveform(name).catch(() => ""));
+  return waveforms.get(name);
+}
+
+async function drawWaveform(name) {
+  const answer = await fetch(address(name));
+  const sound = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(await answer.arrayBuffer());
+  const samples = sound.getChannelData(0);
+  const canvas = create("canvas", { width: POINTS, height: LANE });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#7fd6b0";
+  const size = Math.max(1, Math.floor(samples.length / POINTS));
+  for (let point = 0; point < POINTS; point++) {
+    let loudest = 0;
+    for (let at = point * size; at < (point + 1) * size; at++) loudest = Math.max(loudest, Math.abs(samples[at] ?? 0));
+    context.fillRect(point, (LANE * (1 - loudest)) / 2, 1, Math.max(1, LANE * loudest));
+  }
+  return canvas.toDataURL();
+}

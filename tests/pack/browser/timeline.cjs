@@ -1,0 +1,75 @@
+// The strip of a timeline in { workflow, screenshot }: what it shows, and what the JSON is after each of the usual ways to
+// change it: keys, the mouse, a number, undo, a copy. What was seen:
+//   { shown: [[lane, text]], json: { way: JSON }, sent, copied, hidden, inside }   (inside: what a subgraph of it sends)
+const { visit } = require("./page.cjs");
+
+visit(1000, async (page, { screenshot }) => {
+  await page.waitForSelector(".ltx2av-timeline article");
+  await page.evaluate(() => app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+  await page.waitForTimeout(1000); // it moves there slowly
+  const json = {};
+  const keep = async (way) => (json[way] = JSON.parse(await page.evaluate(value)));
+  const item = (lane, number = 0) => page.locator(`.ltx2av-strip [data-lane=${lane}] article`).nth(number);
+  const shown = await page.evaluate(items);
+  await page.screenshot({ path: screenshot });
+
+  await item("pictures").focus();
+  await page.keyboard.press("ArrowRight");
+  await keep("key");
+  await page.keyboard.press("Shift+ArrowRight");
+  await keep("second");
+  await page.keyboard.press("Control+z");
+  await page.waitForTimeout(800);
+  await keep("undone");
+  await item("prompts", 1).focus();
+  await page.keyboard.press("Delete");
+  await keep("removed");
+  await drag(page, item("retakes"), 0.25);
+  await keep("dragged");
+  await page.locator(".ltx2av-timeline input[type=number]").first().fill("4");
+  await page.keyboard.press("Tab");
+  await keep("length");
+  await page.getByRole("button", { name: "+ prompt" }).click();
+  await page.locator(".ltx2av-timeline textarea").fill("then a dog");
+  await page.keyboard.press("Tab");
+  await keep("added");
+  const sent = (await page.evaluate(() => app.graphToPrompt())).output;
+  const copied = await page.evaluate(copy);
+  const hidden = await page.evaluate(() => app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").hidden);
+  const inside = await page.evaluate(inSubgraph);
+  return { shown, json, sent, copied, hidden, inside };
+});
+
+function value() {
+  return app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").value;
+}
+
+function items() {
+  const all = [...document.querySelectorAll(".ltx2av-strip article")];
+  return all.map((each) => [each.parentElement.dataset.lane, each.textContent]);
+}
+
+// A saved node that is loaded again holds the same strip.
+function copy() {
+  const other = LiteGraph.createNode("LTX2AVTimeline");
+  app.graph.add(other);
+  other.configure({ ...app.graph.nodes[0].serialize(), id: other.id });
+  return other.widgets.find(({ name }) => name === "timeline").value;
+}
+
+async function inSubgraph() {
+  app.canvas.graph.convertToSubgraph(new Set([app.graph.nodes[0]]));
+  const { output } = await app.graphToPrompt();
+  const [id] = Object.keys(output).filter((each) => each.includes(":"));
+  return output[id].inputs.timeline;
+}
+
+async function drag(page, item, share) {
+  const box = await item.boundingBox();
+  const track = await page.locator(".ltx2av-strip > div").boundingBox();
+  const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+  await page.mouse.move(x, y);
+  await page.mouse.down();
+  await page.mouse.move(x + track.width * share, y, { steps: 5 });
+  await page.mouse.up();
+}
