@@ -142,7 +142,8 @@ class Timeline:
 
     def describe(self) -> str:
         """Say how long the clip is, and what lies on the strip."""
-        lanes = (f"{len(getattr(self, name))} {name}" for name in LANES if getattr(self, name))
+        counts = {name: len(getattr(self, name)) for name in LANES}
+        lanes = (f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items() if count)
         return f"{self.frames} frames, {self.frames / self.fps:.2f} s at {self.fps:g} fps: {', '.join(lanes)}"
 
     @property

@@ -52,6 +52,11 @@ def test_entries_become_conditions_at_their_frames(folder):
     assert isinstance(voice, ReferenceAudio) and voice.strength == 0.25
 
 
+def test_what_lies_on_the_strip_is_said():
+    said = "49 frames, 2.04 s at 24 fps: 2 prompts, 2 pictures, 1 sound, 1 reference, 2 retakes"
+    assert read().describe() == said
+
+
 def test_ranges_are_made_anew_each_in_its_streams():
     (changes,) = read().changes()
     video, audio = changes.encode(ClipShape(64, 32, 49, 24), ("video", "audio"), None)
