@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..ltx2_core.conditioning.sockets import Kinds
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
+from .benchmark import Benchmark
 from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
 from .condition import (
     AudioToVideo,
@@ -45,7 +46,8 @@ KINDS: Kinds = {
 
 # In the order of the menu.
 NODES: list[type[io.ComfyNode]] = [
-    *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR, MemoryPlan),
+    *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR),
+    *(MemoryPlan, Benchmark),
     *(GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),

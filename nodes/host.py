@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -12,6 +13,7 @@ import comfy.cli_args
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.utils
+import comfyui_version
 import folder_paths
 import torch
 from aiohttp import web
@@ -168,6 +170,19 @@ def cache_subfolder(what: str) -> Path | None:
     """Return the folder for what can be made again but took long; None if nothing is to be kept."""
     root = cache_folder()
     return None if root is None else root / what
+
+
+def software() -> dict[str, str]:
+    """Return the versions of what an update may change, for a benchmark."""
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    pack = re.search(r'^version = "(.+)"', project, re.MULTILINE)
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)() if torch.cuda.is_available() else 0
+    return {
+        "pack": pack[1] if pack else "unknown",
+        "ComfyUI": comfyui_version.__version__,
+        "torch": torch.__version__,
+        "CUDA of the driver": f"{driver // 1000}.{driver % 1000 // 10}" if driver else "none",
+    }
 
 
 def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
