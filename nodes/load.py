@@ -36,6 +36,7 @@ CHECKPOINTS = ("checkpoints", "diffusion_models")
 PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
 PATCHES = "model_patches"
 PARTS = ("vae", "text_encoders", PATCHES)  # where the rest of a split model is found by content
+VIDEO_VAES = ("vae", "vae_approx")
 UPSCALERS = ("latent_upscale_models", "upscale_models")
 
 # What is open somewhere in the graph: two loaders of the same files share their networks.
@@ -62,9 +63,10 @@ def _split_inputs() -> list[io.Input]:
     return [
         _part_input(
             "video_vae",
-            ("vae",),
+            VIDEO_VAES,
             "The video VAE of a split model, from models/vae. It takes the place of the one in the checkpoint; "
-            "if that has none, the first one there that belongs to its version is taken.",
+            "if that has none, the first one there that belongs to its version is taken. A tiny decoder for drafts, "
+            "such as taeltx2_3 in models/vae_approx, takes the place of the decoder alone.",
         ),
         _part_input(
             "audio_vae",
@@ -246,8 +248,8 @@ def _files(
     main = built_in if checkpoint == BUILT_IN else _checkpoint(checkpoint)
     projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
     heads = [] if duration_head in (AUTO_PART, NONE) else [host.model_file(duration_head, PATCHES)]
-    vaes = {"video_vae": video_vae, "audio_vae": audio_vae}
-    own = {kind: host.model_file(name, "vae") for kind, name in vaes.items() if name != INSIDE}
+    vaes = {"video_vae": (video_vae, VIDEO_VAES), "audio_vae": (audio_vae, ("vae",))}
+    own = {kind: host.model_file(name, *folders) for kind, (name, folders) in vaes.items() if name != INSIDE}
     kinds = [kind for kind in PARTS if kind != PATCHES or duration_head == AUTO_PART]
     beside = [host.model_file(name, kind) for kind in kinds for name in host.model_files(kind)]
     chosen = [main, *projections, *heads]

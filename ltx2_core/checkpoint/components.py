@@ -16,6 +16,8 @@ from ..transformer import Transformer, TransformerConfig
 from ..video_vae import (
     DiffusionDecoder,
     DiffusionDecoderConfig,
+    TinyDecoder,
+    TinyDecoderConfig,
     VideoDecoder,
     VideoEncoder,
     VideoVAEConfig,
@@ -25,7 +27,7 @@ from .keys import Keys
 from .keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from .keys.transformer import TRANSFORMER
-from .keys.video_vae import DIFFUSION_DECODER, VIDEO_DECODER, VIDEO_ENCODER
+from .keys.video_vae import DIFFUSION_DECODER, TINY_DECODER, VIDEO_DECODER, VIDEO_ENCODER
 from .keys.vocoder import VOCODER
 
 Config = dict[str, Any]
@@ -162,6 +164,11 @@ COMPONENTS = {
                 lambda config: is_diffusion(config["vae"]),
             ),
             Variant(VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))),
+            Variant(
+                TINY_DECODER,
+                lambda config, shapes: TinyDecoder(TinyDecoderConfig.from_shapes(shapes)),
+                lambda config: False,  # no config describes it
+            ),
         )
     ),
     "audio_encoder": _component(

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.versions import VERSIONS
@@ -18,8 +20,9 @@ from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
-from ..video_vae import Decoder, Denoising, Tiling
+from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import Work
+from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
@@ -90,18 +93,20 @@ class DecodeVideo(Stage):
         )
 
     def _compare(self, blueprint: Blueprint) -> Sequence[str]:
-        """Say what the convolutional decoder of the same latents would take, where the model has the other one."""
+        """Say what other decoders of the same latents would take, where the model has the one that denoises."""
         if not blueprint.network("video_decoder").denoises:
             return ()
-        plain = blueprint.remember("convolutional decoder", lambda: _convolutional(blueprint))
-        own = need_of(self, blueprint)
-        other = need_of(replace(self, tiling=None), plain)
-        times = _operations(own.cost) / _operations(other.cost)
+        plain, tiny = (blueprint.remember(("other decoder", make), partial(make, blueprint)) for make in OTHERS)
+        own = _operations(need_of(self, blueprint).cost)
+        conv, draft = (need_of(replace(self, tiling=None), other) for other in (plain, tiny))
+        times = own / _operations(conv.cost)
         if times < 0.05:  # a miniature, which is no choice beside it
             return ()
         return (
             f"The diffusion decoder computes {times:.1f} times what the convolutional one of LTX-2.5 would, whose "
-            f"usual tiles need {gigabytes(other.peak)} and which reads the same latents (ltx-2.5-video-vae-conv-bf16).",
+            f"usual tiles need {gigabytes(conv.peak)} and which reads the same latents (ltx-2.5-video-vae-conv-bf16), "
+            f"and {own / _operations(draft.cost):.0f} times what a tiny one would as a draft, with "
+            f"{gigabytes(draft.peak)} (taeltx2_3).",
         )
 
     def seed(self, blueprint: Blueprint) -> int | None:
@@ -223,10 +228,22 @@ def decode_video(
 def _convolutional(blueprint: Blueprint) -> Blueprint:
     """Draw the convolutional decoder of the same latents, which is that of 2.3, in the dtype of the present one."""
     config = {"vae": VERSIONS["2.3"].config["vae"]}
+    return _drawn(blueprint, config, lambda: COMPONENTS["video_decoder"].make(config, {}))
+
+
+def _tiny(blueprint: Blueprint) -> Blueprint:
+    """Draw the tiny decoder as it is released, likewise."""
+    return _drawn(blueprint, {}, lambda: TinyDecoder(RELEASED))
+
+
+OTHERS = (_convolutional, _tiny)
+
+
+def _drawn(blueprint: Blueprint, config: dict[str, Any], make: Callable[[], nn.Module]) -> Blueprint:
     dtype = plain_dtype(blueprint.network("video_decoder"))
     with torch.device("meta"):
-        state = COMPONENTS["video_decoder"].make(config, {}).state_dict()
-    return Blueprint("convolutional", config, {"video_decoder": {name: x.to(dtype) for name, x in state.items()}}, None)
+        state = make().state_dict()
+    return Blueprint("other", config, {"video_decoder": {name: x.to(dtype) for name, x in state.items()}}, None)
 
 
 def _operations(work: Cost) -> float:

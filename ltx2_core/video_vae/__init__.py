@@ -7,6 +7,7 @@ from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_decoder import DiffusionDecoder
 from .encoder import VideoEncoder
 from .tiling import Tiling, encode_stream
+from .tiny_decoder import TinyDecoder, TinyDecoderConfig
 
 __all__ = [
     "Decoder",
@@ -14,6 +15,8 @@ __all__ = [
     "DiffusionDecoder",
     "DiffusionDecoderConfig",
     "Tiling",
+    "TinyDecoder",
+    "TinyDecoderConfig",
     "VideoDecoder",
     "VideoEncoder",
     "VideoVAEConfig",

@@ -1,5 +1,7 @@
 """The names of the video VAE's tensors (see ../README.md, "Keys")."""
 
+from itertools import product
+
 from .table import Keys, same, under
 
 WEIGHTS = same(["weight", "bias"])
@@ -60,3 +62,20 @@ _DIFFUSION = {
 DIFFUSION_DECODER = Keys(
     {**under("decoder", "", _DIFFUSION), **STATISTICS}, prefixes=("vae.", ""), unwanted=("decoder.coarse_",)
 )
+
+
+def _tiny() -> Keys:
+    """The names of taeltx, whose layers are numbered through; its encoder is known, and not wanted."""
+    rows: dict[str, str | None] = {**under("1", "from_latent", WEIGHTS), **under("22", "to_pixels", WEIGHTS)}
+    for stage in range(3):
+        first = 3 + 6 * stage
+        for block, conv in product(range(3), repeat=2):
+            theirs, ours = f"{first + block}.conv.{2 * conv}", f"stages.{stage}.blocks.{block}.{conv}"
+            rows |= under(theirs, ours, WEIGHTS)
+        rows |= {f"{first + 4}.conv.weight": f"stages.{stage}.grow.weight"}
+        rows |= {f"{first + 5}.weight": f"stages.{stage}.conv.weight"}
+    encoder = [f"{layer}.{leaf}" for layer in ("{}", "{}.conv", "{}.conv.{}", "{}.skip") for leaf in WEIGHTS]
+    return Keys({**under("decoder", "", rows), **{f"encoder.{name}": None for name in encoder}})
+
+
+TINY_DECODER = _tiny()
