@@ -536,6 +536,70 @@ def two_stage_1080p() -> Graph:
     return graph
 
 
+def raise_frame_rate() -> Graph:
+    graph = Graph(
+        "raise_frame_rate",
+        "More frames per second, with LTX-2.5 (DFR)",
+        OPENS + "It knows no keyframes, so *LTX-2 Generated Keyframes* and *LTX-2 Raise Frame Rate* are bypassed, and "
+        "it makes a clip in two stages.\n\n"
+        "**With LTX-2.5**: choose its transformer, the temporal upscaler in *Temporal upscaler*, and "
+        "switch both nodes on (Ctrl + B). Keyframes are generated beside the clip, in both stages; then its frame rate "
+        "is doubled, and each stretch between two of them is refined: 48 frames per second, 96 with *rounds* 2. The "
+        "sound stays that of the first stage.",
+        files=("upscalers", "distilled_loras"),
+        note_in=(4, 1),
+    )
+    usual = Usual(graph, RED)
+    upscaler, lora = second_stage(usual)
+    temporal = node("LTX2AVLoadUpscaler", "Temporal upscaler", upscaler="as the model")
+    keyframes = node("LTX2AVGeneratedKeyframes", bypassed=True, count=0)
+    given = {"conditions": keyframes["conditions"]}
+    usual.finish(models=(upscaler, temporal, lora))
+    sampler = usual.sampled(title="First stage", **given)
+    large = node(
+        "LTX2AVTwoStage",
+        model=usual.model, positive=usual.contexts["positive"], negative=usual.contexts["negative"],
+        latent=sampler["av_latent"], upscaler=upscaler["upscaler"], refine_model=lora["model"], seed=7,
+        keep_keyframes=True, **given,
+    )  # fmt: skip
+    faster = node(
+        "LTX2AVRaiseFrameRate", bypassed=True,
+        model=lora["model"], positive=usual.contexts["positive"], latent=large["av_latent"],
+        upscaler=temporal["upscaler"], rounds=1, seed=7, **given,
+    )  # fmt: skip
+    graph.put(1, "Clip", usual.empty, keyframes)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Second stage", large, faster)
+    graph.put(4, "Result", *usual.decoded(faster["av_latent"]))
+    return graph
+
+
+def hdr_video() -> Graph:
+    graph = Graph(
+        "hdr_video",
+        "HDR video and EXR files, with LTX-2.5",
+        OPENS + "It knows no HDR, so *LTX-2 Save HDR* is bypassed, and an ordinary video is saved.\n\n"
+        "**With LTX-2.5**, or an HDR IC-LoRA for 2.3: choose the model, set *hdr* in *LTX-2 Video VAE Decode*, and "
+        "switch *LTX-2 Save HDR* on and *Save Video* off (Ctrl + B): frames are linear light then. It writes an HLG "
+        "video of 10 bit, or half-float EXR files for grading with the sound beside them. *LTX-2 Load HDR* reads light "
+        "to begin with.",
+    )
+    usual = Usual(graph, RED)
+    usual.finish()
+    sampler = usual.sampled()
+    decode = node("LTX2AVVideoDecode", model=usual.model, latent=sampler["av_latent"], hdr=False)
+    mel = node("LTX2AVAudioDecode", model=usual.model, latent=sampler["av_latent"])
+    vocoder = node("LTX2AVVocoder", model=usual.model, mel=mel["mel"])
+    shown = {"images": decode["images"], "audio": vocoder["audio"], "fps": usual.empty["fps"]}
+    light = node("LTX2AVSaveHDR", bypassed=True, **shown)
+    video = node("CreateVideo", **shown)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", sampler)
+    graph.put(3, "Result", decode, mel, vocoder, light)
+    graph.put(4, "Result", video, node("SaveVideo", video=video["VIDEO"], filename_prefix="video/LTX-2"))
+    return graph
+
+
 def refine_4k() -> Graph:
     graph = Graph(
         "refine_4k",
@@ -619,7 +683,7 @@ def text_to_audio() -> Graph:
 GRAPHS = (
     text_to_video, text_to_video_distilled, text_to_video_guided, image_to_video, first_last_frame, image_to_loop,
     audio_to_video, video_to_audio, extend, retake, inpaint, long_video, timeline, reference_voice, lora_camera,
-    ic_lora_control, two_stage_1080p, refine_4k, upscale_my_video, text_to_audio,
+    ic_lora_control, two_stage_1080p, raise_frame_rate, refine_4k, upscale_my_video, text_to_audio, hdr_video,
 )  # fmt: skip
 
 

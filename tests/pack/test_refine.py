@@ -1,10 +1,13 @@
 """Two stages on the graph: upscalers, ours and the host's, tiles, what the nodes say, and what they refuse."""
 
+import json
+
 import pytest
 import torch
 from pack.client import Prompt
 from pack.clip import Clip, pictures_in, saved
-from pack.workflow import add, change, node
+from pack.host import REPOSITORY
+from pack.workflow import add, change, node, to_prompt
 
 import ltx2_core as ltx2
 from ltx2_core import tiny
@@ -212,3 +215,36 @@ def test_keyframes_need_a_model_that_marks_them(client, prompt):
     add(prompt, keyframes=("LTX2AVGeneratedKeyframes", {"count": 1}))
     change(prompt, LTX2AVSample={"conditions": ["keyframes", 0]})
     assert "its transformer has no keyframe marker" in client.run(prompt).error
+
+
+def switched_on(name: str, object_info, sizes: dict) -> Prompt:
+    """A shipped workflow with all of its nodes on, for one step of the tiny 2.5 at these sizes."""
+    workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text())
+    for each in workflow["nodes"]:
+        each["mode"] = 0
+    prompt = to_prompt(workflow, object_info)
+    change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.5-tiny-dev-transformer.safetensors"})
+    how = {"settings": "these widgets", "steps": 1, "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0}
+    return change(prompt, LTX2AVEmptyLatent={"size": "by hand", "length": "in frames"} | sizes, LTX2AVSample=how)
+
+
+def test_the_shipped_workflow_raises_the_frame_rate_on_the_real_kind_of_model(server, client, object_info, upscalers):
+    prompt = switched_on("raise_frame_rate", object_info, {"width": 32, "height": 32, "frames": 33})
+    space, time = (key for key, each in prompt.items() if each["class_type"] == "LTX2AVLoadUpscaler")
+    prompt[space]["inputs"]["upscaler"], prompt[time]["inputs"]["upscaler"] = SPATIAL, TEMPORAL
+    model = [node(prompt, "LTX2AVLoadModel"), 0]  # for which there is no distilled LoRA
+    change(prompt, LTX2AVTwoStage={"refine_model": model}, LTX2AVRaiseFrameRate={"model": model})
+    del prompt[node(prompt, "LTX2AVLoadLora")]
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    assert clip.frames.shape == (65, 64, 64, 3) and clip.fps == 48
+
+
+def test_the_shipped_workflow_writes_hdr_with_the_real_kind_of_model(server, client, object_info):
+    prompt = switched_on("hdr_video", object_info, {"width": 64, "height": 64, "frames": 9})
+    change(prompt, LTX2AVLoadModel={"video_vae": "ltx-2.5-video-vae-tiny.safetensors"}, LTX2AVVideoDecode={"hdr": True})
+    for each in ("SaveVideo", "CreateVideo"):
+        del prompt[node(prompt, each)]
+    change(prompt, LTX2AVSaveHDR={"filename_prefix": "workflow/hdr"})
+    run = client.run(prompt)
+    assert run.end == "execution_success", run.error
+    assert len([*(server.output / "workflow").glob("*.mp4")]) == 1
