@@ -3,6 +3,7 @@
 from .compress import compress
 from .local import open_local
 from .mix import mix_down
+from .notes import read_tags
 from .picture import read_picture
 from .read import MediaInfo, probe, read_audio, read_video, widened
 from .write import check_target, write_audio, write_clip, write_frames, write_video
@@ -16,6 +17,7 @@ __all__ = [
     "probe",
     "read_audio",
     "read_picture",
+    "read_tags",
     "read_video",
     "widened",
     "write_audio",
