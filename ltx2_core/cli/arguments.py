@@ -27,7 +27,7 @@ from ..conditioning.conditions import (
 )
 from ..conditioning.light import FILE_SPACES
 from ..errors import SettingError
-from ..geometry import exact_fps, floor_frames, nearest_size
+from ..geometry import exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora
@@ -60,7 +60,7 @@ from ..settings import (
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .parser import given
+from .flags import given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -86,6 +86,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, videos = read_clip(options)
+    clip = snapped(clip, second.step)
     long = long_of(options)
     if options.prompt is None and (long is None or not long.segments):
         raise SettingError(
@@ -183,6 +184,24 @@ def long_of(options: argparse.Namespace) -> LongClip | None:
     if "window" not in windows and not segments:
         return None
     return LongClip(Windowing(**windows), segments, options.resume)
+
+
+def snapped(clip: ClipSettings, step: int) -> ClipSettings:
+    """Return the clip with the nearest sizes that LTX-2 can make, and log what was changed.
+
+    Args:
+        clip: what is not set in it stays so.
+        step: what width and height must be multiples of.
+    """
+    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}", "frames": "8 k + 1"}
+    changed: dict[str, Any] = {}
+    for name, rule in rules.items():
+        asked = getattr(clip, name)
+        made = asked and (nearest_frames(asked) if name == "frames" else nearest_size(asked, step))
+        if made != asked:
+            _log.info("%s %d became %d, %s.", name, asked, made, rule)
+            changed[name] = made
+    return replace(clip, **changed)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The commands: generate a clip, look into a file, plan a clip, convert a file, shrink a LoRA, write a miniature."""
 
 import argparse
-from collections.abc import Callable
+import itertools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,13 @@ from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
 from .convert import run_convert, run_lora
+from .flags import given
 from .inspect import inspect
-from .parser import given
 from .progress import Bars
 from .syntax import parse_lora
+from .values import Values, notes_of
+
+_log = logging.getLogger(__name__)
 
 
 def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
@@ -46,36 +51,72 @@ def run_generate(options: argparse.Namespace) -> None:
     targets = targets_of(options)
     for target in targets:
         check_target(target)
-    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
-    if models.text_encoder is None:
-        needed = VERSIONS[models.version].text_encoder
-        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
+    models = models_of(options)
     request = request_of(options, models)
     check_decoders(models, request)
     with Bars() as bars:
-        clips = make_clips(models, request, bars)
-        paths = [
-            write_clip(
-                target,
-                clip.chunks,
-                clip.fps,
-                clip.waveform,
-                clip.sample_rate,
-                metadata=clip.tags,
-                grading=clip.grading,
-            )
-            for target, clip in zip(targets, clips, strict=True)
-        ]
+        paths = write_clips(targets, make_clips(models, request, bars), options.values, models)
     for path in paths:
         print(str(path).encode(errors="replace").decode())
 
 
+def models_of(options: argparse.Namespace) -> Models:
+    """Open the files of a model. Raises SettingError where nothing could read prompts."""
+    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
+    if models.text_encoder is None:
+        needed = VERSIONS[models.version].text_encoder
+        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
+    return models
+
+
+def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models) -> list[Path]:
+    """Write each clip with what it says of itself; ``values`` are the settings that were written."""
+    return [
+        write_clip(
+            target,
+            clip.chunks,
+            clip.fps,
+            clip.waveform,
+            clip.sample_rate,
+            metadata=(clip.tags if values.get("metadata") is not False else {}) | notes_of(values, models.kind),
+            grading=clip.grading,
+        )
+        for target, clip in zip(targets, clips, strict=True)
+    ]
+
+
 def targets_of(options: argparse.Namespace) -> list[Path]:
-    """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several."""
-    output, count = options.output, given(options, ClipSettings).get("batch_size", 1)
+    """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several.
+
+    Without --overwrite nothing is replaced: the first number behind the name is taken for which nothing is there.
+    """
+    targets = numbered(options.output, batch_size_of(options))
+    if options.overwrite or not any(map(_is_taken, targets)):
+        return targets
+    output = options.output
+    others = (output.with_name(f"{output.stem}_{number}{output.suffix}") for number in itertools.count(2))
+    free = next(found for each in others if not any(map(_is_taken, found := numbered(each, len(targets)))))
+    _log.info("%s is there already, so %s is written; --overwrite replaces it.", output.name, free[0].name)
+    return free
+
+
+def batch_size_of(options: argparse.Namespace) -> int:
+    """Return how many clips are made at once."""
+    return int(given(options, ClipSettings).get("batch_size", 1))
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """Return ``count`` names made from ``output``, which is the only one of one."""
     if count == 1:
         return [output]
     return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(1, count + 1)]
+
+
+def _is_taken(target: Path) -> bool:
+    try:
+        return target.is_file() or (target.is_dir() and any(target.iterdir()))
+    except OSError:  # of a name that cannot be, which is refused later
+        return False
 
 
 def run_inspect(options: argparse.Namespace) -> None:

@@ -191,8 +191,10 @@ def test_pictures(asked, folder):
         (8, 0.7, 20, False),
         (0, 0.25, 0, True),
     ]
-    with pytest.raises(SettingError, match="write FRAME:PATH"):
-        asked(colon, path)
+    Image.new("RGB", (96, 64), "white").save(folder / "plain.png")
+    assert [each.frame for each in asked(colon, folder / "plain.png").conditions] == [0]
+    with pytest.raises(SettingError, match="write PATH, FRAME:PATH"):
+        asked(colon, "")
     with pytest.raises(SettingError, match="strength is 2"):
         asked(colon, f"0:{path}:2")
 
