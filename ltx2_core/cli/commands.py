@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,10 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..checkpoint.versions import VERSIONS
-from ..errors import SettingError, plain_text
+from ..errors import plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_lora
-from ..media import check_target, write_clip
+from ..media import check_target
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
@@ -31,12 +30,13 @@ from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
+from .batch import make_batch
+from .clips import batch_size_of, models_of, numbered, write_clips
 from .convert import run_convert, run_lora
 from .flags import given
 from .inspect import inspect
 from .progress import Bars
 from .syntax import parse_lora
-from .values import Values, notes_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,31 +60,6 @@ def run_generate(options: argparse.Namespace) -> None:
         print(str(path).encode(errors="replace").decode())
 
 
-def models_of(options: argparse.Namespace) -> Models:
-    """Open the files of a model. Raises SettingError where nothing could read prompts."""
-    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
-    if models.text_encoder is None:
-        needed = VERSIONS[models.version].text_encoder
-        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
-    return models
-
-
-def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models) -> list[Path]:
-    """Write each clip with what it says of itself; ``values`` are the settings that were written."""
-    return [
-        write_clip(
-            target,
-            clip.chunks,
-            clip.fps,
-            clip.waveform,
-            clip.sample_rate,
-            metadata=(clip.tags if values.get("metadata") is not False else {}) | notes_of(values, models.kind),
-            grading=clip.grading,
-        )
-        for target, clip in zip(targets, clips, strict=True)
-    ]
-
-
 def targets_of(options: argparse.Namespace) -> list[Path]:
     """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several.
 
@@ -100,23 +75,17 @@ def targets_of(options: argparse.Namespace) -> list[Path]:
     return free
 
 
-def batch_size_of(options: argparse.Namespace) -> int:
-    """Return how many clips are made at once."""
-    return int(given(options, ClipSettings).get("batch_size", 1))
-
-
-def numbered(output: Path, count: int) -> list[Path]:
-    """Return ``count`` names made from ``output``, which is the only one of one."""
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(1, count + 1)]
-
-
 def _is_taken(target: Path) -> bool:
     try:
         return target.is_file() or (target.is_dir() and any(target.iterdir()))
     except OSError:  # of a name that cannot be, which is refused later
         return False
+
+
+def run_batch_file(options: argparse.Namespace) -> None:
+    """Make a clip for each line of a file."""
+    with Bars() as bars:
+        make_batch(options, bars)
 
 
 def run_inspect(options: argparse.Namespace) -> None:
@@ -178,6 +147,7 @@ def run_tiny(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": run_generate,
+    "batch": run_batch_file,
     "inspect": run_inspect,
     "plan": run_plan,
     "convert": run_convert,

@@ -216,6 +216,7 @@ def _batch(command: Command) -> None:
     group = command.group("batch")
     group.add("--output", type=syntax.file_path, required=True, metavar="FOLDER",
               help="where clips are written, and report.json")  # fmt: skip
+    group.add("--overwrite", action="store_true", help="replace files that are there with other settings")
     group.add("--workers", type=syntax.whole_number, metavar="N",
               help="make so many clips at a time, each on a card of its own, or on its share of the CPUs where there "
               "is no card; by Ray; 0 takes as many as there are cards (default: one after the other, without "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -276,6 +277,14 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
         raise UnreadableFileError(
             f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
         ) from error
+
+
+def clear_unfinished(target: Path) -> None:
+    """Remove what runs that were killed have left of ``target``; nobody may be writing it meanwhile."""
+    name = re.compile(rf"\.{re.escape(target.stem)}\.[0-9a-f]{{8}}{re.escape(target.suffix)}")
+    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
+        if name.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager

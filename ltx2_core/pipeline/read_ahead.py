@@ -10,7 +10,7 @@ from ..checkpoint import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
-from ..settings import AS_PROMPT, AUTO, Request
+from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request
 from ..text import Features, compute_hidden_states, extract_features
 from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
@@ -72,12 +72,20 @@ def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
     Raises:
         LTX2Error: the clip cannot be.
     """
-    if request.clip.length == AS_PROMPT:
-        request = replace(request, clip=replace(request.clip, length=AUTO))
-    complete = request.completed(recipe_of(models, request.hq))
+    complete = _completed(models, request)
     engine = LocalEngine(models, request.resources, loras=complete.loras)
     cache = contexts_cache(engine, folder)
-    return Prompts(cache.identity, tuple(Stages.of(complete, engine, cache).text.cached))
+    prompts = Stages.of(complete, engine, cache).text.cached
+    for each in prompts:
+        readable_prompt(each)
+    return Prompts(cache.identity, tuple(prompts))
+
+
+def _completed(models: Models, request: Request) -> CompleteRequest:
+    """The request with nothing left open; a length that the prompt decides is any."""
+    if request.clip.length == AS_PROMPT:
+        request = replace(request, clip=replace(request.clip, length=AUTO))
+    return request.completed(recipe_of(models, request.hq))
 
 
 @torch.inference_mode()
@@ -96,7 +104,7 @@ def read_ahead(
     Returns:
         How many prompts were read.
     """
-    complete = request.completed(recipe_of(models, request.hq))
+    complete = _completed(models, request)
     engine = LocalEngine(models, request.resources, events, complete.loras)
     changes = text_identity(engine.loras, TEXT_COMPONENTS)
     cache = text_cache(folder, models, engine.encoder, engine.dtype(TEXT_ENCODER), loras=changes, limit=KEPT_BYTES)

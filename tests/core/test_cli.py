@@ -99,7 +99,7 @@ def test_the_help_page_has_groups_limits_defaults_and_examples():
         assert note in text
 
 
-@pytest.mark.parametrize("command", ["generate", "inspect", "plan", "convert", "lora", "tiny"])
+@pytest.mark.parametrize("command", ["generate", "batch", "inspect", "plan", "convert", "lora", "tiny"])
 def test_help_is_shown(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
