@@ -16,11 +16,12 @@ from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
 from .generate import recipe_of
 from .local_engine import LocalEngine
-from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Stage
+from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
 from .stages import Stages
 
 KEPT_BYTES = 2**36  # of the prompts of a batch on disk; one takes 12 MB in bfloat16
-CONNECTED_AT_ONCE = 64  # prompts, whose features lie in memory until then
+CONNECTED_AT_ONCE = 16  # prompts, whose contexts lie on the card together
+MOST_AT_ONCE = 256  # prompts in one load of Gemma; the features of each are 12 MB of RAM until they are connected
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,27 @@ class ReadInTurn(Stage):
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Return what one prompt needs: its reading and its projection, with both networks there."""
         reading, projecting = ReadPrompts(1).need(blueprint), ProjectFeatures(1).need(blueprint)
-        given = max(reading.input_bytes, projecting.input_bytes)
+        given = reading.input_bytes
+        peak = max(reading.cost.peak, projecting.cost.peak + projecting.input_bytes - given)
         weights = blueprint.weights("text_encoder", "text_features")
-        return StageNeed(self.name, weights, reading.cost + projecting.cost, given)
+        return StageNeed(self.name, weights, replace(reading.cost + projecting.cost, peak=peak), given)
 
     def run(self, engine: Engine, prompts: Iterable[str]) -> list[Features]:
         """Return the features of every prompt, on the CPU. Raises SettingError for one that is too long."""
         prompts, found = [readable_prompt(each) for each in prompts], []
         with engine.use(self) as networks:
             for number, prompt in enumerate(prompts, 1):
-                states = compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, [prompt])
-                (features,) = extract_features(networks[TEXT_FEATURES], states)
-                found.append(Features(features.video.cpu(), features.audio.cpu()))
+                found.append(self._features(engine, networks, prompt))
                 engine.events.on_progress(self.name, number, len(prompts))
                 engine.events.check()
         return found
+
+    @staticmethod
+    def _features(engine: Engine, networks: Networks, prompt: str) -> Features:
+        """Read and project a prompt; its hidden states are given up before the next one is read."""
+        states = compute_hidden_states(networks[TEXT_ENCODER], engine.tokenizer, [prompt])
+        (features,) = extract_features(networks[TEXT_FEATURES], states)
+        return Features(features.video.cpu(), features.audio.cpu())
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,12 @@ def read_ahead(
     changes = text_identity(engine.loras, TEXT_COMPONENTS)
     cache = text_cache(folder, models, engine.encoder, engine.dtype(TEXT_ENCODER), loras=changes, limit=KEPT_BYTES)
     unread = [prompt for prompt in dict.fromkeys(prompts) if not _is_kept(cache.path(prompt))]
-    if unread:
-        features = ReadInTurn().run(engine, unread)
-        for first in range(0, len(unread), CONNECTED_AT_ONCE):
-            some = features[first : first + CONNECTED_AT_ONCE]
-            for prompt, each in zip(unread[first:], Connect(len(some)).run(engine, some)):
+    for first in range(0, len(unread), MOST_AT_ONCE):
+        some = unread[first : first + MOST_AT_ONCE]
+        features = ReadInTurn().run(engine, some)
+        for start in range(0, len(some), CONNECTED_AT_ONCE):
+            group = features[start : start + CONNECTED_AT_ONCE]
+            for prompt, each in zip(some[start:], Connect(len(group)).run(engine, group)):
                 cache.keep(prompt, video=each.video, audio=each.audio)
     return len(unread)
 
