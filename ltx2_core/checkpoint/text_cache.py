@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..disk_cache import DiskCache, cache_folder, fingerprint
+from ..disk_cache import LIMIT_BYTES, DiskCache, cache_folder, fingerprint
 from .files import TensorFile, file_stamp
 from .models import Models
 from .text_encoder import TextEncoderFiles
@@ -22,6 +22,7 @@ def text_cache(
     dtype: torch.dtype,
     components: Sequence[str] = TEXT_COMPONENTS,
     loras: Sequence[tuple[TensorFile, str]] = (),
+    limit: int = LIMIT_BYTES,
 ) -> DiskCache:
     """Return the cache for encoded prompts; a repeated prompt then needs no text encoder, also after a restart.
 
@@ -32,6 +33,7 @@ def text_cache(
         dtype: What encoder and components compute in.
         components: What follows the encoder, in order; the cache holds the output of the last.
         loras: The LoRA files that change the components, and how, from ``lora.stack.text_identity``.
+        limit: How many bytes the folder may have.
     """
     if folder is True:
         folder = None if (root := cache_folder()) is None else root / "prompts"
@@ -45,4 +47,4 @@ def text_cache(
         list(files.values()),
         list(loras),
     )
-    return DiskCache(folder or None, identity)
+    return DiskCache(folder or None, identity, limit_bytes=limit)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             COMMANDS[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
-        print("Stopped; nothing was written.", file=sys.stderr)
+        print("Stopped; nothing half-written is left.", file=sys.stderr)
         return ENDED if isinstance(stopped, _AskedToEnd) else STOPPED
     except BrokenPipeError:  # whoever read our output has gone; nothing can be told any more
         _silence_output()

@@ -30,7 +30,7 @@ from ..conditioning.conditions import (
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
-from ..geometry import exact_fps, floor_frames, nearest_size
+from ..geometry import exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora, reference_scale
@@ -63,7 +63,7 @@ from ..settings import (
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .parser import destination, given
+from .flags import destination, given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -82,7 +82,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     Raises:
         LTX2Error: files that are missing or cannot be read, and settings that cannot be.
     """
-    strip = fill_from_timeline(options)
+    options, strip = with_timeline(options)
     check_combinations(options)
     loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
@@ -90,6 +90,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
     clip, videos = read_clip(options)
+    clip = snapped(clip, second.step)
     long = long_of(options, strip)
     if options.prompt is None and (long is None or not long.segments):
         raise SettingError(
@@ -114,21 +115,19 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     )
 
 
-def fill_from_timeline(options: argparse.Namespace) -> Timeline | None:
-    """Read --timeline; its prompt, length and rate count as if they were flags, where no flag says otherwise."""
+def with_timeline(options: argparse.Namespace) -> tuple[argparse.Namespace, Timeline | None]:
+    """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise."""
     if options.timeline is None:
-        return None
+        return options, None
     if options.prompt is not None or options.segments:
         raise SettingError("--timeline holds the prompts: leave --prompt and --segments out.")
-    strip = syntax.read_timeline(options.timeline)
+    strip, asked = syntax.read_timeline(options.timeline), given(options, ClipSettings)
     if strip.retakes and not options.source:
         raise SettingError("The timeline makes a part of a video anew: say which, with --source FILE.")
-    options.prompt, asked = strip.script[0].text, given(options, ClipSettings)
-    if options.fps is None:
-        options.fps = strip.fps
+    said = {**vars(options), "prompt": strip.script[0].text, "fps": options.fps or strip.fps}
     if "frames" not in asked and not asked.get("seconds") and not options.as_prompt_needs:
-        setattr(options, destination(ClipSettings, "frames"), strip.frames)
-    return strip
+        said[destination(ClipSettings, "frames")] = strip.frames
+    return argparse.Namespace(**said), strip
 
 
 def check_combinations(options: argparse.Namespace) -> None:
@@ -206,6 +205,24 @@ def long_of(options: argparse.Namespace, strip: Timeline | None = None) -> LongC
     if "window" not in windows and not segments:
         return None
     return LongClip(Windowing(**windows), segments, options.resume)
+
+
+def snapped(clip: ClipSettings, step: int) -> ClipSettings:
+    """Return the clip with the nearest sizes that LTX-2 can make, and log what was changed.
+
+    Args:
+        clip: what is not set in it stays so.
+        step: what width and height must be multiples of.
+    """
+    rules = {"width": f"a multiple of {step}", "height": f"a multiple of {step}", "frames": "8 k + 1"}
+    changed: dict[str, Any] = {}
+    for name, rule in rules.items():
+        asked = getattr(clip, name)
+        made = asked and (nearest_frames(asked) if name == "frames" else nearest_size(asked, step))
+        if made != asked:
+            _log.info("%s %d became %d, %s.", name, asked, made, rule)
+            changed[name] = made
+    return replace(clip, **changed)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The commands: generate a clip, look into a file, plan a clip, convert a file, shrink a LoRA, write a miniature."""
 
 import argparse
+import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,10 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..checkpoint.versions import VERSIONS
-from ..errors import SettingError, plain_text
+from ..errors import plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_lora
-from ..media import check_target, write_clip
+from ..media import check_target
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
@@ -29,11 +30,15 @@ from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request
 from ..tiny import write
 from .arguments import request_of
+from .batch import make_batch
+from .clips import batch_size_of, models_of, numbered, write_clips
 from .convert import run_convert, run_lora
+from .flags import given
 from .inspect import inspect
-from .parser import given
 from .progress import Bars
 from .syntax import parse_lora
+
+_log = logging.getLogger(__name__)
 
 
 def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
@@ -46,36 +51,41 @@ def run_generate(options: argparse.Namespace) -> None:
     targets = targets_of(options)
     for target in targets:
         check_target(target)
-    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
-    if models.text_encoder is None:
-        needed = VERSIONS[models.version].text_encoder
-        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
+    models = models_of(options)
     request = request_of(options, models)
     check_decoders(models, request)
     with Bars() as bars:
-        clips = make_clips(models, request, bars)
-        paths = [
-            write_clip(
-                target,
-                clip.chunks,
-                clip.fps,
-                clip.waveform,
-                clip.sample_rate,
-                metadata=clip.tags,
-                grading=clip.grading,
-            )
-            for target, clip in zip(targets, clips, strict=True)
-        ]
+        paths = write_clips(targets, make_clips(models, request, bars), options.values, models)
     for path in paths:
         print(str(path).encode(errors="replace").decode())
 
 
 def targets_of(options: argparse.Namespace) -> list[Path]:
-    """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several."""
-    output, count = options.output, given(options, ClipSettings).get("batch_size", 1)
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(1, count + 1)]
+    """Return where each clip is written: as --output says, or numbered, such as ball_1.mp4, if there are several.
+
+    Without --overwrite nothing is replaced: the first number behind the name is taken for which nothing is there.
+    """
+    targets = numbered(options.output, batch_size_of(options))
+    if options.overwrite or not any(map(_is_taken, targets)):
+        return targets
+    output = options.output
+    others = (output.with_name(f"{output.stem}_{number}{output.suffix}") for number in itertools.count(2))
+    free = next(found for each in others if not any(map(_is_taken, found := numbered(each, len(targets)))))
+    _log.info("%s is there already, so %s is written; --overwrite replaces it.", output.name, free[0].name)
+    return free
+
+
+def _is_taken(target: Path) -> bool:
+    try:
+        return target.is_file() or (target.is_dir() and any(target.iterdir()))
+    except OSError:  # of a name that cannot be, which is refused later
+        return False
+
+
+def run_batch_file(options: argparse.Namespace) -> None:
+    """Make a clip for each line of a file."""
+    with Bars() as bars:
+        make_batch(options, bars)
 
 
 def run_inspect(options: argparse.Namespace) -> None:
@@ -137,6 +147,7 @@ def run_tiny(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": run_generate,
+    "batch": run_batch_file,
     "inspect": run_inspect,
     "plan": run_plan,
     "convert": run_convert,

@@ -15,14 +15,20 @@ from ..errors import CheckpointError, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..quantization import check_stored
+from .values import described_tags
+
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
 
 
 def inspect(path: str | Path) -> str:
     """Describe in a few lines an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
 
-    Raises MissingFileError or CheckpointError for anything else.
+    Of a clip, a sound, a picture or a folder of frames: what it says of how it was made. Raises MissingFileError or
+    CheckpointError for anything else, MediaError for a damaged clip.
     """
     path = Path(path)
+    if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
+        return described_tags(path)
     if path.is_dir():
         return _folder(path)
     file = open_file(path)
@@ -38,6 +44,10 @@ def inspect(path: str | Path) -> str:
         except CheckpointError:
             raise error from None
     return _text_encoder(encoder)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in (".png", ".exr")
 
 
 def _folder(path: Path) -> str:

@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, NoReturn, get_args
+from collections.abc import Sequence
+from dataclasses import fields
 
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
@@ -23,7 +22,7 @@ from ..conditioning.conditions import (
 from ..conditioning.light import LightDecoding, LightSource, LightTarget
 from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
+from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Strengths
 from ..pipeline.blueprint import PLANNED_FORMATS
@@ -47,6 +46,8 @@ from ..settings import (
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
+from .flags import Command, Group, Parser, Surface, described, flag_of, in_words, one_of
+from .values import merged, values_in, values_of, words_of
 
 EXAMPLES = """\
 examples:
@@ -54,9 +55,11 @@ examples:
     %(prog)s --prompt "a red ball bounces twice on the left" --output ball.mp4
   a picture as first frame, a given sound, five seconds
     %(prog)s --checkpoint ltx-2.3-22b-dev.safetensors --text-encoder gemma-3-12b --prompt "she sings" \\
-        --image 0:singer.png --audio song.wav:start=30 --seconds 5 --output song.mp4
+        --image singer.png --audio song.wav:start=30 --seconds 5 --output song.mp4
   full size in two stages, strong guidance first and mild guidance at low noise
     %(prog)s ... --upscale 2 --refine --width 1920 --height 1088 --guidance-up-to 0.8:text_scale=2
+  the same again with another seed, from the settings in the file
+    %(prog)s --like clip.mp4 --seed 8 --output again.mp4
   a part of a video anew, with a LoRA that leaves the sound alone
     %(prog)s ... --source clip.mp4 --retake 1.5:3 --lora style.safetensors:0.8:audio=0 --output changed.mp4
 """
@@ -72,186 +75,25 @@ OF_NODES = (
 # Classes of a timeline, all of whose settings are in its JSON.
 OF_TIMELINES = (Timeline, *LANES.values())
 
+BATCH_EXAMPLES = """\
+a line of clips.jsonl has any of these flags as a setting, and counts before what is said here for all clips:
+  {"prompt": "a red ball bounces once", "seconds": 5, "seed": 7, "image": ["cat.png", "-1:dog.png:0.8"]}
+  {"prompt": "a red ball bounces twice", "output": "twice.mp4", "lora": "style.safetensors:0.8", "upscale": 2}
+a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
+A line without an output is written as line_0001.mp4. report.json says what became of each.
 
-class Surface(NamedTuple):
-    """Where a setting can be reached: class and field in Python, and the flag; None where there is no flag."""
+examples:
+  all clips of a file, one after the other; the same again after an interruption goes on from where it was
+    %(prog)s clips.jsonl --output clips --checkpoint ltx-2.3-22b-dev.safetensors --text-encoder gemma-3-12b
+  by Ray (pip install "ltx2-av[cluster]"): with every card of this machine, or of a cluster that shares the folder
+    %(prog)s clips.jsonl --output clips --workers 0
+    %(prog)s clips.jsonl --output /shared/clips --cluster auto
+"""
 
-    owner: str
-    field: str
-    flag: str | None
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are SettingErrors of one sentence, and that knows no abbreviations."""
-
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise SettingError instead of leaving the program."""
-        message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
-        message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
-        raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
-
-
-@dataclass
-class Command:
-    """A command, the flags that it knows, and which settings they reach."""
-
-    parser: argparse.ArgumentParser
-    flags: list[str] = field(default_factory=lambda: ["--help"])
-    surfaces: list[Surface] = field(default_factory=list)
-
-    def group(self, title: str, description: str | None = None) -> "Group":
-        """Begin a group of flags with a title of its own on the help page."""
-        return Group(self, self.parser.add_argument_group(title, description))
-
-
-class Group:
-    """Flags under one title of the help page."""
-
-    def __init__(self, command: Command, group: argparse._ArgumentGroup):
-        self._command, self._group = command, group
-
-    def add(self, flag: str, *, covers: dict[type, Sequence[str]] | None = None, **options: Any) -> None:
-        """Add a flag.
-
-        Args:
-            flag: its name, with dashes.
-            covers: fields of settings classes that can be set with it.
-            options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
-        """
-        if str(options.get("metavar")).startswith(("FILE", "FOLDER")):
-            options.setdefault("type", syntax.file_name)
-        if callable(options.get("type")):
-            options["type"] = _in_words(options["type"])
-        if "help" in options and options["help"] is not argparse.SUPPRESS:
-            options["help"] = options["help"].replace("%", "%%")
-        self._group.add_argument(flag, **options)
-        negative = [f"--no-{flag[2:]}"] if options.get("action") is argparse.BooleanOptionalAction else []
-        self._command.flags += [flag, *negative]
-        for owner, names in (covers or {}).items():
-            self._command.surfaces += [Surface(owner.__name__, name, flag) for name in names]
-
-    def add_settings(
-        self,
-        owner: type,
-        *,
-        prefix: str = "",
-        scope: str = "",
-        only: Iterable[str] | None = None,
-        named: dict[str, str] | None = None,
-        default: str = "",
-        hidden: bool = False,
-    ) -> None:
-        """Add a flag for each setting of a class; ``given`` collects what a person wrote.
-
-        Args:
-            owner: a dataclass with settings.
-            prefix: is put before the names of the flags, but not before those that the class or ``named`` chooses.
-            scope: tells two uses of one class from each other.
-            only: names of fields; all by default.
-            named: names of flags for some fields.
-            default: words for the help page in place of the default of the field.
-            hidden: leave these flags out of the help page, and out of the table of surfaces.
-        """
-        for name, setting in settings_of(owner).items():
-            if only is not None and name not in only:
-                continue
-            self.add(
-                flag_of(setting, prefix, (named or {}).get(name)),
-                dest=destination(owner, name, scope),
-                help=argparse.SUPPRESS if hidden else described(setting, default),
-                covers=None if hidden else {owner: (name,)},
-                **_options_for(setting),
-            )
-
-
-def flag_of(setting: Setting, prefix: str = "", name: str | None = None) -> str:
-    """Return the flag of a setting: ``name`` or what the setting says, else its own name behind ``prefix``."""
-    return "--" + (name or setting.look.flag or f"{prefix}{setting.name}").replace("_", "-")
-
-
-def destination(owner: type, name: str, scope: str = "") -> str:
-    """Return under which name the parser keeps a setting."""
-    return f"{scope}{owner.__name__}.{name}"
-
-
-def given(options: argparse.Namespace, owner: type, scope: str = "") -> dict[str, Any]:
-    """Return the fields of ``owner`` that were set on the command line."""
-    found = {name: vars(options).get(destination(owner, name, scope)) for name in settings_of(owner)}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def described(setting: Setting, default: str = "") -> str:
-    """Return the help of a setting: its text, its limits with their unit, and what holds where it is not set."""
-    look, notes = setting.look, []
-    if isinstance(look, Number | Whole):
-        notes.append(f"{look.least:g} to {look.most:g}{f' {look.unit}' if look.unit else ''}")
-    if default:
-        notes.append(f"default: {default}")
-    elif setting.default is None:
-        notes.append("default: as the recipe" if "Not set" not in setting.text else "")
-    elif isinstance(setting.default, bool):
-        notes.append(f"default: {'on' if setting.default else 'off'}")
-    elif setting.default not in ("", ()):
-        notes.append(f"default: {setting.default:g}" if isinstance(setting.default, float) else f"{_word(setting)}")
-    limits = "; ".join(filter(None, notes))
-    return f"{setting.text} ({limits})" if limits else setting.text
-
-
-def _word(setting: Setting) -> str:
-    return f"default: {_dashed(setting.default) if isinstance(setting.look, Choice) else setting.default}"
-
-
-def one_of(words: Sequence[str]) -> Callable[[str], str]:
-    """Return what reads one of ``words``, with blanks or dashes; its SettingError says which is meant."""
-
-    def read(word: str) -> str:
-        for each in words:
-            if word in (each, _dashed(each)):
-                return each
-        hint = did_you_mean(word, map(_dashed, words))
-        raise SettingError(f"{word!r} is not one of {', '.join(map(_dashed, words))}.{hint}")
-
-    return read
-
-
-def _dashed(word: str) -> str:
-    return word.replace(" ", "-")
-
-
-def _in_words(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """``convert`` with its errors as argparse shows them."""
-
-    def read(word: str) -> Any:
-        try:
-            return convert(word)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
-
-
-def _options_for(setting: Setting) -> dict[str, Any]:
-    """How argparse reads a setting."""
-    look = setting.look
-    if isinstance(look, Switch):
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if isinstance(look, Choice):
-        return {"type": one_of(look.words), "metavar": f"{{{','.join(map(_dashed, look.words))}}}"}
-    if isinstance(look, Whole | Seed | Number):
-        return {"type": syntax.within(setting), "metavar": _metavar(setting)}
-    if setting.default == () or tuple[int, ...] in (setting.type, *get_args(setting.type)):
-        return {"type": syntax.whole_number, "nargs": "*", "metavar": "BLOCK"}
-    if tuple[float, ...] in (setting.type, *get_args(setting.type)):
-        return {"type": syntax.sigmas, "metavar": "SIGMAS"}
-    return {"metavar": setting.name.rpartition("_")[2].upper()}
-
-
-def _metavar(setting: Setting) -> str:
-    unit = getattr(setting.look, "unit", "")
-    return {"frames per second": "FPS"}.get(unit, unit.upper() or "N")
+PAGES = {
+    "generate": ("%(prog)s --output FILE [flags]", EXAMPLES),
+    "batch": ("%(prog)s CLIPS --output FOLDER [flags]", BATCH_EXAMPLES),
+}
 
 
 def build_parser() -> tuple[Parser, dict[str, Command]]:
@@ -260,7 +102,8 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     helps = {
         "generate": "make a clip from a prompt",
-        "inspect": "say what files are, and what they still need",
+        "batch": "make many clips, one for each line of a file; what is there already is not made again",
+        "inspect": "say what files are and what they still need, and with which settings a clip was made",
         "plan": "say where the weights will be and how long a clip takes; loads nothing",
         "convert": "write a transformer or a text encoder in another format, and say how far its weights are off",
         "lora": "write a LoRA with lower ranks, and say what is lost",
@@ -268,12 +111,15 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     }
     commands = {}
     for name, text in helps.items():
-        usage, epilog = ("%(prog)s --output FILE [flags]", EXAMPLES) if name == "generate" else (None, None)
+        usage, epilog = PAGES.get(name, (None, None))
         made = adding.add_parser(name, help=text, description=text.capitalize(), usage=usage, epilog=epilog)
         commands[name] = Command(made)
-    generate, path = commands["generate"], _in_words(syntax.file_path)
-    for add in (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine):
-        add(generate)
+    path = in_words(syntax.file_path)
+    _target(commands["generate"])
+    _batch(commands["batch"])
+    for command in (commands["generate"], commands["batch"]):
+        for add in (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine):
+            add(command)
     commands["inspect"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
     _plan(commands["plan"])
     _convert(commands["convert"])
@@ -297,7 +143,20 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             hint = did_you_mean(words[0], commands)
             raise SettingError(f"There is no command {words[0]}; possible are {', '.join(commands)}.{hint}")
         _refuse_unknown_flags(words[0], words[1:], commands[words[0]].flags)
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.command in PAGES:
+        options.values = values_of(words[1:], commands[options.command])
+    if options.command == "generate" and options.like is not None:
+        return _like(options, parser, commands["generate"])
+    return options
+
+
+def _like(options: argparse.Namespace, parser: Parser, command: Command) -> argparse.Namespace:
+    """The same with the settings in a file, before which those of the command line count."""
+    values = merged(values_in(options.like, command), options.values)
+    found = parser.parse_args(["generate", *words_of(values, command)])
+    found.values = values
+    return found
 
 
 def _refuse_unknown_flags(command: str, words: Sequence[str], flags: Sequence[str]) -> None:
@@ -338,12 +197,44 @@ def surfaces() -> list[Surface]:
     return [*found, *missing]
 
 
+def _target(command: Command) -> None:
+    group = command.group("file")
+    group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
+              help="clip.mp4, sound.wav, sound.flac or a folder for pictures: PNG, or EXR with --hdr; a number is "
+              "added where there is such a file already")  # fmt: skip
+    group.add("--overwrite", action="store_true", help="replace a file that is there already")
+    group.add("--like", type=syntax.file_path, metavar="FILE",
+              help="take all settings that are not given here from this clip, sound or folder of pictures")  # fmt: skip
+    _metadata(group)
+
+
+def _metadata(group: Group) -> None:
+    group.add("--metadata", action=argparse.BooleanOptionalAction, default=None,
+              help="write prompt, settings and versions into the file; that a model made it is always written "
+              "(default: on)")  # fmt: skip
+
+
+def _batch(command: Command) -> None:
+    command.parser.add_argument("clips", type=in_words(syntax.file_path), metavar="CLIPS",
+                                help="a .jsonl or .csv file, one clip in each line")  # fmt: skip
+    group = command.group("batch")
+    group.add("--output", type=syntax.file_path, required=True, metavar="FOLDER",
+              help="where clips are written, and report.json")  # fmt: skip
+    group.add("--overwrite", action="store_true", help="replace files that are there with other settings")
+    group.add("--workers", type=syntax.whole_number, metavar="N",
+              help="make so many clips at a time, each on a card of its own, or on its share of the CPUs where there "
+              "is no card; by Ray; 0 takes as many as there are cards (default: one after the other, without "
+              "Ray)")  # fmt: skip
+    group.add("--cluster", metavar="ADDRESS",
+              help="of a Ray cluster that is running, or auto for that of this machine; all of its machines see the "
+              "same folders, and have this package (default: this machine alone)")  # fmt: skip
+    _metadata(group)
+
+
 def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
-    group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
-              help="clip.mp4, sound.wav, sound.flac or a folder for pictures: PNG, or EXR with --hdr")  # fmt: skip
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, also GGUF, or its split files in any order, the text encoder among them "
                    "(default: the built-in miniature)")  # fmt: skip
@@ -382,11 +273,12 @@ def _fps(word: str) -> str:
 
 def _conditions(command: Command) -> None:
     group = command.group("conditions", "What is given; all of it counts. FILE may be followed by :name=value,...")
-    group.add("--image", action="append", default=[], metavar="FRAME:FILE[:STRENGTH[:CRF]]",
+    group.add("--image", action="append", default=[], metavar="[FRAME:]FILE[:STRENGTH[:CRF]]",
               covers={Picture: ("frame", "strength", "append", "compression")},
-              help="a picture at a frame, repeatable: 0 is the first frame, -1 the last one; strength 0 to 1 (default: "
-              "1); CRF as --compression; also with :append=yes, which shows the picture of frame 0 beside the "
-              "clip; transparency is ignored: the colours under it count, as with ComfyUI's Load Image")  # fmt: skip
+              help="a picture at a frame, repeatable: 0 is the first frame, as without FRAME, -1 the last one; "
+              "strength 0 to 1 (default: 1); CRF as --compression; also with :append=yes, which shows the picture of "
+              "frame 0 beside the clip; transparency is ignored: the colours under it count, as with ComfyUI's Load "
+              "Image")  # fmt: skip
     group.add("--compression", type=syntax.within(settings_of(Picture)["compression"]), metavar="CRF",
               help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
               "trained)")  # fmt: skip
@@ -543,7 +435,7 @@ def _plan(command: Command) -> None:
 
 
 def _convert(command: Command) -> None:
-    path = _in_words(syntax.file_path)
+    path = in_words(syntax.file_path)
     command.parser.add_argument("source", type=path, metavar="IN",
                                 help="a checkpoint, a text encoder, or the folder of one")  # fmt: skip
     command.parser.add_argument("target", type=path, metavar="OUT",
@@ -559,8 +451,8 @@ def _convert(command: Command) -> None:
 
 
 def _lora(command: Command) -> None:
-    path = _in_words(syntax.file_path)
-    command.parser.add_argument("action", type=_in_words(one_of(("shrink",))), metavar="shrink",
+    path = in_words(syntax.file_path)
+    command.parser.add_argument("action", type=in_words(one_of(("shrink",))), metavar="shrink",
                                 help="give each layer the lowest rank that keeps so much of its change")  # fmt: skip
     command.parser.add_argument("source", type=path, metavar="IN", help="a LoRA of any trainer")
     command.parser.add_argument("target", type=path, metavar="OUT", help="a .safetensors file")

@@ -23,7 +23,7 @@ from ..sampling.windows import Segment
 # What is meant as a number, whether or not it is one that can be taken.
 _NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _PICTURE = re.compile(
-    rf"(?P<frame>-?\d+):(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
+    rf"(?:(?P<frame>-?\d+):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
 )
 _LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
 _MORE = re.compile(rf".+:(?P<number>{_NUMBER})", re.IGNORECASE)
@@ -150,6 +150,8 @@ class PictureFile:
 def parse_picture(text: str) -> PictureFile:
     """Read FRAME:PATH, FRAME:PATH:STRENGTH, FRAME:PATH:STRENGTH:CRF, each with :strength=..,compression=..,append=..
 
+    Without FRAME: it is the first one.
+
     Raises:
         SettingError: it is written in another way.
     """
@@ -158,12 +160,14 @@ def parse_picture(text: str) -> PictureFile:
     head, options = split_options(text, converters)
     found = _PICTURE.fullmatch(head)
     if found is None:
-        raise SettingError(f"--image is {text!r}; write FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9.")
+        raise SettingError(
+            f"--image is {text!r}; write PATH, FRAME:PATH or FRAME:PATH:STRENGTH, for example 0:cat.png:0.9."
+        )
     _check_path(found["path"], text)
     converters["frame"] = within(settings["frame"])
     written = {name: found[name] for name in ("frame", "strength", "compression") if found[name] is not None}
     values = {name: _read_value(name, word, converters, text) for name, word in written.items()}
-    return PictureFile(found["path"], **values | options)
+    return PictureFile(found["path"], **{"frame": 0} | values | options)
 
 
 def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:

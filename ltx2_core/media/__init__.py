@@ -3,19 +3,22 @@
 from .compress import compress
 from .local import open_local
 from .mix import mix_down
+from .notes import read_tags
 from .picture import read_picture
 from .read import MediaInfo, probe, read_audio, read_video, widened
-from .write import check_target, write_audio, write_clip, write_frames, write_video
+from .write import check_target, clear_unfinished, write_audio, write_clip, write_frames, write_video
 
 __all__ = [
     "MediaInfo",
     "check_target",
+    "clear_unfinished",
     "compress",
     "mix_down",
     "open_local",
     "probe",
     "read_audio",
     "read_picture",
+    "read_tags",
     "read_video",
     "widened",
     "write_audio",

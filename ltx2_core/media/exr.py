@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -96,6 +96,18 @@ def read_exr(path: str | os.PathLike) -> Tensor:
     return torch.from_numpy(pixels)
 
 
+def read_exr_texts(path: str | os.PathLike) -> dict[str, str]:
+    """Return all texts in the header of an EXR picture by their names. Raises as ``read_exr``."""
+    name = Path(path).name
+    with open_local(path) as file:
+        content = file.read()
+    try:
+        texts = {key: value for key, (kind, value) in _attributes(content)[0].items() if kind == b"string"}
+    except (LookupError, ValueError, struct.error) as error:
+        raise MediaError(f"{name} is no EXR picture, or its header is damaged.") from error
+    return {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in texts.items()}
+
+
 def _decoded(content: bytes) -> np.ndarray:
     """The picture (H, W, 3) in an EXR file, float32. Raises ValueError where a part of it cannot be decoded."""
     decoder = av.CodecContext.create("exr", "r")
@@ -132,12 +144,14 @@ def _plane(plane: Any, kind: np.dtype) -> np.ndarray:
 class ExrEncoder:
     """Encodes frames of one size in one space as EXR files: half-float RGB, compressed by ZIP."""
 
-    def __init__(self, space: Space, fps: Fraction | None = None):
+    def __init__(self, space: Space, fps: Fraction | None = None, texts: Mapping[str, str] | None = None):
         self._fps = fps
         self._context: Any = None
         chromaticities = struct.pack("<8f", *space.primaries.chromaticities)
         self._attributes = _attribute("chromaticities", "chromaticities", chromaticities)
         self._attributes += _attribute("colorSpace", "string", space.name.encode())
+        for name, text in (texts or {}).items():
+            self._attributes += _attribute(name, "string", text.encode())
 
     def encode(self, frame: Tensor) -> bytes:
         """Return the file of a frame (H, W, 3); numbers beyond half precision become the largest that it has."""
@@ -183,11 +197,17 @@ def _is_whole(file: bytes) -> bool:
 
 def _header(file: bytes) -> tuple[dict[bytes, bytes], int]:
     """The attributes of an EXR file by their names, and the place of the zero behind them."""
-    found, end = dict[bytes, bytes](), 8
+    found, end = _attributes(file)
+    return {name: content for name, (_, content) in found.items()}, end
+
+
+def _attributes(file: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
+    """Kind and content of each attribute, and the place of the zero behind them."""
+    found, end = dict[bytes, tuple[bytes, bytes]](), 8
     while file[end]:
         name, kind = file.index(b"\0", end), file.index(b"\0", file.index(b"\0", end) + 1)
         size = struct.unpack_from("<i", file, kind + 1)[0]
-        found[file[end:name]] = file[kind + 5 : kind + 5 + size]
+        found[file[end:name]] = file[name + 1 : kind], file[kind + 5 : kind + 5 + size]
         end = kind + 5 + size
     return found, end
 

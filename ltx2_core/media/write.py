@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from . import pyav as av
 from .exr import BRIGHTEST, ExrEncoder
 from .light import Grading, to_hlg
 from .local import check_no_address
+from .notes import add_xmp, container_tags, marked, picture_tags
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -101,7 +103,7 @@ def write_clip(
         fps: Frames per second.
         waveform: (1 or 2, N) in -1..1; None writes no sound.
         sample_rate: Samples per second.
-        metadata: Becomes tags of an MP4 file.
+        metadata: Becomes tags of the file, of each picture in a folder; all say besides that a model made them.
         grading: Of HDR, which becomes an MP4 file of 10 bit in HLG, or a folder of EXR pictures; None for SDR.
 
     Raises:
@@ -112,15 +114,16 @@ def write_clip(
     check_target(path)
     suffix = Path(path).suffix.lower()
     if suffix in AUDIO_CODECS:
-        return write_audio(path, waveform, sample_rate)
+        return write_audio(path, waveform, sample_rate, metadata=metadata)
     if grading is None:
         if suffix == ".mp4":
             return write_video(path, chunks, fps, waveform, sample_rate, metadata=metadata)
-        return write_frames(path, chunks, waveform, sample_rate)
+        return write_frames(path, chunks, waveform, sample_rate, metadata=metadata)
     if suffix == ".mp4":
         signals = (to_hlg(grading.to_light(chunk)) for chunk in chunks)
         return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
-    return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, exr=ExrEncoder(grading.kept, fps))
+    encoder = ExrEncoder(grading.kept, fps, marked(metadata))
+    return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, metadata=metadata, exr=encoder)
 
 
 def check_target(path: str | os.PathLike) -> None:
@@ -178,7 +181,7 @@ def write_video(
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
     options = {"movflags": "use_metadata_tags", "max_interleave_delta": "0"}
     with _written(path, "mp4", options) as container:
-        container.metadata.update(metadata or {})
+        container.metadata.update(container_tags(metadata, "mp4"))
         first = next(frames)
         video = _stream(container, first, fps, form if crf is None else replace(form, crf=crf))
         if sound is not None:
@@ -192,8 +195,14 @@ def write_video(
     return path
 
 
-def write_audio(path: str | os.PathLike, waveform: Tensor | None, sample_rate: int | None) -> Path:
-    """Write a WAV or FLAC file of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is.
+def write_audio(
+    path: str | os.PathLike,
+    waveform: Tensor | None,
+    sample_rate: int | None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a WAV or FLAC file of 16 bit, mono or stereo as ``waveform`` (1 or 2, N) is, with ``metadata`` as tags.
 
     Raises MediaError for no sound or NaN, and SettingError for another kind of file.
     """
@@ -204,7 +213,9 @@ def write_audio(path: str | os.PathLike, waveform: Tensor | None, sample_rate: i
     if waveform is None:
         raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
     samples = (_checked(waveform, sample_rate) * 32767).round().to(torch.int16)
-    with _written(path, AUDIO_FORMATS[path.suffix.lower()]) as container:
+    kind = AUDIO_FORMATS[path.suffix.lower()]
+    with _written(path, kind) as container:
+        container.metadata.update(container_tags(metadata, kind))
         stream = container.add_stream(codec, rate=sample_rate, layout=LAYOUTS[len(samples)])
         _encode_sound(container, stream, samples.T.reshape(1, -1).numpy(), "s16")
     return path
@@ -216,9 +227,12 @@ def write_frames(
     waveform: Tensor | None = None,
     sample_rate: int | None = None,
     *,
+    metadata: Mapping[str, str] | None = None,
     exr: ExrEncoder | None = None,
 ) -> Path:
     """Write a new ``folder`` with frame_00001.png and so on, of 8 bit, and beside them sound.wav if there is sound.
+
+    All of them carry ``metadata``; EXR files have it from their encoder.
 
     With ``exr`` they are frame_00000.exr and so on, numbered as the official packages do it, of half-float numbers that
     may be beyond 0..1. Raises TargetExistsError if the folder has something in it, and MediaError for frames that
@@ -232,11 +246,12 @@ def write_frames(
             for number, frame in enumerate(_frames(chunks, -BRIGHTEST, BRIGHTEST)):
                 (unfinished / f"frame_{number:05}.exr").write_bytes(exr.encode(frame))
         else:
+            texts = picture_tags(metadata)
             for number, frame in enumerate(_frames(chunks), start=1):
                 pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
-                Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png")
+                Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png", pnginfo=texts)
         if waveform is not None:
-            write_audio(unfinished / "sound.wav", waveform, sample_rate)
+            write_audio(unfinished / "sound.wav", waveform, sample_rate, metadata=metadata)
         if folder.exists():
             folder.rmdir()  # Windows does not rename over an empty folder
     return folder
@@ -264,6 +279,14 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
         ) from error
 
 
+def clear_unfinished(target: Path) -> None:
+    """Remove what runs that were killed have left of ``target``; nobody may be writing it meanwhile."""
+    name = re.compile(rf"\.{re.escape(target.stem)}\.[0-9a-f]{{8}}{re.escape(target.suffix)}")
+    for path in target.parent.glob(".*") if target.parent.is_dir() else ():
+        if name.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -281,12 +304,13 @@ def _unfinished(target: Path) -> Iterator[Path]:
 def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
     """Give a container of this ``kind`` that becomes ``target``; FFmpeg never sees the name, which it might obey."""
     try:
-        with (
-            _whole_or_nothing(target) as unfinished,
-            unfinished.open("wb") as file,
-            av.open(file, "w", format=kind, options=options) as container,
-        ):
-            yield container
+        with _whole_or_nothing(target) as unfinished:
+            with (
+                unfinished.open("wb") as file,
+                av.open(file, "w", format=kind, options=options) as container,
+            ):
+                yield container
+            add_xmp(unfinished, kind)
     except av.FFmpegError as error:
         raise UnreadableFileError(
             f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"

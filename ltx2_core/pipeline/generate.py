@@ -21,7 +21,7 @@ from ..health import Seams
 from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
-from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request
+from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -47,6 +47,7 @@ class Clip:
         latent: of both streams, on the CPU.
         decoder_seed: of the noise that the frames were denoised from; None where the decoder denoises nothing.
         grading: of HDR, what the numbers of the frames mean; None for SDR.
+        parameters: prompt and settings as one text, as sharing sites read it.
     """
 
     chunks: Iterator[Tensor]
@@ -56,11 +57,13 @@ class Clip:
     latent: AVLatent
     decoder_seed: int | None = None
     grading: Grading | None = None
+    parameters: str = ""
 
     @property
     def tags(self) -> dict[str, str]:
         """What a file says of the clip beside its frames and its sound."""
-        return {} if self.decoder_seed is None else {"decoder_seed": str(self.decoder_seed)}
+        seed = {} if self.decoder_seed is None else {"decoder_seed": str(self.decoder_seed)}
+        return seed | ({"parameters": self.parameters} if self.parameters else {})
 
     @cached_property
     def frames(self) -> Tensor:
@@ -162,7 +165,12 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     pictures = _pictures(stages, engine, request, latent)
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
-    return Clip(pictures, request.made.fps, waveform, rate, latent.to("cpu"), seed)
+    parameters = parameters_text(request, _name_of(engine.models))
+    return Clip(pictures, request.made.fps, waveform, rate, latent.to("cpu"), seed, parameters=parameters)
+
+
+def _name_of(models: Models) -> str:
+    return models.sources["transformer"].file.path.stem if "transformer" in models.sources else models.kind
 
 
 def _sound(

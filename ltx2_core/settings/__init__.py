@@ -19,6 +19,7 @@ from .clip import (
     PromptSettings,
     given_negative,
 )
+from .parameters import parameters_text
 from .request import CompleteRequest, Request, check_limits, scheduled
 from .resources import PRECISIONS, Resources
 from .sampling import (
@@ -55,6 +56,7 @@ __all__ = [
     "check_limits",
     "check_stg_blocks",
     "given_negative",
+    "parameters_text",
     "parse_stg_blocks",
     "scheduled",
 ]

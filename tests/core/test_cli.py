@@ -99,7 +99,7 @@ def test_the_help_page_has_groups_limits_defaults_and_examples():
         assert note in text
 
 
-@pytest.mark.parametrize("command", ["generate", "inspect", "plan", "convert", "lora", "tiny"])
+@pytest.mark.parametrize("command", ["generate", "batch", "inspect", "plan", "convert", "lora", "tiny"])
 def test_help_is_shown(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -191,8 +191,10 @@ def test_pictures(asked, folder):
         (8, 0.7, 20, False),
         (0, 0.25, 0, True),
     ]
-    with pytest.raises(SettingError, match="write FRAME:PATH"):
-        asked(colon, path)
+    Image.new("RGB", (96, 64), "white").save(folder / "plain.png")
+    assert [each.frame for each in asked(colon, folder / "plain.png").conditions] == [0]
+    with pytest.raises(SettingError, match="write PATH, FRAME:PATH"):
+        asked(colon, "")
     with pytest.raises(SettingError, match="strength is 2"):
         asked(colon, f"0:{path}:2")
 

@@ -526,5 +526,5 @@ sys.exit(cli.main(["inspect", sys.argv[1]]))
     assert process.stdout.readline() == "frame\n" and len(list(tmp_path.iterdir())) == 1
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and said.strip() == "Stopped; nothing was written."
+    assert process.returncode == 143 and said.strip() == "Stopped; nothing half-written is left."
     assert list(tmp_path.iterdir()) == []

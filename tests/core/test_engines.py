@@ -51,6 +51,7 @@ from ltx2_core.pipeline.generate import run, run_batch
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import Script
 from ltx2_core.pipeline.plan import Plan, need_of, plan_stages
+from ltx2_core.pipeline.read_ahead import ReadInTurn
 from ltx2_core.pipeline.refine import Refine
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import AUDIO_ENCODER, TRANSFORMER, VIDEO_ENCODER, Events, LatentSize, upscaler_key
@@ -357,6 +358,13 @@ WIDE = {
     "connector_num_attention_heads": 8, "connector_attention_head_dim": 32,
     "audio_connector_num_attention_heads": 8, "audio_connector_attention_head_dim": 16,
 }  # fmt: skip
+
+
+def test_prompts_in_turn_need_what_one_needs_with_both_networks(wide):
+    need = ReadInTurn().need(wide.blueprint)
+    alone = [ReadPrompts(1).need(wide.blueprint), ProjectFeatures(1).need(wide.blueprint)]
+    assert need.cost.peak + need.input_bytes == max(each.cost.peak + each.input_bytes for each in alone)
+    assert need.weights.total == sum(each.weights.total for each in alone)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,121 @@
+"""Many clips: all lines are checked, all prompts are read, and then clip after clip is made; what is there is kept."""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import LTX2Error
+from ..errors.files import replace_file
+from ..pipeline.stage import Events
+from .cluster import over_workers
+from .lines import PROMPTS, WINDOWS, Job, job_of, read_lines
+from .maker import FAILED, KEPT, LEFT, MADE, REFUSED, Maker, Outcome, sentence_of
+from .progress import Bars
+
+REPORT = "report.json"
+
+
+def make_batch(options: argparse.Namespace, bars: Bars) -> None:
+    """Make a clip for each line of a file that is not there yet, and write ``report.json``.
+
+    Args:
+        options: of the command ``batch``.
+        bars: shows how far it is.
+
+    Raises:
+        LTX2Error: the file cannot be read, or clips are missing at the end.
+    """
+    folder = options.output.absolute()
+    maker = Maker(folder / PROMPTS, Events(on_progress=bars.report, on_finding=bars.say))
+    jobs, outcomes = _jobs(options, folder, maker)
+    for outcome in outcomes:
+        if outcome.state == REFUSED:
+            bars.say(f"{options.clips.name}, line {outcome.line}: {outcome.reason}")
+    total, began = len(jobs) + len(outcomes), time.monotonic()
+    bars.say(f"{total} clips: {len(jobs)} to make, {sum(each.state == KEPT for each in outcomes)} there already.")
+    left = {job.number: Outcome(job.number, tuple(map(str, job.targets)), LEFT, reason="stopped") for job in jobs}
+    try:
+        for outcome in _outcomes(options, jobs, maker, folder, bars.say):
+            left.pop(outcome.line)
+            outcomes.append(outcome)
+            _tell(outcome, options.clips.name, bars)
+            _say_progress(bars, len(jobs) - len(left), len(jobs), time.monotonic() - began)
+    finally:
+        outcomes.extend(left.values())
+        _write_report(folder, outcomes)
+    missing = sum(each.state not in (MADE, KEPT) for each in outcomes)
+    if missing:
+        raise LTX2Error(f"{missing} of {total} clips are missing; {folder / REPORT} says why.")
+    for name in (PROMPTS, WINDOWS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list[Job], list[Outcome]]:
+    """The clips to make, and what became of all other lines."""
+    jobs, outcomes, seen = list[Job](), list[Outcome](), dict[Path, int]()
+    for number, raw in read_lines(options.clips):
+        files: tuple[str, ...] = ()
+        try:
+            job = job_of(number, raw, options.values, folder)
+            files = tuple(map(str, job.targets))
+            if twice := next((each for each in job.targets if each in seen), None):
+                raise LTX2Error(f"line {seen[twice]} makes {twice.name}, too: give one of them another output.")
+            seen |= dict.fromkeys(job.targets, number)
+            if job.is_done:
+                outcomes.append(Outcome(number, files, KEPT))
+                continue
+            if job.is_taken and not options.overwrite:
+                raise LTX2Error(
+                    f"{job.targets[0].name} is there with other settings: give another output, or --overwrite."
+                )
+            job.tidy()
+            maker.check(job)
+            jobs.append(job)
+        except (LTX2Error, OSError) as error:
+            outcomes.append(Outcome(number, files, REFUSED, reason=sentence_of(error)))
+    return jobs, outcomes
+
+
+def _outcomes(
+    options: argparse.Namespace, jobs: Sequence[Job], maker: Maker, folder: Path, say: Callable[[object], None]
+) -> Iterator[Outcome]:
+    """Make all clips, here or by workers."""
+    if not jobs:
+        return
+    if options.workers is not None or options.cluster is not None:
+        for job, outcome in over_workers(jobs, folder / PROMPTS, options.workers or 0, options.cluster, say):
+            files = tuple(map(str, job.targets))
+            yield Outcome(job.number, files, FAILED, reason=outcome) if isinstance(outcome, str) else outcome
+        return
+    try:
+        maker.read(jobs)
+    except LTX2Error as error:  # then each clip reads its own, or says why not
+        say(sentence_of(error))
+    yield from map(maker.make, jobs)
+
+
+def _tell(outcome: Outcome, name: str, bars: Bars) -> None:
+    if outcome.state == MADE:
+        print("\n".join(file.encode(errors="replace").decode() for file in outcome.files), flush=True)
+    else:
+        bars.say(f"{name}, line {outcome.line}: {outcome.reason}")
+
+
+def _say_progress(bars: Bars, done: int, total: int, seconds: float) -> None:
+    rest = seconds / done * (total - done)
+    bars.say(f"{done} of {total} clips" + (f", {rest:.0f} s left" if rest else ""))
+
+
+def _write_report(folder: Path, outcomes: list[Outcome]) -> None:
+    outcomes.sort(key=lambda outcome: outcome.line)
+    states = [outcome.state for outcome in outcomes]
+    report = {state: states.count(state) for state in (MADE, KEPT, FAILED, REFUSED, LEFT)}
+    content = json.dumps({**report, "clips": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{REPORT}"
+    unfinished.write_bytes(content.encode(errors="replace"))
+    replace_file(unfinished, folder / REPORT)

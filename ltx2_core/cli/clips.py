@@ -1,0 +1,51 @@
+"""What making one clip and making many have in common: models are opened, and clips written with their settings."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..checkpoint import Models, open_models
+from ..checkpoint.versions import VERSIONS
+from ..errors import SettingError
+from ..media import write_clip
+from ..pipeline.generate import Clip
+from ..settings import ClipSettings
+from .flags import given
+from .values import Values, notes_of
+
+
+def models_of(options: argparse.Namespace) -> Models:
+    """Open the files of a model. Raises SettingError where nothing could read prompts."""
+    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
+    if models.text_encoder is None:
+        needed = VERSIONS[models.version].text_encoder
+        raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
+    return models
+
+
+def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models) -> list[Path]:
+    """Write each clip with what it says of itself; ``values`` are the settings that were written."""
+    return [
+        write_clip(
+            target,
+            clip.chunks,
+            clip.fps,
+            clip.waveform,
+            clip.sample_rate,
+            metadata=(clip.tags if values.get("metadata") is not False else {}) | notes_of(values, models.kind),
+            grading=clip.grading,
+        )
+        for target, clip in zip(targets, clips, strict=True)
+    ]
+
+
+def batch_size_of(options: argparse.Namespace) -> int:
+    """Return how many clips are made at once."""
+    return int(given(options, ClipSettings).get("batch_size", 1))
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """Return ``count`` names made from ``output``, which is the only one of one."""
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(1, count + 1)]

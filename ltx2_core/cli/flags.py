@@ -1,0 +1,212 @@
+"""How flags are made from settings: their names, limits, units, defaults and texts, in groups of a command."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn, get_args
+
+from ..errors import SettingError
+from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
+from . import syntax
+
+
+class Surface(NamedTuple):
+    """Where a setting can be reached: class and field in Python, and the flag; None where there is no flag."""
+
+    owner: str
+    field: str
+    flag: str | None
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are SettingErrors of one sentence, and that knows no abbreviations."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SettingError instead of leaving the program."""
+        message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
+        message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
+        raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
+
+
+SWITCH, YES, ONE, REPEATED, SEVERAL = "switch", "yes", "one", "repeated", "several"
+
+
+@dataclass
+class Command:
+    """A command, the flags that it knows, and which settings they reach.
+
+    ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
+    one word, or before several; ``aliases`` are names of settings that their flags do not have.
+    """
+
+    parser: argparse.ArgumentParser
+    flags: list[str] = field(default_factory=lambda: ["--help"])
+    surfaces: list[Surface] = field(default_factory=list)
+    forms: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def group(self, title: str, description: str | None = None) -> "Group":
+        """Begin a group of flags with a title of its own on the help page."""
+        return Group(self, self.parser.add_argument_group(title, description))
+
+
+class Group:
+    """Flags under one title of the help page."""
+
+    def __init__(self, command: Command, group: argparse._ArgumentGroup):
+        self._command, self._group = command, group
+
+    def add(self, flag: str, *, covers: dict[type, Sequence[str]] | None = None, **options: Any) -> None:
+        """Add a flag.
+
+        Args:
+            flag: its name, with dashes.
+            covers: fields of settings classes that can be set with it.
+            options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
+        """
+        if str(options.get("metavar")).startswith(("FILE", "FOLDER")):
+            options.setdefault("type", syntax.file_name)
+        if callable(options.get("type")):
+            options["type"] = in_words(options["type"])
+        if "help" in options and options["help"] is not argparse.SUPPRESS:
+            options["help"] = options["help"].replace("%", "%%")
+        self._group.add_argument(flag, **options)
+        self._command.forms[flag[2:]] = form_of(options)
+        negative = [f"--no-{flag[2:]}"] if options.get("action") is argparse.BooleanOptionalAction else []
+        self._command.flags += [flag, *negative]
+        for owner, names in (covers or {}).items():
+            self._command.surfaces += [Surface(owner.__name__, name, flag) for name in names]
+
+    def add_settings(
+        self,
+        owner: type,
+        *,
+        prefix: str = "",
+        scope: str = "",
+        only: Iterable[str] | None = None,
+        named: dict[str, str] | None = None,
+        default: str = "",
+        hidden: bool = False,
+    ) -> None:
+        """Add a flag for each setting of a class; ``given`` collects what a person wrote.
+
+        Args:
+            owner: a dataclass with settings.
+            prefix: is put before the names of the flags, but not before those that the class or ``named`` chooses.
+            scope: tells two uses of one class from each other.
+            only: names of fields; all by default.
+            named: names of flags for some fields.
+            default: words for the help page in place of the default of the field.
+            hidden: leave these flags out of the help page, and out of the table of surfaces.
+        """
+        for name, setting in settings_of(owner).items():
+            if only is not None and name not in only:
+                continue
+            chosen = (named or {}).get(name)
+            if chosen or setting.look.flag:
+                self._command.aliases.setdefault(name.replace("_", "-"), flag_of(setting, prefix, chosen)[2:])
+            self.add(
+                flag_of(setting, prefix, chosen),
+                dest=destination(owner, name, scope),
+                help=argparse.SUPPRESS if hidden else described(setting, default),
+                covers=None if hidden else {owner: (name,)},
+                **_options_for(setting),
+            )
+
+
+def form_of(options: dict[str, Any]) -> str:
+    """Return how a flag is written that ``add_argument`` gets these options for."""
+    actions = {argparse.BooleanOptionalAction: SWITCH, "store_true": YES, "append": REPEATED}
+    usual = SEVERAL if options.get("nargs") in ("+", "*") else ONE
+    return actions.get(options.get("action"), usual)  # type: ignore[call-overload, no-any-return]
+
+
+def flag_of(setting: Setting, prefix: str = "", name: str | None = None) -> str:
+    """Return the flag of a setting: ``name`` or what the setting says, else its own name behind ``prefix``."""
+    return "--" + (name or setting.look.flag or f"{prefix}{setting.name}").replace("_", "-")
+
+
+def destination(owner: type, name: str, scope: str = "") -> str:
+    """Return under which name the parser keeps a setting."""
+    return f"{scope}{owner.__name__}.{name}"
+
+
+def given(options: argparse.Namespace, owner: type, scope: str = "") -> dict[str, Any]:
+    """Return the fields of ``owner`` that were set on the command line."""
+    found = {name: vars(options).get(destination(owner, name, scope)) for name in settings_of(owner)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def described(setting: Setting, default: str = "") -> str:
+    """Return the help of a setting: its text, its limits with their unit, and what holds where it is not set."""
+    look, notes = setting.look, []
+    if isinstance(look, Number | Whole):
+        notes.append(f"{look.least:g} to {look.most:g}{f' {look.unit}' if look.unit else ''}")
+    if default:
+        notes.append(f"default: {default}")
+    elif setting.default is None:
+        notes.append("default: as the recipe" if "Not set" not in setting.text else "")
+    elif isinstance(setting.default, bool):
+        notes.append(f"default: {'on' if setting.default else 'off'}")
+    elif setting.default not in ("", ()):
+        notes.append(f"default: {setting.default:g}" if isinstance(setting.default, float) else f"{_word(setting)}")
+    limits = "; ".join(filter(None, notes))
+    return f"{setting.text} ({limits})" if limits else setting.text
+
+
+def _word(setting: Setting) -> str:
+    return f"default: {_dashed(setting.default) if isinstance(setting.look, Choice) else setting.default}"
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Return what reads one of ``words``, with blanks or dashes; its SettingError says which is meant."""
+
+    def read(word: str) -> str:
+        for each in words:
+            if word in (each, _dashed(each)):
+                return each
+        hint = did_you_mean(word, map(_dashed, words))
+        raise SettingError(f"{word!r} is not one of {', '.join(map(_dashed, words))}.{hint}")
+
+    return read
+
+
+def _dashed(word: str) -> str:
+    return word.replace(" ", "-")
+
+
+def in_words(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``convert`` with its errors as argparse shows them."""
+
+    def read(word: str) -> Any:
+        try:
+            return convert(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _options_for(setting: Setting) -> dict[str, Any]:
+    """How argparse reads a setting."""
+    look = setting.look
+    if isinstance(look, Switch):
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    if isinstance(look, Choice):
+        return {"type": one_of(look.words), "metavar": f"{{{','.join(map(_dashed, look.words))}}}"}
+    if isinstance(look, Whole | Seed | Number):
+        return {"type": syntax.within(setting), "metavar": _metavar(setting)}
+    if setting.default == () or tuple[int, ...] in (setting.type, *get_args(setting.type)):
+        return {"type": syntax.whole_number, "nargs": "*", "metavar": "BLOCK"}
+    if tuple[float, ...] in (setting.type, *get_args(setting.type)):
+        return {"type": syntax.sigmas, "metavar": "SIGMAS"}
+    return {"metavar": setting.name.rpartition("_")[2].upper()}
+
+
+def _metavar(setting: Setting) -> str:
+    unit = getattr(setting.look, "unit", "")
+    return {"frames per second": "FPS"}.get(unit, unit.upper() or "N")

@@ -1,0 +1,177 @@
+"""The lines of a batch as clips to make: read from JSON lines or from a table, and checked."""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ..errors import LTX2Error, SettingError
+from ..errors.foreign import kind_of
+from ..media import check_target, clear_unfinished, open_local, read_tags
+from .clips import batch_size_of, numbered
+from .flags import Command
+from .parser import build_parser, parse
+from .values import DIGEST_TAG, Values, checked_values, digest_of, lasting, merged, words_of
+
+LARGEST = 2**26  # bytes of a file of lines
+LONGEST = 2**20  # characters of a line or a cell
+WINDOWS, PROMPTS = ".windows", ".prompts"  # folders in the output: windows of long clips, encoded prompts
+
+Raw = Mapping[str, Any] | LTX2Error
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip, or several at once, to make.
+
+    Attributes:
+        number: of its line.
+        values: its settings, with those of the command line.
+        targets: its files.
+    """
+
+    number: int
+    values: Values
+    targets: tuple[Path, ...]
+
+    def options(self) -> argparse.Namespace:
+        """Return the settings as those of ``generate``. Raises SettingError for what cannot be."""
+        return parse(["generate", *words_of(self.values, generate_command())])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all files are there and say that they were made with these settings."""
+        return all(_digest_in(target) == digest_of(self.values) for target in self.targets)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a file is there that was made otherwise."""
+        return any(target.exists() and _digest_in(target) != digest_of(self.values) for target in self.targets)
+
+    def tidy(self) -> None:
+        """Remove what a run that was killed has left of the files."""
+        for target in self.targets:
+            clear_unfinished(target)
+
+
+def _digest_in(target: Path) -> str | None:
+    try:
+        return read_tags(target).get(DIGEST_TAG) if target.exists() else None
+    except (LTX2Error, OSError):  # of a file that is something else
+        return None
+
+
+@cache
+def generate_command() -> Command:
+    """Return the command whose flags are the settings of a line."""
+    return build_parser()[1]["generate"]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Raw]]:
+    """Yield the number of each line with its settings, or with the error that it is.
+
+    Args:
+        path: of JSON lines, or of a table (.csv) with names in its first line.
+
+    Raises:
+        SettingError: the file is something else, or there is no line in it.
+        LTX2Error: it cannot be read.
+    """
+    with open_local(path) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise SettingError(f"{path.name} has more than {LARGEST:,} bytes: make several files of it.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingError(f"{path.name} is no text in UTF-8: save it so.") from None
+    readers = {".jsonl": _json_lines, ".csv": _table}
+    if path.suffix.lower() not in readers:
+        raise SettingError(f"{path.name} is neither .jsonl nor .csv: one clip is written in each line of such a file.")
+    lines = list(readers[path.suffix.lower()](text, path.name))
+    if not lines:
+        raise SettingError(f'There is no clip in {path.name}: write lines such as {{"prompt": "a red ball"}}.')
+    yield from lines
+
+
+def _json_lines(text: str, name: str) -> Iterator[tuple[int, Raw]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _parsed(line)
+
+
+def _parsed(line: str) -> Raw:
+    if len(line) > LONGEST:
+        return SettingError(f"it has more than {LONGEST:,} characters.")
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return SettingError(f'it is no JSON ({error}); write a line such as {{"prompt": "a red ball"}}.')
+    if not isinstance(found, dict):
+        return SettingError(f"it is {kind_of(found)}, where an object of settings is expected.")
+    return found
+
+
+def _table(text: str, name: str) -> Iterator[tuple[int, Raw]]:
+    rows = csv.reader(text.splitlines(keepends=True))
+    try:
+        names = next(rows, [])
+        unknown = dict.fromkeys(names, "")
+        checked_values(dict.fromkeys(unknown), generate_command())  # are these settings?
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                yield rows.line_num, _row(names, row)
+    except csv.Error as error:
+        raise SettingError(f"{name} is no table with commas between its cells ({error}).") from None
+
+
+def _row(names: list[str], row: list[str]) -> Raw:
+    if len(row) > len(names):
+        return SettingError(f"it has {len(row)} cells, and the first line {len(names)} names.")
+    found: dict[str, Any] = {}
+    for name, cell in zip(names, row):
+        if cell.strip():
+            found[name] = [*found[name], cell] if name in found else [cell]
+    return {name: cells[0] if len(cells) == 1 else cells for name, cells in found.items()}
+
+
+def job_of(number: int, raw: Raw, usual: Values, folder: Path) -> Job:
+    """Return what a line asks for.
+
+    Args:
+        number: of the line.
+        raw: its settings, or its error.
+        usual: the settings of the command line, which count where the line says nothing.
+        folder: where its files are written.
+
+    Raises:
+        LTX2Error: what is wrong with it.
+    """
+    if isinstance(raw, LTX2Error):
+        raise raw
+    own = checked_values(raw, generate_command())
+    values = merged(lasting(usual) | {name: usual[name] for name in _KEPT if name in usual}, own)
+    name = values.get("output") or f"line_{number:04}{'.wav' if values.get('sound-only') else '.mp4'}"
+    values["output"] = str(_inside(folder, str(name)))
+    values.setdefault("resume", str(folder / WINDOWS))
+    options = parse(["generate", *words_of(values, generate_command())])
+    targets = numbered(options.output, batch_size_of(options))
+    for target in targets:
+        if not target.is_dir():
+            check_target(target)
+    return Job(number, options.values, tuple(targets))
+
+
+# Of the command line, although they make no other clip.
+_KEPT = ("metadata", "device", "vram", "ram", "resume")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = PureWindowsPath(name)  # knows both kinds of slashes, and drives
+    if path.anchor or path.drive or ".." in path.parts or not path.name or path.parts[0].startswith("."):
+        raise SettingError(f"output is {name[:50]!r}; write a name inside of {folder.name}, such as ball.mp4.")
+    return folder.joinpath(*path.parts)

@@ -1,0 +1,93 @@
+"""The worker of a batch: makes clip after clip with models that are opened once, and says what became of each."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..checkpoint import Models
+from ..errors import LTX2Error, plain_text
+from ..pipeline.generate import check_decoders, run_batch
+from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
+from ..pipeline.stage import Events
+from ..settings import Request
+from .arguments import request_of
+from .clips import models_of, write_clips
+from .lines import Job
+
+TRIES = 2  # of a clip that fails
+MADE, KEPT, FAILED, REFUSED, LEFT = "made", "there already", "failed", "refused", "left"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a line.
+
+    Attributes:
+        line: its number.
+        files: what it makes.
+        state: made, there already, failed, refused before anything was made, or left because the batch was stopped.
+        seconds: that it took.
+        reason: why it is not there; empty if it is.
+    """
+
+    line: int
+    files: tuple[str, ...]
+    state: str
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Maker:
+    """Makes clips one after the other, with models that are opened once and prompts that are read once."""
+
+    def __init__(self, prompts: Path, events: Events = Events()):
+        """Open nothing yet; ``prompts`` is the folder for those that are encoded."""
+        self._folder, self._events = prompts, events
+        self._models: dict[tuple, Models] = {}
+        self._prompts: dict[int, Prompts] = {}
+
+    def _opened(self, job: Job) -> tuple[Models, Request]:
+        options = job.options()
+        key = tuple(options.checkpoint or ()), options.text_encoder, options.distilled
+        if key not in self._models:
+            self._models[key] = models_of(options)
+        request = request_of(options, self._models[key])
+        return self._models[key], replace(request, resources=replace(request.resources, cache=self._folder))
+
+    def check(self, job: Job) -> None:
+        """Raise LTX2Error if the clip cannot be; that it does not fit the card shows later."""
+        models, request = self._opened(job)
+        check_decoders(models, request)
+        self._prompts[job.number] = check_clip(models, request, self._folder)
+
+    def read(self, jobs: Sequence[Job]) -> int:
+        """Read the prompts of all clips, in one load of each text encoder; returns how many were read."""
+        groups: dict[str, tuple[Job, list[str]]] = {}
+        for job in jobs:
+            if job.number not in self._prompts:
+                self.check(job)
+            prompts = self._prompts[job.number]
+            groups.setdefault(prompts.identity, (job, []))[1].extend(prompts.words)
+        return sum(read_ahead(*self._opened(job), words, self._folder, self._events) for job, words in groups.values())
+
+    def make(self, job: Job) -> Outcome:
+        """Make a clip and write it, if need be twice; what another try has finished is there already."""
+        began, files = time.monotonic(), tuple(map(str, job.targets))
+        if job.is_done:
+            return Outcome(job.number, files, MADE)
+        for attempt in range(1, TRIES + 1):
+            try:
+                models, request = self._opened(job)
+                write_clips(job.targets, run_batch(models, request, events=self._events), job.values, models)
+                return Outcome(job.number, files, MADE, round(time.monotonic() - began, 3))
+            except Exception as error:  # whatever it is, the other clips are made
+                if attempt == TRIES:
+                    return Outcome(job.number, files, FAILED, round(time.monotonic() - began, 3), sentence_of(error))
+        raise AssertionError(TRIES)
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what an error says in one line, with its kind where it is none that is meant for people."""
+    kind = "" if isinstance(error, LTX2Error) else f"{type(error).__name__}: "
+    return plain_text(kind + " ".join(str(error).split()))

@@ -1,0 +1,32 @@
+"""Settings as one text, in the form that sharing sites know from Stable Diffusion web UI ("parameters")."""
+
+from ..sampling import AnyGuidance
+from .request import CompleteRequest
+
+
+def parameters_text(request: CompleteRequest, model: str) -> str:
+    """Return prompt, negative prompt and a line of ``Name: value`` of what was really used.
+
+    Args:
+        request: with nothing left open.
+        model: the name of the model.
+    """
+    clip, settings = request.made, request.request.sampling
+    values = {
+        "Steps": len(request.sigmas) - 1,
+        "Sampler": request.sampler,
+        "CFG scale": f"{_text_scale(request.guidance.video):g}",
+        "Seed": settings.seed,
+        "Size": f"{clip.width}x{clip.height}",
+        "Model": model,
+        "Frames": clip.frames,
+        "FPS": f"{float(clip.fps):g}",
+    }
+    prompts = [" ".join(segment.prompt.split()) for segment in request.script]
+    negative = " ".join(request.negative.split())
+    line = ", ".join(f"{name}: {value}" for name, value in values.items())
+    return "\n".join([*prompts, *([f"Negative prompt: {negative}"] if negative else []), line])
+
+
+def _text_scale(guidance: AnyGuidance) -> float:
+    return guidance.rows[0].text_scale

@@ -1,0 +1,236 @@
+"""Many clips: each line is checked, made once and whole, and what goes wrong with one stops no other."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ltx2_core.cli import main, maker
+from ltx2_core.errors import OutOfMemoryError
+from ltx2_core.pipeline.read_ahead import ReadInTurn
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--frames", "9", "--width", "64", "--height", "64", "--steps", "1", "--device", "cpu"]
+TWELVE = [{"prompt": f"a red ball bounces {n} times", "seed": n, "output": f"clip{n}"} for n in range(12)]
+
+
+def lines_of(folder: Path, *lines) -> str:
+    path = folder / "clips.jsonl"
+    path.write_text("\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines))
+    return str(path)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The requests of all clips, of which noise is made; those whose prompt begins with "fail" raise."""
+    requests, words = [], []
+
+    def run_batch(models, request, events):
+        requests.append(request)
+        if request.prompt.startswith("fail twice") or (request.prompt.startswith("fail") and len(requests) == 1):
+            raise OutOfMemoryError("Memory ran out: it was full.")
+        frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
+        clip = SimpleNamespace(chunks=(frames,), fps=request.clip.fps, waveform=None, sample_rate=None, grading=None)
+        clip.tags = {}
+        return [clip] * request.clip.batch_size
+
+    def read_ahead(models, request, prompts, folder, events):
+        words.append(list(prompts))
+        return len(words)
+
+    monkeypatch.setattr(maker, "run_batch", run_batch)
+    monkeypatch.setattr(maker, "read_ahead", read_ahead)
+    return SimpleNamespace(requests=requests, words=words)
+
+
+def report_in(folder: Path) -> dict[int, tuple[str, str]]:
+    found = json.loads((folder / "report.json").read_text())["clips"]
+    return {each["line"]: (each["state"], each["reason"]) for each in found}
+
+
+def test_what_is_there_is_not_made_again(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    clips = lines_of(tmp_path, {"prompt": "a", "seed": 1}, "", {"prompt": "b", "output": "sub/b.mp4"})
+    assert main(["batch", clips, "--output", str(out), "--width", "64"]) == 0
+    assert capsys.readouterr().out.split() == [str(out / "line_0001.mp4"), str(out / "sub" / "b.mp4")]
+    found = [(each.prompt, each.sampling.seed, each.clip.width) for each in made.requests]
+    assert found == [("a", 1, 64), ("b", 0, 64)]
+    assert main(["batch", clips, "--output", str(out), "--width", "64"]) == 0
+    assert len(made.requests) == 2 and capsys.readouterr().out == ""
+    assert {line: state for line, (state, _) in report_in(out).items()} == {1: "there already", 3: "there already"}
+    (out / "sub" / "b.mp4").unlink()
+    assert main(["batch", clips, "--output", str(out), "--width", "64"]) == 0
+    assert len(made.requests) == 3 and (out / "sub" / "b.mp4").is_file()
+
+
+def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["batch", lines_of(tmp_path, {"prompt": "a", "seed": 1}), "--output", str(out)]) == 0
+    before, other = (out / "line_0001.mp4").read_bytes(), lines_of(tmp_path, {"prompt": "a", "seed": 2})
+    assert main(["batch", other, "--output", str(out)]) == 2
+    assert "line 1: line_0001.mp4 is there with other settings" in capsys.readouterr().err
+    assert (out / "line_0001.mp4").read_bytes() == before
+    assert main(["batch", other, "--output", str(out), "--overwrite"]) == 0
+    assert (out / "line_0001.mp4").read_bytes() != before
+
+
+def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_path, capsys):
+    clips = lines_of(
+        tmp_path, {"prompt": "a"}, {"prompt": "a", "frame": 9}, "{", "[1]", {"prompt": "a", "image": "no.png"},
+        {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "line_0001.mp4"}, {"prompt": "a", "steps": -1},
+        {"seed": 1}, {"prompt": "a", "output": "a.doc"},
+    )  # fmt: skip
+    assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    facts = {2: "Did you mean frames?", 3: "no JSON", 4: "a list", 5: "no.png", 6: "'../a.mp4'", 7: "line 1 makes",
+             8: "steps is -1", 9: "no prompt", 10: ".doc"}  # fmt: skip
+    for number, fact in facts.items():
+        (line,) = [each for each in said if each.startswith(f"clips.jsonl, line {number}: ")]
+        assert fact in line
+    told = max(said.index(each) for each in said if ", line " in each)
+    assert told < said.index("10 clips: 1 to make, 0 there already.")
+    assert said[-1].startswith("error: 9 of 10 clips are missing") and len(made.requests) == 1
+    assert report_in(tmp_path / "out")[2] == ("refused", "There is no setting 'frame'. Did you mean frames?")
+
+
+def test_a_clip_that_fails_is_tried_once_more_and_stops_no_other(made, tmp_path, capsys):
+    clips = lines_of(tmp_path, {"prompt": "fail once"}, {"prompt": "fail twice"}, {"prompt": "b"})
+    assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
+    assert [each.prompt for each in made.requests] == ["fail once"] * 2 + ["fail twice"] * 2 + ["b"]
+    found = report_in(tmp_path / "out")
+    assert {line: state for line, (state, _) in found.items()} == {1: "made", 2: "failed", 3: "made"}
+    assert found[2][1] == "Memory ran out: it was full." and "line 2: Memory ran out" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "line_0002.mp4").exists()
+
+
+def test_a_table_has_the_same_settings(made, tmp_path):
+    (tmp_path / "red.csv").write_text('prompt,seed,stg_blocks,stg_blocks,steps\n"a, b",3,1,2,\n')
+    assert main(["batch", str(tmp_path / "red.csv"), "--output", str(tmp_path / "out")]) == 0
+    (request,) = made.requests
+    assert request.prompt == "a, b" and request.sampling.seed == 3 and request.guidance.video.stg_blocks == (1, 2)
+    (tmp_path / "red.csv").write_text("promt\nx\n")
+    assert main(["batch", str(tmp_path / "red.csv"), "--output", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "{}"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"\xff")])
+def test_files_that_are_no_batch(name, text, tmp_path, capsys):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["batch", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
+    assert name in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_models_are_opened_and_prompts_read_once(made, tmp_path, monkeypatch):
+    opened, models_of = [], maker.models_of
+    monkeypatch.setattr(maker, "models_of", lambda options: opened.append(1) or models_of(options))
+    clips = lines_of(tmp_path, *({"prompt": f"ball {n % 3}", "seed": n} for n in range(6)))
+    assert main(["batch", clips, "--output", str(tmp_path / "out"), "--negative", "dull"]) == 0
+    assert len(opened) == 1 and len(made.words) == 1 and set(made.words[0]) == {"ball 0", "ball 1", "ball 2", "dull"}
+
+
+def test_remains_of_a_run_that_was_killed_go_away(made, tmp_path):
+    out = tmp_path / "out"
+    (out / ".line_0001.0123abcd").mkdir(parents=True)
+    (out / ".line_0001.0123abcd.mp4").write_text("half")
+    (out / ".other.0123abcd.mp4").write_text("not ours")
+    assert main(["batch", lines_of(tmp_path, {"prompt": "a"}), "--output", str(out)]) == 0
+    assert {path.name for path in out.glob(".*.*")} == {".line_0001.0123abcd", ".other.0123abcd.mp4"}
+
+
+def test_workers_need_ray(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["--output", str(tmp_path / "out"), "--workers", "2"]
+    assert main(["batch", lines_of(tmp_path, {"prompt": "a"}), *words]) == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+# Whole clips of the miniature, whose pictures and sounds are equal byte for byte
+
+
+def clips_in(folder: Path) -> dict[str, bytes]:
+    """The content of all files but the report."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """The file of twelve clips, and the folder of what one process makes of it, with how often Gemma was read."""
+    folder, reads = tmp_path_factory.mktemp("twelve"), []
+    clips, run = lines_of(folder, *TWELVE), ReadInTurn.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReadInTurn, "run", lambda *args: reads.append(1) or run(*args))
+        assert main(["batch", clips, "--output", str(folder / "out"), *SMALL]) == 0
+    assert len(reads) == 1
+    return clips, clips_in(folder / "out")
+
+
+def started(clips: str, out: Path, *more: str) -> subprocess.Popen:
+    words = ["-m", "ltx2_core", "batch", clips, "--output", str(out), *SMALL, *more]
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_clips(out: Path, count: int) -> None:
+    until = time.monotonic() + 200
+    while len(list(out.glob("clip*"))) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["SIGTERM", "SIGKILL"])
+def test_a_batch_that_was_stopped_goes_on_from_there(sign, twelve, tmp_path):
+    clips, whole = twelve
+    first = started(clips, tmp_path)
+    wait_for_clips(tmp_path, 3)
+    first.send_signal(getattr(signal, sign))
+    first.wait(60)
+    there = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("clip*")}
+    assert 3 <= len(there) < 12 and first.returncode != 0
+    assert started(clips, tmp_path).wait(200) == 0 and clips_in(tmp_path) == whole
+    assert all((tmp_path / name).stat().st_mtime_ns == moment for name, moment in there.items())
+
+
+with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+
+
+def ray_workers(process: subprocess.Popen) -> list[int]:
+    """The processes that make a clip now."""
+    psutil = pytest.importorskip("psutil")
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [each.pid for each in children if any("Worker.make" in word for word in each.cmdline())]
+
+
+@pytest.mark.slow
+@with_ray
+def test_the_clip_of_a_worker_that_was_killed_is_made_by_another(twelve, tmp_path):
+    clips, whole = twelve
+    process = started(clips, tmp_path, "--workers", "2")
+    wait_for_clips(tmp_path, 3)
+    killed = False
+    while not killed and process.poll() is None:
+        for pid in ray_workers(process)[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+    assert process.wait(200) == 0 and killed and clips_in(tmp_path) == whole
+    assert {state for state, _ in report_in(tmp_path).values()} == {"made"}
+
+
+@pytest.mark.slow
+@with_ray
+def test_workers_whose_driver_was_killed_leave_nothing_that_a_restart_does_not_mend(twelve, tmp_path):
+    clips, whole = twelve
+    first = started(clips, tmp_path, "--workers", "2")
+    wait_for_clips(tmp_path, 3)
+    first.kill()
+    first.wait(60)
+    there = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("clip*")}
+    assert started(clips, tmp_path, "--workers", "2").wait(200) == 0 and clips_in(tmp_path) == whole
+    assert all((tmp_path / name).stat().st_mtime_ns == moment for name, moment in there.items())

@@ -1,0 +1,143 @@
+"""Settings as plain values: command lines, lines of a batch and what files say of themselves are the same settings."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from ltx2_core.cli import commands, main
+from ltx2_core.cli.parser import build_parser, parse
+from ltx2_core.cli.values import checked_values, digest_of, merged, values_in, values_of, words_of
+from ltx2_core.errors import MediaError, SettingError
+from ltx2_core.media import read_tags, write_clip
+
+GENERATE = build_parser()[1]["generate"]
+WORDS = [
+    "--prompt", "a --red ball", "--output=x.mp4", "--image", "-1:cat.png", "--image=0:a.png:0.5", "--steps", "4",
+    "--no-add-noise", "--refine", "--stg-blocks", "1", "2", "--checkpoint", "a.safetensors", "b.safetensors",
+    "--video-text-scale", "2.5", "--hdr", "ACEScg",
+]  # fmt: skip
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Settings of each request, of which noise is made in place of a clip."""
+    requests = []
+
+    def make_clips(models, request, bars):
+        requests.append(request)
+        frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
+        clip = SimpleNamespace(chunks=(frames,), fps=request.clip.fps, waveform=None, sample_rate=None, grading=None)
+        clip.tags = {"parameters": f"{request.prompt}\nSteps: 8"}
+        return [clip] * request.clip.batch_size
+
+    monkeypatch.setattr(commands, "make_clips", make_clips)
+    return requests
+
+
+def test_words_become_values_and_words_again():
+    options = parse(["generate", *WORDS])
+    values = options.values
+    assert values["image"] == ["-1:cat.png", "0:a.png:0.5"] and values["stg-blocks"] == ["1", "2"]
+    assert values["add-noise"] is False and values["refine"] is True and values["prompt"] == "a --red ball"
+    again = parse(["generate", *words_of(values, GENERATE)])
+    assert vars(again) == vars(options)
+
+
+def test_json_has_names_of_flags_and_of_settings():
+    raw = {"prompt": "x", "frames": 9.0, "custom_sigmas": [1, 0.5, 0], "image": "cat.png", "add_noise": False,
+           "max_vram": 2, "video_text_scale": 2.5, "seed": None}  # fmt: skip
+    assert checked_values(raw, GENERATE) == {
+        "prompt": "x", "frames": "9", "sigmas": "1,0.5,0", "image": ["cat.png"], "add-noise": False, "vram": "2",
+        "video-text-scale": "2.5",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raw", "facts"),
+    [
+        ({"frame": 9}, ["'frame'", "Did you mean frames?"]),
+        ({"promt": 9}, ["'promt'", "Did you mean prompt?"]),
+        ({"seed": {"a": 1}}, ["seed", '{"a": 1}']),
+        ({"refine": "perhaps"}, ["'perhaps'"]),
+        ({"sigmas": "1,0", "custom_sigmas": "1,0"}, ["sigmas", "twice"]),
+    ],
+)
+def test_what_is_no_setting_is_one_sentence(raw, facts):
+    with pytest.raises(SettingError) as error:
+        checked_values(raw, GENERATE)
+    assert all(fact in str(error.value) for fact in facts)
+
+
+def test_what_is_written_takes_the_place_of_what_says_the_same():
+    usual = {"frames": "9", "seed": "1", "width": "64", "schedule": "beta", "steps": "3"}
+    assert merged(usual, {"seconds": "1", "seed": "2"}) == {
+        "seed": "2", "width": "64", "schedule": "beta", "steps": "3", "seconds": "1",
+    }  # fmt: skip
+    assert merged(usual, {"size": "16:9", "sigmas": "1,0"}) == {
+        "frames": "9", "seed": "1", "size": "16:9", "sigmas": "1,0",
+    }  # fmt: skip
+    assert merged({"width": "64"}, {"height": "64"}) == {"width": "64", "height": "64"}
+
+
+def test_a_digest_is_of_the_clip_alone():
+    first = values_of(["--prompt", "x", "--seed", "1", "--output", "a.mp4", "--device", "cpu"], GENERATE)
+    second = values_of(["--seed=1", "--output", "b.mp4", "--prompt", "x", "--no-cache"], GENERATE)
+    assert digest_of(first) == digest_of(second) != digest_of({**first, "seed": "2"})
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "frames"])
+def test_a_clip_is_made_like_another_one(name, made, tmp_path, capsys):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
+    words = ["--prompt", 'a "red" ball', "--image", str(tmp_path / "cat.png"), "--seconds", "1", "--seed", "7"]
+    assert main(["generate", *words, "--output", str(tmp_path / name)]) == 0
+    assert main(["generate", "--like", str(tmp_path / name), "--output", str(tmp_path / name)]) == 0
+    assert (
+        main(["generate", "--like", str(tmp_path / name), "--frames", "17", "--output", str(tmp_path / "c.mp4")]) == 0
+    )
+    said = capsys.readouterr()
+    first, second, third = made
+    assert (second.prompt, second.clip, second.sampling) == (first.prompt, first.clip, first.sampling)
+    assert second.conditions[0].frame == 0 and third.clip.frames == 17 and third.clip.seconds is None
+    stem, dot, suffix = name.partition(".")
+    assert (tmp_path / f"{stem}_2{dot}{suffix}").exists() and f"{stem}_2" in said.err and "--overwrite" in said.err
+    assert main(["inspect", str(tmp_path / name)]) == 0
+    said = capsys.readouterr().out
+    assert all(fact in said for fact in ('a "red" ball', "seed", "7", "trainedAlgorithmicMedia", "Steps: 8", "0.2.0"))
+
+
+def test_nothing_is_overwritten_unless_that_is_asked_for(made, tmp_path, capsys):
+    words = ["generate", "--prompt", "x", "--output", str(tmp_path / "a.mp4")]
+    for _ in range(3):
+        assert main(words) == 0
+    before = (tmp_path / "a.mp4").read_bytes()
+    assert main([*words, "--overwrite", "--seed", "5"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a_2.mp4", "a_3.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() != before
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "a.mp4")
+
+
+def test_without_metadata_a_file_says_only_that_a_model_made_it(made, tmp_path):
+    path = tmp_path / "a.mp4"
+    assert main(["generate", "--prompt", "a secret", "--no-metadata", "--output", str(path)]) == 0
+    assert b"secret" not in path.read_bytes() and "digital_source_type" in read_tags(path)
+    with pytest.raises(MediaError, match="does not say"):
+        values_in(path, GENERATE)
+
+
+def test_settings_of_a_later_version_and_damaged_ones_are_one_sentence(tmp_path):
+    for number, (text, fact) in enumerate([('{"settings": {"warp": "9"}}', "warp"), ("{", "JSON"), ("{}", "damaged")]):
+        path = write_clip(tmp_path / f"{number}.mp4", [torch.rand(2, 64, 64, 3)], Fraction(24), metadata={"ltx2": text})
+        with pytest.raises(ValueError, match=fact):
+            values_in(path, GENERATE)
+
+
+def test_sizes_become_what_can_be_made_and_it_is_said(made, tmp_path, capsys):
+    size = ["--width", "100", "--height", "70", "--frames", "12"]
+    assert main(["generate", "--prompt", "x", *size, "--output", str(tmp_path / "a.mp4")]) == 0
+    assert (made[0].clip.width, made[0].clip.height, made[0].clip.frames) == (96, 64, 9)
+    said = capsys.readouterr().err
+    assert all(f"{name} {asked} became {made}" in said for name, asked, made in
+               [("width", 100, 96), ("height", 70, 64), ("frames", 12, 9)])  # fmt: skip
