@@ -153,7 +153,7 @@ class TextModel(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, layers: Iterable[Layer], norm: Callable[[int], Norm]):
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocabulary, width)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(vocabulary, width))
         self.layers = nn.ModuleList(layers)
         self.norm = norm(width)
         self.eval().requires_grad_(False)
