@@ -33,7 +33,7 @@ CARD_PYTHON ?= 3.12
 FOR_CARD := --quiet --dest card-bundle --only-binary :all: --python-version $(CARD_PYTHON) \
 	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 card-bundle:
-	$(PYTHON) -m pip download $(FOR_CARD) safetensors transformers einops numpy av pillow sentencepiece tqdm "pytest>=8"
+	$(PYTHON) -m pip download $(FOR_CARD) safetensors tokenizers transformers einops numpy av pillow sentencepiece tqdm "pytest>=8"
 	$(PYTHON) -m pip download $(FOR_CARD) --no-deps ltx-core==1.0.0 diffusers==0.42.1 comfy-kitchen==0.2.40
 	ls card-bundle
 

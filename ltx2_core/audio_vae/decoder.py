@@ -24,6 +24,10 @@ class AudioDecoder(nn.Module):
         )
         self.conv_out = CausalConv2d(widths[0], config.out_channels)
 
+    def mel_frames(self, latents: int) -> int:
+        """Return how many mel frames ``latents`` latent frames become."""
+        return (latents - 1) * 2 ** sum(isinstance(level.resize, Upsample) for level in self.levels) + 1
+
     def forward(self, latent: Tensor) -> Tensor:
         """Decode a normalised latent (B, 8, L, 16) to log mel (B, 2, 4L - 3, 64), in the dtype of the weights."""
         x = self.statistics.denormalize(latent.to(self.conv_in.weight.dtype))

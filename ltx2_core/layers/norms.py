@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .autograd import needs_grad
 
 # Where torch computes rms_norm in several steps with a copy of x for each; elsewhere it is one kernel.
-_NOT_FUSED = ("cpu", "meta")
+_NOT_FUSED = ("cpu",)
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .outlines import RESULTS, tensors_in
+
 aten = torch.ops.aten
 
 # Products of quantised matrices, by operation: the rate of a machine that they have. Formats add theirs.
 SCALED_OPERATIONS: dict[Any, str] = {aten._scaled_mm: "products8"}
-
-_REMEMBERED = 10_000  # shapes of results
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ def cost(run: Callable[[], Any]) -> Cost:
     return Cost(counter.peak, *work, counter.launches)
 
 
+def _read(kind: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """What an operation reads: all that it is given but what it only writes."""
+    read = args[1:] if kind is aten.copy_ else args
+    return tensors_in((read, {name: value for name, value in kwargs.items() if name != "out"}))
+
+
 class _Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -66,11 +72,12 @@ class _Counter(TorchDispatchMode):
         self.launches = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def count(self, operation, types, args=(), kwargs=None):
+        """Return what ``operation`` makes of its arguments, and count what that takes."""
         kwargs = kwargs or {}
-        given = _tensors((args, kwargs))
-        result = _RESULTS.of(operation, args, kwargs)
-        made = _tensors(result)
+        given = tensors_in((args, kwargs))
+        result = RESULTS.of(operation, args, kwargs)
+        made = tensors_in(result)
         self._keep_new(given, made)
         kind = operation.overloadpacket
         self.launches += not operation.is_view
@@ -85,7 +92,7 @@ class _Counter(TorchDispatchMode):
         elif kind in _PICKED:
             self.moved += 2 * _PICKED[kind](args, made[0])
         elif not operation.is_view:
-            self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*given, *made))
+            self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*_read(kind, args, kwargs), *made))
         return result
 
     def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> None:
@@ -108,65 +115,8 @@ class _Counter(TorchDispatchMode):
         self.live -= size
 
 
-class _Results:
-    """What operations make of tensors on the meta device: an operation on the same shapes runs only once.
-
-    Networks repeat themselves, from block to block and from pass to pass, and working out a shape takes PyTorch ten
-    times as long as making a tensor of it. Only what returns one new tensor, or one that it was given, is remembered.
-    """
-
-    def __init__(self):
-        self._known: dict[Hashable, int | tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
-
-    def of(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Return what ``operation`` makes of these arguments."""
-        given = _tensors((args, kwargs))
-        if operation.is_view or any(tensor.device.type != "meta" for tensor in given):
-            return operation(*args, **kwargs)
-        key = (operation, _signature(args), _signature(tuple(kwargs.items())))
-        if (known := self._known.get(key)) is None:
-            result = operation(*args, **kwargs)
-            if key == (operation, _signature(args), _signature(tuple(kwargs.items()))):  # none was resized
-                self._remember(key, given, result)
-            return result
-        if isinstance(known, int):
-            return given[known]
-        size, stride, dtype = known
-        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
-
-    def _remember(self, key: Hashable, given: list[Tensor], result: Any) -> None:
-        if not isinstance(result, Tensor) or result.device.type != "meta":
-            return
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        same = [number for number, tensor in enumerate(given) if tensor is result]
-        if same:
-            self._known[key] = same[0]
-            return
-        storage = result.untyped_storage()
-        is_new = all(storage._cdata != tensor.untyped_storage()._cdata for tensor in given)
-        if is_new and result.storage_offset() == 0 and storage.nbytes() == result.nbytes:
-            self._known[key] = result.shape, result.stride(), result.dtype
-
-
-_RESULTS = _Results()
-
-
-def _signature(tree: object) -> Hashable:
-    """Return what the shape of a result can depend on; 1, 1.0 and True are different."""
-    if isinstance(tree, Tensor):
-        return tree.shape, tree.stride(), tree.dtype
-    if isinstance(tree, (tuple, list)):
-        return tuple(map(_signature, tree))
-    return type(tree), tree
-
-
-def _tensors(tree: object) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    return [each for branch in tree for each in _tensors(branch)] if isinstance(tree, (tuple, list)) else []
+# Set here and not in the class, where PyTorch would wrap it in its compiler, whose import takes over a second.
+_Counter.__torch_dispatch__ = _Counter.count  # type: ignore[method-assign, assignment]
 
 
 def _per_output(args: tuple, made: Tensor) -> int:

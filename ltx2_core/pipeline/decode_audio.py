@@ -38,8 +38,7 @@ class DecodeMel(Stage):
 
     def mel_frames(self, blueprint: Blueprint) -> int:
         """Return how many frames of a mel spectrogram come out."""
-        with torch.inference_mode():
-            return blueprint.network("audio_decoder")(self._latent(blueprint)).shape[2]
+        return blueprint.network("audio_decoder").mel_frames(self.latents)
 
     def _latent(self, blueprint: Blueprint) -> Tensor:
         decoder = blueprint.network("audio_decoder")
@@ -129,8 +128,7 @@ def audio_stages(blueprint: Blueprint, latents: int, batch: int = 1) -> DecodeAu
     if not blueprint.has("audio_decoder", "vocoder"):
         return None
     mel = DecodeMel(latents, batch)
-    frames = blueprint.remember(("mel frames", mel), lambda: mel.mel_frames(blueprint))
-    return DecodeAudio(mel, Vocode(frames, batch))
+    return DecodeAudio(mel, Vocode(mel.mel_frames(blueprint), batch))
 
 
 def decode_audio(decoder: AudioDecoder, latent: Tensor) -> Tensor:

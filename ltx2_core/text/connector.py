@@ -114,17 +114,21 @@ class Connector(nn.Module):
                 f"The text features are {features.shape[-1]} wide, this connector reads {self.config.width}: text "
                 "projection and connectors must come from the same model version."
             )
-        x = self.fill(features, torch.ones_like(features[..., 0]) if mask is None else mask)
+        x = self.fill(features, mask)
         positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         rotation = self.rope(positions.view(1, 1, -1))
         for block in self.blocks:
             x = block(x, rotation)
         return rms_norm(x)
 
-    def fill(self, features: Tensor, mask: Tensor) -> Tensor:
+    def fill(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Move valid rows to the front in their order and fill up to (B, S, D): row p becomes register p mod R."""
         length, registers = features.shape[1], self.registers.to(features.dtype)
         rows = math.ceil(max(self.config.rows, length) / len(registers)) * len(registers)
+        if mask is None:
+            begun, rest = length % len(registers), (rows - length) // len(registers)
+            tiles = ([registers[begun:]] if begun else []) + [registers] * rest
+            return torch.cat([features, *(tile.expand(len(features), -1, -1) for tile in tiles)], dim=1)
         # A stable sort of "is padding" keeps the order within valid rows.
         order = (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)
         front = features.take_along_dim(order[..., None], dim=1)

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from .connector import Connector
 from .encoder import TextEncoder
 from .features import Features, TextFeatures
-from .tokenizer import Tokenizer
+from .tokenizer import LENGTH, Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +69,22 @@ class Contexts:
 class HiddenStates:
     """Hidden states of a batch of prompts in the text encoder."""
 
-    states: list[Tensor]  # the embeddings and one per layer, (B, L, D) each
-    mask: Tensor  # (B, L), 0 on padding
+    states: list[Tensor]  # the embeddings and one per layer, (B, L, D) each; L is the longest prompt's
+    lengths: tuple[int, ...]  # tokens of each prompt, which are the last of its L
+
+    @property
+    def mask(self) -> Tensor:
+        """0 on padding, (B, L)."""
+        rows = torch.arange(self.states[0].shape[1], 0, -1)
+        return (rows <= torch.tensor(self.lengths)[:, None]).long().to(self.states[0].device)
 
 
 @torch.no_grad()
 def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> HiddenStates:
     """Run the text encoder on all prompts, positive and negative, in one batch.
+
+    They are padded as far as the longest of them needs, and stand where they would stand in 1024 rows, as officially:
+    positions are the same, and what nothing attends to is not computed.
 
     Raises CheckpointError if the tokenizer gives tokens that the encoder does not have.
     """
@@ -86,16 +95,17 @@ def compute_hidden_states(encoder: TextEncoder, tokenizer: Tokenizer, prompts: S
             f"The tokenizer belongs to another text encoder: it gives the token {highest:,}, and the weights have "
             f"{rows:,} rows. Download both from one place."
         )
-    ids, mask = ids.to(device), mask.to(device)
-    return HiddenStates(encoder(ids, mask), mask)
+    lengths = tuple(mask.sum(dim=1).tolist())
+    ids, mask = (each[:, -max(lengths) :].to(device) for each in (ids, mask))
+    return HiddenStates(encoder(ids, mask, first=LENGTH - max(lengths)), lengths)
 
 
 @torch.no_grad()
 def extract_features(projection: TextFeatures, hidden: HiddenStates) -> list[Features]:
-    """Project the hidden states of each prompt to features; both must be on one device."""
+    """Project the hidden states of each prompt's own tokens to features; both must be on one device."""
     return [
-        _extract(projection, [state[i : i + 1] for state in hidden.states], hidden.mask[i : i + 1])
-        for i in range(len(hidden.mask))
+        _extract(projection, [state[i : i + 1, -length:] for state in hidden.states])
+        for i, length in enumerate(hidden.lengths)
     ]
 
 
@@ -112,8 +122,6 @@ def connect(features: Features, video_connector: Connector, audio_connector: Con
     return Contexts(video_connector(features.video), audio_connector(features.audio))
 
 
-def _extract(projection: TextFeatures, states: list[Tensor], mask: Tensor) -> Features:
-    video, audio = projection(states, mask)
-    valid = mask[0].bool()
-    video_rows = video[:, valid]
-    return Features(video_rows, video_rows if audio is video else audio[:, valid])
+def _extract(projection: TextFeatures, states: list[Tensor]) -> Features:
+    every_row = torch.ones(states[0].shape[:2], dtype=torch.int64, device=states[0].device)
+    return Features(*projection(states, every_row))

@@ -1,6 +1,5 @@
 """What every text encoder has in common: hidden states of all layers, and sizes from a config or from shapes."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
@@ -10,6 +9,7 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from ..errors.foreign import Fields
+from .gemma_layers import Sight, TextModel
 
 # Of sizes that differ from 1 to 65,536: the least and the most that they can be.
 LIMITS: dict[str, tuple[Any, Any]] = {
@@ -42,6 +42,16 @@ class EncoderConfig(Protocol):
     def query_width(self) -> int:
         """Channels of the queries of all layers together."""
 
+    @property
+    def window(self) -> int:
+        """How many tokens a layer sees at most that does not attend to everything."""
+
+    def is_full(self, layer: int) -> bool:
+        """Return whether a layer attends to everything."""
+
+    def frequencies(self, full: bool) -> Tensor:
+        """Return the radians per position of each pair of channels of a head, (d / 2), float32."""
+
     @classmethod
     def from_json(cls, section: Mapping[str, Any], /) -> Self:
         """Read the text part of a Hugging Face ``config.json``."""
@@ -57,19 +67,19 @@ class EncoderConfig(Protocol):
         """Make the network without weights."""
 
 
-class TextEncoder(nn.Module, ABC):
+class TextEncoder(nn.Module):
     """Computes all hidden states of prompts; ``model`` has the names of transformers' text model."""
 
     config: EncoderConfig
-    model: Any
+    model: TextModel
 
     @property
     def table(self) -> Tensor:
         """The embedding of each token of the vocabulary, (vocabulary, D) unless it is stored in fewer bits."""
         return self.model.embed_tokens.weight
 
-    @abstractmethod
-    def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    @torch.no_grad()
+    def forward(self, ids: Tensor, mask: Tensor, first: int = 0) -> list[Tensor]:
         """Return layers + 1 hidden states (B, L, D): the input of each layer, then the output of the final norm.
 
         The last layer's own output is never used. Rows of padding are meaningless.
@@ -77,7 +87,15 @@ class TextEncoder(nn.Module, ABC):
         Args:
             ids: Token ids (B, L), padded on the left.
             mask: 0 on padding, (B, L).
+            first: Position of the first column; positions count the padding.
         """
+        x, config, states = self.embed(ids), self.config, []
+        near = Sight.of(mask, config.frequencies(False), config.window, first, x.dtype)
+        far = Sight.of(mask, config.frequencies(True), None, first, x.dtype)
+        for number, layer in enumerate(self.model.layers):
+            states.append(x)
+            x = layer(x, far if config.is_full(number) else near)
+        return [*states, self.model.norm(x)]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in.

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import LTX2Error
-from ..errors.foreign import Fields, foreign_call
+from ..errors.foreign import Fields
 from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
+from .gemma_layers import CausalAttention, Heads, Layer, Norm, TextModel
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -71,6 +72,15 @@ class GemmaConfig:
         sizes = WeightShapes(shapes).sizes
         return cls.from_json(cls(**sizes, attention_scalar=sizes["head_dim"]).to_json())
 
+    def is_full(self, layer: int) -> bool:
+        """Return whether a layer attends to everything."""
+        return layer % self.full_every == self.full_every - 1
+
+    def frequencies(self, full: bool) -> Tensor:
+        """Return the radians per position of each pair of channels of a head, (d / 2)."""
+        exponents = torch.arange(self.head_dim // 2) / (self.head_dim // 2)
+        return self.theta**-exponents / self.rope_factor if full else self.local_theta**-exponents
+
     @property
     def query_width(self) -> int:
         """Channels of the queries of all layers together."""
@@ -81,7 +91,7 @@ class GemmaConfig:
         return GemmaEncoder(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the arguments of ``Gemma3TextConfig`` in the older form that all releases of transformers accept."""
+        """Return the sizes as transformers' text config has them, in the older form that all its releases accept."""
         values = {_SIZES[name]: value for name, value in asdict(self).items() if name in _SIZES}
         scaled = {"rope_type": "linear", "factor": self.rope_factor} if self.rope_factor != 1 else None
         return values | {"rope_scaling": scaled}
@@ -101,44 +111,18 @@ def _ropes(fields: Fields) -> dict[str, float]:
 
 
 class GemmaEncoder(TextEncoder):
-    """Computes all hidden states of prompts.
+    """Computes all hidden states of prompts; the dtype comes with the weights."""
 
-    Weights have the names of transformers' ``Gemma3TextModel``, under ``model``. The dtype comes with the weights
-    (``load_state_dict(assign=True)``); ``.to(dtype)`` would round the rotary tables.
-    """
+    config: GemmaConfig
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
-        from transformers import Gemma3TextConfig, Gemma3TextModel
+        norm = partial(Norm, eps=config.eps, offset=1.0)
+        heads = Heads(config.heads, config.kv_heads, config.head_dim)
 
-        self.config = config
-        settings = foreign_call(lambda: Gemma3TextConfig(**config.to_json()), "transformers refuses Gemma's config")
-        self.model = Gemma3TextModel(settings).eval().requires_grad_(False)
-        self._restore_tables()
+        def layer() -> Layer:
+            attention = CausalAttention(config.width, heads, norm, scale=config.attention_scalar**-0.5)
+            return Layer(config.width, config.hidden, attention, norm)
 
-    @torch.no_grad()
-    def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return layers + 1 hidden states (B, L, D), as TextEncoder says."""
-        states: list[Tensor] = []
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in self.model.layers
-        ]
-        try:
-            result = self.model(inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [*states, result.last_hidden_state]
-
-    def _restore_tables(self) -> None:
-        """Recompute the tables that no file contains and that are lost when the model is built on the meta device."""
-        with torch.device("cpu"):
-            for name, module in list(self.model.named_children()):
-                if name.startswith("rotary_emb"):
-                    setattr(self.model, name, type(module)(module.config))
-            self.model.embed_tokens.embed_scale = torch.tensor(self.config.width**0.5)  # which is not used
-        if lost := [name for name, table in self.model.named_buffers() if table.is_meta]:
-            raise LTX2Error(
-                f"This release of transformers keeps unknown tables in Gemma 3: {', '.join(lost)}. Install an older "
-                "release."
-            )
+        layers = (layer() for _ in range(config.layers))
+        self.config, self.model = config, TextModel(config.vocabulary, config.width, layers, norm)

@@ -1,18 +1,16 @@
-"""The language model that encodes the prompts of 2.5: Gemma 4, all of whose layers count (see README.md, "Gemma 4").
+"""The language model that encodes the prompts of 2.5: Gemma 4, all of whose layers count (see README.md, "Gemma 4")."""
 
-Written from the architecture, without transformers, whose releases name and build it differently.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors.foreign import Fields
 from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
+from .gemma_layers import CausalAttention, Heads, Layer, Norm, Sight, TextModel, normalise
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -99,6 +97,14 @@ class Gemma4Config:
         """Return whether a layer attends to everything."""
         return layer % self.full_every == self.full_every - 1
 
+    def frequencies(self, full: bool) -> Tensor:
+        """Return the radians per position of each pair of channels of a head, (d / 2)."""
+        half = (self.full_head_dim if full else self.head_dim) // 2
+        frequencies = (self.theta if full else self.local_theta) ** -(torch.arange(half) / half)
+        if full:
+            frequencies[int(self.rotated * half) :] = 0
+        return frequencies
+
     @property
     def query_width(self) -> int:
         """Channels of the queries of all layers together."""
@@ -125,144 +131,42 @@ class Gemma4Config:
         }
 
 
-class Norm(nn.Module):
-    """Root-mean-square norm in float32, times a weight for each channel; cast back behind the weight."""
+class Attention(CausalAttention):
+    """Causal attention whose values have a norm without a weight; in layers that see everything they are the keys."""
 
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (..., D) over its last axis."""
-        return _normalise(x, self.eps, self.weight)
-
-
-def _normalise(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
-    wide = None if weight is None else weight.float()
-    return functional.rms_norm(x.float(), x.shape[-1:], wide, eps).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What layers of one kind share: which tokens see which, and how positions rotate."""
-
-    visible: Tensor  # (B, 1, L, L) bool
-    cos: Tensor  # (L, d / 2)
-    sin: Tensor
-
-    def rotate(self, x: Tensor) -> Tensor:
-        """Rotate channels (i, i + d / 2) of ``x`` (B, H, L, d) by their angle."""
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
-
-
-class Attention(nn.Module):
-    """Causal attention with a norm on queries, keys and values of each head; without ``v_proj`` values are the keys."""
-
-    def __init__(self, config: Gemma4Config, full: bool):
-        super().__init__()
-        self.head_dim = config.full_head_dim if full else config.head_dim
-        self.heads, self.kv_heads = config.heads, config.full_kv_heads if full else config.kv_heads
+    def __init__(self, config: Gemma4Config, full: bool, norm: Callable[[int], Norm]):
+        near = Heads(config.heads, config.kv_heads, config.head_dim)
+        far = Heads(config.heads, config.full_kv_heads, config.full_head_dim)
+        super().__init__(config.width, far if full else near, norm, scale=1.0, own_values=not full)
         self.eps = config.eps
-        self.q_proj = nn.Linear(config.width, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = None if full else nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
-        self.q_norm, self.k_norm = Norm(self.head_dim, config.eps), Norm(self.head_dim, config.eps)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        """Attend from each token of ``x`` (B, L, D) to those it sees."""
-        keys = self._heads(self.k_proj(x), self.kv_heads)
-        values = keys if self.v_proj is None else self._heads(self.v_proj(x), self.kv_heads)
-        query = sight.rotate(self.q_norm(self._heads(self.q_proj(x), self.heads)))
-        group = self.heads // self.kv_heads
-        key = sight.rotate(self.k_norm(keys)).repeat_interleave(group, dim=1)
-        value = _normalise(values, self.eps).repeat_interleave(group, dim=1)
-        seen = functional.scaled_dot_product_attention(query, key, value, sight.visible, scale=1.0)
-        return self.o_proj(seen.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor, count: int) -> Tensor:
-        """(B, L, H * d) to (B, H, L, d)."""
-        return x.unflatten(-1, (count, self.head_dim)).transpose(1, 2)
+    def finish_values(self, values: Tensor) -> Tensor:
+        """Normalise ``values`` (B, H, L, d)."""
+        return normalise(values, self.eps)
 
 
-class Mlp(nn.Module):
-    """The gated feed-forward network."""
+class ScaledLayer(Layer):
+    """A layer, and a number that scales its result."""
 
-    def __init__(self, config: Gemma4Config):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of ``x`` (B, L, D) by itself."""
-        return self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
-
-
-class Layer(nn.Module):
-    """Attention and feed-forward, each between two norms, and a number that scales the result."""
-
-    def __init__(self, config: Gemma4Config, full: bool):
-        super().__init__()
-        self.self_attn, self.mlp = Attention(config, full), Mlp(config)
-        self.input_layernorm = Norm(config.width, config.eps)
-        self.post_attention_layernorm = Norm(config.width, config.eps)
-        self.pre_feedforward_layernorm = Norm(config.width, config.eps)
-        self.post_feedforward_layernorm = Norm(config.width, config.eps)
+    def __init__(self, config: Gemma4Config, full: bool, norm: Callable[[int], Norm]):
+        super().__init__(config.width, config.hidden, Attention(config, full, norm), norm)
         self.layer_scalar = nn.Parameter(torch.empty(1))
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         """Return the state (B, L, D) after this layer."""
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), sight))
-        x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return x * self.layer_scalar
-
-
-class TextModel(nn.Module):
-    """The modules of the text model, by the names that its files give them."""
-
-    def __init__(self, config: Gemma4Config):
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
-        self.layers = nn.ModuleList(Layer(config, config.is_full(number)) for number in range(config.layers))
-        self.norm = Norm(config.width, config.eps)
+        return super().forward(x, sight) * self.layer_scalar
 
 
 class Gemma4Encoder(TextEncoder):
-    """Computes all hidden states of prompts; the dtype comes with the weights."""
+    """Computes all hidden states of prompts; the dtype comes with the weights.
+
+    The last state is that behind the final norm, whose weights reach 600: too large for float16.
+    """
 
     config: Gemma4Config
 
     def __init__(self, config: Gemma4Config):
         super().__init__()
-        self.config = config
-        self.model = TextModel(config).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return layers + 1 hidden states (B, L, D), as TextEncoder says.
-
-        Positions count the padding, too. The last state is that behind the final norm, whose weights reach 600: too
-        large for float16.
-        """
-        x, states = self.embed(ids), []
-        near, far = self._sight(mask, x, full=False), self._sight(mask, x, full=True)
-        for number, layer in enumerate(self.model.layers):
-            states.append(x)
-            x = layer(x, far if self.config.is_full(number) else near)
-        return [*states, self.model.norm(x)]
-
-    def _sight(self, mask: Tensor, x: Tensor, full: bool) -> Sight:
-        config, length = self.config, x.shape[1]
-        at = torch.arange(length, device=x.device)
-        distance = at[:, None] - at
-        visible = (distance >= 0) & ((distance < config.window) | full) & mask.bool()[:, None, None]
-        half = (config.full_head_dim if full else config.head_dim) // 2
-        frequencies = (config.theta if full else config.local_theta) ** -(torch.arange(half, device=x.device) / half)
-        if full:
-            frequencies[int(config.rotated * half) :] = 0
-        angles = at[:, None] * frequencies.float()
-        # Padding sees itself alone: a softmax over nothing would be no number.
-        return Sight(visible | (distance == 0), angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+        norm = partial(Norm, eps=config.eps)
+        layers = (ScaledLayer(config, config.is_full(number), norm) for number in range(config.layers))
+        self.config, self.model = config, TextModel(config.vocabulary, config.width, layers, norm)

@@ -4,6 +4,8 @@ import json
 import logging
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +97,6 @@ def test_hidden_states(official, reading):
         compare("Gemma hidden states", a[mask == 1], b[mask == 1])
     embeddings = model.get_input_embeddings().weight[ids] * math.sqrt(64)
     assert torch.allclose(found[0][mask == 1], embeddings[mask == 1])
-    assert torch.equal(found[-1][mask == 1], expected[-1][mask == 1])
 
 
 def test_the_official_encoder_gives_the_same(official):
@@ -144,7 +145,6 @@ def test_weights_stay_in_the_file(tmp_path):
     for ours, (shard, key) in files.names.items():
         assert encoder.get_parameter(ours).data_ptr() == shard.get(key).data_ptr()
     assert encoder.model.embed_tokens.weight.dtype == torch.bfloat16
-    assert all(table.dtype == torch.float32 for name, table in encoder.named_buffers() if "inv_freq" in name)
 
 
 @pytest.mark.parametrize(("scale", "more"), [("weight_scale", "comfy_quant"), ("scale_weight", "scaled_fp8")])
@@ -179,8 +179,7 @@ def test_the_full_size_is_that_of_gemma_12b():
     assert sum(math.prod(shape) for shape in shapes.values()) == 11_766_034_176
     assert GemmaConfig.from_shapes(shapes) == GemmaConfig()
     assert {GEMMA.ours(GEMMA.official(name), HF): shapes[name] for name in shapes} == shapes
-    full = [i for i, layer in enumerate(encoder.model.layers) if not layer.self_attn.is_sliding]
-    assert full == [5, 11, 17, 23, 29, 35, 41, 47]
+    assert [i for i in range(48) if encoder.config.is_full(i)] == [5, 11, 17, 23, 29, 35, 41, 47]
 
 
 def test_configs_of_older_and_newer_transformers_say_the_same():
@@ -197,13 +196,33 @@ def test_configs_of_older_and_newer_transformers_say_the_same():
     assert GemmaConfig.from_json({}) == GemmaConfig()
 
 
-def test_transformers_understands_every_setting():
-    config = GemmaConfig(layers=4, width=64, hidden=96, heads=2, kv_heads=1, head_dim=16, vocabulary=32,
-                         attention_scalar=9, window=512, full_every=2, theta=5e5, local_theta=2e4, rope_factor=4.0,
-                         eps=1e-5)  # fmt: skip
-    with torch.device("meta"):
-        encoder = GemmaEncoder(config)
-    assert GemmaConfig.from_json(encoder.model.config.to_dict()) == config
+@torch.no_grad()
+def test_every_setting_means_what_it_means_to_transformers():
+    """Other windows, scales of scores and rotary tables than the usual ones, and padding, state by state."""
+    transformers = pytest.importorskip("transformers")
+    ours = GemmaConfig(layers=4, width=64, hidden=96, heads=4, kv_heads=2, head_dim=16, vocabulary=32,
+                       attention_scalar=9, window=5, full_every=2, theta=5e3, local_theta=2e2, rope_factor=4.0,
+                       eps=1e-3)  # fmt: skip
+    theirs = transformers.Gemma3TextModel(transformers.Gemma3TextConfig(**ours.to_json())).eval()
+    for parameter in theirs.parameters():
+        parameter.copy_(torch.randn(parameter.shape) / math.sqrt(parameter.shape[-1]))
+    encoder = ours.build()
+    encoder.model.load_state_dict({name: theirs.state_dict()[name] for name in encoder.model.state_dict()})
+    assert GemmaConfig.from_json(theirs.config.to_dict()) == ours
+    ids, mask = torch.randint(3, 32, (3, 20)), torch.ones(3, 20, dtype=torch.int64)
+    mask[0, :7] = mask[1, :19] = 0
+    expected = theirs(ids, mask, output_hidden_states=True, use_cache=False).hidden_states
+    for a, b in zip(encoder(ids, mask), expected, strict=True):
+        assert a.isfinite().all()
+        compare("Gemma 3 hidden states, unusual settings", a[mask == 1], b[mask == 1], 1e-5)
+
+
+def test_a_prompt_is_read_without_the_modelling_code_of_transformers():
+    script = (
+        "import sys; from ltx2_core.checkpoint.text_encoder import *; files = open_text_encoder(sys.argv[1]);"
+        "build_text_encoder(files)(*files.tokenizer()(['x'])); sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(TOKENIZER)], cwd=Path(__file__).parents[2], check=True)
 
 
 def copy(folder: Path, target: Path, without: str = "") -> Path:

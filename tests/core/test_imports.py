@@ -45,9 +45,9 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 
-# What the extra "standalone" installs, itself or through transformers. All else (triton, say) is optional: not imported
+# What the extra "standalone" installs, itself or through one of them. All else (triton, say) is optional: not imported
 # at the top of a file.
-INSTALLED = {"torch", "numpy", "einops", "safetensors", "transformers", "tqdm", "av", "PIL"}
+INSTALLED = {"torch", "numpy", "einops", "safetensors", "tqdm", "av", "PIL"}
 ORACLES = {"ltx_core", "ltx_pipelines", "diffusers"}
 # ComfyUI's own modules, besides comfy.* and its kin; it has one called "nodes", and cannot import our "ltx2_core".
 HOST = {"nodes", "folder_paths", "server", "execution", "latent_preview", "node_helpers"}

@@ -7,9 +7,22 @@ import pytest
 import torch
 from agreement import compare, relative_error
 
+from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
+from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.errors import CheckpointError, SettingError
-from ltx2_core.text import Connector, ConnectorConfig, Contexts, Features, TextFeatures, TextFeaturesConfig, connect
+from ltx2_core.text import (
+    Connector,
+    ConnectorConfig,
+    Contexts,
+    Features,
+    TextFeatures,
+    TextFeaturesConfig,
+    compute_hidden_states,
+    connect,
+    extract_features,
+)
 from ltx2_core.text.features import normalise_prompt, normalise_tokens
 
 PREFIX = "model.diffusion_model."
@@ -308,3 +321,23 @@ def test_contexts_from_hidden_states():
         assert isinstance(found, Contexts)
         compare("hidden states to contexts 2.3 (video)", found.video, expected.video_encoding)
         compare("hidden states to contexts 2.3 (audio)", found.audio, expected.audio_encoding)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_prompts_without_padding_are_read_like_padded_ones(tiny_files, version):
+    """Rows that nothing attends to are not computed; the official way, all 1024 of them, gives the same."""
+    checkpoint, _, encoder_file = tiny_files(version)
+    models, files = open_models(checkpoint, encoder_file), open_text_encoder(encoder_file)
+    encoder, projection = build_text_encoder(files, torch.float32), build(models, "text_features", torch.float32)
+    prompts = ["a red ball bounces twice on the left", "", "a blue one"]
+    ids, mask = files.tokenizer()(prompts)
+    video, audio = projection(encoder(ids, mask), mask)
+    hidden = compute_hidden_states(encoder, files.tokenizer(), prompts)
+    assert torch.equal(hidden.mask, mask[:, -max(hidden.lengths) :])
+    assert hidden.lengths == tuple(mask.sum(dim=1).tolist()) and len({*hidden.lengths}) == 3
+    assert {tuple(state.shape[:2]) for state in hidden.states} == {(3, max(hidden.lengths))}
+    for number, features in enumerate(extract_features(projection, hidden)):
+        rows = mask[number].bool()
+        compare("prompts without padding (video)", features.video[0], video[number, rows], 2e-6)
+        compare("prompts without padding (audio)", features.audio[0], audio[number, rows], 2e-6)

@@ -22,7 +22,7 @@ from ...checkpoint.components import COMPONENTS
 from ...checkpoint.keys.gemma import GEMMA as GEMMA_KEYS
 from ...checkpoint.models import MINIATURE
 from ...checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ...text import Connector, GemmaConfig, GemmaEncoder, HiddenStates, connect, extract_features
+from ...text import Connector, GemmaConfig, GemmaEncoder, HiddenStates, compute_hidden_states, connect, extract_features
 from .. import world
 from .config import CONFIG
 from .stage import Stage, keep
@@ -303,14 +303,10 @@ class Reader:
     def __init__(self, device: str):
         files = open_text_encoder(GEMMA)
         self.encoder, self.tokenizer = build_text_encoder(files, torch.float32).to(device), files.tokenizer()
-        self.device = device
 
     def __call__(self, captions: Sequence[str]) -> HiddenStates:
-        """Like ``compute_hidden_states``, padded only as far as the longest caption needs: a hundred times as fast."""
-        ids, mask = self.tokenizer(captions)
-        longest = int(mask.sum(dim=1).max())
-        ids, mask = (tokens[:, -longest:].to(self.device) for tokens in (ids, mask))
-        return HiddenStates(self.encoder(ids, mask), mask)
+        """Return the hidden states of ``captions``."""
+        return compute_hidden_states(self.encoder, self.tokenizer, captions)
 
 
 def new_networks() -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""What Gemma 3 and Gemma 4 are both made of, by the names that their files give it (see README.md, "Gemma").
+
+Written from the architecture, without transformers: its releases name and build Gemma differently, and importing it
+takes longer than reading a prompt.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Heads(NamedTuple):
+    """How the queries, and the keys and values, of a layer are divided."""
+
+    queries: int
+    keys: int  # divides ``queries``
+    width: int  # channels d of each
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm in float32, times a weight for each channel; cast back behind the weight.
+
+    Args:
+        width: Channels.
+        eps: Added to the mean square.
+        offset: Added to the weight: Gemma 3 stores what differs from one.
+    """
+
+    def __init__(self, width: int, eps: float, offset: float = 0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (..., D) over its last axis."""
+        weight = self.weight.float()
+        return normalise(x, self.eps, weight + self.offset if self.offset else weight)
+
+
+def normalise(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
+    """Return the root-mean-square norm of ``x`` (..., D), computed in float32, times ``weight`` (D)."""
+    return functional.rms_norm(x.float(), x.shape[-1:], weight, eps).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What layers of one kind share: which tokens see which, and how positions rotate."""
+
+    visible: Tensor  # (B, 1, L, L) bool
+    cos: Tensor  # (L, d / 2)
+    sin: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor, frequencies: Tensor, window: int | None, first: int, dtype: torch.dtype) -> "Sight":
+        """Let each token see itself and what is before it, but no padding.
+
+        Args:
+            mask: 0 on padding, (B, L).
+            frequencies: Radians per position of each pair of channels, (d / 2).
+            window: How many tokens are seen at most; None for all.
+            first: Position of the first column.
+            dtype: Of what is rotated; angles are float32.
+        """
+        at = torch.arange(mask.shape[1], device=mask.device)
+        distance = at[:, None] - at
+        seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        angles = (at + first)[:, None] * frequencies.to(mask.device)
+        # Padding sees itself alone: a softmax over nothing would be no number.
+        visible = seen & mask.bool()[:, None, None] | (distance == 0)
+        return cls(visible, angles.cos().to(dtype), angles.sin().to(dtype))
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate channels (i, i + d / 2) of ``x`` (B, H, L, d) by their angle."""
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
+
+
+class CausalAttention(nn.Module):
+    """Attention with a norm on the queries and keys of each head.
+
+    Args:
+        width: Channels D of a state.
+        heads: How they are divided.
+        norm: Makes the norm of a width.
+        scale: Times the scores.
+        own_values: Whether values have a projection; else they are the keys, before their norm and rotation.
+    """
+
+    def __init__(self, width: int, heads: Heads, norm: Callable[[int], Norm], scale: float, own_values: bool = True):
+        super().__init__()
+        self.heads, self.scale = heads, scale
+        self.q_proj = nn.Linear(width, heads.queries * heads.width, bias=False)
+        self.k_proj = nn.Linear(width, heads.keys * heads.width, bias=False)
+        self.v_proj = nn.Linear(width, heads.keys * heads.width, bias=False) if own_values else None
+        self.o_proj = nn.Linear(heads.queries * heads.width, width, bias=False)
+        self.q_norm, self.k_norm = norm(heads.width), norm(heads.width)
+
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        """Attend from each token of ``x`` (B, L, D) to those it sees."""
+        keys = self._split(self.k_proj(x))
+        values = self.finish_values(keys if self.v_proj is None else self._split(self.v_proj(x)))
+        query = sight.rotate(self.q_norm(self._split(self.q_proj(x))))
+        group = self.heads.queries // self.heads.keys
+        key = sight.rotate(self.k_norm(keys)).repeat_interleave(group, dim=1)
+        value = values.repeat_interleave(group, dim=1)
+        seen = functional.scaled_dot_product_attention(query, key, value, sight.visible, scale=self.scale)
+        return self.o_proj(seen.transpose(1, 2).flatten(2))
+
+    def finish_values(self, values: Tensor) -> Tensor:
+        """Return what is attended to of ``values`` (B, H, L, d): they themselves."""
+        return values
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, L, H * d) to (B, H, L, d)."""
+        return x.unflatten(-1, (-1, self.heads.width)).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """The gated feed-forward network."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of ``x`` (B, L, D) by itself."""
+        return self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each between two norms."""
+
+    def __init__(self, width: int, hidden: int, attention: CausalAttention, norm: Callable[[int], Norm]):
+        super().__init__()
+        self.self_attn, self.mlp = attention, Mlp(width, hidden)
+        self.input_layernorm, self.post_attention_layernorm = norm(width), norm(width)
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(width), norm(width)
+
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        """Return the state (B, L, D) after this layer."""
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), sight))
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class TextModel(nn.Module):
+    """The modules of the text model, frozen."""
+
+    def __init__(self, vocabulary: int, width: int, layers: Iterable[Layer], norm: Callable[[int], Norm]):
+        super().__init__()
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(vocabulary, width))
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm(width)
+        self.eval().requires_grad_(False)
