@@ -1,6 +1,7 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from ..layers import Visibility
+from ..layers.kernels import count_with
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
@@ -15,4 +16,5 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "Visibility",
+    "count_with",
 ]
