@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import needs_grad
-from .kernels import NORM_ROTATE
+from .kernels import NORM_ROTATE, attend
 from .kernels.light import split_heads
 from .norms import RMSNorm
 from .rope import Rotation
@@ -90,14 +90,16 @@ class Attention(nn.Module):
         q, k, v = query.q, key_value.k, key_value.v
         if isinstance(bias, Visibility):
             return self._attend_by_groups(q, k, v, bias)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if bias is not None:  # which the fastest kernels do not know
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return attend(q, k, v)
 
     def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         """Attend without a mask, which the fastest kernels do not know: what tokens see is in channels of q and k."""
         scale = q.shape[-1] ** -0.5
         own, other = visibility.query_channels(q.dtype, scale), visibility.key_channels(q.dtype, scale)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend_widely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             wide_v = F.pad(v, (0, own.shape[-1]))  # the fastest kernels want all three of one width
             wide = F.scaled_dot_product_attention(_append(q, own), _append(k, other), wide_v, scale=scale)
             return wide[..., : v.shape[-1]]
@@ -105,7 +107,7 @@ class Attention(nn.Module):
         output = torch.empty_like(q)
         for start in range(0, self.heads, HEADS_AT_ONCE):  # so that there is no second copy of everything
             heads = slice(start, start + HEADS_AT_ONCE)
-            output[:, heads] = attend(q[:, heads], k[:, heads], v[:, heads])
+            output[:, heads] = attend_widely(q[:, heads], k[:, heads], v[:, heads])
         return output
 
     def pass_values(self, x: Tensor) -> Tensor:

@@ -12,9 +12,26 @@ import torch
 from agreement import relative_error
 from torch import Tensor
 
+import ltx2_core as ltx2
 from benchmarks.traffic import count_difference, hidden_bytes, of_ours, section_of
-from ltx2_core.layers.kernels import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE, Kernel, Operation, count_with
+from ltx2_core.errors import SettingError
+from ltx2_core.layers.kernels import (
+    LINEAR_GELU,
+    NORM_MODULATE,
+    NORM_ROTATE,
+    Kernel,
+    Operation,
+    attend,
+    attending_with,
+    attention,
+    count_with,
+)
 from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.settings import Resources
+from ltx2_core.settings.request import check_limits
 
 IN_TRITON = "kernels_in_triton.py"
 
@@ -86,6 +103,7 @@ def kernel_of(operation: Operation, name: str):
 
 
 @pytest.mark.oracle
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [NORM_MODULATE, NORM_ROTATE], ids=lambda each: each.name)
 def test_operations_of_comfy_kitchen(operation):
     """Its own plain way, which is what it has on a CPU; that alone would not be taken."""
@@ -118,6 +136,7 @@ def test_kernels_in_triton():
     assert child.returncode == 0, child.stdout + child.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version, plain, most", [("2.0", 71, (48, 90)), ("2.3", 79, (48.1, 120))])
 def test_bytes_and_operations_of_a_block(version, plain, most):
     """In hidden states of the video; ComfyUI 0.33 moves 48.5 in 97 operations, and 56.1 in 133."""
@@ -128,3 +147,102 @@ def test_bytes_and_operations_of_a_block(version, plain, most):
     with count_with(CUBLAS, KITCHEN):
         found = count_difference(of_ours, section)
     assert found.moved < most[0] * hidden_bytes(section) and found.launches < most[1]
+
+
+QKV = [torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(tokens)) for tokens in (7, 5, 5)]
+PLAIN = attention.attend_plainly(*QKV)
+
+
+def attention_of(function, **how) -> Operation:
+    return Operation(
+        "Attention", attention.attend_plainly, [Kernel("fake", lambda: function, ("cpu",))], attention._sample, **how
+    )
+
+
+def scaled_by(factor: float):
+    return lambda *qkv: attention.attend_plainly(*qkv) * factor
+
+
+def test_exact_attention_is_taken_by_itself_and_wrong_attention_never(monkeypatch):
+    seen = []
+
+    def right(*qkv):
+        seen.append(qkv)
+        return attention.attend_plainly(*qkv)
+
+    monkeypatch.setattr(attention, "EXACT", attention_of(right))
+    assert torch.equal(attend(*QKV), PLAIN) and len(seen) == 2  # the trial and this
+    with attending_with("pytorch"):
+        assert torch.equal(attend(*QKV), PLAIN) and len(seen) == 2
+    assert attend(*(each.to("meta") for each in QKV)).is_meta and len(seen) == 2
+    q = QKV[0].clone().requires_grad_()
+    attend(q, *QKV[1:]).sum().backward()
+    assert q.grad is not None and len(seen) == 2
+    for wrong in (scaled_by(1.01), scaled_by(torch.nan), fails(RuntimeError("no such card"))):
+        monkeypatch.setattr(attention, "EXACT", attention_of(wrong))
+        assert torch.equal(attend(*QKV), PLAIN)
+
+
+def test_inexact_attention_is_taken_where_it_is_asked_for_and_pays(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(attention.INEXACT, "sage", attention_of(scaled_by(1.01), tolerance=0.1))
+    monkeypatch.setitem(attention.INEXACT, "int8", attention_of(scaled_by(1.2), tolerance=0.1))
+    monkeypatch.setattr(attention, "LEAST_TOKENS", 5)
+    assert torch.equal(attend(*QKV), PLAIN)
+    with attending_with("sage"):
+        torch.testing.assert_close(attend(*QKV), PLAIN * 1.01)
+        assert torch.equal(attend(QKV[0][:, :, :4], *QKV[1:]), PLAIN[:, :, :4])  # too few
+        with attending_with("int8"):
+            assert torch.equal(attend(*QKV), PLAIN)
+        torch.testing.assert_close(attend(*QKV), PLAIN * 1.01)
+    assert torch.equal(attend(*QKV), PLAIN)
+    assert "within 1.0e-02" in caplog.text and "off by 2.0e-01" in caplog.text
+
+
+def test_attention_that_is_asked_for_and_missing_is_told(caplog):
+    names = [kernel.name for each in attention.INEXACT.values() for kernel in each.kernels]
+    for each in attention.INEXACT.values():
+        each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
+        assert each.find(QKV[0]) is None
+    assert [name in line for name, line in zip(names, caplog.messages)] == [True, True]
+
+
+def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
+    def flash(q, k, v, softmax_scale=None):
+        heads = [each.transpose(1, 2) for each in (q, k, v)]
+        return attention.attend_plainly(*heads, softmax_scale).transpose(1, 2), None
+
+    def sage(q, k, v, tensor_layout, is_causal, sm_scale):
+        assert tensor_layout == "HND" and not is_causal
+        return attention.attend_plainly(q, k, v, sm_scale)
+
+    class Library:
+        flash_attn_func, sageattn = staticmethod(flash), staticmethod(sage)
+        int8_attention = staticmethod(lambda q, k, v, scale: attention.attend_plainly(q, k, v, scale))
+        int8_attention_is_available = staticmethod(lambda: True)
+
+    for name in ("flash_attn_interface", "flash_attn", "flash_attn.cute", "sageattention", "comfy_kitchen"):
+        monkeypatch.setitem(sys.modules, name, Library)
+    rows = [*attention.EXACT.kernels, *(kernel for each in attention.INEXACT.values() for kernel in each.kernels)]
+    for kernel in rows:
+        for scale in (None, 0.3):
+            torch.testing.assert_close(kernel.load()(*QKV, scale), attention.attend_plainly(*QKV, scale))
+
+
+@pytest.mark.slow
+def test_an_engine_attends_as_it_is_asked(monkeypatch):
+    models = ltx2.open_models("miniature")
+    size = LatentSize((1, 2, 2), 3)
+    stage, seen = Sample(Sampling((1.0, 0.0)), size), []
+    monkeypatch.setattr(attention, "EXACT", attention_of(lambda *qkv: seen.append("exact") or scaled_by(1)(*qkv)))
+    monkeypatch.setitem(attention.INEXACT, "int8", attention_of(lambda *qkv: seen.append("int8") or scaled_by(1)(*qkv)))
+    monkeypatch.setattr(attention, "LEAST_TOKENS", 5)
+    for asked, expected in ("auto", "exact"), ("int8", "int8"):
+        seen.clear()
+        with LocalEngine(models, Resources(device="cpu", attention=asked)).use(stage):
+            attend(*QKV)
+        assert seen[-1] == expected
+    attend(*QKV)
+    assert seen[-1] == "exact"
+    with pytest.raises(SettingError, match="fast"):
+        check_limits(Resources(attention="fast"))

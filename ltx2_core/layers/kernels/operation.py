@@ -53,6 +53,7 @@ class Operation:
         plain: the reference.
         kernels: faster ones, the best first.
         sample: makes arguments for a trial, on a device and in a dtype.
+        tolerance: the largest error that is let pass, as a share of the size; None for what rounding allows.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Operation:
         plain: Function,
         kernels: Sequence[Kernel],
         sample: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
+        tolerance: float | None = None,
     ):
         self.name, self.plain, self.kernels, self.sample = name, plain, tuple(kernels), sample
+        self.tolerance = tolerance
         self._chosen: dict[tuple[torch.device, torch.dtype], tuple[str, Function] | None] = {}
 
     def find(self, x: Tensor) -> Function | None:
@@ -111,12 +114,13 @@ class Operation:
         except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
             if ran_out(reason):
                 raise
-            _log.info("%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
+            told = logging.INFO if self.tolerance is None else logging.WARNING  # where it was asked for
+            _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
             return None
-        if not error <= TOLERANCES.get(dtype, _TOLERANCE):
+        if not error <= (self.tolerance or TOLERANCES.get(dtype, _TOLERANCE)):
             _log.warning("%s leaves %s aside on %s, which is off by %.1e.", self.name, kernel.name, device, error)
             return None
-        _log.info("%s is done by %s on %s.", self.name, kernel.name, device)
+        _log.info("%s is done by %s on %s, within %.1e of the plain way.", self.name, kernel.name, device, error)
         return function
 
 
