@@ -22,11 +22,11 @@ from peak import Peak  # noqa: E402
 
 from benchmarks.block import seconds  # noqa: E402
 from benchmarks.markdown import markdown  # noqa: E402
+from ltx2_core.checkpoint.components import COMPONENTS  # noqa: E402
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER  # noqa: E402
-from ltx2_core.video_vae import VideoDecoder, VideoEncoder, VideoVAEConfig  # noqa: E402
 
 ROUNDS = 3
-HALVES = {"decoder": (VideoDecoder, VIDEO_DECODER), "encoder": (VideoEncoder, VIDEO_ENCODER)}
+HALVES = {"decoder": VIDEO_DECODER, "encoder": VIDEO_ENCODER}  # how their tensors are named
 CASES = {"9 frames 128x128": (1, (9, 128)), "a quarter of the width, 25 frames 256x256": (4, (25, 256))}
 
 
@@ -39,8 +39,7 @@ def pair(half: str, config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     for name, tensor in theirs.state_dict().items():
         gain = 1.5 / math.sqrt(tensor[0].numel()) if tensor.ndim > 1 else 0.1
         tensor.copy_(gain * torch.randn(tensor.shape, generator=generator) + (1.0 if "std" in name else 0.0))
-    make, keys = HALVES[half]
-    ours = make(VideoVAEConfig.from_json(config))
+    ours, keys = COMPONENTS[f"video_{half}"].make({"vae": config}, {}), HALVES[half]
     prefixes = {name: name if name.startswith("per_channel") else f"{half}.{name}" for name in theirs.state_dict()}
     ours.load_state_dict({keys.ours(prefixes[name], ""): tensor for name, tensor in theirs.state_dict().items()})
     return ours.requires_grad_(False), theirs.requires_grad_(False)
