@@ -44,7 +44,7 @@ from ..ltx2_core.pipeline.stage import (
     need_of,
 )
 from ..ltx2_core.quantization import CASTS
-from ..ltx2_core.settings import PRECISIONS
+from ..ltx2_core.settings import PRECISIONS, Resources
 from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import Preview
@@ -283,9 +283,9 @@ def upscaler_of(value: UpscalerLike, models: Models) -> AnyUpscaler:
 class LoadedModel:
     """LTX2AV_MODEL: the opened files of a model, and its networks as far as they have been needed."""
 
-    def __init__(self, models: Models, precision: str):
+    def __init__(self, models: Models, precision: str, attention: str = Resources.attention):
         """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights."""
-        self.models = models
+        self.models, self.attention = models, attention
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
         self._dtypes = {
@@ -361,6 +361,7 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
+        self.attention = model.attention
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id

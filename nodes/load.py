@@ -18,7 +18,7 @@ from ..ltx2_core.checkpoint.upscaler import find_upscaler, open_upscaler
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
-from ..ltx2_core.settings import PRECISIONS
+from ..ltx2_core.settings import PRECISIONS, Resources
 from . import host, inputs
 from .engine import FollowsModel, LoadedGemma, LoadedModel, LoadedUpscaler
 from .values import GemmaType, ModelType
@@ -125,26 +125,34 @@ class LoadModel(io.ComfyNode):
                     AUTO_PART,
                     NONE,
                 ),
+                *inputs.widgets(Resources, "attention"),
             ],
             outputs={"model": ModelType},
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, precision: str = "auto", kind: str = "", **parts: str) -> list[Stamp]:
+    def fingerprint_inputs(
+        cls, checkpoint: str, precision: str = "auto", kind: str = "", attention: str = "", **parts: str
+    ) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
 
     @classmethod
     def execute(
-        cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, **parts: str
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        checkpoint: str,
+        precision: str = "auto",
+        kind: str = AS_NAMED,
+        attention: str = Resources.attention,
+        **parts: str,
+    ) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
 
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision)
+            return LoadedModel(models, precision, attention)
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind), open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention), open_files))
 
 
 class LoadGemma(io.ComfyNode):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from .autograd import needs_grad
+from .kernels import NORM_ROTATE, attend
+from .kernels.light import split_heads
 from .norms import RMSNorm
 from .rope import Rotation
 from .visibility import Visibility
@@ -70,13 +71,12 @@ class Attention(nn.Module):
 
     def project_query(self, x: Tensor, rotation: Rotation | None = None) -> Query:
         """Project tokens ``x`` (B, N, D) to queries and gates; ``x`` is not needed afterwards."""
-        q = self._split_heads(self.q_norm(self.q(x)))
-        return Query(q if rotation is None else rotation(q), self._gates(x))
+        return Query(self._place(self.q(x), self.q_norm, rotation), self._gates(x))
 
     def project_key_value(self, context: Tensor, rotation: Rotation | None = None) -> KeyValue:
         """Project ``context`` (B, M, C) to keys and values, which several queries may share."""
-        k = self._split_heads(self.k_norm(self.k(context)))
-        return KeyValue(k if rotation is None else rotation(k), self._split_heads(self.v(context)))
+        k = self._place(self.k(context), self.k_norm, rotation)
+        return KeyValue(k, split_heads(self.v(context), self.heads))
 
     def attend(self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | None = None) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
@@ -90,14 +90,16 @@ class Attention(nn.Module):
         q, k, v = query.q, key_value.k, key_value.v
         if isinstance(bias, Visibility):
             return self._attend_by_groups(q, k, v, bias)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if bias is not None:  # which the fastest kernels do not know
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return attend(q, k, v)
 
     def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         """Attend without a mask, which the fastest kernels do not know: what tokens see is in channels of q and k."""
         scale = q.shape[-1] ** -0.5
         own, other = visibility.query_channels(q.dtype, scale), visibility.key_channels(q.dtype, scale)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend_widely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             wide_v = F.pad(v, (0, own.shape[-1]))  # the fastest kernels want all three of one width
             wide = F.scaled_dot_product_attention(_append(q, own), _append(k, other), wide_v, scale=scale)
             return wide[..., : v.shape[-1]]
@@ -105,7 +107,7 @@ class Attention(nn.Module):
         output = torch.empty_like(q)
         for start in range(0, self.heads, HEADS_AT_ONCE):  # so that there is no second copy of everything
             heads = slice(start, start + HEADS_AT_ONCE)
-            output[:, heads] = attend(q[:, heads], k[:, heads], v[:, heads])
+            output[:, heads] = attend_widely(q[:, heads], k[:, heads], v[:, heads])
         return output
 
     def pass_values(self, x: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class Attention(nn.Module):
         This is the perturbation of spatio-temporal guidance (STG, arXiv 2411.18664); gates and output projection
         still apply.
         """
-        return self.project_out(self._split_heads(self.v(x)), self._gates(x))
+        return self.project_out(split_heads(self.v(x), self.heads), self._gates(x))
 
     def project_out(self, heads: Tensor, gates: Tensor | None) -> Tensor:
         """Apply the gates and the output projection; (B, H, N, d) to (B, N, D).
@@ -123,13 +125,17 @@ class Attention(nn.Module):
         """
         if gates is not None:
             heads = heads * gates if needs_grad(heads, gates) else heads.mul_(gates)
-        return self.out(rearrange(heads, "b h n d -> b n (h d)"))
+        return self.out(heads.transpose(1, 2).flatten(2))
 
     def _gates(self, x: Tensor) -> Tensor | None:
         return None if self.gate is None else (2 * self.gate(x).sigmoid()).mT.unsqueeze(-1)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+    def _place(self, x: Tensor, norm: RMSNorm, rotation: Rotation | None) -> Tensor:
+        """Normalise x (B, N, H d) over all heads, and rotate each head; (B, H, N, d)."""
+        if rotation is None:
+            return split_heads(norm(x), self.heads)
+        kernel = None if rotation.interleaved or needs_grad(x) else NORM_ROTATE.find(x)
+        return (kernel or NORM_ROTATE.plain)(x, norm.weight, norm.eps, rotation)
 
 
 def _append(x: Tensor, channels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import needs_grad
+from .kernels import LINEAR_GELU
 
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
 CHUNK = 4096
@@ -30,25 +31,48 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=bias)
         self.chunk = CHUNK
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Transform each token of ``x`` (B, N, D) by itself; ``chunk`` tokens at a time bound the memory."""
+    def transform(self, x: Tensor, combine: "Combine | None" = None) -> Tensor:
+        """Transform each token of ``x`` (B, N, D) by itself; ``chunk`` tokens at a time bound the memory.
+
+        Args:
+            x: the tokens.
+            combine: what is returned instead of the transformed tokens, from their first and last place and
+                themselves; it may be told to write it into a tensor.
+        """
+        if len(x) > 1 and combine is not None:
+            return combine(0, x.shape[1], self.transform(x), None)
         tokens = x.flatten(0, -2)
         if len(tokens) <= self.chunk or needs_grad(x):
-            return _transform(x, self.up, self.down)
+            change = _transform(x, self.up, self.down)
+            return change if combine is None else combine(0, len(tokens), change, None)
         up, down = _for_all_chunks(self.up, x.dtype), _for_all_chunks(self.down, x.dtype)
-        output = torch.empty_like(tokens)
+        output, start = torch.empty_like(tokens), 0
         chunks = math.ceil(len(tokens) / self.chunk)
         for source, target in zip(tokens.tensor_split(chunks), output.tensor_split(chunks)):
-            target.copy_(_transform(source, up, down))
+            stop = start + len(source)
+            if combine is None:
+                target.copy_(_transform(source, up, down))
+            else:
+                combine(start, stop, _transform(source, up, down)[None], target[None])
+            start = stop
         return output.view_as(x)
 
 
 Linear = Callable[[Tensor], Tensor]
+Combine = Callable[[int, int, Tensor, Tensor | None], Tensor]
 
 
 def _transform(x: Tensor, up: Linear, down: Linear) -> Tensor:
     """All tokens at once, which holds 4 D channels of each."""
+    kernel = LINEAR_GELU.find(x) if _is_plain(up) and not needs_grad(x) else None
+    if kernel is not None and isinstance(up, nn.Linear):
+        return down(kernel(x, up.weight, up.bias))
     return down(_gelu_(up(x), approximate="tanh"))
+
+
+def _is_plain(linear: Linear) -> bool:
+    """Whether ``linear`` does nothing but multiply by its weight: no LoRA beside it, no other format."""
+    return type(linear) is nn.Linear and not {"forward", "expanded"} & vars(linear).keys()
 
 
 def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Linear:

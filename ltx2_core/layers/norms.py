@@ -10,17 +10,18 @@ from .autograd import needs_grad
 _NOT_FUSED = ("cpu",)
 
 
-def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return x / sqrt(mean(x^2) + eps) over the last axis, the norm of hidden states in all blocks."""
+def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tensor:
+    """Return x / sqrt(mean(x^2) + eps) over the last axis, times ``weight`` for each channel if there is one."""
     if x.device.type not in _NOT_FUSED:
-        return F.rms_norm(x, x.shape[-1:], eps=eps)
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     factor = (norm.square() / x.shape[-1] + eps).rsqrt()
-    return (x * factor).to(x.dtype) if needs_grad(x) else torch.mul(x, factor, out=torch.empty_like(x))
+    normal = (x * factor).to(x.dtype) if needs_grad(x) else torch.mul(x, factor, out=torch.empty_like(x))
+    return normal if weight is None else normal.mul_(weight)
 
 
 class RMSNorm(nn.Module):
-    """``rms_norm`` times a weight for each channel."""
+    """``rms_norm`` with a weight for each channel."""
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
@@ -29,6 +30,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (..., D) over its last axis and scale each channel."""
-        if x.device.type not in _NOT_FUSED:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return rms_norm(x, self.eps).mul_(self.weight)
+        return rms_norm(x, self.eps, self.weight)

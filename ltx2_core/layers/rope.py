@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,15 +18,30 @@ class Rotation:
     sin: Tensor
     interleaved: bool
 
+    @property
+    def heads(self) -> int:
+        """The number of heads H."""
+        return self.cos.shape[1]
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """The same as matrices (B, N, H, d/2, 2, 2), which some kernels want; twice as much to hold and read."""
+        rows = torch.stack((self.cos, -self.sin, self.sin, self.cos), dim=-1)
+        return rows.transpose(1, 2).unflatten(-1, (2, 2)).contiguous()
+
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x (B, H, N, d) in place: pairs are (i, i + d/2), or (2i, 2i + 1) in the interleaved layout."""
-        half = x.shape[-1] // 2
-        first, second = (x[..., ::2], x[..., 1::2]) if self.interleaved else (x[..., :half], x[..., half:])
+        """Rotate x (B, H, N, d), which may be overwritten: pairs are (i, i + d/2), or (2i, 2i + 1) if interleaved."""
+        first, second = self._pairs(x)
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         first_sin = first * sin
         first.mul_(cos).addcmul_(second, sin, value=-1)
         second.mul_(cos).add_(first_sin)
         return x
+
+    def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first and the second of each pair, (B, H, N, d/2)."""
+        half = x.shape[-1] // 2
+        return (x[..., ::2], x[..., 1::2]) if self.interleaved else (x[..., :half], x[..., half:])
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Rope:
         # Position 0 lies at -1 and the maximum at +1; frequencies vary slowest, axes fastest.
         centred = (positions.float() / limits[:, None]) * 2 - 1
         angles = (centred.mT.unsqueeze(2) * grid.to(positions.device)[:, None]).flatten(2)
+        angles = angles.contiguous()  # whatever the layout of the positions: channels of a token are read together
         # What the axes do not fill stays unrotated, at the front of the first head.
         padding = self.heads * self.head_dim // 2 - angles.shape[-1]
         angles = torch.nn.functional.pad(angles, (padding, 0))

@@ -58,12 +58,6 @@ def cost(run: Callable[[], Any]) -> Cost:
     return Cost(counter.peak, *work, counter.launches)
 
 
-def _read(kind: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
-    """What an operation reads: all that it is given but what it only writes."""
-    read = args[1:] if kind is aten.copy_ else args
-    return tensors_in((read, {name: value for name, value in kwargs.items() if name != "out"}))
-
-
 class _Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -80,7 +74,9 @@ class _Counter(TorchDispatchMode):
         made = tensors_in(result)
         self._keep_new(given, made)
         kind = operation.overloadpacket
-        self.launches += not operation.is_view
+        if operation.is_view or kind in _FREE:
+            return result
+        self.launches += 1
         if kind is aten.scaled_dot_product_attention:
             self.attention += 4 * args[0].numel() * args[1].shape[-2]
         elif rate := SCALED_OPERATIONS.get(kind):
@@ -91,8 +87,9 @@ class _Counter(TorchDispatchMode):
             self.convolutions += 2 * _CONVOLUTIONS[kind](args, made[0])
         elif kind in _PICKED:
             self.moved += 2 * _PICKED[kind](args, made[0])
-        elif not operation.is_view:
-            self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in (*_read(kind, args, kwargs), *made))
+        else:
+            written = made or _changed(operation, args)
+            self.moved += sum(map(_bytes, (*_read(kind, args, kwargs), *written)))
         return result
 
     def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> None:
@@ -119,6 +116,21 @@ class _Counter(TorchDispatchMode):
 _Counter.__torch_dispatch__ = _Counter.count  # type: ignore[method-assign, assignment]
 
 
+def _read(kind: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return what an operation reads: not what it only writes."""
+    return tensors_in((args[1:] if kind is aten.copy_ else args, {k: v for k, v in kwargs.items() if k != "out"}))
+
+
+def _changed(operation: Any, args: tuple) -> list[Tensor]:
+    """Return what an operation without a result changes in place."""
+    places = [place for place, each in enumerate(operation._schema.arguments) if each.alias_info is not None]
+    return tensors_in([args[place] for place in places if place < len(args)])
+
+
+def _bytes(tensor: Tensor) -> int:
+    return min(tensor.nbytes, tensor.untyped_storage().nbytes())
+
+
 def _per_output(args: tuple, made: Tensor) -> int:
     """Of a convolution or linear layer: every output sums over all but the first axis of the weight."""
     return made.numel() * math.prod(args[1].shape[1:])
@@ -133,10 +145,14 @@ def _matrices(args: tuple, made: Tensor) -> int:
     return made.numel() * args[-2].shape[-1]
 
 
+# What starts no kernel and touches no byte: memory is reserved, and dropout returns its input outside of training.
+_FREE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.dropout}
+
 # Multiplications of each operation, from its arguments and result.
 _PRODUCTS: dict[Any, Callable[[tuple, Tensor], int]] = {
     aten.linear: _per_output,
     **dict.fromkeys((aten.matmul, aten.mm, aten.bmm), _matrices),
+    aten._addmm_activation: _matrices,
 }
 _CONVOLUTIONS: dict[Any, Callable[[tuple, Tensor], int]] = {
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _per_output),

@@ -13,6 +13,7 @@ from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
 from ..memory.placement import Placement, Room
+from ..transformer import ATTENTIONS, attending_with
 from .blueprint import Blueprint
 from .pace import Pace
 from .plan import Load, place_stage
@@ -29,6 +30,7 @@ class PlannedEngine(ABC):
     _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
+    attention: str = ATTENTIONS[0]  # of the transformer
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
     @property
@@ -107,6 +109,7 @@ class PlannedEngine(ABC):
             with (
                 memory_told(f" in the stage {stage.name}"),
                 exact_float32(),
+                attending_with(self.attention),
                 self.bring(stage, placement, loras) as networks,
             ):
                 yield networks

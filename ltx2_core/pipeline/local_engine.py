@@ -72,7 +72,7 @@ class LocalEngine(PlannedEngine):
             if not lora.is_for_text_encoder:
                 compare(lora, models)
         self.models, self.events, self.loras = models, events, loras
-        self.resources = resources
+        self.resources, self.attention = resources, resources.attention
         self._device = best_device() if resources.device is None else device_named(resources.device)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)

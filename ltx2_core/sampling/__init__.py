@@ -1,5 +1,6 @@
 """How do we get from noise to x0? Equations and their sources are in ``README.md``."""
 
+from ..transformer import ATTENTIONS
 from .blend import check_prompts
 from .denoiser import Denoiser, Network
 from .guidance import (
@@ -18,6 +19,7 @@ from .schedules import SCHEDULES, ScheduleSettings, ltx2
 from .tiles import TiledNetwork, Tiles, TileSettings, count_runs, one_by_one, split_tiles
 
 __all__ = [
+    "ATTENTIONS",
     "NEUTRAL",
     "PASSES",
     "SAMPLERS",

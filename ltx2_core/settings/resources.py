@@ -8,6 +8,7 @@ import torch
 
 from ..fields import Choice, Number, Switch, Words, zero
 from ..quantization import CASTS
+from ..sampling import ATTENTIONS
 
 GIB = 2**30
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -51,6 +52,15 @@ class Resources:
         Switch(advanced=True),
         "Keeps encoded prompts on disk, so that one that was encoded before needs no text encoder.",
     ] = True
+    attention: Annotated[
+        str,
+        Choice(ATTENTIONS, advanced=True),
+        "How the transformer attends. auto takes the fastest kernel that is exact on this card: FlashAttention 4 or 3, "
+        "or cuDNN on Hopper and Blackwell, else PyTorch's own, which pytorch insists on. sage (SageAttention, where it "
+        "is installed) and int8 (comfy-kitchen) round queries and keys to 8 bits where the picture attends to itself: "
+        "faster on GeForce, slightly other clips. The log tells their error, measured on your card, and why one is not "
+        "taken.",
+    ] = ATTENTIONS[0]
 
     @property
     def vram(self) -> int | None:

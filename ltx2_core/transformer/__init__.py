@@ -1,11 +1,13 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from ..layers import Visibility
+from ..layers.kernels import ATTENTIONS, attending_with, count_with
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
 
 __all__ = [
+    "ATTENTIONS",
     "UNPERTURBED",
     "Nag",
     "Pass",
@@ -15,4 +17,6 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "Visibility",
+    "attending_with",
+    "count_with",
 ]

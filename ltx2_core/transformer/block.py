@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import Attention, FeedForward, KeyValue, Rotation, Visibility, rms_norm
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation, TokenModulation, gated_sum, modulate
+from .modulation import Modulation, TokenModulation, gated_sum, modulate, norm_modulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class SelfAttention(Attention):
 
     def _update(self, table: Tensor, state: StreamState, values_only: bool) -> StreamState:
         shift, scale, gate = state.modulation(table, 0, 1, 2)
-        x = modulate(rms_norm(state.x, self.eps), shift, scale)
+        x = norm_modulate(state.x, shift, scale, self.eps)
         if values_only:
             return state.plus(self.pass_values(x), gate)
         query, key_value = self.project_query(x, state.rotation), self.project_key_value(x, state.rotation)
@@ -105,10 +105,12 @@ class TextAttention(Attention):
         return map_distinct(partial(self._update, table, project_text), states)
 
     def _update(self, table: Tensor, project_text: Callable[[TextInput], KeyValue], state: StreamState) -> StreamState:
-        x, text, gate = rms_norm(state.x, self.eps), state.text, None
-        if text.modulation is not None:
+        text, gate = state.text, None
+        if text.modulation is None:
+            x = rms_norm(state.x, self.eps)
+        else:
             shift, scale, gate = state.modulation(table, 6, 7, 8)
-            x = modulate(x, shift, scale)
+            x = norm_modulate(state.x, shift, scale, self.eps)
         query = self.project_query(x)
         del x
         heads = self.attend(query, project_text(text), text.bias)
@@ -138,7 +140,12 @@ class BlockFeedForward(FeedForward):
 
     def _update(self, table: Tensor, state: StreamState) -> StreamState:
         shift, scale, gate = state.modulation(table, 3, 4, 5)
-        return state.plus(self.transform(modulate(rms_norm(state.x, self.eps), shift, scale)), gate)
+        x, before = norm_modulate(state.x, shift, scale, self.eps), state.x
+
+        def add(start: int, stop: int, change: Tensor, out: Tensor | None) -> Tensor:
+            return gated_sum(before[:, start:stop], gate.within(start, stop), change, out)
+
+        return replace(state, x=self.transform(x, add))
 
 
 class Stream(nn.Module):
@@ -213,8 +220,8 @@ class CrossStream(nn.Module):
 
     def _modulated(self, state: StreamState, table: Tensor) -> Tensor:
         assert state.cross_modulation is not None
-        scale, shift = state.cross_modulation(table[:4], *self.rows)
-        return modulate(rms_norm(state.x, self.eps), shift, scale)
+        scale, shift = state.cross_modulation(table, *self.rows)
+        return norm_modulate(state.x, shift, scale, self.eps)
 
 
 class Block(nn.Module):

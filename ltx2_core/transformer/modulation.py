@@ -1,34 +1,86 @@
 """Shift, scale and gate from the noise level (see README.md, "Modulation")."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import needs_grad
+from ..layers import needs_grad, rms_norm
+from ..layers.kernels import NORM_MODULATE
 
 _FREQUENCIES = 128
 
 # Above this many, runs of equal noise level cost more than looking up the rows of every token.
 _MOST_RUNS = 16
+_LEAST_GROUP = 32  # tokens that share a row, so that the rows are few beside them
 
-Runs = list[tuple[slice, Tensor]]  # tokens, and the index of their noise level, (B, 1 or n)
+Runs = list[tuple[slice, Tensor | int]]  # tokens, and the index of their noise level: one, or (B, 1 or n)
+
+
+@dataclass(frozen=True, eq=False)
+class LevelRows:
+    """The modulation rows of one block for each noise level, and one plus them, each computed once."""
+
+    values: Tensor  # (levels, R, D)
+
+    @cached_property
+    def factors(self) -> Tensor:
+        """One plus the rows: what a scale multiplies by."""
+        return 1 + self.values
 
 
 @dataclass(frozen=True, eq=False)
 class TokenModulation:
     """One shift, scale or gate for every token, stored once per distinct noise level."""
 
-    of_level: Tensor  # (levels, D)
+    rows: LevelRows
+    row: int
     runs: Runs
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield runs of tokens with their values, (B, 1 or n, D)."""
-        return ((tokens, self.of_level[level]) for tokens, level in self.runs)
+        """Yield runs of tokens with their values, (D) or (B, 1 or n, D)."""
+        return ((tokens, self.rows.values[level, self.row]) for tokens, level in self.runs)
+
+    @property
+    def factors(self) -> Iterator[tuple[slice, Tensor]]:
+        """Runs of tokens with one plus their values."""
+        return ((tokens, self.rows.factors[level, self.row]) for tokens, level in self.runs)
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether autograd records what is done with it."""
+        return needs_grad(self.rows.values)
+
+    def count_groups(self, tokens: int) -> int:
+        """Return into how many groups of equal length ``tokens`` can be divided, each of one run; 0 if too many."""
+        if len(self.runs) == 1:
+            ((_, level),) = self.runs
+            return 1 if isinstance(level, int) or level.shape[1] == 1 else 0
+        length = math.gcd(*(bound for run, _ in self.runs for bound in (run.start, run.stop)))
+        return tokens // length if length >= _LEAST_GROUP else 0
+
+    def of_groups(self, groups: int, x: Tensor) -> Tensor:
+        """Return the values of every group of the tokens of x (B, N, D), (B or 1, groups, 1, D)."""
+        if groups == 1:
+            ((_, value),) = self
+            return value.view(-1, 1, 1, value.shape[-1])
+        length = x.shape[1] // groups
+        each = [value.expand(len(x), (run.stop - run.start) // length, -1) for run, value in self]
+        return torch.cat(each, dim=1)[:, :, None]
+
+    def within(self, start: int, stop: int) -> "TokenModulation":
+        """Return the modulation of the tokens from ``start`` to ``stop`` alone."""
+        runs: Runs = []
+        for tokens, level in self.runs:
+            if tokens == slice(None):
+                runs.append((tokens, level if isinstance(level, int) or level.shape[1] == 1 else level[:, start:stop]))
+            elif max(tokens.start, start) < min(tokens.stop, stop):
+                runs.append((slice(max(tokens.start - start, 0), min(tokens.stop, stop) - start), level))
+        return TokenModulation(self.rows, self.row, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +95,26 @@ class Modulation:
 
     def __call__(self, table: Tensor, *which: int) -> tuple[TokenModulation, ...]:
         """Add rows ``which`` of ``table`` (R, D) to those of the noise level."""
-        table, rows = table.to(self.rows.dtype), self.rows.expand(-1, len(table), -1)
-        return tuple(TokenModulation(table[i] + rows[:, i], self._runs) for i in which)
+        rows = self._rows_of(table)
+        return tuple(TokenModulation(rows, each, self._runs) for each in which)
+
+    @cached_property
+    def _rows_of(self) -> Callable[[Tensor], LevelRows]:
+        """The sums with a table, which several layers of a block ask for one after the other."""
+        rows = self.rows
+
+        @lru_cache(maxsize=1)
+        def add(table: Tensor) -> LevelRows:
+            own = table if rows.shape[1] == 1 else table[: rows.shape[1]]
+            return LevelRows(own.to(rows.dtype) + rows)
+
+        return add
 
     @cached_property
     def _runs(self) -> Runs:
         """Runs of tokens that share one noise level in every clip; if there are too many, one run of all tokens."""
+        if len(self.rows) == 1:
+            return [(slice(None), 0)]
         if self.level.shape[1] == 1:
             return [(slice(None), self.level)]
         changes = (self.level.diff(dim=1) != 0).any(dim=0).nonzero()[:, 0]
@@ -58,25 +124,35 @@ class Modulation:
         return [(slice(start, end), self.level[:, start : start + 1]) for start, end in zip(bounds, bounds[1:])]
 
 
+def norm_modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation, eps: float) -> Tensor:
+    """Return rms_norm(x) * (1 + scale) + shift of x (B, N, D)."""
+    kernel = None if needs_grad(x) or shift.needs_grad else NORM_MODULATE.find(x)
+    groups = 0 if kernel is None else shift.count_groups(x.shape[1])
+    if kernel is None or not groups:
+        return modulate(rms_norm(x, eps), shift, scale)
+    grouped = x.unflatten(1, (groups, -1))  # (B, groups, n, D): kernels know one row for each group of equal length
+    return kernel(grouped, scale.of_groups(groups, x), shift.of_groups(groups, x), eps).flatten(1, 2)
+
+
 def modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation) -> Tensor:
     """Return x * (1 + scale) + shift, written into ``x`` (B, N, D) unless autograd needs it."""
-    if needs_grad(x, shift.of_level):
-        runs = [torch.addcmul(a, x[:, tokens], 1 + b) for (tokens, a), (_, b) in zip(shift, scale)]
-        return torch.cat(runs, dim=1)
-    for (tokens, summand), (_, factor) in zip(shift, scale):
+    runs = zip(shift, scale.factors)
+    if needs_grad(x) or shift.needs_grad:
+        return torch.cat([torch.addcmul(a, x[:, tokens], b) for (tokens, a), (_, b) in runs], dim=1)
+    for (tokens, summand), (_, factor) in runs:
         run = x[:, tokens]
-        torch.addcmul(summand, run, 1 + factor, out=run)
+        torch.addcmul(summand, run, factor, out=run)
     return x
 
 
-def gated_sum(x: Tensor, gate: TokenModulation, change: Tensor) -> Tensor:
-    """Return x + gate * change, written into ``change`` (B, N, D) unless autograd needs it."""
-    if needs_grad(x, gate.of_level, change):
+def gated_sum(x: Tensor, gate: TokenModulation, change: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return x + gate * change, written into ``out``, or else into ``change`` (B, N, D) unless autograd needs it."""
+    if needs_grad(x, change) or gate.needs_grad:
         return torch.cat([torch.addcmul(x[:, tokens], factor, change[:, tokens]) for tokens, factor in gate], dim=1)
+    out = change if out is None else out
     for tokens, factor in gate:
-        run = change[:, tokens]
-        torch.addcmul(x[:, tokens], factor, run, out=run)
-    return change
+        torch.addcmul(x[:, tokens], factor, change[:, tokens], out=out[:, tokens])
+    return out
 
 
 class AdaLN(nn.Module):

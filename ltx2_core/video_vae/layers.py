@@ -14,6 +14,7 @@ from ..layers import needs_grad
 from .config import ResampleConfig
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
+_LARGE_WEIGHT = 2**20  # numbers of a convolution; those of smaller ones are turned in no time
 
 
 class Conv(nn.Conv3d):
@@ -70,8 +71,16 @@ class Conv(nn.Conv3d):
 
     def convolve_padded(self, padded: Tensor) -> Tensor:
         """Convolve what ``pad`` returned."""
+        if self._is_mostly_weight(padded):
+            plain = F.conv3d(padded.contiguous(), self.weight, self.bias, padding=self.padding)
+            return plain.contiguous(memory_format=torch.channels_last_3d)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)  # no copy where it is so already
         return F.conv3d(padded, weight, self.bias, padding=self.padding)
+
+    def _is_mostly_weight(self, padded: Tensor) -> bool:
+        """Whether turning ``padded`` around takes less than turning the weight, which a CPU does at every call."""
+        size = self.weight.numel()
+        return padded.device.type == "cpu" and size >= _LARGE_WEIGHT and padded.numel() < 2 * size
 
 
 class Residual(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import compare
+from peak import Peak
 from torch.testing import assert_close
 
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
@@ -18,6 +19,7 @@ from ltx2_core.video_vae import (
     VideoEncoder,
     VideoVAEConfig,
     encode_stream,
+    layers,
 )
 from ltx2_core.video_vae.config import ResampleConfig
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
@@ -297,6 +299,23 @@ def test_mirrored_edges_are_those_of_torch(causal):
     repeated = torch.nn.functional.pad(activated, (0, 0, 0, 0, 2 - (not causal), 0 + (not causal)), mode="replicate")
     mirrored = torch.nn.functional.pad(repeated, (1, 1, 1, 1, 0, 0), mode="reflect")
     assert_close(conv(x), torch.nn.functional.conv3d(mirrored, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@torch.no_grad()
+def test_a_large_weight_is_left_as_it_lies_beside_a_small_clip(monkeypatch, padding):
+    monkeypatch.setattr(layers, "_LARGE_WEIGHT", 1)
+    conv = Conv(24, 24, padding, causal=False)
+    for frames, side in (1, 3), (9, 16):
+        x = noise(1, 24, frames, side, side).contiguous(memory_format=torch.channels_last_3d)
+        with Peak() as peak:
+            found = conv(x)
+        assert (peak.bytes < conv.weight.nbytes) == (frames == 1)
+        with monkeypatch.context() as plain:
+            plain.setattr(layers, "_LARGE_WEIGHT", 2**30)
+            expected = conv(x)
+        assert_close(found, expected)
+        assert frames > 1 or found.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_pixel_norm_is_its_formula():

@@ -1,0 +1,178 @@
+"""Bytes and operations of one block beside other implementations, counted on shapes: python -m benchmarks.traffic
+
+Everything runs on the meta device, as on a CUDA card: a norm and attention are one kernel each, and what matrix
+products and attention move is left out. One clip of 1280 x 704 x 121, 14 080 tokens. Bytes are in h, the hidden states
+of the video once. Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in
+~/comfy/ComfyUI.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx2_core.memory.trace import Cost, cost
+from ltx2_core.transformer import StreamInput, Transformer, TransformerConfig, count_with
+
+from .markdown import markdown
+from .peers import diffusers, of_diffusers, of_ltx_core
+
+# What a card may have, and the plain way.
+OURS = {
+    "plain PyTorch": (),
+    "+ cuBLASLt": ("cuBLASLt",),
+    "+ comfy-kitchen": ("cuBLASLt", "comfy-kitchen"),
+    "+ Triton": ("cuBLASLt", "comfy-kitchen", "Triton"),
+}
+TOKENS, AUDIO, TEXT = 14_080, 126, 1024
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"  # configurations of the released checkpoints
+
+Run = Callable[[], Any]
+
+
+def hidden_bytes(section: dict[str, Any]) -> int:
+    """Return h: the bytes of the hidden states of the video."""
+    return TOKENS * TransformerConfig.from_json(section).video.width * 2
+
+
+def streams(config: TransformerConfig) -> tuple[StreamInput, StreamInput]:
+    """Return both streams as shapes, with one noise level."""
+
+    def stream(tokens: int, axes: int, width: int) -> StreamInput:
+        half = {"device": "meta", "dtype": torch.bfloat16}
+        positions, sigma = torch.empty(1, axes, tokens, 2, device="meta"), torch.empty(1, device="meta")
+        return StreamInput(torch.empty(1, tokens, 128, **half), sigma, positions, torch.empty(1, TEXT, width, **half))
+
+    widths = [config.caption_width or each.context_width for each in (config.video, config.audio)]
+    return stream(TOKENS, 3, widths[0]), stream(AUDIO, 1, widths[1])
+
+
+def section_of(version: str) -> dict[str, Any]:
+    """Return what the released checkpoint of ``version`` says of its transformer."""
+    section: dict[str, Any] = json.loads((GOLDEN / f"config_{version}.json").read_text())["transformer"]
+    return section
+
+
+def of_ours(section: dict[str, Any]) -> Run:
+    """Return one pass of this project's transformer."""
+    config = TransformerConfig.from_json(section)
+    with torch.device("meta"):
+        network = Transformer(config).bfloat16().requires_grad_(False)
+    video, audio = streams(config)
+    return lambda: network(video, audio)
+
+
+def of_official(section: dict[str, Any]) -> Run:
+    """Return one pass of ltx-core, with a noise level for every token as its pipelines send it."""
+    from dataclasses import replace
+
+    network = _official(section)
+    inputs = [replace(s, timesteps=s.sigma[:, None].expand(s.tokens.shape[:2])) for s in _streams_of(section)]
+    return of_ltx_core(network, *inputs)
+
+
+def of_diffusers_network(section: dict[str, Any]) -> Run:
+    """Return one pass of diffusers."""
+    video, audio = _streams_of(section)
+    return of_diffusers(diffusers(section, _official(section).state_dict()), video, audio)
+
+
+def _streams_of(section: dict[str, Any]) -> tuple[StreamInput, StreamInput]:
+    return streams(TransformerConfig.from_json(section))
+
+
+def _official(section: dict[str, Any]) -> torch.nn.Module:
+    from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
+
+    with torch.device("meta"):
+        return LTXModelConfigurator.from_config({"transformer": section}).bfloat16().eval()
+
+
+def count_difference(make: Callable[[dict[str, Any]], Run], section: dict[str, Any]) -> Cost:
+    """Return what one block costs: what three blocks cost more than two."""
+    two, three = (cost(make(section | {"num_layers": layers})) for layers in (2, 3))
+    return three - two
+
+
+def count_comfy(section: dict[str, Any]) -> Cost:
+    """Return what a block of ComfyUI's own model costs, with the kernels of comfy-kitchen."""
+    from comfy.ldm.lightricks.av_model import BasicAVTransformerBlock, CompressedTimestep
+
+    config, half = TransformerConfig.from_json(section), {"device": "meta", "dtype": torch.bfloat16}
+    (dv, da), gated, modulated = (config.video.width, config.audio.width), config.gated, config.text_modulation
+    block = BasicAVTransformerBlock(
+        dv, da, config.video.heads, config.audio.heads, config.video.head_dim, config.audio.head_dim, dv, da,
+        apply_gated_attention=gated, cross_attention_adaln=modulated, operations=torch.nn, **half,
+    ).eval()  # fmt: skip
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(*shape, **half)
+
+    def rows(count: int, width: int) -> Any:
+        return CompressedTimestep(empty(1, 1, count * width), None)
+
+    def table(tokens: int, width: int) -> tuple[Tensor, bool]:
+        return empty(1, tokens, 32, width // 64, 2, 2), True
+
+    arguments = {
+        "v_context": empty(1, TEXT, dv), "a_context": empty(1, TEXT, da),
+        "v_timestep": rows(config.modulation_rows, dv), "a_timestep": empty(1, 1, config.modulation_rows * da),
+        "v_pe": table(TOKENS, dv), "a_pe": table(AUDIO, da),
+        "v_cross_pe": table(TOKENS, da), "a_cross_pe": table(AUDIO, da),
+        "v_cross_scale_shift_timestep": rows(4, dv), "a_cross_scale_shift_timestep": empty(1, 1, 4 * da),
+        "v_cross_gate_timestep": rows(1, dv), "a_cross_gate_timestep": empty(1, 1, da),
+        "v_prompt_timestep": empty(1, 1, 2 * dv), "a_prompt_timestep": empty(1, 1, 2 * da), "transformer_options": {},
+    }  # fmt: skip
+    return cost(lambda: block((empty(1, TOKENS, dv), empty(1, AUDIO, da)), **arguments))
+
+
+def find_comfy() -> bool:
+    """Make ComfyUI importable, if there is one."""
+    folder = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
+    if not (folder / "comfy").is_dir():
+        return False
+    sys.path.insert(0, str(folder))
+    sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.model_management
+
+    comfy.model_management.in_training = False
+    return True
+
+
+def count(version: str) -> dict[str, Cost]:
+    """Return what one block of ``version`` costs in every implementation that is there."""
+    section = section_of(version)
+    found = {}
+    for name, kernels in OURS.items():
+        with count_with(*kernels):
+            found[f"ours, {name}"] = count_difference(of_ours, section)
+    if find_spec("ltx_core"):
+        found["ltx-core"] = count_difference(of_official, section)
+        if find_spec("diffusers"):
+            found["diffusers"] = count_difference(of_diffusers_network, section)
+    if find_comfy():
+        found["ComfyUI"] = count_comfy(section)
+    return found
+
+
+def main() -> None:
+    """Print a table: bytes in h, and operations, of one block."""
+    rows = []
+    for version in ("2.0", "2.3"):
+        hidden = hidden_bytes(section_of(version))
+        for name, found in count(version).items():
+            rows.append([version, name, f"{found.moved / hidden:.1f}", f"{found.launches:.0f}"])
+    print(markdown(["version", "", "h per block", "operations per block"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""An operation with several implementations: the plain one decides what is right, the others are tried against it."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ran_out
+
+_log = logging.getLogger(__name__)
+
+Function = Callable[..., Tensor]
+
+# The largest difference to the plain way, as a share of its size; half of it is the plain way's own rounding.
+TOLERANCES = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
+_TOLERANCE = 1e-4
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fast implementation.
+
+    Attributes:
+        name: of it, or of the library that it comes from.
+        load: imports it and returns the function; it may raise whatever a library raises that is not for this machine.
+        devices: types of device that it is for.
+        is_fast: whether a library that can be imported has more than a plain way of its own.
+    """
+
+    name: str
+    load: Callable[[], Function]
+    devices: tuple[str, ...] = ("cuda",)
+    is_fast: Callable[[], bool] = _always
+
+
+class Operation:
+    """One operation, done by the first of its kernels that gives the numbers of the plain way, or by that.
+
+    Kernels are tried once for each device and dtype, with a small sample: what is right depends on the card, its
+    driver, torch and the library, and no list of them would stay true. One that fails later is not asked again.
+
+    Args:
+        name: of the operation, for the log.
+        plain: the reference.
+        kernels: faster ones, the best first.
+        sample: makes arguments for a trial, on a device and in a dtype.
+        tolerance: the largest error that is let pass, as a share of the size; None for what rounding allows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plain: Function,
+        kernels: Sequence[Kernel],
+        sample: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
+        tolerance: float | None = None,
+    ):
+        self.name, self.plain, self.kernels, self.sample = name, plain, tuple(kernels), sample
+        self.tolerance = tolerance
+        self._chosen: dict[tuple[torch.device, torch.dtype], tuple[str, Function] | None] = {}
+
+    def find(self, x: Tensor) -> Function | None:
+        """Return the kernel for tensors like ``x``; None where the plain way is taken.
+
+        On the meta device, where only shapes are computed, it is what the card of this machine would take, or what
+        ``count_with`` says.
+        """
+        if x.is_meta and _COUNTED is not None:
+            named = (each.load() for each in self.kernels if each.name in _COUNTED)
+            return next(named, None)
+        if x.is_meta and not torch.cuda.is_available():
+            return None
+        device = torch.device("cuda", torch.cuda.current_device()) if x.is_meta else x.device
+        key = device, x.dtype
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(*key)
+        found = self._chosen[key]
+        return None if found is None else partial(self._run, key, *found)
+
+    def _run(self, key: tuple[torch.device, torch.dtype], name: str, kernel: Function, *args: Any) -> Tensor:
+        try:
+            return kernel(*args)
+        except Exception as reason:  # of kernels that take no tensor of this size
+            if ran_out(reason):
+                raise
+            self._chosen[key] = None
+            _log.warning("%s takes the plain way: %s failed: %s", self.name, name, str(reason).split("\n")[0])
+            return self.plain(*args)
+
+    def _choose(self, device: torch.device, dtype: torch.dtype) -> tuple[str, Function] | None:
+        for kernel in self.kernels:
+            if device.type in kernel.devices and (function := self._tried(kernel, device, dtype)) is not None:
+                return kernel.name, function
+        return None
+
+    def _tried(self, kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Function | None:
+        """The function of ``kernel`` if it is there and right; says in the log what was found."""
+        try:
+            function = kernel.load()
+            if not kernel.is_fast():
+                return None
+            found = function(*self.sample(device, dtype))
+            expected = self.plain(*self.sample(device, dtype)).float()
+            error = ((found.float() - expected).norm() / expected.norm()).item()
+        except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
+            if ran_out(reason):
+                raise
+            told = logging.INFO if self.tolerance is None else logging.WARNING  # where it was asked for
+            _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
+            return None
+        if not error <= (self.tolerance or TOLERANCES.get(dtype, _TOLERANCE)):
+            _log.warning("%s leaves %s aside on %s, which is off by %.1e.", self.name, kernel.name, device, error)
+            return None
+        _log.info("%s is done by %s on %s, within %.1e of the plain way.", self.name, kernel.name, device, error)
+        return function
+
+
+_COUNTED: frozenset[str] | None = None
+
+
+@contextmanager
+def count_with(*names: str) -> Iterator[None]:
+    """Count, on the meta device and within this context, as if the kernels with these names were right."""
+    global _COUNTED
+    before, _COUNTED = _COUNTED, frozenset(names)
+    try:
+        yield
+    finally:
+        _COUNTED = before

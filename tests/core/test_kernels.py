@@ -1,0 +1,248 @@
+"""Fast kernels beside the plain way: which one is taken, and that a block gives the same with any of them."""
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from agreement import relative_error
+from torch import Tensor
+
+import ltx2_core as ltx2
+from benchmarks.traffic import count_difference, hidden_bytes, of_ours, section_of
+from ltx2_core.errors import SettingError
+from ltx2_core.layers.kernels import (
+    LINEAR_GELU,
+    NORM_MODULATE,
+    NORM_ROTATE,
+    Kernel,
+    Operation,
+    attend,
+    attending_with,
+    attention,
+    count_with,
+)
+from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN
+from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.sample import Sample, Sampling
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.settings import Resources
+from ltx2_core.settings.request import check_limits
+
+IN_TRITON = "kernels_in_triton.py"
+
+
+def operation(*functions) -> Operation:
+    """Doubling, with kernels that are called "0", "1" and so on; a kernel may also be an error of its library."""
+
+    def load(function):
+        if isinstance(function, Exception):
+            raise function
+        return function
+
+    kernels = [Kernel(str(n), lambda each=each: load(each), ("cpu",)) for n, each in enumerate(functions)]
+    return Operation("Doubling", lambda x: x + x, kernels, lambda device, dtype: (torch.ones(3, dtype=dtype),))
+
+
+def fails(error: Exception, but_not: int = 0):
+    def kernel(x: Tensor) -> Tensor:
+        if len(x) == but_not:
+            return x + x
+        raise error
+
+    return kernel
+
+
+def test_the_first_kernel_that_is_right_is_taken(caplog):
+    caplog.set_level(logging.INFO)
+    taken = []
+    doubling = operation(
+        ImportError("no such library"), fails(RuntimeError("no such card")), lambda x: x * 2.1, lambda x: x * torch.nan,
+        lambda x: taken.append(x) or 2 * x,
+    )  # fmt: skip
+    x = torch.randn(5)
+    found = doubling.find(x)
+    assert torch.equal(found(x), 2 * x) and taken[-1] is x
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 5 and "no such library" in told[0] and "no such card" in told[1] and "done by 4" in told[4]
+    assert doubling.find(x) is not None and len(caplog.records) == 5  # tried once
+
+
+def test_where_no_kernel_is_right_or_for_the_device_the_plain_way_is_taken():
+    assert operation().find(torch.ones(1)) is None
+    assert operation(lambda x: x * 2.1).find(torch.ones(1)) is None
+    doubling = operation(lambda x: x * 2)
+    assert doubling.find(torch.ones(1)) and doubling.find(torch.ones(1, device="meta")) is None
+    doubling.kernels = (replace(doubling.kernels[0], is_fast=lambda: False),)
+    assert doubling.find(torch.ones(1, dtype=torch.float64)) is None
+
+
+def test_a_kernel_that_fails_later_is_left_for_the_plain_way(caplog):
+    doubling = operation(fails(RuntimeError("no such size"), but_not=3))
+    x = torch.randn(7)
+    assert torch.equal(doubling.find(x)(x), 2 * x)
+    assert "no such size" in caplog.text and doubling.find(x) is None
+
+
+def test_lack_of_memory_says_nothing_of_a_kernel():
+    doubling = operation(fails(torch.OutOfMemoryError("out of memory"), but_not=3))
+    with pytest.raises(torch.OutOfMemoryError):
+        doubling.find(torch.ones(7))(torch.ones(7))
+    assert doubling.find(torch.ones(7)) is not None
+    with pytest.raises(torch.OutOfMemoryError):
+        operation(fails(torch.OutOfMemoryError("out of memory"))).find(torch.ones(7))
+
+
+def kernel_of(operation: Operation, name: str):
+    (kernel,) = [each for each in operation.kernels if each.name == name]
+    return kernel
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", [NORM_MODULATE, NORM_ROTATE], ids=lambda each: each.name)
+def test_operations_of_comfy_kitchen(operation):
+    """Its own plain way, which is what it has on a CPU; that alone would not be taken."""
+    pytest.importorskip("comfy_kitchen")
+    kernel, device = kernel_of(operation, KITCHEN), torch.device("cpu")
+    for dtype, most in (torch.float32, 1e-6), (torch.bfloat16, 1e-2):
+        found = kernel.load()(*operation.sample(device, dtype))
+        assert relative_error(found.float(), operation.plain(*operation.sample(device, dtype)).float()) < most
+    if not torch.cuda.is_available():
+        assert not kernel.is_fast()
+
+
+def test_a_gelu_of_another_form_is_left_aside():
+    """On a CPU, the product that cuBLASLt ends with a GELU has the exact form instead of that with tanh."""
+    kernel = replace(kernel_of(LINEAR_GELU, CUBLAS), devices=("cpu",))
+    one = Operation("", LINEAR_GELU.plain, [kernel], LINEAR_GELU.sample)
+    assert one.find(torch.ones(1)) is None
+    x, weight, bias = LINEAR_GELU.sample(torch.device("cpu"), torch.float32)
+    for each in (bias, None):
+        assert relative_error(kernel.load()(x, weight, each), LINEAR_GELU.plain(x, weight, each)) < 1e-3
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+def test_kernels_in_triton():
+    """Its interpreter runs them on a CPU; it must be asked for before Triton is imported, so in another process."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(IN_TRITON))]
+    child = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version, plain, most", [("2.0", 71, (48, 90)), ("2.3", 79, (48.1, 120))])
+def test_bytes_and_operations_of_a_block(version, plain, most):
+    """In hidden states of the video; ComfyUI 0.33 moves 48.5 in 97 operations, and 56.1 in 133."""
+    section = section_of(version)
+    pytest.importorskip("comfy_kitchen")
+    with count_with():
+        assert count_difference(of_ours, section).moved < plain * hidden_bytes(section)
+    with count_with(CUBLAS, KITCHEN):
+        found = count_difference(of_ours, section)
+    assert found.moved < most[0] * hidden_bytes(section) and found.launches < most[1]
+
+
+QKV = [torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(tokens)) for tokens in (7, 5, 5)]
+PLAIN = attention.attend_plainly(*QKV)
+
+
+def attention_of(function, **how) -> Operation:
+    return Operation(
+        "Attention", attention.attend_plainly, [Kernel("fake", lambda: function, ("cpu",))], attention._sample, **how
+    )
+
+
+def scaled_by(factor: float):
+    return lambda *qkv: attention.attend_plainly(*qkv) * factor
+
+
+def test_exact_attention_is_taken_by_itself_and_wrong_attention_never(monkeypatch):
+    seen = []
+
+    def right(*qkv):
+        seen.append(qkv)
+        return attention.attend_plainly(*qkv)
+
+    monkeypatch.setattr(attention, "EXACT", attention_of(right))
+    assert torch.equal(attend(*QKV), PLAIN) and len(seen) == 2  # the trial and this
+    with attending_with("pytorch"):
+        assert torch.equal(attend(*QKV), PLAIN) and len(seen) == 2
+    assert attend(*(each.to("meta") for each in QKV)).is_meta and len(seen) == 2
+    q = QKV[0].clone().requires_grad_()
+    attend(q, *QKV[1:]).sum().backward()
+    assert q.grad is not None and len(seen) == 2
+    for wrong in (scaled_by(1.01), scaled_by(torch.nan), fails(RuntimeError("no such card"))):
+        monkeypatch.setattr(attention, "EXACT", attention_of(wrong))
+        assert torch.equal(attend(*QKV), PLAIN)
+
+
+def test_inexact_attention_is_taken_where_it_is_asked_for_and_pays(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(attention.INEXACT, "sage", attention_of(scaled_by(1.01), tolerance=0.1))
+    monkeypatch.setitem(attention.INEXACT, "int8", attention_of(scaled_by(1.2), tolerance=0.1))
+    monkeypatch.setattr(attention, "LEAST_TOKENS", 5)
+    assert torch.equal(attend(*QKV), PLAIN)
+    with attending_with("sage"):
+        torch.testing.assert_close(attend(*QKV), PLAIN * 1.01)
+        assert torch.equal(attend(QKV[0][:, :, :4], *QKV[1:]), PLAIN[:, :, :4])  # too few
+        with attending_with("int8"):
+            assert torch.equal(attend(*QKV), PLAIN)
+        torch.testing.assert_close(attend(*QKV), PLAIN * 1.01)
+    assert torch.equal(attend(*QKV), PLAIN)
+    assert "within 1.0e-02" in caplog.text and "off by 2.0e-01" in caplog.text
+
+
+def test_attention_that_is_asked_for_and_missing_is_told(caplog):
+    names = [kernel.name for each in attention.INEXACT.values() for kernel in each.kernels]
+    for each in attention.INEXACT.values():
+        each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
+        assert each.find(QKV[0]) is None
+    assert [name in line for name, line in zip(names, caplog.messages)] == [True, True]
+
+
+def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
+    def flash(q, k, v, softmax_scale=None):
+        heads = [each.transpose(1, 2) for each in (q, k, v)]
+        return attention.attend_plainly(*heads, softmax_scale).transpose(1, 2), None
+
+    def sage(q, k, v, tensor_layout, is_causal, sm_scale):
+        assert tensor_layout == "HND" and not is_causal
+        return attention.attend_plainly(q, k, v, sm_scale)
+
+    class Library:
+        flash_attn_func, sageattn = staticmethod(flash), staticmethod(sage)
+        int8_attention = staticmethod(lambda q, k, v, scale: attention.attend_plainly(q, k, v, scale))
+        int8_attention_is_available = staticmethod(lambda: True)
+
+    for name in ("flash_attn_interface", "flash_attn", "flash_attn.cute", "sageattention", "comfy_kitchen"):
+        monkeypatch.setitem(sys.modules, name, Library)
+    rows = [*attention.EXACT.kernels, *(kernel for each in attention.INEXACT.values() for kernel in each.kernels)]
+    for kernel in rows:
+        for scale in (None, 0.3):
+            torch.testing.assert_close(kernel.load()(*QKV, scale), attention.attend_plainly(*QKV, scale))
+
+
+@pytest.mark.slow
+def test_an_engine_attends_as_it_is_asked(monkeypatch):
+    models = ltx2.open_models("miniature")
+    size = LatentSize((1, 2, 2), 3)
+    stage, seen = Sample(Sampling((1.0, 0.0)), size), []
+    monkeypatch.setattr(attention, "EXACT", attention_of(lambda *qkv: seen.append("exact") or scaled_by(1)(*qkv)))
+    monkeypatch.setitem(attention.INEXACT, "int8", attention_of(lambda *qkv: seen.append("int8") or scaled_by(1)(*qkv)))
+    monkeypatch.setattr(attention, "LEAST_TOKENS", 5)
+    for asked, expected in ("auto", "exact"), ("int8", "int8"):
+        seen.clear()
+        with LocalEngine(models, Resources(device="cpu", attention=asked)).use(stage):
+            attend(*QKV)
+        assert seen[-1] == expected
+    attend(*QKV)
+    assert seen[-1] == "exact"
+    with pytest.raises(SettingError, match="fast"):
+        check_limits(Resources(attention="fast"))
