@@ -1,12 +1,13 @@
 """Loading with nothing missing and nothing unknown."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from ..disk_cache.mapped import FilePart, file_part, mapped_files, read_parts
 from ..errors import CheckpointError
 from ..quantization import expand_weight, format_of
 
@@ -76,21 +77,41 @@ def _official_or_ours(official: Callable[[str], str], name: str) -> str:
 
 
 def _check_weights(state: dict[str, Tensor], title: str, official: Callable[[str], str]) -> None:
-    everything = sum(tensor.nbytes for tensor in state.values()) <= _ALL_BYTES
-    for name, tensor in state.items():
+    if sum(tensor.nbytes for tensor in state.values()) <= _ALL_BYTES:
+        looked_at: Iterable[tuple[str, Tensor]] = state.items()
+    else:
+        looked_at = _samples(state)
+    try:
+        for name, tensor in looked_at:
 
-        def subject(name: str = name) -> str:
-            return f"{title} has {official(name)}, which"
+            def subject(name: str = name) -> str:
+                return f"{title} has {official(name)}, which"
 
-        check_numbers(tensor if everything or tensor.numel() <= _SMALL_NUMBERS else _sampled(tensor), subject)
+            check_numbers(tensor, subject)
+    except OSError as error:
+        raise CheckpointError(f"{title} cannot be read: {error}") from error
 
 
-def _sampled(tensor: Tensor) -> Tensor:
-    """Return a view of pieces of a tensor, spread from its beginning to its end."""
-    numbers = tensor.reshape(-1)
-    step = (numbers.numel() - _SAMPLE) // (_SAMPLES - 1)
-    rest = numbers.numel() - _SAMPLE - step * (_SAMPLES - 1)
-    return numbers[rest:].as_strided((_SAMPLES, _SAMPLE), (step, 1))
+def _samples(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield small tensors as they are, and of others pieces that are spread from beginning to end.
+
+    Those of a mapped file are read without the mapping: whoever touches that makes the system read far around it.
+    Raises OSError where a file cannot be read.
+    """
+    files = mapped_files()
+    with read_parts() as read:
+        for name, tensor in state.items():
+            count = 1 if tensor.numel() <= _SMALL_NUMBERS else _SAMPLES
+            size = tensor.numel() if count == 1 else _SAMPLE
+            step = (tensor.numel() - size) // max(1, count - 1)
+            first = tensor.numel() - size - step * (count - 1)
+            if (part := file_part(tensor, files)) is None:
+                yield name, tensor.reshape(-1)[first:].as_strided((count, size), (step, 1))
+                continue
+            pieces = torch.empty(count, size * tensor.itemsize, dtype=torch.uint8, device="cpu")
+            for number, piece in enumerate(pieces):
+                read(FilePart(part.path, part.offset + (first + number * step) * tensor.itemsize), piece)
+            yield name, pieces.view(tensor.dtype)
 
 
 def check_numbers(tensor: Tensor, subject: Callable[[], str]) -> None:

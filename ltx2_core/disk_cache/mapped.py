@@ -5,7 +5,10 @@ import mmap
 import os
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,16 +79,30 @@ def read_part(part: FilePart, into: Tensor) -> None:
     Raises:
         OSError: The file cannot be read, or became shorter.
     """
+    with read_parts() as read:
+        read(part, into)
+
+
+@contextmanager
+def read_parts() -> Iterator[Callable[[FilePart, Tensor], None]]:
+    """Give a function that does the same for many parts, through one handle for each file."""
+    with ExitStack() as stack:
+
+        @cache
+        def handle(path: str) -> FileIO:
+            return stack.enter_context(FileIO(path))
+
+        yield lambda part, into: _read(handle(part.path), part, into)
+
+
+def _read(file: FileIO, part: FilePart, into: Tensor) -> None:
     wanted = memoryview(into.numpy().data)
-    with open(part.path, "rb", buffering=0) as file:
-        file.seek(part.offset)
-        while wanted:
-            count = file.readinto(wanted)
-            if not count:
-                raise OSError(
-                    f"{part.path} became shorter while it was in use; put the complete file back and try again."
-                )
-            wanted = wanted[count:]
+    file.seek(part.offset)
+    while wanted:
+        count = file.readinto(wanted)
+        if not count:
+            raise OSError(f"{part.path} became shorter while it was in use; put the complete file back and try again.")
+        wanted = wanted[count:]
 
 
 def _is_there(file: MappedFile) -> bool:

@@ -257,6 +257,37 @@ def test_a_broken_piece_of_a_matrix_that_is_not_read_as_a_whole_is_named(monkeyp
         loading.load_strict(linear, {"weight": weight.to(dtype)}, "A network", str)
 
 
+@pytest.mark.parametrize("shape, rows", [((1024, 1027), slice(300, 500)), ((64,), slice(3, 4))])
+def test_pieces_of_a_mapped_file_are_read_without_the_mapping(monkeypatch, tmp_path, shape, rows):
+    monkeypatch.setattr(loading, "_ALL_BYTES", 0)
+    network, weight = torch.nn.Module(), torch.randn(shape)
+    network.register_parameter("weight", torch.nn.Parameter(torch.empty(shape)))
+    save_file({"before": torch.zeros(3), "weight": weight}, tmp_path / "x.safetensors")
+    mapped = TensorFile(tmp_path / "x.safetensors").get("weight")
+    assert torch.equal(dict(loading._samples({"weight": mapped}))["weight"], in_places(weight))
+    loading.load_strict(network, {"weight": mapped}, "A network", str)
+    weight[rows] = math.nan
+    save_file({"weight": weight}, tmp_path / "y.safetensors")
+    with pytest.raises(CheckpointError, match="A network has weight, which holds NaN"):
+        loading.load_strict(network, {"weight": TensorFile(tmp_path / "y.safetensors").get("weight")}, "A network", str)
+
+
+def in_places(weight: torch.Tensor) -> torch.Tensor:
+    """What is looked at of a tensor that lies in no file."""
+    return dict(loading._samples({"weight": weight}))["weight"]
+
+
+def test_a_file_that_became_shorter_ends_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "_ALL_BYTES", 0)
+    path = tmp_path / "x.safetensors"
+    save_file({"weight": torch.zeros(1024, 1027)}, path)
+    weight = TensorFile(path).get("weight")
+    with path.open("r+b") as file:
+        file.truncate(2**20)
+    with pytest.raises(CheckpointError, match=r"A network cannot be read: .*became shorter"):
+        loading.load_strict(torch.nn.Linear(1027, 1024, bias=False), {"weight": weight}, "A network", str)
+
+
 def as_quanto(tensors: dict, dtype: torch.dtype) -> dict:
     """Matrices of blocks as optimum-quanto 0.2.7 saves them; WanGP's files are like this."""
     stored = dict[str, torch.Tensor]()
