@@ -17,7 +17,8 @@ aten = torch.ops.aten
 _REMEMBERED = 10_000  # results
 
 # One number comes out for each that goes in. Of whole numbers, only the first make whole numbers.
-_WHOLE = {aten.add, aten.sub, aten.mul, aten.neg, aten.__and__, aten.__xor__, aten.bitwise_not}
+_WHOLE = {aten.add, aten.sub, aten.mul, aten.neg, aten.__and__, aten.__xor__, aten.bitwise_not,
+          aten.__rshift__}  # fmt: skip
 _FLOATS = {
     aten.div, aten.square, aten.rsqrt, aten.sqrt, aten.exp, aten.log, aten.sin, aten.cos, aten.tanh, aten.gelu,
     aten.leaky_relu, aten.hardtanh, aten.clamp, aten.erfinv, aten.masked_fill,
@@ -102,9 +103,27 @@ def _linear(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return torch.empty(*x.shape[:-1], weight.shape[0], dtype=x.dtype, device="meta")
 
 
+def _product(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """A product of two matrices."""
+    a, b = args[:2]
+    if a.dtype != b.dtype or a.ndim != 2 or b.ndim != 2 or a.shape[1] != len(b) or kwargs:
+        return None
+    return torch.empty(len(a), b.shape[1], dtype=a.dtype, device="meta")
+
+
+def _scaled_product(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """A product of float8 matrices, whose dtype is named."""
+    x, other, dtype = args[0], args[1], kwargs.get("out_dtype", args[6] if len(args) > 6 else None)
+    if dtype is None or x.ndim != 2 or other.ndim != 2 or x.shape[1] != len(other):
+        return None
+    return torch.empty(len(x), other.shape[1], dtype=dtype, device="meta")
+
+
 def _matmul(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """One matrix for all matrices of a batch."""
+    """One matrix for all matrices of a batch, on either side."""
     one, many = args
+    if many.ndim == 2 and one.ndim > 2 and one.dtype == many.dtype and one.shape[-1] == len(many):
+        return torch.empty(*one.shape[:-1], many.shape[1], dtype=one.dtype, device="meta")
     if one.ndim != 2 or many.ndim != 3 or one.dtype != many.dtype or one.shape[1] != many.shape[1]:
         return None
     return torch.empty(len(many), len(one), many.shape[2], dtype=one.dtype, device="meta")
@@ -268,6 +287,8 @@ _RULES: dict[Any, Callable[[tuple, dict[str, Any]], Tensor | None]] = {
     aten.where: _where,
     aten.linear: _linear,
     aten.matmul: _matmul,
+    aten.mm: _product,
+    aten._scaled_mm: _scaled_product,
     aten.rms_norm: _norm,
     aten.layer_norm: _norm,
     aten.scaled_dot_product_attention: _attention,

@@ -100,6 +100,11 @@ class Fp8Format(Format):
         scale = row_scales(weight)
         return {"weight": (weight / scale).to(_CAST_DTYPE), "weight_scale": scale}
 
+    def outline(self, shape: Shape) -> dict[str, Tensor]:
+        """Return what a matrix of ``shape`` becomes, as shapes; nothing is computed."""
+        weight = torch.empty(shape, dtype=_CAST_DTYPE, device="meta")
+        return {"weight": weight, "weight_scale": torch.empty(shape[0], 1, dtype=torch.float32, device="meta")}
+
     def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> Fp8Linear:
         """Return the layer in place of ``linear``, filled with the stored tensors."""
         input_scale = stored.companion("input_scale", "scale_input")

@@ -18,16 +18,21 @@ _MARKER = "int8_tensorwise"
 
 def _round_rows(weight: Tensor) -> dict[str, Tensor]:
     """Rows in the largest group that divides them, each with a scale of its own."""
-    group = next((group for group in _CAST_GROUPS if weight.shape[1] % group == 0), 0)
+    group = _group(weight.shape[1])
     rotated = rotate(weight.float(), group)
     largest = torch.linalg.vector_norm(rotated, torch.inf, dim=1, keepdim=True)
     scale = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    rounded = (rotated / scale).round_().to(torch.int8)
+    return {"weight": rounded, "weight_scale": scale, "comfy_quant": _marker(group)}
+
+
+def _group(columns: int) -> int:
+    return next((group for group in _CAST_GROUPS if columns % group == 0), 0)
+
+
+def _marker(group: int) -> Tensor:
     how = {"convrot": True, "convrot_groupsize": group} if group else {}
-    return {
-        "weight": (rotated / scale).round_().to(torch.int8),
-        "weight_scale": scale,
-        "comfy_quant": marker_of(format=_MARKER, **how),
-    }
+    return marker_of(format=_MARKER, **how)
 
 
 _WRITERS = {"int8": Writer(lambda rows, largest: _round_rows(rows))}
@@ -97,6 +102,12 @@ class Int8Format(KitchenFormat, RotatedFormat):
         it would be 2.8 % without the rotation.
         """
         return _round_rows(weight)
+
+    def outline(self, shape: Shape) -> dict[str, Tensor]:
+        """Return what a matrix of ``shape`` becomes, as shapes; nothing is computed."""
+        weight = torch.empty(shape, dtype=torch.int8, device="meta")
+        scale = torch.empty(shape[0], 1, dtype=torch.float32, device="meta")
+        return {"weight": weight, "weight_scale": scale, "comfy_quant": _marker(_group(shape[1]))}
 
 
 def row_scale(stored: StoredWeight) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ltx2_core.memory.outlines import derive, tensors_in
 from ltx2_core.memory.trace import cost
+from ltx2_core.quantization import CASTS
 
 aten = torch.ops.aten
 
@@ -38,6 +39,8 @@ CASES = [
     (aten.__and__.Tensor, (FLAGS, x(3, 1, 5, dtype=torch.bool))), (aten.bitwise_not.default, (FLAGS,)),
     (aten.where.self, (x(4, 1, dtype=torch.bool), x(4, 5), x(5))), (aten.add_.Tensor, (x(4, 5), x(5))),
     (aten.addcmul.default, (x(4, 5), x(5), x(4, 1))), (aten.silu_.default, (SWAPPED,)),
+    (aten.mm.default, (x(3, 4), x(4, 5))), (aten.matmul.default, (x(2, 3, 4), x(4, 5))),
+    (aten.__rshift__.Scalar, (FLAGS.to(torch.uint8), 4)),
     (aten.linear.default, (x(2, 3, 4), x(5, 4), x(5))), (aten.linear.default, (SWAPPED, x(7, 5))),
     (aten.rms_norm.default, (SWAPPED, [5], None, 1e-6)), (aten.layer_norm.default, (x(4, 5), [5], x(5), x(5))),
     (aten.cat.default, ([x(2, 3), x(2, 4)], 1)), (aten.cat.default, ([x(2, 3), x(1, 3).expand(4, 3)],)),
@@ -63,6 +66,27 @@ def test_it_is_what_pytorch_derives(operation, args):
     theirs = operation(*args)
     assert ours is not None and (ours is args[0]) == (theirs is args[0])
     assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
+
+def test_a_product_of_float8_has_the_dtype_that_is_named():
+    def eight(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.float8_e4m3fn, device="meta")
+
+    args = (eight(32, 16), eight(48, 16).t(), x(32, 1), x(1, 48))
+    for dtype in (torch.bfloat16, torch.float32):
+        ours = derive(aten._scaled_mm.default, args, {"out_dtype": dtype})
+        theirs = aten._scaled_mm.default(*args, out_dtype=dtype)
+        assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+    assert derive(aten._scaled_mm.default, (eight(32, 16), eight(48, 32).t(), x(32, 1), x(1, 48)), {}) is None
+
+
+@pytest.mark.parametrize("name", sorted(CASTS))
+def test_the_outline_of_a_format_is_what_it_makes(name):
+    for shape in ((32, 64), (48, 40)):
+        outline, made = CASTS[name].outline(shape), CASTS[name].quantize(torch.randn(shape))
+        assert outline.keys() == made.keys()
+        for suffix, each in made.items():
+            assert (outline[suffix].shape, outline[suffix].dtype) == (each.shape, each.dtype), suffix
 
 
 def test_what_does_not_fit_is_left_to_pytorch_which_says_why():
@@ -99,8 +123,9 @@ def test_a_plan_does_not_import_the_compiler():
     script = (
         "import sys; sys.path.append('tests'); from planned import plan; from ltx2_core.geometry import ClipShape;"
         "from ltx2_core.memory.machine import CARDS; from ltx2_core.pipeline.blueprint import Blueprint;"
-        "plan(Blueprint.of_version(sys.argv[1], 'bf16'), ClipShape(1280, 704, 121, 24), CARDS['RTX 5090'], ram=2**36);"
+        "blueprint = Blueprint.of_version(sys.argv[1], sys.argv[2]); shape = ClipShape(1280, 704, 121, 24);"
+        "plan(blueprint, shape, CARDS['RTX 5090'], ram=2**36);"
         "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)"
     )
-    for version in ("2.0", "2.3"):
-        subprocess.run([sys.executable, "-c", script, version], cwd=Path(__file__).parents[2], check=True)
+    for version, format in (("2.0", "bf16"), ("2.3", "bf16"), ("2.3", "fp8"), ("2.3", "int8")):
+        subprocess.run([sys.executable, "-c", script, version, format], cwd=Path(__file__).parents[2], check=True)
