@@ -30,7 +30,10 @@ OTHER_INPUTS = {
     ("VideoSource", "start"): "LTX2AVEncode.video",
     ("VideoSource", "seconds"): "LTX2AVEncode.frames",
 }
-OF_THE_HOST = {("Resources", "device"): "ComfyUI's --cpu and --cuda-device"}
+OF_THE_HOST = {
+    ("Resources", "device"): "ComfyUI's --cpu and --cuda-device",
+    ("Resources", "devices"): "ComfyUI's --cuda-device",
+}
 
 
 def all_settings() -> list[tuple[str, str]]:
