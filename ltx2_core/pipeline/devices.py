@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import LTX2Error, is_out_of_memory
-from ..memory.placement import Placement
+from ..memory.placement import Placement, Rate
 from ..sampling import Network
 from ..transformer import Pass
 from .prepare import Prepared, ready
@@ -29,6 +31,7 @@ Value = TypeVar("Value")
 Velocities = tuple[Tensor | None, Tensor | None]
 Check = Callable[[], None]
 
+_ALL_WAYS = 5000  # of dealing passes that are tried
 _ASK_EVERY = 0.05  # seconds, while the threads work, between two questions whether to go on
 
 
@@ -39,12 +42,12 @@ class Worker:
     Attributes:
         device: where it is.
         network: the transformer there, ready to run.
-        seconds: that one pass takes there, as planned; only the ratio to the others counts.
+        rate: how fast it makes all passes of a step, as planned.
     """
 
     device: torch.device
     network: Network
-    seconds: float = 1.0
+    rate: Rate = Rate()
 
     def __post_init__(self) -> None:
         self._brought = WeakTensorKeyDictionary()
@@ -91,7 +94,7 @@ class Devices:
         self._threads.shutdown()
 
     def sweep(self, passes: Sequence[Pass], between_blocks: Check | None = None) -> list[Velocities]:
-        """Compute the velocities (B, N, C) of all passes, each by the device that ends it first.
+        """Compute the velocities (B, N, C) of all passes, dealt so that they end soonest.
 
         Raises:
             RuntimeError: what the last device failed with.
@@ -106,7 +109,7 @@ class Devices:
 
     def _deal(self, passes: Sequence[Pass], left: Sequence[int]) -> dict[Worker, list[int]]:
         """Deal the passes that are ``left``; who gets none is not there."""
-        shares = deal([passes[number] for number in left], [each.seconds for each in self.workers], self._layers)
+        shares = deal([passes[number] for number in left], [each.rate for each in self.workers], self._layers)
         return {worker: [left[index] for index in share] for worker, share in zip(self.workers, shares) if share}
 
     def sweep_each(
@@ -188,11 +191,13 @@ class Twin:
         device: where it is to run.
         prepared: the network, its store and its LoRAs.
         placement: of its weights there; None where they are used as they lie.
+        rate: how fast it runs there.
     """
 
     device: torch.device
     prepared: Prepared
     placement: Placement | None
+    rate: Rate
 
     @contextmanager
     def ready(self) -> Iterator[Worker]:
@@ -206,8 +211,7 @@ class Twin:
         with ExitStack() as stack:
             networks = stack.enter_context(ready({TRANSFORMER: self.prepared}, self.placement, make_room))
             stack.callback(store.release)
-            seconds = 1.0 if self.placement is None else self.placement.run
-            yield Worker(self.device, networks[TRANSFORMER], seconds)
+            yield Worker(self.device, networks[TRANSFORMER], self.rate)
 
 
 @contextmanager
@@ -284,24 +288,43 @@ def _at(device: torch.device, velocities: Velocities) -> Velocities:
     return video, audio
 
 
-def deal(passes: Sequence[Pass], seconds: Sequence[float], layers: int) -> list[list[int]]:
-    """Deal passes to devices, each to the one that ends it first; those that share blocks are cheaper together.
+def deal(passes: Sequence[Pass], rates: Sequence[Rate], layers: int) -> list[list[int]]:
+    """Deal passes to devices so that the last one ends soonest; passes that share blocks are cheaper together.
+
+    Where there are too many ways to try them all, each pass goes to the device that ends it first.
 
     Args:
         passes: of a step.
-        seconds: that one pass takes on each device.
+        rates: at which each device makes all of them.
         layers: how many blocks the network has.
 
     Returns:
         For each device the numbers of its passes, rising.
     """
-    shares: list[list[int]] = [[] for _ in seconds]
-    for number in range(len(passes)):
-        ends = [
-            each * blocks([passes[other] for other in (*share, number)], layers) for each, share in zip(seconds, shares)
-        ]
-        shares[ends.index(min(ends))].append(number)
-    return shares
+    fastest = sorted(range(len(rates)), key=lambda device: (rates[device].seconds, rates[device].least))
+    best, whole = sorted(fastest[: len(passes)]), blocks(passes, layers)
+
+    @cache
+    def ends(device: int, share: tuple[int, ...]) -> float:
+        if not share:
+            return 0.0
+        part = blocks([passes[number] for number in share], layers) / whole
+        return max(rates[device].least, rates[device].seconds * part)
+
+    def split(owners: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        return {each: tuple(n for n, owner in enumerate(owners) if owner == each) for each in best}
+
+    def times(owners: Sequence[int]) -> tuple[float, float]:
+        each = [ends(device, share) for device, share in split(owners).items()]
+        return max(each), sum(each)
+
+    owners: tuple[int, ...] = ()
+    if len(best) ** len(passes) <= _ALL_WAYS:
+        owners = min(product(best, repeat=len(passes)), key=times)
+    for _ in range(len(passes) - len(owners)):
+        owners = min(((*owners, device) for device in best), key=times)
+    shares = split(owners)
+    return [list(shares.get(device, ())) for device in range(len(rates))]
 
 
 def blocks(passes: Sequence[Pass], layers: int) -> int:

@@ -21,7 +21,7 @@ from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
-from ..memory.placement import UNLIMITED, Placement, Room
+from ..memory.placement import UNLIMITED, Placement, Rate, Room
 from ..memory.ram import ram
 from ..memory.ring import Link
 from ..memory.store import Store
@@ -182,7 +182,7 @@ class LocalEngine(PlannedEngine):
                 if not twins:
                     yield networks
                     return
-                first = Worker(self._device, networks[TRANSFORMER], 1.0 if placement is None else placement.run)
+                first = Worker(self._device, networks[TRANSFORMER], rate_of(placement, self.room()))
                 with working_together(first, twins, self.blueprint.layers) as devices:
                     yield networks.replaced(TRANSFORMER, devices)
         finally:
@@ -205,7 +205,8 @@ class LocalEngine(PlannedEngine):
         twins: list[Twin] = []
         for device in self._devices[1:] if TRANSFORMER in prepared else ():
             try:
-                placement = place_stage(stage, self.blueprint, self._room_on(device), self.load)
+                room = self._room_on(device)
+                placement = place_stage(stage, self.blueprint, room, self.load)
             except DoesNotFitError as error:
                 _log.warning("%s is left out, and the clip goes on without it: %s", device, error)
                 continue
@@ -214,7 +215,8 @@ class LocalEngine(PlannedEngine):
             arrival = arrival_on(device, self._dtype_of(*TRANSFORMER.components))
             store = Store(network, device, link=self._link(device), arrival=arrival, original=original.store)
             adapters = adapters_of([network], TRANSFORMER, loras, fuse=fuses(device))
-            twins.append(Twin(device, Prepared((network,), store, tuple(adapters)), placement))
+            prepared_there = Prepared((network,), store, tuple(adapters))
+            twins.append(Twin(device, prepared_there, placement, rate_of(placement, room)))
         return twins
 
     def _identity(self, key: NetworkKey[Any]) -> Hashable:
@@ -240,6 +242,11 @@ class LocalEngine(PlannedEngine):
         if device.type == "cpu" and self.resources.vram is not None:
             return Plain(device)
         return link_to(device, self._pinned)
+
+
+def rate_of(placement: Placement | None, room: Room) -> Rate:
+    """Return how fast a stage runs that is placed so; one that needs no placing as fast as any other."""
+    return Rate() if placement is None else placement.rate(room.machine)
 
 
 def best_device() -> torch.device:

@@ -1,6 +1,7 @@
 """Several devices share the passes and the tiles of a step: the bits of one device, in a part of its time."""
 
 import logging
+import re
 import threading
 import time
 
@@ -11,8 +12,10 @@ from torch import nn
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.cli import main
 from ltx2_core.errors import LTX2Error, SettingError
 from ltx2_core.memory import Store
+from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
 from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
 from ltx2_core.sampling import Guidance
@@ -48,7 +51,7 @@ class Clocked:
 
 
 def team(*cards: Clocked) -> Devices:
-    return Devices([Worker(CPU, card, card.seconds) for card in cards], LAYERS)
+    return Devices([Worker(CPU, card, Rate(card.seconds)) for card in cards], LAYERS)
 
 
 def taken(cards, passes=FOUR) -> float:
@@ -72,7 +75,23 @@ def test_passes_that_share_blocks_stay_together():
     late = Perturbation(frozenset({3}), frozenset({3}))
     passes = [Pass(shared, None, UNPERTURBED), FOUR[1], Pass(shared, None, late)]
     assert blocks(passes, LAYERS) == 2 * LAYERS + 1
-    assert deal(passes, [1, 1], LAYERS) == [[0, 2], [1]]
+    assert deal(passes, [Rate(), Rate()], LAYERS) == [[0, 2], [1]]
+
+
+def test_unlike_cards_end_as_near_to_each_other_as_they_can():
+    """The pair that shares blocks goes to the slower card, although the faster one would end it sooner."""
+    shared, late = stream(0), Perturbation(frozenset({2}), frozenset({2}))
+    passes = [Pass(shared, None, UNPERTURBED), FOUR[1], Pass(shared, None, late), FOUR[2]]
+    assert deal(passes, [Rate(1), Rate(1.3)], LAYERS) == [[1, 3], [0, 2]]
+
+
+def test_a_card_that_streams_for_longer_than_all_would_take_gets_nothing():
+    assert deal(FOUR, [Rate(1.0), Rate(1.0, least=2.0)], LAYERS) == [[0, 1, 2, 3], []]
+
+
+def test_however_many_passes_and_cards_all_are_dealt():
+    shares = deal(FOUR * 4, [Rate()] * 64, LAYERS)
+    assert sorted(number for share in shares for number in share) == list(range(16))
 
 
 def test_groups_go_to_whoever_is_free():
@@ -266,3 +285,32 @@ def test_devices_that_cannot_work_together_are_refused(clip, names):
 def test_one_device_and_several_are_not_both_chosen(clip):
     with pytest.raises(SettingError, match="leave one of them out"):
         clip(device="cpu", devices="cpu,cpu")
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+
+
+def planned(capsys, *words: str) -> str:
+    """The last line of a plan of a small clip."""
+    size = "--width", "768", "--height", "512", "--frames", "121"
+    assert main(["plan", "--version", "2.3", "--ram", "64", *size, *words]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_several_cards_gain(capsys):
+    line = planned(capsys, "--devices", "RTX 5090, RTX 4090")
+    after, before = map(float, re.findall(r"([0-9.]+) s a step", line) + re.findall(r"instead of ([0-9.]+) s", line))
+    assert "2 devices" in line and "RTX 4090: " in line and 0.5 * before < after < before
+    line = planned(capsys, "--gpus", "64", "--card", "H100")
+    assert "64 devices" in line and line.count("H100") == 4
+    assert "devices" not in planned(capsys, "--card", "H100")
+
+
+@pytest.mark.parametrize("words", [
+    ["--devices", "RTX 5090", "--card", "H100"], ["--gpus", "4"], ["--gpus", "0", "--card", "H100"],
+    ["--devices", "RTX 5090,,"],
+])  # fmt: skip
+def test_cards_that_cannot_be_planned_are_one_sentence(capsys, words):
+    assert main(["plan", "--version", "2.3", *words]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
