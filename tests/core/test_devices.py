@@ -4,22 +4,30 @@ import logging
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from devices import Device, Pins, through
+from planned import REFINING, small
 from torch import nn
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.cli import main
 from ltx2_core.errors import LTX2Error, SettingError
-from ltx2_core.memory import Store
+from ltx2_core.geometry import ClipShape, exact_fps
+from ltx2_core.memory import Room, Store
+from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
 from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
+from ltx2_core.pipeline.gain import describe_gain
+from ltx2_core.pipeline.plan import plan_stages
+from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance
-from ltx2_core.sampling.tiles import TileSettings
+from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
 
@@ -314,3 +322,14 @@ def test_the_plan_says_what_several_cards_gain(capsys):
 def test_cards_that_cannot_be_planned_are_one_sentence(capsys, words):
     assert main(["plan", "--version", "2.3", *words]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_plan_deals_the_tiles_of_a_refinement():
+    blueprint, machine = small("2.3"), machine_named("H100")
+    tiled = replace(REFINING, tiles=Tiles((1, 2, 2), (0, 1, 1)))
+    stage = Refine(tiled, LatentSize.of_clip(ClipShape(256, 256, 9, exact_fps(24))), refines_sound=False)
+    rooms = [Room(machine, machine.budget, 2**36)] * 2
+    plan = plan_stages([stage], blueprint, rooms[0])
+    (line,) = describe_gain(plan, blueprint, rooms, lambda stage, need: need)
+    assert line.count("2 of 4 tiles") == 2
