@@ -64,8 +64,8 @@ FAULTS = [
           "torch.cuda.current_stream(self.device).wait_event(slot.ready)",
           "self._copies.wait_event(slot.ready)"),
     Fault("a copy waits for copies, not for the work", "link",
-          "        slot.free = torch.cuda.current_stream(self.device).record_event()\n        if unit.span",
-          "        slot.free = slot.free or self._copies.record_event()\n        if unit.span"),
+          "        slot.free = torch.cuda.current_stream(self.device).record_event()\n        if (span",
+          "        slot.free = slot.free or self._copies.record_event()\n        if (span"),
     Fault("the event of a copy is waited for before its reader", "link",
           "        if slot.task is not None:\n            slot.task.result()\n            slot.task = None\n"
           "        torch.cuda.current_stream(self.device).wait_event(slot.ready)\n",
@@ -80,7 +80,7 @@ FAULTS = [
           "        self._copies.synchronize()\n        self._readers.settle()\n"),
     Fault("settling waits for nothing", "link", WITHOUT_SETTLING, "        pass\n"),
     Fault("settling knows only the last task", "link",
-          "self._tasks = [each for each in self._tasks if not each.done()]", "self._tasks = []"),
+          "self._tasks = [*(each for each in self._tasks if not each.done()), future]", "self._tasks = [future]"),
     Fault("settling does not know the readers", "link", "        wait(self._tasks)\n", "        pass\n"),
     Fault("a task is submitted that settling does not know", "link",
           "slot.task = self._readers.submit(self._fetch, unit, slot)",
@@ -139,9 +139,15 @@ FAULTS = [
     Fault("what is sent may be given to others", "link", "        self._pinned.hold(unit)\n"),
     Fault("what is sent rests all the same", "pinned",
           '''which is about to be copied, until it rests."""
-        self._resting.pop(unit, None)''',
+        with self._lock:
+            original = unit.original or unit
+            self._holders.setdefault(original, weakref.WeakSet()).add(unit)
+            self._resting.pop(original, None)''',
           '''which is about to be copied, until it rests."""
-        self._resting.get(unit)'''),
+        with self._lock:
+            original = unit.original or unit
+            self._holders.setdefault(original, weakref.WeakSet()).add(unit)
+            self._resting.get(original)'''),
     Fault("what is sent rests when others come", "pinned",
           "    def _give_up(self, unit: Unit) -> None:\n        del self._resting[unit]",
           "    def _give_up(self, unit: Unit) -> None:\n        unit = next(iter(self._granted))\n"

@@ -33,7 +33,10 @@ OTHER_INPUTS = {
 OTHER_INPUTS |= {
     (owner.__name__, name): "LTX2AVTimeline.timeline" for owner in OF_TIMELINES for name in settings_of(owner)
 }
-OF_THE_HOST = {("Resources", "device"): "ComfyUI's --cpu and --cuda-device"}
+OF_THE_HOST = {
+    ("Resources", "device"): "ComfyUI's --cpu and --cuda-device",
+    ("Resources", "devices"): "ComfyUI's --cuda-device",
+}
 
 
 def all_settings() -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..errors import plain_text
+from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_lora
 from ..media import check_target
@@ -19,6 +19,7 @@ from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
+from ..pipeline.gain import describe_gain
 from ..pipeline.generate import Clip, check_decoders, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
@@ -95,7 +96,10 @@ def run_inspect(options: argparse.Namespace) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Print where the weights will be, and how long a clip takes."""
-    room, dtype = room_of(options)
+    cards = cards_of(options)
+    rooms = [room_of(argparse.Namespace(**vars(options) | {"card": card})) for card in cards]
+    room, dtype = rooms[0]
+    options.card = cards[0]
     blueprint, recipe = _blueprint(options, dtype, tables=not room.in_ram)
     clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
     size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
@@ -105,7 +109,25 @@ def run_plan(options: argparse.Namespace) -> None:
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
     loras = tuple((open_lora(path), strengths) for path, strengths in written)
     load = LoraLoad(loras, torch.device("cpu" if room.in_ram else "cuda"), blueprint)
-    print(plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load).explain())
+    plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
+    print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
+
+
+def cards_of(options: argparse.Namespace) -> list[str | None]:
+    """Return the cards to plan for; None is that of this machine.
+
+    Raises:
+        SettingError: for cards that are chosen in two ways, and for no card.
+    """
+    if options.devices is not None:
+        if options.card is not None or options.gpus is not None:
+            raise SettingError("--devices names all cards: leave --card and --gpus out.")
+        return [name.strip() for name in options.devices.split(",")]
+    if options.gpus is None:
+        return [options.card]
+    if options.card is None or not 1 <= options.gpus <= 64:
+        raise SettingError(f"--gpus {options.gpus} says how many of --card there are, from 1 to 64: give both.")
+    return [options.card] * options.gpus
 
 
 def _blueprint(options: argparse.Namespace, dtype: torch.dtype, tables: bool) -> tuple[Blueprint, Recipe]:

@@ -430,6 +430,9 @@ def _plan(command: Command) -> None:
     group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="as for generate")
     group = command.group("machine")
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
+    group.add("--devices", metavar="CARDS",
+              help='cards that share the steps, such as "RTX 5090,RTX 4090"; the first does all the rest')  # fmt: skip
+    group.add("--gpus", type=int, metavar="N", help="so many of --card share the steps")
     group.add("--vram", type=_gigabytes, metavar="GB", help="of the card (default: what it has)")
     group.add("--ram", type=_gigabytes, metavar="GB", help="of the machine (default: what this one has)")
 

@@ -92,13 +92,15 @@ class Readers:
         self._chunk = chunk
         self._threads = ThreadPoolExecutor(_READERS, "weights")
         self._tasks: list[Future] = []
+        self._lock = threading.Lock()
         self._own = threading.local()
 
     def submit(self, task: Callable[..., None], *arguments: object) -> Future:
         """Run ``task`` on one of the threads, and return its future."""
-        self._tasks = [each for each in self._tasks if not each.done()]
-        self._tasks.append(self._threads.submit(task, *arguments))
-        return self._tasks[-1]
+        future = self._threads.submit(task, *arguments)
+        with self._lock:  # of several cards
+            self._tasks = [*(each for each in self._tasks if not each.done()), future]
+        return future
 
     def settle(self) -> None:
         """Wait until all tasks have ended; errors are raised where a result is asked for."""
@@ -158,8 +160,8 @@ class Streamed(Plain):
         """Start to copy the unit, or to read it, after the work already started on the card."""
         self._pinned.hold(unit)
         slot.free = torch.cuda.current_stream(self.device).record_event()
-        if unit.span is not None:
-            self._copy(unit.span, slot)
+        if (span := (unit.original or unit).span) is not None:
+            self._copy(span, slot)
         else:
             slot.task = self._readers.submit(self._fetch, unit, slot)
 

@@ -19,7 +19,8 @@ class PinnedMemory:
     """Keeps spans of units in pinned memory of the host, and leaves a tenth of the RAM free.
 
     Units that rest keep their spans until another unit needs the room. What finds no room stays where it is, in its
-    file or in ordinary memory.
+    file or in ordinary memory. Units of twin networks share the span of their original: the weights lie in RAM once,
+    however many cards they are copied to, and rest when all of these have let go.
 
     Args:
         limit: the most bytes to pin; None takes ``pin_limit`` of the RAM.
@@ -34,7 +35,9 @@ class PinnedMemory:
         unpin: Callable[[Tensor], object] | None = None,
     ):
         self._limit, self._pin, self._unpin = limit, pin or _register, unpin or _unregister
-        self._lock = threading.Lock()  # units are filled by threads
+        self._lock = threading.RLock()  # units are filled by threads, for one card or several
+        self._filling: weakref.WeakKeyDictionary[Unit, threading.Lock] = weakref.WeakKeyDictionary()
+        self._holders: weakref.WeakKeyDictionary[Unit, weakref.WeakSet[Unit]] = weakref.WeakKeyDictionary()
         self._granted: weakref.WeakKeyDictionary[Unit, weakref.finalize | None] = weakref.WeakKeyDictionary()
         self._resting: weakref.WeakKeyDictionary[Unit, None] = weakref.WeakKeyDictionary()  # longest first
 
@@ -52,8 +55,8 @@ class PinnedMemory:
         """Promise each of ``units`` a span, in this order, as far as there is room; resting units give theirs up."""
         with self._lock:
             for unit in units:
-                self._resting.pop(unit, None)
-            for unit in units:
+                self.hold(unit)
+            for unit in (each.original or each for each in units):
                 while unit not in self._granted and self._room() < unit.nbytes and self._resting:
                     self._give_up(next(iter(self._resting)))
                 if unit not in self._granted and self._room() >= unit.nbytes:
@@ -61,11 +64,20 @@ class PinnedMemory:
 
     def hold(self, unit: Unit) -> None:
         """Keep the span of ``unit``, which is about to be copied, until it rests."""
-        self._resting.pop(unit, None)
+        with self._lock:
+            original = unit.original or unit
+            self._holders.setdefault(original, weakref.WeakSet()).add(unit)
+            self._resting.pop(original, None)
 
     def rest(self, units: Sequence[Unit]) -> None:
         """Allow the spans of ``units``, of which no copy is under way, to be given up when others need the room."""
-        self._resting.update((unit, None) for unit in units if unit in self._granted)
+        with self._lock:
+            for unit in units:
+                original = unit.original or unit
+                holders = self._holders.get(original, weakref.WeakSet())
+                holders.discard(unit)
+                if original in self._granted and not holders:
+                    self._resting[original] = None
 
     def fill(self, unit: Unit) -> Tensor | None:
         """Pin the span of a unit and read its bytes into it; None if it was promised none or the system refuses.
@@ -73,6 +85,13 @@ class PinnedMemory:
         Raises:
             OSError: if it cannot be read; nothing is pinned then.
         """
+        original = unit.original or unit
+        with self._lock:
+            filling = self._filling.setdefault(original, threading.Lock())
+        with filling:  # twins may come for it at once
+            return original.span if original.span is not None else self._fill(original)
+
+    def _fill(self, unit: Unit) -> Tensor | None:
         if unit not in self._granted:
             return None
         span = _pages(unit.nbytes)

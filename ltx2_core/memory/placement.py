@@ -100,6 +100,19 @@ UNLIMITED = Room(Machine("this machine", 0, 1, 1, 1, 1, 1, 1, 1), None)
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How fast a device runs a stage.
+
+    Attributes:
+        seconds: of computing one run.
+        least: that a run takes however little of it is computed, since weights are streamed.
+    """
+
+    seconds: float = 1.0
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where the weights of a stage are between their uses, and how long it takes.
 
@@ -150,6 +163,12 @@ class Placement:
     def host_bytes(self) -> int:
         """Bytes of pinned memory."""
         return sum(size for size, tier in zip(self.sent, self.tiers) if tier == HOST)
+
+    def rate(self, machine: Machine) -> Rate:
+        """Return how fast ``machine`` runs the stage, placed so."""
+        from_disk = sum(size for size, tier in zip(self.sent, self.tiers) if tier == DISK)
+        least = max((from_disk + self.host_bytes) / machine.link, from_disk / machine.disk)
+        return Rate(machine.seconds(self.need.cost), least)
 
     @property
     def seconds(self) -> float:

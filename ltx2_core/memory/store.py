@@ -47,6 +47,7 @@ class Store:
         slots: how many of the largest unit the ring holds from the next budget on.
 
     What ``arrival`` converts is converted in every copy, unit by unit; the network keeps it as it is stored.
+    The store of a twin names that of its ``original``, whose pinned memory it copies from.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Store:
         slots: int = 2,
         link: Link | None = None,
         arrival: Arrival = AS_STORED,
+        original: "Store | None" = None,
     ):
         self.network = network
         self.device = torch.device(device)
@@ -65,6 +67,10 @@ class Store:
         self.slots = slots
         self._link = link or link_to(self.device)
         self._partitions = partitions_of(network, arrival)
+        if original is not None:
+            for unit, partition in self._partitions.items():
+                for own, first in zip(partition.ranked, original._partitions[unit].ranked, strict=True):
+                    own.original = first
         self._rings = {unit: Ring(each.units, self._link, slots) for unit, each in self._partitions.items()}
         self._changes = self._made = UNCHANGED  # those of the next use, and those that the units carry
         self._chunks: dict[FeedForward, int] = {}  # tokens at a time, as they were before memory ran out

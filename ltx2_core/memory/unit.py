@@ -137,6 +137,7 @@ class Unit:
     offsets: list[int] = field(init=False)  # in the span
     nbytes: int = field(init=False)  # of the span
     span: Tensor | None = None  # a copy in pinned host memory
+    original: "Unit | None" = None  # the same weights in the network of which this one is a twin; has the span
     place: Slot | None = None  # on the device, while the unit stays there
     patches: dict[int, Patch] = field(default_factory=dict)  # of which tensors, to be made in every copy
     beside: "Unit | None" = None  # what its layers read beside the weights

@@ -1,6 +1,7 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
-from collections.abc import Collection, Hashable, Iterator
+import logging
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,23 +15,28 @@ from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..disk_cache import cache_folder
-from ..errors import MissingFileError, SettingError
+from ..errors import DoesNotFitError, MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
-from ..memory.placement import UNLIMITED, Placement, Room
+from ..memory.placement import UNLIMITED, Placement, Rate, Room
 from ..memory.ram import ram
 from ..memory.ring import Link
 from ..memory.store import Store
+from ..memory.twin import twin_of
 from ..quantization import check_format, scaled_product
 from ..settings import Resources
 from ..text import Tokenizer
 from .blueprint import FLOAT32, Blueprint, blueprint_of
+from .devices import Twin, Worker, working_together
 from .engine import PlannedEngine
+from .plan import place_stage
 from .prepare import LoraLoad, Prepared, adapters_of, cast_device, fuses, joined, ready
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
+
+_log = logging.getLogger(__name__)
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
 _ROUNDED_BYTES = 2**26
@@ -73,7 +79,8 @@ class LocalEngine(PlannedEngine):
                 compare(lora, models)
         self.models, self.events, self.loras = models, events, loras
         self.resources, self.attention = resources, resources.attention
-        self._device = best_device() if resources.device is None else device_named(resources.device)
+        self._devices = devices_named(resources.device_names) or (best_device(),)
+        self._device = self._devices[0]
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[Hashable, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
@@ -118,12 +125,18 @@ class LocalEngine(PlannedEngine):
     @cached_property
     def machine(self) -> Machine:
         """How fast the device is, and the disk that holds the transformer."""
+        return self._machine_of(self._device)
+
+    def _machine_of(self, device: torch.device) -> Machine:
         source = self.models.sources.get("transformer")
-        return current_machine(self._device, None if source is None else source.file.path)
+        return current_machine(device, None if source is None else source.file.path)
 
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what may be taken now."""
-        free, vram = usable(self._device), self.resources.vram
+        return self._room_on(self._device)
+
+    def _room_on(self, device: torch.device) -> Room:
+        free, vram = usable(device), self.resources.vram
         if free is None and vram is None:
             return self._room_in_ram()
         budget = vram if free is None else _rounded(free)
@@ -131,7 +144,8 @@ class LocalEngine(PlannedEngine):
         total, available = ram()
         pinned = pinnable(total, available + self._pinned.held)
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
-        return Room(self.machine, budget, _rounded(pinned)).within(vram, most)
+        machine = self.machine if device == self._device else self._machine_of(device)
+        return Room(machine, budget, _rounded(pinned)).within(vram, most)
 
     def _room_in_ram(self) -> Room:
         """What a CPU may take; a model that is small beside that needs no plan, and stays where it is used."""
@@ -161,10 +175,16 @@ class LocalEngine(PlannedEngine):
         self.events.check()
         stack = self.loras if loras is None else loras
         prepared = {key: self._prepare(key, stack) for key in stage.networks}
-        self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
+        twins = self._twins(stage, prepared, stack)
+        self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
         try:
             with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
-                yield networks
+                if not twins:
+                    yield networks
+                    return
+                first = Worker(self._device, networks[TRANSFORMER], rate_of(placement, self.room()))
+                with working_together(first, twins, self.blueprint.layers) as devices:
+                    yield networks.replaced(TRANSFORMER, devices)
         finally:
             for key, each in prepared.items():
                 each.store.release()
@@ -175,9 +195,29 @@ class LocalEngine(PlannedEngine):
         if (identity := self._identity(key)) not in self._built:
             arrival = arrival_on(self._device, self._dtype_of(*key.components))
             modules = tuple(self._build(key, arrival.deferred))
-            self._built[identity] = modules, Store(joined(modules), self._device, link=self._link(), arrival=arrival)
+            link = self._link(self._device)
+            self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
         return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
+
+    def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
+        """The transformer of a stage for all devices but the first, each as it fits there; nobody runs yet."""
+        twins: list[Twin] = []
+        for device in self._devices[1:] if TRANSFORMER in prepared else ():
+            try:
+                room = self._room_on(device)
+                placement = place_stage(stage, self.blueprint, room, self.load)
+            except DoesNotFitError as error:
+                _log.warning("%s is left out, and the clip goes on without it: %s", device, error)
+                continue
+            original = prepared[TRANSFORMER]
+            (network,) = map(twin_of, original.modules)
+            arrival = arrival_on(device, self._dtype_of(*TRANSFORMER.components))
+            store = Store(network, device, link=self._link(device), arrival=arrival, original=original.store)
+            adapters = adapters_of([network], TRANSFORMER, loras, fuse=fuses(device))
+            prepared_there = Prepared((network,), store, tuple(adapters))
+            twins.append(Twin(device, prepared_there, placement, rate_of(placement, room)))
+        return twins
 
     def _identity(self, key: NetworkKey[Any]) -> Hashable:
         return key, self._dtype_of(*key.components)
@@ -198,10 +238,15 @@ class LocalEngine(PlannedEngine):
         if placement is not None:
             first.store.set_budget(placement.weight_budget)
 
-    def _link(self) -> Link:
-        if self._device.type == "cpu" and self.resources.vram is not None:
-            return Plain(self._device)
-        return link_to(self._device, self._pinned)
+    def _link(self, device: torch.device) -> Link:
+        if device.type == "cpu" and self.resources.vram is not None:
+            return Plain(device)
+        return link_to(device, self._pinned)
+
+
+def rate_of(placement: Placement | None, room: Room) -> Rate:
+    """Return how fast a stage runs that is placed so; one that needs no placing as fast as any other."""
+    return Rate() if placement is None else placement.rate(room.machine)
 
 
 def best_device() -> torch.device:
@@ -226,6 +271,22 @@ def device_named(name: str) -> torch.device:
         f"device is {name[:40]!r}, which this machine, or its PyTorch, does not have: leave it out, or take one of "
         f"{', '.join(known)}."
     )
+
+
+def devices_named(names: Sequence[str]) -> tuple[torch.device, ...]:
+    """Return the devices of these names, which work together.
+
+    Raises:
+        SettingError: for one that this machine does not have, for one twice, and for devices of several kinds.
+    """
+    devices = tuple(map(device_named, names))
+    twice = {str(device) for device in devices if device.type != "cpu" and devices.count(device) > 1}
+    if twice or len({device.type for device in devices}) > 1:
+        raise SettingError(
+            f"devices are {', '.join(names)[:80]}: give different devices of one kind, such as cuda:0,cuda:1, so that "
+            "they compute the same."
+        )
+    return devices
 
 
 def _device_counts() -> dict[str, int]:

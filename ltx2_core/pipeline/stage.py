@@ -75,6 +75,10 @@ class Networks:
         """Return the network of ``key``; None if it is not among them."""
         return cast(N | None, self._networks.get(key))
 
+    def replaced(self, key: NetworkKey[N], network: object) -> "Networks":
+        """Return the same with ``network`` as that of ``key``."""
+        return Networks({**self._networks, key: network})
+
     def __getitem__(self, key: NetworkKey[N]) -> N:
         return cast(N, self._networks[key])
 

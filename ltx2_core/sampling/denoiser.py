@@ -1,8 +1,8 @@
 """From a noisy latent to its guided estimate: the passes of one step, and the content that is kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ class Network(Protocol):
 
     def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
         """Compute the velocities (B, N, C) of all passes of a step; ``between_blocks`` may raise to interrupt."""
+
+
+@runtime_checkable
+class ManyNetworks(Network, Protocol):
+    """A transformer that answers several questions at once, as on several devices."""
+
+    def sweep_each(
+        self, groups: Sequence[Sequence[Pass]], between_blocks: Callable[[], None] | None = None
+    ) -> Iterator[Sequence[Velocities]]:
+        """Yield what ``sweep`` would return for each group of passes, in their order."""
 
 
 @dataclass

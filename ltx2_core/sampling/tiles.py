@@ -7,7 +7,7 @@ that it is no larger than a tile.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -23,7 +23,7 @@ from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
 from ..video_vae.tiling import Span, blend_weights
-from .denoiser import Network, Velocities
+from .denoiser import ManyNetworks, Network, Velocities
 
 Size = Sequence[int]  # time, height, width
 
@@ -263,22 +263,36 @@ class TiledNetwork:
         if len(self._tiles) == 1:
             return self._network.sweep(passes, between_blocks)
 
-        def sweep_view(view: View) -> Sequence[Velocities]:
-            select = cache(view.select)  # passes that share an input still do
-            return self._network.sweep([view.pick(each, select) for each in passes], between_blocks)
-
         pictures = [
             torch.zeros_like(each.video.tokens, dtype=torch.float32) for each in passes if each.video is not None
         ]
-        for tile in self._tiles:
-            for total, (velocity, _) in zip(pictures, sweep_view(tile)):
+        views = [*self._tiles, *([] if self._overview is None else [self._overview])]
+        answers = self._sweep_views(views, passes, between_blocks)
+        for tile, answer in zip(self._tiles, answers):
+            for total, (velocity, _) in zip(pictures, answer):
                 if velocity is not None:
                     tile.add(velocity, total)
         if self._overview is not None:
-            sounds = [velocity for _, velocity in sweep_view(self._overview)]
+            sounds = [velocity for _, velocity in next(answers)]
         else:
             sounds = [None if each.audio is None else torch.zeros_like(each.audio.tokens) for each in passes]
         return list(zip(pictures, sounds))
+
+    def _sweep_views(
+        self, views: Sequence[View], passes: Sequence[Pass], between_blocks: Callable[[], None] | None
+    ) -> Iterator[Sequence[Velocities]]:
+        """Yield the velocities of all passes in each view, one after the other where there is one device."""
+        groups = (_picked(view, passes) for view in views)
+        if isinstance(self._network, ManyNetworks):
+            yield from self._network.sweep_each(list(groups), between_blocks)
+        else:
+            for group in groups:
+                yield self._network.sweep(group, between_blocks)
+
+
+def _picked(view: View, passes: Sequence[Pass]) -> list[Pass]:
+    select = cache(view.select)  # passes that share an input still do
+    return [view.pick(each, select) for each in passes]
 
 
 def one_by_one(run: Callable[[AVState, AVLatent], AVLatent], state: AVState, noise: AVLatent, tiles: Tiles) -> AVLatent:

@@ -316,13 +316,15 @@ def _of_class(flat: dict[str, Any], owner: type) -> dict[str, Any]:
 
 
 def _machine(flat: dict[str, Any]) -> dict[str, Any]:
-    """The fields of Resources behind ``dtype``, and behind ``device``, ``vram`` and ``ram`` as PyTorch counts them."""
+    """The fields of Resources behind ``dtype``, ``device``, ``devices``, ``vram`` and ``ram`` as PyTorch has them."""
     found: dict[str, Any] = {}
     for name in ("vram", "ram"):
         if flat.get(name) is not None:
             found[f"max_{name}"] = flat[name] / GIB
     if flat.get("device") is not None:
         found["device"] = str(flat["device"])
+    if (devices := flat.get("devices")) is not None:
+        found["devices"] = devices if isinstance(devices, str) else ",".join(map(str, devices))
     if (dtype := flat.get("dtype")) is not None:
         names = {each: name for name, each in PRECISIONS.items()}
         if dtype not in names:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 
+from ..errors import SettingError
 from ..fields import Choice, Number, Switch, Words, zero
 from ..quantization import CASTS
 from ..sampling import ATTENTIONS
@@ -61,6 +62,21 @@ class Resources:
         "faster on GeForce, slightly other clips. The log tells their error, measured on your card, and why one is not "
         "taken.",
     ] = ATTENTIONS[0]
+    devices: Annotated[
+        str | None,
+        Words(),
+        "Several devices of one kind that share the steps, such as cuda:0,cuda:1: each computes some of the passes of "
+        "a step, or some of its tiles. The first one does all the rest. In place of one device.",
+    ] = None
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The devices, the first of which does what is not shared; empty where the fastest is to be found."""
+        if self.devices is None:
+            return () if self.device is None else (self.device,)
+        if self.device is not None:
+            raise SettingError(f"device is {self.device[:40]}, devices are {self.devices[:80]}: leave one of them out.")
+        return tuple(name.strip() for name in self.devices.split(","))
 
     @property
     def vram(self) -> int | None:

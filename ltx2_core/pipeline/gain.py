@@ -1,0 +1,93 @@
+"""What several devices gain: the time of a step when its passes, or its tiles, are dealt out; nothing is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..memory.placement import Placement, Room, place
+from .blueprint import Blueprint
+from .devices import deal
+from .plan import Load, Plan
+from .refine import Refine
+from .sample import Sample, Sampling, need_of_passes, passes_on_meta
+from .stage import need_of
+
+
+def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
+    """Say for each stage of the transformer how long a step takes on several devices.
+
+    The time is that of the slowest device. What goes between the devices, the inputs and velocities of a pass, is some
+    megabytes and is not counted.
+
+    Args:
+        plan: for the first device, whose stages fit.
+        blueprint: of the model.
+        rooms: of all devices, the first one first.
+        load: as for ``plan_stages``.
+    """
+    lines = []
+    for stage in plan.stages if plan.fits and len(rooms) > 1 else ():
+        if isinstance(stage, (Sample, Refine)):
+            lines += _lines(stage, blueprint, rooms, load)
+    return lines
+
+
+def _lines(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
+    need = load(stage, need_of(stage, blueprint))
+    found = [(room, place(need, room)) for room in rooms]
+    lines = [
+        f"{stage.name} does not fit {room.machine.name}, which is left out." for room, each in found if each is None
+    ]
+    able = [(room, each) for room, each in found if each is not None]
+    return [*lines, _line(stage, blueprint, able, load)]
+
+
+def _line(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load) -> str:
+    runs, run = able[0][1].need.runs, able[0][1].run
+    sweeps = runs // (stage.sampling.steps * stage.sampling.sampler.calls) if isinstance(stage, Refine) else 1
+    if sweeps > 1:
+        after, shares = _tiles(sweeps, [each for _, each in able])
+        words = [f"{share} of {sweeps} tiles" if share else "" for share in shares]
+    else:
+        after, words = _passes(stage, blueprint, able, load)
+    dealt = "; ".join(f"{room.machine.name}: {each}" for (room, _), each in zip(able, words) if each)
+    return f"{stage.name} on {len(able)} devices: {after:.2f} s a step instead of {sweeps * run:.2f} s ({dealt})"
+
+
+def _tiles(count: int, placements: Sequence[Placement]) -> tuple[float, list[int]]:
+    """Seconds of ``count`` tiles, each taken by who is done first, and how many each device makes."""
+    shares = [0] * len(placements)
+    for _ in range(count):
+        ends = [(share + 1) * each.run for share, each in zip(shares, placements)]
+        shares[ends.index(min(ends))] += 1
+    return max(share * each.run for share, each in zip(shares, placements)), shares
+
+
+def _passes(
+    stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load
+) -> tuple[float, list[str]]:
+    """Seconds of a step whose passes are dealt out, and the passes of each device."""
+    sampling, size = stage.sampling, stage.size
+    names = sampling.passes(size.video is not None and size.audio is not None)
+    passes = passes_on_meta(blueprint, size, names)
+    late = frozenset({sampling.guidance.first_stg_block})
+    passes = [
+        replace(each, perturbation=replace(each.perturbation, video_values_only=late, audio_values_only=late))
+        if name == "perturbed"
+        else each
+        for name, each in zip(names, passes)
+    ]
+    shares = deal(passes, [placement.rate(room.machine) for room, placement in able], blueprint.layers)
+    own = [tuple(names[number] for number in share) for share in shares]
+    seconds = [_seconds(stage, sampling, blueprint, room, each, load) for (room, _), each in zip(able, own) if each]
+    return max(seconds), [", ".join(each) for each in own]
+
+
+def _seconds(
+    stage: Sample | Refine, sampling: Sampling, blueprint: Blueprint, room: Room, names: tuple[str, ...], load: Load
+) -> float:
+    """Seconds in which a device makes these passes, with the weights placed as for all of them."""
+    first = sampling.guidance.first_stg_block if {"cond", "perturbed"} <= {*names} else 0
+    need = need_of_passes(blueprint, stage.size, names, sampling.steps, first, stage.name)
+    placement = place(load(stage, need), room)
+    assert placement is not None  # since all passes fit
+    return placement.run

@@ -1,0 +1,335 @@
+"""Several devices share the passes and the tiles of a step: the bits of one device, in a part of its time."""
+
+import logging
+import re
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from devices import Device, Pins, through
+from planned import REFINING, small
+from torch import nn
+
+import ltx2_core as ltx2
+from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.cli import main
+from ltx2_core.errors import LTX2Error, SettingError
+from ltx2_core.geometry import ClipShape, exact_fps
+from ltx2_core.memory import Room, Store
+from ltx2_core.memory.machine import machine_named
+from ltx2_core.memory.placement import Rate
+from ltx2_core.memory.twin import twin_of
+from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
+from ltx2_core.pipeline.gain import describe_gain
+from ltx2_core.pipeline.plan import plan_stages
+from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.sampling import Guidance
+from ltx2_core.sampling.tiles import Tiles, TileSettings
+from ltx2_core.settings import SecondStage
+from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
+
+LAYERS, CPU = 4, torch.device("cpu")
+
+
+def stream(seed: int) -> StreamInput:
+    tokens = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(seed))
+    return StreamInput(tokens, torch.ones(1), torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 1))
+
+
+FOUR = [Pass(stream(number), None, UNPERTURBED) for number in range(4)]
+
+
+class Clocked:
+    """A card that only counts its time; ``fails`` at a sweep of that number."""
+
+    def __init__(self, seconds=1.0, fails=None, error=None):
+        self.seconds, self.now, self.sweeps, self.fails, self.error = seconds, 0.0, 0, fails, error
+
+    def sweep(self, passes, between_blocks=None):
+        self.sweeps += 1
+        if self.sweeps == self.fails:
+            raise self.error
+        if between_blocks is not None:
+            between_blocks()
+        self.now += self.seconds * blocks(passes, LAYERS) / LAYERS
+        return [(each.video.tokens * 2, None) for each in passes]
+
+
+def team(*cards: Clocked) -> Devices:
+    return Devices([Worker(CPU, card, Rate(card.seconds)) for card in cards], LAYERS)
+
+
+def taken(cards, passes=FOUR) -> float:
+    results = team(*cards).sweep(passes)
+    assert all(torch.equal(video, each.video.tokens * 2) for (video, _), each in zip(results, passes))
+    return max(card.now for card in cards)
+
+
+def test_two_and_four_equal_cards_take_a_half_and_a_quarter():
+    one, two, four = (taken([Clocked() for _ in range(count)]) for count in (1, 2, 4))
+    assert one / two >= 1.9 and one / four >= 3.5
+
+
+def test_a_faster_card_does_more():
+    fast, slow = Clocked(1), Clocked(2.9)
+    assert taken([fast, slow]) == 3 and slow.now == 2.9
+
+
+def test_passes_that_share_blocks_stay_together():
+    shared = stream(0)
+    late = Perturbation(frozenset({3}), frozenset({3}))
+    passes = [Pass(shared, None, UNPERTURBED), FOUR[1], Pass(shared, None, late)]
+    assert blocks(passes, LAYERS) == 2 * LAYERS + 1
+    assert deal(passes, [Rate(), Rate()], LAYERS) == [[0, 2], [1]]
+
+
+def test_unlike_cards_end_as_near_to_each_other_as_they_can():
+    """The pair that shares blocks goes to the slower card, although the faster one would end it sooner."""
+    shared, late = stream(0), Perturbation(frozenset({2}), frozenset({2}))
+    passes = [Pass(shared, None, UNPERTURBED), FOUR[1], Pass(shared, None, late), FOUR[2]]
+    assert deal(passes, [Rate(1), Rate(1.3)], LAYERS) == [[1, 3], [0, 2]]
+
+
+def test_a_card_that_streams_for_longer_than_all_would_take_gets_nothing():
+    assert deal(FOUR, [Rate(1.0), Rate(1.0, least=2.0)], LAYERS) == [[0, 1, 2, 3], []]
+
+
+def test_however_many_passes_and_cards_all_are_dealt():
+    shares = deal(FOUR * 4, [Rate()] * 64, LAYERS)
+    assert sorted(number for share in shares for number in share) == list(range(16))
+
+
+def test_groups_go_to_whoever_is_free():
+    class Sleeping(Clocked):
+        def sweep(self, passes, between_blocks=None):
+            time.sleep(self.seconds)
+            return super().sweep(passes, between_blocks)
+
+    fast, slow = Sleeping(0.002), Sleeping(0.03)
+    groups = [[each] for each in FOUR * 3]
+    for answer, group in zip(team(fast, slow).sweep_each(groups), groups, strict=True):
+        assert torch.equal(answer[0][0], group[0].video.tokens * 2)
+    assert fast.sweeps > slow.sweeps > 0
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: unspecified failure")])
+def test_a_card_that_fails_is_left_out(error, caplog):
+    cards = Clocked(), Clocked(fails=2, error=error), Clocked()
+    devices = team(*cards)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            results = devices.sweep(FOUR)
+            assert all(torch.equal(video, each.video.tokens * 2) for (video, _), each in zip(results, FOUR))
+    assert len(devices.workers) == 2 and cards[1].sweeps == 2
+    assert len(caplog.records) == 1 and "left out" in caplog.text
+
+
+def test_a_card_that_fails_leaves_its_tile_to_others():
+    devices = team(Clocked(), Clocked(fails=1, error=torch.OutOfMemoryError("full")))
+    assert len(list(devices.sweep_each([[each] for each in FOUR]))) == 4
+
+
+def test_the_last_card_says_why_it_failed():
+    cards = [Clocked(fails=1, error=torch.OutOfMemoryError(f"full {number}")) for number in range(2)]
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        team(*cards).sweep(FOUR)
+
+
+@pytest.mark.parametrize("error", [SettingError("wrong"), KeyError("wrong")])
+def test_what_concerns_all_ends_the_step(error):
+    with pytest.raises(type(error), match="wrong"):
+        team(Clocked(), Clocked(fails=1, error=error)).sweep(FOUR)
+
+
+def test_an_interrupt_stops_all_cards():
+    begun, stopped = threading.Barrier(3), []
+
+    class Waiting(Clocked):
+        def sweep(self, passes, between_blocks=None):
+            begun.wait(5)
+            try:
+                while True:
+                    between_blocks()
+                    time.sleep(0.001)
+            except BaseException:
+                stopped.append(self)
+                raise
+
+    asked = iter([lambda: None, lambda: begun.wait(5)])
+
+    def interrupt():
+        if (ask := next(asked, None)) is None:
+            raise InterruptedError
+        ask()
+
+    with pytest.raises(InterruptedError):
+        team(Waiting(), Waiting()).sweep(FOUR, interrupt)
+    assert len(stopped) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return x
+
+
+def test_twins_share_every_byte_and_stream_by_themselves():
+    first = Chain().requires_grad_(False)
+    second, x = twin_of(first), torch.randn(2, 16)
+    expected = first(x)
+    assert [p.data_ptr() for p in first.parameters()] == [p.data_ptr() for p in second.parameters()]
+    links = Device(), Device()
+    original = Store(first, "cpu", link=links[0])
+    stores = original, Store(second, "cpu", link=links[1], original=original)
+    for store in stores:
+        store.set_budget(2 * store.unit_bytes[0] + store.rest_bytes)
+    with stores[0].use() as one, stores[1].use() as two:
+        assert torch.equal(one(x), expected) and torch.equal(two(x), expected)
+    for link in links:
+        assert len(set(link.sent)) == 6
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    from devices import on_stand_ins
+
+    return on_stand_ins(monkeypatch)
+
+
+def test_however_many_cards_the_weights_are_pinned_once(stand_ins):
+    first, x, pins = Chain().requires_grad_(False), torch.randn(2, 16), Pins()
+    memory, expected = pins.memory(), first(x)
+    stores = [Store(first, "cpu", link=through(memory))]
+    stores += [Store(twin_of(first), "cpu", link=through(memory), original=stores[0]) for _ in range(3)]
+    for store in stores:
+        store.set_budget(2 * store.unit_bytes[0] + store.rest_bytes)
+
+    def work(store):
+        with torch.inference_mode(), store.use() as network:
+            results.extend(torch.equal(network(x), expected) for _ in range(3))
+
+    results = []
+    threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 12
+    assert sum(pins.pinned.values()) == sum(stores[0].unit_bytes) == memory.held
+
+
+# --------------------------------------------------------------------------------------------------------------- clips
+
+
+@pytest.fixture(scope="module")
+def clip():
+    video = Guidance(text_scale=3.0, stg_scale=1.0, stg_blocks=(1,), cross_modal_scale=2.0)
+    settings = {"width": 64, "height": 64, "frames": 9, "steps": 2, "seed": 3, "video": video, "audio": video}
+    models = ltx2.open_models("miniature")
+
+    def make(**more):
+        return ltx2.generate(models, "a red ball", "noise", **settings, **more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def of_one(clip):
+    return clip(device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", [{}, {"vram": 2**30}])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_clip_of_several_devices_is_that_of_one(clip, of_one, count, limits):
+    several = clip(devices=",".join(["cpu"] * count), **limits)
+    assert torch.equal(several.latent.video, of_one.latent.video)
+    assert torch.equal(several.latent.audio, of_one.latent.audio)
+
+
+@pytest.mark.slow
+def test_every_device_is_asked_in_every_step(clip, monkeypatch):
+    sweep, asked = Transformer.sweep, []
+
+    def spy(network, passes, between_blocks=None):
+        asked.append((id(network), len(passes)))
+        return sweep(network, passes, between_blocks)
+
+    monkeypatch.setattr(Transformer, "sweep", spy)
+    clip(devices=["cpu", "cpu"])
+    assert len({network for network, _ in asked}) == 2
+    assert len(asked) == 2 * 2 and sum(passes for _, passes in asked) == 2 * 4
+
+
+@pytest.mark.slow
+def test_tiles_of_several_devices_are_those_of_one():
+    def refined(**where):
+        upscaler = open_upscaler(BUILT_IN)
+        second = SecondStage(upscalers=(upscaler,), tiles=TileSettings(columns=2, rows=2, overlap=32))
+        models = ltx2.open_models("miniature")
+        return ltx2.generate(models, "a red ball", seed=1, steps=1, frames=9, second=second, **where).latent
+
+    one, several = refined(device="cpu"), refined(devices="cpu,cpu,cpu")
+    assert torch.equal(one.video, several.video) and torch.equal(one.audio, several.audio)
+
+
+@pytest.mark.parametrize("names", ["cpu,meta", "cuda:99", "cpu,nonsense"])
+def test_devices_that_cannot_work_together_are_refused(clip, names):
+    with pytest.raises(LTX2Error, match="device"):
+        clip(devices=names)
+
+
+def test_one_device_and_several_are_not_both_chosen(clip):
+    with pytest.raises(SettingError, match="leave one of them out"):
+        clip(device="cpu", devices="cpu,cpu")
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+
+
+def planned(capsys, *words: str) -> str:
+    """The last line of a plan of a small clip."""
+    size = "--width", "768", "--height", "512", "--frames", "121"
+    assert main(["plan", "--version", "2.3", "--ram", "64", *size, *words]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_several_cards_gain(capsys):
+    line = planned(capsys, "--devices", "RTX 5090, RTX 4090")
+    after, before = map(float, re.findall(r"([0-9.]+) s a step", line) + re.findall(r"instead of ([0-9.]+) s", line))
+    assert "2 devices" in line and "RTX 4090: " in line and 0.5 * before < after < before
+    line = planned(capsys, "--gpus", "64", "--card", "H100")
+    assert "64 devices" in line and line.count("H100") == 4
+    assert "devices" not in planned(capsys, "--card", "H100")
+
+
+@pytest.mark.parametrize("words", [
+    ["--devices", "RTX 5090", "--card", "H100"], ["--gpus", "4"], ["--gpus", "0", "--card", "H100"],
+    ["--devices", "RTX 5090,,"],
+])  # fmt: skip
+def test_cards_that_cannot_be_planned_are_one_sentence(capsys, words):
+    assert main(["plan", "--version", "2.3", *words]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_plan_deals_the_tiles_of_a_refinement():
+    blueprint, machine = small("2.3"), machine_named("H100")
+    tiled = replace(REFINING, tiles=Tiles((1, 2, 2), (0, 1, 1)))
+    stage = Refine(tiled, LatentSize.of_clip(ClipShape(256, 256, 9, exact_fps(24))), refines_sound=False)
+    rooms = [Room(machine, machine.budget, 2**36)] * 2
+    plan = plan_stages([stage], blueprint, rooms[0])
+    (line,) = describe_gain(plan, blueprint, rooms, lambda stage, need: need)
+    assert line.count("2 of 4 tiles") == 2
