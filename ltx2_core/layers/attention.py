@@ -11,6 +11,7 @@ from torch import Tensor
 from .autograd import needs_grad
 from .norms import RMSNorm
 from .rope import Rotation
+from .sharing import shared_input
 from .visibility import Visibility
 
 HEADS_AT_ONCE = 4  # of attention between groups
@@ -70,13 +71,20 @@ class Attention(nn.Module):
 
     def project_query(self, x: Tensor, rotation: Rotation | None = None) -> Query:
         """Project tokens ``x`` (B, N, D) to queries and gates; ``x`` is not needed afterwards."""
-        q = self._split_heads(self.q_norm(self.q(x)))
-        return Query(q if rotation is None else rotation(q), self._gates(x))
+        with shared_input(x):
+            q = self._split_heads(self.q_norm(self.q(x)))
+            return Query(q if rotation is None else rotation(q), self._gates(x))
 
     def project_key_value(self, context: Tensor, rotation: Rotation | None = None) -> KeyValue:
         """Project ``context`` (B, M, C) to keys and values, which several queries may share."""
-        k = self._split_heads(self.k_norm(self.k(context)))
-        return KeyValue(k if rotation is None else rotation(k), self._split_heads(self.v(context)))
+        with shared_input(context):
+            k = self._split_heads(self.k_norm(self.k(context)))
+            return KeyValue(k if rotation is None else rotation(k), self._split_heads(self.v(context)))
+
+    def project_self(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Query, KeyValue]:
+        """Project ``x`` (B, N, D) to all that attention of tokens to each other needs."""
+        with shared_input(x):
+            return self.project_query(x, rotation), self.project_key_value(x, rotation)
 
     def attend(self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | None = None) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
@@ -114,7 +122,9 @@ class Attention(nn.Module):
         This is the perturbation of spatio-temporal guidance (STG, arXiv 2411.18664); gates and output projection
         still apply.
         """
-        return self.project_out(self._split_heads(self.v(x)), self._gates(x))
+        with shared_input(x):
+            values, gates = self._split_heads(self.v(x)), self._gates(x)
+        return self.project_out(values, gates)
 
     def project_out(self, heads: Tensor, gates: Tensor | None) -> Tensor:
         """Apply the gates and the output projection; (B, H, N, d) to (B, N, D).

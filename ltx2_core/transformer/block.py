@@ -79,7 +79,7 @@ class SelfAttention(Attention):
         x = modulate(rms_norm(state.x, self.eps), shift, scale)
         if values_only:
             return state.plus(self.pass_values(x), gate)
-        query, key_value = self.project_query(x, state.rotation), self.project_key_value(x, state.rotation)
+        query, key_value = self.project_self(x, state.rotation)
         del x  # What is not needed any longer makes room: a block holds most here.
         heads, gates = self.attend(query, key_value, state.visibility), query.gates
         del query, key_value
