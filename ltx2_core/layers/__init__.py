@@ -5,8 +5,10 @@ from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .norms import rms_norm
 from .rope import Rope, Rotation
+from .sharing import shared_input
 from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "Visibility", "needs_grad", "rms_norm",
+    "shared_input",
 ]  # fmt: skip

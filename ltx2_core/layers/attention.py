@@ -12,6 +12,7 @@ from .kernels import NORM_ROTATE, attend
 from .kernels.light import split_heads
 from .norms import RMSNorm
 from .rope import Rotation
+from .sharing import shared_input
 from .visibility import Visibility
 
 HEADS_AT_ONCE = 4  # of attention between groups
@@ -71,12 +72,19 @@ class Attention(nn.Module):
 
     def project_query(self, x: Tensor, rotation: Rotation | None = None) -> Query:
         """Project tokens ``x`` (B, N, D) to queries and gates; ``x`` is not needed afterwards."""
-        return Query(self._place(self.q(x), self.q_norm, rotation), self._gates(x))
+        with shared_input(x):
+            return Query(self._place(self.q(x), self.q_norm, rotation), self._gates(x))
 
     def project_key_value(self, context: Tensor, rotation: Rotation | None = None) -> KeyValue:
         """Project ``context`` (B, M, C) to keys and values, which several queries may share."""
-        k = self._place(self.k(context), self.k_norm, rotation)
-        return KeyValue(k, split_heads(self.v(context), self.heads))
+        with shared_input(context):
+            k = self._place(self.k(context), self.k_norm, rotation)
+            return KeyValue(k, split_heads(self.v(context), self.heads))
+
+    def project_self(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Query, KeyValue]:
+        """Project ``x`` (B, N, D) to all that attention of tokens to each other needs."""
+        with shared_input(x):
+            return self.project_query(x, rotation), self.project_key_value(x, rotation)
 
     def attend(self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | None = None) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
@@ -116,7 +124,9 @@ class Attention(nn.Module):
         This is the perturbation of spatio-temporal guidance (STG, arXiv 2411.18664); gates and output projection
         still apply.
         """
-        return self.project_out(split_heads(self.v(x), self.heads), self._gates(x))
+        with shared_input(x):
+            values, gates = split_heads(self.v(x), self.heads), self._gates(x)
+        return self.project_out(values, gates)
 
     def project_out(self, heads: Tensor, gates: Tensor | None) -> Tensor:
         """Apply the gates and the output projection; (B, H, N, d) to (B, N, D).

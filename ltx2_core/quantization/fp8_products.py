@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import is_out_of_memory
+from .stored import round_once
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 _SIDE = 16  # of which both sides of a weight must be multiples, on cards
@@ -33,11 +34,16 @@ def scaled_linear(
     """Round x (..., in) to float8 and multiply by ``weight`` (out, in), summed in float32; (..., out) as ``x``.
 
     ``weight_scale`` is () or (out, 1). ``input_scale`` () holds for all of ``x``, and what is too large for it is
-    clamped; if it is None each token gets its own scale. So nothing depends on which tokens come together.
+    clamped; if it is None each token gets its own scale, and layers that share ``x`` round it once. So nothing depends
+    on which tokens come together.
     """
-    tokens = x.flatten(0, -2)
-    scale = row_scales(tokens) if input_scale is None else input_scale
-    rounded = _rounded(tokens, scale)
+
+    def round_tokens() -> tuple[Tensor, Tensor]:
+        tokens = x.flatten(0, -2)
+        scale = row_scales(tokens) if input_scale is None else input_scale
+        return _rounded(tokens, scale), scale
+
+    rounded, scale = round_once(x, "fp8", round_tokens) if input_scale is None else round_tokens()
     return _product(rounded, scale, weight, weight_scale, bias, x.dtype).unflatten(0, x.shape[:-1])
 
 

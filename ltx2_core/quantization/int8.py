@@ -50,6 +50,7 @@ class Int8Format(KitchenFormat, RotatedFormat):
     kept = KEPT
     scaled_on = ("cuda", "cpu")
     tolerance = 0.02
+    rounds_apart = False  # kernels of cards rotate, round and scale inside the product
     writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
@@ -80,11 +81,13 @@ class Int8Format(KitchenFormat, RotatedFormat):
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
         return _shift(stored, stored.weight.to(dtype)).mul_(row_scale(stored))
 
-    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+    def multiply(
+        self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
+    ) -> Tensor:
         """Rotate x as the weight is, round each token to int8, multiply, and scale the whole numbers."""
         group = self.rotated_group(stored)
         how = {"convrot": True, "convrot_groupsize": group} if group else {}
-        return library.int8_linear(x, stored.weight, row_scale(stored), bias, x.dtype, **how)
+        return library.int8_linear(*rounded, stored.weight, row_scale(stored), bias, like.dtype, **how)
 
     def make_sample(self, shape: Shape) -> StoredWeight:
         """Return a weight of ``shape`` with rotated columns."""

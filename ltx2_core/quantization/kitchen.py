@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ran_out
-from .stored import Format, QuantizedLinear, Shape, StoredWeight
+from .stored import Format, QuantizedLinear, Shape, StoredWeight, round_once
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +31,20 @@ class KitchenFormat(Format):
 
     Attributes:
         tolerance: the largest error of a product whose inputs are rounded, as a share of its size.
+        rounds_apart: whether inputs are rounded before the product, so that layers may share that.
     """
 
     tolerance: ClassVar[float]
+    rounds_apart: ClassVar[bool] = True
 
-    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
-        """Round x (tokens, in) and multiply it by a weight with what ``library`` has; (tokens, out) as ``x``."""
+    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what products take of x (tokens, in), which depends on nothing else."""
+        return (x,)
+
+    def multiply(
+        self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
+    ) -> Tensor:
+        """Multiply what ``round_input`` returned by a weight with what ``library`` has; (tokens, out) as ``like``."""
         raise NotImplementedError
 
     def make_sample(self, shape: Shape) -> StoredWeight:
@@ -83,13 +91,12 @@ def find_library() -> ModuleType | None:
 
 def _multiply(format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor) -> Tensor:
     """Map x (..., in) to (..., out)."""
-    tokens = x.flatten(0, -2)
     if x.is_meta:
-        return _count(tokens, stored.weight, bias).unflatten(0, x.shape[:-1])
+        return _count(format, x, stored.weight, bias).unflatten(0, x.shape[:-1])
     library = find_library()
     assert library is not None
     try:
-        return format.multiply(library, tokens, stored, bias).unflatten(0, x.shape[:-1])
+        return _multiply_by(library, format, stored, bias, x).unflatten(0, x.shape[:-1])
     except Exception as reason:  # of kernels that take no matrix of this size
         if ran_out(reason):
             raise
@@ -103,11 +110,24 @@ def _multiply(format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, 
 _REFUSED: set[tuple[Format, torch.device, torch.dtype, Shape]] = set()
 
 
-def _count(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _multiply_by(
+    library: ModuleType, format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor
+) -> Tensor:
+    """Map x (..., in) to (tokens, out)."""
+    rounded = round_once(x, format.name, lambda: format.round_input(library, x.flatten(0, -2)))
+    return format.multiply(library, rounded, stored, bias, x)
+
+
+def _count(format: KitchenFormat, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Stand in for a product on the meta device: inputs are read and rounded once. Of two numbers that share a byte the
     pair counts as one, since such products are twice as fast again."""
-    shared = x.shape[1] // weight.shape[1]
-    rounded, one = x[:, ::shared].to(torch.float8_e4m3fn), x.new_empty((), dtype=torch.float32)
+
+    def round_input() -> Tensor:
+        tokens = x.flatten(0, -2)
+        return tokens[:, :: tokens.shape[1] // weight.shape[1]].to(torch.float8_e4m3fn)
+
+    rounded = round_once(x, format.name, round_input) if format.rounds_apart else round_input()
+    one = x.new_empty((), dtype=torch.float32)
     return torch._scaled_mm(rounded, weight.view(torch.float8_e4m3fn).t(), one, one, bias, out_dtype=x.dtype)
 
 
@@ -146,7 +166,7 @@ def _find_error(format: KitchenFormat, library: ModuleType, device: torch.device
     x, bias = (torch.randn(size, generator=draw).to(device, dtype) for size in ((37, shape[1]), (shape[0],)))
     weight = format.dequantize(stored, shape, torch.float32)
     expected = F.linear(x.float(), weight, bias.float())
-    return ((format.multiply(library, x, stored, bias).float() - expected).norm() / expected.norm()).item()
+    return ((_multiply_by(library, format, stored, bias, x).float() - expected).norm() / expected.norm()).item()
 
 
 def _find_gain(format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype) -> float:
@@ -158,7 +178,7 @@ def _find_gain(format: KitchenFormat, library: ModuleType, device: torch.device,
     def expand() -> Tensor:
         return F.linear(x, format.dequantize(stored, (side, side), dtype))
 
-    return _seconds(expand, device) / _seconds(lambda: format.multiply(library, x, stored, None), device)
+    return _seconds(expand, device) / _seconds(lambda: _multiply_by(library, format, stored, None, x), device)
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:

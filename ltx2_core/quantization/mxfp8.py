@@ -57,12 +57,18 @@ class Mxfp8Format(KitchenFormat):
         exponents = scales_of_rows(stored.companions[suffix], _blocks(stored), 0, shape[0])
         return _scales(exponents[:, : round_up(shape[1], _BLOCK) // _BLOCK])
 
-    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
-        """Round x to mxfp8, which scales each token by itself, and multiply."""
-        rounded, scales = library.quantize_mxfp8(x)
+    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
+        """Round x to mxfp8, which scales each token by itself."""
+        return library.quantize_mxfp8(x)
+
+    def multiply(
+        self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
+    ) -> Tensor:
+        """Multiply mxfp8 by mxfp8."""
+        numbers, scales = rounded
         own = stored.companions["weight_scale"]
         own = own.reshape(-1, round_up(_blocks(stored), 4)).view(torch.float8_e8m0fnu)
-        return library.scaled_mm_mxfp8(rounded, stored.weight, scales, own, bias, x.dtype)
+        return library.scaled_mm_mxfp8(numbers, stored.weight, scales, own, bias, like.dtype)
 
     def make_sample(self, shape: Shape) -> StoredWeight:
         """Return a weight of ``shape`` with scales of several sizes."""

@@ -127,14 +127,20 @@ class Nvfp4Format(KitchenFormat):
         weight = torch.empty(rows, columns // 2, dtype=torch.uint8, device="meta")
         return {"weight": weight, "weight_scale": scales, "weight_scale_2": torch.empty((), device="meta")}
 
-    def multiply(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
-        """Round x to nvfp4, with the scale of all that its largest number asks for, and multiply."""
+    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
+        """Round x to nvfp4, with the scale of all that its largest number asks for."""
         largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
         of_all = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded, scales = library.quantize_nvfp4(x, of_all)
+        return (of_all, *library.quantize_nvfp4(x, of_all))
+
+    def multiply(
+        self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
+    ) -> Tensor:
+        """Multiply nvfp4 by nvfp4."""
+        of_all, numbers, scales = rounded
         own = as_e4m3(stored.companions["weight_scale"]).reshape(-1, round_up(_blocks(stored), 4))
         of_weight = stored.companions["weight_scale_2"].float().reshape(())
-        return library.scaled_mm_nvfp4(rounded, stored.weight, of_all, of_weight, scales, own, bias, x.dtype)
+        return library.scaled_mm_nvfp4(numbers, stored.weight, of_all, of_weight, scales, own, bias, like.dtype)
 
     def make_sample(self, shape: Shape) -> StoredWeight:
         """Return a weight of ``shape`` with scales of several sizes."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from ..errors.foreign import Fields, parse_json
 
 Shape = tuple[int, ...]
 ExpandRows = Callable[["StoredWeight", Shape, int, int], Tensor]
+Rounded = TypeVar("Rounded")
 
 # Tensors beside a weight that hold JSON as bytes, which says how the weight is stored.
 MARKERS = ("comfy_quant", "weight_quant_state")
@@ -91,6 +92,21 @@ class Writer:
 def marker_of(**options: Any) -> Tensor:
     """Return the marker ``comfy_quant`` that says ``options``; on the CPU, whatever device the weight is on."""
     return torch.tensor(list(json.dumps(options).encode()), dtype=torch.uint8, device="cpu")
+
+
+def round_once(x: Tensor, how: str, round_input: Callable[[], Rounded]) -> Rounded:
+    """Return what ``round_input`` makes of ``x``: once for all layers that share it, as ``layers.shared_input`` says.
+
+    Args:
+        x: the input of a layer.
+        how: names the rounding, which must depend on nothing else than ``x``.
+        round_input: rounds it.
+    """
+    if (kept := vars(x).get("rounded")) is None:
+        return round_input()
+    if how not in kept:
+        kept[how] = round_input()
+    return kept[how]
 
 
 class QuantizedLinear(nn.Module):

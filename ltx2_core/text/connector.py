@@ -77,7 +77,7 @@ class ConnectorBlock(nn.Module):
         return x + self.feed_forward.transform(rms_norm(x))
 
     def _attend(self, x: Tensor, rotation: Rotation) -> Tensor:
-        query, key_value = self.attention.project_query(x, rotation), self.attention.project_key_value(x, rotation)
+        query, key_value = self.attention.project_self(x, rotation)
         return self.attention.project_out(self.attention.attend(query, key_value), query.gates)
 
 

@@ -79,7 +79,7 @@ class SelfAttention(Attention):
         x = norm_modulate(state.x, shift, scale, self.eps)
         if values_only:
             return state.plus(self.pass_values(x), gate)
-        query, key_value = self.project_query(x, state.rotation), self.project_key_value(x, state.rotation)
+        query, key_value = self.project_self(x, state.rotation)
         del x  # What is not needed any longer makes room: a block holds most here.
         heads, gates = self.attend(query, key_value, state.visibility), query.gates
         del query, key_value

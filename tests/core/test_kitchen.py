@@ -15,6 +15,7 @@ from ltx2_core import open_models
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.errors import is_out_of_memory
 from ltx2_core.geometry import ClipShape
+from ltx2_core.layers import shared_input
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Room
 from ltx2_core.memory.trace import cost
@@ -100,6 +101,20 @@ def test_products_err_by_their_formats_and_no_more(library, name, dtype):
     use_scaled_products(layer, ["cpu"])
     assert layer.find_product(dtype) is not None
     assert 0.8 * of_weights < error(layer(x.to(dtype))) < of_both
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_an_input_is_rounded_once_for_all_layers_that_share_it(library, monkeypatch, name):
+    layers, x, counted = [layer_of(name, torch.randn(64, 256), None) for _ in "qkv"], torch.randn(2, 75, 256), []
+    for layer in layers:
+        use_scaled_products(layer, ["cpu"])
+    apart = [layer(x) for layer in layers]
+    plain = getattr(library, f"quantize_{name}")
+    monkeypatch.setattr(library, f"quantize_{name}", lambda *given: counted.append(given) or plain(*given))
+    for times in (1, 2):
+        with shared_input(x):
+            assert all(torch.equal(layer(x), expected) for layer, expected in zip(layers, apart))
+        assert len(counted) == times
 
 
 def test_a_weight_with_padding_is_expanded(library):

@@ -9,7 +9,7 @@ from official import inputs, tiny_section
 from torch import nn
 
 from ltx2_core.errors import is_out_of_memory
-from ltx2_core.layers import FeedForward
+from ltx2_core.layers import Attention, FeedForward
 from ltx2_core.memory import Plain, Store
 from ltx2_core.quantization import fp8_products as products
 from ltx2_core.quantization import use_scaled_products
@@ -162,6 +162,29 @@ def test_a_feed_forward_in_chunks_is_that_of_all_tokens(scale_shape, input_scale
     whole = mixer.transform(x)
     for mixer.chunk in (33, 7):
         assert torch.equal(mixer.transform(x), whole)
+
+
+@pytest.mark.parametrize(("input_scale", "roundings"), [(None, 1), (1.3, 4)], ids=["of each token", "of the file"])
+def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, input_scale, roundings):
+    """A scale that a file has for each layer is of that layer alone."""
+    attention, x, counted = Attention(64, 4, 16, gated=True), torch.randn(2, 5, 64), []
+    for name in ("q", "k", "v", "gate"):
+        plain = getattr(attention, name)
+        wide = torch.randn(16, 64) if name == "gate" else plain.weight
+        setattr(attention, name, stored(wide, None, torch.float8_e4m3fn, (), input_scale))
+    use_scaled_products(attention, ["cpu"])
+    apart = [getattr(attention, name)(x) for name in ("q", "k", "v", "gate")]  # of nobody who shares x
+    for name in ("q_norm", "k_norm"):
+        setattr(attention, name, nn.Identity())
+    rounded = products._rounded
+    monkeypatch.setattr(products, "_rounded", lambda *given: counted.append(given) or rounded(*given))
+    query, key_value = attention.project_self(x)
+    assert len(counted) == roundings and "rounded" not in vars(x)
+    found = [each.transpose(1, 2).flatten(2) for each in (query.q, key_value.k, key_value.v)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, apart))
+    assert torch.equal(query.gates, (2 * apart[3].sigmoid()).mT.unsqueeze(-1))
+    attention.project_key_value(x)  # afterwards it may have changed
+    assert len(counted) == (roundings + 1 if input_scale is None else roundings + 2)
 
 
 def test_a_transformer():
