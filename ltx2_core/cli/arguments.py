@@ -27,7 +27,7 @@ from ..conditioning.conditions import (
 )
 from ..conditioning.light import FILE_SPACES
 from ..errors import SettingError
-from ..geometry import exact_fps, floor_frames, nearest_size
+from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora
@@ -58,9 +58,10 @@ from ..settings import (
     SecondStage,
     check_stg_blocks,
 )
+from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .parser import given
+from .parser import destination, given
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -79,6 +80,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     Raises:
         LTX2Error: files that are missing or cannot be read, and settings that cannot be.
     """
+    options = with_dubbing(options)
     check_combinations(options)
     loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
@@ -108,6 +110,31 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hdr=_space_of(options),
         resources=Resources(**given(options, Resources)),
     )
+
+
+def with_dubbing(options: argparse.Namespace) -> argparse.Namespace:
+    """Write --dub out as the flags that it stands for, of which those that are there count before it.
+
+    Source: the Dub-It pipeline of ltx-pipelines. Raises SettingError beside another video or sound.
+    """
+    if options.dub is None:
+        return options
+    others = ("source", "video", "audio", "reference_video", "reference_audio", "sound_only", "picture_only")
+    if beside := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
+        raise SettingError(f"--dub gives picture and voice from its own file: leave {' and '.join(beside)} out.")
+    path, part = syntax.parse_file(options.dub, "strength", "start", "seconds")
+    heard = ",".join(f"{name}={value}" for name, value in part.items() if name != "strength")
+    written = vars(options) | {
+        "reference_video": [options.dub],
+        "reference_audio": [f"{path}:{heard}" if heard else str(path)],
+        "dub": f"{path}:{heard}" if heard else str(path),
+        "upscale": options.upscale or (None if options.upscaler else 2.0),
+        "refine": True,
+        destination(SecondStage, "keep_references"): True,
+    }
+    sound = destination(SecondStage, "sound")
+    written[sound] = written[sound] or DUBBED
+    return argparse.Namespace(**written)
 
 
 def check_combinations(options: argparse.Namespace) -> None:
@@ -197,13 +224,19 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
     space = _space_of(options)
     videos = Videos(_video_source(options.source, space), _video_source(options.video, space))
-    film = videos.source or videos.kept
+    film = videos.source or videos.kept or _video_source(options.dub, space)
     fps = exact_fps(options.fps or (_own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
-    return (clip if film is None else _fitted(clip, film)), videos
+    return (clip if film is None else _fitted(clip, film, _step(options))), videos
+
+
+def _step(options: argparse.Namespace) -> int:
+    """What width and height become multiples of, in pixels, where they are those of a video."""
+    enlarged = open_upscaler(options.upscaler).config.space if options.upscaler else Fraction(options.upscale or 1)
+    return SPACE_SCALE * enlarged.numerator if options.dub else SPACE_SCALE
 
 
 def _streams(options: argparse.Namespace) -> str:
@@ -212,13 +245,13 @@ def _streams(options: argparse.Namespace) -> str:
     return "picture only" if options.picture_only else "picture and sound"
 
 
-def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
-    """``clip`` with the size and length of ``film`` where it has none."""
+def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
+    """``clip`` with the length of ``film`` and its size, to multiples of ``step`` pixels, where it has none."""
     width, height = film.size()
     clip = replace(
         clip,
-        width=clip.width or nearest_size(width),
-        height=clip.height or nearest_size(height),
+        width=clip.width or nearest_size(width, step),
+        height=clip.height or nearest_size(height, step),
         frames=clip.asked_frames or floor_frames(film.count(clip.fps)),
         seconds=None,
     )

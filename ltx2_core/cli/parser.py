@@ -402,6 +402,11 @@ def _conditions(command: Command) -> None:
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
+    group.add("--dub", metavar="FILE",
+              help="speak this video anew, with a distilled model and the Dub-It LoRA: it is followed, and its voice "
+              "taken over, in two stages. Stands for --reference-video, --reference-audio, --upscale 2, --refine, "
+              "--keep-references and --refine-sound 'hold and refer', at its length, rate and size; :strength=.. of "
+              "the video, start=..,seconds=..")  # fmt: skip
     group.add("--generated-keyframes", metavar="N|FRAMES", type=syntax.parse_keyframes,
               covers={GeneratedKeyframes: ("count", "frames")},
               help="generate so many frames one by one beside the clip, or those at FRAMES such as 24,48,-1; 0 takes "

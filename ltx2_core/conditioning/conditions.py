@@ -102,13 +102,14 @@ def encode_conditions(
 
 
 def of_second_stage(
-    conditions: Iterable["Condition"], keep_references: bool, keep_keyframes: bool = False
+    conditions: Iterable["Condition"], keep_references: bool, keep_keyframes: bool = False, keep_voices: bool = True
 ) -> tuple["Condition", ...]:
-    """Return what is given in a second stage: without reference videos and generated keyframes, unless they are kept.
+    """Return what is given in a second stage: reference videos, generated keyframes and voices only if they are kept.
 
-    Source: the pipelines of ltx-pipelines, whose second stages have pictures only, but for that of DFR.
+    Source: the pipelines of ltx-pipelines, whose second stages have pictures only, but for those of DFR and Dub-It.
     """
-    dropped = *([] if keep_references else [ReferenceVideo]), *([] if keep_keyframes else [GeneratedKeyframes])
+    kept = {ReferenceVideo: keep_references, GeneratedKeyframes: keep_keyframes, ReferenceAudio: keep_voices}
+    dropped = tuple(each for each, is_kept in kept.items() if not is_kept)
     return tuple(each for each in conditions if not isinstance(each, dropped))
 
 

@@ -18,11 +18,13 @@ from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, ta
 import ltx2_core as ltx2
 from ltx2_core import cli
 from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import arguments, commands, main, sentence, syntax
 from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
 from ltx2_core.cli.progress import Bars, shown_log
-from ltx2_core.conditioning.conditions import AudioSource
+from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
+from ltx2_core.conditioning.conditions import AudioSource, ReferenceAudio
 from ltx2_core.errors import OutOfMemoryError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
@@ -64,6 +66,23 @@ def asked(models):
         return request_of(parse(words), models)
 
     return read
+
+
+def test_a_dub_is_the_official_recipe(asked, folder):
+    """Two stages, both with the video; the second holds the sound of the first and has it as the voice."""
+    film = folder / "film.mp4"
+    request = asked("--dub", f"{film}:strength=0.9,start=0.5", "--upscaler", BUILT_IN)
+    assert request.clip == ClipSettings(128, 64, 17, FPS)  # of 96 x 64, to multiples of 64
+    voice, video = request.conditions
+    assert (video.strength, video.video.start) == (0.9, 0.5) and isinstance(voice, ReferenceAudio)
+    assert voice.audio.seconds == pytest.approx(33_000 / 24_000 - 0.5, abs=0.05)
+    second = request.second
+    assert second.refine and second.keep_references and second.sound == "hold and refer"
+    assert second.given(request.conditions) == (video,)
+    assert [type(each) for each in second.held] == [ReferenceAudioTokens, Frozen]
+    assert asked("--dub", film, "--upscaler", BUILT_IN, "--refine-sound", "refine", "--frames", 9).second.held == ()
+    with pytest.raises(SettingError, match="leave --source and --audio out"):
+        asked("--dub", film, "--source", film, "--audio", folder / "sound.wav")
 
 
 # Every setting has a flag

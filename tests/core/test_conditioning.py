@@ -357,6 +357,14 @@ def test_identity_guidance_agrees(networks, monkeypatch, scales):
     assert torch.equal(unreferenced.audio, free.audio) and torch.equal(unreferenced.video, free.video)
 
 
+def test_a_sound_may_be_its_own_reference():
+    """As in the second stage of Dub-It: it is frozen, and is heard once more before the clip begins."""
+    state = apply_conditions(CLIP, FPS, [ReferenceAudioTokens(), Frozen("audio")]).audio
+    assert state.is_frozen and torch.equal(state.clean[:, 17:], state.clean[:, :17])
+    given = apply_conditions(CLIP, FPS, [ReferenceAudioTokens(CLIP.audio)]).audio
+    assert torch.equal(state.positions, given.positions) and state.positions[0, 0, 17:].max() < 0
+
+
 @pytest.mark.parametrize("frozen", ["audio", "video"])
 def test_a_clip_with_a_given_stream_agrees(networks, monkeypatch, frozen):
     """Audio to video and video to audio; a stream that is given asks for no guidance."""
