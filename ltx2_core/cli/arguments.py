@@ -146,11 +146,12 @@ def check_combinations(options: argparse.Namespace) -> None:
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
     _check_size(given(options, ClipSettings), options.as_prompt_needs)
-    if len(options.reference_mask) > len(options.reference_video):
-        raise SettingError(
-            f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
-            "--reference-video: give a mask only for a reference."
-        )
+    references = len(options.reference_video)
+    for flag, masks in (("--reference-mask", options.reference_mask), ("--reference-fill", options.reference_fill)):
+        if len(masks) > references:
+            raise SettingError(
+                f"There are {len(masks)} {flag}, but {references} --reference-video: give a mask only for a reference."
+            )
 
 
 def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:
@@ -315,9 +316,7 @@ def read_conditions(options: argparse.Namespace, clip: ClipSettings, videos: Vid
     conditions += [_reference_audio(text) for text in options.reference_audio]
     if options.generated_keyframes is not None:
         conditions.append(options.generated_keyframes)
-    masks = [*options.reference_mask, *[None] * len(options.reference_video)]
-    space = _space_of(options)
-    conditions += [_reference_video(text, mask, loras, space) for text, mask in zip(options.reference_video, masks)]
+    conditions += _reference_videos(options, clip.fps, loras)
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None)]
 
 
@@ -373,14 +372,22 @@ def _reference_audio(text: str) -> ReferenceAudio:
     return ReferenceAudio(AudioSource.of(path, **part), strength)
 
 
-def _reference_video(text: str, mask: Path | None, loras: Stack, space: str | None) -> ReferenceVideo:
-    names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
+def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) -> list[ReferenceVideo]:
+    """The references, each with its mask and its fill, as far as they go."""
+    texts, space = options.reference_video, _space_of(options)
+    masks = [read_mask(path) for path in options.reference_mask]
+    fills = [read_mask(path, fps) for path in options.reference_fill]
+    pairs = zip(texts, [*masks, *[None] * len(texts)], [*fills, *[None] * len(texts)])
+    return [replace(_reference_video(text, loras, space), mask=mask, fill=fill) for text, mask, fill in pairs]
+
+
+def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames", "start", "seconds")
     path, part = syntax.parse_file(text, *names)
     usual = max(((lora.downscale, lora.temporal_downscale) for lora, _ in loras), default=(1, 1))
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
-    film = _film(path, source, space)
-    return ReferenceVideo(film, mask=None if mask is None else read_mask(mask), **settings)
+    return ReferenceVideo(_film(path, source, space), **settings)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:

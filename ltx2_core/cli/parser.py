@@ -393,11 +393,16 @@ def _conditions(command: Command) -> None:
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
     group.add("--video", metavar="FILE", help="a video, for which sound is made; :start=..,seconds=..")
     group.add("--reference-video", action="append", default=[], metavar="FILE",
-              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention")},
+              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
-              "temporal_scale=..,start=..,seconds=.. (default: 1, and scales as the LoRAs say)")  # fmt: skip
+              "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
+              "say)")  # fmt: skip
     group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
+              "on")  # fmt: skip
+    group.add("--reference-fill", action="append", default=[], type=syntax.file_path, metavar="FILE",
+              help="what the in- and outpainting IC-LoRA makes anew, white: it is painted green in the reference, and "
+              "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},

@@ -239,11 +239,13 @@ def test_sounds_are_read_from_a_moment_on(asked, folder):
 
 def test_references(asked, folder):
     film = folder / "film.mp4"
-    loose = f"{film}:strength=0.5,attention=0.25,downscale=2,temporal-scale=4,start=1"
+    loose = f"{film}:strength=0.5,attention=0.25,downscale=2,temporal-scale=4,start=1,grow=5,grow-frames=1"
     first, second = asked("--reference-video", loose, "--reference-video", film,
-                          "--reference-mask", folder / "silent.mp4").conditions  # fmt: skip
+                          "--reference-mask", folder / "silent.mp4",
+                          "--reference-fill", folder / "a:b.png").conditions  # fmt: skip
     assert (first.strength, first.attention, first.downscale, first.temporal_scale) == (0.5, 0.25, 2, 4)
     assert first.video.start == 1 and first.mask.shape == (33, 64, 96)
+    assert first.fill.shape == (1, 64, 96) and (first.grow, first.grow_frames, second.fill) == (5, 1, None)
     assert (second.strength, second.downscale, second.mask) == (1, 1, None)
     (as_trained,) = asked("--reference-video", film, "--lora", IC_LORA).conditions
     assert as_trained.downscale == ltx2.lora.open_lora(IC_LORA).downscale
@@ -416,6 +418,7 @@ def test_a_frame_from_the_end_is_no_flag():
         (["generate", "--output", "x.mp4", "--frames", "9", "--seconds", "1"], ["--frames", "--seconds"]),
         (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
         (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),
+        (["generate", "--output", "x.mp4", "--reference-fill", "x.png"], ["--reference-fill"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["--text-scale is 11", "10"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["There is no file no.txt"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
@@ -449,6 +452,7 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
 
 FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
          "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
+         "--reference-fill", "--dub",
          "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
 
 
