@@ -28,7 +28,7 @@ from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 MAX_TILE_TOKENS = 2**16
 MIN_TILE_TOKENS = 256
 
-KEPT = ("seed", "noise_order", "step_noise")  # settings of the first stage that the second one has, too
+KEPT = ("seed", "noise_order", "step_noise", "eta")  # settings of the first stage that the second one has, too
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Sampling:
     @property
     def sampler(self) -> Sampler:
         """The solver, or the row of the sampler; euler where none is named."""
-        return self.solver or SAMPLERS[self.settings.sampler or "euler"]
+        return self.solver or SAMPLERS[self.settings.sampler or "euler"].with_eta(self.settings.eta)
 
     @property
     def needs_negative(self) -> bool:
