@@ -167,6 +167,14 @@ class ReferenceVideoNode(io.ComfyNode):
                     optional=True,
                 ),
                 inputs.conditions(),
+                inputs.socket(
+                    io.Mask,
+                    "fill",
+                    "What the in- and outpainting IC-LoRA makes anew, white: it is painted green in the reference. One "
+                    "for all frames, or one for each frame of the reference.",
+                    optional=True,
+                ),
+                *inputs.widgets(ReferenceVideo, "grow", "grow_frames"),
             ],
             outputs={"conditions": ConditionsType},
         )
@@ -176,7 +184,7 @@ class ReferenceVideoNode(io.ComfyNode):
         cls, images: Tensor | None = None, video: Video | None = None, mask: Tensor | None = None,
         conditions: Chain | None = None, **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        reference = ReferenceVideo(video_source(images, video), **settings, mask=mask)
+        reference = ReferenceVideo(video_source(images, video), mask=mask, **settings)
         return io.NodeOutput((*(conditions or ()), reference))
 
 

@@ -31,7 +31,7 @@ class GuidanceNode(io.ComfyNode):
                 *inputs.widgets(
                     Guidance, "stg_scale", "stg_blocks", "rescale", "cfg_star", "apg_parallel", "apg_limit"
                 ),
-                *inputs.widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps"),
+                *inputs.widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps", "identity_scale"),
             ],
             outputs={"guidance": GuidanceType},
         )

@@ -6,7 +6,6 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning import Frozen
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
@@ -94,9 +93,10 @@ class RefineNode(io.ComfyNode):
                 *inputs.widgets(SamplingSettings, "seed"),
                 io.Combo.Input(
                     "sound",
-                    options=["hold", "refine"],
+                    options=["hold", "refine", "hold and refer"],
                     tooltip="hold keeps the sound as it is, and the picture follows it. refine makes it anew with "
-                    "the picture, as much as the noise asks for; of tiles it hears the whole picture.",
+                    "the picture, as much as the noise asks for; of tiles it hears the whole picture. hold and refer "
+                    "holds it and shows it as the voice, too, in place of a reference sound, as Dub-It does.",
                 ),
                 *inputs.widgets(SecondStage, "noise_scale", optional=True),
                 inputs.socket(
@@ -210,7 +210,7 @@ def _refined(
     if not begin.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
     engine = sampling_engine(node, model, begin, settings.get("plan"))
-    held = [Frozen("audio")] if second.sound == "hold" and begin.content.audio is not None else []
+    held = second.held if begin.content.audio is not None else ()
     conditions = settings.get("conditions") or ()
     items, state = given_in(begin, second.given(conditions), engine, *held)
     chosen, loras = inputs.settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)

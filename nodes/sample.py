@@ -71,6 +71,7 @@ class SampleNode(io.ComfyNode):
                 *inputs.widgets(RecipeSettings, "settings", optional=True),
                 *inputs.widgets(ScheduleSettings, "steps", optional=True),
                 *inputs.widgets(RecipeSettings, "hq"),
+                *inputs.widgets(SamplingSettings, "eta"),
             ],
             outputs={"av_latent": io.Latent},
             shows=True,

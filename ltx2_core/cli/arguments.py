@@ -30,7 +30,7 @@ from ..conditioning.conditions import (
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
-from ..geometry import exact_fps, floor_frames, nearest_frames, nearest_size
+from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ..lora.stack import find_distilled_lora, reference_scale
@@ -61,6 +61,7 @@ from ..settings import (
     SecondStage,
     check_stg_blocks,
 )
+from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
 from .flags import destination, given
@@ -82,7 +83,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     Raises:
         LTX2Error: files that are missing or cannot be read, and settings that cannot be.
     """
-    options, strip = with_timeline(options)
+    options, strip = with_timeline(with_dubbing(options))
     check_combinations(options)
     loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
@@ -130,6 +131,31 @@ def with_timeline(options: argparse.Namespace) -> tuple[argparse.Namespace, Time
     return argparse.Namespace(**said), strip
 
 
+def with_dubbing(options: argparse.Namespace) -> argparse.Namespace:
+    """Write --dub out as the flags that it stands for, of which those that are there count before it.
+
+    Source: the Dub-It pipeline of ltx-pipelines. Raises SettingError beside another video or sound.
+    """
+    if options.dub is None:
+        return options
+    others = ("source", "video", "audio", "reference_video", "reference_audio", "sound_only", "picture_only")
+    if beside := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
+        raise SettingError(f"--dub gives picture and voice from its own file: leave {' and '.join(beside)} out.")
+    path, part = syntax.parse_file(options.dub, "strength", "start", "seconds")
+    heard = ",".join(f"{name}={value}" for name, value in part.items() if name != "strength")
+    written = vars(options) | {
+        "reference_video": [options.dub],
+        "reference_audio": [f"{path}:{heard}" if heard else str(path)],
+        "dub": f"{path}:{heard}" if heard else str(path),
+        "upscale": options.upscale or (None if options.upscaler else 2.0),
+        "refine": True,
+        destination(SecondStage, "keep_references"): True,
+    }
+    sound = destination(SecondStage, "sound")
+    written[sound] = written[sound] or DUBBED
+    return argparse.Namespace(**written)
+
+
 def check_combinations(options: argparse.Namespace) -> None:
     """Refuse flags that do not go together. Raises SettingError."""
     if options.sound_only and options.picture_only:
@@ -139,11 +165,12 @@ def check_combinations(options: argparse.Namespace) -> None:
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
     _check_size(given(options, ClipSettings), options.as_prompt_needs)
-    if len(options.reference_mask) > len(options.reference_video):
-        raise SettingError(
-            f"There are {len(options.reference_mask)} --reference-mask, but {len(options.reference_video)} "
-            "--reference-video: give a mask only for a reference."
-        )
+    references = len(options.reference_video)
+    for flag, masks in (("--reference-mask", options.reference_mask), ("--reference-fill", options.reference_fill)):
+        if len(masks) > references:
+            raise SettingError(
+                f"There are {len(masks)} {flag}, but {references} --reference-video: give a mask only for a reference."
+            )
 
 
 def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:
@@ -237,13 +264,19 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
     space = _space_of(options)
     videos = Videos(_video_source(options.source, space), _video_source(options.video, space))
-    film = videos.source or videos.kept
+    film = videos.source or videos.kept or _video_source(options.dub, space)
     fps = exact_fps(options.fps or (_own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
-    return (clip if film is None else _fitted(clip, film)), videos
+    return (clip if film is None else _fitted(clip, film, _step(options))), videos
+
+
+def _step(options: argparse.Namespace) -> int:
+    """What width and height become multiples of, in pixels, where they are those of a video."""
+    enlarged = open_upscaler(options.upscaler).config.space if options.upscaler else Fraction(options.upscale or 1)
+    return SPACE_SCALE * enlarged.numerator if options.dub else SPACE_SCALE
 
 
 def _streams(options: argparse.Namespace) -> str:
@@ -252,13 +285,13 @@ def _streams(options: argparse.Namespace) -> str:
     return "picture only" if options.picture_only else "picture and sound"
 
 
-def _fitted(clip: ClipSettings, film: VideoSource) -> ClipSettings:
-    """``clip`` with the size and length of ``film`` where it has none."""
+def _fitted(clip: ClipSettings, film: VideoSource, step: int) -> ClipSettings:
+    """``clip`` with the length of ``film`` and its size, to multiples of ``step`` pixels, where it has none."""
     width, height = film.size()
     clip = replace(
         clip,
-        width=clip.width or nearest_size(width),
-        height=clip.height or nearest_size(height),
+        width=clip.width or nearest_size(width, step),
+        height=clip.height or nearest_size(height, step),
         frames=clip.asked_frames or floor_frames(film.count(clip.fps)),
         seconds=None,
     )
@@ -325,9 +358,7 @@ def read_conditions(
     conditions += [_reference_audio(text) for text in options.reference_audio]
     if options.generated_keyframes is not None:
         conditions.append(options.generated_keyframes)
-    masks = [*options.reference_mask, *[None] * len(options.reference_video)]
-    space = _space_of(options)
-    conditions += [_reference_video(text, mask, loras, space) for text, mask in zip(options.reference_video, masks)]
+    conditions += _reference_videos(options, clip.fps, loras)
     if strip is not None:
         conditions += strip.conditions(partial(_beside, options.timeline), reference_scale(loras))
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
@@ -394,14 +425,22 @@ def _reference_audio(text: str) -> ReferenceAudio:
     return ReferenceAudio(AudioSource.of(path, **part), strength)
 
 
-def _reference_video(text: str, mask: Path | None, loras: Stack, space: str | None) -> ReferenceVideo:
-    names = ("strength", "attention", "downscale", "temporal_scale", "start", "seconds")
+def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) -> list[ReferenceVideo]:
+    """The references, each with its mask and its fill, as far as they go."""
+    texts, space = options.reference_video, _space_of(options)
+    masks = [read_mask(path) for path in options.reference_mask]
+    fills = [read_mask(path, fps) for path in options.reference_fill]
+    pairs = zip(texts, [*masks, *[None] * len(texts)], [*fills, *[None] * len(texts)])
+    return [replace(_reference_video(text, loras, space), mask=mask, fill=fill) for text, mask, fill in pairs]
+
+
+def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames", "start", "seconds")
     path, part = syntax.parse_file(text, *names)
     usual = reference_scale(loras)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
-    film = _film(path, source, space)
-    return ReferenceVideo(film, mask=None if mask is None else read_mask(mask), **settings)
+    return ReferenceVideo(_film(path, source, space), **settings)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:

@@ -289,20 +289,38 @@ def _conditions(command: Command) -> None:
               covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip
     group.add("--video", metavar="FILE", help="a video, for which sound is made; :start=..,seconds=..")
+    _references(group)
+    _changes(group)
+
+
+def _references(group: Group) -> None:
     group.add("--reference-video", action="append", default=[], metavar="FILE",
-              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention")},
+              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
-              "temporal_scale=..,start=..,seconds=.. (default: 1, and scales as the LoRAs say)")  # fmt: skip
+              "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
+              "say)")  # fmt: skip
     group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
+              "on")  # fmt: skip
+    group.add("--reference-fill", action="append", default=[], type=syntax.file_path, metavar="FILE",
+              help="what the in- and outpainting IC-LoRA makes anew, white: it is painted green in the reference, and "
+              "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
+    group.add("--dub", metavar="FILE",
+              help="speak this video anew, with a distilled model and the Dub-It LoRA: it is followed, and its voice "
+              "taken over, in two stages. Stands for --reference-video, --reference-audio, --upscale 2, --refine, "
+              "--keep-references and --refine-sound 'hold and refer', at its length, rate and size; :strength=.. of "
+              "the video, start=..,seconds=..")  # fmt: skip
     group.add("--generated-keyframes", metavar="N|FRAMES", type=syntax.parse_keyframes,
               covers={GeneratedKeyframes: ("count", "frames")},
               help="generate so many frames one by one beside the clip, or those at FRAMES such as 24,48,-1; 0 takes "
               "one every 24 or 32 frames; for models that mark keyframes, such as LTX-2.5")  # fmt: skip
+
+
+def _changes(group: Group) -> None:
     group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--timeline", type=syntax.file_path, metavar="FILE",

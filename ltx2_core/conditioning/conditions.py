@@ -25,6 +25,7 @@ from ..media.light import ACESCCT, Space, convert
 from ..media.local import Source
 from ..media.read import MOST_FRAMES
 from .begin import Begin
+from .fill import grow, paint
 from .frames import Keyframe
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
@@ -102,13 +103,14 @@ def encode_conditions(
 
 
 def of_second_stage(
-    conditions: Iterable["Condition"], keep_references: bool, keep_keyframes: bool = False
+    conditions: Iterable["Condition"], keep_references: bool, keep_keyframes: bool = False, keep_voices: bool = True
 ) -> tuple["Condition", ...]:
-    """Return what is given in a second stage: without reference videos and generated keyframes, unless they are kept.
+    """Return what is given in a second stage: reference videos, generated keyframes and voices only if they are kept.
 
-    Source: the pipelines of ltx-pipelines, whose second stages have pictures only, but for that of DFR.
+    Source: the pipelines of ltx-pipelines, whose second stages have pictures only, but for those of DFR and Dub-It.
     """
-    dropped = *([] if keep_references else [ReferenceVideo]), *([] if keep_keyframes else [GeneratedKeyframes])
+    kept = {ReferenceVideo: keep_references, GeneratedKeyframes: keep_keyframes, ReferenceAudio: keep_voices}
+    dropped = tuple(each for each, is_kept in kept.items() if not is_kept)
     return tuple(each for each in conditions if not isinstance(each, dropped))
 
 
@@ -425,7 +427,8 @@ class GeneratedKeyframes:
 class ReferenceVideo:
     """A video that an IC-LoRA follows, as far as it lasts.
 
-    ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``.
+    ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``. What ``fill`` covers, such
+    a mask at the rate of the clip, is painted green: in- and outpainting IC-LoRAs make it anew.
     """
 
     video: VideoSource
@@ -449,11 +452,28 @@ class ReferenceVideo:
         "How strongly clip and reference see each other: lower follows it more loosely.",
     ] = 1.0
     mask: Tensor | None = None
+    fill: Tensor | None = None
+    grow: Annotated[
+        int,
+        Whole(0, 300, advanced=True),
+        "Makes what is filled larger by so many pixels of the reference, to a hard edge. More where green is left at "
+        "the edges, or a shadow belongs to what goes; 5 to 32 are usual.",
+    ] = 0
+    grow_frames: Annotated[
+        int,
+        Whole(0, 10, advanced=True),
+        "Fills so many frames more before and after. More where a mask trembles or misses frames.",
+    ] = 0
 
     def __post_init__(self) -> None:
-        """Raise SettingError for numbers that are no mask."""
-        if self.mask is not None:
-            check_values("The mask of the reference", self.mask, WEIGHTS)
+        """Raise SettingError for numbers that are no mask, and for a part of light that is to be filled."""
+        for mask in (self.mask, self.fill):
+            if mask is not None:
+                check_values("The mask of the reference", mask, WEIGHTS)
+        if self.fill is not None and self.video.space is not None:
+            raise SettingError(
+                "This reference is light from EXR files, which has no green to be filled with: give SDR."
+            )
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Encode the reference. Raises SettingError where the clip cannot be divided by ``downscale``."""
@@ -466,9 +486,12 @@ class ReferenceVideo:
         available = min(self.video.count(shape.fps), shape.frames)
         frames = floor_frames((available - 1) // self.temporal_scale + 1)
 
+        shown = (frames - 1) * self.temporal_scale + 1
+        hole = self._hole(shown, width, height)
+
         def read() -> Iterator[Tensor]:
-            pixels = self.video.fitted(shape.fps, (frames - 1) * self.temporal_scale + 1, width, height)
-            return _every(pixels, self.temporal_scale)
+            pixels = self.video.fitted(shape.fps, shown, width, height)
+            return _every(pixels if hole is None else paint(pixels, hole), self.temporal_scale)
 
         latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
@@ -476,6 +499,17 @@ class ReferenceVideo:
             weights = _fitted_mask(self.mask * self.attention, width, height)
             attention = cells(weights, (latent.shape[2], latent.shape[3], latent.shape[4]))
         yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
+
+    def _hole(self, frames: int, width: int, height: int) -> Tensor | None:
+        """What is filled of the frames that are shown (1 or F, height, width). SettingError for too few masks."""
+        if self.fill is None:
+            return None
+        if 1 < len(self.fill) < frames:
+            raise SettingError(
+                f"What is filled of the reference has {len(self.fill)} masks, and {frames} frames are shown: give one "
+                "for all, or one for each."
+            )
+        return grow(_fitted_mask(self.fill[:frames], width, height), self.grow, self.grow_frames)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..geometry import ClipShape
 from ..media.exr import ExrFrames
-from .conditions import Condition, GeneratedKeyframes, InpaintMask, Picture, ReferenceVideo, VideoSource
+from .conditions import Condition, GeneratedKeyframes, Picture, VideoSource
 
 
 def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Sequence[Condition]:
@@ -33,9 +33,9 @@ def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:
     if isinstance(condition, GeneratedKeyframes):
         places = condition.places((final.frames - 1) // times + 1)
         return GeneratedKeyframes(frames=", ".join(str(frame * times) for frame in places))
-    if isinstance(condition, InpaintMask | ReferenceVideo) and condition.mask is not None:
-        return replace(condition, mask=_lasting(condition.mask, times))
-    return condition
+    masks = {name: getattr(condition, name, None) for name in ("mask", "fill")}
+    lasting = {name: _lasting(x, times) for name, x in masks.items() if isinstance(x, Tensor)}
+    return replace(condition, **lasting) if lasting else condition
 
 
 def _lasting(frames: Tensor, times: int) -> Tensor:

@@ -59,11 +59,12 @@ class ReferenceVideoTokens:
 class ReferenceAudioTokens:
     """Append the tokens of a sound from before the clip, for LoRAs that take its voice over."""
 
-    latent: Tensor  # (B or 1, C, t, M)
+    latent: Tensor | None = None  # (B or 1, C, t, M); None: the sound that the clip begins with
     strength: float = 1.0
     stream: ClassVar[str] = "audio"
 
     def __call__(self, state: State) -> State:
         """Append it to ``state``, so that it ends 0.04 s before the clip begins."""
-        positions = geometry.audio_positions(self.latent.shape[2])
-        return state.append(self.latent, positions - positions.max() - _PAUSE, self.strength)
+        latent = state.unpacked(state.latent) if self.latent is None else self.latent
+        positions = geometry.audio_positions(latent.shape[2])
+        return state.append(latent, positions - positions.max() - _PAUSE, self.strength)

@@ -66,6 +66,12 @@ class State:
         """True if nothing is generated."""
         return not self.mask.any()
 
+    @cached_property
+    def without_appended(self) -> "State":
+        """The same without appended tokens; those of the clip itself all see each other."""
+        own = torch.arange(self.count, device=self.latent.device)
+        return replace(self.select(own, self.shape), visibility=None)
+
     def own(self, x: Tensor) -> Tensor:
         """Return the rows of the clip's own tokens in ``x`` (B, N, ...), which has one row for each token."""
         return x[:, : self.count]

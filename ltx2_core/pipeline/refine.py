@@ -28,7 +28,7 @@ from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 MAX_TILE_TOKENS = 2**16
 MIN_TILE_TOKENS = 256
 
-KEPT = ("seed", "noise_order", "step_noise")  # settings of the first stage that the second one has, too
+KEPT = ("seed", "noise_order", "step_noise", "eta")  # settings of the first stage that the second one has, too
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ class Refine(Stage):
 
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say in which formats it multiplies, and what it costs to expand others."""
-        passes = self.sampling.passes(self.size.audio is not None)
+        passes = self.sampling.passes_of(self.size)
         return describe_products(blueprint, need_of(self, blueprint), len(passes), machine)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the work of one tile, beside the latents of the whole."""
         assert self.size.video is not None
-        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.sampling.passes(self.size.audio is not None)
+        tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.sampling.passes_of(self.size)
         sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
         steps = self.sampling.steps * self.sampling.sampler.calls
         tile = replace(self.size, video=tiles.largest(self.size.video))

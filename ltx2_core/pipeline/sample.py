@@ -37,7 +37,7 @@ from ..sampling import (
     one_by_one,
     schedules,
 )
-from ..sampling.guidance import perturbation_of
+from ..sampling.guidance import PASSES, perturbation_of
 from ..sampling.samplers import Sampler
 from ..sampling.windows import Window, Windowing
 from ..seeds import Seeds
@@ -101,7 +101,7 @@ class Sampling:
     @property
     def sampler(self) -> Sampler:
         """The solver, or the row of the sampler; euler where none is named."""
-        return self.solver or SAMPLERS[self.settings.sampler or "euler"]
+        return self.solver or SAMPLERS[self.settings.sampler or "euler"].with_eta(self.settings.eta)
 
     @property
     def needs_negative(self) -> bool:
@@ -121,9 +121,13 @@ class Sampling:
         given = [name for name in STREAMS if name not in free]
         return replace(self, guidance=self.guidance.neutral_where(given))
 
-    def passes(self, both_streams: bool) -> tuple[str, ...]:
+    def passes(self, both_streams: bool, reference_sound: bool = False) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
-        return tuple(self.guidance.passes(both_streams, self.sampler.needs_negative))
+        return tuple(self.guidance.passes(both_streams, self.sampler.needs_negative, reference_sound))
+
+    def passes_of(self, size: LatentSize) -> tuple[str, ...]:
+        """Return the passes that a step over a latent of ``size`` needs at most."""
+        return self.passes(size.video is not None and size.audio is not None, size.appended[1] > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +302,7 @@ class Sample(Stage):
 
     @property
     def _passes(self) -> tuple[str, ...]:
-        return self.sampling.passes(self.size.video is not None and self.size.audio is not None)
+        return self.sampling.passes_of(self.size)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure all steps; of batched passes, as if all were as large as the one for both prompts."""
@@ -468,10 +472,12 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
         return stream("video", 3, video, groups[0]), stream("audio", 1, audio, groups[1])
 
     positive, negative = inputs(), inputs()
+    unreferenced = positive[0], stream("audio", 1, size.audio, 0)
     perturbing = Guidance(stg_scale=1.0, stg_blocks=(0,))  # the one block that there is
     passes = []
     for name in names:
-        video, audio = negative if name == "negative" else positive
+        kind = PASSES[name]
+        video, audio = negative if kind.reads_negative else positive if kind.hears_reference else unreferenced
         passes.append(Pass(video, audio, perturbation_of(name, perturbing, perturbing)))
     return passes
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..conditioning import Frozen, LatentCondition
+from ..conditioning import LatentCondition
 from ..conditioning.conditions import encode_conditions
 from ..disk_cache import DiskCache
 from ..errors import SettingError
@@ -77,10 +77,9 @@ class Stages:
         second, batch = request.second, request.request.clip.batch_size
         ahead = measure_conditions(request.request.conditions, request.shape, request.streams, batch=batch)
         check_keyframes(ahead.state, engine.blueprint)
-        held = (Frozen("audio"),) if request.holds_sound and "audio" in request.streams else ()
         final = ahead
         if second.refine:
-            final = measure_conditions(request.refine_conditions, request.final, request.streams, held, batch)
+            final = measure_conditions(request.refine_conditions, request.final, request.streams, request.held, batch)
         _check_encoders(engine, final.covering(ahead))
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
@@ -95,7 +94,7 @@ class Stages:
             refine=_second_stage(request, ahead, final) if second.refine else None,
             rounds=rounds,
             final_conditions=final,
-            held=held,
+            held=request.held,
             decode_audio=_audio_decoder(request, engine.blueprint),
             decode_video=_video_decoder(request, engine.blueprint, ahead, final, rounds),
             blueprint=engine.blueprint,

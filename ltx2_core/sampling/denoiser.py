@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..latents import AVLatent
 from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
 from .blend import Contexts, Weight, blended, shares
-from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, passes_needed, perturbation_of
+from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, passes_needed, perturbation_of
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
 Velocities = tuple[Tensor | None, Tensor | None]
@@ -92,7 +92,7 @@ class Denoiser:
 
     def passes(self, latent: AVLatent, guidance: Iterable[Guidance]) -> list[str]:
         """List the passes that ``guidance`` needs for the streams of ``latent``, in the official order."""
-        return passes_needed(guidance, len(latent.streams()) == 2, self.always_negative)
+        return passes_needed(guidance, len(latent.streams()) == 2, self.always_negative, self.state.appended[1] > 0)
 
     def _estimate(self, latent: AVLatent, sigma: float, active: dict[str, Guidance]) -> tuple[AVLatent, AVLatent]:
         if self.on_evaluate is not None:
@@ -116,11 +116,16 @@ class Denoiser:
         prompts = {name: self._prompts(PASSES[name].reads_negative) for name in perturbations}
         made: dict[str, list[Velocities]] = {name: [] for name in perturbations}
         for number in range(max(map(len, prompts.values()))):
-            here = {name: PASSES[name].reads_negative for name in perturbations if number < len(prompts[name])}
-            reads = {negative: self._reads(inputs, negative, number) for negative in set(here.values())}
-            passes = {name: Pass(*reads[negative], perturbations[name]) for name, negative in here.items()}
-            for name, velocities in self._sweep(passes).items():
-                made[name].append(velocities)
+            here = {name: PASSES[name] for name in perturbations if number < len(prompts[name])}
+            asked = {each.reads_negative for each in here.values()}
+            reads = {negative: self._reads(inputs, negative, number) for negative in asked}
+            passes = {
+                name: Pass(*self._heard(reads[kind.reads_negative], kind), perturbations[name])
+                for name, kind in here.items()
+            }
+            swept = self._sweep(passes)
+            for name, velocities in swept.items():
+                made[name].append(self._for_all_tokens(velocities, swept.get("cond", velocities)))
         return {name: self._mean([weight for _, weight in prompts[name]], made[name]) for name in perturbations}
 
     def _prompts(self, negative: bool) -> Sequence[tuple[Contexts, Weight]]:
@@ -133,6 +138,22 @@ class Denoiser:
         if not negative and number == 0:
             return inputs
         return self._reading(inputs, self._prompts(negative)[number][0], nag=not negative)
+
+    def _heard(self, inputs: Inputs, kind: PassKind) -> Inputs:
+        """The inputs of a pass of ``kind``: the same objects, or without the reference sound."""
+        video, audio = inputs
+        if kind.hears_reference or audio is None or self.state.audio is None:
+            return inputs
+        own = self.state.audio.without_appended
+        timesteps = None if audio.timesteps is None else own.own(audio.timesteps)
+        return video, replace(audio, tokens=own.own(audio.tokens), positions=own.positions, timesteps=timesteps)
+
+    def _for_all_tokens(self, velocities: Velocities, cond: Velocities) -> Velocities:
+        """Those of a pass without the reference sound have no rows for it, and get the ones of ``cond``."""
+        (video, audio), (_, whole) = velocities, cond
+        if audio is None or whole is None or self.state.audio is None or audio.shape == whole.shape:
+            return velocities
+        return video, self.state.audio.with_own(whole, audio)
 
     def _mean(self, weights: Sequence[Weight], velocities: list[Velocities]) -> Velocities:
         if len(velocities) == 1:

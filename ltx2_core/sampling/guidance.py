@@ -119,6 +119,27 @@ class CrossModalCFG:
         return (self.scale - 1) * (x0["cond"] - x0["isolated"])
 
 
+@dataclass(frozen=True)
+class IdentityGuidance:
+    """Identity guidance: away from what comes out without the reference sound (ID-LoRA)."""
+
+    scale: float
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The pass without the reference sound."""
+        return ("unreferenced",)
+
+    @property
+    def is_neutral(self) -> bool:
+        """True at scale 0."""
+        return self.scale == 0
+
+    def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
+        """Scale times the direction from the unreferenced to the conditional estimate."""
+        return self.scale * (x0["cond"] - x0["unreferenced"])
+
+
 def _along(x: Tensor, direction: Tensor) -> Tensor:
     """The part of each sample of ``x`` that lies along ``direction``."""
     product, square = ((a * direction).flatten(1).sum(1) for a in (x, direction))
@@ -133,7 +154,7 @@ class Guidance:
     """The guidance settings of one stream: how strongly it follows its text, the other stream, and itself.
 
     Official convention: a ``scale`` of 1 is neutral; the paper's s_t and s_m are ``text_scale - 1`` and
-    ``cross_modal_scale - 1``. The STG scale counts from 0.
+    ``cross_modal_scale - 1``. The STG scale and the identity scale count from 0.
     """
 
     text_scale: Annotated[
@@ -202,6 +223,13 @@ class Guidance:
         "After each computed step, so many steps reuse its result for this stream. Faster, and rougher; where both "
         "streams skip, a step costs nothing.",
     ] = 0
+    identity_scale: Annotated[
+        float,
+        Number(0, 20, 0.1, advanced=True, instead=zero("off", usual=3)),
+        "How much more of the voice of a reference sound is taken over (ID-LoRA's identity guidance): steers away from "
+        "what the model makes without it. ID-LoRA uses 3, for the sound alone. Costs a pass where a reference sound is "
+        "given, and does nothing elsewhere; 0 is off.",
+    ] = 0.0
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -210,6 +238,7 @@ class Guidance:
             TextCFG(self.text_scale, self.cfg_star, self.apg_parallel, self.apg_limit),
             STG(self.stg_scale, self.stg_blocks),
             CrossModalCFG(self.cross_modal_scale),
+            IdentityGuidance(self.identity_scale),
         )
 
     @property
@@ -251,6 +280,7 @@ class Guidance:
             f"text {self.text_scale:g}": "negative" in self.passes,
             f"cross-modal {self.cross_modal_scale:g}": "isolated" in self.passes,
             f"STG {self.stg_scale:g} in block {blocks}": "perturbed" in self.passes,
+            f"identity {self.identity_scale:g}": "unreferenced" in self.passes,
             f"rescale {self.rescale:g}": self.rescale != 0,
         }
         return ", ".join(words for words, is_said in parts.items() if is_said) or "no guidance"
@@ -342,9 +372,11 @@ class StreamGuidance:
         """Make the guidance of ``streams`` neutral, as that of frozen and absent ones has to be."""
         return replace(self, **{name: NEUTRAL for name in STREAMS if name in streams})
 
-    def passes(self, both_streams: bool = True, always_negative: bool = False) -> list[str]:
+    def passes(
+        self, both_streams: bool = True, always_negative: bool = False, reference_sound: bool = False
+    ) -> list[str]:
         """Return the passes that a step needs at most; see ``passes_needed``."""
-        return passes_needed((self.video, self.audio), both_streams, always_negative)
+        return passes_needed((self.video, self.audio), both_streams, always_negative, reference_sound)
 
     def needs_negative(self, sampler: Sampler) -> bool:
         """True if this guidance or ``sampler`` needs a negative prompt."""
@@ -364,6 +396,7 @@ class PassKind:
     leaves_out: Callable[[Guidance, Guidance], Perturbation]
     reads_negative: bool = False  # the negative prompt in place of the prompt
     needs_both_streams: bool = False
+    hears_reference: bool = True  # False: without the reference sound, so that it needs one
 
 
 def _nothing(video: Guidance, audio: Guidance) -> Perturbation:
@@ -384,17 +417,21 @@ def _cross_modal_attention(video: Guidance, audio: Guidance) -> Perturbation:
     return Perturbation(audio_to_video=False, video_to_audio=False)
 
 
-# In the official order, which is that of their batch.
+# In the official order, which is that of their batch; the last one is ID-LoRA's.
 PASSES: dict[str, PassKind] = {
     "cond": PassKind(_nothing),
     "negative": PassKind(_nothing, reads_negative=True),
     "perturbed": PassKind(_self_attention),
     "isolated": PassKind(_cross_modal_attention, needs_both_streams=True),
+    "unreferenced": PassKind(_nothing, hears_reference=False),
 }
 
 
 def passes_needed(
-    guidance: Iterable[AnyGuidance], both_streams: bool = True, always_negative: bool = False
+    guidance: Iterable[AnyGuidance],
+    both_streams: bool = True,
+    always_negative: bool = False,
+    reference_sound: bool = False,
 ) -> list[str]:
     """List the passes that a step needs at most, in the order of ``PASSES``.
 
@@ -402,11 +439,18 @@ def passes_needed(
         guidance: That of each stream.
         both_streams: The latent has video and audio.
         always_negative: The sampler uses the negative pass by itself.
+        reference_sound: The sound has tokens of a reference beside its own.
     """
     needed = {"cond"} | {name for each in guidance for row in each.rows for name in row.passes}
     if always_negative:
         needed.add("negative")
-    return [name for name, kind in PASSES.items() if name in needed and (both_streams or not kind.needs_both_streams)]
+    return [
+        name
+        for name, kind in PASSES.items()
+        if name in needed
+        and (both_streams or not kind.needs_both_streams)
+        and (reference_sound or kind.hears_reference)
+    ]
 
 
 def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:

@@ -6,7 +6,7 @@ A latent at noise level sigma is (1 - sigma) x0 + sigma noise, so its velocity d
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
@@ -73,6 +73,10 @@ class Sampler:
     multistep: bool = False  # looks back at ``last``
     needs_negative: bool = False  # also where the text scale is 1
     noise_seed: int | None = None  # officially its fresh noise has this seed, whatever that of the clip is
+
+    def with_eta(self, eta: float) -> "Sampler":
+        """Return the solver with another share of fresh noise; the same where it draws none, and below 0."""
+        return replace(self, solve=partial(self.solve, eta=eta)) if self.stochastic and eta >= 0 else self
 
     def __call__(
         self,

@@ -191,8 +191,8 @@ class View:
         return Pass(select(whole.video, self.video), audio, whole.perturbation)
 
     def select(self, stream: StreamInput, which: Tensor) -> StreamInput:
-        """Reduce the input of a stream to the tokens ``which`` (n,)."""
-        which = which.to(stream.tokens.device)
+        """Reduce the input of a stream to the tokens ``which`` (n,), as far as it has them."""
+        which = which[which < stream.tokens.shape[1]].to(stream.tokens.device)
         return replace(
             stream,
             tokens=stream.tokens[:, which],

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..conditioning import LatentCondition
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, edits, of_round
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
@@ -251,9 +252,9 @@ class CompleteRequest:
         return self.second.keep_keyframes or not self.second.refine
 
     @property
-    def holds_sound(self) -> bool:
-        """Whether the second stage keeps the sound of the first one from the noise."""
-        return self.second.refine and self.second.sound == "hold"
+    def held(self) -> tuple[LatentCondition, ...]:
+        """What keeps the sound of the first stage from the noise in the second one."""
+        return self.second.held if self.second.refine and "audio" in self.streams else ()
 
 
 def scheduled(settings: ScheduleSettings, recipe: Recipe, tokens: int) -> list[float]:

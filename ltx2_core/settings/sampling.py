@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Switch, Whole, plain_numbers, zero
+from ..fields import Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
     SAMPLERS,
@@ -94,6 +94,13 @@ class SamplingSettings:
         "Which fresh noise a stochastic sampler adds. official is that of the official pipelines: res_2s adds the same "
         "for every seed, the others follow it. by seed lets res_2s follow the seed, too.",
     ] = "official"
+    eta: Annotated[
+        float,
+        Number(-1, 1, 0.05, advanced=True, instead=Instead(((-1, "as the sampler has it"),), usual=0.5)),
+        "How much of its noise a stochastic sampler exchanges for new noise in each step: 0 none, so that it is "
+        "deterministic, 1 most. -1 is as the sampler has it, officially 0.5 for res_2s and 1 for the ancestral ones. "
+        "Samplers that add no noise ignore it.",
+    ] = -1.0
 
 
 @dataclass(frozen=True)

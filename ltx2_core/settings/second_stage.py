@@ -7,6 +7,7 @@ from math import prod
 from typing import Annotated
 
 from ..checkpoint.upscaler import UpscalerFile
+from ..conditioning import Frozen, LatentCondition, ReferenceAudioTokens
 from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
 from ..fields import Choice, Number, Switch, Whole, Words, zero
@@ -22,7 +23,8 @@ from ..sampling import (
     schedules,
 )
 
-SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine")
+DUBBED = "hold and refer"
+SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine", DUBBED)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SecondStage:
         "Which sound the clip gets. The recipe of dev models keeps that of the first stage; the one of distilled "
         "models makes it anew with the large picture, and so do those of IC-LoRAs and of keyframes that are all shown "
         "beside the clip. hold also keeps it from the noise, so that the picture follows it exactly; refine makes it "
-        "anew.",
+        "anew. hold and refer holds it and shows it as the voice, too, in place of a reference sound, as Dub-It does.",
     ] = "as the recipe"
     noise_scale: Annotated[
         float,
@@ -161,7 +163,13 @@ class SecondStage:
 
     def given(self, conditions: Collection[Condition]) -> tuple[Condition, ...]:
         """Return which of the first stage's conditions the second one has."""
-        return of_second_stage(conditions, self.keep_references, self.keep_keyframes)
+        return of_second_stage(conditions, self.keep_references, self.keep_keyframes, self.sound != DUBBED)
+
+    @property
+    def held(self) -> tuple[LatentCondition, ...]:
+        """What keeps the sound of the first stage from the noise, in the order in which it applies."""
+        voice = (ReferenceAudioTokens(),) if self.sound == DUBBED else ()
+        return (*voice, Frozen("audio")) if self.sound in ("hold", DUBBED) else ()
 
     def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
         """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""

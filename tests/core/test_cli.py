@@ -18,11 +18,13 @@ from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, ta
 import ltx2_core as ltx2
 from ltx2_core import cli
 from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import arguments, commands, main, sentence, syntax
 from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
 from ltx2_core.cli.progress import Bars, shown_log
-from ltx2_core.conditioning.conditions import AudioSource
+from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
+from ltx2_core.conditioning.conditions import AudioSource, ReferenceAudio
 from ltx2_core.errors import OutOfMemoryError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
@@ -64,6 +66,23 @@ def asked(models):
         return request_of(parse(words), models)
 
     return read
+
+
+def test_a_dub_is_the_official_recipe(asked, folder):
+    """Two stages, both with the video; the second holds the sound of the first and has it as the voice."""
+    film = folder / "film.mp4"
+    request = asked("--dub", f"{film}:strength=0.9,start=0.5", "--upscaler", BUILT_IN)
+    assert request.clip == ClipSettings(128, 64, 17, FPS)  # of 96 x 64, to multiples of 64
+    voice, video = request.conditions
+    assert (video.strength, video.video.start) == (0.9, 0.5) and isinstance(voice, ReferenceAudio)
+    assert voice.audio.seconds == pytest.approx(33_000 / 24_000 - 0.5, abs=0.05)
+    second = request.second
+    assert second.refine and second.keep_references and second.sound == "hold and refer"
+    assert second.given(request.conditions) == (video,)
+    assert [type(each) for each in second.held] == [ReferenceAudioTokens, Frozen]
+    assert asked("--dub", film, "--upscaler", BUILT_IN, "--refine-sound", "refine", "--frames", 9).second.held == ()
+    with pytest.raises(SettingError, match="leave --source and --audio out"):
+        asked("--dub", film, "--source", film, "--audio", folder / "sound.wav")
 
 
 # Every setting has a flag
@@ -222,11 +241,13 @@ def test_sounds_are_read_from_a_moment_on(asked, folder):
 
 def test_references(asked, folder):
     film = folder / "film.mp4"
-    loose = f"{film}:strength=0.5,attention=0.25,downscale=2,temporal-scale=4,start=1"
+    loose = f"{film}:strength=0.5,attention=0.25,downscale=2,temporal-scale=4,start=1,grow=5,grow-frames=1"
     first, second = asked("--reference-video", loose, "--reference-video", film,
-                          "--reference-mask", folder / "silent.mp4").conditions  # fmt: skip
+                          "--reference-mask", folder / "silent.mp4",
+                          "--reference-fill", folder / "a:b.png").conditions  # fmt: skip
     assert (first.strength, first.attention, first.downscale, first.temporal_scale) == (0.5, 0.25, 2, 4)
     assert first.video.start == 1 and first.mask.shape == (33, 64, 96)
+    assert first.fill.shape == (1, 64, 96) and (first.grow, first.grow_frames, second.fill) == (5, 1, None)
     assert (second.strength, second.downscale, second.mask) == (1, 1, None)
     (as_trained,) = asked("--reference-video", film, "--lora", IC_LORA).conditions
     assert as_trained.downscale == ltx2.lora.open_lora(IC_LORA).downscale
@@ -399,6 +420,7 @@ def test_a_frame_from_the_end_is_no_flag():
         (["generate", "--output", "x.mp4", "--frames", "9", "--seconds", "1"], ["--frames", "--seconds"]),
         (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
         (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),
+        (["generate", "--output", "x.mp4", "--reference-fill", "x.png"], ["--reference-fill"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["--text-scale is 11", "10"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["There is no file no.txt"]),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
@@ -432,6 +454,7 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
 
 FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
          "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
+         "--reference-fill", "--dub",
          "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
 
 

@@ -241,11 +241,20 @@ def audio_tools():
     return AudioLatentTools(patchifiers.AudioPatchifier(1), AudioLatentShape(1, 1, 17, 8))
 
 
+def unreferenced(audio):
+    """The official state of a sound, without what is appended to the clip's own 17 tokens."""
+    names = "latent", "clean_latent", "denoise_mask"
+    return replace(
+        audio, positions=audio.positions[:, :, :17], **{name: getattr(audio, name)[:, :17] for name in names}
+    )
+
+
 @torch.no_grad()
 def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[torch.Tensor]:
     """The official model, noiser, guiders and stepper; a stream that is given whole has sigma 0 (newer than 1.0.0).
 
     A given sound reads the prompt in the negative pass, because the official audio-to-video pipeline has no other.
+    Identity guidance is that of ID-LoRA's own scripts: a pass whose sound is the clip's tokens alone.
     """
     from ltx_core.components import diffusion_steps, guiders, noisers
     from ltx_core.guidance import perturbations as p
@@ -262,7 +271,7 @@ def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[tor
     ]
     isolated = [p.Perturbation(kinds.SKIP_A2V_CROSS_ATTN, None), p.Perturbation(kinds.SKIP_V2A_CROSS_ATTN, None)]
 
-    def estimate(sigma, contexts, skips=()):
+    def estimate(sigma, contexts, skips=(), states=states):
         inputs = [
             Modality(state.latent, sigma[None] * state.denoise_mask.any(), state.denoise_mask * sigma, state.positions,
                      text, attention_mask=state.attention_mask)
@@ -276,10 +285,14 @@ def official_run(transformer, video, audio, guidance=(VIDEO, AUDIO)) -> list[tor
             estimate(sigma, *question)
             for question in ([CONTEXTS[0]], [negative], [CONTEXTS[0], perturbed], [CONTEXTS[0], isolated])
         ]
+        alone = estimate(sigma, CONTEXTS[0], states=[states[0], unreferenced(states[1])])
         for i, (state, each) in enumerate(zip(states, guidance)):
             scales = each.text_scale, each.stg_scale, list(each.stg_blocks), each.rescale, each.cross_modal_scale
             guider = guiders.MultiModalGuider(guiders.MultiModalGuiderParams(*scales))
             x0 = guider.calculate(*(estimates[i] for estimates in passes))
+            if each.identity_scale:
+                without = alone[i]
+                x0[:, : without.shape[1]] += each.identity_scale * (passes[0][i][:, : without.shape[1]] - without)
             x0 = x0 * state.denoise_mask + state.clean_latent * (1 - state.denoise_mask)
             states[i] = replace(state, latent=step.step(state.latent, x0, sigmas, index))
     made = zip((tools(), audio_tools()), states)
@@ -316,6 +329,40 @@ def test_a_clip_in_which_much_is_given_agrees(networks, monkeypatch):
     ):
         compare(f"image, keyframes, reference and retake, 5 steps ({stream})", ours, theirs)
         assert (ours - other).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("scales", [(0, 3), (2, 3)], ids=["as ID-LoRA", "as ComfyUI, in both streams"])
+def test_identity_guidance_agrees(networks, monkeypatch, scales):
+    """With a reference sound, beside the other terms; without one it asks for nothing."""
+    use_rule_of_1_0_0(monkeypatch)
+    pytest.importorskip("ltx_core")
+    video = tools().create_initial_state("cpu", torch.float32, CLIP.video)
+    audio, voice = audio_tools().create_initial_state("cpu", torch.float32, CLIP.audio), geometry.audio_tokens(VOICE)
+    audio = replace(
+        audio,
+        latent=torch.cat((audio.latent, voice), 1),
+        clean_latent=torch.cat((audio.clean_latent, voice), 1),
+        denoise_mask=torch.cat((torch.ones(1, 17, 1), torch.zeros(1, 5, 1)), 1),
+        positions=torch.cat((audio.positions, geometry.audio_positions(5) - 0.17 - 0.04), 2),
+    )
+    plain = [replace(each, rescale=0) for each in (VIDEO, AUDIO)]
+    guidance = [replace(each, identity_scale=scale) for each, scale in zip(plain, scales)]
+    choices = [{"video": video, "audio": audio} for video, audio in (plain, guidance)]
+    expected = official_run(networks[0], video, audio, guidance)
+    without, result = (run(networks[1], [ReferenceAudioTokens(VOICE)], **each) for each in choices)
+    compare(f"identity guidance {scales}, 5 steps (video)", result.video, expected[0])
+    compare(f"identity guidance {scales}, 5 steps (audio)", result.audio, expected[1])
+    assert (result.audio - without.audio).abs().max() > 0.01
+    unreferenced, free = (run(networks[1], **each) for each in choices)
+    assert torch.equal(unreferenced.audio, free.audio) and torch.equal(unreferenced.video, free.video)
+
+
+def test_a_sound_may_be_its_own_reference():
+    """As in the second stage of Dub-It: it is frozen, and is heard once more before the clip begins."""
+    state = apply_conditions(CLIP, FPS, [ReferenceAudioTokens(), Frozen("audio")]).audio
+    assert state.is_frozen and torch.equal(state.clean[:, 17:], state.clean[:, :17])
+    given = apply_conditions(CLIP, FPS, [ReferenceAudioTokens(CLIP.audio)]).audio
+    assert torch.equal(state.positions, given.positions) and state.positions[0, 0, 17:].max() < 0
 
 
 @pytest.mark.parametrize("frozen", ["audio", "video"])

@@ -1,11 +1,15 @@
 """What people give becomes items at any size, and what they gave comes back as they gave it."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from agreement import compare
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -24,6 +28,7 @@ from ltx2_core.conditioning.conditions import (
     VideoSource,
     encode_conditions,
 )
+from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.disk_cache import fingerprint
@@ -150,6 +155,44 @@ def test_a_mask_of_a_reference_counts_in_its_cells():
     assert item.attention[0].tolist() == [[0, 0.5, 1], [0, 0.5, 1]]
 
 
+def test_what_is_filled_is_that_of_the_official_nodes():
+    """Numbers of ComfyUI-LTXVideo's LTXVDilateVideoMask and LTXVInpaintPreprocess; their inputs are drawn here."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_fill.json").read_text())
+    draw = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"]))
+    frames, soft = draw(9, 32, 64, 3), draw(9, 32, 64)
+    for case in recorded["cases"]:
+        mask = soft * case["times"]
+        encode = Seen()
+        reference = ReferenceVideo(
+            VideoSource(frames), fill=mask, grow=case["spatial_radius"], grow_frames=case["temporal_radius"]
+        )
+        encoded(reference, shape=ClipShape(64, 32, 9, FPS), encode=encode)
+        grown = grow(mask, case["spatial_radius"], case["temporal_radius"])
+        shown = (encode.pixels[0][0].movedim(0, -1) + 1) / 2
+        for kind, ours in (("mask", grown), ("image", shown)):
+            compare(f"fill of a reference ({kind})", ours.flatten()[::211], torch.tensor(case[kind]))
+        assert 0 < grown.mean() < 1
+
+
+def test_what_is_filled_goes_with_its_frames():
+    """Where they are read in pieces, and where only every second one is shown."""
+    fill = torch.zeros(17, 64, 96)
+    fill[9, :, :32] = 1
+    encode = Seen()
+    reference = ReferenceVideo(VideoSource(FRAMES[:17]), 1, 2, fill=fill)
+    encoded(reference, shape=ClipShape(96, 64, 17, FPS), encode=encode)
+    green = torch.tensor(GREEN) / 255 * 2 - 1
+    shown = encode.pixels[0][0]
+    assert_close(shown[:, 5, :, :32], green.view(3, 1, 1).expand(3, 64, 32))  # frames 0, 1, 3, 5, 7, 9
+    assert_close(shown[:, 5, :, 32:], FRAMES[9].movedim(-1, 0)[:, :, 32:] * 2 - 1)
+    assert_close(shown[:, 4], FRAMES[7].movedim(-1, 0) * 2 - 1)
+    chunks = list(FRAMES[:17].movedim(-1, 0)[None].split(8, dim=2))
+    pieces = torch.cat([*paint(chunks, fill)], dim=2)
+    assert_close(pieces, torch.cat([*paint([torch.cat(chunks, dim=2)], fill)], dim=2))
+    with pytest.raises(SettingError, match="16 masks, and 17 frames"):
+        encoded(ReferenceVideo(VideoSource(FRAMES), fill=fill[1:]), shape=ClipShape(96, 64, 17, FPS))
+
+
 def test_a_mask_fades_out_in_cells():
     shape, mask = ClipShape(160, 32, 9, FPS), torch.zeros(1, 32, 160)
     mask[:, :, 64:96] = 1
@@ -237,9 +280,10 @@ PICTURE, AREA = FRAMES[:1], torch.rand(1, 64, 96)
         (lambda x: VideoSource(x), FRAMES),
         (lambda x: InpaintMask(x), AREA),
         (lambda x: ReferenceVideo(VideoSource(FRAMES), mask=x), AREA),
+        (lambda x: ReferenceVideo(VideoSource(FRAMES), fill=x), AREA),
         (lambda x: AudioSource(x, 24_000), SOUND.waveform),
     ],
-    ids=["picture", "video", "mask", "mask of a reference", "sound"],
+    ids=["picture", "video", "mask", "mask of a reference", "fill of a reference", "sound"],
 )
 @pytest.mark.parametrize("fault", ["nan", "infinite", "of 8 bits", "a mere shape"])
 def test_numbers_that_are_none_or_mean_something_else_are_told_where_they_come_in(give, numbers, fault):

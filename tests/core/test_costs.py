@@ -28,11 +28,11 @@ from ltx2_core.pipeline.decode_video import DecodeVideo, decode_video
 from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
 from ltx2_core.pipeline.encode_text import ProjectFeatures, ReadPrompts
 from ltx2_core.pipeline.refine import Refine
-from ltx2_core.pipeline.sample import SampleInputs, Sampling, passes_on_meta, sample
+from ltx2_core.pipeline.sample import SampleInputs, Sampling, need_of_passes, passes_on_meta, sample
 from ltx2_core.pipeline.stage import LatentSize, upscaler_key
 from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.pipeline.upscale import Upscale, upscale
-from ltx2_core.sampling import Tiles
+from ltx2_core.sampling import Guidance, StreamGuidance, Tiles
 from ltx2_core.text import Contexts, GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import Pass, Perturbation, StreamInput
@@ -132,6 +132,18 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
         network.sweep(steps)
     need = sampling(found, LatentSize.of_clip(shape), passes)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
+
+
+def test_the_pass_without_a_reference_sound_is_planned_where_there_is_one():
+    guided = Sampling((1.0, 0.0), StreamGuidance(audio=Guidance(identity_scale=3)))
+    sizes = [LatentSize((2, 4, 4), 10, appended=(0, appended)) for appended in (0, 5)]
+    assert [guided.passes_of(size) for size in sizes] == [("cond",), ("cond", "unreferenced")]
+    found = small("2.3")
+    cond, unreferenced = passes_on_meta(found, sizes[1], guided.passes_of(sizes[1]))
+    assert unreferenced.video is cond.video
+    assert [each.audio.tokens.shape[1] for each in (cond, unreferenced)] == [15, 10]
+    one, two = (need_of_passes(found, sizes[1], ("cond", "unreferenced")[:count], 1).cost.products for count in (1, 2))
+    assert one < two < 2 * one
 
 
 @pytest.mark.parametrize("appended, groups", [(64, 1), (640, 11)])

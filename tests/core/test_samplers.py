@@ -1,16 +1,19 @@
 """Samplers by themselves, on toy models with known answers and beside the official steppers and diffusers."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from agreement import compare
 from torch import Tensor
+from torch.testing import assert_close
 
 from ltx2_core.latents import AVLatent, Noise, noise_like
+from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.sampling import SAMPLERS, euler, ltx2, samplers
+from ltx2_core.settings import SamplingSettings
 
 every = pytest.mark.parametrize("name", SAMPLERS)
 one_of = {flag: [name for name, row in SAMPLERS.items() if getattr(row, flag)] for flag in ("stochastic", "multistep")}
@@ -360,6 +363,24 @@ def test_res_2s_agrees(sigmas):
     ours = run("res_2s", waving(), start, sigmas, seed=-1)[-1]
     compare("res_2s with noise", ours.latent.video, state[0])
     compare("res_2s with noise", ours.latent.audio, state[1])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "plain"), [("euler_ancestral", "euler"), ("euler_ancestral_cfg_pp", "euler_cfg_pp")]
+)
+def test_without_fresh_noise_a_stochastic_sampler_is_its_plain_one(sampler, plain):
+    def ends(row):
+        *_, last = row(waving(), av_latent(1), ltx2(8), Noise(3))
+        return last.latent.video
+
+    assert_close(ends(SAMPLERS[sampler].with_eta(0)), ends(SAMPLERS[plain]))
+    assert torch.equal(ends(SAMPLERS[sampler].with_eta(1)), ends(SAMPLERS[sampler]))
+    assert not torch.equal(ends(SAMPLERS[sampler].with_eta(0.5)), ends(SAMPLERS[sampler]))
+    assert torch.equal(ends(SAMPLERS["res_2s"].with_eta(0.5)), ends(SAMPLERS["res_2s"]))
+    assert SAMPLERS[plain].with_eta(0.5) is SAMPLERS[plain]
+    settings = SamplingSettings(sampler=sampler)
+    assert Sampling((1.0, 0.0), settings=settings).sampler is SAMPLERS[sampler]
+    assert Sampling((1.0, 0.0), settings=replace(settings, eta=0.5)).sampler.solve.keywords == {"eta": 0.5}
 
 
 def from_diffusers(scheduler, sigmas: list[float], order: int = 1) -> Tensor:

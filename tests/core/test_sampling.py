@@ -8,7 +8,7 @@ import torch
 from agreement import compare
 
 from ltx2_core import geometry, latents
-from ltx2_core.conditioning import Frozen, Inpaint, State, apply_conditions
+from ltx2_core.conditioning import Frozen, Inpaint, ReferenceAudioTokens, State, apply_conditions
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import (
@@ -152,6 +152,25 @@ def test_what_each_pass_leaves_out():
     assert isolated.perturbation == Perturbation(audio_to_video=False, video_to_audio=False)
     # Passes that read the same text are given the same objects, so that the network computes in common what it can.
     assert cond.video is perturbed.video is isolated.video and cond.audio is perturbed.audio is isolated.audio
+
+
+def test_the_unreferenced_pass_hears_the_clip_alone():
+    """Only where there is a reference sound; its own rows are those of the conditional pass."""
+    voice = ReferenceAudioTokens(av_latent(5).audio)
+    state = apply_conditions(av_latent(3), Fraction(24), [voice])
+    network, denoise = denoiser(video=Guidance(3), audio=Guidance(identity_scale=3), state=state)
+    noisy = state.map(lambda stream: stream.latent + 1)
+    x0 = denoise(noisy, 0.5)
+    denoise(noisy, 0.4)
+    (cond, _, unreferenced), (*_, later) = network.sweeps
+    own = state.audio.count
+    assert unreferenced.video is cond.video and unreferenced.audio.tokens.shape[1] == own
+    assert torch.equal(unreferenced.audio.tokens, cond.audio.tokens[:, :own])
+    assert torch.equal(unreferenced.audio.positions, cond.audio.positions[:, :, :own])
+    assert unreferenced.audio.positions is later.audio.positions  # so that rotations are made once
+    assert torch.equal(x0.audio[:, own:], state.audio.clean[:, own:])
+    assert passes_needed([Guidance(identity_scale=3)]) == ["cond"]
+    assert passes_needed([Guidance(identity_scale=3)], reference_sound=True) == ["cond", "unreferenced"]
 
 
 def test_a_lonely_stream_needs_no_isolated_pass():

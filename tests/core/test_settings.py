@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ltx2_core.conditioning import Frozen
 from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, RetakeRange, VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
@@ -55,7 +56,7 @@ def test_a_request_without_settings_is_the_recipe():
     assert whole.sigmas == DEV.sigmas() and whole.sampler == DEV.sampler and whole.negative == DEV.negative
     assert whole.guidance == DEV.guidance and whole.refine == DEV.refine and whole.streams == ("video", "audio")
     assert whole.script == (Segment(0, "a red ball"),) and whole.windows == () and whole.loras == ()
-    assert not whole.second.refine and not whole.holds_sound
+    assert not whole.second.refine and not whole.held
 
 
 def test_flat_names_find_their_place():
@@ -150,7 +151,9 @@ def test_a_second_stage_changes_its_recipe():
     assert refine.sigmas == (0.5, 0.25, 0.0) and refine.guidance == guidance
     assert SecondStage(noise_scale=0.5).completed(DEV.refine).sigmas == (0.5, 0.421875, 0.0)
     whole = Request.of("x", second=SecondStage(sound="hold", guidance=guidance)).completed(DISTILLED)
-    assert whole.holds_sound and whole.refine_guidance_of({"video"}) == StreamGuidance(Guidance(2))
+    assert [type(each) for each in whole.held] == [Frozen] and whole.refine_guidance_of({"video"}) == StreamGuidance(
+        Guidance(2)
+    )
 
 
 class Named:

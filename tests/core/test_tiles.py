@@ -146,7 +146,7 @@ def test_one_tile_is_no_tile(local):
     assert torch.equal(tiled.video, whole.video) and torch.equal(tiled.audio, whole.audio)
 
 
-GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=0.7, skip_steps=1)}
+GUIDED = {"video": Guidance(3, 3, rescale=0.7), "audio": Guidance(7, 3, rescale=0.7, skip_steps=1, identity_scale=3)}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -247,6 +247,16 @@ def test_local_tiles_are_clips_by_themselves():
     own = part.audio.positions[0, 0, : part.audio.count]
     assert own[0, 0] <= 0 < own[0, 1] and own[-1, 0] < 16 / 24 <= own[-1, 1]
     assert torch.equal(part.audio.positions[:, :, part.audio.count :], state.audio.positions[:, :, 40:])
+
+
+def test_a_pass_without_the_reference_sound_is_told_of_no_reference_in_any_tile():
+    voice = ReferenceAudioTokens(latent(length=3, seed=4).audio)
+    state, network = apply_conditions(latent(length=40), FPS, [voice]), Local()
+    tiled = TiledNetwork(network, state, Tiles((2, 1, 2), (0, 0, 0), local=True))
+    sampled(tiled, state, audio=Guidance(identity_scale=3), sigmas=(0.9, 0.0))
+    assert [len(each) for each in network.asked] == 5 * [2]
+    for cond, unreferenced in network.asked:
+        assert torch.equal(unreferenced.audio.tokens, cond.audio.tokens[:, :-3])
 
 
 def test_a_tile_has_the_references_that_it_touches():

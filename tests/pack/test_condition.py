@@ -242,6 +242,20 @@ def test_picture_sound_and_references_work_together(server, client, graph):
     assert "multiples of 64; it has 96 x 96" in client.run(graph).error
 
 
+def test_what_is_filled_of_a_reference_is_green_to_the_model(server, client, graph):
+    """A reference that is filled as a whole is that of a green picture; another one makes another clip."""
+    settings = {"images": ["source", 1], "downscale": 1, "temporal_scale": 1, "strength": 1.0}
+    add(graph, all=("SolidMask", {"value": 1.0, "width": 96, "height": 96}))
+    add(graph, green=("EmptyImage", {"width": 96, "height": 96, "batch_size": 33, "color": 0x66FF00}))
+    made = []
+    for more in ({"fill": ["all", 0], "grow": 3, "grow_frames": 1}, {"images": ["green", 0]}, {}):
+        run = client.run(with_conditions(graph, reference=("LTX2AVReferenceVideo", settings | more)))
+        assert run.end == "execution_success", run.error
+        made.append(pictures_in(saved(server, run, "pictures")))
+    filled, green, plain = made
+    assert (filled == green).all() and (filled != plain).any()
+
+
 def test_a_picture_outside_the_clip(client, graph):
     with_conditions(graph, image=("LTX2AVImage", FIRST | {"frame": 40}))
     assert "A picture is given at frame 40, but the clip has 33 frames" in client.run(graph).error

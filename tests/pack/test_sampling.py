@@ -51,6 +51,22 @@ def test_every_sampler_runs_and_they_differ(server, client, prompt):
     assert all((one != other).any() for i, one in enumerate(made) for other in made[:i])
 
 
+def test_eta_says_how_much_of_the_noise_is_new(server, client, prompt):
+    """At 0 an ancestral step is a plain one."""
+    with_pictures(change(prompt, LTX2AVSample={"seed": 22}, LTX2AVSchedule={"steps": 3}))
+    made = [
+        frames(server, client.run(change(prompt, LTX2AVSample={"sampler": sampler, "eta": eta}))).astype(int)
+        for sampler, eta in (
+            ("euler", 1.0),
+            ("euler_ancestral", 0.0),
+            ("euler_ancestral", 0.5),
+            ("euler_ancestral", -1.0),
+        )
+    ]
+    plain, without, half, official = made
+    assert abs(plain - without).max() <= 1 and (half != official).any() and abs(half - plain).max() > 1
+
+
 def test_guidance_takes_the_place_of_the_sliders(server, client, prompt):
     """Through the sliders, through one guidance node, and through two that divide the streams between them."""
     model = [node(prompt, "LTX2AVLoadModel"), 0]
