@@ -96,7 +96,7 @@ def _is_named_since(metadata: Mapping[str, str], version: str) -> bool:
 
 
 def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
-    """Find the text encoder of a model; that of the miniature is built in.
+    """Find the text encoder of a model; that of the miniature is built in, and a folder of diffusers brings its own.
 
     Args:
         models: The model.
@@ -108,7 +108,7 @@ def find_text_encoder(models: Models, paths: Sequence[Path]) -> Path:
     if models.is_miniature:
         return GEMMA
     reasons = []
-    for path in paths:
+    for path in [*([] if models.text_encoder is None else [models.text_encoder]), *paths]:
         try:
             check_text_encoder(open_text_encoder(path), models)
         except LTX2Error as error:

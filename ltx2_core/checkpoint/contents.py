@@ -7,6 +7,10 @@ from .loading import shorten_list
 
 LTX_PART = "is a part of an LTX model: choose it in LTX-2 Load Model, or give it with --checkpoint"
 
+DURATION_HEAD = (
+    "is the duration head of LTX-2.5: choose it in LTX-2 Load Model, or give it with --checkpoint and the rest"
+)
+
 LORA_FILE = "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora"
 
 # What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
@@ -19,10 +23,7 @@ _CONTENTS = (
         r"\.(?:boft_|oft_|ia3_|vera_lambda|on_input$|set_weight$|[ab][12]\.weight$)",
         "is an adapter of a kind that is not read here (OFT, IA3, GLoRA, VeRA), where LoRA, DoRA, LoHa and LoKr are",
     ),
-    (
-        r"^duration_head\.",
-        "is the duration head of LTX-2.5: choose it in LTX-2 Load Model, or give it with --checkpoint and the rest",
-    ),
+    (r"^(?:duration_head|attention_pooler)\.", DURATION_HEAD),
     (
         r"post_feedforward_layernorm|pre_feedforward_layernorm",
         "is a Gemma text encoder: choose it in LTX-2 Load Gemma, or give it with --text-encoder",
@@ -34,7 +35,7 @@ _CONTENTS = (
     (
         r"^(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?:transformer_blocks\.\d+\.(?:audio_)?attn1"
         r"|adaln_single|time_embed)\.|audio_embeddings_connector|text_embedding_projection|^(?:vae|audio_vae)\."
-        r"(?:en|de)coder\.|^(?:en|de)coder\.(?:up_blocks|down_blocks|mid_block|mid|up|down)\.",
+        r"(?:en|de)coder\.|^(?:en|de)coder\.(?:up_blocks|down_blocks|mid_block|mid|up|down|det_stages|diff_blocks)\.",
         LTX_PART,
     ),
     (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "is a model of the Flux kind, not of LTX-2"),

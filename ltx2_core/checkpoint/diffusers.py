@@ -62,6 +62,20 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "patch_size": "patch_size",
         "decoder_causal": "causal_decoder",
     },
+    "LTX2VideoDiffusionDecoderModel": {
+        "decoder_model_output_type": "model_output_type",
+        "latent_channels": "decoder.in_channels",
+        "out_channels": "decoder.out_channels",
+        "patch_size": "decoder.patch_size",
+        "decoder_head_dim": "decoder.head_dim",
+        "decoder_t_emb_dim": "decoder.t_emb_dim",
+        "decoder_stage_channels": "decoder.stage_channels",
+        "decoder_stage_depths": "decoder.stage_depths",
+        "decoder_stage5_kernel": "decoder.stage5_kernel",
+        "decoder_timestep_scale_multiplier": "decoder.timestep_scale_multiplier",
+        "decoder_num_inference_steps": "decoder.default_num_inference_steps",
+    },
+    "LTX2DurationHead": {"num_pooler_heads": "num_pooler_heads"},
     "AutoencoderKLLTX2Audio": {
         "base_channels": "model.params.ddconfig.ch",
         "ch_mult": "model.params.ddconfig.ch_mult",
@@ -94,6 +108,8 @@ _SECTIONS = {
     "LTX2VideoTransformer3DModel": "transformer",
     "LTX2TextConnectors": "transformer",
     "AutoencoderKLLTX2Video": "vae",
+    "LTX2VideoDiffusionDecoderModel": "vae",
+    "LTX2DurationHead": "duration_head",
     "AutoencoderKLLTX2Audio": "audio_vae",
     "LTX2Vocoder": "vocoder",
     "LTX2VocoderWithBWE": "vocoder",
@@ -114,6 +130,7 @@ _FIXED: Mapping[str, Mapping[str, object]] = {
         "patch_size_t": 1,
         "encoder_causal": True,
     },
+    "LTX2VideoDiffusionDecoderModel": {"scaling_factor": 1.0},
     "AutoencoderKLLTX2Audio": {"is_causal": True},
     "LTX2Vocoder": {
         "act_fn": "leaky_relu",
@@ -153,9 +170,7 @@ def stated_sections(file: TensorFile) -> dict[str, Any]:
     for theirs, ours in _WORDS[kind].items():
         if theirs in fields:
             section = overlay(section, _nested(ours, fields.content[theirs]))
-    if kind == "AutoencoderKLLTX2Video":
-        section |= _encoder(fields) | _decoder(fields) | _padding(fields)
-    return {_SECTIONS[kind]: section}
+    return {_SECTIONS[kind]: overlay(section, _derived(kind, fields))}
 
 
 def overlay(config: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +180,15 @@ def overlay(config: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, A
         below = merged.get(name)
         merged[name] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _derived(kind: str, fields: Fields) -> dict[str, Any]:
+    """What several fields say together."""
+    if kind == "AutoencoderKLLTX2Video":
+        return _encoder(fields) | _decoder(fields) | _padding(fields)
+    if kind == "LTX2VideoDiffusionDecoderModel":
+        return {"decoder": _windows(fields) | _upsamples(fields)}
+    return {}
 
 
 def _is_of_diffusers(file: TensorFile) -> bool:
@@ -217,6 +241,24 @@ def _decoder(fields: Fields) -> dict[str, Any]:
             ["res_x", {"num_layers": count}],
         ]
     return {"decoder_blocks": blocks, "decoder_base_channels": widths[0] // factors[0]}
+
+
+def _windows(fields: Fields) -> dict[str, Any]:
+    """The windows of all stages of a diffusion decoder, of which diffusers has the last one by itself."""
+    if "decoder_stage_kernels" not in fields:
+        return {}
+    return {"stage_kernels": [*fields.items("decoder_stage_kernels"), fields.content.get("decoder_stage5_kernel")]}
+
+
+def _upsamples(fields: Fields) -> dict[str, Any]:
+    """The strides and divisors between its stages, as pairs."""
+    if "decoder_upsample_strides" not in fields:
+        return {}
+    strides = fields.items("decoder_upsample_strides")
+    divisors = fields.wholes("decoder_upsample_channel_reductions", most=_MOST_TIMES)
+    if len(strides) != len(divisors):
+        raise fields.refusal("decoder_upsample_channel_reductions", f"a list of {len(strides)}")
+    return {"upsamples": [list(pair) for pair in zip(strides, divisors)]}
 
 
 def _axes(fields: Fields, name: str, count: int) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..text.duration import DurationHead, DurationHeadConfig
+from .diffusers import stated_sections
 from .files import TensorFile
 from .keys.text import DURATION_HEAD
 from .loading import load_strict, shorten_list
@@ -21,11 +22,13 @@ class DurationHeadFile:
     def build(self) -> DurationHead:
         """Build the head on the CPU in float32. Raises CheckpointError if tensors are missing, unknown or misshapen."""
         prefix, title = DURATION_HEAD.prefixes[0], f"The duration head {self.file.path.name}"
-        if unknown := [key for key in self.file.entries if not DURATION_HEAD.knows(key, prefix)]:
+        keys = self.file.official_names
+        if unknown := [key for key in keys if not DURATION_HEAD.knows(key, prefix)]:
             raise CheckpointError(f"{title} has unknown tensors: {shorten_list(sorted(unknown))}; download it again.")
-        names = {str(DURATION_HEAD.ours(key, prefix)): key for key in self.file.entries}
+        names = {str(DURATION_HEAD.ours(key, prefix)): keys[key] for key in keys}
         shapes = {ours: self.file.shape(key) for ours, key in names.items()}
-        config = DurationHeadConfig.from_shapes(shapes, self.file.config.get("duration_head") or {})
+        sections = self.file.config or stated_sections(self.file)
+        config = DurationHeadConfig.from_shapes(shapes, sections.get("duration_head") or {})
         with torch.device("meta"):
             head = DurationHead(config)
         state = {ours: self.file.get(key).float() for ours, key in names.items()}
@@ -34,5 +37,5 @@ class DurationHeadFile:
 
 
 def is_duration_head(keys: Collection[str]) -> bool:
-    """Return whether a file with tensors of these names is a duration head."""
+    """Return whether a file with tensors of these official names is a duration head."""
     return bool(keys) and all(key.startswith(DURATION_HEAD.prefixes[0]) for key in keys)

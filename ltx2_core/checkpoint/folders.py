@@ -12,11 +12,16 @@ from torch import Tensor
 from ..errors import CheckpointError, MissingFileError
 from ..errors.foreign import Fields
 from .files import TensorFile, read_json
+from .joined import joined
 from .loading import shorten_list
 
-# Subfolders of a model as diffusers writes it: those that hold components of ours, and that of Gemma.
-SUBFOLDERS = ("transformer", "connectors", "vae", "audio_vae", "vocoder")
+# Subfolders of a model as diffusers writes it: those that hold components of ours, and that of Gemma. The diffusion
+# decoder counts before the convolutional one in ``vae``.
+TRANSFORMER = "transformer"
+SUBFOLDERS = (TRANSFORMER, "connectors", "diffusion_decoder", "vae", "audio_vae", "vocoder", "duration_head")
 GEMMA = "text_encoder"
+FULL = "transformer_full"  # the dev model of 2.5, beside the distilled one in ``TRANSFORMER``
+OF_DIFFUSERS = "diffusion_pytorch_model"  # which all files in these folders are called
 
 GGUF = ".gguf"
 
@@ -120,7 +125,7 @@ def open_file(path: Path) -> TensorFile:
         keys = [key for file in files for key in file.entries]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise CheckpointError(f"Two of the files of {path.name} hold {twice}; download all of them from one place.")
-    return whole
+    return joined(whole)
 
 
 def open_files(path: Path) -> list[TensorFile]:
@@ -138,4 +143,4 @@ def open_files(path: Path) -> list[TensorFile]:
 
 def _open_folder(folder: Path) -> TensorFile:
     files = [TensorFile(path) for path in weight_files(folder, "the weights of LTX-2")]
-    return files[0] if len(files) == 1 else ShardedFile(folder, files)
+    return joined(files[0] if len(files) == 1 else ShardedFile(folder, files))

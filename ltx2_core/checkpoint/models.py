@@ -19,7 +19,7 @@ from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile
-from .folders import GEMMA, open_files
+from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files
 from .loading import check_shapes, shorten_list
 from .text_encoder import find_kind
 from .versions import VERSIONS, known_config, possible_versions, stated_version
@@ -104,7 +104,7 @@ class Models:
         for file in self.files:
             for name, source in sources_in(file):
                 if self.sources.setdefault(name, source).file is not file:
-                    left_out.setdefault(file.path.name, []).append(name)
+                    left_out.setdefault(_name(file), []).append(name)
         if not self.sources:
             raise CheckpointError(
                 f"{self._file_names} holds nothing of LTX-2; choose an LTX-2 checkpoint such as {_EXAMPLE}."
@@ -136,14 +136,14 @@ class Models:
             return
         by_file: dict[str, list[str]] = {}
         for name, source in self.sources.items():
-            by_file.setdefault(source.file.path.name, []).append(name.replace("_", " "))
+            by_file.setdefault(_name(source.file), []).append(name.replace("_", " "))
         _log.info("%s", "; ".join(f"From {file}: {', '.join(names)}" for file, names in by_file.items()))
         for file, names in left_out.items():
-            rest = ", ".join(f"{name.replace('_', ' ')} ({self.sources[name].file.path.name} counts)" for name in names)
+            rest = ", ".join(f"{name.replace('_', ' ')} ({_name(self.sources[name].file)} counts)" for name in names)
             _log.warning("%s also holds what is not used: %s.", file, rest)
         for each in self.files:
-            if each.path.name not in by_file:
-                _log.warning("Nothing of %s is used: leave it out, or give it first.", each.path.name)
+            if _name(each) not in by_file:
+                _log.warning("Nothing of %s is used: leave it out, or give it first.", _name(each))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Models:
             return bool(self._distilled)
         path = source.file.path
         names = (path.name, path.parent.name, path.parent.parent.name)
-        return next((said for name in names if (said := _is_distilled(name)) is not None), False)
+        return next((said for name in names if (said := _is_distilled(name)) is not None), _has_full_beside(path))
 
     @property
     def layers(self) -> int:
@@ -244,7 +244,7 @@ class Models:
 
     @property
     def _file_names(self) -> str:
-        return ", ".join(file.path.name for file in self.files)
+        return ", ".join(map(_name, self.files))
 
     def unknown(self, file: TensorFile) -> list[str]:
         """List the keys of ``file`` that no component knows; a text encoder that is packed with its projection is no
@@ -303,7 +303,7 @@ def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[Tensor
 
 def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...], DurationHeadFile | None]:
     """The files of the networks, and the duration head among them, which is none of the model's own."""
-    heads = [file for file in files if is_duration_head(file.entries)]
+    heads = [file for file in files if is_duration_head(file.official_names)]
     rest = tuple(file for file in files if file not in heads)
     return rest or files, DurationHeadFile(heads[0]) if heads else None
 
@@ -338,6 +338,12 @@ def _is_distilled(name: str) -> bool | None:
     return False if re.search(r"(?<![a-z])dev(?![a-z])", name) else None
 
 
+def _has_full_beside(path: Path) -> bool:
+    """Whether a transformer lies in a folder of diffusers that has the dev model, too, by the name ``FULL``."""
+    folder = path if path.is_dir() else path.parent
+    return folder.name == TRANSFORMER and (folder.parent / FULL).is_dir()
+
+
 def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
     return [file for path in paths for file in open_files(path)]
 
@@ -366,13 +372,19 @@ def _without(file: TensorFile, wanted: Sequence[str]) -> str:
     return f"{file.path.name} has no {expected}, which it was chosen for; it holds {held}: choose another file."
 
 
+def _name(file: TensorFile) -> str:
+    """What a file is called; those of diffusers, which are all called alike, with their folders."""
+    path = file.path
+    return str(Path(*path.parts[-3:])) if path.name.startswith(OF_DIFFUSERS) else path.name
+
+
 def _one_version(files: Sequence[TensorFile]) -> str:
     """The version that all files agree on; of several that they may be of, the first."""
-    possible = {file.path.name: versions for file in files if (versions := versions_of(file))}
+    possible = {_name(file): versions for file in files if (versions := versions_of(file))}
     if not possible:
         for file in files:
             _check_library(file)
-        names = ", ".join(file.path.name for file in files)
+        names = ", ".join(map(_name, files))
         raise CheckpointError(
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import LTX2Error
 from .duration_head import is_duration_head
 from .files import TensorFile
+from .joined import joined
 from .models import AUDIO_VAE, VIDEO_VAE, Models, open_models, sources_in, versions_of
 from .versions import possible_versions
 
@@ -40,13 +41,13 @@ def find_parts(chosen: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
 
 def _is_head_for(file: TensorFile, version: str) -> bool:
     """Whether a file is a duration head for models of ``version``."""
-    return is_duration_head(file.entries) and version in possible_versions(file.official_shapes)
+    return is_duration_head(file.official_names) and version in possible_versions(file.official_shapes)
 
 
 def _open(path: Path) -> TensorFile | None:
     """A file, None if it cannot be read: nobody chose it."""
     try:
-        return TensorFile(path)
+        return joined(TensorFile(path))
     except LTX2Error:
         return None
 

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
-from ..checkpoint.contents import LTX_PART, describe_contents
+from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
+from ..checkpoint.duration_head import is_duration_head
+from ..checkpoint.files import TensorFile
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
-from ..checkpoint.models import Models, Source
+from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
@@ -37,7 +39,7 @@ def inspect(path: str | Path) -> str:
     if keys_of(file.entries):
         return _upscaler(open_upscaler(path))
     try:
-        return _checkpoint(Models([file]))
+        return _part(file)
     except CheckpointError as error:
         try:
             encoder = open_text_encoder(path)
@@ -56,9 +58,21 @@ def _folder(path: Path) -> str:
         try:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError as error:
-            if describe_contents(key for file in open_files(path) for key in file.entries) != LTX_PART:
+            what = describe_contents(key for file in open_files(path) for key in file.entries)
+            if what not in (LTX_PART, DURATION_HEAD):
                 raise error from None
-    return "\n".join(_checkpoint(Models([file])) for file in open_files(path))
+    return "\n".join(_part(file) for file in open_files(path))
+
+
+def _part(file: TensorFile) -> str:
+    """A file that belongs to a model."""
+    if is_duration_head(file.official_names):
+        return f"{file.path.name}: duration head of LTX-2.5, {shown_size([file.nbytes])}"
+    parts = dict(sources_in(file))
+    if parts and parts.keys() <= {*AUDIO_VAE} and not versions_of(file):
+        title = f"{file.path.name}: audio VAE, the same in every LTX-2, {shown_size([file.nbytes])}"
+        return "\n".join([title, *(f"  {name:<16} {_summary(source)}" for name, source in parts.items())])
+    return _checkpoint(Models([file]))
 
 
 def _upscaler(upscaler: UpscalerFile) -> str:

@@ -1,6 +1,6 @@
 """The language model that encodes the prompts of 2.5: Gemma 4, all of whose layers count (see README.md, "Gemma 4")."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -65,6 +65,8 @@ class Gemma4Config:
         layer_types = fields.items("layer_types", longest=LIMITS["layers"][1])
         if "full_attention" in layer_types:
             values["full_every"] = layer_types.index("full_attention") + 1
+        if "per_layer_config" in fields:
+            values |= _of_full_layers(fields, layer_types, cls(**values))
         parameters = fields.section("rope_parameters")
         for kind, ours in ("sliding_attention", "local_theta"), ("full_attention", "theta"):
             values[ours] = parameters.section(kind).number("rope_theta", getattr(cls, ours), *LIMITS[ours])
@@ -129,6 +131,15 @@ class Gemma4Config:
                 "sliding_attention": {"rope_type": "default", "rope_theta": self.local_theta},
             },
         }
+
+
+def _of_full_layers(fields: Fields, layer_types: Sequence[object], sizes: Gemma4Config) -> dict[str, Any]:
+    """Sizes of the layers that attend to everything, where a config says by layer what differs (transformers 5.24)."""
+    if "full_attention" not in layer_types:
+        return {}
+    layer = fields.section("per_layer_config").section(str(layer_types.index("full_attention")))
+    same = {"full_kv_heads": sizes.kv_heads, "full_head_dim": sizes.head_dim}
+    return same | read_sizes(layer, {"full_kv_heads": _SIZES["kv_heads"], "full_head_dim": "head_dim"}, Gemma4Config)
 
 
 class Attention(CausalAttention):

@@ -13,7 +13,7 @@ from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, KeyframeSlots
 from ltx2_core.conditioning.conditions import GeneratedKeyframes
 from ltx2_core.errors import SettingError
-from ltx2_core.geometry import Keyframes
+from ltx2_core.geometry import Keyframes, whole_segments
 from ltx2_core.latents import AVLatent
 from ltx2_core.pipeline.raise_rate import RaiseRate, items_of, part_of, told_fps
 from ltx2_core.sampling import recipe_for
@@ -54,6 +54,27 @@ def test_windows_agree(length):
         positions = sorted({*positions, *(slot for each in ours for slot in each.slots)})
         latent = torch.arange((frames - 1) // 8 + 1.0)[None, None, :, None, None]
         assert torch.equal(join_round([latent[:, :, each.latents] for each in ours], ours), latent)
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+@pytest.mark.parametrize("length", [25, 33, 49, 97, 121, 129, 161, 193, 241, 257])
+def test_windows_of_diffusers_agree(length):
+    """From the filled-up clip and its keyframes on, in both rounds."""
+    layout = pytest.importorskip("diffusers.pipelines.ltx2.dfr_layout")
+    frames, _, positions = layout.resolve_canvas(length)
+    assert frames == whole_segments(length) and GeneratedKeyframes().places(frames) == tuple(positions)
+    for number in (1, 2):
+        frames, positions = 2 * (frames - 1) + 1, [2 * each for each in positions]
+        theirs, ours = (
+            layout.temporal_tile_plan(positions, frames, 2**number),
+            split_round(positions, frames, 2**number),
+        )
+        expected = []
+        for (start, stop, drop, _), first, last, anchors, slots in theirs:
+            expected.append((first, last, start, stop, anchors, slots, drop))
+        assert numbers(ours) == expected
+        positions = sorted({*positions, *(slot for each in ours for slot in each.slots)})
 
 
 def keyframes(frames, width=4) -> Keyframes:

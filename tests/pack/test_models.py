@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from diffusers_parts import folder_of_2_5, write_folder
 from pack.clip import Clip
 from pack.workflow import SHIPPED, change, node, to_prompt
 
@@ -39,6 +40,19 @@ def test_a_shipped_workflow_makes_clips_of_2_5_with_either_decoder(server, clien
         clips.append(Clip.of(server, run, node(prompt, "SaveVideo")))
         assert clips[-1].frames.shape == (9, 64, 64, 3) and clips[-1].sample_rate == 48000
     assert (clips[0].frames != clips[1].frames).any()
+
+
+@pytest.mark.oracle
+def test_a_folder_of_2_5_as_diffusers_writes_it_makes_a_clip(server, client, object_info):
+    """With its own text encoder, and its diffusion decoder."""
+    write_folder(server.base / "models" / "diffusion_models" / "LTX-2.5-Diffusers", folder_of_2_5())
+    shipped = next(path for path in SHIPPED if path.stem == "text_to_video")
+    prompt = to_prompt(json.loads(shipped.read_text()), object_info)
+    size = {"size": "by hand", "width": 64, "height": 64, "length": "in frames", "frames": 9}
+    change(prompt, LTX2AVEmptyLatent=size, LTX2AVSample={"settings": "these widgets", "steps": 2})
+    run = client.run(change(prompt, LTX2AVLoadModel={"checkpoint": "LTX-2.5-Diffusers", "kind": "dev"}))
+    clip = Clip.of(server, run, node(prompt, "SaveVideo"))
+    assert clip.frames.shape == (9, 64, 64, 3) and clip.sample_rate == 48000
 
 
 def test_a_clip_from_gguf_files(server, client, prompt):

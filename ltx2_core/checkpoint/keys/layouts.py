@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ...quantization import split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .table import Keys, same, under
-from .text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
+from .text import AUDIO_CONNECTOR, DURATION_HEAD, TEXT_FEATURES, VIDEO_CONNECTOR
 from .transformer import TRANSFORMER
+from .video_vae import DIFFUSION_DECODER
 from .vocoder import VOCODER
 
 # Parts of names that diffusers changed.
@@ -47,6 +48,17 @@ _DIFFUSERS_VOCODER = {
     "act_post": "act_out",
     "lowpass": "",
 }
+
+# What diffusers changed in names of the diffusion decoder and of the duration head. Queries, keys and values, which are
+# one matrix in official files, are joined before (``joined``).
+_DIFFUSERS_DECODER = {
+    ".attn.proj.": ".attn.to_out.0.",
+    ".q_norm.": ".norm_q.",
+    ".k_norm.": ".norm_k.",
+    ".mlp.0.": ".timestep_embedder.linear_1.",
+    ".mlp.2.": ".timestep_embedder.linear_2.",
+}
+_DIFFUSERS_HEAD = {".cross_attn.out_proj.": ".to_out.", ".cross_attn.in_proj_": ".qkv."}
 
 # Statistics of diffusers' VAEs.
 _LATENTS = {
@@ -86,6 +98,17 @@ def _diffusers(tables: Iterable[Keys], parts: Mapping[str, str] = DIFFUSERS) -> 
         diffusers_name(name, parts): keys.prefixes[0] + name for keys in tables for name in keys.rows
     }
     return Keys(rows, ("", "transformer.") if parts is DIFFUSERS else ("",))
+
+
+def _with_words(keys: Keys, words: Mapping[str, str]) -> dict[str, str | None]:
+    """Official names of a table, and what they are with other ``words`` in them."""
+    rows: dict[str, str | None] = {}
+    for name in keys.rows:
+        theirs = name
+        for official, word in words.items():
+            theirs = theirs.replace(official, word)
+        rows[theirs] = keys.prefixes[0] + name
+    return rows
 
 
 def _residuals(file_module: str, level: str, official_module: str) -> dict[str, str | None]:
@@ -135,6 +158,14 @@ LAYOUTS = (
         Keys(_AUDIO),
     ),
     Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), _bare((VOCODER,))),
+    Layout(
+        ("decoder.t_embedder.timestep_embedder.linear_1.bias",),
+        Keys(
+            _with_words(DIFFUSION_DECODER, _DIFFUSERS_DECODER)
+            | {name: f"vae.{official}" for name, official in _LATENTS.items()}
+        ),
+    ),
+    Layout(("attention_pooler.query_tokens",), Keys(_with_words(DURATION_HEAD, _DIFFUSERS_HEAD))),
     Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), _DIFFUSERS_VOCODER)),
 )
 _VIDEO_VAES = {
