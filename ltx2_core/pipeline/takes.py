@@ -1,6 +1,7 @@
 """Latents on disk, with all that the next stage needs to know: a decode that failed costs no more than a decode."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -71,7 +72,7 @@ def save_take(path: str | Path, take: Take) -> Path:
         UnreadableFileError: The disk refuses.
     """
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # unlike that of a Path, it lets the write say that a name is too long
         raise TargetExistsError(f"{path} is there already, and is not overwritten: choose another name.")
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}
     about, tags = json.dumps(_about(take)), json.dumps(dict(take.tags))

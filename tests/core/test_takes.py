@@ -72,6 +72,8 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monke
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(LTX2Error, match="cannot be written: No space left"):
         save_take(tmp_path / "b.safetensors", Take(latent(0)))
+    with pytest.raises(LTX2Error, match="cannot be written"):
+        save_take(tmp_path / ("b" * 300), Take(latent(0)))
     assert [*tmp_path.iterdir()] == [path]
 
 
