@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from pathlib import PureWindowsPath
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
@@ -144,6 +145,13 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {value!r}; it must be a number.") from None
     if not fits:
         raise SettingError(f"{name} is {_short(cast(float, value))}; it must be between {least:g} and {most:g}.")
+
+
+def check_output_name(name: str, value: str) -> None:
+    """Raise SettingError if ``value`` does not name a file below the output folder."""
+    path = PureWindowsPath(value)  # knows both kinds of slashes, and drives
+    if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name:
+        raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
 
 
 def _short(number: float) -> str:

@@ -28,6 +28,7 @@ from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
+from .takes import LoadLatent, SaveLatent
 from .text import GemmaTextEncode, ThinkingTokens
 from .timeline import TimelineNode
 from .values import LongClipPlan, MelSpectrogram
@@ -49,7 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR),
     *(MemoryPlan, Benchmark),
     *(GemmaTextEncode, ThinkingTokens, TimelineNode),
-    *(EmptyLatent, Encode, Extend),
+    *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),

@@ -1,5 +1,6 @@
 """All that is said to ComfyUI: where models lie, who may use the card, how far we are, and whether to stop."""
 
+import json
 import logging
 import os
 import re
@@ -26,8 +27,10 @@ from torch import Tensor
 from ..ltx2_core.checkpoint.models import check_inside
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record
+from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
+from ..ltx2_core.media.notes import marked
 from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
@@ -98,9 +101,37 @@ def input_file(name: str) -> Path:
 
 
 def output_file(prefix: str, suffix: str) -> Path:
-    """Return a new path below the output folder, numbered as the host's own."""
+    """Return a new path below the output folder, numbered as the host's own; SettingError for one outside of it."""
+    check_output_name("filename_prefix", prefix)
     folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     return Path(folder, f"{name}_{number:05}_{suffix}")
+
+
+KEPT = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
+
+
+def kept_files(suffix: str) -> list[str]:
+    """Return the files below the output and the input folder whose names end so, such as output/clip_00001_x.json."""
+    roots = ((kind, Path(root())) for kind, root in KEPT.items())
+    found = ((kind, path.relative_to(root)) for kind, root in roots for path in root.rglob(f"*{suffix}"))
+    return sorted(f"{kind}/{path.as_posix()}" for kind, path in found)
+
+
+def kept_file(name: str) -> Path:
+    """Return the path of a file that ``kept_files`` named. Raises SettingError for what lies outside these folders."""
+    kind, _, rest = name.partition("/")
+    if kind not in KEPT:
+        raise SettingError(f"{name!r} is neither in the output nor in the input folder: choose a file of the list.")
+    check_inside(rest, kind)
+    return Path(KEPT[kind](), rest)
+
+
+def graph_tags(hidden: io.HiddenHolder) -> dict[str, str]:
+    """Return what a file says of its graph, as the host writes it, unless its user has switched that off."""
+    if comfy.cli_args.args.disable_metadata:
+        return marked({})
+    parts = {"prompt": hidden.prompt} | (hidden.extra_pnginfo or {})
+    return marked({name: json.dumps(part) for name, part in parts.items() if part is not None})
 
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"

@@ -36,23 +36,25 @@ def schema(
     inputs: list[io.Input],
     outputs: dict[str, SocketType] | None = None,
     shows: bool = False,
+    knows_graph: bool = False,
     **more: Any,
 ) -> io.Schema:
     """Return the schema of a node; what it is for, its outputs and what finds it are told by its help page.
 
     ``title`` is its submenu and name, such as "loaders/Load Model"; ``outputs`` are names and types, in their order;
-    ``shows`` lets it show sentences on itself. Ids, and the order of inputs and outputs, never change once they are
-    published.
+    ``shows`` lets it show sentences on itself, ``knows_graph`` write the graph into its files. Ids, and the order of
+    inputs and outputs, never change once they are published.
     """
     menu, _, name = title.partition("/")
     page = read_page(node_id)
+    hidden = [io.Hidden.unique_id] if shows else []
     return io.Schema(
         node_id=node_id,
         display_name=f"LTX-2 {name}",
         category=f"{CATEGORY}/{menu}",
         description=page.description,
         search_aliases=page.aliases,
-        hidden=[io.Hidden.unique_id] if shows else [],
+        hidden=[*hidden, io.Hidden.prompt, io.Hidden.extra_pnginfo] if knows_graph else hidden,
         inputs=inputs,
         outputs=[_output(kind, name, page.outputs.get(name)) for name, kind in (outputs or {}).items()],
         **more,

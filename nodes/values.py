@@ -24,6 +24,7 @@ from ..ltx2_core.media import probe, widened
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
+from ..ltx2_core.pipeline.takes import Take
 from ..ltx2_core.sampling import Step, Tiles
 from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.text import Contexts, join_prompts, read_extras
@@ -224,6 +225,12 @@ class HostLatent:
             content = replace(content, video=torch.cat((content.video, frames), dim=2))
         return to_host_latent(content, kept | {"fps": self.fps} | extras)
 
+    def as_take(self, tags: Mapping[str, str]) -> Take:
+        """Return what a file keeps of this; what other packs wrote into the LATENT is no part of it."""
+        fps = self.fps if self.extras.get("fps") else None
+        own, seams = self._given_masks, self.extras.get(SEAMS)
+        return Take(self.content, fps, own, self.last_step, self.drawn, self.times, seams, tags)
+
     def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
         extras: dict[str, Any] = {LAST_STEP: None if last is None else last.to("cpu"), DRAWN: (*self.drawn, *drawn)}
@@ -340,6 +347,19 @@ def to_host_latent(content: AVLatent, extras: Mapping[str, Any]) -> Latent:
     """Return ``content`` as the host passes it between nodes, with ``extras`` beside it."""
     tensors = [host.to_host_format(x) for x in content.streams().values()]
     return {**extras, "samples": host.nested(tensors[0], tensors[1]) if len(tensors) == 2 else tensors[0]}
+
+
+def latent_of_take(take: Take) -> Latent:
+    """Return the LATENT that a file keeps."""
+    masks = [mask for mask in take.masks if mask is not None]
+    mask = host.nested(masks[0], masks[1]) if len(masks) == 2 else masks[0] if masks else None
+    keyframes = None if take.content.keyframes is None else take.content.keyframes.map(host.to_host_format)
+    drawn, times = take.drawn or None, None if take.times == 1 else take.times
+    extras = {
+        "fps": take.fps, "noise_mask": mask, KEYFRAMES: keyframes, LAST_STEP: take.last, SEAMS: take.seams,
+        DRAWN: drawn, TIMES: times,
+    }  # fmt: skip
+    return to_host_latent(take.content, {name: value for name, value in extras.items() if value is not None})
 
 
 def _fps(latent: Latent, chosen: float, otherwise: float | None) -> Fraction:

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words
+from ..fields import Choice, Number, Switch, Words, check_output_name
 from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
@@ -85,12 +85,7 @@ class LightTarget:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a name that leads out of the folder."""
-        path = PureWindowsPath(self.filename_prefix)  # knows both kinds of slashes, and drives
-        if path.anchor or path.drive or ".." in path.parts or not self.filename_prefix.isprintable() or not path.name:
-            raise SettingError(
-                f"filename_prefix is {self.filename_prefix!r}; write a name below ComfyUI's output folder, for example "
-                "video/clip."
-            )
+        check_output_name("filename_prefix", self.filename_prefix)
 
     @property
     def suffix(self) -> str:

@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 nodes, errors = part("nodes"), part("ltx2_core.errors")
 NODES = {node.define_schema().node_id: nodes.guarded(node, nodes.KINDS) for node in nodes.NODES}
 for each in NODES.values():
-    each.hidden = SimpleNamespace(unique_id=None)
+    each.hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
 
 
 def run(name: str, **values):

@@ -1,0 +1,148 @@
+"""A latent comes back from its file bit for bit, with all that is known of it; nothing else is taken for one."""
+
+import dataclasses
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ltx2_core.errors import CheckpointError, LTX2Error, MissingFileError, SettingError, TargetExistsError
+from ltx2_core.fields import check_output_name
+from ltx2_core.geometry import Keyframes
+from ltx2_core.latents import AVLatent
+from ltx2_core.pipeline.takes import KIND, Take, load_take, save_take
+from ltx2_core.sampling import Step
+
+
+def latent(seed: int, dtype: torch.dtype = torch.float32) -> AVLatent:
+    numbers = torch.Generator().manual_seed(seed)
+    video, audio = (torch.randn(size, generator=numbers) for size in ((1, 128, 2, 3, 4), (1, 8, 9, 16)))
+    return AVLatent(video.to(dtype), audio.to(dtype))
+
+
+def full() -> Take:
+    keyframes = Keyframes(torch.randn(1, 128, 2, 3, 4, generator=torch.Generator().manual_seed(9)), (0, 8))
+    return Take(
+        content=dataclasses.replace(latent(0, torch.bfloat16), keyframes=keyframes),
+        fps=Fraction(24000, 1001),
+        masks=(torch.rand(1, 1, 2, 3, 4), torch.rand(1, 1, 9, 1)),
+        last=Step(0.3, latent(1), latent(2), 0.7071067811865476, latent(3)),
+        drawn=(1536, 1152),
+        times=2,
+        seams=((2, 3, 4), ([9], [], [64, 96])),
+        tags={"prompt": '{"1": "a ball"}', "software": "here"},
+    )
+
+
+def flat(value: object) -> object:
+    """Tensors as lists with their dtype, within whatever holds them."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), value.tolist()
+    if dataclasses.is_dataclass(value):
+        return {each.name: flat(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    return tuple(map(flat, value)) if isinstance(value, tuple) else value
+
+
+PLAIN = {
+    "both streams": Take(latent(0)),
+    "a picture alone": Take(latent(0).select(["video"]), fps=Fraction(25)),
+    "a sound alone": Take(latent(0).select(["audio"]), masks=(None, torch.ones(1, 1, 9, 1))),
+    "a view of other memory": Take(AVLatent(latent(0).video[:, :, ::2].expand(3, -1, -1, -1, -1), None)),
+}
+
+
+@pytest.mark.parametrize("take", [full(), *PLAIN.values()], ids=["all there is", *PLAIN])
+def test_what_is_saved_comes_back_to_the_bit(tmp_path, take):
+    assert flat(load_take(save_take(tmp_path / "new" / "a.safetensors", take))) == flat(take)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monkeypatch):
+    path = save_take(tmp_path / "a.safetensors", Take(latent(0)))
+    with pytest.raises(TargetExistsError, match="not overwritten"):
+        save_take(path, Take(latent(1)))
+    assert flat(load_take(path)) == flat(Take(latent(0)))
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(LTX2Error, match="cannot be written: No space left"):
+        save_take(tmp_path / "b.safetensors", Take(latent(0)))
+    with pytest.raises(LTX2Error, match="cannot be written"):
+        save_take(tmp_path / ("b" * 300), Take(latent(0)))
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def rewritten(path, **header: str) -> None:
+    """Change texts of the header of a file, and nothing else."""
+    with safe_open(path, framework="pt") as file:
+        kept = file.metadata()
+    save_file(load_file(path), path, kept | header)
+
+
+def test_files_of_another_kind_or_version_are_refused_in_a_sentence(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(MissingFileError, match="is not there"):
+        load_take(path)
+    save_file({"latent_tensor": torch.zeros(1, 128, 1, 1, 1)}, path)
+    with pytest.raises(CheckpointError, match=r"no latent of LTX-2 Save AV Latent.*Load Latent"):
+        load_take(path)
+    path.unlink()
+    rewritten(save_take(path, full()), **{KIND: "2"})
+    with pytest.raises(CheckpointError, match="version '2', version 1 was expected"):
+        load_take(path)
+
+
+def test_every_changed_or_missing_byte_is_found(tmp_path):
+    path = save_take(tmp_path / "a.safetensors", full())
+    whole = path.read_bytes()
+    for place in range(8, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError):
+            load_take(path)
+    for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_take(path)
+
+
+def test_settings_of_another_clip_are_noticed(tmp_path):
+    path = save_take(tmp_path / "a.safetensors", full())
+    rewritten(path, tags=json.dumps({"prompt": "another"}))
+    with pytest.raises(CheckpointError, match="damaged or was changed"):
+        load_take(path)
+
+
+WRONG = {
+    "no stream": dataclasses.replace(full(), content=AVLatent(None, None)),
+    "keyframes beyond the end": dataclasses.replace(
+        full(), content=dataclasses.replace(latent(0), keyframes=Keyframes(torch.zeros(1, 128, 1, 3, 4), (99,)))
+    ),
+    "a stream of another shape": dataclasses.replace(full(), content=AVLatent(torch.zeros(1, 16, 2, 3, 4), None)),
+    "a step of two sizes": dataclasses.replace(full(), last=Step(0.3, latent(1), latent(2), 0.7, AVLatent(None, None))),
+    "seams of two axes": dataclasses.replace(full(), seams=((2, 3), ([9], [], []))),
+    "draws that never end": dataclasses.replace(full(), drawn=(10**12,)),
+}
+
+
+@pytest.mark.parametrize("take", WRONG.values(), ids=WRONG)
+def test_a_file_that_is_whole_but_says_what_cannot_be_is_refused(tmp_path, take):
+    with pytest.raises(LTX2Error):
+        load_take(save_take(tmp_path / "a.safetensors", take))
+
+
+def test_a_name_stays_below_the_output_folder():
+    check_output_name("filename_prefix", "a/b")
+    for name in ("../a", "/a", "C:\\a", ""):
+        with pytest.raises(SettingError, match="filename_prefix"):
+            check_output_name("filename_prefix", name)
+
+
+def test_a_take_says_what_it_is():
+    words = "video and audio latent, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
+    assert full().describe() == f"{words}, stopped at noise level 0.3"
+    assert PLAIN["a sound alone"].describe() == "audio latent"
