@@ -21,6 +21,7 @@ from .stored import Format, QuantizedLinear, Shape, StoredWeight, round_once
 _log = logging.getLogger(__name__)
 
 _LEAST_GAIN = 1.2  # a product that is hardly faster is not worth its rounding of inputs
+_ROUNDS = 7  # in which a product and its expansion are timed by turns
 _LEAST_SIDE = 512  # of a matrix that a CPU multiplies so; with smaller ones, starting operations takes longer
 _TRIED = {"cpu": (256, 1024)}  # tokens and sides of the matrix that is timed; on cards:
 _TRIED_ON_CARDS = 1024, 2048
@@ -178,21 +179,26 @@ def _find_gain(format: KitchenFormat, library: ModuleType, device: torch.device,
     def expand() -> Tensor:
         return F.linear(x, format.dequantize(stored, (side, side), dtype))
 
-    return _seconds(expand, device) / _seconds(lambda: _multiply_by(library, format, stored, None, x), device)
+    return _times_as_fast(lambda: _multiply_by(library, format, stored, None, x), expand, device)
+
+
+def _times_as_fast(run: Callable[[], Tensor], other: Callable[[], Tensor], device: torch.device) -> float:
+    """How many times as fast ``run`` is as ``other``, by the shortest of a few runs of each.
+
+    They take turns, so that what else the machine does meanwhile slows both, and neither wins by its hour.
+    """
+    _seconds(run, device), _seconds(other, device)  # the first runs load kernels
+    rounds = [(_seconds(run, device), _seconds(other, device)) for _ in range(_ROUNDS)]
+    own, others = map(min, zip(*rounds))
+    return others / own
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    """The shortest of a few runs."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    once()
-    return min(once() for _ in range(5))
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def _without_parameters(stored: StoredWeight) -> StoredWeight:

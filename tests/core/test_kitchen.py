@@ -4,6 +4,7 @@ import re
 import sys
 import types
 from dataclasses import replace
+from itertools import chain, cycle, repeat
 
 import pytest
 import torch
@@ -174,13 +175,21 @@ def test_a_product_is_used_where_it_is_right(monkeypatch, caplog, kind, said):
 @pytest.mark.parametrize("gain", [0.7, 1.1, 1.3])
 def test_a_product_that_is_no_faster_is_not_used(monkeypatch, caplog, gain):
     monkeypatch.setitem(sys.modules, "comfy_kitchen", FakeLibrary("right"))
-    times = iter([gain, 1.0])
+    times = cycle([1.0, gain])
     monkeypatch.setattr(kitchen, "_seconds", lambda run, device: next(times))
     caplog.set_level("INFO")
     layer = layer_of("int8 rotated", torch.randn(64, 64), None)
     use_scaled_products(layer, ["cpu"])
     assert (layer.find_product(torch.float32) is not None) == (gain > 1.2)
     assert f"products of comfy-kitchen are {gain:.2f} times as fast" in caplog.text or gain > 1.2
+
+
+@pytest.mark.parametrize("quiet", [range(8), (1, 2), (4, 5), (7,)])
+def test_a_machine_that_is_busy_in_some_rounds_chooses_the_same(monkeypatch, quiet):
+    """The product takes 2 seconds, its expansion 3, and all ten times as long except in the quiet rounds."""
+    paces = chain.from_iterable(repeat(1 if each in quiet else 10, 2) for each in range(8))
+    monkeypatch.setattr(kitchen, "_seconds", lambda run, device: run * next(paces))
+    assert kitchen._times_as_fast(2.0, 3.0, torch.device("cpu")) == 1.5
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), *full_cards()], ids=repr)
