@@ -5,8 +5,10 @@ from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .norms import rms_norm
 from .rope import Rope, Rotation
+from .schedule import TextSchedule
 from .visibility import Visibility
 
 __all__ = [
-    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "Visibility", "needs_grad", "rms_norm",
+    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "Visibility", "needs_grad",
+    "rms_norm",
 ]  # fmt: skip

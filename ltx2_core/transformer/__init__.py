@@ -1,6 +1,6 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
-from ..layers import Visibility
+from ..layers import TextSchedule, Visibility
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
@@ -12,6 +12,7 @@ __all__ = [
     "Perturbation",
     "StreamConfig",
     "StreamInput",
+    "TextSchedule",
     "Transformer",
     "TransformerConfig",
     "Visibility",
