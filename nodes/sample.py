@@ -12,7 +12,7 @@ from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.encode_conditions import check_keyframes, check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.long import sampled_size
+from ..ltx2_core.pipeline.long import sampled_size, texts_at_once
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling
 from ..ltx2_core.sampling import Guidance, Recipe, ScheduleSettings, StreamGuidance, schedules
@@ -161,7 +161,8 @@ def _stage(sampling: Sampling, state: AVState, begin: HostLatent, long: LongClip
     if sampling.settings.start_step or sampling.settings.end_step or not sampling.settings.add_noise:
         raise SettingError("Windows are made from beginning to end: set start_step and end_step to 0, add_noise on.")
     windows = tuple(long.windowing.windows(begin.shape.frames, begin.fps))
-    return Sample(sampling, sampled_size(state, windows), windows, long.windowing)
+    texts = texts_at_once([0.0, *(start for start, _ in long.segments)], windows, long.windowing.transition)
+    return Sample(sampling, replace(sampled_size(state, windows), texts=texts), windows, long.windowing)
 
 
 def _warn(engine: HostEngine, begin: HostLatent, sampling: Sampling) -> None:
@@ -191,6 +192,7 @@ class LongVideo(io.ComfyNode):
             inputs=[
                 *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
                 *inputs.widgets(LongClip, "resume"),
+                *inputs.widgets(Windowing, "transition", optional=True),
             ],
             outputs={"windows": WindowsType},
         )

@@ -5,10 +5,11 @@ from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .norms import rms_norm
 from .rope import Rope, Rotation
+from .schedule import TextSchedule
 from .sharing import shared_input
 from .visibility import Visibility
 
 __all__ = [
-    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "Visibility", "needs_grad", "rms_norm",
-    "shared_input",
+    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "Visibility", "needs_grad",
+    "rms_norm", "shared_input",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from .kernels import NORM_ROTATE, attend
 from .kernels.light import split_heads
 from .norms import RMSNorm
 from .rope import Rotation
+from .schedule import TextSchedule
 from .sharing import shared_input
 from .visibility import Visibility
 
@@ -86,26 +87,28 @@ class Attention(nn.Module):
         with shared_input(x):
             return self.project_query(x, rotation), self.project_key_value(x, rotation)
 
-    def attend(self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | None = None) -> Tensor:
+    def attend(
+        self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | TextSchedule | None = None
+    ) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
 
         Args:
             query: Queries of N tokens.
             key_value: Keys and values of M tokens.
             bias: Added to the scores: a tensor that broadcasts to (B, H, N, M), or the ``Visibility`` of N = M tokens,
-                whose matrix is never made.
+                or the ``TextSchedule`` of N tokens, whose matrices are never made.
         """
         q, k, v = query.q, key_value.k, key_value.v
-        if isinstance(bias, Visibility):
+        if isinstance(bias, Visibility | TextSchedule):
             return self._attend_by_groups(q, k, v, bias)
         if bias is not None:  # which the fastest kernels do not know
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return attend(q, k, v)
 
-    def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+    def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, seen: Visibility | TextSchedule) -> Tensor:
         """Attend without a mask, which the fastest kernels do not know: what tokens see is in channels of q and k."""
         scale = q.shape[-1] ** -0.5
-        own, other = visibility.query_channels(q.dtype, scale), visibility.key_channels(q.dtype, scale)
+        own, other = seen.query_channels(q.dtype, scale), seen.key_channels(q.dtype, scale)
 
         def attend_widely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             wide_v = F.pad(v, (0, own.shape[-1]))  # the fastest kernels want all three of one width

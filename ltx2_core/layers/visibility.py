@@ -1,5 +1,6 @@
 """Attention between groups of tokens, where references were added to a sequence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,7 +33,7 @@ class Visibility:
         """Return channels (N, C) behind those of the queries; arguments and C as for ``key_channels``."""
         own, log = self._own, self._log(dtype, scale)
         apart = APART * (1 - self._members) * (1 - own)
-        return self._padded([own, own, *(each * (1 - own) for each in log), apart], dtype)
+        return padded([own, own, *(each * (1 - own) for each in log), apart], dtype)
 
     def key_channels(self, dtype: torch.dtype, scale: float) -> Tensor:
         """Return channels (N, C) behind those of the keys.
@@ -45,7 +46,7 @@ class Visibility:
             scale: by which scores are multiplied.
         """
         own = self._own
-        return self._padded([*self._log(dtype, scale), own, own, self._members / scale], dtype)
+        return padded([*self._log(dtype, scale), own, own, self._members / scale], dtype)
 
     @cached_property
     def _own(self) -> Tensor:
@@ -59,10 +60,16 @@ class Visibility:
 
     def _log(self, dtype: torch.dtype, scale: float) -> tuple[Tensor, Tensor]:
         """Return the log of the weights, divided by ``scale``, as the sum of two tensors (N, 1)."""
-        whole = self.weight.float().log().clamp(min=APART)[:, None] / scale
-        rounded = whole.to(dtype).float()
-        return rounded, whole - rounded
+        return split_in_two(self.weight.float().log().clamp(min=APART)[:, None] / scale, dtype)
 
-    def _padded(self, channels: list[Tensor], dtype: torch.dtype) -> Tensor:
-        joined = torch.cat(channels, dim=1).to(dtype)
-        return torch.nn.functional.pad(joined, (0, -joined.shape[1] % _MULTIPLE))
+
+def split_in_two(whole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return two tensors whose sum a short ``dtype`` does not round to less than ``whole`` says."""
+    rounded = whole.to(dtype).float()
+    return rounded, whole - rounded
+
+
+def padded(channels: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return ``channels`` (N, ...) side by side, and zeros up to a width that fast kernels know."""
+    joined = torch.cat(list(channels), dim=1).to(dtype)
+    return torch.nn.functional.pad(joined, (0, -joined.shape[1] % _MULTIPLE))

@@ -108,7 +108,7 @@ class Miniature:
         guidance, transformer = Guidance(setting.text, setting.cross_modal), self.networks["transformer"]
         for start in range(0, len(contexts), BATCH):
             some = contexts[start : start + BATCH]
-            batch = Contexts(torch.cat([c.video for c in some]), torch.cat([c.audio for c in some]))
+            batch = replace(some[0], video=torch.cat([c.video for c in some]), audio=torch.cat([c.audio for c in some]))
             inputs = SampleInputs(empty(SHAPE, len(some)), SHAPE.fps, batch, negative)
             settings = SamplingSettings(seed=seed + start)
             sampling = Sampling(tuple(ltx2(setting.steps)), StreamGuidance(guidance, guidance), settings)

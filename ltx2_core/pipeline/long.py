@@ -14,7 +14,7 @@ from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..latents import AVLatent
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
-from ..text import Contexts
+from ..text import Contexts, relay_prompts
 from .stage import LatentSize
 
 # Samples a window from what it begins as, with its contexts, what is given in it, and its number.
@@ -65,10 +65,38 @@ class Script:
         """The prompt that the clip begins with."""
         return self.parts[0][1]
 
-    def of_window(self, window: Window) -> Contexts:
-        """Return the prompt that holds in the middle of what is new in ``window``."""
+    def of_window(self, window: Window, transition: float = 0.0) -> Contexts:
+        """Return what ``window`` reads.
+
+        Args:
+            window: of which the prompt that holds in the middle of what is new is taken, unless
+            transition: is above 0: then all that hold in it, which fade over in so many seconds.
+
+        Raises:
+            SettingError: prompts that cannot fade over.
+        """
+        if transition > 0:
+            parts = sorted(self.parts, key=lambda part: part[0])
+            held = texts_in([start for start, _ in parts], window, transition)
+            begin = window.frames.start / window.fps
+            return relay_prompts([parts[n][1] for n in held], [parts[n][0] - float(begin) for n in held], transition)
         begun = [part for part in self.parts if part[0] <= window.middle]
         return max(begun, key=lambda part: part[0], default=self.parts[0])[1]
+
+
+def texts_in(starts: Sequence[float], window: Window, transition: float) -> range:
+    """Return the numbers of the prompts that count somewhere in ``window``, by their rising ``starts`` in seconds."""
+    first, last = (float(frame / window.fps) for frame in (window.frames.start, window.frames.stop))
+    begun = sum(start - transition / 2 < last for start in starts[1:])
+    ended = sum(start + transition / 2 <= first for start in starts[1:])
+    return range(ended, begun + 1)
+
+
+def texts_at_once(starts: Sequence[float], windows: Sequence[Window], transition: float) -> int:
+    """Return how many prompts a window reads at most, for the plan; arguments as for ``texts_in``."""
+    if not transition:
+        return 1
+    return max((len(texts_in(sorted(starts), window, transition)) for window in windows), default=1)
 
 
 def sample_long(
@@ -105,12 +133,12 @@ def sample_long(
         given = conditions_of(window, items)
         if not apply_conditions(begin, window.fps, given).free:
             return begin.map(Tensor.contiguous)
-        return sample_window(begin, script.of_window(window), given, window.number)
+        return sample_window(begin, script.of_window(window, windowing.transition), given, window.number)
 
     def settings(window: Window) -> str:
         begin = slice_window(clean, window)
         state = apply_conditions(begin, window.fps, conditions_of(window))
-        return fingerprint(fingerprint(script.of_window(window)), state)
+        return fingerprint(fingerprint(script.of_window(window, windowing.transition)), state)
 
     clean = whole.map(lambda state: state.unpacked(state.clean))
     return sample_windows(

@@ -44,7 +44,7 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..text.tokenizer import LENGTH
-from ..transformer import Pass, StreamInput, Visibility
+from ..transformer import Pass, StreamInput, TextSchedule, Visibility
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .long import Script, sample_long
 from .products import describe_products
@@ -453,7 +453,7 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
     """Return what the transformer is asked in one step, as shapes."""
     network = blueprint.shortened_transformer(1)
 
-    def stream(name: str, axes: int, tokens: int | None, groups: int) -> StreamInput | None:
+    def stream(name: str, axes: int, tokens: int | None, groups: int, texts: int) -> StreamInput | None:
         if tokens is None:
             return None
         group, weight = torch.empty(2, tokens, device="meta")
@@ -463,16 +463,17 @@ def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str])
             tokens=empty_like(network, size.batch, tokens, config.channels_in),
             sigma=torch.empty(size.batch, device="meta"),
             positions=torch.empty(size.batch, axes, tokens, 2, device="meta"),
-            context=empty_like(network, size.batch, LENGTH, width),
+            context=empty_like(network, size.batch, LENGTH * texts, width),
+            schedule=TextSchedule(torch.empty(tokens, texts, device="meta"), (LENGTH,) * texts) if texts > 1 else None,
             visibility=Visibility(group, weight, groups) if groups else None,
         )
 
-    def inputs() -> tuple[StreamInput | None, StreamInput | None]:
+    def inputs(texts: int) -> tuple[StreamInput | None, StreamInput | None]:
         (video, audio), groups = size.tokens, size.groups
-        return stream("video", 3, video, groups[0]), stream("audio", 1, audio, groups[1])
+        return stream("video", 3, video, groups[0], texts), stream("audio", 1, audio, groups[1], texts)
 
-    positive, negative = inputs(), inputs()
-    unreferenced = positive[0], stream("audio", 1, size.audio, 0)
+    positive, negative = inputs(size.texts), inputs(1)
+    unreferenced = positive[0], stream("audio", 1, size.audio, 0, size.texts)
     perturbing = Guidance(stg_scale=1.0, stg_blocks=(0,))  # the one block that there is
     passes = []
     for name in names:

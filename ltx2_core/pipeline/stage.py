@@ -93,6 +93,7 @@ class LatentSize:
         batch: clips.
         appended: tokens that a clip only looks at, beside its own: of video and of audio.
         groups: how many groups of tokens are seen in part: of video and of audio.
+        texts: prompts between which time decides.
     """
 
     video: tuple[int, int, int] | None
@@ -100,6 +101,7 @@ class LatentSize:
     batch: int = 1
     appended: tuple[int, int] = (0, 0)
     groups: tuple[int, int] = (0, 0)
+    texts: int = 1
 
     @classmethod
     def of_clip(cls, shape: ClipShape) -> "LatentSize":

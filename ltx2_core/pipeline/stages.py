@@ -15,7 +15,7 @@ from .decode_audio import DecodeAudio, audio_stages
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionSizes, SizeOnlyEncoders, check_keyframes, measure_conditions
 from .encode_text import EncodeText, text_stages
-from .long import sampled_size
+from .long import sampled_size, texts_at_once
 from .raise_rate import RaiseRate, placeholder
 from .refine import Refine
 from .sample import Sample, Sampling
@@ -129,11 +129,14 @@ def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
         request.guidance_of(ahead.state.free),
         replace(request.request.sampling, sampler=request.sampler),
     )
+    windowing = None if long is None else long.windowing
+    starts = [float(each.start) for each in request.script]
+    texts = 1 if windowing is None else texts_at_once(starts, request.windows, windowing.transition)
     return Sample(
         sampling,
-        sampled_size(ahead.state, request.windows),
+        replace(sampled_size(ahead.state, request.windows), texts=texts),
         request.windows,
-        None if long is None else long.windowing,
+        windowing,
         request.loras,
     )
 

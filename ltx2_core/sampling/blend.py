@@ -12,6 +12,7 @@ from ..conditioning.masks import fit_video_mask
 from ..errors import SettingError
 from ..geometry import video_tokens
 from ..latents import AVLatent
+from ..transformer import TextSchedule
 
 _EDGE = 8  # cells at most over which the edge of an area fades, as in ComfyUI
 
@@ -56,6 +57,9 @@ class Contexts(Protocol):
 
     def parts_at(self, sigma: float) -> "Sequence[tuple[Contexts, Weight]]":
         """Return those of all prompts that hold at a noise level, with how much each counts."""
+
+    def schedule(self, stream: str, positions: Tensor) -> TextSchedule | None:
+        """Return which rows count for which token of a stream; None for all alike."""
 
 
 def shares(weights: Sequence[Weight], state: AVState) -> list[AVLatent]:

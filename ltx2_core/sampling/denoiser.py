@@ -210,13 +210,15 @@ class Denoiser:
                 x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)
             elif not state.is_free:
                 timesteps = state.mask[..., 0] * sigma
+            contexts = self.contexts.at(sigma)
             if each.uses_nag:
                 nag = each.nag(self._fit(getattr(self._only_negative(), name), x))
             return StreamInput(
                 tokens=x.to(self.dtype),
                 sigma=torch.full((len(x),), level, device=x.device),
                 positions=state.positions,
-                context=self._fit(getattr(self.contexts.at(sigma), name), x),
+                context=self._fit(getattr(contexts, name), x),
+                schedule=contexts.schedule(name, state.positions),
                 timesteps=timesteps,
                 visibility=state.visibility,
                 keyframes=state.keyframes,
@@ -234,12 +236,17 @@ class Denoiser:
         for it. ``nag`` keeps that, too, for another prompt of the conditional pass.
         """
         frozen = not nag and self.state.audio is not None and self.state.audio.is_frozen
-        pair = contexts.video, (self.contexts.at(self._sigma) if frozen else contexts).audio
+        read = {"video": contexts, "audio": self.contexts.at(self._sigma) if frozen else contexts}
         video, audio = (
             None
             if each is None
-            else replace(each, context=self._fit(context, each.tokens), nag=each.nag if nag else None)
-            for each, context in zip(inputs, pair)
+            else replace(
+                each,
+                context=self._fit(getattr(read[name], name), each.tokens),
+                schedule=read[name].schedule(name, each.positions),
+                nag=each.nag if nag else None,
+            )
+            for name, each in zip(("video", "audio"), inputs)
         )
         return video, audio
 
@@ -273,7 +280,7 @@ def _batch(passes: dict[str, Pass], first: str, second: str) -> Pass | None:
     for a, b in zip((passes[first].video, passes[first].audio), (passes[second].video, passes[second].audio)):
         if a is None or b is None:
             streams.append(None)
-        elif a.nag is not None or a.context.shape[1] != b.context.shape[1]:
+        elif a.nag is not None or a.schedule is not b.schedule or a.context.shape[1] != b.context.shape[1]:
             return None
         else:
             both: dict[str, Any] = {

@@ -200,6 +200,7 @@ class View:
             timesteps=None if stream.timesteps is None else stream.timesteps[:, which],
             keyframes=None if stream.keyframes is None else stream.keyframes[:, which],
             visibility=None if stream.visibility is None else stream.visibility.select(which),
+            schedule=None if stream.schedule is None else stream.schedule.select(which),
         )
 
     def state(self, state: AVState) -> AVState:

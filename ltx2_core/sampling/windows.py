@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..conditioning import Inpaint, LatentCondition, State
 from ..errors import SettingError
-from ..fields import Number, Whole
+from ..fields import Number, Whole, zero
 from ..geometry import AUDIO_RATE, TIME_SCALE, latent_frames, nearest_frames, pixel_frames
 from ..latents import AVLatent
 
@@ -119,6 +119,12 @@ class Windowing:
         Number(0, 1, 0.05, digits=0, advanced=True),
         "How firmly a window keeps the frames that it sees. Lower lets it repaint them a little, and fade over.",
     ] = 1.0
+    transition: Annotated[
+        float,
+        Number(0, 10, 0.1, unit="s", instead=zero("prompts change where windows do", usual=1.0)),
+        "Above 0, segments begin at their own second, also inside one window, and fade over in this time; 0: a window "
+        "has one prompt, as its middle says.",
+    ] = 0.0
 
     def windows(self, frames: int, fps: Fraction) -> list[Window]:
         """Split a clip of ``frames`` at ``fps``. Raises SettingError for sizes that are not of whole latents."""
@@ -133,7 +139,7 @@ class Segment:
         float | Fraction,
         Number(0, 3600, 0.1, unit="s", shown=5.0),
         "When it begins, in seconds. A window has the prompt that holds in the middle of what is new in it, so "
-        "prompts change where windows do.",
+        "prompts change where windows do; with a transition of LTX-2 Long Video they change at this second.",
     ]
     prompt: str
 

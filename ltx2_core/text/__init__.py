@@ -15,6 +15,7 @@ from .features import Features, TextFeatures, TextFeaturesConfig
 from .gemma import GemmaConfig, GemmaEncoder
 from .gemma4 import Gemma4Config, Gemma4Encoder
 from .prompts import Extent, JoinedContexts, join_prompts, read_extras
+from .relay import RelayedContexts, relay_prompts
 from .tokenizer import Tokenizer
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "HiddenStates",
     "JoinedContexts",
     "PromptWeight",
+    "RelayedContexts",
     "TextEncoder",
     "TextFeatures",
     "TextFeaturesConfig",
@@ -41,4 +43,5 @@ __all__ = [
     "extract_features",
     "join_prompts",
     "read_extras",
+    "relay_prompts",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..layers import TextSchedule
 from .connector import Connector
 from .encoder import TextEncoder
 from .features import Features, TextFeatures
@@ -63,6 +64,10 @@ class Contexts:
     def parts_at(self, sigma: float) -> "tuple[tuple[Contexts, PromptWeight], ...]":
         """Return all prompts that hold at a noise level, with how much each counts there: this one alone."""
         return ((self, ALONE),)
+
+    def schedule(self, stream: str, positions: Tensor) -> TextSchedule | None:
+        """Return which rows count where in ``stream`` by the ``positions`` of its tokens: all alike."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
-from ..layers import Visibility
+from ..layers import TextSchedule, Visibility
 from ..layers.kernels import ATTENTIONS, attending_with, count_with
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
@@ -14,6 +14,7 @@ __all__ = [
     "Perturbation",
     "StreamConfig",
     "StreamInput",
+    "TextSchedule",
     "Transformer",
     "TransformerConfig",
     "Visibility",

@@ -7,7 +7,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, KeyValue, Rotation, Visibility, rms_norm
+from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, Visibility, rms_norm
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
 from .modulation import Modulation, TokenModulation, gated_sum, modulate, norm_modulate
@@ -22,7 +22,7 @@ class TextInput:
     """
 
     context: Tensor  # (B, L, D)
-    bias: Tensor | None  # (B, 1, 1, L), added to the attention scores
+    bias: Tensor | TextSchedule | None  # (B, 1, 1, L), or by token; added to the attention scores
     modulation: Modulation | None
     negative: "TextInput | None" = None
     scale: float = 1.0

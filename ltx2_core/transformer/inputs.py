@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..layers import Visibility
+from ..layers import TextSchedule, Visibility
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,7 @@ class StreamInput:
     timesteps: Tensor | None = None  # (B, N), float32: the noise level of each token; None = sigma everywhere
     context_mask: Tensor | None = None  # (B, L): 0 hides a token of the context
     visibility: Visibility | None = None  # which tokens attend to which; None = all to all
+    schedule: TextSchedule | None = None  # which of several texts in the context counts where; None = all alike
     nag: "Nag | None" = None
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None = on none
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is

@@ -134,7 +134,8 @@ class StreamIO(nn.Module):
         return cached[rope, dtype]
 
     def _text_input(self, stream: StreamInput, modulation: Modulation | None) -> TextInput:
-        caption, bias = self.caption or nn.Identity(), _context_bias(stream.context_mask, stream.tokens.dtype)
+        caption = self.caption or nn.Identity()
+        bias = stream.schedule or _context_bias(stream.context_mask, stream.tokens.dtype)
         if (nag := stream.nag) is None:
             return TextInput(caption(stream.context), bias, modulation)
         negative = TextInput(caption(nag.context), None, modulation)

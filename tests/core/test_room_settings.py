@@ -21,7 +21,7 @@ OWNERS = {
     Guidance: 12,
     ScheduleSettings: 7,
     TileSettings: 7,
-    Windowing: 4,
+    Windowing: 5,
     Segment: 1,
     Picture: 4,
     KeepAudio: 1,
