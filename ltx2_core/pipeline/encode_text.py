@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class ReadPrompts(Stage):
     networks = (TEXT_ENCODER,)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure one reading; written down rather than traced, since Gemma's attention has no meta kernel.
+        """Measure one reading, written down rather than traced, of prompts that fill all tokens.
 
         Per layer and token a reading moves about 40 states and 9 hidden rows of the feed-forward (counted in
         text/gemma.py); quantised matrices are expanded one at a time, which moves seven bytes per number.
@@ -79,7 +79,8 @@ class ReadPrompts(Stage):
             attention=4 * tokens * LENGTH * gemma.query_width,
             moved=gemma.layers * (40 * state + 9 * tokens * gemma.hidden * itemsize) + 7 * sum(expanded),
         )
-        visible = 2 * self.prompts * LENGTH * LENGTH  # which tokens see which, and what that is made from
+        # Which tokens see which, for both kinds of layers, what that is made from, and as numbers for the scores.
+        visible = (3 + itemsize) * self.prompts * LENGTH * LENGTH
         return StageNeed(self.name, blueprint.weights("text_encoder"), reading, visible)
 
     def run(self, engine: Engine, prompts: Sequence[str]) -> HiddenStates:
@@ -98,14 +99,16 @@ class ProjectFeatures(Stage):
     networks = (TEXT_FEATURES,)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
-        """Measure the projection beside the states of all prompts."""
+        """Measure the projection beside the states of all prompts, and the features of those before."""
         gemma, features = blueprint.gemma, blueprint.network("text_features")
         assert gemma is not None
         states = [empty_like(features, 1, LENGTH, gemma.width) for _ in range(gemma.layers + 1)]
         mask = torch.ones(1, LENGTH, dtype=torch.int64, device="meta")
         itemsize = blueprint.tensors["text_encoder"]["model.norm.weight"].itemsize
         given = (gemma.layers + 1) * self.prompts * LENGTH * gemma.width * itemsize
-        projecting = cost(lambda: features(states, mask)) * self.prompts
+        made: dict[int, int] = {}  # bytes of each result; in 2.0 both are the same tensor
+        one = cost(lambda: made.update((id(each), each.nbytes) for each in features(states, mask)))
+        projecting = replace(one * self.prompts, peak=one.peak + (self.prompts - 1) * sum(made.values()))
         return StageNeed(self.name, blueprint.weights("text_features"), projecting, given)
 
     def run(self, engine: Engine, states: HiddenStates) -> list[Features]:

@@ -304,6 +304,9 @@ def used(engine, stage, *inputs):
     return stage, inputs, lambda: stage.run(engine, *inputs)
 
 
+LONG = ["x " * 1100, "y " * 1100]  # of as many tokens as are read, which a plan counts
+
+
 def stage_of(name: str, engine: FakeEngine, upscaler):
     """Return a stage, the tensors that it is given, and how it is run."""
     latent, models = empty(SHAPE), engine.models
@@ -311,11 +314,11 @@ def stage_of(name: str, engine: FakeEngine, upscaler):
     guidance = guidance_of_passes(2)
     sampling, size = Sampling(SIGMAS, guidance), LatentSize.of_clip(SHAPE)
     if name == "prompt":
-        return used(engine, ReadPrompts(2), ["x", "y"])
+        return used(engine, ReadPrompts(2), LONG)
     if name == "features":
-        return used(engine, ProjectFeatures(2), ReadPrompts(2).run(engine, ["x", "y"]))
+        return used(engine, ProjectFeatures(2), ReadPrompts(2).run(engine, LONG))
     if name == "connectors":
-        return used(engine, Connect(2), read_features(engine, ["x", "y"]))
+        return used(engine, Connect(2), read_features(engine, LONG))
     if name == "pictures":
         stage, encoder = EncodeVideo(SHAPE.video_latent), engine.network(VIDEO_ENCODER)
         pixels = (torch.zeros(1, 3, frames, 96, 128) for frames in (9, 8, 8, 8))  # as a file is read

@@ -18,7 +18,7 @@ from ltx2_core.sampling import Guidance, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing
 
 OWNERS = {
-    Guidance: 12,
+    Guidance: 13,
     ScheduleSettings: 7,
     TileSettings: 7,
     Windowing: 5,
@@ -26,7 +26,7 @@ OWNERS = {
     Picture: 4,
     KeepAudio: 1,
     ReferenceAudio: 1,
-    ReferenceVideo: 4,
+    ReferenceVideo: 6,
     RetakeRange: 3,
     InpaintMask: 2,
     VideoSource: 2,
