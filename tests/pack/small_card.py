@@ -72,7 +72,7 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models, loras = None, ()
+    models, loras, attention = None, (), "auto"
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):
