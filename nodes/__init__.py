@@ -29,7 +29,7 @@ from .plan import MemoryPlan
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .takes import LoadLatent, SaveLatent
-from .text import GemmaTextEncode, ThinkingTokens
+from .text import EnhancePrompt, GemmaTextEncode, ThinkingTokens
 from .timeline import TimelineNode
 from .values import LongClipPlan, MelSpectrogram
 
@@ -49,7 +49,7 @@ KINDS: Kinds = {
 NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR),
     *(MemoryPlan, Benchmark),
-    *(GemmaTextEncode, ThinkingTokens, TimelineNode),
+    *(EnhancePrompt, GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),

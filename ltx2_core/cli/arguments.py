@@ -54,6 +54,7 @@ from ..settings import (
     AUTO,
     BY_HAND,
     ClipSettings,
+    Enhancing,
     LongClip,
     Request,
     Resources,
@@ -112,6 +113,8 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         loras=loras,
         hq=options.hq,
         hdr=_space_of(options),
+        enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
+        enhancer=options.enhancer,
         resources=Resources(**given(options, Resources)),
     )
 

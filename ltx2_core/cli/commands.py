@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 
 def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
     """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
-    return run_batch(models, request, events=Events(on_progress=bars.report, on_finding=bars.say))
+    events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
+    return run_batch(models, request, events=events)
 
 
 def run_generate(options: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
 from ..settings import (
     ClipSettings,
+    Enhancing,
     ExtendSettings,
     GuidanceRange,
     KeyframeSettings,
@@ -234,6 +235,13 @@ def _batch(command: Command) -> None:
 def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
+    group.add("--enhance", action="store_true",
+              help="let Gemma make the prompt longer before it is read; what it writes is shown, and not used if it "
+              "leaves out what the prompt says")  # fmt: skip
+    group.add_settings(Enhancing, prefix="enhance_")
+    group.add("--enhancer", type=syntax.file_path, metavar="FILE",
+              help="an instruct Gemma that does this, a folder or a file (default: the text encoder; that of LTX-2.5 "
+              "cannot)")  # fmt: skip
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, also GGUF, or its split files in any order, the text encoder among them "
