@@ -19,7 +19,7 @@ from ..conditioning.conditions import (
     SoundPart,
     VideoSource,
 )
-from ..conditioning.light import LightDecoding, LightSource, LightTarget
+from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
 from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
@@ -68,7 +68,8 @@ examples:
 # Settings of one node each, whose flag belongs to another setting, too.
 OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
-    GuidanceRange, LongClip, LightSource, LightTarget, LightDecoding,
+    GuidanceRange, LongClip, GivenLight, LightSource, LightTarget,
+    LightDecoding,
 )  # fmt: skip
 
 

@@ -144,23 +144,25 @@ class VideoSource:
     """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, or light in EXR files.
 
     A file is read piece by piece, at the frame rate of the clip. Tensors and EXR files may have a rate of their own,
-    ``fps``; without one, each picture is one frame of the clip.
+    ``fps``; without one, each picture is one frame of the clip. The numbers of a tensor are light of ``light``, if that
+    is given.
     """
 
     source: Tensor | Source | ExrFrames
     start: StartSeconds = 0.0
     seconds: LengthSeconds = None
     fps: Fraction | None = None
+    light: Space | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames whose numbers are no pictures."""
         if isinstance(self.source, Tensor):
-            check_values("The given video", self.source, PIXELS)
+            check_values("The given video", self.source, PIXELS if self.light is None else None)
 
     @property
     def space(self) -> Space | None:
         """What the numbers of its pixels mean, where they are light; None for ordinary frames."""
-        return self.source.space if isinstance(self.source, ExrFrames) else None
+        return self.source.space if isinstance(self.source, ExrFrames) else self.light
 
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
@@ -472,7 +474,7 @@ class ReferenceVideo:
                 check_values("The mask of the reference", mask, WEIGHTS)
         if self.fill is not None and self.video.space is not None:
             raise SettingError(
-                "This reference is light from EXR files, which has no green to be filled with: give SDR."
+                "This reference is light (HDR), which has no green to be filled with: give ordinary pictures."
             )
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:

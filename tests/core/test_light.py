@@ -17,7 +17,7 @@ from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.models import MINIATURE as MINIATURE_FOLDER
 from ltx2_core.cli import main
 from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, VideoSource, encode_conditions
-from ltx2_core.conditioning.light import check_light
+from ltx2_core.conditioning.light import FILE_SPACES, GivenLight, check_light
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.errors import CheckpointError, LTX2Error, MediaError, SettingError
 from ltx2_core.geometry import ClipShape
@@ -26,7 +26,7 @@ from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
 from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders
-from ltx2_core.pipeline.grade import grade
+from ltx2_core.pipeline.grade import grade, prepare_encoding
 
 FPS = Fraction(24)
 LIGHT = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 8
@@ -207,6 +207,20 @@ def test_light_is_resized_as_it_is_converted_then_and_never_compressed(tmp_path)
     assert VideoSource(ExrFrames(folder, ACESCG), fps=FPS / 2).count(FPS) == 18
 
 
+def test_frames_of_another_program_are_light_where_that_is_said():
+    """As nodes hand them over: a tensor, and the name of its space."""
+    for name, space in FILE_SPACES.items():
+        meant = GivenLight(name).meant
+        codes = convert(LIGHT, space, ACESCCT).movedim(-1, 0)[None] * 2 - 1
+        assert meant is space
+        for given in (Picture(LIGHT, space=meant), KeepVideo(VideoSource(LIGHT, light=meant))):
+            assert_close(seen(given), codes, atol=1e-5, rtol=0)
+    assert GivenLight().meant is None
+    assert_close(seen(Picture(LIGHT / 8, space=GivenLight().meant)), LIGHT.movedim(-1, 0)[None] / 4 - 1)
+    with pytest.raises(SettingError, match="no green to be filled"):
+        ReferenceVideo(VideoSource(LIGHT, light=ACESCG), fill=torch.ones(1, 64, 64))
+
+
 MINIATURE = ltx2.open_models("miniature")
 
 
@@ -240,6 +254,28 @@ def test_light_and_ordinary_pictures_do_not_go_together():
     ]:
         with pytest.raises(SettingError, match=said):
             check_light(conditions, grading, takes)
+
+
+class Careful(SimpleNamespace):
+    """An engine that notes which networks are to be in float32."""
+
+    def in_float32(self, stage):
+        names = [key.name for key in stage.networks]
+        return Careful(**{**vars(self), "wide": [*getattr(self, "wide", []), *names]})
+
+
+def test_light_among_what_is_given_is_encoded_in_full_precision_by_a_model_that_sees_it():
+    """On the graph nobody says that a clip is one of HDR."""
+    newest = Careful(models=SimpleNamespace(version="2.5", kind="LTX-2.5 dev"), loras=())
+    light, plain = KeepVideo(VideoSource(LIGHT, light=SRGB_LINEAR)), Picture(LIGHT[:1] / 8)
+    assert prepare_encoding(newest, [plain]) is newest
+    assert "video_encoder" in prepare_encoding(newest, [light]).wide
+    with pytest.raises(SettingError, match="do not go together"):
+        prepare_encoding(newest, [light, plain])
+    with pytest.raises(SettingError, match=r"HDR needs LTX-2\.5, or an HDR IC-LoRA"):
+        prepare_encoding(Careful(models=MINIATURE, loras=()), [light])
+    with pytest.raises(SettingError, match="only LTX-2"):
+        prepare_encoding(Careful(models=MINIATURE, loras=(lora("logc3"),)), [light])
 
 
 # The command line
