@@ -6,8 +6,8 @@ from typing import Any
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.conditions import VideoSource, check_length, even_frames
 from ..ltx2_core.conditioning.light import LightDecoding
+from ..ltx2_core.conditioning.sources import VideoSource, check_length, even_frames
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo

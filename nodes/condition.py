@@ -13,10 +13,10 @@ from ..ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    SoundPart,
     pair_keyframes,
 )
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
+from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.settings import KeyframeSettings
 from . import inputs
 from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source

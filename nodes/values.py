@@ -11,11 +11,12 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning import GuidePlaces, Inpaint, LatentCondition
-from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
+from ..ltx2_core.conditioning.conditions import Condition
 from ..ltx2_core.conditioning.guides import check_same_guides, read_sound
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.conditioning.sockets import check_pictures
+from ..ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
 from ..ltx2_core.geometry import ClipShape, Keyframes, exact_fps

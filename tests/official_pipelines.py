@@ -29,7 +29,6 @@ from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.conditioning.conditions import (
-    AudioSource,
     GeneratedKeyframes,
     InitClip,
     KeepAudio,
@@ -37,8 +36,8 @@ from ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    VideoSource,
 )
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.pipeline.encode_conditions import encode_all
 from ltx2_core.pipeline.encode_text import contexts_cache

@@ -16,7 +16,6 @@ from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
-    AudioSource,
     Condition,
     InitClip,
     InpaintMask,
@@ -25,9 +24,9 @@ from ..conditioning.conditions import (
     Picture,
     ReferenceAudio,
     ReferenceVideo,
-    VideoSource,
 )
 from ..conditioning.light import FILE_SPACES
+from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size

@@ -8,7 +8,6 @@ from dataclasses import fields
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.conditions import (
-    AudioSource,
     GeneratedKeyframes,
     InpaintMask,
     KeepAudio,
@@ -16,10 +15,9 @@ from ..conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    SoundPart,
-    VideoSource,
 )
 from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
+from ..conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of

@@ -15,7 +15,7 @@ from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, ACESCG, LOGC3, SRGB_LINEAR, Grading, Space, convert
-from .conditions import AudioSource
+from .sources import AudioSource
 
 __all__ = [
     "FILE_SPACES", "MODEL_SPACES", "GivenLight", "Grading", "LightDecoding", "LightSource", "LightTarget",
