@@ -492,6 +492,8 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
         options.refine,
         tiles_of(options),
         guidance=_refine_guidance(options, recipe),
+        detailing_lora=open_lora(options.detailing_lora) if options.detailing_lora else None,
+        detailing=options.detailing_lora is not None,
         **given(options, SecondStage),
     )
     first, refine = stage.lora_strengths(recipe)

@@ -376,7 +376,11 @@ def _loras(command: Command) -> None:
               help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
     group.add("--distilled-lora", type=syntax.file_path, metavar="FILE",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
-    group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))
+    group.add("--detailing-lora", type=syntax.file_path, metavar="FILE", covers={SecondStage: ("detailing",)},
+              help="the detailing IC-LoRA of LTX-2.5 (DFR): --refine then follows the small picture of the first "
+              "stage")  # fmt: skip
+    strengths = "distilled_lora_strength", "distilled_lora_refine_strength", "detailing_lora_strength"
+    group.add_settings(SecondStage, only=strengths)
 
 
 def _long(command: Command) -> None:

@@ -126,12 +126,13 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
-    latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
+    small = latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
-        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
+        followed = () if small.video is None else complete.followed(small.video)
+        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *stages.held])
         latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
     for each in stages.rounds:
         latent, fps = each.upscale.run(engine, latent, fps)

@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch import Tensor
+
 from ..conditioning import LatentCondition
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, edits, of_round
 from ..conditioning.light import FILE_SPACES
@@ -131,6 +133,7 @@ class Request:
             return asked.completed(recipe)
         second, long = self.second or SecondStage(refine=False), self.long
         recipe = recipe.editing(edits(self.conditions))
+        second.check_detailing()
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
@@ -250,6 +253,10 @@ class CompleteRequest:
     def keeps_keyframes(self) -> bool:
         """Whether keyframes that the first stage generates are still there when it is over."""
         return self.second.keep_keyframes or not self.second.refine
+
+    def followed(self, small: Tensor) -> tuple[LatentCondition, ...]:
+        """Return what the second stage follows of the first one's video latent (B or 1, C, f, h, w)."""
+        return self.second.followed(small, self.final.video_latent, self.refine_loras)
 
     @property
     def held(self) -> tuple[LatentCondition, ...]:

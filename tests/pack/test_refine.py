@@ -240,6 +240,14 @@ def test_the_frame_rate_is_raised_between_generated_keyframes(server, client, ra
     assert "this latent has none: connect LTX-2 Generated Keyframes" in client.run(raised).error
 
 
+def test_the_second_stage_follows_the_first_one_for_the_detailing_lora(server, client, raised):
+    change(raised, LTX2AVDecode={"latent": ["second", 0]}, LTX2AVEmptyLatent={"frames": 9})
+    del raised["faster"], raised["time"]
+    without = frames(server, client, raised)
+    with_it = frames(server, client, change(raised, LTX2AVTwoStage={"detailing": True}))
+    assert with_it.shape == without.shape == (9, 64, 64, 3) and not (with_it == without).all()
+
+
 def test_keyframes_need_a_model_that_marks_them(client, prompt):
     add(prompt, keyframes=("LTX2AVGeneratedKeyframes", {"count": 1}))
     change(prompt, LTX2AVSample={"conditions": ["keyframes", 0]})
