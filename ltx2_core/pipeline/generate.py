@@ -122,7 +122,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
 
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
-    conditions = encode_all(request.conditions, complete.shape, complete.streams, engine)
+    conditions = encode_all(complete.request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)

@@ -202,6 +202,8 @@ def test_a_clip_of_dfr_is_as_long_as_asked_and_keeps_its_sound(tiny_files, upsca
     assert clip.fps == 48 and clip.frames.shape == (49, 64, 64, 3) and clip.latent.keyframes.frames == (24, 48)
     assert abs(clip.waveform.shape[-1] / clip.sample_rate - 49 / 48) < 0.01
     assert [each[1:] for each in told if each[0].startswith("raising")] == [(step, 4) for step in range(1, 5)]
+    told_so = ltx2.generate(models, "a ball", second=second, conditions=[GeneratedKeyframes()], **settings)
+    assert torch.equal(told_so.latent.video, clip.latent.video), "keyframes of the recipe begin in the first stage"
     short = ltx2.generate(models, "a ball", second=second, **settings | {"frames": 17})
     assert short.frames.shape == (33, 64, 64, 3) and short.latent.audio.shape[2] == 17
     assert torch.equal(short.latent.video, clip.latent.video[:, :, :5])  # of a clip that is filled up to 25 frames
