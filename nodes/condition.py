@@ -188,6 +188,7 @@ class ReferenceVideoNode(io.ComfyNode):
                 ),
                 *inputs.widgets(ReferenceVideo, "grow", "grow_frames"),
                 *inputs.widgets(GivenLight, "space"),
+                *inputs.widgets(ReferenceVideo, "twice"),
             ],
             outputs={"conditions": ConditionsType},
         )

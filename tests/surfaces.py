@@ -28,6 +28,7 @@ OTHER_INPUTS = {
     ("SecondStage", "distilled_lora_refine_strength"): "LTX2AVTwoStage.refine_model",
     ("SecondStage", "detailing_lora_strength"): "LTX2AVLoadICLora.strength",
     ("Request", "hdr"): "LTX2AVSaveHDR.space",
+    ("Request", "high_quality"): "LTX2AVReferenceVideo.twice",
     ("VideoSource", "start"): "LTX2AVEncode.video",
     ("VideoSource", "seconds"): "LTX2AVEncode.frames",
 }

@@ -110,7 +110,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         decoding=Denoising(**given(options, Denoising)),
         loras=loras,
         hq=options.hq,
-        hdr=_space_of(options),
+        **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
 

@@ -245,7 +245,8 @@ def _what(command: Command) -> None:
         default=None,
         help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
     )
-    group.add_settings(Request, only=("hdr",))
+    group.add_settings(Request, only=("hdr", "high_quality"))
+    command.surfaces.append(Surface(ReferenceVideo.__name__, "twice", "--high-quality"))
     group.add("--hq", action="store_true", help="few, precise steps; for the dev models of LTX-2.3 and 2.5")
 
 

@@ -76,6 +76,11 @@ class LightDecoding:
         "Decodes HDR: frames in linear light of sRGB, which has no upper limit, for LTX-2 Save HDR. For LTX-2.5, or an "
         "older model with an HDR IC-LoRA; takes float32, and so more memory.",
     ] = False
+    every_second: Annotated[
+        bool,
+        Switch(advanced=True, flag="high_quality"),
+        "Hands on every second frame, the first among them: of a clip whose reference showed each frame twice.",
+    ] = False
 
 
 CHUNK_FRAMES = 8  # that are converted at once

@@ -68,7 +68,7 @@ class VideoSource:
 
     A file is read piece by piece, at the frame rate of the clip. Tensors and EXR files may have a rate of their own,
     ``fps``; without one, each picture is one frame of the clip. The numbers of a tensor are light of ``light``, if that
-    is given.
+    is given. Each frame is shown ``times`` times.
     """
 
     source: Tensor | Source | ExrFrames
@@ -76,6 +76,7 @@ class VideoSource:
     seconds: LengthSeconds = None
     fps: Fraction | None = None
     light: Space | None = None
+    times: int = 1
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames whose numbers are no pictures."""
@@ -100,6 +101,10 @@ class VideoSource:
 
     def count(self, fps: Fraction) -> int:
         """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        return self.times * self._count(fps)
+
+    def _count(self, fps: Fraction) -> int:
+        """The same where each frame is shown once."""
         if isinstance(self.source, Tensor | ExrFrames):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
         length = probe(self.source).seconds
@@ -121,6 +126,16 @@ class VideoSource:
 
     def _pictures(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """The same in the numbers of the source."""
+        if self.times == 1:
+            yield from self._once(fps, frames)
+            return
+        for chunk in self._once(fps, -(-frames // self.times)):
+            shown = chunk.repeat_interleave(self.times, dim=0)[:frames]
+            frames -= len(shown)
+            yield shown
+
+    def _once(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """The same where each frame is shown once."""
         if isinstance(self.source, Tensor | ExrFrames):
             rate, last = (self.fps or fps) / fps, len(self.source) - 1
             nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]

@@ -4,7 +4,7 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -164,6 +164,7 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     """Decode one clip: the sound now, the frames as they are asked for."""
     waveform, rate = _sound(stages, engine, request, latent.audio)
     pictures = _pictures(stages, engine, request, latent)
+    pictures = every_second(pictures) if request.request.high_quality else pictures
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
     parameters = parameters_text(request, _name_of(engine.models))
@@ -197,6 +198,15 @@ def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: 
             seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
         for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
             yield chunk[0]
+
+
+def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the first frame of ``chunks`` (F, H, W, 3), and from there on every second one."""
+    offset = 0
+    for chunk in chunks:
+        if len(kept := chunk[offset::2]):
+            yield kept
+        offset = (offset + len(chunk)) % 2
 
 
 def recipe_of(models: Models, hq: bool = False) -> Recipe:

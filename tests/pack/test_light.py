@@ -111,6 +111,17 @@ def test_all_that_take_pictures_take_light(server, client, of_25, condition, inp
     assert run.end == "execution_error" and "tone-map them first" in run.error
 
 
+def test_high_quality_makes_two_frames_for_each_that_is_kept(server, client, of_25):
+    reference = {"images": ["long", 0], "downscale": 1, "temporal_scale": 1, "strength": 1.0, "twice": True}
+    graph = with_light(change(of_25, LTX2AVEmptyLatent={"frames": 17}), "LTX2AVReferenceVideo", **reference)
+    graph["long"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["plate", 1], "amount": 9}}
+    change(graph, LTX2AVVideoDecode={"every_second": True}, LTX2AVSaveHDR={"filename_prefix": "hdr/twice"})
+    run = client.run(graph)
+    assert run.end == "execution_success", run.error
+    (folder,) = (path for path in (server.output / "hdr").iterdir() if path.name.startswith("twice"))
+    assert len([*folder.glob("*.exr")]) == 9
+
+
 def test_a_clip_of_light_is_encoded(server, client, of_25):
     model = node(of_25, "LTX2AVLoadModel")
     inputs = {"model": [model, 0], "images": ["plate", 0], "frames": 0, "width": 0, "height": 0, "fps": 24.0}
