@@ -6,8 +6,8 @@ from typing import Any
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.conditions import VideoSource, check_length, even_frames
 from ..ltx2_core.conditioning.light import LightDecoding
+from ..ltx2_core.conditioning.sources import VideoSource, check_length, even_frames
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
@@ -36,7 +36,7 @@ class VideoDecode(io.ComfyNode):
                 *inputs.widgets(Tiling, *TILING),
                 inputs.plan(),
                 *inputs.widgets(Denoising, *DENOISING),
-                *inputs.widgets(LightDecoding, "hdr"),
+                *inputs.widgets(LightDecoding, "hdr", "every_second"),
             ],
             outputs={"images": io.Image},
             shows=True,
@@ -46,7 +46,8 @@ class VideoDecode(io.ComfyNode):
     def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: Any) -> io.NodeOutput:
         light = inputs.settings_from(LightDecoding, decoding)
         engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
-        return io.NodeOutput(finish(_frames(engine, HostLatent(latent), decoding).flatten(0, 1)))
+        frames = _frames(engine, HostLatent(latent), decoding)
+        return io.NodeOutput(finish(frames[:, :: 2 if light.every_second else 1].flatten(0, 1)))
 
 
 class AudioDecode(io.ComfyNode):

@@ -13,9 +13,10 @@ from ..ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    SoundPart,
     pair_keyframes,
 )
+from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
+from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.settings import KeyframeSettings
 from . import inputs
 from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source
@@ -40,13 +41,17 @@ class ImageCondition(io.ComfyNode):
                 *inputs.widgets(Picture, "frame", "strength"),
                 inputs.conditions(),
                 *inputs.widgets(Picture, "compression", "append"),
+                *inputs.widgets(GivenLight, "space"),
             ],
             outputs={"conditions": ConditionsType},
         )
 
     @classmethod
-    def execute(cls, image: Tensor, conditions: Chain | None = None, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput((*(conditions or ()), Picture(image[..., :3], **settings)))
+    def execute(
+        cls, image: Tensor, conditions: Chain | None = None, space: str = ORDINARY, **settings: Any
+    ) -> io.NodeOutput:
+        picture = Picture(image[..., :3], space=GivenLight(space).meant, **settings)
+        return io.NodeOutput((*(conditions or ()), picture))
 
 
 class Keyframes(io.ComfyNode):
@@ -64,17 +69,19 @@ class Keyframes(io.ComfyNode):
                 *inputs.widgets(KeyframeSettings, "frames", "strengths"),
                 inputs.conditions(),
                 *inputs.widgets(Picture, "compression", "append"),
+                *inputs.widgets(GivenLight, "space"),
             ],
             outputs={"conditions": ConditionsType},
         )
 
     @classmethod
     def execute(
-        cls, images: Tensor, frames: str, strengths: str, conditions: Chain | None = None, **settings: Any
-    ) -> io.NodeOutput:
+        cls, images: Tensor, frames: str, strengths: str, conditions: Chain | None = None, space: str = ORDINARY,
+        **settings: Any
+    ) -> io.NodeOutput:  # fmt: skip
         pairs = pair_keyframes(len(images), frames, strengths)
         pictures = [
-            Picture(image[None, ..., :3], frame, strength, **settings)
+            Picture(image[None, ..., :3], frame, strength, space=GivenLight(space).meant, **settings)
             for image, (frame, strength) in zip(images, pairs)
         ]
         return io.NodeOutput((*(conditions or ()), *pictures))
@@ -115,15 +122,20 @@ class VideoToAudio(io.ComfyNode):
         return inputs.schema(
             "LTX2AVVideoToAudio",
             "condition/Video to Audio",
-            inputs=[*inputs.pictures("The picture, at least as long as the clip"), inputs.conditions()],
+            inputs=[
+                *inputs.pictures("The picture, at least as long as the clip"),
+                inputs.conditions(),
+                *inputs.widgets(GivenLight, "space"),
+            ],
             outputs={"conditions": ConditionsType},
         )
 
     @classmethod
     def execute(
-        cls, images: Tensor | None = None, video: Video | None = None, conditions: Chain | None = None
-    ) -> io.NodeOutput:
-        return io.NodeOutput((*(conditions or ()), KeepVideo(video_source(images, video))))
+        cls, images: Tensor | None = None, video: Video | None = None, conditions: Chain | None = None,
+        space: str = ORDINARY
+    ) -> io.NodeOutput:  # fmt: skip
+        return io.NodeOutput((*(conditions or ()), KeepVideo(video_source(images, video, space))))
 
 
 class ReferenceAudioNode(io.ComfyNode):
@@ -175,6 +187,8 @@ class ReferenceVideoNode(io.ComfyNode):
                     optional=True,
                 ),
                 *inputs.widgets(ReferenceVideo, "grow", "grow_frames"),
+                *inputs.widgets(GivenLight, "space"),
+                *inputs.widgets(ReferenceVideo, "twice"),
             ],
             outputs={"conditions": ConditionsType},
         )
@@ -182,9 +196,9 @@ class ReferenceVideoNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, images: Tensor | None = None, video: Video | None = None, mask: Tensor | None = None,
-        conditions: Chain | None = None, **settings: Any
+        conditions: Chain | None = None, space: str = ORDINARY, **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        reference = ReferenceVideo(video_source(images, video), mask=mask, **settings)
+        reference = ReferenceVideo(video_source(images, video, space), mask=mask, **settings)
         return io.NodeOutput((*(conditions or ()), reference))
 
 

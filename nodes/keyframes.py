@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning.conditions import GeneratedKeyframes, of_round
+from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import RaiseRate, check_known_keyframes
 from ..ltx2_core.settings import SamplingSettings, SecondStage
@@ -61,7 +62,8 @@ class RaiseFrameRate(io.ComfyNode):
             check_known_keyframes(HostLatent(latent).content)
             begin = HostLatent(upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time"))
             engine, given = sampling_engine(cls, model, begin, plan), of_round(conditions or ())
-            items = engine.model.conditions.encode(given, begin.shape, ("video",), engine, begin.times)
+            careful = prepare_encoding(engine, given)
+            items = engine.model.conditions.encode(given, begin.shape, ("video",), careful, begin.times)
             stage = RaiseRate.of(begin.content, begin.fps, number, items, seed, begin.drawn_by_first)
             result = stage.run(engine, begin.content, begin.fps, script_of(engine, positive), items)
             latent = begin.raised(result, stage.draws)

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.begin import extended
 from ..ltx2_core.conditioning.conditions import InitClip
+from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
 from ..ltx2_core.latents import AVLatent, empty
 from ..ltx2_core.pipeline.duration import fit_length
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import (
     AS_PROMPT,
@@ -137,6 +139,7 @@ class Encode(io.ComfyNode):
                 ),
                 *inputs.widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
                 inputs.plan(),
+                *inputs.widgets(GivenLight, "space"),
             ],
             outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
             shows=True,
@@ -145,14 +148,14 @@ class Encode(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: LoadedModel, images: Tensor | None = None, video: Video | None = None,
-        audio: Audio | None = None, plan: Plan | None = None, **size: Any
+        audio: Audio | None = None, plan: Plan | None = None, space: str = ORDINARY, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
         rate = exact_fps(size.pop("fps", 0) or (DEFAULT_FPS if video is None else video.get_frame_rate()))
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
-        init = InitClip(video_source(images, video), sound)
+        init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
         _show_clip(cls.hidden.unique_id, init, clip)
-        with EngineEncoders(HostEngine(model, plan, cls)) as encoders:
+        with EngineEncoders(prepare_encoding(HostEngine(model, plan, cls), [init])) as encoders:
             begin = init.encode(clip, ("video",) if sound is None else ("video", "audio"), encoders)
             encoded = {each.stream: each.latent for each in begin}
         content = AVLatent(encoded["video"], encoded.get("audio"))

@@ -155,7 +155,7 @@ class TwoStage(io.ComfyNode):
                 inputs.plan(),
                 inputs.conditions(GIVEN),
                 *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
+                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
             ],
             outputs={"av_latent": io.Latent, "report": io.String},
             shows=True,
@@ -172,6 +172,10 @@ class TwoStage(io.ComfyNode):
         begin = HostLatent(latent, prompt=HostConditioning(positive))
         larger = upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
         refiner = settings.pop("refine_model", None) or model
+        if begin.content.video is not None:
+            settings["followed"] = second.followed(
+                begin.content.video, HostLatent(larger).shape.video_latent, refiner.loras
+            )
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
@@ -205,12 +209,15 @@ def _refined(
     seed: int,
     settings: dict[str, Any],
 ) -> tuple[Latent, str]:
-    """Return the refined LATENT, and what there is to say about it; ``settings`` are conditions, plan and tiles."""
+    """Return the refined LATENT, and what there is to say about it.
+
+    ``settings`` are conditions, plan and tiles, and what is ``followed`` of the first stage.
+    """
     begin = HostLatent(latent, prompt=HostConditioning(texts[0]))
     if not begin.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
     engine = sampling_engine(node, model, begin, settings.get("plan"))
-    held = second.held if begin.content.audio is not None else ()
+    held = (*settings.get("followed", ()), *(second.held if begin.content.audio is not None else ()))
     conditions = settings.get("conditions") or ()
     items, state = given_in(begin, second.given(conditions), engine, *held)
     chosen, loras = inputs.settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)

@@ -12,6 +12,7 @@ from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.encode_conditions import check_keyframes, check_something_is_left
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.long import sampled_size, texts_at_once
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sample import Sample, Sampling
@@ -111,7 +112,8 @@ def given_in(
         SettingError: if it leaves nothing, or the model cannot make it.
     """
     streams = tuple(latent.content.streams())
-    encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, engine, latent.times)
+    careful = prepare_encoding(engine, conditions or ())
+    encoded = engine.model.conditions.encode(conditions or (), latent.shape, streams, careful, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)

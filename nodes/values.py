@@ -11,10 +11,12 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning import GuidePlaces, Inpaint, LatentCondition
-from ..ltx2_core.conditioning.conditions import AudioSource, Condition, SoundPart, VideoSource
+from ..ltx2_core.conditioning.conditions import Condition
 from ..ltx2_core.conditioning.guides import check_same_guides, read_sound
+from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
 from ..ltx2_core.conditioning.sockets import check_pictures
+from ..ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
 from ..ltx2_core.geometry import ClipShape, Keyframes, exact_fps
@@ -296,12 +298,14 @@ def script_of(
     return Script(contexts, None if other is None else other.contexts(engine))
 
 
-def video_source(images: Tensor | None, video: Video) -> VideoSource:
-    """Return what frames or a VIDEO hold, just one of which is given; a file is read when it is needed."""
+def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> VideoSource:
+    """Return what frames, in this ``space``, or a VIDEO hold, just one of which is given; a file is read later."""
     if (images is None) == (video is None):
         raise SettingError("Connect either images or a video to this node.")
     if images is not None:
-        return VideoSource(images[..., :3])
+        return VideoSource(images[..., :3], light=GivenLight(space).meant)
+    if space != ORDINARY:
+        raise SettingError(f"A video is read as ordinary pictures, not as {space}: set space to {ORDINARY}.")
     if file := _file_of(video):
         source, start, seconds = file
         return VideoSource(source, start, seconds)

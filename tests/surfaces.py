@@ -26,7 +26,9 @@ OTHER_INPUTS = {
     ("SecondStage", "sigmas"): "LTX2AVRefine.sigmas",
     ("SecondStage", "distilled_lora_strength"): "LTX2AVLoadLora.strength",
     ("SecondStage", "distilled_lora_refine_strength"): "LTX2AVTwoStage.refine_model",
+    ("SecondStage", "detailing_lora_strength"): "LTX2AVLoadICLora.strength",
     ("Request", "hdr"): "LTX2AVSaveHDR.space",
+    ("Request", "high_quality"): "LTX2AVReferenceVideo.twice",
     ("VideoSource", "start"): "LTX2AVEncode.video",
     ("VideoSource", "seconds"): "LTX2AVEncode.frames",
 }

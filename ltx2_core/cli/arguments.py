@@ -16,7 +16,6 @@ from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.conditions import (
-    AudioSource,
     Condition,
     InitClip,
     InpaintMask,
@@ -25,9 +24,9 @@ from ..conditioning.conditions import (
     Picture,
     ReferenceAudio,
     ReferenceVideo,
-    VideoSource,
 )
 from ..conditioning.light import FILE_SPACES
+from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size
@@ -112,9 +111,9 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         decoding=Denoising(**given(options, Denoising)),
         loras=loras,
         hq=options.hq,
-        hdr=_space_of(options),
         enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
         enhancer=options.enhancer,
+        **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
 
@@ -496,6 +495,8 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
         options.refine,
         tiles_of(options),
         guidance=_refine_guidance(options, recipe),
+        detailing_lora=open_lora(options.detailing_lora) if options.detailing_lora else None,
+        detailing=options.detailing_lora is not None,
         **given(options, SecondStage),
     )
     first, refine = stage.lora_strengths(recipe)

@@ -8,7 +8,6 @@ from dataclasses import fields
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.conditions import (
-    AudioSource,
     GeneratedKeyframes,
     InpaintMask,
     KeepAudio,
@@ -16,10 +15,9 @@ from ..conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    SoundPart,
-    VideoSource,
 )
-from ..conditioning.light import LightDecoding, LightSource, LightTarget
+from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
+from ..conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
@@ -69,7 +67,8 @@ examples:
 # Settings of one node each, whose flag belongs to another setting, too.
 OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
-    GuidanceRange, LongClip, LightSource, LightTarget, LightDecoding,
+    GuidanceRange, LongClip, GivenLight, LightSource, LightTarget,
+    LightDecoding,
 )  # fmt: skip
 
 
@@ -254,7 +253,8 @@ def _what(command: Command) -> None:
         default=None,
         help="take the checkpoint as a distilled model, or as a dev model (default: as its name says)",
     )
-    group.add_settings(Request, only=("hdr",))
+    group.add_settings(Request, only=("hdr", "high_quality"))
+    command.surfaces.append(Surface(ReferenceVideo.__name__, "twice", "--high-quality"))
     group.add("--hq", action="store_true", help="few, precise steps; for the dev models of LTX-2.3 and 2.5")
 
 
@@ -385,7 +385,11 @@ def _loras(command: Command) -> None:
               help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
     group.add("--distilled-lora", type=syntax.file_path, metavar="FILE",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
-    group.add_settings(SecondStage, only=("distilled_lora_strength", "distilled_lora_refine_strength"))
+    group.add("--detailing-lora", type=syntax.file_path, metavar="FILE", covers={SecondStage: ("detailing",)},
+              help="the detailing IC-LoRA of LTX-2.5 (DFR): --refine then follows the small picture of the first "
+              "stage")  # fmt: skip
+    strengths = "distilled_lora_strength", "distilled_lora_refine_strength", "detailing_lora_strength"
+    group.add_settings(SecondStage, only=strengths)
 
 
 def _long(command: Command) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..conditioning import Timeline
-from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange, VideoSource
+from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
+from ..conditioning.sources import VideoSource
 from ..errors import SettingError
 from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..lora import Strengths, stack

@@ -5,7 +5,6 @@
 
 from .begin import Begin
 from .conditions import (
-    AudioSource,
     Condition,
     GeneratedKeyframes,
     InitClip,
@@ -17,8 +16,6 @@ from .conditions import (
     ReferenceVideo,
     RetakeRange,
     RetakeRanges,
-    SoundPart,
-    VideoSource,
 )
 from .frames import Keyframe
 from .frozen import Frozen
@@ -26,6 +23,7 @@ from .guides import GuidePlaces, Guides
 from .masks import Inpaint, Retake, cells
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .slots import KeyframeSlots, seed_slots
+from .sources import AudioSource, SoundPart, VideoSource
 from .state import AVState, LatentCondition, State, apply_conditions
 from .timeline import Timeline
 

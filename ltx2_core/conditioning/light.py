@@ -14,12 +14,16 @@ from ..fields import Choice, Number, Switch, Words, check_output_name
 from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
-from ..media.light import ACESCCT, ACESCG, LOGC3, SRGB_LINEAR, Grading, convert
-from .conditions import AudioSource
+from ..media.light import ACESCCT, ACESCG, LOGC3, SRGB_LINEAR, Grading, Space, convert
+from .sources import AudioSource
 
-__all__ = ["FILE_SPACES", "MODEL_SPACES", "Grading", "LightDecoding", "LightSource", "LightTarget", "check_light"]
+__all__ = [
+    "FILE_SPACES", "MODEL_SPACES", "GivenLight", "Grading", "LightDecoding", "LightSource", "LightTarget",
+    "check_light", "holds_light",
+]  # fmt: skip
 
 FILE_SPACES = {space.name: space for space in (SRGB_LINEAR, ACESCG, ACESCCT)}
+ORDINARY = "SDR"  # what pictures are called that are no light
 # By the names that headers of HDR IC-LoRAs have for them; "true" says only that it is one.
 MODEL_SPACES = {"acescct": ACESCCT, "logc3": LOGC3, "true": LOGC3}
 
@@ -46,6 +50,23 @@ class LightSource:
 
 
 @dataclass(frozen=True)
+class GivenLight:
+    """What the numbers of given pictures mean."""
+
+    space: Annotated[
+        str,
+        Choice((ORDINARY, *FILE_SPACES), advanced=True, flag="hdr"),
+        "What the numbers of the pictures mean: SDR for ordinary pictures; for HDR light of sRGB, as LTX-2 Load HDR "
+        "gives it, or of ACEScg, or codes of ACEScct. Light has no upper limit, is not compressed, and needs LTX-2.5.",
+    ] = ORDINARY
+
+    @property
+    def meant(self) -> Space | None:
+        """The space of light; None for ordinary pictures."""
+        return FILE_SPACES.get(self.space)
+
+
+@dataclass(frozen=True)
 class LightDecoding:
     """Whether frames are decoded as light."""
 
@@ -54,6 +75,11 @@ class LightDecoding:
         Switch(advanced=True, flag="hdr"),
         "Decodes HDR: frames in linear light of sRGB, which has no upper limit, for LTX-2 Save HDR. For LTX-2.5, or an "
         "older model with an HDR IC-LoRA; takes float32, and so more memory.",
+    ] = False
+    every_second: Annotated[
+        bool,
+        Switch(advanced=True, flag="high_quality"),
+        "Hands on every second frame, the first among them: of a clip whose reference showed each frame twice.",
     ] = False
 
 
@@ -99,6 +125,11 @@ class LightTarget:
         return write_clip(path, frames.split(CHUNK_FRAMES), fps, heard[0], heard[1], grading=grading)
 
 
+def holds_light(conditions: Iterable[Any]) -> bool:
+    """Return whether any of the given pictures and videos is light."""
+    return True in _lights(conditions)
+
+
 def check_light(conditions: Iterable[Any], grading: Grading | None, takes_ordinary: bool) -> None:
     """Refuse given pictures and videos that a clip cannot take.
 
@@ -111,13 +142,12 @@ def check_light(conditions: Iterable[Any], grading: Grading | None, takes_ordina
         SettingError: for light in a clip of SDR, or of a model that sees another space; for ordinary pictures in a clip
             of HDR that does not take them; for both in one clip.
     """
-    lights = {
-        pictures.space is not None
-        for condition in conditions
-        if hasattr(pictures := getattr(condition, "video", condition), "space")
-    }
+    lights = _lights(conditions)
     if lights == {True, False}:
-        raise SettingError("EXR and ordinary pictures or videos do not go together: give all of them as EXR, or none.")
+        raise SettingError(
+            "Light (EXR) and ordinary pictures or videos do not go together: give all of them as light, and say its "
+            "space, or none."
+        )
     if lights == {True} and (grading is None or grading.seen is not ACESCCT):
         raise SettingError(
             "EXR files hold light, which only LTX-2.5 sees, in a clip of HDR: say their space with hdr, or convert "
@@ -128,3 +158,12 @@ def check_light(conditions: Iterable[Any], grading: Grading | None, takes_ordina
             "A clip of HDR takes pictures and videos as EXR files, whose light has no limit: convert them, or leave "
             "hdr out."
         )
+
+
+def _lights(conditions: Iterable[Any]) -> set[bool]:
+    """Whether given pictures and videos are light, of all that there are."""
+    return {
+        pictures.space is not None
+        for condition in conditions
+        if hasattr(pictures := getattr(condition, "video", condition), "space")
+    }

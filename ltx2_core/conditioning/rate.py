@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..geometry import ClipShape
 from ..media.exr import ExrFrames
-from .conditions import Condition, GeneratedKeyframes, Picture, VideoSource
+from .conditions import Condition, GeneratedKeyframes, Picture
+from .sources import VideoSource
 
 
 def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Sequence[Condition]:

@@ -25,7 +25,6 @@ from ..latents import STREAMS
 from ..media import probe, read_picture
 from .conditions import (
     STREAM_CHOICES,
-    AudioSource,
     Condition,
     KeepAudio,
     Picture,
@@ -33,9 +32,8 @@ from .conditions import (
     ReferenceVideo,
     RetakeRange,
     RetakeRanges,
-    SoundPart,
-    VideoSource,
 )
+from .sources import AudioSource, SoundPart, VideoSource
 
 LONGEST = 1_000_000  # letters of a timeline
 

@@ -136,7 +136,7 @@ class EngineEncoders:
         self._open.__exit__(*raised)
 
     def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
-        """Encode pixels of (F, H, W) ``shape``; see conditioning.conditions.Encoders."""
+        """Encode pixels of (F, H, W) ``shape``; see conditioning.sources.Encoders."""
 
         def encode(stage: EncodeVideo) -> Tensor:
             encoder = self._ready(stage, VIDEO_ENCODER)
@@ -145,7 +145,7 @@ class EngineEncoders:
         return self._with_numbers(EncodeVideo(latent_size(shape)), encode)
 
     def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
-        """Encode a waveform; see conditioning.conditions.Encoders."""
+        """Encode a waveform; see conditioning.sources.Encoders."""
 
         def encode(stage: EncodeAudio) -> Tensor:
             encoder = self._ready(stage, AUDIO_ENCODER)

@@ -4,7 +4,7 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
@@ -123,16 +123,17 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
 
     contexts = stages.text.run(engine, cache)
     script = Script.of_prompts(complete.script, contexts, complete.negative)
-    conditions = encode_all(request.conditions, complete.shape, complete.streams, engine)
+    conditions = encode_all(complete.request.conditions, complete.shape, complete.streams, engine)
     begin, fps = stages.conditions.begin(complete.shape), complete.shape.fps
     windows = stages.sample.window_cache(engine, request.resume, script.negative)
     latent = stages.sample.run(engine, begin, fps, script, conditions, cache=windows)
-    latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
+    small = latent = latent if complete.keeps_keyframes else replace(latent, keyframes=None)
     for upscale in stages.upscale:
         latent, fps = upscale.run(engine, latent, fps)
     if stages.refine is not None:
         conditions = encode_all(complete.refine_conditions, complete.final, complete.streams, engine)
-        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *stages.held])
+        followed = () if small.video is None else complete.followed(small.video)
+        refined = stages.refine.run(engine, latent, fps, script, [*conditions, *followed, *stages.held])
         latent = refined if not complete.refine.keeps_sound else replace(refined, audio=latent.audio)
     for each in stages.rounds:
         latent, fps = each.upscale.run(engine, latent, fps)
@@ -164,6 +165,7 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     """Decode one clip: the sound now, the frames as they are asked for."""
     waveform, rate = _sound(stages, engine, request, latent.audio)
     pictures = _pictures(stages, engine, request, latent)
+    pictures = every_second(pictures) if request.request.high_quality else pictures
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
     parameters = parameters_text(request, _name_of(engine.models))
@@ -197,6 +199,15 @@ def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: 
             seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
         for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
             yield chunk[0]
+
+
+def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the first frame of ``chunks`` (F, H, W, 3), and from there on every second one."""
+    offset = 0
+    for chunk in chunks:
+        if len(kept := chunk[offset::2]):
+            yield kept
+        offset = (offset + len(chunk)) % 2
 
 
 def recipe_of(models: Models, hq: bool = False) -> Recipe:

@@ -1,14 +1,22 @@
 """What the numbers of an HDR clip mean, as its model and its LoRAs have it, and how precise it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
 from ..checkpoint import Models
 from ..checkpoint.versions import VERSIONS
-from ..conditioning.light import FILE_SPACES, MODEL_SPACES, Grading, LightDecoding, LightSource
+from ..conditioning.light import (
+    FILE_SPACES,
+    MODEL_SPACES,
+    Grading,
+    LightDecoding,
+    LightSource,
+    check_light,
+    holds_light,
+)  # fmt: skip
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import shown
 from ..lora import Stack
@@ -66,6 +74,17 @@ def prepare_decoding(engine: AnyEngine, asked: LightDecoding) -> tuple[AnyEngine
     if grading is None:
         return engine, _same
     return in_full_precision(engine), partial(grading.to_light, wide=True)
+
+
+def prepare_encoding(engine: AnyEngine, conditions: Iterable[Any]) -> AnyEngine:
+    """Return the engine to encode what is given with, where nobody says whether the clip is one of HDR: light says so.
+
+    Raises SettingError for light that the model does not see, and for light beside ordinary pictures.
+    """
+    if not holds_light(conditions := tuple(conditions)):
+        return engine
+    check_light(conditions, grade(engine.models, engine.loras, LightSource().space), takes_ordinary=False)
+    return in_full_precision(engine)
 
 
 def _same(frames: Tensor) -> Tensor:

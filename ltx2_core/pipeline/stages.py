@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from ..conditioning import LatentCondition
 from ..conditioning.conditions import encode_conditions
 from ..disk_cache import DiskCache
 from ..errors import SettingError
-from ..geometry import ClipShape
+from ..geometry import VIDEO_CHANNELS, ClipShape
 from ..sampling import Guidance, Recipe, StreamGuidance
 from ..settings import CompleteRequest
 from .blueprint import Blueprint
@@ -79,7 +81,8 @@ class Stages:
         check_keyframes(ahead.state, engine.blueprint)
         final = ahead
         if second.refine:
-            final = measure_conditions(request.refine_conditions, request.final, request.streams, request.held, batch)
+            more = *_followed(request), *request.held
+            final = measure_conditions(request.refine_conditions, request.final, request.streams, more, batch)
         _check_encoders(engine, final.covering(ahead))
         if "video" not in request.streams and (second.refine or second.upscalers):
             raise SettingError("Sound alone has no second stage: leave out the upscalers, and do not refine.")
@@ -141,9 +144,17 @@ def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
     )
 
 
+def _followed(request: CompleteRequest) -> tuple[LatentCondition, ...]:
+    """What the second stage follows of the picture of the first one, with zeros in its place."""
+    if "video" not in request.streams:
+        return ()
+    return request.followed(torch.zeros(1, VIDEO_CHANNELS, *request.shape.video_latent))
+
+
 def _second_stage(request: CompleteRequest, ahead: ConditionSizes, final: ConditionSizes) -> Refine:
     first, tiles = request.request.sampling, request.second.tiles
-    return Refine.of(request.refine, first, tiles, final.state, request.refine_loras, ahead.state.draws)
+    loras = request.second.with_detailing(request.refine_loras)
+    return Refine.of(request.refine, first, tiles, final.state, loras, ahead.state.draws)
 
 
 def _upscalers(request: CompleteRequest, engine: Engine, keyframes: int) -> Iterator[Upscale]:

@@ -19,7 +19,7 @@ def parameters_text(request: CompleteRequest, model: str) -> str:
         "Seed": settings.seed,
         "Size": f"{clip.width}x{clip.height}",
         "Model": model,
-        "Frames": clip.frames,
+        "Frames": (clip.frames + 1) // 2 if request.request.high_quality else clip.frames,
         "FPS": f"{float(clip.fps):g}",
     }
     prompts = [" ".join(segment.prompt.split()) for segment in request.script]

@@ -7,12 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch import Tensor
+
 from ..conditioning import LatentCondition
-from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, edits, of_round
+from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits, of_round
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
-from ..fields import Choice, did_you_mean, settings_of
+from ..fields import Choice, Switch, did_you_mean, settings_of
 from ..geometry import ClipShape, whole_segments
 from ..latents import STREAMS
 from ..lora import Stack
@@ -39,7 +41,10 @@ _PARTS: dict[str, type] = {
     "resources": Resources,
     "decoding": Denoising,
 }
-_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "enhance", "enhancer")
+_WHOLE = (
+    *("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality"),
+    *("enhance", "enhancer"),
+)
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
 
@@ -79,6 +84,12 @@ class Request:
         "space. EXR pictures and folders that are given are in it, too: light of sRGB or of ACEScg, or codes of "
         "ACEScct. Not set, the clip is SDR.",
     ] = None
+    high_quality: Annotated[
+        bool,
+        Switch(advanced=True),
+        "For the HDR IC-LoRA: shows each frame of the reference twice, makes 2 n - 1 frames and keeps every second, "
+        "which flicker less. Takes twice the time; the picture alone.",
+    ] = False
 
     @property
     def resume(self) -> str | Path | None:
@@ -98,9 +109,9 @@ class Request:
             negative: what to avoid.
             flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
                 names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
-                ``sigmas``, ``hdr``, ``enhance`` and ``enhancer``; and as shorter words ``video`` and ``audio``
-                (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a long clip),
-                ``dtype``, and ``vram`` and ``ram`` in bytes.
+                ``sigmas``, ``hdr``, ``high_quality``, ``enhance`` and ``enhancer``; and as shorter words ``video`` and
+                ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a
+                long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.
@@ -130,18 +141,17 @@ class Request:
             SettingError: sizes that nothing becomes, steps that the schedule does not have, segments that a second
                 stage would refine.
         """
-        if self.second is not None and self.second.rounds and (asked := self._for_rounds(self.second)) is not None:
-            return asked.completed(recipe)
+        if (ready := self._ready()) is not None:
+            return ready.completed(recipe)
         second, long = self.second or SecondStage(refine=False), self.long
         recipe = recipe.editing(edits(self.conditions))
+        second.check_detailing()
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
                 "A second stage has one prompt for the whole clip: leave out the segments, or do not refine."
             )
-        shape = self._first_shape(second, recipe)
-        if second.rounds:
-            shape = replace(shape, frames=whole_segments(shape.frames))
+        shape = self._first_made(second, recipe)
         first_strength, refine_strength = second.lora_strengths(recipe)
         return CompleteRequest(
             request=self,
@@ -161,6 +171,30 @@ class Request:
             asked_frames=self._first_shape(second, recipe).frames,
         )
 
+    def _ready(self) -> "Request | None":
+        """The same with what rounds or high quality ask for; None if it is there."""
+        if self.high_quality and (doubled := self._doubled()) is not None:
+            return doubled
+        return None if self.second is None or not self.second.rounds else self._for_rounds(self.second)
+
+    def _doubled(self) -> "Request | None":
+        """The same with references that show each frame twice; None if they do. SettingError for other clips."""
+        references = [each for each in self.conditions if isinstance(each, ReferenceVideo)]
+        rounds = 0 if self.second is None else self.second.rounds
+        if not references or len(references) < len(self.conditions) or self.long is not None or rounds:
+            raise SettingError(
+                "High quality shows each frame of a reference video twice: give reference videos and nothing else, "
+                "without windows, segments and rounds, or turn it off (--high-quality)."
+            )
+        if self.clip.streams != "picture only":
+            raise SettingError(
+                "High quality makes two frames for each one that is kept, to which no sound belongs: make the picture "
+                "alone (--picture-only)."
+            )
+        if all(each.twice for each in references):
+            return None
+        return replace(self, conditions=tuple(replace(each, twice=True) for each in references))
+
     def _for_rounds(self, second: SecondStage) -> "Request | None":
         """The same with keyframes for the rounds that are asked for; None if it has them."""
         generates = any(isinstance(each, GeneratedKeyframes) for each in self.conditions)
@@ -169,6 +203,13 @@ class Request:
             return None
         more = () if generates else (GeneratedKeyframes(),)
         return replace(self, second=ready, conditions=(*self.conditions, *more))
+
+    def _first_made(self, second: SecondStage, recipe: Recipe) -> ClipShape:
+        """The clip that the first stage makes, which may be longer than is asked for."""
+        shape = self._first_shape(second, recipe)
+        if self.high_quality:
+            return replace(shape, frames=2 * shape.frames - 1)
+        return replace(shape, frames=whole_segments(shape.frames)) if second.rounds else shape
 
     def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
         """The clip of the first stage."""
@@ -253,6 +294,10 @@ class CompleteRequest:
     def keeps_keyframes(self) -> bool:
         """Whether keyframes that the first stage generates are still there when it is over."""
         return self.second.keep_keyframes or not self.second.refine
+
+    def followed(self, small: Tensor) -> tuple[LatentCondition, ...]:
+        """Return what the second stage follows of the first one's video latent (B or 1, C, f, h, w)."""
+        return self.second.followed(small, self.final.video_latent, self.refine_loras)
 
     @property
     def held(self) -> tuple[LatentCondition, ...]:

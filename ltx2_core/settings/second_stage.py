@@ -6,14 +6,16 @@ from fractions import Fraction
 from math import prod
 from typing import Annotated
 
+from torch import Tensor
+
 from ..checkpoint.upscaler import UpscalerFile
-from ..conditioning import Frozen, LatentCondition, ReferenceAudioTokens
+from ..conditioning import Frozen, LatentCondition, ReferenceAudioTokens, ReferenceVideoTokens
 from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
 from ..fields import Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
-from ..lora.stack import without_in_context
+from ..lora.stack import reference_scale, without_in_context
 from ..sampling import (
     Recipe,
     Refine,
@@ -32,13 +34,15 @@ class SecondStage:
     """What is done to a finished latent: it is enlarged by each upscaler in turn, then refined.
 
     ``tiles`` None, or settings without counts, takes as few tiles as the memory allows. ``lora`` is the distilled
-    LoRA, which the recipes of dev models ask for. ``sigmas`` and ``guidance`` None are those of the recipe.
+    LoRA, which the recipes of dev models ask for; ``detailing_lora`` the one of ``detailing``, None where it is among
+    the other LoRAs. ``sigmas`` and ``guidance`` None are those of the recipe.
     """
 
     upscalers: tuple[UpscalerFile, ...] = ()
     refine: Annotated[bool, Switch(), "Puts detail into what was enlarged: noise is added and taken away again."] = True
     tiles: TileSettings | Tiles | None = None
     lora: Lora | None = None
+    detailing_lora: Lora | None = None
     sound: Annotated[
         str,
         Choice(SECOND_STAGE_SOUND),
@@ -66,6 +70,17 @@ class SecondStage:
         "tokens and more memory. The clip then has the sound of the first stage. The other official pipelines leave "
         "keyframes out there.",
     ] = False
+    detailing: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Shows the small picture of the first stage to the second one, for the detailing IC-LoRA of LTX-2.5 (DFR), "
+        "which makes detail out of it: more tokens and more memory. That LoRA belongs to the second stage alone.",
+    ] = False
+    detailing_lora_strength: Annotated[
+        float,
+        Number(-10, 10, 0.05, 0.001, advanced=True),
+        "Strength of the detailing LoRA. Later official releases have 0.5, 1.2.0 has 1.",
+    ] = 0.5
     rounds: Annotated[
         int,
         Whole(0, 2),
@@ -156,6 +171,47 @@ class SecondStage:
             return loras
         return (*loras, (self.lora, Strengths(strength, text=0)))
 
+    def check_detailing(self) -> None:
+        """Raise SettingError for detailing without the stage that it belongs to."""
+        if self.detailing and not self.refine:
+            raise SettingError("Detailing belongs to a second stage: let it refine (--refine), or leave it out.")
+
+    def with_detailing(self, loras: Stack) -> Stack:
+        """Add the detailing LoRA to ``loras`` of the second stage; rounds after it do without."""
+        if self.detailing_lora is None or not self.detailing or not self.detailing_lora_strength:
+            return loras
+        return (*loras, (self.detailing_lora, Strengths(self.detailing_lora_strength, text=0)))
+
+    def followed(self, small: Tensor, large: tuple[int, int, int], loras: Stack) -> tuple[LatentCondition, ...]:
+        """Return what the second stage follows of the picture of the first one.
+
+        Source: ``VideoConditionByReferenceLatent`` in the DFR pipeline of ltx-pipelines 1.2.0.
+
+        Args:
+            small: video latent of the first stage (B or 1, C, f, h, w).
+            large: f, h and w of the enlarged latent.
+            loras: of the second stage; their headers may say how many times smaller they want it.
+
+        Raises:
+            SettingError: where it is not a whole number of times smaller, or not as many as the LoRA wants.
+        """
+        if not self.detailing:
+            return ()
+        length, height, width = small.shape[2:]
+        times, wanted = large[1] // height, reference_scale(self.with_detailing(loras))[0]
+        if large != (length, times * height, times * width):
+            raise SettingError(
+                f"Detailing follows a first stage of the same frames that is a whole number of times smaller; this one "
+                f"has {length} x {height} x {width} latent cells, the second {large[0]} x {large[1]} x {large[2]}: "
+                "enlarge it in space alone, by 2."
+            )
+        if wanted not in (1, times):
+            raise SettingError(
+                f"The detailing LoRA wants a first stage that is {wanted} times smaller, and this one is {times} "
+                f"times smaller: enlarge it by {wanted}."
+            )
+        return (ReferenceVideoTokens(small, times),)
+
     def lora_strengths(self, recipe: Recipe) -> tuple[float, float]:
         """Return the strengths of the distilled LoRA in the first stage and in the second one."""
         first, refine = self.distilled_lora_strength, self.distilled_lora_refine_strength
@@ -173,7 +229,8 @@ class SecondStage:
 
     def kept_loras(self, loras: Stack, conditions: Collection[Condition]) -> Stack:
         """Return which of the first stage's LoRAs the second one has: an IC-LoRA leaves with its reference."""
-        leaves = not self.keep_references and any(isinstance(each, ReferenceVideo) for each in conditions)
+        among = self.detailing and self.detailing_lora is None
+        leaves = not (self.keep_references or among) and any(isinstance(each, ReferenceVideo) for each in conditions)
         return without_in_context(loras) if leaves else loras
 
     def completed(self, recipe: Refine, conditions: Collection[Condition] = ()) -> Refine:

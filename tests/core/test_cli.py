@@ -24,7 +24,8 @@ from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
 from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
-from ltx2_core.conditioning.conditions import AudioSource, ReferenceAudio
+from ltx2_core.conditioning.conditions import ReferenceAudio
+from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import OutOfMemoryError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_core.conditioning.conditions import VideoSource
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import MediaError
 from ltx2_core.media import probe, read_picture, read_video
 from ltx2_core.media.colour import (

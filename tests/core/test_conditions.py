@@ -16,7 +16,6 @@ import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
 from ltx2_core.conditioning.conditions import (
-    AudioSource,
     InitClip,
     InpaintMask,
     KeepAudio,
@@ -25,12 +24,12 @@ from ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    VideoSource,
     encode_conditions,
 )
 from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape

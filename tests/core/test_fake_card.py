@@ -9,7 +9,8 @@ from fake_card import MixedDevicesError, fake_card
 from recorded import clips
 
 import ltx2_core as ltx2
-from ltx2_core.conditioning.conditions import InitClip, ReferenceAudio, VideoSource
+from ltx2_core.conditioning.conditions import InitClip, ReferenceAudio
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.lora import Strengths, StrengthSchedule
 from ltx2_core.memory import Store, Streamed
 from ltx2_core.pipeline.local_engine import LocalEngine

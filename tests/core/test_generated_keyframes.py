@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core.conditioning import KeyframeSlots, Picture, ReferenceVideoTokens, State, seed_slots
-from ltx2_core.conditioning.conditions import GeneratedKeyframes, ReferenceVideo, VideoSource
+from ltx2_core.conditioning.conditions import GeneratedKeyframes, ReferenceVideo
 from ltx2_core.conditioning.rate import at_rate
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape, Keyframes, whole_segments
 from ltx2_core.latents import AVLatent

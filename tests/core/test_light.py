@@ -1,6 +1,7 @@
 """HDR: light is what the official numbers say, survives EXR files, and reaches a model only where it is understood."""
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.models import MINIATURE as MINIATURE_FOLDER
 from ltx2_core.cli import main
-from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, VideoSource, encode_conditions
-from ltx2_core.conditioning.light import check_light
+from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, encode_conditions
+from ltx2_core.conditioning.light import FILE_SPACES, GivenLight, check_light
 from ltx2_core.conditioning.preprocess import fit
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import CheckpointError, LTX2Error, MediaError, SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import Strengths, open_lora
@@ -26,7 +28,9 @@ from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
 from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders
-from ltx2_core.pipeline.grade import grade
+from ltx2_core.pipeline.generate import every_second, recipe_of
+from ltx2_core.pipeline.grade import grade, prepare_encoding
+from ltx2_core.settings import Request
 
 FPS = Fraction(24)
 LIGHT = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 8
@@ -207,6 +211,20 @@ def test_light_is_resized_as_it_is_converted_then_and_never_compressed(tmp_path)
     assert VideoSource(ExrFrames(folder, ACESCG), fps=FPS / 2).count(FPS) == 18
 
 
+def test_frames_of_another_program_are_light_where_that_is_said():
+    """As nodes hand them over: a tensor, and the name of its space."""
+    for name, space in FILE_SPACES.items():
+        meant = GivenLight(name).meant
+        codes = convert(LIGHT, space, ACESCCT).movedim(-1, 0)[None] * 2 - 1
+        assert meant is space
+        for given in (Picture(LIGHT, space=meant), KeepVideo(VideoSource(LIGHT, light=meant))):
+            assert_close(seen(given), codes, atol=1e-5, rtol=0)
+    assert GivenLight().meant is None
+    assert_close(seen(Picture(LIGHT / 8, space=GivenLight().meant)), LIGHT.movedim(-1, 0)[None] / 4 - 1)
+    with pytest.raises(SettingError, match="no green to be filled"):
+        ReferenceVideo(VideoSource(LIGHT, light=ACESCG), fill=torch.ones(1, 64, 64))
+
+
 MINIATURE = ltx2.open_models("miniature")
 
 
@@ -240,6 +258,28 @@ def test_light_and_ordinary_pictures_do_not_go_together():
     ]:
         with pytest.raises(SettingError, match=said):
             check_light(conditions, grading, takes)
+
+
+class Careful(SimpleNamespace):
+    """An engine that notes which networks are to be in float32."""
+
+    def in_float32(self, stage):
+        names = [key.name for key in stage.networks]
+        return Careful(**{**vars(self), "wide": [*getattr(self, "wide", []), *names]})
+
+
+def test_light_among_what_is_given_is_encoded_in_full_precision_by_a_model_that_sees_it():
+    """On the graph nobody says that a clip is one of HDR."""
+    newest = Careful(models=SimpleNamespace(version="2.5", kind="LTX-2.5 dev"), loras=())
+    light, plain = KeepVideo(VideoSource(LIGHT, light=SRGB_LINEAR)), Picture(LIGHT[:1] / 8)
+    assert prepare_encoding(newest, [plain]) is newest
+    assert "video_encoder" in prepare_encoding(newest, [light]).wide
+    with pytest.raises(SettingError, match="do not go together"):
+        prepare_encoding(newest, [light, plain])
+    with pytest.raises(SettingError, match=r"HDR needs LTX-2\.5, or an HDR IC-LoRA"):
+        prepare_encoding(Careful(models=MINIATURE, loras=()), [light])
+    with pytest.raises(SettingError, match="only LTX-2"):
+        prepare_encoding(Careful(models=MINIATURE, loras=(lora("logc3"),)), [light])
 
 
 # The command line
@@ -280,6 +320,56 @@ def test_a_clip_of_hdr_from_exr_frames(tiny_files, tmp_path, capsys):
     assert made.shape == (9, 64, 64, 3) and (tmp_path / "made" / "sound.wav").is_file()
     codes = convert(made, ACESCG, ACESCCT)
     assert ((codes * 256).frac() > 0.01).float().mean() > 0.9, "no finer than bfloat16"
+
+
+# High quality
+
+
+def test_a_reference_that_is_shown_twice_is_as_the_official_pipeline_has_it():
+    """Each frame twice, cut to 2 n - 1 (``hdr_ic_lora.py`` of ltx-pipelines 1.2.0), and what is masked with it."""
+    film = torch.rand(9, 64, 64, 3)
+    once, shape = ReferenceVideo(VideoSource(film)), ClipShape(64, 64, 17, FPS)
+    doubled = film.repeat_interleave(2, dim=0)[:17]
+    assert_close(seen(replace(once, twice=True), shape), seen(ReferenceVideo(VideoSource(doubled)), shape))
+    assert VideoSource(film, times=2).count(FPS) == 18 and VideoSource(film, times=3).count(FPS) == 27
+    pieces = [*VideoSource(film, times=3).chunks(FPS, 7)]
+    assert_close(torch.cat(pieces), film.repeat_interleave(3, dim=0)[:7])
+    masks = {"fill": torch.rand(9, 64, 64).round(), "mask": torch.ones(1, 64, 64)}
+    twice = {"fill": masks["fill"].repeat_interleave(2, dim=0)[:17], "mask": masks["mask"]}
+    expected = ReferenceVideo(VideoSource(doubled), **twice)
+    assert_close(seen(replace(once, twice=True, **masks), shape), seen(expected, shape))
+
+
+def test_every_second_frame_is_kept_wherever_chunks_end():
+    frames = torch.arange(17.0)[:, None, None, None]
+    for sizes in ([17], [1] * 17, [3, 1, 5, 8]):
+        assert torch.cat([*every_second(frames.split(sizes))]).flatten().tolist() == [*range(0, 17, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "give reference videos and nothing else"),
+        ({"conditions": [Picture(LIGHT[:1] / 8)]}, "give reference videos and nothing else"),
+        ({"conditions": [ReferenceVideo(VideoSource(LIGHT / 8))]}, "no sound belongs"),
+    ],
+)
+def test_high_quality_of_other_clips_is_refused(changes, said):
+    with pytest.raises(SettingError, match=said):
+        Request.of("x", high_quality=True, **changes).completed(recipe_of(MINIATURE))
+
+
+@pytest.mark.slow
+def test_high_quality_is_every_second_frame_of_a_clip_of_twice_the_frames():
+    film, settings = LIGHT / 8, {"width": 64, "height": 64, "sigmas": [1.0, 0.0], "device": "cpu", "cache": False}
+    lora = open_lora(MINIATURE_FOLDER / "loras" / "ic-motion.safetensors"), Strengths()
+    settings |= {"loras": [lora], "streams": "picture only", "dtype": torch.float32}
+    given = ReferenceVideo(VideoSource(film), downscale=lora[0].downscale)
+    clip = ltx2.generate(MINIATURE, "a ball", frames=9, high_quality=True, conditions=[given], **settings)
+    doubled = replace(given, video=VideoSource(film.repeat_interleave(2, dim=0)[:17]))
+    whole = ltx2.generate(MINIATURE, "a ball", frames=17, conditions=[doubled], **settings)
+    assert clip.latent.video.equal(whole.latent.video) and clip.fps == whole.fps and "Frames: 9," in clip.parameters
+    assert_close(clip.frames, whole.frames[::2], atol=0, rtol=0)
 
 
 @pytest.mark.slow

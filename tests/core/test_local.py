@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_core.conditioning.conditions import AudioSource, InitClip, VideoSource
+from ltx2_core.conditioning.conditions import InitClip
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import LTX2Error, MediaError, MissingFileError, SettingError
 from ltx2_core.media import check_target, probe, read_audio, read_picture, read_video, write_audio, write_video
 

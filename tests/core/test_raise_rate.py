@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,11 @@ from ltx2_core.conditioning.conditions import GeneratedKeyframes
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import Keyframes, whole_segments
 from ltx2_core.latents import AVLatent
+from ltx2_core.pipeline.encode_text import contexts_cache
+from ltx2_core.pipeline.generate import recipe_of
+from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.raise_rate import RaiseRate, items_of, part_of, told_fps
+from ltx2_core.pipeline.stages import Stages
 from ltx2_core.sampling import recipe_for
 from ltx2_core.sampling.rounds import ROUND_SIGMAS, join_keyframes, join_round, round_sampler, split_round
 from ltx2_core.settings import Request, SecondStage
@@ -197,6 +202,65 @@ def test_a_clip_of_dfr_is_as_long_as_asked_and_keeps_its_sound(tiny_files, upsca
     assert clip.fps == 48 and clip.frames.shape == (49, 64, 64, 3) and clip.latent.keyframes.frames == (24, 48)
     assert abs(clip.waveform.shape[-1] / clip.sample_rate - 49 / 48) < 0.01
     assert [each[1:] for each in told if each[0].startswith("raising")] == [(step, 4) for step in range(1, 5)]
+    told_so = ltx2.generate(models, "a ball", second=second, conditions=[GeneratedKeyframes()], **settings)
+    assert torch.equal(told_so.latent.video, clip.latent.video), "keyframes of the recipe begin in the first stage"
     short = ltx2.generate(models, "a ball", second=second, **settings | {"frames": 17})
     assert short.frames.shape == (33, 64, 64, 3) and short.latent.audio.shape[2] == 17
     assert torch.equal(short.latent.video, clip.latent.video[:, :, :5])  # of a clip that is filled up to 25 frames
+
+
+# Detailing
+
+
+def lora(downscale: int):
+    return SimpleNamespace(downscale=downscale, temporal_downscale=1)
+
+
+def test_detailing_follows_the_first_stage_in_the_second_alone(upscalers):
+    second = SecondStage(upscalers, rounds=1, detailing=True, detailing_lora=lora(2))
+    whole = Request.of("x", frames=49, width=128, height=64, second=second).completed(
+        recipe_for("2.5", 48, distilled=True)
+    )
+    small = torch.randn(1, 128, *whole.shape.video_latent)
+    (reference,) = whole.followed(small)
+    assert reference.latent is small and (reference.downscale, reference.strength) == (2, 1.0)
+    ((_, strengths),) = whole.second.with_detailing(whole.refine_loras)
+    assert strengths.strength == 0.5 and whole.refine_loras == whole.loras == ()
+    plain = replace(second, detailing=False)
+    assert plain.followed(small, (7, 2, 4), ()) == plain.with_detailing(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("large", "wanted", "said"),
+    [
+        ((2, 4, 6), 4, "wants a first stage that is 4 times smaller, and this one is 2 times smaller"),
+        ((2, 3, 4), 1, "a whole number of times smaller; this one has 2 x 2 x 3 latent cells, the second 2 x 3 x 4"),
+        ((3, 4, 6), 1, "enlarge it in space alone"),
+    ],
+)
+def test_a_first_stage_that_detailing_cannot_follow_is_refused(large, wanted, said):
+    second = SecondStage(detailing=True)
+    assert second.followed(torch.zeros(1, 128, 2, 2, 3), (2, 4, 6), ((lora(1), None),))
+    with pytest.raises(SettingError, match=said):
+        second.followed(torch.zeros(1, 128, 2, 2, 3), large, ((lora(wanted), None),))
+
+
+def test_detailing_without_a_second_stage_is_refused(upscalers):
+    second = SecondStage(upscalers, refine=False, detailing=True)
+    with pytest.raises(SettingError, match="belongs to a second stage"):
+        Request.of("x", second=second).completed(recipe_for("2.5", 48, distilled=True))
+
+
+@pytest.mark.slow
+def test_detailing_is_planned_for_and_changes_the_clip(tiny_files, upscalers):
+    """That its numbers are the official ones is tested with all pipelines (test_official_pipelines.py)."""
+    models = ltx2.open_models(*tiny_files("2.5")[:2], distilled=True)
+    settings = {"frames": 9, "width": 64, "height": 64, "seed": 3, "cache": False, "device": "cpu"}
+    second = SecondStage(upscalers[:1], detailing=True)
+    clip = ltx2.generate(models, "a ball", second=second, **settings)
+    other = ltx2.generate(models, "a ball", second=replace(second, detailing=False), **settings)
+    assert clip.latent.video.shape == other.latent.video.shape and not clip.latent.video.equal(other.latent.video)
+    request = Request.of("a ball", second=second, **settings)
+    engine = LocalEngine(models, request.resources)
+    stages = Stages.of(request.completed(recipe_of(models)), engine, contexts_cache(engine, False))
+    assert stages.refine.size.appended == (2, 0)  # two latent frames of one cell each

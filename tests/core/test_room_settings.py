@@ -11,8 +11,8 @@ from ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    VideoSource,
 )
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.fields import Words, settings_of
 from ltx2_core.sampling import Guidance, ScheduleSettings, TileSettings
 from ltx2_core.sampling.windows import Segment, Windowing

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ltx2_core.conditioning import Frozen
-from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, RetakeRange, VideoSource
+from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
 from ltx2_core.geometry import ClipShape

@@ -12,7 +12,8 @@ from pack.workflow import add, change, node, to_prompt
 import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
-from ltx2_core.conditioning.conditions import AudioSource, Picture, ReferenceAudio, ReferenceVideo, VideoSource
+from ltx2_core.conditioning.conditions import Picture, ReferenceAudio, ReferenceVideo
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.media import probe
 from ltx2_core.sampling import Guidance, Tiles, schedules
 from ltx2_core.settings import SecondStage
@@ -237,6 +238,14 @@ def test_the_frame_rate_is_raised_between_generated_keyframes(server, client, ra
     assert "This upscaler enlarges space by 2, not time" in client.run(raised).error
     raised["second"]["inputs"]["keep_keyframes"] = False
     assert "this latent has none: connect LTX-2 Generated Keyframes" in client.run(raised).error
+
+
+def test_the_second_stage_follows_the_first_one_for_the_detailing_lora(server, client, raised):
+    change(raised, LTX2AVDecode={"latent": ["second", 0]}, LTX2AVEmptyLatent={"frames": 9})
+    del raised["faster"], raised["time"]
+    without = frames(server, client, raised)
+    with_it = frames(server, client, change(raised, LTX2AVTwoStage={"detailing": True}))
+    assert with_it.shape == without.shape == (9, 64, 64, 3) and not (with_it == without).all()
 
 
 def test_keyframes_need_a_model_that_marks_them(client, prompt):

@@ -17,7 +17,6 @@ from ltx2_core import Clip, Models
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning.conditions import (
-    AudioSource,
     InitClip,
     InpaintMask,
     KeepAudio,
@@ -25,8 +24,8 @@ from ltx2_core.conditioning.conditions import (
     Picture,
     ReferenceVideo,
     RetakeRange,
-    VideoSource,
 )
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.lora import Lora, Strengths, StrengthSchedule, open_lora
 from ltx2_core.sampling import Guidance, Tiles
 from ltx2_core.sampling.guidance import GuidanceBySigma

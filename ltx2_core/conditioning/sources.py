@@ -1,0 +1,253 @@
+"""Where pictures and sounds come from: tensors, files and light, read and prepared for a clip.
+
+``conditions.py`` says what becomes of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import Annotated, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import Finding, MediaError, SettingError
+from ..fields import Number, zero
+from ..geometry import ClipShape, floor_frames
+from ..media import mix_down, probe, read_audio, read_video
+from ..media.exr import ExrFrames
+from ..media.light import ACESCCT, Space, convert
+from ..media.local import Source
+from .preprocess import fit, fit_light
+from .values import PIXELS, SAMPLES, check_values
+
+LONGEST_SOUND = 3600  # seconds; no clip is longer
+
+# Which part of a file is read.
+StartSeconds = Annotated[
+    float, Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True), "The file is read from this second on."
+]
+LengthSeconds = Annotated[
+    float | None,
+    Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True),
+    "So many seconds of the file are read. By default it is read to its end.",
+]
+
+
+class Encoders(Protocol):
+    """The two VAE encoders, as conditions use them."""
+
+    @property
+    def crf(self) -> int:
+        """The H.264 quality (CRF) with which the model was trained to see single pictures."""
+
+    def video(self, read: Callable[[], Iterable[Tensor]], shape: tuple[int, int, int]) -> Tensor:
+        """Encode pixels (B, 3, F, H, W) in -1..1, which come in chunks, to a latent (B, C, f, h, w).
+
+        Args:
+            read: Returns consecutive frames from the first on; called again if they have to be encoded once more.
+            shape: F, H and W of all chunks together, in pixels.
+        """
+
+    def audio(self, waveform: Tensor, sample_rate: int, latents: int | None = None) -> Tensor:
+        """Encode a waveform (1 or 2, N) in -1..1 to a latent (1, C, t, M).
+
+        Args:
+            waveform: Mono or stereo samples.
+            sample_rate: Samples per second.
+            latents: The length t of the result: what is longer is cut, what is shorter is filled with silence. None
+                keeps the length of the waveform.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class VideoSource:
+    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, or light in EXR files.
+
+    A file is read piece by piece, at the frame rate of the clip. Tensors and EXR files may have a rate of their own,
+    ``fps``; without one, each picture is one frame of the clip. The numbers of a tensor are light of ``light``, if that
+    is given. Each frame is shown ``times`` times.
+    """
+
+    source: Tensor | Source | ExrFrames
+    start: StartSeconds = 0.0
+    seconds: LengthSeconds = None
+    fps: Fraction | None = None
+    light: Space | None = None
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for frames whose numbers are no pictures."""
+        if isinstance(self.source, Tensor):
+            check_values("The given video", self.source, PIXELS if self.light is None else None)
+
+    @property
+    def space(self) -> Space | None:
+        """What the numbers of its pixels mean, where they are light; None for ordinary frames."""
+        return self.source.space if isinstance(self.source, ExrFrames) else self.light
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
+        if isinstance(self.source, ExrFrames):
+            return self.source.size
+        if isinstance(self.source, Tensor):
+            return self.source.shape[2], self.source.shape[1]
+        size = probe(self.source).size
+        if size is None:
+            raise MediaError("This file has sound but no pictures; choose a video.")
+        return size
+
+    def count(self, fps: Fraction) -> int:
+        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        return self.times * self._count(fps)
+
+    def _count(self, fps: Fraction) -> int:
+        """The same where each frame is shown once."""
+        if isinstance(self.source, Tensor | ExrFrames):
+            return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
+        length = probe(self.source).seconds
+        if length is None:
+            raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
+        rest = length - Fraction(self.start).limit_denominator(1_000_000)
+        rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
+        return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
+
+    def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
+
+        The last picture is repeated where a file ends a little earlier than it said.
+        """
+        if self.space is not None:
+            yield from (convert(each, self.space, ACESCCT) for each in self._pictures(fps, frames))
+        else:
+            yield from self._pictures(fps, frames)
+
+    def _pictures(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """The same in the numbers of the source."""
+        if self.times == 1:
+            yield from self._once(fps, frames)
+            return
+        for chunk in self._once(fps, -(-frames // self.times)):
+            shown = chunk.repeat_interleave(self.times, dim=0)[:frames]
+            frames -= len(shown)
+            yield shown
+
+    def _once(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
+        """The same where each frame is shown once."""
+        if isinstance(self.source, Tensor | ExrFrames):
+            rate, last = (self.fps or fps) / fps, len(self.source) - 1
+            nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
+            if isinstance(self.source, ExrFrames):
+                yield from self.source.read(nearest)
+            else:
+                yield self.source[:frames] if rate == 1 else self.source[nearest]
+            return
+        missing = frames
+        for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
+            missing -= len(chunk)
+            yield chunk
+        if missing:
+            yield chunk[-1:].expand(missing, -1, -1, -1)
+
+    def fitted(self, fps: Fraction, frames: int, width: int, height: int) -> Iterator[Tensor]:
+        """Yield the first ``frames`` frames (1, 3, F, height, width) in -1..1, as the video encoder takes them."""
+        if self.space is not None:
+            return (fit_light(each, width, height, self.space) for each in self._pictures(fps, frames))
+        return (fit(chunk, width, height) for chunk in self._pictures(fps, frames))
+
+
+@dataclass(frozen=True, eq=False)
+class AudioSource:
+    """Sound: samples (C, N) in -1..1; more than two channels are mixed down to two."""
+
+    waveform: Tensor
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
+        check_values("The given sound", self.waveform, SAMPLES)
+        object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
+
+    @classmethod
+    def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
+        """Read the sound of a file, at its own sample rate or at 48 kHz if that is lower, and at most an hour of it.
+
+        Raises MediaError if there is none.
+        """
+        rate, seconds = min(probe(source).sample_rate or 48_000, 48_000), min(seconds or LONGEST_SOUND, LONGEST_SOUND)
+        return cls(torch.cat(list(read_audio(source, sample_rate=rate, start=start, seconds=seconds)), dim=1), rate)
+
+    @property
+    def seconds(self) -> float:
+        """The length in seconds."""
+        return self.waveform.shape[-1] / self.sample_rate
+
+    def lasting(self, shape: ClipShape) -> Tensor:
+        """Cut the waveform to the length of the clip, or fill it with silence."""
+        wanted = shape.samples(self.sample_rate)
+        return F.pad(self.waveform, (0, max(0, wanted - self.waveform.shape[-1])))[..., :wanted]
+
+    def findings(self, shape: ClipShape) -> list[Finding]:
+        """Report a sound that is shorter than the clip."""
+        missing = float(shape.seconds) - self.seconds
+        if missing < 0.1:
+            return []
+        return [
+            Finding(
+                "reading the sound",
+                f"it lasts {self.seconds:.2f} s, and the clip {float(shape.seconds):.2f} s",
+                "the rest is filled with silence; make the clip shorter if that is not meant.",
+            )
+        ]
+
+    def encoded(self, shape: ClipShape, encoders: Encoders) -> Tensor:
+        """Encode the sound to a latent (1, C, t, M) that is at least as long as that of the clip."""
+        heard = self.waveform[:, : shape.samples(self.sample_rate) + self.sample_rate]
+        return encoders.audio(heard, self.sample_rate, shape.audio_latents + 1)  # ComfyUI once had one more
+
+
+@dataclass(frozen=True)
+class SoundPart:
+    """Which part of a sound is taken."""
+
+    start: Annotated[
+        float,
+        Number(0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio"),
+        "The sound is taken from this second on.",
+    ] = 0.0
+    seconds: Annotated[
+        float,
+        Number(
+            0, 86400, 0.01, digits=0.001, unit="s", advanced=True, flag="audio", instead=zero("to its end", usual=5)
+        ),
+        "So many seconds of the sound are taken. 0 takes it to its end.",
+    ] = 0.0
+
+    def of(self, waveform: Tensor, sample_rate: int) -> Tensor:
+        """Return this part of a waveform (..., N)."""
+        first = round(self.start * sample_rate)
+        last = first + round(self.seconds * sample_rate) if self.seconds else waveform.shape[-1]
+        return waveform[..., first:last]
+
+
+def check_length(video: VideoSource, shape: ClipShape) -> None:
+    """Raise SettingError if ``video`` has fewer frames than the clip."""
+    available = video.count(shape.fps)
+    if available < shape.frames:
+        raise SettingError(
+            f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
+            f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
+        )
+
+
+def even_frames(frames: Tensor) -> tuple[Tensor, list[Finding]]:
+    """Cut frames (..., H, W, 3) to an even width and height, which H.264 needs, and say so if any line is lost."""
+    height, width = frames.shape[-3:-1]
+    even = frames[..., : height - height % 2, : width - width % 2, :]
+    if even.shape == frames.shape or not even.numel():
+        return frames, []
+    what = f"the given frames have {width} x {height} pixels, and a video needs even numbers"
+    shown = f"the video shows {even.shape[-2]} x {even.shape[-3]} of them; resize them if each line counts."
+    return even, [Finding("reading the frames", what, shown)]
