@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { foldAdvanced } from "./advanced.js";
+import { offerEditing } from "./enhance.js";
 import { greyInactive } from "./inactive.js";
 import { addMessages, clearMessages } from "./messages.js";
 import { addPreview, showPreview, showStatus } from "./preview.js";
@@ -42,6 +43,7 @@ app.registerExtension({
     if (!node.comfyClass?.startsWith("LTX2AV")) return;
     if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
     if (node.comfyClass === "LTX2AVTimeline") drawTimeline(node);
+    if (node.comfyClass === "LTX2AVEnhancePrompt") offerEditing(node);
     offerWords(node);
     foldAdvanced(node);
     greyInactive(node);

@@ -9,7 +9,7 @@ const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
 const LINE = 15;
 const PADDING = 4;
 const LINES = 2; // which have room, as much as in ComfyUI's own widget; more are scrolled, or seen on a taller node
-const MORE_LINES = { LTX2AVPlan: 8 };
+const MORE_LINES = { LTX2AVPlan: 8, LTX2AVEnhancePrompt: 8 };
 const ALWAYS = ["LTX2AVGemmaTextEncode", "LTX2AVThinkingTokens", "LTX2AVAudioDecode"]; // beside those that ask for their id to show something
 
 addStyle(`
@@ -40,6 +40,11 @@ export function addMessages(node) {
     },
   };
   node.addDOMWidget(NAME, "ltx2av_messages", element, options).serialize = false;
+}
+
+/** What `node` said, a line for each sentence. */
+export function saidBy(node) {
+  return node.widgets?.find((each) => each.name === NAME)?.value ?? "";
 }
 
 /** Forget what `node` said. */

@@ -7,6 +7,7 @@ from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
 from .benchmark import Benchmark
 from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
+from .compare import CompareClips
 from .condition import (
     AudioToVideo,
     ImageCondition,
@@ -29,7 +30,7 @@ from .plan import MemoryPlan
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .takes import LoadLatent, SaveLatent
-from .text import GemmaTextEncode, ThinkingTokens
+from .text import EnhancePrompt, GemmaTextEncode, ThinkingTokens
 from .timeline import TimelineNode
 from .values import LongClipPlan, MelSpectrogram
 
@@ -49,13 +50,13 @@ KINDS: Kinds = {
 NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR),
     *(MemoryPlan, Benchmark),
-    *(GemmaTextEncode, ThinkingTokens, TimelineNode),
+    *(EnhancePrompt, GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
-    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR),
+    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, CompareClips),
 ]
 
 

@@ -368,7 +368,7 @@ class HostEngine(PlannedEngine):
         self.findings: list[Finding] = []
         self._bars: dict[str, Callable[..., None]] = {}
         on_step = preview.on_step if preview is not None else Events.on_step
-        self.events = Events(self._on_progress, self._on_finding, on_step, self._check)
+        self.events = Events(self._on_progress, self._on_finding, on_step, check=self._check)
 
     @property
     def encoder(self) -> TextEncoderFiles:

@@ -1,15 +1,24 @@
 """What does the prompt say?"""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
+from ..ltx2_core.checkpoint.models import EncoderAlone
 from ..ltx2_core.pipeline.encode_text import cached_features
+from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.settings import PromptSettings, given_negative
+from ..ltx2_core.settings import Enhancing, PromptSettings, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host, inputs
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .values import Conditioning, GemmaType, HostConditioning
+
+EDITED = (
+    "What is handed on in place of what Gemma writes, as soon as there is something: copy its text from the node, and "
+    "change it. Empty lets Gemma write."
+)
 
 
 class GemmaTextEncode(io.ComfyNode):
@@ -47,6 +56,46 @@ def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: 
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
     return [[[host.to_host_format(each), {UNPROCESSED: True}]] for each in cached_features(engine, asked, keep)]
+
+
+class EnhancePrompt(io.ComfyNode):
+    """Lets Gemma tell a short prompt at length."""
+
+    @classmethod
+    def define_schema(cls):
+        return inputs.schema(
+            "LTX2AVEnhancePrompt",
+            "text/Enhance Prompt",
+            inputs=[
+                inputs.model("The LTX-2 model that the prompt is for: it says which Gemma 'as the model' is."),
+                inputs.socket(GemmaType, "gemma", "What writes, from LTX-2 Load Gemma: an instruct Gemma."),
+                *inputs.widgets(PromptSettings, "prompt"),
+                *inputs.widgets(Enhancing, "wording", "temperature", "longest"),
+                io.String.Input("edited", default="", multiline=True, optional=True, tooltip=EDITED),
+                inputs.plan(),
+            ],
+            outputs={"prompt": io.String},
+            shows=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: LoadedModel,
+        gemma: GemmaLike,
+        prompt: str,
+        edited: str = "",
+        plan: Plan | None = None,
+        **settings: int | float,
+    ) -> io.NodeOutput:
+        if edited.strip():
+            return io.NodeOutput(edited.strip())
+        writer = gemma.of(model.models)
+        engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
+        engine.events = replace(engine.events, on_words=host.show_status)
+        written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings))
+        host.show_text(cls.hidden.unique_id, written)
+        return io.NodeOutput(written)
 
 
 class ThinkingTokens(io.ComfyNode):

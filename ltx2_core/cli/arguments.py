@@ -53,6 +53,7 @@ from ..settings import (
     AUTO,
     BY_HAND,
     ClipSettings,
+    Enhancing,
     LongClip,
     Request,
     Resources,
@@ -110,6 +111,8 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         decoding=Denoising(**given(options, Denoising)),
         loras=loras,
         hq=options.hq,
+        enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
+        enhancer=options.enhancer,
         **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )

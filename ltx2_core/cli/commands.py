@@ -1,4 +1,4 @@
-"""The commands: generate a clip, look into a file, plan a clip, convert a file, shrink a LoRA, write a miniature."""
+"""The commands: make clips, look into files, plan, convert, shrink a LoRA, compare clips, write a miniature."""
 
 import argparse
 import itertools
@@ -33,6 +33,7 @@ from ..tiny import write
 from .arguments import request_of
 from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, write_clips
+from .compare import run_compare
 from .convert import run_convert, run_lora
 from .flags import given
 from .inspect import inspect
@@ -44,7 +45,8 @@ _log = logging.getLogger(__name__)
 
 def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
     """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
-    return run_batch(models, request, events=Events(on_progress=bars.report, on_finding=bars.say))
+    events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
+    return run_batch(models, request, events=events)
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -174,5 +176,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "plan": run_plan,
     "convert": run_convert,
     "lora": run_lora,
+    "compare": run_compare,
     "tiny": run_tiny,
 }

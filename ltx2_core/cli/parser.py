@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
+from ..conditioning.compare import Comparison
 from ..conditioning.conditions import (
     GeneratedKeyframes,
     InpaintMask,
@@ -29,6 +30,7 @@ from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
 from ..settings import (
     ClipSettings,
+    Enhancing,
     ExtendSettings,
     GuidanceRange,
     KeyframeSettings,
@@ -106,6 +108,7 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         "plan": "say where the weights will be and how long a clip takes; loads nothing",
         "convert": "write a transformer or a text encoder in another format, and say how far its weights are off",
         "lora": "write a LoRA with lower ranks, and say what is lost",
+        "compare": "show two clips in one video, to choose between them",
         "tiny": "write a complete miniature model with random weights",
     }
     commands = {}
@@ -123,6 +126,7 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     _plan(commands["plan"])
     _convert(commands["convert"])
     _lora(commands["lora"])
+    _compare(commands["compare"])
     commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip
@@ -179,7 +183,7 @@ def surfaces() -> list[Surface]:
     Settings whose flag is None are of a value that has no place on the command line.
     """
     _, commands = build_parser()
-    found = list(commands["generate"].surfaces)
+    found = [*commands["generate"].surfaces, *commands["compare"].surfaces]
     for owner in OF_NODES:
         found += [Surface(owner.__name__, name, flag_of(setting)) for name, setting in settings_of(owner).items()]
     owners = [ClipSettings, ScheduleSettings, SamplingSettings, SecondStage, Resources]
@@ -233,6 +237,13 @@ def _batch(command: Command) -> None:
 def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
+    group.add("--enhance", action="store_true",
+              help="let Gemma make the prompt longer before it is read; what it writes is shown, and not used if it "
+              "leaves out what the prompt says")  # fmt: skip
+    group.add_settings(Enhancing, prefix="enhance_")
+    group.add("--enhancer", type=syntax.file_path, metavar="FILE",
+              help="an instruct Gemma that does this, a folder or a file (default: the text encoder; that of LTX-2.5 "
+              "cannot)")  # fmt: skip
     group.add("--negative", help="what to avoid (default: as the recipe)", metavar="PROMPT")
     group.add("--checkpoint", nargs="+", metavar="FILE",
               help="the LTX-2 checkpoint, also GGUF, or its split files in any order, the text encoder among them "
@@ -486,6 +497,16 @@ def _lora(command: Command) -> None:
               help="of the Frobenius norm of each layer's change that is kept, up to 1 (default: 0.9, or 1 with "
               "--rank)")  # fmt: skip
     group.add("--rank", type=syntax.whole_number, metavar="N", help="the highest that a layer keeps")
+    group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
+
+
+def _compare(command: Command) -> None:
+    path = in_words(syntax.file_path)
+    command.parser.add_argument("first", type=path, metavar="FIRST", help="a video, whose size and frame rate count")
+    command.parser.add_argument("second", type=path, metavar="SECOND", help="another one")
+    command.parser.add_argument("target", type=path, metavar="OUT", help="an .mp4 file, or a folder for pictures")
+    group = command.group("options")
+    group.add_settings(Comparison)
     group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
 
 

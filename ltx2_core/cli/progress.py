@@ -34,6 +34,11 @@ class Bars:
         self._bar.update(done - self._bar.n)
         self._bar.set_postfix_str(_memory())
 
+    def show_words(self, written: str) -> None:
+        """Show the end of what is ``written`` so far behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(plain_text(written)[-60:])
+
     def say(self, sentence: object) -> None:
         """Write a line that no bar overwrites."""
         write_line(sentence)

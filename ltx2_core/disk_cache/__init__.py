@@ -33,6 +33,7 @@ _OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32}\.partial)?")
 # What is logged when something is found, by the kind of cache.
 _FOUND_MESSAGES = {
     "prompt": "This prompt was encoded before: %s is read instead of the text encoder.",
+    "enhanced prompt": "This prompt was enhanced before: %s is read instead of writing it again.",
     "window": "This window was made before: %s is read instead.",
 }
 
@@ -74,7 +75,7 @@ class DiskCache:
         Args:
             folder: Where the files lie; None keeps nothing.
             identity: Names all that a result depends on beside its key.
-            kind: "prompt" or "window": how a find is logged.
+            kind: "prompt", "enhanced prompt" or "window": how a find is logged.
             limit_bytes: How large all files of the folder may become together.
         """
         self.folder = None if folder is None else Path(folder)

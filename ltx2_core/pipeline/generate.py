@@ -5,7 +5,7 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_tex
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
+from .enhance import with_enhanced_prompt
 from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .long import Script
@@ -79,8 +80,8 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
         prompt: what is to be seen and heard.
         negative: what to avoid; None follows the recipe of the model.
         settings: any field of the settings in ``settings`` by its name, such as ``width``, ``frames``, ``seed``,
-            ``steps``, ``conditions``, ``second`` or ``loras``; and ``on_progress``, ``on_finding`` and ``check`` of
-            ``Events``. What is not set follows the recipe of the model.
+            ``steps``, ``conditions``, ``second`` or ``loras``; and any of ``Events``, such as ``on_progress``. What is
+            not set follows the recipe of the model.
 
     Returns:
         The clip; its frames are decoded as they are asked for. Of several at once (``batch_size``) it is the first;
@@ -89,7 +90,7 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     Raises:
         LTX2Error: for settings that cannot be, and for clips that do not fit the card, before any weights are read.
     """
-    names = [name for name in ("on_progress", "on_finding", "on_step", "check") if settings.get(name) is not None]
+    names = [each.name for each in fields(Events) if settings.get(each.name) is not None]
     events = Events(**{name: settings[name] for name in names})
     rest = {name: value for name, value in settings.items() if name not in vars(Events)}
     return run(models, Request.of(prompt, negative, **rest), events=events)
@@ -110,7 +111,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         engine: owner of the card; None takes all that is free and the request allows.
         events: whom an engine made here tells.
     """
-    request = with_length(models, request, events)
+    request = with_length(models, with_enhanced_prompt(models, request, events), events)
     complete = request.completed(recipe_of(models, request.hq))
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))

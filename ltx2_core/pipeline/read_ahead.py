@@ -85,7 +85,8 @@ def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
     prompts = Stages.of(complete, engine, cache).text.cached
     for each in prompts:
         readable_prompt(each)
-    return Prompts(cache.identity, tuple(prompts))
+    replaced = {request.prompt} if request.enhance is not None else set()  # by one that is not written yet
+    return Prompts(cache.identity, tuple(each for each in prompts if each not in replaced))
 
 
 def _completed(models: Models, request: Request) -> CompleteRequest:

@@ -141,12 +141,14 @@ class Events:
         on_progress: called with a stage's name, the steps done and all steps.
         on_finding: called with what looks or sounds wrong.
         on_step: called with the steps done, all steps, and what a sampler made of the latest one.
+        on_words: called with what a language model has written so far.
         check: called between blocks and tiles; it may raise to interrupt.
     """
 
     on_progress: OnProgress = lambda stage, done, total: None
     on_finding: OnFinding = lambda finding: None
     on_step: OnStep = lambda done, total, step: None
+    on_words: Callable[[str], None] = lambda written: None
     check: Callable[[], None] = lambda: None
 
     def report_findings(self, findings: Sequence[Finding]) -> None:

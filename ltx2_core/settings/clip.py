@@ -50,6 +50,28 @@ class PromptSettings:
     ] = True
 
 
+@dataclass(frozen=True)
+class Enhancing:
+    """How a language model makes a short prompt longer."""
+
+    wording: Annotated[  # a seed, but hosts change what is called so with every run, and writing takes a minute
+        int,
+        Whole(0, 2**32 - 1),
+        "Another number gives another wording of the same idea.",
+    ] = 10
+    temperature: Annotated[
+        float,
+        Number(0, 2, 0.05, advanced=True),
+        "How freely words are chosen: 0 always takes the likeliest, 1 is lively, more is wild.",
+    ] = 0.7
+    longest: Annotated[
+        int,
+        Whole(16, 1024, unit="tokens", advanced=True),
+        "Where the text ends at the latest; a sentence that is not finished by then is left out. A word has one or two "
+        "tokens.",
+    ] = 512
+
+
 def given_negative(negative: str | None, recipe: Recipe) -> str:
     """Return the negative prompt that is meant: that of the recipe for None, none for two quotation marks."""
     return recipe.negative if negative is None else "" if negative.strip() == '""' else negative

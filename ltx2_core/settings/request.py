@@ -29,7 +29,7 @@ from ..sampling import (
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
 from ..video_vae import Denoising, Tiling
-from .clip import STREAM_CHOICES, ClipSettings, LongClip, given_negative
+from .clip import STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
 from .resources import GIB, PRECISIONS, Resources
 from .sampling import SamplingSettings
 from .second_stage import SecondStage
@@ -41,7 +41,10 @@ _PARTS: dict[str, type] = {
     "resources": Resources,
     "decoding": Denoising,
 }
-_WHOLE = ("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality")
+_WHOLE = (
+    *("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality"),
+    *("enhance", "enhancer"),
+)
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
 
@@ -52,7 +55,8 @@ class Request:
     ``conditions`` are pictures, videos, sounds and masks, in the order in which they apply. ``sigmas`` are noise levels
     that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
     stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
-    each with its strengths; ``hq`` is the recipe of few, precise steps. Raises SettingError for values outside their
+    each with its strengths; ``hq`` is the recipe of few, precise steps. With ``enhance`` a language model makes the
+    prompt longer: the text encoder, or the ``enhancer`` in its place. Raises SettingError for values outside their
     limits.
     """
 
@@ -71,6 +75,8 @@ class Request:
     loras: Stack = ()
     hq: bool = False
     resources: Resources = Resources()
+    enhance: Enhancing | None = None
+    enhancer: Path | None = None
     hdr: Annotated[
         str | None,
         Choice(tuple(FILE_SPACES)),
@@ -103,9 +109,9 @@ class Request:
             negative: what to avoid.
             flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
                 names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
-                ``sigmas``, ``hdr`` and ``high_quality``; and as shorter words ``video`` and ``audio`` (guidance of one
-                stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a long clip), ``dtype``, and
-                ``vram`` and ``ram`` in bytes.
+                ``sigmas``, ``hdr``, ``high_quality``, ``enhance`` and ``enhancer``; and as shorter words ``video`` and
+                ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a
+                long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.

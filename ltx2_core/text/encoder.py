@@ -1,6 +1,6 @@
 """What every text encoder has in common: hidden states of all layers, and sizes from a config or from shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -9,14 +9,16 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from ..errors.foreign import Fields
-from .gemma_layers import Sight, TextModel
+from .gemma_layers import Past, Sight, TextModel
 
 # Of sizes that differ from 1 to 65,536: the least and the most that they can be.
 LIMITS: dict[str, tuple[Any, Any]] = {
     "layers": (1, 256), "heads": (1, 1024), "kv_heads": (1, 1024), "full_kv_heads": (1, 1024), "head_dim": (2, 4096),
     "full_head_dim": (2, 4096), "vocabulary": (1, 2**22), "window": (1, 2**20), "theta": (1.0, 1e12),
-    "local_theta": (1.0, 1e12), "eps": (1e-12, 0.1),
+    "local_theta": (1.0, 1e12), "eps": (1e-12, 0.1), "score_limit": (0.0, 1e6),
 }  # fmt: skip
+
+ROWS_AT_ONCE = 16_384  # of the table, when all of them are compared with a state
 
 
 class EncoderConfig(Protocol):
@@ -41,6 +43,10 @@ class EncoderConfig(Protocol):
     @property
     def query_width(self) -> int:
         """Channels of the queries of all layers together."""
+
+    @property
+    def score_limit(self) -> float:
+        """What scores of the next token approach at most; 0 is no limit."""
 
     @property
     def window(self) -> int:
@@ -97,15 +103,40 @@ class TextEncoder(nn.Module):
             x = layer(x, far if config.is_full(number) else near)
         return [*states, self.model.norm(x)]
 
+    @torch.no_grad()
+    def read_on(self, ids: Tensor, past: Sequence[Past]) -> Tensor:
+        """Read ``ids`` (L) behind what ``past`` holds for each layer, and add them to it.
+
+        Returns:
+            How well each token of the vocabulary goes on, before the softmax, (vocabulary) float32.
+        """
+        x, config = self.embed(ids[None]), self.config
+        where = past[0].length, len(ids)
+        near = Sight.behind(*where, config.frequencies(False), config.window, x.device, x.dtype)
+        far = Sight.behind(*where, config.frequencies(True), None, x.device, x.dtype)
+        for number, (layer, kept) in enumerate(zip(self.model.layers, past)):
+            x = layer(x, far if config.is_full(number) else near, kept)
+        scores = self._scores(self.model.norm(x[0, -1]))
+        return config.score_limit * (scores / config.score_limit).tanh() if config.score_limit else scores
+
+    def _scores(self, state: Tensor) -> Tensor:
+        """Compare a state (D) with every row of the table, some at a time: expanded, it is large."""
+        ids = torch.arange(self.config.vocabulary, device=state.device).split(ROWS_AT_ONCE)
+        return torch.cat([(self._rows(some) @ state).float() for some in ids])
+
     def embed(self, ids: Tensor) -> Tensor:
-        """Look up rows (B, L, D) as they are stored, then convert them: a table need not be in what is computed in.
+        """Look up rows (B, L, D), times the root of D."""
+        rows = self._rows(ids)
+        return rows * torch.tensor(self.config.width**0.5, dtype=rows.dtype, device=ids.device)
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        """Look rows up as they are stored, then convert them: a table need not be in what is computed in.
 
         One that is stored in fewer bits looks them up by itself.
         """
-        dtype, table = self.model.norm.weight.dtype, self.model.embed_tokens
-        scale = torch.tensor(self.config.width**0.5, dtype=dtype, device=ids.device)
+        table = self.model.embed_tokens
         rows = table(ids) if hasattr(table, "format") else functional.embedding(ids, table.weight)
-        return rows.to(dtype) * scale
+        return rows.to(self.model.norm.weight.dtype)
 
 
 def read_sizes(fields: Fields, names: Mapping[str, str], defaults: type[EncoderConfig]) -> dict[str, Any]:

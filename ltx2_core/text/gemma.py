@@ -72,6 +72,11 @@ class GemmaConfig:
         sizes = WeightShapes(shapes).sizes
         return cls.from_json(cls(**sizes, attention_scalar=sizes["head_dim"]).to_json())
 
+    @property
+    def score_limit(self) -> float:
+        """What scores of the next token approach at most: there is no limit."""
+        return 0.0
+
     def is_full(self, layer: int) -> bool:
         """Return whether a layer attends to everything."""
         return layer % self.full_every == self.full_every - 1

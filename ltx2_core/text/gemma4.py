@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors.foreign import Fields
 from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
-from .gemma_layers import CausalAttention, Heads, Layer, Norm, Sight, TextModel, normalise
+from .gemma_layers import CausalAttention, Heads, Layer, Norm, Past, Sight, TextModel, normalise
 
 _SIZES = {  # our name: the name in a Hugging Face config
     "layers": "num_hidden_layers",
@@ -24,6 +24,7 @@ _SIZES = {  # our name: the name in a Hugging Face config
     "vocabulary": "vocab_size",
     "window": "sliding_window",
     "eps": "rms_norm_eps",
+    "score_limit": "final_logit_softcapping",
 }
 
 
@@ -50,6 +51,7 @@ class Gemma4Config:
     local_theta: float = 1e4
     rotated: float = 0.25  # share of the channels that positions rotate, in these layers
     eps: float = 1e-6
+    score_limit: float = 0.0  # of what could be the next token; 0 is none
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "Gemma4Config":
@@ -163,9 +165,9 @@ class ScaledLayer(Layer):
         super().__init__(config.width, config.hidden, Attention(config, full, norm), norm)
         self.layer_scalar = nn.Parameter(torch.empty(1))
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        """Return the state (B, L, D) after this layer."""
-        return super().forward(x, sight) * self.layer_scalar
+    def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
+        """Return the state (B, L, D) after this layer; what is read is added to ``past``."""
+        return super().forward(x, sight, past) * self.layer_scalar
 
 
 class Gemma4Encoder(TextEncoder):

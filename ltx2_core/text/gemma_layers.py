@@ -67,16 +67,52 @@ class Sight:
         """
         at = torch.arange(mask.shape[1], device=mask.device)
         distance = at[:, None] - at
-        seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        angles = (at + first)[:, None] * frequencies.to(mask.device)
         # Padding sees itself alone: a softmax over nothing would be no number.
-        visible = seen & mask.bool()[:, None, None] | (distance == 0)
+        visible = _within(distance, window) & mask.bool()[:, None, None] | (distance == 0)
+        return cls._at(at + first, visible, frequencies, dtype)
+
+    @classmethod
+    def behind(
+        cls, known: int, count: int, frequencies: Tensor, window: int | None, device: torch.device, dtype: torch.dtype
+    ) -> "Sight":
+        """Let each of ``count`` further tokens see itself and what is before it, ``known`` tokens included."""
+        at = torch.arange(known + count, device=device)
+        visible = _within(at[known:, None] - at, window)[None, None]
+        return cls._at(at[known:], visible, frequencies, dtype)
+
+    @classmethod
+    def _at(cls, positions: Tensor, visible: Tensor, frequencies: Tensor, dtype: torch.dtype) -> "Sight":
+        angles = positions[:, None] * frequencies.to(positions.device)
         return cls(visible, angles.cos().to(dtype), angles.sin().to(dtype))
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate channels (i, i + d / 2) of ``x`` (B, H, L, d) by their angle."""
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
+
+
+def _within(distance: Tensor, window: int | None) -> Tensor:
+    """Which tokens are not behind, and not farther away than ``window``, of all distances."""
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+class Past:
+    """Keys and values of what one layer has read, (1, H, L, d): so that each token of a text is read once."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def length(self) -> int:
+        """How many tokens have been read."""
+        return 0 if self._kept is None else self._kept[0].shape[2]
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of further tokens; return all."""
+        if self._kept is not None:
+            keys, values = torch.cat((self._kept[0], keys), dim=2), torch.cat((self._kept[1], values), dim=2)
+        self._kept = keys, values
+        return keys, values
 
 
 class CausalAttention(nn.Module):
@@ -99,14 +135,16 @@ class CausalAttention(nn.Module):
         self.o_proj = nn.Linear(heads.queries * heads.width, width, bias=False)
         self.q_norm, self.k_norm = norm(heads.width), norm(heads.width)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        """Attend from each token of ``x`` (B, L, D) to those it sees."""
-        keys = self._split(self.k_proj(x))
-        values = self.finish_values(keys if self.v_proj is None else self._split(self.v_proj(x)))
+    def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
+        """Attend from each token of ``x`` (B, L, D) to those it sees, those in ``past`` included."""
+        projected = self._split(self.k_proj(x))
+        values = self.finish_values(projected if self.v_proj is None else self._split(self.v_proj(x)))
         query = sight.rotate(self.q_norm(self._split(self.q_proj(x))))
+        keys = sight.rotate(self.k_norm(projected))
+        if past is not None:
+            keys, values = past.extend(keys, values)
         group = self.heads.queries // self.heads.keys
-        key = sight.rotate(self.k_norm(keys)).repeat_interleave(group, dim=1)
-        value = values.repeat_interleave(group, dim=1)
+        key, value = (each.repeat_interleave(group, dim=1) for each in (keys, values))
         seen = functional.scaled_dot_product_attention(query, key, value, sight.visible, scale=self.scale)
         return self.o_proj(seen.transpose(1, 2).flatten(2))
 
@@ -142,9 +180,9 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = norm(width), norm(width)
         self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(width), norm(width)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        """Return the state (B, L, D) after this layer."""
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), sight))
+    def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
+        """Return the state (B, L, D) after this layer; what is read is added to ``past``."""
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), sight, past))
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 

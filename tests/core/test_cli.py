@@ -103,9 +103,10 @@ def test_every_setting_can_be_reached_from_the_command_line_and_on_the_graph():
 
 def test_flags_of_the_table_exist_and_are_on_the_help_page():
     parser, found = build_parser()
-    text = found["generate"].parser.format_help()
+    makers = found["generate"], found["compare"]
+    text = "".join(each.parser.format_help() for each in makers)
     for row in surfaces():
-        assert row.flag is None or row.flag in found["generate"].flags
+        assert row.flag is None or any(row.flag in each.flags for each in makers)
         assert row.flag is None or re.sub("^--(video|audio)-", "--", row.flag) in text
     assert "generate" in parser.format_help() and "--video-apg-limit" in found["generate"].flags
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from gguf_files import common, gemma, transformer, write
 from golden import FOLDER
+from instruct import write_instruct
 from pack.client import Client, Prompt
 from pack.host import REPOSITORY, Host, NoHost, Server, serve
 from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
@@ -69,6 +70,7 @@ def place_tiny_models(models: Path, elsewhere: Path) -> None:
     (folder / "text_encoder" / "shard-00001-of-00002.safetensors").touch()
     place_gguf_files(models, elsewhere)
     rewrite(BUILT_IN, elsewhere / "checkpoints" / "mini-int8.safetensors", {".transformer_blocks.": "int8 rotated"})
+    write_instruct(elsewhere / "encoders" / "instruct")
     write_mixed_gemma(GEMMA, elsewhere / "encoders" / "mini-fp4-mixed.safetensors")
     shutil.move(elsewhere / "gemma-tiny", models / "text_encoders")
     shutil.move(elsewhere / "gemma-tiny.safetensors", elsewhere / "encoders" / "gemma-elsewhere.safetensors")

@@ -147,8 +147,14 @@ def _saved(each: Node, number: int, order: int, place: list[int], links: list, i
 
 
 def _values(each: Node, info: dict) -> Iterator[Any]:
-    """What the widgets hold, in their order; behind a seed what becomes of it."""
+    """What the widgets hold, in their order; behind a seed what becomes of it.
+
+    Widgets of ComfyUI's own nodes that may be absent, and are not set, are left out: earlier releases lack them.
+    """
+    may_lack = () if each.kind.startswith("LTX2AV") else info["input"].get("optional", {}).keys() - each.inputs.keys()
     for name, kind, options in inputs_of(info):
+        if name in may_lack:
+            continue
         if is_widget(kind, options):
             value = each.inputs.get(name, default_of(kind, options))
             yield default_of(kind, options) if isinstance(value, Output) else value

@@ -128,6 +128,7 @@ SETTINGS = {
     "LTX2AVSample": {"sigmas": GOOD["SIGMAS"], "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0},
     "LTX2AVKeyframes": {"frames": ", ".join("012345678"), "strengths": "1"},
     "LTX2AVGemmaTextEncode": {"keep_encoded": False},
+    "LTX2AVEnhancePrompt": {"edited": "a ball"},  # the miniature's Gemma does not chat
     "LTX2AVRetake": {"end": 0.2},
     "LTX2AVRefine": {"columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVTwoStage": {"columns": 1, "rows": 1, "intervals": 1},

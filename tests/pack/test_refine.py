@@ -243,6 +243,7 @@ def test_the_frame_rate_is_raised_between_generated_keyframes(server, client, ra
 def test_the_second_stage_follows_the_first_one_for_the_detailing_lora(server, client, raised):
     change(raised, LTX2AVDecode={"latent": ["second", 0]}, LTX2AVEmptyLatent={"frames": 9})
     del raised["faster"], raised["time"]
+    add(raised, pictures=("SaveImage", {"images": [node(raised, "LTX2AVDecode"), 1], "filename_prefix": "pictures"}))
     without = frames(server, client, raised)
     with_it = frames(server, client, change(raised, LTX2AVTwoStage={"detailing": True}))
     assert with_it.shape == without.shape == (9, 64, 64, 3) and not (with_it == without).all()

@@ -1,0 +1,143 @@
+"""A short prompt becomes a longer one before anything else runs, written by a language model of the Gemma kind."""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..checkpoint import Models
+from ..checkpoint.models import EncoderAlone
+from ..checkpoint.text_encoder import TextEncoderFiles
+from ..disk_cache import DiskCache, cache_folder, fingerprint
+from ..errors import Finding, MissingFileError, SettingError
+from ..memory.placement import StageNeed
+from ..memory.trace import Cost
+from ..quantization import matrix_shapes
+from ..settings import Enhancing, Request
+from ..text.encoder import ROWS_AT_ONCE
+from ..text.enhance import INSTRUCTION, clean, find_lost
+from ..text.write import open_chat, write_tokens
+from .blueprint import Blueprint
+from .encode_text import readable_prompt
+from .local_engine import LocalEngine
+from .stage import TEXT_ENCODER, Engine, Events, Stage
+
+REVISION = 1  # one more whenever the same prompt would be written otherwise than before
+LONGEST_CHAT = 2048  # tokens of instruction and prompt that are planned for
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WritePrompt(Stage):
+    """Let a language model answer a chat of at most LONGEST_CHAT tokens, with ``longest`` tokens."""
+
+    longest: int
+    name = "enhance"
+    networks = (TEXT_ENCODER,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Count one token, which reads every weight once, beside the keys and values of all tokens."""
+        gemma = blueprint.gemma
+        assert gemma is not None
+        encoder = blueprint.network("text_encoder")
+        itemsize = encoder.model.norm.weight.itemsize
+        shapes = matrix_shapes(encoder)
+        keys = sum(shape[0] for name, shape in shapes.items() if name.endswith("k_proj.weight"))
+        # The whole chat in the feed-forward beside both masks, or in the attention, which makes numbers of a mask.
+        states, visible = LONGEST_CHAT * gemma.width * itemsize, 2 * LONGEST_CHAT * LONGEST_CHAT
+        feeding = 4 * states + 3 * LONGEST_CHAT * gemma.hidden * itemsize
+        attending = 4 * states + (LONGEST_CHAT * itemsize) * (LONGEST_CHAT + 2 * gemma.query_width // gemma.layers)
+        table = ROWS_AT_ONCE * gemma.width * itemsize + 4 * gemma.vocabulary
+        kept = 2 * (LONGEST_CHAT + self.longest) * keys * itemsize  # and as many values
+        numbers = sum(map(math.prod, shapes.values()))
+        peak = max(visible + max(feeding, attending), table)
+        cost = Cost(peak=peak, products=2 * numbers, moved=itemsize * numbers)
+        return StageNeed(self.name, blueprint.weights("text_encoder"), cost, kept, runs=self.longest)
+
+    def run(self, engine: Engine, prompt: str, settings: Enhancing) -> str:
+        """Return the answer, of which ``events.on_words`` gets what is written so far."""
+        tokenizer, written = engine.tokenizer, list[int]()
+        chat = open_chat(tokenizer, INSTRUCTION, readable_prompt(prompt))
+        if len(chat.ids) > LONGEST_CHAT:
+            raise SettingError(
+                f"The prompt has {len(chat.ids):,} tokens with the instruction, at most {LONGEST_CHAT:,} can be "
+                "enhanced: a prompt of this length says enough by itself."
+            )
+        with engine.use(self) as networks:
+            encoder = networks[TEXT_ENCODER]
+            for token in write_tokens(encoder, chat, self.longest, settings.temperature, settings.wording):
+                engine.events.check()
+                written.append(token)
+                engine.events.on_progress(self.name, len(written), self.longest)
+                engine.events.on_words(tokenizer.join(written))
+        engine.events.on_progress(self.name, self.longest, self.longest)
+        return tokenizer.join(written)
+
+
+def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True) -> str:
+    """Return ``prompt`` as a language model tells it; as it is, with a finding, where that would say something else.
+
+    Args:
+        engine: Its text encoder writes.
+        prompt: What is to be seen and heard, in few words.
+        settings: How it is written.
+        keep: Whether what was written is kept on disk, and found there.
+
+    Raises:
+        SettingError: An empty prompt, or one that is too long; a text encoder that does not chat.
+    """
+    if not prompt.strip():
+        raise SettingError("The prompt is empty, and nothing can be enhanced: write what is to be seen and heard.")
+    check_writes(engine.encoder)
+    cache, key = _cache(engine, keep), f"{settings}\n{prompt}"
+    if (known := cache.find(key)) is not None:
+        answer = bytes(known["answer"].tolist()).decode()
+    else:
+        answer = clean(WritePrompt(settings.longest).run(engine, prompt, settings))
+        cache.keep(key, answer=torch.tensor(list(answer.encode()), dtype=torch.uint8))
+    if answer and not (lost := find_lost(prompt, answer)):
+        _log.info("Enhanced prompt: %s", answer)
+        return answer
+    reason = f"the new one leaves out {', '.join(lost[:5])}" if answer else "the new one is empty"
+    stays = f"the prompt stays as it was, because {reason}"
+    engine.events.on_finding(Finding("enhancing", stays, "try another wording, or use your own words"))
+    return prompt
+
+
+def check_writes(files: TextEncoderFiles) -> None:
+    """Raise SettingError for a text encoder that was trained for LTX-2 alone, and no longer answers."""
+    if files.gemma_version is not None:
+        raise SettingError(
+            f"{files.path.name} reads prompts for LTX-2 and cannot write any ({files.gemma_version}): take an instruct "
+            "model for enhancing, such as gemma_3_12B_it."
+        )
+
+
+def with_enhanced_prompt(models: Models, request: Request, events: Events) -> Request:
+    """Return the request with an enhanced prompt, if it asks for one; else as it is.
+
+    Args:
+        models: The opened files; their text encoder writes, unless the request names another.
+        request: What is asked.
+        events: Whom to tell.
+
+    Raises:
+        SettingError: There are prompts for segments, which say what they say.
+    """
+    if request.enhance is None:
+        return request
+    if request.long is not None and request.long.segments:
+        raise SettingError("Only one prompt can be enhanced, and this clip has segments: leave one of both out.")
+    if (writer := request.enhancer or models.text_encoder) is None:
+        raise MissingFileError("There is no text encoder that could enhance the prompt: name one with --enhancer.")
+    engine = LocalEngine(EncoderAlone(writer), request.resources, events)
+    prompt = enhance(engine, request.prompt, request.enhance, bool(request.resources.cache))
+    return replace(request, prompt=prompt, enhance=None)
+
+
+def _cache(engine: Engine, keep: bool) -> DiskCache:
+    folder = cache_folder() if keep else None
+    identity = fingerprint(REVISION, INSTRUCTION, engine.dtype(TEXT_ENCODER), engine.encoder.shards)
+    return DiskCache(None if folder is None else folder / "enhanced", identity, kind="enhanced prompt")

@@ -1,0 +1,27 @@
+"""An instruct Gemma for tests: the miniature's, with marks for the turns of a chat. What it writes is noise."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ltx2_core.checkpoint.models import MINIATURE
+
+GEMMA = MINIATURE / "gemma-mini"
+MARKS = {505: "<start_of_turn>", 506: "<end_of_turn>"}  # in place of the last pieces
+
+
+def write_instruct(folder: Path) -> Path:
+    """Write it to ``folder``, which is made, and return that."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(GEMMA / name, folder)
+    tokenizer = json.loads((GEMMA / "tokenizer.json").read_text())
+    model, like = tokenizer["model"], tokenizer["added_tokens"][-1]
+    for number, mark in MARKS.items():
+        old = next(piece for piece, at in model["vocab"].items() if at == number)
+        del model["vocab"][old]
+        model["merges"] = [pair for pair in model["merges"] if "".join(pair) != old and old not in pair]
+        model["vocab"][mark] = number
+        tokenizer["added_tokens"].append(like | {"id": number, "content": mark})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
