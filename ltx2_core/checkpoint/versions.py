@@ -160,7 +160,8 @@ VERSIONS = {
         28,
         18,
         "Gemma 4",
-        "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors)",
+        "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors of "
+        "huggingface.co/Lightricks/LTX-2.5, where its licence is accepted first)",
         "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
         "acescct",
     ),

@@ -22,8 +22,9 @@ def head_of(models: Models) -> DurationHeadFile:
     if models.duration_head is None:
         raise MissingFileError(
             f"length is {AS_PROMPT}, and there is no duration head: put that of LTX-2.5, such as "
-            "ltx-2.5-duration-head-bf16.safetensors, into models/model_patches, or give it with --checkpoint and the "
-            f"rest; without it, choose the length of the {models.kind} clip yourself."
+            "ltx-2.5-duration-head-bf16.safetensors of huggingface.co/Lightricks/LTX-2.5, into models/model_patches, "
+            "or give it with --checkpoint and the rest; without it, choose the length of the "
+            f"{models.kind} clip yourself."
         )
     return models.duration_head
 

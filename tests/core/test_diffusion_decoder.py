@@ -13,6 +13,7 @@ import torch
 from agreement import compare
 from devices import Device
 from formula import fill, signal
+from official_parts import LATENTS, compare_samples, recorded
 from torch.testing import assert_close
 
 from ltx2_core.checkpoint.components import COMPONENTS
@@ -216,36 +217,12 @@ def _nearest(name: str, known) -> str:
 
 
 @torch.no_grad()
-def test_the_official_decoder_agrees():
+@pytest.mark.parametrize("shape", LATENTS)
+def test_the_official_decoder_agrees(shape):
     """With full windows; by default it computes slabs whose outer borders are copies (README.md)."""
-    official = pytest.importorskip("ltx_core.model.video_vae.diffusion_video_decoder")
-    apply = pytest.importorskip("ltx_core.model.video_vae.transformer.apply")
-    sizes = {
-        "stage_channels": tuple(TINY["stage_channels"]), "stage_depths": tuple(TINY["stage_depths"]),
-        "stage_kernels": tuple(map(tuple, TINY["stage_kernels"])), "stage5_kernel": tuple(TINY["stage5_kernel"]),
-        "upsamples": tuple((tuple(stride), divisor) for stride, divisor in TINY["upsamples"]),
-    }  # fmt: skip
-    theirs = official.DiffusionVideoDecoder(
-        in_channels=8, head_dim=16, t_emb_dim=24, default_num_inference_steps=1, timestep_scale_multiplier=1000.0,
-        model_output_type="x0", **sizes,
-    ).eval()  # fmt: skip
-    ours = tiny()
-    renamed = {}
-    for name, tensor in ours.state_dict().items():
-        name = bare(name).replace("mlp.0", "timestep_embedder.linear_1").replace("mlp.2", "timestep_embedder.linear_2")
-        parts = dict(zip("qkv", tensor.chunk(3))) if ".qkv." in name else {}
-        renamed |= {name.replace("qkv.", f"qkv.to_{part}."): piece for part, piece in parts.items()} or {name: tensor}
-    theirs.load_state_dict(renamed)
-    plain = apply.DiffVAEConfig(
-        block=apply.DiffVAEBlockKind.COMBINED, w_chunks=1, natten_backend=None,
-        attention=apply.NAttentionKind.EAGER_SDPA, compile_blocks=False, compile_det_stages=False,
-    )  # fmt: skip
-    apply.apply_diffvae_config(theirs, plain)
-    for shape in [(1, 8, 3, 3, 4), (1, 8, 4, 5, 3)]:
-        latent = random(*shape)
-        expected = theirs(latent, generator=torch.Generator().manual_seed(5))
-        noise = torch.randn(expected.shape, generator=torch.Generator().manual_seed(5))
-        compare("video_vae.diffusion official", ours(latent, noise), expected)
+    ours, latent, theirs = tiny(), random(*shape), recorded("decoder")[str(list(shape))]
+    noise = torch.randn(theirs["shape"], generator=torch.Generator().manual_seed(5))
+    compare_samples("video_vae.diffusion official", ours(latent, noise), theirs)
 
 
 # Neighbourhood attention

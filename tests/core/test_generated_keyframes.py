@@ -6,9 +6,9 @@ from functools import reduce
 
 import pytest
 import torch
-from agreement import compare
 from direct import sample
 from official import matrix
+from official_parts import FRAMES, SHAPE, SLOTS, compare_samples, draw, recorded
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -27,11 +27,6 @@ from ltx2_core.settings import SecondStage
 from ltx2_core.text import Contexts
 
 FPS = Fraction(24)
-SHAPE = (8, 3, 2, 4)  # 17 frames of 128 x 64
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def video_state() -> State:
@@ -73,38 +68,23 @@ def test_they_move_with_the_rate_of_a_second_stage():
 # What they are to the model
 
 
-@pytest.mark.parametrize("seeded", [False, True])
-@pytest.mark.parametrize("weight", [None, 0.4, 1.0])
-def test_slots_agree(weight, seeded):
+@pytest.mark.parametrize("case", SLOTS)
+def test_slots_agree(case):
     """Beside a reference that is seen in part, too: keyframes and references do not see each other then."""
-    slots = pytest.importorskip("ltx_core.conditioning.types.keyframe_slots")  # since 1.2.0
-    from ltx_core.components.patchifiers import VideoLatentPatchifier
-    from ltx_core.conditioning import ConditioningItemAttentionStrengthWrapper, VideoConditionByReferenceLatent
-    from ltx_core.tools import VideoLatentTools
-    from ltx_core.types import VideoLatentShape
-
-    tools = VideoLatentTools(VideoLatentPatchifier(1), VideoLatentShape(1, *SHAPE), float(FPS))
-    seeds, reference = draw(8, 2, 2, 4, seed=3) if seeded else None, draw(8, 3, 2, 4, seed=4)
-    theirs, ours = tools.create_initial_state("cpu", torch.float32, draw(*SHAPE, seed=9)), video_state()
+    (weight, seeded), theirs = SLOTS[case], recorded("slots")[case]
+    state = video_state()
     if weight is not None:
-        item = VideoConditionByReferenceLatent(reference, 1, 1.0)
-        item = ConditioningItemAttentionStrengthWrapper(item, weight) if weight != 1 else item
-        theirs = item.apply_to(theirs, tools)
-        ours = ReferenceVideoTokens(reference, attention=weight)(ours)
-    theirs = slots.VideoGeneratedKeyframeSlots((3, 16), seeds).apply_to(theirs, tools)
-    ours = KeyframeSlots((3, 16), seeds)(ours)
-    own = theirs.latent[:, ours.slots >= 0], theirs.latent[:, : ours.count]
-    compare("slots: begin", ours.latent[:, ours.slots >= 0], own[0])
-    compare("slots: clip", ours.latent[:, : ours.count], own[1])
-    compare("slots: positions", ours.positions, theirs.positions)
-    compare("slots: mask", ours.mask, theirs.denoise_mask)
-    compare("slots: marks", ours.keyframes, theirs.keyframes_mask)
-    if theirs.attention_mask is not None and weight != 1:
-        compare("slots: attention", matrix(ours.visibility), theirs.attention_mask)
-    layout = theirs.generated_keyframe_layout
-    found, expected = ours.generated(ours.latent), tools.extract_generated_keyframes(theirs)
-    assert found.frames == layout.pixel_frame_indices
-    compare("slots: taken out", found.latent, expected)
+        state = ReferenceVideoTokens(draw(8, 3, 2, 4, seed=4), attention=weight)(state)
+    state = KeyframeSlots(FRAMES, draw(8, 2, 2, 4, seed=3) if seeded else None)(state)
+    generated = state.generated(state.latent)
+    assert generated.frames == FRAMES
+    found = {"begin": state.latent[:, state.slots >= 0], "clip": state.latent[:, : state.count]}
+    found |= {"positions": state.positions, "mask": state.mask, "marks": state.keyframes, "taken out": generated.latent}
+    if "attention" in theirs:
+        found["attention"] = matrix(state.visibility)
+    assert found.keys() == theirs.keys()
+    for name, tensor in found.items():
+        compare_samples(f"slots: {name}", tensor, theirs[name])
 
 
 def test_a_slot_lasts_one_frame_and_is_marked_and_noisy():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from official_parts import LENGTHS, recorded
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -47,23 +48,27 @@ def test_windows_of_the_spec():
     assert_close(torch.tensor(ROUND_SIGMAS), torch.tensor([0.975, 0.909375, 0.725, 0.421875, 0]))
 
 
-@pytest.mark.parametrize("length", [25, 33, 49, 97, 121, 129, 161, 193, 241, 257])
+@pytest.mark.parametrize("length", LENGTHS)
 def test_windows_agree(length):
-    """All rounds of a clip, with the layout of 1.2.0."""
-    layout = pytest.importorskip("ltx_pipelines.dfr_layout")
-    frames, _, positions = layout.resolve_canvas(length)
-    for number in (1, 2):
+    """Both rounds of a clip, with the layout of 1.2.0."""
+    frames = whole_segments(length)
+    positions = GeneratedKeyframes().places(frames)
+    for number, theirs in enumerate(recorded("windows")[str(length)], 1):
         frames, positions = 2 * (frames - 1) + 1, [2 * each for each in positions]
-        theirs, ours = layout.tile_ranges(positions, frames, 2**number), split_round(positions, frames, 2**number)
-        assert numbers(ours) == [tuple(each) for each in theirs]
+        ours = split_round(positions, frames, 2**number)
+        assert [list(map(_listed, each)) for each in numbers(ours)] == theirs
         positions = sorted({*positions, *(slot for each in ours for slot in each.slots)})
         latent = torch.arange((frames - 1) // 8 + 1.0)[None, None, :, None, None]
         assert torch.equal(join_round([latent[:, :, each.latents] for each in ours], ours), latent)
 
 
+def _listed(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
 @pytest.mark.slow
 @pytest.mark.oracle
-@pytest.mark.parametrize("length", [25, 33, 49, 97, 121, 129, 161, 193, 241, 257])
+@pytest.mark.parametrize("length", LENGTHS)
 def test_windows_of_diffusers_agree(length):
     """From the filled-up clip and its keyframes on, in both rounds."""
     layout = pytest.importorskip("diffusers.pipelines.ltx2.dfr_layout")

@@ -546,7 +546,7 @@ def raise_frame_rate() -> Graph:
         "switch both nodes on (Ctrl + B). Keyframes are generated beside the clip, in both stages; then its frame rate "
         "is doubled, and each stretch between two of them is refined: 48 frames per second, 96 with *rounds* 2. The "
         "sound stays that of the first stage.",
-        files=("upscalers", "distilled_loras"),
+        files=("upscalers", "distilled_loras", "2.5"),
         note_in=(4, 1),
     )
     usual = Usual(graph, RED)
@@ -583,6 +583,7 @@ def hdr_video() -> Graph:
         "switch *LTX-2 Save HDR* on and *Save Video* off (Ctrl + B): frames are linear light then. It writes an HLG "
         "video of 10 bit, or half-float EXR files for grading with the sound beside them. *LTX-2 Load HDR* reads light "
         "to begin with.",
+        files=("2.5",),
     )
     usual = Usual(graph, RED)
     usual.finish()

@@ -105,6 +105,32 @@ FILES = (
 )  # fmt: skip
 
 
+def _of_2_5(loader: str, folder: str, name: str, label: str, gigabytes: int = 0) -> File:
+    """A file of LTX-2.5, whose repository has ComfyUI's folders; it is downloaded after its licence was accepted."""
+    return File(f"{name}.safetensors", folder, f"Lightricks/LTX-2.5/{folder}", loader, "2.5", label, gigabytes)
+
+
+FILES += (
+    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-distilled-transformer-bf16", "2.5 distilled", 42),
+    _of_2_5(
+        _MODEL, "diffusion_models", "ltx-2.5-22b-distilled-transformer-comfy-int8-convrot", "2.5 distilled int8", 22
+    ),
+    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-dev-transformer-bf16", "2.5 dev", 42),
+    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-dev-transformer-comfy-int8-convrot", "2.5 dev int8", 22),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-bf16", "video VAE 2.5", 1),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-conv-bf16", "the same with a convolutional decoder", 1),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-audio-vae-bf16", "audio VAE 2.5"),
+    _of_2_5(_MODEL, "model_patches", "ltx-2.5-duration-head-bf16", "duration head 2.5"),
+    _of_2_5(_GEMMA, "text_encoders", "gemma4-12b-with-proj-ltx-2.5-bf16", "Gemma 4 of 2.5", 26),
+    _of_2_5(_GEMMA, "text_encoders", "gemma4-12b-with-proj-ltx-2.5-comfy-int8-convrot", "Gemma 4 of 2.5 int8", 15),
+    _of_2_5(_UPSCALER, "latent_upscale_models", "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0", "upscaler 2.5", 1),
+    _of_2_5(
+        _UPSCALER, "latent_upscale_models", "ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0", "temporal upscaler 2.5"
+    ),
+    _of_2_5(_LORA, "loras", "ltx-2.5-22b-distilled-lora-450-bf16", "distilled LoRA 2.5", 9),
+)  # fmt: skip
+
+
 def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
     """Files of these groups as Markdown, by their folder; ``visible`` leaves out what is behind the links."""
     parts = []

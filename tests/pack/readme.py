@@ -30,7 +30,7 @@ def workflows() -> str:
     rows = []
     for graph in (make() for make in GRAPHS):
         picture = f'<img src="workflows/{graph.name}.jpg" width="110">'
-        needs = ", ".join(NEEDED[group] for group in graph.files)
+        needs = ", ".join(NEEDED[group] for group in graph.files if group in NEEDED)
         rows.append(f"| {picture} | `{graph.name}` | {graph.title} | {needs} |")
     return "\n".join(["| | workflow | what for | needs also |", "|---|---|---|---|", *rows])
 

@@ -47,7 +47,7 @@ def test_what_is_written_by_hand_names_only_what_the_node_has(ours, name):
     assert {*BOLD.findall(written)} - labels <= known
     everywhere = chain(*map(inputs_of, ours.values()))
     choices = chain(*(options["options"] for _, kind, options in everywhere if kind == "COMBO"))
-    prose = re.sub(r"`[^`]*`", "", written)
+    prose = re.sub(r"`[^`]*`|\(https://[^)]*\)", "", written)
     assert {*re.findall(r"\b[a-z]\w*_\w+\b", prose)} <= known | {*choices}
 
 
