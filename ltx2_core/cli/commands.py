@@ -13,7 +13,7 @@ from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
-from ..lora import open_lora
+from ..lora import open_shrunk
 from ..media import check_target
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
@@ -107,7 +107,7 @@ def run_plan(options: argparse.Namespace) -> None:
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
-    loras = tuple((open_lora(path), strengths) for path, strengths in written)
+    loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
     load = LoraLoad(loras, torch.device("cpu" if room.in_ram else "cuda"), blueprint)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))

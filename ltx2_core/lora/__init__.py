@@ -3,6 +3,7 @@
 from .adapter import LoraAdapter
 from .parse import Lora, open_lora, open_text_lora
 from .report import Report, check_text_lora, compare
+from .shrunk import Shrink, open_shrunk
 from .stack import Stack
 from .strengths import Strengths, StrengthSchedule
 
@@ -10,11 +11,13 @@ __all__ = [
     "Lora",
     "LoraAdapter",
     "Report",
+    "Shrink",
     "Stack",
     "StrengthSchedule",
     "Strengths",
     "check_text_lora",
     "compare",
     "open_lora",
+    "open_shrunk",
     "open_text_lora",
 ]
