@@ -1,6 +1,7 @@
 """What does a LoRA do to which weight?"""
 
 from .adapter import LoraAdapter
+from .fold import fold_loras
 from .parse import Lora, open_lora, open_text_lora
 from .report import Report, check_text_lora, compare
 from .shrunk import Shrink, open_shrunk
@@ -17,6 +18,7 @@ __all__ = [
     "Strengths",
     "check_text_lora",
     "compare",
+    "fold_loras",
     "open_lora",
     "open_shrunk",
     "open_text_lora",

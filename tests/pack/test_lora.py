@@ -126,6 +126,15 @@ def test_a_lora_is_shrunk_once_and_the_node_says_what_is_lost(server, client, pr
     assert server.log.count("is shrunk to an energy of 0.9") == 1
 
 
+def test_folded_into_quantised_weights_is_the_same_clip(server, client, prompt):
+    change(prompt, LTX2AVLoadModel={"precision": "int8"})
+    beside = frames(server, client.run(chained(prompt, (GOLDEN, 1.0))))
+    folded = frames(server, client.run(change(prompt, LTX2AVLoadModel={"fold_loras": True})))
+    assert yellow(folded) > 120 and np.abs(folded - beside).mean() < 0.5
+    prompt["lora1"]["inputs"]["strength"] = 0.0
+    assert yellow(frames(server, client.run(prompt))) < 60  # nothing of it is left in the weights
+
+
 def test_branches_do_not_disturb_each_other(server, client, prompt):
     """One model, three samplers with other LoRAs: each gives what it gives alone, and the model is built once."""
     built = server.log.count("Built transformer")
