@@ -19,7 +19,7 @@ from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
-from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
+from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora, fold_loras
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.machine import free_ram
@@ -31,7 +31,16 @@ from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, adapters_of, cast_device, fuses, joined, ready
+from ..ltx2_core.pipeline.prepare import (
+    LoraLoad,
+    Prepared,
+    adapters_of,
+    cast_device,
+    folded_stack,
+    fuses,
+    joined,
+    ready,
+)
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
     TEXT_ENCODER,
@@ -283,16 +292,16 @@ def upscaler_of(value: UpscalerLike, models: Models) -> AnyUpscaler:
 class LoadedModel:
     """LTX2AV_MODEL: the opened files of a model, and its networks as far as they have been needed."""
 
-    def __init__(self, models: Models, precision: str, attention: str = Resources.attention):
+    def __init__(self, models: Models, precision: str, attention: str = Resources.attention, fold_loras: bool = False):
         """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights."""
-        self.models, self.attention = models, attention
+        self.models, self.attention, self.fold_loras = models, attention, fold_loras
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
         self._dtypes = {
             name: PRECISIONS.get(precision) or host.dtype_for(_role_of(name), source.parameters)
             for name, source in models.sources.items()
         }
-        self._networks: dict[tuple[str, torch.dtype], HostNetwork] = {}
+        self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}
         self._adapters: WeakKeyDictionary[nn.Module, tuple[LoraAdapter, ...]] = WeakKeyDictionary()
         self.conditions = ConditionCache()
 
@@ -315,24 +324,41 @@ class LoadedModel:
         files, device = None if gemma is None else gemma.files, host.device_for(ROLES["transformer"])
         return blueprint_of(self.models, files, dtypes, self.format, tables, device)
 
-    def network(self, key: NetworkKey[Any], dtype: torch.dtype | None = None) -> HostNetwork:
-        """Return a network of the model, in the precision that was chosen unless ``dtype`` is given; not built yet."""
+    def network(
+        self, key: NetworkKey[Any], dtype: torch.dtype | None = None, loras: Stack | None = None
+    ) -> HostNetwork:
+        """Return a network of the model, not built yet.
+
+        Args:
+            key: of the network.
+            dtype: in place of the precision that was chosen.
+            loras: in place of those of the model, where they are folded into weights.
+        """
         sources = [self.models.source(name) for name in key.components]
         dtype = dtype or self.dtype(key.components[0])
-        if (key.name, dtype) not in self._networks:
+        folded = folded_stack(key, self.loras if loras is None else loras, self.fold_loras)
+        if (key.name, dtype, folded) not in self._networks:
             format = self.format if key == TRANSFORMER else None
-            make = partial(self._build, key, dtype, format)
+            make = partial(self._build, key, dtype, format, folded)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
             device = host.device_for(ROLES.get(key.name, "vae"))
-            self._networks[key.name, dtype] = HostNetwork(key.name, device, dtype, make, origin)
-        return self._networks[key.name, dtype]
+            self._networks[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
+        return self._networks[key.name, dtype, folded]
 
     def _build(
-        self, key: NetworkKey[Any], dtype: torch.dtype, format: str | None, deferred: Collection[torch.dtype]
+        self,
+        key: NetworkKey[Any],
+        dtype: torch.dtype,
+        format: str | None,
+        folded: Stack,
+        deferred: Collection[torch.dtype],
     ) -> list[nn.Module]:
         on = cast_device(host.device_for(ROLES.get(key.name, "vae")))
-        return [build(self.models, name, dtype, "cpu", format, deferred, on) for name in key.components]
+        built = [build(self.models, name, dtype, "cpu", format, deferred, on) for name in key.components]
+        if folded:
+            fold_loras(built[0], folded)
+        return built
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""
@@ -414,7 +440,7 @@ class HostEngine(PlannedEngine):
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
-        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint)
+        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.model.fold_loras)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""
@@ -429,7 +455,7 @@ class HostEngine(PlannedEngine):
             yield Networks({stage.networks[0]: source})
             return
         keys = [*stage.networks, *(self.preview.networks(self) if self.preview and _samples(stage) else ())]
-        networks = {key: self._network(key) for key in keys}
+        networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
         make_room = partial(self._make_room, list(networks.values()), work)
         self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
@@ -439,12 +465,12 @@ class HostEngine(PlannedEngine):
                 self.preview.start(result, stage.name)
             yield result
 
-    def _network(self, key: NetworkKey[Any]) -> HostNetwork:
+    def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):
             return key.source.network
         if key == TEXT_ENCODER:
             return self._gemma.network
-        return self.model.network(key, self.dtype(key))
+        return self.model.network(key, self.dtype(key), loras)
 
     def _prepared(self, key: NetworkKey[Any], network: HostNetwork, loras: Stack | None) -> Prepared:
         if network.patcher.store is None:

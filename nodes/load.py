@@ -125,14 +125,20 @@ class LoadModel(io.ComfyNode):
                     AUTO_PART,
                     NONE,
                 ),
-                *inputs.widgets(Resources, "attention"),
+                *inputs.widgets(Resources, "attention", "fold_loras"),
             ],
             outputs={"model": ModelType},
         )
 
     @classmethod
     def fingerprint_inputs(
-        cls, checkpoint: str, precision: str = "auto", kind: str = "", attention: str = "", **parts: str
+        cls,
+        checkpoint: str,
+        precision: str = "",
+        kind: str = "",
+        attention: str = "",
+        fold_loras: bool = False,
+        **parts: str,
     ) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
 
@@ -143,6 +149,7 @@ class LoadModel(io.ComfyNode):
         precision: str = "auto",
         kind: str = AS_NAMED,
         attention: str = Resources.attention,
+        fold_loras: bool = False,
         **parts: str,
     ) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
@@ -150,9 +157,9 @@ class LoadModel(io.ComfyNode):
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision, attention)
+            return LoadedModel(models, precision, attention, fold_loras)
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention), open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention, fold_loras), open_files))
 
 
 class LoadGemma(io.ComfyNode):
@@ -236,7 +243,7 @@ class LoadUpscaler(io.ComfyNode):
         return io.NodeOutput(LoadedUpscaler(file))
 
 
-def _opened(paths: list[Path], choices: tuple[str, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
+def _opened(paths: list[Path], choices: tuple[str | bool, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
     """Return the value for these files and widgets: the one that is open already, if nothing has changed."""
     key = (*stamps(paths), *choices)
     value = _open.get(key) or make()

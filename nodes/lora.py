@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
-from ..ltx2_core.lora import Strengths, compare, open_lora
+from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk
 from ..ltx2_core.lora.stack import find_distilled_lora, parse_blocks, parse_schedule
 from ..ltx2_core.pipeline.generate import recipe_of
 from . import host, inputs
@@ -49,14 +49,19 @@ class LoadLora(_OneLora):
         return inputs.schema(
             "LTX2AVLoadLora",
             "loaders/Load LoRA",
-            inputs=[MODEL, _lora_input(), *inputs.widgets(Strengths, "strength")],
+            inputs=[
+                MODEL,
+                _lora_input(),
+                *inputs.widgets(Strengths, "strength"),
+                *inputs.widgets(Shrink, "energy", optional=True),
+            ],
             outputs={"model": ModelType},
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(_added(cls, model, (lora, Strengths(strength))))
+    def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
+        return io.NodeOutput(_added(cls, model, energy, (lora, Strengths(strength))))
 
 
 class LoadLoraAdvanced(_OneLora):
@@ -72,16 +77,17 @@ class LoadLoraAdvanced(_OneLora):
                 _lora_input(),
                 *inputs.widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
                 *inputs.widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
+                *inputs.widgets(Shrink, "energy", optional=True),
             ],
             outputs={"model": ModelType},
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, lora: str, **strengths: Any) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, lora: str, energy: float = 1.0, **strengths: Any) -> io.NodeOutput:
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
-        return io.NodeOutput(_added(cls, model, (lora, inputs.settings_from(Strengths, strengths))))
+        return io.NodeOutput(_added(cls, model, energy, (lora, inputs.settings_from(Strengths, strengths))))
 
 
 class LoraStack(io.ComfyNode):
@@ -98,7 +104,7 @@ class LoraStack(io.ComfyNode):
         return inputs.schema(
             "LTX2AVLoraStack",
             "loaders/LoRA Stack",
-            inputs=[MODEL, *rows],
+            inputs=[MODEL, *rows, *inputs.widgets(Shrink, "energy", optional=True)],
             outputs={"model": ModelType},
             shows=True,
         )
@@ -108,9 +114,9 @@ class LoraStack(io.ComfyNode):
         return [_stamp(name) for name, _ in _rows(inputs)]
 
     @classmethod
-    def execute(cls, model: LoadedModel, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, model: LoadedModel, energy: float = 1.0, **inputs: Any) -> io.NodeOutput:
         chosen = [(name, Strengths(strength)) for name, strength in _rows(inputs)]
-        return io.NodeOutput(_added(cls, model, *chosen))
+        return io.NodeOutput(_added(cls, model, energy, *chosen))
 
 
 class LoadICLora(_OneLora):
@@ -121,25 +127,38 @@ class LoadICLora(_OneLora):
         return inputs.schema(
             "LTX2AVLoadICLora",
             "loaders/Load IC-LoRA",
-            inputs=[MODEL, _lora_input(last=""), *inputs.widgets(Strengths, "strength")],
+            inputs=[
+                MODEL,
+                _lora_input(last=""),
+                *inputs.widgets(Strengths, "strength"),
+                *inputs.widgets(Shrink, "energy", optional=True),
+            ],
             outputs={"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int},
             shows=True,
         )
 
     @classmethod
-    def execute(cls, model: LoadedModel, lora: str, strength: float) -> io.NodeOutput:
-        added = _added(cls, model, (lora, Strengths(strength)))
+    def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
+        added = _added(cls, model, energy, (lora, Strengths(strength)))
         opened, _ = added.loras[-1]
         return io.NodeOutput(added, opened.downscale, opened.temporal_downscale)
 
 
-def _added(node: type[io.ComfyNode], model: LoadedModel, *chosen: tuple[str, Strengths]) -> LoadedModel:
+def _added(node: type[io.ComfyNode], model: LoadedModel, energy: float, *chosen: tuple[str, Strengths]) -> LoadedModel:
     """Return ``model`` with these LoRAs, and show how they fit; CheckpointError if one of them changes nothing."""
     paths = [(_path_for(model.models, name), strengths) for name, strengths in chosen]
-    loras = [(open_lora(path), strengths) for path, strengths in paths if path is not None]
+    loras = [(_opened(path, Shrink(energy)), strengths) for path, strengths in paths if path is not None]
     reports = [str(compare(lora, model.models)) for lora, _ in loras]
     host.show_text(node.hidden.unique_id, "\n".join(reports) or "no LoRA")
     return model.with_loras(*loras)
+
+
+def _opened(path: Path, shrink: Shrink) -> Lora:
+    """Open a LoRA; while one is shrunk, the node has a bar and can be stopped."""
+    if shrink.energy == 1:
+        return open_shrunk(path, shrink)
+    host.show_status(f"shrinking {path.name}, once")
+    return open_shrunk(path, shrink, on_layer=host.progress())
 
 
 def _rows(inputs: dict[str, Any]) -> list[tuple[str, float]]:

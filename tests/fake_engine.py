@@ -11,7 +11,7 @@ from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_enco
 from ltx2_core.checkpoint.upscaler import build_upscaler
 from ltx2_core.memory.placement import UNLIMITED
 from ltx2_core.pipeline.blueprint import blueprint_of
-from ltx2_core.pipeline.stage import TRANSFORMER, Events, Networks
+from ltx2_core.pipeline.stage import TRANSFORMER, Events, Load, Networks
 
 
 class FakeEngine:
@@ -52,8 +52,7 @@ class FakeEngine:
         plan.check()
         self.plan = plan
 
-    def load(self, stage, need):
-        return need
+    load = Load()
 
     def fit(self, stage):
         planned = None if self.plan is None else self.plan.stage(stage)

@@ -30,7 +30,7 @@ from ..quantization import (
 from .entries import MARKER, Entry, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
-from .gguf_tokenizer import tokenizer_model
+from .gguf_tokenizer import tokenizer_inside
 from .keys.layouts import official_names
 
 DTYPES = {
@@ -173,13 +173,13 @@ class TensorFile:
         return tensor - entry.excess if entry.excess else tensor
 
     @property
-    def tokenizer_model(self) -> bytes | None:
-        """The SentencePiece model that the fields of a GGUF file describe; None without one.
+    def tokenizer_inside(self) -> tuple[str, bytes] | None:
+        """The tokenizer that the fields of a GGUF file describe: its kind, as packed files call it, and its content.
 
         Raises UnreadableFileError, or CheckpointError if they describe one that cannot be.
         """
         try:
-            return tokenizer_model(self.path) if is_gguf(self.path) else None
+            return tokenizer_inside(self.path) if is_gguf(self.path) else None
         except OSError as error:
             raise _unreadable(self.path, error) from error
 

@@ -46,9 +46,9 @@ class ShardedFile(TensorFile):
         return self._shard_of[key].get(key)
 
     @property
-    def tokenizer_model(self) -> bytes | None:
-        """The SentencePiece model that the fields of one of them describe; None without one."""
-        return next((model for shard in self._shards if (model := shard.tokenizer_model) is not None), None)
+    def tokenizer_inside(self) -> tuple[str, bytes] | None:
+        """The tokenizer that the fields of one of them describe; None without one."""
+        return next((inside for shard in self._shards if (inside := shard.tokenizer_inside) is not None), None)
 
     @cached_property
     def _mapped(self) -> torch.UntypedStorage:

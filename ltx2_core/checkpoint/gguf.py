@@ -12,14 +12,16 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..quantization import BLOCKS, gguf_marker
 from .entries import MARKER, Entry, check_places, marker_entry
+from .gguf_gemma4 import GEMMA_4, gemma4_fields, gemma4_section
 from .gguf_header import GGUFHeader, StoredTensor, original_shape, read_gguf_header
 from .keys.gemma import LLAMA_CPP
 
 # What general.architecture says of language models that LTX-2 reads prompts with, and what their files have added to
 # the weights of norms, beside those of Hugging Face.
 _GEMMA_3 = "gemma3"
-_TEXT_MODELS = {_GEMMA_3: 1.0, "gemma4": 0.0}
+_TEXT_MODELS = {_GEMMA_3: 1.0, GEMMA_4: 0.0}
 _NORM = "norm.weight"
+PACKED_CONFIG = "gemma_config"  # in the header of a packed file of 2.5, whatever kind of file it is
 _CONTEXT = 131_072  # words that Gemma 3 12B can read, which other programs want to know
 
 # What it says of LTX-2, and what converters write who say the same of all models.
@@ -63,7 +65,7 @@ def read_gguf(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
         excess = _TEXT_MODELS.get(architecture, 0.0) if name.endswith(_NORM) and name != stored else 0.0
         entries |= _entries(name, tensor, shape, excess)
     check_places(entries, f"The header of {path.name}")
-    return header.size, _metadata(header, architecture), entries
+    return header.size, _metadata(path, header, architecture), entries
 
 
 def _architecture(path: Path, header: GGUFHeader) -> str:
@@ -111,22 +113,26 @@ def _entries(name: str, tensor: StoredTensor, original: tuple[int, ...] | None, 
     }
 
 
-def _metadata(header: GGUFHeader, architecture: str) -> dict[str, str]:
-    """The texts among the fields, those about words aside, and the config of Gemma 3. Sizes of Gemma 4, which differ
-    from layer to layer, are those of its tensors."""
+def _metadata(path: Path, header: GGUFHeader, architecture: str) -> dict[str, str]:
+    """The texts among the fields, those about words aside, and the config of Gemma, unless one is among them."""
     texts = {
         key: value
         for key, value in header.fields.items()
         if isinstance(value, str) and not key.startswith("tokenizer.")
     }
-    if architecture == _GEMMA_3 and (section := _text_config(header.fields)):
-        texts["config"] = json.dumps({"text_config": section})
-    return texts
+    section: Mapping[str, Any] = {}
+    if architecture == _GEMMA_3:
+        section = _text_config(header.fields)
+    elif architecture == GEMMA_4 and PACKED_CONFIG not in texts:
+        section = gemma4_section(path, header)
+    return texts | ({"config": json.dumps({"text_config": section})} if section else {})
 
 
 def gemma_fields(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that describe Gemma 3, from its config in the words of Hugging Face: what ``read_gguf``
+    """Return the fields that describe Gemma 3 or 4, from its config in the words of Hugging Face: what ``read_gguf``
     reads."""
+    if "layer_types" in section:
+        return gemma4_fields(section)
     decimal = ("attention.layer_norm_rms_epsilon", "rope.freq_base")
     fields: dict[str, Any] = {
         f"{_GEMMA_3}.{ours}": (float if ours in decimal else int)(section[theirs]) for ours, theirs in _SIZES.items()
@@ -137,9 +143,10 @@ def gemma_fields(section: Mapping[str, Any]) -> dict[str, Any]:
     return {"general.architecture": _GEMMA_3, f"{_GEMMA_3}.context_length": _CONTEXT} | fields
 
 
-def gemma_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """Return what a GGUF file calls a tensor of Gemma 3, which is ``name`` here, and holds of it: norms and one."""
-    excess = _TEXT_MODELS[_GEMMA_3] if name.endswith(_NORM) else 0.0
+def gemma_tensor(name: str, tensor: Tensor, architecture: str) -> tuple[str, Tensor]:
+    """Return what a GGUF file calls a tensor of Gemma, which is ``name`` here, and holds of it: of Gemma 3 norms and
+    one."""
+    excess = _TEXT_MODELS[architecture] if name.endswith(_NORM) else 0.0
     return LLAMA_CPP.official(name), tensor.float() + excess if excess else tensor
 
 

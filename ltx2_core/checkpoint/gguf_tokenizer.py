@@ -1,8 +1,9 @@
-"""The tokenizer in the fields of a GGUF file: the SentencePiece model that it was made from, and the other way round.
+"""The tokenizer in the fields of a GGUF file: the SentencePiece model or tokenizer.json that it comes from, and back.
 
 Read and written in the wire format of protocol buffers, by the field numbers of sentencepiece_model.proto (Apache-2.0).
 """
 
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,21 +13,30 @@ from ..errors import CheckpointError
 from .gguf_header import Array, GGUFHeader, numbers_in, read_gguf_header, texts_in
 
 _FIELDS = "tokenizer.ggml."
-_SENTENCEPIECE = "llama"  # what llama.cpp calls its kind
+_SENTENCEPIECE, _MERGED = "llama", "gemma4"  # what llama.cpp calls its kinds
+_WHOLE = "tokenizer.huggingface.json"  # a field that holds tokenizer.json as it is
 _BPE = 2  # of sentencepiece: pieces are joined, the highest score first
-_USER_DEFINED, _KINDS = 4, range(1, 7)
+_CONTROL, _USER_DEFINED, _KINDS = 3, 4, range(1, 7)
 _IDS = {40: ("unknown", 3), 41: ("bos", 2), 42: ("eos", 1), 43: ("padding", 0)}  # words by their field of the trainer
 _SPACE = "\u2581".encode()  # that stands for one in pieces
 
 
-def tokenizer_model(path: Path) -> bytes | None:
-    """Return the SentencePiece model that a GGUF file describes; None if it describes none of this kind.
+def tokenizer_inside(path: Path) -> tuple[str, bytes] | None:
+    """Return the tokenizer that a GGUF file describes: "tokenizer_json" or "spiece_model", and its content; None if it
+    describes none of these kinds.
 
     Raises CheckpointError if its lists do not go together.
     """
     header = read_gguf_header(path)
-    if header.text(f"{_FIELDS}model") != _SENTENCEPIECE:
-        return None
+    if whole := header.text(_WHOLE):
+        return "tokenizer_json", whole.encode()
+    kind = header.text(f"{_FIELDS}model")
+    if kind == _MERGED:
+        return "tokenizer_json", _merged(path, header)
+    return ("spiece_model", _sentencepiece(path, header)) if kind == _SENTENCEPIECE else None
+
+
+def _sentencepiece(path: Path, header: GGUFHeader) -> bytes:
     pieces = b"".join(_message(1, piece) for piece in _pieces(path, header))
     trainer = _number(3, _BPE) + _number(35, 1)  # and bytes for what is in no piece
     for field, (name, default) in _IDS.items():
@@ -34,6 +44,39 @@ def tokenizer_model(path: Path) -> bytes | None:
     # Text stays as it is: no space goes, and none comes unless the file says so.
     normalizer = _message(1, b"identity") + _number(3, _whole(header, "add_space_prefix", 0)) + _number(4, 0)
     return pieces + _message(2, trainer) + _message(3, normalizer)
+
+
+def _merged(path: Path, header: GGUFHeader) -> bytes:
+    """The content of tokenizer.json: words, and which two of them are joined, the first pair first."""
+    lists = {name: _list(header, path, name) for name in ("tokens", "token_type", "merges")}
+    words = [word.decode("utf-8", "replace") for word in texts_in(path, lists["tokens"])]
+    kinds = numbers_in(path, lists["token_type"]).tolist()
+    merges = [pair.decode("utf-8", "replace").split(" ") for pair in texts_in(path, lists["merges"])]
+    if len(kinds) != len(words) or len({*words}) != len(words) or any(len(pair) != 2 for pair in merges):
+        raise CheckpointError(
+            f"The tokenizer in {path.name} has {len(words):,} words ({len({*words}):,} different ones), {len(kinds):,} "
+            "kinds, and merges that should join two words each; download the file again."
+        )
+    unknown = _whole(header, "unknown_token_id", 3)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": number, "content": word, "special": kind == _CONTROL, **plain}
+        for number, (word, kind) in enumerate(zip(words, kinds))
+        if kind in (_CONTROL, _USER_DEFINED) or number == unknown
+    ]
+    joined = {"fuse_unk": True, "byte_fallback": True, "unk_token": words[unknown] if unknown < len(words) else None}
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE.decode()}
+    model = {"type": "BPE", **joined, "vocab": {word: number for number, word in enumerate(words)}, "merges": merges}
+    return json.dumps({"version": "1.0", "added_tokens": added, "normalizer": space, "model": model}).encode()
+
+
+def tokenizer_text(content: bytes, title: str) -> dict[str, str]:
+    """Return the field of a GGUF file that holds tokenizer.json; CheckpointError, which names ``title``, if it is no
+    text."""
+    try:
+        return {_WHOLE: content.decode()}
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{title} is not a tokenizer.json; download it again.") from None
 
 
 def tokenizer_fields(model: bytes, title: str) -> dict[str, Any]:

@@ -39,9 +39,9 @@ class JoinedFile(TensorFile):
         return torch.cat([self._file.get(name) for name in self._joined[key]])
 
     @property
-    def tokenizer_model(self) -> bytes | None:
+    def tokenizer_inside(self) -> tuple[str, bytes] | None:
         """As the file's own."""
-        return self._file.tokenizer_model
+        return self._file.tokenizer_inside
 
 
 def joined(file: TensorFile) -> TensorFile:

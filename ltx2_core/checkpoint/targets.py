@@ -1,5 +1,6 @@
 """The two kinds of files that a conversion writes: what they call tensors, and how they hold what stays plain."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, MissingFileError
 from .files import TensorFile
-from .gguf import gemma_fields, gemma_tensor
-from .gguf_tokenizer import tokenizer_fields
-from .keys.gemma import GEMMA
+from .gguf import PACKED_CONFIG, gemma_fields, gemma_tensor
+from .gguf_tokenizer import tokenizer_fields, tokenizer_text
+from .keys.gemma import GEMMA, PROJECTION
 from .text_encoder import TextEncoderFiles
 from .write import GGUFTensor, Layout, Piece, gguf_layout, safetensors_layout
 
@@ -80,7 +81,10 @@ class SafetensorsTarget:
 
 
 class GGUFTarget:
-    """A GGUF file: LTX-2 by its official names, or the text model of Gemma 3 by those of llama.cpp."""
+    """A GGUF file: LTX-2 by its official names, or the text model of Gemma by those of llama.cpp.
+
+    Beside Gemma 4 stay the text projection that it is packed with, its config and its training.
+    """
 
     added: Mapping[str, Tensor] = {}
 
@@ -88,27 +92,30 @@ class GGUFTarget:
         """Take the config of ``source``, or that of an ``encoder`` with its tokenizer.
 
         Raises:
-            CheckpointError: Nobody reads this encoder from a GGUF file.
-            MissingFileError: The encoder lacks its SentencePiece model, which every reader wants.
+            MissingFileError: The encoder lacks its tokenizer; of Gemma 3 the SentencePiece model, which readers want.
         """
-        self._is_text = encoder is not None
+        self._architecture = ""  # of an encoder
         if encoder is None:
             self._names = {key: name for name, key in source.official_names.items()}
             fields = {"general.architecture": "ltxv"} | source.metadata
         else:
             self._names = {key: ours for ours, (_, key) in encoder.names.items()}
             fields = _encoder_fields(encoder)
+            self._architecture = fields["general.architecture"]
         own = {"general.file_type": _FILE_TYPES[word], "general.quantization_version": _QUANTIZATION_VERSION}
         self._fields: dict[str, Any] = fields | own
 
     def holds(self, key: str) -> bool:
         """Return whether a tensor is one of the model: of an encoder what sees and hears is not."""
-        return key in self._names
+        return key in self._names or self._is_beside(key)
+
+    def _is_beside(self, key: str) -> bool:
+        return bool(self._architecture) and key.startswith(PROJECTION)
 
     def plain(self, key: str, tensor: Tensor) -> Tensor:
         """Return a tensor in the numbers that others read: small ones and tables of modulation in float32."""
-        if self._is_text:
-            tensor = gemma_tensor(self._names[key], tensor)[1]
+        if self._architecture and key in self._names:
+            tensor = gemma_tensor(self._names[key], tensor, self._architecture)[1]
         small = tensor.ndim <= 1 or tensor.numel() <= _SMALL or "scale_shift_table" in key
         return tensor.float() if small and tensor.is_floating_point() else tensor
 
@@ -131,16 +138,18 @@ class GGUFTarget:
         yield self._name(stored.key), stored.tensors["weight"]
 
     def _name(self, key: str) -> str:
-        name = self._names[key]
-        return gemma_tensor(name, torch.empty(0, device="meta"))[0] if self._is_text else name
+        name = self._names.get(key, key)
+        if not self._architecture or self._is_beside(key):
+            return name
+        return gemma_tensor(name, torch.empty(0, device="meta"), self._architecture)[0]
 
 
 def _encoder_fields(encoder: TextEncoderFiles) -> dict[str, Any]:
-    """The sizes of an encoder, and its tokenizer."""
-    if encoder.kind.keys is not GEMMA:
-        raise CheckpointError(
-            f"{encoder.path.name} is {encoder.kind.title}, which is not read from GGUF files: LTX-2.5 has its own, and "
-            "needs more of it than such files hold. Choose fp8, int8 or nvfp4."
-        )
-    _, model, where = encoder.tokenizer_content(["spiece_model"])
-    return gemma_fields(encoder.config.to_json()) | tokenizer_fields(model, where)
+    """The sizes of an encoder, and its tokenizer; of Gemma 4 also its config, which says how it was trained."""
+    sizes = gemma_fields(encoder.config.to_json())
+    if encoder.kind.keys is GEMMA:
+        _, model, where = encoder.tokenizer_content(["spiece_model"])
+        return sizes | tokenizer_fields(model, where)
+    _, content, where = encoder.tokenizer_content(["tokenizer_json"])
+    stated = {} if encoder.stated is None else {PACKED_CONFIG: json.dumps(encoder.stated.content)}
+    return sizes | stated | tokenizer_text(content, where)

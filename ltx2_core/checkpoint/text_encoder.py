@@ -18,6 +18,7 @@ from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokeni
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
 from .folders import ShardedFile, shards_of, weight_files
+from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION
 from .loading import load_strict, shorten_list
@@ -26,7 +27,6 @@ from .loading import load_strict, shorten_list
 _SPIECE = "spiece_model"
 _EMBEDDED = {"tokenizer_json": Tokenizer.from_json, _SPIECE: Tokenizer.from_sentencepiece}
 _BESIDE = {"tokenizer.json": "tokenizer_json", "tokenizer.model": _SPIECE}
-_CONFIG = "gemma_config"  # in the header of a packed file
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class TextEncoderFiles:
     @cached_property
     def config(self) -> EncoderConfig:
         """The sizes of the encoder, from its own config, else from the shapes of the tensors."""
-        if (content := self._stated) is None:
+        if (content := self.stated) is None:
             return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
         section = content.section("text_config") if "text_config" in content else content
         model_type = section.word("model_type", content.word("model_type", "another model"))
@@ -123,22 +123,22 @@ class TextEncoderFiles:
             raise CheckpointError(f"{content.where}: {error}") from None
 
     @cached_property
-    def _stated(self) -> Fields | None:
-        """What ``config.json`` in the folder says, or the header of a packed or GGUF file."""
+    def stated(self) -> Fields | None:
+        """The config that ``config.json`` in the folder is, or the header of a packed or GGUF file says."""
         if (path := self.path / "config.json").is_file():
             return Fields(read_json(path), str(path))
         if "text_config" in self._whole.config:
             stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
             rows = [shard.shape(key)[0] for name, (shard, key) in self.names.items() if "embed_tokens" in name]
             return Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)  # rows have no field
-        packed = next((text for shard in self.shards if (text := shard.metadata.get(_CONFIG))), None)
-        where = f"{_CONFIG} in the header of {self.path.name}"
+        packed = next((text for shard in self.shards if (text := shard.metadata.get(PACKED_CONFIG))), None)
+        where = f"{PACKED_CONFIG} in the header of {self.path.name}"
         return None if packed is None else Fields(parse_json(packed, where), where)
 
     @property
     def gemma_version(self) -> str | None:
         """The training that LTX-2.5 asks for by name, such as "gemma4-12b-ltx-v1"; None where nothing is stated."""
-        return None if self._stated is None else self._stated.word("gemma_version", "") or None
+        return None if self.stated is None else self.stated.word("gemma_version", "") or None
 
     @property
     def has_projection(self) -> bool:
@@ -191,8 +191,8 @@ class TextEncoderFiles:
                 if shard.dtype(key) not in (torch.uint8, torch.int8):
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
                 return key, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
-        if _SPIECE in wanted and (model := self._whole.tokenizer_model) is not None:
-            return _SPIECE, model, f"in the header of {self.path.name}"
+        if (inside := self._whole.tokenizer_inside) is not None and inside[0] in wanted:
+            return *inside, f"in the header of {self.path.name}"
         for file in self.companion_files():
             if (key := _BESIDE.get(file.name, "")) in wanted:
                 return key, read_file(file), str(file)

@@ -109,8 +109,9 @@ def _field(value: Any) -> bytes:
         return struct.pack("<If", 6, value)
     if value and isinstance(value[0], str | bytes):
         return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
-    decimal = bool(value) and isinstance(value[0], float)
-    return struct.pack(f"<IIQ{len(value)}{'f' if decimal else 'i'}", 9, 6 if decimal else 5, len(value), *value)
+    kinds: dict[type, tuple[int, str]] = {bool: (7, "?"), float: (6, "f")}
+    kind, code = kinds.get(type(value[0]) if value else int, (5, "i"))
+    return struct.pack(f"<IIQ{len(value)}{code}", 9, kind, len(value), *value)
 
 
 def check_new(target: Path, source: Path, overwrite: bool) -> None:

@@ -31,7 +31,7 @@ from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
-from ..lora import Stack, Strengths, check_text_lora, compare, open_lora, open_text_lora
+from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora, reference_scale
 from ..media import probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
@@ -189,8 +189,8 @@ def read_loras(written: list[str], models: Models) -> Stack:
     """Open the LoRAs that are ``written`` with their strengths, and log how each fits ``models``."""
     loras = []
     for text in written:
-        path, strengths = syntax.parse_lora(text, models.layers)
-        lora = open_lora(path)
+        path, strengths, shrink = syntax.parse_lora(text, models.layers)
+        lora = open_shrunk(path, shrink)
         _log.info(compare(lora, models).line)
         loras.append((lora, strengths))
     return tuple(loras)
@@ -202,10 +202,10 @@ def read_text_loras(written: list[str], models: Models) -> Stack:
         return ()
     encoder, loras = open_text_encoder(models.text_encoder), []
     for text in written:
-        path, strengths = syntax.parse_lora(text, models.layers)
+        path, strengths, shrink = syntax.parse_lora(text, models.layers)
         if strengths != Strengths(strengths.strength):
             raise SettingError(f"--text-encoder-lora {text}: Gemma has one strength; write FILE:STRENGTH.")
-        lora = open_text_lora(path)
+        lora = open_shrunk(path, shrink, open_text_lora)
         _log.info(check_text_lora(lora, encoder))
         loras.append((lora, strengths))
     return tuple(loras)
@@ -501,8 +501,17 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
     )
     first, refine = stage.lora_strengths(recipe)
     if first or (stage.refine and refine):
-        stage = replace(stage, lora=open_lora(options.distilled_lora or find_distilled_lora(models)))
+        stage = replace(stage, lora=_distilled_lora(options.distilled_lora, models))
     return stage
+
+
+def _distilled_lora(text: str | None, models: Models) -> Lora:
+    """Open the distilled LoRA that was written, or the one beside the model."""
+    path, shrink = (None, {}) if text is None else syntax.parse_file(text, "energy")
+    lora = open_shrunk(path or find_distilled_lora(models), Shrink(**shrink))
+    if shrink:
+        _log.info(compare(lora, models).line)
+    return lora
 
 
 def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFile, ...]:

@@ -13,7 +13,7 @@ from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
-from ..lora import open_lora
+from ..lora import open_shrunk
 from ..media import check_target
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
@@ -28,7 +28,7 @@ from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
 from ..sampling import Recipe, ScheduleSettings, recipe_for
-from ..settings import ClipSettings, Request
+from ..settings import ClipSettings, Request, Resources
 from ..tiny import write
 from .arguments import request_of
 from .batch import make_batch
@@ -109,8 +109,9 @@ def run_plan(options: argparse.Namespace) -> None:
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
-    loras = tuple((open_lora(path), strengths) for path, strengths in written)
-    load = LoraLoad(loras, torch.device("cpu" if room.in_ram else "cuda"), blueprint)
+    loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
+    fold = Resources(**given(options, Resources)).fold_loras
+    load = LoraLoad(loras, torch.device("cpu" if room.in_ram else "cuda"), blueprint, fold)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
 

@@ -23,7 +23,7 @@ from ..conditioning.timeline import LANES, Timeline
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
-from ..lora import Strengths
+from ..lora import Shrink, Strengths
 from ..pipeline.blueprint import PLANNED_FORMATS
 from ..quantization import KEPT_WORDS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
@@ -380,13 +380,14 @@ def _guidance(command: Command) -> None:
 def _loras(command: Command) -> None:
     group = command.group("LoRAs")
     group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH][:NAME=VALUE,...]",
-              covers={Strengths: tuple(each.name for each in fields(Strengths))},
+              covers={Strengths: tuple(each.name for each in fields(Strengths)), Shrink: ("energy",)},
               help="a LoRA, repeatable; with strengths for video, audio, audio_to_video, video_to_audio and text, for "
               "some blocks (blocks=0-23+40), and over the run (schedule=1.0@1+0.5@0.3 are points sigma@strength, or "
-              "step@strength with schedule_over=steps)")  # fmt: skip
+              "step@strength with schedule_over=steps); energy=0.9 shrinks it, once, to ranks that keep this share of "
+              "each change")  # fmt: skip
     group.add("--text-encoder-lora", action="append", default=[], metavar="FILE[:STRENGTH]",
               help="a LoRA for Gemma, or the part for Gemma of a LoRA that has both; repeatable")  # fmt: skip
-    group.add("--distilled-lora", type=syntax.file_path, metavar="FILE",
+    group.add("--distilled-lora", type=syntax.file_name, metavar="FILE[:energy=0.9]",
               help="for --refine and --hq with a dev model (default: found by name beside the checkpoint)")  # fmt: skip
     group.add("--detailing-lora", type=syntax.file_path, metavar="FILE", covers={SecondStage: ("detailing",)},
               help="the detailing IC-LoRA of LTX-2.5 (DFR): --refine then follows the small picture of the first "
@@ -461,6 +462,7 @@ def _plan(command: Command) -> None:
     group.add("--passes", type=_passes, metavar="{1,2,3,4}",
               help="of a step (default: as the recipe)")  # fmt: skip
     group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="as for generate")
+    group.add_settings(Resources, only=("fold_loras",))
     group = command.group("machine")
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
     group.add("--devices", metavar="CARDS",

@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..conditioning import Timeline
 from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
 from ..conditioning.sources import VideoSource
 from ..errors import SettingError
 from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
-from ..lora import Strengths, stack
+from ..lora import Shrink, Strengths, stack
 from ..media import open_local
 from ..sampling import Guidance, schedules
 from ..sampling.windows import Segment
@@ -171,8 +171,16 @@ def parse_picture(text: str) -> PictureFile:
     return PictureFile(found["path"], **{"frame": 0} | values | options)
 
 
-def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
-    """Read PATH, PATH:STRENGTH and PATH:STRENGTH:video=1,audio=0.5,blocks=0-23+40,schedule=1.0@1+0.5@0.3.
+class LoraFile(NamedTuple):
+    """A LoRA as it was written: its file, how strongly it acts, and how small it becomes."""
+
+    path: Path
+    strengths: Strengths
+    shrink: Shrink = Shrink()
+
+
+def parse_lora(text: str, layers: int) -> LoraFile:
+    """Read PATH, PATH:STRENGTH and PATH:STRENGTH:video=1,audio=0.5,blocks=0-23+40,schedule=1.0@1+0.5@0.3,energy=0.9.
 
     Args:
         text: what was written. The points of a schedule are MOMENT@STRENGTH, joined by + or ;
@@ -188,15 +196,16 @@ def parse_lora(text: str, layers: int) -> tuple[Path, Strengths]:
         "blocks": lambda word: stack.parse_blocks(word.replace("+", ","), layers),
         "schedule": lambda word: stack.parse_schedule(re.sub("[;+]", ",", word).replace("@", ":")),
         "schedule_over": str,
+        "energy": within(settings_of(Shrink)["energy"]),
     }
     head, options = split_options(text, converters)
     found = _LORA.fullmatch(head)
     assert found is not None, text
     _check_path(found["path"], text)
     converters["strength"] = within(settings["strength"])
-    return Path(found["path"]), Strengths(
-        _read_value("strength", found["strength"] or "1", converters, text), **options
-    )
+    strength = _read_value("strength", found["strength"] or "1", converters, text)
+    shrink = Shrink(options.pop("energy", 1.0))
+    return LoraFile(Path(found["path"]), Strengths(strength, **options), shrink)
 
 
 def _check_path(path: str, text: str) -> None:
@@ -206,8 +215,8 @@ def _check_path(path: str, text: str) -> None:
 
 
 def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
-    """Read PATH or PATH:name=value,name=value with some of ``names``, which are numbers of a reference or its file."""
-    settings = settings_of(ReferenceVideo) | settings_of(VideoSource)
+    """Read PATH or PATH:name=value,name=value with some of ``names``: numbers of a reference, a source or a LoRA."""
+    settings = settings_of(ReferenceVideo) | settings_of(VideoSource) | settings_of(Shrink)
     path, options = split_options(text, {name: within(settings[name]) for name in names})
     return Path(path), options
 

@@ -54,6 +54,16 @@ class _Term:
         return down, up
 
 
+class FoldedLinear(nn.Linear):
+    """A plain layer whose weight holds its LoRAs already (``fold.py``); an adapter leaves it alone."""
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None):
+        """Take ``weight`` (out, in) and ``bias`` (out,) as they are."""
+        with torch.device("meta"):
+            super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None)
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), bias  # type: ignore[assignment]
+
+
 WeightedTerm = tuple[_Term, float]  # and how strongly it acts
 
 
@@ -89,7 +99,7 @@ class LoraAdapter:
         self._fused: dict[str, list[_Term]] = {}
         self._attachable: dict[str, tuple[nn.Module, list[_Term]]] = {}
         modules = dict(network.named_modules())
-        for name, terms in _terms_by_parameter(network, loras, component).items():
+        for name, terms in terms_by_parameter(network, loras, component).items():
             owner, _, leaf = name.rpartition(".")
             module = modules[owner]
             is_matrix = leaf == "weight" and is_linear(module)
@@ -182,11 +192,12 @@ def _tensors_of(terms: list[_Term]) -> list[Tensor]:
     return [tensor for term in terms for tensor in term.tensors.values()]
 
 
-def _terms_by_parameter(
+def terms_by_parameter(
     network: nn.Module, loras: Sequence[tuple[Lora, Strengths]], component: str
 ) -> dict[str, list[_Term]]:
-    """All that happens to the parameters of ``network``, by our names."""
-    shapes = matrix_shapes(network)
+    """Return all that happens to the parameters of ``network``, by our names; not what is folded into them already."""
+    folded = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, FoldedLinear)}
+    shapes = {name: shape for name, shape in matrix_shapes(network).items() if name not in folded}
     terms: dict[str, list[_Term]] = defaultdict(list)
     for lora, strengths in loras:
         for name, delta in lora.deltas.get(component, {}).items():
@@ -199,7 +210,7 @@ def _fuse(terms: list[_Term], weight: Tensor) -> None:
     """Change ``weight`` in place; sums are those of float32, and rounded once."""
     weighted = [(term, term.constant) for term in terms]
     if not all(term.delta.is_low_rank for term in terms):
-        weight.copy_(_add_terms(weight.to(torch.float32, copy=True), weighted))
+        weight.copy_(add_terms(weight.to(torch.float32, copy=True), weighted))
     elif len(terms) == 1 and terms[0].tensors["up"].dtype == weight.dtype:
         _add_product(weight, *weighted[0], weight.dtype)
     else:  # a piece at a time, since it takes twice the bytes or more
@@ -217,8 +228,8 @@ def _add_product(weight: Tensor, term: _Term, strength: float, dtype: torch.dtyp
     weight.addmm_(up[first : first + len(weight)], down, alpha=strength * term.delta.scale)
 
 
-def _add_terms(weight: Tensor, terms: list[WeightedTerm]) -> Tensor:
-    """``weight`` (float32), changed in place: every change is that of the weight itself, whatever the others do."""
+def add_terms(weight: Tensor, terms: list[WeightedTerm]) -> Tensor:
+    """Return ``weight`` (float32), changed in place; each change is that of the weight itself, whatever others do."""
     full = [
         term.delta.compute(weight, term.tensors).mul_(strength)
         for term, strength in terms
@@ -252,7 +263,7 @@ class _AdaptedForward:
         terms = self._active()
         if all(term.delta.is_low_rank for term, _ in terms):
             return partial(_add_low_rank, self._plain(dtype), terms)
-        weight = _add_terms(expand_weight(self._linear, torch.float32), terms).to(dtype)
+        weight = add_terms(expand_weight(self._linear, torch.float32), terms).to(dtype)
         return partial(F.linear, weight=weight, bias=self._linear.bias)
 
 

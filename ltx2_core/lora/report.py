@@ -16,6 +16,7 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError
 from .names import STREAMS, TABLES, stream_of
 from .parse import Lora
+from .shrunk import Shrunk
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every component, by our names
 
@@ -55,7 +56,8 @@ class Report:
     def line(self) -> str:
         """The whole report in one line."""
         matched = ", ".join(f"{stream.replace('_', ' ')} {len(self.matched[stream]):,}" for stream in STREAMS)
-        warning = f"; {self.warning}" if self.warning else ""
+        warning = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(self.lora)) else ""
+        warning += f"; {self.warning}" if self.warning else ""
         warning += f"; {_text_half(self.lora)}" if self.lora.text_layers else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
 
@@ -68,6 +70,7 @@ class Report:
         lines["not in the model"] = shorten_list([*chain(*self.absent.values())])
         lines["of another shape"] = shorten_list([*chain(*self.misshapen.values())])
         lines["not understood"] = shorten_list(self.lora.unknown)
+        lines["shrunk"] = str(Shrunk.of(self.lora) or "")
         lines["text encoder"] = _text_half(self.lora) if self.lora.text_layers else ""
         lines["reference"] = _reference(self.lora)
         lines["warning"] = self.warning or ""
@@ -110,7 +113,8 @@ def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
             f"{lora.path.name} changes nothing in {encoder.path.name}, whose layers have other shapes than "
             f"{lora.layers[0][2].name}; choose a LoRA that was made for this {encoder.kind.title}."
         )
-    return f"{lora.path.name}: {fitting:,} of {len(lora.layers):,} layers fit {encoder.kind.title}"
+    shrunk = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(lora)) else ""
+    return f"{lora.path.name}: {fitting:,} of {len(lora.layers):,} layers fit {encoder.kind.title}{shrunk}"
 
 
 def _text_half(lora: Lora) -> str:

@@ -1,7 +1,8 @@
 """A LoRA of a lower rank in every layer: of all such changes the nearest to its own (see README.md, "Shrinking")."""
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..checkpoint.files import TensorFile
 from ..checkpoint.write import Piece, check_new, safetensors_layout, write_tensors
 from ..errors import CheckpointError, SettingError
 from .parse import Delta, open_lora, read_lora
+
+SHRUNK = "ltx2av_shrunk"  # of the header: bytes before, and the share of all changes that was lost, as JSON
 
 _PEFT_SETTINGS = "lora_adapter_metadata"  # of the header, which name the rank that the file had
 
@@ -36,8 +40,7 @@ class Shrinking:
     @property
     def error(self) -> float:
         """The norm of all that was lost, over that of all changes."""
-        norm = math.hypot(*(layer.norm for layer in self.layers))
-        return math.hypot(*(layer.norm * layer.error for layer in self.layers)) / norm if norm else 0.0
+        return _error(self.layers)
 
 
 def shrink_lora(
@@ -48,6 +51,7 @@ def shrink_lora(
     *,
     overwrite: bool = False,
     report: Callable[[ShrunkLayer], object] = lambda layer: None,
+    on_layer: Callable[[int, int], object] = lambda done, total: None,
 ) -> Shrinking:
     """Write a LoRA anew whose layers have the lowest rank that keeps ``energy``, and at most ``rank``.
 
@@ -60,6 +64,7 @@ def shrink_lora(
         rank: the highest; None sets no limit.
         overwrite: whether a file may be there already.
         report: is told about each layer when it is written.
+        on_layer: called with (done, total), twice for each layer; it may raise to interrupt.
 
     Raises:
         SettingError: an energy or a rank that cannot be, or a name of another kind of file.
@@ -71,29 +76,47 @@ def shrink_lora(
     _check_wish(energy, rank, target)
     check_new(target, source, overwrite)
     file = open_lora(source).file
-    every = read_lora(file, lambda name: ("", name))  # whatever network the layers are of
-    deltas = [] if every is None else [delta for _, _, delta in every.layers if delta.is_low_rank and delta.shape]
-    if not deltas:
-        raise CheckpointError(
-            f"{file.path.name} has no layer that is a product of two matrices: nothing can be shrunk."
-        )
+    deltas = low_rank_layers(file)
     layers, planned = [], {key: file.outline(key) for key in file.entries}
     with torch.no_grad():
-        for delta in deltas:
+        for done, delta in enumerate(deltas, 1):
             layers.append(_plan_layer(delta, energy, rank))
             planned |= _shrunk_tensors(delta, layers[-1].rank[1], meta=True)
-        metadata = {name: text for name, text in file.metadata.items() if name != _PEFT_SETTINGS}
-        layout = safetensors_layout(planned, metadata)
+            on_layer(done, 2 * len(deltas))
+        layout = safetensors_layout(planned, _metadata(file, layers))
 
         def pieces() -> Iterator[Piece]:
             changed = {key for delta in deltas for key in delta.keys.values()}
             yield from ((key, file.get(key)) for key in file.entries if key not in changed)
-            for delta, layer in zip(deltas, layers, strict=True):
+            for done, (delta, layer) in enumerate(zip(deltas, layers, strict=True), 1):
                 yield from _shrunk_tensors(delta, layer.rank[1]).items()
                 report(layer)
+                on_layer(len(deltas) + done, 2 * len(deltas))
 
         write_tensors(target, layout, pieces())
     return Shrinking(tuple(layers), (file.nbytes, layout.size))
+
+
+def low_rank_layers(file: TensorFile) -> list[Delta]:
+    """Return the layers that are a product of two matrices, of whatever network; CheckpointError if there are none."""
+    every = read_lora(file, lambda name: ("", name))
+    deltas = [] if every is None else [delta for _, _, delta in every.layers if delta.is_low_rank and delta.shape]
+    if not deltas:
+        raise CheckpointError(
+            f"{file.path.name} has no layer that is a product of two matrices: nothing can be shrunk. Take it as it is."
+        )
+    return deltas
+
+
+def _metadata(file: TensorFile, layers: Sequence[ShrunkLayer]) -> dict[str, str]:
+    """What the header says of the file, and from how many bytes it was shrunk, with which error."""
+    kept = {name: text for name, text in file.metadata.items() if name != _PEFT_SETTINGS}
+    return kept | {SHRUNK: json.dumps({"before": file.nbytes, "error": _error(layers)})}
+
+
+def _error(layers: Sequence[ShrunkLayer]) -> float:
+    norm = math.hypot(*(layer.norm for layer in layers))
+    return math.hypot(*(layer.norm * layer.error for layer in layers)) / norm if norm else 0.0
 
 
 def _check_wish(energy: float, rank: int | None, target: Path) -> None:

@@ -29,9 +29,11 @@ from ..quantization import (
     find_format,
     install_quantized_layers,
     matrix_shape,
+    matrix_shapes,
     outline_of,
     plain_dtype,
     products_of,
+    split_companion,
     stored_weights,
     use_scaled_products,
 )
@@ -195,6 +197,19 @@ class Blueprint:
             with torch.device("meta"):
                 return _with_tensors(self.gemma.build(), self.tensors[name])
         return _build(name, self.config, self.tensors[name])
+
+    def widened(self, names: frozenset[str]) -> "Blueprint":
+        """Return the same model, of whose transformer these weights are expanded in memory."""
+        return self.remember(("widened", names), lambda: self._widened(names))
+
+    @_outlives_a_run
+    def _widened(self, names: frozenset[str]) -> "Blueprint":
+        network, stored = self.network("transformer"), self.tensors["transformer"]
+        shapes, dtype = matrix_shapes(network), plain_dtype(network)
+        tensors = {name: tensor for name, tensor in stored.items() if split_companion(name)[0] not in names}
+        tensors |= {name: torch.empty(shapes[name], dtype=dtype, device="meta") for name in names}
+        every = self.tensors | {"transformer": tensors}
+        return Blueprint(self.title, self.config, every, self.gemma, self.tables, self.device)
 
     def shortened_transformer(self, layers: int) -> Transformer:
         """Return the transformer with a few blocks from its middle, as it multiplies on its device."""

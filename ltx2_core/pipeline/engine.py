@@ -16,9 +16,9 @@ from ..memory.placement import Placement, Room
 from ..transformer import ATTENTIONS, attending_with
 from .blueprint import Blueprint
 from .pace import Pace
-from .plan import Load, place_stage
+from .plan import place_stage
 from .precision import exact_float32
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT
+from .stage import TRANSFORMER, Events, Load, NetworkKey, Networks, Stage, StagePlan, StageT
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from ..memory.placement import Placement, Room, place
 from .blueprint import Blueprint
 from .devices import deal
-from .plan import Load, Plan
+from .plan import Plan
 from .refine import Refine
 from .sample import Sample, Sampling, need_of_passes, passes_on_meta
-from .stage import need_of
+from .stage import Load, need_of
 
 
 def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:

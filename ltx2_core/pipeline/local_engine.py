@@ -1,7 +1,7 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
 import logging
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..disk_cache import cache_folder
 from ..errors import DoesNotFitError, MissingFileError, SettingError
-from ..lora import Stack, compare
+from ..lora import Stack, compare, fold_loras
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
@@ -33,10 +33,12 @@ from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .devices import Twin, Worker, working_together
 from .engine import PlannedEngine
 from .plan import place_stage
-from .prepare import LoraLoad, Prepared, adapters_of, cast_device, fuses, joined, ready
+from .prepare import LoraLoad, Prepared, adapters_of, cast_device, folded_stack, fuses, joined, ready
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
+
+Identity = tuple[NetworkKey[Any], torch.dtype, Stack]  # of a network, with the LoRAs that its weights hold
 
 # What is free changes by the minute; plans that differ by less than this are the same plan.
 _ROUNDED_BYTES = 2**26
@@ -83,7 +85,9 @@ class LocalEngine(PlannedEngine):
         self._device = self._devices[0]
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
-        self._built: dict[Hashable, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
+        self._built: dict[
+            tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
+        ] = {}  # what later stages use again
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -164,7 +168,7 @@ class LocalEngine(PlannedEngine):
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
-        return LoraLoad(self.loras, self._device, self.blueprint)
+        return LoraLoad(self.loras, self._device, self.blueprint, self.resources.fold_loras)
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
@@ -189,12 +193,16 @@ class LocalEngine(PlannedEngine):
             for key, each in prepared.items():
                 each.store.release()
                 if self._plan is None or not self._plan.is_used_after(stage.name, key):
-                    self._built.pop(self._identity(key), None)
+                    self._built.pop(self._identity(key, stack), None)
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
-        if (identity := self._identity(key)) not in self._built:
+        if (identity := self._identity(key, loras)) not in self._built:
+            for other in [each for each in self._built if each[:2] == identity[:2]]:
+                del self._built[other]  # which holds other LoRAs
             arrival = arrival_on(self._device, self._dtype_of(*key.components))
             modules = tuple(self._build(key, arrival.deferred))
+            if folded := folded_stack(key, loras, self.resources.fold_loras):
+                fold_loras(modules[0], folded)
             link = self._link(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
@@ -219,8 +227,8 @@ class LocalEngine(PlannedEngine):
             twins.append(Twin(device, prepared_there, placement, rate_of(placement, room)))
         return twins
 
-    def _identity(self, key: NetworkKey[Any]) -> Hashable:
-        return key, self._dtype_of(*key.components)
+    def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
+        return key, self._dtype_of(*key.components), folded_stack(key, loras, self.resources.fold_loras)
 
     def _build(self, key: NetworkKey[Any], deferred: Collection[torch.dtype]) -> Iterator[Any]:
         if isinstance(key.source, UpscalerFile):

@@ -5,25 +5,22 @@ use.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DoesNotFitError
 from ..geometry import ClipShape
 from ..memory.machine import Machine
-from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, StageNeed, explain_refusal, gigabytes, place
+from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from .blueprint import Blueprint
-from .stage import NetworkKey, Stage, StageT, need_of
+from .stage import Load, NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
-Load = Callable[[Stage, StageNeed], StageNeed]  # adds what comes with the weights of a stage
-
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
 
 
-def _no_load(stage: Stage, need: StageNeed) -> StageNeed:
-    return need
+_NO_LOAD = Load()
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def plan_stages(
     blueprint: Blueprint,
     room: Room,
     shape: ClipShape | None = None,
-    load: Load = _no_load,
+    load: Load = _NO_LOAD,
 ) -> Plan:
     """Choose the tiles of every stage and place its weights; nothing is loaded.
 
@@ -154,7 +151,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     for stage in fitted:
         need = load(stage, need_of(stage, blueprint))
         placement = place(need, room)
-        notes += stage.remarks(blueprint, room.machine)
+        notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
@@ -163,7 +160,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 
-def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = _no_load) -> Placement | None:
+def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = _NO_LOAD) -> Placement | None:
     """Place a single stage as it fits now, with what its LoRAs add; None without a budget.
 
     Raises:

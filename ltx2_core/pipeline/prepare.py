@@ -1,5 +1,6 @@
 """Get networks ready to run: LoRAs, placement and stores, in one order for every engine."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,17 +13,19 @@ from torch import nn
 
 from ..checkpoint.loading import find_broken
 from ..errors import NotANumberError
-from ..lora import LoraAdapter, Stack
+from ..lora import LoraAdapter, Stack, fold_loras
 from ..lora.stack import for_component
 from ..memory.arrival import arrival_on
+from ..memory.machine import Machine
 from ..memory.partition import Weights
-from ..memory.placement import Placement, StageNeed
+from ..memory.placement import Placement, StageNeed, gigabytes
 from ..memory.store import Store
 from ..memory.trace import Cost
+from ..memory.twin import twin_of
 from ..memory.unit import Changes
-from ..quantization import plain_dtype
+from ..quantization import format_of, plain_dtype
 from .blueprint import Blueprint
-from .stage import NetworkKey, Networks, Stage
+from .stage import TRANSFORMER, Load, NetworkKey, Networks, Stage, need_of
 
 Value = TypeVar("Value")
 
@@ -89,46 +92,105 @@ def cast_device(device: torch.device) -> torch.device | None:
     return device if device.type == "cuda" else None
 
 
+def folded_stack(key: NetworkKey[Any], loras: Stack, fold: bool) -> Stack:
+    """Return which LoRAs the weights of a network hold: where they are folded, those of the transformer."""
+    return for_component(loras, TRANSFORMER.name) if fold and key == TRANSFORMER else ()
+
+
 @dataclass(frozen=True)
-class LoraLoad:
+class LoraLoad(Load):
     """What LoRAs add to the needs of stages; known without building a network.
 
     What they bring travels with the units that they change. What layers compute beside their weights is counted in
-    proportion to the numbers that are multiplied.
+    proportion to the numbers that are multiplied. Where LoRAs are folded into quantised weights, the need is that of
+    weights which are wide.
 
     Attributes:
         loras: of the model, for stages that have none of their own.
         device: where the networks run.
         blueprint: the networks as shapes.
+        fold: whether the transformer's quantised weights are widened where LoRAs change them.
     """
 
     loras: Stack
     device: torch.device
     blueprint: Blueprint = field(compare=False)
+    fold: bool = False
 
     def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
         """Return the need of a stage with its LoRAs."""
-        own = getattr(stage, "loras", None)
-        names = [name for key in stage.networks for name in key.components]
-        stacks = {name: for_component(self.loras if own is None else own, name) for name in names}
+        return self._with_loras(stage, need, self.fold)
+
+    def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
+        """Say what LoRAs beside quantised weights take, and what they would take folded into a wide copy of them."""
+        if TRANSFORMER not in stage.networks:
+            return ()
+        load = self._load(TRANSFORMER.name, self._stacks(stage)[TRANSFORMER.name], True)
+        if not load.folded:
+            return ()
+        beside, folded = (self._with_loras(stage, need_of(stage, self.blueprint), fold) for fold in (False, True))
+        times = machine.seconds(folded.cost) / machine.seconds(beside.cost)
+        sizes = [gigabytes(need.weights.total) for need in (folded, beside)]
+        matrices = f"{len(load.folded):,} quantised matrices"
+        if self.fold:
+            how = f"LoRAs are folded into a wide copy of {matrices}: {sizes[0]} in place of {sizes[1]} beside them"
+            return (f"{stage.name}: {how}, and computing takes {times:.2f} x the time.",)
+        how = f"LoRAs are computed beside {matrices}. Folded into a wide copy of them (--fold-loras)"
+        what = f"weights would take {sizes[0]} in place of {sizes[1]}, and computing {times:.2f} x the time"
+        return (f"{stage.name}: {how}, {what}.",)
+
+    def _with_loras(self, stage: Stage, need: StageNeed, fold: bool) -> StageNeed:
+        stacks = self._stacks(stage)
         if not any(stacks.values()):
             return need
-        loads = [self._load(name, stack) for name, stack in stacks.items()]
+        loads = [self._load(name, stack, fold) for name, stack in stacks.items()]
+        if folded := frozenset(name for load in loads for name in load.folded):
+            need = self._widened(stage, need, folded)
         share = sum(load.beside for load in loads) / sum(load.numbers for load in loads)
         more = Cost(products=(need.cost.products + need.cost.products8) * share)
         return replace(need, weights=sum((load.weights for load in loads), Weights(0)), cost=need.cost + more)
 
-    def _load(self, name: str, stack: Stack) -> "_Load":
-        key = "loras", name, stack, self.device.type
-        return self.blueprint.remember(key, lambda: self._measure(name, stack))
+    def _widened(self, stage: Stage, need: StageNeed, folded: frozenset[str]) -> StageNeed:
+        """The need of a stage whose weights are wide; its work is that with every block like those, in proportion."""
+        network = self.blueprint.network(TRANSFORMER.name)
+        leaves = {_leaf(name) for name in folded}
+        alike = frozenset(
+            name
+            for module, layer in network.named_modules()
+            if format_of(layer) is not None and _leaf(name := f"{module}.weight") in leaves
+        )
+        wide = need_of(stage, self.blueprint.widened(alike))
+        share = len(folded) / len(alike)
+        return replace(wide, cost=need.cost + (wide.cost - need.cost) * share)
 
-    def _measure(self, name: str, stack: Stack) -> "_Load":
+    def _stacks(self, stage: Stage) -> dict[str, Stack]:
+        """The LoRAs of each component of a stage."""
+        own = getattr(stage, "loras", None)
+        names = [name for key in stage.networks for name in key.components]
+        return {name: for_component(self.loras if own is None else own, name) for name in names}
+
+    def _load(self, name: str, stack: Stack, fold: bool) -> "_Load":
+        fold = fold and name == TRANSFORMER.name
+        key = "loras", name, stack, self.device.type, fold
+        return self.blueprint.remember(key, lambda: self._measure(name, stack, fold))
+
+    def _measure(self, name: str, stack: Stack, fold: bool) -> "_Load":
         network = self.blueprint.network(name)
+        dtype, folded = plain_dtype(network), []
+        if fold:
+            network = twin_of(network)
+            folded = fold_loras(network, stack, name)
         adapter = LoraAdapter(network, stack, name, fuse=fuses(self.device))
-        arrival = replace(arrival_on(self.device, plain_dtype(network)), in_place=False)
+        arrival = replace(arrival_on(self.device, dtype), in_place=False)
         weights = Weights.of(network, self.blueprint.tables, changes_of(adapter), arrival)
         beside = sum(tensor.numel() for each in adapter.beside.values() for tensor in each)
-        return _Load(weights, beside, sum(parameter.numel() for parameter in network.parameters()))
+        numbers = sum(parameter.numel() for parameter in network.parameters())
+        return _Load(weights, beside, numbers, tuple(folded))
+
+
+def _leaf(name: str) -> str:
+    """The name of a weight without the number of its block."""
+    return re.sub(r"^blocks\.\d+\.", "", name)
 
 
 @dataclass(frozen=True)
@@ -138,6 +200,7 @@ class _Load:
     weights: Weights
     beside: int  # numbers that its layers multiply beside the weights
     numbers: int  # of its weights
+    folded: tuple[str, ...]  # names of those that hold their LoRAs
 
 
 @contextmanager

@@ -195,6 +195,18 @@ class Stage(ABC):
         return ""
 
 
+class Load:
+    """What comes with the weights of stages; here nothing."""
+
+    def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
+        """Return the need of a stage with what comes with its weights."""
+        return need
+
+    def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
+        """Say what it costs and what could be had in its place."""
+        return ()
+
+
 def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
     """Return what ``stage`` needs, measured once."""
     return blueprint.remember(("need", stage), lambda: stage.need(blueprint))
@@ -260,7 +272,7 @@ class Engine(Protocol):
         """
 
     @property
-    def load(self) -> Callable[["Stage", StageNeed], StageNeed]:
+    def load(self) -> Load:
         """What the LoRAs add to the needs of stages."""
 
     def fit(self, stage: StageT) -> StageT:

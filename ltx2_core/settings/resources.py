@@ -62,6 +62,13 @@ class Resources:
         "faster on GeForce, slightly other clips. The log tells their error, measured on your card, and why one is not "
         "taken.",
     ] = ATTENTIONS[0]
+    fold_loras: Annotated[
+        bool,
+        Switch(advanced=True),
+        "For quantised files: adds LoRAs to a wide copy of the transformer's weights, once. Takes the memory of a bf16 "
+        "file, and time again for other strengths; saves expanding these weights and the LoRA's own products in each "
+        "step. Off, LoRAs are computed beside the weights. The plan says what either takes.",
+    ] = False
     devices: Annotated[
         str | None,
         Words(),

@@ -308,6 +308,11 @@ def test_the_distilled_lora_is_opened_where_it_has_a_strength(asked, monkeypatch
     assert second.lora.path == LORA and second.distilled_lora_refine_strength == 0.5
     second = asked("--distilled-lora", LORA, "--distilled-lora-strength", 0.25).second
     assert second.lora.path == LORA and second.distilled_lora_strength == 0.25
+    monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
+    smaller = asked("--distilled-lora", f"{LORA}:energy=0.9", "--distilled-lora-strength", 0.25).second.lora
+    assert smaller.path.name == LORA.name and smaller.file.nbytes < second.lora.file.nbytes
+    with pytest.raises(SettingError, match="energy is 2"):
+        asked("--distilled-lora", f"{LORA}:energy=2", "--distilled-lora-strength", 0.25)
 
 
 def test_tiles_to_decode_in(asked):
@@ -326,12 +331,12 @@ def test_windows_paths_survive():
     assert syntax.parse_file(WINDOWS_PATH, "start") == (Path(WINDOWS_PATH), {})
     assert syntax.parse_file(f"{WINDOWS_PATH}:start=2", "start") == (Path(WINDOWS_PATH), {"start": 2})
     for text, strength in (("", 1), (":0.8", 0.8), (":0.8:audio=0", 0.8), (":audio=0", 1)):
-        path, strengths = syntax.parse_lora(f"{WINDOWS_PATH}{text}", 4)
+        path, strengths, _ = syntax.parse_lora(f"{WINDOWS_PATH}{text}", 4)
         assert path == Path(WINDOWS_PATH) and strengths == type(strengths)(strength, audio=0 if "audio" in text else 1)
 
 
 def test_loras_over_the_run():
-    _, strengths = syntax.parse_lora("a.safetensors:schedule=0@1+4@0.5,schedule_over=steps,blocks=all", 4)
+    _, strengths, _ = syntax.parse_lora("a.safetensors:schedule=0@1+4@0.5,schedule_over=steps,blocks=all", 4)
     assert strengths.schedule_over == "steps" and strengths.schedule(2) == 0.75 and strengths.blocks is None
 
 
@@ -356,6 +361,10 @@ def test_loras_over_the_run():
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:nan", ["'a.safetensors:nan'", "strength is nan"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1.0.0", ["'1.0.0'", "strength"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1:2", ["1 is one too many"]),
+        (lambda text: syntax.parse_lora(text, 4), "a:1:energy=0", ["energy is 0", "between 0.1 and 1"]),
+        (lambda text: syntax.parse_lora(text, 4), "a:1:energy=1.5", ["energy is 1.5", "between 0.1 and 1"]),
+        (lambda text: syntax.parse_lora(text, 4), "a:1:energy=nan", ["energy is nan"]),
+        (lambda text: syntax.parse_lora(text, 4), "a:1:energy=most", ["energy", "'most'"]),
         (syntax.parse_guidance, "text_scale", ["text_scale", "0.8:"]),
         (syntax.parse_guidance, "0.8:tex_scale=1", ["tex_scale", "Did you mean text_scale?"]),
         (syntax.parse_guidance, "0.8:text_scale=high", ["text_scale", "'high'"]),

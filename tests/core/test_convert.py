@@ -289,14 +289,13 @@ def test_damaged_numbers_leave_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_converted_is_said(tmp_path, converted, tiny_files):
+def test_what_cannot_be_converted_is_said(tmp_path, converted):
     for source, target, format, kind, said in (
         (converted("int8")[0], "x.safetensors", "fp8", CheckpointError, "is stored in int8 already.*--format bf16"),
         (MINI, "x.safetensors", "q8_0", SettingError, r"which \.gguf files hold"),
         (MINI, "x.gguf", "int8", SettingError, r"which \.safetensors files hold"),
         (MINI, "x.safetensors", "int9", SettingError, "no format int9 to convert to; choose bf16, fp8"),
         (MINI, "x.safetensors", BF16, CheckpointError, "nothing that could be written in bf16"),
-        (tiny_files("2.5")[1], "x.gguf", "q8_0", CheckpointError, "is Gemma 4, which is not read from GGUF"),
     ):
         with pytest.raises(kind, match=said):
             convert(source, tmp_path / target, format)

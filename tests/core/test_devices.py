@@ -25,7 +25,7 @@ from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
 from ltx2_core.pipeline.gain import describe_gain
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
-from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import SecondStage
@@ -331,5 +331,5 @@ def test_the_plan_deals_the_tiles_of_a_refinement():
     stage = Refine(tiled, LatentSize.of_clip(ClipShape(256, 256, 9, exact_fps(24))), refines_sound=False)
     rooms = [Room(machine, machine.budget, 2**36)] * 2
     plan = plan_stages([stage], blueprint, rooms[0])
-    (line,) = describe_gain(plan, blueprint, rooms, lambda stage, need: need)
+    (line,) = describe_gain(plan, blueprint, rooms, Load())
     assert line.count("2 of 4 tiles") == 2

@@ -24,7 +24,7 @@ from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.prepare import LoraLoad, changes_of
 from ltx2_core.pipeline.sample import passes_on_meta
 from ltx2_core.pipeline.stage import TRANSFORMER as KEY
-from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.pipeline.stages import stages_of_clip
 from ltx2_core.transformer import Pass, Perturbation
 
@@ -43,7 +43,7 @@ def test_a_plan_has_the_lora_in_it(released, tmp_path, format):
     path = write_zeros(tmp_path / "lora.safetensors", shapes_of_lora(found.network("transformer"), 384))
     load = LoraLoad(stack_of(path), CARD, found)
     stages, room = stages_of_clip(found, SHAPE, SAMPLING), Room(machine, machine.budget, 64 * 2**30)
-    without, with_it = (plan_stages(stages, found, room, SHAPE, each) for each in (lambda stage, need: need, load))
+    without, with_it = (plan_stages(stages, found, room, SHAPE, each) for each in (Load(), load))
     plain, laden = (each.placement("sampling") for each in (without, with_it))
     stays = laden.need.weights.total - plain.need.weights.total
     passes = sum(laden.need.weights.passing(parts=False))

@@ -68,7 +68,7 @@ def lora(models, tmp_path):
     ],
 )
 def test_strengths_as_they_are_written(text, path, strengths):
-    assert parse_lora(text, 48) == (Path(path), strengths)
+    assert parse_lora(text, 48)[:2] == (Path(path), strengths)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,29 @@ def test_another_strength_loads_nothing_and_0_is_no_lora(server, client, prompt)
     assert server.log.count("Built transformer") - built <= 1  # for all of them
 
 
+def test_a_lora_is_shrunk_once_and_the_node_says_what_is_lost(server, client, prompt):
+    whole = frames(server, client.run(chained(prompt, (GOLDEN, 1.0))))
+    prompt["lora1"]["inputs"]["energy"] = 0.9
+    run = client.run(prompt)
+    said = dict(run.texts)["lora1"]
+    assert said.startswith("golden-ball.safetensors: LoRA of rank 1 to 2, 112 layers")
+    assert "GB before" in said and "of its change lost" in said
+    small = frames(server, run)
+    assert (small != whole).any() and yellow(small) > 120
+    prompt["lora1"]["inputs"]["strength"] = 0.9
+    client.run(prompt)
+    assert server.log.count("is shrunk to an energy of 0.9") == 1
+
+
+def test_folded_into_quantised_weights_is_the_same_clip(server, client, prompt):
+    change(prompt, LTX2AVLoadModel={"precision": "int8"})
+    beside = frames(server, client.run(chained(prompt, (GOLDEN, 1.0))))
+    folded = frames(server, client.run(change(prompt, LTX2AVLoadModel={"fold_loras": True})))
+    assert yellow(folded) > 120 and np.abs(folded - beside).mean() < 0.5
+    prompt["lora1"]["inputs"]["strength"] = 0.0
+    assert yellow(frames(server, client.run(prompt))) < 60  # nothing of it is left in the weights
+
+
 def test_branches_do_not_disturb_each_other(server, client, prompt):
     """One model, three samplers with other LoRAs: each gives what it gives alone, and the model is built once."""
     built = server.log.count("Built transformer")
