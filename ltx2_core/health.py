@@ -93,9 +93,10 @@ def check_finite(what: AVLatent | Tensor, stage: str) -> None:
         NotANumberError: if ``what`` holds a NaN or an infinity.
     """
     tensors = what.streams() if isinstance(what, AVLatent) else {"result": what}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise NotANumberError(f"The {name} is not a number after {stage}", _CAUSES["is not a number"])
+    finite = {name: tensor.isfinite().all() for name, tensor in tensors.items()}
+    if finite and not torch.stack(list(finite.values())).all():  # one look for both streams: the host waits for it
+        name = next(name for name, each in finite.items() if not each)
+        raise NotANumberError(f"The {name} is not a number after {stage}", _CAUSES["is not a number"])
 
 
 # -------------------------------------------------------------------------------------------------------------- latents

@@ -3,14 +3,13 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
-
 from ..errors import CheckpointError
 from ..text.duration import DurationHead, DurationHeadConfig
 from .diffusers import stated_sections
 from .files import TensorFile
 from .keys.text import DURATION_HEAD
 from .loading import load_strict, shorten_list
+from .unfilled import unfilled
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class DurationHeadFile:
         shapes = {ours: self.file.shape(key) for ours, key in names.items()}
         sections = self.file.config or stated_sections(self.file)
         config = DurationHeadConfig.from_shapes(shapes, sections.get("duration_head") or {})
-        with torch.device("meta"):
+        with unfilled():
             head = DurationHead(config)
         state = {ours: self.file.get(key).float() for ours, key in names.items()}
         load_strict(head, state, title, DURATION_HEAD.official)

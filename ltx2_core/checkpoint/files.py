@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from ..disk_cache import fingerprint
 from ..disk_cache.mapped import map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
@@ -67,7 +68,12 @@ class TensorFile:
     @property
     def identity(self) -> tuple[Any, ...]:
         """What tells this file from another one, wherever it lies: its size, time of writing and header."""
-        return *file_stamp(self.path), self.metadata, self.entries
+        return *file_stamp(self.path), self._header
+
+    @cached_property
+    def _header(self) -> str:
+        """The hash of the header, which is read once."""
+        return fingerprint(self.metadata, repr(self.entries))
 
     @property
     def nbytes(self) -> int:

@@ -8,8 +8,6 @@ from functools import cached_property, reduce
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
-
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
@@ -22,6 +20,7 @@ from .files import TensorFile
 from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files
 from .loading import check_shapes, shorten_list
 from .text_encoder import find_kind
+from .unfilled import unfilled
 from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
@@ -177,7 +176,7 @@ class Models:
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
             check_stored(source.file.outlines(source.names.values()))
-            with torch.device("meta"):
+            with unfilled():
                 network = source.variant.build(self.config, shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None

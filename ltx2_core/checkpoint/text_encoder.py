@@ -22,6 +22,7 @@ from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION
 from .loading import load_strict, shorten_list
+from .unfilled import unfilled
 
 # Where a tokenizer may be, in order of preference: as a tensor among the weights, or as a file beside them.
 _SPIECE = "spiece_model"
@@ -257,7 +258,7 @@ def build_text_encoder(
     Tensors that need no conversion, or are of a ``deferred`` dtype, stay memory-mapped, and quantised ones stay
     quantised. Raises CheckpointError if tensors are missing, unknown or of the wrong shape.
     """
-    with torch.device("meta"):
+    with unfilled():
         encoder = files.config.build()
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
     try:

@@ -20,6 +20,7 @@ from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
 from .models import MINIATURE, Models
+from .unfilled import unfilled
 from .versions import VERSIONS
 
 BUILT_IN = MINIATURE / "upscaler-mini.safetensors"
@@ -98,7 +99,7 @@ def build_upscaler(
     file: UpscalerFile, dtype: torch.dtype = torch.bfloat16, deferred: Collection[torch.dtype] = ()
 ) -> Upscaler:
     """Build the upscaler on the CPU, computing in ``dtype``; memory-mapped where nothing is converted, or later."""
-    with torch.device("meta"):
+    with unfilled():
         upscaler = Upscaler(file.config)
     state = {ours: file.file.get(key) for ours, key in file.names.items()}
     _install(upscaler, state, dtype, title := f"The upscaler {file.file.path.name}", deferred)
@@ -111,7 +112,7 @@ def video_statistics(models: Models) -> ChannelStatistics:
     source = models.source("video_decoder" if "video_decoder" in models.sources else "video_encoder")
     prefix = "statistics."
     state = {name.removeprefix(prefix): source.file.get(key) for name, key in source.names.items() if prefix in name}
-    with torch.device("meta"):
+    with unfilled():
         statistics = ChannelStatistics(VideoVAEConfig.from_json(models.config["vae"]).latent_channels)
     title = f"The video VAE in {source.file.path.name}"
     _install(statistics, state, torch.float32, title)

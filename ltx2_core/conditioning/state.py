@@ -15,7 +15,7 @@ from .. import geometry
 from ..errors import SettingError
 from ..geometry import Keyframes
 from ..latents import STREAMS, AVLatent, per_stream
-from ..layers import Visibility
+from ..layers import TokenLevels, Visibility
 
 PURE_NOISE = 0.9999  # above this noise level, rounding is all that is left of the content
 
@@ -65,6 +65,11 @@ class State:
     def is_frozen(self) -> bool:
         """True if nothing is generated."""
         return not self.mask.any()
+
+    @cached_property
+    def levels(self) -> TokenLevels:
+        """Which tokens share a noise level, by the mask: the same in all steps."""
+        return TokenLevels.of(self.mask[..., 0])
 
     @cached_property
     def without_appended(self) -> "State":

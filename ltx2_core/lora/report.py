@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
-import torch
-
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
+from ..checkpoint.unfilled import unfilled
 from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError
 from .names import STREAMS, TABLES, stream_of
@@ -170,7 +169,7 @@ def _count(layers: Layers) -> int:
 @cache
 def _release(version: str) -> Shapes:
     """The shapes of the parts of a release that LoRAs may change."""
-    with torch.device("meta"):
+    with unfilled():
         networks = {name: COMPONENTS[name].make(VERSIONS[version].config, {}) for name in TABLES}
     return {
         component: {name: tuple(value.shape) for name, value in network.state_dict().items()}

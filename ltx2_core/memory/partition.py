@@ -34,10 +34,11 @@ class Partition:
         files: Sequence[MappedFile],
         arrival: Arrival = AS_STORED,
     ):
-        self.modules = [module for module in modules if tensors_of(module)]
-        inside = {id(tensor) for module in self.modules for tensor in tensors_of(module)}
+        owned = [(module, tensors) for module in modules if (tensors := tensors_of(module))]
+        self.modules = [module for module, _ in owned]
+        inside = {id(tensor) for _, tensors in owned for tensor in tensors}
         tables = tables_of(network)
-        self.units = [Unit(tensors_of(module), files, arrival, tables) for module in self.modules]
+        self.units = [Unit(tensors, files, arrival, tables) for _, tensors in owned]
         rest = [tensor for tensor in tensors_of(network) if id(tensor) not in inside]
         self.rest = Unit(rest, files, arrival, tables)
         self.ranked = [self.rest, *(self.units[index] for index in rank_units([unit.nbytes for unit in self.units]))]
@@ -220,7 +221,19 @@ def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """Return every parameter and buffer of ``module`` once."""
-    return list({id(t): t for t in itertools.chain(module.parameters(), module.buffers())}.values())
+    modules = _modules_of(module)
+    owned = (getattr(each, kind).values() for kind in ("_parameters", "_buffers") for each in modules)
+    return list({id(t): t for t in itertools.chain.from_iterable(owned) if t is not None}.values())
+
+
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """The same as ``module.modules()``, in the same order, without a generator inside of another for each level."""
+    found, waiting = dict[int, nn.Module](), [module]
+    while waiting:
+        if id(each := waiting.pop()) not in found:
+            found[id(each)] = each
+            waiting.extend(child for child in reversed(each._modules.values()) if child is not None)
+    return list(found.values())
 
 
 def tables_of(network: nn.Module) -> set[int]:

@@ -7,6 +7,7 @@ beside it.
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from ..checkpoint.belonging import check_text_encoder
 from ..checkpoint.components import COMPONENTS, ComponentNetwork
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles, kind_titled
+from ..checkpoint.unfilled import uncollected, unfilled
 from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError
 from ..memory.partition import Weights
@@ -76,13 +78,16 @@ class Blueprint:
         gemma: EncoderConfig | None,
         tables: bool = True,
         device: torch.device | None = None,
+        made: Mapping[str, ComponentNetwork] = MappingProxyType({}),
     ):
         self.title, self.config, self.tensors, self.gemma, self.tables = title, config, tensors, gemma, tables
         self.device = device
+        self._made = dict(made)  # networks without formats, until they are asked for
         self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
     @_outlives_a_run
+    @uncollected()
     def of_files(
         cls,
         models: Models,
@@ -102,11 +107,10 @@ class Blueprint:
             tables: whether tables, of which rows are looked up, travel to the device as other weights do.
             device: where the transformer runs; None is a card that has float8, and no library.
         """
-        tensors = {}
+        tensors, made = {}, {name: models.network(name) for name in models.sources}
         for name, source in models.sources.items():
-            network = models.network(name)
             outlines = {ours: source.file.outline(key) for ours, key in source.names.items()}
-            tensors[name] = _stored(outlines, getattr(network, "compute_dtype", dtypes[name]))
+            tensors[name] = _stored(outlines, getattr(made[name], "compute_dtype", dtypes[name]))
         if encoder is not None:
             check_text_encoder(encoder, models)
             outlines = {ours: file.outline(key) for ours, (file, key) in encoder.names.items()}
@@ -115,7 +119,7 @@ class Blueprint:
             cast(tensors["transformer"], format)
         files = dict.fromkeys(source.file.path.name for source in models.sources.values())
         title = f"LTX-{models.version} ({', '.join([*files, *_formats(models, encoder, format)])})"
-        return cls(title, models.config, tensors, encoder.config if encoder else None, tables, device)
+        return cls(title, models.config, tensors, encoder.config if encoder else None, tables, device, made)
 
     @classmethod
     @_outlives_a_run
@@ -148,7 +152,7 @@ class Blueprint:
             )
         config, gemma = VERSIONS[version].config, kind_titled(VERSIONS[version].encoder).config()
         flat = {"projection.weight": (1, (gemma.layers + 1) * gemma.width)}
-        with torch.device("meta"):
+        with unfilled():
             networks = {name: component.make(config, flat) for name, component in COMPONENTS.items()}
             networks["text_encoder"] = gemma.build()
         tensors = {}
@@ -192,11 +196,12 @@ class Blueprint:
 
     @_outlives_a_run
     def _network(self, name: str) -> ComponentNetwork:
+        network = self._made.pop(name, None)
         if name == "text_encoder":
             assert self.gemma is not None
-            with torch.device("meta"):
-                return _with_tensors(self.gemma.build(), self.tensors[name])
-        return _build(name, self.config, self.tensors[name])
+            with unfilled():
+                network = self.gemma.build()
+        return _with_tensors(network or _make(name, self.config, self.tensors[name]), self.tensors[name])
 
     def widened(self, names: frozenset[str]) -> "Blueprint":
         """Return the same model, of whose transformer these weights are expanded in memory."""
@@ -226,7 +231,7 @@ class Blueprint:
             elif 0 <= (number := int(match[1]) - middle) < layers:
                 tensors[f"blocks.{number}.{match[2]}"] = tensor
         config = self.config | {"transformer": self.config["transformer"] | {"num_layers": layers}}
-        network = _build("transformer", config, tensors)
+        network = _with_tensors(_make("transformer", config, tensors), tensors)
         use_scaled_products(network, ("meta",), products_of(network, self.device))
         return network
 
@@ -287,16 +292,23 @@ def _quantized(tensors: Tensors, blocks: Iterable[int], format: str) -> Tensors:
     return quantized
 
 
-def _build(name: str, config: dict[str, Any], tensors: Tensors) -> Any:
-    with torch.device("meta"):
-        shapes = {ours: matrix_shape(stored) for ours, stored in stored_weights(tensors).items()}
-        network = COMPONENTS[name].make(config, shapes)
-    return _with_tensors(network, tensors)
+def _make(name: str, config: dict[str, Any], tensors: Tensors) -> nn.Module:
+    shapes = {ours: matrix_shape(stored) for ours, stored in stored_weights(tensors).items()}
+    with unfilled():
+        return COMPONENTS[name].make(config, shapes)
 
 
 def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
     plain = (each.weight.dtype for each in stored_weights(state).values() if find_format(each) is None)
     install_quantized_layers(network, state, next(plain, None))
-    network.load_state_dict(state, assign=True, strict=False)
+    modules = dict(network.named_modules())
+    for name, tensor in state.items():  # as ``load_state_dict`` would, which takes several times as long
+        owner, _, leaf = name.rpartition(".")
+        if (module := modules.get(owner)) is None:
+            continue
+        if leaf in module._parameters:
+            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        elif leaf in module._buffers:
+            module._buffers[leaf] = tensor
     return network.requires_grad_(False).eval()

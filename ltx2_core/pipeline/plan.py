@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..checkpoint.unfilled import uncollected
 from ..errors import DoesNotFitError
 from ..geometry import ClipShape
 from ..memory.machine import Machine
@@ -143,6 +144,7 @@ def plan_stages(
     return blueprint.remember(key, lambda: _plan(stages, blueprint, room, shape, load))
 
 
+@uncollected()
 def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, load: Load) -> Plan:
     fitted = [stage.fit(blueprint, room) for stage in stages]
     if room.budget is None:

@@ -145,8 +145,10 @@ class Denoiser:
         if kind.hears_reference or audio is None or self.state.audio is None:
             return inputs
         own = self.state.audio.without_appended
-        timesteps = None if audio.timesteps is None else own.own(audio.timesteps)
-        return video, replace(audio, tokens=own.own(audio.tokens), positions=own.positions, timesteps=timesteps)
+        audio = replace(audio, tokens=own.own(audio.tokens), positions=own.positions)
+        if audio.timesteps is None:
+            return video, audio
+        return video, replace(audio, timesteps=own.own(audio.timesteps), levels=own.levels)
 
     def _for_all_tokens(self, velocities: Velocities, cond: Velocities) -> Velocities:
         """Those of a pass without the reference sound have no rows for it, and get the ones of ``cond``."""
@@ -204,12 +206,12 @@ class Denoiser:
 
         def stream(name: str, x: Tensor) -> StreamInput:
             state: State = getattr(self.state, name)
-            level, timesteps, nag, each = sigma, None, None, active.get(name, NEUTRAL)
+            level, timesteps, levels, nag, each = sigma, None, None, None, active.get(name, NEUTRAL)
             if state.is_frozen:
                 level = state.shown_noise
                 x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)
             elif not state.is_free:
-                timesteps = state.mask[..., 0] * sigma
+                timesteps, levels = state.mask[..., 0] * sigma, state.levels
             contexts = self.contexts.at(sigma)
             if each.uses_nag:
                 nag = each.nag(self._fit(getattr(self._only_negative(), name), x))
@@ -224,6 +226,7 @@ class Denoiser:
                 keyframes=state.keyframes,
                 nag=nag,
                 updated=name in active,
+                levels=levels,
             )
 
         inputs = {name: stream(name, x) for name, x in latent.streams().items()}
@@ -288,5 +291,5 @@ def _batch(passes: dict[str, Pass], first: str, second: str) -> Pass | None:
                 for f in fields(StreamInput)
                 if isinstance(getattr(a, f.name), Tensor)
             }
-            streams.append(replace(a, **both))
+            streams.append(replace(a, **both, levels=None if a.levels is None else a.levels.doubled))
     return Pass(streams[0], streams[1], UNPERTURBED)

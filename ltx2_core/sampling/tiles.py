@@ -198,6 +198,7 @@ class View:
             tokens=stream.tokens[:, which],
             positions=self._moved(stream.positions[:, :, which]),
             timesteps=None if stream.timesteps is None else stream.timesteps[:, which],
+            levels=None,
             keyframes=None if stream.keyframes is None else stream.keyframes[:, which],
             visibility=None if stream.visibility is None else stream.visibility.select(which),
             schedule=None if stream.schedule is None else stream.schedule.select(which),

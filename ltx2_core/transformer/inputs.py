@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..layers import TextSchedule, Visibility
+from ..layers import TextSchedule, TokenLevels, Visibility
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,7 @@ class StreamInput:
     nag: "Nag | None" = None
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None = on none
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is
+    levels: TokenLevels | None = None  # what timesteps are made of, if all clips have one sigma; None = found anew
 
 
 @dataclass(frozen=True)

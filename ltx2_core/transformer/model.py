@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import SettingError
-from ..layers import Rope, Rotation
+from ..layers import Rope, Rotation, TokenLevels
 from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
@@ -70,7 +70,12 @@ class StreamIO(nn.Module):
         return [module for module in modules if module is not None]
 
     def noise_levels(
-        self, sigma: Tensor, timesteps: Tensor | None, other_sigma: Tensor | None, dtype: torch.dtype
+        self,
+        sigma: Tensor,
+        timesteps: Tensor | None,
+        other_sigma: Tensor | None,
+        dtype: torch.dtype,
+        shares: TokenLevels | None = None,
     ) -> NoiseLevels:
         """Compute everything that depends on the noise levels of a stream, and of the other one.
 
@@ -79,8 +84,9 @@ class StreamIO(nn.Module):
             timesteps: Noise level of each token (B, N); None for ``sigma`` everywhere.
             other_sigma: Noise level of the other stream (B,); None if it is absent.
             dtype: The dtype of the hidden states.
+            shares: The shares of sigma that ``timesteps`` are made of; None if they are to be found.
         """
-        levels, level = _distinct_levels(sigma, timesteps)
+        levels, level = _distinct_levels(sigma, timesteps, shares)
         each_clip = torch.arange(len(sigma), device=level.device)[:, None]
         embedded, rows = self.modulate(levels * self.config.sigma_scale, dtype)
         text = cross_modulation = cross_gate = None
@@ -233,18 +239,20 @@ def _cached_embed(io: StreamIO) -> Callable[[StreamInput | None, StreamInput | N
         if stream is None:
             return None
         other_sigma = None if other is None else other.sigma
-        levels = cached_levels(stream.sigma, stream.timesteps, other_sigma, stream.tokens.dtype)
+        levels = cached_levels(stream.sigma, stream.timesteps, other_sigma, stream.tokens.dtype, stream.levels)
         return io.embed(stream, other, levels)
 
     return embed
 
 
-def _distinct_levels(sigma: Tensor, timesteps: Tensor | None) -> tuple[Tensor, Tensor]:
+def _distinct_levels(sigma: Tensor, timesteps: Tensor | None, shares: TokenLevels | None) -> tuple[Tensor, Tensor]:
     """The noise levels that occur (M,), and which of them each token has (B, N) or (B, 1)."""
     if timesteps is None:
         return sigma.float(), torch.arange(len(sigma), device=sigma.device)[:, None]
-    levels, level = torch.unique(timesteps.float(), return_inverse=True)
-    return levels, level
+    if shares is not None:
+        return shares.shares * sigma[:1].float(), shares.index
+    found = TokenLevels.of(timesteps)
+    return found.shares, found.index
 
 
 def _context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import needs_grad, rms_norm
 from ..layers.kernels import NORM_MODULATE
@@ -117,11 +118,24 @@ class Modulation:
             return [(slice(None), 0)]
         if self.level.shape[1] == 1:
             return [(slice(None), self.level)]
-        changes = (self.level.diff(dim=1) != 0).any(dim=0).nonzero()[:, 0]
-        bounds = [0, *(changes + 1).tolist(), self.level.shape[1]]
-        if len(bounds) > _MOST_RUNS:
+        if (runs := _RUNS.get(self.level)) is None:
+            _RUNS[self.level] = runs = _runs_of(self.level)
+        if runs == [slice(None)]:
             return [(slice(None), self.level)]
-        return [(slice(start, end), self.level[:, start : start + 1]) for start, end in zip(bounds, bounds[1:])]
+        return [(tokens, self.level[:, tokens.start : tokens.start + 1]) for tokens in runs]
+
+
+# By the tensor of levels, as long as it lives: to find runs the host waits for the device, so steps share them.
+_RUNS = WeakTensorKeyDictionary()
+
+
+def _runs_of(level: Tensor) -> list[slice]:
+    """Runs of tokens with one ``level`` (B, N) each; if they are too many, one of all tokens, without an end."""
+    changes = (level.diff(dim=1) != 0).any(dim=0).nonzero()[:, 0]
+    bounds = [0, *(changes + 1).tolist(), level.shape[1]]
+    if len(bounds) > _MOST_RUNS:
+        return [slice(None)]
+    return [slice(start, end) for start, end in zip(bounds, bounds[1:])]
 
 
 def norm_modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation, eps: float) -> Tensor:

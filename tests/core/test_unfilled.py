@@ -1,0 +1,61 @@
+"""Networks without weights are made once, quickly, and just as PyTorch makes them."""
+
+import gc
+import json
+
+import pytest
+import torch
+
+from benchmarks import start
+from ltx2_core import tiny
+from ltx2_core.checkpoint import open_models
+from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.unfilled import unfilled
+from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.memory.partition import tensors_of
+from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.transformer import Transformer
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name not in ("transformer", "text_features")])
+def test_networks_are_made_as_pytorch_makes_them(name):
+    config = VERSIONS["2.3"].config
+    with torch.device("meta"):
+        usual = COMPONENTS[name].make(config, {})
+    with unfilled():
+        quick = COMPONENTS[name].make(config, {})
+    assert _outline(quick) == _outline(usual) and str(quick) == str(usual)
+    tensors = [*usual.parameters(), *usual.buffers()]
+    assert [id(tensor) for tensor in tensors_of(usual)] == list(dict.fromkeys(map(id, tensors)))
+
+
+def test_the_search_for_garbage_goes_on_afterwards():
+    with unfilled():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), unfilled():
+        torch.nn.Linear(2, 1 // 0)
+    assert gc.isenabled()
+
+
+def test_a_blueprint_makes_the_transformer_once(tmp_path, monkeypatch):
+    checkpoint = tiny.write(tmp_path, "2.3")[0]
+    models, made, make = open_models(checkpoint), [], Transformer.__init__
+    monkeypatch.setattr(
+        Transformer, "__init__", lambda self, config: (made.append(config.layers), make(self, config))[1]
+    )
+    blueprint = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.bfloat16))
+    assert blueprint.weights("transformer").total > 0 and made == [blueprint.layers]
+    assert blueprint.network("transformer").blocks[0].video.self_attn.q.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_the_start_is_measured(capsys):
+    found = json.loads(start.main(["--inside", "clips"]))
+    assert list(found) == ["import, torch excepted", "first clip, imports included", "second clip, another prompt"]
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def _outline(network: torch.nn.Module) -> dict[str, tuple]:
+    tensors = network.state_dict().items()
+    return {name: (tuple(x.shape), x.dtype, x.device.type) for name, x in tensors}
