@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..layers import TextSchedule, Visibility
+from .share import WHOLE, Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,7 @@ class StreamInput:
     nag: "Nag | None" = None
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None = on none
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is
+    share: Whole = WHOLE  # whether other processes have more tokens of this stream
 
 
 @dataclass(frozen=True)

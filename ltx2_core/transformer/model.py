@@ -116,6 +116,7 @@ class StreamIO(nn.Module):
             cross_gate=levels.cross_gate,
             embedded=levels.embedded,
             updated=stream.updated,
+            share=stream.share,
         )
 
     def _project_tokens(self, stream: StreamInput) -> Tensor:
