@@ -7,12 +7,15 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from ..errors import LTX2Error, memory_told, plain_text
+from ..pipeline.processes import Launch
 from .commands import COMMANDS
 from .parser import parse
 from .progress import shown_log
+from .together import Tell, check_command, run_together
 
 __all__ = ["main", "sentence"]
 
@@ -35,19 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after SIGTERM.
     """
     _let_consoles_lack_letters()
+    if (launch := Launch.of_environment()).size > 1:
+        return run_together(launch, partial(_run, arguments, launch), sentence)
+    return _run(arguments, launch, partial(print, file=sys.stderr))
+
+
+def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         with _ending_tidily(), shown_log(), memory_told():
+            check_command(options.command, launch)
             COMMANDS[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
-        print("Stopped; nothing half-written is left.", file=sys.stderr)
+        tell("Stopped; nothing half-written is left.")
         return ENDED if isinstance(stopped, _AskedToEnd) else STOPPED
     except BrokenPipeError:  # whoever read our output has gone; nothing can be told any more
         _silence_output()
         return 1
     except (LTX2Error, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        tell(f"error: {sentence(error)}")
         return 2
     return 0
 

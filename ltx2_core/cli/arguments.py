@@ -495,7 +495,7 @@ def second_stage_of(options: argparse.Namespace, models: Models, recipe: Recipe)
         options.refine,
         tiles_of(options),
         guidance=_refine_guidance(options, recipe),
-        detailing_lora=open_lora(options.detailing_lora) if options.detailing_lora else None,
+        detailing_lora=open_shrunk(options.detailing_lora, Shrink()) if options.detailing_lora else None,
         detailing=options.detailing_lora is not None,
         **given(options, SecondStage),
     )

@@ -24,6 +24,7 @@ from ..pipeline.generate import Clip, check_decoders, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
+from ..pipeline.processes import Launch
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
@@ -50,15 +51,16 @@ def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
 
 
 def run_generate(options: argparse.Namespace) -> None:
-    """Make a clip or several at once, write them, and print where they are."""
-    targets = targets_of(options)
-    for target in targets:
+    """Make a clip or several at once, write them, and print where they are; of several processes the first does so."""
+    leads, targets = Launch.of_environment().leads, targets_of(options)
+    for target in targets if leads else ():
         check_target(target)
     models = models_of(options)
     request = request_of(options, models)
     check_decoders(models, request)
     with Bars() as bars:
-        paths = write_clips(targets, make_clips(models, request, bars), options.values, models)
+        clips = make_clips(models, request, bars)
+        paths = write_clips(targets, clips, options.values, models) if leads else []
     for path in paths:
         print(str(path).encode(errors="replace").decode())
 

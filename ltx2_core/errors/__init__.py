@@ -99,6 +99,10 @@ def memory_told(where: str = "") -> Iterator[None]:
         ) from error
 
 
+class LostPeerError(LTX2Error, ConnectionError):
+    """A process that works together with this one is gone."""
+
+
 class NotANumberError(LTX2Error, FloatingPointError):
     """A network produced something that is not a number.
 

@@ -116,7 +116,7 @@ class Attention(nn.Module):
             return wide[..., : v.shape[-1]]
 
         output = torch.empty_like(q)
-        for start in range(0, self.heads, HEADS_AT_ONCE):  # so that there is no second copy of everything
+        for start in range(0, q.shape[1], HEADS_AT_ONCE):  # so that there is no second copy of everything
             heads = slice(start, start + HEADS_AT_ONCE)
             output[:, heads] = attend_widely(q[:, heads], k[:, heads], v[:, heads])
         return output

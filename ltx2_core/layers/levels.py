@@ -22,6 +22,10 @@ class TokenLevels:
         """Find the distinct ones of ``shares`` (B, N), one for each token."""
         return cls(*torch.unique(shares.float(), return_inverse=True))
 
+    def select(self, tokens: Tensor) -> "TokenLevels":
+        """Return those of some ``tokens``, by their numbers (n)."""
+        return TokenLevels(self.shares, self.index.index_select(1, tokens))
+
     @cached_property
     def doubled(self) -> "TokenLevels":
         """The same for two batches behind each other."""

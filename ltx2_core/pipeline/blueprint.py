@@ -7,6 +7,7 @@ beside it.
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from copy import copy
 from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -68,7 +69,10 @@ class Blueprint:
         gemma: the text encoder's config; None without one.
         tables: whether tables, of which rows are looked up, travel to the device as other weights do.
         device: where the transformer runs, whose products are counted; None is a card that has float8, and no library.
+        processes: how many compute each pass together; what stages need is that of one of them.
     """
+
+    processes = 1
 
     def __init__(
         self,
@@ -164,6 +168,16 @@ class Blueprint:
             for name, inside in (("transformer", range(1, last + 1)), ("text_encoder", range(gemma.layers))):
                 tensors[name] = _quantized(tensors[name], inside, format)
         return cls(f"LTX-{version} in {format}", config, tensors, gemma, tables, device)
+
+    def over(self, processes: int) -> "Blueprint":
+        """Return the blueprint of the same networks, where so many processes compute each pass together."""
+
+        def make() -> Blueprint:
+            other = copy(self)
+            other.processes, other._remembered = processes, OrderedDict()
+            return other
+
+        return self if processes == self.processes else self.remember(("over", processes), make)
 
     def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return what was made for ``key`` before, else make it; what was not asked for longest is forgotten."""

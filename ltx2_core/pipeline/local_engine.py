@@ -29,11 +29,13 @@ from ..memory.twin import twin_of
 from ..quantization import check_format, scaled_product
 from ..settings import Resources
 from ..text import Tokenizer
+from ..transformer import SequenceParallel, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .devices import Twin, Worker, working_together
 from .engine import PlannedEngine
 from .plan import place_stage
 from .prepare import LoraLoad, Prepared, adapters_of, cast_device, folded_stack, fuses, joined, ready
+from .processes import Processes, joined_processes
 from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
@@ -82,12 +84,26 @@ class LocalEngine(PlannedEngine):
         self.models, self.events, self.loras = models, events, loras
         self.resources, self.attention = resources, resources.attention
         self._devices = devices_named(resources.device_names) or (best_device(),)
-        self._device = self._devices[0]
+        self._device, self._processes = self._devices[0], joined_processes()
+        if self._processes is not None:
+            self._device = self._own_device(self._processes)
         self._dtype = resources.dtype or compute_dtype(self._device)
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[
             tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
         ] = {}  # what later stages use again
+
+    def _own_device(self, processes: Processes) -> torch.device:
+        """The device of this one of several processes, whose heads are checked before anything is loaded."""
+        if len(self._devices) > 1 or self._device.index is not None:
+            named = ", ".join(self.resources.device_names)
+            raise SettingError(
+                f"{named[:80]} names devices, but torchrun started {processes.size} processes, each of which has the "
+                "card of its number: leave the devices out."
+            )
+        if "transformer" in self.models.sources:
+            check_heads(self.models.network("transformer").config, processes.size)
+        return processes.device(self._device.type)
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
@@ -124,7 +140,8 @@ class LocalEngine(PlannedEngine):
         encoder = None if self.models.text_encoder is None else self.encoder
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
-        return blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
+        found = blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
+        return found if self._processes is None else found.over(self._processes.size)
 
     @cached_property
     def machine(self) -> Machine:
@@ -140,20 +157,28 @@ class LocalEngine(PlannedEngine):
         return self._room_on(self._device)
 
     def _room_on(self, device: torch.device) -> Room:
-        free, vram = usable(device), self.resources.vram
+        free, vram = self._usable(device), self.resources.vram
         if free is None and vram is None:
             return self._room_in_ram()
         budget = vram if free is None else _rounded(free)
         assert budget is not None
-        total, available = ram()
+        total, available = self._ram
         pinned = pinnable(total, available + self._pinned.held)
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
         machine = self.machine if device == self._device else self._machine_of(device)
         return Room(machine, budget, _rounded(pinned)).within(vram, most)
 
+    def _usable(self, device: torch.device) -> int | None:
+        return usable(device) if self._processes is None else self._processes.vram
+
+    @property
+    def _ram(self) -> tuple[int, int]:
+        """All and available bytes of RAM, for this process."""
+        return ram() if self._processes is None else self._processes.ram
+
     def _room_in_ram(self) -> Room:
         """What a CPU may take; a model that is small beside that needs no plan, and stays where it is used."""
-        total, available = ram()
+        total, available = self._ram
         free = min(free_ram(total, available), total if self.resources.ram is None else self.resources.ram)
         if not total or _EASILY * FLOAT32 * self._parameters <= free:
             return UNLIMITED
@@ -183,6 +208,11 @@ class LocalEngine(PlannedEngine):
         self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
         try:
             with ready(prepared, placement, lambda placement: self._make_room(prepared, placement)) as networks:
+                if self._processes is not None and TRANSFORMER in prepared:
+                    network = networks[TRANSFORMER]
+                    together = SequenceParallel(network, network.config, self._processes)
+                    yield networks.replaced(TRANSFORMER, together)
+                    return
                 if not twins:
                     yield networks
                     return

@@ -44,7 +44,15 @@ from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
 from ..text.tokenizer import LENGTH
-from ..transformer import Pass, StreamInput, TextSchedule, Visibility
+from ..transformer import (
+    ImaginedPeers,
+    Pass,
+    SequenceParallel,
+    StreamInput,
+    TextSchedule,
+    Transformer,
+    Visibility,
+)
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .long import Script, sample_long
 from .products import describe_products
@@ -444,9 +452,14 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tupl
     """
     passes = passes_on_meta(blueprint, size, names)
     one, two = (blueprint.shortened_transformer(layers) for layers in (1, 2))
+    peers = ImaginedPeers(blueprint.processes)
     with Store(two, "meta", link=InPlace("meta")).use():
-        whole = cost(lambda: two.sweep(passes))
-    return whole, whole - cost(lambda: one.sweep(passes))
+        whole = cost(lambda: _shared(two, peers).sweep(passes))
+    return whole, whole - cost(lambda: _shared(one, peers).sweep(passes))
+
+
+def _shared(network: Transformer, peers: ImaginedPeers) -> Network:
+    return network if peers.size == 1 else SequenceParallel(network, network.config, peers)
 
 
 def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> list[Pass]:

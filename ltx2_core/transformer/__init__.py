@@ -5,13 +5,18 @@ from ..layers.kernels import ATTENTIONS, attending_with, count_with
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
+from .sequence import SequenceParallel, check_heads
+from .share import ImaginedPeers, Peers
 
 __all__ = [
     "ATTENTIONS",
     "UNPERTURBED",
+    "ImaginedPeers",
     "Nag",
     "Pass",
+    "Peers",
     "Perturbation",
+    "SequenceParallel",
     "StreamConfig",
     "StreamInput",
     "TextSchedule",
@@ -19,5 +24,6 @@ __all__ = [
     "TransformerConfig",
     "Visibility",
     "attending_with",
+    "check_heads",
     "count_with",
 ]

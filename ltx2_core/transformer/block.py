@@ -11,6 +11,7 @@ from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, V
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
 from .modulation import Modulation, TokenModulation, gated_sum, modulate, norm_modulate
+from .share import WHOLE, Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class StreamState:
     cross_gate: Modulation | None
     embedded: Modulation  # one row: the noise level, for the output head
     updated: bool
+    share: Whole = WHOLE  # whether other processes have tokens of this stream
 
     def plus(self, change: Tensor, gate: TokenModulation | None = None) -> "StreamState":
         """Return the state with x + gate * change, written into ``change``: other passes may share this state."""
@@ -81,7 +83,7 @@ class SelfAttention(Attention):
             return state.plus(self.pass_values(x), gate)
         query, key_value = self.project_self(x, state.rotation)
         del x  # What is not needed any longer makes room: a block holds most here.
-        heads, gates = self.attend(query, key_value, state.visibility), query.gates
+        heads, gates = state.share.attend_within(self.attend, query, key_value, state.visibility), query.gates
         del query, key_value
         return state.plus(self.project_out(heads, gates), gate)
 
@@ -216,7 +218,8 @@ class CrossStream(nn.Module):
         (gate,) = state.cross_gate(table[4:], 0)
         query = self.attn.project_query(self._modulated(state, table), state.cross_rotation)
         key_value = self.attn.project_key_value(self._modulated(source, source_table), source.cross_rotation)
-        return state.plus(self.attn.project_out(self.attn.attend(query, key_value), query.gates), gate)
+        heads = source.share.attend_to(self.attn.attend, query, key_value)
+        return state.plus(self.attn.project_out(heads, query.gates), gate)
 
     def _modulated(self, state: StreamState, table: Tensor) -> Tensor:
         assert state.cross_modulation is not None

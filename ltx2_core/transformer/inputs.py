@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..layers import TextSchedule, TokenLevels, Visibility
+from .share import WHOLE, Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class StreamInput:
     keyframes: Tensor | None = None  # (B, N, 1): 1 on tokens of latents that stand for one frame; None = on none
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is
     levels: TokenLevels | None = None  # what timesteps are made of, if all clips have one sigma; None = found anew
+    share: Whole = WHOLE  # whether other processes have more tokens of this stream
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class StreamIO(nn.Module):
             cross_gate=levels.cross_gate,
             embedded=levels.embedded,
             updated=stream.updated,
+            share=stream.share,
         )
 
     def _project_tokens(self, stream: StreamInput) -> Tensor:
