@@ -130,6 +130,7 @@ def with_header(tiny_files, tmp_path_factory):
         ("2.5", NEW | NAMELESS, "trained", "text encoder of no name"),
         ("2.5", NEW, "stock", "warned"),
         ("2.5", {}, "stock", "warned"),
+        ("2.5", NEW, "Gemma 3", "warned"),
         ("2.5", NEW, "trained", "does not say which one it was trained with"),
         ("2.3", OLD, "Gemma 3", ""),
         ("2.3", {}, "Gemma 3", ""),

@@ -1,6 +1,7 @@
 """Files as people have them, whole and broken: what is recognised, what is built, and which sentence is said."""
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def test_every_key_of_a_release_is_claimed_by_one_component(version):
     for key in keys:
         claimed = [name for name, component in COMPONENTS.items() if component.claims(key)]
         assert len(claimed) == (2 if key in shared else 1), key
+
+
+def test_the_transformer_file_of_2_5_holds_what_its_published_size_says():
+    """Transformer and connectors; the projection is packed with the text encoder."""
+    listed = golden.key_list("transformer_text", "2.5")
+    own = {key: shape for key, shape in listed.items() if "text_embedding_projection" not in key}
+    assert (len(own), sum(map(math.prod, own.values()))) == (4349, 21_004_025_600)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -277,6 +277,19 @@ def test_the_shipped_workflow_raises_the_frame_rate_on_the_real_kind_of_model(se
     assert clip.frames.shape == (65, 64, 64, 3) and clip.fps == 48
 
 
+@pytest.mark.parametrize("name", ["image_to_video", "first_last_frame", "audio_to_video", "two_stage_1080p"])
+def test_shipped_workflows_run_with_the_parts_of_2_5(server, client, object_info, upscalers, name):
+    prompt = switched_on(name, object_info, {"width": 32, "height": 32, "frames": 9})
+    twice = name == "two_stage_1080p"
+    if twice:
+        change(prompt, LTX2AVLoadUpscaler={"upscaler": SPATIAL})
+        change(prompt, LTX2AVTwoStage={"refine_model": [node(prompt, "LTX2AVLoadModel"), 0]})
+        del prompt[node(prompt, "LTX2AVLoadLora")]
+    clip = Clip.of(server, client.run(prompt), node(prompt, "SaveVideo"))
+    side = 64 if twice else 32
+    assert clip.frames.shape[1:] == (side, side, 3) and clip.frames.std() > 0
+
+
 def test_the_shipped_workflow_writes_hdr_with_the_real_kind_of_model(server, client, object_info):
     prompt = switched_on("hdr_video", object_info, {"width": 64, "height": 64, "frames": 9})
     change(prompt, LTX2AVLoadModel={"video_vae": "ltx-2.5-video-vae-tiny.safetensors"}, LTX2AVVideoDecode={"hdr": True})
