@@ -58,16 +58,21 @@ def _merged(path: Path, header: GGUFHeader) -> bytes:
             "kinds, and merges that should join two words each; download the file again."
         )
     unknown = _whole(header, "unknown_token_id", 3)
+    joined = {"fuse_unk": True, "byte_fallback": True, "unk_token": words[unknown] if unknown < len(words) else None}
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE.decode()}
+    model = {"type": "BPE", **joined, "vocab": {word: number for number, word in enumerate(words)}, "merges": merges}
+    added = _added_words(words, kinds, unknown)
+    return json.dumps({"version": "1.0", "added_tokens": added, "normalizer": space, "model": model}).encode()
+
+
+def _added_words(words: list[str], kinds: list[int], unknown: int) -> list[dict[str, Any]]:
+    """Words that are never split, as tokenizer.json lists them."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
+    return [
         {"id": number, "content": word, "special": kind == _CONTROL, **plain}
         for number, (word, kind) in enumerate(zip(words, kinds))
         if kind in (_CONTROL, _USER_DEFINED) or number == unknown
     ]
-    joined = {"fuse_unk": True, "byte_fallback": True, "unk_token": words[unknown] if unknown < len(words) else None}
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE.decode()}
-    model = {"type": "BPE", **joined, "vocab": {word: number for number, word in enumerate(words)}, "merges": merges}
-    return json.dumps({"version": "1.0", "added_tokens": added, "normalizer": space, "model": model}).encode()
 
 
 def tokenizer_text(content: bytes, title: str) -> dict[str, str]:
