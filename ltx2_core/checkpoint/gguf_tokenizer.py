@@ -61,12 +61,12 @@ def _merged(path: Path, header: GGUFHeader) -> bytes:
     joined = {"fuse_unk": True, "byte_fallback": True, "unk_token": words[unknown] if unknown < len(words) else None}
     space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE.decode()}
     model = {"type": "BPE", **joined, "vocab": {word: number for number, word in enumerate(words)}, "merges": merges}
-    added = _added(words, kinds, unknown)
+    added = _added_words(words, kinds, unknown)
     return json.dumps({"version": "1.0", "added_tokens": added, "normalizer": space, "model": model}).encode()
 
 
-def _added(words: list[str], kinds: list[int], unknown: int) -> list[dict[str, Any]]:
-    """What tokenizer.json says of words that stand whole in a text, and of that for what is unknown."""
+def _added_words(words: list[str], kinds: list[int], unknown: int) -> list[dict[str, Any]]:
+    """Words that are never split, as tokenizer.json lists them."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
         {"id": number, "content": word, "special": kind == _CONTROL, **plain}

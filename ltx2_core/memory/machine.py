@@ -151,7 +151,8 @@ def this_machine(
             bits, or None where the device cannot.
         overlaps: whether weights are copied to the device while it computes.
     """
-    key = f"{_identity(device)} torch {torch.__version__} {'' if file is None else file.stat().st_dev} {overlaps}"
+    disk, bits8 = "" if file is None else file.stat().st_dev, "" if scaled_product is None else "8 bits"
+    key = f"{identity_of(device)} torch {torch.__version__} {disk} {overlaps} {bits8}"
     path = _path(folder)
     known = _read(path)
     if key in known:
@@ -166,7 +167,7 @@ def this_machine(
 def forget_machine(device: torch.device, folder: Path | None) -> None:
     """Forget what was measured of ``device``, so that it is measured anew; arguments as for ``this_machine``."""
     if (path := _path(folder)) is not None:
-        identity = f"{_identity(device)} torch "
+        identity = f"{identity_of(device)} torch "
         _write(path, {key: kept for key, kept in _read(path).items() if not key.startswith(identity)})
 
 
@@ -174,8 +175,8 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {os.cpu_count()} threads"
 
 
-def _identity(device: torch.device) -> str:
-    """Name the device, its driver, and the place in the machine that its link depends on."""
+def identity_of(device: torch.device) -> str:
+    """Return the name of the device, its driver, and the place in the machine that its link depends on."""
     if device.type != "cuda":
         return _name(device)
     properties = torch.cuda.get_device_properties(device)
@@ -248,7 +249,9 @@ def _probe(
         return work * _runs_per_second(run, device)
 
     matrix = torch.randn(side, side, device=device, dtype=dtype)
-    multiply8 = scaled_product(matrix) if card and scaled_product is not None else None
+    side8 = max(side, _SIDE8)
+    matrix8 = torch.randn(side8, side8, device=device, dtype=dtype)
+    multiply8 = None if scaled_product is None else scaled_product(matrix8)
     clip = torch.randn(1, 128, 8, side // 32, side // 32, device=device, dtype=dtype)
     kernel = torch.randn(128, 128, 3, 3, 3, device=device, dtype=dtype)
     heads = torch.randn(1, 16, tokens, 128, device=device, dtype=dtype)
@@ -261,7 +264,7 @@ def _probe(
         name,
         memory=torch.cuda.get_device_properties(device).total_memory if card else ram()[0],
         products=(products := rate(2 * side**3, lambda: matrix @ matrix)),
-        products8=products if multiply8 is None else rate(2 * side**3, multiply8),
+        products8=products if multiply8 is None else rate(2 * side8**3, multiply8),
         convolutions=rate(2 * clip.numel() * kernel[0].numel(), lambda: F.conv3d(clip, kernel, padding=1)),
         attention=rate(4 * heads.numel() * tokens, lambda: F.scaled_dot_product_attention(heads, heads, heads)),
         bandwidth=rate(2 * size, block.clone),
@@ -272,6 +275,7 @@ def _probe(
     )
 
 
+_SIDE8 = 1024  # of a matrix in eight bits; with smaller ones a CPU is busy starting operations
 _STARTED = 100  # operations one after the other, to measure what it takes to start one
 
 

@@ -36,6 +36,7 @@ from ..quantization import (
     outline_of,
     plain_dtype,
     products_of,
+    remember_choices,
     split_companion,
     stored_weights,
     use_scaled_products,
@@ -43,10 +44,12 @@ from ..quantization import (
 from ..text import EncoderConfig
 from ..transformer import Transformer
 from ..transformer.config import layers_of
+from .chosen_products import find_choice, keep_choice
 
 PLANNED_FORMATS = ("bf16", *PLANNED)  # of releases that can be planned without a file
 
 SCALED_OPERATIONS.update(SCALED_PRODUCTS)
+remember_choices(find_choice, keep_choice)
 
 Tensors = dict[str, Tensor]  # by our names, on the meta device
 Value = TypeVar("Value")

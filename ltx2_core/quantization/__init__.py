@@ -31,6 +31,7 @@ from .formats import (
 from .gguf import gguf_marker
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
 from .kept import KEPT_WORDS, kept_names
+from .kitchen import remember_choices
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "outline_of",
     "plain_dtype",
     "products_of",
+    "remember_choices",
     "respell",
     "scaled_product",
     "split_companion",

@@ -255,9 +255,10 @@ def products_of(network: nn.Module, device: torch.device | None) -> list[str]:
 
 
 def scaled_product(matrix: Tensor) -> Callable[[], Tensor] | None:
-    """Return the product of a square matrix with itself in the first format that its device multiplies in, to time it;
-    None if there is none."""
-    products = (format.scaled_product(matrix) for format in FORMATS.values())
+    """Return the product of a square matrix with itself in the first format that its device multiplies in by default,
+    to time it; None if there is none."""
+    asked = (format for format in FORMATS.values() if matrix.device.type in format.scaled_on)
+    products = (format.scaled_product(matrix) for format in asked)
     return next((product for product in products if product is not None), None)
 
 

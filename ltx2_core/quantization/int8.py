@@ -50,7 +50,7 @@ class Int8Format(KitchenFormat, RotatedFormat):
     kept = KEPT
     scaled_on = ("cuda", "cpu")
     tolerance = 0.02
-    rounds_apart = False  # kernels of cards rotate, round and scale inside the product
+    rounds_apart = False  # kernels of cards rotate, round and scale inside the product; CPUs do not
     writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
@@ -81,13 +81,28 @@ class Int8Format(KitchenFormat, RotatedFormat):
         """Return the matrix as it is stored, in ``dtype``; whole numbers lose nothing there before they are scaled."""
         return _shift(stored, stored.weight.to(dtype)).mul_(row_scale(stored))
 
+    def rounding(self, stored: StoredWeight) -> str:
+        """Name how inputs of a weight are rounded: as many columns are rotated as in the weight."""
+        return f"{self.name} {self.rotated_group(stored)}"
+
+    def round_input(self, library: ModuleType, x: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
+        """On a CPU rotate x (tokens, in) as the weight is and round each token to int8; for a card return it."""
+        if x.device.type != "cpu":
+            return (x,)
+        group = self.rotated_group(stored)
+        return library.quantize_int8_rowwise(rotate(x, group) if group else x)
+
     def multiply(
         self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
     ) -> Tensor:
-        """Rotate x as the weight is, round each token to int8, multiply, and scale the whole numbers."""
-        group = self.rotated_group(stored)
-        how = {"convrot": True, "convrot_groupsize": group} if group else {}
-        return library.int8_linear(*rounded, stored.weight, row_scale(stored), bias, like.dtype, **how)
+        """Multiply whole numbers and scale the sums; of inputs that are not rounded yet, do both in one kernel."""
+        if len(rounded) == 1:
+            group = self.rotated_group(stored)
+            how = {"convrot": True, "convrot_groupsize": group} if group else {}
+            return library.int8_linear(*rounded, stored.weight, row_scale(stored), bias, like.dtype, **how)
+        numbers, scales = rounded
+        sums = library.mm_int8(numbers, stored.weight.T).float().mul_(scales).mul_(row_scale(stored).T)
+        return (sums if bias is None else sums.add_(bias)).to(like.dtype)
 
     def make_sample(self, shape: Shape) -> StoredWeight:
         """Return a weight of ``shape`` with rotated columns."""

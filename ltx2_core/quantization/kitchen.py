@@ -38,8 +38,12 @@ class KitchenFormat(Format):
     tolerance: ClassVar[float]
     rounds_apart: ClassVar[bool] = True
 
-    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what products take of x (tokens, in), which depends on nothing else."""
+    def rounding(self, stored: StoredWeight) -> str:
+        """Name how inputs of a weight are rounded: layers that share an input and this round it once."""
+        return self.name
+
+    def round_input(self, library: ModuleType, x: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
+        """Return what products take of x (tokens, in), which depends on x and ``rounding`` alone."""
         return (x,)
 
     def multiply(
@@ -115,7 +119,7 @@ def _multiply_by(
     library: ModuleType, format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor
 ) -> Tensor:
     """Map x (..., in) to (tokens, out)."""
-    rounded = round_once(x, format.name, lambda: format.round_input(library, x.flatten(0, -2)))
+    rounded = round_once(x, format.rounding(stored), lambda: format.round_input(library, x.flatten(0, -2), stored))
     return format.multiply(library, rounded, stored, bias, x)
 
 
@@ -132,6 +136,23 @@ def _count(format: KitchenFormat, x: Tensor, weight: Tensor, bias: Tensor | None
     return torch._scaled_mm(rounded, weight.view(torch.float8_e4m3fn).t(), one, one, bias, out_dtype=x.dtype)
 
 
+FindChoice = Callable[[torch.device, str], bool | None]
+KeepChoice = Callable[[torch.device, str, bool], None]
+
+
+def remember_choices(find: FindChoice, keep: KeepChoice) -> None:
+    """Let what is timed be remembered, so that another run chooses the same.
+
+    Args:
+        find: returns what was chosen for a question on a device; None if nothing was.
+        keep: remembers it.
+    """
+    _memory[:] = [(find, keep)]
+
+
+_memory: list[tuple[FindChoice, KeepChoice]] = []
+
+
 @cache
 def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``device`` has this product, right and faster than expanding.
@@ -142,8 +163,11 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     if (library := find_library()) is None:
         return False
     what = f"{format.name} on {device} in {str(dtype).removeprefix('torch.')}"
+    question = f"{what}, comfy-kitchen {getattr(library, '__version__', '')}"
     try:
-        error, gain = _find_error(format, library, device, dtype), _find_gain(format, library, device, dtype)
+        error = _find_error(format, library, device, dtype)
+        known = next((find(device, question) for find, _ in _memory), None)
+        gain = _find_gain(format, library, device, dtype) if known is None else 0.0
     except Exception as reason:
         if ran_out(reason):
             raise
@@ -152,6 +176,12 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     if not error <= format.tolerance:
         _log.warning("%s is expanded: products of comfy-kitchen are off by %.1e.", what, error)
         return False
+    if known is not None:
+        how = "multiplied by comfy-kitchen" if known else "expanded"
+        _log.info("%s is %s, as it was when that was timed.", what, how)
+        return known
+    for _, keep in _memory:
+        keep(device, question, gain >= _LEAST_GAIN)
     if gain < _LEAST_GAIN:
         _log.info("%s is expanded: products of comfy-kitchen are %.2f times as fast.", what, gain)
         return False

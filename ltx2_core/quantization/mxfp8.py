@@ -57,7 +57,7 @@ class Mxfp8Format(KitchenFormat):
         exponents = scales_of_rows(stored.companions[suffix], _blocks(stored), 0, shape[0])
         return _scales(exponents[:, : round_up(shape[1], _BLOCK) // _BLOCK])
 
-    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
+    def round_input(self, library: ModuleType, x: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
         """Round x to mxfp8, which scales each token by itself."""
         return library.quantize_mxfp8(x)
 

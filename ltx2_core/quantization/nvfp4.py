@@ -127,7 +127,7 @@ class Nvfp4Format(KitchenFormat):
         weight = torch.empty(rows, columns // 2, dtype=torch.uint8, device="meta")
         return {"weight": weight, "weight_scale": scales, "weight_scale_2": torch.empty((), device="meta")}
 
-    def round_input(self, library: ModuleType, x: Tensor) -> tuple[Tensor, ...]:
+    def round_input(self, library: ModuleType, x: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
         """Round x to nvfp4, with the scale of all that its largest number asks for."""
         largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
         of_all = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)

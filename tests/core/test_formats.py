@@ -1,10 +1,14 @@
 """A storage format is one row of a table: whoever handles weights asks the row, and knows no format by name."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import ltx2_core
 from ltx2_core.checkpoint import CheckpointError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
 from ltx2_core.memory.trace import cost
@@ -159,3 +163,13 @@ def test_shapes_are_those_of_a_cast_weight(format):
 def test_its_products_count_at_their_own_rate(format):
     product = format.scaled_product(torch.empty(64, 64, dtype=torch.bfloat16, device="meta"))
     assert getattr(cost(product), format.rate) == 2 * 64**3
+
+
+def test_nobody_else_knows_a_format():
+    """No type test outside of the room: neither a row of the table by its class, nor a weight by its dtype."""
+    classes = "|".join({type(format).__name__ for format in FORMATS.values()} | {"KitchenFormat", "RotatedFormat"})
+    told = re.compile(rf"\b({classes})\b|dtype (==|is) torch\.(float8|u?int8)|is_float8")
+    root = Path(ltx2_core.__file__).parent
+    files = [path for folder in (root, root.parent / "nodes") for path in folder.rglob("*.py")]
+    outside = [path for path in files if path.relative_to(root.parent).parts[1] != "quantization"]
+    assert len(outside) > 200 and [path.name for path in outside if told.search(path.read_text())] == []

@@ -147,6 +147,18 @@ def test_a_damaged_int8_weight_is_refused(change, found):
             "whose 16 scales lack the 1 that they are stored with",
         ),
         ("awq_w4a16_g64", {}, (4, 128), "stored as awq_w4a16"),
+        ("fp8_scaled_e4m3", {"q.weight_scale": torch.zeros(())}, (4, 16), r"q\.weight_scale is zero"),
+        ("fp8_scaled_e4m3", {"q.weight_scale": torch.tensor(math.nan)}, (4, 16), r"q\.weight_scale holds NaN"),
+        (
+            "mxfp8_32x64",
+            {"q.weight_scale": None, "q.comfy_quant": b'{"format": "mxfp8"}'},
+            (32, 64),
+            "marked as mxfp8, but is float8_e4m3fn",
+        ),
+        ("w4a8_codebook_g16_r256", {"q.weight_s_channel": torch.zeros(4)}, (4, 256), "s_channel is zero"),
+        ("w4a8_codebook_g16_r256", {"q.weight_s_channel": None}, (4, 256), "marked as asym_w4a8_int8, but is"),
+        ("convrot_w4a4_r256", {"q.weight_scale": torch.full((4,), math.inf)}, (4, 256), "holds NaN or infinite"),
+        ("bnb_int8", {"q.SCB": torch.zeros(4)}, (4, 64), r"q\.SCB is zero"),
         ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(3, 5)}, (4, 16), r"with float32 scales of shape \(3, 5\)"),
     ],
 )

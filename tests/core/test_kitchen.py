@@ -25,8 +25,8 @@ from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.quantization import FORMATS, install_quantized_layers, kitchen, products_of, use_scaled_products
-from ltx2_core.quantization.rotation import rotate
 
+INT8 = FORMATS["int8"]
 # Mean error of a channel, as a share of its size: of weights alone, and of weights and inputs together.
 TYPICAL = {
     "int8 of the tensor": (0.013, 0.02), "int8 rotated": (0.0085, 0.0125), "mxfp8": (0.028, 0.04),
@@ -104,18 +104,52 @@ def test_products_err_by_their_formats_and_no_more(library, name, dtype):
     assert 0.8 * of_weights < error(layer(x.to(dtype))) < of_both
 
 
-@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+@pytest.mark.parametrize("name", ["int8 rotated", "int8 of the tensor", "mxfp8", "nvfp4"])
 def test_an_input_is_rounded_once_for_all_layers_that_share_it(library, monkeypatch, name):
     layers, x, counted = [layer_of(name, torch.randn(64, 256), None) for _ in "qkv"], torch.randn(2, 75, 256), []
     for layer in layers:
         use_scaled_products(layer, ["cpu"])
     apart = [layer(x) for layer in layers]
-    plain = getattr(library, f"quantize_{name}")
-    monkeypatch.setattr(library, f"quantize_{name}", lambda *given: counted.append(given) or plain(*given))
+    rounding = f"quantize_{name}" if "int8" not in name else "quantize_int8_rowwise"
+    plain = getattr(library, rounding)
+    monkeypatch.setattr(library, rounding, lambda *given: counted.append(given) or plain(*given))
     for times in (1, 2):
         with shared_input(x):
             assert all(torch.equal(layer(x), expected) for layer, expected in zip(layers, apart))
         assert len(counted) == times
+
+
+@pytest.mark.parametrize("name", ["int8 rotated", "int8 of the tensor"])
+def test_rounding_apart_is_what_the_kernel_of_the_library_does(library, name):
+    layer, x = layer_of(name, torch.randn(64, 256), torch.randn(64)), torch.randn(75, 256)
+    apart = INT8.multiply(library, INT8.round_input(library, x, layer.stored), layer.stored, layer.bias, x)
+    torch.testing.assert_close(INT8.multiply(library, (x,), layer.stored, layer.bias, x), apart, atol=1e-4, rtol=1e-4)
+
+
+def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, caplog):
+    """For this device and these versions; whether products are right is asked anew."""
+    monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
+    library, gains, cpu = FakeLibrary("right"), iter([1.3, 0.5, 0.5]), torch.device("cpu")
+    library.__version__ = "1"
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(kitchen, "_find_gain", lambda *_: next(gains))
+    caplog.set_level("INFO")
+
+    def chosen():
+        forget()
+        return INT8.multiplies(cpu, torch.float32)
+
+    assert chosen() and chosen() and "as it was when that was timed" in caplog.text
+    library.__version__ = "2"
+    assert not chosen() and not chosen()
+    library.__version__ = "1"
+    assert chosen()
+    library.kind = "wrong"
+    assert not chosen()
+    library.kind = "right"
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace("true", "false"))  # by somebody else: timed again
+    assert not chosen() and next(gains, None) is None
 
 
 def test_a_weight_with_padding_is_expanded(library):
@@ -132,17 +166,17 @@ class FakeLibrary(types.ModuleType):
         super().__init__("comfy_kitchen")
         self.kind, self.calls = kind, 0
         if kind != "old":
-            self.int8_linear = self.multiply
+            self.quantize_int8_rowwise, self.mm_int8 = self.round, self.multiply
 
-    def multiply(self, x, weight, scale, bias, dtype, convrot=False, convrot_groupsize=256):
+    def round(self, x):
+        return x.float(), torch.ones(len(x), 1)
+
+    def multiply(self, x, weight):
         self.calls += 1
-        assert all(type(each) is torch.Tensor for each in (x, weight, scale) + (() if bias is None else (bias,)))
+        assert type(x) is type(weight) is torch.Tensor
         if isinstance(self.kind, Exception):
             raise self.kind
-        if convrot:
-            x = rotate(x, convrot_groupsize)
-        numbers = weight.float() * (1 if self.kind == "wrong" else scale)
-        return nn.functional.linear(x.float(), numbers, None if bias is None else bias.float()).to(dtype)
+        return x @ weight.float() * (2 if self.kind == "wrong" else 1)
 
 
 FOREIGN = RuntimeError("no kernel image is available for execution on the device\nand more")
@@ -153,7 +187,7 @@ FOREIGN = RuntimeError("no kernel image is available for execution on the device
     [
         ("right", "int8 on cpu in float32 is multiplied by comfy-kitchen, 2.0 times as fast as expanded."),
         ("wrong", "int8 on cpu in float32 is expanded: products of comfy-kitchen are off by"),
-        ("old", "int8 on cpu in float32 is expanded: module 'comfy_kitchen' has no attribute 'int8_linear'"),
+        ("old", "int8 on cpu in float32 is expanded: module 'comfy_kitchen' has no attribute 'quantize_int8_rowwise'"),
         (FOREIGN, "int8 on cpu in float32 is expanded: no kernel image is available for execution on the device\n"),
         (None, "There is no comfy-kitchen: "),
     ],

@@ -22,6 +22,18 @@ def test_a_machine_is_measured_once(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["machine.json", "model.safetensors"]
 
 
+def test_a_cpu_has_a_rate_of_its_own_for_eight_bits(monkeypatch):
+    monkeypatch.setattr(machines, "_PROBE_SECONDS", 0.005)
+    calls = []
+
+    def scaled_product(matrix):
+        return lambda: calls.append(matrix.shape)
+
+    plain, found = (this_machine(torch.device("cpu"), scaled_product=each) for each in (None, scaled_product))
+    assert plain.products8 == plain.products and found.products8 > 10 * found.products
+    assert {*calls} == {(1024, 1024)}
+
+
 def test_a_tenth_of_the_ram_stays_free():
     assert pinnable(64 * GIB, 64 * GIB) == 32 * GIB and pinnable(64 * GIB, 10 * GIB) == 10 * GIB - 64 * GIB // 10
     assert pinnable(8 * GIB, 1 * GIB) == 0

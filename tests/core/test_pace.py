@@ -43,7 +43,7 @@ def test_what_is_much_slower_than_planned_is_told(moments, told):
 def test_a_card_is_measured_again_and_others_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(machines, "_PROBE_SECONDS", 0.002)
     cpu, names = torch.device("cpu"), iter(["one", "one", "two", "two", "one", "one", "one", "two", "two"])
-    monkeypatch.setattr(machines, "_identity", lambda device: next(names))
+    monkeypatch.setattr(machines, "identity_of", lambda device: next(names))
     monkeypatch.setattr(machines, "_name", lambda device: "a card")
     this_machine(cpu, None, tmp_path)
     next(names)
