@@ -5,6 +5,7 @@ from ..layers.kernels import ATTENTIONS, attending_with, count_with
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
+from .step_cache import StepCache
 
 __all__ = [
     "ATTENTIONS",
@@ -12,6 +13,7 @@ __all__ = [
     "Nag",
     "Pass",
     "Perturbation",
+    "StepCache",
     "StreamConfig",
     "StreamInput",
     "TextSchedule",
