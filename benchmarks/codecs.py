@@ -77,8 +77,8 @@ def measure(half: str, config: dict[str, Any], frames: int, side: int) -> list[s
 
 
 @torch.no_grad()
-def main() -> None:
-    """Measure every case and print the table."""
+def main() -> str:
+    """Measure every case, and print and return the table."""
     torch.set_num_threads(1)
     rows = []
     for version in ("2.0", "2.3"):
@@ -88,7 +88,8 @@ def main() -> None:
             for half in HALVES:
                 rows.append([f"{half} {version}, {name}", *measure(half, narrowed(config, by), *size)])
                 print(rows[-1], flush=True)
-    print(markdown(["", "seconds", "ours / ltx-core", "peak MB, ours / ltx-core"], rows))
+    print(table := markdown(["", "seconds", "ours / ltx-core", "peak MB, ours / ltx-core"], rows))
+    return table
 
 
 if __name__ == "__main__":

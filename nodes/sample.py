@@ -72,7 +72,7 @@ class SampleNode(io.ComfyNode):
                 *inputs.widgets(RecipeSettings, "settings", optional=True),
                 *inputs.widgets(ScheduleSettings, "steps", optional=True),
                 *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SamplingSettings, "eta"),
+                *inputs.widgets(SamplingSettings, "eta", "step_cache"),
             ],
             outputs={"av_latent": io.Latent},
             shows=True,
@@ -143,6 +143,7 @@ def _sampling(engine: HostEngine, begin: HostLatent, conditions: Chain, settings
         host.show_text(engine.node_id, recipe.describe(models.kind_of(choice.hq), len(levels) - 1))
     if guidance is None:
         guidance = recipe.guidance if follows else _sliders(settings, recipe, models.layers)
+    how.check_step_cache(len(levels) - 1)
     levels = schedules.slice_steps(levels, how.start_step, how.end_step or None)
     return Sampling(tuple(levels), guidance, how, drawn=begin.drawn)
 

@@ -37,6 +37,7 @@ from ..sampling import (
     one_by_one,
     schedules,
 )
+from ..sampling.denoiser import ManyNetworks
 from ..sampling.guidance import PASSES, perturbation_of
 from ..sampling.samplers import Sampler
 from ..sampling.windows import Window, Windowing
@@ -198,10 +199,9 @@ def sample(
         SettingError: for sigmas, tiles or settings that do not go together.
         NotANumberError: as soon as a step produces something that is not a number.
     """
-    sigmas, settings = schedules.check_sigmas(sampling.sigmas), sampling.settings
+    sigmas = schedules.check_sigmas(sampling.sigmas)
     apart = None if sampling.together else sampling.tiles
-    if apart and not settings.add_noise:
-        raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
+    _check_together(network, sampling)
     state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
@@ -214,6 +214,14 @@ def sample(
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
+
+
+def _check_together(network: Network, sampling: Sampling) -> None:
+    """SettingError where settings do not go together with tiles or devices."""
+    if sampling.tiles and not sampling.together and not sampling.settings.add_noise:
+        raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
+    if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks)):
+        raise SettingError("A step cache knows neither tiles nor several devices: set step_cache to 0, or leave them.")
 
 
 @dataclass
@@ -251,6 +259,7 @@ class _Solver:
             between_blocks=self.hooks.check,
             on_evaluate=self.hooks.on_evaluate,
             step=settings.start_step,
+            step_cache=settings.step_cache,
         )
         last = None if inputs.last is None else inputs.last.map(pack)
         noisy = start if settings.add_noise else self._take_up(state, pack(inputs.latent), last)
@@ -306,7 +315,13 @@ class Sample(Stage):
 
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say in which formats it multiplies, and what it costs to expand others."""
-        return describe_products(blueprint, need_of(self, blueprint), len(self._passes), machine)
+        need = need_of(self, blueprint)
+        products = describe_products(blueprint, need, len(self._passes), machine)
+        if not self.sampling.settings.step_cache or self.size.video is None:
+            return products
+        skipped, whole = machine.seconds(skipped_step(blueprint, self.size, self._passes)), machine.seconds(need.cost)
+        said = f"{self.name}: a step that the step cache leaves out takes {skipped:.2f} s, not {whole:.2f} s"
+        return (*products, f"{said}; up to every other one may be.")
 
     @property
     def _passes(self) -> tuple[str, ...]:
@@ -319,7 +334,10 @@ class Sample(Stage):
             passes = tuple(name for name in passes if name != "negative")
             size = replace(size, batch=2 * size.batch)
         steps = self.sampling.steps * max(1, len(self.windows))
-        return need_of_passes(blueprint, size, passes, steps, self.sampling.guidance.first_stg_block, self.name)
+        need = need_of_passes(blueprint, size, passes, steps, self.sampling.guidance.first_stg_block, self.name)
+        if not self.sampling.settings.step_cache:
+            return need
+        return replace(need, input_bytes=need.input_bytes + cached_bytes(blueprint, size, len(passes)))
 
     def advise(self, need: StageNeed, budget: int) -> str:
         """Say how long a clip of this size may be."""
@@ -460,6 +478,25 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tupl
 
 def _shared(network: Transformer, peers: ImaginedPeers) -> Network:
     return network if peers.size == 1 else SequenceParallel(network, network.config, peers)
+
+
+def skipped_step(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> Cost:
+    """Return the cost of a step in which the picture walks through the first block alone, the sound through all."""
+    asked = passes_on_meta(blueprint, size, names)
+    held = [each if each.video is None else replace(each, video=replace(each.video, updated=False)) for each in asked]
+    one, two = (blueprint.shortened_transformer(layers) for layers in (1, 2))
+    block = cost(lambda: two.sweep(held)) - cost(lambda: one.sweep(held))
+    return cost(lambda: one.sweep(asked)) + block * (blueprint.layers - 1)
+
+
+def cached_bytes(blueprint: Blueprint, size: LatentSize, passes: int) -> int:
+    """Return the bytes of what a step cache keeps: two pictures of each pass, and what the first block made of one."""
+    (asked,) = passes_on_meta(blueprint, size, ("cond",))
+    if asked.video is None:
+        return 0
+    batch, tokens, _ = asked.video.tokens.shape
+    width = blueprint.shortened_transformer(1).config.video.width
+    return (2 * passes + 3) * batch * tokens * width * asked.video.tokens.itemsize
 
 
 def passes_on_meta(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> list[Pass]:

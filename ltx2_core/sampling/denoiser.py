@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Pass, Perturbation, StreamInput
+from ..transformer import UNPERTURBED, Pass, Perturbation, StepCache, StreamInput
 from .blend import Contexts, Weight, blended, shares
 from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, passes_needed, perturbation_of
 
@@ -23,6 +23,18 @@ class Network(Protocol):
 
     def sweep(self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None) -> Sequence[Velocities]:
         """Compute the velocities (B, N, C) of all passes of a step; ``between_blocks`` may raise to interrupt."""
+
+
+class CachingNetwork(Network, Protocol):
+    """A transformer that may leave out blocks."""
+
+    def sweep(
+        self,
+        passes: Sequence[Pass],
+        between_blocks: Callable[[], None] | None = None,
+        step_cache: StepCache | None = None,
+    ) -> Sequence[Velocities]:
+        """Compute the velocities of all passes; ``step_cache`` decides what is left out."""
 
 
 @runtime_checkable
@@ -57,6 +69,7 @@ class Denoiser:
         between_blocks: Called between two blocks of the network; may raise to interrupt.
         on_evaluate: Called with sigma and step before the network is evaluated.
         step: The number of the step, counted from 0.
+        step_cache: The limit of ``StepCache``; 0 is without.
     """
 
     network: Network
@@ -72,6 +85,8 @@ class Denoiser:
     between_blocks: Callable[[], None] | None = None
     on_evaluate: Callable[[float, int], None] | None = None
     step: int = 0
+    step_cache: float = 0.0
+    _caches: dict[int, StepCache] = field(default_factory=dict, init=False)  # by the number of the prompt
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
     _sigma: float = field(default=1.0, init=False)  # that is evaluated
 
@@ -123,7 +138,7 @@ class Denoiser:
                 name: Pass(*self._heard(reads[kind.reads_negative], kind), perturbations[name])
                 for name, kind in here.items()
             }
-            swept = self._sweep(passes)
+            swept = self._sweep(passes, number)
             for name, velocities in swept.items():
                 made[name].append(self._for_all_tokens(velocities, swept.get("cond", velocities)))
         return {name: self._mean([weight for _, weight in prompts[name]], made[name]) for name in perturbations}
@@ -169,13 +184,18 @@ class Denoiser:
 
         return of(0, "video"), of(1, "audio")
 
-    def _sweep(self, passes: dict[str, Pass]) -> dict[str, Velocities]:
-        """The velocities of all passes, in one walk over the blocks."""
+    def _sweep(self, passes: dict[str, Pass], number: int) -> dict[str, Velocities]:
+        """The velocities of all passes with prompt ``number``, in one walk over the blocks."""
         alone = dict(passes)
         pair = _batch(alone, "cond", "negative") if self.batched else None
         if pair is not None:
             del alone["cond"], alone["negative"]
-        results = self.network.sweep([*([pair] if pair else []), *alone.values()], self.between_blocks)
+        asked = [*([pair] if pair else []), *alone.values()]
+        if self.step_cache:
+            cache = self._caches.setdefault(number, StepCache(self.step_cache))
+            results = cast(CachingNetwork, self.network).sweep(asked, self.between_blocks, cache)
+        else:
+            results = self.network.sweep(asked, self.between_blocks)
         if pair is None:
             return dict(zip(alone, results))
         halves = [(None, None) if each is None else each.chunk(2) for each in results[0]]

@@ -229,6 +229,7 @@ class Request:
         """The noise levels of the steps that are taken."""
         sampling = self.sampling
         sigmas = list(self.sigmas) if self.sigmas else scheduled(self.schedule, recipe, prod(shape.video_latent))
+        sampling.check_step_cache(len(sigmas) - 1)
         return schedules.slice_steps(schedules.check_sigmas(sigmas), sampling.start_step, sampling.end_step or None)
 
 

@@ -19,6 +19,7 @@ from ..sampling import (
 RECIPE = "recipe of the model"
 FOLLOWED = ("auto", RECIPE, "these widgets")
 STEP_NOISES = ("official", "by seed")
+LEAST_CACHED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ class SamplingSettings:
         "deterministic, 1 most. -1 is as the sampler has it, officially 0.5 for res_2s and 1 for the ancestral ones. "
         "Samplers that add no noise ignore it.",
     ] = -1.0
+    step_cache: Annotated[
+        float,
+        Number(0, 1, 0.01, advanced=True, instead=zero("off", usual=0.1)),
+        "Leaves out most of the work on the picture in steps in which the first block changes by less than this share "
+        "of what it changed before: faster, with motion and detail that differ a little; the sound is computed in "
+        "every step. For dev models, whose recipes have 20 steps and more. 0 is off.",
+    ] = 0.0
+
+    def check_step_cache(self, steps: int) -> None:
+        """Raise SettingError if steps may be left out of a schedule of so few ``steps``."""
+        if self.step_cache and steps < LEAST_CACHED_STEPS:
+            raise SettingError(
+                f"step_cache is {self.step_cache:g}, but the schedule has {steps} steps, which differ too much for any "
+                f"of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a dev model."
+            )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
 from .sequence import SequenceParallel, check_heads
 from .share import ImaginedPeers, Peers
+from .step_cache import StepCache
 
 __all__ = [
     "ATTENTIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "Peers",
     "Perturbation",
     "SequenceParallel",
+    "StepCache",
     "StreamConfig",
     "StreamInput",
     "TextSchedule",

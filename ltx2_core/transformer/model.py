@@ -15,6 +15,7 @@ from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation, modulate
+from .step_cache import StepCache
 
 
 class CaptionProjection(nn.Module):
@@ -201,7 +202,10 @@ class Transformer(nn.Module):
         return self.sweep([Pass(video, audio, perturbation)], between_blocks)[0]
 
     def sweep(
-        self, passes: Sequence[Pass], between_blocks: Callable[[], None] | None = None
+        self,
+        passes: Sequence[Pass],
+        between_blocks: Callable[[], None] | None = None,
+        step_cache: StepCache | None = None,
     ) -> list[tuple[Tensor | None, Tensor | None]]:
         """Predict the velocities of all passes of a step, visiting every block once.
 
@@ -211,12 +215,17 @@ class Transformer(nn.Module):
         Args:
             passes: The evaluations of this step.
             between_blocks: Called before each block; it may raise to interrupt.
+            step_cache: Leaves out blocks of the picture in steps that change little.
         """
         states, skips = self.embed(passes), [each.perturbation for each in passes]
+        if step_cache is not None:
+            step_cache.start(states)
         for index, block in enumerate(self.blocks):
             if between_blocks is not None:
                 between_blocks()
             states = block(states, index, skips)
+            if step_cache is not None:
+                states = step_cache.after(index, len(self.blocks), states, skips)
         return [
             (
                 None if video is None else self.video.to_velocity(video),

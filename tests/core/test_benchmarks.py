@@ -4,8 +4,10 @@ import json
 from importlib.util import find_spec
 
 import pytest
+import torch
 
-from benchmarks import clips, cuda
+from benchmarks import __main__ as everything
+from benchmarks import block, clips, codecs, cuda, text
 
 
 @pytest.mark.slow
@@ -54,3 +56,22 @@ def test_whole_clips_are_timed_by_stages(tmp_path, capsys):
     assert all(row["seconds"] > 0 and row["planned seconds"] > 0 for row in rows)
     clips.main(["--table", str(path)])
     assert capsys.readouterr().out.splitlines()[-len(rows)].startswith("| lora | prompt |")
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+def test_reading_prompts_is_measured_beside_others():
+    pytest.importorskip("transformers")
+    rows = text.main(rounds=1).splitlines()[2:]
+    assert rows and all(float(row.split("|")[3]) > 0 for row in rows)
+
+
+def test_one_command_writes_a_page(tmp_path, monkeypatch):
+    def absent(*_):
+        raise ModuleNotFoundError("No module named 'ltx_core'", name="ltx_core")
+
+    monkeypatch.setattr(block, "main", absent)
+    monkeypatch.setattr(codecs, "main", lambda: "| a table |")
+    page = everything.main(["--only", "forward,codecs", "--output", str(tmp_path / "page.md")])
+    assert "## Forward\n\nNot measured: ltx_core is not installed." in page and "## Codecs\n\n| a table |" in page
+    assert f"torch {torch.__version__.split('+')[0]}" in page and (tmp_path / "page.md").read_text() == page + "\n"
