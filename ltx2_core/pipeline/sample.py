@@ -458,6 +458,18 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tupl
     return whole, whole - cost(lambda: _shared(one, peers).sweep(passes))
 
 
+def bytes_sent(blueprint: Blueprint, size: LatentSize, names: tuple[str, ...]) -> int:
+    """Return how many bytes each of the processes of ``blueprint`` sends to others in a step with these passes."""
+
+    def sent(layers: int) -> int:
+        peers = ImaginedPeers(blueprint.processes)
+        _shared(blueprint.shortened_transformer(layers), peers).sweep(passes_on_meta(blueprint, size, names))
+        return peers.sent
+
+    one, two = blueprint.remember(("sent", size, names), lambda: (sent(1), sent(2)))
+    return two + (two - one) * (blueprint.layers - 2)
+
+
 def _shared(network: Transformer, peers: ImaginedPeers) -> Network:
     return network if peers.size == 1 else SequenceParallel(network, network.config, peers)
 
