@@ -18,12 +18,19 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..errors import LTX2Error, is_out_of_memory
-from ..memory.placement import Placement, Rate
+from ..errors import DoesNotFitError, LTX2Error, is_out_of_memory
+from ..lora import Stack
+from ..memory.arrival import arrival_on
+from ..memory.placement import Placement, Rate, Room
+from ..memory.ring import Link
+from ..memory.store import Store
+from ..memory.twin import twin_of
 from ..sampling import Network
 from ..transformer import Pass
-from .prepare import Prepared, ready
-from .stage import TRANSFORMER
+from .blueprint import Blueprint
+from .plan import Load, place_stage
+from .prepare import Prepared, adapters_of, fuses, ready
+from .stage import TRANSFORMER, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -212,6 +219,57 @@ class Twin:
             networks = stack.enter_context(ready({TRANSFORMER: self.prepared}, self.placement, make_room))
             stack.callback(store.release)
             yield Worker(self.device, networks[TRANSFORMER], self.rate)
+
+
+@dataclass(frozen=True)
+class Others:
+    """The devices beside the first one, and what their owner says of them.
+
+    Attributes:
+        devices: where they are.
+        dtype: what the transformer computes in.
+        room_on: says what may be taken of one.
+        link_to: brings weights to one.
+    """
+
+    devices: Sequence[torch.device]
+    dtype: torch.dtype
+    room_on: Callable[[torch.device], Room]
+    link_to: Callable[[torch.device], Link]
+
+
+def make_twins(
+    stage: Stage, original: Prepared, others: Others, blueprint: Blueprint, load: Load, loras: Stack
+) -> list[Twin]:
+    """Return the transformer of a stage for the other devices, each as it fits there; nobody runs yet.
+
+    Args:
+        stage: what runs.
+        original: the transformer of the first device, whose weights are at home.
+        others: the other devices.
+        blueprint: of the model.
+        load: what LoRAs add to the need of the stage.
+        loras: those of the transformer.
+    """
+    twins: list[Twin] = []
+    for device in others.devices:
+        try:
+            room = others.room_on(device)
+            placement = place_stage(stage, blueprint, room, load)
+        except DoesNotFitError as error:
+            _log.warning("%s is left out, and the clip goes on without it: %s", device, error)
+            continue
+        (network,) = map(twin_of, original.modules)
+        arrival = arrival_on(device, others.dtype)
+        store = Store(network, device, link=others.link_to(device), arrival=arrival, original=original.store)
+        adapters = adapters_of([network], TRANSFORMER, loras, fuse=fuses(device))
+        twins.append(Twin(device, Prepared((network,), store, tuple(adapters)), placement, rate_of(placement, room)))
+    return twins
+
+
+def rate_of(placement: Placement | None, room: Room) -> Rate:
+    """Return how fast a stage runs that is placed so; one that needs no placing as fast as any other."""
+    return Rate() if placement is None else placement.rate(room.machine)
 
 
 @contextmanager

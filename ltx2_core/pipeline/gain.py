@@ -1,15 +1,23 @@
-"""What several devices gain: the time of a step when its passes, or its tiles, are dealt out; nothing is loaded."""
+"""What several devices gain: the time of a step when its passes, its tiles or its tokens are dealt out.
+
+Nothing is loaded.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..errors import SettingError
 from ..memory.placement import Placement, Room, place
 from .blueprint import Blueprint
 from .devices import deal
 from .plan import Plan
 from .refine import Refine
-from .sample import Sample, Sampling, need_of_passes, passes_on_meta
+from .sample import Sample, Sampling, bytes_sent, need_of_passes, passes_on_meta
 from .stage import Load, need_of
+
+# Bytes per second from a card to others, by data sheet: half of what NVLink has in both directions. Cards without it
+# send through the host.
+NVLINK = {"H100": 450e9, "H200": 450e9}
 
 
 def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
@@ -28,7 +36,34 @@ def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load:
     for stage in plan.stages if plan.fits and len(rooms) > 1 else ():
         if isinstance(stage, (Sample, Refine)):
             lines += _lines(stage, blueprint, rooms, load)
+            if len({room.machine.name for room in rooms}) == 1:
+                lines.append(_sequence(stage, blueprint, rooms, load))
     return lines
+
+
+def _sequence(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> str:
+    """Say how long a step takes if each pass is shared by processes, one for each of the equal cards."""
+    count, room = len(rooms), rooms[0]
+    shared, machine = blueprint.over(count), room.machine
+    try:
+        placement = place(load(stage, need_of(stage, shared)), room)
+    except SettingError as error:
+        return f"{stage.name} with torchrun: {error}"
+    if placement is None:
+        return f"{stage.name} with torchrun on {count} cards does not fit {machine.name}."
+    size, sweeps = stage.size, 1
+    if isinstance(stage, Refine):
+        sweeps = placement.need.runs // (stage.sampling.steps * stage.sampling.sampler.calls)
+        size = stage.tile
+    sent = bytes_sent(shared, size, stage.sampling.passes_of(size))
+    rate = NVLINK.get(machine.name, machine.link)
+    way = "NVLink" if machine.name in NVLINK else "the host"
+    seconds = sweeps * (placement.run + sent / rate)
+    return (
+        f"{stage.name} with torchrun on {count} cards, which share each pass: {seconds:.2f} s a step, of which "
+        f"{sweeps * sent / rate:.2f} s to exchange {sweeps * sent / 1e9:.1f} GB through {way} at {rate / 1e9:.0f} GB/s "
+        "(data sheet)"
+    )
 
 
 def _lines(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:

@@ -15,28 +15,28 @@ from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..disk_cache import cache_folder
-from ..errors import DoesNotFitError, MissingFileError, SettingError
+from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare, fold_loras
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
-from ..memory.placement import UNLIMITED, Placement, Rate, Room
+from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ram import ram
 from ..memory.ring import Link
 from ..memory.store import Store
-from ..memory.twin import twin_of
 from ..quantization import check_format, scaled_product
 from ..settings import Resources
 from ..text import Tokenizer
 from ..transformer import SequenceParallel, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
-from .devices import Twin, Worker, working_together
+from .devices import Others, Twin, Worker, make_twins, rate_of, working_together
 from .engine import PlannedEngine
-from .plan import place_stage
+from .gain import describe_gain
+from .plan import Plan
 from .prepare import LoraLoad, Prepared, adapters_of, cast_device, folded_stack, fuses, joined, ready
 from .processes import Processes, joined_processes
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,18 @@ class LocalEngine(PlannedEngine):
         self._built: dict[
             tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
         ] = {}  # what later stages use again
+
+    def follow(self, plan: StagePlan) -> None:
+        """Place every stage of ``plan`` as it says, and say what several devices gain.
+
+        Raises:
+            DoesNotFitError: if it does not fit.
+        """
+        super().follow(plan)
+        rooms = [self._room_on(device) for device in self._devices]
+        if isinstance(plan, Plan) and len(rooms) > 1 and all(room.budget is not None for room in rooms):
+            for line in describe_gain(plan, self.blueprint, rooms, self.load):
+                _log.info("%s", line)
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""
@@ -239,23 +251,11 @@ class LocalEngine(PlannedEngine):
         return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The transformer of a stage for all devices but the first, each as it fits there; nobody runs yet."""
-        twins: list[Twin] = []
-        for device in self._devices[1:] if TRANSFORMER in prepared else ():
-            try:
-                room = self._room_on(device)
-                placement = place_stage(stage, self.blueprint, room, self.load)
-            except DoesNotFitError as error:
-                _log.warning("%s is left out, and the clip goes on without it: %s", device, error)
-                continue
-            original = prepared[TRANSFORMER]
-            (network,) = map(twin_of, original.modules)
-            arrival = arrival_on(device, self._dtype_of(*TRANSFORMER.components))
-            store = Store(network, device, link=self._link(device), arrival=arrival, original=original.store)
-            adapters = adapters_of([network], TRANSFORMER, loras, fuse=fuses(device))
-            prepared_there = Prepared((network,), store, tuple(adapters))
-            twins.append(Twin(device, prepared_there, placement, rate_of(placement, room)))
-        return twins
+        """The transformer of a stage for all devices but the first."""
+        if TRANSFORMER not in prepared:
+            return []
+        others = Others(self._devices[1:], self._dtype_of(*TRANSFORMER.components), self._room_on, self._link)
+        return make_twins(stage, prepared[TRANSFORMER], others, self.blueprint, self.load, loras)
 
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
         return key, self._dtype_of(*key.components), folded_stack(key, loras, self.resources.fold_loras)
@@ -280,11 +280,6 @@ class LocalEngine(PlannedEngine):
         if device.type == "cpu" and self.resources.vram is not None:
             return Plain(device)
         return link_to(device, self._pinned)
-
-
-def rate_of(placement: Placement | None, room: Room) -> Rate:
-    """Return how fast a stage runs that is placed so; one that needs no placing as fast as any other."""
-    return Rate() if placement is None else placement.rate(room.machine)
 
 
 def best_device() -> torch.device:

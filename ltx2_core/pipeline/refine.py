@@ -90,6 +90,13 @@ class Refine(Stage):
         assert self.sampling.tiles is not None
         return self.sampling.tiles
 
+    @property
+    def tile(self) -> LatentSize:
+        """The size of the largest tile; of all where no tiles were chosen."""
+        assert self.size.video is not None
+        tiles = self.sampling.tiles or Tiles((1, 1, 1))
+        return replace(self.size, video=tiles.largest(self.size.video))
+
     def fit(self, blueprint: Blueprint, room: Room) -> "Refine":
         """Choose as few tiles as fit, of at most MAX_TILE_TOKENS tokens.
 
@@ -123,8 +130,7 @@ class Refine(Stage):
         tiles, passes = self.sampling.tiles or Tiles((1, 1, 1)), self.sampling.passes_of(self.size)
         sweeps = tiles.count + (1 if tiles.count > 1 and self.refines_sound and self.size.audio is not None else 0)
         steps = self.sampling.steps * self.sampling.sampler.calls
-        tile = replace(self.size, video=tiles.largest(self.size.video))
-        one = need_of_passes(blueprint, tile, passes, steps, name=self.name)
+        one = need_of_passes(blueprint, self.tile, passes, steps, name=self.name)
         if sweeps > 1:
             blended = len(passes) * FLOAT32 * self.size.batch * VIDEO_CHANNELS * math.prod(self.size.video)
             one = one.with_inputs(latent_bytes(blueprint, self.size, passes) + blended)

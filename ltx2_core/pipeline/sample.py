@@ -220,7 +220,7 @@ def _check_together(network: Network, sampling: Sampling) -> None:
     """SettingError where settings do not go together with tiles or devices."""
     if sampling.tiles and not sampling.together and not sampling.settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
-    if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks)):
+    if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks | SequenceParallel)):
         raise SettingError("A step cache knows neither tiles nor several devices: set step_cache to 0, or leave them.")
 
 
@@ -474,6 +474,18 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tupl
     with Store(two, "meta", link=InPlace("meta")).use():
         whole = cost(lambda: _shared(two, peers).sweep(passes))
     return whole, whole - cost(lambda: _shared(one, peers).sweep(passes))
+
+
+def bytes_sent(blueprint: Blueprint, size: LatentSize, names: tuple[str, ...]) -> int:
+    """Return how many bytes each of the processes of ``blueprint`` sends to others in a step with these passes."""
+
+    def sent(layers: int) -> int:
+        peers = ImaginedPeers(blueprint.processes)
+        _shared(blueprint.shortened_transformer(layers), peers).sweep(passes_on_meta(blueprint, size, names))
+        return peers.sent
+
+    one, two = blueprint.remember(("sent", size, names), lambda: (sent(1), sent(2)))
+    return two + (two - one) * (blueprint.layers - 2)
 
 
 def _shared(network: Transformer, peers: ImaginedPeers) -> Network:

@@ -299,10 +299,11 @@ def test_one_device_and_several_are_not_both_chosen(clip):
 
 
 def planned(capsys, *words: str) -> str:
-    """The last line of a plan of a small clip."""
+    """What a plan of a small clip says of several cards, or else its last line."""
     size = "--width", "768", "--height", "512", "--frames", "121"
     assert main(["plan", "--version", "2.3", "--ram", "64", *size, *words]) == 0
-    return capsys.readouterr().out.splitlines()[-1]
+    lines = capsys.readouterr().out.splitlines()
+    return "\n".join(line for line in lines if "s a step" in line or "torchrun" in line) or lines[-1]
 
 
 @pytest.mark.slow
@@ -311,8 +312,31 @@ def test_the_plan_says_what_several_cards_gain(capsys):
     after, before = map(float, re.findall(r"([0-9.]+) s a step", line) + re.findall(r"instead of ([0-9.]+) s", line))
     assert "2 devices" in line and "RTX 4090: " in line and 0.5 * before < after < before
     line = planned(capsys, "--gpus", "64", "--card", "H100")
-    assert "64 devices" in line and line.count("H100") == 4
+    dealt, shared = line.splitlines()
+    assert "64 devices" in dealt and dealt.count("H100") == 4
+    assert "64 processes cannot share the 32 heads" in shared
     assert "devices" not in planned(capsys, "--card", "H100")
+
+
+@pytest.mark.slow
+def test_a_run_says_what_several_devices_gain(caplog):
+    """Before it; where there is a budget, and so a plan."""
+    caplog.set_level(logging.INFO)
+    settings = {"steps": 1, "frames": 9, "width": 64, "height": 64, "vram": 2**30, "cache": False}
+    ltx2.generate(ltx2.open_models("miniature"), "a red ball", devices="cpu,cpu", **settings)
+    assert any("sampling on 2 devices: " in each.message for each in caplog.records)
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_processes_gain_that_share_a_pass(capsys):
+    """Twice the tokens for each card take more than twice as long, since attention grows with all of them."""
+    two, four = (planned(capsys, "--distilled", "--gpus", n, "--card", "H100").splitlines()[1] for n in ("2", "4"))
+    found = [re.findall(r"([0-9.]+) s (?:a step|to exchange)", line) for line in (two, four)]
+    (after, exchange), (later, less) = (map(float, each) for each in found)
+    assert 1.6 < after / later < 2.2 and less <= exchange < 0.2 * after
+    assert "NVLink at 450 GB/s" in two and "through the host at 25 GB/s" in planned(
+        capsys, "--distilled", "--gpus", "2", "--card", "RTX 4090"
+    )
 
 
 @pytest.mark.parametrize("words", [
@@ -331,5 +355,5 @@ def test_the_plan_deals_the_tiles_of_a_refinement():
     stage = Refine(tiled, LatentSize.of_clip(ClipShape(256, 256, 9, exact_fps(24))), refines_sound=False)
     rooms = [Room(machine, machine.budget, 2**36)] * 2
     plan = plan_stages([stage], blueprint, rooms[0])
-    (line,) = describe_gain(plan, blueprint, rooms, Load())
-    assert line.count("2 of 4 tiles") == 2
+    line, shared = describe_gain(plan, blueprint, rooms, Load())
+    assert line.count("2 of 4 tiles") == 2 and "torchrun on 2 cards" in shared
