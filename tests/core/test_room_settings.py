@@ -26,7 +26,7 @@ OWNERS = {
     Picture: 4,
     KeepAudio: 1,
     ReferenceAudio: 1,
-    ReferenceVideo: 6,
+    ReferenceVideo: 7,
     RetakeRange: 3,
     InpaintMask: 2,
     VideoSource: 2,

@@ -47,7 +47,7 @@ def test_every_setting_has_limits_and_whole_sentences(owner):
     for setting in settings_of(owner).values():
         assert setting.text.endswith(".") and setting.text[0].isalpha()
         setting.check(setting.default if not isinstance(setting.default, tuple) else None)
-    free = {"upscalers", "tiles", "lora", "guidance"}
+    free = {"upscalers", "tiles", "lora", "detailing_lora", "guidance"}
     assert {field.name for field in fields(owner)} - free == settings_of(owner).keys()
 
 
