@@ -72,7 +72,7 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models, loras, attention = None, (), "auto"
+    models, loras, attention, fold_loras = None, (), "auto", False
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):
@@ -81,7 +81,7 @@ class Model:
     def dtype(self, component):
         return torch.float32
 
-    def network(self, key, dtype=None):
+    def network(self, key, dtype=None, loras=()):
         return network
 
     def adapters(self, key, prepared, device):

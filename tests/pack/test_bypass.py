@@ -15,7 +15,8 @@ from pack.workflow import BYPASSED, NOTES, SHIPPED, passed_on, to_prompt
 
 pytestmark = pytest.mark.comfy
 
-SAME = {"av_latent": "latent"}  # outputs that continue an input of another name
+# Outputs that continue an input of another name; a comparison that is bypassed shows the first clip.
+SAME = {"av_latent": "latent", "video": "first"}
 
 # Lengths of an empty or encoded latent, beside widgets of whole numbers that can never move: they hand on a width or
 # height that came through a link. Bypassing such a node leaves its LATENT empty, which ComfyUI says.
