@@ -540,13 +540,13 @@ def raise_frame_rate() -> Graph:
     graph = Graph(
         "raise_frame_rate",
         "More frames per second, with LTX-2.5 (DFR)",
-        OPENS + "It knows no keyframes, so *LTX-2 Generated Keyframes* and *LTX-2 Raise Frame Rate* are bypassed, and "
-        "it makes a clip in two stages.\n\n"
+        OPENS + "It knows no keyframes, so *LTX-2 Generated Keyframes* and *LTX-2 Raise Frame Rate* are "
+        "bypassed.\n\n"
         "**With LTX-2.5**: choose its transformer, the temporal upscaler in *Temporal upscaler*, and "
-        "switch both nodes on (Ctrl + B). Keyframes are generated beside the clip, in both stages; then its frame rate "
+        "switch both nodes on (Ctrl + B). Keyframes are generated beside the clip; then its frame rate "
         "is doubled, and each stretch between two of them is refined: 48 frames per second, 96 with *rounds* 2. The "
         "sound stays that of the first stage.",
-        files=("upscalers", "distilled_loras", "2.5"),
+        files=("distilled_loras", "2.5"),
         note_in=(4, 1),
     )
     usual = Usual(graph, RED)

