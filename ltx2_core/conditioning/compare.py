@@ -57,8 +57,9 @@ class Comparison:
             MediaError: A file without pictures, or one that does not say how long it is.
         """
         width, height = (side - side % 2 for side in first.size())
-        length = frames_of(first, second, fps)
-        held = (_held(each.fitted(fps, each.count(fps), width, height), length) for each in (first, second))
+        videos = first, second
+        counts = [video.count(fps) for video in videos]
+        held = (_held(video.fitted(fps, n, width, height), max(counts)) for video, n in zip(videos, counts))
         for one, other in _together(*held):
             yield self.join(one, other)
 
@@ -84,11 +85,6 @@ class Comparison:
 def rate_of(video: VideoSource) -> Fraction | None:
     """Return the frame rate of a video; None where it has none of its own."""
     return video.fps if isinstance(video.source, Tensor | ExrFrames) else probe(video.source).fps
-
-
-def frames_of(first: VideoSource, second: VideoSource, fps: Fraction) -> int:
-    """Return how many frames the longer of two videos has at ``fps``."""
-    return max(first.count(fps), second.count(fps))
 
 
 def _held(chunks: Iterator[Tensor], length: int) -> Iterator[Tensor]:

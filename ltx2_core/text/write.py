@@ -1,6 +1,6 @@
 """A language model writes: turns of a chat become tokens, and one token after the other follows (see README.md)."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,6 +95,6 @@ def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
 
 def repeats(written: Sequence[int]) -> list[int]:
     """Return the tokens that would repeat REPEATED tokens which stand in ``written``."""
-    last = list(written[len(written) - REPEATED + 1 :]) if len(written) >= REPEATED else None
-    starts: Collection[int] = range(len(written) - REPEATED + 1) if last else ()
-    return [written[at + REPEATED - 1] for at in starts if list(written[at : at + REPEATED - 1]) == last]
+    starts = range(len(written) - REPEATED + 1)  # none, as long as there are fewer
+    last = written[len(starts) :]
+    return [written[at + REPEATED - 1] for at in starts if written[at : at + REPEATED - 1] == last]
