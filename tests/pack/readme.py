@@ -13,15 +13,18 @@ from pack.links import FILES, LICENCES, File
 
 README = REPOSITORY / "README.md"
 
-# What a workflow needs beside a model and Gemma, and what files are for, by the groups of links.py.
+# What a workflow needs beside a model and Gemma, by the groups of links.py.
 NEEDED = {"upscalers": "upscaler", "distilled_loras": "distilled LoRA", "loras": "LoRAs", "ic_loras": "IC-LoRA"}
+# What files are for: their folder of LTX-2.5, which comes in parts, and their group of earlier versions; "" for none.
 USES = {
-    "models": "the model: one of them",
-    "gemma": "the text encoder of all",
-    "upscalers": "second stage",
-    "distilled_loras": "second stage of dev models",
-    "loras": "a camera move",
-    "ic_loras": "control by a video",
+    "the model: one of them": ("diffusion_models", "models"),
+    "its text encoder": ("text_encoders", "gemma"),
+    "its pictures, its sound": ("vae", ""),
+    "second stage": ("latent_upscale_models", "upscalers"),
+    "second stage of dev": ("loras", "distilled_loras"),
+    "length by prompt": ("model_patches", ""),
+    "a camera move": ("", "loras"),
+    "control by video": ("", "ic_loras"),
 }
 
 
@@ -38,17 +41,25 @@ def workflows() -> str:
 def files() -> str:
     """A row for each kind of file, with where it is downloaded and where ComfyUI keeps it; then the licences."""
     rows = []
-    for group, use in USES.items():
-        those = [each for each in FILES if each.group == group]
-        links = ", ".join(f"[{label_of(each)}]({each.url})" for each in those)
-        rows.append(f"| {use} | {links} | `models/{those[0].directory}` |")
+    for use, (folder, group) in USES.items():
+        parts = [each for each in FILES if each.group == "2.5" and each.directory == folder]
+        earlier = [each for each in FILES if each.group == group]
+        into = ", ".join(dict.fromkeys(f"`{each.directory}`" for each in parts + earlier))
+        rows.append(f"| {use} | {links(parts)} | {links(earlier)} | {into} |")
     licences = ", ".join(f"[{name}]({url})" for name, url in LICENCES.items())
-    table = "\n".join(["| for | download | into |", "|---|---|---|", *rows])
+    table = "\n".join(["| for | LTX-2.5 | 2.3 and 2.0 | into `models/` |", "|---|---|---|---|", *rows])
     return f"{table}\n\nThey come under licences of their own: {licences}."
 
 
+def links(those: list[File]) -> str:
+    """Links to these files, called by what their row and column do not say already."""
+    return ", ".join(f"[{label_of(each)}]({each.url})" for each in those)
+
+
 def label_of(file: File) -> str:
-    """What a link is called in a row that says already what kind of file it is."""
+    """What a link is called: of LTX-2.5 without its version, else without its kind."""
+    if file.group == "2.5":
+        return file.title.replace("2.5 ", "").replace(" 2.5", "").replace("Gemma 4 of ", "Gemma 4 ").strip()
     return file.title.removeprefix("upscaler ").removeprefix("distilled LoRA ")
 
 

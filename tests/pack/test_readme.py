@@ -5,7 +5,7 @@ import re
 import pytest
 from pack.host import REPOSITORY
 from pack.links import FILES, HUB, LICENCES
-from pack.readme import README, TABLES, USES, table_in
+from pack.readme import README, TABLES, table_in
 from pack.workflow import SHIPPED
 
 PAGE = README.read_text(encoding="utf-8")
@@ -23,12 +23,12 @@ def test_every_workflow_is_there_with_its_picture():
 
 
 def test_links_to_weights_and_licences_are_those_of_the_loaders():
-    urls = {file.url for file in FILES if file.group in USES} | {*LICENCES.values()}
+    urls = {file.url for file in FILES} | {*LICENCES.values()}
     told = {url for url in re.findall(r"\((https://[^)]*)\)", PAGE) if url in urls or url.startswith(HUB)}
     assert told == urls
 
 
 def test_the_page_of_the_loader_has_every_file_of_2_5_with_its_link():
     page = (REPOSITORY / "js" / "docs" / "LTX2AVLoadModel.md").read_text(encoding="utf-8")
-    urls = {file.url for file in FILES if file.group not in USES}
+    urls = {file.url for file in FILES if file.group == "2.5"}
     assert len(urls) == 13 and urls == {*re.findall(rf"\(({HUB}/[^)]*\.safetensors)\)", page)}
