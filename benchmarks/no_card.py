@@ -153,11 +153,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ram", type=float, default=5, metavar="GB", help="that the clip may take (default 5)")
     parser.add_argument("--no-prompt", action="store_true", help="skip Gemma and its projection, most of the time")
     parser.add_argument("--files", nargs=2, type=Path, metavar=("MODEL", "GEMMA"), help="instead of those made here")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "bf16", "fp32"), help="what networks compute in"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name, AnonymousMemory() as memory:
         checkpoint, gemma = options.files or write_model(Path(name), options.version)
         models = ltx2.open_models(checkpoint, gemma, distilled=True)
-        size, limits = {"width": 64, "height": 64, "frames": 9}, {"device": "cpu", "max_ram": options.ram}
+        size = {"width": 64, "height": 64, "frames": 9}
+        limits = {"device": "cpu", "max_ram": options.ram, "precision": options.precision}
         kept = Path(name) / "kept" if options.no_prompt else None
         request = ltx2.Request.of(PROMPT, sigmas=[1.0, 0.0], cache=kept, **size, **limits)
         engine = WatchedEngine(models, request, memory)

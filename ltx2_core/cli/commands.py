@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
+from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
@@ -21,7 +22,7 @@ from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.gain import describe_gain
 from ..pipeline.generate import Clip, check_decoders, recipe_of, run_batch
-from ..pipeline.local_engine import best_device, compute_dtype, current_machine
+from ..pipeline.local_engine import best_device, compute_dtype, current_machine, transformer_section
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
 from ..pipeline.processes import Launch
@@ -101,10 +102,11 @@ def run_inspect(options: argparse.Namespace) -> None:
 def run_plan(options: argparse.Namespace) -> None:
     """Print where the weights will be, and how long a clip takes."""
     cards = cards_of(options)
-    rooms = [room_of(argparse.Namespace(**vars(options) | {"card": card})) for card in cards]
+    models = None if options.version else _models(options)
+    rooms = [room_of(argparse.Namespace(**vars(options) | {"card": card}), models) for card in cards]
     room, dtype = rooms[0]
     options.card = cards[0]
-    blueprint, recipe = _blueprint(options, dtype, tables=not room.in_ram)
+    blueprint, recipe = _blueprint(options, models, dtype, tables=not (room.in_ram and dtype == torch.float32))
     clip, steps = ClipSettings(**given(options, ClipSettings)), given(options, ScheduleSettings).get("steps")
     size = clip.width or recipe.width, clip.height or recipe.height, clip.frames or recipe.frames
     shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
@@ -135,21 +137,32 @@ def cards_of(options: argparse.Namespace) -> list[str | None]:
     return [options.card] * options.gpus
 
 
-def _blueprint(options: argparse.Namespace, dtype: torch.dtype, tables: bool) -> tuple[Blueprint, Recipe]:
+def _models(options: argparse.Namespace) -> Models:
+    """The files to plan for."""
+    return open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
+
+
+def _blueprint(
+    options: argparse.Namespace, models: Models | None, dtype: torch.dtype, tables: bool
+) -> tuple[Blueprint, Recipe]:
     """The networks of a release or of files as shapes, and their recipe."""
     device = None if options.card else best_device()
-    if options.version:
+    if models is None:
         recipe = recipe_for(options.version, 48, options.distilled)
         return Blueprint.of_version(options.version, options.format or "bf16", dtype, tables, device), recipe
-    models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled or None)
     encoder = open_text_encoder(models.text_encoder) if models.text_encoder else None
     cast_to = None if options.format == "bf16" else options.format
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), dtype)
     return Blueprint.of_files(models, encoder, dtypes, cast_to, tables, device), recipe_of(models)
 
 
-def room_of(options: argparse.Namespace) -> tuple[Room, torch.dtype]:
-    """Return what may be taken of the machine to plan for, and what it computes in."""
+def room_of(options: argparse.Namespace, models: Models | None) -> tuple[Room, torch.dtype]:
+    """Return what may be taken of the machine to plan for, and what it computes in.
+
+    Args:
+        options: name the card, if it is another one, and limits.
+        models: the files; None for a release.
+    """
     total, available = ram()
     if options.ram is not None:
         total = available = int(options.ram * GIB)
@@ -158,7 +171,9 @@ def room_of(options: argparse.Namespace) -> tuple[Room, torch.dtype]:
         machine, dtype = machine_named(options.card), torch.bfloat16
     else:
         file = Path(options.checkpoint[0]) if options.checkpoint else None
-        machine, dtype = current_machine(device, file), compute_dtype(device)
+        section = VERSIONS[options.version].config["transformer"] if models is None else transformer_section(models)
+        dtype = compute_dtype(device, section)
+        machine = current_machine(device, file, dtype)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))
     elif options.card is None and device.type == "cpu":

@@ -15,8 +15,11 @@ def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tens
     if x.device.type not in _NOT_FUSED:
         return F.rms_norm(x, x.shape[-1:], weight, eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    factor = (norm.square() / x.shape[-1] + eps).rsqrt()
-    normal = (x * factor).to(x.dtype) if needs_grad(x) else torch.mul(x, factor, out=torch.empty_like(x))
+    if needs_grad(x):
+        normal = (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype)
+    else:  # the same in place: small clips are busy making tensors
+        factor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normal = x * factor if x.dtype == factor.dtype else torch.mul(x, factor, out=torch.empty_like(x))
     return normal if weight is None else normal.mul_(weight)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
 from ..errors.files import replace_file
 from . import pyav as av
+from .behind import do_behind
 from .exr import BRIGHTEST, ExrEncoder
 from .light import Grading, to_hlg
 from .local import check_no_address
@@ -187,10 +188,13 @@ def write_video(
         if sound is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="stereo", bit_rate=192_000)
             _encode_sound(container, audio, sound.numpy(), "fltp")
-        for number, frame in enumerate(chain([first], frames)):
+
+        def encode(number: int, frame: Tensor) -> None:
             picture = _picture(_yuv420(frame, form).cpu().numpy(), form)
             picture.pts, picture.time_base = number, 1 / fps
             container.mux(video.encode(picture))
+
+        do_behind(encode, chain([first], frames))
         container.mux(video.encode())
     return path
 
@@ -243,13 +247,20 @@ def write_frames(
     with _whole_or_nothing(folder) as unfinished:
         unfinished.mkdir()
         if exr is not None:
-            for number, frame in enumerate(_frames(chunks, -BRIGHTEST, BRIGHTEST)):
-                (unfinished / f"frame_{number:05}.exr").write_bytes(exr.encode(frame))
+            light = exr
+
+            def write_light(number: int, frame: Tensor) -> None:
+                (unfinished / f"frame_{number:05}.exr").write_bytes(light.encode(frame))
+
+            do_behind(write_light, _frames(chunks, -BRIGHTEST, BRIGHTEST))
         else:
             texts = picture_tags(metadata)
-            for number, frame in enumerate(_frames(chunks), start=1):
+
+            def write_picture(number: int, frame: Tensor) -> None:
                 pixels = (frame * 255).round().to(torch.uint8).cpu().numpy()
                 Image.fromarray(pixels).save(unfinished / f"frame_{number:05}.png", pnginfo=texts)
+
+            do_behind(write_picture, _frames(chunks), first=1)
         if waveform is not None:
             write_audio(unfinished / "sound.wav", waveform, sample_rate, metadata=metadata)
         if folder.exists():

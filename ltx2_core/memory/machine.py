@@ -1,6 +1,7 @@
 """How fast a machine is: from datasheets for the usual cards, from a short measurement for the present one."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from .pinned import kept_free, pin_limit
 from .ram import ram
 from .trace import Cost
 
+_log = logging.getLogger(__name__)
+
 GIB = 2**30
 DISK = 3e9  # bytes per second of a middling NVMe drive
 
@@ -40,6 +43,11 @@ _WARM_UP_SECONDS = 0.3  # until a card and its link, which rest at a lower clock
 
 # What it takes a program of Python to start one operation of a card.
 LAUNCH = 7e-6
+
+# A CPU computes networks of at least so many channels in bfloat16 if it multiplies them so many times as fast in it;
+# narrower ones are busy with light work, which is faster in float32.
+_WIDE = 1024
+_FASTER = 1.3
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ def this_machine(
     folder: Path | None = None,
     scaled_product: ScaledProduct | None = None,
     overlaps: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Machine:
     """Return the present machine, measured once in 0.7 s and then remembered.
 
@@ -150,18 +159,64 @@ def this_machine(
         scaled_product: returns, for a square matrix on the device, a function that multiplies it by itself in eight
             bits, or None where the device cannot.
         overlaps: whether weights are copied to the device while it computes.
+        dtype: what a CPU computes in; cards are measured in bfloat16.
     """
+    name = _name(device)
+    if device.type == "cpu" and dtype != torch.float32:
+        name += f" in {str(dtype).removeprefix('torch.')}"
     disk, bits8 = "" if file is None else file.stat().st_dev, "" if scaled_product is None else "8 bits"
-    key = f"{identity_of(device)} torch {torch.__version__} {disk} {overlaps} {bits8}"
+    key = f"{identity_of(device)} torch {torch.__version__} {disk} {overlaps} {bits8}{name.removeprefix(_name(device))}"
+
+    def probe() -> dict[str, Any]:
+        computed_in = torch.bfloat16 if device.type == "cuda" else dtype
+        return asdict(_probe(name, device, file, scaled_product, overlaps, computed_in))
+
+    return Machine(**_remembered(folder, key, set(Machine.__dataclass_fields__), probe))
+
+
+def computing_dtype(width: int, folder: Path | None = None) -> torch.dtype:
+    """Return what this CPU computes a network in: bfloat16, as it was trained, where its products are faster.
+
+    That is measured once for each width, in half a second, and then remembered.
+
+    Args:
+        width: channels of the network's tokens.
+        folder: where measurements are kept; None keeps nothing.
+    """
+    if width < _WIDE:
+        return torch.float32
+    device, dtypes = torch.device("cpu"), {str(each): each for each in (torch.float32, torch.bfloat16)}
+    key = f"{identity_of(device)} torch {torch.__version__} products of {width} channels"
+
+    def probe() -> dict[str, Any]:
+        return {name: _product_rate(width, dtype) for name, dtype in dtypes.items()}
+
+    rates = _remembered(folder, key, set(dtypes), probe)
+    slow, fast = (rates[name] for name in dtypes)
+    faster = fast > _FASTER * slow
+    said = "The CPU computes in %s: its products of %d channels are %.1f times as fast in bfloat16 as in float32"
+    _log.info(said, "bfloat16" if faster else "float32", width, fast / slow)
+    return torch.bfloat16 if faster else torch.float32
+
+
+def _product_rate(width: int, dtype: torch.dtype) -> float:
+    """Products of some tokens with a matrix, per second."""
+    tokens, matrix = torch.ones(_PROBED_TOKENS, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
+    return _runs_per_second(lambda: F.linear(tokens, matrix), torch.device("cpu"))
+
+
+def _remembered(
+    folder: Path | None, key: str, names: set[str], measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What was measured before under ``key``, if it has these ``names``; else what is measured now."""
     path = _path(folder)
     known = _read(path)
-    if key in known:
-        return Machine(**known[key]["rates"])
-    machine = _probe(_name(device), device, file, scaled_product, overlaps)
+    if key in known and known[key]["rates"].keys() == names:
+        return cast(dict[str, Any], known[key]["rates"])
+    rates = measure()
     if path is not None:
-        rates = asdict(machine)
         _write(path, known | {key: {"rates": rates, "digest": fingerprint(key, rates)}})
-    return machine
+    return rates
 
 
 def forget_machine(device: torch.device, folder: Path | None) -> None:
@@ -232,18 +287,19 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 def _is_whole(key: str, kept: object) -> bool:
     rates = kept.get("rates") if isinstance(kept, dict) else None
-    return (
-        isinstance(rates, dict)
-        and rates.keys() == Machine.__dataclass_fields__.keys()
-        and cast(dict, kept).get("digest") == fingerprint(key, rates)
-    )
+    return isinstance(rates, dict) and cast(dict, kept).get("digest") == fingerprint(key, rates)
 
 
 def _probe(
-    name: str, device: torch.device, file: Path | None, scaled_product: ScaledProduct | None, overlaps: bool
+    name: str,
+    device: torch.device,
+    file: Path | None,
+    scaled_product: ScaledProduct | None,
+    overlaps: bool,
+    dtype: torch.dtype,
 ) -> Machine:
     card = device.type == "cuda"
-    dtype, side, tokens, size = (torch.bfloat16, 4096, 4096, 2**26) if card else (torch.float32, 512, 256, 2**22)
+    side, tokens, size = (4096, 4096, 2**26) if card else (512, 256, 2**22)
 
     def rate(work: float, run: Callable[[], object]) -> float:
         return work * _runs_per_second(run, device)
@@ -276,6 +332,7 @@ def _probe(
 
 
 _SIDE8 = 1024  # of a matrix in eight bits; with smaller ones a CPU is busy starting operations
+_PROBED_TOKENS = 256  # as those of a small clip
 _STARTED = 100  # operations one after the other, to measure what it takes to start one
 
 

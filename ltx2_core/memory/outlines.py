@@ -307,9 +307,8 @@ class Results:
     def __init__(self):
         self._known: dict[Hashable, int | tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
 
-    def of(self, operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> object:
-        """Return what ``operation`` makes of these arguments."""
-        given = tensors_in((args, kwargs))
+    def of(self, operation: OpOverload, args: tuple, kwargs: dict[str, Any], given: list[Tensor]) -> object:
+        """Return what ``operation`` makes of these arguments, of which ``given`` are the tensors."""
         if operation.is_view or any(tensor.device.type != "meta" for tensor in given):
             return operation(*args, **kwargs)
         key = (operation, _signature(args), _signature(tuple(kwargs.items())))
@@ -355,6 +354,10 @@ def tensors_in(tree: object) -> list[Tensor]:
     """Return all tensors in tuples, lists and dictionaries."""
     if isinstance(tree, Tensor):
         return [tree]
-    if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    return [each for branch in tree for each in tensors_in(branch)] if isinstance(tree, (tuple, list)) else []
+    found: list[Tensor] = []
+    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ():
+        if isinstance(branch, Tensor):  # most are, or numbers: to ask for each by itself would take twice as long
+            found.append(branch)
+        elif isinstance(branch, (tuple, list, dict)):
+            found += tensors_in(branch)
+    return found

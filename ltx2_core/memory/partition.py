@@ -244,7 +244,12 @@ def tables_of(network: nn.Module) -> set[int]:
 
 def names_of(network: nn.Module) -> dict[int, str]:
     """Map the id of every parameter and buffer to its name."""
-    return {id(tensor): name for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers())}
+    names: dict[int, str] = {}
+    for path, module in network.named_modules():
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), f"{path}.{leaf}" if path else leaf)
+    return names
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -70,7 +70,7 @@ class _Counter(TorchDispatchMode):
         """Return what ``operation`` makes of its arguments, and count what that takes."""
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
-        result = RESULTS.of(operation, args, kwargs)
+        result = RESULTS.of(operation, args, kwargs, given)
         made = tensors_in(result)
         self._keep_new(given, made)
         kind = operation.overloadpacket

@@ -1,7 +1,7 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare, fold_loras
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, free_ram, pinnable, this_machine, usable
+from ..memory.machine import Machine, computing_dtype, free_ram, pinnable, this_machine, usable
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
 from ..memory.ram import ram
@@ -28,7 +28,7 @@ from ..memory.store import Store
 from ..quantization import check_format, scaled_product
 from ..settings import Resources
 from ..text import Tokenizer
-from ..transformer import SequenceParallel, check_heads
+from ..transformer import SequenceParallel, TransformerConfig, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
 from .devices import Others, Twin, Worker, make_twins, rate_of, working_together
 from .engine import PlannedEngine
@@ -87,7 +87,7 @@ class LocalEngine(PlannedEngine):
         self._device, self._processes = self._devices[0], joined_processes()
         if self._processes is not None:
             self._device = self._own_device(self._processes)
-        self._dtype = resources.dtype or compute_dtype(self._device)
+        self._dtype = resources.dtype or compute_dtype(self._device, transformer_section(models))
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[
             tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
@@ -162,7 +162,7 @@ class LocalEngine(PlannedEngine):
 
     def _machine_of(self, device: torch.device) -> Machine:
         source = self.models.sources.get("transformer")
-        return current_machine(device, None if source is None else source.file.path)
+        return current_machine(device, None if source is None else source.file.path, self._dtype)
 
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what may be taken now."""
@@ -329,14 +329,33 @@ def _device_counts() -> dict[str, int]:
     return {"cuda": cards, "xpu": others, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
 
 
-def compute_dtype(device: torch.device | str) -> torch.dtype:
-    """Return what networks compute in: bfloat16 as they were trained, float32 on a CPU."""
-    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+def compute_dtype(device: torch.device, transformer: Mapping[str, Any] | None) -> torch.dtype:
+    """Return what networks compute in: bfloat16 as they were trained, on a CPU only where it is faster in it.
+
+    Args:
+        device: where.
+        transformer: the section of the model's config, whose width decides; None where there is no transformer.
+    """
+    if device.type != "cpu":
+        return torch.bfloat16
+    width = 0 if transformer is None else TransformerConfig.from_json(transformer).video.width
+    return computing_dtype(width, cache_folder())
 
 
-def current_machine(device: torch.device, file: Path | None = None) -> Machine:
-    """Return the present machine, measured once and remembered; ``file`` lies on the disk that holds the models."""
-    return this_machine(device, file, cache_folder(), scaled_product, can_stream(device))
+def transformer_section(models: Models) -> Mapping[str, Any] | None:
+    """Return the section of the transformer in the config of ``models``; None if they have none."""
+    return models.config["transformer"] if "transformer" in models.sources else None
+
+
+def current_machine(device: torch.device, file: Path | None = None, dtype: torch.dtype = torch.float32) -> Machine:
+    """Return the present machine, measured once and remembered.
+
+    Args:
+        device: the card, or the CPU.
+        file: on the disk that holds the models.
+        dtype: what a CPU computes in.
+    """
+    return this_machine(device, file, cache_folder(), scaled_product, can_stream(device), dtype)
 
 
 def _rounded(nbytes: int) -> int:

@@ -123,10 +123,8 @@ class LoraLoad(Load):
 
     def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
         """Say what LoRAs beside quantised weights take, and what they would take folded into a wide copy of them."""
-        if TRANSFORMER not in stage.networks:
-            return ()
-        load = self._load(TRANSFORMER.name, self._stacks(stage)[TRANSFORMER.name], True)
-        if not load.folded:
+        stack = self._stacks(stage).get(TRANSFORMER.name, ())
+        if not stack or not (load := self._load(TRANSFORMER.name, stack, True)).folded:
             return ()
         beside, folded = (self._with_loras(stage, need_of(stage, self.blueprint), fold) for fold in (False, True))
         times = machine.seconds(folded.cost) / machine.seconds(beside.cost)

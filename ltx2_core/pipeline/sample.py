@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.link import InPlace
 from ..memory.machine import Machine
-from ..memory.placement import SMALLER, StageNeed, fitting_share
+from ..memory.placement import SMALLER, Room, StageNeed, fitting_share
 from ..memory.store import Store
 from ..memory.trace import Cost, cost
 from ..sampling import (
@@ -55,11 +55,10 @@ from ..transformer import (
     Visibility,
 )
 from .blueprint import FLOAT32, Blueprint, empty_like
+from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text, with_text_caches
 from .long import Script, sample_long
 from .products import describe_products
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
-
-SampleT = TypeVar("SampleT", bound="Sample")
 
 
 @dataclass(frozen=True)
@@ -182,6 +181,7 @@ def sample(
     sampling: Sampling,
     dtype: torch.dtype = torch.float32,
     hooks: Hooks = Hooks(),
+    caches_text: bool = False,
 ) -> AVLatent:
     """Denoise a latent from seeded noise at the first sigma to the last one.
 
@@ -191,6 +191,7 @@ def sample(
         sampling: how.
         dtype: what the network computes in.
         hooks: whom to tell.
+        caches_text: what the network makes of prompts at every noise level alike is kept, where one device computes.
 
     Returns:
         The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
@@ -202,6 +203,7 @@ def sample(
     sigmas = schedules.check_sigmas(sampling.sigmas)
     apart = None if sampling.together else sampling.tiles
     _check_together(network, sampling)
+    caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
     state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
@@ -211,7 +213,7 @@ def sample(
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
-    solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total)
+    solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total, caches_text)
     result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
 
@@ -234,6 +236,7 @@ class _Solver:
     dtype: torch.dtype
     hooks: Hooks
     total: int  # steps
+    caches_text: bool
     done: int = field(default=0, init=False)
 
     def __call__(self, state: AVState, noise: AVLatent) -> AVLatent:
@@ -260,6 +263,7 @@ class _Solver:
             on_evaluate=self.hooks.on_evaluate,
             step=settings.start_step,
             step_cache=settings.step_cache,
+            caches_text=self.caches_text,
         )
         last = None if inputs.last is None else inputs.last.map(pack)
         noisy = start if settings.add_noise else self._take_up(state, pack(inputs.latent), last)
@@ -303,6 +307,7 @@ class Sample(Stage):
         windows: of a long clip; empty for one that is made at once.
         windowing: how these windows are joined.
         loras: in place of those of the model.
+        caches_text: whether what is made of the prompts stays from step to step; of a stage that was fitted.
     """
 
     sampling: Sampling
@@ -310,13 +315,23 @@ class Sample(Stage):
     windows: tuple[Window, ...] = ()
     windowing: Windowing | None = None
     loras: Stack | None = None
+    caches_text: bool = False
     name = "sampling"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
 
+    def fit(self, blueprint: Blueprint, room: Room) -> "Sample":
+        """Keep what is made of the prompts from step to step, where it is most of the work and everything fits."""
+        if self.sampling.settings.batched_passes or not is_mostly_text(blueprint, self.size):
+            return self
+        keeping = replace(self, caches_text=True)
+        return keeping if room.budget is None or need_of(keeping, blueprint).peak <= room.budget else self
+
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
-        """Say in which formats it multiplies, and what it costs to expand others."""
+        """Say in which formats it multiplies, what it costs to expand others, and what stays from step to step."""
         need = need_of(self, blueprint)
         products = describe_products(blueprint, need, len(self._passes), machine)
+        if self.caches_text:
+            products += (describe_cached_text(self.name, self._cached_text(blueprint)),)
         if not self.sampling.settings.step_cache or self.size.video is None:
             return products
         skipped, whole = machine.seconds(skipped_step(blueprint, self.size, self._passes)), machine.seconds(need.cost)
@@ -334,10 +349,16 @@ class Sample(Stage):
             passes = tuple(name for name in passes if name != "negative")
             size = replace(size, batch=2 * size.batch)
         steps = self.sampling.steps * max(1, len(self.windows))
-        need = need_of_passes(blueprint, size, passes, steps, self.sampling.guidance.first_stg_block, self.name)
-        if not self.sampling.settings.step_cache:
-            return need
-        return replace(need, input_bytes=need.input_bytes + cached_bytes(blueprint, size, len(passes)))
+        first, kept = self.sampling.guidance.first_stg_block, 0
+        if self.caches_text:
+            kept += self._cached_text(blueprint)
+        if self.sampling.settings.step_cache:
+            kept += cached_bytes(blueprint, size, len(passes))
+        need = need_of_passes(blueprint, size, passes, steps, first, self.name, self.caches_text)
+        return need.with_inputs(kept)
+
+    def _cached_text(self, blueprint: Blueprint) -> int:
+        return cached_text_bytes(blueprint, self.size, _prompts(self._passes))
 
     def advise(self, need: StageNeed, budget: int) -> str:
         """Say how long a clip of this size may be."""
@@ -378,17 +399,19 @@ class Sample(Stage):
             conditions,
             None if last is None else last.to(device),
         )
-        with engine.use(self, self.loras) as networks:
+        loras = engine.loras if self.loras is None else self.loras
+        stage = replace(self, caches_text=engine.fit(self).caches_text and keep_text(self.name, loras))
+        with engine.use(stage, self.loras) as networks:
             network = networks[TRANSFORMER]
             if self.windowing is None:
-                result = self._sample(engine, network, inputs)
+                result = stage._sample(engine, network, inputs)
             else:
 
                 def sample_window(
                     begin: AVLatent, contexts: Contexts, given: Sequence[LatentCondition], number: int
                 ) -> AVLatent:
                     here = replace(inputs, latent=begin, contexts=contexts, conditions=given)
-                    return self.window(engine, network, here, number)
+                    return stage.window(engine, network, here, number)
 
                 result = sample_long(
                     sample_window, inputs.latent, fps, script, conditions, self.windows, self.windowing, cache
@@ -420,7 +443,7 @@ class Sample(Stage):
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
         steps = self.sampling.steps
         hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
-        return sample(network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks)
+        return sample(network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text)
 
 
 def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:
@@ -447,23 +470,26 @@ def need_of_passes(
     steps: int,
     first_stg_block: int = 0,
     name: str = "sampling",
+    caches_text: bool = False,
 ) -> StageNeed:
     """Measure all steps of these ``passes`` over a latent of ``size``.
 
-    The perturbed pass is one with the conditional pass up to ``first_stg_block``.
+    The perturbed pass is one with the conditional pass up to ``first_stg_block``; with ``caches_text`` the step before
+    left what it made of the prompts.
     """
     weights = blueprint.weights("transformer")
-    key = ("sweep", size, passes)
-    whole, block = blueprint.remember(key, lambda: _sweep(blueprint, size, passes))
+    key = ("sweep", size, passes, caches_text)
+    whole, block = blueprint.remember(key, lambda: _sweep(blueprint, size, passes, caches_text))
     step = whole + block * (len(weights.blocks) - 2)
     if "perturbed" in passes and first_stg_block:
         others = tuple(each for each in passes if each != "perturbed")
-        shared = blueprint.remember(("sweep", size, others), lambda: _sweep(blueprint, size, others))[1]
+        key = ("sweep", size, others, caches_text)
+        shared = blueprint.remember(key, lambda: _sweep(blueprint, size, others, caches_text))[1]
         step -= (block - shared) * first_stg_block
     return StageNeed(name, weights, step, input_bytes(blueprint, size, passes), steps)
 
 
-def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tuple[Cost, Cost]:
+def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str], caches_text: bool) -> tuple[Cost, Cost]:
     """Return the cost of a step with two blocks, and what the second of them adds to it.
 
     The store holds on to what a block is given, one state for each pass, in case that it has to run again.
@@ -471,6 +497,10 @@ def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str]) -> tupl
     passes = passes_on_meta(blueprint, size, names)
     one, two = (blueprint.shortened_transformer(layers) for layers in (1, 2))
     peers = ImaginedPeers(blueprint.processes)
+    if caches_text:
+        passes = with_text_caches(passes)
+        for network in (one, two):  # the step before this one
+            network.sweep(passes)
     with Store(two, "meta", link=InPlace("meta")).use():
         whole = cost(lambda: _shared(two, peers).sweep(passes))
     return whole, whole - cost(lambda: _shared(one, peers).sweep(passes))

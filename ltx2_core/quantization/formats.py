@@ -80,6 +80,8 @@ def find_format(stored: StoredWeight) -> Format | None:
     Raises CheckpointError if it has a marker that names no row of FORMATS, or one that it does not fit.
     """
     if (named := stored.format_name) is None:
+        if stored.weight.itemsize > 1:  # every format has bytes, and plain weights are looked at by the thousand
+            return None
         return next((format for format in FORMATS.values() if format.stores(stored)), None)
     format = next((format for format in FORMATS.values() if named in format.markers), None)
     if format is None:
@@ -106,10 +108,12 @@ def is_linear(module: nn.Module) -> bool:
 def matrix_shapes(network: nn.Module) -> dict[str, Shape]:
     """Return the shape of every parameter of ``network`` by name; of quantised matrices that of the matrix, (out, in),
     whatever the stored tensor has."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    for name, module in network.named_modules():
+    shapes: dict[str, Shape] = {}
+    for name, module in network.named_modules():  # once for all parameters: each such walk takes its time
+        prefix = f"{name}." if name else ""
+        shapes |= {prefix + leaf: tuple(each.shape) for leaf, each in module._parameters.items() if each is not None}
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-            shapes[f"{name}.weight" if name else "weight"] = module.shape
+            shapes[f"{prefix}weight"] = module.shape
     return shapes
 
 

@@ -6,11 +6,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..latents import AVLatent
-from ..transformer import UNPERTURBED, Pass, Perturbation, StepCache, StreamInput
+from ..transformer import UNPERTURBED, Pass, Perturbation, StepCache, StreamInput, TextCache
 from .blend import Contexts, Weight, blended, shares
 from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, passes_needed, perturbation_of
 
@@ -70,6 +71,7 @@ class Denoiser:
         on_evaluate: Called with sigma and step before the network is evaluated.
         step: The number of the step, counted from 0.
         step_cache: The limit of ``StepCache``; 0 is without.
+        caches_text: What the network makes of prompts at every noise level alike is kept; its weights must not change.
     """
 
     network: Network
@@ -86,7 +88,9 @@ class Denoiser:
     on_evaluate: Callable[[float, int], None] | None = None
     step: int = 0
     step_cache: float = 0.0
+    caches_text: bool = False
     _caches: dict[int, StepCache] = field(default_factory=dict, init=False)  # by the number of the prompt
+    _texts: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, init=False)  # caches by context
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
     _sigma: float = field(default=1.0, init=False)  # that is evaluated
 
@@ -247,6 +251,7 @@ class Denoiser:
                 nag=nag,
                 updated=name in active,
                 levels=levels,
+                text_cache=self._text_cache(getattr(contexts, name)),
             )
 
         inputs = {name: stream(name, x) for name, x in latent.streams().items()}
@@ -266,12 +271,17 @@ class Denoiser:
             else replace(
                 each,
                 context=self._fit(getattr(read[name], name), each.tokens),
+                text_cache=self._text_cache(getattr(read[name], name)),
                 schedule=read[name].schedule(name, each.positions),
                 nag=each.nag if nag else None,
             )
             for name, each in zip(("video", "audio"), inputs)
         )
         return video, audio
+
+    def _text_cache(self, context: Tensor) -> TextCache | None:
+        """Where all steps keep what the network makes of ``context``."""
+        return self._texts.setdefault(context, TextCache()) if self.caches_text else None
 
     def _fit(self, context: Tensor, x: Tensor) -> Tensor:
         return context.to(x.device, self.dtype).expand(len(x), -1, -1)
@@ -311,5 +321,5 @@ def _batch(passes: dict[str, Pass], first: str, second: str) -> Pass | None:
                 for f in fields(StreamInput)
                 if isinstance(getattr(a, f.name), Tensor)
             }
-            streams.append(replace(a, **both, levels=None if a.levels is None else a.levels.doubled))
+            streams.append(replace(a, **both, levels=None if a.levels is None else a.levels.doubled, text_cache=None))
     return Pass(streams[0], streams[1], UNPERTURBED)

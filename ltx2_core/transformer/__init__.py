@@ -8,6 +8,7 @@ from .model import Transformer
 from .sequence import SequenceParallel, check_heads
 from .share import ImaginedPeers, Peers
 from .step_cache import StepCache
+from .text_cache import TextCache
 
 __all__ = [
     "ATTENTIONS",
@@ -21,6 +22,7 @@ __all__ = [
     "StepCache",
     "StreamConfig",
     "StreamInput",
+    "TextCache",
     "TextSchedule",
     "Transformer",
     "TransformerConfig",

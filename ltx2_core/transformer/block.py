@@ -12,6 +12,7 @@ from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
 from .modulation import Modulation, TokenModulation, gated_sum, modulate, norm_modulate
 from .share import WHOLE, Whole
+from .text_cache import TextCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class TextInput:
     scale: float = 1.0
     limit: float = 2.5
     blend: float = 0.25
+    cache: TextCache | None = None  # where keys and values stay; only of a text without modulation
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,8 @@ class TextAttention(Attention):
 
     def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
         context = text.context
+        if text.cache is not None:
+            return text.cache.find(self, partial(self.project_key_value, context))
         if text.modulation is not None and table is not None:
             shift, scale = text.modulation(table, 0, 1)
             context = modulate(context.clone(), shift, scale)

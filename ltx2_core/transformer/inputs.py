@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..layers import TextSchedule, TokenLevels, Visibility
 from .share import WHOLE, Whole
+from .text_cache import TextCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class StreamInput:
     updated: bool = True  # False: the other stream may attend to this one, which itself stays as it is
     levels: TokenLevels | None = None  # what timesteps are made of, if all clips have one sigma; None = found anew
     share: Whole = WHOLE  # whether other processes have more tokens of this stream
+    text_cache: TextCache | None = None  # of the context, where it is read again and again; None = made anew
 
 
 @dataclass(frozen=True)

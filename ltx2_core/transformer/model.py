@@ -142,12 +142,13 @@ class StreamIO(nn.Module):
         return cached[rope, dtype]
 
     def _text_input(self, stream: StreamInput, modulation: Modulation | None) -> TextInput:
-        caption = self.caption or nn.Identity()
+        caption, cache = self.caption or nn.Identity(), stream.text_cache if modulation is None else None
         bias = stream.schedule or _context_bias(stream.context_mask, stream.tokens.dtype)
+        context = caption(stream.context) if cache is None else cache.find(self, partial(caption, stream.context))
         if (nag := stream.nag) is None:
-            return TextInput(caption(stream.context), bias, modulation)
+            return TextInput(context, bias, modulation, cache=cache)
         negative = TextInput(caption(nag.context), None, modulation)
-        return TextInput(caption(stream.context), bias, modulation, negative, nag.scale, nag.limit, nag.blend)
+        return TextInput(context, bias, modulation, negative, nag.scale, nag.limit, nag.blend, cache)
 
     def modulate_by_own_level(
         self, levels: Tensor, level: Tensor, other_sigma: Tensor, dtype: torch.dtype

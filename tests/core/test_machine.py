@@ -2,11 +2,16 @@
 
 import json
 
+import pytest
 import torch
 from planned import RATES
 
+from ltx2_core import open_models
+from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import GIB, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, computing_dtype, pinnable, this_machine
+from ltx2_core.pipeline import local_engine
+from ltx2_core.pipeline.local_engine import compute_dtype
 
 
 def test_a_machine_is_measured_once(tmp_path, monkeypatch):
@@ -32,6 +37,37 @@ def test_a_cpu_has_a_rate_of_its_own_for_eight_bits(monkeypatch):
     plain, found = (this_machine(torch.device("cpu"), scaled_product=each) for each in (None, scaled_product))
     assert plain.products8 == plain.products and found.products8 > 10 * found.products
     assert {*calls} == {(1024, 1024)}
+
+
+@pytest.mark.parametrize("faster, chosen", [(2.0, torch.bfloat16), (1.1, torch.float32), (0.1, torch.float32)])
+def test_a_cpu_computes_in_what_it_multiplies_faster_in(tmp_path, monkeypatch, faster, chosen):
+    asked = []
+
+    def rate(width, dtype):
+        asked.append(width)
+        return faster if dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(machines, "_product_rate", rate)
+    wide, narrow = (known.config["transformer"] for known in (VERSIONS["2.3"], open_models("miniature")))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(local_engine, "cache_folder", lambda: tmp_path)
+    for _ in range(2):
+        assert compute_dtype(cpu, wide) == chosen
+        assert compute_dtype(cpu, narrow) == compute_dtype(cpu, None) == torch.float32
+    assert asked == [4096, 4096]  # once in each, of the wide one alone
+    assert compute_dtype(torch.device("cuda"), narrow) == torch.bfloat16
+
+
+def test_products_are_timed_and_rates_are_those_of_what_is_computed_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "_PROBE_SECONDS", 0.005)
+    chosen = computing_dtype(1024, tmp_path)
+    (kept,) = json.loads((tmp_path / "machine.json").read_text()).values()
+    rates = kept["rates"]
+    assert (rates["torch.bfloat16"] > 1.3 * rates["torch.float32"]) == (chosen == torch.bfloat16)
+    both = torch.float32, torch.bfloat16
+    plain, narrow = (this_machine(torch.device("cpu"), None, tmp_path, dtype=dtype) for dtype in both)
+    assert narrow.name == f"{plain.name} in bfloat16"
+    assert computing_dtype(1024, tmp_path) == chosen
 
 
 def test_a_tenth_of_the_ram_stays_free():

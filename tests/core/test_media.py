@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ltx2_core.errors import MediaError
 from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
+from ltx2_core.media.behind import MOST_WAITING, do_behind
 
 FPS = Fraction(24)
 
@@ -238,3 +241,45 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path):
     write_video(path, [noise(3)], FPS)
     assert path.read_bytes() != before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# Encoding beside decoding
+
+
+def test_frames_are_worked_on_in_their_order_while_the_next_ones_are_made():
+    made, done, go = [], [], threading.Event()
+
+    def frames():
+        for number in range(20):
+            made.append(number)
+            if number == 5:
+                go.set()  # which never happens where each frame waits for the one before
+            yield torch.full((2, 2, 3), number)
+
+    def work(number, frame):
+        assert go.wait(60) and threading.current_thread() is not threading.main_thread()
+        assert len(made) - len(done) <= MOST_WAITING + 2
+        done.append((number, int(frame[0, 0, 0])))
+
+    do_behind(work, frames(), first=1)
+    assert done == [(number + 1, number) for number in range(20)]
+
+
+@pytest.mark.parametrize("fails", ["frames", "work"])
+def test_what_fails_is_raised_and_nothing_is_done_afterwards(fails):
+    done = []
+
+    def frames():
+        for number in range(20):
+            if fails == "frames" and number == 3:
+                raise MediaError("no more")
+            yield torch.zeros(2, 2, 3)
+
+    def work(number, frame):
+        if fails == "work" and number >= 3:
+            raise MediaError("no more")
+        done.append(number)
+
+    with pytest.raises(MediaError, match="no more"):
+        do_behind(work, frames())
+    assert done == list(range(len(done))) and len(done) <= 3
