@@ -240,7 +240,7 @@ def write_frames(
     """
     folder = Path(folder)
     _refuse_a_full(folder)
-    with _whole_or_nothing(folder) as unfinished:
+    with whole_or_nothing(folder) as unfinished:
         unfinished.mkdir()
         if exr is not None:
             for number, frame in enumerate(_frames(chunks, -BRIGHTEST, BRIGHTEST)):
@@ -263,7 +263,7 @@ def _refuse_a_full(folder: Path) -> None:
 
 
 @contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
+def whole_or_nothing(target: Path) -> Iterator[Path]:
     """Give a hidden name beside ``target``, which becomes ``target`` at the end, or goes away on any failure.
 
     Raises UnreadableFileError for what the system refuses.
@@ -304,13 +304,14 @@ def _unfinished(target: Path) -> Iterator[Path]:
 def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
     """Give a container of this ``kind`` that becomes ``target``; FFmpeg never sees the name, which it might obey."""
     try:
-        with _whole_or_nothing(target) as unfinished:
+        with whole_or_nothing(target) as unfinished:
             with (
                 unfinished.open("wb") as file,
                 av.open(file, "w", format=kind, options=options) as container,
             ):
                 yield container
-            add_xmp(unfinished, kind)
+            with unfinished.open("r+b") as whole:
+                add_xmp(whole, kind)
     except av.FFmpegError as error:
         raise UnreadableFileError(
             f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"

@@ -26,7 +26,7 @@ def made(monkeypatch):
     """Settings of each request, of which noise is made in place of a clip."""
     requests = []
 
-    def make_clips(models, request, bars):
+    def make_clips(models, request, events):
         requests.append(request)
         frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
         clip = SimpleNamespace(chunks=(frames,), fps=request.clip.fps, waveform=None, sample_rate=None, grading=None)
