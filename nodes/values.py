@@ -26,6 +26,7 @@ from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe, widened
 from ..ltx2_core.media.notes import mark_video, marked
+from ..ltx2_core.media.provenance import check_unsigned
 from ..ltx2_core.media.write import whole_or_nothing, write_clip
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
@@ -340,12 +341,17 @@ def audio_of_video(video: Video) -> AudioSource | None:
 
 
 def save_video(video: Video, path: Path, tags: Mapping[str, str]) -> Path:
-    """Write a VIDEO as an MP4 file that says of itself ``tags``, and that a model made it; a file is not coded anew."""
+    """Write a VIDEO as an MP4 file that says of itself ``tags``, and that a model made it.
+
+    What is a file already is not coded anew. Raises MediaError for one that is signed.
+    """
     if not isinstance(video, InputImpl.VideoFromFile):
         film, sound = video_source(None, video), audio_of_video(video)
         heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
         fps = film.fps or Fraction(24)
         return write_clip(path, film.chunks(fps, film.count(fps)), fps, heard[0], heard[1], metadata=tags)
+    if isinstance(source := video.get_stream_source(), str):
+        check_unsigned(Path(source))
     with whole_or_nothing(path) as unfinished:
         video.save_to(str(unfinished), format=Types.VideoContainer.MP4, metadata=marked(tags))
         mark_video(unfinished)

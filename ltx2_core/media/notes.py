@@ -162,7 +162,9 @@ def _listed(text: str) -> dict[str, str]:
 
 
 def describe_tags(path: Path, *, graph: bool = True) -> str:
-    """Return in a few lines what a file says of itself, for people; without ``graph`` only that there is one.
+    """Return in a few lines what a file says of itself, for people.
+
+    A graph of ComfyUI is told node by node, or without ``graph`` only that it is there.
 
     Raises as ``read_tags``, and CheckpointError where settings in it are damaged.
     """
@@ -177,9 +179,23 @@ def describe_tags(path: Path, *, graph: bool = True) -> str:
     left_out = re.compile(rf"{DIGEST_TAG}|xml:.*|major_brand|minor_version|compatible_brands", re.IGNORECASE)
     for name, text in tags.items():
         if not left_out.fullmatch(name):
-            told = text if graph or name not in GRAPH_TAGS else f"a graph of ComfyUI, {len(text):,} letters"
+            told = _told_graph(text, graph) if name in GRAPH_TAGS else text
             lines.append(f"  {name:<20} {told.replace(chr(10), chr(10) + ' ' * 23)}")
     return "\n".join(lines)
+
+
+def _told_graph(text: str, whole: bool) -> str:
+    """A graph of ComfyUI in a line for each node, or in a few words; any other text as it is."""
+    try:
+        nodes = {key: node for key, node in parse_json(text, "a graph").items() if isinstance(node, dict)}
+    except LTX2Error:
+        return text
+    lines = [
+        f"{key} {node['class_type']} {json.dumps(node.get('inputs'), ensure_ascii=False)}"
+        for key, node in nodes.items()
+        if "class_type" in node
+    ]
+    return "\n".join(lines) if whole and lines else f"a graph of ComfyUI, {len(text):,} letters"
 
 
 def _shown(value: object) -> str:

@@ -111,8 +111,7 @@ def sign_file(source: Path, target: Path, identity: Identity, *, overwrite: bool
             f"{source.name} does not say that a model made it, which its signature would: sign a file as it was "
             "written here."
         )
-    if (before := read_signature(source)) is not None:
-        raise MediaError(f"{source.name} is signed already, by {before.who}: sign the file as it was before.")
+    check_unsigned(source)
     with _signer(c2pa, identity) as signer, whole_or_nothing(target) as unfinished:
         try:
             with (
@@ -131,6 +130,12 @@ def sign_file(source: Path, target: Path, identity: Identity, *, overwrite: bool
         if (signature := read_signature(unfinished)) is None or signature.faults:
             raise MediaError(f"{source.name} cannot be signed: what was written does not hold. Choose another file.")
     return signature
+
+
+def check_unsigned(path: Path) -> None:
+    """Raise MediaError for a file that is signed already, whose credentials another signature would hide."""
+    if path.suffix.lower() in KINDS and (before := read_signature(path)) is not None:
+        raise MediaError(f"{path.name} is signed already, by {before.who}: sign the file as it was before.")
 
 
 def read_signature(path: Path) -> Signature | None:

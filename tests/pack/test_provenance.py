@@ -1,12 +1,14 @@
 """Clips that are signed on the graph, and what every file says of itself, whoever saves it."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from pack.clip import saved
 from pack.workflow import add, change, node
 
-from ltx2_core.media import probe, read_tags
+from ltx2_core.media import probe, read_tags, read_video
 from ltx2_core.media.notes import SOURCE_TAG, SOURCE_TYPE
 
 pytestmark = pytest.mark.comfy
@@ -36,6 +38,18 @@ def test_a_clip_is_signed_last_and_kept_if_that_fails(server, client, prompt):
         assert json.loads(tags["prompt"])["signed"]["inputs"]["filename_prefix"] == "signed/clip"
     told = dict(run.texts)
     assert second.name in told["signed"] and "is whole, and signed by Jane Doe" in told["told"]
+
+    for path in (first, second):
+        (server.base / "input").mkdir(exist_ok=True)
+        shutil.copy(path, server.base / "input" / path.name)
+        prompt = {"file": {"class_type": "LoadVideo", "inputs": {"file": path.name}}}
+        add(prompt, signed=("LTX2AVSignClip", {"video": ["file", 0], "filename_prefix": "signed/again"}))
+        run = client.run(prompt)
+        assert (run.end == "execution_success") == (path is first), run.error
+    assert "signed already, by Jane Doe" in run.error
+    (again,) = (server.output / "signed").glob("again*")
+    assert read_signature(again).faults == ()
+    assert torch.equal(*(torch.cat([*read_video(path)]) for path in (first, again)))
 
 
 def test_the_hosts_own_node_saves_that_a_model_made_it(server, client, prompt):
