@@ -127,7 +127,7 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     commands = {}
     for name, text in helps.items():
         usage, epilog = PAGES.get(name, (None, None))
-        made = adding.add_parser(name, help=text, description=text.capitalize(), usage=usage, epilog=epilog)
+        made = adding.add_parser(name, help=text, description=text[0].upper() + text[1:], usage=usage, epilog=epilog)
         commands[name] = Command(made)
     path = in_words(syntax.file_path)
     _target(commands["generate"])

@@ -162,7 +162,8 @@ def notes_of(values: Mapping[str, Value], model: str) -> dict[str, str]:
     digest = {DIGEST_TAG: digest_of(values)}
     if values.get("metadata") is False:
         return digest
-    settings = {"seed": "0"} | lasting(values)
+    usual = {} if "latent" in values else {"seed": "0"}  # what a latent does not say nobody knows
+    settings = lasting({**usual, **values})
     note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": model}}
     return digest | {SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
 
