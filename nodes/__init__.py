@@ -27,10 +27,11 @@ from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
+from .provenance import CheckClip, SignClip
 from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .takes import LoadLatent, SaveLatent
-from .text import EnhancePrompt, GemmaTextEncode, ThinkingTokens
+from .text import EnhancePrompt, GemmaTextEncode, PromptsAndSeeds, ThinkingTokens
 from .timeline import TimelineNode
 from .values import LongClipPlan, MelSpectrogram
 
@@ -50,13 +51,13 @@ KINDS: Kinds = {
 NODES: list[type[io.ComfyNode]] = [
     *(LoadModel, LoadGemma, LoadLora, LoadLoraAdvanced, LoraStack, LoadICLora, LoadUpscaler, LoadHDR),
     *(MemoryPlan, Benchmark),
-    *(EnhancePrompt, GemmaTextEncode, ThinkingTokens, TimelineNode),
+    *(PromptsAndSeeds, EnhancePrompt, GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
-    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, CompareClips),
+    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, CompareClips, SignClip, CheckClip),
 ]
 
 

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from typing import Any
 
-from comfy_api.latest import InputImpl, Types, io
+from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning.light import LightDecoding
@@ -16,7 +16,7 @@ from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host, inputs
 from .engine import HostEngine, LoadedModel
-from .values import Audio, HostLatent, Latent, MelSpectrogram, MelType, audio_source
+from .values import Audio, GeneratedVideo, HostLatent, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
 DENOISING = ("decoder_seed", "decoder_steps", "decoder_keyframes")
@@ -160,7 +160,7 @@ def _given_frames(images: Tensor, shape: ClipShape, batch: int) -> Tensor:
 def _video(images: Tensor, audio: Audio | None, number: int, fps: Fraction) -> Any:
     """Return a VIDEO of clip ``number`` of a batch."""
     sound = None if audio is None else audio | {"waveform": audio["waveform"][number : number + 1]}
-    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, audio=sound, frame_rate=fps))
+    return GeneratedVideo(Types.VideoComponents(images=images, audio=sound, frame_rate=fps))
 
 
 def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, Any]) -> Tensor:

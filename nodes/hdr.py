@@ -49,6 +49,7 @@ class SaveHDR(io.ComfyNode):
                 inputs.socket(io.Audio, "audio", "The sound of the clip.", optional=True),
             ],
             shows=True,
+            knows_graph=True,
             is_output_node=True,
         )
 
@@ -56,6 +57,7 @@ class SaveHDR(io.ComfyNode):
     def execute(cls, images: Tensor, audio: Audio | None = None, **settings: Any) -> io.NodeOutput:
         files = LightTarget(**settings)
         sound = None if audio is None else audio_source(audio)
-        path = files.write(host.output_file(files.filename_prefix, files.suffix), images[..., :3], sound)
+        path = host.output_file(files.filename_prefix, files.suffix)
+        files.write(path, images[..., :3], sound, host.graph_tags(cls.hidden))
         host.show_text(cls.hidden.unique_id, f"Saved {path.name} in the folder {path.parent.name}.")
         return io.NodeOutput()

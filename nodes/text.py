@@ -9,7 +9,7 @@ from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.settings import Enhancing, PromptSettings, given_negative
+from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host, inputs
 from .engine import GemmaLike, HostEngine, LoadedModel
@@ -96,6 +96,27 @@ class EnhancePrompt(io.ComfyNode):
         written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings))
         host.show_text(cls.hidden.unique_id, written)
         return io.NodeOutput(written)
+
+
+class PromptsAndSeeds(io.ComfyNode):
+    """Each prompt with each seed, one after the other."""
+
+    @classmethod
+    def define_schema(cls):
+        return inputs.schema(
+            "LTX2AVPromptsAndSeeds",
+            "text/Prompts and Seeds",
+            inputs=inputs.widgets(Variations, "prompts", "seeds", "filename_prefix"),
+            outputs={
+                "prompts": inputs.EachOf(io.String),
+                "seeds": inputs.EachOf(io.Int),
+                "filename_prefix": inputs.EachOf(io.String),
+            },
+        )
+
+    @classmethod
+    def execute(cls, prompts: str, seeds: str, filename_prefix: str) -> io.NodeOutput:
+        return io.NodeOutput(*map(list, zip(*Variations(prompts, seeds, filename_prefix).all())))
 
 
 class ThinkingTokens(io.ComfyNode):

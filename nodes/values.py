@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning import GuidePlaces, Inpaint, LatentCondition
@@ -23,6 +25,9 @@ from ..ltx2_core.geometry import ClipShape, Keyframes, exact_fps
 from ..ltx2_core.health import Seams
 from ..ltx2_core.latents import AVLatent, from_parts
 from ..ltx2_core.media import probe, widened
+from ..ltx2_core.media.notes import mark_video, marked
+from ..ltx2_core.media.provenance import check_unsigned
+from ..ltx2_core.media.write import whole_or_nothing, write_clip
 from ..ltx2_core.pipeline.encode_text import read_joined
 from ..ltx2_core.pipeline.long import Script
 from ..ltx2_core.pipeline.stage import Engine
@@ -333,6 +338,41 @@ def audio_of_video(video: Video) -> AudioSource | None:
         return AudioSource.of(source, start, seconds) if probe(source).has_audio else None
     audio = video.get_components().audio
     return audio_source(audio) if audio and audio["waveform"].numel() else None
+
+
+def save_video(video: Video, path: Path, tags: Mapping[str, str]) -> Path:
+    """Write a VIDEO as an MP4 file that says of itself ``tags``, and that a model made it.
+
+    What is a file already is not coded anew. Raises MediaError for one that is signed.
+    """
+    if not isinstance(video, InputImpl.VideoFromFile):
+        film, sound = video_source(None, video), audio_of_video(video)
+        heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
+        fps = film.fps or Fraction(24)
+        return write_clip(path, film.chunks(fps, film.count(fps)), fps, heard[0], heard[1], metadata=tags)
+    if isinstance(source := video.get_stream_source(), str):
+        check_unsigned(Path(source))
+    with whole_or_nothing(path) as unfinished:
+        video.save_to(str(unfinished), format=Types.VideoContainer.MP4, metadata=marked(tags))
+        mark_video(unfinished)
+    return path
+
+
+def video_file(video: Video) -> Path:
+    """Return where a VIDEO lies. Raises SettingError for one that is no file."""
+    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    if not isinstance(source, str):
+        raise SettingError("This VIDEO is no file: connect Load Video, or LTX-2 Sign Clip.")
+    return Path(source)
+
+
+class GeneratedVideo(InputImpl.VideoFromComponents):
+    """A VIDEO whose files say that a model made it, whoever saves them, and whatever is switched off."""
+
+    def save_to(self, path: str | BytesIO, *settings: Any, **more: Any) -> None:
+        """Save it as the host does, and add the digital source type of IPTC as XMP."""
+        super().save_to(path, *settings, **more)
+        mark_video(path)
 
 
 def _file_of(video: Video) -> tuple[Any, float, float | None] | None:

@@ -118,6 +118,28 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     )
 
 
+def decoding_of(options: argparse.Namespace, models: Models) -> Request:
+    """Return of the flags of ``generate`` what counts for a latent that was kept; arguments and errors as above."""
+    options, strip = with_timeline(options)
+    hdr = given(options, Request)
+    conditions: list[Condition] = [KeepAudio(_audio_source(options.audio))] if options.audio else []
+    if (film := _video_source(options.video, _space_of(options))) is not None:
+        conditions.append(KeepVideo(film))
+    if strip is not None:
+        parts = strip.conditions(partial(_beside, options.timeline), (1, 1))
+        conditions += [each for each in parts if isinstance(each, KeepAudio)]
+    return Request(
+        "",
+        clip=ClipSettings(fps=exact_fps(options.fps or 24)),
+        conditions=tuple(conditions),
+        tiling=tiling_of(options),
+        decoding=Denoising(**given(options, Denoising)),
+        loras=read_loras(options.lora, models) if hdr.get("hdr") else (),
+        **hdr,
+        resources=Resources(**given(options, Resources)),
+    )
+
+
 def with_timeline(options: argparse.Namespace) -> tuple[argparse.Namespace, Timeline | None]:
     """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise."""
     if options.timeline is None:

@@ -6,13 +6,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
-from ..errors import LTX2Error
+from ..errors import LTX2Error, SettingError
 from ..errors.files import replace_file
 from ..pipeline.stage import Events
 from .cluster import over_workers
-from .lines import PROMPTS, WINDOWS, Job, job_of, read_lines
+from .lines import PROMPTS, WINDOWS, Job, Line, job_of, lines_of_prompts, read_lines
 from .maker import FAILED, KEPT, LEFT, MADE, REFUSED, Maker, Outcome, sentence_of
 from .progress import Bars
 
@@ -20,7 +21,7 @@ REPORT = "report.json"
 
 
 def make_batch(options: argparse.Namespace, bars: Bars) -> None:
-    """Make a clip for each line of a file that is not there yet, and write ``report.json``.
+    """Make a clip for each line of a file, and each seed, that is not there yet, and write ``report.json``.
 
     Args:
         options: of the command ``batch``.
@@ -34,15 +35,15 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
     jobs, outcomes = _jobs(options, folder, maker)
     for outcome in outcomes:
         if outcome.state == REFUSED:
-            bars.say(f"{options.clips.name}, line {outcome.line}: {outcome.reason}")
+            bars.say(_reason(outcome, options))
     total, began = len(jobs) + len(outcomes), time.monotonic()
     bars.say(f"{total} clips: {len(jobs)} to make, {sum(each.state == KEPT for each in outcomes)} there already.")
-    left = {job.number: Outcome(job.number, tuple(map(str, job.targets)), LEFT, reason="stopped") for job in jobs}
+    left = {job.files: Outcome(job.number, job.files, LEFT, reason="stopped") for job in jobs}
     try:
         for outcome in _outcomes(options, jobs, maker, folder, bars.say):
-            left.pop(outcome.line)
+            left.pop(outcome.files)
             outcomes.append(outcome)
-            _tell(outcome, options.clips.name, bars)
+            _tell(outcome, options, bars)
             _say_progress(bars, len(jobs) - len(left), len(jobs), time.monotonic() - began)
     finally:
         outcomes.extend(left.values())
@@ -57,11 +58,11 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
 def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list[Job], list[Outcome]]:
     """The clips to make, and what became of all other lines."""
     jobs, outcomes, seen = list[Job](), list[Outcome](), dict[Path, int]()
-    for number, raw in read_lines(options.clips):
-        files: tuple[str, ...] = ()
+    for line, seed in _wanted(options):
+        number, files = line.number, tuple[str, ...]()
         try:
-            job = job_of(number, raw, options.values, folder)
-            files = tuple(map(str, job.targets))
+            job = job_of(line, options.values, folder, seed)
+            files = job.files
             if twice := next((each for each in job.targets if each in seen), None):
                 raise LTX2Error(f"line {seen[twice]} makes {twice.name}, too: give one of them another output.")
             seen |= dict.fromkeys(job.targets, number)
@@ -80,6 +81,15 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
     return jobs, outcomes
 
 
+def _wanted(options: argparse.Namespace) -> Iterator[tuple[Line, int | None]]:
+    """Each line of the file, or the prompt of the command line, with each seed."""
+    seeds: Sequence[int | None] = options.seeds or [None]
+    if options.clips is None and options.prompt is None:
+        raise SettingError("There is no clip: give a file with one in each line, or --prompt.")
+    lines = lines_of_prompts([options.prompt]) if options.clips is None else read_lines(options.clips)
+    yield from product(lines, seeds)
+
+
 def _outcomes(
     options: argparse.Namespace, jobs: Sequence[Job], maker: Maker, folder: Path, say: Callable[[object], None]
 ) -> Iterator[Outcome]:
@@ -88,8 +98,7 @@ def _outcomes(
         return
     if options.workers is not None or options.cluster is not None:
         for job, outcome in over_workers(jobs, folder / PROMPTS, options.workers or 0, options.cluster, say):
-            files = tuple(map(str, job.targets))
-            yield Outcome(job.number, files, FAILED, reason=outcome) if isinstance(outcome, str) else outcome
+            yield Outcome(job.number, job.files, FAILED, reason=outcome) if isinstance(outcome, str) else outcome
         return
     try:
         maker.read(jobs)
@@ -98,11 +107,16 @@ def _outcomes(
     yield from map(maker.make, jobs)
 
 
-def _tell(outcome: Outcome, name: str, bars: Bars) -> None:
+def _reason(outcome: Outcome, options: argparse.Namespace) -> str:
+    where = "--prompt" if options.clips is None else f"{options.clips.name}, line {outcome.line}"
+    return f"{where}: {outcome.reason}"
+
+
+def _tell(outcome: Outcome, options: argparse.Namespace, bars: Bars) -> None:
     if outcome.state == MADE:
         print("\n".join(file.encode(errors="replace").decode() for file in outcome.files), flush=True)
     else:
-        bars.say(f"{name}, line {outcome.line}: {outcome.reason}")
+        bars.say(_reason(outcome, options))
 
 
 def _say_progress(bars: Bars, done: int, total: int, seconds: float) -> None:

@@ -1,23 +1,23 @@
 """What making one clip and making many have in common: models are opened, and clips written with their settings."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError
 from ..media import write_clip
-from ..pipeline.generate import Clip
+from ..pipeline.finish import Clip
 from ..settings import ClipSettings
 from .flags import given
 from .values import Values, notes_of
 
 
 def models_of(options: argparse.Namespace) -> Models:
-    """Open the files of a model. Raises SettingError where nothing could read prompts."""
+    """Open the files of a model. Raises SettingError where nothing could read the prompts that there are."""
     models = open_models(options.checkpoint or "miniature", options.text_encoder, distilled=options.distilled)
-    if models.text_encoder is None:
+    if models.text_encoder is None and options.latent is None:
         needed = VERSIONS[models.version].text_encoder
         raise SettingError(f"--checkpoint needs --text-encoder: {needed}.")
     return models
@@ -32,11 +32,16 @@ def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, 
             clip.fps,
             clip.waveform,
             clip.sample_rate,
-            metadata=(clip.tags if values.get("metadata") is not False else {}) | notes_of(values, models.kind),
+            metadata=tags_of(clip.tags, values, models),
             grading=clip.grading,
         )
         for target, clip in zip(targets, clips, strict=True)
     ]
+
+
+def tags_of(tags: Mapping[str, str], values: Values, models: Models) -> dict[str, str]:
+    """Return what a file says of itself: ``tags`` of its clip and its settings, unless they are switched off."""
+    return {**(tags if values.get("metadata") is not False else {}), **notes_of(values, models.kind)}
 
 
 def batch_size_of(options: argparse.Namespace) -> int:

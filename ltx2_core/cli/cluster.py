@@ -113,7 +113,7 @@ class _Work:
 
     def __init__(self, ray: Any, jobs: Sequence[Job], make_worker: Callable[[], Any], say: Callable[[object], None]):
         self._ray, self._make_worker, self._say = ray, make_worker, say
-        self._waiting, self._lost = deque(jobs), Counter[int]()
+        self._waiting, self._lost = deque(jobs), Counter[tuple[str, ...]]()
         self._running: dict[Any, tuple[Any, Job | None]] = {}
         self._is_read = False
 
@@ -144,9 +144,9 @@ class _Work:
 
     def _lose(self, job: Job | None, error: Exception) -> tuple[Job, str] | None:
         """Let the clip of a lost worker come again, or return why it does not."""
-        number, reason = (0 if job is None else job.number), " ".join(str(error).split())[:300]
-        self._lost[number] += 1
-        if self._lost[number] < LOST:
+        lost, reason = (() if job is None else job.files), " ".join(str(error).split())[:300]
+        self._lost[lost] += 1
+        if self._lost[lost] < LOST:
             self._waiting.extendleft([] if job is None else [job])
             return None
         if job is None:

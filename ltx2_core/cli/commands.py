@@ -1,10 +1,11 @@
-"""The commands: make clips, look into files, plan, convert, shrink a LoRA, compare clips, write a miniature."""
+"""The commands: make clips, look into files, plan, convert, shrink LoRAs, compare and sign clips, write a miniature."""
 
 import argparse
 import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,14 @@ from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
 from ..media import check_target
+from ..media.notes import marked
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
+from ..pipeline.finish import Clip, decode_take
 from ..pipeline.gain import describe_gain
-from ..pipeline.generate import Clip, check_decoders, recipe_of, run_batch
+from ..pipeline.generate import check_decoders, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine, transformer_section
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
@@ -29,25 +32,26 @@ from ..pipeline.processes import Launch
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
+from ..pipeline.takes import Take, save_take
 from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request, Resources
 from ..tiny import write
-from .arguments import request_of
+from .arguments import decoding_of, request_of
 from .batch import make_batch
-from .clips import batch_size_of, models_of, numbered, write_clips
+from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
 from .flags import given
 from .inspect import inspect
 from .progress import Bars
+from .sign import run_check, run_sign
 from .syntax import parse_lora
 
 _log = logging.getLogger(__name__)
 
 
-def make_clips(models: Models, request: Request, bars: Bars) -> list[Clip]:
-    """Run the pipeline, and show on ``bars`` how far it is and what it finds."""
-    events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
+def make_clips(models: Models, request: Request, events: Events) -> list[Clip]:
+    """Run the pipeline, and tell ``events`` how far it is and what it finds."""
     return run_batch(models, request, events=events)
 
 
@@ -56,14 +60,28 @@ def run_generate(options: argparse.Namespace) -> None:
     leads, targets = Launch.of_environment().leads, targets_of(options)
     for target in targets if leads else ():
         check_target(target)
+    kept = kept_target(options)
     models = models_of(options)
-    request = request_of(options, models)
-    check_decoders(models, request)
     with Bars() as bars:
-        clips = make_clips(models, request, bars)
+        events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
+        if options.latent is not None:
+            clips = decode_take(models, options.take, decoding_of(options, models), events)
+        else:
+            request = request_of(options, models)
+            check_decoders(models, request)
+            if kept is not None and leads:
+                events = replace(events, on_latent=partial(_keep, options, models, kept))
+            clips = make_clips(models, request, events)
         paths = write_clips(targets, clips, options.values, models) if leads else []
     for path in paths:
         print(str(path).encode(errors="replace").decode())
+
+
+def _keep(options: argparse.Namespace, models: Models, target: Path, take: Take) -> None:
+    """Write a finished latent with the settings that a clip would have."""
+    tags = marked(tags_of(take.tags, options.values, models))
+    save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
+    _log.info("The latent is in %s.", target)
 
 
 def targets_of(options: argparse.Namespace) -> list[Path]:
@@ -71,12 +89,30 @@ def targets_of(options: argparse.Namespace) -> list[Path]:
 
     Without --overwrite nothing is replaced: the first number behind the name is taken for which nothing is there.
     """
-    targets = numbered(options.output, batch_size_of(options))
-    if options.overwrite or not any(map(_is_taken, targets)):
+    count = len(options.take.content.clips()) if options.latent is not None else batch_size_of(options)
+    return _free(options.output, count, options.overwrite)
+
+
+def kept_target(options: argparse.Namespace) -> Path | None:
+    """Return where the latent is kept, if it is: as --save-latent says, or numbered likewise.
+
+    Raises SettingError for another kind of file, and beside --latent.
+    """
+    if options.save_latent is None:
+        return None
+    if options.latent is not None:
+        raise SettingError(f"{options.latent.name} is kept already: leave --save-latent out.")
+    if options.save_latent.suffix.lower() != ".safetensors":
+        raise SettingError(f"--save-latent is {options.save_latent.name}; latents are kept as .safetensors files.")
+    return _free(options.save_latent, 1, options.overwrite)[0]
+
+
+def _free(output: Path, count: int, overwrite: bool) -> list[Path]:
+    targets = numbered(output, count)
+    if overwrite or not any(map(_is_taken, targets)):
         return targets
-    output = options.output
     others = (output.with_name(f"{output.stem}_{number}{output.suffix}") for number in itertools.count(2))
-    free = next(found for each in others if not any(map(_is_taken, found := numbered(each, len(targets)))))
+    free = next(found for each in others if not any(map(_is_taken, found := numbered(each, count))))
     _log.info("%s is there already, so %s is written; --overwrite replaces it.", output.name, free[0].name)
     return free
 
@@ -195,5 +231,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "convert": run_convert,
     "lora": run_lora,
     "compare": run_compare,
+    "sign": run_sign,
+    "check": run_check,
     "tiny": run_tiny,
 }

@@ -16,8 +16,8 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
+from ..media.notes import describe_tags
 from ..quantization import check_stored
-from .values import described_tags
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
 
@@ -30,7 +30,7 @@ def inspect(path: str | Path) -> str:
     """
     path = Path(path)
     if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
-        return described_tags(path)
+        return describe_tags(path)
     if path.is_dir():
         return _folder(path)
     file = open_file(path)

@@ -1,4 +1,4 @@
-"""The lines of a batch as clips to make: read from JSON lines or from a table, and checked."""
+"""The lines of a batch as clips to make: read from JSON lines, a table or a list of prompts, and checked."""
 
 import argparse
 import csv
@@ -7,21 +7,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import LTX2Error, SettingError
 from ..errors.foreign import kind_of
 from ..media import check_target, clear_unfinished, open_local, read_tags
+from ..media.notes import DIGEST_TAG
+from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
 from .flags import Command
 from .parser import build_parser, parse
-from .values import DIGEST_TAG, Values, checked_values, digest_of, lasting, merged, words_of
+from .values import Values, checked_values, digest_of, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
 LONGEST = 2**20  # characters of a line or a cell
 WINDOWS, PROMPTS = ".windows", ".prompts"  # folders in the output: windows of long clips, encoded prompts
 
 Raw = Mapping[str, Any] | LTX2Error
+
+
+class Line(NamedTuple):
+    """What a line asks for: its number, its settings or the error that it is, and how its clip is called otherwise."""
+
+    number: int
+    raw: Raw
+    name: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Job:
     def options(self) -> argparse.Namespace:
         """Return the settings as those of ``generate``. Raises SettingError for what cannot be."""
         return parse(["generate", *words_of(self.values, generate_command())])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its files, by which it is known among all others."""
+        return tuple(map(str, self.targets))
 
     @property
     def is_done(self) -> bool:
@@ -71,11 +86,11 @@ def generate_command() -> Command:
     return build_parser()[1]["generate"]
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Raw]]:
-    """Yield the number of each line with its settings, or with the error that it is.
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield each line that asks for a clip.
 
     Args:
-        path: of JSON lines, or of a table (.csv) with names in its first line.
+        path: of JSON lines, of a table (.csv) with names in its first line, or of prompts (.txt).
 
     Raises:
         SettingError: the file is something else, or there is no line in it.
@@ -89,13 +104,32 @@ def read_lines(path: Path) -> Iterator[tuple[int, Raw]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SettingError(f"{path.name} is no text in UTF-8: save it so.") from None
+    if path.suffix.lower() == ".txt":
+        yield from _prompts(text, path.name)
+        return
     readers = {".jsonl": _json_lines, ".csv": _table}
     if path.suffix.lower() not in readers:
-        raise SettingError(f"{path.name} is neither .jsonl nor .csv: one clip is written in each line of such a file.")
+        raise SettingError(
+            f"{path.name} is neither .jsonl, .csv nor .txt: one clip is written in each line of such a file."
+        )
     lines = list(readers[path.suffix.lower()](text, path.name))
     if not lines:
         raise SettingError(f'There is no clip in {path.name}: write lines such as {{"prompt": "a red ball"}}.')
-    yield from lines
+    for number, raw in lines:
+        yield Line(number, raw, f"line_{number:04}")
+
+
+def lines_of_prompts(prompts: list[str]) -> list[Line]:
+    """Return a line for each prompt, after which its clip is called."""
+    return [
+        Line(number, {"prompt": each}, name) for number, (each, name) in enumerate(zip(prompts, names_of(prompts)), 1)
+    ]
+
+
+def _prompts(text: str, name: str) -> list[Line]:
+    if not (prompts := read_prompts(text)):
+        raise SettingError(f"There is no prompt in {name}: write one in each line.")
+    return lines_of_prompts(prompts)
 
 
 def _json_lines(text: str, name: str) -> Iterator[tuple[int, Raw]]:
@@ -139,23 +173,30 @@ def _row(names: list[str], row: list[str]) -> Raw:
     return {name: cells[0] if len(cells) == 1 else cells for name, cells in found.items()}
 
 
-def job_of(number: int, raw: Raw, usual: Values, folder: Path) -> Job:
+def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> Job:
     """Return what a line asks for.
 
     Args:
-        number: of the line.
-        raw: its settings, or its error.
+        line: with its settings, or its error.
         usual: the settings of the command line, which count where the line says nothing.
         folder: where its files are written.
+        seed: of several with which it is made; None for its own.
 
     Raises:
         LTX2Error: what is wrong with it.
     """
-    if isinstance(raw, LTX2Error):
-        raise raw
-    own = checked_values(raw, generate_command())
+    if isinstance(line.raw, LTX2Error):
+        raise line.raw
+    own = checked_values(line.raw, generate_command())
     values = merged(lasting(usual) | {name: usual[name] for name in _KEPT if name in usual}, own)
-    name = values.get("output") or f"line_{number:04}{'.wav' if values.get('sound-only') else '.mp4'}"
+    if of_one := {"latent", "save-latent"} & values.keys():
+        raise SettingError(f"{min(of_one)} is for one clip: leave it out here, and use generate.")
+    name = values.get("output") or f"{line.name}{'.wav' if values.get('sound-only') else '.mp4'}"
+    if seed is not None:
+        if "seed" in own:
+            raise SettingError("it has a seed of its own: leave that out, or --seeds.")
+        path, values["seed"] = PureWindowsPath(str(name)), str(seed)
+        name = path.with_name(f"{path.stem}_seed{seed}{path.suffix}").as_posix() if path.name else name
     values["output"] = str(_inside(folder, str(name)))
     values.setdefault("resume", str(folder / WINDOWS))
     options = parse(["generate", *words_of(values, generate_command())])
@@ -163,7 +204,7 @@ def job_of(number: int, raw: Raw, usual: Values, folder: Path) -> Job:
     for target in targets:
         if not target.is_dir():
             check_target(target)
-    return Job(number, options.values, tuple(targets))
+    return Job(line.number, options.values, tuple(targets))
 
 
 # Of the command line, although they make no other clip.

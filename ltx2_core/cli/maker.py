@@ -45,7 +45,7 @@ class Maker:
         """Open nothing yet; ``prompts`` is the folder for those that are encoded."""
         self._folder, self._events = prompts, events
         self._models: dict[tuple, Models] = {}
-        self._prompts: dict[int, Prompts] = {}
+        self._prompts: dict[tuple[str, ...], Prompts] = {}
 
     def _opened(self, job: Job) -> tuple[Models, Request]:
         options = job.options()
@@ -59,21 +59,21 @@ class Maker:
         """Raise LTX2Error if the clip cannot be; that it does not fit the card shows later."""
         models, request = self._opened(job)
         check_decoders(models, request)
-        self._prompts[job.number] = check_clip(models, request, self._folder)
+        self._prompts[job.files] = check_clip(models, request, self._folder)
 
     def read(self, jobs: Sequence[Job]) -> int:
         """Read the prompts of all clips, in one load of each text encoder; returns how many were read."""
         groups: dict[str, tuple[Job, list[str]]] = {}
         for job in jobs:
-            if job.number not in self._prompts:
+            if job.files not in self._prompts:
                 self.check(job)
-            prompts = self._prompts[job.number]
+            prompts = self._prompts[job.files]
             groups.setdefault(prompts.identity, (job, []))[1].extend(prompts.words)
         return sum(read_ahead(*self._opened(job), words, self._folder, self._events) for job, words in groups.values())
 
     def make(self, job: Job) -> Outcome:
         """Make a clip and write it, if need be twice; what another try has finished is there already."""
-        began, files = time.monotonic(), tuple(map(str, job.targets))
+        began, files = time.monotonic(), job.files
         if job.is_done:
             return Outcome(job.number, files, MADE)
         for attempt in range(1, TRIES + 1):

@@ -24,7 +24,9 @@ from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths
+from ..media.provenance import CERTIFICATE, KEY, TIMESTAMP
 from ..pipeline.blueprint import PLANNED_FORMATS
+from ..pipeline.takes import load_take
 from ..quantization import KEPT_WORDS
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
@@ -43,11 +45,13 @@ from ..settings import (
     SamplingSettings,
     SecondStage,
     StreamScales,
+    Variations,
+    read_seeds,
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
 from .flags import Command, Group, Parser, Surface, described, flag_of, in_words, one_of
-from .values import merged, values_in, values_of, words_of
+from .values import merged, settings_of_tags, values_in, values_of, words_of
 
 EXAMPLES = """\
 examples:
@@ -60,6 +64,9 @@ examples:
     %(prog)s ... --upscale 2 --refine --width 1920 --height 1088 --guidance-up-to 0.8:text_scale=2
   the same again with another seed, from the settings in the file
     %(prog)s --like clip.mp4 --seed 8 --output again.mp4
+  the latent kept before it is decoded; decoded again, in smaller tiles
+    %(prog)s ... --save-latent kept.safetensors --output clip.mp4
+    %(prog)s --latent kept.safetensors --decode-tile-size 512 --output clip.mp4
   a part of a video anew, with a LoRA that leaves the sound alone
     %(prog)s ... --source clip.mp4 --retake 1.5:3 --lora style.safetensors:0.8:audio=0 --output changed.mp4
 """
@@ -69,7 +76,7 @@ examples:
 OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
     GuidanceRange, LongClip, GivenLight, LightSource, LightTarget,
-    LightDecoding,
+    LightDecoding, Variations,
 )  # fmt: skip
 
 
@@ -81,9 +88,13 @@ a line of clips.jsonl has any of these flags as a setting, and counts before wha
   {"prompt": "a red ball bounces once", "seconds": 5, "seed": 7, "image": ["cat.png", "-1:dog.png:0.8"]}
   {"prompt": "a red ball bounces twice", "output": "twice.mp4", "lora": "style.safetensors:0.8", "upscale": 2}
 a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
-A line without an output is written as line_0001.mp4. report.json says what became of each.
+A line without an output is written as line_0001.mp4. In a .txt file each line is a prompt, after whose first words its
+clip is called. report.json says what became of each.
 
 examples:
+  each prompt of a list with four seeds: a_red_ball_bounces_once_seed7.mp4 and so on; then one prompt with many
+    %(prog)s prompts.txt --seeds 7-10 --output takes
+    %(prog)s --prompt "a red ball bounces once" --seeds 7,8,20-23 --output takes
   all clips of a file, one after the other; the same again after an interruption goes on from where it was
     %(prog)s clips.jsonl --output clips --checkpoint ltx-2.3-22b-dev.safetensors --text-encoder gemma-3-12b
   by Ray (pip install "ltx2-av[cluster]"): with every card of this machine, or of a cluster that shares the folder
@@ -93,7 +104,7 @@ examples:
 
 PAGES = {
     "generate": ("%(prog)s --output FILE [flags]", EXAMPLES),
-    "batch": ("%(prog)s CLIPS --output FOLDER [flags]", BATCH_EXAMPLES),
+    "batch": ("%(prog)s [CLIPS] --output FOLDER [flags]", BATCH_EXAMPLES),
 }
 
 
@@ -103,18 +114,20 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     helps = {
         "generate": "make a clip from a prompt",
-        "batch": "make many clips, one for each line of a file; what is there already is not made again",
+        "batch": "make many clips, one for each line of a file and each seed; what is there already is not made again",
         "inspect": "say what files are and what they still need, and with which settings a clip was made",
         "plan": "say where the weights will be and how long a clip takes; loads nothing",
         "convert": "write a transformer or a text encoder in another format, and say how far its weights are off",
         "lora": "write a LoRA with lower ranks, and say what is lost",
         "compare": "show two clips in one video, to choose between them",
+        "sign": "sign a clip as its maker, with content credentials (C2PA)",
+        "check": "say who signed clips, whether they are whole, and what they say of themselves",
         "tiny": "write a complete miniature model with random weights",
     }
     commands = {}
     for name, text in helps.items():
         usage, epilog = PAGES.get(name, (None, None))
-        made = adding.add_parser(name, help=text, description=text.capitalize(), usage=usage, epilog=epilog)
+        made = adding.add_parser(name, help=text, description=text[0].upper() + text[1:], usage=usage, epilog=epilog)
         commands[name] = Command(made)
     path = in_words(syntax.file_path)
     _target(commands["generate"])
@@ -127,6 +140,8 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     _convert(commands["convert"])
     _lora(commands["lora"])
     _compare(commands["compare"])
+    _sign(commands["sign"])
+    commands["check"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
     commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip
@@ -149,16 +164,23 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.command in PAGES:
         options.values = values_of(words[1:], commands[options.command])
-    if options.command == "generate" and options.like is not None:
+    if options.command == "generate" and (options.like is not None or options.latent is not None):
         return _like(options, parser, commands["generate"])
     return options
 
 
 def _like(options: argparse.Namespace, parser: Parser, command: Command) -> argparse.Namespace:
-    """The same with the settings in a file, before which those of the command line count."""
-    values = merged(values_in(options.like, command), options.values)
+    """The same with the settings in a file, before which those of the command line count; a latent comes with them."""
+    take, asked = None, options.values
+    if options.latent is None:
+        values = merged(values_in(options.like, command), asked)
+    elif options.like is not None:
+        raise SettingError(f"{options.latent.name} has settings of its own: leave --like out.")
+    else:
+        take = load_take(options.latent)
+        values = merged(settings_of_tags(take.tags, options.latent.name, command), asked)
     found = parser.parse_args(["generate", *words_of(values, command)])
-    found.values = values
+    found.values, found.take = values, take
     return found
 
 
@@ -208,6 +230,12 @@ def _target(command: Command) -> None:
     group.add("--overwrite", action="store_true", help="replace a file that is there already")
     group.add("--like", type=syntax.file_path, metavar="FILE",
               help="take all settings that are not given here from this clip, sound or folder of pictures")  # fmt: skip
+    group.add("--save-latent", type=syntax.file_path, metavar="FILE",
+              help="keep the latent in this .safetensors file before it is decoded, so that a decode that fails costs "
+              "a decode; LTX-2 Load AV Latent lists those whose names end in av_latent.safetensors")  # fmt: skip
+    group.add("--latent", type=syntax.file_path, metavar="FILE",
+              help="decode a latent that was kept, with the settings in it where none are given here; nothing is "
+              "sampled, and only flags of decoding, --audio, --video and --hdr count")  # fmt: skip
     _metadata(group)
 
 
@@ -218,11 +246,15 @@ def _metadata(group: Group) -> None:
 
 
 def _batch(command: Command) -> None:
-    command.parser.add_argument("clips", type=in_words(syntax.file_path), metavar="CLIPS",
-                                help="a .jsonl or .csv file, one clip in each line")  # fmt: skip
+    command.parser.add_argument("clips", nargs="?", type=in_words(syntax.file_path), metavar="CLIPS",
+                                help="a .jsonl, .csv or .txt file, one clip, or one prompt, in each line (default: "
+                                "that of --prompt)")  # fmt: skip
     group = command.group("batch")
     group.add("--output", type=syntax.file_path, required=True, metavar="FOLDER",
               help="where clips are written, and report.json")  # fmt: skip
+    group.add("--seeds", type=read_seeds, metavar="SEEDS", covers={Variations: ("seeds",)},
+              help="numbers and ranges, such as 7,8,20-23: make each clip once with each of them; names tell which "
+              "(default: as each line says)")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace files that are there with other settings")
     group.add("--workers", type=syntax.whole_number, metavar="N",
               help="make so many clips at a time, each on a card of its own, or on its share of the CPUs where there "
@@ -509,6 +541,23 @@ def _compare(command: Command) -> None:
     command.parser.add_argument("target", type=path, metavar="OUT", help="an .mp4 file, or a folder for pictures")
     group = command.group("options")
     group.add_settings(Comparison)
+    group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
+
+
+def _sign(command: Command) -> None:
+    path = in_words(syntax.file_path)
+    command.parser.add_argument("source", type=path, metavar="IN",
+                                help="an .mp4, .wav, .flac or .png file that was made here")  # fmt: skip
+    command.parser.add_argument("target", type=path, metavar="OUT", help="the same, signed; may be IN")
+    group = command.group("options")
+    group.add("--certificate", type=syntax.file_path, metavar="FILE",
+              help=f"PEM of your certificate and those that lead to a root (default: {CERTIFICATE} of the "
+              "environment)")  # fmt: skip
+    group.add("--key", type=syntax.file_path, metavar="FILE",
+              help=f"PEM of its private key (default: {KEY} of the environment)")  # fmt: skip
+    group.add("--timestamp", metavar="URL",
+              help=f"of a timestamp authority, which is asked over the network (default: {TIMESTAMP} of the "
+              "environment, or none)")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace OUT if it is there already")
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,19 @@ from ..errors import MediaError, SettingError
 from ..errors.foreign import parse_json
 from ..fields import did_you_mean
 from ..media import read_tags
-from ..media.notes import VERSION
+from ..media.notes import DIGEST_TAG, SETTINGS_TAG, VERSION
 from .flags import ONE, REPEATED, SEVERAL, SWITCH, YES, Command
 from .syntax import switch
 
 Value = str | bool | list[str]
 Values = dict[str, Value]
 
-SETTINGS_TAG, DIGEST_TAG = "ltx2", "ltx2_digest"
-
 # What is of one run or of one machine, and makes no other clip.
 OF_A_RUN = frozenset(
-    ("output", "overwrite", "like", "metadata", "resume", "device", "vram", "ram", "cache", "workers", "cluster")
+    (
+        *("output", "overwrite", "like", "latent", "save-latent", "metadata", "resume", "seeds"),
+        *("device", "vram", "ram", "cache", "workers", "cluster"),
+    )
 )
 
 # Flags of which one takes the place of the others.
@@ -162,7 +162,8 @@ def notes_of(values: Mapping[str, Value], model: str) -> dict[str, str]:
     digest = {DIGEST_TAG: digest_of(values)}
     if values.get("metadata") is False:
         return digest
-    settings = {"seed": "0"} | lasting(values)
+    usual = {} if "latent" in values else {"seed": "0"}  # what a latent does not say nobody knows
+    settings = lasting({**usual, **values})
     note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": model}}
     return digest | {SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
 
@@ -175,31 +176,17 @@ def values_in(path: Path, command: Command) -> Values:
         SettingError: it names a setting that there is not, as files of a later version may.
         LTX2Error: it cannot be read.
     """
-    text = read_tags(path).get(SETTINGS_TAG)
-    if text is None:
-        raise MediaError(f"{path.name} does not say with which settings it was made: choose a file that was made here.")
-    settings = parse_json(text, f"What {path.name} says of its settings").get("settings")
-    if not isinstance(settings, dict):
-        raise MediaError(f"What {path.name} says of its settings is damaged.")
-    return lasting(checked_values(settings, command))
-
-
-def described_tags(path: Path) -> str:
-    """Return in a few lines what a clip says of itself, for people. Raises as ``read_tags``."""
     tags = read_tags(path)
-    if not tags:
-        return f"{path.name}: it does not say how it was made"
-    lines = [f"{path.name}: it says of itself"]
-    note = parse_json(tags.pop(SETTINGS_TAG), f"What {path.name} says of its settings") if SETTINGS_TAG in tags else {}
-    for part in note.values():
-        if isinstance(part, dict):
-            lines += [f"  {name:<20} {_shown(value)}" for name, value in part.items()]
-    left_out = re.compile(rf"{DIGEST_TAG}|xml:.*|major_brand|minor_version|compatible_brands", re.IGNORECASE)
-    for name, text in tags.items():
-        if not left_out.fullmatch(name):
-            lines.append(f"  {name:<20} {text.replace(chr(10), chr(10) + ' ' * 23)}")
-    return "\n".join(lines)
+    if SETTINGS_TAG not in tags:
+        raise MediaError(f"{path.name} does not say with which settings it was made: choose a file that was made here.")
+    return settings_of_tags(tags, path.name, command)
 
 
-def _shown(value: object) -> str:
-    return "  ".join(map(str, value)) if isinstance(value, list) else str(value)
+def settings_of_tags(tags: Mapping[str, str], name: str, command: Command) -> Values:
+    """Return the settings that the ``tags`` of the file ``name`` hold; none where they say nothing. Raises likewise."""
+    if SETTINGS_TAG not in tags:
+        return {}
+    settings = parse_json(tags[SETTINGS_TAG], f"What {name} says of its settings").get("settings")
+    if not isinstance(settings, dict):
+        raise MediaError(f"What {name} says of its settings is damaged.")
+    return lasting(checked_values(settings, command))

@@ -1,7 +1,7 @@
 """What people say about light: in which space their EXR files are, and what becomes of an HDR clip."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,11 +118,20 @@ class LightTarget:
         """The end of the name."""
         return FORMS[self.form]
 
-    def write(self, path: str | os.PathLike, frames: Tensor, sound: AudioSource | None) -> Path:
-        """Write frames (F, H, W, 3) in linear light of sRGB to ``path``, which ends as ``suffix`` says."""
+    def write(
+        self,
+        path: str | os.PathLike,
+        frames: Tensor,
+        sound: AudioSource | None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write frames (F, H, W, 3) in linear light of sRGB to ``path``, which ends as ``suffix`` says.
+
+        The files carry ``tags``.
+        """
         grading, fps = Grading(SRGB_LINEAR, FILE_SPACES[self.space]), exact_fps(self.fps)
         heard = (None, None) if sound is None else (sound.waveform, sound.sample_rate)
-        return write_clip(path, frames.split(CHUNK_FRAMES), fps, heard[0], heard[1], grading=grading)
+        return write_clip(path, frames.split(CHUNK_FRAMES), fps, heard[0], heard[1], metadata=tags, grading=grading)
 
 
 def holds_light(conditions: Iterable[Any]) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin
 
 from ..errors import LTX2Error, MediaError
+from ..errors.foreign import parse_json
 from . import pyav as av
 from .exr import is_exr, read_exr_texts
 from .local import READ_ALONE, open_local
@@ -21,6 +24,10 @@ VERSION = "0.2.0"  # of this package
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 SOURCE_TAG = "digital_source_type"
 SOFTWARE = f"ltx2-av {VERSION}"
+
+# Settings of the command line as JSON, a text that differs where they do, and the graph as ComfyUI writes it.
+SETTINGS_TAG, DIGEST_TAG = "ltx2", "ltx2_digest"
+GRAPH_TAGS = ("prompt", "workflow")
 
 # Where XMP lies (ISO 16684; Adobe, "XMP Specification Part 3: Storage in Files").
 _PNG_KEY = "XML:com.adobe.xmp"
@@ -33,6 +40,8 @@ XMP = (
     f'xmp:CreatorTool="{SOFTWARE}" Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
     '<?xpacket end="r"?>'
 )
+
+_XMP_SOURCE = re.compile(rb'DigitalSourceType(?:="|>)([^"<]{1,200})')
 
 _PICTURES = (".png", ".exr")
 _WAV_TAG = "comment"  # the only one of RIFF that holds any text; the tags of a WAV file are JSON in it
@@ -58,20 +67,27 @@ def picture_tags(tags: Mapping[str, str] | None) -> PngImagePlugin.PngInfo:
     return found
 
 
-def add_xmp(path: Path, kind: str) -> None:
+def mark_video(file: str | os.PathLike | BinaryIO) -> None:
+    """Add to an MP4 file of any writer, or to one in memory, that a model made it."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "r+b") as opened:
+            add_xmp(opened, "mp4")
+    else:
+        add_xmp(file, "mp4")
+
+
+def add_xmp(file: BinaryIO, kind: str) -> None:
     """Put the XMP behind all else of a complete file of this FFmpeg ``kind``; others than mp4 and wav have no place."""
     packet = XMP.encode()
+    file.seek(0, os.SEEK_END)
     if kind == "mp4":
-        with path.open("ab") as file:
-            file.write(struct.pack(">I4s", 24 + len(packet), b"uuid") + _MP4_UUID + packet)
+        file.write(struct.pack(">I4s", 24 + len(packet), b"uuid") + _MP4_UUID + packet)
     elif kind == "wav":
         packet += b" " * (len(packet) % 2)
-        with path.open("r+b") as file:
-            file.seek(0, os.SEEK_END)
-            file.write(struct.pack("<4sI", _WAV_CHUNK, len(packet)) + packet)
-            size = file.tell() - 8
-            file.seek(4)
-            file.write(struct.pack("<I", size))
+        file.write(struct.pack("<4sI", _WAV_CHUNK, len(packet)) + packet)
+        size = file.tell() - 8
+        file.seek(4)
+        file.write(struct.pack("<I", size))
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
@@ -109,12 +125,31 @@ def _texts(path: Path) -> dict[str, str]:
         if path.suffix.lower() == ".png":
             with Image.open(file, formats=["PNG"]) as image:
                 return {str(name): str(text) for name, text in image.info.items() if isinstance(text, str)}
+        source = _source_in_xmp(file)
+        file.seek(0)
         with av.open(file, options=READ_ALONE) as container:
             found = dict(container.metadata)
     found = {name.lower(): text for name, text in found.items()}  # FLAC has them in capitals
     if path.suffix.lower() == ".wav":
         found |= _listed(found.pop(_WAV_TAG, ""))
-    return found
+    return source | found
+
+
+def _source_in_xmp(file: BinaryIO) -> dict[str, str]:
+    """The digital source type in the XMP of an MP4 file, whoever wrote its tags; nothing where there is none."""
+    place, end = 0, file.seek(0, os.SEEK_END)
+    while place + 24 <= end:
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        elif kind == b"uuid" and file.read(16) == _MP4_UUID:
+            found = _XMP_SOURCE.search(file.read(min(size, LARGEST_TEXT)))
+            return {SOURCE_TAG: found[1].decode("utf-8", "replace")} if found else {}
+        if size < 8:
+            break
+        place += size
+    return {}
 
 
 def _listed(text: str) -> dict[str, str]:
@@ -124,3 +159,44 @@ def _listed(text: str) -> dict[str, str]:
     except (ValueError, RecursionError):
         return {}
     return {name: each for name, each in found.items() if isinstance(each, str)} if isinstance(found, dict) else {}
+
+
+def describe_tags(path: Path, *, graph: bool = True) -> str:
+    """Return in a few lines what a file says of itself, for people.
+
+    A graph of ComfyUI is told node by node, or without ``graph`` only that it is there.
+
+    Raises as ``read_tags``, and CheckpointError where settings in it are damaged.
+    """
+    tags = read_tags(path)
+    if not tags:
+        return f"{path.name}: it does not say how it was made"
+    lines = [f"{path.name}: it says of itself"]
+    note = parse_json(tags.pop(SETTINGS_TAG), f"What {path.name} says of its settings") if SETTINGS_TAG in tags else {}
+    for part in note.values():
+        if isinstance(part, dict):
+            lines += [f"  {name:<20} {_shown(value)}" for name, value in part.items()]
+    left_out = re.compile(rf"{DIGEST_TAG}|xml:.*|major_brand|minor_version|compatible_brands", re.IGNORECASE)
+    for name, text in tags.items():
+        if not left_out.fullmatch(name):
+            told = _told_graph(text, graph) if name in GRAPH_TAGS else text
+            lines.append(f"  {name:<20} {told.replace(chr(10), chr(10) + ' ' * 23)}")
+    return "\n".join(lines)
+
+
+def _told_graph(text: str, whole: bool) -> str:
+    """A graph of ComfyUI in a line for each node, or in a few words; any other text as it is."""
+    try:
+        nodes = {key: node for key, node in parse_json(text, "a graph").items() if isinstance(node, dict)}
+    except LTX2Error:
+        return text
+    lines = [
+        f"{key} {node['class_type']} {json.dumps(node.get('inputs'), ensure_ascii=False)}"
+        for key, node in nodes.items()
+        if "class_type" in node
+    ]
+    return "\n".join(lines) if whole and lines else f"a graph of ComfyUI, {len(text):,} letters"
+
+
+def _shown(value: object) -> str:
+    return "  ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -4,21 +4,15 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from fractions import Fraction
-from functools import cached_property
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..checkpoint import Models
 from ..conditioning.conditions import kept_audio, kept_video
-from ..conditioning.light import Grading, check_light
+from ..conditioning.light import check_light
 from ..errors import CheckpointError
-from ..health import Seams
-from ..latents import AVLatent
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
@@ -26,50 +20,16 @@ from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
 from .enhance import with_enhanced_prompt
+from .finish import Clip, Finish
 from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .long import Script
 from .plan import plan_stages
 from .stage import Engine, Events
 from .stages import Stages
+from .takes import Take
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A finished clip.
-
-    Attributes:
-        chunks: consecutive frames (F, H, W, 3) in 0..1, decoded as they are asked for, once.
-        fps: frames per second.
-        waveform: (1 or 2, N) in -1..1, as long as the frames; None if the clip is silent.
-        sample_rate: of the waveform, in Hz.
-        latent: of both streams, on the CPU.
-        decoder_seed: of the noise that the frames were denoised from; None where the decoder denoises nothing.
-        grading: of HDR, what the numbers of the frames mean; None for SDR.
-        parameters: prompt and settings as one text, as sharing sites read it.
-    """
-
-    chunks: Iterator[Tensor]
-    fps: Fraction
-    waveform: Tensor | None
-    sample_rate: int | None
-    latent: AVLatent
-    decoder_seed: int | None = None
-    grading: Grading | None = None
-    parameters: str = ""
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What a file says of the clip beside its frames and its sound."""
-        seed = {} if self.decoder_seed is None else {"decoder_seed": str(self.decoder_seed)}
-        return seed | ({"parameters": self.parameters} if self.parameters else {})
-
-    @cached_property
-    def frames(self) -> Tensor:
-        """All frames, (F, H, W, 3)."""
-        return torch.cat(list(self.chunks))
 
 
 def generate(models: Models, prompt: str = "", negative: str | None = None, **settings: Any) -> Clip:
@@ -140,7 +100,10 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         conditions = encode_all(complete.round_conditions(each.shape), each.shape, ("video",), engine)
         latent = each.refine.run(engine, latent, fps, script, conditions)
     latent = latent.first(complete.made) if stages.rounds else latent
-    return [replace(_clip(stages, engine, complete, each), grading=grading) for each in latent.clips()]
+    finish = replace(_finish(stages, engine, complete), grading=grading)
+    parameters = parameters_text(complete, _name_of(engine.models))
+    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags={"parameters": parameters}))
+    return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 
 def check_decoders(models: Models, asked: Request) -> None:
@@ -161,53 +124,24 @@ def check_decoders(models: Models, asked: Request) -> None:
                 _log.warning("The clip will have no sound: %s", error)
 
 
-def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Clip:
-    """Decode one clip: the sound now, the frames as they are asked for."""
-    waveform, rate = _sound(stages, engine, request, latent.audio)
-    pictures = _pictures(stages, engine, request, latent)
-    pictures = every_second(pictures) if request.request.high_quality else pictures
-    decoder = None if kept_video(request.refine_conditions) else stages.decode_video
-    seed = None if decoder is None else decoder.seed(stages.blueprint)
-    parameters = parameters_text(request, _name_of(engine.models))
-    return Clip(pictures, request.made.fps, waveform, rate, latent.to("cpu"), seed, parameters=parameters)
+def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
+    seams = None
+    if stages.refine is not None and not stages.rounds and "video" in request.streams:
+        size = request.final.video_latent
+        seams = size, engine.fit(stages.refine).tiles.seams(size)
+    return Finish(
+        request.made,
+        stages.decode_audio,
+        stages.decode_video,
+        kept_audio(request.request.conditions),
+        kept_video(request.refine_conditions),
+        seams,
+        request.request.high_quality,
+    )
 
 
 def _name_of(models: Models) -> str:
     return models.sources["transformer"].file.path.stem if "transformer" in models.sources else models.kind
-
-
-def _sound(
-    stages: Stages, engine: Engine, request: CompleteRequest, latent: Tensor | None
-) -> tuple[Tensor | None, int | None]:
-    """Return the waveform (1 or 2, N) and its sample rate: a given sound as it is, else the decoded one."""
-    if sound := kept_audio(request.request.conditions):
-        engine.events.report_findings(sound.findings(request.made))
-        return sound.lasting(request.made), sound.sample_rate
-    if latent is None or stages.decode_audio is None:
-        return None, None
-    waveform, rate = stages.decode_audio.run(engine, latent, request.made)
-    return waveform[0], rate
-
-
-def _pictures(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLatent) -> Iterator[Tensor]:
-    """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
-    if video := kept_video(request.refine_conditions):
-        yield from video.chunks(request.made.fps, request.made.frames)
-    elif latent.video is not None and stages.decode_video is not None:
-        seams = None
-        if stages.refine is not None and not stages.rounds:
-            seams = Seams(*engine.fit(stages.refine).tiles.seams(request.final.video_latent))
-        for chunk in stages.decode_video.run(engine, latent.video, seams, latent.keyframes):
-            yield chunk[0]
-
-
-def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the first frame of ``chunks`` (F, H, W, 3), and from there on every second one."""
-    offset = 0
-    for chunk in chunks:
-        if len(kept := chunk[offset::2]):
-            yield kept
-        offset = (offset + len(chunk)) % 2
 
 
 def recipe_of(models: Models, hq: bool = False) -> Recipe:

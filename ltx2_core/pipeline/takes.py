@@ -64,15 +64,15 @@ class Take:
         return f"{what}{size}{stopped}"
 
 
-def save_take(path: str | Path, take: Take) -> Path:
+def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
     """Write ``take`` as a safetensors file, all of it or nothing; load_take gives it back bit for bit.
 
     Raises:
-        TargetExistsError: There is a file of this name.
+        TargetExistsError: There is a file of this name, and nothing says that it may go.
         UnreadableFileError: The disk refuses.
     """
     path = Path(path)
-    if os.path.exists(path):  # unlike that of a Path, it lets the write say that a name is too long
+    if not overwrite and os.path.exists(path):  # unlike that of a Path, it lets the write say that a name is too long
         raise TargetExistsError(f"{path} is there already, and is not overwritten: choose another name.")
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}
     about, tags = json.dumps(_about(take)), json.dumps(dict(take.tags))

@@ -32,6 +32,7 @@ from .sampling import (
     parse_stg_blocks,
 )
 from .second_stage import SecondStage
+from .variations import Variations, names_of, read_prompts, read_seeds
 
 __all__ = [
     "AS_PROMPT",
@@ -55,10 +56,14 @@ __all__ = [
     "ScheduleSettings",
     "SecondStage",
     "StreamScales",
+    "Variations",
     "check_limits",
     "check_stg_blocks",
     "given_negative",
+    "names_of",
     "parameters_text",
     "parse_stg_blocks",
+    "read_prompts",
+    "read_seeds",
     "scheduled",
 ]

@@ -120,11 +120,46 @@ def test_a_table_has_the_same_settings(made, tmp_path):
     assert main(["batch", str(tmp_path / "red.csv"), "--output", str(tmp_path / "out")]) == 2
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.txt", "{}"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"\xff")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"\xff")],
+)
 def test_files_that_are_no_batch(name, text, tmp_path, capsys):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main(["batch", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
     assert name in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_each_prompt_of_a_list_is_made_with_each_seed_and_named_by_both(made, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("# two of them\nA red ball, once!\n\na red ball once\n")
+    out = tmp_path / "out"
+    words = ["batch", str(tmp_path / "list.txt"), "--seeds", "7,9-10", "--output", str(out)]
+    assert main(words) == 0
+    names = [f"a_red_ball_once{number}_seed{seed}.mp4" for number in ("", "_2") for seed in (7, 9, 10)]
+    assert capsys.readouterr().out.split() == [str(out / name) for name in names]
+    assert [(each.prompt, each.sampling.seed) for each in made.requests] == [
+        (prompt, seed) for prompt in ("A red ball, once!", "a red ball once") for seed in (7, 9, 10)
+    ]
+    (out / names[4]).unlink()
+    assert main(words) == 0 and len(made.requests) == 7 and len(made.words) == 2
+
+
+def test_one_prompt_is_made_with_many_seeds_and_lines_may_have_names(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["batch", "--prompt", "a cat", "--seeds", "1 2", "--output", str(out)]) == 0
+    clips = lines_of(tmp_path, {"prompt": "a", "output": "sub/b.mp4"}, {"prompt": "a"}, {"prompt": "a", "seed": 3})
+    assert main(["batch", clips, "--seeds", "4", "--output", str(out)]) == 2
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*.mp4")}
+    assert names == {"a_cat_seed1.mp4", "a_cat_seed2.mp4", "sub/b_seed4.mp4", "line_0002_seed4.mp4"}
+    assert "line 3: it has a seed of its own" in capsys.readouterr().err
+    assert main(["batch", "--seeds", "1", "--output", str(out)]) == 2
+    assert "There is no clip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "fact"), [("x", "'x'"), ("3-1", "1-3"), ("0-2000", "1,000"), (str(2**64), "is 1.8")])
+def test_what_is_no_seed_is_one_sentence(text, fact, capsys):
+    assert main(["batch", "--prompt", "a", "--seeds", text, "--output", "out"]) == 2
+    assert fact in capsys.readouterr().err
 
 
 def test_models_are_opened_and_prompts_read_once(made, tmp_path, monkeypatch):

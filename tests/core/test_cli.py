@@ -103,7 +103,7 @@ def test_every_setting_can_be_reached_from_the_command_line_and_on_the_graph():
 
 def test_flags_of_the_table_exist_and_are_on_the_help_page():
     parser, found = build_parser()
-    makers = found["generate"], found["compare"]
+    makers = found["generate"], found["compare"], found["batch"]
     text = "".join(each.parser.format_help() for each in makers)
     for row in surfaces():
         assert row.flag is None or any(row.flag in each.flags for each in makers)
@@ -120,7 +120,9 @@ def test_the_help_page_has_groups_limits_defaults_and_examples():
         assert note in text
 
 
-@pytest.mark.parametrize("command", ["generate", "batch", "inspect", "plan", "convert", "lora", "tiny"])
+@pytest.mark.parametrize(
+    "command", ["generate", "batch", "inspect", "plan", "convert", "lora", "sign", "check", "tiny"]
+)
 def test_help_is_shown(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -556,10 +558,10 @@ def test_a_sentence_of_an_error_is_one_line():
 def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, monkeypatch):
     requests = []
 
-    def make_clips(models, request, bars):
+    def make_clips(models, request, events):
         requests.append(request)
-        bars.report("sampling", 1, 2)
-        bars.say("It is silent.")
+        events.on_progress("sampling", 1, 2)
+        events.on_finding("It is silent.")
         clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)
         return [clip] * request.clip.batch_size
 

@@ -28,7 +28,8 @@ from ltx2_core.media import write_clip
 from ltx2_core.media.exr import ExrEncoder, ExrFrames, is_exr, read_exr
 from ltx2_core.media.light import ACESCCT, ACESCG, AP1, LOGC3, SRGB_LINEAR, Grading, convert, to_hlg
 from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders
-from ltx2_core.pipeline.generate import every_second, recipe_of
+from ltx2_core.pipeline.finish import every_second
+from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.pipeline.grade import grade, prepare_encoding
 from ltx2_core.settings import Request
 

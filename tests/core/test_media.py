@@ -161,6 +161,12 @@ def test_pictures_are_rounded_to_the_nearest_value_and_numbered_from_one(tmp_pat
         assert np.abs(np.asarray(Image.open(folder / name)) - 255 * frame.numpy()).max() <= 0.5001
 
 
+def test_the_same_frames_make_the_same_file_each_time(tmp_path):
+    cells = torch.rand(9, 3, 8, 14, generator=torch.Generator().manual_seed(0))
+    frames = torch.nn.functional.interpolate(cells, scale_factor=16, mode="bilinear").movedim(1, -1)
+    assert len({write_video(tmp_path / "a.mp4", [frames], Fraction(24)).read_bytes() for _ in range(6)}) == 1
+
+
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "frame_00001.png").touch()
     with pytest.raises(FileExistsError, match="not empty"):

@@ -1,5 +1,6 @@
 """What files say of themselves: settings that come back as they were, and always that a model made them."""
 
+import json
 import re
 import struct
 from fractions import Fraction
@@ -12,7 +13,7 @@ from PIL import Image
 from ltx2_core.errors import MediaError, MissingFileError
 from ltx2_core.media import read_audio, read_tags, read_video, write_clip
 from ltx2_core.media.light import ACESCG, Grading
-from ltx2_core.media.notes import SOURCE_TYPE, VERSION
+from ltx2_core.media.notes import SOURCE_TYPE, VERSION, describe_tags
 
 FRAMES = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 SOUND = torch.rand(2, 8001, generator=torch.Generator().manual_seed(1)) - 0.5
@@ -84,6 +85,15 @@ def test_files_of_others_say_nothing_or_are_refused(tmp_path):
             read_tags(tmp_path / name)
     with pytest.raises(MissingFileError):
         read_tags(tmp_path / "none.mp4")
+
+
+def test_a_graph_is_told_node_by_node_or_in_short(tmp_path):
+    nodes = {"1": {"class_type": "LTX2AVLoadModel", "inputs": {"checkpoint": "a.gguf"}}, "2": {"class_type": "Note"}}
+    path = written(tmp_path / "a.mp4", {"prompt": json.dumps(nodes), "workflow": '{"nodes": []}', "comment": "[1]"})
+    whole, short = describe_tags(path), describe_tags(path, graph=False)
+    assert '1 LTX2AVLoadModel {"checkpoint": "a.gguf"}\n' in whole and "2 Note null" in whole
+    assert "LoadModel" not in short and all("a graph of ComfyUI, 13 letters" in each for each in (whole, short))
+    assert "prompt               a red ball" in describe_tags(written(tmp_path / "b.mp4", {"prompt": "a red ball"}))
 
 
 def test_the_version_is_that_of_the_package():

@@ -78,5 +78,5 @@ def test_prompts_with_parts_of_a_run_cannot_fade_over():
 def test_the_ball_changes_its_colour_in_the_middle():
     caption = "a {} ball bounces twice in the middle".format
     pair = relay.Pair(("red", "blue"), (caption("red"), caption("blue")))
-    right = relay.evaluate(Miniature(), [pair], replace(Setting(3.0), steps=8))
+    right = relay.evaluate(Miniature(), [pair], replace(Setting(3.0), steps=3))
     assert right == {"first": 1.0, "then": 1.0, "both": 1.0}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ltx2_core.cli import commands, main
+from ltx2_core.cli.parser import build_parser
+from ltx2_core.cli.values import digest_of, settings_of_tags
 from ltx2_core.errors import CheckpointError, LTX2Error, MissingFileError, SettingError, TargetExistsError
 from ltx2_core.fields import check_output_name
 from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
+from ltx2_core.media import read_audio, read_picture, read_tags
+from ltx2_core.media.notes import SOURCE_TAG
 from ltx2_core.pipeline.takes import KIND, Take, load_take, save_take
 from ltx2_core.sampling import Step
+
+GENERATE = build_parser()[1]["generate"]
 
 
 def latent(seed: int, dtype: torch.dtype = torch.float32) -> AVLatent:
@@ -146,3 +154,32 @@ def test_a_take_says_what_it_is():
     words = "video and audio latent, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
     assert full().describe() == f"{words}, stopped at noise level 0.3"
     assert PLAIN["a sound alone"].describe() == "audio latent"
+
+
+@pytest.mark.slow
+def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypatch, capsys):
+    kept, first, again = (str(tmp_path / name) for name in ("kept.safetensors", "first", "again"))
+    size = ["--frames", "9", "--width", "64", "--height", "64"]
+    words = ["--prompt", "ball", "--seed", "7", "--steps", "1", "--device", "cpu", *size]
+    assert main(["generate", *words, "--save-latent", kept, "--output", first]) == 0
+    tags = load_take(kept).tags
+    assert SOURCE_TAG in tags and tags["parameters"].startswith("ball")
+    assert json.loads(tags["ltx2"])["settings"]["seed"] == "7"
+
+    monkeypatch.setattr(commands, "run_batch", None)  # nothing is sampled
+    assert main(["generate", "--latent", kept, "--device", "cpu", "--output", again]) == 0
+    for picture in Path(first).glob("*.png"):
+        assert torch.equal(read_picture(picture), read_picture(Path(again, picture.name)))
+    sounds = [torch.cat([*read_audio(Path(path, "sound.wav"))], -1) for path in (first, again)]
+    said = [read_tags(path) for path in (first, again)]
+    assert torch.equal(*sounds) and said[0] == said[1]
+    assert digest_of(settings_of_tags(said[1], again, GENERATE)) == said[0]["ltx2_digest"]
+
+    for words, fact in (
+        (["--latent", kept, "--like", first], "leave --like out"),
+        (["--latent", kept, "--save-latent", kept], "kept already"),
+        (["--latent", first], "first"),
+        (["--prompt", "x", "--save-latent", "kept.mp4"], "kept.mp4"),
+    ):
+        assert main(["generate", *words, "--output", again]) == 2
+        assert fact in capsys.readouterr().err

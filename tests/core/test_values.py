@@ -1,5 +1,6 @@
 """Settings as plain values: command lines, lines of a batch and what files say of themselves are the same settings."""
 
+import json
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from ltx2_core.cli import commands, main
 from ltx2_core.cli.parser import build_parser, parse
-from ltx2_core.cli.values import checked_values, digest_of, merged, values_in, values_of, words_of
+from ltx2_core.cli.values import checked_values, digest_of, merged, notes_of, values_in, values_of, words_of
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import read_tags, write_clip
 
@@ -26,7 +27,7 @@ def made(monkeypatch):
     """Settings of each request, of which noise is made in place of a clip."""
     requests = []
 
-    def make_clips(models, request, bars):
+    def make_clips(models, request, events):
         requests.append(request)
         frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
         clip = SimpleNamespace(chunks=(frames,), fps=request.clip.fps, waveform=None, sample_rate=None, grading=None)
@@ -86,6 +87,11 @@ def test_a_digest_is_of_the_clip_alone():
     first = values_of(["--prompt", "x", "--seed", "1", "--output", "a.mp4", "--device", "cpu"], GENERATE)
     second = values_of(["--seed=1", "--output", "b.mp4", "--prompt", "x", "--no-cache"], GENERATE)
     assert digest_of(first) == digest_of(second) != digest_of({**first, "seed": "2"})
+
+
+def test_what_was_decoded_claims_no_seed_that_nobody_said():
+    assert "seed" in json.loads(notes_of({"prompt": "x"}, "a model")["ltx2"])["settings"]
+    assert json.loads(notes_of({"latent": "a.safetensors"}, "a model")["ltx2"])["settings"] == {}
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "frames"])

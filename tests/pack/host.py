@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK = "ltx2-av"
+IDENTITY = ("certificate", "key")  # with which clips are signed, once a test puts them there
 SECONDS_TO_START = 120
 
 MISSING_PACKAGES = """
@@ -101,6 +102,7 @@ def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
     server = Server(f"127.0.0.1:{port}", base)
     # Tiny models gain nothing from more threads, and lose much of their time to them when the machine is busy.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": str(base / "cache")}
+    environment |= {f"LTX2_C2PA_{name.upper()}": str(base / "identity" / f"{name}.pem") for name in IDENTITY}
     with open(base / "server.log", "wb") as log:
         process = subprocess.Popen(command, cwd=host.root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

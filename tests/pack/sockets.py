@@ -211,8 +211,10 @@ def trial(name: str, key: str | None, value: object) -> str:
     return ""
 
 
-# The only upscaler that is built in enlarges space, the model that is built in marks no keyframes, and there is no EXR.
+# The only upscaler that is built in enlarges space, the model that is built in marks no keyframes, and there is neither
+# an EXR nor a certificate nor a video that is a file.
 REFUSING = ("LTX2AVUpscaleTime", "LTX2AVGeneratedKeyframes", "LTX2AVRaiseFrameRate", "LTX2AVLoadHDR")
+REFUSING += ("LTX2AVSignClip", "LTX2AVCheckClip")
 wrong, tried = [], 0
 with torch.inference_mode():
     for name, node in NODES.items():

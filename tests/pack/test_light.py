@@ -1,10 +1,13 @@
 """HDR in ComfyUI: EXR files in, light between the nodes, EXR files and HLG video out."""
 
+import json
+
 import av
 import pytest
 import torch
 from pack.workflow import change, node
 
+from ltx2_core.media import read_tags
 from ltx2_core.media.exr import ExrEncoder, read_exr
 from ltx2_core.media.light import ACESCG
 
@@ -88,6 +91,8 @@ def test_light_is_saved_as_it_was_and_as_a_video_for_screens(server, client, of_
     (folder,) = (path for path in (server.output / "hdr").iterdir() if path.name.startswith("plate"))
     torch.testing.assert_close(read_exr(folder / "frame_00000.exr"), PLATE, atol=0.02, rtol=2e-3)
     (video,) = (server.output / "hdr").glob("*.mp4")
+    for path in (folder, video):
+        assert json.loads(read_tags(path)["prompt"])["same"]["inputs"]["filename_prefix"] == "hdr/plate"
     with av.open(str(video)) as file:
         assert file.streams.video[0].codec_context.color_trc == 18 and len([*file.decode(video=0)]) == 9
 

@@ -1,0 +1,25 @@
+"""The commands that sign a clip, and that say who signed one."""
+
+import argparse
+
+from ..errors import MediaError, plain_text
+from ..media.provenance import Identity, describe_origin, read_signature, sign_file
+
+
+def run_sign(options: argparse.Namespace) -> None:
+    """Write a file with content credentials, and print where it is."""
+    identity = Identity.of(options.certificate, options.key, options.timestamp)
+    sign_file(options.source, options.target, identity, overwrite=options.overwrite)
+    print(plain_text(str(options.target)))
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Print who signed files, and what they say. Raises MediaError, at the end, if any was changed since."""
+    changed = []
+    for path in options.files:
+        signature = read_signature(path)
+        print(plain_text(describe_origin(path, signature)), flush=True)
+        if signature is not None and signature.faults:
+            changed.append(path.name)
+    if changed:
+        raise MediaError(f"{', '.join(changed)} changed after it was signed: get it anew from who signed it.")

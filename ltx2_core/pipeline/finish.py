@@ -1,0 +1,166 @@
+"""The end of a clip: its latent becomes sound, at once, and frames, as they are asked for."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Models
+from ..conditioning.conditions import kept_audio, kept_video
+from ..conditioning.light import Grading
+from ..conditioning.sources import AudioSource, VideoSource
+from ..geometry import ClipShape
+from ..health import Seams
+from ..latents import AVLatent
+from ..settings import Request
+from .decode_audio import DecodeAudio, audio_stages
+from .decode_video import DecodeVideo
+from .grade import grade, in_full_precision
+from .local_engine import LocalEngine
+from .plan import plan_stages
+from .stage import Engine, Events, Stage
+from .takes import SeamLines, Take
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip.
+
+    Attributes:
+        chunks: consecutive frames (F, H, W, 3) in 0..1, decoded as they are asked for, once.
+        fps: frames per second.
+        waveform: (1 or 2, N) in -1..1, as long as the frames; None if the clip is silent.
+        sample_rate: of the waveform, in Hz.
+        latent: of both streams, on the CPU.
+        decoder_seed: of the noise that the frames were denoised from; None where the decoder denoises nothing.
+        grading: of HDR, what the numbers of the frames mean; None for SDR.
+        parameters: prompt and settings as one text, as sharing sites read it.
+        notes: what a latent that was kept said of how it was made.
+    """
+
+    chunks: Iterator[Tensor]
+    fps: Fraction
+    waveform: Tensor | None
+    sample_rate: int | None
+    latent: AVLatent
+    decoder_seed: int | None = None
+    grading: Grading | None = None
+    parameters: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a file says of the clip beside its frames and its sound."""
+        seed = {} if self.decoder_seed is None else {"decoder_seed": str(self.decoder_seed)}
+        return {**self.notes, **seed, **({"parameters": self.parameters} if self.parameters else {})}
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """All frames, (F, H, W, 3)."""
+        return torch.cat(list(self.chunks))
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a latent becomes a clip.
+
+    Attributes:
+        shape: of the clip.
+        decode_audio: mel spectrogram and sound; None where the clip has none.
+        decode_video: the frames; None where the clip has none.
+        sound: that the clip carries as it is, in place of the decoded one.
+        film: whose frames the clip carries as they are, likewise.
+        seams: the size of the latent, and where its tiles meet, if it was refined in tiles.
+        every_second: whether every second frame is left out.
+        grading: of HDR.
+    """
+
+    shape: ClipShape
+    decode_audio: DecodeAudio | None
+    decode_video: DecodeVideo | None
+    sound: AudioSource | None = None
+    film: VideoSource | None = None
+    seams: SeamLines | None = None
+    every_second: bool = False
+    grading: Grading | None = None
+
+    def run(
+        self, engine: Engine, latent: AVLatent, parameters: str = "", notes: Mapping[str, str] | None = None
+    ) -> Clip:
+        """Return the clip of a latent of one; the last two are what it says of itself."""
+        waveform, rate = self._heard(engine, latent.audio)
+        frames = self._shown(engine, latent)
+        frames = every_second(frames) if self.every_second else frames
+        decoder = None if self.film else self.decode_video
+        seed = None if decoder is None else decoder.seed(engine.blueprint)
+        kept = latent.to("cpu")
+        return Clip(frames, self.shape.fps, waveform, rate, kept, seed, self.grading, parameters, notes or {})
+
+    def _heard(self, engine: Engine, latent: Tensor | None) -> tuple[Tensor | None, int | None]:
+        """The waveform (1 or 2, N) and its sample rate: a given sound as it is, else the decoded one."""
+        if self.sound is not None:
+            engine.events.report_findings(self.sound.findings(self.shape))
+            return self.sound.lasting(self.shape), self.sound.sample_rate
+        if latent is None or self.decode_audio is None:
+            return None, None
+        waveform, rate = self.decode_audio.run(engine, latent, self.shape)
+        return waveform[0], rate
+
+    def _shown(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
+        """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
+        if self.film is not None:
+            yield from self.film.chunks(self.shape.fps, self.shape.frames)
+        elif latent.video is not None and self.decode_video is not None:
+            seams = None if self.seams is None else Seams(*self.seams[1])
+            for chunk in self.decode_video.run(engine, latent.video, seams, latent.keyframes):
+                yield chunk[0]
+
+
+def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the first frame of ``chunks`` (F, H, W, 3), and from there on every second one."""
+    offset = 0
+    for chunk in chunks:
+        if len(kept := chunk[offset::2]):
+            yield kept
+        offset = (offset + len(chunk)) % 2
+
+
+@torch.inference_mode()
+def decode_take(models: Models, take: Take, request: Request, events: Events = Events()) -> list[Clip]:
+    """Make the clips of a latent that was kept (``takes.load_take``); nothing is sampled, and no prompt read.
+
+    Args:
+        models: the opened files, of which only decoders and vocoder are used.
+        take: the latent. Without a frame rate of its own it has that of the request.
+        request: of which tiles, decoding, machine, hdr and high quality count, and a given sound or video.
+        events: whom to tell.
+
+    Raises:
+        CheckpointError: the files lack a decoder.
+        LTX2Error: it does not fit, or is no HDR.
+    """
+    content, shape = take.content, take.content.shape(take.fps or request.clip.fps)
+    film, sound = kept_video(request.conditions), kept_audio(request.conditions)
+    if content.video is not None and film is None:
+        models.source("video_decoder")
+    grading = grade(models, request.loras, request.hdr)
+    engine: Engine = LocalEngine(models, request.resources, events)
+    engine = engine if grading is None else in_full_precision(engine)
+    video = None if film is not None else _video_stage(content, request)
+    audio = None if content.audio is None else audio_stages(engine.blueprint, content.audio.shape[2])
+    stages: list[Stage] = [*(audio or ()), *(() if video is None else (video,))]
+    engine.follow(plan_stages(stages, engine.blueprint, engine.room(), shape, engine.load))
+    finish = Finish(shape, audio, video, sound, film, take.seams, request.high_quality, grading)
+    notes = {name: text for name, text in take.tags.items() if name != "parameters"}
+    return [finish.run(engine, each, take.tags.get("parameters", ""), notes) for each in content.clips()]
+
+
+def _video_stage(content: AVLatent, request: Request) -> DecodeVideo | None:
+    if content.video is None:
+        return None
+    _, _, frames, height, width = content.video.shape
+    keyframes = () if content.keyframes is None else content.keyframes.frames
+    return DecodeVideo((frames, height, width), request.tiling, denoising=request.decoding, keyframes=keyframes)
