@@ -15,6 +15,7 @@ from ..checkpoint import Models
 from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
+from ..conditioning.blend import Blending
 from ..conditioning.conditions import (
     Condition,
     InitClip,
@@ -113,6 +114,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hq=options.hq,
         enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
         enhancer=options.enhancer,
+        blend=Blending(**given(options, Blending)) if options.blend else None,
         **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
@@ -437,8 +439,8 @@ def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) 
 
 
 def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
-    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames", "start", "seconds")
-    path, part = syntax.parse_file(text, *names)
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
+    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "start", "seconds")
     usual = reference_scale(loras)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}

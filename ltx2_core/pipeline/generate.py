@@ -166,6 +166,8 @@ def _clip(stages: Stages, engine: Engine, request: CompleteRequest, latent: AVLa
     waveform, rate = _sound(stages, engine, request, latent.audio)
     pictures = _pictures(stages, engine, request, latent)
     pictures = every_second(pictures) if request.request.high_quality else pictures
+    if (blend := request.request.blend) is not None:
+        pictures = blend.frames(pictures, request.blended_conditions, request.made.fps)
     decoder = None if kept_video(request.refine_conditions) else stages.decode_video
     seed = None if decoder is None else decoder.seed(stages.blueprint)
     parameters = parameters_text(request, _name_of(engine.models))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from ..conditioning import LatentCondition
+from ..conditioning.blend import Blending, grown
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits, of_round
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
@@ -43,7 +44,7 @@ _PARTS: dict[str, type] = {
 }
 _WHOLE = (
     *("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality"),
-    *("enhance", "enhancer"),
+    *("enhance", "enhancer", "blend"),
 )
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
@@ -56,8 +57,8 @@ class Request:
     that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
     stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
     each with its strengths; ``hq`` is the recipe of few, precise steps. With ``enhance`` a language model makes the
-    prompt longer: the text encoder, or the ``enhancer`` in its place. Raises SettingError for values outside their
-    limits.
+    prompt longer: the text encoder, or the ``enhancer`` in its place. With ``blend`` the clip shows the reference as it
+    is wherever no part of it was made anew. Raises SettingError for values outside their limits.
     """
 
     prompt: str
@@ -77,6 +78,7 @@ class Request:
     resources: Resources = Resources()
     enhance: Enhancing | None = None
     enhancer: Path | None = None
+    blend: Blending | None = None
     hdr: Annotated[
         str | None,
         Choice(tuple(FILE_SPACES)),
@@ -109,9 +111,9 @@ class Request:
             negative: what to avoid.
             flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
                 names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
-                ``sigmas``, ``hdr``, ``high_quality``, ``enhance`` and ``enhancer``; and as shorter words ``video`` and
-                ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a
-                long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+                ``sigmas``, ``hdr``, ``high_quality``, ``enhance``, ``enhancer`` and ``blend``; and as shorter
+                words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and
+                ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.
@@ -146,6 +148,7 @@ class Request:
         second, long = self.second or SecondStage(refine=False), self.long
         recipe = recipe.editing(edits(self.conditions))
         second.check_detailing()
+        self._check_blending()
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
@@ -170,6 +173,13 @@ class Request:
             windows=() if long is None else tuple(long.windowing.windows(shape.frames, shape.fps)),
             asked_frames=self._first_shape(second, recipe).frames,
         )
+
+    def _check_blending(self) -> None:
+        """Raise SettingError where there is no reference to blend with, or only numbers of light."""
+        if self.blend is not None:
+            self.blend.reference(self.conditions)
+            if self.hdr is not None:
+                raise SettingError("A reference is blended with ordinary frames: make no HDR, or do not blend.")
 
     def _ready(self) -> "Request | None":
         """The same with what rounds or high quality ask for; None if it is there."""
@@ -290,6 +300,12 @@ class CompleteRequest:
     def round_conditions(self, shape: ClipShape) -> tuple[Condition, ...]:
         """Return what is given in a round that makes a clip of ``shape``."""
         return tuple(at_rate(of_round(self.request.conditions), shape, round(shape.fps / self.shape.fps)))
+
+    @property
+    def blended_conditions(self) -> tuple[Condition, ...]:
+        """What was given, as large and at the frame rate as the finished clip is, to be blended with it."""
+        times, scale = round(self.made.fps / self.shape.fps), Fraction(self.final.width, self.shape.width)
+        return tuple(grown(at_rate(self.request.conditions, self.made, times), scale))
 
     @property
     def keeps_keyframes(self) -> bool:
