@@ -113,6 +113,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     """
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     complete = request.completed(recipe_of(models, request.hq))
+    _say_size(complete)
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
@@ -141,6 +142,12 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         latent = each.refine.run(engine, latent, fps, script, conditions)
     latent = latent.first(complete.made) if stages.rounds else latent
     return [replace(_clip(stages, engine, complete, each), grading=grading) for each in latent.clips()]
+
+
+def _say_size(request: CompleteRequest) -> None:
+    if seen := request.followed_picture:
+        size = request.final.width, request.final.height
+        _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
 
 
 def check_decoders(models: Models, asked: Request) -> None:

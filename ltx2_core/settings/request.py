@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
-from math import prod
+from math import lcm, prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..conditioning import LatentCondition
 from ..conditioning.blend import Blending, grown
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits, of_round
+from ..conditioning.fill import OFF
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
@@ -30,7 +31,7 @@ from ..sampling import (
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
 from ..video_vae import Denoising, Tiling
-from .clip import STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
+from .clip import AS_PICTURE, STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
 from .resources import GIB, PRECISIONS, Resources
 from .sampling import SamplingSettings
 from .second_stage import SecondStage
@@ -189,7 +190,7 @@ class Request:
 
     def _doubled(self) -> "Request | None":
         """The same with references that show each frame twice; None if they do. SettingError for other clips."""
-        references = [each for each in self.conditions if isinstance(each, ReferenceVideo)]
+        references = self._references
         rounds = 0 if self.second is None else self.second.rounds
         if not references or len(references) < len(self.conditions) or self.long is not None or rounds:
             raise SettingError(
@@ -224,11 +225,26 @@ class Request:
     def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
         """The clip of the first stage."""
         usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, self.clip.fps))
-        pictures = (each.size for each in self.conditions if isinstance(each, Picture))
-        final = replace(recipe, width=usual.width, height=usual.height)
-        clip = self.clip.sized(final, next(pictures, None), second.step)
+        seen, final = self.seen, replace(recipe, width=usual.width, height=usual.height)
+        clip = self.clip.following(seen is not None).sized(final, seen, second.step * self._reference_step)
         assert clip.width and clip.height and clip.asked_frames
         return second.first(clip.width, clip.height, clip.asked_frames, clip.fps)
+
+    @property
+    def seen(self) -> tuple[int, int] | None:
+        """Width and height of the first picture that is given, else of the first reference; None without any."""
+        sizes = [each.size for each in self.conditions if isinstance(each, Picture)]
+        sizes += [each.video.size() for each in self._references if each.outpaint == OFF]
+        return next(iter(sizes), None)
+
+    @property
+    def _references(self) -> list[ReferenceVideo]:
+        return [each for each in self.conditions if isinstance(each, ReferenceVideo)]
+
+    @property
+    def _reference_step(self) -> int:
+        """What the cells of a size that is chosen freely must be multiples of, for references that are smaller."""
+        return lcm(*(each.downscale for each in self._references))
 
     def _guidance(self, recipe: Recipe) -> StreamGuidance:
         """The guidance of both streams."""
@@ -300,6 +316,12 @@ class CompleteRequest:
     def round_conditions(self, shape: ClipShape) -> tuple[Condition, ...]:
         """Return what is given in a round that makes a clip of ``shape``."""
         return tuple(at_rate(of_round(self.request.conditions), shape, round(shape.fps / self.shape.fps)))
+
+    @property
+    def followed_picture(self) -> tuple[int, int] | None:
+        """Width and height of the picture whose aspect ratio the clip has; None where its size was not left to one."""
+        seen = self.request.seen
+        return seen if self.request.clip.following(seen is not None).size == AS_PICTURE else None
 
     @property
     def blended_conditions(self) -> tuple[Condition, ...]:
