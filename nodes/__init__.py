@@ -7,7 +7,7 @@ from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
 from .benchmark import Benchmark
 from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
-from .compare import CompareClips
+from .compare import BlendClip, CompareClips
 from .condition import (
     AudioToVideo,
     ImageCondition,
@@ -57,7 +57,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
-    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, CompareClips, SignClip, CheckClip),
+    *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, BlendClip, CompareClips, SignClip, CheckClip),
 ]
 
 

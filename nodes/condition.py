@@ -188,7 +188,7 @@ class ReferenceVideoNode(io.ComfyNode):
                 ),
                 *inputs.widgets(ReferenceVideo, "grow", "grow_frames"),
                 *inputs.widgets(GivenLight, "space"),
-                *inputs.widgets(ReferenceVideo, "twice"),
+                *inputs.widgets(ReferenceVideo, "twice", "outpaint", "margin"),
             ],
             outputs={"conditions": ConditionsType},
         )

@@ -35,6 +35,7 @@ from .values import (
     Video,
     audio_of_video,
     audio_source,
+    given_size,
     to_host_latent,
     video_source,
 )
@@ -65,6 +66,7 @@ class EmptyLatent(io.ComfyNode):
                     optional=True,
                     tooltip="The encoded prompt, for the length as the prompt needs.",
                 ),
+                inputs.socket(io.Video, "video", "A video, likewise; a picture counts before it.", optional=True),
             ],
             outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
             shows=True,
@@ -73,12 +75,13 @@ class EmptyLatent(io.ComfyNode):
     @classmethod
     def execute(
         cls, streams: str = "picture and sound", batch_size: int = 1, model: LoadedModel | None = None,
-        picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None, **size: Any
+        picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None,
+        video: Video | None = None, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
         asked = _with_length(ClipSettings(**size, streams=streams), model, positive)
-        seen = None if picture is None else (picture.shape[2], picture.shape[1])
+        seen = None if picture is None and video is None else given_size(picture, video)
         if model is not None:
-            asked = asked.automatic(picture is not None)
+            asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         host.show_text(cls.hidden.unique_id, "; ".join([clip.describe(), *remarks]))
         latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})

@@ -322,6 +322,11 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
     return VideoSource(images, fps=Fraction(parts.frame_rate))
 
 
+def given_size(picture: Tensor | None, video: Video) -> tuple[int, int]:
+    """Return width and height of a picture, else of a video."""
+    return video_source(picture, video if picture is None else None).size()
+
+
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
     """Return the chosen part of AUDIO; of a batch the first."""
     rate = audio["sample_rate"]

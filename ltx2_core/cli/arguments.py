@@ -15,6 +15,7 @@ from ..checkpoint import Models
 from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
+from ..conditioning.blend import Blending
 from ..conditioning.conditions import (
     Condition,
     InitClip,
@@ -113,6 +114,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         hq=options.hq,
         enhance=Enhancing(**given(options, Enhancing)) if options.enhance else None,
         enhancer=options.enhancer,
+        blend=Blending(**given(options, Blending)) if options.blend else None,
         **given(options, Request),
         resources=Resources(**given(options, Resources)),
     )
@@ -120,6 +122,10 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
 
 def decoding_of(options: argparse.Namespace, models: Models) -> Request:
     """Return of the flags of ``generate`` what counts for a latent that was kept; arguments and errors as above."""
+    if options.blend:
+        raise SettingError(
+            "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
+        )
     options, strip = with_timeline(options)
     hdr = given(options, Request)
     conditions: list[Condition] = [KeepAudio(_audio_source(options.audio))] if options.audio else []
@@ -459,8 +465,8 @@ def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) 
 
 
 def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
-    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames", "start", "seconds")
-    path, part = syntax.parse_file(text, *names)
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
+    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "start", "seconds")
     usual = reference_scale(loras)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}

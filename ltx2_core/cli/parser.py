@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
+from ..conditioning.blend import Blending
 from ..conditioning.compare import Comparison
 from ..conditioning.conditions import (
     GeneratedKeyframes,
@@ -338,10 +339,12 @@ def _conditions(command: Command) -> None:
 
 def _references(group: Group) -> None:
     group.add("--reference-video", action="append", default=[], metavar="FILE",
-              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames")},
+              covers={ReferenceVideo: ("downscale", "temporal_scale", "strength", "attention", "grow", "grow_frames",
+                                       "outpaint", "margin")},
               help="a video that an IC-LoRA follows, repeatable; :strength=..,attention=..,downscale=..,"
               "temporal_scale=..,grow=..,grow_frames=..,start=..,seconds=.. (default: 1, and scales as the LoRAs "
-              "say)")  # fmt: skip
+              "say); with :outpaint=around, left, right, top or bottom it is seen whole, and the in- and outpainting "
+              "IC-LoRA paints what is free of the clip, at least margin=.. of it")  # fmt: skip
     group.add("--reference-mask", action="append", default=[], type=syntax.file_path, metavar="FILE",
               help="where a reference counts, white fully; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
@@ -349,6 +352,10 @@ def _references(group: Group) -> None:
               help="what the in- and outpainting IC-LoRA makes anew, white: it is painted green in the reference, and "
               "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
+    group.add("--blend", action="store_true",
+              help="show the reference as it is wherever no part of it was made anew, and let both pass over into "
+              "each other softly; for --reference-fill and outpaint")  # fmt: skip
+    group.add_settings(Blending, prefix="blend_")
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip

@@ -15,7 +15,7 @@ from ..conditioning import Timeline
 from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
 from ..conditioning.sources import VideoSource
 from ..errors import SettingError
-from ..fields import Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
+from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..lora import Shrink, Strengths, stack
 from ..media import open_local
 from ..sampling import Guidance, schedules
@@ -257,6 +257,8 @@ def converter_of(setting: Setting) -> Convert:
         return switch
     if isinstance(setting.default, tuple):
         return blocks
+    if isinstance(setting.look, Choice):
+        return str
     return whole_number if isinstance(setting.look, Whole | Seed) else number
 
 

@@ -22,7 +22,7 @@ from ..media import compress
 from ..media.light import Space
 from ..media.read import MOST_FRAMES
 from .begin import Begin
-from .fill import grow, paint
+from .fill import OFF, PLACES, Placement, grow, paint
 from .frames import Keyframe
 from .frozen import Frozen
 from .masks import Inpaint, Retake, cells
@@ -236,7 +236,8 @@ class ReferenceVideo:
     """A video that an IC-LoRA follows, as far as it lasts.
 
     ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``. What ``fill`` covers, such
-    a mask at the rate of the clip, is painted green: in- and outpainting IC-LoRAs make it anew.
+    a mask at the rate of the clip, is painted green, and so is what lies around it by ``outpaint``: in- and outpainting
+    IC-LoRAs make it anew.
     """
 
     video: VideoSource
@@ -278,13 +279,25 @@ class ReferenceVideo:
         "Shows each of its frames twice, for a clip of 2 n - 1 frames of which every second one is kept: how the HDR "
         "IC-LoRA flickers least, at twice the time.",
     ] = False
+    outpaint: Annotated[
+        str,
+        Choice(tuple(PLACES), advanced=True),
+        "Shows the whole reference inside of the clip, and lets the in- and outpainting IC-LoRA paint what is free: "
+        "around it, or only on one side. off crops it to the shape of the clip.",
+    ] = OFF
+    margin: Annotated[
+        float,
+        Number(0, 0.9, 0.01, advanced=True),
+        "For outpaint: how much of the width and of the height of the clip is free at least. 0.2 around it is as if "
+        "the camera had stood farther off.",
+    ] = 0.0
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask, and for a part of light that is to be filled."""
         for mask in (self.mask, self.fill):
             if mask is not None:
                 check_values("The mask of the reference", mask, WEIGHTS)
-        if self.fill is not None and self.video.space is not None:
+        if self.remakes and self.video.space is not None:
             raise SettingError(
                 "This reference is light (HDR), which has no green to be filled with: give ordinary pictures."
             )
@@ -303,17 +316,17 @@ class ReferenceVideo:
         available = min(self.video.count(shape.fps), shape.frames)
         frames = floor_frames((available - 1) // self.temporal_scale + 1)
 
-        shown = (frames - 1) * self.temporal_scale + 1
-        hole = self._hole(shown, width, height)
+        shown, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        hole = self._hole(shown, place)
 
         def read() -> Iterator[Tensor]:
-            pixels = self.video.fitted(shape.fps, shown, width, height)
+            pixels = self._pixels(shape.fps, shown, place)
             return _every(pixels if hole is None else paint(pixels, hole), self.temporal_scale)
 
         latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
         if self.mask is not None:
-            weights = _fitted_mask(self.mask * self.attention, width, height)
+            weights = place.within(_fitted_mask(self.mask * self.attention, place.width, place.height), self.attention)
             attention = cells(weights, (latent.shape[2], latent.shape[3], latent.shape[4]))
         yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
 
@@ -323,16 +336,51 @@ class ReferenceVideo:
         video = replace(self.video, times=2 * self.video.times)
         return replace(self, video=video, mask=_doubled(self.mask), fill=_doubled(self.fill), twice=False)
 
-    def _hole(self, frames: int, width: int, height: int) -> Tensor | None:
-        """What is filled of the frames that are shown (1 or F, height, width). SettingError for too few masks."""
-        if self.fill is None:
+    @property
+    def remakes(self) -> bool:
+        """Whether a part of it is made anew."""
+        return self.fill is not None or self.outpaint != OFF
+
+    def shown(self, fps: Fraction, frames: int, width: int, height: int) -> tuple[Iterator[Tensor], Tensor | None]:
+        """Return its frames at a size, and what of them is made anew.
+
+        Args:
+            fps: frames per second at which it is read.
+            frames: how many of them.
+            width: in pixels.
+            height: in pixels.
+
+        Returns:
+            Chunks (1, 3, F, height, width) in -1..1, grey where it does not reach, and a mask (1 or F, height, width)
+            in 0..1; None if all of it is followed.
+
+        Raises:
+            SettingError: for too few masks.
+        """
+        place = self._place(width, height)
+        return self._pixels(fps, frames, place), self._hole(frames, place)
+
+    def _pixels(self, fps: Fraction, frames: int, place: Placement) -> Iterator[Tensor]:
+        return (place.within(each, 0.0) for each in self.video.fitted(fps, frames, place.width, place.height))
+
+    def _place(self, width: int, height: int) -> Placement:
+        """Where it lies in a picture of this size."""
+        if self.outpaint == OFF:
+            return Placement.whole(width, height)
+        return Placement.of(self.video.size(), (width, height), self.outpaint, self.margin)
+
+    def _hole(self, frames: int, place: Placement) -> Tensor | None:
+        """What is filled of the frames that are shown (1 or F, H, W). Raises SettingError for too few masks."""
+        if not self.remakes:
             return None
-        if 1 < len(self.fill) < frames:
+        fill = torch.zeros(1, 1, 1) if self.fill is None else self.fill[:frames]
+        if 1 < len(fill) < frames:
             raise SettingError(
-                f"What is filled of the reference has {len(self.fill)} masks, and {frames} frames are shown: give one "
+                f"What is filled of the reference has {len(fill)} masks, and {frames} frames are shown: give one "
                 "for all, or one for each."
             )
-        return grow(_fitted_mask(self.fill[:frames], width, height), self.grow, self.grow_frames)
+        inner = _fitted_mask(fill, place.width, place.height)
+        return grow(place.within(inner, 1.0), self.grow, self.grow_frames)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,59 @@
 """The part of a reference that is made anew, as in- and outpainting IC-LoRAs know it (``README.md``, "References")."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 GREEN = (102, 255, 0)  # of 255; the LoRA was trained with it
+
+OFF = "off"
+# Where a clip is painted on, and which share of the free width and height then lies left of and above the reference.
+PLACES = {
+    OFF: (Fraction(1, 2), Fraction(1, 2)),
+    "around": (Fraction(1, 2), Fraction(1, 2)),
+    "left": (Fraction(1), Fraction(1, 2)),
+    "right": (Fraction(0), Fraction(1, 2)),
+    "top": (Fraction(1, 2), Fraction(1)),
+    "bottom": (Fraction(1, 2), Fraction(0)),
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a reference lies in a picture, in pixels: its size, and what is free left, right, above and below."""
+
+    width: int
+    height: int
+    free: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @classmethod
+    def whole(cls, width: int, height: int) -> "Placement":
+        """Return that of a reference that covers the picture."""
+        return cls(width, height)
+
+    @classmethod
+    def of(cls, size: tuple[int, int], within: tuple[int, int], place: str, margin: float) -> "Placement":
+        """Return that of a reference that is seen whole.
+
+        Args:
+            size: width and height of the reference.
+            within: those of the picture.
+            place: where the picture goes on, one of ``PLACES``.
+            margin: the least share of width and height that stays free.
+        """
+        scale = min(Fraction(there, own) for own, there in zip(size, within)) * (1 - Fraction(str(margin)))
+        inner = [max(1, int(own * scale)) for own in size]
+        rest = [there - own for own, there in zip(inner, within)]
+        left, top = (int(share * free) for share, free in zip(PLACES[place], rest))
+        return cls(inner[0], inner[1], (left, rest[0] - left, top, rest[1] - top))
+
+    def within(self, pixels: Tensor, value: float) -> Tensor:
+        """Return (..., H, W) in the picture, with ``value`` where it is free."""
+        return F.pad(pixels, self.free, value=value) if any(self.free) else pixels
 
 
 def grow(mask: Tensor, pixels: int, frames: int) -> Tensor:

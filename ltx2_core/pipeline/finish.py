@@ -1,6 +1,6 @@
 """The end of a clip: its latent becomes sound, at once, and frames, as they are asked for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -76,6 +76,7 @@ class Finish:
         seams: the size of the latent, and where its tiles meet, if it was refined in tiles.
         every_second: whether every second frame is left out.
         grading: of HDR.
+        blend: what the frames go through in the end; None for nothing.
     """
 
     shape: ClipShape
@@ -86,6 +87,7 @@ class Finish:
     seams: SeamLines | None = None
     every_second: bool = False
     grading: Grading | None = None
+    blend: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None
 
     def run(
         self, engine: Engine, latent: AVLatent, parameters: str = "", notes: Mapping[str, str] | None = None
@@ -94,6 +96,7 @@ class Finish:
         waveform, rate = self._heard(engine, latent.audio)
         frames = self._shown(engine, latent)
         frames = every_second(frames) if self.every_second else frames
+        frames = frames if self.blend is None else self.blend(frames)
         decoder = None if self.film else self.decode_video
         seed = None if decoder is None else decoder.seed(engine.blueprint)
         kept = latent.to("cpu")

@@ -5,6 +5,7 @@ Read this file first; every line is one stage, and ``pipeline`` holds what a sta
 
 import logging
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     """
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     complete = request.completed(recipe_of(models, request.hq))
+    _say_size(complete)
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
     engine = engine or LocalEngine(models, request.resources, events, complete.loras)
@@ -106,6 +108,12 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 
+def _say_size(request: CompleteRequest) -> None:
+    if seen := request.followed_picture:
+        size = request.final.width, request.final.height
+        _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
+
+
 def check_decoders(models: Models, asked: Request) -> None:
     """Refuse a clip, of any length, whose pictures nothing could decode; that its sound cannot be is logged.
 
@@ -125,7 +133,7 @@ def check_decoders(models: Models, asked: Request) -> None:
 
 
 def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
-    seams = None
+    seams, blend, fps = None, request.request.blend, request.made.fps
     if stages.refine is not None and not stages.rounds and "video" in request.streams:
         size = request.final.video_latent
         seams = size, engine.fit(stages.refine).tiles.seams(size)
@@ -137,6 +145,7 @@ def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:
         kept_video(request.refine_conditions),
         seams,
         request.request.high_quality,
+        blend=None if blend is None else partial(blend.frames, conditions=request.blended_conditions, fps=fps),
     )
 
 

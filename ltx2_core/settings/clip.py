@@ -175,8 +175,8 @@ class ClipSettings:
         str,
         Choice(SIZES),
         "How large the clip is: as the model likes it, by aspect ratio, as the picture that is given, or by hand, that "
-        "is by width and height. auto is by hand where no model is connected, or where width and height are given on "
-        "the command line, and else as the model likes it.",
+        "is by width and height. auto is by hand where no model is connected, or where width or height is given on the "
+        "command line; else as the picture, and without one as the model likes it.",
     ] = AUTO
     megapixels: Annotated[
         str,
@@ -204,6 +204,11 @@ class ClipSettings:
             size=size if self.size == AUTO else self.size,
             length=length if self.length == AUTO else self.length,
         )
+
+    def following(self, has_picture: bool) -> "ClipSettings":
+        """Return what auto means outside of a graph: as a picture where there is one, but for given sizes."""
+        is_free = self.size == AUTO and not self.width and not self.height
+        return replace(self, size=AS_PICTURE) if is_free and has_picture else self
 
     def lasting(self, frames: int) -> "ClipSettings":
         """Return these settings with a length in frames, whatever they said of it."""

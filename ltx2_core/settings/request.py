@@ -3,14 +3,16 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
-from math import prod
+from math import lcm, prod
 from pathlib import Path
 from typing import Annotated, Any
 
 from torch import Tensor
 
 from ..conditioning import LatentCondition
+from ..conditioning.blend import Blending, grown
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits, of_round
+from ..conditioning.fill import OFF
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate
 from ..errors import SettingError
@@ -29,7 +31,7 @@ from ..sampling import (
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
 from ..video_vae import Denoising, Tiling
-from .clip import STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
+from .clip import AS_PICTURE, STREAM_CHOICES, ClipSettings, Enhancing, LongClip, given_negative
 from .resources import GIB, PRECISIONS, Resources
 from .sampling import SamplingSettings
 from .second_stage import SecondStage
@@ -43,7 +45,7 @@ _PARTS: dict[str, type] = {
 }
 _WHOLE = (
     *("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality"),
-    *("enhance", "enhancer"),
+    *("enhance", "enhancer", "blend"),
 )
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
@@ -56,8 +58,8 @@ class Request:
     that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
     stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
     each with its strengths; ``hq`` is the recipe of few, precise steps. With ``enhance`` a language model makes the
-    prompt longer: the text encoder, or the ``enhancer`` in its place. Raises SettingError for values outside their
-    limits.
+    prompt longer: the text encoder, or the ``enhancer`` in its place. With ``blend`` the clip shows the reference as it
+    is wherever no part of it was made anew. Raises SettingError for values outside their limits.
     """
 
     prompt: str
@@ -77,6 +79,7 @@ class Request:
     resources: Resources = Resources()
     enhance: Enhancing | None = None
     enhancer: Path | None = None
+    blend: Blending | None = None
     hdr: Annotated[
         str | None,
         Choice(tuple(FILE_SPACES)),
@@ -109,9 +112,9 @@ class Request:
             negative: what to avoid.
             flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
                 names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
-                ``sigmas``, ``hdr``, ``high_quality``, ``enhance`` and ``enhancer``; and as shorter words ``video`` and
-                ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and ``resume`` (of a
-                long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+                ``sigmas``, ``hdr``, ``high_quality``, ``enhance``, ``enhancer`` and ``blend``; and as shorter
+                words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and
+                ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.
@@ -146,6 +149,7 @@ class Request:
         second, long = self.second or SecondStage(refine=False), self.long
         recipe = recipe.editing(edits(self.conditions))
         second.check_detailing()
+        self._check_blending()
         segments = () if long is None else long.segments
         if second.refine and segments:
             raise SettingError(
@@ -171,6 +175,13 @@ class Request:
             asked_frames=self._first_shape(second, recipe).frames,
         )
 
+    def _check_blending(self) -> None:
+        """Raise SettingError where there is no reference to blend with, or only numbers of light."""
+        if self.blend is not None:
+            self.blend.reference(self.conditions)
+            if self.hdr is not None:
+                raise SettingError("A reference is blended with ordinary frames: make no HDR, or do not blend.")
+
     def _ready(self) -> "Request | None":
         """The same with what rounds or high quality ask for; None if it is there."""
         if self.high_quality and (doubled := self._doubled()) is not None:
@@ -179,7 +190,7 @@ class Request:
 
     def _doubled(self) -> "Request | None":
         """The same with references that show each frame twice; None if they do. SettingError for other clips."""
-        references = [each for each in self.conditions if isinstance(each, ReferenceVideo)]
+        references = self._references
         rounds = 0 if self.second is None else self.second.rounds
         if not references or len(references) < len(self.conditions) or self.long is not None or rounds:
             raise SettingError(
@@ -214,11 +225,26 @@ class Request:
     def _first_shape(self, second: SecondStage, recipe: Recipe) -> ClipShape:
         """The clip of the first stage."""
         usual = second.last(ClipShape(recipe.width, recipe.height, recipe.frames, self.clip.fps))
-        pictures = (each.size for each in self.conditions if isinstance(each, Picture))
-        final = replace(recipe, width=usual.width, height=usual.height)
-        clip = self.clip.sized(final, next(pictures, None), second.step)
+        seen, final = self.seen, replace(recipe, width=usual.width, height=usual.height)
+        clip = self.clip.following(seen is not None).sized(final, seen, second.step * self._reference_step)
         assert clip.width and clip.height and clip.asked_frames
         return second.first(clip.width, clip.height, clip.asked_frames, clip.fps)
+
+    @property
+    def seen(self) -> tuple[int, int] | None:
+        """Width and height of the first picture that is given, else of the first reference; None without any."""
+        sizes = [each.size for each in self.conditions if isinstance(each, Picture)]
+        sizes += [each.video.size() for each in self._references if each.outpaint == OFF]
+        return next(iter(sizes), None)
+
+    @property
+    def _references(self) -> list[ReferenceVideo]:
+        return [each for each in self.conditions if isinstance(each, ReferenceVideo)]
+
+    @property
+    def _reference_step(self) -> int:
+        """What the cells of a size that is chosen freely must be multiples of, for references that are smaller."""
+        return lcm(*(each.downscale for each in self._references))
 
     def _guidance(self, recipe: Recipe) -> StreamGuidance:
         """The guidance of both streams."""
@@ -290,6 +316,18 @@ class CompleteRequest:
     def round_conditions(self, shape: ClipShape) -> tuple[Condition, ...]:
         """Return what is given in a round that makes a clip of ``shape``."""
         return tuple(at_rate(of_round(self.request.conditions), shape, round(shape.fps / self.shape.fps)))
+
+    @property
+    def followed_picture(self) -> tuple[int, int] | None:
+        """Width and height of the picture whose aspect ratio the clip has; None where its size was not left to one."""
+        seen = self.request.seen
+        return seen if self.request.clip.following(seen is not None).size == AS_PICTURE else None
+
+    @property
+    def blended_conditions(self) -> tuple[Condition, ...]:
+        """What was given, as large and at the frame rate as the finished clip is, to be blended with it."""
+        times, scale = round(self.made.fps / self.shape.fps), Fraction(self.final.width, self.shape.width)
+        return tuple(grown(at_rate(self.request.conditions, self.made, times), scale))
 
     @property
     def keeps_keyframes(self) -> bool:

@@ -253,6 +253,8 @@ def test_references(asked, folder):
     assert first.video.start == 1 and first.mask.shape == (33, 64, 96)
     assert first.fill.shape == (1, 64, 96) and (first.grow, first.grow_frames, second.fill) == (5, 1, None)
     assert (second.strength, second.downscale, second.mask) == (1, 1, None)
+    wider = asked("--reference-video", f"{film}:outpaint=left,margin=0.25", "--blend", "--blend-radius", 3)
+    assert (wider.conditions[0].outpaint, wider.conditions[0].margin, wider.blend.radius) == ("left", 0.25, 3)
     (as_trained,) = asked("--reference-video", film, "--lora", IC_LORA).conditions
     assert as_trained.downscale == ltx2.lora.open_lora(IC_LORA).downscale
 

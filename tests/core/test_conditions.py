@@ -15,6 +15,7 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
+from ltx2_core.conditioning.blend import Blending, blend, grown, widen
 from ltx2_core.conditioning.conditions import (
     InitClip,
     InpaintMask,
@@ -190,6 +191,66 @@ def test_what_is_filled_goes_with_its_frames():
     assert_close(pieces, torch.cat([*paint([torch.cat(chunks, dim=2)], fill)], dim=2))
     with pytest.raises(SettingError, match="16 masks, and 17 frames"):
         encoded(ReferenceVideo(VideoSource(FRAMES), fill=fill[1:]), shape=ClipShape(96, 64, 17, FPS))
+
+
+@pytest.mark.parametrize(
+    ("place", "margin", "inner"),
+    [
+        ("around", 0.0, (48, 0, 64, 64)),
+        ("left", 0.0, (96, 0, 64, 64)),
+        ("right", 0.5, (0, 16, 32, 32)),
+        ("top", 0.5, (64, 32, 32, 32)),
+        ("bottom", 0.5, (64, 0, 32, 32)),
+    ],
+)
+def test_what_lies_around_a_reference_is_painted(place, margin, inner):
+    """A square in a clip of 160 x 64; what is filled of the square stays where it is in it."""
+    square, fill, encode = FRAMES[:9, :, :64], torch.zeros(1, 64, 64), Seen()
+    fill[:, :, :16] = 1
+    reference = ReferenceVideo(VideoSource(square), outpaint=place, margin=margin, fill=fill)
+    shape = ClipShape(160, 64, 9, FPS)
+    encoded(reference, shape=shape, encode=encode)
+    left, top, width, height = inner
+    shown, green = encode.pixels[0][0], (torch.tensor(GREEN) / 255 * 2 - 1).view(3, 1, 1, 1)
+    free = torch.ones(64, 160, dtype=torch.bool)
+    free[top : top + height, left + width // 4 : left + width] = False
+    is_green = torch.isclose(shown, green.expand_as(shown), atol=1e-6).all(0)
+    assert torch.equal(is_green, free.expand(9, -1, -1))
+    inside = shown[:, :, top : top + height, left + width // 4 : left + width]
+    assert_close(inside, fit(square, width, height)[0, :, :, :, width // 4 :])
+
+
+def test_blended_frames_are_those_of_the_official_node():
+    """Numbers of ComfyUI-LTXVideo's LTXVLaplacianPyramidBlend; its inputs are drawn here."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_blend.json").read_text())
+    draw, cases = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"])), recorded["cases"]
+    for pair in zip(cases[::2], cases[1::2]):
+        height, width = pair[0]["size"]
+        made, kept, mask = draw(3, height, width, 3), draw(3, height, width, 3), torch.zeros(3, height, width)
+        mask[:, height // 4 : height // 2, width // 3 : 2 * width // 3] = 1
+        mask[1:, :, : width // 4] = draw(2, height, width // 4)
+        for case in pair:
+            wide = widen(mask, case["radius"])
+            compare("mask of a blend", wide.flatten()[::101], torch.tensor(case["mask"]))
+            compare("blended frames", blend(made, kept, wide).flatten()[::211], torch.tensor(case["image"]))
+
+
+def test_a_blended_clip_is_the_reference_far_from_what_was_made_anew():
+    """In pieces of any size; at the double size, where the reference has ended, and where no part was made anew."""
+    fill, made = torch.zeros(1, 64, 96), 1 - FRAMES
+    fill[:, :, :16] = 1
+    given = [Picture(FRAMES[:1]), ReferenceVideo(VideoSource(FRAMES[:9]), fill=fill)]
+    whole, pieces = (
+        torch.cat([*Blending(0).frames(chunks, given, FPS)]) for chunks in ([made], made.split((7, 1, 25)))
+    )
+    assert torch.equal(whole, pieces) and torch.equal(whole[9:], made[9:])
+    assert (whole[:9, :, 64:].mean() - FRAMES[:9, :, 64:].mean()).abs() < 2e-3
+    assert (whole[:9, :, :8].mean() - made[:9, :, :8].mean()).abs() < 0.02
+    assert_close(whole[:9, 8:-8, -16:], FRAMES[:9, 8:-8, -16:], atol=0.05, rtol=0)
+    large = torch.zeros(9, 128, 192, 3)
+    assert torch.cat([*Blending(2).frames([large], grown(given, Fraction(2)), FPS)]).shape == large.shape
+    with pytest.raises(SettingError, match="nothing to blend"):
+        list(Blending().frames([made], [ReferenceVideo(VideoSource(FRAMES))], FPS))
 
 
 def test_a_mask_fades_out_in_cells():

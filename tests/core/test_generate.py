@@ -18,6 +18,9 @@ import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import TensorFile
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
+from ltx2_core.conditioning import ReferenceVideo, VideoSource
+from ltx2_core.conditioning.blend import Blending
+from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
@@ -59,6 +62,19 @@ def test_picture_and_sound_end_together(models, fps):
     clip = ltx2.generate(models, "x", fps=fps, **SMALL)
     assert clip.frames.shape == (9, 64, 64, 3) and 0 <= clip.frames.min() <= clip.frames.max() <= 1
     assert clip.waveform.shape[-1] == round(9 / Fraction(fps) * 48000) and clip.sample_rate == 48000
+
+
+@pytest.mark.slow
+def test_a_clip_that_is_painted_on_shows_its_reference_as_it_is(models):
+    picture = torch.rand(9, 8, 8, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    given = ReferenceVideo(VideoSource(picture), outpaint="right")
+    wide = SMALL | {"width": 128, "conditions": [given]}
+    plain, blended = (ltx2.generate(models, "x", **wide, blend=each).frames for each in (None, Blending(0)))
+    assert (blended[:, :, :48] - picture[:, :, :48]).abs().mean() < 0.02
+    assert (plain[:, :, :48] - picture[:, :, :48]).abs().mean() > 0.1
+    assert (blended[:, :, 96:] - plain[:, :, 96:]).abs().mean() < 0.05
+    with pytest.raises(SettingError, match="nothing to blend"):
+        ltx2.generate(models, "x", **SMALL, blend=Blending())
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ OWNERS = {
     Picture: 4,
     KeepAudio: 1,
     ReferenceAudio: 1,
-    ReferenceVideo: 7,
+    ReferenceVideo: 9,
     RetakeRange: 3,
     InpaintMask: 2,
     VideoSource: 2,

@@ -287,9 +287,29 @@ PORTRAIT = (640, 960)  # width and height
 def test_a_size_by_the_model_by_ratio_as_a_picture_or_by_hand(asked, size):
     clip = ClipSettings(**asked).sized(DEV, PORTRAIT)
     assert (clip.width, clip.height, clip.frames) == (*size, 121)
+    size = size if asked else (512, 768)  # without a graph, a picture that is given counts by itself
     picture = Picture(torch.zeros(1, 960, 640, 3))
     shape = Request.of("x", conditions=[picture], **asked).completed(DEV).shape
     assert (shape.width, shape.height, shape.frames) == (*size, 121)
+
+
+def test_a_clip_is_as_what_is_given_unless_a_size_is_said():
+    """The first picture, else a reference; one that is painted on has another shape, and smaller ones finer steps."""
+    tall, wide = Picture(torch.zeros(1, 960, 640, 3)), torch.zeros(9, 320, 640, 3)
+
+    def made(*conditions, **asked):
+        complete = Request.of("x", conditions=conditions, **asked).completed(DEV)
+        return complete.shape.width, complete.shape.height, complete.followed_picture
+
+    reference = ReferenceVideo(VideoSource(wide))
+    assert made(reference, megapixels="0.1") == (448, 224, (640, 320)) and made(reference, tall) == (
+        512,
+        768,
+        (640, 960),
+    )
+    assert made(replace(reference, downscale=2), megapixels="0.1") == (512, 256, (640, 320))
+    assert made(replace(reference, outpaint="around")) == made() == (768, 512, None)
+    assert made(tall, width=96, height=64) == (96, 64, None)
 
 
 def test_a_ratio_is_met_before_an_area_and_in_steps_of_the_upscaler():

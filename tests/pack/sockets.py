@@ -61,6 +61,8 @@ with torch.inference_mode():
     (mel,) = run("LTX2AVAudioDecode", model=model, latent=latent())
     (guidance,) = run("LTX2AVGuidance", model=model, stream="both", text_scale=1.0, cross_modal_scale=1.0)
     (conditions,) = run("LTX2AVImage", image=noise(1, 64, 64, 3), frame=0, strength=1.0)
+    (reference,) = run("LTX2AVReferenceVideo", images=noise(9, 64, 64, 3), downscale=1, temporal_scale=1, strength=1.0,
+                       outpaint="left", margin=0.5)  # fmt: skip
     (windows,) = run("LTX2AVLongVideo", window=121, overlap=24, drift_control=0.0)
     plan, _ = run("LTX2AVPlan", model=model, latent=latent(), max_vram=0.0, max_ram=0.0)
 
@@ -133,6 +135,7 @@ SETTINGS = {
     "LTX2AVRefine": {"columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVTwoStage": {"columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVExtend": {"seconds": 0.1},
+    "LTX2AVBlend": {"conditions": reference},
     "LTX2AVEmptyLatent": {"width": 64, "height": 64, "frames": 9},
 }
 

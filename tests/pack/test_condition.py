@@ -254,6 +254,18 @@ def test_what_is_filled_of_a_reference_is_green_to_the_model(server, client, gra
         made.append(pictures_in(saved(server, run, "pictures")))
     filled, green, plain = made
     assert (filled == green).all() and (filled != plain).any()
+    settings |= {"outpaint": "left", "margin": 0.5}
+    add(
+        graph,
+        blend=("LTX2AVBlend", {"images": ["decode", 1], "conditions": ["reference", 0], "fps": 24.0, "radius": 0}),
+    )
+    graph["pictures"]["inputs"]["images"] = ["blend", 0]
+    run = client.run(with_conditions(graph, reference=("LTX2AVReferenceVideo", settings)))
+    assert run.end == "execution_success", run.error
+    blended, given = (pictures_in(saved(server, run, name)).astype(int) for name in ("pictures", "given"))
+    small = given.reshape(33, 48, 2, 48, 2, 3).mean((2, 4))
+    inside, there = blended[:, 28:68, 52:], small[:, 4:44, 4:]  # of so small a picture the brightness differs
+    assert abs(np.diff(inside, axis=2) - np.diff(there, axis=2)).mean() < 2
 
 
 def test_a_picture_outside_the_clip(client, graph):

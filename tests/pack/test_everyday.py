@@ -45,6 +45,12 @@ def test_frames_of_an_odd_size_can_be_saved(server, client, silent):
     assert run.outputs["whole"]
 
 
+def test_a_clip_has_the_shape_of_a_video(client, silent):
+    silent["grey"]["inputs"].update(width=320, height=160)
+    change(silent, LTX2AVEmptyLatent={"video": ["film", 0], "size": "as the picture", "megapixels": "0.1", "frames": 9})
+    assert "448 x 224" in dict(client.run(silent).texts)[node(silent, "LTX2AVEmptyLatent")]
+
+
 def test_one_sound_serves_every_clip_of_a_batch(server, client, prompt):
     """Two pictures and one sound make the two clips of a batch of two."""
     change(prompt, LTX2AVSchedule={"steps": 1})

@@ -1,0 +1,168 @@
+"""A finished clip and the reference of which it kept a part, without seams (``README.md``, "References")."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..errors import SettingError
+from ..fields import Whole
+from .conditions import Condition, ReferenceVideo
+
+LEVELS = 7  # of the pyramid, as far as the picture is large enough
+COARSE = 64  # pixels of the longer side, of the mask that is widened
+AT_ONCE = 2  # frames; a pyramid takes memory, and frames have nothing to do with each other
+
+_TAPS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+
+
+@dataclass(frozen=True)
+class Blending:
+    """How what was made anew passes into what was kept."""
+
+    radius: Annotated[
+        int,
+        Whole(0, 15),
+        "How far around what was made anew it is taken, too, in 64ths of the longer side, before it passes over "
+        "softly. More where a shade or a rim is left; 2 to 6 are usual.",
+    ] = 5
+
+    def frames(self, chunks: Iterable[Tensor], conditions: Iterable[Condition], fps: Fraction) -> Iterator[Tensor]:
+        """Yield frames that show the clip where it was made anew, and the reference everywhere else.
+
+        Args:
+            chunks: consecutive frames (F, H, W, 3) of the clip, in 0..1.
+            conditions: what it was made with; the first reference of which a part was made anew counts.
+            fps: frames per second of the clip.
+
+        Yields:
+            (F, H, W, 3) in 0..1; where the reference has ended, the frames as they come.
+
+        Raises:
+            SettingError: there is no such reference.
+        """
+        reference = self.reference(conditions)
+        kept, number, count = None, 0, reference.video.count(fps)
+        if reference.fill is not None and len(reference.fill) > 1:
+            count = min(count, len(reference.fill))
+        for chunk in (part for each in chunks for part in each.split(AT_ONCE)):
+            if kept is None:
+                kept = _Kept(reference, fps, count, chunk.shape[2], chunk.shape[1])
+            shown = max(0, min(len(chunk), count - number))
+            if shown:
+                pixels, mask = kept.take(number, shown)
+                pixels, mask = pixels.to(chunk), mask.to(chunk)
+                pixels = torch.lerp(pixels, chunk[:shown], mask[..., None])  # so that neither grey nor green is left
+                blended = blend(chunk[:shown], pixels, widen(mask, self.radius))
+                chunk = torch.cat((blended, chunk[shown:]))
+            number += len(chunk)
+            yield chunk
+
+    @staticmethod
+    def reference(conditions: Iterable[Condition]) -> ReferenceVideo:
+        """Return the first reference of which a part is made anew. Raises SettingError if there is none."""
+        for each in conditions:
+            if isinstance(each, ReferenceVideo) and each.remakes:
+                return each
+        raise SettingError(
+            "There is nothing to blend: give a reference video with fill or outpaint, of which a part is made anew."
+        )
+
+
+def grown(conditions: Iterable[Condition], scale: Fraction) -> Iterator[Condition]:
+    """Yield ``conditions`` for frames that are ``scale`` times as large: masks grow by as many pixels more."""
+    for each in conditions:
+        yield replace(each, grow=round(each.grow * scale)) if isinstance(each, ReferenceVideo) else each
+
+
+class _Kept:
+    """The frames of a reference and where it was made anew, handed out in the pieces that are asked for."""
+
+    def __init__(self, reference: ReferenceVideo, fps: Fraction, count: int, width: int, height: int):
+        pixels, self._mask = reference.shown(fps, count, width, height)
+        self._chunks, self._rest = iter(pixels), torch.empty(1, 3, 0, height, width)
+
+    def take(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the next frames (F, H, W, 3) in 0..1, and their mask (F, H, W)."""
+        while self._rest.shape[2] < count:
+            self._rest = torch.cat((self._rest, next(self._chunks).float()), dim=2)
+        taken, self._rest = self._rest.split((count, self._rest.shape[2] - count), dim=2)
+        assert self._mask is not None
+        mask = self._mask if len(self._mask) == 1 else self._mask[first : first + count]
+        return rearrange(taken[0] / 2 + 0.5, "c f h w -> f h w c"), mask.expand(count, -1, -1)
+
+
+def widen(mask: Tensor, radius: int) -> Tensor:
+    """Let a mask (F, H, W) in 0..1 grow by ``radius`` pixels of a small picture, whose longer side has 64, softly."""
+    if not radius:
+        return mask
+    scale = COARSE / max(mask.shape[-2:])
+    small = [max(1, round(side * scale)) for side in mask.shape[-2:]]
+    coarse = F.interpolate(mask[:, None].float(), small, mode="bilinear", align_corners=False)
+    coarse = F.max_pool2d(coarse, 2 * radius + 1, stride=1, padding=radius)
+    return F.interpolate(coarse, mask.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def blend(made: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+    """Blend frames band by band: coarse structure passes over widely, fine structure sharply.
+
+    Args:
+        made: (F, H, W, 3) in 0..1, shown where ``mask`` is 1.
+        kept: (F, H, W, 3) in 0..1, shown where it is 0.
+        mask: (F, H, W) in 0..1.
+
+    Returns:
+        (F, H, W, 3) in 0..1.
+
+    Source: Burt and Adelson, A Multiresolution Spline (1983), in the form of LTXVLaplacianPyramidBlend of
+    ComfyUI-LTXVideo.
+    """
+    height, width = mask.shape[1:]
+    padding = (0, _next_power(width) - width, 0, _next_power(height) - height)
+    sides = height + padding[3], width + padding[1]
+    count = min(LEVELS, min(sides).bit_length() - 1)
+    frames = [F.pad(rearrange(each.float(), "f h w c -> f c h w"), padding, "reflect") for each in (made, kept)]
+    weights = _gaussians(F.pad(mask[:, None].float(), padding, "reflect"), count)
+    bands = zip(*(_laplacians(each, count) for each in frames), weights)
+    *finer, blended = [torch.lerp(other, one, weight) for one, other, weight in bands]
+    for band in reversed(finer):
+        blended = _enlarge(blended) + band
+    return rearrange(blended[..., :height, :width], "f c h w -> f h w c").clamp(0, 1).to(made.dtype)
+
+
+def _next_power(side: int) -> int:
+    return 1 << (side - 1).bit_length()
+
+
+def _gaussians(frames: Tensor, count: int) -> list[Tensor]:
+    levels = [frames]
+    while len(levels) < count:
+        smooth = _smooth(levels[-1])
+        half = [side // 2 for side in smooth.shape[-2:]]
+        levels.append(F.interpolate(smooth, half, mode="bilinear", align_corners=False))
+    return levels
+
+
+def _laplacians(frames: Tensor, count: int) -> list[Tensor]:
+    """What each level has beyond the next coarser one; the coarsest as it is."""
+    levels = _gaussians(frames, count)
+    return [*(fine - _enlarge(coarse) for fine, coarse in zip(levels, levels[1:])), levels[-1]]
+
+
+def _enlarge(frames: Tensor) -> Tensor:
+    double = [2 * side for side in frames.shape[-2:]]
+    return _smooth(F.interpolate(frames, double, mode="bilinear", align_corners=False))
+
+
+def _smooth(frames: Tensor) -> Tensor:
+    """Smooth (F, C, H, W) by a binomial kernel of 5 x 5, row by row and column by column."""
+    taps, channels = torch.tensor(_TAPS, device=frames.device), frames.shape[1]
+    for padding, shape in (((2, 2, 0, 0), (1, 5)), ((0, 0, 2, 2), (5, 1))):
+        kernel = taps.view(1, 1, *shape).expand(channels, -1, -1, -1)
+        frames = F.conv2d(F.pad(frames, padding, "reflect"), kernel, groups=channels)
+    return frames
