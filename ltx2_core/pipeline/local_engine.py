@@ -30,7 +30,7 @@ from ..settings import Resources
 from ..text import Tokenizer
 from ..transformer import SequenceParallel, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
-from .devices import Others, Twin, Worker, make_twins, rate_of, working_together
+from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
 from .gain import describe_gain
 from .plan import Plan
@@ -225,12 +225,8 @@ class LocalEngine(PlannedEngine):
                     together = SequenceParallel(network, network.config, self._processes)
                     yield networks.replaced(TRANSFORMER, together)
                     return
-                if not twins:
-                    yield networks
-                    return
-                first = Worker(self._device, networks[TRANSFORMER], rate_of(placement, self.room()))
-                with working_together(first, twins, self.blueprint.layers) as devices:
-                    yield networks.replaced(TRANSFORMER, devices)
+                with shared_by(twins, networks, self, placement) as shared:
+                    yield shared
         finally:
             for key, each in prepared.items():
                 each.store.release()
