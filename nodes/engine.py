@@ -1,7 +1,7 @@
 """The engine of the pack: networks belong to ComfyUI's memory management, which says what a stage may take."""
 
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
@@ -27,6 +27,7 @@ from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
+from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.messages import reading, working
@@ -292,9 +293,18 @@ def upscaler_of(value: UpscalerLike, models: Models) -> AnyUpscaler:
 class LoadedModel:
     """LTX2AV_MODEL: the opened files of a model, and its networks as far as they have been needed."""
 
-    def __init__(self, models: Models, precision: str, attention: str = Resources.attention, fold_loras: bool = False):
-        """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights."""
+    def __init__(
+        self,
+        models: Models,
+        precision: str,
+        attention: str = Resources.attention,
+        fold_loras: bool = False,
+        other_devices: Sequence[torch.device] = (),
+    ):
+        """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights, and
+        ``other_devices`` share the work of the transformer with the host's own."""
         self.models, self.attention, self.fold_loras = models, attention, fold_loras
+        self.other_devices = tuple(other_devices)
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
         self._dtypes = {
@@ -435,7 +445,10 @@ class HostEngine(PlannedEngine):
 
     def room(self, key: NetworkKey[Any] = TRANSFORMER) -> Room:
         """Return what the host grants a stage that streams this network, at most what the limits say."""
-        return host.room(self.device(key), self.limits, HostNetwork.copied_bytes())
+        return self._room_on(self.device(key))
+
+    def _room_on(self, device: torch.device) -> Room:
+        return host.room(device, self.limits, HostNetwork.copied_bytes())
 
     @property
     def load(self) -> LoraLoad:
@@ -457,13 +470,23 @@ class HostEngine(PlannedEngine):
         keys = [*stage.networks, *(self.preview.networks(self) if self.preview and _samples(stage) else ())]
         networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
+        twins = self._twins(stage, prepared, self.loras if loras is None else loras)
         make_room = partial(self._make_room, list(networks.values()), work)
-        self._in_use = [adapter for each in prepared.values() for adapter in each.adapters]
-        with ready(prepared, placement, make_room) as result:
+        self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
+        with ready(prepared, placement, make_room) as result, shared_by(twins, result, self, placement) as shared:
             self._tell(working(stage.name))
             if self.preview is not None and _samples(stage):
                 self.preview.start(result, stage.name)
-            yield result
+            yield shared
+
+    def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
+        """The transformer of a stage for the other devices, which the host does not manage: they are left behind it."""
+        devices = self.model.other_devices
+        if not devices or TRANSFORMER not in prepared:
+            return []
+        prepared[TRANSFORMER].store.release()  # twins share what is at home
+        others = Others(devices, self.dtype(TRANSFORMER), self._room_on, lambda device: link_to(device, host.PINNED))
+        return make_twins(stage, prepared[TRANSFORMER], others, self.blueprint, self.load, loras)
 
     def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):

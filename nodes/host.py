@@ -36,6 +36,7 @@ from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
+from ..ltx2_core.pipeline.local_engine import devices_named
 from ..ltx2_core.pipeline.messages import Messages
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sketch import as_image
@@ -161,6 +162,24 @@ DEVICES = {"transformer": mm.get_torch_device, "text": mm.text_encoder_device, "
 def device_for(role: str) -> torch.device:
     """Return where the host's flags want a "transformer", a "text" encoder or a "vae" to run."""
     return DEVICES[role]()
+
+
+def other_devices(names: str) -> tuple[torch.device, ...]:
+    """Return the devices that share the transformer's work with the host's own, which is the first of those named.
+
+    Raises:
+        SettingError: for names that are no devices of this machine, and where another one is the first.
+    """
+    if not names.strip():
+        return ()
+    first, *others = devices_named(names.split(","))
+    own = device_for("transformer")
+    if (first.type, first.index or 0) != (own.type, own.index or 0):
+        raise SettingError(
+            f"devices begin with {first}, but ComfyUI computes on {own}, and does there what is not shared: begin with "
+            f"{own}, or start ComfyUI with another --cuda-device."
+        )
+    return tuple(others)
 
 
 def dtype_for(role: str, parameters: int) -> torch.dtype:

@@ -125,7 +125,7 @@ class LoadModel(io.ComfyNode):
                     AUTO_PART,
                     NONE,
                 ),
-                *inputs.widgets(Resources, "attention", "fold_loras"),
+                *inputs.widgets(Resources, "attention", "fold_loras", "devices", devices=""),
             ],
             outputs={"model": ModelType},
         )
@@ -138,6 +138,7 @@ class LoadModel(io.ComfyNode):
         kind: str = "",
         attention: str = "",
         fold_loras: bool = False,
+        devices: str = "",
         **parts: str,
     ) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
@@ -150,6 +151,7 @@ class LoadModel(io.ComfyNode):
         kind: str = AS_NAMED,
         attention: str = Resources.attention,
         fold_loras: bool = False,
+        devices: str = "",
         **parts: str,
     ) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
@@ -157,9 +159,9 @@ class LoadModel(io.ComfyNode):
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision, attention, fold_loras)
+            return LoadedModel(models, precision, attention, fold_loras, host.other_devices(devices))
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention, fold_loras), open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention, fold_loras, devices), open_files))
 
 
 class LoadGemma(io.ComfyNode):

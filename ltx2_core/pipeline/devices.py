@@ -30,7 +30,7 @@ from ..transformer import Pass
 from .blueprint import Blueprint
 from .plan import Load, place_stage
 from .prepare import Prepared, adapters_of, fuses, ready
-from .stage import TRANSFORMER, Stage
+from .stage import TRANSFORMER, Engine, Networks, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -60,16 +60,18 @@ class Worker:
         self._brought = WeakTensorKeyDictionary()
 
     def bring(self, passes: Sequence[Pass]) -> list[Pass]:
-        """Return ``passes`` with their tensors on this device; inputs that were shared still are."""
+        """Return ``passes`` with tensors of this device's own; inputs that were shared still are.
+
+        Threads share no tensor, not even on one device: layers note on it what they have in common
+        (``layers.shared_input``).
+        """
         memo: dict[int, Any] = {}
         return [self._bring(each, memo) for each in passes]
 
     def _bring(self, value: Any, memo: dict[int, Any]) -> Any:
         if isinstance(value, Tensor):
-            if value.device == self.device:
-                return value
             if value not in self._brought:  # positions stay the same in all steps
-                self._brought[value] = value.to(self.device)
+                self._brought[value] = value.to(self.device).detach()
             return self._brought[value]
         if not is_dataclass(value) or isinstance(value, type):
             return value
@@ -270,6 +272,26 @@ def make_twins(
 def rate_of(placement: Placement | None, room: Room) -> Rate:
     """Return how fast a stage runs that is placed so; one that needs no placing as fast as any other."""
     return Rate() if placement is None else placement.rate(room.machine)
+
+
+@contextmanager
+def shared_by(
+    twins: Sequence[Twin], networks: Networks, engine: Engine, placement: Placement | None
+) -> Iterator[Networks]:
+    """Yield ``networks`` with a transformer of all devices; as they are where there are no twins.
+
+    Args:
+        twins: for the other devices.
+        networks: ready to run on the first one, that of ``engine``.
+        engine: has brought them there.
+        placement: of the stage there.
+    """
+    if not twins:
+        yield networks
+        return
+    first = Worker(engine.device(TRANSFORMER), networks[TRANSFORMER], rate_of(placement, engine.room(TRANSFORMER)))
+    with working_together(first, twins, engine.blueprint.layers) as devices:
+        yield networks.replaced(TRANSFORMER, devices)
 
 
 @contextmanager

@@ -37,13 +37,31 @@ def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load:
         if isinstance(stage, (Sample, Refine)):
             lines += _lines(stage, blueprint, rooms, load)
             if len({room.machine.name for room in rooms}) == 1:
-                lines.append(_sequence(stage, blueprint, rooms, load))
+                lines.append(_sequence(stage, blueprint, rooms[0], len(rooms), load))
     return lines
 
 
-def _sequence(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> str:
-    """Say how long a step takes if each pass is shared by processes, one for each of the equal cards."""
-    count, room = len(rooms), rooms[0]
+def describe_sharing(plan: Plan, blueprint: Blueprint, room: Room, load: Load) -> list[str]:
+    """Say for each stage of the transformer how long a step takes for the processes that share it, and for one.
+
+    Args:
+        plan: of one of the processes, whose stages fit.
+        blueprint: of the model over all processes.
+        room: of one of them.
+        load: as for ``plan_stages``.
+    """
+    lines = []
+    for stage in plan.stages if plan.fits else ():
+        if isinstance(stage, (Sample, Refine)):
+            alone = place(load(stage, need_of(stage, blueprint.over(1))), room)
+            seconds = "does not fit" if alone is None else f"takes {_sweeps(stage, alone) * alone.run:.2f} s"
+            shared = _sequence(stage, blueprint, room, blueprint.processes, load)
+            lines.append(f"{shared}; one card alone {seconds}")
+    return lines
+
+
+def _sequence(stage: Sample | Refine, blueprint: Blueprint, room: Room, count: int, load: Load) -> str:
+    """Say how long a step takes if each pass is shared by so many processes, one for each of equal cards."""
     shared, machine = blueprint.over(count), room.machine
     try:
         placement = place(load(stage, need_of(stage, shared)), room)
@@ -51,10 +69,7 @@ def _sequence(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room
         return f"{stage.name} with torchrun: {error}"
     if placement is None:
         return f"{stage.name} with torchrun on {count} cards does not fit {machine.name}."
-    size, sweeps = stage.size, 1
-    if isinstance(stage, Refine):
-        sweeps = placement.need.runs // (stage.sampling.steps * stage.sampling.sampler.calls)
-        size = stage.tile
+    size, sweeps = stage.tile if isinstance(stage, Refine) else stage.size, _sweeps(stage, placement)
     sent = bytes_sent(shared, size, stage.sampling.passes_of(size))
     rate = NVLINK.get(machine.name, machine.link)
     way = "NVLink" if machine.name in NVLINK else "the host"
@@ -77,8 +92,7 @@ def _lines(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], 
 
 
 def _line(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load) -> str:
-    runs, run = able[0][1].need.runs, able[0][1].run
-    sweeps = runs // (stage.sampling.steps * stage.sampling.sampler.calls) if isinstance(stage, Refine) else 1
+    run, sweeps = able[0][1].run, _sweeps(stage, able[0][1])
     if sweeps > 1:
         after, shares = _tiles(sweeps, [each for _, each in able])
         words = [f"{share} of {sweeps} tiles" if share else "" for share in shares]
@@ -86,6 +100,13 @@ def _line(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Roo
         after, words = _passes(stage, blueprint, able, load)
     dealt = "; ".join(f"{room.machine.name}: {each}" for (room, _), each in zip(able, words) if each)
     return f"{stage.name} on {len(able)} devices: {after:.2f} s a step instead of {sweeps * run:.2f} s ({dealt})"
+
+
+def _sweeps(stage: Sample | Refine, placement: Placement) -> int:
+    """How often the network is asked in a step: once for each tile."""
+    if not isinstance(stage, Refine):
+        return 1
+    return placement.need.runs // (stage.sampling.steps * stage.sampling.sampler.calls)
 
 
 def _tiles(count: int, placements: Sequence[Placement]) -> tuple[float, list[int]]:

@@ -30,9 +30,9 @@ from ..settings import Resources
 from ..text import Tokenizer
 from ..transformer import SequenceParallel, TransformerConfig, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
-from .devices import Others, Twin, Worker, make_twins, rate_of, working_together
+from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
-from .gain import describe_gain
+from .gain import describe_gain, describe_sharing
 from .plan import Plan
 from .prepare import LoraLoad, Prepared, adapters_of, cast_device, folded_stack, fuses, joined, ready
 from .processes import Processes, joined_processes
@@ -94,16 +94,22 @@ class LocalEngine(PlannedEngine):
         ] = {}  # what later stages use again
 
     def follow(self, plan: StagePlan) -> None:
-        """Place every stage of ``plan`` as it says, and say what several devices gain.
+        """Place every stage of ``plan`` as it says, and say what several devices, or processes, gain.
 
         Raises:
             DoesNotFitError: if it does not fit.
         """
         super().follow(plan)
-        rooms = [self._room_on(device) for device in self._devices]
-        if isinstance(plan, Plan) and len(rooms) > 1 and all(room.budget is not None for room in rooms):
-            for line in describe_gain(plan, self.blueprint, rooms, self.load):
-                _log.info("%s", line)
+        rooms = [self._room_on(device) for device in (self._device, *self._devices[1:])]
+        if not isinstance(plan, Plan) or any(room.budget is None for room in rooms):
+            return
+        for line in self._describe_gain(plan, rooms):
+            _log.info("%s", line)
+
+    def _describe_gain(self, plan: Plan, rooms: list[Room]) -> list[str]:
+        if self._processes is not None:
+            return describe_sharing(plan, self.blueprint, rooms[0], self.load) if self._processes.rank == 0 else []
+        return describe_gain(plan, self.blueprint, rooms, self.load) if len(rooms) > 1 else []
 
     def _own_device(self, processes: Processes) -> torch.device:
         """The device of this one of several processes, whose heads are checked before anything is loaded."""
@@ -225,12 +231,8 @@ class LocalEngine(PlannedEngine):
                     together = SequenceParallel(network, network.config, self._processes)
                     yield networks.replaced(TRANSFORMER, together)
                     return
-                if not twins:
-                    yield networks
-                    return
-                first = Worker(self._device, networks[TRANSFORMER], rate_of(placement, self.room()))
-                with working_together(first, twins, self.blueprint.layers) as devices:
-                    yield networks.replaced(TRANSFORMER, devices)
+                with shared_by(twins, networks, self, placement) as shared:
+                    yield shared
         finally:
             for key, each in prepared.items():
                 each.store.release()

@@ -71,7 +71,7 @@ class Resources:
     ] = False
     devices: Annotated[
         str | None,
-        Words(),
+        Words(advanced=True),
         "Several devices of one kind that share the steps, such as cuda:0,cuda:1: each computes some of the passes of "
         "a step, or some of its tiles. The first one does all the rest. In place of one device.",
     ] = None

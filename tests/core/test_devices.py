@@ -115,6 +115,21 @@ def test_groups_go_to_whoever_is_free():
     assert fast.sweeps > slow.sweeps > 0
 
 
+def test_threads_share_no_tensor_but_the_passes_of_one_do():
+    """Layers note on a tensor what they have in common, so that two threads would get in each other's way."""
+
+    class Noting(Clocked):
+        def sweep(self, passes, between_blocks=None):
+            self.contexts = [each.video.context for each in passes]
+            return super().sweep(passes, between_blocks)
+
+    cards, context = [Noting(), Noting()], torch.zeros(1, 1, 1)
+    passes = [replace(each, video=replace(each.video, context=context)) for each in FOUR]
+    taken(cards, passes)
+    own = [{id(each) for each in card.contexts} for card in cards]
+    assert [len(ids) for ids in own] == [1, 1] and own[0].isdisjoint(own[1])
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: unspecified failure")])
 def test_a_card_that_fails_is_left_out(error, caplog):
     cards = Clocked(), Clocked(fails=2, error=error), Clocked()

@@ -87,12 +87,14 @@ GENERATE = ["-m", "ltx2_core", "generate", "--prompt", "a red ball bounces once"
 
 
 @pytest.mark.slow
-def test_torchrun_makes_one_clip_and_one_process_speaks(tmp_path):
+def test_torchrun_makes_one_clip_and_one_process_speaks_and_says_what_is_gained(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [sys.executable, *launch, *GENERATE, "--output", str(tmp_path / "clip.mp4")]
+    words = [sys.executable, *launch, *GENERATE, "--vram", "1", "--output", str(tmp_path / "clip.mp4")]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == [str(tmp_path / "clip.mp4")]
+    (gain,) = (line for line in found.stderr.splitlines() if "s a step" in line)
+    assert "sampling with torchrun on 2 cards" in gain and "; one card alone takes" in gain
     assert [each.name for each in tmp_path.iterdir()] == ["clip.mp4"]
 
 

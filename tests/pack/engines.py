@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 from clip_request import digest, request_of
-from inside import folder, part, pretend_card
+from inside import CARD, folder, part, pretend_card
 
 # The line above makes the host importable.
 # isort: split
@@ -40,8 +40,8 @@ class Tight(engine.HostEngine):
 class Networks:
     """A model, a text encoder and an upscaler as the loaders of the pack hand them out."""
 
-    def __init__(self):
-        self.model = engine.LoadedModel(opened, "fp32")
+    def __init__(self, *others: torch.device):
+        self.model = engine.LoadedModel(opened, "fp32", other_devices=others)
         self.gemma = engine.LoadedGemma(encoders.open_text_encoder(folder / "gemma-tiny"), "fp32")
         self.upscaler = engine.LoadedUpscaler(upscaler)
 
@@ -64,4 +64,17 @@ on_a_card = None
 pretend_card(10**9, lambda: on_a_card.loaded_bytes())
 on_a_card = Networks()
 made["host, tight"], tight = on_a_card.clip(Tight)
-print(json.dumps({"made": made, "streamed": tight.streamed, "in RAM": in_ram.streamed}))
+devices = part("ltx2_core.pipeline.devices")
+twins, working_together = [], devices.working_together
+
+
+def counted(first, others, layers):
+    twins.append(len(others))
+    return working_together(first, others, layers)
+
+
+devices.working_together = counted
+on_a_card = Networks(CARD, CARD)
+made["host, three cards"], _ = on_a_card.clip(engine.HostEngine)
+made["host, three cards again"], _ = on_a_card.clip(Tight)
+print(json.dumps({"made": made, "streamed": tight.streamed, "in RAM": in_ram.streamed, "twins": twins}))

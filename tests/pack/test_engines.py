@@ -35,4 +35,5 @@ def test_core_and_pack_make_the_same_clip(host, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert len({tuple(sorted(hashes.items())) for hashes in made.values()}) == 1, made
-    assert len(made) == 5
+    assert len(made) == 7
+    assert report["twins"] == [2] * 4  # sampling and refining, twice

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from diffusers_parts import folder_of_2_5, write_folder
-from pack.clip import Clip
+from pack.clip import Clip, pictures_in, saved
 from pack.workflow import SHIPPED, change, node, to_prompt
 
 pytestmark = pytest.mark.comfy
@@ -106,3 +106,17 @@ def test_the_kind_that_is_chosen_decides_the_recipe(client, prompt, kind, least,
     run = client.run(graph)
     assert run.end == "execution_success", run.error
     assert least <= str(run.outputs["shown"]).count(",") <= most
+
+
+def test_several_devices_share_the_steps_and_the_first_is_that_of_comfyui(server, client, prompt):
+    """Frames as they leave the decoder: how x264 codes them depends on how busy the machine is."""
+    change(prompt, LTX2AVSchedule={"steps": 2}, LTX2AVEmptyLatent={"width": 64, "height": 64, "frames": 9})
+    frames = [node(prompt, "LTX2AVDecode"), 1]
+    prompt["frames"] = {"class_type": "SaveImage", "inputs": {"images": frames, "filename_prefix": "devices"}}
+    clips = {}
+    for devices in ("cpu, cpu", "", "cpu"):
+        run = client.run(change(prompt, LTX2AVLoadModel={"devices": devices}))
+        clips[devices] = pictures_in(saved(server, run, "frames"))
+    assert [name for name, each in clips.items() if (each != clips["cpu"]).any()] == []
+    run = client.run(change(prompt, LTX2AVLoadModel={"devices": "cuda:7"}))
+    assert run.end == "execution_error" and "cuda:7" in run.error
