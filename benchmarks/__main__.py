@@ -27,9 +27,10 @@ HEAD = """# Beside others, on a CPU
 
 {about}.
 
-Written by `python -m benchmarks`. All contenders of a row have the same weights and inputs, agree in their results, and
-take turns in one process, on one thread. A ratio is the median of our CPU time by that of the other, round by round;
-in brackets is the most that tensors take beside weights and inputs. "At most" is what a ratio may be.
+Written by `python -m benchmarks`. All contenders of a row have the same weights and inputs and take turns in one
+process, on one thread. Their results agree to 1e-4 of the largest number, or as far as a case says where others round
+elsewhere or have an eps or a rule of their own. A ratio is the median of our CPU time by that of the other, round by
+round; in brackets is the most that tensors take beside weights and inputs. "At most" is what a ratio may be.
 
 {missed}"""
 
