@@ -1,25 +1,38 @@
 """Everything that is measured on a CPU beside other implementations, as one page: python -m benchmarks
 
-forward  one forward and a guided step of the transformer, beside ltx-core and diffusers
-codecs   the video VAE, beside ltx-core
-text     Gemma 3 beside transformers, and the connectors beside ltx-core
-start    cold start, first and second clip, first plan of a release at full size: nobody beside
-
-Writes a page with machine, versions and date. What needs a card is in benchmarks.cuda and benchmarks.clips,
-and what is counted in benchmarks.traffic, where ComfyUI's own model is among the contenders.
+Writes a page, results/peers.md, with machine, versions and date; a few minutes for each part. ltx-core, diffusers,
+transformers and ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) are measured where they are found. What needs a card is in
+benchmarks.cuda and benchmarks.clips.
 """
 
 import argparse
 import platform
-from collections.abc import Callable
 from datetime import date
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from . import block, codecs, job, loading, sound, start, text, traffic
+from .peers import find_comfy
 
 RESULT = Path(__file__).parent / "results" / "peers.md"
 PACKAGES = ("torch", "ltx-core", "diffusers", "transformers")
-PARTS = {"forward": "block", "codecs": "codecs", "text": "text", "start": "start"}
+PARTS: dict[str, ModuleType] = {
+    "transformer": block, "counts": traffic, "codecs": codecs, "sound": sound, "text": text, "loading": loading,
+    "job": job, "start": start,
+}  # fmt: skip
+HEAD = """# Beside others, on a CPU
+
+{about}.
+
+Written by `python -m benchmarks`. All contenders of a row have the same weights and inputs and take turns in one
+process, on one thread. Their results agree to 1e-4 of the largest number, or as far as a case says where others round
+elsewhere or have an eps or a rule of their own. A ratio is the median of our CPU time by that of the other, round by
+round; in brackets is the most that tensors take beside weights and inputs. "At most" is what a ratio may be.
+
+{missed}"""
 
 
 def main(arguments: list[str] | None = None) -> str:
@@ -28,26 +41,27 @@ def main(arguments: list[str] | None = None) -> str:
     parser.add_argument("--only", type=lambda text: text.split(","), default=[*PARTS], help=f"of {','.join(PARTS)}")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    page = [f"# Beside others, on one CPU thread\n\n{about()}"]
-    for name in options.only:
-        page.append(f"## {name.capitalize()}\n\n{measured(name)}")
+    parts = [section(name) for name in options.only]
+    rows = [row for part in parts for row in part.splitlines() if "missed: " in row]
+    missed = f"{len(rows)} rows miss a limit, and say so." if rows else "All limits are met."
+    page = "\n\n".join([HEAD.format(about=about(), missed=missed), *parts])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text((text := "\n\n".join(page)) + "\n")
-    return text
+    options.output.write_text(page + "\n")
+    return page
 
 
-def measured(name: str) -> str:
-    """Return the table of a part, or what it lacks."""
-    try:
-        measure: Callable[..., str] = import_module(f".{PARTS[name]}", __package__).main
-        return measure([]) if name == "start" else measure()
-    except ModuleNotFoundError as error:
-        return f"Not measured: {error.name} is not installed."
+def section(name: str) -> str:
+    """Measure a part, and return its table below what the part says of itself."""
+    part = PARTS[name]
+    title, _, rest = (part.__doc__ or "").partition(": python -m ")
+    table = part.main([]) if part is start else part.main()
+    details = rest.partition("\n")[2].strip()
+    return f"## {name.capitalize()}\n\n{title} (`python -m {part.__name__}`).\n\n{details}\n\n{table}"
 
 
 def about() -> str:
     """Say what the figures were measured with."""
-    return ", ".join((processor(), *map(release, PACKAGES), date.today().isoformat()))
+    return ", ".join((processor(), *map(release, PACKAGES), comfy_release(), date.today().isoformat()))
 
 
 def processor() -> str:
@@ -66,5 +80,15 @@ def release(package: str) -> str:
         return f"{package} absent"
 
 
+def comfy_release() -> str:
+    """Return ComfyUI and its version."""
+    if not find_comfy():
+        return "ComfyUI absent"
+    from comfyui_version import __version__
+
+    return f"ComfyUI {__version__}"
+
+
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

@@ -1,149 +1,155 @@
-"""Time and memory of one forward and of a guided step, beside ltx-core and diffusers with the same weights.
+"""Time and memory of one pass and of a guided step beside others: python -m benchmarks.block
 
-python benchmarks/block.py
-
-Three layers of a quarter of the width, on one CPU thread. All contenders run in every round, in turning order; what
-counts is the median of the ratios within a round, since other programs slow all of a round down alike. Writes
-benchmarks/results/block.json. Needs ltx-core and diffusers.
+One block of the real width, where weights count, and some of a quarter of it over more tokens. A guided step has four
+passes, for which the others are called four times. Memory is in h, the hidden states of the video.
 """
 
-import json
-import platform
-import sys
-import time
-from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 import torch
+from official import audio_positions, tiny_section, video_positions
 from torch import Tensor
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput
 
-from agreement import relative_error  # noqa: E402
-from official import audio_positions, official, tiny_section, video_positions  # noqa: E402
-from peak import Peak  # noqa: E402
+from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, Case, Run, measure, table
+from .peers import Forward, bare, comfy, diffusers, find_comfy, ltx_core, of_comfy, of_diffusers, of_ltx_core
+from .weights import State, component
 
-from benchmarks.markdown import markdown  # noqa: E402
-from benchmarks.peers import Forward, diffusers, of_diffusers, of_ltx_core  # noqa: E402
-from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput  # noqa: E402
+ROUNDS, AUDIO = 5, 16
+ANOTHER_RULE = 0.15  # how far others are that round elsewhere, with a given frame, or with an eps of their own
 
-ROUNDS = 5
-HEADS, HEAD_DIM, TEXT = 8, 128, 64
-FRAMES, HEIGHT, WIDTH, AUDIO = 16, 8, 16, 16
-TOKENS = FRAMES * HEIGHT * WIDTH
-SIZE = {
-    "num_layers": 3, "num_attention_heads": HEADS, "attention_head_dim": HEAD_DIM, "cross_attention_dim": 1024,
-    "audio_num_attention_heads": HEADS, "audio_attention_head_dim": HEAD_DIM // 2, "audio_cross_attention_dim": 512,
-    "in_channels": 128, "out_channels": 128, "audio_in_channels": 128, "audio_out_channels": 128,
-    "caption_channels": 512,
-}  # fmt: skip
-HIDDEN = TOKENS * HEADS * HEAD_DIM * 4  # bytes of the hidden states of the video, our unit of memory
+Clip = tuple[int, int, int]  # latent frames, rows and columns
 
 
-def inputs(section: dict, image: bool) -> tuple[StreamInput, StreamInput]:
+@dataclass(frozen=True)
+class Size:
+    """A transformer, and what it is shown: ``heads`` of 32 are the real width."""
+
+    heads: int
+    layers: int
+    dtype: torch.dtype
+    clip: Clip
+    text: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the video."""
+        return torch.Size(self.clip).numel()
+
+    def __str__(self) -> str:
+        width = {32: "real width", 8: "a quarter of the width"}[self.heads]
+        return f"{width}, {self.layers} layers, {str(self.dtype)[6:]}, {self.tokens} tokens"
+
+    def section(self, release: str) -> dict[str, Any]:
+        """Return the config of the transformer."""
+        return tiny_section(
+            release, num_layers=self.layers, num_attention_heads=self.heads, audio_num_attention_heads=self.heads,
+            attention_head_dim=128, audio_attention_head_dim=64, cross_attention_dim=128 * self.heads,
+            audio_cross_attention_dim=64 * self.heads, in_channels=128, out_channels=128, audio_in_channels=128,
+            audio_out_channels=128, caption_channels=512,
+        )  # fmt: skip
+
+
+REAL = Size(32, 1, torch.bfloat16, (8, 8, 8), text=256)
+LONG, SMALL = (Size(8, 3, dtype, clip, 64) for dtype, clip in (
+    (torch.bfloat16, (16, 8, 16)), (torch.float32, (8, 8, 16))
+))  # fmt: skip
+DEEP = replace(LONG, layers=5, clip=(8, 8, 8))
+ONE = (("2.0", REAL), ("2.3", REAL), ("2.0", SMALL), ("2.3", LONG))
+FOUR = (("2.0", SMALL), ("2.3", DEEP))
+
+
+def inputs(section: dict[str, Any], size: Size, image: bool) -> tuple[StreamInput, StreamInput]:
     """Both streams at random; with ``image`` the first frame is given."""
     generator = torch.Generator().manual_seed(0)
     projected = "caption_proj_before_connector" in section
     sigma, timesteps = torch.tensor([0.7]), None
     if image:
-        timesteps = sigma.repeat(1, TOKENS)
-        timesteps[:, : HEIGHT * WIDTH] = 0
+        timesteps = sigma.repeat(1, size.tokens)
+        timesteps[:, : size.tokens // size.clip[0]] = 0
 
     def stream(tokens: int, positions: Tensor, context: str, timesteps: Tensor | None) -> StreamInput:
         width = section[context if projected else "caption_channels"]
-        draw = [torch.randn(1, length, c, generator=generator) for length, c in ((tokens, 128), (TEXT, width))]
+        draw = [
+            torch.randn(1, n, c, generator=generator).to(size.dtype) for n, c in ((tokens, 128), (size.text, width))
+        ]
         return StreamInput(draw[0], sigma, positions, draw[1], timesteps)
 
     return (
-        stream(TOKENS, video_positions(FRAMES, HEIGHT, WIDTH), "cross_attention_dim", timesteps),
+        stream(size.tokens, video_positions(*size.clip), "cross_attention_dim", timesteps),
         stream(AUDIO, audio_positions(AUDIO), "audio_cross_attention_dim", None),
     )
 
 
-def again(forward: Forward, times: int) -> Forward:
-    """Call ``forward`` so many times."""
-    return lambda: [forward() for _ in range(times)][-1]
+def again(forward: Forward, times: int) -> Run:
+    """Call ``forward`` so many times, and return the picture's velocity of the first."""
+
+    def run() -> Tensor:
+        found = [forward() for _ in range(times)]
+        return found[0][0]
+
+    return run
 
 
-def seconds(forward: Forward) -> float:
-    """Return the seconds of CPU time that one call takes."""
-    start = time.process_time()
-    forward()
-    return time.process_time() - start
-
-
-def guided(video: StreamInput, audio: StreamInput) -> list[Pass]:
+def guided(video: StreamInput, audio: StreamInput, layers: int) -> list[Pass]:
     """The four passes of a step with all guidance; the others ask for them one after the other."""
     others = (replace(each, context=each.context.flip(1)) for each in (video, audio))
     apart = Perturbation(audio_to_video=False, video_to_audio=False)
-    skips = UNPERTURBED, Perturbation(video_values_only=frozenset({1}), audio_values_only=frozenset({1})), apart
+    perturbed = frozenset({3 * layers // 5})  # as deep as the official block
+    skips = UNPERTURBED, Perturbation(video_values_only=perturbed, audio_values_only=perturbed), apart
     return [Pass(video, audio, skips[0]), Pass(*others, skips[0]), *(Pass(video, audio, each) for each in skips[1:])]
 
 
-def measure(release: str, image: bool, passes: int = 1) -> dict[str, dict[str, float]]:
-    """Return for every contender its seconds, its peak in hidden states, and our time as a share of its time.
-
-    Four ``passes`` are those of a guided step, for which the others are called four times; they leave nothing out.
-    """
-    section = tiny_section(release, **SIZE)
-    network, ours = official(section)
-    video, audio = inputs(section, image)
-    contenders: dict[str, Forward] = {
-        "ours": lambda: ours.sweep(guided(video, audio)[:passes])[0],
-        "ltx-core": again(of_ltx_core(network, video, audio), passes),
-        "diffusers": again(of_diffusers(diffusers(section, network.state_dict()), video, audio), passes),
-    }
-    peaks, velocities = {}, {}
-    for name, forward in contenders.items():
-        with Peak() as peak:
-            velocities[name] = forward()[0]
-        peaks[name] = peak.bytes / HIDDEN
-        # With an image, the newest official rule, which we follow, is not yet that of these releases.
-        assert image or relative_error(velocities["ours"], velocities[name]) < 1e-4
-    rounds: list[dict[str, float]] = []
-    for index in range(ROUNDS):
-        order = list(contenders)[:: -1 if index % 2 else 1]
-        rounds.append({name: seconds(contenders[name]) for name in order})
-    return {
-        name: {
-            "seconds": round(median(each[name] for each in rounds), 3),
-            "ours / this": round(median(each["ours"] / each[name] for each in rounds), 3),
-            "peak": round(peaks[name], 2),
-        }
-        for name in contenders
-    }
+def others(
+    section: dict[str, Any], state: State, streams: tuple[StreamInput, StreamInput], clip: Clip
+) -> dict[str, Forward]:
+    """Return one pass of every other implementation that is found."""
+    found: dict[str, Forward] = {}
+    if find_spec("ltx_core"):
+        found[LTX_CORE] = of_ltx_core(ltx_core(section, state), *streams)
+    if find_spec("diffusers"):
+        found[DIFFUSERS] = of_diffusers(diffusers(section, state), *streams)
+    if find_comfy():
+        found[COMFY] = of_comfy(comfy(section, state), *streams, clip)
+    return found
 
 
-@torch.no_grad()
-def main() -> str:
-    """Measure every case, print it, write results/block.json, and return the table."""
+def case_of(release: str, size: Size, image: bool, passes: int) -> Case:
+    """Return one case; the passes of others leave nothing out, which is a little more work than they could have."""
+    section = size.section(release)
+    ours, state = component("transformer", {"transformer": section}, dtype=size.dtype)
+    streams, state = inputs(section, size, image), bare(state)
+    contenders: dict[str, Run] = {OURS: lambda: ours.sweep(guided(*streams, size.layers)[:passes])[0][0]}
+    contenders |= {name: again(forward, passes) for name, forward in others(section, state, streams, size.clip).items()}
+    rounded = image or size.dtype != torch.float32
+    return Case(
+        f"{release}, {size}, {'first frame given' if image else 'text only'}{', four passes' * (passes > 1)}",
+        contenders,
+        limit=0.68 if passes > 1 else 1.0 if image else 0.95,
+        limits={LTX_CORE: 0.65} if image and passes == 1 else {},
+        far={name: ANOTHER_RULE for name in contenders if rounded or name == COMFY},
+        unit=(size.tokens * size.heads * 128 * size.dtype.itemsize, "h"),
+    )
+
+
+def cases() -> Iterator[Case]:
+    """Yield every case."""
+    for release, size in ONE:
+        for image in (False, True):
+            yield case_of(release, size, image, passes=1)
+    for release, size in FOUR:
+        yield case_of(release, size, image=False, passes=4)
+
+
+def main(rounds: int = ROUNDS) -> str:
+    """Measure every case, and return the table."""
     torch.set_num_threads(1)
-    figures = {}
-    for release in ("2.0", "2.3"):
-        for image, passes in ((False, 1), (True, 1), (False, 4)):
-            case = f"{release}, {'first frame given' if image else 'text only'}{', four passes' * (passes > 1)}"
-            figures[case] = measure(release, image, passes)
-            print(case, *(f"\n  {name:10}{row}" for name, row in figures[case].items()), flush=True)
-    about = {"date": str(date.today()), "machine": platform.processor() or platform.machine(), "tokens": TOKENS}
-    about |= {name: version(name) for name in ("torch", "ltx-core", "diffusers")}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "block.json").write_text(json.dumps({"about": about, "figures": figures}, indent=1) + "\n")
-    return table_of(figures)
-
-
-def table_of(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return figures as a table: our seconds and peak; then for each other one our share of its time, and its peak."""
-    others = ("ltx-core", "diffusers")
-    rows = []
-    for case, found in figures.items():
-        each = [f"{found[name]['ours / this']:.2f} ({found[name]['peak']:.1f})" for name in others]
-        rows.append([case, f"{found['ours']['seconds']:.2f} s ({found['ours']['peak']:.1f})", *each])
-    return markdown(["ours / this, CPU time (peak in hidden states)", "ours", *others], rows)
+    return table(measure(case, rounds) for case in cases())
 
 
 if __name__ == "__main__":
-    main()
+    print(main())

@@ -7,8 +7,6 @@ of the video once. Contenders that are not installed are left out; ComfyUI is fo
 """
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +19,7 @@ from ltx2_core.memory.trace import Cost, cost
 from ltx2_core.transformer import StreamInput, Transformer, TransformerConfig, count_with
 
 from .markdown import markdown
-from .peers import diffusers, of_diffusers, of_ltx_core
+from .peers import diffusers, find_comfy, of_diffusers, of_ltx_core
 
 # What a card may have, and the plain way.
 OURS = {
@@ -132,22 +130,6 @@ def count_comfy(section: dict[str, Any]) -> Cost:
     return cost(lambda: block((empty(1, TOKENS, dv), empty(1, AUDIO, da)), **arguments))
 
 
-def find_comfy() -> bool:
-    """Make ComfyUI importable, if there is one."""
-    folder = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
-    if not (folder / "comfy").is_dir():
-        return False
-    sys.path.insert(0, str(folder))
-    sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-
-    comfy.model_management.in_training = False
-    return True
-
-
 def count(version: str) -> dict[str, Cost]:
     """Return what one block of ``version`` costs in every implementation that is there."""
     section = section_of(version)
@@ -164,15 +146,15 @@ def count(version: str) -> dict[str, Cost]:
     return found
 
 
-def main() -> None:
-    """Print a table: bytes in h, and operations, of one block."""
+def main() -> str:
+    """Return a table: bytes in h, and operations, of one block."""
     rows = []
     for version in ("2.0", "2.3"):
         hidden = hidden_bytes(section_of(version))
         for name, found in count(version).items():
             rows.append([version, name, f"{found.moved / hidden:.1f}", f"{found.launches:.0f}"])
-    print(markdown(["version", "", "h per block", "operations per block"], rows))
+    return markdown(["version", "", "h per block", "operations per block"], rows)
 
 
 if __name__ == "__main__":
-    main()
+    print(main())

@@ -152,7 +152,13 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     pieces = tensor.reshape(-1).split(_PIECE)
     # torch cannot tell of one byte; every float8 is a bfloat16.
-    return all(bool((each.bfloat16() if each.itemsize == 1 else each).isfinite().all()) for each in pieces)
+    return all(holds_numbers(each.bfloat16() if each.itemsize == 1 else each) for each in pieces)
+
+
+def holds_numbers(x: Tensor) -> bool:
+    """Return whether all of ``x`` is finite. What is not makes a sum that is not, which a CPU finds fifty times sooner;
+    a sum that only overflows decides nothing."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def shorten_list(names: Collection[str]) -> str:

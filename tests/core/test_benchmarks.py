@@ -1,13 +1,16 @@
 """The script for a card, in miniature on the CPU."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import block, clips, codecs, cuda, text
+from benchmarks import clips, contest, cuda, text
+from benchmarks.contest import Case, measure, table
 
 
 @pytest.mark.slow
@@ -62,16 +65,40 @@ def test_whole_clips_are_timed_by_stages(tmp_path, capsys):
 @pytest.mark.slow
 def test_reading_prompts_is_measured_beside_others():
     pytest.importorskip("transformers")
-    rows = text.main(rounds=1).splitlines()[2:]
-    assert rows and all(float(row.split("|")[3]) > 0 for row in rows)
+    result = measure(text.gemma_case(tokens=16), rounds=1)
+    assert result.taken.keys() >= {"ours", "transformers"} and all(each.share > 0 for each in result.taken.values())
+
+
+def test_contenders_take_turns_and_a_limit_that_is_not_met_is_told(monkeypatch):
+    calls, seconds = [], {"ours": 3.0, "quick": 2.0, "slow": 9.0}
+    monkeypatch.setattr(contest, "spent", lambda run: (run(), seconds[calls[-1]])[1:] * 2)
+
+    def contender(name):
+        return lambda: calls.append(name) or torch.ones(4)
+
+    names = ("ours", "quick", "slow")
+    case = Case("adding", {name: contender(name) for name in names}, limit=0.9, limits={"slow": 0.2}, unit=(8, "h"))
+    result = measure(case, rounds=2)
+    assert calls[3:] == [*names, *reversed(names)]
+    assert result.missed == ["quick", "slow"] and result.taken["ours"].peak == 2
+    row = table([result]).splitlines()[-1]
+    assert row == "| adding | 3, 3 (2 h) | 1.50 (2 h) | 0.33 (2 h) | 0.90 / 0.20: missed: quick, slow |"
+    assert table([measure(replace(case, limit=2.0, limits={}), 1)]).endswith("2.00: met |")
+
+
+@pytest.mark.parametrize("other", [torch.zeros(4), torch.full((4,), 1.001), torch.ones(5)])
+def test_who_computes_something_else_is_not_measured(other):
+    with pytest.raises(contest.Disagreement, match="adding"):
+        measure(Case("adding", {"ours": lambda: torch.ones(4), "other": lambda: other}), rounds=1)
 
 
 def test_one_command_writes_a_page(tmp_path, monkeypatch):
-    def absent(*_):
-        raise ModuleNotFoundError("No module named 'ltx_core'", name="ltx_core")
-
-    monkeypatch.setattr(block, "main", absent)
-    monkeypatch.setattr(codecs, "main", lambda: "| a table |")
-    page = everything.main(["--only", "forward,codecs", "--output", str(tmp_path / "page.md")])
-    assert "## Forward\n\nNot measured: ltx_core is not installed." in page and "## Codecs\n\n| a table |" in page
+    parts = {
+        name: SimpleNamespace(__doc__=f"{name}: python -m benchmarks.{name}\n\nMore.", __name__=name) for name in "ab"
+    }
+    parts["a"].main = lambda: "| a | 0.90: met |"
+    parts["b"].main = lambda: "| b | 0.90: missed: quick |"
+    monkeypatch.setattr(everything, "PARTS", parts)
+    page = everything.main(["--only", "a,b", "--output", str(tmp_path / "page.md")])
+    assert "1 rows miss a limit" in page and "## B\n\nb (`python -m b`).\n\nMore.\n\n| b |" in page
     assert f"torch {torch.__version__.split('+')[0]}" in page and (tmp_path / "page.md").read_text() == page + "\n"

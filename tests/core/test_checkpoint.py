@@ -15,6 +15,7 @@ from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.keys import Keys, same
+from ltx2_core.checkpoint.loading import holds_numbers
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, version_of
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
@@ -248,3 +249,15 @@ def test_a_component_takes_the_variant_that_knows_most_of_a_file():
     assert component.claims("vae.noise.weight") and not component.claims("other.weight")
     assert component.variant_for({"kind": "new"}) is new
     assert new.official("shift.weight_scale") == "vae.shift.weight_scale"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_no_number_is_found_wherever_it_is_and_large_numbers_are_numbers(dtype):
+    x = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)
+    assert x.sum().isinf() and holds_numbers(x)
+    for broken in (torch.nan, torch.inf, -torch.inf):
+        damaged = x.clone()
+        damaged[1, 777] = broken
+        assert not holds_numbers(damaged)
+    damaged[2, 3] = torch.inf  # beside one of the other sign
+    assert not holds_numbers(damaged)

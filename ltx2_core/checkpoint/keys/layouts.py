@@ -39,8 +39,8 @@ DIFFUSERS = {
     "audio_aggregate_embed": "audio_text_proj_in",
 }
 
-# The same in vocoders.
-_DIFFUSERS_VOCODER = {
+# What diffusers changed in names of the vocoders.
+VOCODER_WORDS = {
     "conv_pre": "conv_in",
     "ups": "upsamplers",
     "resblocks": "resnets",
@@ -166,7 +166,7 @@ LAYOUTS = (
         ),
     ),
     Layout(("attention_pooler.query_tokens",), Keys(_with_words(DURATION_HEAD, _DIFFUSERS_HEAD))),
-    Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), _DIFFUSERS_VOCODER)),
+    Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), VOCODER_WORDS)),
 )
 _VIDEO_VAES = {
     levels: Layout(
