@@ -37,7 +37,6 @@ OTHER_INPUTS |= {
 }
 OF_THE_HOST = {
     ("Resources", "device"): "ComfyUI's --cpu and --cuda-device",
-    ("Resources", "devices"): "ComfyUI's --cuda-device",
 }
 
 

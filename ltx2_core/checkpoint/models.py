@@ -217,6 +217,13 @@ class Models:
         return layers_of(self.config["transformer"])
 
     @property
+    def width(self) -> int:
+        """How many channels the transformer's video tokens have; 0 without a transformer."""
+        source = self.sources.get("transformer")
+        key = None if source is None else source.names.get("video.project_in.bias")
+        return 0 if source is None or key is None else source.file.shape(key)[0]
+
+    @property
     def is_miniature(self) -> bool:
         """True if these are the files that come with the package."""
         return any(file.path.parent == MINIATURE for file in self.files)

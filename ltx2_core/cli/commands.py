@@ -12,7 +12,6 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..checkpoint.versions import VERSIONS
 from ..errors import SettingError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
@@ -25,7 +24,7 @@ from ..pipeline.blueprint import Blueprint
 from ..pipeline.finish import Clip, decode_take
 from ..pipeline.gain import describe_gain
 from ..pipeline.generate import check_decoders, recipe_of, run_batch
-from ..pipeline.local_engine import best_device, compute_dtype, current_machine, transformer_section
+from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
 from ..pipeline.processes import Launch
@@ -207,8 +206,7 @@ def room_of(options: argparse.Namespace, models: Models | None) -> tuple[Room, t
         machine, dtype = machine_named(options.card), torch.bfloat16
     else:
         file = Path(options.checkpoint[0]) if options.checkpoint else None
-        section = VERSIONS[options.version].config["transformer"] if models is None else transformer_section(models)
-        dtype = compute_dtype(device, section)
+        dtype = compute_dtype(device, width_of(options.version) if models is None else models.width)
         machine = current_machine(device, file, dtype)
     if options.vram is not None:
         machine = replace(machine, memory=int(options.vram * GIB))

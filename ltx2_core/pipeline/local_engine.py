@@ -1,7 +1,7 @@
 """The owner of the card where no host manages memory: one stage at a time, built for it and freed afterwards."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +87,7 @@ class LocalEngine(PlannedEngine):
         self._device, self._processes = self._devices[0], joined_processes()
         if self._processes is not None:
             self._device = self._own_device(self._processes)
-        self._dtype = resources.dtype or compute_dtype(self._device, transformer_section(models))
+        self._dtype = resources.dtype or compute_dtype(self._device, models.width)
         self._pinned = PinnedMemory(resources.ram)
         self._built: dict[
             tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
@@ -331,22 +331,21 @@ def _device_counts() -> dict[str, int]:
     return {"cuda": cards, "xpu": others, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
 
 
-def compute_dtype(device: torch.device, transformer: Mapping[str, Any] | None) -> torch.dtype:
+def compute_dtype(device: torch.device, width: int) -> torch.dtype:
     """Return what networks compute in: bfloat16 as they were trained, on a CPU only where it is faster in it.
 
     Args:
         device: where.
-        transformer: the section of the model's config, whose width decides; None where there is no transformer.
+        width: channels of the transformer's tokens; 0 where there is none.
     """
     if device.type != "cpu":
         return torch.bfloat16
-    width = 0 if transformer is None else TransformerConfig.from_json(transformer).video.width
     return computing_dtype(width, cache_folder())
 
 
-def transformer_section(models: Models) -> Mapping[str, Any] | None:
-    """Return the section of the transformer in the config of ``models``; None if they have none."""
-    return models.config["transformer"] if "transformer" in models.sources else None
+def width_of(version: str) -> int:
+    """Return how many channels the transformer's video tokens have in a release."""
+    return TransformerConfig.from_json(VERSIONS[version].config["transformer"]).video.width
 
 
 def current_machine(device: torch.device, file: Path | None = None, dtype: torch.dtype = torch.float32) -> Machine:

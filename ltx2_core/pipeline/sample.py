@@ -329,7 +329,7 @@ class Sample(Stage):
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say in which formats it multiplies, what it costs to expand others, and what stays from step to step."""
         need = need_of(self, blueprint)
-        products = describe_products(blueprint, need, len(self._passes), machine)
+        products = describe_products(blueprint, need, len(self._passes), machine, self.caches_text)
         if self.caches_text:
             products += (describe_cached_text(self.name, self._cached_text(blueprint)),)
         if not self.sampling.settings.step_cache or self.size.video is None:

@@ -2,6 +2,7 @@
 
 from ..layers import TextSchedule, Visibility
 from ..layers.kernels import ATTENTIONS, attending_with, count_with
+from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
 from .model import Transformer
@@ -22,6 +23,7 @@ __all__ = [
     "StepCache",
     "StreamConfig",
     "StreamInput",
+    "TextAttention",
     "TextCache",
     "TextSchedule",
     "Transformer",

@@ -296,7 +296,7 @@ def test_products_on_the_meta_device_are_counted(name):
 @pytest.mark.parametrize("format", ["int8", "fp8", None])
 @pytest.mark.sample(1)
 def test_the_plan_says_which_products_are_made(format):
-    models, shape = open_models("miniature"), ClipShape(96, 96, 9, 24)
+    models, shape = open_models("miniature"), ClipShape(512, 512, 33, 24)
     dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
     blueprint = Blueprint.of_files(models, open_text_encoder(models.text_encoder), dtypes, format)
     stages = [Sample(Sampling((1.0, 0.5, 0.0)), LatentSize.of_clip(shape))]

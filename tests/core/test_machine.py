@@ -7,7 +7,6 @@ import torch
 from planned import RATES
 
 from ltx2_core import open_models
-from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import GIB, computing_dtype, pinnable, this_machine
 from ltx2_core.pipeline import local_engine
@@ -48,12 +47,12 @@ def test_a_cpu_computes_in_what_it_multiplies_faster_in(tmp_path, monkeypatch, f
         return faster if dtype == torch.bfloat16 else 1.0
 
     monkeypatch.setattr(machines, "_product_rate", rate)
-    wide, narrow = (known.config["transformer"] for known in (VERSIONS["2.3"], open_models("miniature")))
+    wide, narrow = 4096, open_models("miniature").width
     cpu = torch.device("cpu")
     monkeypatch.setattr(local_engine, "cache_folder", lambda: tmp_path)
     for _ in range(2):
         assert compute_dtype(cpu, wide) == chosen
-        assert compute_dtype(cpu, narrow) == compute_dtype(cpu, None) == torch.float32
+        assert compute_dtype(cpu, narrow) == compute_dtype(cpu, 0) == torch.float32
     assert asked == [4096, 4096]  # once in each, of the wide one alone
     assert compute_dtype(torch.device("cuda"), narrow) == torch.bfloat16
 

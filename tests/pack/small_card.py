@@ -72,7 +72,7 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models, loras, attention, fold_loras = None, (), "auto", False
+    models, loras, attention, fold_loras, other_devices = None, (), "auto", False, ()
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):
