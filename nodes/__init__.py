@@ -10,6 +10,7 @@ from .codec import AudioDecode, Decode, VideoDecode, VocoderNode
 from .compare import BlendClip, CompareClips
 from .condition import (
     AudioToVideo,
+    CharacterNode,
     ImageCondition,
     InpaintNode,
     Keyframes,
@@ -54,7 +55,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(PromptsAndSeeds, EnhancePrompt, GemmaTextEncode, ThinkingTokens, TimelineNode),
     *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
-    *(ReferenceAudioNode, ReferenceVideoNode, RetakeNode, InpaintNode),
+    *(ReferenceAudioNode, ReferenceVideoNode, CharacterNode, RetakeNode, InpaintNode),
     *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
     *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, BlendClip, CompareClips, SignClip, CheckClip),

@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ltx2_core.conditioning.characters import Character
 from ..ltx2_core.conditioning.conditions import (
     InpaintMask,
     KeepAudio,
@@ -17,8 +18,9 @@ from ..ltx2_core.conditioning.conditions import (
 )
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sources import SoundPart
-from ..ltx2_core.settings import KeyframeSettings
-from . import inputs
+from ..ltx2_core.settings import KeyframeSettings, place_character
+from . import host, inputs
+from .engine import LoadedModel
 from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source
 
 
@@ -200,6 +202,44 @@ class ReferenceVideoNode(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         reference = ReferenceVideo(video_source(images, video, space), mask=mask, **settings)
         return io.NodeOutput((*(conditions or ()), reference))
+
+
+class CharacterNode(io.ComfyNode):
+    """Somebody who is seen and heard in every clip."""
+
+    @classmethod
+    def define_schema(cls):
+        return inputs.schema(
+            "LTX2AVCharacter",
+            "condition/Character",
+            inputs=[
+                inputs.model("The model with its LoRAs, as the sampler gets it: they say how a character is kept."),
+                inputs.socket(
+                    io.Image,
+                    "pictures",
+                    "Who it is: one picture, or several as a batch, alone on a plain background. Transparency is "
+                    "ignored: the colours under it count.",
+                    optional=True,
+                ),
+                inputs.socket(io.Audio, "voice", "A few seconds of its voice, 25 tokens each.", optional=True),
+                *inputs.widgets(Character, "way", "strength"),
+                inputs.conditions(),
+                *inputs.widgets(SoundPart, "start", "seconds"),
+            ],
+            outputs={"conditions": ConditionsType},
+            shows=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model: LoadedModel, way: str, strength: float, pictures: Tensor | None = None, voice: Audio | None = None,
+        conditions: Chain | None = None, **part: float
+    ) -> io.NodeOutput:  # fmt: skip
+        heard = None if voice is None else audio_source(voice, SoundPart(**part))
+        character = Character(None if pictures is None else pictures[..., :3], heard, way, strength)
+        given, told = place_character(character, model.loras, model.models.version)
+        host.show_text(cls.hidden.unique_id, told)
+        return io.NodeOutput((*(conditions or ()), *given))
 
 
 class RetakeNode(io.ComfyNode):

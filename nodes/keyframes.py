@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..ltx2_core.conditioning.conditions import GeneratedKeyframes, of_round
+from ..ltx2_core.conditioning.conditions import GeneratedKeyframes
+from ..ltx2_core.conditioning.rate import of_round
 from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import RaiseRate, check_known_keyframes

@@ -16,6 +16,7 @@ from ..checkpoint.models import check_inside
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.blend import Blending
+from ..conditioning.characters import Character
 from ..conditioning.conditions import (
     Condition,
     InitClip,
@@ -61,6 +62,7 @@ from ..settings import (
     SamplingSettings,
     SecondStage,
     check_stg_blocks,
+    place_character,
 )
 from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
@@ -102,7 +104,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         options.prompt or (long.segments[0].prompt if long is not None else ""),
         options.negative,
         clip=clip,
-        conditions=tuple(read_conditions(options, clip, videos, loras, strip)),
+        conditions=tuple(read_conditions(options, clip, videos, models.version, loras, strip)),
         schedule=schedule_of(options),
         sampling=SamplingSettings(**given(options, SamplingSettings)),
         guidance=guidance,
@@ -365,7 +367,12 @@ def _own_fps(film: VideoSource) -> Fraction | None:
 
 
 def read_conditions(
-    options: argparse.Namespace, clip: ClipSettings, videos: Videos, loras: Stack, strip: Timeline | None = None
+    options: argparse.Namespace,
+    clip: ClipSettings,
+    videos: Videos,
+    version: str,
+    loras: Stack,
+    strip: Timeline | None = None,
 ) -> list[Condition]:
     """Return all that is given, in the order in which it applies.
 
@@ -373,6 +380,7 @@ def read_conditions(
         options: the parsed flags.
         clip: for the length of masks.
         videos: of this clip, from ``read_clip``.
+        version: of the model.
         loras: they know how much smaller a reference they want.
         strip: of --timeline; its files lie beside it.
     """
@@ -389,6 +397,10 @@ def read_conditions(
     if options.generated_keyframes is not None:
         conditions.append(options.generated_keyframes)
     conditions += _reference_videos(options, clip.fps, loras)
+    for text in options.character:
+        placed, told = place_character(_character(text), loras, version)
+        _log.info("%s: %s", text, told)
+        conditions += placed
     if strip is not None:
         conditions += strip.conditions(partial(_beside, options.timeline), reference_scale(loras))
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
@@ -453,6 +465,15 @@ def _reference_audio(text: str) -> ReferenceAudio:
     path, part = syntax.parse_file(text, "strength", "start", "seconds")
     strength = part.pop("strength", 1.0)
     return ReferenceAudio(AudioSource.of(path, **part), strength)
+
+
+def _character(text: str) -> Character:
+    """Somebody of whom a picture, a voice or both are given; the end of a name says which a single file is."""
+    files, settings = syntax.parse_character(text)
+    part = {name: settings.pop(name) for name in ("start", "seconds") if name in settings}
+    seen = files[0] if len(files) == 2 or files[0].suffix.lower() in PICTURES else None
+    heard = None if files[-1] == seen else AudioSource.of(files[-1], **part)
+    return Character(None if seen is None else read_picture(seen), heard, **settings)
 
 
 def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) -> list[ReferenceVideo]:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
 from ..conditioning.blend import Blending
+from ..conditioning.characters import Character
 from ..conditioning.compare import Comparison
 from ..conditioning.conditions import (
     GeneratedKeyframes,
@@ -359,6 +360,11 @@ def _references(group: Group) -> None:
     group.add("--reference-audio", action="append", default=[], metavar="FILE",
               covers={ReferenceAudio: ("strength",)},
               help="a voice that a LoRA takes over, repeatable; :strength=..,start=..,seconds=..")  # fmt: skip
+    group.add("--character", action="append", default=[], metavar="PICTURE[:VOICE]",
+              covers={Character: ("way", "strength")},
+              help="who is seen and heard in every window of the clip, by a picture, a sound or both, repeatable; "
+              "way=auto, keyframe, ingredients or voice only (default: auto, as the LoRAs allow, which is said), "
+              "strength=..; start=..,seconds=.. take a part of the sound")  # fmt: skip
     group.add("--dub", metavar="FILE",
               help="speak this video anew, with a distilled model and the Dub-It LoRA: it is followed, and its voice "
               "taken over, in two stages. Stands for --reference-video, --reference-audio, --upscale 2, --refine, "

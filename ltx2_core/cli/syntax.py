@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..conditioning import Timeline
+from ..conditioning.characters import Character
 from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
 from ..conditioning.sources import VideoSource
 from ..errors import SettingError
@@ -27,6 +28,7 @@ _PICTURE = re.compile(
     rf"(?:(?P<frame>-?\d+):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
 )
 _LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
+_CHARACTER = re.compile(r"(?P<first>.+?\.\w+)(?::(?P<second>.+\.\w+))?", re.DOTALL)
 _MORE = re.compile(rf".+:(?P<number>{_NUMBER})", re.IGNORECASE)
 _OPTIONS = re.compile(r"(?P<head>.+?):(?P<options>\w[\w-]*=[^:]*)")
 _GUIDANCE = re.compile(r"(?:(?P<stream>video|audio):)?(?:(?P<sigma>[\d.]+):)?(?P<options>\w[\w-]*=[^:]*)")
@@ -219,6 +221,21 @@ def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
     settings = settings_of(ReferenceVideo) | settings_of(VideoSource) | settings_of(Shrink)
     path, options = split_options(text, {name: within(settings[name]) for name in names})
     return Path(path), options
+
+
+def parse_character(text: str) -> tuple[list[Path], dict[str, Any]]:
+    """Read PICTURE, VOICE or PICTURE:VOICE, each with :way=..,strength=..,start=..,seconds=.. behind it.
+
+    Returns the files, one or two, and the settings. Raises SettingError if it is written in another way.
+    """
+    settings = settings_of(Character) | settings_of(VideoSource)
+    head, options = split_options(text, {name: within(setting) for name, setting in settings.items()})
+    found = _CHARACTER.fullmatch(head)
+    if found is None:
+        raise SettingError(
+            f"--character is {text!r}; write PICTURE, VOICE or PICTURE:VOICE, for example anna.png:anna.wav."
+        )
+    return [Path(file) for file in found.groups() if file is not None], options
 
 
 @dataclass(frozen=True)

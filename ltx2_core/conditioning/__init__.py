@@ -4,6 +4,7 @@
 """
 
 from .begin import Begin
+from .characters import Character
 from .conditions import (
     Condition,
     GeneratedKeyframes,
@@ -31,6 +32,7 @@ __all__ = [
     "AVState",
     "AudioSource",
     "Begin",
+    "Character",
     "Condition",
     "Frozen",
     "GeneratedKeyframes",

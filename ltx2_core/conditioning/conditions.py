@@ -75,11 +75,6 @@ def of_second_stage(
     return tuple(each for each in conditions if not isinstance(each, dropped))
 
 
-def of_round(conditions: Iterable["Condition"]) -> tuple["Condition", ...]:
-    """Return what is given where the frame rate is raised: the sound and the keyframes come with the latent."""
-    return tuple(each for each in of_second_stage(conditions, False) if not isinstance(each, KeepAudio))
-
-
 def edits(conditions: Iterable["Condition"]) -> bool:
     """Return whether a reference is followed, or a part of a clip made anew.
 

@@ -1,6 +1,6 @@
 """What is given for a clip, for a second stage at twice its frame rate: it stays at its seconds, not at its frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..geometry import ClipShape
 from ..media.exr import ExrFrames
-from .conditions import Condition, GeneratedKeyframes, Picture
+from .characters import PictureBefore
+from .conditions import Condition, GeneratedKeyframes, KeepAudio, Picture, of_second_stage
 from .sources import VideoSource
 
 
@@ -21,6 +22,12 @@ def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Se
         times: how many times the frame rate of the first stage it has.
     """
     return conditions if times == 1 else [_at_rate(condition, final, times) for condition in conditions]
+
+
+def of_round(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Return what is given where the frame rate is raised: the sound and the keyframes come with the latent."""
+    dropped = (KeepAudio, PictureBefore)
+    return tuple(each for each in of_second_stage(conditions, False) if not isinstance(each, dropped))
 
 
 def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:

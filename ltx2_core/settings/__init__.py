@@ -6,6 +6,7 @@ are all made from these fields (see ``fields.py``).
 """
 
 from ..sampling import ScheduleSettings
+from .characters import place_character
 from .clip import (
     AS_PROMPT,
     AUTO,
@@ -63,6 +64,7 @@ __all__ = [
     "names_of",
     "parameters_text",
     "parse_stg_blocks",
+    "place_character",
     "read_prompts",
     "read_seeds",
     "scheduled",

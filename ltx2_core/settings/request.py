@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..conditioning import LatentCondition
 from ..conditioning.blend import Blending, grown
-from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits, of_round
+from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits
 from ..conditioning.fill import OFF
 from ..conditioning.light import FILE_SPACES
-from ..conditioning.rate import at_rate
+from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
 from ..fields import Choice, Switch, did_you_mean, settings_of
 from ..geometry import ClipShape, whole_segments

@@ -448,6 +448,7 @@ def test_a_frame_from_the_end_is_no_flag():
                 ("--source", ""),
                 ("--reference-video", ""),
                 ("--reference-audio", ""),
+                ("--character", ""),
             ]
         ),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),

@@ -4,6 +4,7 @@ from dataclasses import MISSING
 
 import pytest
 
+from ltx2_core.conditioning.characters import Character
 from ltx2_core.conditioning.conditions import (
     InpaintMask,
     KeepAudio,
@@ -27,6 +28,7 @@ OWNERS = {
     KeepAudio: 1,
     ReferenceAudio: 1,
     ReferenceVideo: 9,
+    Character: 2,
     RetakeRange: 3,
     InpaintMask: 2,
     VideoSource: 2,

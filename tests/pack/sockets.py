@@ -131,6 +131,7 @@ SETTINGS = {
     "LTX2AVKeyframes": {"frames": ", ".join("012345678"), "strengths": "1"},
     "LTX2AVGemmaTextEncode": {"keep_encoded": False},
     "LTX2AVEnhancePrompt": {"edited": "a ball"},  # the miniature's Gemma does not chat
+    "LTX2AVCharacter": {"pictures": GOOD["IMAGE"][:1]},
     "LTX2AVRetake": {"end": 0.2},
     "LTX2AVRefine": {"columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVTwoStage": {"columns": 1, "rows": 1, "intervals": 1},

@@ -242,6 +242,17 @@ def test_picture_sound_and_references_work_together(server, client, graph):
     assert "multiples of 64; it has 96 x 96" in client.run(graph).error
 
 
+def test_a_character_says_its_way_and_is_looked_at(server, client, graph):
+    who = {"model": graph["source"]["inputs"]["model"], "way": "auto", "strength": 1.0, "pictures": ["picture", 0]}
+    run = client.run(with_conditions(graph, who=("LTX2AVCharacter", who | {"voice": ["source", 2], "seconds": 0.5})))
+    assert "way: keyframe (the IC-LoRA Ingredients is not loaded); voice: no loaded LoRA" in dict(run.texts)["who"]
+    with_it = Result(server, run).frames
+    graph["second"]["inputs"].pop("conditions")
+    assert (Result(server, client.run(graph)).frames != with_it).any()
+    graph["second"]["inputs"]["conditions"], graph["who"]["inputs"]["way"] = ["who", 0], "ingredients"
+    assert "way is ingredients, but the model has no LoRA" in client.run(graph).error
+
+
 def test_what_is_filled_of_a_reference_is_green_to_the_model(server, client, graph):
     """A reference that is filled as a whole is that of a green picture; another one makes another clip."""
     settings = {"images": ["source", 1], "downscale": 1, "temporal_scale": 1, "strength": 1.0}
