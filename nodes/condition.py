@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -17,9 +18,12 @@ from ..ltx2_core.conditioning.conditions import (
 )
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sources import SoundPart
+from ..ltx2_core.conditioning.tracks import MotionTracks
 from ..ltx2_core.settings import KeyframeSettings
 from . import inputs
 from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source
+
+TRACKS = '[[{"x": 150, "y": 250}, {"x": 380, "y": 150}, {"x": 600, "y": 250}]]'
 
 
 class ImageCondition(io.ComfyNode):
@@ -200,6 +204,33 @@ class ReferenceVideoNode(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         reference = ReferenceVideo(video_source(images, video, space), mask=mask, **settings)
         return io.NodeOutput((*(conditions or ()), reference))
+
+
+class MotionTracksNode(io.ComfyNode):
+    """Tracks of points, drawn as frames for a reference."""
+
+    @classmethod
+    def define_schema(cls):
+        return inputs.schema(
+            "LTX2AVMotionTracks",
+            "condition/Motion Tracks",
+            inputs=[
+                io.String.Input(
+                    "tracks",
+                    default=TRACKS,
+                    multiline=True,
+                    tooltip="Where points go, as JSON: a list of tracks, each a list of points with x and y in pixels "
+                    "of the picture, from its upper left corner. The points of a spline editor can be connected here.",
+                ),
+                *inputs.widgets(MotionTracks, "width", "height", "frames"),
+            ],
+            outputs={"images": io.Image},
+        )
+
+    @classmethod
+    def execute(cls, tracks: str, **size: int) -> io.NodeOutput:
+        drawn = MotionTracks.parse(tracks, **size)
+        return io.NodeOutput(torch.cat([*drawn.read(range(len(drawn)))]))
 
 
 class RetakeNode(io.ComfyNode):
