@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -18,10 +19,13 @@ from ..ltx2_core.conditioning.conditions import (
 )
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sources import SoundPart
+from ..ltx2_core.conditioning.tracks import MotionTracks
 from ..ltx2_core.settings import KeyframeSettings, place_character
 from . import host, inputs
 from .engine import LoadedModel
 from .values import Audio, Chain, ConditionsType, Video, audio_source, video_source
+
+TRACKS = '[[{"x": 150, "y": 250}, {"x": 380, "y": 150}, {"x": 600, "y": 250}]]'
 
 
 class ImageCondition(io.ComfyNode):
@@ -240,6 +244,33 @@ class CharacterNode(io.ComfyNode):
         given, told = place_character(character, model.loras, model.models.version)
         host.show_text(cls.hidden.unique_id, told)
         return io.NodeOutput((*(conditions or ()), *given))
+
+
+class MotionTracksNode(io.ComfyNode):
+    """Tracks of points, drawn as frames for a reference."""
+
+    @classmethod
+    def define_schema(cls):
+        return inputs.schema(
+            "LTX2AVMotionTracks",
+            "condition/Motion Tracks",
+            inputs=[
+                io.String.Input(
+                    "tracks",
+                    default=TRACKS,
+                    multiline=True,
+                    tooltip="Where points go, as JSON: a list of tracks, each a list of points with x and y in pixels "
+                    "of the picture, from its upper left corner. The points of a spline editor can be connected here.",
+                ),
+                *inputs.widgets(MotionTracks, "width", "height", "frames"),
+            ],
+            outputs={"images": io.Image},
+        )
+
+    @classmethod
+    def execute(cls, tracks: str, **size: int) -> io.NodeOutput:
+        drawn = MotionTracks.parse(tracks, **size)
+        return io.NodeOutput(torch.cat([*drawn.read(range(len(drawn)))]))
 
 
 class RetakeNode(io.ComfyNode):

@@ -401,6 +401,7 @@ def read_conditions(
         placed, told = place_character(_character(text), loras, version)
         _log.info("%s: %s", text, told)
         conditions += placed
+    conditions += [_tracks(text, clip, loras) for text in options.tracks]
     if strip is not None:
         conditions += strip.conditions(partial(_beside, options.timeline), reference_scale(loras))
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
@@ -492,6 +493,23 @@ def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVid
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
     settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
     return ReferenceVideo(_film(path, source, space), **settings)
+
+
+def _tracks(text: str, clip: ClipSettings, loras: Stack) -> ReferenceVideo:
+    """Motion tracks as a reference. Raises SettingError where nothing says the size of the picture they are for."""
+    sizes = ("width", "height", "frames")
+    path, part = syntax.parse_file(text, "strength", "attention", "downscale", "temporal_scale", *sizes)
+    known = {"width": clip.width, "height": clip.height, "frames": clip.asked_frames}
+    size = {name: part.pop(name, known[name]) for name in sizes}
+    if missing := [name for name in sizes if size[name] is None]:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise SettingError(
+            f"Nothing says the {', '.join(missing)} of the clip that {path.name} is for: give {flags}, or write "
+            f"{path.name}:{','.join(f'{name}=..' for name in missing)}."
+        )
+    usual = reference_scale(loras)
+    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
+    return ReferenceVideo(VideoSource(syntax.read_tracks(path, **size)), **settings)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:

@@ -22,6 +22,7 @@ from ..conditioning.conditions import (
 from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
 from ..conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..conditioning.timeline import LANES, Timeline
+from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
@@ -353,6 +354,11 @@ def _references(group: Group) -> None:
               help="what the in- and outpainting IC-LoRA makes anew, white: it is painted green in the reference, and "
               "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
+    group.add("--tracks", action="append", default=[], metavar="FILE",
+              covers={MotionTracks: ("width", "height", "frames")},
+              help="motion tracks that an IC-LoRA follows, repeatable: JSON as of LTX-2 Motion Tracks; :strength=..,"
+              "attention=..,downscale=..,temporal_scale=..,width=..,height=..,frames=.. (default: size and length of "
+              "the clip, and scales as the LoRAs say)")  # fmt: skip
     group.add("--blend", action="store_true",
               help="show the reference as it is wherever no part of it was made anew, and let both pass over into "
               "each other softly; for --reference-fill and outpaint")  # fmt: skip

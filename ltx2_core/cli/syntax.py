@@ -15,6 +15,7 @@ from ..conditioning import Timeline
 from ..conditioning.characters import Character
 from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
 from ..conditioning.sources import VideoSource
+from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..lora import Shrink, Strengths, stack
@@ -217,8 +218,9 @@ def _check_path(path: str, text: str) -> None:
 
 
 def parse_file(text: str, *names: str) -> tuple[Path, dict[str, Any]]:
-    """Read PATH or PATH:name=value,name=value with some of ``names``: numbers of a reference, a source or a LoRA."""
-    settings = settings_of(ReferenceVideo) | settings_of(VideoSource) | settings_of(Shrink)
+    """Read PATH or PATH:name=value,name=value with some of ``names``: of a reference, a source, tracks or a LoRA."""
+    owners = (ReferenceVideo, VideoSource, MotionTracks, Shrink)
+    settings = {name: setting for owner in owners for name, setting in settings_of(owner).items()}
     path, options = split_options(text, {name: within(settings[name]) for name in names})
     return Path(path), options
 
@@ -361,6 +363,11 @@ def read_segments(path: Path) -> list[Segment]:
 def read_timeline(path: Path) -> Timeline:
     """Read a timeline; MissingFileError without such a file, SettingError for what is none."""
     return Timeline.parse(_read_text(path, "write JSON as LTX-2 Timeline does"))
+
+
+def read_tracks(path: Path, **size: int) -> MotionTracks:
+    """Read a file of motion tracks; arguments and errors as MotionTracks.parse, and it may be missing."""
+    return MotionTracks.parse(_read_text(path, "write JSON with fewer points"), **size)
 
 
 def _read_text(path: Path, hint: str) -> str:

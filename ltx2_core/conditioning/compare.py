@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..fields import Choice, Number, settings_of
 from ..media import probe
-from ..media.exr import ExrFrames
-from .sources import AudioSource, VideoSource
+from .sources import AudioSource, Numbered, VideoSource
 
 SIDE, ABOVE, WIPED, DIFFERENCE = "side by side", "one above the other", "wiped", "difference"
 LAYOUTS = (SIDE, ABOVE, WIPED, DIFFERENCE)
@@ -84,7 +83,7 @@ class Comparison:
 
 def rate_of(video: VideoSource) -> Fraction | None:
     """Return the frame rate of a video; None where it has none of its own."""
-    return video.fps if isinstance(video.source, Tensor | ExrFrames) else probe(video.source).fps
+    return video.fps if isinstance(video.source, Tensor | Numbered) else probe(video.source).fps
 
 
 def _held(chunks: Iterator[Tensor], length: int) -> Iterator[Tensor]:

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..geometry import ClipShape
-from ..media.exr import ExrFrames
 from .characters import PictureBefore
 from .conditions import Condition, GeneratedKeyframes, KeepAudio, Picture, of_second_stage
-from .sources import VideoSource
+from .sources import Numbered, VideoSource
 
 
 def at_rate(conditions: Sequence[Condition], final: ClipShape, times: int) -> Sequence[Condition]:
@@ -32,7 +31,7 @@ def of_round(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
 
 def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:
     video = getattr(condition, "video", None)
-    if isinstance(video, VideoSource) and isinstance(video.source, Tensor | ExrFrames) and video.fps is None:
+    if isinstance(video, VideoSource) and isinstance(video.source, Tensor | Numbered) and video.fps is None:
         condition = replace(condition, video=replace(video, fps=final.fps / times))
     if isinstance(condition, Picture):
         frames = (final.frames - 1) // times + 1

@@ -21,9 +21,12 @@ from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, Space, convert
 from ..media.local import Source
 from .preprocess import fit, fit_light
+from .tracks import MotionTracks
 from .values import PIXELS, SAMPLES, check_values
 
 LONGEST_SOUND = 3600  # seconds; no clip is longer
+
+Numbered = ExrFrames | MotionTracks  # frames that are read by their numbers
 
 # Which part of a file is read.
 StartSeconds = Annotated[
@@ -64,14 +67,14 @@ class Encoders(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VideoSource:
-    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, or light in EXR files.
+    """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, light in EXR files, or tracks to be drawn.
 
-    A file is read piece by piece, at the frame rate of the clip. Tensors and EXR files may have a rate of their own,
-    ``fps``; without one, each picture is one frame of the clip. The numbers of a tensor are light of ``light``, if that
-    is given. Each frame is shown ``times`` times.
+    A file is read piece by piece, at the frame rate of the clip. All others may have a rate of their own, ``fps``;
+    without one, each picture is one frame of the clip. The numbers of a tensor are light of ``light``, if that is
+    given. Each frame is shown ``times`` times.
     """
 
-    source: Tensor | Source | ExrFrames
+    source: Tensor | Source | Numbered
     start: StartSeconds = 0.0
     seconds: LengthSeconds = None
     fps: Fraction | None = None
@@ -90,7 +93,7 @@ class VideoSource:
 
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as it is seen. Raises MediaError for a file without pictures."""
-        if isinstance(self.source, ExrFrames):
+        if isinstance(self.source, Numbered):
             return self.source.size
         if isinstance(self.source, Tensor):
             return self.source.shape[2], self.source.shape[1]
@@ -105,7 +108,7 @@ class VideoSource:
 
     def _count(self, fps: Fraction) -> int:
         """The same where each frame is shown once."""
-        if isinstance(self.source, Tensor | ExrFrames):
+        if isinstance(self.source, Tensor | Numbered):
             return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
         length = probe(self.source).seconds
         if length is None:
@@ -136,10 +139,10 @@ class VideoSource:
 
     def _once(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """The same where each frame is shown once."""
-        if isinstance(self.source, Tensor | ExrFrames):
+        if isinstance(self.source, Tensor | Numbered):
             rate, last = (self.fps or fps) / fps, len(self.source) - 1
             nearest = [min(last, floor(number * rate + Fraction(1, 2))) for number in range(frames)]
-            if isinstance(self.source, ExrFrames):
+            if isinstance(self.source, Numbered):
                 yield from self.source.read(nearest)
             else:
                 yield self.source[:frames] if rate == 1 else self.source[nearest]

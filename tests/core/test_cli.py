@@ -259,6 +259,19 @@ def test_references(asked, folder):
     assert as_trained.downscale == ltx2.lora.open_lora(IC_LORA).downscale
 
 
+def test_tracks_are_drawn_for_the_clip_or_for_the_size_that_is_said(asked, tmp_path):
+    file = tmp_path / "tracks.json"
+    file.write_text('[{"x": 10, "y": 20}]')
+    size = ("--width", 96, "--height", 64, "--frames", 9)
+    own, other = asked("--tracks", file, "--tracks", f"{file}:width=48,height=32,strength=0.5", *size,
+                       "--lora", IC_LORA).conditions  # fmt: skip
+    assert own.video.size() == (96, 64) and own.video.count(FPS) == 9 and own.strength == 1
+    assert other.video.size() == (48, 32) and other.video.count(FPS) == 9 and other.strength == 0.5
+    assert own.downscale == other.downscale == ltx2.lora.open_lora(IC_LORA).downscale
+    with pytest.raises(SettingError, match="height, frames"):
+        asked("--tracks", f"{file}:width=48")
+
+
 def test_a_mask_is_a_picture_or_a_video(asked, folder):
     film = folder / "film.mp4"
     _, region = asked("--source", film, "--mask", folder / "a:b.png", "--feather", 2).conditions
@@ -470,7 +483,7 @@ def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch
 
 FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
          "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
-         "--reference-fill", "--dub",
+         "--reference-fill", "--dub", "--tracks",
          "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
 
 

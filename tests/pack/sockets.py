@@ -138,6 +138,7 @@ SETTINGS = {
     "LTX2AVExtend": {"seconds": 0.1},
     "LTX2AVBlend": {"conditions": reference},
     "LTX2AVEmptyLatent": {"width": 64, "height": 64, "frames": 9},
+    "LTX2AVMotionTracks": {"width": 64, "height": 64, "frames": 9},
 }
 
 

@@ -253,6 +253,26 @@ def test_a_character_says_its_way_and_is_looked_at(server, client, graph):
     assert "way is ingredients, but the model has no LoRA" in client.run(graph).error
 
 
+def test_tracks_are_drawn_for_a_reference(server, client, graph):
+    """Coordinates as a spline editor hands them on; a clip that follows them is another one than a clip without."""
+    spline = '[{"x": 20, "y": 48}, {"x": 76, "y": 48}]'
+    tracks = {"tracks": spline, "width": 96, "height": 96, "frames": 33}
+    add(graph, tracks=("LTX2AVMotionTracks", tracks))
+    graph["given"]["inputs"]["images"] = ["tracks", 0]
+    settings = {"images": ["tracks", 0], "downscale": 1, "temporal_scale": 1, "strength": 1.0}
+    made = []
+    for text in (spline, "[]"):
+        graph["tracks"]["inputs"]["tracks"] = text
+        run = client.run(with_conditions(graph, reference=("LTX2AVReferenceVideo", settings)))
+        assert run.end == "execution_success", run.error
+        made.append((pictures_in(saved(server, run, "pictures")), pictures_in(saved(server, run, "given"))))
+    (moved, shown), (still, black) = made
+    assert shown.shape == (33, 96, 96, 3) and shown[-1, 48, 76, 2] > 0 and not black.any() and len(black) == 1
+    assert (moved != still).any()
+    graph["tracks"]["inputs"]["tracks"] = '[{"x": 1}]'
+    assert "point 1 of track 1" in client.run(graph).error
+
+
 def test_what_is_filled_of_a_reference_is_green_to_the_model(server, client, graph):
     """A reference that is filled as a whole is that of a green picture; another one makes another clip."""
     settings = {"images": ["source", 1], "downscale": 1, "temporal_scale": 1, "strength": 1.0}
