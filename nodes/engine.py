@@ -480,13 +480,14 @@ class HostEngine(PlannedEngine):
             yield shared
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The transformer of a stage for the other devices, which the host does not manage: they are left behind it."""
+        """The shared network of a stage for the other devices, which the host does not manage: they are left behind."""
         devices = self.model.other_devices
-        if not devices or TRANSFORMER not in prepared:
+        key = stage.shared_network(self.blueprint) if devices else None
+        if key is None or self.device(key) != self.device(TRANSFORMER):
             return []
-        prepared[TRANSFORMER].store.release()  # twins share what is at home
-        others = Others(devices, self.dtype(TRANSFORMER), self._room_on, lambda device: link_to(device, host.PINNED))
-        return make_twins(stage, prepared[TRANSFORMER], others, self.blueprint, self.load, loras)
+        prepared[key].store.release()  # twins share what is at home
+        others = Others(devices, self.dtype(key), self._room_on, lambda device: link_to(device, host.PINNED))
+        return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
 
     def _network(self, key: NetworkKey[Any], loras: Stack | None) -> HostNetwork:
         if isinstance(key.source, LoadedUpscaler):

@@ -517,8 +517,8 @@ def _plan(command: Command) -> None:
     group = command.group("machine")
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
     group.add("--devices", metavar="CARDS",
-              help='cards that share the steps, such as "RTX 5090,RTX 4090"; the first does all the rest')  # fmt: skip
-    group.add("--gpus", type=int, metavar="N", help="so many of --card share the steps")
+              help='cards that share the work, such as "RTX 5090,RTX 4090"; the first does all the rest')  # fmt: skip
+    group.add("--gpus", type=int, metavar="N", help="so many of --card share the work")
     group.add("--vram", type=_gigabytes, metavar="GB", help="of the card (default: what it has)")
     group.add("--ram", type=_gigabytes, metavar="GB", help="of the machine (default: what this one has)")
 

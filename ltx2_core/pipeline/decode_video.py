@@ -20,12 +20,12 @@ from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
-from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder
+from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder, VideoDecoder
 from ..video_vae.decoding import Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
-from .stage import VIDEO_DECODER, Engine, Stage, fit_tiles, need_of
+from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ class DecodeVideo(Stage):
 
     def _tiling(self, decoder: Decoder) -> Tiling:
         return self.tiling or decoder.usual_tiling
+
+    def shared_network(self, blueprint: Blueprint) -> NetworkKey[Any] | None:
+        """Return the decoder if it makes several tiles, each by itself."""
+        return VIDEO_DECODER if self.count_tiles(blueprint) > 1 else None
+
+    def count_tiles(self, blueprint: Blueprint) -> int:
+        """Return in how many tiles that do not depend on each other the clip is decoded."""
+        decoder = blueprint.network("video_decoder")
+        if not isinstance(decoder, VideoDecoder):
+            return 1
+        return decoder.count_tiles(torch.empty(1, VIDEO_CHANNELS, *self.size, device="meta"), self._tiling(decoder))
 
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say if tiles are smaller than the usual ones."""

@@ -25,12 +25,12 @@ from ..memory.placement import Placement, Rate, Room
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..memory.twin import twin_of
-from ..sampling import Network
 from ..transformer import Pass
 from .blueprint import Blueprint
 from .plan import Load, place_stage
 from .prepare import Prepared, adapters_of, fuses, ready
-from .stage import TRANSFORMER, Engine, Networks, Stage
+from .shared_tiles import SharedDecoder, line_of
+from .stage import VIDEO_DECODER, Engine, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class Worker:
 
     Attributes:
         device: where it is.
-        network: the transformer there, ready to run.
+        network: the network there, ready to run; to ask for passes, the transformer.
         rate: how fast it makes all passes of a step, as planned.
     """
 
     device: torch.device
-    network: Network
+    network: Any
     rate: Rate = Rate()
 
     def __post_init__(self) -> None:
@@ -187,22 +187,24 @@ class Devices:
         if len(self.workers) == 1:
             raise error
         self.workers.remove(worker)
-        why = "has too little memory" if is_out_of_memory(error) else f"failed ({_line(error)})"
+        why = "has too little memory" if is_out_of_memory(error) else f"failed ({line_of(error)})"
         others = ", ".join(str(each.device) for each in self.workers)
         _log.warning("%s %s and is left out; the clip goes on with %s.", worker.device, why, others)
 
 
 @dataclass(frozen=True, eq=False)
 class Twin:
-    """The transformer for another device than the first, with its weights at home.
+    """The shared network of a stage for another device than the first, with its weights at home.
 
     Attributes:
+        key: names the network.
         device: where it is to run.
         prepared: the network, its store and its LoRAs.
         placement: of its weights there; None where they are used as they lie.
         rate: how fast it runs there.
     """
 
+    key: NetworkKey[Any]
     device: torch.device
     prepared: Prepared
     placement: Placement | None
@@ -218,9 +220,9 @@ class Twin:
                 store.set_budget(placement.weight_budget)
 
         with ExitStack() as stack:
-            networks = stack.enter_context(ready({TRANSFORMER: self.prepared}, self.placement, make_room))
+            networks = stack.enter_context(ready({self.key: self.prepared}, self.placement, make_room))
             stack.callback(store.release)
-            yield Worker(self.device, networks[TRANSFORMER], self.rate)
+            yield Worker(self.device, networks[self.key], self.rate)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class Others:
 
     Attributes:
         devices: where they are.
-        dtype: what the transformer computes in.
+        dtype: what the shared network computes in.
         room_on: says what may be taken of one.
         link_to: brings weights to one.
     """
@@ -243,17 +245,19 @@ class Others:
 def make_twins(
     stage: Stage, original: Prepared, others: Others, blueprint: Blueprint, load: Load, loras: Stack
 ) -> list[Twin]:
-    """Return the transformer of a stage for the other devices, each as it fits there; nobody runs yet.
+    """Return the shared network of a stage for the other devices, each as it fits there; nobody runs yet.
 
     Args:
-        stage: what runs.
-        original: the transformer of the first device, whose weights are at home.
+        stage: what runs, and shares a network.
+        original: that network of the first device, whose weights are at home.
         others: the other devices.
         blueprint: of the model.
         load: what LoRAs add to the need of the stage.
         loras: those of the transformer.
     """
     twins: list[Twin] = []
+    key = stage.shared_network(blueprint)
+    assert key is not None
     for device in others.devices:
         try:
             room = others.room_on(device)
@@ -264,8 +268,9 @@ def make_twins(
         (network,) = map(twin_of, original.modules)
         arrival = arrival_on(device, others.dtype)
         store = Store(network, device, link=others.link_to(device), arrival=arrival, original=original.store)
-        adapters = adapters_of([network], TRANSFORMER, loras, fuse=fuses(device))
-        twins.append(Twin(device, Prepared((network,), store, tuple(adapters)), placement, rate_of(placement, room)))
+        adapters = adapters_of([network], key, loras, fuse=fuses(device))
+        prepared = Prepared((network,), store, tuple(adapters))
+        twins.append(Twin(key, device, prepared, placement, rate_of(placement, room)))
     return twins
 
 
@@ -278,7 +283,7 @@ def rate_of(placement: Placement | None, room: Room) -> Rate:
 def shared_by(
     twins: Sequence[Twin], networks: Networks, engine: Engine, placement: Placement | None
 ) -> Iterator[Networks]:
-    """Yield ``networks`` with a transformer of all devices; as they are where there are no twins.
+    """Yield ``networks`` with the shared one of all devices; as they are where there are no twins.
 
     Args:
         twins: for the other devices.
@@ -289,9 +294,14 @@ def shared_by(
     if not twins:
         yield networks
         return
-    first = Worker(engine.device(TRANSFORMER), networks[TRANSFORMER], rate_of(placement, engine.room(TRANSFORMER)))
+    key = twins[0].key
+    first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
+    if key == VIDEO_DECODER:
+        with decoding_together(first, twins) as decoder:
+            yield networks.replaced(key, decoder)
+        return
     with working_together(first, twins, engine.blueprint.layers) as devices:
-        yield networks.replaced(TRANSFORMER, devices)
+        yield networks.replaced(key, devices)
 
 
 @contextmanager
@@ -303,16 +313,36 @@ def working_together(first: Worker, twins: Sequence[Twin], layers: int) -> Itera
         twins: for the others.
         layers: how many blocks the network has.
     """
-    workers = [first]
     with ExitStack() as stack:
-        for twin in twins:
-            try:
-                workers.append(stack.enter_context(_leaving_quietly(twin)))
-            except RuntimeError as error:
-                _log.warning("%s is left out, and the clip goes on without it: %s", twin.device, _line(error))
-        devices = Devices(workers, layers)
+        devices = Devices([first, *_begun(twins, stack)], layers)
         stack.callback(devices.close)
         yield devices
+
+
+@contextmanager
+def decoding_together(first: Worker, twins: Sequence[Twin]) -> Iterator[SharedDecoder]:
+    """Yield a decoder of all devices; one that cannot begin is left out.
+
+    Args:
+        first: the device where the latent is, and tiles are blended.
+        twins: for the others.
+    """
+    with ExitStack() as stack:
+        helpers = [(worker.device, worker.network) for worker in _begun(twins, stack)]
+        decoder = SharedDecoder(first.network, first.device, helpers)
+        stack.callback(decoder.close)
+        yield decoder
+
+
+def _begun(twins: Sequence[Twin], stack: ExitStack) -> Iterator[Worker]:
+    """Yield the workers of the devices that can begin, which ``stack`` leaves."""
+    for twin in twins:
+        try:
+            worker = stack.enter_context(_leaving_quietly(twin))
+        except RuntimeError as error:
+            _log.warning("%s is left out, and the clip goes on without it: %s", twin.device, line_of(error))
+        else:
+            yield worker
 
 
 @contextmanager
@@ -327,11 +357,7 @@ def _leaving_quietly(twin: Twin) -> Iterator[Worker]:
         try:
             left.close()
         except RuntimeError as error:
-            _log.warning("%s could not be left as it was: %s", twin.device, _line(error))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+            _log.warning("%s could not be left as it was: %s", twin.device, line_of(error))
 
 
 class _StoppedError(Exception):

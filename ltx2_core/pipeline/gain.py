@@ -9,11 +9,12 @@ from dataclasses import replace
 from ..errors import SettingError
 from ..memory.placement import Placement, Room, place
 from .blueprint import Blueprint
+from .decode_video import DecodeVideo
 from .devices import deal
 from .plan import Plan
 from .refine import Refine
 from .sample import Sample, Sampling, bytes_sent, need_of_passes, passes_on_meta
-from .stage import Load, need_of
+from .stage import Load, Stage, need_of
 
 # Bytes per second from a card to others, by data sheet: half of what NVLink has in both directions. Cards without it
 # send through the host.
@@ -21,7 +22,7 @@ NVLINK = {"H100": 450e9, "H200": 450e9}
 
 
 def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
-    """Say for each stage of the transformer how long a step takes on several devices.
+    """Say for each stage that several devices share how long a step, or all tiles of decoding, take on them.
 
     The time is that of the slowest device. What goes between the devices, the inputs and velocities of a pass, is some
     megabytes and is not counted.
@@ -38,7 +39,19 @@ def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load:
             lines += _lines(stage, blueprint, rooms, load)
             if len({room.machine.name for room in rooms}) == 1:
                 lines.append(_sequence(stage, blueprint, rooms[0], len(rooms), load))
+        elif isinstance(stage, DecodeVideo) and (count := stage.count_tiles(blueprint)) > 1:
+            lines += _decoding(stage, count, blueprint, rooms, load)
     return lines
+
+
+def _decoding(stage: DecodeVideo, count: int, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
+    """Say how long decoding takes, all tiles taken for equally large."""
+    able, lines = _able(stage, blueprint, rooms, load)
+    seconds = [each.run for _, each in able]
+    after, shares = _tiles(count, [each / count for each in seconds])
+    dealt = _dealt([room for room, _ in able], [f"{share} of {count} tiles" if share else "" for share in shares])
+    before = f"{after:.2f} s instead of {seconds[0]:.2f} s"
+    return [*lines, f"{stage.name} on {len(able)} devices: {before} ({dealt})"]
 
 
 def describe_sharing(plan: Plan, blueprint: Blueprint, room: Room, load: Load) -> list[str]:
@@ -82,23 +95,35 @@ def _sequence(stage: Sample | Refine, blueprint: Blueprint, room: Room, count: i
 
 
 def _lines(stage: Sample | Refine, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
+    able, lines = _able(stage, blueprint, rooms, load)
+    return [*lines, _line(stage, blueprint, able, load)]
+
+
+def _able(
+    stage: Stage, blueprint: Blueprint, rooms: Sequence[Room], load: Load
+) -> tuple[list[tuple[Room, Placement]], list[str]]:
+    """Return the devices that a stage fits, and a sentence for each other one."""
     need = load(stage, need_of(stage, blueprint))
     found = [(room, place(need, room)) for room in rooms]
     lines = [
         f"{stage.name} does not fit {room.machine.name}, which is left out." for room, each in found if each is None
     ]
-    able = [(room, each) for room, each in found if each is not None]
-    return [*lines, _line(stage, blueprint, able, load)]
+    return [(room, each) for room, each in found if each is not None], lines
+
+
+def _dealt(rooms: Sequence[Room], words: Sequence[str]) -> str:
+    """Say who does what; who does nothing is not named."""
+    return "; ".join(f"{room.machine.name}: {each}" for room, each in zip(rooms, words) if each)
 
 
 def _line(stage: Sample | Refine, blueprint: Blueprint, able: Sequence[tuple[Room, Placement]], load: Load) -> str:
     run, sweeps = able[0][1].run, _sweeps(stage, able[0][1])
     if sweeps > 1:
-        after, shares = _tiles(sweeps, [each for _, each in able])
+        after, shares = _tiles(sweeps, [each.run for _, each in able])
         words = [f"{share} of {sweeps} tiles" if share else "" for share in shares]
     else:
         after, words = _passes(stage, blueprint, able, load)
-    dealt = "; ".join(f"{room.machine.name}: {each}" for (room, _), each in zip(able, words) if each)
+    dealt = _dealt([room for room, _ in able], words)
     return f"{stage.name} on {len(able)} devices: {after:.2f} s a step instead of {sweeps * run:.2f} s ({dealt})"
 
 
@@ -109,13 +134,18 @@ def _sweeps(stage: Sample | Refine, placement: Placement) -> int:
     return placement.need.runs // (stage.sampling.steps * stage.sampling.sampler.calls)
 
 
-def _tiles(count: int, placements: Sequence[Placement]) -> tuple[float, list[int]]:
-    """Seconds of ``count`` tiles, each taken by who is done first, and how many each device makes."""
-    shares = [0] * len(placements)
+def _tiles(count: int, seconds: Sequence[float]) -> tuple[float, list[int]]:
+    """Seconds of ``count`` tiles, each taken by who is done first, and how many each device makes.
+
+    Args:
+        count: of tiles.
+        seconds: that one takes on each device.
+    """
+    shares = [0] * len(seconds)
     for _ in range(count):
-        ends = [(share + 1) * each.run for share, each in zip(shares, placements)]
+        ends = [(share + 1) * each for share, each in zip(shares, seconds)]
         shares[ends.index(min(ends))] += 1
-    return max(share * each.run for share, each in zip(shares, placements)), shares
+    return max(share * each for share, each in zip(shares, seconds)), shares
 
 
 def _passes(

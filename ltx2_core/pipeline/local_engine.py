@@ -253,11 +253,11 @@ class LocalEngine(PlannedEngine):
         return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
-        """The transformer of a stage for all devices but the first."""
-        if TRANSFORMER not in prepared:
+        """The shared network of a stage for all devices but the first."""
+        if len(self._devices) == 1 or (key := stage.shared_network(self.blueprint)) is None:
             return []
-        others = Others(self._devices[1:], self._dtype_of(*TRANSFORMER.components), self._room_on, self._link)
-        return make_twins(stage, prepared[TRANSFORMER], others, self.blueprint, self.load, loras)
+        others = Others(self._devices[1:], self._dtype_of(*key.components), self._room_on, self._link)
+        return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
 
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
         return key, self._dtype_of(*key.components), folded_stack(key, loras, self.resources.fold_loras)

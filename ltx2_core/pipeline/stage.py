@@ -193,6 +193,10 @@ class Stage(ABC):
         """Say what is less good than it could be, and why; ``machine`` tells what it costs."""
         return ()
 
+    def shared_network(self, blueprint: Blueprint) -> NetworkKey[Any] | None:
+        """Return the network that several devices share in this stage; None where it works on one."""
+        return TRANSFORMER if TRANSFORMER in self.networks else None
+
     def describe_tiles(self) -> str:
         """Say in which tiles the stage works; empty without tiles."""
         return ""

@@ -72,8 +72,9 @@ class Resources:
     devices: Annotated[
         str | None,
         Words(advanced=True),
-        "Several devices of one kind that share the steps, such as cuda:0,cuda:1: each computes some of the passes of "
-        "a step, or some of its tiles. The first one does all the rest. In place of one device.",
+        "Several devices of one kind that share the work, such as cuda:0,cuda:1: each computes some of the passes of "
+        "a step, or some of its tiles, and decodes some tiles of the clip. The first one does all the rest. In "
+        "place of one device.",
     ] = None
 
     @property

@@ -1,7 +1,9 @@
 """From latents to pixels (see README.md, "Decoder")."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 
 from torch import Tensor, nn
 
@@ -97,7 +99,40 @@ class VideoDecoder(nn.Module):
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode in tiles (``decoding.Decoder``), which shrink along the shorter side of the picture as it does."""
+        return self.decode_by(partial(map, self), latent, tiling, on_tile)
+
+    def decode_by(
+        self,
+        ask: Callable[[Sequence[Tensor]], Iterator[Tensor]],
+        latent: Tensor,
+        tiling: Tiling,
+        on_tile: OnTile | None = None,
+    ) -> Iterator[Tensor]:
+        """Decode in tiles, each of which is a clip of its own, by whoever is asked.
+
+        Args:
+            ask: yields the pixels of each of these latents, in their order, as they are asked for.
+            latent: (B, C, f, h, w).
+            tiling: size and overlap of tiles.
+            on_tile: as for ``decode``.
+        """
         latent = latent.to(next(self.parameters()).dtype)
+        grid = self._grid(latent, tiling)
+        places = product(grid.intervals, grid.rows, grid.columns)
+        tiles = [latent[:, :, time.source, row.source, column.source] for time, row, column in places]
+        pixels = ask(tiles)
+
+        def run(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
+            return next(pixels)
+
+        return stream_tiles(lambda t: latent[:, :, t], run, self.config.out_channels, grid, on_tile)
+
+    def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
+        """Return in how many tiles a latent of this shape is decoded."""
+        grid = self._grid(latent, tiling)
+        return len(grid.intervals) * len(grid.rows) * len(grid.columns)
+
+    def _grid(self, latent: Tensor, tiling: Tiling) -> Grid:
         frames, height, width = latent.shape[2:]
         time, space = self.config.time_scale, self.config.space_scale
         size, overlap = tiling.tile_size // space, tiling.tile_overlap // space
@@ -109,11 +144,7 @@ class VideoDecoder(nn.Module):
         spans = split_time_axis(frames, tiling.tile_frames // time, tiling.frame_overlap // time)
         intervals = tile_axes(spans, [to_frames(span, time) for span in spans], from_zero=True)
 
-        def run(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
-            return self(slab[..., row.source, column.source])
-
-        grid = Grid(intervals, side(height), side(width))
-        return stream_tiles(lambda t: latent[:, :, t], run, self.config.out_channels, grid, on_tile)
+        return Grid(intervals, side(height), side(width))
 
     def work(
         self,

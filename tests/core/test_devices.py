@@ -13,6 +13,7 @@ from planned import REFINING, small
 from torch import nn
 
 import ltx2_core as ltx2
+from ltx2_core.checkpoint import build
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.cli import main
 from ltx2_core.errors import LTX2Error, SettingError
@@ -21,15 +22,19 @@ from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
+from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
 from ltx2_core.pipeline.gain import describe_gain
+from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
+from ltx2_core.pipeline.shared_tiles import AHEAD, SharedDecoder
 from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
-from ltx2_core.settings import SecondStage
+from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
+from ltx2_core.video_vae import Tiling
 
 LAYERS, CPU = 4, torch.device("cpu")
 
@@ -297,6 +302,101 @@ def test_tiles_of_several_devices_are_those_of_one():
 
     one, several = refined(device="cpu"), refined(devices="cpu,cpu,cpu")
     assert torch.equal(one.video, several.video) and torch.equal(one.audio, several.audio)
+
+
+# ------------------------------------------------------------------------------------------------------ decoding tiles
+
+
+SMALL = Tiling(64, 32, 24, 8)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return build(ltx2.open_models("miniature"), "video_decoder", torch.float32)
+
+
+def shared(decoder, *helpers):
+    return SharedDecoder(decoder, CPU, [(CPU, each) for each in helpers])
+
+
+def frames_of(decoder, latent) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat(list(decoder.decode(latent, SMALL)), dim=2)
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return torch.randn(1, 128, 4, 3, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Helper:
+    """A device that makes tiles, or fails at one."""
+
+    def __init__(self, decoder, fails=None, error=None):
+        self.decoder, self.fails, self.error, self.made = decoder, fails, error, 0
+
+    def __call__(self, tile):
+        if self.made == self.fails:
+            raise self.error
+        self.made += 1
+        return self.decoder(tile)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: unspecified failure")])
+def test_a_card_that_fails_leaves_its_tiles_of_decoding_to_others(decoder, latent, error, caplog):
+    helpers = Helper(twin_of(decoder)), Helper(twin_of(decoder), 1, error)
+    together = shared(decoder, *helpers)
+    assert torch.equal(frames_of(together, latent), frames_of(decoder, latent))
+    assert len(together.helpers) == 1 and len(caplog.records) == 1 and "left out" in caplog.text
+
+
+def test_what_concerns_all_ends_decoding(decoder, latent):
+    with pytest.raises(SettingError, match="wrong"):
+        frames_of(shared(decoder, Helper(decoder, 0, SettingError("wrong"))), latent)
+
+
+def test_no_device_decodes_far_ahead_and_none_after_the_end(decoder, latent):
+    """Whoever asks for frames decides how far decoding goes."""
+    helper = Helper(twin_of(decoder))
+    together, threads = shared(decoder, helper), threading.active_count()
+    with torch.inference_mode():
+        chunks = together.decode(latent, SMALL)
+        next(chunks)
+    tiles = decoder.count_tiles(latent, SMALL)
+    together.close()
+    assert helper.made < 6 + 2 * AHEAD < tiles and threading.active_count() == threads
+
+
+@pytest.mark.parametrize("cards", [2, 4])
+def test_equal_cards_decode_in_a_part_of_the_time(cards):
+    """Clocks go on together, a tile at a time: none waits for another."""
+    meet = threading.Barrier(cards)
+
+    class Clock:
+        usual_tiling, now = SMALL, 0
+
+        def __call__(self, tile):
+            meet.wait(5)
+            self.now += 1
+            return tile
+
+    clocks = [Clock() for _ in range(cards)]
+    together = SharedDecoder(clocks[0], CPU, [(CPU, each) for each in clocks[1:]])
+    tiles = [torch.full((1,), float(number)) for number in range(4 * cards)]
+    assert torch.equal(torch.cat(list(together.ask(tiles))), torch.arange(4.0 * cards))
+    assert [clock.now for clock in clocks] == [4] * cards
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_frames_of_several_devices_are_those_of_one(count, latent):
+    stage = DecodeVideo((4, 3, 4), SMALL)
+
+    def decoded(**where):
+        engine = LocalEngine(ltx2.open_models("miniature"), Resources(**where))
+        return stage.collect(engine, latent)
+
+    assert torch.equal(decoded(devices=",".join(["cpu"] * count)), decoded(device="cpu"))
 
 
 @pytest.mark.parametrize("names", ["cpu,meta", "cuda:99", "cpu,nonsense"])

@@ -442,6 +442,7 @@ class Copy(torch.nn.Module):
 
 class CopyDecoder(Copy):
     forward, decode = Copy.enlarge, VideoDecoder.decode
+    decode_by, _grid = VideoDecoder.decode_by, VideoDecoder._grid
 
     def __init__(self):
         super().__init__()

@@ -110,8 +110,9 @@ def test_the_kind_that_is_chosen_decides_the_recipe(client, prompt, kind, least,
 
 def test_several_devices_share_the_steps_and_the_first_is_that_of_comfyui(server, client, prompt):
     """Frames as they leave the decoder: how x264 codes them depends on how busy the machine is."""
-    change(prompt, LTX2AVSchedule={"steps": 2}, LTX2AVEmptyLatent={"width": 64, "height": 64, "frames": 9})
-    frames = [node(prompt, "LTX2AVDecode"), 1]
+    change(prompt, LTX2AVSchedule={"steps": 2}, LTX2AVEmptyLatent={"width": 128, "height": 64, "frames": 9})
+    tiles = {"tile_size": 64, "tile_overlap": 32, "tile_frames": 16, "frame_overlap": 0}
+    frames = [node(change(prompt, LTX2AVDecode=tiles), "LTX2AVDecode"), 1]
     prompt["frames"] = {"class_type": "SaveImage", "inputs": {"images": frames, "filename_prefix": "devices"}}
     clips = {}
     for devices in ("cpu, cpu", "", "cpu"):
