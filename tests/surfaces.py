@@ -8,6 +8,7 @@ import json
 from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
+from inspect import get_annotations
 from pathlib import Path
 from pkgutil import walk_packages
 
@@ -48,7 +49,8 @@ def all_settings() -> list[tuple[str, str]]:
             continue
         loaded = import_module(module.name)
         for owner in vars(loaded).values():
-            if isinstance(owner, type) and owner.__module__ == module.name and is_dataclass(owner):
+            own = isinstance(owner, type) and owner.__module__ == module.name and is_dataclass(owner)
+            if own and get_annotations(owner):  # else all settings are those of the class before it
                 found |= dict.fromkeys((owner.__name__, name) for name in settings_of(owner))
     return list(found)
 

@@ -275,7 +275,8 @@ def stream_tiles(
             buffer[:, :, : tail.shape[2]] += tail
         ready = following.target.start - time.target.start if following else frames
         tail = buffer[:, :, ready:].clone()
-        yield buffer[:, :, :ready]
+        if ready:  # short intervals that overlap by half, and start one earlier, begin together
+            yield buffer[:, :, :ready]
         del buffer, slab  # before the next ones are made
 
 
