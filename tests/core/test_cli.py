@@ -19,7 +19,7 @@ import ltx2_core as ltx2
 from ltx2_core import cli
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN
-from ltx2_core.cli import arguments, commands, main, sentence, syntax
+from ltx2_core.cli import commands, conditions, main, sentence, syntax
 from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import build_parser, join_image_flags, parse, surfaces
 from ltx2_core.cli.progress import Bars, shown_log
@@ -654,4 +654,4 @@ def test_reading_flags_prints_nothing(asked, folder, capsys):
 def test_the_module_is_the_program():
     from ltx2_core.__main__ import main as program
 
-    assert program is cli.main and arguments.PICTURES
+    assert program is cli.main and conditions.PICTURES

@@ -1,0 +1,250 @@
+"""What is given for a clip: the files that flags name, opened, as conditions."""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.models import check_inside
+from ..conditioning.characters import Character
+from ..conditioning.conditions import (
+    Condition,
+    InitClip,
+    InpaintMask,
+    KeepAudio,
+    KeepVideo,
+    Picture,
+    ReferenceAudio,
+    ReferenceVideo,
+)
+from ..conditioning.light import FILE_SPACES
+from ..conditioning.sources import AudioSource, VideoSource
+from ..conditioning.timeline import Timeline
+from ..errors import SettingError
+from ..latents import STREAMS
+from ..lora import Stack
+from ..lora.stack import reference_scale
+from ..media import probe, read_picture, read_video
+from ..media.exr import ExrFrames, is_exr, read_exr
+from ..media.light import Space
+from ..settings import ClipSettings, Request, place_character
+from . import syntax
+from .flags import given
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+MOST_MASKS = 2881  # frames of the longest clip
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The video files that a clip has its size and length from."""
+
+    source: VideoSource | None  # what is changed or continued
+    kept: VideoSource | None  # what sound is made for
+
+
+def read_conditions(
+    options: argparse.Namespace,
+    clip: ClipSettings,
+    videos: Videos,
+    version: str,
+    loras: Stack,
+    strip: Timeline | None = None,
+) -> list[Condition]:
+    """Return all that is given, in the order in which it applies.
+
+    Args:
+        options: the parsed flags.
+        clip: for the length of masks.
+        videos: of this clip, from ``read_clip``.
+        version: of the model.
+        loras: they know how much smaller a reference they want.
+        strip: of --timeline; its files lie beside it.
+    """
+    conditions: list[Condition] = []
+    begin = None if videos.source is None else _init_clip(videos.source)
+    if begin is not None:
+        conditions.append(begin)
+    conditions += [read_image(text, options.compression, space_of(options)) for text in options.image]
+    if options.audio:
+        conditions.append(KeepAudio(audio_source(options.audio), options.audio_noise))
+    if videos.kept is not None:
+        conditions.append(KeepVideo(videos.kept))
+    conditions += [_reference_audio(text) for text in options.reference_audio]
+    if options.generated_keyframes is not None:
+        conditions.append(options.generated_keyframes)
+    conditions += _reference_videos(options, clip.fps, loras)
+    for text in options.character:
+        placed, told = place_character(_character(text), loras, version)
+        _log.info("%s: %s", text, told)
+        conditions += placed
+    conditions += [_tracks(text, clip, loras) for text in options.tracks]
+    if strip is not None:
+        conditions += strip.conditions(partial(beside, options.timeline), reference_scale(loras))
+    return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
+
+
+def beside(timeline: Path, name: str) -> Path:
+    """Where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
+    check_inside(name, "the folder of the timeline")
+    return timeline.parent / name
+
+
+def _init_clip(video: VideoSource) -> InitClip:
+    """The clip that is changed or continued, with its sound if it has any."""
+    path = path_of(video)
+    if video.space is None and probe(path).has_audio:
+        return InitClip(video, AudioSource.of(path, video.start, video.seconds))
+    _log.info("%s is a video without sound, so all of the sound is made.", path.name)
+    return InitClip(video)
+
+
+def _changes(
+    options: argparse.Namespace, clip: ClipSettings, has_sound: bool, strip: Timeline | None
+) -> list[Condition]:
+    """What is made anew of a clip that begins as another one."""
+    among = STREAMS if has_sound else STREAMS[:1]
+    changes: list[Condition] = [] if strip is None else [*strip.changes(among)]
+    if options.retake:
+        streams = options.only or "picture and sound"
+        changes.append(syntax.parse_range(options.retake, streams, among))
+    if options.mask:
+        mask = read_mask(options.mask, clip.fps, clip.asked_frames)
+        changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))
+    return changes
+
+
+def path_of(video: VideoSource) -> Path:
+    """Return the file of a given video, or the folder of its EXR frames."""
+    return video.source.path if isinstance(video.source, ExrFrames) else Path(str(video.source))
+
+
+def read_image(text: str, compression: int | None, space: str | None = None) -> Picture:
+    """Read the picture of an --image flag.
+
+    Args:
+        text: what was written.
+        compression: holds where the flag says nothing else; light is never compressed.
+        space: of an EXR picture; None where none was said.
+    """
+    written = syntax.parse_picture(text)
+    if is_exr(written.path):
+        meant = _known_space(Path(written.path), space)
+        return Picture(read_exr(written.path)[None], written.frame, written.strength, None, written.append, meant)
+    crf = compression if written.compression is None else written.compression
+    return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
+
+
+def audio_source(text: str) -> AudioSource:
+    """Return the sound of an --audio flag."""
+    path, part = syntax.parse_file(text, "start", "seconds")
+    return AudioSource.of(path, **part)
+
+
+def _reference_audio(text: str) -> ReferenceAudio:
+    path, part = syntax.parse_file(text, "strength", "start", "seconds")
+    strength = part.pop("strength", 1.0)
+    return ReferenceAudio(AudioSource.of(path, **part), strength)
+
+
+def _character(text: str) -> Character:
+    """Somebody of whom a picture, a voice or both are given; the end of a name says which a single file is."""
+    files, settings = syntax.parse_character(text)
+    part = {name: settings.pop(name) for name in ("start", "seconds") if name in settings}
+    seen = files[0] if len(files) == 2 or files[0].suffix.lower() in PICTURES else None
+    heard = None if files[-1] == seen else AudioSource.of(files[-1], **part)
+    return Character(None if seen is None else read_picture(seen), heard, **settings)
+
+
+def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) -> list[ReferenceVideo]:
+    """The references, each with its mask and its fill, as far as they go."""
+    texts, space = options.reference_video, space_of(options)
+    masks = [read_mask(path) for path in options.reference_mask]
+    fills = [read_mask(path, fps) for path in options.reference_fill]
+    pairs = zip(texts, [*masks, *[None] * len(texts)], [*fills, *[None] * len(texts)])
+    return [replace(_reference_video(text, loras, space), mask=mask, fill=fill) for text, mask, fill in pairs]
+
+
+def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
+    names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
+    path, part = syntax.parse_file(text, *names, "outpaint", "margin", "start", "seconds")
+    usual = reference_scale(loras)
+    source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
+    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
+    return ReferenceVideo(_film(path, source, space), **settings)
+
+
+def _tracks(text: str, clip: ClipSettings, loras: Stack) -> ReferenceVideo:
+    """Motion tracks as a reference. Raises SettingError where nothing says the size of the picture they are for."""
+    sizes = ("width", "height", "frames")
+    path, part = syntax.parse_file(text, "strength", "attention", "downscale", "temporal_scale", *sizes)
+    known = {"width": clip.width, "height": clip.height, "frames": clip.asked_frames}
+    size = {name: part.pop(name, known[name]) for name in sizes}
+    if missing := [name for name in sizes if size[name] is None]:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise SettingError(
+            f"Nothing says the {', '.join(missing)} of the clip that {path.name} is for: give {flags}, or write "
+            f"{path.name}:{','.join(f'{name}=..' for name in missing)}."
+        )
+    usual = reference_scale(loras)
+    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
+    return ReferenceVideo(VideoSource(syntax.read_tracks(path, **size)), **settings)
+
+
+def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
+    """Read how white a picture or a video is, (1 or F, H, W) in 0..1.
+
+    Args:
+        path: of the picture or video.
+        fps: the rate at which a video is read; None for its own.
+        frames: how many of them, at most; None for as many as a clip can have.
+    """
+    if path.suffix.lower() in PICTURES:
+        return read_picture(path).mean(-1)
+    rate = fps or probe(path).fps or Fraction(24)
+    return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames or MOST_MASKS)])
+
+
+def video_source(text: str | None, space: str | None) -> VideoSource | None:
+    """Return the video of a flag, such as --source; None where it was not given."""
+    if text is None:
+        return None
+    return _film(*syntax.parse_file(text, "start", "seconds"), space)
+
+
+def _film(path: Path, part: dict[str, Any], space: str | None) -> VideoSource:
+    """A video file, or the EXR frames of a folder."""
+    if not is_exr(path):
+        return VideoSource(path, **part)
+    if part:
+        raise SettingError(f"{path.name} are EXR frames, which are taken whole: leave start and seconds out.")
+    return VideoSource(ExrFrames(path, _known_space(path, space)))
+
+
+def space_of(options: argparse.Namespace) -> str | None:
+    """Return what --hdr says; None where it was not given."""
+    return given(options, Request).get("hdr")
+
+
+def _known_space(path: Path, space: str | None) -> Space:
+    """The space of an EXR file. Raises SettingError where none was said."""
+    if space is None:
+        spaces = ", ".join(name.replace(" ", "-") for name in FILE_SPACES)
+        raise SettingError(f"{path.name} is EXR, which holds light: say in which space with --hdr, one of {spaces}.")
+    return FILE_SPACES[space]
+
+
+def own_fps(film: VideoSource) -> Fraction | None:
+    """The rate of a given video; SettingError for EXR frames, which have none."""
+    if film.space is not None:
+        raise SettingError(f"{path_of(film).name} are EXR frames, which have no frame rate of their own: give --fps.")
+    return probe(path_of(film)).fps
