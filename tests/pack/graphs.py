@@ -540,13 +540,9 @@ def raise_frame_rate() -> Graph:
     graph = Graph(
         "raise_frame_rate",
         "More frames per second, with LTX-2.5 (DFR)",
-        OPENS + "It knows no keyframes, so *LTX-2 Generated Keyframes* and *LTX-2 Raise Frame Rate* are "
-        "bypassed.\n\n"
-        "**With LTX-2.5**: choose its transformer, the temporal upscaler in *Temporal upscaler*, and "
-        "switch both nodes on (Ctrl + B). Keyframes are generated beside the clip; then its frame rate "
-        "is doubled, and each stretch between two of them is refined: 48 frames per second, 96 with *rounds* 2. The "
-        "sound stays that of the first stage.",
-        files=("distilled_loras", "2.5"),
+        OPENS + "It knows no keyframes: two nodes are bypassed. **With LTX-2.5**: choose its transformer and temporal "
+        "upscaler, switch both on (Ctrl + B), and get 48 frames per second, 96 with *rounds* 2.",
+        files=("2.5",),
         note_in=(4, 1),
     )
     usual = Usual(graph, RED)
@@ -567,8 +563,8 @@ def raise_frame_rate() -> Graph:
         model=lora["model"], positive=usual.contexts["positive"], latent=large["av_latent"],
         upscaler=temporal["upscaler"], rounds=1, seed=7, **given,
     )  # fmt: skip
-    graph.put(1, "Clip", usual.empty, keyframes)
-    graph.put(2, "Sampling", sampler)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", keyframes, sampler)
     graph.put(3, "Second stage", large, faster)
     graph.put(4, "Result", *usual.decoded(faster["av_latent"]))
     return graph

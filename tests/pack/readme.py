@@ -14,7 +14,10 @@ from pack.links import FILES, LICENCES, File
 README = REPOSITORY / "README.md"
 
 # What a workflow needs beside a model and Gemma, by the groups of links.py.
-NEEDED = {"upscalers": "upscaler", "distilled_loras": "distilled LoRA", "loras": "LoRAs", "ic_loras": "IC-LoRA"}
+NEEDED = {
+    "upscalers": "upscaler", "distilled_loras": "distilled LoRA", "loras": "LoRAs", "ic_loras": "IC-LoRA",
+    "2.5": "LTX-2.5",
+}  # fmt: skip
 # What files are for: their folder of LTX-2.5, which comes in parts, and their group of earlier versions; "" for none.
 USES = {
     "the model: one of them": ("diffusion_models", "models"),
