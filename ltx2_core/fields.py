@@ -178,6 +178,12 @@ def settings_of(owner: type) -> dict[str, Setting]:
     return found
 
 
+def check_settings(value: object) -> None:
+    """Raise SettingError if a setting of the dataclass ``value`` lies outside its limits."""
+    for name, setting in settings_of(type(value)).items():
+        setting.check(getattr(value, name))
+
+
 _NUMBER_SIGNS = str.maketrans(
     {"\u2212": "-", "\u2010": "-", "\u2012": "-", "\u2013": "-", "\u3001": ",", "\u061b": ";"}
 )

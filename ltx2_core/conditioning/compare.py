@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..fields import Choice, Number, settings_of
+from ..fields import Choice, Number, check_settings
 from ..media import probe
 from .sources import AudioSource, Numbered, VideoSource
 
@@ -43,8 +43,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a value outside its limits."""
-        for name, setting in settings_of(type(self)).items():
-            setting.check(getattr(self, name))
+        check_settings(self)
 
     def frames(self, first: VideoSource, second: VideoSource, fps: Fraction) -> Iterator[Tensor]:
         """Yield frames (F, H, W, 3) in 0..1 at ``fps``.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Whole, check_number, settings_of
+from ..fields import Whole, check_number, check_settings
 
 LONGEST = 1_000_000  # letters of tracks
 FARTHEST = 100_000  # pixels from the corner of the picture
@@ -55,8 +55,7 @@ class MotionTracks:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a size or a length that cannot be."""
-        for name, setting in settings_of(MotionTracks).items():
-            setting.check(getattr(self, name))
+        check_settings(self)
         short, long = sorted(self.size)
         if long > NARROWEST * short:
             raise SettingError(
