@@ -177,10 +177,15 @@ def _reference_videos(options: argparse.Namespace, fps: Fraction, loras: Stack) 
 def _reference_video(text: str, loras: Stack, space: str | None) -> ReferenceVideo:
     names = ("strength", "attention", "downscale", "temporal_scale", "grow", "grow_frames")
     path, part = syntax.parse_file(text, *names, "outpaint", "margin", "start", "seconds")
-    usual = reference_scale(loras)
     source: dict[str, Any] = {name: part.pop(name) for name in ("start", "seconds") if name in part}
-    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
-    return ReferenceVideo(_film(path, source, space), **settings)
+    return _reference(_film(path, source, space), part, loras)
+
+
+def _reference(video: VideoSource, settings: dict[str, Any], loras: Stack) -> ReferenceVideo:
+    """The reference with these settings; those of its size are what the LoRAs want, where nothing else was said."""
+    downscale, temporal_scale = reference_scale(loras)
+    settings = {"downscale": downscale, "temporal_scale": temporal_scale, **settings}
+    return ReferenceVideo(video, **settings)
 
 
 def _tracks(text: str, clip: ClipSettings, loras: Stack) -> ReferenceVideo:
@@ -195,9 +200,7 @@ def _tracks(text: str, clip: ClipSettings, loras: Stack) -> ReferenceVideo:
             f"Nothing says the {', '.join(missing)} of the clip that {path.name} is for: give {flags}, or write "
             f"{path.name}:{','.join(f'{name}=..' for name in missing)}."
         )
-    usual = reference_scale(loras)
-    settings = {"downscale": usual[0], "temporal_scale": usual[1], **part}
-    return ReferenceVideo(VideoSource(syntax.read_tracks(path, **size)), **settings)
+    return _reference(VideoSource(syntax.read_tracks(path, **size)), part, loras)
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
