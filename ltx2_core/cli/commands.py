@@ -41,7 +41,7 @@ from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
 from .flags import given
-from .inspect import inspect
+from .inspect import for_each, inspect
 from .progress import Bars
 from .sign import run_check, run_sign
 from .syntax import parse_lora
@@ -131,7 +131,7 @@ def run_batch_file(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    print(plain_text("\n\n".join(inspect(path) for path in options.files)))
+    for_each(options.files, lambda path: print(plain_text(inspect(path)), end="\n\n", flush=True))
 
 
 def run_plan(options: argparse.Namespace) -> None:
@@ -167,8 +167,10 @@ def cards_of(options: argparse.Namespace) -> list[str | None]:
         return [name.strip() for name in options.devices.split(",")]
     if options.gpus is None:
         return [options.card]
-    if options.card is None or not 1 <= options.gpus <= 64:
-        raise SettingError(f"--gpus {options.gpus} says how many of --card there are, from 1 to 64: give both.")
+    if options.card is None:
+        raise SettingError("--gpus says how many of --card there are: give that, too.")
+    if not 1 <= options.gpus <= 64:
+        raise SettingError(f"--gpus is {options.gpus}; a plan can be made for 1 to 64 cards.")
     return [options.card] * options.gpus
 
 

@@ -1,6 +1,6 @@
 """What a file is, in words."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..checkpoint.components import COMPONENTS
@@ -13,13 +13,31 @@ from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_
 from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags
 from ..quantization import check_stored
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
+
+
+def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:
+    """Tell of each file; one of which nothing can be told does not keep the others from being told of.
+
+    Raises:
+        LTX2Error: at the end, with the sentences of all that failed.
+    """
+    failed: list[LTX2Error] = []
+    for path in files:
+        try:
+            tell(path)
+        except LTX2Error as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise LTX2Error(" ".join(map(str, failed)))
 
 
 def inspect(path: str | Path) -> str:

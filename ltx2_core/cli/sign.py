@@ -1,9 +1,11 @@
 """The commands that sign a clip, and that say who signed one."""
 
 import argparse
+from pathlib import Path
 
 from ..errors import MediaError, plain_text
 from ..media.provenance import Identity, describe_origin, read_signature, sign_file
+from .inspect import for_each
 
 
 def run_sign(options: argparse.Namespace) -> None:
@@ -15,11 +17,11 @@ def run_sign(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> None:
     """Print who signed files, and what they say. Raises MediaError, at the end, if any was changed since."""
-    changed = []
-    for path in options.files:
-        signature = read_signature(path)
-        print(plain_text(describe_origin(path, signature)), flush=True)
-        if signature is not None and signature.faults:
-            changed.append(path.name)
-    if changed:
-        raise MediaError(f"{', '.join(changed)} changed after it was signed: get it anew from who signed it.")
+    for_each(options.files, _check)
+
+
+def _check(path: Path) -> None:
+    signature = read_signature(path)
+    print(plain_text(describe_origin(path, signature)), flush=True)
+    if signature is not None and signature.faults:
+        raise MediaError(f"{path.name} changed after it was signed: get it anew from who signed it.")

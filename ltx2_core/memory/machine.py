@@ -113,30 +113,70 @@ CARDS = {
     card.name: card
     for card in (
         _card("RTX 5090", 32, 209.5, 1792, 54),
-        _card("RTX 4090", 24, 165.2, 1008, 25),
-        _card("RTX 3090", 24, 71.0, 936, 25, float8=False),
         _card("RTX 5080", 16, 112.6, 960, 54),
-        _card("RTX 4080", 16, 97.5, 717, 25),
+        _card("RTX 5070 Ti", 16, 87.9, 896, 54),
         _card("RTX 5070", 12, 61.7, 672, 54),
+        _card("RTX 5060 Ti 16 GB", 16, 47.4, 448, 27),
+        _card("RTX 5060 Ti 8 GB", 8, 47.4, 448, 27),
+        _card("RTX 5060", 8, 38.4, 448, 27),
+        _card("RTX 4090", 24, 165.2, 1008, 25),
+        _card("RTX 4080 SUPER", 16, 104.4, 736, 25),
+        _card("RTX 4080", 16, 97.5, 717, 25),
+        _card("RTX 4070 Ti SUPER", 16, 88.2, 672, 25),
+        _card("RTX 4070 Ti", 12, 80.2, 504, 25),
+        _card("RTX 4070 SUPER", 12, 71.0, 504, 25),
         _card("RTX 4070", 12, 58.3, 504, 25),
-        _card("RTX 3060", 12, 25.5, 360, 25, float8=False),
+        _card("RTX 4060 Ti 16 GB", 16, 44.1, 288, 12.5),
+        _card("RTX 4060 Ti 8 GB", 8, 44.1, 288, 12.5),
         _card("RTX 4060", 8, 30.2, 272, 12.5),
+        _card("RTX 3090 Ti", 24, 80.0, 1008, 25, float8=False),
+        _card("RTX 3090", 24, 71.0, 936, 25, float8=False),
+        _card("RTX 3080 Ti", 12, 68.2, 912, 25, float8=False),
+        _card("RTX 3080 12 GB", 12, 61.3, 912, 25, float8=False),
+        _card("RTX 3080 10 GB", 10, 59.5, 760, 25, float8=False),
+        _card("RTX 3070", 8, 40.6, 448, 25, float8=False),
+        _card("RTX 3060 Ti", 8, 32.4, 448, 25, float8=False),
+        _card("RTX 3060", 12, 25.5, 360, 25, float8=False),
+        _card("RTX PRO 6000", 96, 503.8, 1792, 54),
+        _card("RTX 6000 Ada", 48, 364.2, 960, 25),
+        _card("RTX A6000", 48, 154.8, 768, 25, float8=False),
+        _card("L40S", 48, 362.0, 864, 25),
+        _card("A100 80 GB", 80, 312.0, 2039, 25, float8=False),
+        _card("A100 40 GB", 40, 312.0, 1555, 25, float8=False),
         _card("H100", 80, 989.4, 3350, 54),
         _card("H200", 141, 989.4, 4800, 54),
+        _card("B200", 180, 2250.0, 8000, 54),
     )
 }
 
 
 def machine_named(name: str) -> Machine:
-    """Return the card called ``name``, in upper or lower case, with or without "RTX".
+    """Return the card called ``name``, in upper or lower case, with or without its maker, "RTX" and its memory.
 
     Raises:
-        SettingError: for a card that is not in ``CARDS``.
+        SettingError: for a card that is not in ``CARDS``, or of which there are several that differ in memory.
     """
-    for card in CARDS.values():
-        if name.lower().removeprefix("rtx").strip() == card.name.lower().removeprefix("rtx").strip():
-            return card
+    called, gib = _parts(name)
+    alike = [card for card in CARDS.values() if _parts(card.name)[0] == called]
+    found = [card for card in alike if gib in (None, str(card.memory // GIB))]
+    if len(found) == 1:
+        return found[0]
+    if alike:
+        raise SettingError(f"For {name} say which card is meant: {' or '.join(card.name for card in alike)}.")
     raise SettingError(f"The card {name} is not known here; known are {', '.join(CARDS)}.")
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """Return what the name of a card calls it, without what many have in common, and its GiB if the name says them."""
+    name = name.lower()
+    for common in ("nvidia", "geforce", "rtx"):
+        name = name.replace(common, " ")
+    for suffix in ("ti", "super", "gb"):
+        name = name.replace(suffix, f" {suffix} ")
+    words = name.split()
+    if words[-1:] == ["gb"]:
+        return "".join(words[:-2]), "".join(words[-2:-1])
+    return "".join(words), None
 
 
 ScaledProduct = Callable[[Tensor], Callable[[], object] | None]

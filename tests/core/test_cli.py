@@ -38,6 +38,7 @@ FPS = Fraction(24)
 FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
 SOUND = AudioSource(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
 LORA = MINIATURE / "loras" / "light-room.safetensors"
+EXAMPLE = Path(__file__).parents[2] / "workflows" / "examples" / "ltx2_example_clip.mp4"
 IC_LORA = MINIATURE / "loras" / "ic-motion.safetensors"
 WINDOWS_PATH = r"C:\clips\cat.png"
 
@@ -621,6 +622,15 @@ def test_tiny_and_inspect(tmp_path, capsys):
     checkpoint = capsys.readouterr().out.split()[0]
     assert main(["inspect", checkpoint, str(LORA)]) == 0
     assert "LTX-2.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(command, tmp_path, capsys):
+    (tmp_path / "text.mp4").write_text("no clip")
+    assert main([command, "nowhere.mp4", str(tmp_path / "text.mp4"), str(EXAMPLE)]) == 2
+    out, err = capsys.readouterr()
+    assert EXAMPLE.name in out
+    assert err.count("error: ") == 1 and "nowhere.mp4" in err and "text.mp4" in err
 
 
 def test_a_checkpoint_needs_a_text_encoder(tmp_path, capsys):
