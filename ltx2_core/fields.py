@@ -144,7 +144,8 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
     except TypeError:
         raise SettingError(f"{name} is {value!r}; it must be a number.") from None
     if not fits:
-        raise SettingError(f"{name} is {_short(cast(float, value))}; it must be between {least:g} and {most:g}.")
+        found = short(cast(float, value))
+        raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
 
 def check_output_name(name: str, value: str) -> None:
@@ -154,9 +155,12 @@ def check_output_name(name: str, value: str) -> None:
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Return a number as a sentence shows it: whole ones with all digits up to 20, others with six."""
+    if isinstance(number, int) and abs(number) < 10**20:
+        return str(number)
     try:
-        return f"{float(number):g}"
+        return f"{number:g}"
     except OverflowError:  # whole numbers have no largest one
         return "a number of more than 300 digits"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
+from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of, short
 from . import syntax
 
 
@@ -145,7 +145,7 @@ def described(setting: Setting, default: str = "") -> str:
     """Return the help of a setting: its text, its limits with their unit, and what holds where it is not set."""
     look, notes = setting.look, []
     if isinstance(look, Number | Whole):
-        notes.append(f"{look.least:g} to {look.most:g}{f' {look.unit}' if look.unit else ''}")
+        notes.append(f"{short(look.least)} to {short(look.most)}{f' {look.unit}' if look.unit else ''}")
     if default:
         notes.append(f"default: {default}")
     elif setting.default is None:

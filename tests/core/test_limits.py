@@ -109,6 +109,19 @@ def test_a_plan_has_the_same_limits(flag, value, capsys):
     assert "must be" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "fact"),
+    [
+        ("--frames", "1234567", "--frames is 1234567; it must be between 1 and "),
+        ("--seed", str(2**64), f"--seed is {2**64}; it must be between 0 and {2**64 - 1}."),
+        ("--seed", HUGE, "--seed is a number of more than 300 digits; it must be between 0 and "),
+    ],
+)
+def test_whole_numbers_are_shown_whole(flag, value, fact, capsys):
+    assert main(["generate", "--prompt", "x", "--output", "x.mp4", flag, value]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {fact}")
+
+
 def test_the_sentence_names_the_flag(capsys):
     main(["generate", "--prompt", "x", "--output", "x.mp4", "--drift", "7"])
     assert capsys.readouterr().err == "error: --drift is 7; it must be between 0 and 1.\n"

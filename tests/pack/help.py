@@ -57,7 +57,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
         yield "a whole number"
     elif kind in ("INT", "FLOAT"):
         step = options.get("step", 1)
-        yield f"{options['min']:g} to {options['max']:g}" + (f" in steps of {step:g}" if step > 1 else "")
+        yield f"{options['min']:.10g} to {options['max']:.10g}" + (f" in steps of {step:g}" if step > 1 else "")
         yield f"default {options['default']:g}"
     elif kind == "BOOLEAN":
         yield f"on or off; default {'on' if options['default'] else 'off'}"
