@@ -1,13 +1,15 @@
 """Bytes and operations of one block beside other implementations, counted on shapes: python -m benchmarks.traffic
 
 Everything runs on the meta device, as on a CUDA card: a norm and attention are one kernel each, and what matrix
-products and attention move is left out. One clip of 1280 x 704 x 121, 14 080 tokens. Bytes are in h, the hidden states
-of the video once. Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in
-~/comfy/ComfyUI.
+products and attention move is left out, but not how quantised products round their inputs. One clip of 1280 x 704 x
+121, 14 080 tokens. Bytes are in h, the hidden states of the video once. Quantised are all matrices of a block but
+gates, as `convert --keep gates` writes them; "of files" says that each layer has a scale for its inputs, as in official
+fp8. Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in ~/comfy/ComfyUI.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ltx2_core.memory.trace import Cost, cost
+from ltx2_core.quantization import FORMATS, install_quantized_layers, kept_names, outline_of, use_scaled_products
 from ltx2_core.transformer import StreamInput, Transformer, TransformerConfig, count_with
 
 from .markdown import markdown
@@ -28,6 +31,8 @@ OURS = {
     "+ comfy-kitchen": ("cuBLASLt", "comfy-kitchen"),
     "+ Triton": ("cuBLASLt", "comfy-kitchen", "Triton"),
 }
+# Formats in which products are made, and whether their files have scales of inputs.
+QUANTISED = {"fp8": ("fp8", False), "fp8 of files": ("fp8", True), "int8": ("int8", False), "nvfp4": ("nvfp4", False)}
 TOKENS, AUDIO, TEXT = 14_080, 126, 1024
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"  # configurations of the released checkpoints
 
@@ -59,10 +64,37 @@ def section_of(version: str) -> dict[str, Any]:
 
 def of_ours(section: dict[str, Any]) -> Run:
     """Return one pass of this project's transformer."""
-    config = TransformerConfig.from_json(section)
+    return _pass_of(_ours(section), section)
+
+
+def of_quantised(format: str, input_scales: bool, section: dict[str, Any]) -> Run:
+    """Return one pass of it with all matrices of its blocks but gates in a format, which a card multiplies in.
+
+    Args:
+        format: a row of FORMATS.
+        input_scales: whether each of these layers has a scale for its inputs.
+        section: what the checkpoint says of its transformer.
+    """
+    network = _ours(section)
+    state = network.state_dict()
+    is_kept = kept_names(state, ("ends", "gates"))
+    for name, weight in list(state.items()):
+        if weight.ndim == 2 and name.endswith(".weight") and not is_kept(name):
+            made = outline_of(FORMATS[format], tuple(weight.shape))
+            made |= {"input_scale": torch.empty((), device="meta")} if input_scales else {}
+            state |= {name.removesuffix("weight") + suffix: each for suffix, each in made.items()}
+    install_quantized_layers(network, state)
+    use_scaled_products(network, ["meta"])
+    return _pass_of(network.requires_grad_(False), section)
+
+
+def _ours(section: dict[str, Any]) -> Transformer:
     with torch.device("meta"):
-        network = Transformer(config).bfloat16().requires_grad_(False)
-    video, audio = streams(config)
+        return Transformer(TransformerConfig.from_json(section)).bfloat16().requires_grad_(False)
+
+
+def _pass_of(network: Transformer, section: dict[str, Any]) -> Run:
+    video, audio = _streams_of(section)
     return lambda: network(video, audio)
 
 
@@ -94,7 +126,7 @@ def _official(section: dict[str, Any]) -> torch.nn.Module:
 
 def count_difference(make: Callable[[dict[str, Any]], Run], section: dict[str, Any]) -> Cost:
     """Return what one block costs: what three blocks cost more than two."""
-    two, three = (cost(make(section | {"num_layers": layers})) for layers in (2, 3))
+    _, two, three = (cost(make(section | {"num_layers": layers})) for layers in (1, 2, 3))  # the first fills caches
     return three - two
 
 
@@ -137,6 +169,9 @@ def count(version: str) -> dict[str, Cost]:
     for name, kernels in OURS.items():
         with count_with(*kernels):
             found[f"ours, {name}"] = count_difference(of_ours, section)
+    with count_with(*kernels):  # the last ones, all
+        for name, row in QUANTISED.items():
+            found[f"ours, {name}"] = count_difference(partial(of_quantised, *row), section)
     if find_spec("ltx_core"):
         found["ltx-core"] = count_difference(of_official, section)
         if find_spec("diffusers"):
@@ -147,13 +182,15 @@ def count(version: str) -> dict[str, Cost]:
 
 
 def main() -> str:
-    """Return a table: bytes in h, and operations, of one block."""
+    """Return a table: bytes in h, those beside ours in bf16 with all kernels, and operations, of one block."""
     rows = []
     for version in ("2.0", "2.3"):
-        hidden = hidden_bytes(section_of(version))
-        for name, found in count(version).items():
-            rows.append([version, name, f"{found.moved / hidden:.1f}", f"{found.launches:.0f}"])
-    return markdown(["version", "", "h per block", "operations per block"], rows)
+        hidden, counted = hidden_bytes(section_of(version)), count(version)
+        ours = counted[f"ours, {list(OURS)[-1]}"].moved
+        for name, found in counted.items():
+            figures = f"{found.moved / hidden:.1f}", f"{found.moved / ours:.2f}", f"{found.launches:.0f}"
+            rows.append([version, name, *figures])
+    return markdown(["version", "", "h per block", "beside ours with all kernels", "operations per block"], rows)
 
 
 if __name__ == "__main__":

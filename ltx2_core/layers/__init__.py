@@ -7,10 +7,10 @@ from .levels import TokenLevels
 from .norms import rms_norm
 from .rope import Rope, Rotation
 from .schedule import TextSchedule
-from .sharing import shared_input
+from .sharing import find_rounding, merge_axes, shared_input
 from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels", "Visibility",
-    "needs_grad", "rms_norm", "shared_input",
+    "find_rounding", "merge_axes", "needs_grad", "rms_norm", "shared_input",
 ]  # fmt: skip

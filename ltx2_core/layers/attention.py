@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import needs_grad
-from .kernels import NORM_ROTATE, attend
+from .kernels import GATE_ROUND, NORM_ROTATE, attend
 from .kernels.light import split_heads
 from .norms import RMSNorm
 from .rope import Rotation
 from .schedule import TextSchedule
-from .sharing import shared_input
+from .sharing import find_rounding, shared_input
 from .visibility import Visibility
 
 HEADS_AT_ONCE = 4  # of attention between groups
@@ -136,6 +136,9 @@ class Attention(nn.Module):
 
         ``heads`` is overwritten unless autograd needs it.
         """
+        kernel = None if needs_grad(heads) else find_rounding(GATE_ROUND.find, heads, (self.out,))
+        if kernel is not None:
+            return self.out(kernel(heads, gates))
         if gates is not None:
             heads = heads * gates if needs_grad(heads, gates) else heads.mul_(gates)
         return self.out(heads.transpose(1, 2).flatten(2))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import needs_grad
-from .kernels import LINEAR_GELU
+from .kernels import GELU_ROUND, LINEAR_GELU
+from .sharing import find_rounding, is_adapted, split_tokens
 
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
 CHUNK = 4096
@@ -35,25 +36,26 @@ class FeedForward(nn.Module):
         """Transform each token of ``x`` (B, N, D) by itself; ``chunk`` tokens at a time bound the memory.
 
         Args:
-            x: the tokens.
+            x: the tokens, which may have been rounded for ``up`` already.
             combine: what is returned instead of the transformed tokens, from their first and last place and
                 themselves; it may be told to write it into a tensor.
         """
         if len(x) > 1 and combine is not None:
             return combine(0, x.shape[1], self.transform(x), None)
-        tokens = x.flatten(0, -2)
-        if len(tokens) <= self.chunk or needs_grad(x):
-            change = _transform(x, self.up, self.down)
-            return change if combine is None else combine(0, len(tokens), change, None)
+        gelu = None if needs_grad(x) else find_rounding(GELU_ROUND.find, x, (self.down,))
+        tokens = x.shape[:-1].numel()
+        if tokens <= self.chunk or needs_grad(x):
+            change = _transform(x, self.up, self.down, gelu)
+            return change if combine is None else combine(0, tokens, change, None)
         up, down = _for_all_chunks(self.up, x.dtype), _for_all_chunks(self.down, x.dtype)
-        output, start = torch.empty_like(tokens), 0
-        chunks = math.ceil(len(tokens) / self.chunk)
-        for source, target in zip(tokens.tensor_split(chunks), output.tensor_split(chunks)):
+        output, start = x.new_empty(tokens, x.shape[-1]), 0
+        chunks = math.ceil(tokens / self.chunk)
+        for source, target in zip(split_tokens(x, chunks), output.tensor_split(chunks)):
             stop = start + len(source)
             if combine is None:
-                target.copy_(_transform(source, up, down))
+                target.copy_(_transform(source, up, down, gelu))
             else:
-                combine(start, stop, _transform(source, up, down)[None], target[None])
+                combine(start, stop, _transform(source, up, down, gelu)[None], target[None])
             start = stop
         return output.view_as(x)
 
@@ -62,8 +64,10 @@ Linear = Callable[[Tensor], Tensor]
 Combine = Callable[[int, int, Tensor, Tensor | None], Tensor]
 
 
-def _transform(x: Tensor, up: Linear, down: Linear) -> Tensor:
-    """All tokens at once, which holds 4 D channels of each."""
+def _transform(x: Tensor, up: Linear, down: Linear, gelu_round: Linear | None) -> Tensor:
+    """All tokens at once, which holds 4 D channels of each; ``gelu_round`` rounds them for ``down`` as well."""
+    if gelu_round is not None:
+        return down(gelu_round(up(x)))
     kernel = LINEAR_GELU.find(x) if _is_plain(up) and not needs_grad(x) else None
     if kernel is not None and isinstance(up, nn.Linear):
         return down(kernel(x, up.weight, up.bias))
@@ -72,7 +76,7 @@ def _transform(x: Tensor, up: Linear, down: Linear) -> Tensor:
 
 def _is_plain(linear: Linear) -> bool:
     """Whether ``linear`` does nothing but multiply by its weight: no LoRA beside it, no other format."""
-    return type(linear) is nn.Linear and not {"forward", "expanded"} & vars(linear).keys()
+    return type(linear) is nn.Linear and not is_adapted(linear)
 
 
 def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Linear:

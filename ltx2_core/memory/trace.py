@@ -72,9 +72,9 @@ class _Counter(TorchDispatchMode):
         given = tensors_in((args, kwargs))
         result = RESULTS.of(operation, args, kwargs, given)
         made = tensors_in(result)
-        self._keep_new(given, made)
+        is_new = self._keep_new(given, made)
         kind = operation.overloadpacket
-        if operation.is_view or kind in _FREE:
+        if kind in _FREE or (operation.is_view and not is_new):  # ``to`` and ``flatten`` copy if they must
             return result
         self.launches += 1
         if kind is aten.scaled_dot_product_attention:
@@ -92,13 +92,14 @@ class _Counter(TorchDispatchMode):
             self.moved += sum(map(_bytes, (*_read(kind, args, kwargs), *written)))
         return result
 
-    def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> None:
-        """Count the memory of what was ``made``, unless it is memory of what was ``given``."""
-        here = {tensor.untyped_storage()._cdata for tensor in given} | self._known
-        for storage in (tensor.untyped_storage() for tensor in made):
-            if storage._cdata not in here:
-                here.add(storage._cdata)
+    def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> bool:
+        """Count the memory of what was ``made`` if it is none of what was ``given``; return whether any is new."""
+        before = {tensor.untyped_storage()._cdata for tensor in given} | self._known
+        new = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in made)}
+        for key, storage in new.items():
+            if key not in before:
                 self._keep(storage)
+        return not new.keys() <= before
 
     def _keep(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()

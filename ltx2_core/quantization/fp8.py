@@ -132,6 +132,11 @@ class Fp8Format(Format):
         bias, input_scale = layer.bias, layer.input_scale
         return partial(scaled_linear, weight=weight, weight_scale=scale, bias=bias, input_scale=input_scale)
 
+    def takes_float8_tokens(self, layer: QuantizedLinear, dtype: torch.dtype) -> bool:
+        """Return whether a layer multiplies in float8, and no scale for its inputs is that of the file."""
+        assert isinstance(layer, Fp8Linear)
+        return layer.input_scale is None and self.find_product(layer, dtype) is not None
+
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs are not rounded: old ComfyUI files do so by two
         elements."""

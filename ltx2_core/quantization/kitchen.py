@@ -46,6 +46,10 @@ class KitchenFormat(Format):
         """Return what products take of x (tokens, in), which depends on x and ``rounding`` alone."""
         return (x,)
 
+    def count_rounding(self, x: Tensor) -> Tensor:
+        """Stand in for ``round_input`` on the meta device, where x (tokens, in) is read and its bytes are written."""
+        return x.to(torch.float8_e4m3fn)
+
     def multiply(
         self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
     ) -> Tensor:
@@ -124,12 +128,11 @@ def _multiply_by(
 
 
 def _count(format: KitchenFormat, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Stand in for a product on the meta device: inputs are read and rounded once. Of two numbers that share a byte the
-    pair counts as one, since such products are twice as fast again."""
+    """Stand in for a product on the meta device. Of two numbers that share a byte the pair counts as one, since such
+    products are twice as fast again."""
 
     def round_input() -> Tensor:
-        tokens = x.flatten(0, -2)
-        return tokens[:, :: tokens.shape[1] // weight.shape[1]].to(torch.float8_e4m3fn)
+        return format.count_rounding(x.flatten(0, -2))
 
     rounded = round_once(x, format.name, round_input) if format.rounds_apart else round_input()
     one = x.new_empty((), dtype=torch.float32)

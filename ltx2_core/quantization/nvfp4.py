@@ -129,9 +129,14 @@ class Nvfp4Format(KitchenFormat):
 
     def round_input(self, library: ModuleType, x: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
         """Round x to nvfp4, with the scale of all that its largest number asks for."""
-        largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
-        of_all = (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        of_all = _scale_of_all(x)
         return (of_all, *library.quantize_nvfp4(x, of_all))
+
+    def count_rounding(self, x: Tensor) -> Tensor:
+        """Stand in for ``round_input`` on the meta device: x (tokens, in) is read twice, a byte written for a pair."""
+        _scale_of_all(x)
+        pairs = torch.float32 if x.itemsize == 2 else torch.float64
+        return x.view(pairs).to(torch.float8_e4m3fn)
 
     def multiply(
         self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
@@ -154,6 +159,12 @@ class Nvfp4Format(KitchenFormat):
         """Return whether a weight is without padding, in the usual order, and its inputs need no scales of columns."""
         usual = "weight_scale_2" in stored.companions and "pre_quant_scale" not in stored.companions
         return usual and super().can_multiply(stored, shape)
+
+
+def _scale_of_all(x: Tensor) -> Tensor:
+    """The scale that the largest number of x asks for, ()."""
+    largest = torch.linalg.vector_norm(x, torch.inf, dtype=torch.float32)
+    return (largest / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _blocks(stored: StoredWeight) -> int:

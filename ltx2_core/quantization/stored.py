@@ -164,6 +164,11 @@ class QuantizedLinear(nn.Module):
         """Return the product in the format of the weight, for inputs of ``dtype``; None if the weight is expanded."""
         return self.format.find_product(self, dtype) if self.weight.device.type in self.scaled_on else None
 
+    def takes_float8_tokens(self, dtype: torch.dtype) -> bool:
+        """Return whether it rounds inputs of ``dtype`` to float8 with a scale for each token, as the entry of
+        ``layers.sharing.FLOAT8`` has them, and reads nothing else of them."""
+        return self.weight.device.type in self.scaled_on and self.format.takes_float8_tokens(self, dtype)
+
     def widened(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """Return the product with the expanded weight."""
         return partial(F.linear, weight=self.expand_weight(dtype), bias=self.bias)
@@ -309,6 +314,10 @@ class Format:
     def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
         """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
         return None
+
+    def takes_float8_tokens(self, layer: QuantizedLinear, dtype: torch.dtype) -> bool:
+        """Return whether the product of a layer takes inputs of ``dtype`` in float8 with a scale for each token."""
+        return False
 
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs of layers are not rounded."""

@@ -7,10 +7,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, Visibility, rms_norm
+from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, Visibility
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation, TokenModulation, gated_sum, modulate, norm_modulate
+from .modulation import Modulation, Readers, TokenModulation, gated_sum, modulate, norm, norm_modulate
 from .share import WHOLE, Whole
 from .text_cache import TextCache
 
@@ -80,7 +80,8 @@ class SelfAttention(Attention):
 
     def _update(self, table: Tensor, state: StreamState, values_only: bool) -> StreamState:
         shift, scale, gate = state.modulation(table, 0, 1, 2)
-        x = norm_modulate(state.x, shift, scale, self.eps)
+        readers = (self.v, self.gate) if values_only else (self.q, self.k, self.v, self.gate)
+        x = norm_modulate(state.x, shift, scale, self.eps, readers)
         if values_only:
             return state.plus(self.pass_values(x), gate)
         query, key_value = self.project_self(x, state.rotation)
@@ -111,10 +112,10 @@ class TextAttention(Attention):
     def _update(self, table: Tensor, project_text: Callable[[TextInput], KeyValue], state: StreamState) -> StreamState:
         text, gate = state.text, None
         if text.modulation is None:
-            x = rms_norm(state.x, self.eps)
+            x = norm(state.x, self.eps, (self.q, self.gate))
         else:
             shift, scale, gate = state.modulation(table, 6, 7, 8)
-            x = norm_modulate(state.x, shift, scale, self.eps)
+            x = norm_modulate(state.x, shift, scale, self.eps, (self.q, self.gate))
         query = self.project_query(x)
         del x
         heads = self.attend(query, project_text(text), text.bias)
@@ -146,7 +147,7 @@ class BlockFeedForward(FeedForward):
 
     def _update(self, table: Tensor, state: StreamState) -> StreamState:
         shift, scale, gate = state.modulation(table, 3, 4, 5)
-        x, before = norm_modulate(state.x, shift, scale, self.eps), state.x
+        x, before = norm_modulate(state.x, shift, scale, self.eps, (self.up,)), state.x
 
         def add(start: int, stop: int, change: Tensor, out: Tensor | None) -> Tensor:
             return gated_sum(before[:, start:stop], gate.within(start, stop), change, out)
@@ -220,15 +221,18 @@ class CrossStream(nn.Module):
             return state
         assert state.cross_gate is not None
         (gate,) = state.cross_gate(table[4:], 0)
-        query = self.attn.project_query(self._modulated(state, table), state.cross_rotation)
-        key_value = self.attn.project_key_value(self._modulated(source, source_table), source.cross_rotation)
-        heads = source.share.attend_to(self.attn.attend, query, key_value)
-        return state.plus(self.attn.project_out(heads, query.gates), gate)
+        attn = self.attn
+        query = attn.project_query(self._modulated(state, table, (attn.q, attn.gate)), state.cross_rotation)
+        context = self._modulated(source, source_table, (attn.k, attn.v))
+        key_value = attn.project_key_value(context, source.cross_rotation)
+        del context
+        heads = source.share.attend_to(attn.attend, query, key_value)
+        return state.plus(attn.project_out(heads, query.gates), gate)
 
-    def _modulated(self, state: StreamState, table: Tensor) -> Tensor:
+    def _modulated(self, state: StreamState, table: Tensor, readers: Readers) -> Tensor:
         assert state.cross_modulation is not None
         scale, shift = state.cross_modulation(table, *self.rows)
-        return norm_modulate(state.x, shift, scale, self.eps)
+        return norm_modulate(state.x, shift, scale, self.eps, readers)
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
 """Shift, scale and gate from the noise level (see README.md, "Modulation")."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..layers import needs_grad, rms_norm
-from ..layers.kernels import NORM_MODULATE
+from ..layers import find_rounding, merge_axes, needs_grad, rms_norm
+from ..layers.kernels import NORM_MODULATE, NORM_ROUND
 
 _FREQUENCIES = 128
 
@@ -138,14 +138,26 @@ def _runs_of(level: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in zip(bounds, bounds[1:])]
 
 
-def norm_modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation, eps: float) -> Tensor:
-    """Return rms_norm(x) * (1 + scale) + shift of x (B, N, D)."""
-    kernel = None if needs_grad(x) or shift.needs_grad else NORM_MODULATE.find(x)
+Readers = Sequence[nn.Module | None]  # layers that read what is made; None stands for no layer
+
+
+def norm(x: Tensor, eps: float, readers: Readers) -> Tensor:
+    """Return rms_norm(x) of x (B, N, D) for ``readers``, rounded as well if a kernel can do that for them."""
+    kernel = None if needs_grad(x) else find_rounding(NORM_ROUND.find, x, readers)
+    return rms_norm(x, eps) if kernel is None else kernel(x, None, None, eps)
+
+
+def norm_modulate(
+    x: Tensor, shift: TokenModulation, scale: TokenModulation, eps: float, readers: Readers = ()
+) -> Tensor:
+    """Return rms_norm(x) * (1 + scale) + shift of x (B, N, D) for ``readers``, as ``norm`` does."""
+    plain = needs_grad(x) or shift.needs_grad
+    kernel = None if plain else find_rounding(NORM_ROUND.find, x, readers) or NORM_MODULATE.find(x)
     groups = 0 if kernel is None else shift.count_groups(x.shape[1])
     if kernel is None or not groups:
         return modulate(rms_norm(x, eps), shift, scale)
     grouped = x.unflatten(1, (groups, -1))  # (B, groups, n, D): kernels know one row for each group of equal length
-    return kernel(grouped, scale.of_groups(groups, x), shift.of_groups(groups, x), eps).flatten(1, 2)
+    return merge_axes(kernel(grouped, scale.of_groups(groups, x), shift.of_groups(groups, x), eps))
 
 
 def modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation) -> Tensor:

@@ -8,10 +8,23 @@ from agreement import relative_error
 from official import inputs, official, tiny_section
 
 from ltx2_core.layers import Rope
-from ltx2_core.layers.kernels import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE, fused, light
+from ltx2_core.layers.kernels import (
+    GATE_ROUND,
+    GELU_ROUND,
+    LINEAR_GELU,
+    NORM_MODULATE,
+    NORM_ROTATE,
+    NORM_ROUND,
+    fused,
+    light,
+)
 from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN, TRITON
+from ltx2_core.layers.sharing import FLOAT8
+from ltx2_core.quantization import fp8_products, use_scaled_products
+from ltx2_core.quantization.fp8 import Fp8Linear
 from ltx2_core.transformer import modulation
 
+ROUND = NORM_ROUND, GELU_ROUND, GATE_ROUND
 CHOSEN = {NORM_MODULATE: KITCHEN, NORM_ROTATE: TRITON, LINEAR_GELU: CUBLAS}
 
 
@@ -31,6 +44,42 @@ def test_norm_and_rotation_in_triton(dtype):
     x = torch.randn(2, 5, 24).to(dtype)
     expected = light.norm_rotate(x.clone(), *others[:2], shared)
     assert relative_error(fused.norm_rotate(x, *others[:2], shared).float(), expected.float()) < 1e-2
+
+
+@pytest.fixture
+def _as_cards_round(monkeypatch):
+    """The interpreter's own rounding loses what is carried into the exponent: 125 becomes 64 instead of 128."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    theirs = interpreter._convert_float
+
+    def convert(numbers, kind, other, mode):
+        if (str(kind), str(other)) != ("fp32", "fp8e4nv"):
+            return theirs(numbers, kind, other, mode)
+        return torch.tensor(numbers).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+@pytest.mark.usefixtures("_as_cards_round")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("operation", ROUND, ids=lambda each: each.name)
+def test_rounding_inside_a_kernel_is_that_of_what_it_makes(operation, dtype):
+    """To the bit; a stand-in has nothing else."""
+    (kernel,) = [each.load() for each in operation.kernels]
+    given = operation.sample(torch.device("cpu"), dtype)
+    cases = [given, (given[0], None, *given[2:])] if operation is GATE_ROUND else [given]
+    cases += [(given[0].flatten(1, 2), None, None, 1e-6, False)] if operation is NORM_ROUND else []
+    for arguments in cases:
+        made, alone = kernel(*arguments[:-1], True), kernel(*arguments)
+        copied = arguments[0].clone(), *arguments[1:]
+        assert made.shape == alone.shape and made.dtype == alone.dtype == dtype and alone.isnan().all()
+        assert relative_error(made.float(), operation.plain(*copied).float()) < (1e-6 if dtype.itemsize == 4 else 1e-2)
+        tokens = made.flatten(0, -2)
+        scales = fp8_products.row_scales(tokens)
+        for found in (made, alone):
+            numbers, own = found.rounded[FLOAT8]
+            assert torch.equal(own, scales)
+            assert torch.equal(numbers.float(), fp8_products._rounded(tokens, scales).float())
 
 
 @pytest.fixture
@@ -62,3 +111,42 @@ def test_a_forward_with_all_kernels(request, version, first_frame):
     for found, expected in zip(ours(*streams), plain):
         assert not torch.equal(found, expected)
         assert relative_error(found, expected) < 1e-3  # the GELU is of the other form on a CPU
+
+
+def to_float8(network: torch.nn.Module, but: tuple[str, ...]) -> None:
+    """Put layers whose sides products take into float8, except those with such names."""
+    for module in list(network.blocks.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear) and name not in but and not any(n % 16 for n in child.weight.shape):
+                scale = fp8_products.row_scales(child.weight)
+                setattr(module, name, Fp8Linear((child.weight / scale).to(torch.float8_e4m3fn), scale, child.bias))
+    use_scaled_products(network, ["cpu"])
+
+
+@pytest.mark.usefixtures("_as_cards_round")
+@pytest.mark.parametrize(("version", "but"), [("2.0", ("v", "down")), ("2.3", ("gate",))])
+@torch.no_grad()
+def test_a_forward_in_float8_whose_inputs_kernels_round(monkeypatch, version, but):
+    """Layers that read the tensor itself get it; a layer with something beside it, too."""
+    section = tiny_section(version)
+    _, ours = official(section)
+    to_float8(ours.requires_grad_(False), but)
+    (block, *_) = ours.blocks
+    for layer in (block.video.self_attn.q, block.video.feed_forward.up):
+        if isinstance(layer, Fp8Linear):
+            plain = layer.forward
+            vars(layer)["forward"] = lambda x, plain=plain: plain(x) + x.mean(-1, keepdim=True)
+    streams, counted = inputs(section, first_frame=0.0), []
+    apart = ours(*streams)
+    rounded = fp8_products.row_scales
+    monkeypatch.setattr(fp8_products, "row_scales", lambda x: counted.append(x) or rounded(x))
+    ours(*streams)
+    before = len(counted)
+    for operation in ROUND:
+        chosen = {(torch.device("cpu"), torch.float32): (TRITON, operation.kernels[0].load())}
+        monkeypatch.setattr(operation, "_chosen", chosen)
+    monkeypatch.setattr(modulation, "_LEAST_GROUP", 2)
+    counted.clear()
+    for found, expected in zip(ours(*streams), apart):
+        assert relative_error(found, expected) < 1e-2
+    assert 0 < len(counted) < before / 2  # texts are left

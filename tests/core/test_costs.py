@@ -65,6 +65,8 @@ def test_costs_of_a_hand_counted_computation():
     rows, index = torch.empty(100, 4, device="meta"), torch.empty(5, dtype=torch.long, device="meta")
     assert cost(lambda: rows.index_select(0, index)).moved == 2 * 5 * 4 * 4  # not the 100 rows
     assert cost(lambda: rows.index_copy_(0, index, rows[:5])).moved == 2 * 5 * 4 * 4
+    assert cost(lambda: rows.t().flatten().half()).moved == 100 * 4 * (4 + 4 + 4 + 2)  # both copy, which views may
+    assert cost(lambda: rows.flatten().float()).moved == 0
     assert Cost(1, 2) + Cost(3, 4) * 2 == Cost(3, 10) and (Cost(1, 2) - Cost(3, 1)).products == 1
 
 

@@ -1,6 +1,7 @@
 """Products of two float8 matrices against the plain weight, on the CPU for real and on a card where there is one."""
 
 import base64
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from official import inputs, tiny_section
 from torch import nn
 
 from ltx2_core.errors import is_out_of_memory
-from ltx2_core.layers import Attention, FeedForward
+from ltx2_core.layers import Attention, FeedForward, attention
 from ltx2_core.memory import Plain, Store
 from ltx2_core.quantization import fp8_products as products
 from ltx2_core.quantization import use_scaled_products
@@ -187,18 +188,19 @@ def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, inpu
     assert len(counted) == (roundings + 1 if input_scale is None else roundings + 2)
 
 
-def test_a_transformer():
-    """Rounding inputs adds less than rounding weights did, and streams bit for bit, scales of inputs included."""
+def test_a_transformer(monkeypatch):
+    """Rounding inputs adds less than rounding weights did, streams bit for bit, scales of inputs included, and is the
+    same for each layer by itself, whatever is computed beside layers."""
     section = tiny_section("2.3", num_layers=4)
     network, given = Transformer(TransformerConfig.from_json(section)), inputs(section)
     for parameter in network.parameters():
         parameter.normal_(std=parameter.shape[-1] ** -0.5)
     plain = network(*given)
-    for block in list(network.blocks)[1:3]:
+    for block, scale in zip(list(network.blocks)[1:3], (2.0, None)):
         for module in [*block.video.modules()]:
             for name, child in module.named_children():
                 if isinstance(child, nn.Linear) and name != "gate":
-                    setattr(module, name, stored(child.weight, child.bias, torch.float8_e4m3fn, (), 2.0))
+                    setattr(module, name, stored(child.weight, child.bias, torch.float8_e4m3fn, (), scale))
     expanded = network(*given)
     use_scaled_products(network, ["cpu"])
     scaled = network(*given)
@@ -206,8 +208,15 @@ def test_a_transformer():
     assert 0 < errors[0] < errors[1] < 2 * errors[0]
     store = Store(network, "cpu", link=Plain("cpu"))
     store.set_budget(0)
-    with store.use():
-        assert all(torch.equal(a, b) for a, b in zip(network(*given), scaled))
+    layer = network.blocks[2].video.self_attn.k
+    for beside in (None, lambda x: type(layer).forward(layer, x) + x.mean(-1, keepdim=True)):
+        if beside is not None:
+            vars(layer)["forward"] = beside
+            scaled = network(*given)
+        with store.use(), monkeypatch.context() as apart:
+            assert all(torch.equal(a, b) for a, b in zip(network(*given), scaled))
+            apart.setattr(attention, "shared_input", lambda x: nullcontext())
+            assert all(torch.equal(a, b) for a, b in zip(network(*given), scaled))
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_A_CARD)])

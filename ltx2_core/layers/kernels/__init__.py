@@ -1,14 +1,17 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
 from .attention import ATTENTIONS, attend, attending_with
-from .light import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE
+from .light import GATE_ROUND, GELU_ROUND, LINEAR_GELU, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
 from .operation import Kernel, Operation, count_with
 
 __all__ = [
     "ATTENTIONS",
+    "GATE_ROUND",
+    "GELU_ROUND",
     "LINEAR_GELU",
     "NORM_MODULATE",
     "NORM_ROTATE",
+    "NORM_ROUND",
     "Kernel",
     "Operation",
     "attend",

@@ -1,11 +1,10 @@
 """Kernels of our own in Triton, for what no library has. Importing this file needs Triton."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..rope import Rotation
+from ..sharing import stand_in, with_rounded
 
 try:  # it comes with torch on Linux
     import triton
@@ -16,10 +15,10 @@ except ImportError as missing:
 
 @triton.jit
 def _norm_rotate_token(
-    x: Any,
-    weight: Any,
-    cos: Any,
-    sin: Any,
+    x: tl.tensor,
+    weight: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
     eps: float,
     half: tl.constexpr,
     pairs: tl.constexpr,
@@ -77,3 +76,161 @@ def _count(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     pairs = heads.unflatten(-1, (2, -1))
     torch.addcmul(pairs, cos[:, :, :, None], sin[:, :, :, None], out=pairs)
     return heads
+
+
+@triton.jit
+def _store(
+    a: tl.tensor,
+    token: tl.tensor,
+    plain: tl.tensor,
+    numbers: tl.tensor,
+    scales: tl.tensor,
+    width: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Store a token as float8 with a scale, and as it is if ``plain`` is somewhere; ``a`` has its dtype already."""
+    place = tl.arange(0, block)
+    here, to = place < width, token * width + place
+    if plain is not None:
+        tl.store(plain + to, a, mask=here)
+    a = a.to(tl.float32)
+    largest = tl.max(tl.where(here, tl.abs(a), 0.0), axis=0)
+    scale = tl.maximum(tl.div_rn(largest, tl.full((), 448.0, tl.float32)), 1.1754943508222875e-38)
+    tl.store(scales + token, scale)
+    tl.store(numbers + to, tl.div_rn(a, tl.zeros([block], tl.float32) + scale).to(tl.float8e4nv), mask=here)
+
+
+@triton.jit
+def _norm_round_token(
+    x: tl.tensor,
+    rows: tl.tensor,
+    plain: tl.tensor,
+    numbers: tl.tensor,
+    scales: tl.tensor,
+    eps: float,
+    width: tl.constexpr,
+    block: tl.constexpr,
+):
+    """A token of a group is normalised and modulated in float32; ``rows`` are scales of all groups, then shifts."""
+    group, place = tl.program_id(1).to(tl.int64), tl.arange(0, block)
+    token, here = group * tl.num_programs(0) + tl.program_id(0), place < width
+    a = tl.load(x + token * width + place, mask=here, other=0.0).to(tl.float32)
+    a = a * tl.rsqrt(tl.sum(a * a) / width + eps)
+    if rows is not None:
+        scale, shift = group * width, (group + tl.num_programs(1)) * width
+        factor = 1 + tl.load(rows + scale + place, mask=here, other=0.0).to(tl.float32)
+        a = a * factor + tl.load(rows + shift + place, mask=here, other=0.0).to(tl.float32)
+    _store(a.to(x.dtype.element_ty), token, plain, numbers, scales, width, block)
+
+
+@triton.jit
+def _gelu_round_token(
+    x: tl.tensor, plain: tl.tensor, numbers: tl.tensor, scales: tl.tensor, width: tl.constexpr, block: tl.constexpr
+):
+    """In the tanh form: (1 + tanh(y)) / 2 is sigmoid(2 y)."""
+    token, place = tl.program_id(0).to(tl.int64), tl.arange(0, block)
+    a = tl.load(x + token * width + place, mask=place < width, other=0.0).to(tl.float32)
+    a = a * tl.sigmoid(1.5957691216057308 * (a + 0.044715 * a * a * a))
+    _store(a.to(x.dtype.element_ty), token, plain, numbers, scales, width, block)
+
+
+@triton.jit
+def _gate_round_token(
+    x: tl.tensor,
+    gates: tl.tensor,
+    plain: tl.tensor,
+    numbers: tl.tensor,
+    scales: tl.tensor,
+    head: tl.constexpr,
+    width: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Every ``head`` channels of a token have a gate, if there are gates."""
+    token, place = tl.program_id(0).to(tl.int64), tl.arange(0, block)
+    here = place < width
+    a = tl.load(x + token * width + place, mask=here, other=0.0)
+    if gates is not None:
+        gate = tl.load(gates + token * (width // head) + place // head, mask=here, other=0.0)
+        a = (a.to(tl.float32) * gate.to(tl.float32)).to(x.dtype.element_ty)
+    _store(a, token, plain, numbers, scales, width, block)
+
+
+class _Made:
+    """What a kernel makes of x (..., D): every token in float8 with its scale, and as it is if that is ``wanted``."""
+
+    def __init__(self, x: Tensor, wanted: bool):
+        if not x.is_contiguous():
+            raise ValueError("Tokens must lie in memory one after the other.")
+        width = x.shape[-1]
+        self.x, self.tokens, block = x, x.numel() // width, triton.next_power_of_2(width)
+        self.sizes = {"width": width, "block": block, "num_warps": min(max(block // 1024, 1), 16)}
+        self.plain = torch.empty_like(x) if wanted else None
+        self.numbers = torch.empty(self.tokens, width, dtype=torch.float8_e4m3fn, device=x.device)
+        self.scales = torch.empty(self.tokens, 1, dtype=torch.float32, device=x.device)
+
+    @property
+    def places(self) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Where kernels write."""
+        return self.plain, self.numbers, self.scales
+
+    @property
+    def result(self) -> Tensor:
+        """What layers take."""
+        return with_rounded(stand_in(self.x) if self.plain is None else self.plain, self.numbers, self.scales)
+
+    def counted(self, gates: Tensor | None = None) -> Tensor:
+        """Stand in for a kernel on the meta device: tokens and gates are read once, what is made is written once."""
+        own = self.scales if gates is None else gates.view(self.tokens, -1)
+        x, numbers = (each.view(self.tokens, own.shape[1], -1) for each in (self.x, self.numbers))
+        torch.addcdiv(x, own[:, :, None], self.scales[:, :, None], out=numbers)
+        if self.plain is not None:  # one operation more than there is
+            torch.zeros(self.plain.shape, dtype=self.plain.dtype, device="meta")
+        return self.result
+
+
+def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, wanted: bool) -> Tensor:
+    """Do what ``light.norm_round`` does, and round what it makes: every token to float8 with a scale of its own.
+
+    Args:
+        x: (B, groups, n, D); or (B, N, D) without ``scale`` and ``shift``; contiguous.
+        scale: (B or 1, groups, 1, D).
+        shift: likewise.
+        eps: added to the mean square.
+        wanted: whether the result needs numbers of its own.
+
+    Raises:
+        ValueError: for another layout of tokens in memory.
+    """
+    made, rows, groups = _Made(x, wanted), None, 1
+    if scale is not None and shift is not None:
+        groups = len(x) * x.shape[1]
+        rows = torch.stack([each.expand(len(x), -1, -1, -1).reshape(groups, -1) for each in (scale, shift)])
+    if x.is_meta:
+        return made.counted()
+    _norm_round_token[(made.tokens // groups, groups)](x, rows, *made.places, eps, **made.sizes)
+    return made.result
+
+
+def gelu_round(x: Tensor, wanted: bool) -> Tensor:
+    """Do what ``light.gelu_round`` does, and round what it makes, as ``norm_round`` does; x is (..., D)."""
+    made = _Made(x, wanted)
+    if x.is_meta:
+        return made.counted()
+    _gelu_round_token[(made.tokens,)](x, *made.places, **made.sizes)
+    return made.result
+
+
+def gate_round(heads: Tensor, gates: Tensor | None, wanted: bool) -> Tensor:
+    """Do what ``light.gate_round`` does, and round what it makes, as ``norm_round`` does.
+
+    Args:
+        heads: (B, H, N, d), in memory token by token.
+        gates: (B, H, N, 1).
+        wanted: whether the result needs numbers of its own.
+    """
+    x = heads.transpose(1, 2).flatten(2)
+    made, own = _Made(x, wanted), None if gates is None else gates.transpose(1, 2).contiguous()
+    if x.is_meta:
+        return made.counted(own)
+    _gate_round_token[(made.tokens,)](x, own, *made.places, head=heads.shape[-1], **made.sizes)
+    return made.result

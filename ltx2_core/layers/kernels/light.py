@@ -1,6 +1,7 @@
 """The light operations of a block, which read and write much and compute little: the plain way, and kernels."""
 
 import importlib
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
-from .operation import Function, Kernel, Operation
+from ..sharing import expand_rounded
+from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
 
@@ -32,6 +34,24 @@ def norm_rotate(x: Tensor, weight: Tensor, eps: float, rotation: Rotation) -> Te
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the GELU, in its tanh form, of a linear layer."""
     return _gelu_(F.linear(x, weight, bias), approximate="tanh")
+
+
+def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, wanted: bool) -> Tensor:
+    """Return rms_norm(x) * (1 + scale) + shift, or rms_norm(x) alone; kernels round it, too, and return a stand-in
+    unless it is ``wanted`` itself."""
+    return rms_norm(x, eps) if scale is None or shift is None else norm_modulate(x, scale, shift, eps)
+
+
+def gelu_round(x: Tensor, wanted: bool) -> Tensor:
+    """Return the GELU of x in its tanh form, which is written into x; kernels round it, too, as ``norm_round`` says."""
+    return _gelu_(x, approximate="tanh")
+
+
+def gate_round(heads: Tensor, gates: Tensor | None, wanted: bool) -> Tensor:
+    """Return heads (B, H, N, d) times gates (B, H, N, 1) as (B, N, H d), written into heads; kernels round it, too, as
+    ``norm_round`` says."""
+    heads = heads if gates is None else heads.mul_(gates)
+    return heads.transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -63,8 +83,9 @@ def _is_kitchen_fast(operation: str) -> bool:
     return bool(_kitchen().registry.get_capable_backend(operation) != "eager")
 
 
-def _triton_norm_rotate() -> Function:
-    return importlib.import_module(".fused", __package__).norm_rotate
+def _ours(name: str) -> Function:
+    function: Function = getattr(importlib.import_module(".fused", __package__), name)
+    return function
 
 
 def _cublas_linear_gelu() -> Function:
@@ -95,6 +116,28 @@ def _sample_linear(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Te
     return x, weight / 16, bias
 
 
+def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float, bool]:
+    x, scale, shift = (_draw(device, dtype, *shape) for shape in ((2, 2, 3, 512), (2, 2, 1, 512), (1, 2, 1, 512)))
+    return x, scale, (shift + 1).expand_as(scale), 1e-6, False
+
+
+def _sample_gelu(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    return _draw(device, dtype, 7, 1024), False
+
+
+def _sample_gates(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
+    heads, gates = (_draw(device, dtype, 1, 7, 4, channels).transpose(1, 2) for channels in (64, 1))
+    return heads, gates, False
+
+
+# Of a token that is rounded to float8: 2.65 % of Gaussian numbers.
+_OF_FLOAT8 = 0.04
+
+
+def _rounding(name: str, plain: Function, kernel: str, sample: Sample) -> Operation:
+    return Operation(name, plain, [Kernel(TRITON, partial(_ours, kernel))], sample, _OF_FLOAT8, expand_rounded)
+
+
 NORM_MODULATE = Operation(
     "Norm and modulation",
     norm_modulate,
@@ -105,9 +148,12 @@ NORM_ROTATE = Operation(
     "Norm and rotation",
     norm_rotate,
     [
-        Kernel(TRITON, _triton_norm_rotate),
+        Kernel(TRITON, partial(_ours, "norm_rotate")),
         Kernel(KITCHEN, _kitchen_norm_rotate, is_fast=lambda: _is_kitchen_fast("apply_rope_split_half1_")),
     ],
     _sample_rotation,
 )
 LINEAR_GELU = Operation("Product and GELU", linear_gelu, [Kernel(CUBLAS, _cublas_linear_gelu)], _sample_linear)
+NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm)
+GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)
+GATE_ROUND = _rounding("Gates and rounding", gate_round, "gate_round", _sample_gates)

@@ -15,6 +15,7 @@ from ...errors import ran_out
 _log = logging.getLogger(__name__)
 
 Function = Callable[..., Tensor]
+Sample = Callable[[torch.device, torch.dtype], tuple[Any, ...]]
 
 # The largest difference to the plain way, as a share of its size; half of it is the plain way's own rounding.
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -54,6 +55,7 @@ class Operation:
         kernels: faster ones, the best first.
         sample: makes arguments for a trial, on a device and in a dtype.
         tolerance: the largest error that is let pass, as a share of the size; None for what rounding allows.
+        read: returns the numbers of a result in float32, if it has them in another way.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class Operation:
         name: str,
         plain: Function,
         kernels: Sequence[Kernel],
-        sample: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
+        sample: Sample,
         tolerance: float | None = None,
+        read: Function = Tensor.float,
     ):
         self.name, self.plain, self.kernels, self.sample = name, plain, tuple(kernels), sample
-        self.tolerance = tolerance
+        self.tolerance, self.read = tolerance, read
         self._chosen: dict[tuple[torch.device, torch.dtype], tuple[str, Function] | None] = {}
 
     def find(self, x: Tensor) -> Function | None:
@@ -108,9 +111,9 @@ class Operation:
             function = kernel.load()
             if not kernel.is_fast():
                 return None
-            found = function(*self.sample(device, dtype))
-            expected = self.plain(*self.sample(device, dtype)).float()
-            error = ((found.float() - expected).norm() / expected.norm()).item()
+            found = self.read(function(*self.sample(device, dtype)))
+            expected = self.read(self.plain(*self.sample(device, dtype)))
+            error = ((found - expected).norm() / expected.norm()).item()
         except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
             if ran_out(reason):
                 raise
