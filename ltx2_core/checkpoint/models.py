@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields
@@ -20,7 +21,7 @@ from .files import TensorFile
 from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files
 from .loading import check_shapes, shorten_list
 from .text_encoder import find_kind
-from .unfilled import unfilled
+from .unfilled import uncollected, unfilled
 from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
@@ -188,7 +189,8 @@ class Models:
             ) from error
         wanted = matrix_shapes(network)
         found = {ours: source.file.shape(key, wanted.get(ours)) for ours, key in source.names.items()}
-        check_shapes(network, found, title, source.variant.official)
+        if odd := {name: shape for name, shape in found.items() if wanted.get(name) != shape}:  # buffers among them
+            check_shapes(network, odd, title, source.variant.official)
         return network
 
     @property
@@ -274,6 +276,7 @@ class EncoderAlone(Models):
         return {}
 
 
+@uncollected()
 def open_models(
     checkpoint: str | Path | Sequence[str | Path],
     text_encoder: str | Path | None = None,
@@ -339,8 +342,9 @@ def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: s
 def _unknown_keys(file: TensorFile) -> list[str]:
     if find_kind(file.entries) is not None and _has_projection(file):
         return []
-    names = file.official_names.items()
-    unclaimed = [key for name, key in names if not any(c.claims(name) for c in COMPONENTS.values())]
+    used = {key for _, source in sources_in(file) for key in source.names.values()}
+    others = ((name, key) for name, key in file.official_names.items() if key not in used)
+    unclaimed = [key for name, key in others if not any(c.claims(name) for c in COMPONENTS.values())]
     return [key for key in unclaimed if not is_file_marker(key)]
 
 
@@ -368,12 +372,17 @@ def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
     return [file for path in paths for file in open_files(path)]
 
 
+# Of each open file, the components that it holds: its header does not change.
+_HELD: WeakKeyDictionary[TensorFile, dict[str, tuple[Variant, dict[str, str]]]] = WeakKeyDictionary()
+
+
 def sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
     """Yield the components that ``file`` holds, by name."""
-    for name, component in COMPONENTS.items():
-        if found := component.find(file.official_names):
-            variant, names = found
-            yield name, Source(file, {ours: file.official_names[key] for ours, key in names.items()}, variant)
+    if file not in _HELD:
+        found = {name: component.find(file.official_names) for name, component in COMPONENTS.items()}
+        _HELD[file] = {name: each for name, each in found.items() if each is not None}
+    for name, (variant, names) in _HELD[file].items():
+        yield name, Source(file, {ours: file.official_names[key] for ours, key in names.items()}, variant)
 
 
 def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .levels import TokenLevels
 from .norms import rms_norm
+from .repeat import repeat
 from .rope import Rope, Rotation
 from .schedule import TextSchedule
 from .sharing import find_rounding, merge_axes, shared_input
@@ -12,5 +13,5 @@ from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels", "Visibility",
-    "find_rounding", "merge_axes", "needs_grad", "rms_norm", "shared_input",
+    "find_rounding", "merge_axes", "needs_grad", "repeat", "rms_norm", "shared_input",
 ]  # fmt: skip

@@ -307,15 +307,17 @@ class Results:
     def __init__(self):
         self._known: dict[Hashable, int | tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
 
-    def of(self, operation: OpOverload, args: tuple, kwargs: dict[str, Any], given: list[Tensor]) -> object:
-        """Return what ``operation`` makes of these arguments, of which ``given`` are the tensors."""
-        if operation.is_view or any(tensor.device.type != "meta" for tensor in given):
+    def of(
+        self, operation: OpOverload, args: tuple, kwargs: dict[str, Any], given: list[Tensor], key: Hashable
+    ) -> object:
+        """Return what ``operation`` makes of these arguments, of which ``given`` are the tensors, and ``key`` tells
+        all that the shape of a result can depend on (see ``signature``)."""
+        if operation.is_view or not all(tensor.is_meta for tensor in given):
             return operation(*args, **kwargs)
-        key = (operation, _signature(args), _signature(tuple(kwargs.items())))
         if (known := self._known.get(key)) is None:
             result = derive(operation, args, kwargs)
             result = operation(*args, **kwargs) if result is None else result
-            if key == (operation, _signature(args), _signature(tuple(kwargs.items()))):  # none was resized
+            if key == signature(operation, args, kwargs)[0]:  # none was resized
                 self._remember(key, given, result)
             return result
         if isinstance(known, int):
@@ -341,12 +343,22 @@ class Results:
 RESULTS = Results()
 
 
-def _signature(tree: object) -> Hashable:
-    """Return what the shape of a result can depend on; 1, 1.0 and True are different."""
+def signature(operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:
+    """Return all that the result and the work of an operation can depend on, and the tensors among its arguments."""
+    given: list[Tensor] = []
+    return (operation, _describe(args, given), _describe(kwargs, given) if kwargs else ()), given
+
+
+def _describe(tree: object, given: list[Tensor]) -> Hashable:
+    """Describe arguments, and add the tensors among them to ``given``; 1, 1.0 and True are different."""
     if isinstance(tree, Tensor):
-        return tree.shape, tree.stride(), tree.dtype
+        given.append(tree)
+        shape = tree.shape, tree.stride(), tree.dtype
+        return shape if tree.is_contiguous() else (*shape, tree.untyped_storage().nbytes())  # which it may repeat
     if isinstance(tree, (tuple, list)):
-        return tuple(map(_signature, tree))
+        return tuple([_describe(branch, given) for branch in tree])
+    if isinstance(tree, dict):
+        return tuple([(name, _describe(branch, given)) for name, branch in tree.items()])
     return type(tree), tree
 
 

@@ -1,7 +1,7 @@
 """A network as units that travel: whole blocks, or the parts that blocks name as streamable."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,18 @@ class Partition:
         owned = [(module, tensors) for module in modules if (tensors := tensors_of(module))]
         self.modules = [module for module, _ in owned]
         inside = {id(tensor) for _, tensors in owned for tensor in tensors}
-        tables = tables_of(network)
+        tables = tables_of(network) if arrival.in_place else ()  # which are copied like all others elsewhere
         self.units = [Unit(tensors, files, arrival, tables) for _, tensors in owned]
         rest = [tensor for tensor in tensors_of(network) if id(tensor) not in inside]
         self.rest = Unit(rest, files, arrival, tables)
         self.ranked = [self.rest, *(self.units[index] for index in rank_units([unit.nbytes for unit in self.units]))]
+
+    def change(self, changes: Changes, names: Mapping[int, str]) -> list["Patching"]:
+        """Let all units have these changes, and return what the patches of each take; ``names`` are by id of tensor."""
+        named = [[names[id(tensor)] for tensor in unit.tensors] for unit in (self.rest, *self.units)]
+        for unit, each in zip((self.rest, *self.units), named):
+            unit.change(changes, each)
+        return [Patching.of(unit, changes, each) for unit, each in zip(self.units, named[1:])]
 
 
 def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str, Partition]:
@@ -143,16 +150,13 @@ class Weights:
             changes: of its weights.
             arrival: of what comes with the changes.
         """
-        partitions, names = partitions_of(network, arrival), names_of(network)
         sizes: list[Any] = []
-        for partition in partitions.values():
-            named = [[names[id(tensor)] for tensor in unit.tensors] for unit in (partition.rest, *partition.units)]
-            for unit, each in zip((partition.rest, *partition.units), named):
-                unit.change(changes, each)
-            patches = [Patching.of(unit, changes, each) for unit, each in zip(partition.units, named[1:])]
+        for partition in partitions_of(network, arrival).values():
+            patches = [Patching()] * len(partition.units)
+            if changes is not UNCHANGED:
+                patches = partition.change(changes, names_of(network))
             sizes.append((partition.rest.kept_bytes, tuple(unit.kept_bytes for unit in partition.units), patches))
-        aside = set() if tables else tables_of(network)
-        left = sum(aligned(tensor.nbytes) for tensor in tensors_of(network) if id(tensor) in aside)
+        left = 0 if tables else sum(aligned(table.nbytes) for table in _tables_in(network))
         (rest, blocks, block_patches), (part_rest, parts, part_patches) = sizes
         return cls(rest - left, blocks, part_rest - left, parts, tuple(block_patches), tuple(part_patches))
 
@@ -238,8 +242,12 @@ def _modules_of(module: nn.Module) -> list[nn.Module]:
 
 def tables_of(network: nn.Module) -> set[int]:
     """Return the ids of tensors of which ``network`` only looks up rows."""
-    tables = (module for module in network.modules() if isinstance(module, nn.Embedding))
-    return {id(parameter) for table in tables for parameter in table.parameters()}
+    return set(map(id, _tables_in(network)))
+
+
+def _tables_in(network: nn.Module) -> list[Tensor]:
+    tables = (module for module in _modules_of(network) if isinstance(module, nn.Embedding))
+    return list({id(each): each for table in tables for each in table.parameters()}.values())
 
 
 def names_of(network: nn.Module) -> dict[int, str]:

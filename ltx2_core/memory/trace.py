@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .outlines import RESULTS, tensors_in
+from .outlines import RESULTS, signature, tensors_in
 
 aten = torch.ops.aten
 
@@ -64,57 +64,73 @@ class _Counter(TorchDispatchMode):
         self.peak = self.live = 0
         self.products = self.products8 = self.convolutions = self.attention = self.moved = 0.0
         self.launches = 0
-        self._known: set[int] = set()
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # where memory lies that is alive
 
     def count(self, operation, types, args=(), kwargs=None):
         """Return what ``operation`` makes of its arguments, and count what that takes."""
         kwargs = kwargs or {}
-        given = tensors_in((args, kwargs))
-        result = RESULTS.of(operation, args, kwargs, given)
-        made = tensors_in(result)
+        key, given = signature(operation, args, kwargs)
+        result = RESULTS.of(operation, args, kwargs, given, key)
+        made = [result] if isinstance(result, Tensor) else tensors_in(result)
         is_new = self._keep_new(given, made)
-        kind = operation.overloadpacket
-        if kind in _FREE or (operation.is_view and not is_new):  # ``to`` and ``flatten`` copy if they must
+        if operation.overloadpacket in _FREE or (operation.is_view and not is_new):  # ``to`` and ``flatten`` may copy
             return result
+        if (known := _WORK.get(key)) is None:
+            if len(_WORK) >= _REMEMBERED:
+                _WORK.clear()
+            known = _WORK[key] = _work_of(operation, args, kwargs, made)
+        kind, amount = known
         self.launches += 1
-        if kind is aten.scaled_dot_product_attention:
-            self.attention += 4 * args[0].numel() * args[1].shape[-2]
-        elif rate := SCALED_OPERATIONS.get(kind):
-            setattr(self, rate, getattr(self, rate) + 2 * made[0].numel() * args[0].shape[-1])
-        elif kind in _PRODUCTS:
-            self.products += 2 * _PRODUCTS[kind](args, made[0])
-        elif kind in _CONVOLUTIONS:
-            self.convolutions += 2 * _CONVOLUTIONS[kind](args, made[0])
-        elif kind in _PICKED:
-            self.moved += 2 * _PICKED[kind](args, made[0])
-        else:
-            written = made or _changed(operation, args)
-            self.moved += sum(map(_bytes, (*_read(kind, args, kwargs), *written)))
+        setattr(self, kind, getattr(self, kind) + amount)
         return result
 
     def _keep_new(self, given: list[Tensor], made: list[Tensor]) -> bool:
         """Count the memory of what was ``made`` if it is none of what was ``given``; return whether any is new."""
-        before = {tensor.untyped_storage()._cdata for tensor in given} | self._known
-        new = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in made)}
-        for key, storage in new.items():
-            if key not in before:
-                self._keep(storage)
-        return not new.keys() <= before
+        is_new = False
+        for tensor in made:
+            storage = tensor.untyped_storage()
+            place = storage._cdata
+            if place not in self._known and all(place != each.untyped_storage()._cdata for each in given):
+                self._keep(place, storage)
+                is_new = True
+        return is_new
 
-    def _keep(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        self._known.add(key)
+    def _keep(self, place: int, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+
+        def forget(_: object) -> None:
+            del self._known[place]
+            self.live -= size
+
+        self._known[place] = weakref.ref(storage, forget)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
 
 
 # Set here and not in the class, where PyTorch would wrap it in its compiler, whose import takes over a second.
 _Counter.__torch_dispatch__ = _Counter.count  # type: ignore[method-assign, assignment]
+
+
+# The kind and the amount of work of each operation, by all that they depend on: networks repeat themselves.
+_WORK: dict[Hashable, tuple[str, float]] = {}
+_REMEMBERED = 10_000
+
+
+def _work_of(operation: Any, args: tuple, kwargs: dict[str, Any], made: list[Tensor]) -> tuple[str, float]:
+    """The field of Cost that an operation counts for, and how much."""
+    kind = operation.overloadpacket
+    if kind is aten.scaled_dot_product_attention:
+        return "attention", 4 * args[0].numel() * args[1].shape[-2]
+    if rate := SCALED_OPERATIONS.get(kind):
+        return rate, 2 * made[0].numel() * args[0].shape[-1]
+    if kind in _PRODUCTS:
+        return "products", 2 * _PRODUCTS[kind](args, made[0])
+    if kind in _CONVOLUTIONS:
+        return "convolutions", 2 * _CONVOLUTIONS[kind](args, made[0])
+    if kind in _PICKED:
+        return "moved", 2 * _PICKED[kind](args, made[0])
+    written = made or _changed(operation, args)
+    return "moved", sum(map(_bytes, (*_read(kind, args, kwargs), *written)))
 
 
 def _read(kind: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:

@@ -185,18 +185,23 @@ class Unit:
         return Unit(tensors, mapped_files(), self.arrival) if tensors else None
 
     def _lay_out(self) -> None:
-        converted = [self.arrival.conversions.get(home.dtype, home.dtype) for home in self.homes]
-        stays = [
-            dtype == home.dtype or id(tensor) in self.tables
-            for dtype, home, tensor in zip(converted, self.homes, self.tensors)
-        ]
-        partly = self.arrival.in_place and not all(stays)
-        self.dtypes = list(converted)
-        for index, (home, stay) in enumerate(zip(self.homes, stays)):
-            if self.arrival.in_place and stay and index not in self.patches:
-                self.dtypes[index] = None if partly else home.dtype
+        stored = [home.dtype for home in self.homes]
+        self.dtypes = [self.arrival.conversions.get(dtype, dtype) for dtype in stored]
+        if self.arrival.in_place:
+            self._leave_in_place(stored)
         self._sizes = [dtype.itemsize * home.numel() if dtype else 0 for dtype, home in zip(self.dtypes, self.homes)]
         *self.offsets, self.nbytes = itertools.accumulate(map(aligned, self._sizes), initial=0)
+
+    def _leave_in_place(self, stored: Sequence[torch.dtype]) -> None:
+        """Take out of the span what a device uses where it lies, if some of it has to be converted."""
+        stays = [
+            converted == dtype or id(tensor) in self.tables
+            for converted, dtype, tensor in zip(self.dtypes, stored, self.tensors)
+        ]
+        partly = not all(stays)
+        for index, (dtype, stay) in enumerate(zip(stored, stays)):
+            if stay and index not in self.patches:
+                self.dtypes[index] = None if partly else dtype
 
     def read(self, into: Tensor, start: int = 0) -> None:
         """Read a part of the span from the homes.

@@ -317,7 +317,8 @@ def _make(name: str, config: dict[str, Any], tensors: Tensors) -> nn.Module:
 
 def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     state = dict(tensors)
-    plain = (each.weight.dtype for each in stored_weights(state).values() if find_format(each) is None)
+    # Every format stores bytes.
+    plain = (each.dtype for name, each in state.items() if each.itemsize > 1 and not split_companion(name)[1])
     install_quantized_layers(network, state, next(plain, None))
     modules = dict(network.named_modules())
     for name, tensor in state.items():  # as ``load_state_dict`` would, which takes several times as long
@@ -328,4 +329,4 @@ def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         elif leaf in module._buffers:
             module._buffers[leaf] = tensor
-    return network.requires_grad_(False).eval()
+    return network

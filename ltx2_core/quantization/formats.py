@@ -288,14 +288,12 @@ def install_quantized_layers(
     Raises:
         CheckpointError: A weight is in a format that is no row of FORMATS, or something beside it is damaged.
     """
+    quantized = _take_quantized(state, dtype, deferred, name_in_file)
+    if not quantized:
+        return
     modules, expected = dict(network.named_modules()), matrix_shapes(network)
-    for name, ours in _take_weights(state).items():
-        stored = replace(ours, name=name_in_file(name))
+    for name, stored, format in quantized:
         module, _, leaf = name.rpartition(".")
-        if (format := _readable_format(stored)) is None:
-            keep = dtype is None or stored.weight.dtype in deferred
-            state[name] = stored.weight if keep else stored.weight.to(dtype)
-            continue
         shape = _checked_shape(stored, format, expected.get(name))
         _check_scales(stored, format, shape)
         if leaf == "weight" and (layer := _make_layer(modules.get(module), format, shape, stored)) is not None:
@@ -313,6 +311,24 @@ def _make_layer(plain: nn.Module | None, format: Format, shape: Shape, stored: S
     if isinstance(plain, nn.Embedding):
         return QuantizedEmbedding(format, shape, stored)
     return None
+
+
+def _take_quantized(
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None,
+    deferred: Collection[torch.dtype],
+    name_in_file: Callable[[str], str],
+) -> list[tuple[str, StoredWeight, Format]]:
+    """Return the quantised weights by our names, named as in the file, with their formats; the others become ``dtype``,
+    and companions are no longer in ``state`` afterwards."""
+    quantized: list[tuple[str, StoredWeight, Format]] = []
+    for name, ours in _take_weights(state).items():
+        stored = ours if (theirs := name_in_file(name)) == name else replace(ours, name=theirs)
+        if (format := _readable_format(stored)) is not None:
+            quantized.append((name, stored, format))
+        elif dtype is not None and stored.weight.dtype not in deferred:
+            state[name] = stored.weight.to(dtype)
+    return quantized
 
 
 def _take_weights(state: dict[str, Tensor]) -> dict[str, StoredWeight]:

@@ -340,15 +340,16 @@ def collect_weights(
     A companion without its weight is left out.
     """
     beside: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, StoredWeight] = {}
     for name, tensor in tensors.items():
         weight, suffix = companion_of(name)
         if suffix:
             beside.setdefault(weight, {})[suffix] = tensor
-    weights = {}
-    for name, tensor in tensors.items():
-        if not companion_of(name)[1]:
-            companions = beside.get(name, {})
+        else:
+            weights[name] = StoredWeight(name, tensor)
+    for name, companions in beside.items():
+        if name in weights:
             marker = next((companions[suffix] for suffix in MARKERS if suffix in companions), None)
             others = {suffix: each for suffix, each in companions.items() if suffix not in MARKERS}
-            weights[name] = StoredWeight(name, tensor, others, marker)
+            weights[name] = StoredWeight(name, weights[name].weight, others, marker)
     return weights

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..errors.foreign import Fields
-from ..layers import Attention, FeedForward, Rope, Rotation, rms_norm
+from ..layers import Attention, FeedForward, Rope, Rotation, repeat, rms_norm
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Connector(nn.Module):
         super().__init__()
         self.config = config
         self.registers = nn.Parameter(torch.empty(config.registers, config.width))
-        self.blocks = nn.ModuleList(ConnectorBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(repeat(partial(ConnectorBlock, config), config.layers))
         self.rope = Rope(
             config.heads,
             config.head_dim,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors.foreign import Fields
+from ..layers import repeat
 from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
 from .gemma_layers import CausalAttention, Heads, Layer, Norm, TextModel
 
@@ -129,5 +130,5 @@ class GemmaEncoder(TextEncoder):
             attention = CausalAttention(config.width, heads, norm, scale=config.attention_scalar**-0.5)
             return Layer(config.width, config.hidden, attention, norm)
 
-        layers = (layer() for _ in range(config.layers))
+        layers = repeat(layer, config.layers)
         self.config, self.model = config, TextModel(config.vocabulary, config.width, layers, norm)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors.foreign import Fields
+from ..layers import repeat
 from .encoder import LIMITS, TextEncoder, WeightShapes, read_sizes
 from .gemma_layers import CausalAttention, Heads, Layer, Norm, Past, Sight, TextModel, normalise
 
@@ -181,5 +182,6 @@ class Gemma4Encoder(TextEncoder):
     def __init__(self, config: Gemma4Config):
         super().__init__()
         norm = partial(Norm, eps=config.eps)
-        layers = (ScaledLayer(config, config.is_full(number), norm) for number in range(config.layers))
+        kinds = {full: repeat(partial(ScaledLayer, config, full, norm), config.layers) for full in (False, True)}
+        layers = (next(kinds[config.is_full(number)]) for number in range(config.layers))
         self.config, self.model = config, TextModel(config.vocabulary, config.width, layers, norm)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import SettingError
-from ..layers import Rope, Rotation, TokenLevels
+from ..layers import Rope, Rotation, TokenLevels, repeat
 from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
@@ -183,7 +183,7 @@ class Transformer(nn.Module):
         cross_max_position = max(config.video.max_positions[0], config.audio.max_positions[0])
         self.video = StreamIO(config.video, config, cross_max_position)
         self.audio = StreamIO(config.audio, config, cross_max_position)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(repeat(partial(Block, config), config.layers))
 
     def forward(
         self,

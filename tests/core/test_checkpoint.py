@@ -16,6 +16,7 @@ from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.keys import Keys, same
 from ltx2_core.checkpoint.loading import holds_numbers
+from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, version_of
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
@@ -261,3 +262,14 @@ def test_what_is_no_number_is_found_wherever_it_is_and_large_numbers_are_numbers
         assert not holds_numbers(damaged)
     damaged[2, 3] = torch.inf  # beside one of the other sign
     assert not holds_numbers(damaged)
+
+
+def test_a_file_that_was_written_anew_is_asked_anew(tmp_path):
+    """What a file holds is found once for each time that it is opened."""
+    path, found = tmp_path / "part.safetensors", []
+    for key in ("vocoder.conv_pre.weight", "audio_vae.decoder.conv_in.conv.weight"):
+        save_file({key: torch.zeros(2)}, path)
+        file = TensorFile(path)
+        found.append([name for name, _ in sources_in(file)])
+        assert [name for name, _ in sources_in(file)] == found[-1]
+    assert found == [["vocoder"], ["audio_decoder"]]

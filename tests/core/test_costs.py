@@ -92,6 +92,12 @@ def test_what_is_computed_again_costs_the_same_again():
     assert half == [torch.int32, torch.float32, torch.int32]
 
 
+def test_numbers_that_repeat_are_read_as_often_as_they_lie_in_memory():
+    """Two tensors of the same shape and strides: one repeats all of its memory, the other a part of it."""
+    small, large = (torch.empty(rows, 4, device="meta")[:1].expand(100, 4) for rows in (1, 3))
+    assert [cost(lambda x=x: x + 1).moved for x in (small, large, small)] == [1616, 1648, 1616]
+
+
 def test_a_result_of_the_same_shapes_has_the_strides_it_had():
     x = torch.empty(4, 6, device="meta")
 

@@ -12,6 +12,7 @@ from ltx2_core.checkpoint import open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.unfilled import unfilled
 from ltx2_core.checkpoint.versions import VERSIONS
+from ltx2_core.layers import repeat
 from ltx2_core.memory.partition import tensors_of
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.transformer import Transformer
@@ -27,6 +28,22 @@ def test_networks_are_made_as_pytorch_makes_them(name):
     assert _outline(quick) == _outline(usual) and str(quick) == str(usual)
     tensors = [*usual.parameters(), *usual.buffers()]
     assert [id(tensor) for tensor in tensors_of(usual)] == list(dict.fromkeys(map(id, tensors)))
+
+
+def test_layers_that_are_alike_are_copied_without_weights_and_drawn_with_them():
+    def make() -> torch.nn.Module:
+        layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        return layer.requires_grad_(False)
+
+    with unfilled():
+        made, first, second = make(), *repeat(make, 2)
+    assert _outline(first) == _outline(second) == _outline(made) and str(first) == str(second) == str(made)
+    assert not {*map(id, tensors_of(first))} & {*map(id, tensors_of(second))}
+    assert not any(tensor.requires_grad for tensor in second.parameters())
+    second[0].register_forward_hook(print)
+    assert not first[0]._forward_hooks and second[0] is not first[0]
+    one, other = repeat(make, 2)
+    assert not torch.equal(one[0].weight, other[0].weight) and list(repeat(make, 0)) == []
 
 
 def test_the_search_for_garbage_goes_on_afterwards():

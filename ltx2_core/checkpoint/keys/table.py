@@ -30,22 +30,31 @@ class Keys:
 
     def knows(self, key: str, prefix: str) -> bool:
         """Return whether this table has a row for ``key``, wanted or not."""
-        try:
-            self.ours(key, prefix)
-        except KeyError:
-            return False
-        return True
+        return self._find(key, prefix) is not None
 
     def ours(self, key: str, prefix: str) -> str | None:
         """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
-        if not key.startswith(prefix):
+        if (found := self._find(key, prefix)) is None:
             raise KeyError(key)
+        return found[0]
+
+    def wanted(self, key: str, prefix: str) -> str | None:
+        """Return our name of a file's ``key``; None if it is unknown, or not wanted."""
+        found = self._find(key, prefix)
+        return None if found is None else found[0]
+
+    def _find(self, key: str, prefix: str) -> tuple[str | None] | None:
+        """Our name of ``key``, as the one member of a tuple; None if it is unknown."""
+        if not key.startswith(prefix):
+            return None
         name = key[len(prefix) :]
-        return None if name.startswith(self.unwanted) else _translate(name, self._to_ours)
+        return (None,) if name.startswith(self.unwanted) else _translate(name, self._to_ours)
 
     def official(self, name: str) -> str:
         """Return the name that the official single file gives to our ``name``."""
-        return self.prefixes[0] + str(_translate(name, self._to_file))
+        if (found := _translate(name, self._to_file)) is None:
+            raise KeyError(name)
+        return f"{self.prefixes[0]}{found[0]}"
 
 
 def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -80,12 +89,11 @@ def _numbers_in(name: str) -> list[str]:
     return _pieces(name)[1]
 
 
-def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) -> str | None:
+def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) -> tuple[str | None] | None:
+    """What an index has for ``name``, as the one member of a tuple; None if it has nothing."""
     shape, numbers = _pieces(name)
     for pattern, target in index.get(shape, ()):
         if all(wanted in ("{}", number) for wanted, number in zip(pattern, numbers)):
-            if target is None:
-                return None
             free = [number for wanted, number in zip(pattern, numbers) if wanted == "{}"]
-            return target.format(*free)
-    raise KeyError(name)
+            return (target and target.format(*free),)
+    return None
