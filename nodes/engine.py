@@ -450,6 +450,15 @@ class HostEngine(PlannedEngine):
     def _room_on(self, device: torch.device) -> Room:
         return host.room(device, self.limits, HostNetwork.copied_bytes())
 
+    def holds(self, key: NetworkKey[Any]) -> bool:
+        """Return whether a network is built already."""
+        return self._network(key, None).patcher.store is not None
+
+    @property
+    def spare_ram(self) -> int:
+        """Bytes of RAM that are neither taken nor promised nor kept free."""
+        return host.PINNED.spare(*ram(), None if self.limits is None else self.limits.room.ram)
+
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""

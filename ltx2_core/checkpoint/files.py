@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..disk_cache import fingerprint
-from ..disk_cache.mapped import map_file
+from ..disk_cache.mapped import FileSpan, map_file
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
@@ -177,6 +177,16 @@ class TensorFile:
             return expand_blocks(entry.dtype, stored).view(entry.shape)
         tensor = stored.view(dtype).view(entry.shape)
         return tensor - entry.excess if entry.excess else tensor
+
+    def spans(self, keys: Iterable[str]) -> list[FileSpan]:
+        """Return where the bytes of these tensors lie in the file, in the order of the file."""
+        path, spans = str(self.path.absolute()), list[FileSpan]()
+        for entry in sorted((self.entries[key] for key in keys), key=lambda entry: entry.start):
+            if spans and entry.start <= spans[-1].stop:
+                spans[-1] = FileSpan(path, spans[-1].start, max(spans[-1].stop, entry.start + entry.nbytes))
+            elif entry.nbytes:
+                spans.append(FileSpan(path, entry.start, entry.start + entry.nbytes))
+        return spans
 
     @property
     def tokenizer_inside(self) -> tuple[str, bytes] | None:

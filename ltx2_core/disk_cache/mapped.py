@@ -32,6 +32,19 @@ class FilePart(NamedTuple):
     offset: int
 
 
+class FileSpan(NamedTuple):
+    """Bytes of a file that lie behind one another."""
+
+    path: str
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+
 _MAPPED: dict[int, MappedFile] = {}  # by where they begin, as long as something uses them
 
 

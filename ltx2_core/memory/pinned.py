@@ -51,6 +51,22 @@ class PinnedMemory:
         """Bytes that are pinned, which the system therefore no longer counts as available."""
         return sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is not None)
 
+    @property
+    def promised(self) -> int:
+        """Bytes that are promised, and not pinned yet."""
+        return sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
+
+    def spare(self, total: int, available: int, most: int | None = None) -> int:
+        """Return the bytes of RAM that are neither pinned, nor promised, nor kept free; may be negative.
+
+        Args:
+            total: bytes of RAM in all.
+            available: bytes of it that are.
+            most: bytes that may be taken, what is pinned included; None is no limit.
+        """
+        free = available - self.promised - kept_free(total)
+        return free if most is None else min(free, most - self.taken)
+
     def admit(self, units: Sequence[Unit]) -> None:
         """Promise each of ``units`` a span, in this order, as far as there is room; resting units give theirs up."""
         with self._lock:
@@ -121,8 +137,7 @@ class PinnedMemory:
     def _room(self) -> int:
         total, available = ram()
         limit = pin_limit(total) if self._limit is None else self._limit
-        promised = sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
-        return min(limit - self.taken, available - promised - kept_free(total))
+        return self.spare(total, available, limit)
 
 
 def _pages(nbytes: int) -> Tensor:

@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
+from ..checkpoint import Models
 from ..disk_cache import cache_folder
+from ..disk_cache.mapped import FileSpan
 from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
@@ -18,6 +21,7 @@ from .blueprint import Blueprint
 from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
+from .prefetch import reading_ahead
 from .stage import TRANSFORMER, Events, Load, NetworkKey, Networks, Stage, StagePlan, StageT
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
@@ -26,12 +30,18 @@ EngineT = TypeVar("EngineT", bound="PlannedEngine")
 class PlannedEngine(ABC):
     """An engine that places every stage as it was planned, or as it fits when it comes."""
 
+    models: Models
     events: Events
     _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
     attention: str = ATTENTIONS[0]  # of the transformer
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
+
+    @cached_property
+    def _read_ahead(self) -> set[FileSpan]:
+        """What was read for stages that come later."""
+        return set()
 
     @property
     @abstractmethod
@@ -54,6 +64,15 @@ class PlannedEngine(ABC):
     @abstractmethod
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
         """Bring the networks of ``stage`` to where they run, with ``loras`` or those of the model, as a context."""
+
+    @abstractmethod
+    def holds(self, key: NetworkKey[Any]) -> bool:
+        """Return whether a network is built already."""
+
+    @property
+    @abstractmethod
+    def spare_ram(self) -> int:
+        """Bytes of RAM that are neither taken nor promised nor kept free; may be negative."""
 
     def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says.
@@ -94,6 +113,8 @@ class PlannedEngine(ABC):
     def use(self, stage: Stage, loras: Stack | None = None) -> Iterator[Networks]:
         """Yield the networks of ``stage``, ready to run; those in float32 compute in it, not in TF32.
 
+        Meanwhile those of the next stages are read from disk as far as RAM is free (``prefetch.py``).
+
         Args:
             stage: placed as it was planned, or as it fits now.
             loras: in place of those of the model.
@@ -111,6 +132,7 @@ class PlannedEngine(ABC):
                 exact_float32(),
                 attending_with(self.attention),
                 self.bring(stage, placement, loras) as networks,
+                reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):
                 yield networks
             self._report_pace(stage)

@@ -194,6 +194,15 @@ class LocalEngine(PlannedEngine):
         """All and available bytes of RAM, for this process."""
         return ram() if self._processes is None else self._processes.ram
 
+    def holds(self, key: NetworkKey[Any]) -> bool:
+        """Return whether a network is built already."""
+        return any(known == key for known, _, _ in self._built)
+
+    @property
+    def spare_ram(self) -> int:
+        """Bytes of RAM that are neither taken nor promised nor kept free; of several processes none has any."""
+        return 0 if self._processes is not None else self._pinned.spare(*ram(), self.resources.ram)
+
     def _room_in_ram(self) -> Room:
         """What a CPU may take; a model that is small beside that needs no plan, and stays where it is used."""
         total, available = self._ram

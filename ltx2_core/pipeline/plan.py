@@ -15,11 +15,14 @@ from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
 from .blueprint import Blueprint
+from .prefetch import seconds_hidden
 from .stage import Load, NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
 
+
+_TOLD_SECONDS = 0.1
 
 _NO_LOAD = Load()
 
@@ -71,9 +74,13 @@ class Plan:
 
     def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
         """Return whether a stage behind that called ``name`` works with the network of ``key``."""
+        return key in self.networks_after(name)
+
+    def networks_after(self, name: str) -> list[NetworkKey[Any]]:
+        """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
         names = [stage.name for stage in self.stages]
         later = self.stages[names.index(name) + 1 :] if name in names else ()
-        return any(key in stage.networks for stage in later)
+        return [key for stage in later for key in stage.networks]
 
     def check(self) -> None:
         """Raise DoesNotFitError with the first refusal, if there is one."""
@@ -109,6 +116,11 @@ class Plan:
                 f"About {_time(self.seconds)} in all, the first time; weights are read at "
                 f"{self.machine.disk / 1e9:.1f} GB/s from disk and copied at {self.machine.link / 1e9:.1f} GB/s."
             )
+            if (hidden := seconds_hidden(self.stages, self.placements, self.room)) >= _TOLD_SECONDS:
+                lines.append(
+                    f"Of that, {_time(hidden)} of reading are saved where the disk is otherwise idle: what the next "
+                    "stages need is read ahead while one runs, as far as RAM is free."
+                )
         return "\n".join(lines)
 
     def _headline(self) -> str:

@@ -239,6 +239,9 @@ class StagePlan(Protocol):
     def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
         """Return whether a stage behind that called ``name`` works with the network of ``key``."""
 
+    def networks_after(self, name: str) -> Sequence[NetworkKey[Any]]:
+        """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
+
     def check(self) -> None:
         """Raise DoesNotFitError if a stage does not fit."""
 

@@ -4,6 +4,7 @@ The card is the CPU under another name, and holds what this file says. Prints wh
 """
 
 import json
+from types import SimpleNamespace
 
 from inside import CARD, part, pretend_card
 
@@ -72,7 +73,8 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models, loras, attention, fold_loras, other_devices = None, (), "auto", False, ()
+    models = SimpleNamespace(sources={})
+    loras, attention, fold_loras, other_devices = (), "auto", False, ()
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):
