@@ -30,22 +30,32 @@ class Keys:
 
     def knows(self, key: str, prefix: str) -> bool:
         """Return whether this table has a row for ``key``, wanted or not."""
-        try:
-            self.ours(key, prefix)
-        except KeyError:
-            return False
-        return True
+        return self._find(key, prefix) != UNKNOWN
 
     def ours(self, key: str, prefix: str) -> str | None:
         """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
-        if not key.startswith(prefix):
+        if (found := self._find(key, prefix)) == UNKNOWN:
             raise KeyError(key)
+        return found
+
+    def wanted(self, key: str, prefix: str) -> str | None:
+        """Return our name of a file's ``key``; None if it is unknown or not wanted."""
+        return self._find(key, prefix) or None
+
+    def _find(self, key: str, prefix: str) -> str | None:
+        if not key.startswith(prefix):
+            return UNKNOWN
         name = key[len(prefix) :]
         return None if name.startswith(self.unwanted) else _translate(name, self._to_ours)
 
     def official(self, name: str) -> str:
-        """Return the name that the official single file gives to our ``name``."""
-        return self.prefixes[0] + str(_translate(name, self._to_file))
+        """Return the name that the official single file gives to our ``name``. Raises KeyError if it is unknown."""
+        if (found := _translate(name, self._to_file)) == UNKNOWN:
+            raise KeyError(name)
+        return self.prefixes[0] + str(found)
+
+
+UNKNOWN = ""  # what a table says of names that it does not know; most files are asked for names of every component
 
 
 def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -81,6 +91,7 @@ def _numbers_in(name: str) -> list[str]:
 
 
 def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) -> str | None:
+    """The other name; None for one that is not wanted, and UNKNOWN."""
     shape, numbers = _pieces(name)
     for pattern, target in index.get(shape, ()):
         if all(wanted in ("{}", number) for wanted, number in zip(pattern, numbers)):
@@ -88,4 +99,4 @@ def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) 
                 return None
             free = [number for wanted, number in zip(pattern, numbers) if wanted == "{}"]
             return target.format(*free)
-    raise KeyError(name)
+    return UNKNOWN
