@@ -42,9 +42,14 @@ class Source:
         return ast.parse(self.text, self.path)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the tree, which every rule and every count looks at."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
     def functions(self) -> list[Function]:
         """All functions and methods, nested ones too."""
-        return [node for node in ast.walk(self.tree) if isinstance(node, _FUNCTIONS)]
+        return [node for node in self.nodes if isinstance(node, _FUNCTIONS)]
 
     @property
     def lines(self) -> int:
@@ -209,7 +214,7 @@ def nodes_of(sources: Sequence[Source]) -> dict[str, Any]:
     """Return the row of numbers of the classes that are nodes: those with ``define_schema`` and ``execute``."""
     bodies, schemas, most = [], [], 0
     for source in sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.ClassDef):
                 continue
             methods = {each.name: each for each in node.body if isinstance(each, _FUNCTIONS)}
@@ -294,7 +299,7 @@ def room_of(module: tuple[str, ...]) -> str | None:
 
 def _imports(source: Source, by_module: dict[tuple[str, ...], Source]) -> Iterator[tuple[str, ...]]:
     """Yield the modules of the project that a file imports, wherever in it."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         found: list[tuple[str, ...]] = []
         if isinstance(node, ast.Import):
             found = [tuple(name.name.split(".")) for name in node.names]

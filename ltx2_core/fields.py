@@ -8,10 +8,12 @@ Node widgets, flags of the command line, tables of help pages and API pages are 
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import PureWindowsPath
+from types import MappingProxyType
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
@@ -165,8 +167,13 @@ def short(number: float) -> str:
         return "a number of more than 300 digits"
 
 
-def settings_of(owner: type) -> dict[str, Setting]:
+def settings_of(owner: type) -> Mapping[str, Setting]:
     """Return every annotated field of the dataclass ``owner``, by name, in its order."""
+    return _read_settings(owner)
+
+
+@cache  # Python reads all hints of a class anew whenever they are asked for
+def _read_settings(owner: type) -> Mapping[str, Setting]:
     hints, found = get_type_hints(owner, include_extras=True), {}
     for field in fields(owner):
         hint = hints[field.name]
@@ -179,7 +186,7 @@ def settings_of(owner: type) -> dict[str, Setting]:
             continue
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         found[field.name] = Setting(field.name, look, text, default, kind)
-    return found
+    return MappingProxyType(found)
 
 
 def check_settings(value: object) -> None:

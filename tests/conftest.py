@@ -1,11 +1,12 @@
 """What holds for every test: one thread, a fixed seed, no downloads, nothing kept between runs.
 
-The markers ``oracle`` and ``slow`` are set here where a test's imports or fixtures say so. And ``--agreement``, which
-prints the figures.
+The markers ``oracle`` and ``slow`` are set here where a test's imports or fixtures say so; what is not slow starts no
+process. And ``--agreement``, which prints the figures.
 """
 
 import gc
 import os
+import subprocess
 from collections import defaultdict
 from functools import cache
 
@@ -19,9 +20,26 @@ os.environ["LTX2_CACHE"] = ""  # nothing is read from or written into the user's
 torch.set_num_threads(1)
 
 
+CARD = torch.cuda.is_available()
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers_each_time():
-    torch.manual_seed(0)
+    """What ``torch.manual_seed`` does; without a card that imports the compiler and keeps a traceback of each call."""
+    torch.default_generator.manual_seed(0)
+    if CARD:
+        torch.cuda.manual_seed_all(0)
+
+
+@pytest.fixture(autouse=True)
+def _only_what_is_slow_starts_a_process(request, monkeypatch):
+    """Another process takes seconds of a processor, to import what this one has."""
+    if not any(map(request.node.get_closest_marker, ("slow", "comfy", "browser", "cuda"))):
+        monkeypatch.setattr(subprocess.Popen, "__init__", _refuse_process)
+
+
+def _refuse_process(process, args, *_, **__):
+    pytest.fail(f"This test starts {args}; mark it slow (tests/README.md).")
 
 
 # Fixtures that take seconds: networks at full size.

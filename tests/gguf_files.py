@@ -166,3 +166,8 @@ def gemma(folder: Path, type: str, pack: Pack = packed) -> tuple[dict[str, Any],
         for name, value in gemma_tensors(folder).items()
     }
     return fields | vocabulary((folder / "tokenizer.model").read_bytes()), tensors
+
+
+# The fields and tensors of a file that is small and whole.
+GOOD = {"general.architecture": "ltxv", "a.word": "some text"}
+BIAS = {"a.bias": packed(torch.ones(40), "F32"), "b.weight": packed(torch.ones(4, 64), "Q8_0")}

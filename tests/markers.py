@@ -5,12 +5,13 @@ text of the module and of the helpers beside it (``official.py``); nothing is im
 """
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 ORACLES = {
-    "ltx_core", "ltx_pipelines", "diffusers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen", "optimum",
-    "bitsandbytes", "gguf", "torchao", "OpenEXR",
+    "ltx_core", "ltx_pipelines", "diffusers", "transformers", "peft", "scipy", "torchaudio", "radon", "comfy_kitchen",
+    "optimum", "bitsandbytes", "gguf", "torchao", "OpenEXR",
 }  # fmt: skip
 HELPERS = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
 
@@ -20,19 +21,25 @@ _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 @cache
 def oracles_in(path: Path) -> frozenset[str]:
     """Return the names of the functions and classes of a file that use an oracle; "*" for all of them."""
-    tree = ast.parse(path.read_text())
+    text = path.read_text()
+    helpers = [HELPERS[name] for name in re.findall(r"^from (\w+) import", text, re.MULTILINE) if name in HELPERS]
+    using = {helper.stem: names for helper in helpers if helper != path and (names := oracles_in(helper))}
+    if not using and not any(name in text for name in ORACLES):
+        return frozenset()  # most files: their trees need not be built
+    tree = ast.parse(text)
     known = {
         name.asname or name.name
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module in HELPERS and HELPERS[node.module] != path
+        if isinstance(node, ast.ImportFrom)
         for name in node.names
-        if name.name in oracles_in(HELPERS[node.module])
+        if name.name in using.get(node.module, ())
     }
     definitions = {node.name: node for node in tree.body if isinstance(node, (*_Function, ast.ClassDef))}
-    if any(_imports_oracle(node) for node in tree.body if node not in definitions.values()):
+    if any(_imports_oracle(node) for node in tree.body if not isinstance(node, (*_Function, ast.ClassDef))):
         return frozenset({"*"})
     known |= {name for name, node in definitions.items() if _imports_oracle(node)}
-    while more := {name for name, node in definitions.items() if name not in known and _names_in(node) & known}:
+    mentioned = {name: _names_in(node) for name, node in definitions.items()}
+    while more := {name for name, names in mentioned.items() if name not in known and names & known}:
         known |= more
     return frozenset(known)
 

@@ -349,7 +349,7 @@ def _unknown_keys(file: TensorFile) -> list[str]:
 
 
 def _has_projection(file: TensorFile) -> bool:
-    return any(name == "text_features" for name, _ in sources_in(file))
+    return COMPONENTS["text_features"].find(file.official_names) is not None
 
 
 def _is_distilled(name: str) -> bool | None:

@@ -71,7 +71,7 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
 def keys_of(names: Collection[str]) -> Keys | None:
     """Return the key table of an upscaler with tensors of these official names; None if they are not an upscaler's."""
     for keys in (UPSCALER, RATIONAL_UPSCALER):
-        ours = {keys.ours(key, "") if keys.knows(key, "") else None for key in names}
+        ours = {keys.wanted(key, "") for key in names}
         if {"conv_in.weight", "upsample.conv.weight"} <= ours and None not in ours:
             return keys
     return None

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
@@ -111,8 +112,9 @@ PAGES = {
 }
 
 
+@cache  # every line of a batch is parsed like a command line of its own
 def build_parser() -> tuple[Parser, dict[str, Command]]:
-    """Build the parser, and return it with its commands by name."""
+    """Build the parser, once, and return it with its commands by name."""
     parser = Parser(prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound.")
     adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     helps = {

@@ -230,7 +230,7 @@ def parse_character(text: str) -> tuple[list[Path], dict[str, Any]]:
 
     Returns the files, one or two, and the settings. Raises SettingError if it is written in another way.
     """
-    settings = settings_of(Character) | settings_of(VideoSource)
+    settings = {**settings_of(Character), **settings_of(VideoSource)}
     head, options = split_options(text, {name: within(setting) for name, setting in settings.items()})
     found = _CHARACTER.fullmatch(head)
     if found is None:

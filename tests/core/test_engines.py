@@ -439,13 +439,21 @@ def test_a_plan_says_in_a_line_for_each_stage_where_weights_are(wide):
 def test_finished_windows_are_found_when_only_the_last_prompt_changes(models, tmp_path, guidance):
     """Of four windows three are the same."""
     windowing, sampled = Windowing(17, 8), []
-    last = windowing.windows(41, Fraction(24))[-1]
+    last = windowing.windows(41, Fraction(48))[-1]
     engine = FakeEngine(models, Events(on_step=lambda done, total, step: sampled.append(done)))
 
     def make(prompt: str, **settings):
         sampled.clear()
-        segments = (Segment(0.5, "a blue ball"), Segment(1.4, prompt))
-        how = SMALL | {"width": 32, "height": 32, "frames": 41, "steps": 1, "video": guidance, "audio": guidance}
+        segments = (Segment(0.25, "a blue ball"), Segment(0.7, prompt))
+        how = SMALL | {
+            "width": 32,
+            "height": 32,
+            "frames": 41,
+            "fps": 48,
+            "steps": 1,
+            "video": guidance,
+            "audio": guidance,
+        }
         how |= {"windowing": windowing, "segments": segments, "resume": tmp_path}
         return run(models, Request.of("a red ball", **how | settings), engine).latent
 

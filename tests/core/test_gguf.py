@@ -1,30 +1,27 @@
-"""GGUF: blocks as they are defined, headers whole and broken, and models that run from such files."""
+"""GGUF: blocks as they are defined, headers, and models that run from such files."""
 
 import base64
 import itertools
 import json
 import random
-import struct
 import time
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import golden
 import pytest
 import torch
 from gguf_files import (
+    BIAS,
+    GOOD,
     PLAIN,
     PREFIX,
     common,
-    field,
     gemma,
     packed,
     random_blocks,
-    text,
     transformer,
-    vocabulary,
     write,
     write_parts,
 )
@@ -38,13 +35,12 @@ from torch.testing import assert_close
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
-from ltx2_core.checkpoint.belonging import check_training
 from ltx2_core.checkpoint.folders import is_shard, open_file
 from ltx2_core.checkpoint.gguf_header import read_gguf_header
 from ltx2_core.checkpoint.loading import find_broken
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
-from ltx2_core.errors import LTX2Error, MissingFileError, SettingError
+from ltx2_core.errors import LTX2Error, MissingFileError
 from ltx2_core.lora import LoraAdapter, Strengths, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.pipeline.blueprint import Blueprint
@@ -59,7 +55,6 @@ from ltx2_core.quantization import (
     install_quantized_layers,
     stored,
 )
-from ltx2_core.text import Tokenizer
 
 VECTORS = golden.vectors("formats")
 MINI, GEMMA = MINIATURE / "ltx2-mini.safetensors", MINIATURE / "gemma-mini"
@@ -178,131 +173,6 @@ def test_a_gguf_file_is_known_by_its_content(tmp_path, mini):
     path = tmp_path / "renamed.safetensors"
     path.write_bytes(mini.read_bytes())
     assert open_models(path).version == "2.0"
-
-
-BIAS = {"a.bias": packed(torch.ones(40), "F32"), "b.weight": packed(torch.ones(4, 64), "Q8_0")}
-GOOD = {"general.architecture": "ltxv", "a.word": "some text"}
-
-
-@pytest.fixture
-def good(tmp_path) -> bytes:
-    return write(tmp_path / "good.gguf", GOOD, BIAS).read_bytes()
-
-
-def refused(tmp_path: Path, content: bytes) -> str:
-    path = tmp_path / "broken.gguf"
-    path.write_bytes(content)
-    with pytest.raises(LTX2Error) as error:
-        TensorFile(path)
-    said = str(error.value)
-    assert "broken.gguf" in said and "\n" not in said and len(said) < 400
-    return said
-
-
-def test_a_file_that_is_cut_short_says_where(tmp_path, good):
-    end = len(good) - 16  # the rest is padding, which need not be there
-    for size in range(4, end):
-        said = refused(tmp_path, good[:size])
-        assert "incomplete" in said or "counts" in said, size
-    assert "in the field 'a.word'" in refused(tmp_path, good[: good.index(b"some") + 2])
-    assert "in the entry of the tensor 'b.weight'" in refused(tmp_path, good[: good.index(b"b.weight") + 12])
-    assert "in the tensor 'b.weight'" in refused(tmp_path, good[:-40])
-    assert f"has {end - 1:,} bytes and should have {end:,}" in refused(tmp_path, good[: end - 1])
-
-
-def test_an_empty_file_or_another_magic(tmp_path, good):
-    for content in (b"", b"GGU", b"GGML" + good[4:], b"FUGG" + good[4:]):
-        assert "not a safetensors file" in refused(tmp_path, content)
-
-
-@pytest.mark.parametrize(
-    ("version", "said"), [(1, "version 1"), (4, "version 4"), (0, "version 0"), (3 << 24, "big-endian")]
-)
-def test_another_version_or_byte_order(tmp_path, good, version, said):
-    assert said in refused(tmp_path, good[:4] + struct.pack("<I", version) + good[8:])
-
-
-@pytest.mark.parametrize("count", [2**63, 2**64 - 1, 10**6])
-def test_counts_that_cannot_be(tmp_path, good, count):
-    assert f"counts {count:,} tensors" in refused(tmp_path, good[:8] + struct.pack("<Q", count) + good[16:])
-    assert f"counts {count:,} fields" in refused(tmp_path, good[:16] + struct.pack("<Q", count) + good[24:])
-
-
-@pytest.mark.parametrize("length", [2**64 - 1, 2**63, 10**9])
-def test_lengths_that_cannot_be(tmp_path, good, length):
-    at = good.index(b"some text") - 8
-    assert "incomplete" in refused(tmp_path, good[:at] + struct.pack("<Q", length) + good[at + 8 :])
-    at = good.index(b"a.bias") - 8
-    assert "incomplete" in refused(tmp_path, good[:at] + struct.pack("<Q", length) + good[at + 8 :])
-
-
-def test_lists_that_cannot_be(tmp_path):
-    for kind, count, said in [(8, 2**60, "incomplete"), (5, 2**62, "incomplete"), (9, 1, "of kind 9"), (77, 1, "77")]:
-        path = write(tmp_path / "x.gguf", {"a.list": struct.pack("<IIQ", 9, kind, count)}, BIAS)
-        assert said in refused(tmp_path, path.read_bytes())
-    assert "of kind 99" in refused(tmp_path, write(tmp_path / "x.gguf", {"a": struct.pack("<I", 99)}, {}).read_bytes())
-
-
-@pytest.mark.parametrize(
-    ("shape", "type", "start", "said"),
-    [
-        ((2**63, 2**63), 0, 0, "describes 'x' as F32"),
-        ((2**40, 2**20), 8, 0, "describes 'x' as Q8_0"),
-        ((4, 33), 8, 0, "whole blocks of 32"),
-        ((4, 128), 12, 0, "whole blocks of 256"),
-        ((), 8, 0, "whole blocks"),
-        ((4,), 0, 5, "at byte 5"),
-        ((4,), 0, 2**63, "at byte"),
-        ((4,), 4, 0, "type 4 of GGUF"),
-        ((4,), 77, 0, "type 77 of GGUF"),
-        ((1,) * 9, 0, 0, "9 axes"),
-        ((10**6,), 0, 0, "in the tensor 'x'"),
-    ],
-)
-def test_tensors_that_cannot_be(tmp_path, shape, type, start, said):
-    table = text("x") + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", type, start)
-    content = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + table
-    assert said in refused(tmp_path, content + bytes(-len(content) % 32 + 64))
-
-
-def test_names_that_come_twice(tmp_path):
-    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("a.word") + field("x"))
-    assert "the field 'a.word' twice" in refused(tmp_path, header + bytes(64))
-    table = text("x") + struct.pack("<IQIQ", 1, 4, 0, 0)
-    assert "the tensor 'x' twice" in refused(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + 2 * table + bytes(64))
-    other = text("y") + struct.pack("<IQIQ", 1, 4, 0, 0)
-    lying = b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + table + other
-    assert "'y' where another tensor lies" in refused(tmp_path, lying + bytes(96))
-
-
-@pytest.mark.parametrize("alignment", [3, 0, 2**24, "32", -8])
-def test_an_alignment_that_cannot_be(tmp_path, alignment):
-    value = struct.pack("<Ii", 5, alignment) if isinstance(alignment, int) else field(alignment)
-    content = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("general.alignment") + value
-    assert "has general.alignment" in refused(tmp_path, content + bytes(64))
-
-
-def test_a_noted_shape_of_another_size(tmp_path):
-    path = write(tmp_path / "x.gguf", {"comfy.gguf.orig_shape.a.bias": [5, 9]}, BIAS)
-    assert "notes for 'a.bias' the shape (5, 9)" in refused(tmp_path, path.read_bytes())
-
-
-@pytest.mark.parametrize("architecture", ["flux", "wan", "llama", "qwen2", "clip", "hidream"])
-def test_another_architecture(tmp_path, architecture):
-    names = ["blk.0.attn_q.weight", "token_embd.weight"] if architecture in ("llama", "qwen2") else ["x.weight"]
-    tensors = {name: packed(torch.ones(32, 32), "Q8_0") for name in names}
-    path = write(tmp_path / "broken.gguf", {"general.architecture": architecture}, tensors)
-    for read in (open_models, open_text_encoder):
-        with pytest.raises(CheckpointError, match=rf"broken\.gguf is a .*of the kind {architecture}"):
-            read(path)
-
-
-@pytest.mark.parametrize("architecture", [None, "pig", "something"])
-@pytest.mark.sample(1)
-def test_a_transformer_is_known_by_its_tensors_too(tmp_path, tiny_files, architecture):
-    fields = {"general.architecture": architecture, "config": None}
-    path = write(tmp_path / "x.gguf", *transformer(tiny_files("2.3")[0], common("Q8_0"), **fields))
-    assert open_models(path).version == "2.3"
 
 
 # -- Models ------------------------------------------------------------------------------------------------------------
@@ -518,120 +388,6 @@ def test_gemma_in_parts(tmp_path):
     assert parts.config == whole.config and parts.tokenizer().tokens("a ball") == whole.tokenizer().tokens("a ball")
     state = build_text_encoder(whole).state_dict()
     assert all(torch.equal(value, state[key]) for key, value in build_text_encoder(parts).state_dict().items())
-
-
-# -- Gemma -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("type", "limit"), [("F32", 0), ("BF16", 0), ("F16", 2e-3), ("Q8_0", 0.03)])
-def test_gemma_gives_the_hidden_states_of_its_folder(tmp_path, type, limit):
-    files, folder = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, type))), open_text_encoder(GEMMA)
-    ours, theirs = files.config.to_json(), folder.config.to_json()
-    assert ours.pop("rms_norm_eps") == pytest.approx(theirs.pop("rms_norm_eps")) and ours == theirs
-    ids, mask = folder.tokenizer()(PROMPTS[:2])
-    ids, mask = ids[:, -16:], mask[:, -16:]
-    encoder = build_text_encoder(files, torch.float32)
-    for found, wanted in zip(encoder(ids, mask), build_text_encoder(folder, torch.float32)(ids, mask)):
-        rows = mask.bool()
-        assert (found[rows] - wanted[rows]).norm() <= limit * wanted[rows].norm()
-
-
-def test_the_table_of_words_stays_as_it_is_stored(tmp_path):
-    files = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))
-    encoder = build_text_encoder(files)
-    (file,) = files.shards
-    table = encoder.model.embed_tokens.weight
-    assert table.data_ptr() == file.get("model.embed_tokens.weight").data_ptr() and table.dtype == torch.uint8
-    models = open_models("miniature")
-    dtypes = dict.fromkeys((*models.sources, "text_encoder"), torch.bfloat16)
-    planned = Blueprint.of_files(models, files, dtypes).network("text_encoder").state_dict()
-    assert {key: value.nbytes for key, value in planned.items()} == {
-        key: value.nbytes for key, value in encoder.state_dict().items()
-    }
-
-
-def test_the_tokenizer_inside_gives_the_ids_of_the_real_one(tmp_path):
-    files = open_text_encoder(write(tmp_path / "g.gguf", *gemma(GEMMA, "Q8_0")))
-    real = Tokenizer.from_sentencepiece((GEMMA / "tokenizer.model").read_bytes())
-    found = files.tokenizer()
-    assert found.words == real.words
-    generator = torch.Generator().manual_seed(0)
-    pieces = ["ball", "red ", " a", "twice", "\n", " ", "  ", "\u00e9", "\u65e5", "<", "x", "ing", "<eos>"]
-    for _ in range(300):
-        picked = torch.randint(len(pieces), (int(torch.randint(20, (), generator=generator)),), generator=generator)
-        prompt = "".join(pieces[index] for index in picked)
-        assert found.tokens(prompt) == real.tokens(prompt), repr(prompt)
-
-
-def test_words_that_are_never_cut_are_found_whole(tmp_path):
-    """Gemma's marks of turns, and runs of spaces, which llama.cpp's converter writes as spaces."""
-    fields, tensors = gemma(GEMMA, "Q8_0")
-    for number, word in ((506, "<start_of_turn>"), (507, "   ")):
-        fields["tokenizer.ggml.tokens"][number] = word
-        fields["tokenizer.ggml.token_type"][number] = 4
-    found = open_text_encoder(write(tmp_path / "g.gguf", fields, tensors)).tokenizer()
-    assert found.tokens("a<start_of_turn>b").count(506) == 1 and found.tokens("a   b").count(507) == 1
-    assert 507 not in found.tokens("a  b")
-
-
-def test_a_tokenizer_beside_counts_where_none_is_inside(tmp_path):
-    fields, tensors = gemma(GEMMA, "Q8_0")
-    bare = {key: value for key, value in fields.items() if not key.startswith("tokenizer.")}
-    files = open_text_encoder(write(tmp_path / "g.gguf", bare, tensors))
-    with pytest.raises(MissingFileError, match=r"g\.gguf has no tokenizer"):
-        files.tokenizer()
-    (tmp_path / "tokenizer.json").write_bytes((GEMMA / "tokenizer.json").read_bytes())
-    assert files.tokenizer().tokens(PROMPTS[0]) == open_text_encoder(GEMMA).tokenizer().tokens(PROMPTS[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"tokens": ["a", "b"]}, r"2 words, 508 scores and 508 kinds"),
-        ({"scores": None}, "lacks its scores"),
-        ({"token_type": [9] * 508}, "word 0 of kind 9"),
-        ({"tokens": ["same"] * 508}, "cannot be read"),
-    ],
-)
-def test_a_tokenizer_that_cannot_be(tmp_path, change, said):
-    fields, tensors = gemma(GEMMA, "Q8_0")
-    fields |= {f"tokenizer.ggml.{key}": value for key, value in change.items()}
-    fields = {key: value for key, value in fields.items() if value is not None}
-    files = open_text_encoder(write(tmp_path / "g.gguf", fields, tensors))
-    with pytest.raises(CheckpointError, match=said) as error:
-        files.tokenizer()
-    assert "g.gguf" in str(error.value)
-
-
-@pytest.mark.slow
-def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
-    """As large as that of Gemma 3: 262,144 words with scores and kinds."""
-    fields, count = vocabulary((GEMMA / "tokenizer.model").read_bytes()), 262144
-    added = count - len(fields["tokenizer.ggml.tokens"])
-    fields["tokenizer.ggml.tokens"] += [f"word{number}" for number in range(added)]
-    fields["tokenizer.ggml.scores"] += [-1000.0] * added
-    fields["tokenizer.ggml.token_type"] += [1] * added
-    path = write(tmp_path / "g.gguf", {"general.architecture": "gemma3"} | fields, BIAS)
-    start = time.process_time()
-    tracemalloc.start()
-    file = TensorFile(path)
-    kept = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    kind, model = file.tokenizer_inside
-    assert time.process_time() - start < 2 and kept < 2**20
-    assert kind == "spiece_model" and Tokenizer.from_sentencepiece(model).words == count
-
-
-@pytest.mark.slow
-def test_gemma_4_as_it_was_published_is_refused(tmp_path, tiny_files):
-    """That of LTX-2.5 was trained anew, and says so in its header."""
-    tensors = gemma(GEMMA, "Q8_0")[1] | {"blk.0.layer_output_scale.weight": packed(torch.ones(1), "F32")}
-    path = write(tmp_path / "g.gguf", {"general.architecture": "gemma4"}, tensors)
-    files = open_text_encoder(path)
-    assert files.kind.title == "Gemma 4"
-    for version, words in (("2.3", "is Gemma 4, which .* does not read"), ("2.5", "was trained with the text encoder")):
-        with pytest.raises(SettingError, match=words):
-            check_training(files, open_models(tiny_files(version)[0]))
 
 
 # -- The whole way -----------------------------------------------------------------------------------------------------

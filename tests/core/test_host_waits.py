@@ -18,7 +18,7 @@ from ltx2_core.sampling import Guidance
 from ltx2_core.text import Contexts
 
 aten = torch.ops.aten
-SIGMAS = [1.0, 0.8, 0.6, 0.3, 0.0]
+SIGMAS = [1.0, 0.8, 0.4, 0.0]
 # Operations whose result the host must know to go on: a number, a choice, a shape. Inference mode would hide some.
 READS = {
     aten._local_scalar_dense, aten.equal, aten.nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutive,
@@ -51,7 +51,7 @@ class Functions(TorchFunctionMode):
 
 def reads_of_steps(masked: bool, **settings) -> list[int]:
     """Sample a clip, whose first frame is given or nearly so, and count for each step."""
-    shape = ClipShape(96, 64, 17, Fraction(24))
+    shape = ClipShape(64, 64, 9, Fraction(24))
     latent, found = latents.empty(shape), []
     mask = torch.ones(1, 1, *latent.video.shape[2:])
     mask[:, :, 0], mask[:, :, 1, :1] = 0.0, 0.25

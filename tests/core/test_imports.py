@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,9 @@ class Import(NamedTuple):
 def imports(source: str, package: tuple[str, ...]) -> Iterator[Import]:
     """Everything that a file of ``package`` imports."""
     tree = ast.parse(source)
+    top_level = set(tree.body)
     for node in ast.walk(tree):
-        always = node in tree.body
+        always = node in top_level
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, False, always) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,6 +74,13 @@ def imports(source: str, package: tuple[str, ...]) -> Iterator[Import]:
             yield from (Import(".".join([*module, alias.name]), bool(node.level), always) for alias in node.names)
 
 
+@cache
+def imports_of(file: Path) -> tuple[Import, ...]:
+    """Everything that a file of the repository imports; each is read once."""
+    return tuple(imports((ROOT / file).read_text(encoding="ascii"), file.parent.parts))
+
+
+@cache
 def room_of(target: str) -> str:
     """The room in which ``ltx2_core.room.module.name`` lies; what the package itself offers lies in "__init__"."""
     _, room, *_ = *target.split("."), "__init__"
@@ -91,8 +100,7 @@ def offences(files: list[Path], wrong: Callable[[Path, Import], bool]) -> dict[s
     """For each file, what it imports although that is ``wrong``."""
     found = {}
     for file in files:
-        everything = imports((ROOT / file).read_text(encoding="ascii"), file.parent.parts)
-        if targets := {each.target for each in everything if wrong(file, each)}:
+        if targets := {each.target for each in imports_of(file) if wrong(file, each)}:
             found[str(file)] = targets
     return found
 

@@ -1,4 +1,7 @@
-"""What a test imports tells whether it is an oracle."""
+"""What a test imports tells whether it is an oracle, and what it starts whether it is slow."""
+
+import subprocess
+import sys
 
 import pytest
 from markers import uses_oracle
@@ -44,3 +47,13 @@ def test_a_file_that_cannot_be_read_without_an_oracle(tmp_path):
     path = tmp_path / "test_example.py"
     path.write_text(MODULE.format(top='pytest.importorskip("scipy")'))
     assert uses_oracle(path, "test_plain", ())
+
+
+def test_only_what_is_slow_starts_a_process():
+    with pytest.raises(pytest.fail.Exception, match=r"starts .*; mark it slow"):
+        subprocess.run([sys.executable, "-c", ""], check=True)
+
+
+@pytest.mark.slow
+def test_what_is_slow_may():
+    subprocess.run([sys.executable, "-c", ""], check=True)

@@ -1,0 +1,157 @@
+"""Whatever goes wrong on the command line is one sentence, and faults of ours are not hidden."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2_core.checkpoint.models import MINIATURE
+from ltx2_core.cli import commands, main, sentence
+from ltx2_core.errors import OutOfMemoryError
+from ltx2_core.pipeline.local_engine import device_named
+
+LORA = MINIATURE / "loras" / "light-room.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        ([], ["COMMAND"]),
+        (["genrate"], ["genrate", "Did you mean generate?"]),
+        (["--version"], ["COMMAND"]),
+        (["generate", "--promt", "x"], ["--promt", "Did you mean --prompt?"]),
+        (["generate", "--stg", "1"], ["--stg"]),
+        (["generate", "--prompt", "x"], ["required", "--output"]),
+        (["generate", "--output", "x.mp4", "--schedule", "ltx"], ["'ltx'", "Did you mean ltx2?"]),
+        (["generate", "--output", "x.mp4", "--steps", "x"], ["--steps", "'x'"]),
+        (["generate", "--output", "x.mp4", "--steps"], ["--steps"]),
+        (["generate", "--output", "x.mp4", "--upscale", "3"], ["'3'", "1.5, 2"]),
+        (["generate", "--output", "x.mp4", "--format", "fp4"], ["'fp4'", "fp8"]),
+        (["generate", "--output", "x.mp4", "x"], ["x"]),
+        (["generate", "--output", "x.doc"], [".doc"]),
+        (["generate", "--output", "x.mp4", "--sound-only"], [".wav or .flac"]),
+        (["generate", "--output", "x.wav", "--sound-only", "--picture-only"], ["--picture-only"]),
+        (["generate", "--output", "x.mp4", "--frames", "9", "--seconds", "1"], ["--frames", "--seconds"]),
+        (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
+        (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),
+        (["generate", "--output", "x.mp4", "--reference-fill", "x.png"], ["--reference-fill"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--text-scale", "11"], ["--text-scale is 11", "10"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--segments", "no.txt"], ["There is no file no.txt"]),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file"], ["no.file"]),
+        *(
+            (["generate", "--output", "x.mp4", "--prompt", "x", flag, f"{before}no.file"], ["There is no file no.file"])
+            for flag, before in [
+                ("--image", "0:"),
+                ("--audio", ""),
+                ("--video", ""),
+                ("--source", ""),
+                ("--reference-video", ""),
+                ("--reference-audio", ""),
+                ("--character", ""),
+            ]
+        ),
+        (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),
+        (["plan", "--passes", "5"], ["'5'", "4"]),
+        (["plan", "--version", "2.2"], ["'2.2'", "2.3"]),
+        (["plan", "--version", "2.3", "--card", "Voodoo"], ["Voodoo"]),
+        (["tiny", "folder", "--version", "3"], ["'3'"]),
+        (["inspect", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_every_error_is_one_sentence(words, facts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and "\n" not in said.err.strip()
+    assert all(fact in said.err for fact in facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+FILES = ("--output", "--checkpoint", "--text-encoder", "--lora", "--text-encoder-lora", "--distilled-lora", "--source",
+         "--audio", "--video", "--mask", "--reference-video", "--reference-audio", "--reference-mask", "--segments",
+         "--reference-fill", "--dub", "--tracks",
+         "--resume", "--upscaler", "--temporal-upscaler")  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", FILES)
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_file_and_no_folder(flag, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--output", "x.mp4", "--prompt", "x", f"{flag}={name}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {flag}: '") and "is no name of a file" in said and said.count("\n") == 1
+    assert main(["tiny", name]) == 2 and main(["inspect", name]) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_name_with_a_line_in_it_is_only_a_name(capsys):
+    assert main(["generate", "--output", "x.mp4", "--prompt", "x", "--lora", "a\nb.safetensors:0.5"]) == 2
+    assert "There is no file a b.safetensors" in capsys.readouterr().err
+
+
+ABSENT = ("", "cuda:99", "mps:7", "xpu:9", "meta", "gpu", "vulkan", "hpu", "privateuseone", "fpga", "cpu:5", "cuda:-1",
+          "cuda:x", "cpu,cuda", "\ud83d", "c" * 5000)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_device_that_is_not_there_is_one_sentence(name, capsys, tmp_path):
+    words = ["generate", "--output", str(tmp_path / "x.mp4"), "--prompt", "x", "--device", name]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "device is" in said and "cpu" in said and len(said) < 400 and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_are_found_by_their_names():
+    assert device_named(" CPU ") == torch.device("cpu") and device_named("cpu:0").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped"),
+        (OutOfMemoryError("The block does not fit: make the clip smaller."), 2, "The block does not fit"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), 2, "Memory ran out: CUDA out of memory."),
+        (PermissionError(13, "Permission denied", "clip.mp4"), 2, "error: clip.mp4: Permission denied."),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device."),
+        (OSError("odd"), 2, "error: odd"),
+        (OSError(), 2, "error: OSError"),
+    ],
+)
+def test_whatever_stops_a_command_is_told(error, status, said, capsys, monkeypatch):
+    def stopped(options):
+        raise error
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", stopped)
+    assert main(["inspect", "x"]) == status
+    err = capsys.readouterr().err.strip()
+    assert said in err and "\n" not in err and "Traceback" not in err
+
+
+def test_faults_of_ours_are_not_hidden(monkeypatch):
+    def broken(options):
+        raise AttributeError("a mistake")
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", broken)
+    with pytest.raises(AttributeError):
+        main(["inspect", "x"])
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_gone_is_not_complained_about():
+    """As of ``ltx2 inspect file | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "import sys; from ltx2_core.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(LORA)],
+        stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert process.returncode == 1 and process.stderr == ""
+
+
+def test_a_sentence_of_an_error_is_one_line():
+    assert sentence(ValueError("two\n  lines")) == "two lines"

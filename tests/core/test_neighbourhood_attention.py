@@ -1,0 +1,113 @@
+"""Attention in a window around each token: in bricks, by the library, and by the definition."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ltx2_core.video_vae import (
+    neighbourhood_attention,
+)
+from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, find_kernel, window_start
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(q, k, v, kernel):
+    """The definition: a mask over all pairs."""
+    size, places = q.shape[1:4], torch.cartesian_prod(*(torch.arange(n) for n in q.shape[1:4]))
+    seen = torch.ones(len(places), len(places), dtype=torch.bool)
+    for axis, (length, reach) in enumerate(zip(size, kernel)):
+        start = torch.tensor([window_start(int(i), length, reach) for i in places[:, axis]])[:, None]
+        seen &= (places[:, axis] >= start) & (places[:, axis] < start + reach)
+    q, k, v = (x.flatten(1, 3).transpose(1, 2) for x in (q, k, v))
+    found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0)
+    return found.transpose(1, 2).unflatten(1, size)
+
+
+SHAPES = [
+    ((2, 5, 9, 17, 2, 16), (3, 5, 7)),
+    ((1, 13, 10, 11, 1, 8), (11, 5, 3)),
+    ((1, 4, 8, 8, 1, 8), (3, 7, 7)),  # one brick
+    ((1, 11, 3, 20, 1, 8), (11, 3, 11)),  # an axis that is one window
+    ((1, 9, 6, 5, 1, 8), (4, 2, 4)),  # even windows
+    ((1, 2, 3, 1, 1, 8), (3, 7, 7)),  # axes that are shorter than the window
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel"), SHAPES)
+def test_bricks_are_the_definition(shape, kernel):
+    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    window = tuple(min(pair) for pair in zip(kernel, shape[1:4]))
+    assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
+def test_the_library_has_the_same_windows(shape, kernel):
+    pytest.importorskip("comfy_kitchen")
+    q, k, v = random(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
+    theirs = neighbourhood_attention.kitchen_kernel()
+    assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_no_copy_is_as_large_as_all_windows():
+    """Keys of a share of the bricks are copied, never the 1331 keys of every query, nor a mask over the clip."""
+    from peak import Peak
+
+    q, k, v = (random(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
+    with Peak() as measured:
+        attend_in_bricks(q, k, v, (11, 11, 11))
+    assert measured.bytes < 8 * q.nbytes
+
+
+class FakeLibrary(types.ModuleType):
+    """comfy-kitchen with a kernel that is right, wrong, missing, or made for another card."""
+
+    def __init__(self, kind: str):
+        super().__init__("comfy_kitchen")
+        if kind != "old":
+            self.na3d = getattr(self, kind)
+
+    @staticmethod
+    def right(q, k, v, kernel, scale):
+        return attend_in_bricks(q, k, v, tuple(kernel))
+
+    @staticmethod
+    def wrong(q, k, v, kernel, scale):
+        return attend_in_bricks(q, k, v, (1, *kernel[1:]))
+
+    @staticmethod
+    def foreign(q, k, v, kernel, scale):
+        raise RuntimeError("no kernel image is available for execution on the device\nand more")
+
+
+class Card:
+    """A card that is none: what is moved to it stays where it is."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("right", ""), ("wrong", "is off by"), ("foreign", "no kernel image"), ("old", "na3d"), (None, "comfy_kitchen"),
+])  # fmt: skip
+def test_a_kernel_is_used_where_it_is_right(kind, said, monkeypatch, caplog):
+    library = None if kind is None else FakeLibrary(kind)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *rest: tensor)
+    caplog.set_level("INFO")
+    find_kernel.cache_clear()
+    try:
+        assert (find_kernel(Card(), torch.float32, 16) is not None) == (kind == "right")
+    finally:
+        find_kernel.cache_clear()
+    assert said in caplog.text and bool(said) == ("plain way" in caplog.text)
+
+
+def test_a_cpu_takes_the_plain_way():
+    assert find_kernel(torch.device("cpu"), torch.float32, 64) is None
