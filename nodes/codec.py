@@ -8,124 +8,83 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.light import LightDecoding
 from ..ltx2_core.conditioning.sources import VideoSource, check_length, even_frames
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.grade import prepare_decoding
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
-from . import host, inputs
+from . import host
 from .engine import HostEngine, LoadedModel
+from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, socket, widgets
+from .node import EachOf, Node
 from .values import Audio, GeneratedVideo, HostLatent, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
 DENOISING = ("decoder_seed", "decoder_steps", "decoder_keyframes")
 
 
-class VideoDecode(io.ComfyNode):
+class VideoDecode(Node):
     """Latents to frames."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVVideoDecode",
-            "decode/Video VAE Decode",
-            inputs=[
-                inputs.model(),
-                inputs.latent("The result of the sampler, or a video-only latent."),
-                *inputs.widgets(Tiling, *TILING),
-                inputs.plan(),
-                *inputs.widgets(Denoising, *DENOISING),
-                *inputs.widgets(LightDecoding, "hdr", "every_second"),
-            ],
-            outputs={"images": io.Image},
-            shows=True,
-        )
+    id = "LTX2AVVideoDecode"
+    title = "decode/Video VAE Decode"
+    inputs = [
+        MODEL,
+        LATENT,
+        widgets(Tiling, *TILING),
+        PLAN,
+        widgets(Denoising, *DENOISING),
+        widgets(LightDecoding, "hdr", "every_second"),
+    ]
+    outputs = {"images": io.Image}
+    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: Any) -> io.NodeOutput:
-        light = inputs.settings_from(LightDecoding, decoding)
+        light = settings_from(LightDecoding, decoding)
         engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
         frames = _frames(engine, HostLatent(latent), decoding)
         return io.NodeOutput(finish(frames[:, :: 2 if light.every_second else 1].flatten(0, 1)))
 
 
-class AudioDecode(io.ComfyNode):
+class AudioDecode(Node):
     """Latents to a mel spectrogram."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVAudioDecode",
-            "decode/Audio VAE Decode",
-            inputs=[
-                inputs.model(),
-                inputs.latent("The result of the sampler, or an audio-only latent."),
-                inputs.fps(
-                    "Frames per second; with the frames of the latent it says how long the sound has to be. 0 means: "
-                    "as the latent says, else 24."
-                ),
-            ],
-            outputs={"mel": MelType},
-            shows=True,
-        )
+    id = "LTX2AVAudioDecode"
+    title = "decode/Audio VAE Decode"
+    inputs = [MODEL, LATENT, FPS]
+    outputs = {"mel": MelType}
+    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, fps: float = 0.0) -> io.NodeOutput:
         return io.NodeOutput(_mel(HostEngine(model, node=cls), HostLatent(latent, fps)))
 
 
-class VocoderNode(io.ComfyNode):
+class VocoderNode(Node):
     """A mel spectrogram to sound."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVVocoder",
-            "decode/Vocoder",
-            inputs=[inputs.model(), inputs.socket(MelType, "mel", "From LTX-2 Audio VAE Decode.")],
-            outputs={"audio": io.Audio},
-            shows=True,
-        )
+    id = "LTX2AVVocoder"
+    title = "decode/Vocoder"
+    inputs = [MODEL, socket(MelType, "mel")]
+    outputs = {"audio": io.Audio}
+    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, mel: MelSpectrogram) -> io.NodeOutput:
         return io.NodeOutput(_audio(HostEngine(model, node=cls), mel))
 
 
-class Decode(io.ComfyNode):
+class Decode(Node):
     """Latents to a finished clip."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVDecode",
-            "decode/Decode to Video",
-            inputs=[
-                inputs.model(),
-                inputs.latent("The result of the sampler. Without sound in it the clip is silent."),
-                *inputs.widgets(Tiling, *TILING),
-                inputs.fps("Frames per second; the speed of the clip. 0 means: as the latent says, else 24."),
-                inputs.plan(),
-                inputs.socket(
-                    io.Audio,
-                    "audio",
-                    "The clip carries this sound as it is instead of the one in the latent: cut, or filled with "
-                    "silence, to its length. For LTX-2 Audio to Video.",
-                    optional=True,
-                ),
-                inputs.socket(
-                    io.Image,
-                    "images",
-                    "The clip shows these frames as they are instead of those in the latent, and nothing is decoded. "
-                    "For LTX-2 Video to Audio.",
-                    optional=True,
-                ),
-                *inputs.widgets(Denoising, *DENOISING),
-            ],
-            outputs={"video": inputs.EachOf(io.Video), "images": io.Image, "audio": io.Audio},
-            shows=True,
-        )
+    id = "LTX2AVDecode"
+    title = "decode/Decode to Video"
+    inputs = [MODEL, LATENT, widgets(Tiling, *TILING), FPS, PLAN, AUDIO, IMAGES, widgets(Denoising, *DENOISING)]
+    outputs = {"video": EachOf(io.Video), "images": io.Image, "audio": io.Audio}
+    shows = True
 
     @classmethod
     def execute(

@@ -23,8 +23,10 @@ from ..ltx2_core.settings import (
     OwnClipSettings,
     RecipeSettings,
 )
-from . import host, inputs
+from . import host
 from .engine import HostEngine, LoadedModel
+from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, VIDEO, socket, widgets
+from .node import Node
 from .values import (
     DEFAULT_FPS,
     Audio,
@@ -32,6 +34,7 @@ from .values import (
     HostConditioning,
     HostLatent,
     Latent,
+    ModelType,
     Video,
     audio_of_video,
     audio_source,
@@ -41,36 +44,23 @@ from .values import (
 )
 
 
-class EmptyLatent(io.ComfyNode):
+class EmptyLatent(Node):
     """Says how large and how long the clip will be."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEmptyLatent",
-            "latent/Empty AV Latent",
-            inputs=[
-                *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
-                *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
-                inputs.model("The model that the clip is for: it knows which size and length it likes.", optional=True),
-                inputs.socket(
-                    io.Image,
-                    "picture",
-                    "A picture whose aspect ratio the clip gets, while size is auto or as the picture.",
-                    optional=True,
-                ),
-                *inputs.widgets(ClipSettings, "size", "megapixels", "length", optional=True),
-                *inputs.widgets(RecipeSettings, "hq"),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="The encoded prompt, for the length as the prompt needs.",
-                ),
-                inputs.socket(io.Video, "video", "A video, likewise; a picture counts before it.", optional=True),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVEmptyLatent"
+    title = "latent/Empty AV Latent"
+    inputs = [
+        widgets(ClipSettings, "width", "height", "frames", "fps"),
+        widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
+        socket(ModelType, "model", optional=True),
+        socket(io.Image, "picture", optional=True),
+        widgets(ClipSettings, "size", "megapixels", "length", optional=True),
+        widgets(RecipeSettings, "hq"),
+        socket(io.Conditioning, "positive", optional=True),
+        VIDEO,
+    ]
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    shows = True
 
     @classmethod
     def execute(
@@ -83,7 +73,7 @@ class EmptyLatent(io.ComfyNode):
         if model is not None:
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
-        host.show_text(cls.hidden.unique_id, "; ".join([clip.describe(), *remarks]))
+        cls.show("; ".join([clip.describe(), *remarks]))
         latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(latent, clip.frames, float(clip.fps))
 
@@ -95,22 +85,14 @@ def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Condi
     return fit_length(asked, model.models, HostConditioning(positive).contexts(HostEngine(model)))
 
 
-class Extend(io.ComfyNode):
+class Extend(Node):
     """A longer latent, whose beginning is given."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVExtend",
-            "latent/Extend",
-            inputs=[
-                inputs.latent("What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."),
-                *inputs.widgets(ExtendSettings, "seconds"),
-                inputs.fps("Frames per second; 0 means: as the latent says, else 24."),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int},
-            shows=True,
-        )
+    id = "LTX2AVExtend"
+    title = "latent/Extend"
+    inputs = [LATENT, widgets(ExtendSettings, "seconds"), FPS]
+    outputs = {"av_latent": io.Latent, "frames": io.Int}
+    shows = True
 
     @classmethod
     def execute(cls, latent: Latent, seconds: float, fps: float = 0.0) -> io.NodeOutput:
@@ -119,34 +101,26 @@ class Extend(io.ComfyNode):
         frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
         longer = ClipShape(clip.width, clip.height, frames, clip.fps)
         content, mask = extended(begin.content, longer)
-        host.show_text(cls.hidden.unique_id, f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
+        cls.show(f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
         return io.NodeOutput(begin.with_content(content, noise_mask=to_host_latent(mask, {})["samples"]), frames)
 
 
-class Encode(io.ComfyNode):
+class Encode(Node):
     """A clip to a latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEncode",
-            "latent/Encode Clip",
-            inputs=[
-                inputs.model(),
-                *inputs.pictures("The clip"),
-                inputs.socket(
-                    io.Audio,
-                    "audio",
-                    "Its sound; not connected, that of the video. Without any, the latent has no sound part.",
-                    optional=True,
-                ),
-                *inputs.widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
-                inputs.plan(),
-                *inputs.widgets(GivenLight, "space"),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVEncode"
+    title = "latent/Encode Clip"
+    inputs = [
+        MODEL,
+        IMAGES,
+        VIDEO,
+        AUDIO,
+        widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
+        PLAN,
+        widgets(GivenLight, "space"),
+    ]
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    shows = True
 
     @classmethod
     def execute(

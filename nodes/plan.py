@@ -14,36 +14,28 @@ from ..ltx2_core.pipeline.stage import TRANSFORMER
 from ..ltx2_core.pipeline.stages import stages_of_clip
 from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.settings import Resources
-from . import host, inputs
+from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
+from .inputs import GUIDANCE, LATENT, MODEL, SIGMAS, socket, widgets
+from .node import Node
 from .values import GemmaType, HostLatent, Latent, PlanType
 
 
-class MemoryPlan(io.ComfyNode):
+class MemoryPlan(Node):
     """Says where weights will be and how long each stage takes; loads nothing."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVPlan",
-            "loaders/Memory Plan",
-            inputs=[
-                inputs.model(),
-                inputs.latent("The clip to plan for: only its size and frame rate matter."),
-                *inputs.widgets(Resources, "max_vram", "max_ram", optional=False),
-                inputs.socket(GemmaType, "gemma", "To plan for the text encoder, too.", optional=True),
-                inputs.socket(
-                    io.Sigmas,
-                    "sigmas",
-                    "The schedule, for the number of steps. Else the model's recipe.",
-                    optional=True,
-                ),
-                inputs.guidance("For the number of passes. Else that of the model's recipe."),
-            ],
-            outputs={"plan": PlanType, "report": io.String},
-            shows=True,
-            is_output_node=True,
-        )
+    id = "LTX2AVPlan"
+    title = "loaders/Memory Plan"
+    inputs = [
+        MODEL,
+        LATENT,
+        widgets(Resources, "max_vram", "max_ram", optional=False),
+        socket(GemmaType, "gemma", optional=True),
+        SIGMAS,
+        GUIDANCE,
+    ]
+    outputs = {"plan": PlanType, "report": io.String}
+    shows = ends_graph = True
 
     @classmethod
     def execute(
@@ -55,7 +47,7 @@ class MemoryPlan(io.ComfyNode):
         sampling = Sampling(steps, guidance or StreamGuidance(recipe.video, recipe.audio))
         clip = HostLatent(latent).planned_clip
         made = _planned(engine, most, sampling, clip)
-        host.show_text(cls.hidden.unique_id, made.summary())
+        cls.show(made.summary())
         return io.NodeOutput(replace(made, room=_limits(most, made)), made.explain())
 
 

@@ -6,24 +6,40 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ltx2_core.conditioning.rate import of_round
 from ..ltx2_core.errors import SettingError
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.pipeline.raise_rate import RaiseRate, check_known_keyframes
 from ..ltx2_core.pipeline.refine import Refine
 from ..ltx2_core.pipeline.stage import NetworkKey
 from ..ltx2_core.pipeline.upscale import Upscale
 from ..ltx2_core.sampling import Refine as RefineRecipe
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
-from . import host, inputs
+from . import host
 from .engine import HostEngine, LoadedModel, UpscalerLike, upscaler_of
+from .inputs import (
+    CONDITIONS,
+    GUIDANCE,
+    LATENT,
+    MODEL,
+    NEGATIVE,
+    PLAN,
+    POSITIVE,
+    SIGMAS,
+    UPSCALER,
+    choice,
+    socket,
+    widgets,
+)
+from .node import Node
 from .sample import check_negative, given_in, sampling_engine
-from .values import Conditioning, HostConditioning, HostLatent, Latent, script_of
+from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, ModelType, script_of
 
-MODEL = inputs.model("The LTX-2 model that made the latent, from LTX-2 Load Model.")
-FINISHED = inputs.latent("A finished latent, not a noisy one.")
 TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
-GIVEN = "What is given: those of the first stage, which are encoded again at this size."
 
 NO_LORA = (
     "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
@@ -32,18 +48,14 @@ NO_LORA = (
 )
 
 
-class UpscaleNode(io.ComfyNode):
+class UpscaleNode(Node):
     """More cells of the latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVUpscale",
-            "refine/Latent Upscaler",
-            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs={"av_latent": io.Latent},
-            shows=True,
-        )
+    id = "LTX2AVUpscale"
+    title = "refine/Latent Upscaler"
+    inputs = [MODEL, LATENT, UPSCALER, PLAN]
+    outputs = {"av_latent": io.Latent}
+    shows = True
 
     @classmethod
     def execute(
@@ -51,22 +63,18 @@ class UpscaleNode(io.ComfyNode):
     ) -> io.NodeOutput:
         larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
         clip = HostLatent(larger).shape
-        host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
+        cls.show(f"{clip.width} x {clip.height}")
         return io.NodeOutput(larger)
 
 
-class UpscaleTime(io.ComfyNode):
+class UpscaleTime(Node):
     """More frames of the latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVUpscaleTime",
-            "refine/Upscale in Time",
-            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVUpscaleTime"
+    title = "refine/Upscale in Time"
+    inputs = [MODEL, LATENT, UPSCALER, PLAN]
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    shows = True
 
     @classmethod
     def execute(
@@ -74,48 +82,32 @@ class UpscaleTime(io.ComfyNode):
     ) -> io.NodeOutput:
         larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
         clip = HostLatent(larger).shape
-        host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
+        cls.show(f"{clip.frames} frames at {float(clip.fps):g} fps")
         return io.NodeOutput(larger, clip.frames, float(clip.fps))
 
 
-class RefineNode(io.ComfyNode):
+class RefineNode(Node):
     """Puts detail into a large latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVRefine",
-            "refine/Tiled Refiner",
-            inputs=[
-                MODEL,
-                inputs.positive("The encoded prompt; best that of the first stage."),
-                inputs.latent("What to refine, at the size that is wanted."),
-                *inputs.widgets(SamplingSettings, "seed"),
-                io.Combo.Input(
-                    "sound",
-                    options=["hold", "refine", "hold and refer"],
-                    tooltip="hold keeps the sound as it is, and the picture follows it. refine makes it anew with "
-                    "the picture, as much as the noise asks for; of tiles it hears the whole picture. hold and refer "
-                    "holds it and shows it as the voice, too, in place of a reference sound, as Dub-It does.",
-                ),
-                *inputs.widgets(SecondStage, "noise_scale", optional=True),
-                inputs.socket(
-                    io.Sigmas,
-                    "sigmas",
-                    "The noise levels. Not connected, they are those that the recipe of the model has for its second "
-                    "stage.",
-                    optional=True,
-                ),
-                inputs.negative("Needed only while a text scale of the guidance is above 1."),
-                inputs.guidance("From LTX-2 Guidance. Not connected, it is that of the recipe: none."),
-                *inputs.widgets(TileSettings, *TILES),
-                inputs.plan(),
-                inputs.conditions(GIVEN),
-                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
-            ],
-            outputs={"av_latent": io.Latent, "report": io.String},
-            shows=True,
-        )
+    id = "LTX2AVRefine"
+    title = "refine/Tiled Refiner"
+    inputs = [
+        MODEL,
+        POSITIVE,
+        LATENT,
+        widgets(SamplingSettings, "seed"),
+        choice("sound", lambda: ["hold", "refine", "hold and refer"]),
+        widgets(SecondStage, "noise_scale", optional=True),
+        SIGMAS,
+        NEGATIVE,
+        GUIDANCE,
+        widgets(TileSettings, *TILES),
+        PLAN,
+        CONDITIONS,
+        widgets(SecondStage, "keep_references", "keep_keyframes"),
+    ]
+    outputs = {"av_latent": io.Latent, "report": io.String}
+    shows = True
 
     @classmethod
     def execute(
@@ -124,49 +116,40 @@ class RefineNode(io.ComfyNode):
         sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
         guidance, texts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
-        second = inputs.settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
+        second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
         recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
         return io.NodeOutput(*_refined(cls, model, texts, latent, second, recipe, seed, settings))
 
 
-class TwoStage(io.ComfyNode):
+class TwoStage(Node):
     """The official second stage in one node."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVTwoStage",
-            "refine/Two Stages",
-            inputs=[
-                MODEL,
-                inputs.positive("The encoded prompt, that of the first stage."),
-                inputs.latent("The finished latent of the first stage."),
-                inputs.UPSCALER,
-                *inputs.widgets(SamplingSettings, "seed"),
-                inputs.model(
-                    "The model for the second stage, with its own LoRAs. A dev model needs the distilled LoRA here: "
-                    "connect the model through LTX-2 Load LoRA. Not connected, it is the model above.",
-                    name="refine_model",
-                    optional=True,
-                ),
-                *inputs.widgets(SecondStage, "sound", optional=True),
-                inputs.negative("Only for recipes with a text scale above 1."),
-                *inputs.widgets(TileSettings, *TILES),
-                inputs.plan(),
-                inputs.conditions(GIVEN),
-                *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
-            ],
-            outputs={"av_latent": io.Latent, "report": io.String},
-            shows=True,
-        )
+    id = "LTX2AVTwoStage"
+    title = "refine/Two Stages"
+    inputs = [
+        MODEL,
+        POSITIVE,
+        LATENT,
+        UPSCALER,
+        widgets(SamplingSettings, "seed"),
+        socket(ModelType, "refine_model", optional=True),
+        widgets(SecondStage, "sound", optional=True),
+        NEGATIVE,
+        widgets(TileSettings, *TILES),
+        PLAN,
+        CONDITIONS,
+        widgets(RecipeSettings, "hq"),
+        widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
+    ]
+    outputs = {"av_latent": io.Latent, "report": io.String}
+    shows = True
 
     @classmethod
     def execute(
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
         **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        second, texts = inputs.settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
+        second, texts = settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
         begin = HostLatent(latent, prompt=HostConditioning(positive))
@@ -179,8 +162,44 @@ class TwoStage(io.ComfyNode):
         refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
-            host.show_text(cls.hidden.unique_id, NO_LORA)
+            cls.show(NO_LORA)
         return io.NodeOutput(refined, report)
+
+
+class RaiseFrameRate(Node):
+    """Twice or four times as many frames per second."""
+
+    id = "LTX2AVRaiseFrameRate"
+    title = "refine/Raise Frame Rate"
+    inputs = [
+        MODEL,
+        POSITIVE,
+        LATENT,
+        UPSCALER,
+        widgets(SecondStage, "rounds", rounds=1),
+        widgets(SamplingSettings, "seed"),
+        PLAN,
+        CONDITIONS,
+    ]
+    outputs = {"av_latent": io.Latent}
+    shows = True
+
+    @classmethod
+    def execute(
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, rounds: int, seed: int,
+        plan: Plan | None = None, conditions: Chain | None = None
+    ) -> io.NodeOutput:  # fmt: skip
+        for number in range(1, rounds + 1):
+            check_known_keyframes(HostLatent(latent).content)
+            begin = HostLatent(upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time"))
+            engine, given = sampling_engine(cls, model, begin, plan), of_round(conditions or ())
+            careful = prepare_encoding(engine, given)
+            items = engine.model.conditions.encode(given, begin.shape, ("video",), careful, begin.times)
+            stage = RaiseRate.of(begin.content, begin.fps, number, items, seed, begin.drawn_by_first)
+            result = stage.run(engine, begin.content, begin.fps, script_of(engine, positive), items)
+            latent = begin.raised(result, stage.draws)
+        cls.show(HostLatent(latent).shape.describe())
+        return io.NodeOutput(latent)
 
 
 def upscaled(engine: HostEngine, latent: HostLatent, value: UpscalerLike, wanted: str | None = None) -> Latent:
@@ -220,7 +239,7 @@ def _refined(
     held = (*settings.get("followed", ()), *(second.held if begin.content.audio is not None else ()))
     conditions = settings.get("conditions") or ()
     items, state = given_in(begin, second.given(conditions), engine, *held)
-    chosen, loras = inputs.settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)
+    chosen, loras = settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)
     stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state, loras, begin.drawn_by_first)
     check_negative(stage.sampling, texts[1])
     stage = engine.fit(stage)

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..ltx2_core.conditioning import AVState, LatentCondition, apply_conditions
 from ..ltx2_core.conditioning.conditions import edits
 from ..ltx2_core.errors import SettingError
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.latents import AVLatent
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.encode_conditions import check_keyframes, check_something_is_left
@@ -19,64 +20,58 @@ from ..ltx2_core.pipeline.sample import Sample, Sampling
 from ..ltx2_core.sampling import Guidance, Recipe, ScheduleSettings, StreamGuidance, schedules
 from ..ltx2_core.sampling.windows import Segment, Windowing
 from ..ltx2_core.settings import LongClip, RecipeSettings, SamplingSettings, StreamScales, parse_stg_blocks
-from . import host, inputs
+from . import host
 from .engine import HostEngine, LoadedModel
+from .inputs import (
+    CONDITIONS,
+    FPS,
+    GUIDANCE,
+    LATENT,
+    MODEL,
+    NEGATIVE,
+    PLAN,
+    POSITIVE,
+    SIGMAS,
+    WINDOWS,
+    socket,
+    widgets,
+)
+from .node import Node
 from .preview import Preview
 from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, LongClipPlan, WindowsType, script_of
 
 
-class SampleNode(io.ComfyNode):
+class SampleNode(Node):
     """Denoises picture and sound together."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVSample",
-            "sampling/Dual-Stream Sampler",
-            inputs=[
-                inputs.model(),
-                inputs.positive(
-                    "The encoded prompt, with or without a pass through the Thinking-Token Connector; ComfyUI's own "
-                    "LTX-2 conditioning works, too."
-                ),
-                inputs.latent(
-                    "What to fill: an empty latent, or one with a noise mask, of which the masked part is made anew. "
-                    "Without a sound part, a silent clip is made."
-                ),
-                inputs.socket(
-                    io.Sigmas,
-                    "sigmas",
-                    "The noise levels, from LTX-2 Schedule. Beginning below 1 keeps that much of the latent. Not "
-                    "connected, they are those of the model's recipe for this latent.",
-                    optional=True,
-                ),
-                *inputs.widgets(SamplingSettings, "seed"),
-                *inputs.widgets(Guidance, "text_scale", "cross_modal_scale"),
-                inputs.negative("The encoded negative prompt. Needed while a text scale is above 1."),
-                *inputs.widgets(SamplingSettings, "sampler"),
-                *inputs.widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
-                *inputs.widgets(StreamScales, "video_text_scale", "audio_text_scale"),
-                *inputs.widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
-                inputs.fps(
-                    "Frames per second, for a latent that does not say it. 0 means: as the latent says, else as "
-                    "LTXVConditioning says, else 24."
-                ),
-                inputs.guidance("From LTX-2 Guidance or Recipe: takes the place of all scales here."),
-                *inputs.widgets(
-                    SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"
-                ),
-                inputs.plan(),
-                inputs.conditions("Pictures, sound, a video, what to keep: from the LTX-2 condition nodes."),
-                inputs.windows("From LTX-2 Long Video: makes the clip window by window.", optional=True),
-                *inputs.widgets(SamplingSettings, "step_noise"),
-                *inputs.widgets(RecipeSettings, "settings", optional=True),
-                *inputs.widgets(ScheduleSettings, "steps", optional=True),
-                *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SamplingSettings, "eta", "step_cache"),
-            ],
-            outputs={"av_latent": io.Latent},
-            shows=True,
-        )
+    id = "LTX2AVSample"
+    title = "sampling/Dual-Stream Sampler"
+    inputs = [
+        MODEL,
+        POSITIVE,
+        LATENT,
+        SIGMAS,
+        widgets(SamplingSettings, "seed"),
+        widgets(Guidance, "text_scale", "cross_modal_scale"),
+        NEGATIVE,
+        widgets(SamplingSettings, "sampler"),
+        widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
+        widgets(StreamScales, "video_text_scale", "audio_text_scale"),
+        widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
+        FPS,
+        GUIDANCE,
+        widgets(SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"),
+        PLAN,
+        CONDITIONS,
+        WINDOWS,
+        widgets(SamplingSettings, "step_noise"),
+        widgets(RecipeSettings, "settings", optional=True),
+        widgets(ScheduleSettings, "steps", optional=True),
+        widgets(RecipeSettings, "hq"),
+        widgets(SamplingSettings, "eta", "step_cache"),
+    ]
+    outputs = {"av_latent": io.Latent}
+    shows = True
 
     @classmethod
     def execute(
@@ -131,9 +126,9 @@ def check_negative(sampling: Sampling, negative: Conditioning | None) -> None:
 
 def _sampling(engine: HostEngine, begin: HostLatent, conditions: Chain, settings: dict[str, Any]) -> Sampling:
     """Return how to sample: as the recipe or as the widgets say; what is connected takes the place of either."""
-    how = inputs.settings_from(SamplingSettings, settings)
+    how = settings_from(SamplingSettings, settings)
     sigmas, guidance, steps = (settings.pop(name, None) for name in ("sigmas", "guidance", "steps"))
-    choice = inputs.settings_from(RecipeSettings, settings)
+    choice = settings_from(RecipeSettings, settings)
     models, recipe = engine.models, recipe_of(engine.models, choice.hq).editing(edits(conditions))
     follows = choice.follows(sigmas)
     own = None if follows or recipe.has_fixed_steps else steps
@@ -151,7 +146,7 @@ def _sampling(engine: HostEngine, begin: HostLatent, conditions: Chain, settings
 def _sliders(settings: dict[str, Any], recipe: Recipe, layers: int) -> StreamGuidance:
     """Return the guidance that the widgets say."""
     blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe, layers)
-    alone = inputs.settings_from(StreamScales, settings)
+    alone = settings_from(StreamScales, settings)
     return alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
 
 
@@ -184,42 +179,30 @@ def _ended(begin: HostLatent, result: AVLatent, engine: HostEngine, stage: Sampl
     return begin.finished(result, None if engine.preview is None else engine.preview.last_step, ())
 
 
-class LongVideo(io.ComfyNode):
+class LongVideo(Node):
     """Cuts a long clip into windows."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVLongVideo",
-            "sampling/Long Video",
-            inputs=[
-                *inputs.widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
-                *inputs.widgets(LongClip, "resume"),
-                *inputs.widgets(Windowing, "transition", optional=True),
-            ],
-            outputs={"windows": WindowsType},
-        )
+    id = "LTX2AVLongVideo"
+    title = "sampling/Long Video"
+    inputs = [
+        widgets(Windowing, "window", "overlap", "drift_control", "overlap_strength"),
+        widgets(LongClip, "resume"),
+        widgets(Windowing, "transition", optional=True),
+    ]
+    outputs = {"windows": WindowsType}
 
     @classmethod
     def execute(cls, resume: bool = True, **windowing: Any) -> io.NodeOutput:
         return io.NodeOutput(LongClipPlan(Windowing(**windowing), resume))
 
 
-class SegmentNode(io.ComfyNode):
+class SegmentNode(Node):
     """Another prompt from a moment on."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVSegment",
-            "sampling/Segment",
-            inputs=[
-                inputs.windows("From LTX-2 Long Video, or from another segment."),
-                inputs.positive("The encoded prompt of this segment."),
-                *inputs.widgets(Segment, "start"),
-            ],
-            outputs={"windows": WindowsType},
-        )
+    id = "LTX2AVSegment"
+    title = "sampling/Segment"
+    inputs = [socket(WindowsType, "windows"), POSITIVE, widgets(Segment, "start")]
+    outputs = {"windows": WindowsType}
 
     @classmethod
     def execute(cls, windows: LongClipPlan, positive: Conditioning, start: float) -> io.NodeOutput:

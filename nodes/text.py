@@ -5,49 +5,33 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint.models import EncoderAlone
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
-from . import host, inputs
+from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .values import Conditioning, GemmaType, HostConditioning
-
-EDITED = (
-    "What is handed on in place of what Gemma writes, as soon as there is something: copy its text from the node, and "
-    "change it. Empty lets Gemma write."
-)
+from .inputs import GEMMA, MODEL, NEGATIVE, PLAN, POSITIVE, socket, widgets
+from .node import EachOf, Node
+from .values import Conditioning, HostConditioning, ModelType
 
 
-class GemmaTextEncode(io.ComfyNode):
+class GemmaTextEncode(Node):
     """Reads both prompts with Gemma in one load."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVGemmaTextEncode",
-            "text/Gemma Text Encode",
-            inputs=[
-                inputs.model("The LTX-2 model that the prompt is for: it holds the text projection."),
-                inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),
-                *inputs.widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
-                inputs.plan(),
-            ],
-            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
-        )
+    id = "LTX2AVGemmaTextEncode"
+    title = "text/Gemma Text Encode"
+    inputs = [MODEL, GEMMA, widgets(PromptSettings, "prompt", "negative", "keep_encoded"), PLAN]
+    outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        gemma: GemmaLike,
-        prompt: str,
-        negative: str = "",
-        keep_encoded: bool = True,
-        plan: Plan | None = None,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, negative: str = "", keep_encoded: bool = True,
+        plan: Plan | None = None
+    ) -> io.NodeOutput:  # fmt: skip
         engine = HostEngine(model, plan, gemma=gemma)
         return io.NodeOutput(*encode_prompts(engine, [prompt], negative, keep_encoded))
 
@@ -58,90 +42,58 @@ def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: 
     return [[[host.to_host_format(each), {UNPROCESSED: True}]] for each in cached_features(engine, asked, keep)]
 
 
-class EnhancePrompt(io.ComfyNode):
+class EnhancePrompt(Node):
     """Lets Gemma tell a short prompt at length."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEnhancePrompt",
-            "text/Enhance Prompt",
-            inputs=[
-                inputs.model("The LTX-2 model that the prompt is for: it says which Gemma 'as the model' is."),
-                inputs.socket(GemmaType, "gemma", "What writes, from LTX-2 Load Gemma: an instruct Gemma."),
-                *inputs.widgets(PromptSettings, "prompt"),
-                *inputs.widgets(Enhancing, "wording", "temperature", "longest"),
-                io.String.Input("edited", default="", multiline=True, optional=True, tooltip=EDITED),
-                inputs.plan(),
-            ],
-            outputs={"prompt": io.String},
-            shows=True,
-        )
+    id = "LTX2AVEnhancePrompt"
+    title = "text/Enhance Prompt"
+    inputs = [
+        MODEL,
+        GEMMA,
+        widgets(PromptSettings, "prompt"),
+        widgets(Enhancing, "wording", "temperature", "longest"),
+        socket(io.String, "edited", default="", multiline=True, optional=True),
+        PLAN,
+    ]
+    outputs = {"prompt": io.String}
+    shows = True
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        gemma: GemmaLike,
-        prompt: str,
-        edited: str = "",
-        plan: Plan | None = None,
-        **settings: int | float,
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None,
+        **settings: int | float
+    ) -> io.NodeOutput:  # fmt: skip
         if edited.strip():
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
         engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
-        written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings))
-        host.show_text(cls.hidden.unique_id, written)
+        written = enhance(engine, prompt, settings_from(Enhancing, settings))
+        cls.show(written)
         return io.NodeOutput(written)
 
 
-class PromptsAndSeeds(io.ComfyNode):
+class PromptsAndSeeds(Node):
     """Each prompt with each seed, one after the other."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVPromptsAndSeeds",
-            "text/Prompts and Seeds",
-            inputs=inputs.widgets(Variations, "prompts", "seeds", "filename_prefix"),
-            outputs={
-                "prompts": inputs.EachOf(io.String),
-                "seeds": inputs.EachOf(io.Int),
-                "filename_prefix": inputs.EachOf(io.String),
-            },
-        )
+    id = "LTX2AVPromptsAndSeeds"
+    title = "text/Prompts and Seeds"
+    inputs = [widgets(Variations, "prompts", "seeds", "filename_prefix")]
+    outputs = {"prompts": EachOf(io.String), "seeds": EachOf(io.Int), "filename_prefix": EachOf(io.String)}
 
     @classmethod
     def execute(cls, prompts: str, seeds: str, filename_prefix: str) -> io.NodeOutput:
         return io.NodeOutput(*map(list, zip(*Variations(prompts, seeds, filename_prefix).all())))
 
 
-class ThinkingTokens(io.ComfyNode):
+class ThinkingTokens(Node):
     """Runs the connectors: the prompt is continued with learned tokens, and all of them read each other."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVThinkingTokens",
-            "text/Thinking-Token Connector",
-            inputs=[
-                # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
-                inputs.positive(
-                    "An encoded prompt, from LTX-2 Gemma Text Encode or from ComfyUI's own LTX-2 text encoder. One "
-                    "that has been here before passes unchanged."
-                ),
-                inputs.negative("The encoded negative prompt, if any."),
-                inputs.model(
-                    "The LTX-2 model whose connectors to use. Not connected, prompts pass unchanged, and the sampler "
-                    "runs the connectors of its own model.",
-                    optional=True,
-                ),
-            ],
-            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
-        )
+    id = "LTX2AVThinkingTokens"
+    title = "text/Thinking-Token Connector"
+    # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
+    inputs = [POSITIVE, NEGATIVE, socket(ModelType, "model", optional=True)]
+    outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
     def execute(
