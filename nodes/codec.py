@@ -13,13 +13,14 @@ from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ..ltx2_core.pipeline.decode_video import DecodeVideo
 from ..ltx2_core.pipeline.grade import prepare_decoding
+from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, socket, widgets
 from .node import EachOf, Node
-from .values import Audio, GeneratedVideo, HostLatent, Latent, MelSpectrogram, MelType, audio_source
+from .values import Audio, GeneratedVideo, Latent, MelSpectrogram, MelType, audio_source
 
 TILING = ("tile_size", "tile_overlap", "tile_frames", "frame_overlap")
 DENOISING = ("decoder_seed", "decoder_steps", "decoder_keyframes")
@@ -45,7 +46,7 @@ class VideoDecode(Node):
     def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: Any) -> io.NodeOutput:
         light = settings_from(LightDecoding, decoding)
         engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
-        frames = _frames(engine, HostLatent(latent), decoding)
+        frames = _frames(engine, GraphLatent(latent), decoding)
         return io.NodeOutput(finish(frames[:, :: 2 if light.every_second else 1].flatten(0, 1)))
 
 
@@ -60,7 +61,7 @@ class AudioDecode(Node):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, fps: float = 0.0) -> io.NodeOutput:
-        return io.NodeOutput(_mel(HostEngine(model, node=cls), HostLatent(latent, fps)))
+        return io.NodeOutput(_mel(HostEngine(model, node=cls), GraphLatent(latent, fps)))
 
 
 class VocoderNode(Node):
@@ -91,7 +92,7 @@ class Decode(Node):
         cls, model: LoadedModel, latent: Latent, fps: float = 0.0, plan: Plan | None = None,
         audio: Audio | None = None, images: Tensor | None = None, **decoding: Any
     ) -> io.NodeOutput:  # fmt: skip
-        engine, content = HostEngine(model, plan, cls), HostLatent(latent, fps)
+        engine, content = HostEngine(model, plan, cls), GraphLatent(latent, fps)
         batch = len(content.video)
         sound = _sound(engine, content, audio)
         frames = _frames(engine, content, decoding) if images is None else _given_frames(images, content.shape, batch)
@@ -101,7 +102,7 @@ class Decode(Node):
         return io.NodeOutput(videos, frames.flatten(0, 1), sound)
 
 
-def _sound(engine: HostEngine, latent: HostLatent, given: Audio | None) -> Audio | None:
+def _sound(engine: HostEngine, latent: GraphLatent, given: Audio | None) -> Audio | None:
     """Return the sound of every clip: a given one as it is, else the decoded one; None without any."""
     if given is not None:
         source = audio_source(given)
@@ -122,7 +123,7 @@ def _video(images: Tensor, audio: Audio | None, number: int, fps: Fraction) -> A
     return GeneratedVideo(Types.VideoComponents(images=images, audio=sound, frame_rate=fps))
 
 
-def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, Any]) -> Tensor:
+def _frames(engine: HostEngine, latent: GraphLatent, decoding: dict[str, Any]) -> Tensor:
     """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU; ``decoding`` are widgets of the node."""
     batch, _, count, height, width = latent.video.shape
     tiling, denoising = ({name: decoding[name] for name in names if name in decoding} for names in (TILING, DENOISING))
@@ -133,7 +134,7 @@ def _frames(engine: HostEngine, latent: HostLatent, decoding: dict[str, Any]) ->
     return stage.collect(engine, latent.video, latent.seams, keyframes)
 
 
-def _mel(engine: HostEngine, latent: HostLatent) -> MelSpectrogram:
+def _mel(engine: HostEngine, latent: GraphLatent) -> MelSpectrogram:
     audio = latent.audio
     mel = DecodeMel(audio.shape[2], len(audio)).run(engine, audio)
     return MelSpectrogram(host.to_host_format(mel), latent.clip)

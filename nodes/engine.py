@@ -30,6 +30,7 @@ from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
+from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.prepare import (
@@ -54,6 +55,7 @@ from ..ltx2_core.pipeline.stage import (
     need_of,
 )
 from ..ltx2_core.quantization import CASTS
+from ..ltx2_core.sampling import Step
 from ..ltx2_core.settings import PRECISIONS, Resources
 from ..ltx2_core.text import Tokenizer
 from . import host
@@ -402,9 +404,16 @@ class HostEngine(PlannedEngine):
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
+        self.conditions = model.conditions
         self._bars: dict[str, Callable[..., None]] = {}
         on_step = preview.on_step if preview is not None else Events.on_step
-        self.events = Events(self._on_progress, self._on_finding, on_step, check=self._check)
+        say = partial(host.show_text, self.node_id)
+        self.events = Events(self._on_progress, self._on_finding, on_step, on_remark=say, check=self._check)
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the sampler, of which the preview is told."""
+        return None if self.preview is None else self.preview.last_step
 
     @property
     def encoder(self) -> TextEncoderFiles:
@@ -536,6 +545,12 @@ class HostEngine(PlannedEngine):
 
     def _check(self) -> None:
         mm.throw_exception_if_processing_interrupted()
+
+
+def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphLatent, plan: Plan | None) -> HostEngine:
+    """Return the engine of a node that samples, with its preview."""
+    preview = Preview(node, model.models, latent.fps, latent.content.audio is not None)
+    return HostEngine(model, plan, node, preview=preview)
 
 
 def _fuses(device: torch.device) -> bool:

@@ -8,12 +8,13 @@ from torch import Tensor
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from .engine import LoadedModel
 from .inputs import GUIDANCE, MODEL, socket, widgets
 from .node import Node
-from .values import GuidanceType, HostLatent, Latent
+from .values import GuidanceType, Latent
 
 
 class GuidanceNode(Node):
@@ -69,7 +70,7 @@ class RecipeNode(Node):
 
 def _tokens(latent: Latent | None) -> int | None:
     """Return the tokens of the picture; None without a latent or a picture."""
-    return None if latent is None else HostLatent(latent).video_tokens
+    return None if latent is None else GraphLatent(latent).video_tokens
 
 
 class ScheduleNode(Node):

@@ -14,6 +14,7 @@ from ..ltx2_core.pipeline.duration import fit_length
 from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.grade import prepare_encoding
+from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import (
     AS_PROMPT,
@@ -28,11 +29,8 @@ from .engine import HostEngine, LoadedModel
 from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, VIDEO, socket, widgets
 from .node import Node
 from .values import (
-    DEFAULT_FPS,
     Audio,
     Conditioning,
-    HostConditioning,
-    HostLatent,
     Latent,
     ModelType,
     Video,
@@ -74,15 +72,15 @@ class EmptyLatent(Node):
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         cls.show("; ".join([clip.describe(), *remarks]))
-        latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
-        return io.NodeOutput(latent, clip.frames, float(clip.fps))
+        latent = latent_of(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
+        return io.NodeOutput(to_host_latent(latent), clip.frames, float(clip.fps))
 
 
 def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Conditioning | None) -> ClipSettings:
     """Return the settings as long as the prompt needs, where they ask for that."""
     if asked.length != AS_PROMPT or model is None or positive is None:
         return asked
-    return fit_length(asked, model.models, HostConditioning(positive).contexts(HostEngine(model)))
+    return fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
 
 
 class Extend(Node):
@@ -96,13 +94,14 @@ class Extend(Node):
 
     @classmethod
     def execute(cls, latent: Latent, seconds: float, fps: float = 0.0) -> io.NodeOutput:
-        begin = HostLatent(latent, fps)
+        begin = GraphLatent(latent, fps)
         clip = begin.shape
         frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
         longer = ClipShape(clip.width, clip.height, frames, clip.fps)
         content, mask = extended(begin.content, longer)
         cls.show(f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
-        return io.NodeOutput(begin.with_content(content, noise_mask=to_host_latent(mask, {})["samples"]), frames)
+        masks = tuple(mask.streams().values())
+        return io.NodeOutput(to_host_latent(begin.with_content(content, noise_mask=masks)), frames)
 
 
 class Encode(Node):
@@ -136,7 +135,7 @@ class Encode(Node):
             begin = init.encode(clip, ("video",) if sound is None else ("video", "audio"), encoders)
             encoded = {each.stream: each.latent for each in begin}
         content = AVLatent(encoded["video"], encoded.get("audio"))
-        return io.NodeOutput(to_host_latent(content, {"fps": rate}), clip.frames, float(rate))
+        return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))
 
 
 def _show_clip(node_id: str | None, init: InitClip, clip: ClipShape) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ltx2_core.memory.placement import Room
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.plan import Plan, plan_stages
 from ..ltx2_core.pipeline.sample import Sampling
 from ..ltx2_core.pipeline.stage import TRANSFORMER
@@ -18,7 +19,7 @@ from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import GUIDANCE, LATENT, MODEL, SIGMAS, socket, widgets
 from .node import Node
-from .values import GemmaType, HostLatent, Latent, PlanType
+from .values import GemmaType, Latent, PlanType
 
 
 class MemoryPlan(Node):
@@ -45,7 +46,7 @@ class MemoryPlan(Node):
         engine, recipe, most = HostEngine(model, gemma=gemma), recipe_of(model.models), Resources(**limits)
         steps = tuple(recipe.sigmas() if sigmas is None else sigmas.tolist())
         sampling = Sampling(steps, guidance or StreamGuidance(recipe.video, recipe.audio))
-        clip = HostLatent(latent).planned_clip
+        clip = GraphLatent(latent).planned_clip
         made = _planned(engine, most, sampling, clip)
         cls.show(made.summary())
         return io.NodeOutput(replace(made, room=_limits(most, made)), made.explain())

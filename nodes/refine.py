@@ -1,26 +1,20 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.rate import of_round
-from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.grade import prepare_encoding
+from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt
+from ..ltx2_core.pipeline.graph_stages import refine_latent, refine_raised, upscale_latent
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.raise_rate import RaiseRate, check_known_keyframes
-from ..ltx2_core.pipeline.refine import Refine
-from ..ltx2_core.pipeline.stage import NetworkKey
-from ..ltx2_core.pipeline.upscale import Upscale
-from ..ltx2_core.sampling import Refine as RefineRecipe
+from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
-from . import host
-from .engine import HostEngine, LoadedModel, UpscalerLike, upscaler_of
+from .engine import HostEngine, LoadedModel, UpscalerLike, sampling_engine, upscaler_of
 from .inputs import (
     CONDITIONS,
     GUIDANCE,
@@ -36,8 +30,7 @@ from .inputs import (
     widgets,
 )
 from .node import Node
-from .sample import check_negative, given_in, sampling_engine
-from .values import Chain, Conditioning, HostConditioning, HostLatent, Latent, ModelType, script_of
+from .values import Chain, Conditioning, Latent, ModelType, to_host_latent
 
 TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
 
@@ -61,10 +54,11 @@ class UpscaleNode(Node):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
-        clip = HostLatent(larger).shape
+        engine = HostEngine(model, plan, cls)
+        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), "space")
+        clip = GraphLatent(larger).shape
         cls.show(f"{clip.width} x {clip.height}")
-        return io.NodeOutput(larger)
+        return io.NodeOutput(to_host_latent(larger))
 
 
 class UpscaleTime(Node):
@@ -80,10 +74,11 @@ class UpscaleTime(Node):
     def execute(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> io.NodeOutput:
-        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
-        clip = HostLatent(larger).shape
+        engine = HostEngine(model, plan, cls)
+        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), "time")
+        clip = GraphLatent(larger).shape
         cls.show(f"{clip.frames} frames at {float(clip.fps):g} fps")
-        return io.NodeOutput(larger, clip.frames, float(clip.fps))
+        return io.NodeOutput(to_host_latent(larger), clip.frames, float(clip.fps))
 
 
 class RefineNode(Node):
@@ -115,10 +110,12 @@ class RefineNode(Node):
     ) -> io.NodeOutput:
         sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
-        guidance, texts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
+        guidance, prompts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
         second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
         recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
-        return io.NodeOutput(*_refined(cls, model, texts, latent, second, recipe, seed, settings))
+        engine = sampling_engine(cls, model, GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan"))
+        refined, report = refine_latent(engine, latent, prompts, second, recipe, seed, settings)
+        return io.NodeOutput(to_host_latent(refined), report)
 
 
 class TwoStage(Node):
@@ -149,21 +146,18 @@ class TwoStage(Node):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
         **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        second, texts = settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
+        second, prompts = settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
-        begin = HostLatent(latent, prompt=HostConditioning(positive))
-        larger = upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
-        refiner = settings.pop("refine_model", None) or model
-        if begin.content.video is not None:
-            settings["followed"] = second.followed(
-                begin.content.video, HostLatent(larger).shape.video_latent, refiner.loras
-            )
-        refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
+        begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
+        larger = upscale_latent(HostEngine(model, plan, cls), begin, upscaler_of(upscaler, model.models))
+        refiner: LoadedModel = settings.pop("refine_model", None) or model
+        engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
+        refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
             cls.show(NO_LORA)
-        return io.NodeOutput(refined, report)
+        return io.NodeOutput(to_host_latent(refined), report)
 
 
 class RaiseFrameRate(Node):
@@ -189,64 +183,13 @@ class RaiseFrameRate(Node):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, rounds: int, seed: int,
         plan: Plan | None = None, conditions: Chain | None = None
     ) -> io.NodeOutput:  # fmt: skip
+        passed: Mapping[str, Any] = latent
         for number in range(1, rounds + 1):
-            check_known_keyframes(HostLatent(latent).content)
-            begin = HostLatent(upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time"))
-            engine, given = sampling_engine(cls, model, begin, plan), of_round(conditions or ())
-            careful = prepare_encoding(engine, given)
-            items = engine.model.conditions.encode(given, begin.shape, ("video",), careful, begin.times)
-            stage = RaiseRate.of(begin.content, begin.fps, number, items, seed, begin.drawn_by_first)
-            result = stage.run(engine, begin.content, begin.fps, script_of(engine, positive), items)
-            latent = begin.raised(result, stage.draws)
-        cls.show(HostLatent(latent).shape.describe())
-        return io.NodeOutput(latent)
-
-
-def upscaled(engine: HostEngine, latent: HostLatent, value: UpscalerLike, wanted: str | None = None) -> Latent:
-    """Return the larger LATENT; ``wanted`` is "space" or "time" where a node enlarges one of them only."""
-    upscaler = upscaler_of(value, engine.models)
-    if not latent.has_picture:
-        raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
-    latent.check_no_guides()
-    if wanted is not None and getattr(upscaler.config, wanted) == 1:
-        other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
-        raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
-    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
-    content, fps = stage.run(engine, latent.content, latent.fps)
-    return latent.upscaled(content, fps)
-
-
-def _refined(
-    node: type[io.ComfyNode],
-    model: LoadedModel,
-    texts: tuple[Conditioning, Conditioning | None],
-    latent: Latent,
-    second: SecondStage,
-    recipe: RefineRecipe,
-    seed: int,
-    settings: dict[str, Any],
-) -> tuple[Latent, str]:
-    """Return the refined LATENT, and what there is to say about it.
-
-    ``settings`` are conditions, plan and tiles, and what is ``followed`` of the first stage.
-    """
-    begin = HostLatent(latent, prompt=HostConditioning(texts[0]))
-    if not begin.has_picture:
-        raise SettingError("This LATENT has no picture to refine.")
-    engine = sampling_engine(node, model, begin, settings.get("plan"))
-    held = (*settings.get("followed", ()), *(second.held if begin.content.audio is not None else ()))
-    conditions = settings.get("conditions") or ()
-    items, state = given_in(begin, second.given(conditions), engine, *held)
-    chosen, loras = settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state, loras, begin.drawn_by_first)
-    check_negative(stage.sampling, texts[1])
-    stage = engine.fit(stage)
-    script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
-    result = stage.run(engine, begin.content, begin.fps, script, items)
-    said = stage.describe(result)
-    host.show_text(engine.node_id, "\n".join(said))
-    report = "\n".join([*said, *map(str, engine.findings)])
-    kept = replace(result, audio=begin.content.audio) if recipe.keeps_sound else result
-    return begin.refined(kept, stage.tiles, state.draws), report
+            begin = GraphLatent(passed)
+            check_known_keyframes(begin.content)
+            engine = HostEngine(model, plan, cls)
+            larger = GraphLatent(upscale_latent(engine, begin, upscaler_of(upscaler, model.models), "time"))
+            engine = sampling_engine(cls, model, larger, plan)
+            passed = refine_raised(engine, larger, positive, conditions or (), number, seed)
+        cls.show(GraphLatent(passed).shape.describe())
+        return io.NodeOutput(to_host_latent(passed))

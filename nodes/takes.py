@@ -3,11 +3,12 @@
 from comfy_api.latest import io
 
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.pipeline.graph import GraphLatent, latent_of_take
 from ..ltx2_core.pipeline.takes import SUFFIX, load_take, save_take
 from . import host
 from .inputs import LATENT, choice, socket
 from .node import Node
-from .values import HostLatent, Latent, latent_of_take
+from .values import Latent, to_host_latent
 
 
 class SaveLatent(Node):
@@ -21,7 +22,7 @@ class SaveLatent(Node):
 
     @classmethod
     def execute(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
-        take = HostLatent(latent).as_take(host.graph_tags(cls.hidden))
+        take = GraphLatent(latent).as_take(host.graph_tags(cls.hidden))
         cls.show_saved(save_take(host.output_file(filename_prefix, SUFFIX), take))
         return io.NodeOutput(latent)
 
@@ -43,4 +44,4 @@ class LoadLatent(Node):
     def execute(cls, file: str) -> io.NodeOutput:
         take = load_take(host.kept_file(file))
         cls.show(take.describe())
-        return io.NodeOutput(latent_of_take(take))
+        return io.NodeOutput(to_host_latent(latent_of_take(take)))

@@ -9,6 +9,7 @@ from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.graph import GraphPrompt
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
@@ -16,7 +17,7 @@ from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import GEMMA, MODEL, NEGATIVE, PLAN, POSITIVE, socket, widgets
 from .node import EachOf, Node
-from .values import Conditioning, HostConditioning, ModelType
+from .values import Conditioning, ModelType, to_host_prompt
 
 
 class GemmaTextEncode(Node):
@@ -39,7 +40,7 @@ class GemmaTextEncode(Node):
 def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: bool = True) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
-    return [[[host.to_host_format(each), {UNPROCESSED: True}]] for each in cached_features(engine, asked, keep)]
+    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep)]
 
 
 class EnhancePrompt(Node):
@@ -103,4 +104,5 @@ class ThinkingTokens(Node):
         if model is None:
             return io.NodeOutput(*given)
         engine = HostEngine(model)
-        return io.NodeOutput(*(None if each is None else HostConditioning(each).connected(engine) for each in given))
+        connected = (None if each is None else GraphPrompt(each).connected(engine) for each in given)
+        return io.NodeOutput(*(None if each is None else to_host_prompt(each) for each in connected))

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora.stack import reference_scale
+from ..ltx2_core.pipeline.graph import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.settings import PromptSettings
@@ -15,7 +16,7 @@ from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import CONDITIONS, GEMMA, MODEL, PLAN, WINDOWS, socket, widgets
 from .node import Node
 from .text import encode_prompts
-from .values import Chain, ConditionsType, LongClipPlan, WindowsType
+from .values import Chain, ConditionsType, WindowsType
 
 EXAMPLE = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball bounces twice on the left"}]}'
 
