@@ -8,7 +8,7 @@ from ..ltx2_core.pipeline.benchmark import remember, time_job, verdict
 from ..ltx2_core.pipeline.stage import TRANSFORMER
 from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import MODEL
+from .inputs import sockets
 from .node import Node
 
 
@@ -17,7 +17,7 @@ class Benchmark(Node):
 
     id = "LTX2AVBenchmark"
     title = "loaders/Benchmark"
-    inputs = [MODEL]
+    inputs = [sockets("model")]
     outputs = {"report": io.String}
     shows = ends_graph = True
 

@@ -18,7 +18,7 @@ from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.video_vae import Denoising, Tiling
 from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, socket, widgets
+from .inputs import fps, optional, sockets, widgets
 from .node import EachOf, Node
 from .values import Audio, GeneratedVideo, Latent, MelSpectrogram, MelType, audio_source
 
@@ -32,10 +32,9 @@ class VideoDecode(Node):
     id = "LTX2AVVideoDecode"
     title = "decode/Video VAE Decode"
     inputs = [
-        MODEL,
-        LATENT,
+        sockets("model", "latent"),
         widgets(Tiling, *TILING),
-        PLAN,
+        optional("plan"),
         widgets(Denoising, *DENOISING),
         widgets(LightDecoding, "hdr", "every_second"),
     ]
@@ -55,7 +54,7 @@ class AudioDecode(Node):
 
     id = "LTX2AVAudioDecode"
     title = "decode/Audio VAE Decode"
-    inputs = [MODEL, LATENT, FPS]
+    inputs = [sockets("model", "latent"), fps]
     outputs = {"mel": MelType}
     shows = True
 
@@ -69,7 +68,7 @@ class VocoderNode(Node):
 
     id = "LTX2AVVocoder"
     title = "decode/Vocoder"
-    inputs = [MODEL, socket(MelType, "mel")]
+    inputs = [sockets("model", "mel")]
     outputs = {"audio": io.Audio}
     shows = True
 
@@ -83,7 +82,13 @@ class Decode(Node):
 
     id = "LTX2AVDecode"
     title = "decode/Decode to Video"
-    inputs = [MODEL, LATENT, widgets(Tiling, *TILING), FPS, PLAN, AUDIO, IMAGES, widgets(Denoising, *DENOISING)]
+    inputs = [
+        sockets("model", "latent"),
+        widgets(Tiling, *TILING),
+        fps,
+        optional("plan", "audio", "images"),
+        widgets(Denoising, *DENOISING),
+    ]
     outputs = {"video": EachOf(io.Video), "images": io.Image, "audio": io.Audio}
     shows = True
 

@@ -11,9 +11,9 @@ from ..ltx2_core.conditioning.blend import Blending
 from ..ltx2_core.conditioning.compare import Comparison, rate_of
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.settings import ClipSettings
-from .inputs import socket, widgets
+from .inputs import sockets, widgets
 from .node import Node
-from .values import Chain, ConditionsType, Video, audio_of_video, video_source
+from .values import Chain, Video, audio_of_video, video_source
 
 
 class CompareClips(Node):
@@ -21,11 +21,7 @@ class CompareClips(Node):
 
     id = "LTX2AVCompareClips"
     title = "decode/Compare Clips"
-    inputs = [
-        socket(io.Video, "first"),
-        socket(io.Video, "second"),
-        widgets(Comparison, "layout", "wipe", "sound", "gain"),
-    ]
+    inputs = [sockets("first", "second"), widgets(Comparison, "layout", "wipe", "sound", "gain")]
     outputs = {"video": io.Video}
 
     @classmethod
@@ -45,12 +41,7 @@ class BlendClip(Node):
 
     id = "LTX2AVBlend"
     title = "decode/Blend with Reference"
-    inputs = [
-        socket(io.Image, "images"),
-        socket(ConditionsType, "conditions"),
-        widgets(ClipSettings, "fps"),
-        widgets(Blending, "radius"),
-    ]
+    inputs = [sockets("images", "conditions"), widgets(ClipSettings, "fps"), widgets(Blending, "radius")]
     outputs = {"images": io.Image}
 
     @classmethod

@@ -23,7 +23,7 @@ from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.conditioning.tracks import MotionTracks
 from ..ltx2_core.settings import KeyframeSettings, place_character
 from .engine import LoadedModel
-from .inputs import CONDITIONS, IMAGES, MODEL, VIDEO, socket, widgets
+from .inputs import optional, sockets, text, widgets
 from .node import ConditionNode, Given, Node
 from .values import Audio, Video, audio_source, video_source
 
@@ -36,9 +36,9 @@ class ImageCondition(ConditionNode):
     id = "LTX2AVImage"
     title = "condition/Image to Video"
     inputs = [
-        socket(io.Image, "image"),
+        sockets("image"),
         widgets(Picture, "frame", "strength"),
-        CONDITIONS,
+        optional("conditions"),
         widgets(Picture, "compression", "append"),
         widgets(GivenLight, "space"),
     ]
@@ -54,9 +54,9 @@ class Keyframes(ConditionNode):
     id = "LTX2AVKeyframes"
     title = "condition/Keyframes"
     inputs = [
-        socket(io.Image, "images"),
+        sockets("images"),
         widgets(KeyframeSettings, "frames", "strengths"),
-        CONDITIONS,
+        optional("conditions"),
         widgets(Picture, "compression", "append"),
         widgets(GivenLight, "space"),
     ]
@@ -74,7 +74,7 @@ class GeneratedKeyframesNode(ConditionNode):
 
     id = "LTX2AVGeneratedKeyframes"
     title = "condition/Generated Keyframes"
-    inputs = [widgets(GeneratedKeyframes, "count", "frames"), CONDITIONS]
+    inputs = [widgets(GeneratedKeyframes, "count", "frames"), optional("conditions")]
 
     @classmethod
     def given(cls, count: int, frames: str = "") -> Given:
@@ -87,9 +87,9 @@ class AudioToVideo(ConditionNode):
     id = "LTX2AVAudioToVideo"
     title = "condition/Audio to Video"
     inputs = [
-        socket(io.Audio, "audio"),
+        sockets("audio"),
         widgets(KeepAudio, "noise"),
-        CONDITIONS,
+        optional("conditions"),
         widgets(SoundPart, "start", "seconds"),
     ]
 
@@ -103,7 +103,7 @@ class VideoToAudio(ConditionNode):
 
     id = "LTX2AVVideoToAudio"
     title = "condition/Video to Audio"
-    inputs = [IMAGES, VIDEO, CONDITIONS, widgets(GivenLight, "space")]
+    inputs = [optional("images", "video", "conditions"), widgets(GivenLight, "space")]
 
     @classmethod
     def given(cls, images: Tensor | None = None, video: Video | None = None, space: str = ORDINARY) -> Given:
@@ -116,9 +116,9 @@ class ReferenceAudioNode(ConditionNode):
     id = "LTX2AVReferenceAudio"
     title = "condition/Reference Audio"
     inputs = [
-        socket(io.Audio, "audio"),
+        sockets("audio"),
         widgets(ReferenceAudio, "strength"),
-        CONDITIONS,
+        optional("conditions"),
         widgets(SoundPart, "start", "seconds"),
     ]
 
@@ -133,12 +133,9 @@ class ReferenceVideoNode(ConditionNode):
     id = "LTX2AVReferenceVideo"
     title = "condition/Reference Video"
     inputs = [
-        IMAGES,
-        VIDEO,
+        optional("images", "video"),
         widgets(ReferenceVideo, "downscale", "temporal_scale", "strength", "attention"),
-        socket(io.Mask, "mask", optional=True),
-        CONDITIONS,
-        socket(io.Mask, "fill", optional=True),
+        optional("mask", "conditions", "fill"),
         widgets(ReferenceVideo, "grow", "grow_frames"),
         widgets(GivenLight, "space"),
         widgets(ReferenceVideo, "twice", "outpaint", "margin"),
@@ -157,11 +154,10 @@ class CharacterNode(ConditionNode):
     id = "LTX2AVCharacter"
     title = "condition/Character"
     inputs = [
-        MODEL,
-        socket(io.Image, "pictures", optional=True),
-        socket(io.Audio, "voice", optional=True),
+        sockets("model"),
+        optional("pictures", "voice"),
         widgets(Character, "way", "strength"),
-        CONDITIONS,
+        optional("conditions"),
         widgets(SoundPart, "start", "seconds"),
     ]
     shows = True
@@ -183,10 +179,7 @@ class MotionTracksNode(Node):
 
     id = "LTX2AVMotionTracks"
     title = "condition/Motion Tracks"
-    inputs = [
-        socket(io.String, "tracks", default=TRACKS, multiline=True),
-        widgets(MotionTracks, "width", "height", "frames"),
-    ]
+    inputs = [text("tracks", TRACKS, multiline=True), widgets(MotionTracks, "width", "height", "frames")]
     outputs = {"images": io.Image}
 
     @classmethod
@@ -200,7 +193,7 @@ class RetakeNode(ConditionNode):
 
     id = "LTX2AVRetake"
     title = "condition/Retake"
-    inputs = [widgets(RetakeRange, "start", "end", "streams"), CONDITIONS]
+    inputs = [widgets(RetakeRange, "start", "end", "streams"), optional("conditions")]
 
     @classmethod
     def given(cls, start: float, end: float, streams: str) -> Given:
@@ -212,7 +205,7 @@ class InpaintNode(ConditionNode):
 
     id = "LTX2AVInpaint"
     title = "condition/Inpaint"
-    inputs = [socket(io.Mask, "mask"), widgets(InpaintMask, "feather", "sound"), CONDITIONS]
+    inputs = [sockets("mask"), widgets(InpaintMask, "feather", "sound"), optional("conditions")]
 
     @classmethod
     def given(cls, mask: Tensor, feather: int, sound: bool) -> Given:

@@ -12,7 +12,7 @@ from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from .engine import LoadedModel
-from .inputs import GUIDANCE, MODEL, socket, widgets
+from .inputs import optional, sockets, widgets
 from .node import Node
 from .values import GuidanceType, Latent
 
@@ -23,10 +23,10 @@ class GuidanceNode(Node):
     id = "LTX2AVGuidance"
     title = "sampling/Guidance"
     inputs = [
-        MODEL,
+        sockets("model"),
         widgets(GuidanceRange, "stream", optional=False),
         widgets(Guidance, "text_scale", "cross_modal_scale"),
-        GUIDANCE,
+        optional("guidance"),
         widgets(GuidanceRange, "up_to_sigma"),
         widgets(Guidance, "stg_scale", "stg_blocks", "rescale", "cfg_star", "apg_parallel", "apg_limit"),
         widgets(Guidance, "nag_scale", "nag_limit", "nag_blend", "skip_steps", "identity_scale"),
@@ -48,10 +48,10 @@ class RecipeNode(Node):
     id = "LTX2AVRecipe"
     title = "sampling/Recipe"
     inputs = [
-        MODEL,
+        sockets("model"),
         widgets(RecipeSettings, "steps", optional=True),
         widgets(RecipeSettings, "hq"),
-        socket(io.Latent, "latent", optional=True),
+        optional("latent"),
     ]
     outputs = {"sigmas": io.Sigmas, "guidance": GuidanceType}
     shows = True
@@ -81,7 +81,7 @@ class ScheduleNode(Node):
     inputs = [
         widgets(ScheduleSettings, "steps", "schedule", optional=False),
         widgets(ScheduleSettings, "max_shift", "base_shift", "terminal"),
-        socket(io.Latent, "latent", optional=True),
+        optional("latent"),
         widgets(ScheduleSettings, "denoise", "custom_sigmas"),
     ]
     outputs = {"sigmas": io.Sigmas}

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ltx2_core.conditioning.light import LightSource, LightTarget
 from ..ltx2_core.disk_cache import Stamp, stamps
 from . import host
-from .inputs import AUDIO, choice, socket, widgets
+from .inputs import choice, optional, sockets, widgets
 from .node import Node
 from .values import Audio, audio_source
 
@@ -35,7 +35,7 @@ class SaveHDR(Node):
 
     id = "LTX2AVSaveHDR"
     title = "decode/Save HDR"
-    inputs = [socket(io.Image, "images"), widgets(LightTarget, "filename_prefix", "form", "space", "fps"), AUDIO]
+    inputs = [sockets("images"), widgets(LightTarget, "filename_prefix", "form", "space", "fps"), optional("audio")]
     shows = knows_graph = ends_graph = True
 
     @classmethod

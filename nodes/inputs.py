@@ -22,7 +22,7 @@ from ..ltx2_core.fields import (
     settings_of,
     zero,
 )
-from .values import ConditionsType, GemmaType, GuidanceType, ModelType, PlanType, WindowsType
+from .values import ConditionsType, GemmaType, GuidanceType, MelType, ModelType, PlanType, WindowsType
 
 SocketType = Any  # of the host, such as io.Image, or what io.Custom returns
 Declared = Callable[[], list[io.Input]]
@@ -93,10 +93,29 @@ _KINDS: dict[type[Look], Callable[[str, Any, Any, dict[str, Any]], io.Input]] = 
 
 # ----------------------------------------------------------- inputs that are no settings: the help page has their texts
 
+# What goes through a socket of this name, on every node.
+SOCKETS: dict[str, SocketType] = {
+    "audio": io.Audio, "conditions": ConditionsType, "fill": io.Mask, "first": io.Video, "gemma": GemmaType,
+    "guidance": GuidanceType, "image": io.Image, "images": io.Image, "latent": io.Latent, "mask": io.Mask,
+    "mel": MelType, "model": ModelType, "negative": io.Conditioning, "picture": io.Image, "pictures": io.Image,
+    "plan": PlanType, "positive": io.Conditioning, "refine_model": ModelType, "second": io.Video, "sigmas": io.Sigmas,
+    "upscaler": io.LatentUpscaleModel, "video": io.Video, "voice": io.Audio, "windows": WindowsType,
+}  # fmt: skip
 
-def socket(kind: SocketType, name: str, **more: Any) -> Declared:
-    """Declare one input of ``kind``, such as io.Image; ``more`` is what its Input takes."""
-    return lambda: [kind.Input(name, **more)]
+
+def sockets(*names: str) -> Declared:
+    """Declare sockets that have to be connected."""
+    return lambda: [SOCKETS[name].Input(name) for name in names]
+
+
+def optional(*names: str) -> Declared:
+    """Declare sockets that may stay free."""
+    return lambda: [SOCKETS[name].Input(name, optional=True) for name in names]
+
+
+def text(name: str, default: str, **more: Any) -> Declared:
+    """Declare a text; ``more`` is what its Input takes."""
+    return lambda: [io.String.Input(name, default=default, **more)]
 
 
 def choice(name: str, options: Callable[[], list[str]], **more: Any) -> Declared:
@@ -109,24 +128,8 @@ def advanced_choice(name: str, options: Callable[[], list[str]]) -> Declared:
     return choice(name, options, optional=True, advanced=True)
 
 
-def _fps() -> list[io.Input]:
+def fps() -> list[io.Input]:
     """Return a widget for the frame rate of latents that do not say it; 0 where they do."""
     limits = {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.001, "round": 0.001}
     instead = _for_browser(zero("as the latent says", usual=24))
     return [io.Float.Input("fps", **limits, optional=True, advanced=True, extra_dict=instead)]
-
-
-MODEL = socket(ModelType, "model")
-GEMMA = socket(GemmaType, "gemma")
-UPSCALER = socket(io.LatentUpscaleModel, "upscaler")
-LATENT = socket(io.Latent, "latent")
-POSITIVE = socket(io.Conditioning, "positive")
-NEGATIVE = socket(io.Conditioning, "negative", optional=True)
-GUIDANCE = socket(GuidanceType, "guidance", optional=True)
-SIGMAS = socket(io.Sigmas, "sigmas", optional=True)
-PLAN = socket(PlanType, "plan", optional=True)
-CONDITIONS = socket(ConditionsType, "conditions", optional=True)
-WINDOWS = socket(WindowsType, "windows", optional=True)
-IMAGES, VIDEO = socket(io.Image, "images", optional=True), socket(io.Video, "video", optional=True)
-FPS: Declared = _fps
-AUDIO = socket(io.Audio, "audio", optional=True)

@@ -26,13 +26,12 @@ from ..ltx2_core.settings import (
 )
 from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import AUDIO, FPS, IMAGES, LATENT, MODEL, PLAN, VIDEO, socket, widgets
+from .inputs import fps, optional, sockets, widgets
 from .node import Node
 from .values import (
     Audio,
     Conditioning,
     Latent,
-    ModelType,
     Video,
     audio_of_video,
     audio_source,
@@ -50,12 +49,10 @@ class EmptyLatent(Node):
     inputs = [
         widgets(ClipSettings, "width", "height", "frames", "fps"),
         widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
-        socket(ModelType, "model", optional=True),
-        socket(io.Image, "picture", optional=True),
+        optional("model", "picture"),
         widgets(ClipSettings, "size", "megapixels", "length", optional=True),
         widgets(RecipeSettings, "hq"),
-        socket(io.Conditioning, "positive", optional=True),
-        VIDEO,
+        optional("positive", "video"),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
@@ -88,7 +85,7 @@ class Extend(Node):
 
     id = "LTX2AVExtend"
     title = "latent/Extend"
-    inputs = [LATENT, widgets(ExtendSettings, "seconds"), FPS]
+    inputs = [sockets("latent"), widgets(ExtendSettings, "seconds"), fps]
     outputs = {"av_latent": io.Latent, "frames": io.Int}
     shows = True
 
@@ -110,12 +107,10 @@ class Encode(Node):
     id = "LTX2AVEncode"
     title = "latent/Encode Clip"
     inputs = [
-        MODEL,
-        IMAGES,
-        VIDEO,
-        AUDIO,
+        sockets("model"),
+        optional("images", "video", "audio"),
         widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
-        PLAN,
+        optional("plan"),
         widgets(GivenLight, "space"),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}

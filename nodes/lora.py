@@ -14,7 +14,7 @@ from ..ltx2_core.lora.stack import find_distilled_lora, parse_blocks, parse_sche
 from ..ltx2_core.pipeline.generate import recipe_of
 from . import host
 from .engine import LoadedModel
-from .inputs import MODEL, choice, widgets
+from .inputs import choice, sockets, widgets
 from .node import Node
 from .values import ModelType
 
@@ -56,7 +56,7 @@ class LoadLora(_OneLora):
 
     id = "LTX2AVLoadLora"
     title = "loaders/Load LoRA"
-    inputs = [MODEL, LORA, widgets(Strengths, "strength"), ENERGY]
+    inputs = [sockets("model"), LORA, widgets(Strengths, "strength"), ENERGY]
     outputs = {"model": ModelType}
     shows = True
 
@@ -71,7 +71,7 @@ class LoadLoraAdvanced(_OneLora):
     id = "LTX2AVLoadLoraAdvanced"
     title = "loaders/Load LoRA (advanced)"
     inputs = [
-        MODEL,
+        sockets("model"),
         LORA,
         widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
         widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
@@ -92,7 +92,7 @@ class LoraStack(Node):
 
     id = "LTX2AVLoraStack"
     title = "loaders/LoRA Stack"
-    inputs = [MODEL, _row_inputs, ENERGY]
+    inputs = [sockets("model"), _row_inputs, ENERGY]
     outputs = {"model": ModelType}
     shows = True
 
@@ -111,7 +111,7 @@ class LoadICLora(_OneLora):
 
     id = "LTX2AVLoadICLora"
     title = "loaders/Load IC-LoRA"
-    inputs = [MODEL, choice("lora", _loras), widgets(Strengths, "strength"), ENERGY]
+    inputs = [sockets("model"), choice("lora", _loras), widgets(Strengths, "strength"), ENERGY]
     outputs = {"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int}
     shows = True
 

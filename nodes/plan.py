@@ -17,9 +17,9 @@ from ..ltx2_core.sampling import StreamGuidance
 from ..ltx2_core.settings import Resources
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .inputs import GUIDANCE, LATENT, MODEL, SIGMAS, socket, widgets
+from .inputs import optional, sockets, widgets
 from .node import Node
-from .values import GemmaType, Latent, PlanType
+from .values import Latent, PlanType
 
 
 class MemoryPlan(Node):
@@ -28,12 +28,9 @@ class MemoryPlan(Node):
     id = "LTX2AVPlan"
     title = "loaders/Memory Plan"
     inputs = [
-        MODEL,
-        LATENT,
+        sockets("model", "latent"),
         widgets(Resources, "max_vram", "max_ram", optional=False),
-        socket(GemmaType, "gemma", optional=True),
-        SIGMAS,
-        GUIDANCE,
+        optional("gemma", "sigmas", "guidance"),
     ]
     outputs = {"plan": PlanType, "report": io.String}
     shows = ends_graph = True

@@ -4,7 +4,7 @@ from comfy_api.latest import InputImpl, io
 
 from ..ltx2_core.media.provenance import Identity, describe_origin, read_signature, sign_file
 from . import host
-from .inputs import socket
+from .inputs import sockets, text
 from .node import Node
 from .values import Video, save_video, video_file
 
@@ -14,7 +14,7 @@ class SignClip(Node):
 
     id = "LTX2AVSignClip"
     title = "decode/Sign Clip"
-    inputs = [socket(io.Video, "video"), socket(io.String, "filename_prefix", default="LTX-2_signed")]
+    inputs = [sockets("video"), text("filename_prefix", "LTX-2_signed")]
     outputs = {"video": io.Video}
     shows = knows_graph = ends_graph = True
 
@@ -32,7 +32,7 @@ class CheckClip(Node):
 
     id = "LTX2AVCheckClip"
     title = "decode/Check Clip"
-    inputs = [socket(io.Video, "video")]
+    inputs = [sockets("video")]
     outputs = {"report": io.String}
     shows = ends_graph = True
 

@@ -15,22 +15,9 @@ from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
 from .engine import HostEngine, LoadedModel, UpscalerLike, sampling_engine, upscaler_of
-from .inputs import (
-    CONDITIONS,
-    GUIDANCE,
-    LATENT,
-    MODEL,
-    NEGATIVE,
-    PLAN,
-    POSITIVE,
-    SIGMAS,
-    UPSCALER,
-    choice,
-    socket,
-    widgets,
-)
+from .inputs import choice, optional, sockets, widgets
 from .node import Node
-from .values import Chain, Conditioning, Latent, ModelType, to_host_latent
+from .values import Chain, Conditioning, Latent, to_host_latent
 
 TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
 
@@ -46,7 +33,7 @@ class UpscaleNode(Node):
 
     id = "LTX2AVUpscale"
     title = "refine/Latent Upscaler"
-    inputs = [MODEL, LATENT, UPSCALER, PLAN]
+    inputs = [sockets("model", "latent", "upscaler"), optional("plan")]
     outputs = {"av_latent": io.Latent}
     shows = True
 
@@ -66,7 +53,7 @@ class UpscaleTime(Node):
 
     id = "LTX2AVUpscaleTime"
     title = "refine/Upscale in Time"
-    inputs = [MODEL, LATENT, UPSCALER, PLAN]
+    inputs = [sockets("model", "latent", "upscaler"), optional("plan")]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
 
@@ -87,18 +74,13 @@ class RefineNode(Node):
     id = "LTX2AVRefine"
     title = "refine/Tiled Refiner"
     inputs = [
-        MODEL,
-        POSITIVE,
-        LATENT,
+        sockets("model", "positive", "latent"),
         widgets(SamplingSettings, "seed"),
         choice("sound", lambda: ["hold", "refine", "hold and refer"]),
         widgets(SecondStage, "noise_scale", optional=True),
-        SIGMAS,
-        NEGATIVE,
-        GUIDANCE,
+        optional("sigmas", "negative", "guidance"),
         widgets(TileSettings, *TILES),
-        PLAN,
-        CONDITIONS,
+        optional("plan", "conditions"),
         widgets(SecondStage, "keep_references", "keep_keyframes"),
     ]
     outputs = {"av_latent": io.Latent, "report": io.String}
@@ -124,17 +106,13 @@ class TwoStage(Node):
     id = "LTX2AVTwoStage"
     title = "refine/Two Stages"
     inputs = [
-        MODEL,
-        POSITIVE,
-        LATENT,
-        UPSCALER,
+        sockets("model", "positive", "latent", "upscaler"),
         widgets(SamplingSettings, "seed"),
-        socket(ModelType, "refine_model", optional=True),
+        optional("refine_model"),
         widgets(SecondStage, "sound", optional=True),
-        NEGATIVE,
+        optional("negative"),
         widgets(TileSettings, *TILES),
-        PLAN,
-        CONDITIONS,
+        optional("plan", "conditions"),
         widgets(RecipeSettings, "hq"),
         widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
     ]
@@ -166,14 +144,10 @@ class RaiseFrameRate(Node):
     id = "LTX2AVRaiseFrameRate"
     title = "refine/Raise Frame Rate"
     inputs = [
-        MODEL,
-        POSITIVE,
-        LATENT,
-        UPSCALER,
+        sockets("model", "positive", "latent", "upscaler"),
         widgets(SecondStage, "rounds", rounds=1),
         widgets(SamplingSettings, "seed"),
-        PLAN,
-        CONDITIONS,
+        optional("plan", "conditions"),
     ]
     outputs = {"av_latent": io.Latent}
     shows = True

@@ -12,20 +12,7 @@ from ..ltx2_core.sampling.windows import Segment, Windowing
 from ..ltx2_core.settings import LongClip, RecipeSettings, SamplingSettings, StreamScales
 from . import host
 from .engine import LoadedModel, sampling_engine
-from .inputs import (
-    CONDITIONS,
-    FPS,
-    GUIDANCE,
-    LATENT,
-    MODEL,
-    NEGATIVE,
-    PLAN,
-    POSITIVE,
-    SIGMAS,
-    WINDOWS,
-    socket,
-    widgets,
-)
+from .inputs import fps, optional, sockets, widgets
 from .node import Node
 from .values import Chain, Conditioning, Latent, WindowsType, to_host_latent
 
@@ -36,23 +23,19 @@ class SampleNode(Node):
     id = "LTX2AVSample"
     title = "sampling/Dual-Stream Sampler"
     inputs = [
-        MODEL,
-        POSITIVE,
-        LATENT,
-        SIGMAS,
+        sockets("model", "positive", "latent"),
+        optional("sigmas"),
         widgets(SamplingSettings, "seed"),
         widgets(Guidance, "text_scale", "cross_modal_scale"),
-        NEGATIVE,
+        optional("negative"),
         widgets(SamplingSettings, "sampler"),
         widgets(Guidance, "stg_scale", "stg_blocks", "rescale"),
         widgets(StreamScales, "video_text_scale", "audio_text_scale"),
         widgets(StreamScales, "video_cross_modal_scale", "audio_cross_modal_scale"),
-        FPS,
-        GUIDANCE,
+        fps,
+        optional("guidance"),
         widgets(SamplingSettings, "start_step", "end_step", "add_noise", "noise_order", "batched_passes"),
-        PLAN,
-        CONDITIONS,
-        WINDOWS,
+        optional("plan", "conditions", "windows"),
         widgets(SamplingSettings, "step_noise"),
         widgets(RecipeSettings, "settings", optional=True),
         widgets(ScheduleSettings, "steps", optional=True),
@@ -96,7 +79,7 @@ class SegmentNode(Node):
 
     id = "LTX2AVSegment"
     title = "sampling/Segment"
-    inputs = [socket(WindowsType, "windows"), POSITIVE, widgets(Segment, "start")]
+    inputs = [sockets("windows", "positive"), widgets(Segment, "start")]
     outputs = {"windows": WindowsType}
 
     @classmethod

@@ -6,7 +6,7 @@ from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.pipeline.graph import GraphLatent, latent_of_take
 from ..ltx2_core.pipeline.takes import SUFFIX, load_take, save_take
 from . import host
-from .inputs import LATENT, choice, socket
+from .inputs import choice, sockets, text
 from .node import Node
 from .values import Latent, to_host_latent
 
@@ -16,7 +16,7 @@ class SaveLatent(Node):
 
     id = "LTX2AVSaveLatent"
     title = "latent/Save AV Latent"
-    inputs = [LATENT, socket(io.String, "filename_prefix", default="LTX-2_latent")]
+    inputs = [sockets("latent"), text("filename_prefix", "LTX-2_latent")]
     outputs = {"av_latent": io.Latent}
     shows = knows_graph = ends_graph = True
 

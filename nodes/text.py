@@ -15,9 +15,9 @@ from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_ne
 from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .inputs import GEMMA, MODEL, NEGATIVE, PLAN, POSITIVE, socket, widgets
+from .inputs import optional, sockets, text, widgets
 from .node import EachOf, Node
-from .values import Conditioning, ModelType, to_host_prompt
+from .values import Conditioning, to_host_prompt
 
 
 class GemmaTextEncode(Node):
@@ -25,7 +25,11 @@ class GemmaTextEncode(Node):
 
     id = "LTX2AVGemmaTextEncode"
     title = "text/Gemma Text Encode"
-    inputs = [MODEL, GEMMA, widgets(PromptSettings, "prompt", "negative", "keep_encoded"), PLAN]
+    inputs = [
+        sockets("model", "gemma"),
+        widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
+        optional("plan"),
+    ]
     outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
@@ -49,12 +53,11 @@ class EnhancePrompt(Node):
     id = "LTX2AVEnhancePrompt"
     title = "text/Enhance Prompt"
     inputs = [
-        MODEL,
-        GEMMA,
+        sockets("model", "gemma"),
         widgets(PromptSettings, "prompt"),
         widgets(Enhancing, "wording", "temperature", "longest"),
-        socket(io.String, "edited", default="", multiline=True, optional=True),
-        PLAN,
+        text("edited", "", multiline=True, optional=True),
+        optional("plan"),
     ]
     outputs = {"prompt": io.String}
     shows = True
@@ -93,7 +96,7 @@ class ThinkingTokens(Node):
     id = "LTX2AVThinkingTokens"
     title = "text/Thinking-Token Connector"
     # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
-    inputs = [POSITIVE, NEGATIVE, socket(ModelType, "model", optional=True)]
+    inputs = [sockets("positive"), optional("negative", "model")]
     outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod

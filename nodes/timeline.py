@@ -13,7 +13,7 @@ from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.settings import PromptSettings
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .inputs import CONDITIONS, GEMMA, MODEL, PLAN, WINDOWS, socket, widgets
+from .inputs import optional, sockets, text, widgets
 from .node import Node
 from .text import encode_prompts
 from .values import Chain, ConditionsType, WindowsType
@@ -27,13 +27,10 @@ class TimelineNode(Node):
     id = "LTX2AVTimeline"
     title = "text/Timeline"
     inputs = [
-        MODEL,
-        GEMMA,
-        socket(io.String, "timeline", default=EXAMPLE, multiline=True),
+        sockets("model", "gemma"),
+        text("timeline", EXAMPLE, multiline=True),
         widgets(PromptSettings, "negative"),
-        WINDOWS,
-        CONDITIONS,
-        PLAN,
+        optional("windows", "conditions", "plan"),
     ]
     outputs = {
         "positive": io.Conditioning,
