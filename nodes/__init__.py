@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..ltx2_core.conditioning.sockets import Kinds
 from ..ltx2_core.pipeline.graph import LongClipPlan
+from ..ltx2_core.pipeline.graph_codec import MelSpectrogram
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
 from .benchmark import Benchmark
@@ -36,7 +37,6 @@ from .sample import LongVideo, SampleNode, SegmentNode
 from .takes import LoadLatent, SaveLatent
 from .text import EnhancePrompt, GemmaTextEncode, PromptsAndSeeds, ThinkingTokens
 from .timeline import TimelineNode
-from .values import MelSpectrogram
 
 # What goes through our own sockets, and where it comes from.
 KINDS: Kinds = {

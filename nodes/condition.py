@@ -21,11 +21,12 @@ from ..ltx2_core.conditioning.conditions import (
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.conditioning.tracks import MotionTracks
+from ..ltx2_core.pipeline.graph_codec import Audio, audio_source
 from ..ltx2_core.settings import KeyframeSettings, place_character
 from .engine import LoadedModel
 from .inputs import optional, sockets, text, widgets
 from .node import ConditionNode, Given, Node
-from .values import Audio, Video, audio_source, video_source
+from .values import Video, video_source
 
 TRACKS = '[[{"x": 150, "y": 250}, {"x": 380, "y": 150}, {"x": 600, "y": 250}]]'
 
@@ -75,10 +76,7 @@ class GeneratedKeyframesNode(ConditionNode):
     id = "LTX2AVGeneratedKeyframes"
     title = "condition/Generated Keyframes"
     inputs = [widgets(GeneratedKeyframes, "count", "frames"), optional("conditions")]
-
-    @classmethod
-    def given(cls, count: int, frames: str = "") -> Given:
-        return [GeneratedKeyframes(count, frames)]
+    adds = GeneratedKeyframes
 
 
 class AudioToVideo(ConditionNode):
@@ -194,10 +192,7 @@ class RetakeNode(ConditionNode):
     id = "LTX2AVRetake"
     title = "condition/Retake"
     inputs = [widgets(RetakeRange, "start", "end", "streams"), optional("conditions")]
-
-    @classmethod
-    def given(cls, start: float, end: float, streams: str) -> Given:
-        return [RetakeRange(start, end, streams)]
+    adds = RetakeRange
 
 
 class InpaintNode(ConditionNode):
@@ -206,7 +201,4 @@ class InpaintNode(ConditionNode):
     id = "LTX2AVInpaint"
     title = "condition/Inpaint"
     inputs = [sockets("mask"), widgets(InpaintMask, "feather", "sound"), optional("conditions")]
-
-    @classmethod
-    def given(cls, mask: Tensor, feather: int, sound: bool) -> Given:
-        return [InpaintMask(mask, feather, sound)]
+    adds = InpaintMask

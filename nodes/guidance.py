@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import GraphLatent
+from ..ltx2_core.pipeline.graph import tokens_of
 from ..ltx2_core.sampling import Guidance, StreamGuidance
 from ..ltx2_core.settings import GuidanceRange, RecipeSettings, ScheduleSettings, parse_stg_blocks
 from .engine import LoadedModel
@@ -60,17 +60,12 @@ class RecipeNode(Node):
     def execute(
         cls, model: LoadedModel, steps: int = 0, hq: bool = False, latent: Latent | None = None
     ) -> io.NodeOutput:
-        recipe, tokens = recipe_of(model.models, hq), _tokens(latent)
+        recipe, tokens = recipe_of(model.models, hq), tokens_of(latent)
         if recipe.by_tokens and tokens is None:
             raise SettingError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
         sigmas = recipe.sigmas(steps or None, tokens=tokens)
         cls.show(recipe.describe(model.models.kind_of(hq), len(sigmas) - 1))
         return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
-
-
-def _tokens(latent: Latent | None) -> int | None:
-    """Return the tokens of the picture; None without a latent or a picture."""
-    return None if latent is None else GraphLatent(latent).video_tokens
 
 
 class ScheduleNode(Node):
@@ -92,4 +87,4 @@ class ScheduleNode(Node):
         schedule = ScheduleSettings(**settings)
         if schedule.note:
             cls.show(schedule.note)
-        return io.NodeOutput(Tensor(schedule.sigmas(_tokens(latent))))
+        return io.NodeOutput(Tensor(schedule.sigmas(tokens_of(latent))))

@@ -29,13 +29,13 @@ Declared = Callable[[], list[io.Input]]
 
 
 def widgets(owner: type, *names: str, optional: bool | None = None, **shown: Any) -> Declared:
-    """Declare a widget for each named setting of the dataclass ``owner``, in this order.
+    """Declare a widget for each named setting of the dataclass ``owner``, in this order; without names, for all.
 
     ``optional`` ones may be absent from saved workflows, by default those that are advanced; ``shown`` is what a widget
     starts with where this node differs from the setting.
     """
     settings = settings_of(owner)
-    return lambda: [_widget(settings[name], optional, shown.get(name, ...)) for name in names]
+    return lambda: [_widget(settings[name], optional, shown.get(name, ...)) for name in names or settings]
 
 
 def _widget(setting: Setting, optional: bool | None, shown: object) -> io.Input:

@@ -5,16 +5,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.begin import extended
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
-from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
-from ..ltx2_core.latents import AVLatent, empty
+from ..ltx2_core.geometry import exact_fps
+from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length
-from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.grade import prepare_encoding
 from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of
+from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import (
     AS_PROMPT,
@@ -24,21 +22,10 @@ from ..ltx2_core.settings import (
     OwnClipSettings,
     RecipeSettings,
 )
-from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import fps, optional, sockets, widgets
 from .node import Node
-from .values import (
-    Audio,
-    Conditioning,
-    Latent,
-    Video,
-    audio_of_video,
-    audio_source,
-    given_size,
-    to_host_latent,
-    video_source,
-)
+from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
 
 
 class EmptyLatent(Node):
@@ -92,13 +79,9 @@ class Extend(Node):
     @classmethod
     def execute(cls, latent: Latent, seconds: float, fps: float = 0.0) -> io.NodeOutput:
         begin = GraphLatent(latent, fps)
-        clip = begin.shape
-        frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
-        longer = ClipShape(clip.width, clip.height, frames, clip.fps)
-        content, mask = extended(begin.content, longer)
-        cls.show(f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
-        masks = tuple(mask.streams().values())
-        return io.NodeOutput(to_host_latent(begin.with_content(content, noise_mask=masks)), frames)
+        longer, clip = extend_latent(begin, seconds)
+        cls.show(f"{begin.shape.frames} frames became {clip.frames}, {float(clip.seconds):.2f} s")
+        return io.NodeOutput(to_host_latent(longer), clip.frames)
 
 
 class Encode(Node):
@@ -125,18 +108,6 @@ class Encode(Node):
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
         init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
-        _show_clip(cls.hidden.unique_id, init, clip)
-        with EngineEncoders(prepare_encoding(HostEngine(model, plan, cls), [init])) as encoders:
-            begin = init.encode(clip, ("video",) if sound is None else ("video", "audio"), encoders)
-            encoded = {each.stream: each.latent for each in begin}
-        content = AVLatent(encoded["video"], encoded.get("audio"))
+        cls.show(describe_clip(init, clip))
+        content = encode_clip(HostEngine(model, plan, cls), init, clip)
         return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))
-
-
-def _show_clip(node_id: str | None, init: InitClip, clip: ClipShape) -> None:
-    lines = [clip.describe()]
-    if init.audio is None:
-        lines.append("There is no sound, so the latent has none: the sampler makes a silent clip of it.")
-    else:
-        lines += map(str, init.audio.findings(clip))
-    host.show_text(node_id, "\n".join(lines))

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint import open_models
-from ..ltx2_core.checkpoint.belonging import find_text_encoder
+from ..ltx2_core.checkpoint.belonging import FollowsModel, find_text_encoder
 from ..ltx2_core.checkpoint.folders import files_of, is_shard
 from ..ltx2_core.checkpoint.models import MINIATURE
 from ..ltx2_core.checkpoint.parts import find_parts
@@ -20,7 +20,7 @@ from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS, Resources
 from . import host
-from .engine import FollowsModel, LoadedGemma, LoadedModel, LoadedUpscaler
+from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
 from .inputs import advanced_choice, choice, widgets
 from .node import Node
 from .values import GemmaType, ModelType
@@ -35,10 +35,15 @@ KINDS = {AS_NAMED: None, "dev": False, "distilled": True}
 DIFFUSERS, GEMMA = "model_index.json", "config.json"
 
 CHECKPOINTS = ("checkpoints", "diffusion_models")
-PROJECTIONS = ("checkpoints", "text_encoders", "diffusion_models")
 PATCHES = "model_patches"
 PARTS = ("vae", "text_encoders", PATCHES)  # where the rest of a split model is found by content
-VIDEO_VAES = ("vae", "vae_approx")
+# Where the files are that are chosen beside the checkpoint.
+FOLDERS = {
+    "video_vae": ("vae", "vae_approx"),
+    "audio_vae": ("vae",),
+    "text_projection": ("checkpoints", "text_encoders", "diffusion_models"),
+    "duration_head": (PATCHES,),
+}
 UPSCALERS = ("latent_upscale_models", "upscale_models")
 
 # What is open somewhere in the graph: two loaders of the same files share their networks.
@@ -52,36 +57,33 @@ class LoadModel(Node):
     title = "loaders/Load Model"
     inputs = [
         choice("checkpoint", lambda: [*_checkpoints(), BUILT_IN]),
-        advanced_choice("video_vae", lambda: [INSIDE, *host.model_files(*VIDEO_VAES)]),
-        advanced_choice("audio_vae", lambda: [INSIDE, *host.model_files("vae")]),
-        advanced_choice("text_projection", lambda: [INSIDE, *host.model_files(*PROJECTIONS)]),
+        advanced_choice("video_vae", lambda: [INSIDE, *host.model_files(*FOLDERS["video_vae"])]),
+        advanced_choice("audio_vae", lambda: [INSIDE, *host.model_files(*FOLDERS["audio_vae"])]),
+        advanced_choice("text_projection", lambda: [INSIDE, *host.model_files(*FOLDERS["text_projection"])]),
         advanced_choice("precision", lambda: [*PRECISIONS, *CASTS]),
         advanced_choice("kind", lambda: [*KINDS]),
-        advanced_choice("duration_head", lambda: [AUTO_PART, NONE, *host.model_files(PATCHES)]),
+        advanced_choice("duration_head", lambda: [AUTO_PART, NONE, *host.model_files(*FOLDERS["duration_head"])]),
         widgets(Resources, "attention", "fold_loras", "devices", devices=""),
     ]
     outputs = {"model": ModelType}
 
     @classmethod
-    def fingerprint_inputs(
-        cls, checkpoint: str, precision: str = "", kind: str = "", attention: str = "", fold_loras: bool = False,
-        devices: str = "", **parts: str
-    ) -> list[Stamp]:  # fmt: skip
-        return stamps(_paths(_files(checkpoint, **parts)))
+    def fingerprint_inputs(cls, checkpoint: str, **others: Any) -> list[Stamp]:
+        return stamps(_paths(_files(checkpoint, others)))
 
     @classmethod
     def execute(
-        cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, attention: str = Resources.attention,
-        fold_loras: bool = False, devices: str = "", **parts: str
-    ) -> io.NodeOutput:  # fmt: skip
-        files = _files(checkpoint, **parts)
+        cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, devices: str = "", **others: Any
+    ) -> io.NodeOutput:
+        files = _files(checkpoint, others)
+        how = {name: others[name] for name in ("attention", "fold_loras") if name in others}
 
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision, attention, fold_loras, host.other_devices(devices))
+            return LoadedModel(models, precision, **how, other_devices=host.other_devices(devices))
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention, fold_loras, devices), open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind, devices, *how.values()), open_files))
 
 
 class LoadGemma(Node):
@@ -123,18 +125,19 @@ class LoadUpscaler(Node):
 
     id = "LTX2AVLoadUpscaler"
     title = "loaders/Load Upscaler"
-    inputs = [choice("upscaler", lambda: [AS_MODEL, *_upscalers(), BUILT_IN])]
+    inputs = [choice("upscaler", lambda: [AS_MODEL, *host.model_files(*UPSCALERS), BUILT_IN])]
     outputs = {"upscaler": io.LatentUpscaleModel}
     shows = True
 
     @classmethod
     def fingerprint_inputs(cls, upscaler: str) -> list[Stamp]:
-        return stamps([_upscaler(name) for name in (_upscalers() if upscaler == AS_MODEL else [upscaler])])
+        names = host.model_files(*UPSCALERS) if upscaler == AS_MODEL else [upscaler]
+        return stamps([*map(_upscaler, names)])
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
         if upscaler == AS_MODEL:
-            paths = [_upscaler(name) for name in _upscalers()]
+            paths = [_upscaler(name) for name in host.model_files(*UPSCALERS)]
             return io.NodeOutput(FollowsModel(lambda models: LoadedUpscaler(find_upscaler(models, 2, paths))))
         file = open_upscaler(_upscaler(upscaler))
         cls.show(f"Enlarges {file.config.enlarges}")
@@ -149,23 +152,16 @@ def _opened(paths: list[Path], choices: tuple[str | bool, ...], make: Callable[[
     return value
 
 
-def _files(
-    checkpoint: str,
-    video_vae: str = INSIDE,
-    audio_vae: str = INSIDE,
-    text_projection: str = INSIDE,
-    duration_head: str = AUTO_PART,
-) -> dict[str, Any]:
-    """Return the chosen files, as ``open_models`` takes them."""
+def _files(checkpoint: str, others: dict[str, Any]) -> dict[str, Any]:
+    """Return the chosen files, as ``open_models`` takes them; ``others`` are values of the other widgets."""
     built_in = MINIATURE / "ltx2-mini.safetensors"
-    main = built_in if checkpoint == BUILT_IN else _checkpoint(checkpoint)
-    projections = [host.model_file(name, *PROJECTIONS) for name in (text_projection,) if name != INSIDE]
-    heads = [] if duration_head in (AUTO_PART, NONE) else [host.model_file(duration_head, PATCHES)]
-    vaes = {"video_vae": (video_vae, VIDEO_VAES), "audio_vae": (audio_vae, ("vae",))}
-    own = {kind: host.model_file(name, *folders) for kind, (name, folders) in vaes.items() if name != INSIDE}
-    kinds = [kind for kind in PARTS if kind != PATCHES or duration_head == AUTO_PART]
+    main = built_in if checkpoint == BUILT_IN else host.model_path(checkpoint, DIFFUSERS, *CHECKPOINTS)
+    named = {part: name for part in FOLDERS if (name := others.get(part, AUTO_PART)) not in (INSIDE, AUTO_PART, NONE)}
+    own = {part: host.model_file(name, *FOLDERS[part]) for part, name in named.items()}
+    inside = [own.pop(part) for part in ("text_projection", "duration_head") if part in own]
+    kinds = [kind for kind in PARTS if kind != PATCHES or others.get("duration_head", AUTO_PART) == AUTO_PART]
     beside = [host.model_file(name, kind) for kind in kinds for name in host.model_files(kind)]
-    chosen = [main, *projections, *heads]
+    chosen = [main, *inside]
     return {"checkpoint": [*chosen, *find_parts([*chosen, *own.values()], beside)], **own}
 
 
@@ -180,12 +176,6 @@ def _checkpoints() -> list[str]:
     return [*files, *host.model_folders(DIFFUSERS, *CHECKPOINTS)]
 
 
-def _checkpoint(name: str) -> Path:
-    if name in host.model_folders(DIFFUSERS, *CHECKPOINTS):
-        return host.model_folder(name, DIFFUSERS, *CHECKPOINTS)
-    return host.model_file(name, *CHECKPOINTS)
-
-
 def _gemmas() -> list[str]:
     """Return the names of folders, and of files that are not parts of these folders."""
     folders = host.model_folders(GEMMA, "text_encoders")
@@ -194,15 +184,7 @@ def _gemmas() -> list[str]:
 
 
 def _gemma(name: str) -> Path:
-    if name == BUILT_IN:
-        return MINIATURE / "gemma-mini"
-    if name in host.model_folders(GEMMA, "text_encoders"):
-        return host.model_folder(name, GEMMA, "text_encoders")
-    return host.model_file(name, "text_encoders")
-
-
-def _upscalers() -> list[str]:
-    return host.model_files(*UPSCALERS)
+    return MINIATURE / "gemma-mini" if name == BUILT_IN else host.model_path(name, GEMMA, "text_encoders")
 
 
 def _upscaler(name: str) -> Path:

@@ -43,29 +43,31 @@ LORA = choice("lora", lambda: [*_loras(), DISTILLED])
 ENERGY = widgets(Shrink, "energy", optional=True)
 
 
-class _OneLora(Node):
-    """A node that reads one LoRA, again when its file has changed."""
+class _LoraNode(Node):
+    """A node that adds LoRAs to a model; they are read again when their files have changed."""
+
+    outputs = {"model": ModelType}
+    shows = True
 
     @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> list[Stamp]:
-        return _stamp(lora)
+    def fingerprint_inputs(cls, **values: Any) -> list[Stamp]:
+        names = [values["lora"]] if "lora" in values else [name for name, _ in _rows(values)]
+        return [stamp for name in names for stamp in _stamp(name)]
 
 
-class LoadLora(_OneLora):
+class LoadLora(_LoraNode):
     """One LoRA with one strength."""
 
     id = "LTX2AVLoadLora"
     title = "loaders/Load LoRA"
     inputs = [sockets("model"), LORA, widgets(Strengths, "strength"), ENERGY]
-    outputs = {"model": ModelType}
-    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
         return io.NodeOutput(_added(cls, model, energy, (lora, Strengths(strength))))
 
 
-class LoadLoraAdvanced(_OneLora):
+class LoadLoraAdvanced(_LoraNode):
     """One LoRA with a strength for each stream, for some blocks, and over the run."""
 
     id = "LTX2AVLoadLoraAdvanced"
@@ -77,8 +79,6 @@ class LoadLoraAdvanced(_OneLora):
         widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
         ENERGY,
     ]
-    outputs = {"model": ModelType}
-    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, energy: float = 1.0, **strengths: Any) -> io.NodeOutput:
@@ -87,18 +87,12 @@ class LoadLoraAdvanced(_OneLora):
         return io.NodeOutput(_added(cls, model, energy, (lora, settings_from(Strengths, strengths))))
 
 
-class LoraStack(Node):
+class LoraStack(_LoraNode):
     """Several LoRAs in one node."""
 
     id = "LTX2AVLoraStack"
     title = "loaders/LoRA Stack"
     inputs = [sockets("model"), _row_inputs, ENERGY]
-    outputs = {"model": ModelType}
-    shows = True
-
-    @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> list[list[Stamp]]:
-        return [_stamp(name) for name, _ in _rows(inputs)]
 
     @classmethod
     def execute(cls, model: LoadedModel, energy: float = 1.0, **inputs: Any) -> io.NodeOutput:
@@ -106,14 +100,13 @@ class LoraStack(Node):
         return io.NodeOutput(_added(cls, model, energy, *chosen))
 
 
-class LoadICLora(_OneLora):
+class LoadICLora(_LoraNode):
     """A LoRA that was trained to follow a reference video."""
 
     id = "LTX2AVLoadICLora"
     title = "loaders/Load IC-LoRA"
     inputs = [sockets("model"), choice("lora", _loras), widgets(Strengths, "strength"), ENERGY]
     outputs = {"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int}
-    shows = True
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:

@@ -79,14 +79,23 @@ class Node(io.ComfyNode):
 
 
 class ConditionNode(Node):
-    """A node that adds what is given to a chain, which the sampler takes."""
+    """A node that adds what is given to a chain, which the sampler takes.
 
-    given: ClassVar[Callable[..., Given]]  # a class method: what the values of the other inputs add
+    Attributes:
+        adds: the condition whose fields its inputs are; where they are not, the node has a ``given`` of its own.
+    """
+
+    adds: ClassVar[Callable[..., Condition]]
     outputs = {"conditions": ConditionsType}
 
     @classmethod
     def execute(cls, conditions: Chain | None = None, **values: Any) -> io.NodeOutput:
         return io.NodeOutput((*(conditions or ()), *cls.given(**values)))
+
+    @classmethod
+    def given(cls, *args: Any, **values: Any) -> Given:
+        """Return what the values of the other inputs add."""
+        return [cls.adds(**values)]
 
 
 def _output(kind: SocketType, name: str, tooltip: str | None) -> io.Output:

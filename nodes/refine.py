@@ -1,12 +1,12 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..ltx2_core.fields import settings_from
+from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt
 from ..ltx2_core.pipeline.graph_stages import refine_latent, refine_raised, upscale_latent
@@ -19,8 +19,6 @@ from .inputs import choice, optional, sockets, widgets
 from .node import Node
 from .values import Chain, Conditioning, Latent, to_host_latent
 
-TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
-
 NO_LORA = (
     "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
     "ltx-2.3-22b-distilled-lora-384 or ltx-2.5-22b-distilled-lora-450): connect the model through LTX-2 Load LoRA to "
@@ -28,44 +26,51 @@ NO_LORA = (
 )
 
 
-class UpscaleNode(Node):
-    """More cells of the latent."""
+class _Enlarging(Node):
+    """A node that enlarges a latent in ``wanted``, space or time."""
 
-    id = "LTX2AVUpscale"
-    title = "refine/Latent Upscaler"
+    wanted: ClassVar[str]
     inputs = [sockets("model", "latent", "upscaler"), optional("plan")]
     outputs = {"av_latent": io.Latent}
     shows = True
 
     @classmethod
-    def execute(
+    def enlarged(
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
-    ) -> io.NodeOutput:
+    ) -> tuple[Latent, ClipShape]:
+        """Return the larger latent, and its size."""
         engine = HostEngine(model, plan, cls)
-        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), "space")
-        clip = GraphLatent(larger).shape
+        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), cls.wanted)
+        return to_host_latent(larger), GraphLatent(larger).shape
+
+
+class UpscaleNode(_Enlarging):
+    """More cells of the latent."""
+
+    id = "LTX2AVUpscale"
+    title = "refine/Latent Upscaler"
+    wanted = "space"
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        larger, clip = cls.enlarged(**values)
         cls.show(f"{clip.width} x {clip.height}")
-        return io.NodeOutput(to_host_latent(larger))
+        return io.NodeOutput(larger)
 
 
-class UpscaleTime(Node):
+class UpscaleTime(_Enlarging):
     """More frames of the latent."""
 
     id = "LTX2AVUpscaleTime"
     title = "refine/Upscale in Time"
-    inputs = [sockets("model", "latent", "upscaler"), optional("plan")]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
-    shows = True
+    wanted = "time"
 
     @classmethod
-    def execute(
-        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
-    ) -> io.NodeOutput:
-        engine = HostEngine(model, plan, cls)
-        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), "time")
-        clip = GraphLatent(larger).shape
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        larger, clip = cls.enlarged(**values)
         cls.show(f"{clip.frames} frames at {float(clip.fps):g} fps")
-        return io.NodeOutput(to_host_latent(larger), clip.frames, float(clip.fps))
+        return io.NodeOutput(larger, clip.frames, float(clip.fps))
 
 
 class RefineNode(Node):
@@ -79,7 +84,7 @@ class RefineNode(Node):
         choice("sound", lambda: ["hold", "refine", "hold and refer"]),
         widgets(SecondStage, "noise_scale", optional=True),
         optional("sigmas", "negative", "guidance"),
-        widgets(TileSettings, *TILES),
+        widgets(TileSettings),
         optional("plan", "conditions"),
         widgets(SecondStage, "keep_references", "keep_keyframes"),
     ]
@@ -111,7 +116,7 @@ class TwoStage(Node):
         optional("refine_model"),
         widgets(SecondStage, "sound", optional=True),
         optional("negative"),
-        widgets(TileSettings, *TILES),
+        widgets(TileSettings),
         optional("plan", "conditions"),
         widgets(RecipeSettings, "hq"),
         widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
@@ -157,13 +162,12 @@ class RaiseFrameRate(Node):
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, rounds: int, seed: int,
         plan: Plan | None = None, conditions: Chain | None = None
     ) -> io.NodeOutput:  # fmt: skip
-        passed: Mapping[str, Any] = latent
         for number in range(1, rounds + 1):
-            begin = GraphLatent(passed)
+            begin = GraphLatent(latent)
             check_known_keyframes(begin.content)
             engine = HostEngine(model, plan, cls)
             larger = GraphLatent(upscale_latent(engine, begin, upscaler_of(upscaler, model.models), "time"))
             engine = sampling_engine(cls, model, larger, plan)
-            passed = refine_raised(engine, larger, positive, conditions or (), number, seed)
-        cls.show(GraphLatent(passed).shape.describe())
-        return io.NodeOutput(to_host_latent(passed))
+            latent = refine_raised(engine, larger, positive, conditions or (), number, seed)
+        cls.show(GraphLatent(latent).shape.describe())
+        return io.NodeOutput(to_host_latent(latent))

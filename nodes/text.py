@@ -1,6 +1,7 @@
 """What does the prompt say?"""
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -25,26 +26,22 @@ class GemmaTextEncode(Node):
 
     id = "LTX2AVGemmaTextEncode"
     title = "text/Gemma Text Encode"
-    inputs = [
-        sockets("model", "gemma"),
-        widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
-        optional("plan"),
-    ]
+    inputs = [sockets("model", "gemma"), widgets(PromptSettings), optional("plan")]
     outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, negative: str = "", keep_encoded: bool = True,
-        plan: Plan | None = None
-    ) -> io.NodeOutput:  # fmt: skip
-        engine = HostEngine(model, plan, gemma=gemma)
-        return io.NodeOutput(*encode_prompts(engine, [prompt], negative, keep_encoded))
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, plan: Plan | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*encode_prompts(HostEngine(model, plan, gemma=gemma), [prompt], **settings))
 
 
-def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: bool = True) -> list[Conditioning]:
+def encode_prompts(
+    engine: HostEngine, prompts: list[str], negative: str = "", keep_encoded: bool = True
+) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
-    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep)]
+    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep_encoded)]
 
 
 class EnhancePrompt(Node):
@@ -64,15 +61,14 @@ class EnhancePrompt(Node):
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None,
-        **settings: int | float
-    ) -> io.NodeOutput:  # fmt: skip
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None, **how: Any
+    ) -> io.NodeOutput:
         if edited.strip():
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
         engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
-        written = enhance(engine, prompt, settings_from(Enhancing, settings))
+        written = enhance(engine, prompt, settings_from(Enhancing, how))
         cls.show(written)
         return io.NodeOutput(written)
 
@@ -82,7 +78,7 @@ class PromptsAndSeeds(Node):
 
     id = "LTX2AVPromptsAndSeeds"
     title = "text/Prompts and Seeds"
-    inputs = [widgets(Variations, "prompts", "seeds", "filename_prefix")]
+    inputs = [widgets(Variations)]
     outputs = {"prompts": EachOf(io.String), "seeds": EachOf(io.Int), "filename_prefix": EachOf(io.String)}
 
     @classmethod

@@ -1,7 +1,6 @@
 """What goes through our sockets: the types, and the Python value that each one carries."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -13,15 +12,15 @@ from torch import Tensor
 from ..ltx2_core.conditioning.conditions import Condition
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.conditioning.sockets import check_pictures
-from ..ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource
+from ..ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
-from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.media import probe, widened
 from ..ltx2_core.media.notes import mark_video, marked
 from ..ltx2_core.media.provenance import check_unsigned
 from ..ltx2_core.media.write import whole_or_nothing, write_clip
-from ..ltx2_core.pipeline.graph import KEYFRAMES
+from ..ltx2_core.pipeline.graph import KEYFRAMES, Conditioning, Latent
+from ..ltx2_core.pipeline.graph_codec import audio_source
 from . import host
 
 ModelType = io.Custom("LTX2AV_MODEL")
@@ -32,19 +31,8 @@ PlanType = io.Custom("LTX2AV_PLAN")
 ConditionsType = io.Custom("LTX2AV_CONDITIONS")
 WindowsType = io.Custom("LTX2AV_WINDOWS")
 
-Latent = dict[str, Any]
-Conditioning = list[list[Any]]
-Audio = dict[str, Any]
 Chain = tuple[Condition, ...]
 Video = Any  # a VIDEO of the host: of a file, or of components
-
-
-@dataclass(frozen=True)
-class MelSpectrogram:
-    """LTX2AV_MEL: a spectrogram (B, 2, T, 64), and its clip; None where the latent had no picture."""
-
-    mel: Tensor
-    clip: ClipShape | None
 
 
 def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> VideoSource:
@@ -69,15 +57,6 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
 def given_size(picture: Tensor | None, video: Video) -> tuple[int, int]:
     """Return width and height of a picture, else of a video."""
     return video_source(picture, video if picture is None else None).size()
-
-
-def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
-    """Return the chosen part of AUDIO; of a batch the first."""
-    rate = audio["sample_rate"]
-    waveform = part.of(audio["waveform"][0], rate)
-    if not waveform.shape[-1]:
-        raise SettingError("This AUDIO is empty: connect a sound that lasts.")
-    return AudioSource(waveform, rate)
 
 
 def audio_of_video(video: Video) -> AudioSource | None:
@@ -136,7 +115,7 @@ def _file_of(video: Video) -> tuple[Any, float, float | None] | None:
     return video.get_stream_source(), start, seconds or None
 
 
-def to_host_latent(latent: Mapping[str, Any]) -> Latent:
+def to_host_latent(latent: Latent) -> Latent:
     """Return a LATENT as the host passes it between nodes."""
     passed = dict(latent)
     for name in ("samples", "noise_mask"):

@@ -235,6 +235,11 @@ class GraphLatent:
         return self.with_content(content, (LAST_STEP,), **extras)
 
 
+def tokens_of(latent: Latent | None) -> int | None:
+    """Return the tokens of the picture; None without a latent or a picture."""
+    return None if latent is None else GraphLatent(latent).video_tokens
+
+
 class GraphPrompt:
     """A CONDITIONING, read once: what the transformer reads, whether or not it has met the connectors."""
 

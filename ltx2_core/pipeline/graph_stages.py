@@ -12,11 +12,13 @@ from ..conditioning.conditions import Condition, edits
 from ..conditioning.rate import of_round
 from ..errors import Finding, SettingError
 from ..fields import settings_from
+from ..geometry import ClipShape
 from ..latents import AVLatent
+from ..memory.machine import Machine
 from ..sampling import Guidance, Recipe, Step, StreamGuidance, schedules
 from ..sampling import Refine as RefineRecipe
 from ..sampling.tiles import TileSettings
-from ..settings import RecipeSettings, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
+from ..settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
 from ..upscaler import UpscalerConfig
 from .decode_video import DecodeVideo
 from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
@@ -24,10 +26,12 @@ from .generate import recipe_of
 from .grade import prepare_encoding
 from .graph import Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
 from .long import sampled_size, texts_at_once
+from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
 from .refine import Refine
 from .sample import Sample, Sampling
 from .stage import Engine, NetworkKey
+from .stages import stages_of_clip
 from .upscale import Upscale
 
 Prompts = tuple[Conditioning, Conditioning | None]  # the prompt, and the negative one
@@ -186,6 +190,14 @@ def refine_raised(
     stage = RaiseRate.of(latent.content, latent.fps, number, items, seed, latent.drawn_by_first)
     result = stage.run(engine, latent.content, latent.fps, script_of(engine, prompt), items)
     return latent.raised(result, stage.draws)
+
+
+def plan_clip(engine: Engine, clip: ClipShape, sampling: Sampling, most: Resources, machine: Machine) -> Plan:
+    """Plan a clip with what is free now on ``machine``, at most what the user allows."""
+    room = engine.room()
+    granted = room.budget if room.budget is not None else machine.memory
+    room = replace(room, machine=machine, budget=granted).within(most.vram, most.ram)
+    return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip, engine.load)
 
 
 def _check_negative(sampling: Sampling, prompts: Prompts) -> None:
