@@ -211,17 +211,14 @@ def _percent(facts: Sequence[bool]) -> float:
 
 
 def nodes_of(sources: Sequence[Source]) -> dict[str, Any]:
-    """Return the row of numbers of the classes that are nodes: those with ``define_schema`` and ``execute``."""
+    """Return the row of numbers of the classes that are nodes."""
     bodies, schemas, most = [], [], 0
     for source in sources:
         for node in source.nodes:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            methods = {each.name: each for each in node.body if isinstance(each, _FUNCTIONS)}
-            if {"define_schema", "execute"} <= methods.keys():
-                bodies.append(body_length(methods["execute"]))
-                schemas.append(length(methods["define_schema"]))
-                most = max(most, len(parameters(methods["execute"])))
+            if isinstance(node, ast.ClassDef) and (method := node_method(node)):
+                bodies.append(body_length(method))
+                schemas.append(_schema_length(node))
+                most = max(most, len(parameters(method)))
     return {
         "nodes": len(bodies),
         "body med / p95 / max": spread(bodies, 0.5, 0.95, 1),
@@ -229,6 +226,31 @@ def nodes_of(sources: Sequence[Source]) -> dict[str, Any]:
         "schema med / max": spread(schemas, 0.5, 1),
         "most params": most,
     }
+
+
+def node_method(node: ast.ClassDef) -> Function | None:
+    """Return what a node does with its inputs; None for a class that is no node.
+
+    A node says what goes in and out by an ``id`` and more attributes, in revisions before by ``define_schema``; it runs
+    by ``execute``, or by ``given`` if it only adds a condition.
+    """
+    methods = {each.name: each for each in node.body if isinstance(each, _FUNCTIONS)}
+    if "define_schema" not in methods and "id" not in map(ast.unparse, _attributes(node)):
+        return None
+    return methods.get("execute", methods.get("given"))
+
+
+def _attributes(node: ast.ClassDef) -> list[ast.expr]:
+    """Return the names to which a class assigns values."""
+    return [target for each in node.body if isinstance(each, ast.Assign) for target in each.targets]
+
+
+def _schema_length(node: ast.ClassDef) -> int:
+    """Return the lines in which a node says what goes in and out."""
+    for each in node.body:
+        if isinstance(each, _FUNCTIONS) and each.name == "define_schema":
+            return length(each)
+    return sum((each.end_lineno or each.lineno) - each.lineno + 1 for each in node.body if isinstance(each, ast.Assign))
 
 
 # The house

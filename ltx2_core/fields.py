@@ -14,9 +14,11 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import PureWindowsPath
 from types import MappingProxyType
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,12 @@ def _read_settings(owner: type) -> Mapping[str, Setting]:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         found[field.name] = Setting(field.name, look, text, default, kind)
     return MappingProxyType(found)
+
+
+def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) -> Settings:
+    """Return ``owner`` made of those ``values`` of widgets that it has fields for; they are taken out of ``values``."""
+    taken = {name: values.pop(name) for name in settings_of(owner) if name in values}
+    return owner(**taken, **more)
 
 
 def check_settings(value: object) -> None:

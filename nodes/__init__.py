@@ -3,6 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..ltx2_core.conditioning.sockets import Kinds
+from ..ltx2_core.pipeline.graph import LongClipPlan
+from ..ltx2_core.pipeline.graph_codec import MelSpectrogram
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling import StreamGuidance
 from .benchmark import Benchmark
@@ -11,6 +13,7 @@ from .compare import BlendClip, CompareClips
 from .condition import (
     AudioToVideo,
     CharacterNode,
+    GeneratedKeyframesNode,
     ImageCondition,
     InpaintNode,
     Keyframes,
@@ -24,18 +27,16 @@ from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .hdr import LoadHDR, SaveHDR
 from .host import guarded, listen_to_setting, place_examples
-from .keyframes import GeneratedKeyframesNode, RaiseFrameRate
 from .latents import EmptyLatent, Encode, Extend
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
 from .provenance import CheckClip, SignClip
-from .refine import RefineNode, TwoStage, UpscaleNode, UpscaleTime
+from .refine import RaiseFrameRate, RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
 from .takes import LoadLatent, SaveLatent
 from .text import EnhancePrompt, GemmaTextEncode, PromptsAndSeeds, ThinkingTokens
 from .timeline import TimelineNode
-from .values import LongClipPlan, MelSpectrogram
 
 # What goes through our own sockets, and where it comes from.
 KINDS: Kinds = {

@@ -6,23 +6,20 @@ from comfy_api.latest import io
 
 from ..ltx2_core.pipeline.benchmark import remember, time_job, verdict
 from ..ltx2_core.pipeline.stage import TRANSFORMER
-from . import host, inputs
+from . import host
 from .engine import HostEngine, LoadedModel
+from .inputs import sockets
+from .node import Node
 
 
-class Benchmark(io.ComfyNode):
+class Benchmark(Node):
     """Runs a small job that is always the same, and compares its times with those of earlier runs."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVBenchmark",
-            "loaders/Benchmark",
-            inputs=[inputs.model("The LTX-2 model to measure with.")],
-            outputs={"report": io.String},
-            shows=True,
-            is_output_node=True,
-        )
+    id = "LTX2AVBenchmark"
+    title = "loaders/Benchmark"
+    inputs = [sockets("model")]
+    outputs = {"report": io.String}
+    shows = ends_graph = True
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: object) -> int:
@@ -33,5 +30,5 @@ class Benchmark(io.ComfyNode):
         engine = HostEngine(model, node=cls)
         timing = time_job(engine, host.machine(engine.device(TRANSFORMER)).name, host.software())
         report = f"{timing.describe()}\n{verdict(timing, remember(timing, host.cache_subfolder('benchmarks.json')))}"
-        host.show_text(cls.hidden.unique_id, report)
+        cls.show(report)
         return io.NodeOutput(report)

@@ -11,25 +11,18 @@ from ..ltx2_core.conditioning.blend import Blending
 from ..ltx2_core.conditioning.compare import Comparison, rate_of
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.settings import ClipSettings
-from . import inputs
-from .values import Chain, ConditionsType, Video, audio_of_video, video_source
+from .inputs import sockets, widgets
+from .node import Node
+from .values import Chain, Video, audio_of_video, video_source
 
 
-class CompareClips(io.ComfyNode):
+class CompareClips(Node):
     """Two videos to one."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVCompareClips",
-            "decode/Compare Clips",
-            inputs=[
-                inputs.socket(io.Video, "first", "A clip, whose size and frame rate count."),
-                inputs.socket(io.Video, "second", "Another one."),
-                *inputs.widgets(Comparison, "layout", "wipe", "sound", "gain"),
-            ],
-            outputs={"video": io.Video},
-        )
+    id = "LTX2AVCompareClips"
+    title = "decode/Compare Clips"
+    inputs = [sockets("first", "second"), widgets(Comparison, "layout", "wipe", "sound", "gain")]
+    outputs = {"video": io.Video}
 
     @classmethod
     def execute(cls, first: Video, second: Video, **settings: Any) -> io.NodeOutput:
@@ -43,27 +36,13 @@ class CompareClips(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromComponents(parts))
 
 
-class BlendClip(io.ComfyNode):
+class BlendClip(Node):
     """Frames, and the reference of which they keep a part."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVBlend",
-            "decode/Blend with Reference",
-            inputs=[
-                inputs.socket(io.Image, "images", "The frames of the clip, from LTX-2 Video VAE Decode."),
-                inputs.socket(
-                    ConditionsType,
-                    "conditions",
-                    "What the clip was made with, as at the sampler: its first LTX-2 Reference Video with fill or "
-                    "outpaint is what is kept.",
-                ),
-                *inputs.widgets(ClipSettings, "fps"),
-                *inputs.widgets(Blending, "radius"),
-            ],
-            outputs={"images": io.Image},
-        )
+    id = "LTX2AVBlend"
+    title = "decode/Blend with Reference"
+    inputs = [sockets("images", "conditions"), widgets(ClipSettings, "fps"), widgets(Blending, "radius")]
+    outputs = {"images": io.Image}
 
     @classmethod
     def execute(cls, images: Tensor, conditions: Chain, fps: float, radius: int) -> io.NodeOutput:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 import comfy.model_management as mm
@@ -14,12 +14,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..ltx2_core.checkpoint import Models, build
-from ..ltx2_core.checkpoint.belonging import check_own_part
+from ..ltx2_core.checkpoint import Models
+from ..ltx2_core.checkpoint.belonging import FollowsModel, check_own_part
 from ..ltx2_core.checkpoint.text_encoder import TextEncoderFiles, build_text_encoder
 from ..ltx2_core.checkpoint.upscaler import UpscalerFile, build_upscaler, config_of
 from ..ltx2_core.errors import Finding, SettingError
-from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora, fold_loras
+from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
 from ..ltx2_core.memory.machine import free_ram
@@ -30,18 +30,20 @@ from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
 from ..ltx2_core.pipeline.engine import PlannedEngine
+from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.prepare import (
     LoraLoad,
     Prepared,
     adapters_of,
-    cast_device,
+    build_modules,
     folded_stack,
     fuses,
     joined,
     ready,
 )
+from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
     TEXT_ENCODER,
@@ -54,12 +56,11 @@ from ..ltx2_core.pipeline.stage import (
     need_of,
 )
 from ..ltx2_core.quantization import CASTS
+from ..ltx2_core.sampling import Step
 from ..ltx2_core.settings import PRECISIONS, Resources
 from ..ltx2_core.text import Tokenizer
 from . import host
-from .preview import Preview
-
-Opened = TypeVar("Opened")
+from .preview import preview_of
 
 # Where a network runs, in the host's words; all others are a "vae".
 ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
@@ -200,20 +201,6 @@ class _OfOneNetwork:
         return self.network.patcher
 
 
-class FollowsModel(Generic[Opened]):
-    """What goes with a model, of several files: opened as soon as the model is known, and kept for it."""
-
-    def __init__(self, open_for: Callable[[Models], Opened]):
-        self._open_for = open_for
-        self._known: tuple[Models, Opened] | None = None
-
-    def of(self, models: Models) -> Opened:
-        """Return it, opened; MissingFileError if there is none that goes with ``models``."""
-        if self._known is None or self._known[0] is not models:
-            self._known = models, self._open_for(models)
-        return self._known[1]
-
-
 class LoadedGemma(_OfOneNetwork):
     """LTX2AV_GEMMA: the opened files of a text encoder, and its network and tokenizer once they have been needed."""
 
@@ -223,10 +210,8 @@ class LoadedGemma(_OfOneNetwork):
         self._base: LoadedGemma | None = None  # which stays open as long as this does
         self.dtype = PRECISIONS[precision] or host.dtype_for("text", files.parameters)
         device = host.device_for("text")
-        self.network = HostNetwork("text_encoder", device, self.dtype, self._build, files.path.name)
-
-    def _build(self, deferred: Collection[torch.dtype]) -> list[nn.Module]:
-        return [build_text_encoder(self.files, self.dtype, deferred)]
+        make = partial(build_text_encoder, files, self.dtype)
+        self.network = HostNetwork("text_encoder", device, self.dtype, lambda kept: [make(kept)], files.path.name)
 
     def with_lora(self, lora: Lora, strength: float) -> "LoadedGemma":
         """Return the same files and network with this LoRA; CheckpointError if it changes nothing in them."""
@@ -252,15 +237,13 @@ class LoadedUpscaler(_OfOneNetwork):
         self.config = file.config
         self.dtype, self.device = host.dtype_for("vae", file.nbytes // 2), host.device_for("vae")
         self._file = file
-        self.network = HostNetwork("upscaler", self.device, self.dtype, self._build, file.file.path.name)
+        make = partial(build_upscaler, file, self.dtype)
+        self.network = HostNetwork("upscaler", self.device, self.dtype, lambda kept: [make(kept)], file.file.path.name)
 
     def of(self, models: Models) -> "LoadedUpscaler":
         """Return this one; SettingError if it is that of the miniature, and the model is not."""
         check_own_part(self._file.file.path, "upscaler", models)
         return self
-
-    def _build(self, deferred: Collection[torch.dtype]) -> list[nn.Module]:
-        return [build_upscaler(self._file, self.dtype, deferred)]
 
 
 class ForeignUpscaler:
@@ -349,26 +332,12 @@ class LoadedModel:
         folded = folded_stack(key, self.loras if loras is None else loras, self.fold_loras)
         if (key.name, dtype, folded) not in self._networks:
             format = self.format if key == TRANSFORMER else None
-            make = partial(self._build, key, dtype, format, folded)
+            device = host.device_for(ROLES.get(key.name, "vae"))
+            make = partial(build_modules, self.models, key, dtype, format, folded, device)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
-            device = host.device_for(ROLES.get(key.name, "vae"))
             self._networks[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
         return self._networks[key.name, dtype, folded]
-
-    def _build(
-        self,
-        key: NetworkKey[Any],
-        dtype: torch.dtype,
-        format: str | None,
-        folded: Stack,
-        deferred: Collection[torch.dtype],
-    ) -> list[nn.Module]:
-        on = cast_device(host.device_for(ROLES.get(key.name, "vae")))
-        built = [build(self.models, name, dtype, "cpu", format, deferred, on) for name in key.components]
-        if folded:
-            fold_loras(built[0], folded)
-        return built
 
     def adapters(self, key: NetworkKey[Any], prepared: Prepared, device: torch.device) -> tuple[LoraAdapter, ...]:
         """Return the LoRAs on a network as it is built now."""
@@ -402,9 +371,16 @@ class HostEngine(PlannedEngine):
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
+        self.conditions = model.conditions
         self._bars: dict[str, Callable[..., None]] = {}
         on_step = preview.on_step if preview is not None else Events.on_step
-        self.events = Events(self._on_progress, self._on_finding, on_step, check=self._check)
+        say, stop = partial(host.show_text, self.node_id), mm.throw_exception_if_processing_interrupted
+        self.events = Events(self._on_progress, self._on_finding, on_step, on_remark=say, check=stop)
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the sampler, of which the preview is told."""
+        return None if self.preview is None else self.preview.last_step
 
     @property
     def encoder(self) -> TextEncoderFiles:
@@ -473,7 +449,7 @@ class HostEngine(PlannedEngine):
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
         work = need_of(stage, self.blueprint).work_bytes
         if isinstance(source := _source(stage), ForeignUpscaler):
-            host.load([source.patcher], work)
+            mm.load_models_gpu([source.patcher], memory_required=work)
             yield Networks({stage.networks[0]: source})
             return
         keys = [*stage.networks, *(self.preview.networks(self) if self.preview and _samples(stage) else ())]
@@ -522,7 +498,7 @@ class HostEngine(PlannedEngine):
             HostNetwork.leave_ram(placement.device_bytes, networks)
         beside = sum(network.patcher.model_size() for network in others)
         first.patcher.ceiling = None if placement is None else placement.weight_budget - beside
-        host.load([network.patcher for network in networks], work)
+        mm.load_models_gpu([network.patcher for network in networks], memory_required=work)
 
     def _on_progress(self, stage: str, done: int, total: int) -> None:
         if self.preview is not None and stage in ("sampling", "refining"):
@@ -541,10 +517,12 @@ class HostEngine(PlannedEngine):
         if self.preview is None:
             host.show_status(status)
         else:
-            self.preview.show_status(status)
+            self.preview.screen.show_status(status)
 
-    def _check(self) -> None:
-        mm.throw_exception_if_processing_interrupted()
+
+def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphLatent, plan: Plan | None) -> HostEngine:
+    """Return the engine of a node that samples, with its preview."""
+    return HostEngine(model, plan, node, preview=preview_of(node, latent, model.models))
 
 
 def _fuses(device: torch.device) -> bool:

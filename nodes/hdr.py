@@ -7,24 +7,19 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.light import LightSource, LightTarget
 from ..ltx2_core.disk_cache import Stamp, stamps
-from . import host, inputs
-from .values import Audio, audio_source
+from ..ltx2_core.pipeline.graph_codec import Audio, audio_source
+from . import host
+from .inputs import choice, optional, sockets, widgets
+from .node import Node
 
-FILES = "An .exr file, or a folder of them in the order of their names, from ComfyUI's input folder."
 
-
-class LoadHDR(io.ComfyNode):
+class LoadHDR(Node):
     """EXR files as frames."""
 
-    @classmethod
-    def define_schema(cls):
-        files = io.Combo.Input("file", options=host.light_files(), tooltip=FILES)
-        return inputs.schema(
-            "LTX2AVLoadHDR",
-            "loaders/Load HDR",
-            inputs=[files, *inputs.widgets(LightSource, "space")],
-            outputs={"images": io.Image, "coded": io.Image},
-        )
+    id = "LTX2AVLoadHDR"
+    title = "loaders/Load HDR"
+    inputs = [choice("file", host.light_files), widgets(LightSource, "space")]
+    outputs = {"images": io.Image, "coded": io.Image}
 
     @classmethod
     def fingerprint_inputs(cls, file: str, space: str) -> list[Stamp]:
@@ -35,23 +30,13 @@ class LoadHDR(io.ComfyNode):
         return io.NodeOutput(*LightSource(space).read(host.input_file(file)))
 
 
-class SaveHDR(io.ComfyNode):
+class SaveHDR(Node):
     """Light to files."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVSaveHDR",
-            "decode/Save HDR",
-            inputs=[
-                inputs.socket(io.Image, "images", "Frames in linear light of sRGB, from LTX-2 Video VAE Decode."),
-                *inputs.widgets(LightTarget, "filename_prefix", "form", "space", "fps"),
-                inputs.socket(io.Audio, "audio", "The sound of the clip.", optional=True),
-            ],
-            shows=True,
-            knows_graph=True,
-            is_output_node=True,
-        )
+    id = "LTX2AVSaveHDR"
+    title = "decode/Save HDR"
+    inputs = [sockets("images"), widgets(LightTarget, "filename_prefix", "form", "space", "fps"), optional("audio")]
+    shows = knows_graph = ends_graph = True
 
     @classmethod
     def execute(cls, images: Tensor, audio: Audio | None = None, **settings: Any) -> io.NodeOutput:
@@ -59,5 +44,5 @@ class SaveHDR(io.ComfyNode):
         sound = None if audio is None else audio_source(audio)
         path = host.output_file(files.filename_prefix, files.suffix)
         files.write(path, images[..., :3], sound, host.graph_tags(cls.hidden))
-        host.show_text(cls.hidden.unique_id, f"Saved {path.name} in the folder {path.parent.name}.")
+        cls.show_saved(path)
         return io.NodeOutput()

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -24,20 +23,22 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ..ltx2_core.checkpoint.models import check_inside
+from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record
+from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
 from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.media.notes import marked
+from ..ltx2_core.media.write import place_files
 from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import ram
+from ..ltx2_core.pipeline.benchmark import software_of_torch
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
-from ..ltx2_core.pipeline.local_engine import devices_named
-from ..ltx2_core.pipeline.messages import Messages
+from ..ltx2_core.pipeline.local_engine import other_devices_named
+from ..ltx2_core.pipeline.messages import Messages, Wishes
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.sketch import as_image
 
@@ -76,12 +77,9 @@ def model_folders(mark: str, *kinds: str) -> list[str]:
     return [name for name in parents if name != "." and _folder(name, mark, kinds)]
 
 
-def model_folder(name: str, mark: str, *kinds: str) -> Path:
-    """Return the path of a folder that ``model_folders`` named."""
-    if path := _folder(name, mark, kinds):
-        return path
-    where = " or ".join(kinds)
-    raise MissingFileError(f"The folder {name} is no longer in {where}, or lacks {mark}; choose another one.")
+def model_path(name: str, mark: str, *kinds: str) -> Path:
+    """Return the path of a folder that ``model_folders`` named, or of a file that ``model_files`` did."""
+    return _folder(name, mark, kinds) or model_file(name, *kinds)
 
 
 def _folder(name: str, mark: str, kinds: Sequence[str]) -> Path | None:
@@ -113,18 +111,12 @@ KEPT = {"output": folder_paths.get_output_directory, "input": folder_paths.get_i
 
 def kept_files(suffix: str) -> list[str]:
     """Return the files below the output and the input folder whose names end so, such as output/clip_00001_x.json."""
-    roots = ((kind, Path(root())) for kind, root in KEPT.items())
-    found = ((kind, path.relative_to(root)) for kind, root in roots for path in root.rglob(f"*{suffix}"))
-    return sorted(f"{kind}/{path.as_posix()}" for kind, path in found)
+    return files_below({kind: root() for kind, root in KEPT.items()}, suffix)
 
 
 def kept_file(name: str) -> Path:
     """Return the path of a file that ``kept_files`` named. Raises SettingError for what lies outside these folders."""
-    kind, _, rest = name.partition("/")
-    if kind not in KEPT:
-        raise SettingError(f"{name!r} is neither in the output nor in the input folder: choose a file of the list.")
-    check_inside(rest, kind)
-    return Path(KEPT[kind](), rest)
+    return file_below({kind: root() for kind, root in KEPT.items()}, name)
 
 
 def graph_tags(hidden: io.HiddenHolder) -> dict[str, str]:
@@ -140,15 +132,7 @@ EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
 
 def place_examples() -> None:
     """Put the media that our workflows open with where Load Image and its like look, unless they are there."""
-    folder = Path(folder_paths.get_input_directory())
-    for example in EXAMPLES.iterdir():
-        target = folder / example.name
-        try:
-            if not target.exists():
-                shutil.copyfile(example, part := target.with_suffix(".part"))
-                part.replace(target)
-        except OSError as error:
-            log.warning("The example %s cannot be put into %s: %s", example.name, folder, error)
+    place_files(EXAMPLES, Path(folder_paths.get_input_directory()))
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -165,21 +149,8 @@ def device_for(role: str) -> torch.device:
 
 
 def other_devices(names: str) -> tuple[torch.device, ...]:
-    """Return the devices that share the transformer's work with the host's own, which is the first of those named.
-
-    Raises:
-        SettingError: for names that are no devices of this machine, and where another one is the first.
-    """
-    if not names.strip():
-        return ()
-    first, *others = devices_named(names.split(","))
-    own = device_for("transformer")
-    if (first.type, first.index or 0) != (own.type, own.index or 0):
-        raise SettingError(
-            f"devices begin with {first}, but ComfyUI computes on {own}, and does there what is not shared: begin with "
-            f"{own}, or start ComfyUI with another --cuda-device."
-        )
-    return tuple(others)
+    """Return the devices that share the transformer's work with the host's own, which is the first of those named."""
+    return other_devices_named(names, device_for("transformer"))
 
 
 def dtype_for(role: str, parameters: int) -> torch.dtype:
@@ -226,13 +197,7 @@ def software() -> dict[str, str]:
     """Return the versions of what an update may change, for a benchmark."""
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     pack = re.search(r'^version = "(.+)"', project, re.MULTILINE)
-    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)() if torch.cuda.is_available() else 0
-    return {
-        "pack": pack[1] if pack else "unknown",
-        "ComfyUI": comfyui_version.__version__,
-        "torch": torch.__version__,
-        "CUDA of the driver": f"{driver // 1000}.{driver % 1000 // 10}" if driver else "none",
-    }
+    return {"pack": pack[1] if pack else "unknown", "ComfyUI": comfyui_version.__version__, **software_of_torch()}
 
 
 def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
@@ -243,11 +208,6 @@ def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> c
         patcher = comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), torch.device("cpu"))
         network.ltx2av_patcher = patcher
     return network.ltx2av_patcher
-
-
-def load(patchers: list[comfy.model_patcher.ModelPatcher], work_bytes: int) -> None:
-    """Let the host bring these to where they run, with ``work_bytes`` of room for their work."""
-    mm.load_models_gpu(patchers, memory_required=work_bytes)
 
 
 # ---------------------------------------------------------------------------------------------- values, words, pictures
@@ -332,9 +292,7 @@ def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
     return node
 
 
-# What our own setting says in each browser that has told it, by its id; of so many at most.
-_live_previews: dict[str, bool] = {}
-MOST_BROWSERS = 256
+_live_previews = Wishes()  # what our own setting says in each browser
 
 
 def listen_to_setting() -> None:
@@ -342,14 +300,8 @@ def listen_to_setting() -> None:
 
     @PromptServer.instance.routes.post("/ltx2av/live_preview")
     async def remember(request: web.Request) -> web.Response:
-        told = await request.json()
-        if not isinstance(told, dict) or not isinstance(told.get("client"), str) or told.get("on") not in (True, False):
-            return web.json_response({"error": "expected client and on, such as {client: text, on: true}"}, status=400)
-        _live_previews.pop(told["client"], None)
-        _live_previews[told["client"]] = told["on"]
-        for oldest in list(_live_previews)[:-MOST_BROWSERS]:
-            del _live_previews[oldest]
-        return web.json_response({})
+        refusal = _live_previews.remember(await request.json())
+        return web.json_response({"error": refusal} if refusal else {}, status=400 if refusal else 200)
 
 
 def wants_live_preview() -> bool:
@@ -357,7 +309,7 @@ def wants_live_preview() -> bool:
 
     A browser follows our own setting. Programs that have not told theirs get it where they ask for previews.
     """
-    return _live_previews.get(PromptServer.instance.client_id, wants_previews())
+    return _live_previews.of(PromptServer.instance.client_id, wants_previews())
 
 
 def wants_previews() -> bool:

@@ -5,15 +5,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.conditioning.begin import extended
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
-from ..ltx2_core.geometry import TIME_SCALE, ClipShape, exact_fps, nearest_frames
-from ..ltx2_core.latents import AVLatent, empty
+from ..ltx2_core.geometry import exact_fps
+from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length
-from ..ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.grade import prepare_encoding
+from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of
+from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import (
     AS_PROMPT,
@@ -23,54 +22,27 @@ from ..ltx2_core.settings import (
     OwnClipSettings,
     RecipeSettings,
 )
-from . import host, inputs
 from .engine import HostEngine, LoadedModel
-from .values import (
-    DEFAULT_FPS,
-    Audio,
-    Conditioning,
-    HostConditioning,
-    HostLatent,
-    Latent,
-    Video,
-    audio_of_video,
-    audio_source,
-    given_size,
-    to_host_latent,
-    video_source,
-)
+from .inputs import fps, optional, sockets, widgets
+from .node import Node
+from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
 
 
-class EmptyLatent(io.ComfyNode):
+class EmptyLatent(Node):
     """Says how large and how long the clip will be."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEmptyLatent",
-            "latent/Empty AV Latent",
-            inputs=[
-                *inputs.widgets(ClipSettings, "width", "height", "frames", "fps"),
-                *inputs.widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
-                inputs.model("The model that the clip is for: it knows which size and length it likes.", optional=True),
-                inputs.socket(
-                    io.Image,
-                    "picture",
-                    "A picture whose aspect ratio the clip gets, while size is auto or as the picture.",
-                    optional=True,
-                ),
-                *inputs.widgets(ClipSettings, "size", "megapixels", "length", optional=True),
-                *inputs.widgets(RecipeSettings, "hq"),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="The encoded prompt, for the length as the prompt needs.",
-                ),
-                inputs.socket(io.Video, "video", "A video, likewise; a picture counts before it.", optional=True),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVEmptyLatent"
+    title = "latent/Empty AV Latent"
+    inputs = [
+        widgets(ClipSettings, "width", "height", "frames", "fps"),
+        widgets(ClipSettings, "seconds", "batch_size", "streams", optional=True),
+        optional("model", "picture"),
+        widgets(ClipSettings, "size", "megapixels", "length", optional=True),
+        widgets(RecipeSettings, "hq"),
+        optional("positive", "video"),
+    ]
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    shows = True
 
     @classmethod
     def execute(
@@ -83,70 +55,49 @@ class EmptyLatent(io.ComfyNode):
         if model is not None:
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
-        host.show_text(cls.hidden.unique_id, "; ".join([clip.describe(), *remarks]))
-        latent = to_host_latent(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
-        return io.NodeOutput(latent, clip.frames, float(clip.fps))
+        cls.show("; ".join([clip.describe(), *remarks]))
+        latent = latent_of(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
+        return io.NodeOutput(to_host_latent(latent), clip.frames, float(clip.fps))
 
 
 def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Conditioning | None) -> ClipSettings:
     """Return the settings as long as the prompt needs, where they ask for that."""
     if asked.length != AS_PROMPT or model is None or positive is None:
         return asked
-    return fit_length(asked, model.models, HostConditioning(positive).contexts(HostEngine(model)))
+    return fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
 
 
-class Extend(io.ComfyNode):
+class Extend(Node):
     """A longer latent, whose beginning is given."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVExtend",
-            "latent/Extend",
-            inputs=[
-                inputs.latent("What is continued: a sampler's result, or a clip from LTX-2 Encode Clip."),
-                *inputs.widgets(ExtendSettings, "seconds"),
-                inputs.fps("Frames per second; 0 means: as the latent says, else 24."),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int},
-            shows=True,
-        )
+    id = "LTX2AVExtend"
+    title = "latent/Extend"
+    inputs = [sockets("latent"), widgets(ExtendSettings, "seconds"), fps]
+    outputs = {"av_latent": io.Latent, "frames": io.Int}
+    shows = True
 
     @classmethod
     def execute(cls, latent: Latent, seconds: float, fps: float = 0.0) -> io.NodeOutput:
-        begin = HostLatent(latent, fps)
-        clip = begin.shape
-        frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
-        longer = ClipShape(clip.width, clip.height, frames, clip.fps)
-        content, mask = extended(begin.content, longer)
-        host.show_text(cls.hidden.unique_id, f"{clip.frames} frames became {frames}, {float(longer.seconds):.2f} s")
-        return io.NodeOutput(begin.with_content(content, noise_mask=to_host_latent(mask, {})["samples"]), frames)
+        begin = GraphLatent(latent, fps)
+        longer, clip = extend_latent(begin, seconds)
+        cls.show(f"{begin.shape.frames} frames became {clip.frames}, {float(clip.seconds):.2f} s")
+        return io.NodeOutput(to_host_latent(longer), clip.frames)
 
 
-class Encode(io.ComfyNode):
+class Encode(Node):
     """A clip to a latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEncode",
-            "latent/Encode Clip",
-            inputs=[
-                inputs.model(),
-                *inputs.pictures("The clip"),
-                inputs.socket(
-                    io.Audio,
-                    "audio",
-                    "Its sound; not connected, that of the video. Without any, the latent has no sound part.",
-                    optional=True,
-                ),
-                *inputs.widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
-                inputs.plan(),
-                *inputs.widgets(GivenLight, "space"),
-            ],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVEncode"
+    title = "latent/Encode Clip"
+    inputs = [
+        sockets("model"),
+        optional("images", "video", "audio"),
+        widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
+        optional("plan"),
+        widgets(GivenLight, "space"),
+    ]
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    shows = True
 
     @classmethod
     def execute(
@@ -157,18 +108,6 @@ class Encode(io.ComfyNode):
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
         init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
-        _show_clip(cls.hidden.unique_id, init, clip)
-        with EngineEncoders(prepare_encoding(HostEngine(model, plan, cls), [init])) as encoders:
-            begin = init.encode(clip, ("video",) if sound is None else ("video", "audio"), encoders)
-            encoded = {each.stream: each.latent for each in begin}
-        content = AVLatent(encoded["video"], encoded.get("audio"))
-        return io.NodeOutput(to_host_latent(content, {"fps": rate}), clip.frames, float(rate))
-
-
-def _show_clip(node_id: str | None, init: InitClip, clip: ClipShape) -> None:
-    lines = [clip.describe()]
-    if init.audio is None:
-        lines.append("There is no sound, so the latent has none: the sampler makes a silent clip of it.")
-    else:
-        lines += map(str, init.audio.findings(clip))
-    host.show_text(node_id, "\n".join(lines))
+        cls.show(describe_clip(init, clip))
+        content = encode_clip(HostEngine(model, plan, cls), init, clip)
+        return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))

@@ -8,11 +8,14 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint.belonging import check_own_part
 from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk
 from ..ltx2_core.lora.stack import find_distilled_lora, parse_blocks, parse_schedule
 from ..ltx2_core.pipeline.generate import recipe_of
-from . import host, inputs
+from . import host
 from .engine import LoadedModel
+from .inputs import choice, sockets, widgets
+from .node import Node
 from .values import ModelType
 
 BUILT_IN = "built-in: "
@@ -20,98 +23,76 @@ NONE = "none"
 DISTILLED = "distilled LoRA of the model"
 ROWS = 10  # of the stack; js/stack.js shows as many as are used, and one more
 
-MODEL = inputs.model("The LTX-2 model, from LTX-2 Load Model or another LoRA node.")
+
+def _loras() -> list[str]:
+    """Return the names of LoRAs; those of the miniature come last."""
+    return [*host.model_files("loras"), *_built_in()]
 
 
-def _lora_input(name: str = "lora", *first: str, last: str = DISTILLED, more: str = "", **options: Any) -> io.Input:
-    return io.Combo.Input(
-        name,
-        options=[*first, *host.model_files("loras"), *_built_in(), *filter(None, [last])],
-        tooltip="A LoRA for LTX-2 from models/loras, of any trainer: official, ComfyUI, PEFT, diffusers, kohya, "
-        f"musubi, LyCORIS. The built-in ones are for the miniature.{more}",
-        **options,
-    )
+def _row_inputs() -> list[io.Input]:
+    """Return the inputs of the rows of the stack, of which only the first one is always there."""
+    rows: list[io.Input] = []
+    for row in range(1, ROWS + 1):
+        (strength,) = widgets(Strengths, "strength", optional=row > 1)()
+        strength.id = f"strength_{row}"
+        rows += [*choice(f"lora_{row}", lambda: [NONE, *_loras(), DISTILLED], optional=row > 1)(), strength]
+    return rows
 
 
-class _OneLora(io.ComfyNode):
-    """A node that reads one LoRA, again when its file has changed."""
+LORA = choice("lora", lambda: [*_loras(), DISTILLED])
+ENERGY = widgets(Shrink, "energy", optional=True)
+
+
+class _LoraNode(Node):
+    """A node that adds LoRAs to a model; they are read again when their files have changed."""
+
+    outputs = {"model": ModelType}
+    shows = True
 
     @classmethod
-    def fingerprint_inputs(cls, lora: str, **others: Any) -> list[Stamp]:
-        return _stamp(lora)
+    def fingerprint_inputs(cls, **values: Any) -> list[Stamp]:
+        names = [values["lora"]] if "lora" in values else [name for name, _ in _rows(values)]
+        return [stamp for name in names for stamp in _stamp(name)]
 
 
-class LoadLora(_OneLora):
+class LoadLora(_LoraNode):
     """One LoRA with one strength."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVLoadLora",
-            "loaders/Load LoRA",
-            inputs=[
-                MODEL,
-                _lora_input(),
-                *inputs.widgets(Strengths, "strength"),
-                *inputs.widgets(Shrink, "energy", optional=True),
-            ],
-            outputs={"model": ModelType},
-            shows=True,
-        )
+    id = "LTX2AVLoadLora"
+    title = "loaders/Load LoRA"
+    inputs = [sockets("model"), LORA, widgets(Strengths, "strength"), ENERGY]
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
         return io.NodeOutput(_added(cls, model, energy, (lora, Strengths(strength))))
 
 
-class LoadLoraAdvanced(_OneLora):
+class LoadLoraAdvanced(_LoraNode):
     """One LoRA with a strength for each stream, for some blocks, and over the run."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVLoadLoraAdvanced",
-            "loaders/Load LoRA (advanced)",
-            inputs=[
-                MODEL,
-                _lora_input(),
-                *inputs.widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
-                *inputs.widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
-                *inputs.widgets(Shrink, "energy", optional=True),
-            ],
-            outputs={"model": ModelType},
-            shows=True,
-        )
+    id = "LTX2AVLoadLoraAdvanced"
+    title = "loaders/Load LoRA (advanced)"
+    inputs = [
+        sockets("model"),
+        LORA,
+        widgets(Strengths, "strength", "video", "audio", "audio_to_video", "video_to_audio"),
+        widgets(Strengths, "text", "blocks", "schedule", "schedule_over", optional=True),
+        ENERGY,
+    ]
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, energy: float = 1.0, **strengths: Any) -> io.NodeOutput:
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
-        return io.NodeOutput(_added(cls, model, energy, (lora, inputs.settings_from(Strengths, strengths))))
+        return io.NodeOutput(_added(cls, model, energy, (lora, settings_from(Strengths, strengths))))
 
 
-class LoraStack(io.ComfyNode):
+class LoraStack(_LoraNode):
     """Several LoRAs in one node."""
 
-    @classmethod
-    def define_schema(cls):
-        rows: list[io.Input] = []
-        for row in range(1, ROWS + 1):
-            (strength,) = inputs.widgets(Strengths, "strength", optional=row > 1)
-            strength.id = f"strength_{row}"
-            rows.append(_lora_input(f"lora_{row}", NONE, more=" Choosing one brings the next row.", optional=row > 1))
-            rows.append(strength)
-        return inputs.schema(
-            "LTX2AVLoraStack",
-            "loaders/LoRA Stack",
-            inputs=[MODEL, *rows, *inputs.widgets(Shrink, "energy", optional=True)],
-            outputs={"model": ModelType},
-            shows=True,
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> list[list[Stamp]]:
-        return [_stamp(name) for name, _ in _rows(inputs)]
+    id = "LTX2AVLoraStack"
+    title = "loaders/LoRA Stack"
+    inputs = [sockets("model"), _row_inputs, ENERGY]
 
     @classmethod
     def execute(cls, model: LoadedModel, energy: float = 1.0, **inputs: Any) -> io.NodeOutput:
@@ -119,23 +100,13 @@ class LoraStack(io.ComfyNode):
         return io.NodeOutput(_added(cls, model, energy, *chosen))
 
 
-class LoadICLora(_OneLora):
+class LoadICLora(_LoraNode):
     """A LoRA that was trained to follow a reference video."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVLoadICLora",
-            "loaders/Load IC-LoRA",
-            inputs=[
-                MODEL,
-                _lora_input(last=""),
-                *inputs.widgets(Strengths, "strength"),
-                *inputs.widgets(Shrink, "energy", optional=True),
-            ],
-            outputs={"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int},
-            shows=True,
-        )
+    id = "LTX2AVLoadICLora"
+    title = "loaders/Load IC-LoRA"
+    inputs = [sockets("model"), choice("lora", _loras), widgets(Strengths, "strength"), ENERGY]
+    outputs = {"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int}
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:

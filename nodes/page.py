@@ -1,4 +1,4 @@
-"""What the help page of a node says about it: the first paragraph, the outputs, and the words that find the node.
+"""What the help page of a node says about it: the first paragraph, its inputs and outputs, and the words that find it.
 
 The pages are those that ComfyUI shows beside a node. Where they are missing, so are these words, and nothing else.
 """
@@ -10,16 +10,24 @@ from functools import cache
 from pathlib import Path
 
 PAGES = Path(__file__).parents[1] / "js" / "docs"
+_ROW = re.compile(r"^\| (\*\*.+?) \| (?:\([^)]*\) )?(.*?) ?\|$", re.MULTILINE)  # of inputs, without kind and limits
 _OUTPUT = re.compile(r"^- (\*\*.+?): (.+?)(?=^- |\Z)", re.MULTILINE | re.DOTALL)
+_BOLD = re.compile(r"\*\*(\w+)\*\*")
+_MARK = re.compile(r"\\(.)|[*`]")
 
 
 @dataclass(frozen=True)
 class Page:
-    """One help page: ``description``, the text of each output, and what people type to find the node."""
+    """One help page: ``description``, the texts of inputs and outputs, and what people type to find the node."""
 
     description: str
+    inputs: dict[str, str]
     outputs: dict[str, str]
     aliases: list[str]
+
+    def input_text(self, name: str) -> str | None:
+        """Return what an input does; those that differ only in their number share a row."""
+        return self.inputs.get(_unnumbered(name))
 
 
 @cache
@@ -31,17 +39,20 @@ def read_page(node_id: str) -> Page:
     sections = dict(section.split("\n", 1) for section in rest)
     paragraphs = (each for each in start.split("\n\n")[1:] if not each.startswith("!["))  # a picture says nothing
     aliases = _plain(sections.get("Found by", ""))
-    outputs = dict(_outputs(sections.get("Outputs", "")))
-    return Page(_plain(next(paragraphs, "")), outputs, aliases.split(", ") if aliases else [])
+    inputs = {_unnumbered(name): text for name, text in _named(_ROW, sections.get("Inputs", ""))}
+    outputs = {name: text[:1].upper() + text[1:] for name, text in _named(_OUTPUT, sections.get("Outputs", ""))}
+    return Page(_plain(next(paragraphs, "")), inputs, outputs, aliases.split(", ") if aliases else [])
 
 
-def _outputs(section: str) -> Iterator[tuple[str, str]]:
-    """Yield name and sentences of each output; several that share an entry share its text."""
-    for names, text in _OUTPUT.findall(section):
-        sentences = _plain(text)
-        for name in re.findall(r"\w+", names):
-            yield name, sentences[:1].upper() + sentences[1:]
+def _named(entry: re.Pattern[str], section: str) -> Iterator[tuple[str, str]]:
+    """Yield each name and its sentences; several that share an entry share its text."""
+    for names, text in entry.findall(section):
+        yield from ((name, _plain(text)) for name in _BOLD.findall(names))
+
+
+def _unnumbered(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def _plain(markdown: str) -> str:
-    return " ".join(markdown.replace("*", "").replace("`", "").split())
+    return " ".join(_MARK.sub(r"\1", markdown).split())

@@ -3,56 +3,42 @@
 from comfy_api.latest import InputImpl, io
 
 from ..ltx2_core.media.provenance import Identity, describe_origin, read_signature, sign_file
-from . import host, inputs
+from . import host
+from .inputs import sockets, text
+from .node import Node
 from .values import Video, save_video, video_file
 
-PREFIX = "How the name begins, below ComfyUI's output folder; a number follows."
 
-
-class SignClip(io.ComfyNode):
+class SignClip(Node):
     """A video to a file that its maker has signed."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVSignClip",
-            "decode/Sign Clip",
-            inputs=[
-                inputs.socket(io.Video, "video", "The finished clip: nothing may change it afterwards."),
-                io.String.Input("filename_prefix", default="LTX-2_signed", tooltip=PREFIX),
-            ],
-            outputs={"video": io.Video},
-            shows=True,
-            knows_graph=True,
-            is_output_node=True,
-        )
+    id = "LTX2AVSignClip"
+    title = "decode/Sign Clip"
+    inputs = [sockets("video"), text("filename_prefix", "LTX-2_signed")]
+    outputs = {"video": io.Video}
+    shows = knows_graph = ends_graph = True
 
     @classmethod
     def execute(cls, video: Video, filename_prefix: str) -> io.NodeOutput:
         path = save_video(video, host.output_file(filename_prefix, ".mp4"), host.graph_tags(cls.hidden))
-        host.show_text(cls.hidden.unique_id, f"Saved {path.name} in the folder {path.parent.name}.")
+        cls.show_saved(path)
         signature = sign_file(path, path, Identity.of(), overwrite=True)
-        host.show_text(cls.hidden.unique_id, f"{path.name} is signed by {signature.who}.")
+        cls.show(f"{path.name} is signed by {signature.who}.")
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
 
 
-class CheckClip(io.ComfyNode):
+class CheckClip(Node):
     """A file of a video to what it says of itself."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVCheckClip",
-            "decode/Check Clip",
-            inputs=[inputs.socket(io.Video, "video", "A file, from Load Video or LTX-2 Sign Clip.")],
-            outputs={"report": io.String},
-            shows=True,
-            is_output_node=True,
-        )
+    id = "LTX2AVCheckClip"
+    title = "decode/Check Clip"
+    inputs = [sockets("video")]
+    outputs = {"report": io.String}
+    shows = ends_graph = True
 
     @classmethod
     def execute(cls, video: Video) -> io.NodeOutput:
         path = video_file(video)
         report = describe_origin(path, read_signature(path))
-        host.show_text(cls.hidden.unique_id, report)
+        cls.show(report)
         return io.NodeOutput(report)

@@ -1,29 +1,23 @@
 """From a small latent to a large one: enlarge it, and refine it in tiles."""
 
-from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.errors import SettingError
+from ..ltx2_core.fields import settings_from
+from ..ltx2_core.geometry import ClipShape
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt
+from ..ltx2_core.pipeline.graph_stages import refine_latent, refine_raised, upscale_latent
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.refine import Refine
-from ..ltx2_core.pipeline.stage import NetworkKey
-from ..ltx2_core.pipeline.upscale import Upscale
-from ..ltx2_core.sampling import Refine as RefineRecipe
+from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
-from . import host, inputs
-from .engine import HostEngine, LoadedModel, UpscalerLike, upscaler_of
-from .sample import check_negative, given_in, sampling_engine
-from .values import Conditioning, HostConditioning, HostLatent, Latent, script_of
-
-MODEL = inputs.model("The LTX-2 model that made the latent, from LTX-2 Load Model.")
-FINISHED = inputs.latent("A finished latent, not a noisy one.")
-TILES = ("columns", "rows", "intervals", "overlap", "frame_overlap", "mode", "positions")
-GIVEN = "What is given: those of the first stage, which are encoded again at this size."
+from .engine import HostEngine, LoadedModel, UpscalerLike, sampling_engine, upscaler_of
+from .inputs import choice, optional, sockets, widgets
+from .node import Node
+from .values import Chain, Conditioning, Latent, to_host_latent
 
 NO_LORA = (
     "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
@@ -32,90 +26,70 @@ NO_LORA = (
 )
 
 
-class UpscaleNode(io.ComfyNode):
+class _Enlarging(Node):
+    """A node that enlarges a latent in ``wanted``, space or time."""
+
+    wanted: ClassVar[str]
+    inputs = [sockets("model", "latent", "upscaler"), optional("plan")]
+    outputs = {"av_latent": io.Latent}
+    shows = True
+
+    @classmethod
+    def enlarged(
+        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
+    ) -> tuple[Latent, ClipShape]:
+        """Return the larger latent, and its size."""
+        engine = HostEngine(model, plan, cls)
+        larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), cls.wanted)
+        return to_host_latent(larger), GraphLatent(larger).shape
+
+
+class UpscaleNode(_Enlarging):
     """More cells of the latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVUpscale",
-            "refine/Latent Upscaler",
-            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs={"av_latent": io.Latent},
-            shows=True,
-        )
+    id = "LTX2AVUpscale"
+    title = "refine/Latent Upscaler"
+    wanted = "space"
 
     @classmethod
-    def execute(
-        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
-    ) -> io.NodeOutput:
-        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "space")
-        clip = HostLatent(larger).shape
-        host.show_text(cls.hidden.unique_id, f"{clip.width} x {clip.height}")
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        larger, clip = cls.enlarged(**values)
+        cls.show(f"{clip.width} x {clip.height}")
         return io.NodeOutput(larger)
 
 
-class UpscaleTime(io.ComfyNode):
+class UpscaleTime(_Enlarging):
     """More frames of the latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVUpscaleTime",
-            "refine/Upscale in Time",
-            inputs=[MODEL, FINISHED, inputs.UPSCALER, inputs.plan()],
-            outputs={"av_latent": io.Latent, "frames": io.Int, "fps": io.Float},
-            shows=True,
-        )
+    id = "LTX2AVUpscaleTime"
+    title = "refine/Upscale in Time"
+    outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
+    wanted = "time"
 
     @classmethod
-    def execute(
-        cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
-    ) -> io.NodeOutput:
-        larger = upscaled(HostEngine(model, plan, cls), HostLatent(latent), upscaler, "time")
-        clip = HostLatent(larger).shape
-        host.show_text(cls.hidden.unique_id, f"{clip.frames} frames at {float(clip.fps):g} fps")
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        larger, clip = cls.enlarged(**values)
+        cls.show(f"{clip.frames} frames at {float(clip.fps):g} fps")
         return io.NodeOutput(larger, clip.frames, float(clip.fps))
 
 
-class RefineNode(io.ComfyNode):
+class RefineNode(Node):
     """Puts detail into a large latent."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVRefine",
-            "refine/Tiled Refiner",
-            inputs=[
-                MODEL,
-                inputs.positive("The encoded prompt; best that of the first stage."),
-                inputs.latent("What to refine, at the size that is wanted."),
-                *inputs.widgets(SamplingSettings, "seed"),
-                io.Combo.Input(
-                    "sound",
-                    options=["hold", "refine", "hold and refer"],
-                    tooltip="hold keeps the sound as it is, and the picture follows it. refine makes it anew with "
-                    "the picture, as much as the noise asks for; of tiles it hears the whole picture. hold and refer "
-                    "holds it and shows it as the voice, too, in place of a reference sound, as Dub-It does.",
-                ),
-                *inputs.widgets(SecondStage, "noise_scale", optional=True),
-                inputs.socket(
-                    io.Sigmas,
-                    "sigmas",
-                    "The noise levels. Not connected, they are those that the recipe of the model has for its second "
-                    "stage.",
-                    optional=True,
-                ),
-                inputs.negative("Needed only while a text scale of the guidance is above 1."),
-                inputs.guidance("From LTX-2 Guidance. Not connected, it is that of the recipe: none."),
-                *inputs.widgets(TileSettings, *TILES),
-                inputs.plan(),
-                inputs.conditions(GIVEN),
-                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes"),
-            ],
-            outputs={"av_latent": io.Latent, "report": io.String},
-            shows=True,
-        )
+    id = "LTX2AVRefine"
+    title = "refine/Tiled Refiner"
+    inputs = [
+        sockets("model", "positive", "latent"),
+        widgets(SamplingSettings, "seed"),
+        choice("sound", lambda: ["hold", "refine", "hold and refer"]),
+        widgets(SecondStage, "noise_scale", optional=True),
+        optional("sigmas", "negative", "guidance"),
+        widgets(TileSettings),
+        optional("plan", "conditions"),
+        widgets(SecondStage, "keep_references", "keep_keyframes"),
+    ]
+    outputs = {"av_latent": io.Latent, "report": io.String}
+    shows = True
 
     @classmethod
     def execute(
@@ -123,111 +97,77 @@ class RefineNode(io.ComfyNode):
     ) -> io.NodeOutput:
         sigmas: Tensor | None = settings.pop("sigmas", None)
         levels = None if sigmas is None else tuple(sigmas.tolist())
-        guidance, texts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
-        second = inputs.settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
+        guidance, prompts = settings.pop("guidance", None), (positive, settings.pop("negative", None))
+        second = settings_from(SecondStage, settings, sound=sound, sigmas=levels, guidance=guidance)
         recipe = second.completed(recipe_of(model.models).refine, settings.get("conditions") or ())
-        return io.NodeOutput(*_refined(cls, model, texts, latent, second, recipe, seed, settings))
+        engine = sampling_engine(cls, model, GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan"))
+        refined, report = refine_latent(engine, latent, prompts, second, recipe, seed, settings)
+        return io.NodeOutput(to_host_latent(refined), report)
 
 
-class TwoStage(io.ComfyNode):
+class TwoStage(Node):
     """The official second stage in one node."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVTwoStage",
-            "refine/Two Stages",
-            inputs=[
-                MODEL,
-                inputs.positive("The encoded prompt, that of the first stage."),
-                inputs.latent("The finished latent of the first stage."),
-                inputs.UPSCALER,
-                *inputs.widgets(SamplingSettings, "seed"),
-                inputs.model(
-                    "The model for the second stage, with its own LoRAs. A dev model needs the distilled LoRA here: "
-                    "connect the model through LTX-2 Load LoRA. Not connected, it is the model above.",
-                    name="refine_model",
-                    optional=True,
-                ),
-                *inputs.widgets(SecondStage, "sound", optional=True),
-                inputs.negative("Only for recipes with a text scale above 1."),
-                *inputs.widgets(TileSettings, *TILES),
-                inputs.plan(),
-                inputs.conditions(GIVEN),
-                *inputs.widgets(RecipeSettings, "hq"),
-                *inputs.widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
-            ],
-            outputs={"av_latent": io.Latent, "report": io.String},
-            shows=True,
-        )
+    id = "LTX2AVTwoStage"
+    title = "refine/Two Stages"
+    inputs = [
+        sockets("model", "positive", "latent", "upscaler"),
+        widgets(SamplingSettings, "seed"),
+        optional("refine_model"),
+        widgets(SecondStage, "sound", optional=True),
+        optional("negative"),
+        widgets(TileSettings),
+        optional("plan", "conditions"),
+        widgets(RecipeSettings, "hq"),
+        widgets(SecondStage, "keep_references", "keep_keyframes", "detailing"),
+    ]
+    outputs = {"av_latent": io.Latent, "report": io.String}
+    shows = True
 
     @classmethod
     def execute(
         cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, seed: int,
         **settings: Any
     ) -> io.NodeOutput:  # fmt: skip
-        second, texts = inputs.settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
+        second, prompts = settings_from(SecondStage, settings), (positive, settings.pop("negative", None))
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
-        begin = HostLatent(latent, prompt=HostConditioning(positive))
-        larger = upscaled(HostEngine(model, settings.get("plan"), cls), begin, upscaler)
-        refiner = settings.pop("refine_model", None) or model
-        if begin.content.video is not None:
-            settings["followed"] = second.followed(
-                begin.content.video, HostLatent(larger).shape.video_latent, refiner.loras
-            )
-        refined, report = _refined(cls, refiner, texts, larger, second, recipe, seed, settings)
+        begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
+        larger = upscale_latent(HostEngine(model, plan, cls), begin, upscaler_of(upscaler, model.models))
+        refiner: LoadedModel = settings.pop("refine_model", None) or model
+        engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
+        refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
         if recipe.lora and not refiner.loras:
             report = f"{report}\n{NO_LORA}"
-            host.show_text(cls.hidden.unique_id, NO_LORA)
-        return io.NodeOutput(refined, report)
+            cls.show(NO_LORA)
+        return io.NodeOutput(to_host_latent(refined), report)
 
 
-def upscaled(engine: HostEngine, latent: HostLatent, value: UpscalerLike, wanted: str | None = None) -> Latent:
-    """Return the larger LATENT; ``wanted`` is "space" or "time" where a node enlarges one of them only."""
-    upscaler = upscaler_of(value, engine.models)
-    if not latent.has_picture:
-        raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
-    latent.check_no_guides()
-    if wanted is not None and getattr(upscaler.config, wanted) == 1:
-        other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
-        raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
-    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
-    content, fps = stage.run(engine, latent.content, latent.fps)
-    return latent.upscaled(content, fps)
+class RaiseFrameRate(Node):
+    """Twice or four times as many frames per second."""
 
+    id = "LTX2AVRaiseFrameRate"
+    title = "refine/Raise Frame Rate"
+    inputs = [
+        sockets("model", "positive", "latent", "upscaler"),
+        widgets(SecondStage, "rounds", rounds=1),
+        widgets(SamplingSettings, "seed"),
+        optional("plan", "conditions"),
+    ]
+    outputs = {"av_latent": io.Latent}
+    shows = True
 
-def _refined(
-    node: type[io.ComfyNode],
-    model: LoadedModel,
-    texts: tuple[Conditioning, Conditioning | None],
-    latent: Latent,
-    second: SecondStage,
-    recipe: RefineRecipe,
-    seed: int,
-    settings: dict[str, Any],
-) -> tuple[Latent, str]:
-    """Return the refined LATENT, and what there is to say about it.
-
-    ``settings`` are conditions, plan and tiles, and what is ``followed`` of the first stage.
-    """
-    begin = HostLatent(latent, prompt=HostConditioning(texts[0]))
-    if not begin.has_picture:
-        raise SettingError("This LATENT has no picture to refine.")
-    engine = sampling_engine(node, model, begin, settings.get("plan"))
-    held = (*settings.get("followed", ()), *(second.held if begin.content.audio is not None else ()))
-    conditions = settings.get("conditions") or ()
-    items, state = given_in(begin, second.given(conditions), engine, *held)
-    chosen, loras = inputs.settings_from(TileSettings, settings), second.kept_loras(model.loras, conditions)
-    stage = Refine.of(recipe, SamplingSettings(seed=seed), chosen, state, loras, begin.drawn_by_first)
-    check_negative(stage.sampling, texts[1])
-    stage = engine.fit(stage)
-    script = script_of(engine, texts[0], texts[1] if stage.sampling.needs_negative else None)
-    result = stage.run(engine, begin.content, begin.fps, script, items)
-    said = stage.describe(result)
-    host.show_text(engine.node_id, "\n".join(said))
-    report = "\n".join([*said, *map(str, engine.findings)])
-    kept = replace(result, audio=begin.content.audio) if recipe.keeps_sound else result
-    return begin.refined(kept, stage.tiles, state.draws), report
+    @classmethod
+    def execute(
+        cls, model: LoadedModel, positive: Conditioning, latent: Latent, upscaler: UpscalerLike, rounds: int, seed: int,
+        plan: Plan | None = None, conditions: Chain | None = None
+    ) -> io.NodeOutput:  # fmt: skip
+        for number in range(1, rounds + 1):
+            begin = GraphLatent(latent)
+            check_known_keyframes(begin.content)
+            engine = HostEngine(model, plan, cls)
+            larger = GraphLatent(upscale_latent(engine, begin, upscaler_of(upscaler, model.models), "time"))
+            engine = sampling_engine(cls, model, larger, plan)
+            latent = refine_raised(engine, larger, positive, conditions or (), number, seed)
+        cls.show(GraphLatent(latent).shape.describe())
+        return io.NodeOutput(to_host_latent(latent))

@@ -1,147 +1,99 @@
 """What does the prompt say?"""
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint.models import EncoderAlone
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
+from ..ltx2_core.pipeline.graph import GraphPrompt
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
 from ..ltx2_core.text.prompts import UNPROCESSED
-from . import host, inputs
+from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .values import Conditioning, GemmaType, HostConditioning
-
-EDITED = (
-    "What is handed on in place of what Gemma writes, as soon as there is something: copy its text from the node, and "
-    "change it. Empty lets Gemma write."
-)
+from .inputs import optional, sockets, text, widgets
+from .node import EachOf, Node
+from .values import Conditioning, to_host_prompt
 
 
-class GemmaTextEncode(io.ComfyNode):
+class GemmaTextEncode(Node):
     """Reads both prompts with Gemma in one load."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVGemmaTextEncode",
-            "text/Gemma Text Encode",
-            inputs=[
-                inputs.model("The LTX-2 model that the prompt is for: it holds the text projection."),
-                inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),
-                *inputs.widgets(PromptSettings, "prompt", "negative", "keep_encoded"),
-                inputs.plan(),
-            ],
-            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
-        )
+    id = "LTX2AVGemmaTextEncode"
+    title = "text/Gemma Text Encode"
+    inputs = [sockets("model", "gemma"), widgets(PromptSettings), optional("plan")]
+    outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        gemma: GemmaLike,
-        prompt: str,
-        negative: str = "",
-        keep_encoded: bool = True,
-        plan: Plan | None = None,
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, plan: Plan | None = None, **settings: Any
     ) -> io.NodeOutput:
-        engine = HostEngine(model, plan, gemma=gemma)
-        return io.NodeOutput(*encode_prompts(engine, [prompt], negative, keep_encoded))
+        return io.NodeOutput(*encode_prompts(HostEngine(model, plan, gemma=gemma), [prompt], **settings))
 
 
-def encode_prompts(engine: HostEngine, prompts: list[str], negative: str, keep: bool = True) -> list[Conditioning]:
+def encode_prompts(
+    engine: HostEngine, prompts: list[str], negative: str = "", keep_encoded: bool = True
+) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
-    return [[[host.to_host_format(each), {UNPROCESSED: True}]] for each in cached_features(engine, asked, keep)]
+    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep_encoded)]
 
 
-class EnhancePrompt(io.ComfyNode):
+class EnhancePrompt(Node):
     """Lets Gemma tell a short prompt at length."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVEnhancePrompt",
-            "text/Enhance Prompt",
-            inputs=[
-                inputs.model("The LTX-2 model that the prompt is for: it says which Gemma 'as the model' is."),
-                inputs.socket(GemmaType, "gemma", "What writes, from LTX-2 Load Gemma: an instruct Gemma."),
-                *inputs.widgets(PromptSettings, "prompt"),
-                *inputs.widgets(Enhancing, "wording", "temperature", "longest"),
-                io.String.Input("edited", default="", multiline=True, optional=True, tooltip=EDITED),
-                inputs.plan(),
-            ],
-            outputs={"prompt": io.String},
-            shows=True,
-        )
+    id = "LTX2AVEnhancePrompt"
+    title = "text/Enhance Prompt"
+    inputs = [
+        sockets("model", "gemma"),
+        widgets(PromptSettings, "prompt"),
+        widgets(Enhancing, "wording", "temperature", "longest"),
+        text("edited", "", multiline=True, optional=True),
+        optional("plan"),
+    ]
+    outputs = {"prompt": io.String}
+    shows = True
 
     @classmethod
     def execute(
-        cls,
-        model: LoadedModel,
-        gemma: GemmaLike,
-        prompt: str,
-        edited: str = "",
-        plan: Plan | None = None,
-        **settings: int | float,
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None, **how: Any
     ) -> io.NodeOutput:
         if edited.strip():
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
         engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
-        written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings))
-        host.show_text(cls.hidden.unique_id, written)
+        written = enhance(engine, prompt, settings_from(Enhancing, how))
+        cls.show(written)
         return io.NodeOutput(written)
 
 
-class PromptsAndSeeds(io.ComfyNode):
+class PromptsAndSeeds(Node):
     """Each prompt with each seed, one after the other."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVPromptsAndSeeds",
-            "text/Prompts and Seeds",
-            inputs=inputs.widgets(Variations, "prompts", "seeds", "filename_prefix"),
-            outputs={
-                "prompts": inputs.EachOf(io.String),
-                "seeds": inputs.EachOf(io.Int),
-                "filename_prefix": inputs.EachOf(io.String),
-            },
-        )
+    id = "LTX2AVPromptsAndSeeds"
+    title = "text/Prompts and Seeds"
+    inputs = [widgets(Variations)]
+    outputs = {"prompts": EachOf(io.String), "seeds": EachOf(io.Int), "filename_prefix": EachOf(io.String)}
 
     @classmethod
     def execute(cls, prompts: str, seeds: str, filename_prefix: str) -> io.NodeOutput:
         return io.NodeOutput(*map(list, zip(*Variations(prompts, seeds, filename_prefix).all())))
 
 
-class ThinkingTokens(io.ComfyNode):
+class ThinkingTokens(Node):
     """Runs the connectors: the prompt is continued with learned tokens, and all of them read each other."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVThinkingTokens",
-            "text/Thinking-Token Connector",
-            inputs=[
-                # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
-                inputs.positive(
-                    "An encoded prompt, from LTX-2 Gemma Text Encode or from ComfyUI's own LTX-2 text encoder. One "
-                    "that has been here before passes unchanged."
-                ),
-                inputs.negative("The encoded negative prompt, if any."),
-                inputs.model(
-                    "The LTX-2 model whose connectors to use. Not connected, prompts pass unchanged, and the sampler "
-                    "runs the connectors of its own model.",
-                    optional=True,
-                ),
-            ],
-            outputs={"positive": io.Conditioning, "negative": io.Conditioning},
-        )
+    id = "LTX2AVThinkingTokens"
+    title = "text/Thinking-Token Connector"
+    # In the order of the outputs, so that a node that is bypassed hands on each prompt as what it is.
+    inputs = [sockets("positive"), optional("negative", "model")]
+    outputs = {"positive": io.Conditioning, "negative": io.Conditioning}
 
     @classmethod
     def execute(
@@ -151,4 +103,5 @@ class ThinkingTokens(io.ComfyNode):
         if model is None:
             return io.NodeOutput(*given)
         engine = HostEngine(model)
-        return io.NodeOutput(*(None if each is None else HostConditioning(each).connected(engine) for each in given))
+        connected = (None if each is None else GraphPrompt(each).connected(engine) for each in given)
+        return io.NodeOutput(*(None if each is None else to_host_prompt(each) for each in connected))

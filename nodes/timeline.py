@@ -7,50 +7,40 @@ from comfy_api.latest import io
 from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.lora.stack import reference_scale
+from ..ltx2_core.pipeline.graph import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.settings import PromptSettings
-from . import host, inputs
+from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
+from .inputs import optional, sockets, text, widgets
+from .node import Node
 from .text import encode_prompts
-from .values import Chain, ConditionsType, GemmaType, LongClipPlan, WindowsType
+from .values import Chain, ConditionsType, WindowsType
 
 EXAMPLE = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball bounces twice on the left"}]}'
 
 
-class TimelineNode(io.ComfyNode):
+class TimelineNode(Node):
     """Prompts, pictures, a sound, references, and what is made anew, each at its second."""
 
-    @classmethod
-    def define_schema(cls):
-        return inputs.schema(
-            "LTX2AVTimeline",
-            "text/Timeline",
-            inputs=[
-                inputs.model("The LTX-2 model that the clip is for."),
-                inputs.socket(GemmaType, "gemma", "The text encoder, from LTX-2 Load Gemma."),
-                io.String.Input(
-                    "timeline",
-                    default=EXAMPLE,
-                    multiline=True,
-                    tooltip="The strip as JSON. In the browser it is drawn: add, drag and snap there; files come from "
-                    "ComfyUI's input folder.",
-                ),
-                *inputs.widgets(PromptSettings, "negative"),
-                inputs.windows("From LTX-2 Long Video, for a clip of several windows.", optional=True),
-                inputs.conditions(),
-                inputs.plan(),
-            ],
-            outputs={
-                "positive": io.Conditioning,
-                "negative": io.Conditioning,
-                "conditions": ConditionsType,
-                "windows": WindowsType,
-                "seconds": io.Float,
-                "fps": io.Float,
-            },
-            shows=True,
-        )
+    id = "LTX2AVTimeline"
+    title = "text/Timeline"
+    inputs = [
+        sockets("model", "gemma"),
+        text("timeline", EXAMPLE, multiline=True),
+        widgets(PromptSettings, "negative"),
+        optional("windows", "conditions", "plan"),
+    ]
+    outputs = {
+        "positive": io.Conditioning,
+        "negative": io.Conditioning,
+        "conditions": ConditionsType,
+        "windows": WindowsType,
+        "seconds": io.Float,
+        "fps": io.Float,
+    }
+    shows = True
 
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **others: object) -> list[Stamp]:
@@ -69,6 +59,6 @@ class TimelineNode(io.ComfyNode):
             begun = windows or LongClipPlan(Windowing(), resume=True)
             times = [float(each.at) for each in strip.script[1:]]
             windows = replace(begun, segments=(*begun.segments, *zip(times, later)))
-        host.show_text(cls.hidden.unique_id, strip.describe())
+        cls.show(strip.describe())
         given = (*(conditions or ()), *placed, *strip.changes())
         return io.NodeOutput(positive, away, given, windows, float(strip.seconds), float(strip.fps))

@@ -1,9 +1,10 @@
 """Do these files go together? And which of many is the one that goes with the model?"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
 from ..errors.foreign import Fields, parse_json
@@ -13,10 +14,27 @@ from .versions import VERSIONS, version_numbers
 
 GEMMA = MINIATURE / "gemma-mini"
 
+Opened = TypeVar("Opened")
+
 _SOURCE = "gemma_source_checkpoint"  # in the header of a transformer: which text encoder it was trained with
 _NAMES_ENCODER = (2, 4)  # the version from which on headers do
 
 _log = logging.getLogger(__name__)
+
+
+class FollowsModel(Generic[Opened]):
+    """What goes with a model, of several files: opened as soon as the model is known, and kept for it."""
+
+    def __init__(self, open_for: Callable[[Models], Opened]):
+        """Remember how to open it."""
+        self._open_for = open_for
+        self._known: tuple[Models, Opened] | None = None
+
+    def of(self, models: Models) -> Opened:
+        """Return it, opened; MissingFileError if there is none that goes with ``models``."""
+        if self._known is None or self._known[0] is not models:
+            self._known = models, self._open_for(models)
+        return self._known[1]
 
 
 def check_own_part(path: Path, what: str, models: Models) -> None:

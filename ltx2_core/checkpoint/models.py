@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path, PureWindowsPath
@@ -466,3 +466,19 @@ def check_inside(name: str, *folders: str) -> None:
             f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
         )
+
+
+def files_below(roots: Mapping[str, str], suffix: str) -> list[str]:
+    """Return the files below some folders whose names end so, such as output/clip_00001_x.json; ``roots`` by name."""
+    found = ((kind, path.relative_to(root)) for kind, root in roots.items() for path in Path(root).rglob(f"*{suffix}"))
+    return sorted(f"{kind}/{path.as_posix()}" for kind, path in found)
+
+
+def file_below(roots: Mapping[str, str], name: str) -> Path:
+    """Return the path of a file that ``files_below`` named. Raises SettingError for what lies outside these folders."""
+    kind, _, rest = name.partition("/")
+    if kind not in roots:
+        folders = " nor in the ".join(roots)
+        raise SettingError(f"{name!r} is neither in the {folders} folder: choose a file of the list.")
+    check_inside(rest, kind)
+    return Path(roots[kind], rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.video.stream import VideoStream
+
+_log = logging.getLogger(__name__)
 
 LIMITED_RANGE = 1
 
@@ -298,6 +301,17 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         raise UnreadableFileError(
             f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
         ) from error
+
+
+def place_files(source: Path, target: Path) -> None:
+    """Copy the files of one folder into another unless they are there; the log says what cannot be copied."""
+    for file in source.iterdir():
+        try:
+            if not (target / file.name).exists():
+                with whole_or_nothing(target / file.name) as unfinished:
+                    shutil.copyfile(file, unfinished)
+        except (OSError, LTX2Error) as error:
+            _log.warning("%s cannot be put into %s: %s", file.name, target, error)
 
 
 def clear_unfinished(target: Path) -> None:

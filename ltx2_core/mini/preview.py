@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..audio_vae import AudioEncoder, AudioVAEConfig, log_mel
 from ..audio_vae.preview import MelFactors
+from ..pipeline.preview import MiniatureFactors
 from ..video_vae import VideoEncoder
 from ..video_vae.preview import PreviewFactors
 from . import world
@@ -38,6 +39,11 @@ def miniature_mel_factors() -> MelFactors:
     """Return the fitted maps of the sound."""
     tensors = load_file(FILE)
     return MelFactors(*(_whole(tensors[name], USED["audio"]) for name in ("first_mel", "later_mel")))
+
+
+def preview_factors() -> MiniatureFactors:
+    """Return the maps of picture and sound, for a preview."""
+    return MiniatureFactors(miniature_factors(), miniature_mel_factors())
 
 
 def _whole(kept: Tensor, used: int) -> Tensor:

@@ -69,6 +69,13 @@ class Timing:
         return f"{self.job} on {self.machine}: {times}"
 
 
+def software_of_torch() -> dict[str, str]:
+    """Return the versions of PyTorch and of the card's driver."""
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)() if torch.cuda.is_available() else 0
+    cuda = f"{driver // 1000}.{driver % 1000 // 10}" if driver else "none"
+    return {"torch": torch.__version__, "CUDA of the driver": cuda}
+
+
 def time_job(engine: Engine, machine: str, software: Mapping[str, str], clock: Clock = time.perf_counter) -> Timing:
     """Run the job on ``engine``, and return how long its parts took.
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint import Models, build
+from ..checkpoint import Models
 from ..checkpoint.text_encoder import TextEncoderFiles, build_text_encoder, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, build_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..disk_cache import cache_folder
 from ..errors import MissingFileError, SettingError
-from ..lora import Stack, compare, fold_loras
+from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
 from ..memory.machine import Machine, computing_dtype, free_ram, pinnable, this_machine, usable
@@ -34,9 +34,9 @@ from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
 from .plan import Plan
-from .prepare import LoraLoad, Prepared, adapters_of, cast_device, folded_stack, fuses, joined, ready
+from .prepare import LoraLoad, Prepared, adapters_of, build_modules, folded_stack, fuses, joined, ready
 from .processes import Processes, joined_processes
-from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
+from .stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
 _log = logging.getLogger(__name__)
 
@@ -253,9 +253,7 @@ class LocalEngine(PlannedEngine):
             for other in [each for each in self._built if each[:2] == identity[:2]]:
                 del self._built[other]  # which holds other LoRAs
             arrival = arrival_on(self._device, self._dtype_of(*key.components))
-            modules = tuple(self._build(key, arrival.deferred))
-            if folded := folded_stack(key, loras, self.resources.fold_loras):
-                fold_loras(modules[0], folded)
+            modules = tuple(self._build(key, identity[2], arrival.deferred))
             link = self._link(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
@@ -271,16 +269,14 @@ class LocalEngine(PlannedEngine):
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
         return key, self._dtype_of(*key.components), folded_stack(key, loras, self.resources.fold_loras)
 
-    def _build(self, key: NetworkKey[Any], deferred: Collection[torch.dtype]) -> Iterator[Any]:
+    def _build(self, key: NetworkKey[Any], folded: Stack, deferred: Collection[torch.dtype]) -> Sequence[nn.Module]:
         if isinstance(key.source, UpscalerFile):
-            yield build_upscaler(key.source, self._dtype, deferred)
-        for name in key.components:
-            if name == "text_encoder":
-                yield build_text_encoder(self.encoder, self._dtype_of(name), deferred)
-            else:
-                format = self.resources.format if name == "transformer" else None
-                on = cast_device(self._device)
-                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred, on)
+            return [build_upscaler(key.source, self._dtype, deferred)]
+        dtype = self._dtype_of(*key.components)
+        if key == TEXT_ENCODER:
+            return [build_text_encoder(self.encoder, dtype, deferred)]
+        format = self.resources.format if key == TRANSFORMER else None
+        return build_modules(self.models, key, dtype, format, folded, self._device, deferred)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))
@@ -331,6 +327,23 @@ def devices_named(names: Sequence[str]) -> tuple[torch.device, ...]:
             "they compute the same."
         )
     return devices
+
+
+def other_devices_named(names: str, own: torch.device) -> tuple[torch.device, ...]:
+    """Return the devices that share the work with ComfyUI's ``own`` one, the first of ``names``, which commas separate.
+
+    Raises:
+        SettingError: for names that are no devices of this machine, and where another one is the first.
+    """
+    if not names.strip():
+        return ()
+    first, *others = devices_named(names.split(","))
+    if (first.type, first.index or 0) != (own.type, own.index or 0):
+        raise SettingError(
+            f"devices begin with {first}, but ComfyUI computes on {own}, and does there what is not shared: begin with "
+            f"{own}, or start ComfyUI with another --cuda-device."
+        )
+    return tuple(others)
 
 
 def _device_counts() -> dict[str, int]:

@@ -6,7 +6,7 @@ use.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint.unfilled import uncollected
@@ -53,6 +53,17 @@ class Plan:
     def machine(self) -> Machine:
         """Whose rates were taken."""
         return self.room.machine
+
+    def as_limits(self, vram: int | None, ram: int | None, pinnable: int) -> "Plan":
+        """Return it with a user's own limits for its room: what was free just now may be less than what is later on.
+
+        Args:
+            vram: bytes of the device that may be taken; None for all of them.
+            ram: bytes of RAM that may be taken; None for ``pinnable`` ones.
+            pinnable: bytes of RAM that may be pinned.
+        """
+        room = replace(self.room, budget=self.machine.memory, ram=pinnable)
+        return replace(self, room=room.within(vram, ram))
 
     @property
     def fits(self) -> bool:

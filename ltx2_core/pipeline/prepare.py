@@ -1,7 +1,7 @@
 """Get networks ready to run: LoRAs, placement and stores, in one order for every engine."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..checkpoint import Models, build
 from ..checkpoint.loading import find_broken
 from ..errors import NotANumberError
 from ..lora import LoraAdapter, Stack, fold_loras
@@ -68,6 +69,28 @@ def _below(prefix: str, table: Mapping[str, Value]) -> dict[str, Value]:
 def joined(modules: Sequence[nn.Module]) -> nn.Module:
     """Return one module of the components of a network, for its store."""
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def build_modules(
+    models: Models, key: NetworkKey[Any], dtype: torch.dtype, format: str | None, folded: Stack,
+    device: torch.device, deferred: Collection[torch.dtype]
+) -> list[nn.Module]:  # fmt: skip
+    """Build the components of a network of a model.
+
+    Args:
+        models: the files.
+        key: of the network.
+        dtype: that it computes in.
+        format: that its weights are cast to; None keeps that of the file.
+        folded: LoRAs that its weights hold.
+        device: where it will run.
+        deferred: dtypes of weights that stay as they are stored until they are used.
+    """
+    on = cast_device(device)
+    modules = [build(models, name, dtype, "cpu", format, deferred, on) for name in key.components]
+    if folded:
+        fold_loras(modules[0], folded)
+    return modules
 
 
 def adapters_of(modules: Sequence[nn.Module], key: NetworkKey[Any], loras: Stack, *, fuse: bool) -> list[LoraAdapter]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from math import ceil, log, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,16 @@ class Sketch:
             return None
         bins, length, _ = self.sound.shape
         return _resize(self.sound[None], bins, min(length, size))[0]
+
+    def as_message(self, size: int) -> dict[str, Any]:
+        """Return all frames on one sheet, and the sound, for a browser; no side of a frame is above ``size``."""
+        content: dict[str, Any] = {"seconds": self.seconds, "video": None, "audio": None}
+        if sheet := self.sheet(size):
+            shape = {"width": sheet.width, "height": sheet.height, "columns": sheet.columns, "starts": self.starts}
+            content["video"] = {"image": data_url(sheet.picture), **shape}
+        if (sound := self.sound_picture(size)) is not None:
+            content["audio"] = {"image": data_url(sound)}
+        return content
 
     def still(self, size: int) -> Tensor | None:
         """Return one picture (H, W, 3): four moments in reading order, of a shorter clip the first, above the sound."""

@@ -143,6 +143,7 @@ class Events:
         on_finding: called with what looks or sounds wrong.
         on_step: called with the steps done, all steps, and what a sampler made of the latest one.
         on_words: called with what a language model has written so far.
+        on_remark: called with what else there is to say, such as which recipe is followed.
         on_latent: called with the finished latent before it is decoded, as what ``takes.save_take`` writes.
         check: called between blocks and tiles; it may raise to interrupt.
     """
@@ -151,6 +152,7 @@ class Events:
     on_finding: OnFinding = lambda finding: None
     on_step: OnStep = lambda done, total, step: None
     on_words: Callable[[str], None] = lambda written: None
+    on_remark: Callable[[str], None] = lambda text: None
     on_latent: Callable[[Take], None] = lambda take: None
     check: Callable[[], None] = lambda: None
 

@@ -25,6 +25,7 @@ FPS, SEED, SIZE = 24.0, 5, (3, 2, 4)  # latent frames, rows, columns
 SIGMAS = torch.tensor([1.0, 0.8, 0.4, 0.0])
 
 engines, samples, values = part("nodes.engine"), part("nodes.sample"), part("nodes.values")
+graph = part("ltx2_core.pipeline.graph")
 conditioning, checkpoint = part("ltx2_core.conditioning"), part("ltx2_core.checkpoint")
 model = engines.LoadedModel(checkpoint.open_models(CHECKPOINT), "fp32")
 core_model = comfy.sd.load_checkpoint_guess_config(
@@ -134,13 +135,13 @@ def beside_keyframes(*guides, sound: bool = False) -> float:
     """Our sampler with guides of the host, and with keyframes of ours that are appended."""
     positive, negative, latent = guided(*guides, sound=sound)
     made = cropped(positive, negative, ours(positive, latent))
-    begin = values.HostLatent(latent, prompt=values.HostConditioning(positive))
+    begin = graph.GraphLatent(latent, prompt=graph.GraphPrompt(positive))
     frames, items = begin._guides.latent, []
     for image, frame, strength in guides:
         count = (len(image) - 1) // 8 + 1
         items.append(conditioning.Keyframe(frames[:, :, :count], frame, strength, append=True))
         frames = frames[:, :, count:]
-    plain = begin.with_content(begin.content, ("noise_mask",))
+    plain = values.to_host_latent(begin.with_content(begin.content, ("noise_mask",)))
     video = [x[:, :, : SIZE[0]] if x.ndim == 5 else x for x in streams(plain)]
     plain["samples"] = NestedTensor(video) if sound else video[0]
     encode = type(model.conditions).encode

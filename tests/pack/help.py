@@ -4,6 +4,9 @@ python tests/pack/help.py
 
 starts a ComfyUI and writes the table of every page in js/docs anew. On a page it stands between the heading "Inputs"
 and the next one; all else is written by hand. There, the inputs of the node are bold, other names are not.
+
+Texts of settings come from the core. What another input does is said by its row, from which the node has its tooltip:
+for a new one write the row as | **name** | What it does. | first; kind, limits and place are put in.
 """
 
 import re
@@ -63,7 +66,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
         yield f"on or off; default {'on' if options['default'] else 'off'}"
     elif kind == "STRING":
         yield "text" if options.get("multiline") else f"text; default `{options['default']}`"
-    elif FILES.search(options["tooltip"]):
+    elif FILES.search(options.get("tooltip", "")):
         yield "a file"
     else:
         *others, last = (f"*{choice}*" for choice in options["options"])
@@ -74,7 +77,7 @@ def limits(name: str, kind: Any, options: dict, optional: bool) -> Iterator[str]
 
 def sentences(kind: Any, options: dict) -> str:
     """The tooltip of an input, with its choices in italics, as Markdown in a table."""
-    text = re.sub(r"([*|<`\\])", r"\\\1", " ".join(options["tooltip"].split()))
+    text = re.sub(r"([*|<`\\])", r"\\\1", " ".join(options.get("tooltip", "").split()))
     if kind != "COMBO" or FILES.search(text):
         return text
     choices = sorted(options["options"], key=len, reverse=True)

@@ -17,6 +17,7 @@ from comfy_api.latest import InputImpl
 torch.set_num_threads(1)
 nodes, sample, refine = part("nodes"), part("ltx2_core.pipeline.sample"), part("ltx2_core.pipeline.refine")
 text, upscale = part("nodes.text"), part("ltx2_core.pipeline.upscale")
+graph = part("ltx2_core.pipeline.graph_stages")
 NODES = {node.define_schema().node_id: nodes.guarded(node, nodes.KINDS) for node in nodes.NODES}
 for each in NODES.values():
     each.hidden = SimpleNamespace(unique_id=None)
@@ -83,11 +84,10 @@ text.cached_features = encoded
 encoders = part("ltx2_core.pipeline.encode_conditions").EngineEncoders
 encoders.video = lambda self, pixels, size: torch.zeros(1, 128, (size[0] - 1) // 8 + 1, size[1] // 32, size[2] // 32)
 part("nodes.engine").HostEngine.fit = lambda self, stage: stage
-part("nodes.sample").DecodeVideo.warning = lambda *rest: ""
+graph.DecodeVideo.warning = lambda *rest: ""
 refine.Refine.tiles = part("ltx2_core.sampling").Tiles((1, 1, 1))
 refine.Refine.describe = lambda stage, result: []
-for module in ("nodes.sample", "nodes.refine"):
-    part(module).script_of = lambda *rest: SimpleNamespace(negative=None)
+graph.script_of = lambda *rest: SimpleNamespace(negative=None)
 sample.Sample.window_cache = lambda *rest: None
 
 

@@ -75,11 +75,13 @@ def test_spread():
 
 
 NODE = '''
-class Node:
+class Ball(Node):
     """A node."""
 
-    def define_schema(cls):
-        return 1
+    id = "Ball"
+    inputs = [
+        1,
+    ]
 
     def execute(cls, a: int, b):
         x = a
@@ -90,16 +92,22 @@ class Node:
 def test_a_row_of_numbers():
     source = Source("nodes/a.py", NODE)
     row = shape_of([source])
-    assert (row["files"], row["lines"], row["functions"]) == (1, 10, 2)
-    assert (row["args annotated %"], row["docstrings %"]) == (50, 33.3)
-    assert comments_per_100_lines([source]) == 14.3
+    assert (row["files"], row["lines"], row["functions"]) == (1, 12, 1)
+    assert (row["args annotated %"], row["docstrings %"]) == (50, 50)
+    assert comments_per_100_lines([source]) == 11.1
     assert nodes_of([source]) == {
         "nodes": 1,
-        "body med / p95 / max": [1.5 + 0.5, 2, 2],
+        "body med / p95 / max": [2, 2, 2],
         "body <= 40 lines %": 100,
-        "schema med / max": [2, 2],
+        "schema med / max": [4, 4],
         "most params": 2,
     }
+
+
+def test_nodes_of_revisions_that_made_their_schema_themselves():
+    old = NODE.replace('id = "Ball"\n    inputs = [\n        1,\n    ]', "def define_schema(cls):\n        return 1")
+    assert nodes_of([Source("nodes/a.py", old)])["schema med / max"] == [2, 2]
+    assert nodes_of([Source("nodes/a.py", NODE.replace("id =", "name ="))])["nodes"] == 0
 
 
 def house(**files: str):

@@ -8,6 +8,7 @@ from shape.rules import offences
 
 from benchmarks.shape import Source, house_of, sources_of_tree
 
+MOST_LINES_OF_NODES = 3_000
 NETWORKS = {"audio_vae", "text", "transformer", "upscaler", "video_vae"}
 
 
@@ -31,6 +32,11 @@ def test_nothing_is_out_of_shape(sources):
 def test_the_house_is_low_and_its_arrows_are_few_and_point_down(house):
     assert len(house.arrows) < 141 and max(house.floors.values()) < 10
     assert house.back_up == [] and house.circles == ()
+
+
+def test_the_nodes_are_thin(sources):
+    lines = sum(source.lines for source in sources if source.path.startswith("nodes/"))
+    assert lines <= MOST_LINES_OF_NODES, "what the command line could need as well belongs to ltx2_core"
 
 
 def test_memory_knows_no_network(house):
@@ -75,10 +81,12 @@ def test_complexity():
 def test_a_node_is_short_and_may_take_settings():
     def node(lines: int, parameters: str = "a, b, c, d, e, f, g, h, **settings") -> str:
         body = "\n        ".join(["x = 1"] * lines)
-        return f"class _Node:\n    def define_schema(cls): pass\n    def execute(cls, {parameters}):\n        {body}"
+        return f"class _Node(Node):\n    id = 'A'\n    def execute(cls, {parameters}):\n        {body}"
 
     assert found(node(15)) == []
     assert found(node(16)) == [("lines", "execute has 16, at most 15")]
+    assert found(node(16).replace("execute", "given")) == [("lines", "given has 16, at most 15")]
+    assert found(node(16, "a").replace("id =", "name =")) == []
     assert found(node(1, "a, b, c, d, e, f, g, h, i")) == [("parameters", "execute has 9, at most 8")]
 
 

@@ -1,0 +1,113 @@
+"""Clips to latents of node graphs, and back to frames and sound.
+
+An AUDIO is a mapping of ``waveform`` (B, C, N) and ``sample_rate``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..conditioning.begin import extended
+from ..conditioning.conditions import InitClip
+from ..conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
+from ..errors import SettingError
+from ..fields import settings_from
+from ..geometry import TIME_SCALE, ClipShape, nearest_frames
+from ..latents import AVLatent
+from ..video_vae import Denoising, Tiling
+from .decode_audio import DecodeMel, Vocode
+from .decode_video import DecodeVideo
+from .encode_conditions import EngineEncoders
+from .grade import prepare_encoding
+from .graph import GraphLatent, Latent
+from .stage import Engine
+
+Audio = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MelSpectrogram:
+    """A spectrogram (B, 2, T, 64), and its clip; None where the latent had no picture."""
+
+    mel: Tensor
+    clip: ClipShape | None
+
+
+def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
+    """Return the chosen part of an AUDIO; of a batch the first. Raises SettingError if nothing is left."""
+    rate = audio["sample_rate"]
+    waveform = part.of(audio["waveform"][0], rate)
+    if not waveform.shape[-1]:
+        raise SettingError("This AUDIO is empty: connect a sound that lasts.")
+    return AudioSource(waveform, rate)
+
+
+def encode_clip(engine: Engine, clip: InitClip, shape: ClipShape) -> AVLatent:
+    """Return the latent of a clip, with a sound part if it has a sound."""
+    with EngineEncoders(prepare_encoding(engine, [clip])) as encoders:
+        streams = ("video",) if clip.audio is None else ("video", "audio")
+        encoded = {each.stream: each.latent for each in clip.encode(shape, streams, encoders)}
+    return AVLatent(encoded["video"], encoded.get("audio"))
+
+
+def describe_clip(clip: InitClip, shape: ClipShape) -> str:
+    """Return what is encoded, and what looks wrong about its sound."""
+    if clip.audio is None:
+        return f"{shape.describe()}\nThere is no sound, so the latent has none: the sampler makes a silent clip of it."
+    return "\n".join([shape.describe(), *map(str, clip.audio.findings(shape))])
+
+
+def extend_latent(latent: GraphLatent, seconds: float) -> tuple[Latent, ClipShape]:
+    """Return a LATENT that begins with ``latent`` and is so much longer, all of which is to be made, and its size."""
+    clip = latent.shape
+    frames = clip.frames + max(TIME_SCALE, nearest_frames(float(seconds * clip.fps)) - 1)
+    longer = ClipShape(clip.width, clip.height, frames, clip.fps)
+    content, mask = extended(latent.content, longer)
+    return latent.with_content(content, noise_mask=tuple(mask.streams().values())), longer
+
+
+def decode_frames(
+    engine: Engine, latent: GraphLatent, decoding: Mapping[str, Any], given: Tensor | None = None
+) -> Tensor:
+    """Return the frames of every clip, (B, F, H, W, 3) in 0..1, on the CPU.
+
+    Args:
+        engine: of the video decoder.
+        latent: of the clips.
+        decoding: values of the widgets for tiles and for the diffusion decoder.
+        given: frames (F, H, W, 3) that are shown as they are, as long as the clip, and nothing is decoded.
+    """
+    batch, _, count, height, width = latent.video.shape
+    if given is not None:
+        check_length(VideoSource(given), latent.shape)
+        return given[: latent.shape.frames, ..., :3].repeat(batch, 1, 1, 1, 1)
+    values = dict(decoding)
+    tiling = settings_from(Tiling, values) if values.get("tile_size") else None
+    keyframes = latent.content.keyframes
+    frames = () if keyframes is None else keyframes.frames
+    stage = DecodeVideo((count, height, width), tiling, batch, settings_from(Denoising, values), frames)
+    return stage.collect(engine, latent.video, latent.seams, keyframes)
+
+
+def decode_mel(engine: Engine, latent: GraphLatent) -> MelSpectrogram:
+    """Return the mel spectrogram of every clip."""
+    audio = latent.audio
+    return MelSpectrogram(DecodeMel(audio.shape[2], len(audio)).run(engine, audio), latent.clip)
+
+
+def vocode(engine: Engine, mel: MelSpectrogram) -> Audio:
+    """Return the sound of every clip, on the CPU."""
+    waveform, rate = Vocode(mel.mel.shape[2], len(mel.mel)).run(engine, mel.mel, mel.clip)
+    return {"waveform": waveform, "sample_rate": rate}
+
+
+def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Audio | None:
+    """Return the sound of every clip: a given one as it is, else the decoded one; None without any."""
+    if given is None:
+        return None if latent.content.audio is None else vocode(engine, decode_mel(engine, latent))
+    source = audio_source(given)
+    engine.events.report_findings(source.findings(latent.shape))
+    waveform = source.lasting(latent.shape).repeat(len(latent.video), 1, 1)
+    return {"waveform": waveform, "sample_rate": source.sample_rate}

@@ -1,0 +1,255 @@
+"""Stages as nodes of a graph run them: each begins with the LATENT that the one before has handed on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..conditioning import AVState, LatentCondition, apply_conditions
+from ..conditioning.conditions import Condition, edits
+from ..conditioning.rate import of_round
+from ..errors import Finding, SettingError
+from ..fields import settings_from
+from ..geometry import ClipShape
+from ..latents import AVLatent
+from ..memory.machine import Machine
+from ..sampling import Guidance, Recipe, Step, StreamGuidance, schedules
+from ..sampling import Refine as RefineRecipe
+from ..sampling.tiles import TileSettings
+from ..settings import RecipeSettings, Resources, SamplingSettings, SecondStage, StreamScales, parse_stg_blocks
+from ..upscaler import UpscalerConfig
+from .decode_video import DecodeVideo
+from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
+from .generate import recipe_of
+from .grade import prepare_encoding
+from .graph import Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
+from .long import sampled_size, texts_at_once
+from .plan import Plan, plan_stages
+from .raise_rate import RaiseRate
+from .refine import Refine
+from .sample import Sample, Sampling
+from .stage import Engine, NetworkKey
+from .stages import stages_of_clip
+from .upscale import Upscale
+
+Prompts = tuple[Conditioning, Conditioning | None]  # the prompt, and the negative one
+
+SLIDERS = {"stg_scale": 1.0, "rescale": 0.7}  # what graphs that are older than these widgets mean
+
+
+class GraphEngine(Engine, Protocol):
+    """The engine of one node.
+
+    Attributes:
+        conditions: latents that outlive the node.
+        findings: what has been found in this run.
+    """
+
+    conditions: ConditionCache
+    findings: list[Finding]
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the sampler that ran last, as far as it is known."""
+
+
+class AnyUpscaler(Protocol):
+    """An upscaler of whatever owner."""
+
+    config: UpscalerConfig
+    dtype: torch.dtype
+
+    def __hash__(self) -> int: ...
+
+
+def given_in(
+    engine: GraphEngine, latent: GraphLatent, conditions: Sequence[Condition], *more: LatentCondition
+) -> tuple[list[LatentCondition], AVState]:
+    """Return everything that is given in ``latent``, and what it leaves to be made.
+
+    Raises:
+        SettingError: if it leaves nothing, or the model cannot make it.
+    """
+    streams = tuple(latent.content.streams())
+    careful = prepare_encoding(engine, conditions)
+    encoded = engine.conditions.encode(conditions, latent.shape, streams, careful, latent.times)
+    items = [*latent.given(), *encoded, *more]
+    state = apply_conditions(latent.content, latent.fps, items)
+    check_something_is_left(state)
+    check_keyframes(state, engine.blueprint)
+    return items, state
+
+
+def sample_latent(
+    engine: GraphEngine, latent: GraphLatent, prompts: Prompts, conditions: Sequence[Condition],
+    windows: LongClipPlan | None, settings: dict[str, Any], folder: Path | None = None
+) -> Latent:  # fmt: skip
+    """Denoise a latent.
+
+    Args:
+        engine: of the transformer.
+        latent: what to fill.
+        prompts: the prompt, and the negative one if there is one.
+        conditions: what is given.
+        windows: of a long clip; None makes it at once.
+        settings: values of the widgets, and ``sigmas`` and ``guidance`` if they are connected.
+        folder: where finished windows are kept.
+
+    Returns:
+        The LATENT; one that is still noisy has the last step.
+
+    Raises:
+        SettingError: for settings that do not go together, and where a negative prompt is missing.
+    """
+    items, state = given_in(engine, latent, conditions)
+    sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
+    _check_negative(sampling, prompts)
+    _warn(engine, latent, sampling)
+    stage = _sample(sampling, state, latent, windows)
+    script = script_of(engine, prompts[0], prompts[1] if sampling.needs_negative else None, windows)
+    kept = folder if windows is not None and windows.resume else None
+    cache = stage.window_cache(engine, kept, script.negative)
+    result = stage.run(engine, latent.content, latent.fps, script, items, cache=cache, last=latent.last_step)
+    if sampling.sigmas[-1] == 0 or windows is not None:
+        return latent.finished(result, None, state.draws)
+    return latent.finished(result, engine.last_step, ())  # its stage has not drawn all its numbers
+
+
+def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None) -> Latent:
+    """Return the larger LATENT; ``wanted`` is "space" or "time" where only one of them is to be enlarged.
+
+    Raises:
+        SettingError: for a latent without a picture, or with guide frames, and for an upscaler of the other kind.
+    """
+    if not latent.has_picture:
+        raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
+    latent.check_no_guides()
+    if wanted is not None and getattr(upscaler.config, wanted) == 1:
+        other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
+        raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
+    key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
+    keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
+    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
+    content, fps = stage.run(engine, latent.content, latent.fps)
+    return latent.upscaled(content, fps)
+
+
+def refine_latent(
+    engine: GraphEngine, large: Latent, prompts: Prompts, second: SecondStage, recipe: RefineRecipe,
+    seed: int, settings: dict[str, Any], small: AVLatent | None = None
+) -> tuple[Latent, str]:  # fmt: skip
+    """Refine a latent in tiles.
+
+    Args:
+        engine: of the transformer.
+        large: what to refine.
+        prompts: the prompt, and the negative one if there is one.
+        second: the settings of the second stage.
+        recipe: what these and the model's own recipe come to.
+        seed: of the noise.
+        settings: values of the widgets for tiles, and what is given as ``conditions``.
+        small: the latent of the first stage, which a detailing IC-LoRA follows.
+
+    Returns:
+        The refined LATENT, and what there is to say about it.
+
+    Raises:
+        SettingError: for a latent without a picture, and where a negative prompt is missing.
+    """
+    latent = GraphLatent(large, prompt=GraphPrompt(prompts[0]))
+    if not latent.has_picture:
+        raise SettingError("This LATENT has no picture to refine.")
+    conditions = settings.get("conditions") or ()
+    held = second.held if latent.content.audio is not None else ()
+    if small is not None and small.video is not None:
+        held = (*second.followed(small.video, latent.shape.video_latent, engine.loras), *held)
+    items, state = given_in(engine, latent, second.given(conditions), *held)
+    tiles, loras = settings_from(TileSettings, settings), second.kept_loras(engine.loras, conditions)
+    stage = Refine.of(recipe, SamplingSettings(seed=seed), tiles, state, loras, latent.drawn_by_first)
+    _check_negative(stage.sampling, prompts)
+    stage = engine.fit(stage)
+    script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)
+    result = stage.run(engine, latent.content, latent.fps, script, items)
+    said = stage.describe(result)
+    engine.events.on_remark("\n".join(said))
+    report = "\n".join([*said, *map(str, engine.findings)])
+    kept = replace(result, audio=latent.content.audio) if recipe.keeps_sound else result
+    return latent.refined(kept, stage.tiles, state.draws), report
+
+
+def refine_raised(
+    engine: GraphEngine, latent: GraphLatent, prompt: Conditioning, conditions: Sequence[Condition],
+    number: int, seed: int
+) -> Latent:  # fmt: skip
+    """Refine a latent that has been enlarged in time, in round ``number`` of these; the first is 1."""
+    given = of_round(conditions)
+    careful = prepare_encoding(engine, given)
+    items = engine.conditions.encode(given, latent.shape, ("video",), careful, latent.times)
+    stage = RaiseRate.of(latent.content, latent.fps, number, items, seed, latent.drawn_by_first)
+    result = stage.run(engine, latent.content, latent.fps, script_of(engine, prompt), items)
+    return latent.raised(result, stage.draws)
+
+
+def plan_clip(engine: Engine, clip: ClipShape, sampling: Sampling, most: Resources, machine: Machine) -> Plan:
+    """Plan a clip with what is free now on ``machine``, at most what the user allows."""
+    room = engine.room()
+    granted = room.budget if room.budget is not None else machine.memory
+    room = replace(room, machine=machine, budget=granted).within(most.vram, most.ram)
+    return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip, engine.load)
+
+
+def _check_negative(sampling: Sampling, prompts: Prompts) -> None:
+    """Raise SettingError if a negative prompt is needed and there is none."""
+    if sampling.needs_negative and prompts[1] is None:
+        raise SettingError(
+            f"{sampling.reason_for_negative}, but there is no negative prompt: connect one, or set the scales to 1."
+        )
+
+
+def _sampling(
+    engine: Engine, latent: GraphLatent, conditions: Sequence[Condition], settings: dict[str, Any]
+) -> Sampling:
+    """How to sample: as the recipe or as the widgets say; what is connected takes the place of either."""
+    how = settings_from(SamplingSettings, settings)
+    sigmas, guidance, steps = (settings.pop(name, None) for name in ("sigmas", "guidance", "steps"))
+    choice = settings_from(RecipeSettings, settings)
+    models, recipe = engine.models, recipe_of(engine.models, choice.hq).editing(edits(conditions))
+    follows = choice.follows(sigmas)
+    own = None if follows or recipe.has_fixed_steps else steps
+    levels = recipe.sigmas(own, tokens=latent.video_tokens) if sigmas is None else sigmas.tolist()
+    if follows:
+        how = replace(how, sampler=recipe.sampler)
+        engine.events.on_remark(recipe.describe(models.kind_of(choice.hq), len(levels) - 1))
+    if guidance is None:
+        guidance = recipe.guidance if follows else _sliders(settings, recipe, models.layers)
+    how.check_step_cache(len(levels) - 1)
+    levels = schedules.slice_steps(levels, how.start_step, how.end_step or None)
+    return Sampling(tuple(levels), guidance, how, drawn=latent.drawn)
+
+
+def _sliders(settings: dict[str, Any], recipe: Recipe, layers: int) -> StreamGuidance:
+    """The guidance that the widgets say."""
+    blocks = parse_stg_blocks(settings.pop("stg_blocks", "auto"), recipe, layers)
+    alone = settings_from(StreamScales, settings)
+    return alone.guidance(Guidance(**(SLIDERS | settings), stg_blocks=blocks))
+
+
+def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongClipPlan | None) -> Sample:
+    if long is None:
+        return Sample(sampling, sampled_size(state, ()))
+    if sampling.settings.start_step or sampling.settings.end_step or not sampling.settings.add_noise:
+        raise SettingError("Windows are made from beginning to end: set start_step and end_step to 0, add_noise on.")
+    windows = tuple(long.windowing.windows(latent.shape.frames, latent.fps))
+    texts = texts_at_once([0.0, *(start for start, _ in long.segments)], windows, long.windowing.transition)
+    return Sample(sampling, replace(sampled_size(state, windows), texts=texts), windows, long.windowing)
+
+
+def _warn(engine: Engine, latent: GraphLatent, sampling: Sampling) -> None:
+    """Say what is likely not meant."""
+    small = DecodeVideo(latent.shape.video_latent).warning(engine.blueprint) if latent.has_picture else ""
+    for sentence in filter(None, (latent.unequal_lengths, small)):
+        engine.events.on_remark(sentence)
+    if engine.models.distilled and len(sampling.passes(True)) > 1:
+        engine.events.on_remark("This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")
