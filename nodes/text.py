@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from comfy_api.latest import io
+from torch import Tensor
 
-from ..ltx2_core.checkpoint.models import EncoderAlone
+from ..ltx2_core.checkpoint.encoder_alone import EncoderAlone
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
@@ -18,6 +19,10 @@ from .values import Conditioning, GemmaType, HostConditioning
 EDITED = (
     "What is handed on in place of what Gemma writes, as soon as there is something: copy its text from the node, and "
     "change it. Empty lets Gemma write."
+)
+LOOKED_AT = (
+    "The picture that the clip begins with. Gemma looks at it, so that the prompt goes on from there; it takes a Gemma "
+    "3 with its part for pictures, such as gemma_3_12B_it."
 )
 
 
@@ -73,6 +78,7 @@ class EnhancePrompt(io.ComfyNode):
                 *inputs.widgets(Enhancing, "wording", "temperature", "longest"),
                 io.String.Input("edited", default="", multiline=True, optional=True, tooltip=EDITED),
                 inputs.plan(),
+                io.Image.Input("image", optional=True, tooltip=LOOKED_AT),
             ],
             outputs={"prompt": io.String},
             shows=True,
@@ -86,14 +92,16 @@ class EnhancePrompt(io.ComfyNode):
         prompt: str,
         edited: str = "",
         plan: Plan | None = None,
+        image: Tensor | None = None,
         **settings: int | float,
     ) -> io.NodeOutput:
         if edited.strip():
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
-        engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
+        alone = LoadedModel(EncoderAlone(writer.files.path, sees=image is not None), "auto")
+        engine = HostEngine(alone, plan, cls, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
-        written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings))
+        written = enhance(engine, prompt, inputs.settings_from(Enhancing, settings), picture=image)
         host.show_text(cls.hidden.unique_id, written)
         return io.NodeOutput(written)
 

@@ -273,8 +273,8 @@ def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
     group.add("--enhance", action="store_true",
-              help="let Gemma make the prompt longer before it is read; what it writes is shown, and not used if it "
-              "leaves out what the prompt says")  # fmt: skip
+              help="let Gemma make the prompt longer before it is read, and look at the --image that the clip begins "
+              "with; what it writes is shown, and not used if it leaves out what the prompt says")  # fmt: skip
     group.add_settings(Enhancing, prefix="enhance_")
     group.add("--enhancer", type=syntax.file_path, metavar="FILE",
               help="an instruct Gemma that does this, a folder or a file (default: the text encoder; that of LTX-2.5 "
