@@ -6,10 +6,9 @@ from comfy_api.latest import io
 
 from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.disk_cache import Stamp, stamps
-from ..ltx2_core.lora.stack import reference_scale
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.settings import PromptSettings
+from ..ltx2_core.settings import PromptSettings, place_timeline
 from . import host, inputs
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .text import encode_prompts
@@ -19,7 +18,7 @@ EXAMPLE = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball b
 
 
 class TimelineNode(io.ComfyNode):
-    """Prompts, pictures, a sound, references, and what is made anew, each at its second."""
+    """Prompts, pictures, a sound, references, characters, and what is made anew, each at its second."""
 
     @classmethod
     def define_schema(cls):
@@ -62,13 +61,13 @@ class TimelineNode(io.ComfyNode):
         windows: LongClipPlan | None = None, conditions: Chain | None = None, plan: Plan | None = None
     ) -> io.NodeOutput:  # fmt: skip
         strip = Timeline.parse(timeline)
-        placed = strip.conditions(host.input_file, reference_scale(model.loras))
+        placed, told = place_timeline(strip, host.input_file, model.loras, model.models.version)
         engine = HostEngine(model, plan, gemma=gemma)
         positive, *later, away = encode_prompts(engine, [each.text for each in strip.script], negative)
         if later:
             begun = windows or LongClipPlan(Windowing(), resume=True)
             times = [float(each.at) for each in strip.script[1:]]
             windows = replace(begun, segments=(*begun.segments, *zip(times, later)))
-        host.show_text(cls.hidden.unique_id, strip.describe())
+        host.show_text(cls.hidden.unique_id, "\n".join((strip.describe(), *told)))
         given = (*(conditions or ()), *placed, *strip.changes())
         return io.NodeOutput(positive, away, given, windows, float(strip.seconds), float(strip.fps))

@@ -387,8 +387,8 @@ def _changes(group: Group) -> None:
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--timeline", type=syntax.file_path, metavar="FILE",
               covers={owner: [*settings_of(owner)] for owner in OF_TIMELINES},
-              help="prompts, pictures, sound, references and retakes with their seconds, as JSON that LTX-2 Timeline "
-              "writes; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
+              help="prompts, pictures, sound, references, characters and retakes with their seconds, as JSON of "
+              "LTX-2 Timeline; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
     group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
