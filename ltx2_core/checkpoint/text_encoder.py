@@ -30,6 +30,12 @@ _SPIECE = "spiece_model"
 _EMBEDDED = {"tokenizer_json": Tokenizer.from_json, _SPIECE: Tokenizer.from_sentencepiece}
 _BESIDE = {"tokenizer.json": "tokenizer_json", "tokenizer.model": _SPIECE}
 
+# What other models of the family have among their tensors.
+_SIBLINGS = {
+    "per_layer": "a Gemma 4 with embeddings for each layer (E2B, E4B)",
+    ".experts.": "a Gemma 4 of several experts (26B-A4B)",
+}
+
 
 @dataclass(frozen=True)
 class EncoderKind:
@@ -100,6 +106,11 @@ class TextEncoderFiles:
                 unknown.append(key)
         if unknown:
             self._check_library(unknown)
+            if sibling := next((title for mark, title in _SIBLINGS.items() if any(mark in key for key in unknown)), ""):
+                raise CheckpointError(
+                    f"{self.path.name} is {sibling}, which is not read here, neither for prompts nor to enhance them: "
+                    f"take an instruct model that is dense, such as gemma_3_12B_it or Gemma 4 12B. {self.kind.needed}."
+                )
             raise CheckpointError(
                 f"{self.path.name} is not a {self.kind.title} that we know: it has {shorten_list(unknown)}. "
                 f"{self.kind.needed}."
