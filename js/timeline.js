@@ -1,4 +1,4 @@
-// The strip of LTX-2 Timeline: prompts, pictures, a sound, references and what is made anew, each at its second.
+// The strip of LTX-2 Timeline: prompts, pictures, a sound, references, characters and what is made anew, each at its second.
 //
 // The widget of the node keeps the strip as JSON (ltx2_core/conditioning/timeline.py checks it); here it is drawn, and every
 // change is written back into it, so that it is saved, copied and undone with the graph.
@@ -10,7 +10,7 @@ import { addStyle } from "./style.js";
 const NAME = "ltx2av_timeline";
 const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
 const LANE = 28;
-const ROOM = 330;
+const ROOM = 358;
 const CELL = 8; // frames of a latent, to which entries snap
 const LEAST_RANGE = 1; // cells
 const WIDEST = 32; // times the width of the node
@@ -22,10 +22,14 @@ const LANES = {
   prompts: { add: "prompt", make: (at) => ({ text: "", at }) },
   sounds: { add: "sound", files: "audio/*,video/*", one: true, make: (at, file) => ({ file, start: 0, noise: 0 }) },
   references: { add: "reference", files: "video/*,audio/*", make: (at, file) => ({ file, strength: 1 }) },
+  characters: { add: "character", files: "image/*,audio/*", make: (_, file) => ({ file, voice: "", way: "auto", strength: 1 }) },
   retakes: { add: "retake", make: (at, _, step) => ({ start: at, end: at + 4 * step, streams: "picture and sound" }) },
 };
 const NUMBERS = { at: [0, 3600], start: [0, 86400], end: [0, 3600], strength: [0, 1], noise: [0, 1] };
-const STREAMS = ["picture and sound", "picture", "sound"];
+const CHOICES = {
+  streams: ["picture and sound", "picture", "sound"],
+  way: ["auto", "keyframe", "ingredients", "voice only"],
+};
 
 addStyle(`
 .ltx2av-timeline { box-sizing: border-box; display: flex; flex-direction: column; gap: 4px; height: 100%;
@@ -48,6 +52,8 @@ addStyle(`
 .ltx2av-strip [data-lane=prompts] article { background-color: #3b2b55; }
 .ltx2av-strip [data-lane=sounds] article { background-color: #1e4536; background-size: 100% 100%; }
 .ltx2av-strip [data-lane=references] article { background-color: #4a3b1e; }
+.ltx2av-strip [data-lane=characters] article { background-color: #1e3f4a; background-size: contain;
+  background-repeat: no-repeat; background-position: right; }
 .ltx2av-strip [data-lane=retakes] article { background-color: #55222b; }
 .ltx2av-strip article:focus, .ltx2av-strip article[aria-selected=true] { outline: 2px solid #7db2ff; }
 .ltx2av-strip i { position: absolute; inset: 0 auto 0 0; width: 1px; background: #7db2ff; pointer-events: none; }
@@ -172,7 +178,9 @@ class Strip {
     const frames = Math.max(0, Math.round((seconds * fps - 1) / CELL)) * CELL + 1;
     this.tools.append(number("seconds", seconds, 0.1, 3600), number("fps", fps, 1, 240), output(`${frames} frames`));
     for (const [lane, { add }] of Object.entries(LANES)) this.tools.append(button(`+ ${add}`, () => this.add(lane)));
-    this.tools.append(button("-", () => this.enlarge(0.5), "zoom out"), button("+", () => this.enlarge(2), "zoom in"));
+    const zoom = create("span"); // both in one line
+    zoom.append(button("-", () => this.enlarge(0.5), "zoom out"), button("+", () => this.enlarge(2), "zoom in"));
+    this.tools.append(zoom);
   }
 
   enlarge(times) {
@@ -217,7 +225,7 @@ class Strip {
     item.setAttribute("aria-selected", String(this.isChosen(lane, number)));
     item.addEventListener("focus", () => this.choose(lane, number));
     item.addEventListener("pointerdown", (event) => this.drag(event, item, lane, number));
-    if (lane === "pictures" && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
+    if ((lane === "pictures" || lane === "characters") && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
     if (lane === "sounds" && entry.file) waveform(entry.file).then((url) => (item.style.backgroundImage = `url("${url}")`));
     return item;
   }
@@ -377,11 +385,11 @@ function field(name, value, set) {
     return text;
   }
   if (NUMBERS[name]) return labelled(name, numberInput(value, ...NUMBERS[name], set));
-  const input = create(name === "streams" ? "select" : "input");
-  if (name === "streams") input.append(...STREAMS.map((word) => create("option", { textContent: word, value: word })));
+  const input = create(CHOICES[name] ? "select" : "input");
+  input.append(...(CHOICES[name] ?? []).map((word) => create("option", { textContent: word, value: word })));
   input.value = value;
   input.addEventListener("change", () => set(input.value));
-  return labelled(name, input);
+  return name === "voice" ? labelled(name, input, button("choose", () => chooseVoice(set))) : labelled(name, input);
 }
 
 function numberInput(value, least, most, set) {
@@ -394,9 +402,14 @@ function numberInput(value, least, most, set) {
   return input;
 }
 
-function labelled(name, input) {
+async function chooseVoice(set) {
+  const file = await chooseFile("audio/*,video/*");
+  if (file) set(await upload(file));
+}
+
+function labelled(name, ...inputs) {
   const label = create("label");
-  label.append(`${name} `, input);
+  label.append(`${name} `, ...inputs);
   return label;
 }
 

@@ -49,6 +49,7 @@ from ..ltx2_core.pipeline.stage import (
     TEXT_ENCODER,
     TEXT_FEATURES,
     TRANSFORMER,
+    VISION_ENCODER,
     Events,
     NetworkKey,
     Networks,
@@ -64,7 +65,7 @@ from .preview import preview_of
 
 # Where a network runs, in the host's words; all others are a "vae".
 ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
-         TEXT_ENCODER.name: "text"}  # fmt: skip
+         TEXT_ENCODER.name: "text", VISION_ENCODER.name: "text"}  # fmt: skip
 
 
 def _role_of(component: str) -> str:

@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
-from ..ltx2_core.checkpoint.models import EncoderAlone
+from ..ltx2_core.checkpoint.encoder_alone import EncoderAlone
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.pipeline.encode_text import cached_features
 from ..ltx2_core.pipeline.enhance import enhance
@@ -54,21 +55,23 @@ class EnhancePrompt(Node):
         widgets(PromptSettings, "prompt"),
         widgets(Enhancing, "wording", "temperature", "longest"),
         text("edited", "", multiline=True, optional=True),
-        optional("plan"),
+        optional("plan", "image"),
     ]
     outputs = {"prompt": io.String}
     shows = True
 
     @classmethod
     def execute(
-        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None, **how: Any
-    ) -> io.NodeOutput:
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, edited: str = "", plan: Plan | None = None,
+        image: Tensor | None = None, **how: Any
+    ) -> io.NodeOutput:  # fmt: skip
         if edited.strip():
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
-        engine = HostEngine(LoadedModel(EncoderAlone(writer.files.path), "auto"), plan, cls, gemma=writer)
+        alone = LoadedModel(EncoderAlone(writer.files.path, sees=image is not None), "auto")
+        engine = HostEngine(alone, plan, cls, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
-        written = enhance(engine, prompt, settings_from(Enhancing, how))
+        written = enhance(engine, prompt, settings_from(Enhancing, how), picture=image)
         cls.show(written)
         return io.NodeOutput(written)
 

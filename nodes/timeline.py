@@ -6,11 +6,10 @@ from comfy_api.latest import io
 
 from ..ltx2_core.conditioning import Timeline
 from ..ltx2_core.disk_cache import Stamp, stamps
-from ..ltx2_core.lora.stack import reference_scale
 from ..ltx2_core.pipeline.graph import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.sampling.windows import Windowing
-from ..ltx2_core.settings import PromptSettings
+from ..ltx2_core.settings import PromptSettings, place_timeline
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import optional, sockets, text, widgets
@@ -22,7 +21,7 @@ EXAMPLE = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball b
 
 
 class TimelineNode(Node):
-    """Prompts, pictures, a sound, references, and what is made anew, each at its second."""
+    """Prompts, pictures, a sound, references, characters, and what is made anew, each at its second."""
 
     id = "LTX2AVTimeline"
     title = "text/Timeline"
@@ -52,13 +51,13 @@ class TimelineNode(Node):
         windows: LongClipPlan | None = None, conditions: Chain | None = None, plan: Plan | None = None
     ) -> io.NodeOutput:  # fmt: skip
         strip = Timeline.parse(timeline)
-        placed = strip.conditions(host.input_file, reference_scale(model.loras))
+        placed, told = place_timeline(strip, host.input_file, model.loras, model.models.version)
         engine = HostEngine(model, plan, gemma=gemma)
         positive, *later, away = encode_prompts(engine, [each.text for each in strip.script], negative)
         if later:
             begun = windows or LongClipPlan(Windowing(), resume=True)
             times = [float(each.at) for each in strip.script[1:]]
             windows = replace(begun, segments=(*begun.segments, *zip(times, later)))
-        cls.show(strip.describe())
+        cls.show("\n".join((strip.describe(), *told)))
         given = (*(conditions or ()), *placed, *strip.changes())
         return io.NodeOutput(positive, away, given, windows, float(strip.seconds), float(strip.fps))

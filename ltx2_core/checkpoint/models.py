@@ -262,20 +262,6 @@ class Models:
         return self._unknown[file]
 
 
-class EncoderAlone(Models):
-    """A text encoder without a model: what writes prompts need not be what reads them."""
-
-    def __init__(self, text_encoder: str | Path):
-        """Open nothing yet."""
-        self.files, self.sources, self.duration_head, self._distilled = (), {}, None, None
-        self.text_encoder, self.version, self._unknown = Path(text_encoder), "", {}
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """There is none."""
-        return {}
-
-
 @uncollected()
 def open_models(
     checkpoint: str | Path | Sequence[str | Path],

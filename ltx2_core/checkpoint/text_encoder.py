@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import check_library, install_quantized_layers, is_file_marker, split_companion
-from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer
+from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
+from .components import Variant
 from .contents import tell_contents
 from .files import TensorFile, read_file, read_json
 from .folders import ShardedFile, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
-from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION
+from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION, VISION
 from .loading import load_strict, shorten_list
 from .unfilled import unfilled
 
@@ -28,6 +29,12 @@ from .unfilled import unfilled
 _SPIECE = "spiece_model"
 _EMBEDDED = {"tokenizer_json": Tokenizer.from_json, _SPIECE: Tokenizer.from_sentencepiece}
 _BESIDE = {"tokenizer.json": "tokenizer_json", "tokenizer.model": _SPIECE}
+
+# What other models of the family have among their tensors.
+_SIBLINGS = {
+    "per_layer": "a Gemma 4 with embeddings for each layer (E2B, E4B)",
+    ".experts.": "a Gemma 4 of several experts (26B-A4B)",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class EncoderKind:
     ignored: tuple[str, ...]  # beginnings of names that are not the text model's
     model_types: tuple[str, ...]  # in config.json
     config: type[EncoderConfig]
+    vision: Variant | None = None  # the part for pictures that it may have
 
     def official(self, name: str) -> str:
         """Return what the official file calls our ``name``."""
@@ -71,6 +79,7 @@ ENCODERS = (
         ignored=NOT_THE_TEXT_MODEL,
         model_types=("gemma3", "gemma3_text"),
         config=GemmaConfig,
+        vision=Variant(VISION, lambda config, shapes: VisionEncoder(VisionConfig.from_json(config, shapes))),
     ),
 )
 
@@ -97,6 +106,11 @@ class TextEncoderFiles:
                 unknown.append(key)
         if unknown:
             self._check_library(unknown)
+            if sibling := next((title for mark, title in _SIBLINGS.items() if any(mark in key for key in unknown)), ""):
+                raise CheckpointError(
+                    f"{self.path.name} is {sibling}, which is not read here, neither for prompts nor to enhance them: "
+                    f"take an instruct model that is dense, such as gemma_3_12B_it or Gemma 4 12B. {self.kind.needed}."
+                )
             raise CheckpointError(
                 f"{self.path.name} is not a {self.kind.title} that we know: it has {shorten_list(unknown)}. "
                 f"{self.kind.needed}."
@@ -128,8 +142,8 @@ class TextEncoderFiles:
         """The config that ``config.json`` in the folder is, or the header of a packed or GGUF file says."""
         if (path := self.path / "config.json").is_file():
             return Fields(read_json(path), str(path))
-        if "text_config" in self._whole.config:
-            stated = Fields(self._whole.config, f"The config in the header of {self.path.name}").section("text_config")
+        if "text_config" in self.whole.config:
+            stated = Fields(self.whole.config, f"The config in the header of {self.path.name}").section("text_config")
             rows = [shard.shape(key)[0] for name, (shard, key) in self.names.items() if "embed_tokens" in name]
             return Fields(dict(zip(["vocab_size"], rows)) | dict(stated.content), stated.where)  # rows have no field
         packed = next((text for shard in self.shards if (text := shard.metadata.get(PACKED_CONFIG))), None)
@@ -147,6 +161,25 @@ class TextEncoderFiles:
         return any(key.startswith(PROJECTION) for _, key in self.keys())
 
     @property
+    def vision(self) -> tuple[Variant, dict[str, str]]:
+        """The part for pictures, and our name of each of its tensors with the file's.
+
+        Raises:
+            SettingError: There is none, or none that can be read.
+        """
+        if self.kind.vision is None:
+            raise SettingError(
+                f"{self.path.name} is a {self.kind.title}, of which only the text is read here: pictures are looked at "
+                "by a Gemma 3, such as gemma_3_12B_it."
+            )
+        if not (names := self.kind.vision.names_in(self.whole.entries)):
+            raise SettingError(
+                f"{self.path.name} cannot look at pictures: it has no vision_tower, which GGUF files never have. Take "
+                "the whole gemma_3_12B_it, as safetensors, for that."
+            )
+        return self.kind.vision, names
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the weights that are used."""
         return sum(shard.entries[key].nbytes for shard, key in self.names.values())
@@ -154,12 +187,12 @@ class TextEncoderFiles:
     @property
     def formats(self) -> list[str]:
         """How the weights that are used are stored, with most bytes first."""
-        return self._whole.formats(key for _, key in self.names.values())
+        return self.whole.formats(key for _, key in self.names.values())
 
     @property
     def parameters(self) -> int:
         """How many numbers the weights that are used stand for."""
-        return self._whole.parameters(key for _, key in self.names.values())
+        return self.whole.parameters(key for _, key in self.names.values())
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer among the weights or beside them.
@@ -192,7 +225,7 @@ class TextEncoderFiles:
                 if shard.dtype(key) not in (torch.uint8, torch.int8):
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
                 return key, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
-        if (inside := self._whole.tokenizer_inside) is not None and inside[0] in wanted:
+        if (inside := self.whole.tokenizer_inside) is not None and inside[0] in wanted:
             return *inside, f"in the header of {self.path.name}"
         for file in self.companion_files():
             if (key := _BESIDE.get(file.name, "")) in wanted:
@@ -216,10 +249,10 @@ class TextEncoderFiles:
 
     def keys(self) -> list[tuple[TensorFile, str]]:
         """List everything in these files, wanted or not."""
-        return [(self._whole, key) for key in self._whole.entries]
+        return [(self.whole, key) for key in self.whole.entries]
 
     @cached_property
-    def _whole(self) -> TensorFile:
+    def whole(self) -> TensorFile:
         """All shards as one file, since what belongs to a weight may lie in another shard."""
         return self.shards[0] if len(self.shards) == 1 else ShardedFile(self.path, self.shards)
 

@@ -33,7 +33,7 @@ from ..lora.stack import reference_scale
 from ..media import probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
 from ..media.light import Space
-from ..settings import ClipSettings, Request, place_character
+from ..settings import ClipSettings, Request, place_character, place_timeline
 from . import syntax
 from .flags import given
 
@@ -89,7 +89,7 @@ def read_conditions(
         conditions += placed
     conditions += [_tracks(text, clip, loras) for text in options.tracks]
     if strip is not None:
-        conditions += strip.conditions(partial(beside, options.timeline), reference_scale(loras))
+        conditions += _of_timeline(strip, options.timeline, loras, version)
     return conditions if begin is None else [*conditions, *_changes(options, clip, begin.audio is not None, strip)]
 
 
@@ -97,6 +97,14 @@ def beside(timeline: Path, name: str) -> Path:
     """Where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
     check_inside(name, "the folder of the timeline")
     return timeline.parent / name
+
+
+def _of_timeline(strip: Timeline, file: Path, loras: Stack, version: str) -> tuple[Condition, ...]:
+    """All that lies on a timeline but what is made anew; how its characters are given is logged."""
+    placed, told = place_timeline(strip, partial(beside, file), loras, version)
+    for line in told:
+        _log.info("%s", line)
+    return placed
 
 
 def _init_clip(video: VideoSource) -> InitClip:

@@ -275,8 +275,8 @@ def _what(command: Command) -> None:
     group = command.group("what")
     group.add("--prompt", help="what is to be seen and heard; needed, unless there are --segments or a --timeline")
     group.add("--enhance", action="store_true",
-              help="let Gemma make the prompt longer before it is read; what it writes is shown, and not used if it "
-              "leaves out what the prompt says")  # fmt: skip
+              help="let Gemma make the prompt longer before it is read, and look at the --image that the clip begins "
+              "with; what it writes is shown, and not used if it leaves out what the prompt says")  # fmt: skip
     group.add_settings(Enhancing, prefix="enhance_")
     group.add("--enhancer", type=syntax.file_path, metavar="FILE",
               help="an instruct Gemma that does this, a folder or a file (default: the text encoder; that of LTX-2.5 "
@@ -389,8 +389,8 @@ def _changes(group: Group) -> None:
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--timeline", type=syntax.file_path, metavar="FILE",
               covers={owner: [*settings_of(owner)] for owner in OF_TIMELINES},
-              help="prompts, pictures, sound, references and retakes with their seconds, as JSON that LTX-2 Timeline "
-              "writes; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
+              help="prompts, pictures, sound, references, characters and retakes with their seconds, as JSON of "
+              "LTX-2 Timeline; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
     group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",

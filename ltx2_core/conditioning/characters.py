@@ -31,6 +31,14 @@ AUTO, KEYFRAME, INGREDIENTS, VOICE_ONLY = "auto", "keyframe", "ingredients", "vo
 GREY = 0.5  # where a sheet of several pictures is free
 STILL_CHUNK = 8  # frames
 
+Way = Annotated[
+    str,
+    Choice((AUTO, KEYFRAME, INGREDIENTS, VOICE_ONLY)),
+    "How its pictures are given. keyframe puts them before the beginning of the clip, where it looks at them; "
+    "ingredients shows them as one sheet as long as the clip lasts, for the IC-LoRA Ingredients; voice only leaves "
+    "them out. auto takes ingredients where that LoRA is loaded and made for the model, else keyframe.",
+]
+
 
 @dataclass(frozen=True, eq=False)
 class KeyframeBefore:
@@ -101,13 +109,7 @@ class Character:
 
     pictures: Tensor | None = None
     voice: AudioSource | None = None
-    way: Annotated[
-        str,
-        Choice((AUTO, KEYFRAME, INGREDIENTS, VOICE_ONLY)),
-        "How its pictures are given. keyframe puts them before the beginning of the clip, where it looks at them; "
-        "ingredients shows them as one sheet as long as the clip lasts, for the IC-LoRA Ingredients; voice only leaves "
-        "them out. auto takes ingredients where that LoRA is loaded and made for the model, else keyframe.",
-    ] = AUTO
+    way: Way = AUTO
     strength: Annotated[
         float,
         Number(0, 1, 0.01, digits=0),

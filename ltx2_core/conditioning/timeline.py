@@ -7,6 +7,7 @@ A timeline is JSON, as the widget of the node writes it and anybody may::
      "pictures": [{"file": "ball.png", "at": 0, "strength": 1}],
      "sounds": [{"file": "song.wav", "start": 30}],
      "references": [{"file": "pose.mp4", "strength": 1}],
+     "characters": [{"file": "anna.png", "voice": "anna.wav"}],
      "retakes": [{"start": 1, "end": 2, "streams": "sound"}]}
 
 Everything but what an entry is about may be left out.
@@ -23,6 +24,7 @@ from ..fields import Choice, Number, Setting, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..latents import STREAMS
 from ..media import probe, read_picture
+from .characters import AUTO, Character, Way
 from .conditions import (
     STREAM_CHOICES,
     Condition,
@@ -78,6 +80,16 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class CharacterAt:
+    """Somebody who is seen or heard from the beginning to the end, whatever prompt counts."""
+
+    file: str
+    voice: str = ""
+    way: Way = AUTO
+    strength: Share = 1.0
+
+
+@dataclass(frozen=True)
 class RetakeAt:
     """A range that is made anew."""
 
@@ -98,6 +110,7 @@ class Timeline:
     pictures: tuple[PictureAt, ...] = ()
     sounds: tuple[Sound, ...] = ()
     references: tuple[Reference, ...] = ()
+    characters: tuple[CharacterAt, ...] = ()
     retakes: tuple[RetakeAt, ...] = ()
 
     @classmethod
@@ -162,7 +175,8 @@ class Timeline:
     @property
     def files(self) -> list[str]:
         """The names of all files that it shows."""
-        return [each.file for lane in (self.pictures, self.sounds, self.references) for each in lane]
+        lanes = (self.pictures, self.sounds, self.references, self.characters)
+        return [each.file for lane in lanes for each in lane] + [each.voice for each in self.characters if each.voice]
 
     def conditions(self, find: Callable[[str], Path], scale: tuple[int, int] = (1, 1)) -> tuple[Condition, ...]:
         """Return the pictures, the sound and the references, files opened.
@@ -179,6 +193,17 @@ class Timeline:
         given += [_reference(find(each.file), each.strength, scale) for each in self.references]
         return tuple(given)
 
+    def cast(self, find: Callable[[str], Path]) -> tuple[Character, ...]:
+        """Return who is seen and heard; how they are given, the model and its LoRAs say.
+
+        Args:
+            find: returns where a file of this name lies.
+
+        Raises:
+            LTX2Error: a file that is missing or cannot be read; two voices of one character.
+        """
+        return tuple(_character(each, find) for each in self.characters)
+
     def changes(self, among: Collection[str] = STREAMS) -> tuple[Condition, ...]:
         """Return what is made anew of a clip that had the streams ``among``."""
         ranges = tuple(RetakeRange(each.start, each.end, each.streams) for each in self.retakes)
@@ -190,7 +215,8 @@ class Timeline:
 
 
 LANES: Mapping[str, type] = {
-    "prompts": PromptAt, "pictures": PictureAt, "sounds": Sound, "references": Reference, "retakes": RetakeAt,
+    "prompts": PromptAt, "pictures": PictureAt, "sounds": Sound, "references": Reference, "characters": CharacterAt,
+    "retakes": RetakeAt,
 }  # fmt: skip
 
 
@@ -207,6 +233,20 @@ def _reference(path: Path, strength: float, scale: tuple[int, int]) -> Condition
     if probe(path).size is None:
         return ReferenceAudio(AudioSource.of(path), strength)
     return ReferenceVideo(VideoSource(path), *scale, strength)
+
+
+def _character(entry: CharacterAt, find: Callable[[str], Path]) -> Character:
+    """One with a picture where the file is one, else with a voice alone."""
+    path = find(entry.file)
+    voices = [find(entry.voice)] if entry.voice else []
+    if is_picture := probe(path).size is not None:
+        picture = read_picture(path)
+    else:
+        voices.append(path)
+    if len(voices) > 1:
+        raise SettingError(f"{entry.file} is a voice, and {entry.voice} is one, too: give a character one of them.")
+    heard = AudioSource.of(voices[0]) if voices else None
+    return Character(picture if is_picture else None, heard, entry.way, entry.strength)
 
 
 def _lane(name: str, entries: object) -> tuple[Any, ...]:

@@ -5,28 +5,58 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..checkpoint import Models
-from ..checkpoint.models import EncoderAlone
+from ..checkpoint.encoder_alone import EncoderAlone
 from ..checkpoint.text_encoder import TextEncoderFiles
+from ..conditioning import Picture
+from ..conditioning.values import PIXELS, check_values
 from ..disk_cache import DiskCache, cache_folder, fingerprint
 from ..errors import Finding, MissingFileError, SettingError
 from ..memory.placement import StageNeed
-from ..memory.trace import Cost
+from ..memory.trace import Cost, cost
 from ..quantization import matrix_shapes
 from ..settings import Enhancing, Request
+from ..text import prepare_picture
 from ..text.encoder import ROWS_AT_ONCE
-from ..text.enhance import INSTRUCTION, clean, find_lost
+from ..text.enhance import ABOUT_PICTURE, INSTRUCTION, clean, find_lost
 from ..text.write import open_chat, write_tokens
-from .blueprint import Blueprint
+from .blueprint import Blueprint, empty_like
 from .encode_text import readable_prompt
 from .local_engine import LocalEngine
-from .stage import TEXT_ENCODER, Engine, Events, Stage
+from .stage import TEXT_ENCODER, VISION_ENCODER, Engine, Events, Stage
 
 REVISION = 1  # one more whenever the same prompt would be written otherwise than before
 LONGEST_CHAT = 2048  # tokens of instruction and prompt that are planned for
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SeePicture(Stage):
+    """Let the part for pictures of a language model look at one."""
+
+    name = "looking"
+    networks = (VISION_ENCODER,)
+
+    def need(self, blueprint: Blueprint) -> StageNeed:
+        """Measure it on a picture, which always has the same size."""
+        network = blueprint.network(VISION_ENCODER.name)
+        pixels = empty_like(network, 1, 3, network.config.size, network.config.size)
+        work = cost(lambda: network(pixels))
+        return StageNeed(self.name, blueprint.weights(VISION_ENCODER.name), work, pixels.nbytes)
+
+    def run(self, engine: Engine, picture: Tensor) -> Tensor:
+        """Return what the language model reads of the first of the pictures (F, H, W, 3) in 0..1, (tokens, D).
+
+        Raises SettingError for numbers that are no picture.
+        """
+        check_values("The picture to look at", picture, PIXELS)
+        with engine.use(self) as networks:
+            network = networks[VISION_ENCODER]
+            pixels = prepare_picture(picture[:1], network.config.size)
+            return network(pixels.to(engine.device(VISION_ENCODER), engine.dtype(VISION_ENCODER)))[0]
 
 
 @dataclass(frozen=True)
@@ -56,10 +86,21 @@ class WritePrompt(Stage):
         cost = Cost(peak=peak, products=2 * numbers, moved=itemsize * numbers)
         return StageNeed(self.name, blueprint.weights("text_encoder"), cost, kept, runs=self.longest)
 
-    def run(self, engine: Engine, prompt: str, settings: Enhancing) -> str:
-        """Return the answer, of which ``events.on_words`` gets what is written so far."""
+    def run(self, engine: Engine, prompt: str, settings: Enhancing, seen: Tensor | None = None) -> str:
+        """Return the answer, of which ``events.on_words`` gets what is written so far.
+
+        Args:
+            engine: its text encoder writes.
+            prompt: what is told in few words.
+            settings: how it is written.
+            seen: what ``SeePicture`` made of the first frame, (tokens, D).
+
+        Raises:
+            SettingError: the prompt is too long, or the text encoder does not chat, or not about pictures.
+        """
         tokenizer, written = engine.tokenizer, list[int]()
-        chat = open_chat(tokenizer, INSTRUCTION, readable_prompt(prompt))
+        told = INSTRUCTION if seen is None else f"{INSTRUCTION}\n\n{ABOUT_PICTURE}"
+        chat = open_chat(tokenizer, told, readable_prompt(prompt), 0 if seen is None else len(seen))
         if len(chat.ids) > LONGEST_CHAT:
             raise SettingError(
                 f"The prompt has {len(chat.ids):,} tokens with the instruction, at most {LONGEST_CHAT:,} can be "
@@ -67,7 +108,7 @@ class WritePrompt(Stage):
             )
         with engine.use(self) as networks:
             encoder = networks[TEXT_ENCODER]
-            for token in write_tokens(encoder, chat, self.longest, settings.temperature, settings.wording):
+            for token in write_tokens(encoder, chat, self.longest, settings.temperature, settings.wording, seen):
                 engine.events.check()
                 written.append(token)
                 engine.events.on_progress(self.name, len(written), self.longest)
@@ -76,7 +117,7 @@ class WritePrompt(Stage):
         return tokenizer.join(written)
 
 
-def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True) -> str:
+def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True, picture: Tensor | None = None) -> str:
     """Return ``prompt`` as a language model tells it; as it is, with a finding, where that would say something else.
 
     Args:
@@ -84,6 +125,8 @@ def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True)
         prompt: What is to be seen and heard, in few words.
         settings: How it is written.
         keep: Whether what was written is kept on disk, and found there.
+        picture: What the clip begins with, (F, H, W, 3) in 0..1, of which the first is looked at; the engine's models
+            are an ``EncoderAlone`` that sees.
 
     Raises:
         SettingError: An empty prompt, or one that is too long; a text encoder that does not chat.
@@ -92,10 +135,13 @@ def enhance(engine: Engine, prompt: str, settings: Enhancing, keep: bool = True)
         raise SettingError("The prompt is empty, and nothing can be enhanced: write what is to be seen and heard.")
     check_writes(engine.encoder)
     cache, key = _cache(engine, keep), f"{settings}\n{prompt}"
+    if picture is not None:
+        key += f"\n{fingerprint(ABOUT_PICTURE, picture[:1])}"
     if (known := cache.find(key)) is not None:
         answer = bytes(known["answer"].tolist()).decode()
     else:
-        answer = clean(WritePrompt(settings.longest).run(engine, prompt, settings))
+        seen = None if picture is None else SeePicture().run(engine, picture)
+        answer = clean(WritePrompt(settings.longest).run(engine, prompt, settings, seen))
         cache.keep(key, answer=torch.tensor(list(answer.encode()), dtype=torch.uint8))
     if answer and not (lost := find_lost(prompt, answer)):
         _log.info("Enhanced prompt: %s", answer)
@@ -118,6 +164,8 @@ def check_writes(files: TextEncoderFiles) -> None:
 def with_enhanced_prompt(models: Models, request: Request, events: Events) -> Request:
     """Return the request with an enhanced prompt, if it asks for one; else as it is.
 
+    A picture that the clip begins with is looked at, where the language model can.
+
     Args:
         models: The opened files; their text encoder writes, unless the request names another.
         request: What is asked.
@@ -132,9 +180,22 @@ def with_enhanced_prompt(models: Models, request: Request, events: Events) -> Re
         raise SettingError("Only one prompt can be enhanced, and this clip has segments: leave one of both out.")
     if (writer := request.enhancer or models.text_encoder) is None:
         raise MissingFileError("There is no text encoder that could enhance the prompt: name one with --enhancer.")
-    engine = LocalEngine(EncoderAlone(writer), request.resources, events)
-    prompt = enhance(engine, request.prompt, request.enhance, bool(request.resources.cache))
+    picture, alone = _first_frame(request), EncoderAlone(writer)
+    if picture is not None:
+        try:
+            alone = EncoderAlone(writer, sees=True)
+        except SettingError as error:
+            events.on_finding(Finding("enhancing", "the picture was not looked at", str(error)))
+            picture = None
+    engine = LocalEngine(alone, request.resources, events)
+    prompt = enhance(engine, request.prompt, request.enhance, bool(request.resources.cache), picture)
     return replace(request, prompt=prompt, enhance=None)
+
+
+def _first_frame(request: Request) -> Tensor | None:
+    """The picture in 0..1 that the clip begins with, if there is one."""
+    pictures = (each for each in request.conditions if isinstance(each, Picture))
+    return next((each.image for each in pictures if each.frame == 0 and each.space is None), None)
 
 
 def _cache(engine: Engine, keep: bool) -> DiskCache:

@@ -5,6 +5,7 @@ from time import monotonic
 
 # What a stage does, by its name; others say it by their name.
 DOES = {
+    "looking": "looking at the picture",
     "prompt": "encoding the prompt",
     "features": "projecting the prompt",
     "connectors": "reading the prompt",
@@ -17,7 +18,7 @@ DOES = {
 PARTS = {"sampling": "step", "refining": "step", "frames": "tile"}  # what its progress counts
 
 # What is read before a stage begins, by the name of the network; others are read by their name.
-READS = {"text_encoder": "Gemma"}
+READS = {"text_encoder": "Gemma", "vision_encoder": "Gemma's part for pictures"}
 
 SEPARATOR = " \N{MIDDLE DOT} "
 

@@ -11,6 +11,7 @@ import torch
 
 from ..audio_vae import AudioDecoder, AudioEncoder, BandwidthExtendingVocoder, Vocoder
 from ..checkpoint import Models
+from ..checkpoint.encoder_alone import VISION
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.upscaler import UpscalerFile
 from ..errors import Finding
@@ -20,7 +21,7 @@ from ..lora import Stack
 from ..memory.machine import Machine
 from ..memory.placement import SMALLER, Placement, Room, StageNeed
 from ..sampling import Step
-from ..text import Connector, TextEncoder, TextFeatures, Tokenizer
+from ..text import Connector, TextEncoder, TextFeatures, Tokenizer, VisionEncoder
 from ..transformer import Transformer
 from ..upscaler import LatentUpscaler
 from ..video_vae import Decoder, VideoEncoder
@@ -51,6 +52,7 @@ def _component(name: str) -> NetworkKey[Any]:
 
 
 TEXT_ENCODER: NetworkKey[TextEncoder] = _component("text_encoder")
+VISION_ENCODER: NetworkKey[VisionEncoder] = _component(VISION)
 TEXT_FEATURES: NetworkKey[TextFeatures] = _component("text_features")
 CONNECTORS: NetworkKey[Sequence[Connector]] = NetworkKey("connectors", ("video_connector", "audio_connector"))
 TRANSFORMER: NetworkKey[Transformer] = _component("transformer")

@@ -6,7 +6,7 @@ are all made from these fields (see ``fields.py``).
 """
 
 from ..sampling import ScheduleSettings
-from .characters import place_character
+from .characters import place_character, place_timeline
 from .clip import (
     AS_PROMPT,
     AUTO,
@@ -65,6 +65,7 @@ __all__ = [
     "parameters_text",
     "parse_stg_blocks",
     "place_character",
+    "place_timeline",
     "read_prompts",
     "read_seeds",
     "scheduled",

@@ -1,9 +1,12 @@
 """Which ways to keep a character do the loaded model and its LoRAs allow?"""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 from ..conditioning.characters import AUTO, INGREDIENTS, KEYFRAME, VOICE_ONLY, Character
 from ..conditioning.conditions import Condition
+from ..conditioning.timeline import Timeline
 from ..errors import SettingError
 from ..lora import Lora, Stack
 from ..lora.report import made_for
@@ -43,6 +46,28 @@ def place_character(character: Character, loras: Stack, version: str) -> tuple[t
     said += _about_voice(character, loras)
     said.append(f"possible here: {', '.join(_possible(character, loras))}")
     return character.conditions(way, reference_scale(loras)), "; ".join(said) + "."
+
+
+def place_timeline(
+    strip: Timeline, find: Callable[[str], Path], loras: Stack, version: str
+) -> tuple[tuple[Condition, ...], list[str]]:
+    """Return all that lies on a timeline but what is made anew, and what to say of each character.
+
+    Args:
+        strip: the timeline.
+        find: returns where a file of this name lies.
+        loras: those that the model is loaded with.
+        version: of the model, such as "2.3".
+
+    Raises:
+        LTX2Error: a file that is missing or cannot be read, or a way that is not possible.
+    """
+    given, told = [*strip.conditions(find, reference_scale(loras))], []
+    for entry, character in zip(strip.characters, strip.cast(find)):
+        placed, said = place_character(character, loras, version)
+        given += placed
+        told.append(f"{entry.file}: {said}")
+    return tuple(given), told
 
 
 def _way(character: Character, sheets: list[Lora], fitting: list[Lora], version: str) -> tuple[str, str]:

@@ -58,8 +58,9 @@ class Request:
     that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
     stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
     each with its strengths; ``hq`` is the recipe of few, precise steps. With ``enhance`` a language model makes the
-    prompt longer: the text encoder, or the ``enhancer`` in its place. With ``blend`` the clip shows the reference as it
-    is wherever no part of it was made anew. Raises SettingError for values outside their limits.
+    prompt longer, and looks at a picture at frame 0: the text encoder, or the ``enhancer`` in its place. With ``blend``
+    the clip shows the reference as it is wherever no part of it was made anew. Raises SettingError for values outside
+    their limits.
     """
 
     prompt: str

@@ -17,6 +17,7 @@ from .gemma4 import Gemma4Config, Gemma4Encoder
 from .prompts import Extent, JoinedContexts, join_prompts, read_extras
 from .relay import RelayedContexts, relay_prompts
 from .tokenizer import Tokenizer
+from .vision import VisionConfig, VisionEncoder, prepare_picture
 
 __all__ = [
     "Connector",
@@ -37,11 +38,14 @@ __all__ = [
     "TextFeatures",
     "TextFeaturesConfig",
     "Tokenizer",
+    "VisionConfig",
+    "VisionEncoder",
     "compute_hidden_states",
     "connect",
     "encode_prompts",
     "extract_features",
     "join_prompts",
+    "prepare_picture",
     "read_extras",
     "relay_prompts",
 ]

@@ -104,16 +104,25 @@ class TextEncoder(nn.Module):
         return [*states, self.model.norm(x)]
 
     @torch.no_grad()
-    def read_on(self, ids: Tensor, past: Sequence[Past]) -> Tensor:
+    def read_on(
+        self, ids: Tensor, past: Sequence[Past], picture: slice | None = None, seen: Tensor | None = None
+    ) -> Tensor:
         """Read ``ids`` (L) behind what ``past`` holds for each layer, and add them to it.
+
+        Args:
+            ids: Of the tokens.
+            past: What was read before.
+            picture: Which of the tokens stand for a picture, and see each other.
+            seen: What is read in place of their embeddings, (n, D).
 
         Returns:
             How well each token of the vocabulary goes on, before the softmax, (vocabulary) float32.
         """
-        x, config = self.embed(ids[None]), self.config
-        where = past[0].length, len(ids)
-        near = Sight.behind(*where, config.frequencies(False), config.window, x.device, x.dtype)
-        far = Sight.behind(*where, config.frequencies(True), None, x.device, x.dtype)
+        x, config, known = self.embed(ids[None]), self.config, past[0].length
+        if picture is not None and seen is not None:
+            x[0, picture] = seen.to(x)
+        near = Sight.behind(known, x, config.frequencies(False), config.window, picture)
+        far = Sight.behind(known, x, config.frequencies(True), None, picture)
         for number, (layer, kept) in enumerate(zip(self.model.layers, past)):
             x = layer(x, far if config.is_full(number) else near, kept)
         scores = self._scores(self.model.norm(x[0, -1]))

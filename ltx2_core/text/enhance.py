@@ -17,6 +17,12 @@ what moves and how, how the light is, and what the place looks like. Say for eve
 how they sound, steps, objects, wind, music if there is any. Tell only what can be seen or heard, not what somebody \
 feels or means."""
 
+# What is added where a picture is seen.
+ABOUT_PICTURE = """\
+The picture is the first frame of the video. Look at it before you write, and name what it shows as it is. What stays \
+as it is in the picture needs few words: tell what happens from then on, what moves, and what is heard. Where the \
+idea wants something else than the picture shows, tell how the one turns into the other."""
+
 _PLAIN = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u2032": "'", "\u201c": '"', "\u201d": '"', "\u2033": '"', "\u2013": "-",
     "\u2014": "-", "\u2212": "-", "\u00a0": " ", "\u202f": " ", "*": None, "`": None, "#": None,

@@ -73,12 +73,24 @@ class Sight:
 
     @classmethod
     def behind(
-        cls, known: int, count: int, frequencies: Tensor, window: int | None, device: torch.device, dtype: torch.dtype
+        cls, known: int, x: Tensor, frequencies: Tensor, window: int | None, picture: slice | None = None
     ) -> "Sight":
-        """Let each of ``count`` further tokens see itself and what is before it, ``known`` tokens included."""
-        at = torch.arange(known + count, device=device)
-        visible = _within(at[known:, None] - at, window)[None, None]
-        return cls._at(at[known:], visible, frequencies, dtype)
+        """Let each further token see itself and what is before it.
+
+        Args:
+            known: How many tokens were read before.
+            x: The further ones, (1, L, D).
+            frequencies: Radians per position of each pair of channels, (d / 2).
+            window: How many tokens are seen at most; None for all.
+            picture: Those among the further ones that see each other, also ahead.
+        """
+        at = torch.arange(known + x.shape[1], device=x.device)
+        visible = _within(at[known:, None] - at, window)
+        if picture is not None:
+            places = at[known:][picture]
+            distance = places[:, None] - places
+            visible[picture, known:][:, picture] = distance < (len(places) if window is None else window)
+        return cls._at(at[known:], visible[None, None], frequencies, x.dtype)
 
     @classmethod
     def _at(cls, positions: Tensor, visible: Tensor, frequencies: Tensor, dtype: torch.dtype) -> "Sight":

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import SettingError
 from .encoder import TextEncoder
 from .gemma_layers import Past
-from .tokenizer import BOS, Tokenizer
+from .tokenizer import BOS, PAD, Tokenizer
 
 EOS = 1
 CANDIDATES = 50  # of the next token; the usual number of transformers' sampling
@@ -26,22 +26,30 @@ class Marks(NamedTuple):
 
 # Of Gemma 3 and of Gemma 4.
 MARKS = (Marks("<start_of_turn>", "<end_of_turn>", False), Marks("<|turn>", "<turn|>", True))
+PICTURE_MARKS = "<start_of_image>", "<end_of_image>"  # of Gemma 3
 
 
 class Chat(NamedTuple):
-    """What a language model reads before it answers, and the tokens that end its answer."""
+    """What a language model reads before it answers, the tokens that end its answer, and those of a picture."""
 
     ids: list[int]
     ends: frozenset[int]
+    picture: slice | None = None
 
 
-def open_chat(tokenizer: Tokenizer, instruction: str, text: str) -> Chat:
+def open_chat(tokenizer: Tokenizer, instruction: str, text: str, picture_tokens: int = 0) -> Chat:
     """Return an ``instruction`` and the ``text`` of a user as a chat whose next turn is the model's.
 
     The marks of turns are put in as tokens, so nothing in ``text`` can end its turn.
 
+    Args:
+        tokenizer: Of the language model.
+        instruction: What it is told to do.
+        text: What it does it with.
+        picture_tokens: How many tokens a picture has that stands in front of the text; 0 for none.
+
     Raises:
-        SettingError: The tokenizer knows no such marks: its language model is not made for chats.
+        SettingError: The tokenizer knows no such marks: its language model is not made for chats, or for pictures.
     """
     for marks in MARKS:
         begin, end = tokenizer.find(marks.begin), tokenizer.find(marks.end)
@@ -52,8 +60,10 @@ def open_chat(tokenizer: Tokenizer, instruction: str, text: str) -> Chat:
             f"This text encoder cannot enhance prompts: its tokenizer has no {' or '.join(m.begin for m in MARKS)}. "
             "Take an instruct model, such as gemma_3_12B_it."
         )
-    for mark in (marks.begin, marks.end):
+    for mark in (marks.begin, marks.end, *PICTURE_MARKS):
         text = text.replace(mark, " ")
+    if picture_tokens:
+        return _chat_about_picture(tokenizer, (begin, end), f"{instruction}\n\n", text, picture_tokens)
     turns = [("system", instruction), ("user", text)] if marks.instructs else [("user", f"{instruction}\n\n{text}")]
     ids = [BOS]
     for role, said in turns:
@@ -61,8 +71,27 @@ def open_chat(tokenizer: Tokenizer, instruction: str, text: str) -> Chat:
     return Chat([*ids, begin, *tokenizer.split("model\n")], frozenset((EOS, end)))
 
 
+def _chat_about_picture(
+    tokenizer: Tokenizer, turn: tuple[int, int], before: str, text: str, picture_tokens: int
+) -> Chat:
+    """The same with a picture, between its marks and two line feeds on each side, as transformers' processor has it."""
+    opens, closes = map(tokenizer.find, PICTURE_MARKS)
+    if opens is None or closes is None:
+        raise SettingError(
+            f"This text encoder cannot look at pictures: its tokenizer has no {' and '.join(PICTURE_MARKS)}. Take one "
+            "that can, such as gemma_3_12B_it."
+        )
+    begin, end = turn
+    ids = [BOS, begin, *tokenizer.split(f"user\n{before}\n\n"), opens]
+    picture = slice(len(ids), len(ids) + picture_tokens)
+    ids += [PAD] * picture_tokens + [closes, *tokenizer.split(f"\n\n{text.strip()}"), end, *tokenizer.split("\n")]
+    return Chat([*ids, begin, *tokenizer.split("model\n")], frozenset((EOS, end)), picture)
+
+
 @torch.no_grad()
-def write_tokens(encoder: TextEncoder, chat: Chat, most: int, temperature: float, seed: int) -> Iterator[int]:
+def write_tokens(
+    encoder: TextEncoder, chat: Chat, most: int, temperature: float, seed: int, seen: Tensor | None = None
+) -> Iterator[int]:
     """Yield the tokens of the answer, at most ``most``, without the one that ends it.
 
     Args:
@@ -71,18 +100,19 @@ def write_tokens(encoder: TextEncoder, chat: Chat, most: int, temperature: float
         most: Tokens at most.
         temperature: Scores are divided by it before one of the best CANDIDATES is drawn; 0 takes the best.
         seed: Of what is drawn, on the CPU.
+        seen: What is read of the picture of the chat, (tokens, D).
     """
     generator = torch.Generator().manual_seed(seed)
     past = [Past() for _ in range(encoder.config.layers)]
-    given, written = chat.ids, list[int]()
+    given, picture, written = chat.ids, chat.picture, list[int]()
     while len(written) < most:
-        scores = encoder.read_on(torch.tensor(given, device=encoder.table.device), past).cpu()
+        scores = encoder.read_on(torch.tensor(given, device=encoder.table.device), past, picture, seen).cpu()
         scores[repeats(written)] = -torch.inf
         if (token := draw(scores, temperature, generator)) in chat.ends:
             return
         written.append(token)
         yield token
-        given = [token]
+        given, picture = [token], None
 
 
 def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:

@@ -10,7 +10,8 @@ from peak import Peak
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
-from ltx2_core.checkpoint.models import MINIATURE, EncoderAlone
+from ltx2_core.checkpoint.encoder_alone import EncoderAlone
+from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.errors import MissingFileError, SettingError
 from ltx2_core.pipeline import enhance as enhancing

@@ -145,11 +145,20 @@ def test_weights_are_streamed(files):
         assert same(whole, encoder(ids, mask))
 
 
-def test_a_gemma_4_of_another_kind_is_refused_by_what_it_has_more(files, tmp_path):
-    more = {"model.layers.0.per_layer_input_gate.weight": torch.zeros(4, 4)}
-    save_file(load_file(files[1]) | more, tmp_path / "e4b.safetensors", TensorFile(files[1]).metadata)
-    with pytest.raises(CheckpointError, match=r"not a Gemma 4 that we know: it has model\.layers\.0\.per_layer"):
-        build_text_encoder(open_text_encoder(tmp_path / "e4b.safetensors"))
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("layers.0.per_layer_input_gate.weight", r"is a Gemma 4 with embeddings for each layer \(E2B, E4B\), .*dense"),
+        ("embed_tokens_per_layer.weight", r"is a Gemma 4 with embeddings for each layer \(E2B, E4B\), .*dense"),
+        ("layers.0.experts.down_proj", r"is a Gemma 4 of several experts \(26B-A4B\), .*to enhance them"),
+        ("layers.0.another.weight", r"not a Gemma 4 that we know: it has model\.layers\.0\.another"),
+    ],
+)
+def test_a_gemma_4_of_another_kind_is_refused_by_what_it_has_more(files, tmp_path, more, said):
+    state = load_file(files[1]) | {f"model.{more}": torch.zeros(4, 4)}
+    save_file(state, tmp_path / "other.safetensors", TensorFile(files[1]).metadata)
+    with pytest.raises(CheckpointError, match=said):
+        build_text_encoder(open_text_encoder(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize(

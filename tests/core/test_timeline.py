@@ -12,6 +12,8 @@ from ltx2_core.checkpoint import open_models
 from ltx2_core.cli.arguments import request_of
 from ltx2_core.cli.parser import parse
 from ltx2_core.conditioning import KeepAudio, Picture, ReferenceAudio, Retake, Timeline
+from ltx2_core.conditioning.characters import PictureBefore
+from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import MissingFileError, SettingError
 from ltx2_core.geometry import ClipShape
 
@@ -81,6 +83,8 @@ def test_ranges_are_made_anew_each_in_its_streams():
         ({"sounds": [{"file": "a.wav"}] * 2}, "has 2 sounds; a clip keeps one"),
         ({"retakes": [{"start": 1}]}, "Entry 1 of retakes has no end"),
         ({"retakes": [{"start": 1, "end": 2, "streams": "sounds"}]}, "streams is 'sounds'.*Did you mean sound"),
+        ({"characters": [{"voice": "a.wav"}]}, "Entry 1 of characters has no file"),
+        ({"characters": [{"file": "a.png", "way": "keyframes"}]}, "way is 'keyframes'.*Did you mean keyframe"),
         ({"seconds": 0}, "seconds is 0; it must be between 0.1 and 3600"),
         ({"fps": 10**400}, "digits; it must be between 1 and 240"),
     ],
@@ -106,6 +110,8 @@ def test_prompts_that_are_missing_or_at_one_moment_are_refused():
 def test_a_range_that_ends_before_it_begins_and_a_sound_that_is_over_are_refused(folder):
     with pytest.raises(SettingError, match="must end after its beginning"):
         read(retakes=[{"start": 1, "end": 1}]).changes()
+    with pytest.raises(SettingError, match=r"a\.wav is a voice, and a\.wav is one, too"):
+        read(characters=[{"file": "a.wav", "voice": "a.wav"}]).cast(lambda name: folder / name)
     with pytest.raises(SettingError, match=r"lasts 1\.00 s, but is to be heard from 3 s on"):
         read(sounds=[{"file": "a.wav", "start": 3}]).conditions(lambda name: folder / name)
 
@@ -122,6 +128,18 @@ def test_the_command_line_takes_a_timeline_with_files_beside_it(folder):
     assert [(each.start, each.prompt) for each in request.long.segments] == [(1, "then blue")]
     assert [type(each) for each in request.conditions] == [Picture, Picture, KeepAudio, ReferenceAudio]
     assert asked(folder, {**STRIP, "retakes": []}, "--frames", "25").clip.frames == 25
+
+
+def test_characters_are_placed_as_the_flag_places_them(folder):
+    people = [{"file": "a.png", "voice": "a.wav", "strength": 0.5}, {"file": "a.wav", "way": "voice only"}]
+    strip = {"seconds": 2, "prompts": STRIP["prompts"], "characters": people}
+    assert {*Timeline.parse(json.dumps(strip)).files} == {"a.png", "a.wav"}
+    files = f"{folder / 'a.png'}:{folder / 'a.wav'}:strength=0.5", f"{folder / 'a.wav'}:way=voice only"
+    by_flags = asked(folder, {**strip, "characters": []}, "--character", files[0], "--character", files[1])
+    placed, flagged = asked(folder, strip).conditions, by_flags.conditions
+    assert [type(each) for each in placed] == [PictureBefore, ReferenceAudio, ReferenceAudio]
+    assert fingerprint(placed) == fingerprint(flagged)
+    assert fingerprint(placed) != fingerprint(asked(folder, {**strip, "characters": people[:1]}).conditions)
 
 
 def test_what_does_not_go_with_a_timeline_is_refused(folder):

@@ -393,7 +393,7 @@ def timeline() -> Graph:
         "timeline",
         "A timeline of prompts and pictures",
         OPENS + "One strip says what happens when: a first picture, a red ball, and from 2 s on a green one. Drag its "
-        "entries, add others, drop files on it; it has prompts, pictures, a sound, references and retakes.\n\n"
+        "entries, add others, drop files on it: prompts, pictures, a sound, references, characters and retakes.\n\n"
         "*LTX-2 Long Video* is for clips that are longer than what the model makes at once. Length and rate of the "
         "strip are those of the clip.\n\n"
         "**Real clips**: choose the model, and 121 frames a window with an overlap of 24.",
@@ -490,6 +490,104 @@ def ic_lora_control() -> Graph:
     graph.put(2, "Given", seen, lora, reference)
     graph.put(3, "Sampling", sampler)
     graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def character() -> Graph:
+    graph = Graph(
+        "character",
+        "Keep a character",
+        OPENS
+        + "*LTX-2 Character* keeps somebody by a picture and a voice in **every window** of a long clip, and says "
+        "which way it took. The miniature takes nothing over, and shows the way only.\n\n"
+        "**Your own**: a picture on a plain background, and a few seconds of a voice. The voice needs an ID-LoRA; for "
+        "2.3 the IC-LoRA *Ingredients* keeps a face. **Ask whoever it is.** *LTX-2 Sign Clip* (Ctrl + B) writes who "
+        "made it into a file of its own.\n\n"
+        "**Real clips**: choose the model, the length in *seconds*, and 121 frames a window with an overlap of 24.",
+    )
+    usual = Usual(graph, "a red ball bounces three times on the left", seconds=2.0)
+    windows = node("LTX2AVLongVideo", window=33, overlap=16)
+    shown, heard = picture("first", "Who is seen"), sound("Who is heard")
+    who = node(
+        "LTX2AVCharacter",
+        model=usual.model, pictures=shown["IMAGE"], voice=heard["AUDIO"], way="auto", strength=0.5,
+    )  # fmt: skip
+    usual.finish()
+    sampler = usual.sampled(windows=windows["windows"], conditions=who["conditions"])
+    decode, save = usual.decoded(sampler["av_latent"])
+    sign = node("LTX2AVSignClip", bypassed=True, video=decode["video"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", shown, heard, who)
+    graph.put(3, "Sampling", windows, sampler)
+    graph.put(4, "Result", decode, save, sign)
+    return graph
+
+
+TRACK = [[{"x": 24, "y": 24}, {"x": 24, "y": 72}, {"x": 36, "y": 40}, {"x": 48, "y": 72}]]
+
+
+def motion_tracks() -> Graph:
+    graph = Graph(
+        "motion_tracks",
+        "Motion tracks on a picture",
+        OPENS + "What stands in the picture moves as the points of a track do. **ic-motion** was trained for another "
+        "kind of reference, and stands for the IC-LoRA *motion-track-control*.\n\n"
+        "**Your own**: choose a picture in *Load Image* and that IC-LoRA; write into *LTX-2 Motion Tracks* the size of "
+        "the picture, the length of the clip, and for each thing the points that it passes through, or connect the "
+        "coordinates of a *Spline Editor*. A track of one point stands still.",
+        files=("ic_loras",),
+    )
+    shown = picture("first", "Your picture")
+    usual = Usual(graph, RED, picture=shown["IMAGE"])
+    first = node("LTX2AVImage", image=shown["IMAGE"], frame=0, strength=1.0, compression=-1)
+    tracks = node("LTX2AVMotionTracks", tracks=json.dumps(TRACK), width=96, height=96, frames=33)
+    lora = node("LTX2AVLoadICLora", model=usual.model, lora="built-in: ic-motion")
+    reference = node(
+        "LTX2AVReferenceVideo",
+        images=tracks["images"], downscale=lora["downscale"], temporal_scale=lora["temporal_scale"],
+        conditions=first["conditions"],
+    )  # fmt: skip
+    usual.finish(models=(lora,))
+    sampler = usual.sampled(model=lora["model"], conditions=reference["conditions"], seed=21)
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", shown, first, tracks, reference)
+    graph.put(3, "Sampling", sampler)
+    graph.put(4, "Result", *usual.decoded(sampler["av_latent"]))
+    return graph
+
+
+def outpaint() -> Graph:
+    graph = Graph(
+        "outpaint",
+        "Outpaint a video",
+        OPENS + "The video is shown smaller inside of the clip, and the model paints **around** it; *LTX-2 Blend with "
+        "Reference* puts its own pixels back. **ic-motion** stands for the IC-LoRA for in- and outpainting: it paints "
+        "an empty room, which stands still.\n\n"
+        "**Your own**: choose a video in *Load Video* and that IC-LoRA, and describe the whole scene in the prompt. A "
+        "clip of another shape, such as 1280 x 704 for a tall video, needs no *margin*. **To inpaint** instead, set "
+        "*outpaint* to *off* and connect a mask to *fill*.",
+        files=("ic_loras",),
+    )
+    usual = Usual(graph, "a green ball bounces three times on the right")
+    seen = film("motion")
+    lora = node("LTX2AVLoadICLora", model=usual.model, lora="built-in: ic-motion")
+    reference = node(
+        "LTX2AVReferenceVideo",
+        video=seen["VIDEO"], downscale=lora["downscale"], temporal_scale=lora["temporal_scale"], outpaint="around",
+        margin=0.25,
+    )  # fmt: skip
+    usual.finish(models=(lora,))
+    sampler = usual.sampled(model=lora["model"], conditions=reference["conditions"])
+    decode, save = usual.decoded(sampler["av_latent"])
+    parts = node("GetVideoComponents", video=decode["video"])
+    blend = node("LTX2AVBlend", images=parts["images"], conditions=reference["conditions"], fps=parts["fps"])
+    video = node("CreateVideo", images=blend["images"], audio=parts["audio"], fps=parts["fps"])
+    save.inputs["video"] = video["VIDEO"]
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Given", seen, reference)
+    graph.put(3, "Sampling", sampler)
+    graph.put(3, "Result", decode)
+    graph.put(4, "Result", parts, blend, video, save)
     return graph
 
 
@@ -679,8 +777,9 @@ def text_to_audio() -> Graph:
 
 GRAPHS = (
     text_to_video, text_to_video_distilled, text_to_video_guided, image_to_video, first_last_frame, image_to_loop,
-    audio_to_video, video_to_audio, extend, retake, inpaint, long_video, timeline, reference_voice, lora_camera,
-    ic_lora_control, two_stage_1080p, raise_frame_rate, refine_4k, upscale_my_video, text_to_audio, hdr_video,
+    audio_to_video, video_to_audio, extend, retake, inpaint, long_video, timeline, reference_voice, character,
+    lora_camera, ic_lora_control, motion_tracks, outpaint, two_stage_1080p, raise_frame_rate, refine_4k,
+    upscale_my_video, text_to_audio, hdr_video,
 )  # fmt: skip
 
 

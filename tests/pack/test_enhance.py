@@ -40,6 +40,13 @@ def test_what_is_written_is_shown_used_and_kept(client, enhancing):
     ]
 
 
+def test_a_picture_is_looked_at(client, enhancing):
+    grey = ("EmptyImage", {"width": 64, "height": 48, "batch_size": 1, "color": 8421504})
+    run = client.run(change(add(enhancing, first=grey), **{NODE: {"image": ["first", 0], "wording": 12}}))
+    assert run.end == "execution_success", run.error
+    assert any(text.strip() for name, text in run.texts if name == "longer")
+
+
 def test_noise_does_not_replace_a_prompt(client, enhancing):
     run = client.run(change(enhancing, **{NODE: {"prompt": "a red ball bounces twice on the left"}}))
     said = [text for name, text in run.texts if name == "longer"][-1]

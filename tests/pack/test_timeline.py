@@ -16,6 +16,7 @@ STRIP = {
     "fps": 24,
     "prompts": [{"text": "a red ball", "at": 0}, {"text": "then blue", "at": 2}],
     "pictures": [{"file": "ltx2_example_first.png", "at": 0, "strength": 1}],
+    "characters": [{"file": "ltx2_example_first.png", "voice": "ltx2_example_sound.flac"}],
     "retakes": [{"start": 1, "end": 2, "streams": "picture"}],
 }
 
@@ -32,6 +33,7 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
         ["pictures", "ltx2_example_first.png"],
         ["prompts", "a red ball"],
         ["prompts", "then blue"],
+        ["characters", "ltx2_example_first.png"],
         ["retakes", "picture"],
     ]
     assert seen["hidden"]
@@ -90,7 +92,18 @@ def test_a_strip_makes_what_separate_nodes_make(server, client, prompt):
         last=("LTX2AVImage", {"image": ["shown", 0], "frame": 32, "strength": 0.5, "conditions": ["first", 0]}),
         heard=("LoadAudio", {"audio": "ltx2_example_sound.flac"}),
         sound=("LTX2AVAudioToVideo", {"audio": ["heard", 0], "conditions": ["last", 0], "start": 0.25}),
-        range=("LTX2AVRetake", {"start": 0.5, "end": 1.0, "streams": "picture", "conditions": ["sound", 0]}),
+        who=(
+            "LTX2AVCharacter",
+            {
+                "model": [node(apart, "LTX2AVLoadModel"), 0],
+                "pictures": ["shown", 0],
+                "way": "auto",
+                "strength": 0.75,
+                "voice": ["heard", 0],
+                "conditions": ["sound", 0],
+            },
+        ),
+        range=("LTX2AVRetake", {"start": 0.5, "end": 1.0, "streams": "picture", "conditions": ["who", 0]}),
     )
     change(apart, LTX2AVSample={"conditions": ["range", 0]})
     prompts = [{"text": apart[node(apart, "LTX2AVGemmaTextEncode")]["inputs"]["prompt"]}]
@@ -101,6 +114,7 @@ def test_a_strip_makes_what_separate_nodes_make(server, client, prompt):
         prompts=prompts,
         pictures=[picture, picture | {"at": 32 / 24, "strength": 0.5}],
         sounds=[{"file": "ltx2_example_sound.flac", "start": 0.25}],
+        characters=[picture | {"voice": "ltx2_example_sound.flac", "strength": 0.75}],
         retakes=[{"start": 0.5, "end": 1.0, "streams": "picture"}],
     )
     change(together, LTX2AVSample={"conditions": ["strip", 2]})

@@ -66,8 +66,39 @@ GEMMA4 = Keys(
     },
 )
 
-# A text encoder's file may also hold the picture part, the output layer and a tokenizer. Of these only the tokenizer
-# is read, and not as a weight.
+# The part of Gemma 3 for pictures. Files give it one of several places, and some of them two.
+_VISION_LAYER = same(
+    f"{module}.{leaf}"
+    for module in (
+        *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
+        *("mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"),
+    )
+    for leaf in ("weight", "bias")
+)
+_TOWER: dict[str, str | None] = {
+    "embeddings.patch_embedding.weight": "patch_embedding.weight",
+    "embeddings.patch_embedding.bias": "patch_embedding.bias",
+    "embeddings.position_embedding.weight": "positions",
+    **under("encoder.layers.{}", "layers.{}", _VISION_LAYER),
+    "post_layernorm.weight": "post_layernorm.weight",
+    "post_layernorm.bias": "post_layernorm.bias",
+}
+_PROJECTOR: dict[str, str | None] = {
+    "mm_input_projection_weight": "projection",
+    "mm_soft_emb_norm.weight": "norm.weight",
+}
+VISION_TOWERS = "vision_tower.vision_model", "vision_model", "vision_tower"  # of Google, of ComfyUI, of transformers 5
+VISION = Keys(
+    {
+        f"{root}{file_name}": ours
+        for root in ("", "model.")
+        for tower in VISION_TOWERS
+        for file_name, ours in (under(tower, "", _TOWER) | under("multi_modal_projector", "", _PROJECTOR)).items()
+    }
+)
+
+# A text encoder's file may also hold the picture part, the output layer and a tokenizer. As weights of the text model
+# none of these is read.
 NOT_THE_TEXT_MODEL = (
     "vision_tower.",
     "vision_model.",
