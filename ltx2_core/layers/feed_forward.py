@@ -12,7 +12,7 @@ from .kernels import LINEAR_GELU
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
 CHUNK = 4096
 
-_gelu_ = torch.ops.aten.gelu_
+_gelu_ = torch.ops.aten.gelu_.default
 
 
 class FeedForward(nn.Module):

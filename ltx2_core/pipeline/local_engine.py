@@ -271,7 +271,8 @@ class LocalEngine(PlannedEngine):
             else:
                 format = self.resources.format if name == "transformer" else None
                 on = cast_device(self._device)
-                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred, on)
+                made = self.blueprint.give(name)
+                yield build(self.models, name, self._dtype_of(name), "cpu", format, deferred, on, made)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))

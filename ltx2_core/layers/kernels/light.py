@@ -13,7 +13,7 @@ from .operation import Function, Kernel, Operation
 
 KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
 
-_gelu_ = torch.ops.aten.gelu_
+_gelu_ = torch.ops.aten.gelu_.default
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -36,7 +36,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """View x (B, N, H d) as (B, H, N, d)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _kitchen() -> ModuleType:
