@@ -19,6 +19,7 @@ def build(
     format: str | None = None,
     deferred: Collection[torch.dtype] = (),
     cast_on: torch.device | None = None,
+    made: ComponentNetwork | None = None,
 ) -> ComponentNetwork:
     """Build the network (nn.Module) of a component with its weights, ready for inference.
 
@@ -31,6 +32,8 @@ def build(
             become smaller, and are in memory then.
         deferred: Tensors that are stored so stay as they are, and memory-mapped: a ``Store`` converts them.
         cast_on: Where numbers are rounded to ``format``, by default where they lie.
+        made: What ``models.network`` made of this component, to be filled; nobody else may use it. By default it is
+            made now.
 
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or in a format that cannot be read.
@@ -41,7 +44,7 @@ def build(
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
     _refuse_unknown(models, source, title)
-    network = models.network(name)
+    network = models.network(name) if made is None else made
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
         cast(state, format, cast_on)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 
@@ -113,8 +113,8 @@ PAGES = {
 
 
 @cache  # every line of a batch is parsed like a command line of its own
-def build_parser() -> tuple[Parser, dict[str, Command]]:
-    """Build the parser, once, and return it with its commands by name."""
+def build_parser(only: str | None = None) -> tuple[Parser, dict[str, Command]]:
+    """Build the parser, once, and return it with its commands by name; only ``only`` gets its flags, else all."""
     parser = Parser(prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound.")
     adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     helps = {
@@ -134,22 +134,9 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
         usage, epilog = PAGES.get(name, (None, None))
         made = adding.add_parser(name, help=text, description=text[0].upper() + text[1:], usage=usage, epilog=epilog)
         commands[name] = Command(made)
-    path = in_words(syntax.file_path)
-    _target(commands["generate"])
-    _batch(commands["batch"])
-    for command in (commands["generate"], commands["batch"]):
-        for add in (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine):
-            add(command)
-    commands["inspect"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
-    _plan(commands["plan"])
-    _convert(commands["convert"])
-    _lora(commands["lora"])
-    _compare(commands["compare"])
-    _sign(commands["sign"])
-    commands["check"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
-    commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
-    commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
-                                          help="of LTX-2 (default: 2.3)")  # fmt: skip
+    for name in commands if only is None else [only]:
+        for add in _FLAGS[name]:
+            add(commands[name])
     return parser, commands
 
 
@@ -159,8 +146,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         SettingError: what cannot be parsed; for unknown commands and flags it says which may have been meant.
     """
-    parser, commands = build_parser()
     words = join_image_flags(words)
+    parser, commands = build_parser(words[0] if words and words[0] in _FLAGS else None)
     if words and not words[0].startswith("-"):
         if words[0] not in commands:
             hint = did_you_mean(words[0], commands)
@@ -591,3 +578,21 @@ def _passes(word: str) -> int:
     if (count := syntax.whole_number(word)) not in range(1, 5):
         raise SettingError(f"{word!r} is not one of 1, 2, 3, 4.")
     return count
+
+
+def _files(command: Command) -> None:
+    command.parser.add_argument("files", nargs="+", type=in_words(syntax.file_path), metavar="FILE")
+
+
+def _tiny(command: Command) -> None:
+    command.parser.add_argument("folder", type=in_words(syntax.file_path), metavar="DIR")
+    command.group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
+                                 help="of LTX-2 (default: 2.3)")  # fmt: skip
+
+
+_CLIP = (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine)
+_FLAGS: dict[str, tuple[Callable[[Command], None], ...]] = {
+    "generate": (_target, *_CLIP), "batch": (_batch, *_CLIP), "inspect": (_files,), "plan": (_plan,),
+    "convert": (_convert,), "lora": (_lora,), "compare": (_compare,), "sign": (_sign,), "check": (_files,),
+    "tiny": (_tiny,),
+}  # fmt: skip

@@ -13,7 +13,7 @@ from .sharing import find_rounding, is_adapted, split_tokens
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
 CHUNK = 4096
 
-_gelu_ = torch.ops.aten.gelu_
+_gelu_ = torch.ops.aten.gelu_.default
 
 
 class FeedForward(nn.Module):

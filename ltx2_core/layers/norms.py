@@ -6,13 +6,10 @@ from torch import Tensor, nn
 
 from .autograd import needs_grad
 
-# Where torch computes rms_norm in several steps with a copy of x for each; elsewhere it is one kernel.
-_NOT_FUSED = ("cpu",)
-
 
 def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) over the last axis, times ``weight`` for each channel if there is one."""
-    if x.device.type not in _NOT_FUSED:
+    if not x.is_cpu:  # on a CPU torch needs several steps, with a copy of x for each
         return F.rms_norm(x, x.shape[-1:], weight, eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     if needs_grad(x):

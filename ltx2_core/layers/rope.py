@@ -32,7 +32,9 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x (B, H, N, d), which may be overwritten: pairs are (i, i + d/2), or (2i, 2i + 1) if interleaved."""
         first, second = self._pairs(x)
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        cos, sin = self.cos, self.sin
+        if cos.dtype != x.dtype:
+            cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         first_sin = first * sin
         first.mul_(cos).addcmul_(second, sin, value=-1)
         second.mul_(cos).add_(first_sin)

@@ -220,6 +220,11 @@ class Blueprint:
                 network = self.gemma.build()
         return _with_tensors(network or _make(name, self.config, self.tensors[name]), self.tensors[name])
 
+    def give(self, name: str) -> ComponentNetwork | None:
+        """Give away the network of a component that was made to look at its files, without formats and weights; None
+        if a plan has asked for it, or somebody has it already."""
+        return self._made.pop(name, None)
+
     def widened(self, names: frozenset[str]) -> "Blueprint":
         """Return the same model, of whose transformer these weights are expanded in memory."""
         return self.remember(("widened", names), lambda: self._widened(names))

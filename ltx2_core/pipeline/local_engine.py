@@ -275,8 +275,8 @@ class LocalEngine(PlannedEngine):
         dtype = self._dtype_of(*key.components)
         if key == TEXT_ENCODER:
             return [build_text_encoder(self.encoder, dtype, deferred)]
-        format = self.resources.format if key == TRANSFORMER else None
-        return build_modules(self.models, key, dtype, format, folded, self._device, deferred)
+        format, made = self.resources.format if key == TRANSFORMER else None, self.blueprint.give
+        return build_modules(self.models, key, dtype, format, folded, self._device, deferred, made)
 
     def _make_room(self, prepared: dict[NetworkKey[Any], Prepared], placement: Placement | None) -> None:
         first = next(iter(prepared.values()))

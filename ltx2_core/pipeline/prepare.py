@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import Models, build
+from ..checkpoint.components import ComponentNetwork
 from ..checkpoint.loading import find_broken
 from ..errors import NotANumberError
 from ..lora import LoraAdapter, Stack, fold_loras
@@ -73,7 +74,8 @@ def joined(modules: Sequence[nn.Module]) -> nn.Module:
 
 def build_modules(
     models: Models, key: NetworkKey[Any], dtype: torch.dtype, format: str | None, folded: Stack,
-    device: torch.device, deferred: Collection[torch.dtype]
+    device: torch.device, deferred: Collection[torch.dtype],
+    made: Callable[[str], ComponentNetwork | None] = lambda name: None
 ) -> list[nn.Module]:  # fmt: skip
     """Build the components of a network of a model.
 
@@ -85,9 +87,10 @@ def build_modules(
         folded: LoRAs that its weights hold.
         device: where it will run.
         deferred: dtypes of weights that stay as they are stored until they are used.
+        made: gives away the network of a component that is there without weights.
     """
     on = cast_device(device)
-    modules = [build(models, name, dtype, "cpu", format, deferred, on) for name in key.components]
+    modules = [build(models, name, dtype, "cpu", format, deferred, on, made(name)) for name in key.components]
     if folded:
         fold_loras(modules[0], folded)
     return modules

@@ -19,6 +19,8 @@ _FREQUENCIES = 128
 _MOST_RUNS = 16
 _LEAST_GROUP = 32  # tokens that share a row, so that the rows are few beside them
 
+_ALL = slice(None)  # tokens: a view of all of them would only take its time
+
 Runs = list[tuple[slice, Tensor | int]]  # tokens, and the index of their noise level: one, or (B, 1 or n)
 
 
@@ -29,9 +31,18 @@ class LevelRows:
     values: Tensor  # (levels, R, D)
 
     @cached_property
-    def factors(self) -> Tensor:
+    def factors(self) -> "LevelRows":
         """One plus the rows: what a scale multiplies by."""
-        return 1 + self.values
+        return LevelRows(1 + self.values)
+
+    @cached_property
+    def first(self) -> tuple[Tensor, ...]:
+        """Each row (D) of the first noise level, as views that are made once."""
+        return self.values[0].unbind()
+
+    def at(self, level: Tensor | int, row: int) -> Tensor:
+        """Return a row of a noise level, (D), or of several."""
+        return self.values[level, row] if isinstance(level, Tensor) else self.first[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +55,12 @@ class TokenModulation:
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield runs of tokens with their values, (D) or (B, 1 or n, D)."""
-        return ((tokens, self.rows.values[level, self.row]) for tokens, level in self.runs)
+        return ((tokens, self.rows.at(level, self.row)) for tokens, level in self.runs)
 
     @property
     def factors(self) -> Iterator[tuple[slice, Tensor]]:
         """Runs of tokens with one plus their values."""
-        return ((tokens, self.rows.factors[level, self.row]) for tokens, level in self.runs)
+        return ((tokens, self.rows.factors.at(level, self.row)) for tokens, level in self.runs)
 
     @property
     def needs_grad(self) -> bool:
@@ -166,7 +177,7 @@ def modulate(x: Tensor, shift: TokenModulation, scale: TokenModulation) -> Tenso
     if needs_grad(x) or shift.needs_grad:
         return torch.cat([torch.addcmul(a, x[:, tokens], b) for (tokens, a), (_, b) in runs], dim=1)
     for (tokens, summand), (_, factor) in runs:
-        run = x[:, tokens]
+        run = x if tokens == _ALL else x[:, tokens]
         torch.addcmul(summand, run, factor, out=run)
     return x
 
@@ -177,7 +188,8 @@ def gated_sum(x: Tensor, gate: TokenModulation, change: Tensor, out: Tensor | No
         return torch.cat([torch.addcmul(x[:, tokens], factor, change[:, tokens]) for tokens, factor in gate], dim=1)
     out = change if out is None else out
     for tokens, factor in gate:
-        torch.addcmul(x[:, tokens], factor, change[:, tokens], out=out[:, tokens])
+        here = (x, change, out) if tokens == _ALL else (x[:, tokens], change[:, tokens], out[:, tokens])
+        torch.addcmul(here[0], factor, here[1], out=here[2])
     return out
 
 

@@ -517,3 +517,12 @@ def test_the_module_is_the_program():
     from ltx2_core.__main__ import main as program
 
     assert program is cli.main and conditions.PICTURES
+
+
+def test_a_command_has_the_flags_that_it_has_among_all():
+    whole, every = build_parser()
+    for name, command in every.items():
+        parser, commands = build_parser(name)
+        assert commands[name].flags == command.flags and commands.keys() == every.keys()
+        assert commands[name].parser.format_help() == command.parser.format_help()
+        assert parser.format_help() == whole.format_help()

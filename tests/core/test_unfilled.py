@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import start
 from ltx2_core import tiny
-from ltx2_core.checkpoint import open_models
+from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.unfilled import unfilled
 from ltx2_core.checkpoint.versions import VERSIONS
@@ -64,6 +64,19 @@ def test_a_blueprint_makes_the_transformer_once(tmp_path, monkeypatch):
     blueprint = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.bfloat16))
     assert blueprint.weights("transformer").total > 0 and made == [blueprint.layers]
     assert blueprint.network("transformer").blocks[0].video.self_attn.q.weight.dtype == torch.bfloat16
+
+
+def test_a_network_that_was_made_to_look_at_its_file_is_filled_and_not_made_again(tmp_path):
+    models = open_models(tiny.write(tmp_path, "2.3")[0])
+    blueprint = Blueprint.of_files(models, None, dict.fromkeys(models.sources, torch.bfloat16))
+    made = blueprint.give("vocoder")
+    filled = build(models, "vocoder", torch.bfloat16, made=made)
+    assert filled is made and not any(tensor.is_meta for tensor in tensors_of(filled))
+    assert blueprint.give("vocoder") is None
+    assert all(tensor.is_meta for tensor in tensors_of(blueprint.network("vocoder")))  # another one, for plans
+    assert blueprint.network("audio_decoder") is not None and blueprint.give("audio_decoder") is None
+    usual = build(models, "vocoder", torch.bfloat16)
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(usual), tensors_of(filled), strict=True))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
 
-_gelu_ = torch.ops.aten.gelu_
+_gelu_ = torch.ops.aten.gelu_.default
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -56,7 +56,7 @@ def gate_round(heads: Tensor, gates: Tensor | None, wanted: bool) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """View x (B, N, H d) as (B, H, N, d)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _kitchen() -> ModuleType:
