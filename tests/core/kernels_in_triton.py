@@ -16,6 +16,7 @@ from ltx2_core.layers.kernels import (
     NORM_MODULATE,
     NORM_ROTATE,
     NORM_ROUND,
+    Operation,
     fused,
     light,
 )
@@ -66,8 +67,21 @@ def _as_cards_round(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("operation", ROUND, ids=lambda each: each.name)
 def test_rounding_inside_a_kernel_is_that_of_what_it_makes(operation, dtype):
-    """To the bit; a stand-in has nothing else."""
-    (kernel,) = [each.load() for each in operation.kernels]
+    """To the bit; a stand-in has nothing else. Its trial lets it pass, and no other kernel."""
+    (row,) = operation.kernels
+    kernel = row.load()
+
+    def half(*arguments):
+        made = kernel(*arguments)
+        made.rounded["fp8"][1].mul_(0.5)
+        return made
+
+    def is_taken(function) -> bool:
+        own = [replace(row, devices=("cpu",), load=lambda: function)]
+        tried = Operation("", operation.plain, own, operation.sample, operation.tolerance, operation.read)
+        return tried.find(torch.ones(1, dtype=dtype)) is not None
+
+    assert is_taken(kernel) and not is_taken(half)
     given = operation.sample(torch.device("cpu"), dtype)
     cases = [given[:-1], (given[0], None, *given[2:-1])] if operation is GATE_ROUND else [given[:-1]]
     cases += [(given[0].flatten(1, 2), None, None, 1e-6)] if operation is NORM_ROUND else []
