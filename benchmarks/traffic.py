@@ -3,8 +3,8 @@
 Everything runs on the meta device, as on a CUDA card: a norm and attention are one kernel each, and what matrix
 products and attention move is left out, but not how quantised products round their inputs. One clip of 1280 x 704 x
 121, 14 080 tokens. Bytes are in h, the hidden states of the video once. Quantised are all matrices of a block but
-gates, as `convert --keep gates` writes them; "of files" says that each layer has a scale for its inputs, as in official
-fp8. Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in ~/comfy/ComfyUI.
+gates, as `convert --keep gates` writes them; official files of fp8 have a scale for the inputs of each layer.
+Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in ~/comfy/ComfyUI.
 """
 
 import json
@@ -31,8 +31,12 @@ OURS = {
     "+ comfy-kitchen": ("cuBLASLt", "comfy-kitchen"),
     "+ Triton": ("cuBLASLt", "comfy-kitchen", "Triton"),
 }
-# Formats in which products are made, and whether their files have scales of inputs.
-QUANTISED = {"fp8": ("fp8", False), "fp8 of files": ("fp8", True), "int8": ("int8", False), "nvfp4": ("nvfp4", False)}
+# Formats in which products are made, and the scale of a layer's inputs, if files have one: of unknown size, all differ.
+QUANTISED = {
+    "fp8": ("fp8", None), "fp8 of files, equal scales": ("fp8", torch.tensor(0.02)),
+    "fp8 of files, other scales": ("fp8", torch.empty((), device="meta")), "int8": ("int8", None),
+    "nvfp4": ("nvfp4", None),
+}  # fmt: skip
 TOKENS, AUDIO, TEXT = 14_080, 126, 1024
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"  # configurations of the released checkpoints
 
@@ -67,12 +71,12 @@ def of_ours(section: dict[str, Any]) -> Run:
     return _pass_of(_ours(section), section)
 
 
-def of_quantised(format: str, input_scales: bool, section: dict[str, Any]) -> Run:
+def of_quantised(format: str, input_scale: Tensor | None, section: dict[str, Any]) -> Run:
     """Return one pass of it with all matrices of its blocks but gates in a format, which a card multiplies in.
 
     Args:
         format: a row of FORMATS.
-        input_scales: whether each of these layers has a scale for its inputs.
+        input_scale: of each of these layers, (); None if each token has its own.
         section: what the checkpoint says of its transformer.
     """
     network = _ours(section)
@@ -81,7 +85,7 @@ def of_quantised(format: str, input_scales: bool, section: dict[str, Any]) -> Ru
     for name, weight in list(state.items()):
         if weight.ndim == 2 and name.endswith(".weight") and not is_kept(name):
             made = outline_of(FORMATS[format], tuple(weight.shape))
-            made |= {"input_scale": torch.empty((), device="meta")} if input_scales else {}
+            made |= {} if input_scale is None else {"input_scale": input_scale.clone()}
             state |= {name.removesuffix("weight") + suffix: each for suffix, each in made.items()}
     install_quantized_layers(network, state)
     use_scaled_products(network, ["meta"])

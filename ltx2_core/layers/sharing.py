@@ -1,20 +1,36 @@
 """What several layers read is made once, and rounded once for those that multiply in fewer bits.
 
-What was rounded lies in the dict ``x.rounded`` of the tensor that layers are called with. Its entry FLOAT8 is what
-layers take whose ``takes_float8_tokens`` says so: numbers in float8 (tokens, in) and their scales in float32, one for
-each token (tokens, 1). Kernels that make x may round it, too; then nobody needs to read it again. If all readers take
-it so, x has no numbers of its own: it is a stand-in of its shape and dtype, and whoever reads it finds "not a number".
+What was rounded lies in the dict ``x.rounded`` of the tensor that layers are called with, under names that they give.
+Layers that multiply in float8 say by ``float8_input`` how they take x: numbers in float8 (tokens, in) and a scale in
+float32, one for each token (tokens, 1) or one for all (). Kernels that make x may round it, too; then nobody needs to
+read it again. If all readers take it so, x has no numbers of its own: it is a stand-in of its shape and dtype, and
+whoever reads it finds "not a number".
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-FLOAT8 = "fp8"
-_ASKED = "takes_float8_tokens"  # of quantised layers; a class is asked first, since a module without it takes its time
+_ASKED = "float8_input"  # of quantised layers; a class is asked first, since a module without it takes its time
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How tokens are rounded to float8.
+
+    Attributes:
+        name: under which layers look for the result.
+        scale: of all tokens, (); None for one that makes the largest number of each token the largest float8.
+        keeps: whether the tokens themselves are wanted, too.
+    """
+
+    name: str = "fp8"
+    scale: Tensor | None = None
+    keeps: bool = False
 
 
 @contextmanager
@@ -38,23 +54,23 @@ def find_rounding(
     find: Callable[[Tensor], Callable[..., Tensor] | None], x: Tensor, readers: Sequence[nn.Module | None]
 ) -> Callable[..., Tensor] | None:
     """Return the kernel that makes what ``readers`` read and rounds it, without its last argument; None if there is
-    none, or no reader wants it rounded.
+    none, or readers take it in no way in float8, or in several.
 
     Args:
-        find: finds the kernel for a tensor; the last argument of that is whether the tensor itself is wanted, too.
+        find: finds the kernel for a tensor; the last argument of that is the ``Rounding``.
         x: what the kernel is called with.
         readers: all layers that will be called with what it makes; None stands for no layer.
     """
     layers = [layer for layer in readers if layer is not None]
-    may_round = any(hasattr(type(layer), _ASKED) for layer in layers)
-    kernel = find(x) if may_round else None
-    if kernel is None:
+    if not any(hasattr(type(layer), _ASKED) for layer in layers) or (kernel := find(x)) is None:
         return None
-    rounding = [layer for layer in layers if hasattr(type(layer), _ASKED) and getattr(layer, _ASKED)(x.dtype)]
-    if not rounding:
+    asked = [getattr(layer, _ASKED)(x.dtype) if hasattr(type(layer), _ASKED) else None for layer in layers]
+    ways = dict(filter(None, asked))
+    if len(ways) != 1:
         return None
-    is_wanted = any(layer not in rounding or is_adapted(layer) for layer in layers)
-    return lambda *arguments: kernel(*arguments, is_wanted)
+    ((name, scale),) = ways.items()
+    rounding = Rounding(name, scale, keeps=None in asked or any(map(is_adapted, layers)))
+    return lambda *arguments: kernel(*arguments, rounding)
 
 
 def is_adapted(layer: nn.Module) -> bool:
@@ -62,9 +78,9 @@ def is_adapted(layer: nn.Module) -> bool:
     return not {"forward", "expanded"}.isdisjoint(vars(layer))
 
 
-def with_rounded(x: Tensor, numbers: Tensor, scales: Tensor) -> Tensor:
+def with_rounded(x: Tensor, name: str, numbers: Tensor, scales: Tensor) -> Tensor:
     """Let ``x`` (..., in) have its tokens in float8; returns it."""
-    vars(x)["rounded"] = {FLOAT8: (numbers, scales)}
+    vars(x)["rounded"] = {name: (numbers, scales)}
     return x
 
 
@@ -81,10 +97,9 @@ def _nothing(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def expand_rounded(x: Tensor) -> Tensor:
     """Return the numbers of x (..., in) in float32: those that it was rounded to, if it was."""
-    if FLOAT8 not in vars(x).get("rounded", {}):
-        return x.float()
-    numbers, scales = vars(x)["rounded"][FLOAT8]
-    return (numbers.float() * scales).view(x.shape)
+    for numbers, scales in vars(x).get("rounded", {}).values():
+        return (numbers.float() * scales).view(x.shape)
+    return x.float()
 
 
 def merge_axes(x: Tensor) -> Tensor:
@@ -96,8 +111,9 @@ def merge_axes(x: Tensor) -> Tensor:
 
 def split_tokens(x: Tensor, pieces: int) -> list[Tensor]:
     """Divide the tokens of x (..., in) into ``pieces`` (n, in), each with what it was rounded to."""
-    parts = x.flatten(0, -2).tensor_split(pieces)
-    if FLOAT8 in vars(x).get("rounded", {}):
-        for part, numbers, scales in zip(parts, *(each.tensor_split(pieces) for each in vars(x)["rounded"][FLOAT8])):
-            with_rounded(part, numbers, scales)
-    return list(parts)
+    parts = list(x.flatten(0, -2).tensor_split(pieces))
+    for name, (numbers, scales) in vars(x).get("rounded", {}).items():
+        own = scales.tensor_split(pieces) if scales.ndim else [scales] * pieces
+        for part, *rounded in zip(parts, numbers.tensor_split(pieces), own):
+            with_rounded(part, name, *rounded)
+    return parts

@@ -33,6 +33,11 @@ class Fp8Linear(QuantizedLinear):
         stored = StoredWeight("weight", weight, {"weight_scale": weight_scale})
         super().__init__(FP8, tuple(weight.shape), stored, bias)
         self.input_scale = None if input_scale is None else nn.Parameter(input_scale, requires_grad=False)
+        # Layers that share an input round it once if their scales are equal, which shapes alone do not tell.
+        if input_scale is None:
+            self.rounding = "fp8"
+        else:
+            self.rounding = f"fp8 by {id(self) if input_scale.is_meta else input_scale.item()}"
 
     def expand_weight(self, dtype: torch.dtype) -> Tensor:
         """Return the weight (out, in) as a new tensor of ``dtype``."""
@@ -129,13 +134,15 @@ class Fp8Format(Format):
         by_rows = scale.ndim == 0 or scale.shape == (len(weight), 1)
         if not by_rows or not multiplies(weight, dtype):
             return None
-        bias, input_scale = layer.bias, layer.input_scale
-        return partial(scaled_linear, weight=weight, weight_scale=scale, bias=bias, input_scale=input_scale)
+        return partial(
+            scaled_linear, weight=weight, weight_scale=scale, bias=layer.bias, input_scale=layer.input_scale,
+            rounding=layer.rounding,
+        )  # fmt: skip
 
-    def takes_float8_tokens(self, layer: QuantizedLinear, dtype: torch.dtype) -> bool:
-        """Return whether a layer multiplies in float8, and no scale for its inputs is that of the file."""
+    def float8_input(self, layer: QuantizedLinear, dtype: torch.dtype) -> tuple[str, Tensor | None] | None:
+        """Return how a layer takes inputs in float8; None if it does not multiply in float8."""
         assert isinstance(layer, Fp8Linear)
-        return layer.input_scale is None and self.find_product(layer, dtype) is not None
+        return None if self.find_product(layer, dtype) is None else (layer.rounding, layer.input_scale)
 
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs are not rounded: old ComfyUI files do so by two

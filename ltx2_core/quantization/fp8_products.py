@@ -29,13 +29,18 @@ def has_products(device: torch.device, stored: torch.dtype, dtype: torch.dtype) 
 
 
 def scaled_linear(
-    x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor | None,
+    rounding: str = "fp8",
 ) -> Tensor:
     """Round x (..., in) to float8 and multiply by ``weight`` (out, in), summed in float32; (..., out) as ``x``.
 
     ``weight_scale`` is () or (out, 1). ``input_scale`` () holds for all of ``x``, and what is too large for it is
-    clamped; if it is None each token gets its own scale, and layers that share ``x`` round it once. So nothing depends
-    on which tokens come together.
+    clamped; if it is None each token gets its own scale. So nothing depends on which tokens come together. Layers that
+    share ``x`` round it once for each ``rounding``, which names the scale.
     """
 
     def round_tokens() -> tuple[Tensor, Tensor]:
@@ -43,7 +48,7 @@ def scaled_linear(
         scale = row_scales(tokens) if input_scale is None else input_scale
         return _rounded(tokens, scale), scale
 
-    rounded, scale = round_once(x, "fp8", round_tokens) if input_scale is None else round_tokens()
+    rounded, scale = round_once(x, rounding, round_tokens)
     return _product(rounded, scale, weight, weight_scale, bias, x.dtype).unflatten(0, x.shape[:-1])
 
 

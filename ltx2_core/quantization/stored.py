@@ -164,10 +164,10 @@ class QuantizedLinear(nn.Module):
         """Return the product in the format of the weight, for inputs of ``dtype``; None if the weight is expanded."""
         return self.format.find_product(self, dtype) if self.weight.device.type in self.scaled_on else None
 
-    def takes_float8_tokens(self, dtype: torch.dtype) -> bool:
-        """Return whether it rounds inputs of ``dtype`` to float8 with a scale for each token, as the entry of
-        ``layers.sharing.FLOAT8`` has them, and reads nothing else of them."""
-        return self.weight.device.type in self.scaled_on and self.format.takes_float8_tokens(self, dtype)
+    def float8_input(self, dtype: torch.dtype) -> tuple[str, Tensor | None] | None:
+        """Return how it takes inputs of ``dtype`` in float8, as ``layers.sharing`` says: the name of their rounding and
+        the scale of all tokens, None for one of each; None if it takes them as they are."""
+        return self.format.float8_input(self, dtype) if self.weight.device.type in self.scaled_on else None
 
     def widened(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """Return the product with the expanded weight."""
@@ -315,9 +315,9 @@ class Format:
         """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
         return None
 
-    def takes_float8_tokens(self, layer: QuantizedLinear, dtype: torch.dtype) -> bool:
-        """Return whether the product of a layer takes inputs of ``dtype`` in float8 with a scale for each token."""
-        return False
+    def float8_input(self, layer: QuantizedLinear, dtype: torch.dtype) -> tuple[str, Tensor | None] | None:
+        """Return how the product of a layer takes inputs of ``dtype`` in float8, as ``QuantizedLinear`` does."""
+        return None
 
     def wants_exact_products(self, shape: Shape) -> bool:
         """Return whether a file marker of ``shape`` asks that inputs of layers are not rounded."""

@@ -1,6 +1,7 @@
 """Kernels in Triton beside the plain way, on a CPU: run by test_kernels.py, with TRITON_INTERPRET=1."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from ltx2_core.layers.kernels import (
     NORM_MODULATE,
     NORM_ROTATE,
     NORM_ROUND,
+    Operation,
     fused,
     light,
 )
 from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN, TRITON
-from ltx2_core.layers.sharing import FLOAT8
+from ltx2_core.layers.sharing import Rounding
 from ltx2_core.quantization import fp8_products, use_scaled_products
 from ltx2_core.quantization.fp8 import Fp8Linear
 from ltx2_core.transformer import modulation
@@ -53,9 +55,10 @@ def _as_cards_round(monkeypatch):
     theirs = interpreter._convert_float
 
     def convert(numbers, kind, other, mode):
-        if (str(kind), str(other)) != ("fp32", "fp8e4nv"):
+        if str(kind) != "fp32" or str(other) not in ("fp8e4nv", "bf16"):
             return theirs(numbers, kind, other, mode)
-        return torch.tensor(numbers).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+        kinds = (torch.float8_e4m3fn, torch.uint8) if str(other) == "fp8e4nv" else (torch.bfloat16, torch.uint16)
+        return torch.tensor(numbers).to(kinds[0]).view(kinds[1]).numpy()
 
     monkeypatch.setattr(interpreter, "_convert_float", convert)
 
@@ -64,20 +67,33 @@ def _as_cards_round(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("operation", ROUND, ids=lambda each: each.name)
 def test_rounding_inside_a_kernel_is_that_of_what_it_makes(operation, dtype):
-    """To the bit; a stand-in has nothing else."""
-    (kernel,) = [each.load() for each in operation.kernels]
+    """To the bit; a stand-in has nothing else. Its trial lets it pass, and no other kernel."""
+    (row,) = operation.kernels
+    kernel = row.load()
+
+    def half(*arguments):
+        made = kernel(*arguments)
+        made.rounded["fp8"][1].mul_(0.5)
+        return made
+
+    def is_taken(function) -> bool:
+        own = [replace(row, devices=("cpu",), load=lambda: function)]
+        tried = Operation("", operation.plain, own, operation.sample, operation.tolerance, operation.read)
+        return tried.find(torch.ones(1, dtype=dtype)) is not None
+
+    assert is_taken(kernel) and not is_taken(half)
     given = operation.sample(torch.device("cpu"), dtype)
-    cases = [given, (given[0], None, *given[2:])] if operation is GATE_ROUND else [given]
-    cases += [(given[0].flatten(1, 2), None, None, 1e-6, False)] if operation is NORM_ROUND else []
-    for arguments in cases:
-        made, alone = kernel(*arguments[:-1], True), kernel(*arguments)
-        copied = arguments[0].clone(), *arguments[1:]
+    cases = [given[:-1], (given[0], None, *given[2:-1])] if operation is GATE_ROUND else [given[:-1]]
+    cases += [(given[0].flatten(1, 2), None, None, 1e-6)] if operation is NORM_ROUND else []
+    for arguments, scale in product(cases, (None, torch.tensor(0.0037))):  # the largest are clamped
+        made, alone = (kernel(*arguments, Rounding("fp8", scale, keeps)) for keeps in (True, False))
+        copied = arguments[0].clone(), *arguments[1:], None
         assert made.shape == alone.shape and made.dtype == alone.dtype == dtype and alone.isnan().all()
         assert relative_error(made.float(), operation.plain(*copied).float()) < (1e-6 if dtype.itemsize == 4 else 1e-2)
         tokens = made.flatten(0, -2)
-        scales = fp8_products.row_scales(tokens)
+        scales = fp8_products.row_scales(tokens) if scale is None else scale
         for found in (made, alone):
-            numbers, own = found.rounded[FLOAT8]
+            numbers, own = found.rounded["fp8"]
             assert torch.equal(own, scales)
             assert torch.equal(numbers.float(), fp8_products._rounded(tokens, scales).float())
 

@@ -137,14 +137,15 @@ def test_kernels_in_triton():
     assert child.returncode == 0, child.stdout + child.stderr
 
 
-SIZES = {"half": 64, "pairs": 2048, "head": 128, "width": 4096, "block": 4096}
+SIZES = {"half": 64, "pairs": 2048, "block": 2048, "head": 128, "width": 4096}
 KINDS = {"eps": "fp32", "scales": "*fp32", "numbers": "*fp8e4nv"}
 
 
 @pytest.mark.oracle
 @pytest.mark.slow
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("name", ["norm_rotate", "norm_round", "gelu_round", "gate_round"])
-def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name):
+def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name, fixed):
     """For Ada, which is the first to have float8; the interpreter takes what the compiler refuses."""
     pytest.importorskip("triton")
     from triton import compile
@@ -155,8 +156,9 @@ def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name):
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(fused, f"_{name}_token")
-    signature = {each: "constexpr" if each in SIZES else KINDS.get(each, "*bf16") for each in kernel.arg_names}
-    constants = {(place,): SIZES[each] for place, each in enumerate(kernel.arg_names) if each in SIZES}
+    sizes = SIZES | {"fixed": fixed}
+    signature = {each: "constexpr" if each in sizes else KINDS.get(each, "*bf16") for each in kernel.arg_names}
+    constants = {(place,): sizes[each] for place, each in enumerate(kernel.arg_names) if each in sizes}
     assert compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 89, 32)).asm["cubin"]
 
 
@@ -174,8 +176,10 @@ def test_bytes_and_operations_of_a_block(version, plain, most):
         found = count_difference(of_ours, section)
     assert found.moved < most[0] * hidden_bytes(section) and found.launches < most[1]
     with count_with(CUBLAS, KITCHEN, TRITON):
-        plain, narrow = (count_difference(each, section) for each in (of_ours, partial(of_quantised, "fp8", False)))
-    assert narrow.moved < 1.25 * plain.moved and narrow.products8 > 100 * narrow.products
+        plain = count_difference(of_ours, section)
+        for scale in (None, torch.tensor(0.02)):
+            narrow = count_difference(partial(of_quantised, "fp8", scale), section)
+            assert narrow.moved < 1.25 * plain.moved and narrow.products8 > 100 * narrow.products
 
 
 QKV = [torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(tokens)) for tokens in (7, 5, 5)]

@@ -165,11 +165,15 @@ def test_a_feed_forward_in_chunks_is_that_of_all_tokens(scale_shape, input_scale
         assert torch.equal(mixer.transform(x), whole)
 
 
-@pytest.mark.parametrize(("input_scale", "roundings"), [(None, 1), (1.3, 4)], ids=["of each token", "of the file"])
-def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, input_scale, roundings):
-    """A scale that a file has for each layer is of that layer alone."""
+@pytest.mark.parametrize(
+    ("input_scales", "roundings"),
+    [([None] * 4, 1), ([1.3] * 4, 1), ([1.3, 1.3, 1.2, 1.3], 2), ([1.0, 1.1, 1.2, 1.3], 4)],
+    ids=["of each token", "one of the file", "two of the file", "each its own"],
+)
+def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, input_scales, roundings):
+    """And its scale, if files have scales of inputs."""
     attention, x, counted = Attention(64, 4, 16, gated=True), torch.randn(2, 5, 64), []
-    for name in ("q", "k", "v", "gate"):
+    for name, input_scale in zip(("q", "k", "v", "gate"), input_scales):
         plain = getattr(attention, name)
         wide = torch.randn(16, 64) if name == "gate" else plain.weight
         setattr(attention, name, stored(wide, None, torch.float8_e4m3fn, (), input_scale))
@@ -185,7 +189,7 @@ def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, inpu
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, apart))
     assert torch.equal(query.gates, (2 * apart[3].sigmoid()).mT.unsqueeze(-1))
     attention.project_key_value(x)  # afterwards it may have changed
-    assert len(counted) == (roundings + 1 if input_scale is None else roundings + 2)
+    assert len(counted) == roundings + len(set(input_scales[1:3]))
 
 
 def test_a_transformer(monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
-from ..sharing import expand_rounded
+from ..sharing import Rounding, expand_rounded
 from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
@@ -36,18 +36,18 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _gelu_(F.linear(x, weight, bias), approximate="tanh")
 
 
-def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, wanted: bool) -> Tensor:
+def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, rounding: Rounding) -> Tensor:
     """Return rms_norm(x) * (1 + scale) + shift, or rms_norm(x) alone; kernels round it, too, and return a stand-in
-    unless it is ``wanted`` itself."""
+    unless ``rounding`` keeps it."""
     return rms_norm(x, eps) if scale is None or shift is None else norm_modulate(x, scale, shift, eps)
 
 
-def gelu_round(x: Tensor, wanted: bool) -> Tensor:
+def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:
     """Return the GELU of x in its tanh form, which is written into x; kernels round it, too, as ``norm_round`` says."""
     return _gelu_(x, approximate="tanh")
 
 
-def gate_round(heads: Tensor, gates: Tensor | None, wanted: bool) -> Tensor:
+def gate_round(heads: Tensor, gates: Tensor | None, rounding: Rounding) -> Tensor:
     """Return heads (B, H, N, d) times gates (B, H, N, 1) as (B, N, H d), written into heads; kernels round it, too, as
     ``norm_round`` says."""
     heads = heads if gates is None else heads.mul_(gates)
@@ -116,18 +116,18 @@ def _sample_linear(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Te
     return x, weight / 16, bias
 
 
-def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float, bool]:
+def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float, Rounding]:
     x, scale, shift = (_draw(device, dtype, *shape) for shape in ((2, 2, 3, 512), (2, 2, 1, 512), (1, 2, 1, 512)))
-    return x, scale, (shift + 1).expand_as(scale), 1e-6, False
+    return x, scale, (shift + 1).expand_as(scale), 1e-6, Rounding()
 
 
-def _sample_gelu(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    return _draw(device, dtype, 7, 1024), False
+def _sample_gelu(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Rounding]:
+    return _draw(device, dtype, 7, 1024), Rounding()
 
 
-def _sample_gates(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
+def _sample_gates(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Rounding]:
     heads, gates = (_draw(device, dtype, 1, 7, 4, channels).transpose(1, 2) for channels in (64, 1))
-    return heads, gates, False
+    return heads, gates, Rounding()
 
 
 # Of a token that is rounded to float8: 2.65 % of Gaussian numbers.
