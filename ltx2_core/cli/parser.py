@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 
 from ..checkpoint.convert import CONVERTED
 from ..checkpoint.versions import VERSIONS
@@ -111,6 +112,7 @@ PAGES = {
 }
 
 
+@cache
 def build_parser() -> tuple[Parser, dict[str, Command]]:
     """Build the parser, and return it with its commands by name."""
     parser = Parser(prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound.")
