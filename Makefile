@@ -54,6 +54,7 @@ card-bundle:
 	$(INSTALL) --no-deps optimum-quanto==0.2.7 bitsandbytes==0.50.2 comfy-kitchen==0.2.40 gguf==0.19.0
 	$(INSTALL) --no-deps torchao==0.18.0 OpenEXR==3.5.3
 	$(INSTALL) c2pa-python==0.38.1
+	$(INSTALL) --only-binary ray "ray==2.60.0; python_version < '3.15'"
 	$(INSTALL) requests importlib_metadata psutil
 	$(IN_VENV) pip list --format=freeze | grep -E '^torch(audio|vision)?==' > .venv/torch.txt
 	touch $@

@@ -402,7 +402,7 @@ class HostEngine(PlannedEngine):
     @property
     def blueprint(self) -> Blueprint:
         """The networks as shapes."""
-        return self.model.blueprint(self.gemma, self._wide)
+        return self.model.blueprint(self.gemma, self._wide).among(1 + len(self.model.other_devices))
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""

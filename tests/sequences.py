@@ -1,7 +1,8 @@
 """Passes that several processes share: what is asked of the transformer, threads in place of processes, and a program.
 
 As a program, started once for each process, it says on the first one how far they are from one process alone: in the
-velocities of all versions if there are more than two, and in the latents of the clips that are named.
+velocities of all versions if there are more than two, and in the latents of the clips that are named, as they are made
+and once more in float64.
 """
 
 import json
@@ -10,10 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from agreement import relative_error
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -22,7 +26,8 @@ from ltx2_core import tiny
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, RetakeRange, VideoSource
 from ltx2_core.layers import TextSchedule, Visibility
-from ltx2_core.pipeline.processes import Launch, joining
+from ltx2_core.pipeline.processes import Launch, Processes, joining
+from ltx2_core.pipeline.sample import SampleInputs, Sampling, sample
 from ltx2_core.sampling import Guidance
 from ltx2_core.transformer import UNPERTURBED, Nag, Pass, Perturbation, SequenceParallel, StreamInput, Transformer
 from ltx2_core.transformer.sequence import Velocities
@@ -97,6 +102,23 @@ def farthest(alone: Sequence[Velocities], together: Sequence[Velocities]) -> flo
     return max(relative_error(together, alone) for alone, together in pairs if alone is not None)
 
 
+class InDouble(TorchFunctionMode):
+    """Computes everything in float64, also what is said to be float32."""
+
+    def __enter__(self):
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.set_default_dtype(torch.float32)
+        return super().__exit__(*error)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        args, kwargs = tree_map(lambda each: torch.float64 if each is torch.float32 else each, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
 class Threads:
     """Peers that are threads of this process."""
 
@@ -160,30 +182,54 @@ CLIPS = {
 }  # fmt: skip
 
 
-def clips(folder: Path, asked: Sequence[str]) -> dict[str, Tensor]:
-    """Latents of whole clips, such as "2.3 retake"."""
-    found = {}
-    for name in asked:
+Asked = tuple[str, SampleInputs, Sampling]
+
+
+def clips(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], list[Asked]]:
+    """Latents of whole clips, such as "2.3 retake", and what was sampled for them."""
+    found, asked = {}, []
+    for name in names:
         version, kind = name.split()
         models = ltx2.open_models(folder / f"ltx-{version}-tiny.safetensors", folder / "gemma-tiny")
-        latent = ltx2.generate(models, "a ball", "a cube", **PLAIN | CLIPS[kind]).latent
+
+        def recorded(network, inputs, sampling, *rest, name=name):
+            asked.append((name, inputs, sampling))
+            return sample(network, inputs, sampling, *rest)
+
+        with mock.patch("ltx2_core.pipeline.sample.sample", recorded):
+            latent = ltx2.generate(models, "a ball", "a cube", **PLAIN | CLIPS[kind]).latent
         found |= {f"{name} {stream}": x for stream, x in latent.streams().items()}
+    return found, asked
+
+
+def doubles(asked: Sequence[Asked], processes: Processes, leads: bool) -> dict[str, float]:
+    """How far the same latents are apart in float64, of random weights, on the first process."""
+    found = {}
+    for name, inputs, sampling in asked:
+        network = transformer(name.split()[0]).double()
+        with InDouble():
+            shared = SequenceParallel(network, network.config, processes)
+            together = sample(shared, inputs, sampling, torch.float64).streams()
+            alone = sample(network, inputs, sampling, torch.float64).streams() if leads else {}
+        assert {x.dtype for x in together.values()} == {torch.float64}
+        found |= {f"{name} {stream}": relative_error(together[stream], x) for stream, x in alone.items()}
     return found
 
 
-def main(folder: Path, asked: Sequence[str]) -> None:
+def main(folder: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     launch, velocities = Launch.of_environment(), {}
-    alone = clips(folder, asked) if launch.leads else {}
+    alone = clips(folder, names)[0] if launch.leads else {}
     with joining(launch) as processes, torch.inference_mode():
         for version in VERSIONS if launch.size > 2 else VERSIONS[:1]:
             network = transformer(version)
             shared = SequenceParallel(network, network.config, processes)
             velocities |= {f"{version} {name}": far for name, far in differences(network, shared).items()}
-        together = clips(folder, asked)
+        together, asked = clips(folder, names)
+        in_double = doubles(asked, processes, launch.leads)
     if launch.leads:
         latents = {name: relative_error(together[name], x) for name, x in alone.items()}
-        print(json.dumps({"velocities": velocities, "latents": latents}))
+        print(json.dumps({"velocities": velocities, "latents": latents, "doubles": in_double}))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def _started(address: str | None, workers: int) -> Any:
         raise SettingError(
             '--workers and --cluster need Ray: pip install "ltx2-av[cluster]", or pip install ray.'
         ) from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers that it is used
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     cpus = None if address else max(workers, os.cpu_count() or 1)

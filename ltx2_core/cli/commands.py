@@ -147,6 +147,7 @@ def run_plan(options: argparse.Namespace) -> None:
     shape = ClipShape(size[0], size[1], size[2], exact_fps(options.fps))
     guidance = guidance_of_passes(options.passes, recipe) if options.passes else recipe.guidance
     sampling = Sampling(tuple(recipe.sigmas(steps)), guidance)
+    blueprint = blueprint.among(len(rooms))
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
     loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
     fold = Resources(**given(options, Resources)).fold_loras

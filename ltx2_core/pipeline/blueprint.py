@@ -73,9 +73,10 @@ class Blueprint:
         tables: whether tables, of which rows are looked up, travel to the device as other weights do.
         device: where the transformer runs, whose products are counted; None is a card that has float8, and no library.
         processes: how many compute each pass together; what stages need is that of one of them.
+        devices: how many share the passes and tiles of a step.
     """
 
-    processes = 1
+    processes = devices = 1
 
     def __init__(
         self,
@@ -174,13 +175,20 @@ class Blueprint:
 
     def over(self, processes: int) -> "Blueprint":
         """Return the blueprint of the same networks, where so many processes compute each pass together."""
+        return self._with(processes, self.devices)
 
+    def among(self, devices: int) -> "Blueprint":
+        """Return the blueprint of the same networks, where so many devices share the passes and tiles of a step."""
+        return self._with(self.processes, devices)
+
+    def _with(self, processes: int, devices: int) -> "Blueprint":
         def make() -> Blueprint:
             other = copy(self)
-            other.processes, other._remembered = processes, OrderedDict()
+            other.processes, other.devices, other._remembered = processes, devices, OrderedDict()
             return other
 
-        return self if processes == self.processes else self.remember(("over", processes), make)
+        same = (processes, devices) == (self.processes, self.devices)
+        return self if same else self.remember(("shared", processes, devices), make)
 
     def remember(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return what was made for ``key`` before, else make it; what was not asked for longest is forgotten."""

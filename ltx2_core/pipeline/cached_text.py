@@ -22,7 +22,7 @@ _SAID = "keys and values of the prompts stay from step to step"
 
 
 def is_mostly_text(blueprint: Blueprint, size: LatentSize) -> bool:
-    """Return whether a text is the same in all steps, has more rows than a stream has tokens, and one process reads it.
+    """Return whether a text is the same in all steps, has more rows than a stream has tokens, and one device reads it.
 
     Args:
         blueprint: of the model.
@@ -30,7 +30,8 @@ def is_mostly_text(blueprint: Blueprint, size: LatentSize) -> bool:
     """
     modulated = TransformerConfig.from_json(blueprint.config["transformer"]).text_modulation
     most = max(each or 0 for each in size.tokens)
-    return not modulated and blueprint.processes == 1 and most < LENGTH * size.texts
+    alone = blueprint.processes == blueprint.devices == 1
+    return not modulated and alone and most < LENGTH * size.texts
 
 
 def keep_text(name: str, loras: Stack) -> bool:

@@ -20,8 +20,8 @@ from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
-from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder, VideoDecoder
-from ..video_vae.decoding import Work
+from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder
+from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
@@ -59,16 +59,19 @@ class DecodeVideo(Stage):
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, and the frames that are being blended."""
-        network: Decoder = blueprint.network("video_decoder")
-        latent = empty_like(blueprint.network("video_decoder"), self.batch, VIDEO_CHANNELS, *self.size)
-        beside = latent.new_empty(self.batch, VIDEO_CHANNELS, len(self.keyframes), *self.size[1:])
-        keyframes = Keyframes(beside, self.keyframes) if self.keyframes else None
-        decoding = network.work(latent, self._tiling(network), self.denoising, keyframes)
+        decoding = self._work(blueprint)
         work = sum((self._cost(part, blueprint) for part in decoding.parts), Cost())
         # The check for numbers takes half as much again as a finished interval, but the tile is gone by then.
         work = replace(work, peak=max(work.peak, decoding.kept + 5 * decoding.interval // 2))
         given = FLOAT32 * self.batch * VIDEO_CHANNELS * math.prod(self.size)
         return StageNeed(self.name, blueprint.weights("video_decoder"), work, given)
+
+    def _work(self, blueprint: Blueprint) -> DecodingWork:
+        network: Decoder = blueprint.network("video_decoder")
+        latent = empty_like(blueprint.network("video_decoder"), self.batch, VIDEO_CHANNELS, *self.size)
+        beside = latent.new_empty(self.batch, VIDEO_CHANNELS, len(self.keyframes), *self.size[1:])
+        keyframes = Keyframes(beside, self.keyframes) if self.keyframes else None
+        return network.work(latent, self._tiling(network), self.denoising, keyframes)
 
     def _cost(self, part: Work, blueprint: Blueprint) -> Cost:
         """Measure ``part`` once for all tilings that have it."""
@@ -84,10 +87,13 @@ class DecodeVideo(Stage):
 
     def count_tiles(self, blueprint: Blueprint) -> int:
         """Return in how many tiles that do not depend on each other the clip is decoded."""
-        decoder = blueprint.network("video_decoder")
-        if not isinstance(decoder, VideoDecoder):
-            return 1
+        decoder: Decoder = blueprint.network("video_decoder")
         return decoder.count_tiles(torch.empty(1, VIDEO_CHANNELS, *self.size, device="meta"), self._tiling(decoder))
+
+    def share_of_tiles(self, blueprint: Blueprint) -> float:
+        """Return which share of the work is that of tiles; the diffusion decoder looks at the whole clip before."""
+        *_, tiles = costs = [_operations(self._cost(part, blueprint)) for part in self._work(blueprint).parts]
+        return tiles / sum(costs)
 
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say if tiles are smaller than the usual ones."""

@@ -29,14 +29,16 @@ from ..transformer import Pass
 from .blueprint import Blueprint
 from .plan import Load, place_stage
 from .prepare import Prepared, adapters_of, fuses, ready
-from .shared_tiles import SharedDecoder, line_of
-from .stage import VIDEO_DECODER, Engine, NetworkKey, Networks, Stage
+from .shared_tiles import SharedDecoder, SharedTiles, line_of
+from .stage import VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 Velocities = tuple[Tensor | None, Tensor | None]
 Check = Callable[[], None]
+
+SHARED_TILES: dict[NetworkKey[Any], type[SharedTiles]] = {VIDEO_DECODER: SharedDecoder, VIDEO_ENCODER: SharedTiles}
 
 _ALL_WAYS = 5000  # of dealing passes that are tried
 _ASK_EVERY = 0.05  # seconds, while the threads work, between two questions whether to go on
@@ -296,9 +298,9 @@ def shared_by(
         return
     key = twins[0].key
     first = Worker(engine.device(key), networks[key], rate_of(placement, engine.room(key)))
-    if key == VIDEO_DECODER:
-        with decoding_together(first, twins) as decoder:
-            yield networks.replaced(key, decoder)
+    if key in SHARED_TILES:
+        with making_tiles_together(key, first, twins) as shared:
+            yield networks.replaced(key, shared)
         return
     with working_together(first, twins, engine.blueprint.layers) as devices:
         yield networks.replaced(key, devices)
@@ -320,18 +322,19 @@ def working_together(first: Worker, twins: Sequence[Twin], layers: int) -> Itera
 
 
 @contextmanager
-def decoding_together(first: Worker, twins: Sequence[Twin]) -> Iterator[SharedDecoder]:
-    """Yield a decoder of all devices; one that cannot begin is left out.
+def making_tiles_together(key: NetworkKey[Any], first: Worker, twins: Sequence[Twin]) -> Iterator[SharedTiles]:
+    """Yield a decoder or encoder of all devices; one that cannot begin is left out.
 
     Args:
-        first: the device where the latent is, and tiles are blended.
+        key: names the network.
+        first: the device where tiles are blended.
         twins: for the others.
     """
     with ExitStack() as stack:
         helpers = [(worker.device, worker.network) for worker in _begun(twins, stack)]
-        decoder = SharedDecoder(first.network, first.device, helpers)
-        stack.callback(decoder.close)
-        yield decoder
+        shared = SHARED_TILES[key](first.network, first.device, helpers)
+        stack.callback(shared.close)
+        yield shared
 
 
 def _begun(twins: Sequence[Twin], stack: ExitStack) -> Iterator[Worker]:

@@ -24,9 +24,10 @@ from ..latents import AVLatent
 from ..memory.placement import Room, StageNeed
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
-from ..video_vae.tiling import TILINGS, largest_tile
+from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
+from .shared_tiles import SharedTiles
 from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
@@ -48,6 +49,18 @@ class EncodeVideo(Stage):
         if room.budget is None:
             return self
         return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS[:-2]), blueprint, room.budget)
+
+    def shared_network(self, blueprint: Blueprint) -> NetworkKey[Any] | None:
+        """Return the encoder if it makes several tiles."""
+        return VIDEO_ENCODER if self.count_tiles(blueprint) > 1 else None
+
+    def count_tiles(self, blueprint: Blueprint) -> int:
+        """Return in how many tiles the pixels are encoded."""
+        return count_encoding_tiles(self.size, self.tiling)
+
+    def share_of_tiles(self, blueprint: Blueprint) -> float:
+        """Return 1: all work is that of tiles."""
+        return 1.0
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, beside the pixels that are held for it."""
@@ -79,12 +92,16 @@ class EncodeAudio(Stage):
 
 
 def encode_video(
-    encoder: VideoEncoder, chunks: Iterable[Tensor], frames: int, device: torch.device, tiling: Tiling | None = None
+    encoder: VideoEncoder | SharedTiles[VideoEncoder],
+    chunks: Iterable[Tensor],
+    frames: int,
+    device: torch.device,
+    tiling: Tiling | None = None,
 ) -> Tensor:
     """Encode pixels, of which few more frames than a tile are held.
 
     Args:
-        encoder: ready to run on ``device``.
+        encoder: ready to run on ``device``, or on several, to which each tile goes by itself.
         chunks: (B, 3, F, H, W) in -1..1, consecutive.
         frames: how many of them to take.
         device: where the encoder is.
@@ -96,8 +113,11 @@ def encode_video(
     Raises:
         NotANumberError: if the encoder produces something that is not a number.
     """
-    moved = (part.to(device) for chunk in chunks for part in chunk.split(CHUNK_FRAMES, dim=2))
-    latent = encode_stream(encoder, moved, frames, tiling or Tiling())
+    parts = (part for chunk in chunks for part in chunk.split(CHUNK_FRAMES, dim=2))
+    if isinstance(encoder, SharedTiles):
+        latent = encode_stream(encoder.network, parts, frames, tiling or Tiling(), None, encoder.make, encoder.home)
+    else:
+        latent = encode_stream(encoder, (part.to(device) for part in parts), frames, tiling or Tiling())
     check_finite(latent, "encoding pictures")
     return latent
 

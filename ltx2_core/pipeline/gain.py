@@ -11,6 +11,7 @@ from ..memory.placement import Placement, Room, place
 from .blueprint import Blueprint
 from .decode_video import DecodeVideo
 from .devices import deal
+from .encode_conditions import EncodeVideo
 from .plan import Plan
 from .refine import Refine
 from .sample import Sample, Sampling, bytes_sent, need_of_passes, passes_on_meta
@@ -22,7 +23,7 @@ NVLINK = {"H100": 450e9, "H200": 450e9}
 
 
 def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
-    """Say for each stage that several devices share how long a step, or all tiles of decoding, take on them.
+    """Say for each stage that several devices share how long a step, or all tiles of a picture, take on them.
 
     The time is that of the slowest device. What goes between the devices, the inputs and velocities of a pass, is some
     megabytes and is not counted.
@@ -39,17 +40,20 @@ def describe_gain(plan: Plan, blueprint: Blueprint, rooms: Sequence[Room], load:
             lines += _lines(stage, blueprint, rooms, load)
             if len({room.machine.name for room in rooms}) == 1:
                 lines.append(_sequence(stage, blueprint, rooms[0], len(rooms), load))
-        elif isinstance(stage, DecodeVideo) and (count := stage.count_tiles(blueprint)) > 1:
-            lines += _decoding(stage, count, blueprint, rooms, load)
+        elif isinstance(stage, (EncodeVideo, DecodeVideo)) and (count := stage.count_tiles(blueprint)) > 1:
+            lines += _coding(stage, count, blueprint, rooms, load)
     return lines
 
 
-def _decoding(stage: DecodeVideo, count: int, blueprint: Blueprint, rooms: Sequence[Room], load: Load) -> list[str]:
-    """Say how long decoding takes, all tiles taken for equally large."""
+def _coding(
+    stage: EncodeVideo | DecodeVideo, count: int, blueprint: Blueprint, rooms: Sequence[Room], load: Load
+) -> list[str]:
+    """Say how long encoding or decoding takes, all tiles taken for equally large."""
     able, lines = _able(stage, blueprint, rooms, load)
-    seconds = [each.run for _, each in able]
-    after, shares = _tiles(count, [each / count for each in seconds])
-    dealt = _dealt([room for room, _ in able], [f"{share} of {count} tiles" if share else "" for share in shares])
+    seconds, share = [each.run for _, each in able], stage.share_of_tiles(blueprint)
+    tiles, shares = _tiles(count, [share * each / count for each in seconds])
+    after = (1 - share) * seconds[0] + tiles
+    dealt = _dealt([room for room, _ in able], [f"{each} of {count} tiles" if each else "" for each in shares])
     before = f"{after:.2f} s instead of {seconds[0]:.2f} s"
     return [*lines, f"{stage.name} on {len(able)} devices: {before} ({dealt})"]
 

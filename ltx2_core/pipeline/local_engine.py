@@ -159,7 +159,7 @@ class LocalEngine(PlannedEngine):
         dtypes = {name: self._dtype_of(name) for name in names}
         tables = not arrival_on(self._device, self._dtype_of("text_encoder")).in_place
         found = blueprint_of(self.models, encoder, dtypes, self.resources.format, tables, self._device)
-        return found if self._processes is None else found.over(self._processes.size)
+        return found.among(len(self._devices)) if self._processes is None else found.over(self._processes.size)
 
     @cached_property
     def machine(self) -> Machine:

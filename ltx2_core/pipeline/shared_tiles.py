@@ -1,17 +1,21 @@
-"""Several devices of one machine decode the tiles of one clip: each takes the next, and the first one blends them."""
+"""Several devices of one machine make the tiles of one clip: each takes the next, and the first one blends them."""
 
 import heapq
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import count, islice
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import LTX2Error, is_out_of_memory
-from ..video_vae import Denoising, Tiling, VideoDecoder
+from ..geometry import Keyframes
+from ..video_vae import Denoising, TileWork, Tiling
+from ..video_vae.decoding import TiledDecoder
 from ..video_vae.tiling import OnTile
 
 _log = logging.getLogger(__name__)
@@ -19,27 +23,26 @@ _log = logging.getLogger(__name__)
 AHEAD = 2  # tiles for each device that are made, or being made, before the first of them is blended
 _LOOK_EVERY = 0.05  # seconds, while a tile is waited for, between two looks
 
-Ask = Callable[[Tensor], Tensor]
-Helper = tuple[torch.device, Ask]
+Network = TypeVar("Network", bound=Callable[..., object])
 
 
-class SharedDecoder:
-    """A decoder whose tiles several devices make; frames have the bits that one device gives them.
+class SharedTiles(Generic[Network]):
+    """A network whose tiles several devices make; tiles have the bits that one device gives them.
 
-    The first device makes tiles in the thread that asks for frames, so it never holds more than it does alone. Tiles
+    The first device makes tiles in the thread that asks for them, so it never holds more than it does alone. Tiles
     that others made, or that it made too early, wait in the memory of the host until it is their turn to be blended.
     A device that fails is left out, unless it is the first, which blends.
 
     Args:
-        decoder: on the first device.
+        network: on the first device.
         home: the first device.
-        helpers: the others, and what makes a tile (B, C, f, h, w) to pixels there.
+        helpers: the others, with the network there.
     """
 
-    def __init__(self, decoder: VideoDecoder, home: torch.device, helpers: Sequence[Helper]):
+    def __init__(self, network: Network, home: torch.device, helpers: Sequence[tuple[torch.device, Network]]):
         self.helpers = list(helpers)
-        self.usual_tiling = decoder.usual_tiling
-        self._decoder, self._home = decoder, home
+        self.network = network
+        self.home = home
         self._running: list[_Clip] = []
 
     def close(self) -> None:
@@ -47,25 +50,17 @@ class SharedDecoder:
         for clip in list(self._running):
             clip.stop()
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: object = None,
-    ) -> Iterator[Tensor]:
-        """Yield consecutive frames (``video_vae.Decoder``)."""
-        return self._decoder.decode_by(self.ask, latent, tiling, on_tile)
-
-    def ask(self, tiles: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the pixels of each tile, in their order, on the first device."""
-        clip = _Clip(tiles, AHEAD * (1 + len(self.helpers)))
+    def make(self, work: Iterable[TileWork]) -> Iterator[Tensor]:
+        """Yield each tile, in their order, on the first device; ``work`` is asked a few tiles ahead, in this thread."""
+        clip, rest, ahead = _Clip(), iter(work), AHEAD * (1 + len(self.helpers))
         self._running.append(clip)
         try:
             for helper in list(self.helpers):
                 clip.start(partial(self._help, clip, helper))
-            for number in range(len(tiles)):
+            for number in count():
+                clip.add(islice(rest, number + ahead - clip.count))
+                if number == clip.count:
+                    return
                 yield self._next(clip, number)
         finally:
             clip.stop()
@@ -76,18 +71,20 @@ class SharedDecoder:
         while (found := clip.found(number)) is None:
             if (own := clip.take()) is None:
                 clip.wait()
-            elif own == number:
-                return self._decoder(clip.tiles[own])
-            else:
-                clip.put(own, self._decoder(clip.tiles[own]).cpu())
-        return found.to(self._home)
+                continue
+            tile = clip.work[own].at(self.home).by(self.network)
+            if own == number:
+                del clip.work[own]
+                return tile
+            clip.put(own, tile.cpu())
+        return found.to(self.home)
 
-    def _help(self, clip: "_Clip", helper: Helper) -> None:
-        device, ask = helper
+    def _help(self, clip: "_Clip", helper: tuple[torch.device, Network]) -> None:
+        device, network = helper
         with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             while (number := clip.wait_and_take()) is not None:
                 try:
-                    clip.put(number, ask(clip.tiles[number].to(device)).cpu())
+                    clip.put(number, clip.work[number].at(device).by(network).cpu())
                 except BaseException as error:
                     if _is_for_all(error):
                         clip.end(error)
@@ -95,22 +92,51 @@ class SharedDecoder:
                     clip.give_back(number)
                     self.helpers.remove(helper)
                     why = "has too little memory" if is_out_of_memory(error) else f"failed ({line_of(error)})"
-                    _log.warning("%s %s and is left out; the clip is decoded without it.", device, why)
+                    _log.warning("%s %s and is left out; the others make its tiles.", device, why)
                     return
+
+
+class SharedDecoder(SharedTiles[TiledDecoder]):
+    """A decoder whose tiles several devices make (``video_vae.Decoder``)."""
+
+    @property
+    def usual_tiling(self) -> Tiling:
+        """The tiles where nothing is known of the memory."""
+        return self.network.usual_tiling
+
+    def decode(
+        self,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield consecutive frames."""
+        return self.network.decode_by(self.make, latent, tiling, denoising, on_tile, keyframes)
 
 
 class _Clip:
     """The tiles of a clip, and who makes which; all threads see it."""
 
-    def __init__(self, tiles: Sequence[Tensor], ahead: int):
-        self.tiles = tiles
-        self._ahead, self._wanted = ahead, 0
-        self._left = list(range(len(tiles)))  # a heap: the first goes first, also if it was given back
+    def __init__(self) -> None:
+        self.work: dict[int, TileWork] = {}  # until it is done
+        self.count = 0  # of all tiles so far
+        self._left: list[int] = []  # a heap: the first goes first, also if it was given back
         self._found: dict[int, Tensor] = {}
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._ended = False
         self._error: BaseException | None = None
+
+    def add(self, work: Iterable[TileWork]) -> None:
+        """Give out more tiles."""
+        for each in work:
+            with self._changed:
+                self.work[self.count] = each
+                heapq.heappush(self._left, self.count)
+                self.count += 1
+                self._changed.notify_all()
 
     def start(self, work: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=work, name="tiles", daemon=True))
@@ -133,25 +159,18 @@ class _Clip:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._wanted = number
-            self._changed.notify_all()
             return self._found.pop(number, None)
 
     def take(self) -> int | None:
-        """Return the number of a tile that is to be made; None where none is left, or only later ones."""
+        """Return the number of a tile that is to be made; None where none is left."""
         with self._changed:
-            return self._take()
-
-    def _take(self) -> int | None:
-        may = not self._ended and self._left and self._left[0] < self._wanted + self._ahead
-        return heapq.heappop(self._left) if may else None
+            return heapq.heappop(self._left) if self._left and not self._ended else None
 
     def wait_and_take(self) -> int | None:
-        """Return the next tile as soon as it may be made; None where all are made, or it is over."""
+        """Return the next tile as soon as there is one; None when it is over."""
         with self._changed:
-            while (number := self._take()) is None and self._left and not self._ended:
-                self._changed.wait()
-            return number
+            self._changed.wait_for(lambda: self._left or self._ended)
+            return None if self._ended else heapq.heappop(self._left)
 
     def wait(self) -> None:
         with self._changed:
@@ -160,6 +179,7 @@ class _Clip:
     def put(self, number: int, pixels: Tensor) -> None:
         with self._changed:
             self._found[number] = pixels
+            del self.work[number]
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:

@@ -6,7 +6,7 @@ from .decoding import Decoder, Denoising
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_decoder import DiffusionDecoder
 from .encoder import VideoEncoder
-from .tiling import Tiling, encode_stream
+from .tiling import TileWork, Tiling, encode_stream
 from .tiny_decoder import TinyDecoder, TinyDecoderConfig
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Denoising",
     "DiffusionDecoder",
     "DiffusionDecoderConfig",
+    "TileWork",
     "Tiling",
     "TinyDecoder",
     "TinyDecoderConfig",

@@ -1,8 +1,7 @@
 """From latents to pixels (see README.md, "Decoder")."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from itertools import product
 
 from torch import Tensor, nn
@@ -15,14 +14,16 @@ from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
 from .tiling import (
     TILINGS,
     Grid,
+    MakeTiles,
     OnTile,
     TileAxis,
+    TileWork,
     Tiling,
+    blend_tiles,
     coupled_side,
     largest_tile,
     split_axis,
     split_time_axis,
-    stream_tiles,
     tile_axes,
     to_frames,
     to_pixels,
@@ -99,33 +100,23 @@ class VideoDecoder(nn.Module):
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode in tiles (``decoding.Decoder``), which shrink along the shorter side of the picture as it does."""
-        return self.decode_by(partial(map, self), latent, tiling, on_tile)
+        return self.decode_by(lambda work: (each.by(self) for each in work), latent, tiling, on_tile=on_tile)
 
     def decode_by(
         self,
-        ask: Callable[[Sequence[Tensor]], Iterator[Tensor]],
+        make: MakeTiles,
         latent: Tensor,
         tiling: Tiling,
+        denoising: Denoising | None = None,
         on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
-        """Decode in tiles, each of which is a clip of its own, by whoever is asked.
-
-        Args:
-            ask: yields the pixels of each of these latents, in their order, as they are asked for.
-            latent: (B, C, f, h, w).
-            tiling: size and overlap of tiles.
-            on_tile: as for ``decode``.
-        """
+        """Decode in tiles, each of which is a clip of its own, as ``make`` makes them; arguments as for ``decode``."""
         latent = latent.to(next(self.parameters()).dtype)
         grid = self._grid(latent, tiling)
         places = product(grid.intervals, grid.rows, grid.columns)
-        tiles = [latent[:, :, time.source, row.source, column.source] for time, row, column in places]
-        pixels = ask(tiles)
-
-        def run(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
-            return next(pixels)
-
-        return stream_tiles(lambda t: latent[:, :, t], run, self.config.out_channels, grid, on_tile)
+        work = (TileWork(latent[:, :, time.source, row.source, column.source]) for time, row, column in places)
+        return blend_tiles(make(work), grid, latent.new_empty(len(latent), self.config.out_channels), on_tile)
 
     def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
         """Return in how many tiles a latent of this shape is decoded."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..fields import Switch, Whole, zero
 from ..geometry import Keyframes
-from .tiling import OnTile, Tiling
+from .tiling import MakeTiles, OnTile, Tiling
 
 FLOAT32 = 4  # bytes
 
@@ -103,6 +103,9 @@ class Decoder(Protocol):
             keyframes: That were generated beside the clip, of its height and width; only decoders that denoise look.
         """
 
+    def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
+        """Return in how many tiles that need not wait for each other a latent of this shape is decoded."""
+
     def work(
         self,
         latent: Tensor,
@@ -114,3 +117,21 @@ class Decoder(Protocol):
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` enlarged to the least that hides its seams."""
+
+
+class TiledDecoder(Decoder, Protocol):
+    """A decoder whose tiles others may make."""
+
+    def __call__(self, *tensors: Tensor) -> object:
+        """Compute what a tile is made of."""
+
+    def decode_by(
+        self,
+        make: MakeTiles,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> Iterator[Tensor]:
+        """Decode with the tiles that ``make`` makes, in their order; other arguments as for ``decode``."""

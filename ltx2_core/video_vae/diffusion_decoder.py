@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from .diffusion_tiles import CellGrid, Size, least_overlap, pad_keyframes, pad_t
 from .keyframe_attention import Hidden, Joint, on_each
 from .layers import ChannelStatistics, patchify, unpatchify
 from .place_noise import place_noise
-from .tiling import OnTile, TileAxis, Tiling, stream_tiles
+from .tiling import MakeTiles, OnTile, TileAxis, TileWork, Tiling, blend_tiles
 
 # The overlap is that of the official tiling. Tiles of the whole clip are made where there is room for them.
 _TILINGS: tuple[Tiling, ...] = (
@@ -181,6 +182,19 @@ class DiffusionDecoder(nn.Module):
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode in tiles of cells, as ``decoding.Decoder`` says; latents of any size."""
+        make: MakeTiles = lambda work: (each.by(self) for each in work)  # noqa: E731
+        return self.decode_by(make, latent, tiling, denoising, on_tile, keyframes)
+
+    def decode_by(
+        self,
+        make: MakeTiles,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> Iterator[Tensor]:
+        """Decode in tiles of cells as ``make`` makes them, all cells here; other arguments as for ``decode``."""
         denoising, frames = denoising or Denoising(), (latent.shape[2] - 1) * self.config.time_scale + 1
         self.check(latent)
         padded, (top, left) = pad_to(latent, self.config.smallest)
@@ -188,17 +202,28 @@ class DiffusionDecoder(nn.Module):
         top, left = top * self.config.space_scale, left * self.config.space_scale
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
         cells, beside = self._cells(padded, keyframes, denoising)
+        places = product(grid.tiles.intervals, grid.tiles.rows, grid.tiles.columns)
 
-        def run(slab: Tensor, time: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
-            here = slab[:, :, row.source, column.source]
-            return self._run_tile(here, grid, (time, row, column), denoising, beside)
+        def run(place: Place, network: DiffusionDecoder, here: Tensor) -> Tensor:
+            return network._run_tile(here, grid, place, denoising, beside)
 
-        for chunk in stream_tiles(lambda t: cells[:, t], run, self.config.out_channels, grid.tiles, on_tile):
+        work = (
+            TileWork(cells[:, time.source, row.source, column.source], partial(run, (time, row, column)))
+            for time, row, column in places
+        )
+        like = cells.new_empty(len(cells), self.config.out_channels)
+        for chunk in blend_tiles(make(work), grid.tiles, like, on_tile):
             chunk = chunk[:, :, :frames, top : top + height, left : left + width]
             frames -= chunk.shape[2]
             if chunk.shape[2]:
                 yield chunk
             del chunk  # before the next one is made
+
+    def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
+        """Return in how many tiles a latent of this shape is decoded."""
+        padded, _ = pad_to(latent, self.config.smallest)
+        tiles = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling)).tiles
+        return len(tiles.intervals) * len(tiles.rows) * len(tiles.columns)
 
     def _cells(
         self, padded: Tensor, keyframes: Keyframes | None, denoising: Denoising
@@ -228,6 +253,7 @@ class DiffusionDecoder(nn.Module):
         near = seen_in(beside.frames, range(time.start, time.stop))
         frames = [beside.frames[number] for number in near]
         own, stage = beside.latent[:, near][:, :, place[1].source, place[2].source], len(self.stages) - 1
+        own = own.to(cells.device)  # which may be another one
         joint = Joint(cells, own, stage_times(self.config, stage, frames, place[0].source.start))
         seen = self.make_context(joint, is_first=is_first, is_last=is_last)
         seen = seen.at(stage_times(self.config, stage + 1, frames, time.start))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -88,8 +88,38 @@ class Grid:
     columns: Sequence[TileAxis]
 
 
+@dataclass(frozen=True, eq=False)
+class TileWork:
+    """A tile to make.
+
+    Attributes:
+        input: of the network, (B, C, F, H, W) or as the network has it.
+        run: makes the tile with a network, of its input on the same device.
+    """
+
+    input: Tensor
+    run: Callable[[Any, Tensor], Tensor] = lambda network, x: network(x)
+
+    def by(self, network: Callable[..., object]) -> Tensor:
+        """Make the tile where its input is."""
+        return self.run(network, self.input)
+
+    def at(self, device: torch.device) -> "TileWork":
+        """Return the same with its input there."""
+        return replace(self, input=self.input.to(device))
+
+
+MakeTiles = Callable[[Iterable[TileWork]], Iterator[Tensor]]  # makes each tile, in their order, as it is asked for
+
+
 def encode_stream(
-    encoder: VideoEncoder, chunks: Iterable[Tensor], frames: int, tiling: Tiling, on_tile: OnTile | None = None
+    encoder: VideoEncoder,
+    chunks: Iterable[Tensor],
+    frames: int,
+    tiling: Tiling,
+    on_tile: OnTile | None = None,
+    make: MakeTiles | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Encode consecutive chunks of pixels to one latent (B, C, f, h, w), blended in float32.
 
@@ -101,6 +131,8 @@ def encode_stream(
         frames: How many of their frames to encode.
         tiling: Size and overlap of tiles.
         on_tile: Called with (done, total) after every tile; it may raise to interrupt.
+        make: Makes the tiles; None for the encoder itself.
+        device: Where tiles are made; None for where the chunks are.
 
     Raises:
         SettingError: Tiles overlap by less than two cells of the latent, or the chunks have fewer frames.
@@ -111,7 +143,10 @@ def encode_stream(
             f"encode with: use at least {2 * SPACE_SCALE} pixels and {2 * TIME_SCALE} frames."
         )
     reader = _FrameReader(chunks, frames)
-    height, width = encoder.crop(reader.read(slice(0, 1))).shape[3:]
+    first = encoder.crop(reader.read(slice(0, 1)))
+    height, width = first.shape[3:]
+    like = first.new_empty(len(first), encoder.config.latent_channels, device=device)
+    del first  # of which more would stay
     time, space = encoder.config.time_scale, encoder.config.space_scale
 
     def side(length: int) -> list[TileAxis]:
@@ -120,13 +155,22 @@ def encode_stream(
 
     spans = split_time_axis((frames - 1) // time + 1, tiling.tile_frames // time, tiling.frame_overlap // time)
     intervals = tile_axes([to_frames(span, time) for span in spans], spans, from_zero=True)
-
-    def encode(slab: Tensor, interval: TileAxis, row: TileAxis, column: TileAxis) -> Tensor:
-        return encoder(slab[..., row.source, column.source])
-
     grid = Grid(intervals, side(height), side(width))
-    latents = stream_tiles(reader.read, encode, encoder.config.latent_channels, grid, on_tile)
-    return torch.cat(list(latents), dim=2)
+
+    def tiles_of(slab: Tensor) -> Iterator[TileWork]:
+        for row, column in product(grid.rows, grid.columns):
+            yield TileWork(slab[..., row.source, column.source])
+
+    work = (each for interval in intervals for each in tiles_of(reader.read(interval.source)))
+    tiles = make(work) if make is not None else (each.by(encoder) for each in work)
+    return torch.cat(list(blend_tiles(tiles, grid, like, on_tile)), dim=2)
+
+
+def count_encoding_tiles(size: tuple[int, int, int], tiling: Tiling) -> int:
+    """Return in how many tiles pixels are encoded to a latent of (F, H, W) ``size``."""
+    side, overlap = tiling.tile_size // SPACE_SCALE, tiling.tile_overlap // SPACE_SCALE
+    times = split_time_axis(size[0], tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
+    return len(times) * math.prod(len(split_axis(edge, side, overlap)) for edge in size[1:])
 
 
 def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -> tuple[tuple[int, int, int], float]:
@@ -240,29 +284,23 @@ def tile_axes(sources: Sequence[Span], targets: Sequence[Span], from_zero: bool)
     ]
 
 
-RunTile = Callable[[Tensor, TileAxis, TileAxis, TileAxis], Tensor]  # the input of the interval, and where the tile is
-
-
-def stream_tiles(
-    read: Callable[[slice], Tensor], run: RunTile, channels: int, grid: Grid, on_tile: OnTile | None
-) -> Iterator[Tensor]:
-    """Run tile by tile; yield of each interval what no later one overlaps, blended in float32.
+def blend_tiles(tiles: Iterator[Tensor], grid: Grid, like: Tensor, on_tile: OnTile | None) -> Iterator[Tensor]:
+    """Yield of each interval what no later one overlaps, blended in float32.
 
     Args:
-        read: returns the input of an interval of time; its first axis is the batch.
-        run: returns a tile (B, C, F, H, W), made of the input of its interval.
-        channels: C.
-        grid: where the tiles are.
+        tiles: (B, C, F, H, W), of one interval after the other, and of each row by row.
+        grid: where they are.
+        like: (B, C), on the device of the tiles.
         on_tile: called with (done, total) after every tile; it may raise to interrupt.
     """
     done, total = 0, len(grid.intervals) * len(grid.rows) * len(grid.columns)
     height, width = grid.rows[-1].target.stop, grid.columns[-1].target.stop
     tail = None
     for time, following in zip(grid.intervals, [*grid.intervals[1:], None]):
-        frames, slab = time.target.stop - time.target.start, read(time.source)
-        buffer = slab.new_zeros(len(slab), channels, frames, height, width, dtype=torch.float32)
+        frames = time.target.stop - time.target.start
+        buffer = like.new_zeros(*like.shape, frames, height, width, dtype=torch.float32)
         for row, column in product(grid.rows, grid.columns):
-            tile = run(slab, time, row, column)
+            tile = next(tiles)
             weight = (row.weight[:, None] * column.weight).to(tile.device)
             buffer[..., row.target, column.target].addcmul_(tile, weight)
             del tile  # before the next one is made
@@ -277,7 +315,7 @@ def stream_tiles(
         tail = buffer[:, :, ready:].clone()
         if ready:  # short intervals that overlap by half, and start one earlier, begin together
             yield buffer[:, :, :ready]
-        del buffer, slab  # before the next ones are made
+        del buffer  # before the next ones are made
 
 
 def _check(unit: str, size: int, overlap: int, step: int) -> None:

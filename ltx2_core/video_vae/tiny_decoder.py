@@ -158,6 +158,10 @@ class TinyDecoder(nn.Module):
         # A loop would hold on to each piece while the next one is made.
         return map(next_frames, range(0, count, step))
 
+    def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
+        """Return 1: each piece remembers the one before."""
+        return 1
+
     def work(
         self,
         latent: Tensor,

@@ -22,19 +22,21 @@ from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
+from ltx2_core.pipeline import sample as stage_of_sampling
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
+from ltx2_core.pipeline.encode_conditions import EncodeVideo, EngineEncoders, encode_video
 from ltx2_core.pipeline.gain import describe_gain
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.refine import Refine
-from ltx2_core.pipeline.shared_tiles import AHEAD, SharedDecoder
+from ltx2_core.pipeline.shared_tiles import AHEAD, SharedDecoder, SharedTiles
 from ltx2_core.pipeline.stage import LatentSize, Load
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
-from ltx2_core.video_vae import Tiling
+from ltx2_core.video_vae import TileWork, Tiling
 
 LAYERS, CPU = 4, torch.device("cpu")
 
@@ -358,13 +360,13 @@ def test_what_concerns_all_ends_decoding(decoder, latent):
 def test_no_device_decodes_far_ahead_and_none_after_the_end(decoder, latent):
     """Whoever asks for frames decides how far decoding goes."""
     helper = Helper(twin_of(decoder))
-    together, threads = shared(decoder, helper), threading.active_count()
+    together = shared(decoder, helper)
     with torch.inference_mode():
         chunks = together.decode(latent, SMALL)
         next(chunks)
     tiles = decoder.count_tiles(latent, SMALL)
     together.close()
-    assert helper.made < 6 + 2 * AHEAD < tiles and threading.active_count() == threads
+    assert helper.made < 6 + 2 * AHEAD < tiles and not any(each.name == "tiles" for each in threading.enumerate())
 
 
 @pytest.mark.parametrize("cards", [2, 4])
@@ -381,9 +383,9 @@ def test_equal_cards_decode_in_a_part_of_the_time(cards):
             return tile
 
     clocks = [Clock() for _ in range(cards)]
-    together = SharedDecoder(clocks[0], CPU, [(CPU, each) for each in clocks[1:]])
-    tiles = [torch.full((1,), float(number)) for number in range(4 * cards)]
-    assert torch.equal(torch.cat(list(together.ask(tiles))), torch.arange(4.0 * cards))
+    together = SharedTiles(clocks[0], CPU, [(CPU, each) for each in clocks[1:]])
+    tiles = [TileWork(torch.full((1,), float(number))) for number in range(4 * cards)]
+    assert torch.equal(torch.cat(list(together.make(tiles))), torch.arange(4.0 * cards))
     assert [clock.now for clock in clocks] == [4] * cards
 
 
@@ -397,6 +399,33 @@ def test_frames_of_several_devices_are_those_of_one(count, latent):
         return stage.collect(engine, latent)
 
     assert torch.equal(decoded(devices=",".join(["cpu"] * count)), decoded(device="cpu"))
+
+
+def test_pixels_are_encoded_by_several_devices_as_by_one(caplog):
+    """One of which fails; tiles are handed out while pixels are still read."""
+    encoder = build(ltx2.open_models("miniature"), "video_encoder", torch.float32)
+    pixels, tiling = torch.rand(1, 3, 33, 64, 128, generator=torch.Generator().manual_seed(1)), Tiling(96, 64, 24, 16)
+    failing = Helper(twin_of(encoder), 1, torch.OutOfMemoryError("full"))
+    together = SharedTiles(encoder, CPU, [(CPU, failing), (CPU, twin_of(encoder))])
+    with torch.inference_mode():
+        one, several = (encode_video(each, pixels.split(10, dim=2), 33, CPU, tiling) for each in (encoder, together))
+    assert torch.equal(one, several) and len(caplog.records) == 1
+
+
+@pytest.mark.slow
+def test_a_reference_is_encoded_by_all_devices(monkeypatch):
+    pixels = torch.rand(1, 3, 9, 64, 1088, generator=torch.Generator().manual_seed(1))
+
+    def encoded(**where):
+        engine = LocalEngine(ltx2.open_models("miniature"), Resources(**where))
+        stage = EncodeVideo((2, 2, 34))
+        assert stage.count_tiles(engine.blueprint) == 2
+        with torch.inference_mode(), EngineEncoders(engine) as encoders:
+            return encoders.video(lambda: [pixels], (9, 64, 1088))
+
+    make, made = SharedTiles.make, []
+    monkeypatch.setattr(SharedTiles, "make", lambda *args: made.append(1) or make(*args))
+    assert torch.equal(encoded(devices="cpu,cpu"), encoded(device="cpu")) and len(made) == 1
 
 
 @pytest.mark.parametrize("names", ["cpu,meta", "cuda:99", "cpu,nonsense"])
@@ -434,12 +463,17 @@ def test_the_plan_says_what_several_cards_gain(capsys):
 
 
 @pytest.mark.slow
-def test_a_run_says_what_several_devices_gain(caplog):
-    """Before it; where there is a budget, and so a plan."""
+def test_a_run_says_what_several_devices_gain(caplog, monkeypatch):
+    """Before it; where there is a budget, and so a plan. Which counts no prompts that only one device would keep."""
+    kept, plans = [], []
+    sample, follow = stage_of_sampling.sample, LocalEngine.follow
+    monkeypatch.setattr(stage_of_sampling, "sample", lambda *args: kept.append(args[-1]) or sample(*args))
+    monkeypatch.setattr(LocalEngine, "follow", lambda engine, plan: plans.append(plan) or follow(engine, plan))
     caplog.set_level(logging.INFO)
     settings = {"steps": 1, "frames": 9, "width": 64, "height": 64, "vram": 2**30, "cache": False}
     ltx2.generate(ltx2.open_models("miniature"), "a red ball", devices="cpu,cpu", **settings)
     assert any("sampling on 2 devices: " in each.message for each in caplog.records)
+    assert [each.caches_text for plan in plans for each in plan.stages if each.name == "sampling"] == kept == [False]
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from ltx2_core.checkpoint.keys.video_vae import DIFFUSION_DECODER
 from ltx2_core.geometry import Keyframes
 from ltx2_core.memory.trace import cost
+from ltx2_core.memory.twin import twin_of
+from ltx2_core.pipeline.shared_tiles import SharedDecoder
 from ltx2_core.video_vae import Denoising, DiffusionDecoder, DiffusionDecoderConfig, Tiling
 from ltx2_core.video_vae.diffusion_config import RELEASED
 from ltx2_core.video_vae.diffusion_tiles import seen_in, stage_times
@@ -155,6 +157,18 @@ def test_tiles_agree_with_the_whole_beyond_their_edges():
     assert_close(tiled[:, :, :23], whole[:, :, :23], atol=2e-5, rtol=1e-4)
     assert_close(tiled[:, :, 87:], whole[:, :, 87:], atol=2e-5, rtol=1e-4)
     assert (tiled - whole).abs().max() < 0.05 * whole.std()
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [(), (16, 40, 64)])
+def test_tiles_of_several_devices_are_those_of_one(frames):
+    decoder, latent, tiling = tiny(), random(1, 8, 9, 1, 6), Tiling(96, 32, 48, 24)
+    keyframes = Keyframes(random(1, 8, len(frames), 1, 6, seed=2), frames) if frames else None
+    cpu = torch.device("cpu")
+    together = SharedDecoder(decoder, cpu, [(cpu, twin_of(decoder)), (cpu, twin_of(decoder))])
+    assert decoder.count_tiles(latent, tiling) > 4
+    assert torch.equal(decoded(together, latent, keyframes, tiling), decoded(decoder, latent, keyframes, tiling))
 
 
 @torch.no_grad()

@@ -89,6 +89,9 @@ def test_it_is_kept_where_it_is_most_of_the_work_and_all_weights_fit_beside_it(r
     ):
         assert stage(SMALL).fit(old, room).caches_text == fits
     assert not stage(LARGE).fit(old, large).caches_text
+    assert (
+        not stage(SMALL).fit(old.among(2), large).caches_text and not stage(SMALL).fit(old.over(2), large).caches_text
+    )
     assert not stage(SMALL).fit(new, large).caches_text
     assert not stage(SMALL, batched_passes=True).fit(old, large).caches_text
 
