@@ -4,6 +4,7 @@ from .attention import Attention, KeyValue, Query
 from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .levels import TokenLevels
+from .linear import Linear, apply_gelu
 from .norms import rms_norm
 from .rope import Rope, Rotation
 from .schedule import TextSchedule
@@ -11,6 +12,6 @@ from .sharing import shared_input
 from .visibility import Visibility
 
 __all__ = [
-    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels", "Visibility",
-    "needs_grad", "rms_norm", "shared_input",
+    "Attention", "FeedForward", "KeyValue", "Linear", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels",
+    "Visibility", "apply_gelu", "needs_grad", "rms_norm", "shared_input",
 ]  # fmt: skip

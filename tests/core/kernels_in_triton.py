@@ -9,7 +9,8 @@ from official import inputs, official, tiny_section
 
 from ltx2_core.layers import Rope
 from ltx2_core.layers.kernels import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE, fused, light
-from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN, TRITON
+from ltx2_core.layers.kernels.light import KITCHEN, TRITON
+from ltx2_core.layers.kernels.linear import CUBLAS
 from ltx2_core.transformer import modulation
 
 CHOSEN = {NORM_MODULATE: KITCHEN, NORM_ROTATE: TRITON, LINEAR_GELU: CUBLAS}

@@ -1,11 +1,13 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
 from .attention import ATTENTIONS, attend, attending_with
-from .light import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE
+from .light import NORM_MODULATE, NORM_ROTATE
+from .linear import LINEAR, LINEAR_GELU, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with
 
 __all__ = [
     "ATTENTIONS",
+    "LINEAR",
     "LINEAR_GELU",
     "NORM_MODULATE",
     "NORM_ROTATE",
@@ -14,4 +16,6 @@ __all__ = [
     "attend",
     "attending_with",
     "count_with",
+    "multiply",
+    "multiply_gelu",
 ]

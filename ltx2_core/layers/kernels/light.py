@@ -4,16 +4,13 @@ import importlib
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
 from .operation import Function, Kernel, Operation
 
-KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
-
-_gelu_ = torch.ops.aten.gelu_
+KITCHEN, TRITON = "comfy-kitchen", "Triton"
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -27,11 +24,6 @@ def norm_rotate(x: Tensor, weight: Tensor, eps: float, rotation: Rotation) -> Te
     ``x`` may be overwritten.
     """
     return rotation(split_heads(rms_norm(x, eps, weight), rotation.heads))
-
-
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the GELU, in its tanh form, of a linear layer."""
-    return _gelu_(F.linear(x, weight, bias), approximate="tanh")
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -67,15 +59,6 @@ def _triton_norm_rotate() -> Function:
     return importlib.import_module(".fused", __package__).norm_rotate
 
 
-def _cublas_linear_gelu() -> Function:
-    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        added = weight.new_zeros(weight.shape[0]) if bias is None else bias
-        product = torch._addmm_activation(added, x.flatten(0, -2), weight.t(), use_gelu=True)
-        return product.unflatten(0, x.shape[:-1])
-
-    return multiply
-
-
 def _draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device, dtype)
 
@@ -88,11 +71,6 @@ def _sample_modulation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
 def _sample_rotation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, float, Rotation]:
     x, weight, positions = (_draw(device, dtype, *shape) for shape in ((1, 37, 512), (512,), (1, 3, 37)))
     return x, weight, 1e-6, Rope(4, 128, (1.0, 1.0, 1.0))(positions.float(), dtype)
-
-
-def _sample_linear(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight, bias = (_draw(device, dtype, *shape) for shape in ((1, 37, 256), (512, 256), (512,)))
-    return x, weight / 16, bias
 
 
 NORM_MODULATE = Operation(
@@ -110,4 +88,3 @@ NORM_ROTATE = Operation(
     ],
     _sample_rotation,
 )
-LINEAR_GELU = Operation("Product and GELU", linear_gelu, [Kernel(CUBLAS, _cublas_linear_gelu)], _sample_linear)
