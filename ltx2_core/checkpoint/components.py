@@ -47,7 +47,7 @@ class Variant:
         """Return the prefix that this variant's tensors have in a file; None if the file holds none of them."""
         keys = list(keys)
         for prefix in self.keys.prefixes:
-            if any(self._wanted(key, prefix) for key in keys):
+            if any(self.keys.wanted(key, prefix) for key in keys):
                 return prefix
         return None
 
@@ -60,7 +60,7 @@ class Variant:
         names = {}
         for key in keys:
             weight, suffix = split_companion(key)
-            if name := self._wanted(weight, prefix):
+            if name := self.keys.wanted(weight, prefix):
                 names[f"{name.removesuffix('weight')}{suffix}" if suffix else name] = key
         return names
 
@@ -82,9 +82,6 @@ class Variant:
         weight, suffix = split_companion(name)
         official = self.keys.official(weight)
         return f"{official.removesuffix('weight')}{suffix}" if suffix else official
-
-    def _wanted(self, key: str, prefix: str) -> str | None:
-        return self.keys.ours(key, prefix) if self.keys.knows(key, prefix) else None
 
 
 SHARED = "statistics."  # what the names of tensors begin with that several components have

@@ -13,6 +13,11 @@ _gelu_ = torch.ops.aten.gelu_
 class Linear(nn.Linear):
     """``nn.Linear`` with the fastest product that gives its numbers (see kernels/README.md)."""
 
+    def reset_parameters(self) -> None:
+        """Fill a new weight at random as ``nn.Linear`` does, unless it is but a shape."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis of ``x`` (..., D) to D' channels."""
         return multiply(x, self.weight, self.bias)

@@ -30,22 +30,30 @@ class Keys:
 
     def knows(self, key: str, prefix: str) -> bool:
         """Return whether this table has a row for ``key``, wanted or not."""
-        try:
-            self.ours(key, prefix)
-        except KeyError:
-            return False
-        return True
+        return self._look_up(key, prefix) != _UNKNOWN
+
+    def wanted(self, key: str, prefix: str) -> str | None:
+        """Return our name of a file's ``key``; None if it is unknown, or known and not wanted."""
+        return self._look_up(key, prefix) or None
 
     def ours(self, key: str, prefix: str) -> str | None:
         """Return our name of a file's ``key``; None if it is known and not wanted. Raises KeyError if it is unknown."""
-        if not key.startswith(prefix):
+        if (found := self._look_up(key, prefix)) == _UNKNOWN:
             raise KeyError(key)
+        return found
+
+    def _look_up(self, key: str, prefix: str) -> str | None:
+        """The same, with ``_UNKNOWN`` instead of an error: every component is asked for every name of a file."""
+        if not key.startswith(prefix):
+            return _UNKNOWN
         name = key[len(prefix) :]
         return None if name.startswith(self.unwanted) else _translate(name, self._to_ours)
 
     def official(self, name: str) -> str:
         """Return the name that the official single file gives to our ``name``."""
-        return self.prefixes[0] + str(_translate(name, self._to_file))
+        if not (found := _translate(name, self._to_file)):
+            raise KeyError(name)
+        return self.prefixes[0] + found
 
 
 def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -62,6 +70,7 @@ def same(names: Iterable[str]) -> dict[str, str | None]:
     return {name: name for name in names}
 
 
+_UNKNOWN = ""  # instead of a name
 _NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\})(?=\.)")
 
 
@@ -88,4 +97,4 @@ def _translate(name: str, index: dict[str, list[tuple[list[str], str]]] | dict) 
                 return None
             free = [number for wanted, number in zip(pattern, numbers) if wanted == "{}"]
             return target.format(*free)
-    raise KeyError(name)
+    return _UNKNOWN
