@@ -56,7 +56,9 @@ def build(
     load_strict(network, state, title, source.variant.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
-    return network.to(device).requires_grad_(False).eval()
+    if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules
+        network.to(device)
+    return network.requires_grad_(False).eval()
 
 
 def _refuse_unknown(models: Models, source: Source, title: str) -> None:

@@ -4,6 +4,7 @@ from .attention import Attention, KeyValue, Query
 from .autograd import needs_grad
 from .feed_forward import FeedForward
 from .levels import TokenLevels
+from .linear import Linear, apply_gelu
 from .norms import rms_norm
 from .repeat import repeat
 from .rope import Rope, Rotation
@@ -12,6 +13,6 @@ from .sharing import find_rounding, merge_axes, shared_input
 from .visibility import Visibility
 
 __all__ = [
-    "Attention", "FeedForward", "KeyValue", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels", "Visibility",
-    "find_rounding", "merge_axes", "needs_grad", "repeat", "rms_norm", "shared_input",
+    "Attention", "FeedForward", "KeyValue", "Linear", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels",
+    "Visibility", "apply_gelu", "find_rounding", "merge_axes", "needs_grad", "repeat", "rms_norm", "shared_input",
 ]  # fmt: skip

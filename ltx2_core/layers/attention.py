@@ -10,6 +10,7 @@ from torch import Tensor
 from .autograd import needs_grad
 from .kernels import GATE_ROUND, NORM_ROTATE, attend
 from .kernels.light import split_heads
+from .linear import Linear
 from .norms import RMSNorm
 from .rope import Rotation
 from .schedule import TextSchedule
@@ -63,13 +64,13 @@ class Attention(nn.Module):
         super().__init__()
         inner, context_width = heads * head_dim, context_width or width
         self.heads = heads
-        self.q = nn.Linear(width, inner)
-        self.k = nn.Linear(context_width, inner)
-        self.v = nn.Linear(context_width, inner)
+        self.q = Linear(width, inner)
+        self.k = Linear(context_width, inner)
+        self.v = Linear(context_width, inner)
         self.q_norm = RMSNorm(inner, eps)
         self.k_norm = RMSNorm(inner, eps)
-        self.gate = nn.Linear(width, heads) if gated else None
-        self.out = nn.Linear(inner, width)
+        self.gate = Linear(width, heads) if gated else None
+        self.out = Linear(inner, width)
 
     def project_query(self, x: Tensor, rotation: Rotation | None = None) -> Query:
         """Project tokens ``x`` (B, N, D) to queries and gates; ``x`` is not needed afterwards."""

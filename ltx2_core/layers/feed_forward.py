@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import needs_grad
-from .kernels import GELU_ROUND, LINEAR_GELU
-from .sharing import find_rounding, is_adapted, split_tokens
+from .kernels import GELU_ROUND
+from .linear import Linear, apply_gelu
+from .sharing import find_rounding, split_tokens
 
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
 CHUNK = 4096
-
-_gelu_ = torch.ops.aten.gelu_.default
 
 
 class FeedForward(nn.Module):
@@ -28,8 +27,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, bias: bool = True):
         super().__init__()
-        self.up = nn.Linear(width, 4 * width, bias=bias)
-        self.down = nn.Linear(4 * width, width, bias=bias)
+        self.up = Linear(width, 4 * width, bias=bias)
+        self.down = Linear(4 * width, width, bias=bias)
         self.chunk = CHUNK
 
     def transform(self, x: Tensor, combine: "Combine | None" = None) -> Tensor:
@@ -60,26 +59,16 @@ class FeedForward(nn.Module):
         return output.view_as(x)
 
 
-Linear = Callable[[Tensor], Tensor]
+Layer = Callable[[Tensor], Tensor]
 Combine = Callable[[int, int, Tensor, Tensor | None], Tensor]
 
 
-def _transform(x: Tensor, up: Linear, down: Linear, gelu_round: Linear | None) -> Tensor:
+def _transform(x: Tensor, up: Layer, down: Layer, gelu_round: Layer | None) -> Tensor:
     """All tokens at once, which holds 4 D channels of each; ``gelu_round`` rounds them for ``down`` as well."""
-    if gelu_round is not None:
-        return down(gelu_round(up(x)))
-    kernel = LINEAR_GELU.find(x) if _is_plain(up) and not needs_grad(x) else None
-    if kernel is not None and isinstance(up, nn.Linear):
-        return down(kernel(x, up.weight, up.bias))
-    return down(_gelu_(up(x), approximate="tanh"))
+    return down(apply_gelu(up, x) if gelu_round is None else gelu_round(up(x)))
 
 
-def _is_plain(linear: Linear) -> bool:
-    """Whether ``linear`` does nothing but multiply by its weight: no LoRA beside it, no other format."""
-    return type(linear) is nn.Linear and not is_adapted(linear)
-
-
-def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Linear:
+def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Layer:
     """``linear``, whose weight is expanded now and not by every call if it is stored in fewer bits."""
     expanded = getattr(linear, "expanded", None)
     return linear if expanded is None else expanded(dtype)

@@ -15,9 +15,18 @@ def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tens
     if needs_grad(x):
         normal = (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype)
     else:  # the same in place: small clips are busy making tensors
-        factor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normal = x * factor if x.dtype == factor.dtype else torch.mul(x, factor, out=torch.empty_like(x))
+        square = norm.square_().div_(x.shape[-1])
+        normal = x * square.add_(eps).rsqrt_() if x.dtype == square.dtype else _divide(x, square, eps)
     return normal if weight is None else normal.mul_(weight)
+
+
+def _divide(x: Tensor, square: Tensor, eps: float) -> Tensor:
+    """Return x (..., D) in fewer bits / sqrt(square + eps), ``square`` (..., 1) in float32.
+
+    A batch norm whose channels are the tokens does that in one go, without a copy of x in float32.
+    """
+    variance = square.flatten()
+    return F.batch_norm(x.flatten(0, -2)[None], torch.zeros_like(variance), variance, eps=eps).view_as(x)
 
 
 class RMSNorm(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.belonging import check_text_encoder
 from ..checkpoint.components import COMPONENTS, ComponentNetwork
+from ..checkpoint.loading import assign_tensors
 from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles, kind_titled
 from ..checkpoint.unfilled import uncollected, unfilled
@@ -333,13 +334,5 @@ def _with_tensors(network: nn.Module, tensors: Tensors) -> Any:
     # Every format stores bytes.
     plain = (each.dtype for name, each in state.items() if each.itemsize > 1 and not split_companion(name)[1])
     install_quantized_layers(network, state, next(plain, None))
-    modules = dict(network.named_modules())
-    for name, tensor in state.items():  # as ``load_state_dict`` would, which takes several times as long
-        owner, _, leaf = name.rpartition(".")
-        if (module := modules.get(owner)) is None:
-            continue
-        if leaf in module._parameters:
-            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-        elif leaf in module._buffers:
-            module._buffers[leaf] = tensor
+    assign_tensors(network, state)
     return network

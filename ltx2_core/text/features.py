@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import Fields, shown
+from ..layers import Linear
 
 EPS = 1e-6
 _TOKENS = 64  # that are normalised together
@@ -101,10 +102,10 @@ class TextFeatures(nn.Module):
         self.config = config
         flat = config.width * config.states
         if config.per_stream:
-            self.video = nn.Linear(flat, config.video_width)
-            self.audio = nn.Linear(flat, config.audio_width)
+            self.video = Linear(flat, config.video_width)
+            self.audio = Linear(flat, config.audio_width)
         else:
-            self.both = nn.Linear(flat, config.video_width, bias=False)
+            self.both = Linear(flat, config.video_width, bias=False)
 
     @property
     def streamable_modules(self) -> list[nn.Module]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..layers import Linear, apply_gelu
+
 
 class Heads(NamedTuple):
     """How the queries, and the keys and values, of a layer are divided."""
@@ -141,10 +143,10 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: Heads, norm: Callable[[int], Norm], scale: float, own_values: bool = True):
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.q_proj = nn.Linear(width, heads.queries * heads.width, bias=False)
-        self.k_proj = nn.Linear(width, heads.keys * heads.width, bias=False)
-        self.v_proj = nn.Linear(width, heads.keys * heads.width, bias=False) if own_values else None
-        self.o_proj = nn.Linear(heads.queries * heads.width, width, bias=False)
+        self.q_proj = Linear(width, heads.queries * heads.width, bias=False)
+        self.k_proj = Linear(width, heads.keys * heads.width, bias=False)
+        self.v_proj = Linear(width, heads.keys * heads.width, bias=False) if own_values else None
+        self.o_proj = Linear(heads.queries * heads.width, width, bias=False)
         self.q_norm, self.k_norm = norm(heads.width), norm(heads.width)
 
     def forward(self, x: Tensor, sight: Sight, past: Past | None = None) -> Tensor:
@@ -174,13 +176,13 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = Linear(width, hidden, bias=False)
+        self.up_proj = Linear(width, hidden, bias=False)
+        self.down_proj = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of ``x`` (B, L, D) by itself."""
-        return self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        return self.down_proj(apply_gelu(self.gate_proj, x) * self.up_proj(x))
 
 
 class Layer(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import SettingError
-from ..layers import Rope, Rotation, TokenLevels, repeat
+from ..layers import Linear, Rope, Rotation, TokenLevels, apply_gelu, repeat
 from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
@@ -23,12 +23,12 @@ class CaptionProjection(nn.Module):
 
     def __init__(self, caption_width: int, width: int):
         super().__init__()
-        self.up = nn.Linear(caption_width, width)
-        self.out = nn.Linear(width, width)
+        self.up = Linear(caption_width, width)
+        self.out = Linear(width, width)
 
     def forward(self, context: Tensor) -> Tensor:
         """Project (B, L, C) to (B, L, D)."""
-        return self.out(F.gelu(self.up(context), approximate="tanh"))
+        return self.out(apply_gelu(self.up, context))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class StreamIO(nn.Module):
         super().__init__()
         self.config = config
         self.context_width = stream.context_width
-        self.project_in = nn.Linear(stream.channels_in, stream.width)
+        self.project_in = Linear(stream.channels_in, stream.width)
         self.keyframe_mark = nn.Parameter(torch.empty(1, stream.width)) if stream.marks_keyframes else None
         self.modulate = AdaLN(stream.width, config.modulation_rows)
         self.modulate_text = AdaLN(stream.width, 2) if config.text_modulation else None
@@ -57,7 +57,7 @@ class StreamIO(nn.Module):
         self.gate_cross = AdaLN(stream.width, 1)
         self.caption = CaptionProjection(config.caption_width, stream.width) if config.caption_width else None
         self.modulation = nn.Parameter(torch.empty(2, stream.width))
-        self.project_out = nn.Linear(stream.width, stream.channels_out)
+        self.project_out = Linear(stream.width, stream.channels_out)
         rope = partial(Rope, theta=config.rope_theta, interleaved=config.rope_interleaved, double=config.rope_double)
         self.rope = rope(stream.heads, stream.head_dim, stream.max_positions)
         self.cross_rope = rope(config.audio.heads, config.audio.head_dim, (cross_max_position,))

@@ -20,7 +20,8 @@ from ltx2_core.layers.kernels import (
     fused,
     light,
 )
-from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN, TRITON
+from ltx2_core.layers.kernels.light import KITCHEN, TRITON
+from ltx2_core.layers.kernels.linear import CUBLAS
 from ltx2_core.layers.sharing import Rounding
 from ltx2_core.quantization import fp8_products, use_scaled_products
 from ltx2_core.quantization.fp8 import Fp8Linear

@@ -9,13 +9,14 @@ import golden
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ltx2_core.__main__ import main
 from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.keys import Keys, same
-from ltx2_core.checkpoint.loading import holds_numbers
+from ltx2_core.checkpoint.loading import assign_tensors, holds_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, version_of
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
@@ -273,3 +274,22 @@ def test_a_file_that_was_written_anew_is_asked_anew(tmp_path):
         found.append([name for name, _ in sources_in(file)])
         assert [name for name, _ in sources_in(file)] == found[-1]
     assert found == [["vocoder"], ["audio_decoder"]]
+
+
+def test_tensors_are_assigned_as_torch_would_assign_them():
+    """What a file does not hold stays, and what it holds besides is left out."""
+
+    def network():
+        inner = nn.BatchNorm1d(3)
+        inner.register_buffer("passing", torch.zeros(2), persistent=False)
+        return nn.ModuleDict({"first": nn.Linear(3, 4, bias=False), "inner": nn.Sequential(inner, nn.Linear(3, 3))})
+
+    state = {name: torch.randn(tensor.shape).to(tensor.dtype) for name, tensor in network().state_dict().items()}
+    ours, theirs = network(), network().requires_grad_(False)
+    assign_tensors(ours, state | {"elsewhere.weight": torch.zeros(1)})
+    theirs.load_state_dict(state, assign=True)
+    for name, tensor in theirs.state_dict().items():
+        assert ours.state_dict()[name].data_ptr() == tensor.data_ptr() == state[name].data_ptr()
+    assert [name for name, each in ours.named_parameters()] == [name for name, each in theirs.named_parameters()]
+    assert not any(each.requires_grad for each in ours.parameters())
+    assert torch.equal(ours["inner"][0].passing, torch.zeros(2))

@@ -8,6 +8,7 @@ import torch
 
 import ltx2_core as ltx2
 from ltx2_core import health
+from ltx2_core.errors import NotANumberError
 from ltx2_core.health import PictureHealth, Seams, check_finite, latent_findings, sound_findings
 from ltx2_core.latents import AVLatent
 
@@ -233,6 +234,21 @@ def test_what_is_not_a_number(bad):
     assert seen(frames) == heard(waveform) == ["is not a number"]
     with pytest.raises(FloatingPointError, match=r"The audio is not a number after sampling: .* precision \(bf16"):
         check_finite(latent, "sampling")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf]])
+def test_every_number_that_is_none_is_found_as_by_a_look_at_each(bad, dtype):
+    """A sum tells; large numbers whose sum is none are numbers."""
+    large = torch.full((7, 333), torch.finfo(dtype).max, dtype=dtype)
+    for whole in (torch.randn(7, 333).to(dtype), large, -large, torch.cat((large, -large))):
+        assert whole.isfinite().all()
+        check_finite(whole, "a step")
+        for place in (0, 1000, whole.numel() - len(bad)):
+            broken = whole.clone()
+            broken.view(-1)[place : place + len(bad)] = torch.tensor(bad, dtype=dtype)
+            with pytest.raises(NotANumberError, match="result"):
+                check_finite(broken, "a step")
 
 
 def test_a_finding_is_two_sentences_that_name_the_stage():

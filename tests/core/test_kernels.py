@@ -16,7 +16,9 @@ from torch import Tensor
 import ltx2_core as ltx2
 from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised, section_of
 from ltx2_core.errors import SettingError
+from ltx2_core.layers import Linear, apply_gelu, rms_norm
 from ltx2_core.layers.kernels import (
+    LINEAR,
     LINEAR_GELU,
     NORM_MODULATE,
     NORM_ROTATE,
@@ -26,8 +28,10 @@ from ltx2_core.layers.kernels import (
     attending_with,
     attention,
     count_with,
+    linear,
 )
-from ltx2_core.layers.kernels.light import CUBLAS, KITCHEN, TRITON
+from ltx2_core.layers.kernels.light import KITCHEN, TRITON
+from ltx2_core.layers.kernels.linear import CUBLAS
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
@@ -35,6 +39,8 @@ from ltx2_core.settings import Resources
 from ltx2_core.settings.request import check_limits
 
 IN_TRITON = "kernels_in_triton.py"
+QKV = [torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(tokens)) for tokens in (7, 5, 5)]
+PLAIN = attention.attend_plainly(*QKV)
 
 
 def operation(*functions) -> Operation:
@@ -127,6 +133,63 @@ def test_a_gelu_of_another_form_is_left_aside():
         assert relative_error(kernel.load()(x, weight, each), LINEAR_GELU.plain(x, weight, each)) < 1e-3
 
 
+# --------------------------------------------------------------------------------------------------------- on a CPU
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_of_onednn(monkeypatch, dtype, most, bias):
+    """Where it is built in: within rounding of the plain way from a size on, and below that the plain way itself."""
+    monkeypatch.setattr(linear, "LEAST_WEIGHT", 96 * 80)
+    layer, small = (Linear(96, width, bias).to(dtype).requires_grad_(False) for width in (80, 79))
+    x = torch.randn(2, 2 * linear.LEAST_ROWS, 96).to(dtype)[:, ::2]  # which does not lie in one piece
+    ways = (LINEAR, layer, linear.multiply_plainly), (LINEAR_GELU, partial(apply_gelu, layer), linear.linear_gelu)
+    for operation, way, plain in ways:
+        expected = plain(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
+        assert relative_error(way(x).float(), expected) < most
+        assert torch.equal(way(x)[1:], way(x[1:])), "clips by themselves and in a batch are the same"
+        assert torch.equal(way(x[:, 1:]), plain(x[:, 1:], layer.weight, layer.bias)), "too few rows"
+        if torch.backends.mkldnn.is_available():
+            assert operation.find(x) is not None
+    assert torch.equal(small(x), linear.multiply_plainly(x, small.weight, small.bias)), "too small a weight"
+    assert torch.equal(apply_gelu(small, x), linear.linear_gelu(x, small.weight, small.bias))
+
+
+def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plain(monkeypatch):
+    def never(*tensors):
+        raise AssertionError
+
+    for operation in (LINEAR, LINEAR_GELU):
+        monkeypatch.setattr(operation, "find", lambda x: never)
+    monkeypatch.setattr(linear, "LEAST_WEIGHT", 0)
+    layer, x = Linear(8, 8), torch.randn(linear.LEAST_ROWS, 8)
+    (layer(x) + apply_gelu(layer, x)).sum().backward()
+    assert layer.weight.grad is not None
+    layer.requires_grad_(False)
+    with pytest.raises(AssertionError):
+        layer(x)
+    with pytest.raises(AssertionError):
+        apply_gelu(layer, x)
+    layer.forward = lambda x: -x
+    assert torch.equal(apply_gelu(layer, x), torch.nn.functional.gelu(-x, approximate="tanh"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_of_a_head_that_lie_behind_each_other_change_no_bit(monkeypatch, dtype):
+    q, k, v = (each.to(dtype) for each in QKV)
+    plain = attention.attend_plainly(q, k, v)
+    monkeypatch.setattr(attention, "LEAST_KEYS", 1)
+    assert torch.equal(attend(q, k, v), plain)
+
+
+def test_a_norm_in_one_go_changes_no_bit():
+    """That of bfloat16 on a CPU, beside the product with a factor in float32."""
+    for x in (torch.randn(2, 9, 33), torch.randn(1, 8, 16)[:, ::2] * 1e-3, torch.zeros(1, 1, 5), torch.zeros(1, 0, 5)):
+        x = x.bfloat16()
+        mean_square = torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True).square() / x.shape[-1]
+        assert torch.equal(rms_norm(x, 1e-6), (x * (mean_square + 1e-6).rsqrt()).bfloat16())
+
+
 @pytest.mark.oracle
 @pytest.mark.slow
 def test_kernels_in_triton():
@@ -180,10 +243,6 @@ def test_bytes_and_operations_of_a_block(version, plain, most):
         for scale in (None, torch.tensor(0.02)):
             narrow = count_difference(partial(of_quantised, "fp8", scale), section)
             assert narrow.moved < 1.25 * plain.moved and narrow.products8 > 100 * narrow.products
-
-
-QKV = [torch.randn(2, 3, tokens, 8, generator=torch.Generator().manual_seed(tokens)) for tokens in (7, 5, 5)]
-PLAIN = attention.attend_plainly(*QKV)
 
 
 def attention_of(function, **how) -> Operation:

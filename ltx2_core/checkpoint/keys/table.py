@@ -71,6 +71,7 @@ def same(names: Iterable[str]) -> dict[str, str | None]:
     return {name: name for name in names}
 
 
+_UNKNOWN = ""  # instead of a name
 _NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\})(?=\.)")
 
 

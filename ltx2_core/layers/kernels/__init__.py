@@ -1,13 +1,15 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
 from .attention import ATTENTIONS, attend, attending_with
-from .light import GATE_ROUND, GELU_ROUND, LINEAR_GELU, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
+from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
+from .linear import LINEAR, LINEAR_GELU, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with
 
 __all__ = [
     "ATTENTIONS",
     "GATE_ROUND",
     "GELU_ROUND",
+    "LINEAR",
     "LINEAR_GELU",
     "NORM_MODULATE",
     "NORM_ROTATE",
@@ -17,4 +19,6 @@ __all__ = [
     "attend",
     "attending_with",
     "count_with",
+    "multiply",
+    "multiply_gelu",
 ]

@@ -16,6 +16,8 @@ from .operation import Function, Kernel, Operation
 
 # With fewer queries or keys there is little to gain, and the sound, and all that listens to it, stays exact.
 LEAST_TOKENS = 2048
+# Of so many keys in fewer bits than float32, a CPU reads those of a head sooner if they lie behind each other.
+LEAST_KEYS = 1024
 _INEXACT = 0.1  # an error of this share of the size is one of the kernel, not of its rounding
 
 _HOPPER, _BLACKWELL = 9, (10, 12)  # first numbers of compute capabilities
@@ -36,6 +38,15 @@ def _attend_with_cudnn() -> Function:
     def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         with sdpa_kernel(order, set_priority=True):
             return attend_plainly(q, k, v, scale)
+
+    return attend
+
+
+def _attend_by_head() -> Function:
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+        if k.shape[-2] >= LEAST_KEYS and k.dtype is not torch.float32:
+            k, v = k.contiguous(), v.contiguous()
+        return attend_plainly(q, k, v, scale)
 
     return attend
 
@@ -95,6 +106,7 @@ EXACT = Operation(
             is_fast=lambda: _generation() == _HOPPER,
         ),
         Kernel("cuDNN", _attend_with_cudnn, is_fast=lambda: _generation() in (_HOPPER, *_BLACKWELL)),
+        Kernel("PyTorch, head by head", _attend_by_head, devices=("cpu",)),
     ],
     _sample,
 )

@@ -5,7 +5,6 @@ from functools import partial
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms import rms_norm
@@ -13,7 +12,7 @@ from ..rope import Rope, Rotation
 from ..sharing import Rounding, expand_rounded
 from .operation import Function, Kernel, Operation, Sample
 
-KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
+KITCHEN, TRITON = "comfy-kitchen", "Triton"
 
 _gelu_ = torch.ops.aten.gelu_.default
 
@@ -29,11 +28,6 @@ def norm_rotate(x: Tensor, weight: Tensor, eps: float, rotation: Rotation) -> Te
     ``x`` may be overwritten.
     """
     return rotation(split_heads(rms_norm(x, eps, weight), rotation.heads))
-
-
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the GELU, in its tanh form, of a linear layer."""
-    return _gelu_(F.linear(x, weight, bias), approximate="tanh")
 
 
 def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, rounding: Rounding) -> Tensor:
@@ -88,15 +82,6 @@ def _ours(name: str) -> Function:
     return function
 
 
-def _cublas_linear_gelu() -> Function:
-    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        added = weight.new_zeros(weight.shape[0]) if bias is None else bias
-        product = torch._addmm_activation(added, x.flatten(0, -2), weight.t(), use_gelu=True)
-        return product.unflatten(0, x.shape[:-1])
-
-    return multiply
-
-
 def _draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device, dtype)
 
@@ -109,11 +94,6 @@ def _sample_modulation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
 def _sample_rotation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, float, Rotation]:
     x, weight, positions = (_draw(device, dtype, *shape) for shape in ((1, 37, 512), (512,), (1, 3, 37)))
     return x, weight, 1e-6, Rope(4, 128, (1.0, 1.0, 1.0))(positions.float(), dtype)
-
-
-def _sample_linear(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight, bias = (_draw(device, dtype, *shape) for shape in ((1, 37, 256), (512, 256), (512,)))
-    return x, weight / 16, bias
 
 
 def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float, Rounding]:
@@ -153,7 +133,6 @@ NORM_ROTATE = Operation(
     ],
     _sample_rotation,
 )
-LINEAR_GELU = Operation("Product and GELU", linear_gelu, [Kernel(CUBLAS, _cublas_linear_gelu)], _sample_linear)
 NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm)
 GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)
 GATE_ROUND = _rounding("Gates and rounding", gate_round, "gate_round", _sample_gates)
