@@ -70,35 +70,34 @@ def widgets() -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for path in sorted((ROOT / "nodes").glob("*.py")):
         tree = ast.parse(path.read_text())
-        constants = {
-            statement.targets[0].id: ast.literal_eval(statement.value)
-            for statement in tree.body
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) and _is_words(statement)
-        }
+        shared = _assigned(tree.body)
         for node in (each for each in tree.body if isinstance(each, ast.ClassDef)):
-            for owner, name in _widget_calls(node, constants):
-                found.setdefault((owner, name), []).append(f"{_node_id(node)}.{name}")
+            attributes = _assigned(node.body)
+            for owner, name in _widget_calls(attributes.get("inputs"), shared):
+                found.setdefault((owner, name), []).append(f"{ast.literal_eval(attributes['id'])}.{name}")
     return found
 
 
-def _is_words(statement: ast.Assign) -> bool:
-    value = statement.value
-    return isinstance(value, ast.Tuple) and all(isinstance(each, ast.Constant) for each in value.elts)
+def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
+    """What is assigned to each name."""
+    return {
+        target.id: each.value
+        for each in body
+        if isinstance(each, ast.Assign)
+        for target in each.targets
+        if isinstance(target, ast.Name)
+    }
 
 
-def _widget_calls(node: ast.ClassDef, constants):
-    for call in (each for each in ast.walk(node) if isinstance(each, ast.Call)):
-        if getattr(call.func, "attr", "") != "widgets":
-            continue
-        owner, *names = call.args
-        for name in names:
-            words = constants[name.value.id] if isinstance(name, ast.Starred) else [ast.literal_eval(name)]
-            yield from ((owner.id, word) for word in words)
-
-
-def _node_id(node: ast.ClassDef) -> str:
-    calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
-    return next(each.args[0].value for each in calls if getattr(each.func, "attr", "") == "schema")
+def _widget_calls(inputs: ast.expr | None, shared: dict[str, ast.expr]):
+    """The settings of the widgets among the inputs of a node; ``shared`` are what its file declares for several."""
+    for each in ast.walk(inputs) if inputs else ():
+        call = shared.get(each.id) if isinstance(each, ast.Name) else each
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "widgets":
+            owner, *names = call.args
+            every = [name for of, name in all_settings() if of == owner.id]
+            yield from ((owner.id, name) for name in map(ast.literal_eval, names))
+            yield from ((owner.id, name) for name in every if not names)
 
 
 def table() -> list[tuple[str, str, str]]:
