@@ -2,7 +2,7 @@
 
 from comfy_api.latest import InputImpl, io
 
-from ..ltx2_core.media.provenance import Identity, describe_origin, read_signature, sign_file
+from ..ltx2_core.media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
 from . import host, inputs
 from .values import Video, save_video, video_file
 
@@ -53,6 +53,6 @@ class CheckClip(io.ComfyNode):
     @classmethod
     def execute(cls, video: Video) -> io.NodeOutput:
         path = video_file(video)
-        report = describe_origin(path, read_signature(path))
+        report = describe_origin(path, read_signature(path, anchors_of()))
         host.show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(report)

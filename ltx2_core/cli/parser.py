@@ -27,7 +27,7 @@ from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths
-from ..media.provenance import CERTIFICATE, KEY, TIMESTAMP
+from ..media.provenance import ANCHORS, CERTIFICATE, KEY, TIMESTAMP
 from ..pipeline.blueprint import PLANNED_FORMATS
 from ..pipeline.takes import load_take
 from ..quantization import KEPT_WORDS
@@ -145,6 +145,9 @@ def build_parser() -> tuple[Parser, dict[str, Command]]:
     _compare(commands["compare"])
     _sign(commands["sign"])
     commands["check"].parser.add_argument("files", nargs="+", type=path, metavar="FILE")
+    commands["check"].group("options").add("--anchors", type=path, metavar="FILE",
+                                           help="PEM of authorities that are believed, such as the trust list of C2PA "
+                                           f"(default: {ANCHORS} of the environment, or none)")  # fmt: skip
     commands["tiny"].parser.add_argument("folder", type=path, metavar="DIR")
     commands["tiny"].group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
                                           help="of LTX-2 (default: 2.3)")  # fmt: skip

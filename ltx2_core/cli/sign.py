@@ -3,7 +3,7 @@
 import argparse
 
 from ..errors import MediaError, plain_text
-from ..media.provenance import Identity, describe_origin, read_signature, sign_file
+from ..media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
 
 
 def run_sign(options: argparse.Namespace) -> None:
@@ -15,9 +15,9 @@ def run_sign(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> None:
     """Print who signed files, and what they say. Raises MediaError, at the end, if any was changed since."""
-    changed = []
+    changed, anchors = [], anchors_of(options.anchors)
     for path in options.files:
-        signature = read_signature(path)
+        signature = read_signature(path, anchors)
         print(plain_text(describe_origin(path, signature)), flush=True)
         if signature is not None and signature.faults:
             changed.append(path.name)
