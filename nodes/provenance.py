@@ -2,7 +2,7 @@
 
 from comfy_api.latest import InputImpl, io
 
-from ..ltx2_core.media.provenance import Identity, describe_origin, read_signature, sign_file
+from ..ltx2_core.media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
 from . import host
 from .inputs import sockets, text
 from .node import Node
@@ -39,6 +39,6 @@ class CheckClip(Node):
     @classmethod
     def execute(cls, video: Video) -> io.NodeOutput:
         path = video_file(video)
-        report = describe_origin(path, read_signature(path))
+        report = describe_origin(path, read_signature(path, anchors_of()))
         cls.show(report)
         return io.NodeOutput(report)

@@ -28,7 +28,7 @@ from ..errors import SettingError
 from ..fields import check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
 from ..lora import Shrink, Strengths
-from ..media.provenance import CERTIFICATE, KEY, TIMESTAMP
+from ..media.provenance import ANCHORS, CERTIFICATE, KEY, TIMESTAMP
 from ..pipeline.blueprint import PLANNED_FORMATS
 from ..pipeline.takes import load_take
 from ..quantization import KEPT_WORDS
@@ -584,6 +584,13 @@ def _files(command: Command) -> None:
     command.parser.add_argument("files", nargs="+", type=in_words(syntax.file_path), metavar="FILE")
 
 
+def _check(command: Command) -> None:
+    _files(command)
+    command.group("options").add("--anchors", type=in_words(syntax.file_path), metavar="FILE",
+                                 help="PEM of authorities that are believed, such as the trust list of C2PA "
+                                 f"(default: {ANCHORS} of the environment, or none)")  # fmt: skip
+
+
 def _tiny(command: Command) -> None:
     command.parser.add_argument("folder", type=in_words(syntax.file_path), metavar="DIR")
     command.group("options").add("--version", type=one_of(list(VERSIONS)), default="2.3", metavar="VERSION",
@@ -593,6 +600,6 @@ def _tiny(command: Command) -> None:
 _CLIP = (_what, _size, _conditions, _sampling, _guidance, _loras, _long, _second_stage, _decoding, _machine)
 _FLAGS: dict[str, tuple[Callable[[Command], None], ...]] = {
     "generate": (_target, *_CLIP), "batch": (_batch, *_CLIP), "inspect": (_files,), "plan": (_plan,),
-    "convert": (_convert,), "lora": (_lora,), "compare": (_compare,), "sign": (_sign,), "check": (_files,),
+    "convert": (_convert,), "lora": (_lora,), "compare": (_compare,), "sign": (_sign,), "check": (_check,),
     "tiny": (_tiny,),
 }  # fmt: skip

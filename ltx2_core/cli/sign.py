@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import MediaError, plain_text
-from ..media.provenance import Identity, describe_origin, read_signature, sign_file
+from ..media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
 from .inspect import for_each
 
 
@@ -17,11 +17,12 @@ def run_sign(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> None:
     """Print who signed files, and what they say. Raises MediaError, at the end, if any was changed since."""
-    for_each(options.files, _check)
+    anchors = anchors_of(options.anchors)
+    for_each(options.files, lambda path: _check(path, anchors))
 
 
-def _check(path: Path) -> None:
-    signature = read_signature(path)
+def _check(path: Path, anchors: Path | None) -> None:
+    signature = read_signature(path, anchors)
     print(plain_text(describe_origin(path, signature)), flush=True)
     if signature is not None and signature.faults:
         raise MediaError(f"{path.name} changed after it was signed: get it anew from who signed it.")

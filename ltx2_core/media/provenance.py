@@ -23,6 +23,7 @@ KINDS = {".mp4": "video/mp4", ".wav": "audio/wav", ".flac": "audio/flac", ".png"
 
 # Where the environment says whose signature it is.
 CERTIFICATE, KEY, TIMESTAMP = "LTX2_C2PA_CERTIFICATE", "LTX2_C2PA_KEY", "LTX2_C2PA_TIMESTAMP"
+ANCHORS = "LTX2_C2PA_ANCHORS"  # and who is believed
 
 LARGEST_PEM = 2**20  # bytes of a file of certificates or of a key
 _INSTALL = 'Content credentials need c2pa-python: pip install "ltx2-av[provenance]", or pip install c2pa-python.'
@@ -138,19 +139,30 @@ def check_unsigned(path: Path) -> None:
         raise MediaError(f"{path.name} is signed already, by {before.who}: sign the file as it was before.")
 
 
-def read_signature(path: Path) -> Signature | None:
+def anchors_of(given: Path | None = None) -> Path | None:
+    """Return the file of those who are believed: the one that is given, or what the environment says, or none."""
+    return given or (Path(named) if (named := os.environ.get(ANCHORS)) else None)
+
+
+def read_signature(path: Path, anchors: Path | None = None) -> Signature | None:
     """Return who signed a file and whether it is whole; None of one that is not signed.
 
+    Args:
+        path: of the file.
+        anchors: PEM of the certificates of authorities that are believed, such as the trust list of C2PA; None
+            believes nobody.
+
     Raises:
-        SettingError: another kind of file, or no package.
+        SettingError: another kind of file, anchors that are none, or no package.
         MediaError: it is damaged.
         LTX2Error: it is missing, or may not be read.
     """
     kind, c2pa = _kind(path), _library()
+    trust = {} if anchors is None else {"trust": {"trust_anchors": _read_anchors(anchors)}}
     try:
         with (
             open_local(path) as file,
-            c2pa.Context.from_dict(_SETTINGS) as context,
+            c2pa.Context.from_dict(_SETTINGS | trust) as context,
             c2pa.Reader(kind, file, context=context) as reader,
         ):
             return _signature(json.loads(reader.json()))
@@ -177,7 +189,9 @@ def describe_origin(path: Path, signature: Signature | None) -> str:
         lines = [f"{path.name}: it {state} signed by {signature.who}{signature.time and f' on {signature.time}'}"]
         lines += [f"  changed              {fault}" for fault in signature.faults]
         lines.append(f"  signed               {made}, with {signature.generator}")
-        if not signature.trusted:
+        if signature.trusted:
+            lines.append("  certificate          of an authority that is believed here")
+        else:
             lines.append("  certificate          of nobody that is known here: whether the name is true is not shown")
     return "\n".join([*lines, describe_tags(path, graph=False)])
 
@@ -264,6 +278,15 @@ def _read_pem(path: Path) -> bytes:
     if len(content) > LARGEST_PEM or b"-----BEGIN" not in content:
         raise SettingError(f"{path.name} is no PEM file: give text with -----BEGIN in it.")
     return content
+
+
+def _read_anchors(path: Path) -> str:
+    """The certificates in a PEM file, as text. Raises SettingError where there are none."""
+    from cryptography import x509  # comes with c2pa-python
+
+    pem = _read_pem(path)
+    _parsed(lambda: x509.load_pem_x509_certificates(pem), path, "certificates")
+    return pem.decode("ascii", "replace")
 
 
 def _checked_algorithm(chain: bytes, key: bytes, identity: Identity) -> str:

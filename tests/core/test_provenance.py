@@ -128,6 +128,24 @@ def test_the_command_line_signs_and_says_who_did(clip, identity, monkeypatch, ca
     assert "signed already, by Jane Doe" in capsys.readouterr().err
 
 
+def test_who_signed_is_believed_by_those_who_are_named(clip, identity, tmp_path, monkeypatch, capsys):
+    sign_file(clip, clip, identity, overwrite=True)
+    root, other = (tmp_path / name for name in ("root.pem", "other.pem"))
+    strange, _ = write_identity(tmp_path / "strange")
+    for file, certificate in ((root, identity.certificate), (other, strange)):
+        file.write_text("-----BEGIN" + certificate.read_text().split("-----BEGIN")[-1])  # the root alone
+    assert read_signature(clip, root).trusted and not read_signature(clip, other).trusted
+    assert read_signature(clip, other).faults == ()
+    assert main(["check", str(clip), "--anchors", str(root)]) == 0
+    assert "that is believed here" in capsys.readouterr().out
+    monkeypatch.setenv(provenance.ANCHORS, str(root))
+    assert main(["check", str(clip)]) == 0 and "that is believed here" in capsys.readouterr().out
+    assert main(["check", str(clip), "--anchors", str(identity.key)]) == 2
+    assert "key.pem holds no certificates" in capsys.readouterr().err
+    monkeypatch.setenv(provenance.ANCHORS, str(tmp_path / "none.pem"))
+    assert main(["check", str(clip)]) == 2 and "There is no file none.pem" in capsys.readouterr().err
+
+
 def test_only_clips_that_a_model_made_are_signed(clip, identity, tmp_path):
     content = clip.read_bytes()
     clip.write_bytes(content.replace(b"trainedAlgorithmicMedia", b"digitalCapture_________"))

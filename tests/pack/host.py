@@ -103,6 +103,7 @@ def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
     # Tiny models gain nothing from more threads, and lose much of their time to them when the machine is busy.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LTX2_CACHE": str(base / "cache")}
     environment |= {f"LTX2_C2PA_{name.upper()}": str(base / "identity" / f"{name}.pem") for name in IDENTITY}
+    environment["LTX2_C2PA_ANCHORS"] = environment["LTX2_C2PA_CERTIFICATE"]  # its own root is in it
     with open(base / "server.log", "wb") as log:
         process = subprocess.Popen(command, cwd=host.root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

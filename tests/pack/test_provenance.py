@@ -38,6 +38,7 @@ def test_a_clip_is_signed_last_and_kept_if_that_fails(server, client, prompt):
         assert json.loads(tags["prompt"])["signed"]["inputs"]["filename_prefix"] == "signed/clip"
     told = dict(run.texts)
     assert second.name in told["signed"] and "is whole, and signed by Jane Doe" in told["told"]
+    assert "that is believed here" in told["told"]
 
     for path in (first, second):
         (server.base / "input").mkdir(exist_ok=True)
