@@ -182,11 +182,12 @@ class HostNetwork:
         return {each: store for each, store in known.items() if store is not None}
 
     def _forget_others(self) -> None:
-        for other in list(self._known):
-            if other.name == self.name and other.patcher.model.store is not None:
-                other.patcher.model.store.release()
-                other.patcher.model.store, other._modules = None, ()
-        gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
+        others = [each for each in self._known if each.name == self.name and each.patcher.model.store is not None]
+        for other in others:
+            other.patcher.model.store.release()
+            other.patcher.model.store, other._modules = None, ()
+        if others:
+            gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -512,7 +512,9 @@ def bytes_sent(blueprint: Blueprint, size: LatentSize, names: tuple[str, ...]) -
 
     def sent(layers: int) -> int:
         peers = ImaginedPeers(blueprint.processes)
-        _shared(blueprint.shortened_transformer(layers), peers).sweep(passes_on_meta(blueprint, size, names))
+        network = _shared(blueprint.shortened_transformer(layers), peers)
+        passes = passes_on_meta(blueprint, size, names)
+        cost(lambda: network.sweep(passes))  # within which PyTorch asks no compiler
         return peers.sent
 
     one, two = blueprint.remember(("sent", size, names), lambda: (sent(1), sent(2)))

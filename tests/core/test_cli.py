@@ -462,13 +462,19 @@ def test_plan_says_where_weights_will_be(capsys):
     assert "sampling" in said and "Frames are decoded all at once" in said
 
 
+def test_plan_of_files_on_two_cards(capsys):
+    size = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2", "--ram", "16"]
+    assert main(["plan", *size, "--card", "RTX 4090", "--gpus", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "RTX 4090" in said and "sampling on 2 devices: " in said and "torchrun on 2 cards" in said
+
+
 @pytest.mark.slow
 def test_plan_of_files_on_this_machine(capsys):
     assert main(["plan", "--width", "96", "--height", "96", "--frames", "9"]) == 0
     assert "sampling" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_tiny_and_inspect(tmp_path, capsys):
     assert main(["tiny", str(tmp_path / "tiny"), "--version", "2.0"]) == 0
     checkpoint = capsys.readouterr().out.split()[0]

@@ -288,7 +288,6 @@ def test_damaged_numbers_leave_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-@pytest.mark.slow
 def test_what_cannot_be_converted_is_said(tmp_path, converted):
     for source, target, format, kind, said in (
         (converted("int8")[0], "x.safetensors", "fp8", CheckpointError, "is stored in int8 already.*--format bf16"),
@@ -311,7 +310,6 @@ def test_a_distilled_model_keeps_its_name(tmp_path, caplog):
     assert "put the word" not in caplog.text
 
 
-@pytest.mark.slow
 def test_the_command_line_tells_every_matrix_and_the_worst(tmp_path, capsys):
     words = ["convert", str(MINI), str(tmp_path / "x.safetensors"), "--format", "nvfp4"]
     assert main([*words, "--keep", "gates,blocks,ends"]) == 0

@@ -22,6 +22,7 @@ from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Rate
 from ltx2_core.memory.twin import twin_of
+from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline import sample as stage_of_sampling
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.devices import Devices, Worker, blocks, deal
@@ -389,7 +390,7 @@ def test_equal_cards_decode_in_a_part_of_the_time(cards):
     assert [clock.now for clock in clocks] == [4] * cards
 
 
-@pytest.mark.slow
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("count", [2, 3])
 def test_frames_of_several_devices_are_those_of_one(count, latent):
     stage = DecodeVideo((4, 3, 4), SMALL)
@@ -462,13 +463,13 @@ def test_the_plan_says_what_several_cards_gain(capsys):
     assert "devices" not in planned(capsys, "--card", "H100")
 
 
-@pytest.mark.slow
 def test_a_run_says_what_several_devices_gain(caplog, monkeypatch):
     """Before it; where there is a budget, and so a plan. Which counts no prompts that only one device would keep."""
     kept, plans = [], []
     sample, follow = stage_of_sampling.sample, LocalEngine.follow
     monkeypatch.setattr(stage_of_sampling, "sample", lambda *args: kept.append(args[-1]) or sample(*args))
     monkeypatch.setattr(LocalEngine, "follow", lambda engine, plan: plans.append(plan) or follow(engine, plan))
+    monkeypatch.setattr(local_engine, "current_machine", lambda *_: machine_named("H100"))
     caplog.set_level(logging.INFO)
     settings = {"steps": 1, "frames": 9, "width": 64, "height": 64, "vram": 2**30, "cache": False}
     ltx2.generate(ltx2.open_models("miniature"), "a red ball", devices="cpu,cpu", **settings)
@@ -497,7 +498,6 @@ def test_cards_that_cannot_be_planned_are_one_sentence(capsys, words):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_the_plan_deals_the_tiles_of_a_refinement():
     blueprint, machine = small("2.3"), machine_named("H100")
     tiled = replace(REFINING, tiles=Tiles((1, 2, 2), (0, 1, 1)))

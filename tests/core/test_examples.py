@@ -40,6 +40,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) >= 3
 
 
+@pytest.mark.slow
 def test_the_media_that_workflows_open_with_are_in_the_repository():
     """Not only in the folder of whoever made them: an ignored file is missing in every clone."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):

@@ -3,8 +3,6 @@
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +13,7 @@ from gguf_files import common, gemma, transformer, write
 from golden import FOLDER
 from instruct import write_instruct
 from pack.client import Client, Prompt
-from pack.host import REPOSITORY, Host, NoHost, Server, serve
+from pack.host import Host, NoHost, Server, serve
 from pack.visits import BEEN_HERE, Browser, Look, NoBrowser
 from pack.workflow import change, to_prompt
 from written import rewrite, write_mixed_gemma
@@ -52,8 +50,7 @@ def server(host, tmp_path_factory) -> Iterator[Server]:
 def place_tiny_models(models: Path, elsewhere: Path) -> None:
     """Random models: 2.3 with a Gemma folder in ``models`` and as two files ``elsewhere``, and 2.5 in its parts; and
     the miniature in int8, with Gemma as in the file that ComfyUI's templates name."""
-    command = [sys.executable, "-m", "ltx2_core", "tiny", str(elsewhere), "--version", "2.3"]
-    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    tiny.write(elsewhere, "2.3")
     for folder in (models / "checkpoints", models / "text_encoders", elsewhere / "checkpoints", elsewhere / "encoders"):
         folder.mkdir(parents=True)
     tiny.write_split(models)

@@ -58,6 +58,7 @@ with torch.inference_mode():
     positive, _ = run(
         "LTX2AVGemmaTextEncode", model=model, gemma=gemma, prompt="a ball", negative="", keep_encoded=False
     )
+    connected, _ = run("LTX2AVThinkingTokens", positive=positive, negative=None, model=model)  # once, not in each try
     (mel,) = run("LTX2AVAudioDecode", model=model, latent=latent())
     (guidance,) = run("LTX2AVGuidance", model=model, stream="both", text_scale=1.0, cross_modal_scale=1.0)
     (conditions,) = run("LTX2AVImage", image=noise(1, 64, 64, 3), frame=0, strength=1.0)
@@ -71,7 +72,7 @@ GOOD = {
     "LTX2AV_MODEL": model, "LTX2AV_GEMMA": gemma, "LATENT_UPSCALE_MODEL": upscaler, "LTX2AV_MEL": mel,
     "LTX2AV_GUIDANCE": guidance, "LTX2AV_CONDITIONS": conditions, "LTX2AV_WINDOWS": windows, "LTX2AV_PLAN": plan,
     "IMAGE": noise(9, 64, 64, 3), "MASK": torch.ones(1, 64, 64), "AUDIO": sound(1, 2, 16000), "VIDEO": video(),
-    "LATENT": latent(), "CONDITIONING": positive, "SIGMAS": torch.tensor([1.0, 0.0]),
+    "LATENT": latent(), "CONDITIONING": connected, "SIGMAS": torch.tensor([1.0, 0.0]),
 }  # fmt: skip
 
 ANY = [None, "text", 5, b"bytes", {}, [], (), ("text",), object(), float("nan"), -(10**9), 10**400]
@@ -130,10 +131,11 @@ SETTINGS = {
     "LTX2AVSample": {"sigmas": GOOD["SIGMAS"], "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_scale": 0.0},
     "LTX2AVKeyframes": {"frames": ", ".join("012345678"), "strengths": "1"},
     "LTX2AVGemmaTextEncode": {"keep_encoded": False},
+    "LTX2AVThinkingTokens": {"positive": positive, "negative": positive},
     "LTX2AVEnhancePrompt": {"edited": "a ball"},  # the miniature's Gemma does not chat
     "LTX2AVCharacter": {"pictures": GOOD["IMAGE"][:1]},
     "LTX2AVRetake": {"end": 0.2},
-    "LTX2AVRefine": {"columns": 1, "rows": 1, "intervals": 1},
+    "LTX2AVRefine": {"sigmas": torch.tensor([0.5, 0.0]), "columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVTwoStage": {"columns": 1, "rows": 1, "intervals": 1},
     "LTX2AVExtend": {"seconds": 0.1},
     "LTX2AVBlend": {"conditions": reference},
@@ -181,7 +183,7 @@ def used(outputs: tuple, node) -> None:
         given = {"LTX2AV_CONDITIONS": "conditions", "LATENT": "latent", "LTX2AV_GUIDANCE": "guidance"}
         if (name := given.get(output.get_io_type())) is None or value is None:
             continue
-        values = {"model": model, "positive": positive, "negative": positive, "latent": latent(), "seed": 0}
+        values = {"model": model, "positive": connected, "negative": connected, "latent": latent(), "seed": 0}
         if name == "latent" and "latents" not in node.__module__:
             continue  # it is sampled already
         if (key := (name, content(value))) not in sampled:

@@ -1,0 +1,52 @@
+"""Processes that compute a pass together, without starting any: one that joins itself (several: ``test_sequence``)."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ltx2_core.cli.together import run_together
+from ltx2_core.memory.ram import ram
+from ltx2_core.pipeline.processes import Launch, Processes, joined_processes
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """As torchrun says it to a process that is the only one."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(unused.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    return Launch()
+
+
+def test_one_process_exchanges_with_itself_and_leaves(alone, capsys):
+    def run(tell) -> int:
+        processes, x = joined_processes(), torch.arange(6.0).view(1, 3, 2)
+        assert isinstance(processes, Processes) and processes.ram[0] == ram()[0]
+        assert torch.equal(processes.exchange(x), x) and torch.equal(processes.gather(x[0]), x)
+        assert processes.device("cpu") == torch.device("cpu") and processes.is_first_to_fail()
+        tell("error: nothing is wrong.")
+        return 0
+
+    assert run_together(alone, run, str) == 0
+    assert capsys.readouterr().err == "error: nothing is wrong.\n"
+    assert joined_processes() is None and not dist.is_initialized()
+
+
+def test_whoever_cannot_join_says_why(alone, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("no route to host\nmore")
+
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    assert run_together(alone, lambda tell: pytest.fail("it runs alone"), lambda error: str(error)) == 2
+    said = capsys.readouterr().err
+    assert "(no route to host)" in said and said.count("\n") == 1 and joined_processes() is None
+
+
+def test_what_torchrun_says_is_read(monkeypatch):
+    assert Launch.of_environment() == Launch()
+    for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert Launch.of_environment() == Launch(2, 4, 0, 2) and not Launch.of_environment().leads
