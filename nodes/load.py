@@ -125,7 +125,7 @@ class LoadModel(io.ComfyNode):
                     AUTO_PART,
                     NONE,
                 ),
-                *inputs.widgets(Resources, "attention", "fold_loras", "devices", devices=""),
+                *inputs.widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", devices=""),
             ],
             outputs={"model": ModelType},
         )
@@ -139,6 +139,7 @@ class LoadModel(io.ComfyNode):
         attention: str = "",
         fold_loras: bool = False,
         devices: str = "",
+        torch_compile: bool = False,
         **parts: str,
     ) -> list[Stamp]:
         return stamps(_paths(_files(checkpoint, **parts)))
@@ -152,6 +153,7 @@ class LoadModel(io.ComfyNode):
         attention: str = Resources.attention,
         fold_loras: bool = False,
         devices: str = "",
+        torch_compile: bool = False,
         **parts: str,
     ) -> io.NodeOutput:
         files = _files(checkpoint, **parts)
@@ -159,9 +161,10 @@ class LoadModel(io.ComfyNode):
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision, attention, fold_loras, host.other_devices(devices))
+            return LoadedModel(models, precision, attention, fold_loras, host.other_devices(devices), torch_compile)
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind, attention, fold_loras, devices), open_files))
+        choices = precision, kind, attention, fold_loras, devices, torch_compile
+        return io.NodeOutput(_opened(_paths(files), choices, open_files))
 
 
 class LoadGemma(io.ComfyNode):

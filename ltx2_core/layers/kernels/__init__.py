@@ -1,6 +1,7 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
 from .attention import ATTENTIONS, attend, attending_with
+from .compiled import compiling, compiling_pays
 from .light import LINEAR_GELU, NORM_MODULATE, NORM_ROTATE
 from .operation import Kernel, Operation, count_with
 
@@ -13,5 +14,7 @@ __all__ = [
     "Operation",
     "attend",
     "attending_with",
+    "compiling",
+    "compiling_pays",
     "count_with",
 ]

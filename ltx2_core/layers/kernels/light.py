@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
+from . import compiled
 from .operation import Function, Kernel, Operation
 
 KITCHEN, TRITON, CUBLAS = "comfy-kitchen", "Triton", "cuBLASLt"
@@ -81,7 +82,7 @@ def _draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _sample_modulation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float]:
-    x, scale, shift = (_draw(device, dtype, 1, tokens, 512) for tokens in (37, 1, 1))
+    x, scale, shift = (_draw(device, dtype, 1, 1, tokens, 512) for tokens in (37, 1, 1))  # one group of tokens
     return x, scale, shift + 1, 1e-6
 
 
@@ -100,6 +101,7 @@ NORM_MODULATE = Operation(
     norm_modulate,
     [Kernel(KITCHEN, _kitchen_norm_modulate, is_fast=lambda: _is_kitchen_fast("rms_adaln"))],
     _sample_modulation,
+    form=compiled.norm_modulate,
 )
 NORM_ROTATE = Operation(
     "Norm and rotation",
@@ -109,5 +111,6 @@ NORM_ROTATE = Operation(
         Kernel(KITCHEN, _kitchen_norm_rotate, is_fast=lambda: _is_kitchen_fast("apply_rope_split_half1_")),
     ],
     _sample_rotation,
+    form=compiled.norm_rotate,
 )
 LINEAR_GELU = Operation("Product and GELU", linear_gelu, [Kernel(CUBLAS, _cublas_linear_gelu)], _sample_linear)
