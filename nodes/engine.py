@@ -285,10 +285,11 @@ class LoadedModel:
         attention: str = Resources.attention,
         fold_loras: bool = False,
         other_devices: Sequence[torch.device] = (),
+        torch_compile: bool = False,
     ):
         """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights, and
         ``other_devices`` share the work of the transformer with the host's own."""
-        self.models, self.attention, self.fold_loras = models, attention, fold_loras
+        self.models, self.attention, self.fold_loras, self.torch_compile = models, attention, fold_loras, torch_compile
         self.other_devices = tuple(other_devices)
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
@@ -368,7 +369,7 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
-        self.attention = model.attention
+        self.attention, self.torch_compile = model.attention, model.torch_compile
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
@@ -440,7 +441,8 @@ class HostEngine(PlannedEngine):
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
-        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.model.fold_loras)
+        device, folds, compiles = self.device(TRANSFORMER), self.model.fold_loras, self.torch_compile
+        return LoraLoad(self.loras, device, self.blueprint, folds, compiles)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""

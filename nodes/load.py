@@ -63,7 +63,7 @@ class LoadModel(Node):
         advanced_choice("precision", lambda: [*PRECISIONS, *CASTS]),
         advanced_choice("kind", lambda: [*KINDS]),
         advanced_choice("duration_head", lambda: [AUTO_PART, NONE, *host.model_files(*FOLDERS["duration_head"])]),
-        widgets(Resources, "attention", "fold_loras", "devices", devices=""),
+        widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", devices=""),
     ]
     outputs = {"model": ModelType}
 
@@ -76,7 +76,7 @@ class LoadModel(Node):
         cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, devices: str = "", **others: Any
     ) -> io.NodeOutput:
         files = _files(checkpoint, others)
-        how = {name: others[name] for name in ("attention", "fold_loras") if name in others}
+        how = {name: others[name] for name in ("attention", "fold_loras", "torch_compile") if name in others}
 
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])

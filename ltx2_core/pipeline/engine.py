@@ -16,7 +16,7 @@ from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
 from ..memory.placement import Placement, Room
-from ..transformer import ATTENTIONS, attending_with
+from ..transformer import ATTENTIONS, attending_with, compiling
 from .blueprint import Blueprint
 from .pace import Pace
 from .plan import place_stage
@@ -36,6 +36,7 @@ class PlannedEngine(ABC):
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
     attention: str = ATTENTIONS[0]  # of the transformer
+    torch_compile: bool = False  # likewise
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
     @cached_property
@@ -131,6 +132,7 @@ class PlannedEngine(ABC):
                 memory_told(f" in the stage {stage.name}"),
                 exact_float32(),
                 attending_with(self.attention),
+                compiling(self.torch_compile and TRANSFORMER in stage.networks),
                 self.bring(stage, placement, loras) as networks,
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):

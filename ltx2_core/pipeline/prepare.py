@@ -26,6 +26,7 @@ from ..memory.trace import Cost
 from ..memory.twin import twin_of
 from ..memory.unit import Changes
 from ..quantization import format_of, plain_dtype
+from ..transformer import compiling_pays
 from .blueprint import Blueprint
 from .stage import TRANSFORMER, Load, NetworkKey, Networks, Stage, need_of
 
@@ -123,6 +124,15 @@ def folded_stack(key: NetworkKey[Any], loras: Stack, fold: bool) -> Stack:
     return for_component(loras, TRANSFORMER.name) if fold and key == TRANSFORMER else ()
 
 
+_COMPILING = (
+    "light work of the blocks is compiled (--torch-compile) before the first step: up to a minute the first time, "
+    "later some seconds; neither these nor what is gained are counted here."
+)
+
+
+_NOT_COMPILING = "nothing is compiled (--torch-compile), since there is nothing to gain in this precision here."
+
+
 @dataclass(frozen=True)
 class LoraLoad(Load):
     """What LoRAs add to the needs of stages; known without building a network.
@@ -136,19 +146,28 @@ class LoraLoad(Load):
         device: where the networks run.
         blueprint: the networks as shapes.
         fold: whether the transformer's quantised weights are widened where LoRAs change them.
+        torch_compile: whether light work of the transformer is compiled, which takes time before the first step.
     """
 
     loras: Stack
     device: torch.device
     blueprint: Blueprint = field(compare=False)
     fold: bool = False
+    torch_compile: bool = False
 
     def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
         """Return the need of a stage with its LoRAs."""
         return self._with_loras(stage, need, self.fold)
 
     def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
-        """Say what LoRAs beside quantised weights take, and what they would take folded into a wide copy of them."""
+        """Say what LoRAs beside quantised weights take, and would take folded into a wide copy of them; and what is not
+        counted of compiling."""
+        if not self.torch_compile or TRANSFORMER not in stage.networks:
+            return self._lora_remarks(stage, machine)
+        pays = compiling_pays(self.device, plain_dtype(self.blueprint.network(TRANSFORMER.name)))
+        return (f"{stage.name}: {_COMPILING if pays else _NOT_COMPILING}", *self._lora_remarks(stage, machine))
+
+    def _lora_remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
         stack = self._stacks(stage).get(TRANSFORMER.name, ())
         if not stack or not (load := self._load(TRANSFORMER.name, stack, True)).folded:
             return ()

@@ -77,6 +77,16 @@ class Resources:
         "place of one device.",
     ] = None
 
+    torch_compile: Annotated[
+        bool,
+        Switch(advanced=True),
+        "Compiles the light work of the transformer's blocks by torch.compile (norm with modulation, norm with "
+        "rotation): one kernel for each, also with streamed or quantised weights and with LoRAs. The first time takes "
+        "up to a minute, later ones some seconds, as the log says. A CPU needs a C++ compiler, and gains only in bf16; "
+        "a card needs Triton. Where there is none, a line of the log says so, and nothing else changes. Clips differ "
+        "by rounding.",
+    ] = False
+
     @property
     def device_names(self) -> tuple[str, ...]:
         """The devices, the first of which does what is not shared; empty where the fastest is to be found."""

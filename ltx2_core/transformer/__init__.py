@@ -1,7 +1,7 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from ..layers import TextSchedule, Visibility
-from ..layers.kernels import ATTENTIONS, attending_with, count_with
+from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pays, count_with
 from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
@@ -31,5 +31,7 @@ __all__ = [
     "Visibility",
     "attending_with",
     "check_heads",
+    "compiling",
+    "compiling_pays",
     "count_with",
 ]

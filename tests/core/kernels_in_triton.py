@@ -108,7 +108,7 @@ def on_cpu(monkeypatch):
 
     for operation, name in CHOSEN.items():
         (kernel,) = [each for each in operation.kernels if each.name == name]
-        chosen = {(torch.device("cpu"), torch.float32): (name, kernel.load())}
+        chosen = {(torch.device("cpu"), torch.float32, False): (name, kernel.load())}
         monkeypatch.setattr(operation, "_chosen", chosen)
         monkeypatch.setattr(operation, "plain", fail)
     monkeypatch.setattr(modulation, "_LEAST_GROUP", 2)

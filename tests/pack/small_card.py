@@ -74,7 +74,7 @@ class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
     models = SimpleNamespace(sources={})
-    loras, attention, fold_loras, other_devices = (), "auto", False, ()
+    loras, attention, fold_loras, other_devices, torch_compile = (), "auto", False, (), False
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):

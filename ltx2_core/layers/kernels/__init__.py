@@ -1,6 +1,7 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
 from .attention import ATTENTIONS, attend, attending_with
+from .compiled import compiling, compiling_pays
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
 from .linear import LINEAR, LINEAR_GELU, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with
@@ -18,6 +19,8 @@ __all__ = [
     "Operation",
     "attend",
     "attending_with",
+    "compiling",
+    "compiling_pays",
     "count_with",
     "multiply",
     "multiply_gelu",

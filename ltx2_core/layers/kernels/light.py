@@ -10,6 +10,7 @@ from torch import Tensor
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
 from ..sharing import Rounding, expand_rounded
+from . import compiled
 from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON = "comfy-kitchen", "Triton"
@@ -87,7 +88,7 @@ def _draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _sample_modulation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float]:
-    x, scale, shift = (_draw(device, dtype, 1, tokens, 512) for tokens in (37, 1, 1))
+    x, scale, shift = (_draw(device, dtype, 1, 1, tokens, 512) for tokens in (37, 1, 1))  # one group of tokens
     return x, scale, shift + 1, 1e-6
 
 
@@ -123,6 +124,7 @@ NORM_MODULATE = Operation(
     norm_modulate,
     [Kernel(KITCHEN, _kitchen_norm_modulate, is_fast=lambda: _is_kitchen_fast("rms_adaln"))],
     _sample_modulation,
+    form=compiled.norm_modulate,
 )
 NORM_ROTATE = Operation(
     "Norm and rotation",
@@ -132,6 +134,7 @@ NORM_ROTATE = Operation(
         Kernel(KITCHEN, _kitchen_norm_rotate, is_fast=lambda: _is_kitchen_fast("apply_rope_split_half1_")),
     ],
     _sample_rotation,
+    form=compiled.norm_rotate,
 )
 NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm)
 GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)

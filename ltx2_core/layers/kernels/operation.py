@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ran_out
+from .compiled import NAME, is_compiled, load_compiled
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ class Kernel:
         load: imports it and returns the function; it may raise whatever a library raises that is not for this machine.
         devices: types of device that it is for.
         is_fast: whether a library that can be imported has more than a plain way of its own.
+        asked: whether it is only taken where somebody asked for it, who is warned if it cannot be.
     """
 
     name: str
     load: Callable[[], Function]
     devices: tuple[str, ...] = ("cuda",)
     is_fast: Callable[[], bool] = _always
+    asked: bool = False
 
 
 class Operation:
@@ -56,6 +59,7 @@ class Operation:
         sample: makes arguments for a trial, on a device and in a dtype.
         tolerance: the largest error that is let pass, as a share of the size; None for what rounding allows.
         read: returns the numbers of a result in float32, if it has them in another way.
+        form: what ``torch.compile`` makes a kernel of, which comes first where it is asked for; None for nothing.
     """
 
     def __init__(
@@ -66,10 +70,11 @@ class Operation:
         sample: Sample,
         tolerance: float | None = None,
         read: Function = Tensor.float,
+        form: Function | None = None,
     ):
         self.name, self.plain, self.kernels, self.sample = name, plain, tuple(kernels), sample
-        self.tolerance, self.read = tolerance, read
-        self._chosen: dict[tuple[torch.device, torch.dtype], tuple[str, Function] | None] = {}
+        self.tolerance, self.read, self.form = tolerance, read, form
+        self._chosen: dict[_Key, tuple[str, Function] | None] = {}
 
     def find(self, x: Tensor) -> Function | None:
         """Return the kernel for tensors like ``x``; None where the plain way is taken.
@@ -83,13 +88,13 @@ class Operation:
         if x.is_meta and not torch.cuda.is_available():
             return None
         device = torch.device("cuda", torch.cuda.current_device()) if x.is_meta else x.device
-        key = device, x.dtype
+        key = device, x.dtype, self.form is not None and not x.is_meta and is_compiled(device, x.dtype)
         if key not in self._chosen:
             self._chosen[key] = self._choose(*key)
         found = self._chosen[key]
         return None if found is None else partial(self._run, key, *found)
 
-    def _run(self, key: tuple[torch.device, torch.dtype], name: str, kernel: Function, *args: Any) -> Tensor:
+    def _run(self, key: "_Key", name: str, kernel: Function, *args: Any) -> Tensor:
         try:
             return kernel(*args)
         except Exception as reason:  # of kernels that take no tensor of this size
@@ -99,8 +104,11 @@ class Operation:
             _log.warning("%s takes the plain way: %s failed: %s", self.name, name, str(reason).split("\n")[0])
             return self.plain(*args)
 
-    def _choose(self, device: torch.device, dtype: torch.dtype) -> tuple[str, Function] | None:
-        for kernel in self.kernels:
+    def _choose(self, device: torch.device, dtype: torch.dtype, compiled: bool) -> tuple[str, Function] | None:
+        kernels = self.kernels
+        if compiled and self.form is not None:
+            kernels = (Kernel(NAME, partial(load_compiled, self.name, self.form), _COMPILING, asked=True), *kernels)
+        for kernel in kernels:
             if device.type in kernel.devices and (function := self._tried(kernel, device, dtype)) is not None:
                 return kernel.name, function
         return None
@@ -117,7 +125,7 @@ class Operation:
         except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
             if ran_out(reason):
                 raise
-            told = logging.INFO if self.tolerance is None else logging.WARNING  # where it was asked for
+            told = logging.WARNING if kernel.asked or self.tolerance is not None else logging.INFO
             _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
             return None
         if not error <= (self.tolerance or TOLERANCES.get(dtype, _TOLERANCE)):
@@ -126,6 +134,10 @@ class Operation:
         _log.info("%s is done by %s on %s, within %.1e of the plain way.", self.name, kernel.name, device, error)
         return function
 
+
+_Key = tuple[torch.device, torch.dtype, bool]  # where, in what, and whether it is to be compiled
+
+_COMPILING = ("cuda", "cpu")
 
 _COUNTED: frozenset[str] | None = None
 
