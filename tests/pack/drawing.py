@@ -25,7 +25,7 @@ HEIGHTS = {
     "LTX2AVVocoder": 120, "LTX2AVDecode": 265, "SaveVideo": 440, "SaveAudio": 165, "LoadImage": 420, "LoadAudio": 160,
     "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "GetImageSize": 138, "RepeatImageBatch": 66,
     "CreateVideo": 110, "LTX2AVTimeline": 640, "LTX2AVGeneratedKeyframes": 130,
-    "LTX2AVRaiseFrameRate": 270, "LTX2AVSaveHDR": 280,
+    "LTX2AVRaiseFrameRate": 270, "LTX2AVSaveHDR": 280, "PrimitiveInt": 110,
 }  # fmt: skip
 
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
