@@ -775,11 +775,36 @@ def text_to_audio() -> Graph:
     return graph
 
 
+def several_servers() -> Graph:
+    graph = Graph(
+        "several_servers",
+        "Clips on several servers",
+        "Press **Run** for one clip by the *miniature*, here. With the pack **ComfyUI-Distributed** other servers make "
+        "more at the same time, each with a seed of its own. It is not needed to open this; its two nodes go where the "
+        "wires are laid for them:\n\n"
+        "1. **Distributed Seed** takes the place of *Seed*: wire it to *seed* of the sampler.\n"
+        "2. **Distributed Collector** goes between *LTX-2 Decode* and *Create Video*: *images* and *audio* pass it.\n\n"
+        "Switch its workers on and run. All clips come back as one video, one after the other, each with its sound; "
+        "*Image* and *Audio Batch Divider* part them. Every server needs this pack and the same models.",
+    )
+    usual = Usual(graph, RED)
+    usual.finish()
+    seed = node("PrimitiveInt", "Seed", value=7)
+    sampler = usual.sampled(seed=seed["INT"])
+    decode = node("LTX2AVDecode", model=usual.model, latent=sampler["av_latent"])
+    video = node("CreateVideo", images=decode["images"], audio=decode["audio"], fps=usual.empty["fps"])
+    graph.put(1, "Clip", usual.empty)
+    graph.put(2, "Sampling", seed, sampler)
+    graph.put(3, "Result", decode, video)
+    graph.put(4, "Result", node("SaveVideo", video=video["VIDEO"], filename_prefix="video/LTX-2"))
+    return graph
+
+
 GRAPHS = (
     text_to_video, text_to_video_distilled, text_to_video_guided, image_to_video, first_last_frame, image_to_loop,
     audio_to_video, video_to_audio, extend, retake, inpaint, long_video, timeline, reference_voice, character,
     lora_camera, ic_lora_control, motion_tracks, outpaint, two_stage_1080p, raise_frame_rate, refine_4k,
-    upscale_my_video, text_to_audio, hdr_video,
+    upscale_my_video, text_to_audio, hdr_video, several_servers,
 )  # fmt: skip
 
 

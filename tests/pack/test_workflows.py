@@ -148,3 +148,17 @@ def sliders_in(prompt: Prompt, object_info: dict) -> list[list[float]]:
         for name, _, options in inputs_of(object_info[value["class_type"]])
         if options.get("display") == "slider"
     ]
+
+
+def test_another_pack_can_come_between_where_clips_go_to_several_servers(object_info):
+    """Its seed is a number, and what it collects are pictures and a sound: both are wires here."""
+    (path,) = [each for each in SHIPPED if each.stem == "several_servers"]
+    prompt = to_prompt(json.loads(path.read_text()), object_info)
+    seed, _ = prompt[node(prompt, "LTX2AVSample")]["inputs"]["seed"]
+    assert prompt[seed]["class_type"] == "PrimitiveInt"
+    film, decode = prompt[node(prompt, "CreateVideo")]["inputs"], node(prompt, "LTX2AVDecode")
+    kinds = object_info["LTX2AVDecode"]["output"]
+    assert [(film[each][0], kinds[film[each][1]]) for each in ("images", "audio")] == [
+        (decode, "IMAGE"),
+        (decode, "AUDIO"),
+    ]
