@@ -27,14 +27,13 @@ from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .hdr import LoadHDR, SaveHDR
 from .host import guarded, listen_to_setting, place_examples
-from .latents import EmptyLatent, Encode, Extend
+from .latents import EmptyLatent, Encode, Extend, LoadLatent, SaveLatent
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
 from .provenance import CheckClip, SignClip
 from .refine import RaiseFrameRate, RefineNode, TwoStage, UpscaleNode, UpscaleTime
 from .sample import LongVideo, SampleNode, SegmentNode
-from .takes import LoadLatent, SaveLatent
 from .text import EnhancePrompt, GemmaTextEncode, PromptsAndSeeds, ThinkingTokens
 from .timeline import TimelineNode
 

@@ -26,6 +26,7 @@ from ..ltx2_core.memory.machine import free_ram
 from ..ltx2_core.memory.placement import Placement, Room
 from ..ltx2_core.memory.ram import ram
 from ..ltx2_core.memory.store import Store
+from ..ltx2_core.pipeline import prepare
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of
 from ..ltx2_core.pipeline.devices import Others, Twin, make_twins, shared_by
 from ..ltx2_core.pipeline.encode_conditions import ConditionCache
@@ -33,16 +34,7 @@ from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import (
-    LoraLoad,
-    Prepared,
-    adapters_of,
-    build_modules,
-    folded_stack,
-    fuses,
-    joined,
-    ready,
-)
+from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, ready
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -153,7 +145,7 @@ class HostNetwork:
                 self._forget_others()
             arrival = arrival_on(self.device, self.dtype)
             self._modules = tuple(self._make(arrival.deferred))
-            network = joined(self._modules)
+            network = prepare.joined(self._modules)
             for block in _blocks(network):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
             link = link_to(self.device, host.PINNED)
@@ -332,11 +324,11 @@ class LoadedModel:
         """
         sources = [self.models.source(name) for name in key.components]
         dtype = dtype or self.dtype(key.components[0])
-        folded = folded_stack(key, self.loras if loras is None else loras, self.fold_loras)
+        folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.fold_loras)
         if (key.name, dtype, folded) not in self._networks:
             format = self.format if key == TRANSFORMER else None
             device = host.device_for(ROLES.get(key.name, "vae"))
-            make = partial(build_modules, self.models, key, dtype, format, folded, device)
+            make = partial(prepare.build_modules, self.models, key, dtype, format, folded, device)
             cast = f", cast to {format}" if format else ""
             origin = f"LTX-{self.models.version} ({sources[0].file.path.name}{cast})"
             self._networks[key.name, dtype, folded] = HostNetwork(key.name, device, dtype, make, origin)
@@ -346,7 +338,7 @@ class LoadedModel:
         """Return the LoRAs on a network as it is built now."""
         first = prepared.modules[0]
         if first not in self._adapters:
-            self._adapters[first] = tuple(adapters_of(prepared.modules, key, self.loras, fuse=_fuses(device)))
+            self._adapters[first] = tuple(prepare.adapters_of(prepared.modules, key, self.loras, fuse=_fuses(device)))
         return self._adapters[first]
 
     @property
@@ -493,7 +485,7 @@ class HostEngine(PlannedEngine):
             adapters = self.model.adapters(key, built, network.device)
         else:
             stack = self.loras if loras is None else loras
-            adapters = tuple(adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
+            adapters = tuple(prepare.adapters_of(built.modules, key, stack, fuse=_fuses(network.device)))
         return Prepared(built.modules, built.store, adapters)
 
     def _make_room(self, networks: list[HostNetwork], work: int, placement: Placement | None) -> None:
@@ -531,7 +523,7 @@ def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphL
 
 def _fuses(device: torch.device) -> bool:
     """Return whether LoRAs change copies of weights, which the host's own view of a device decides."""
-    return fuses(device) and not mm.is_device_cpu(device)
+    return prepare.fuses(device) and not mm.is_device_cpu(device)
 
 
 def _source(stage: Stage) -> Any:

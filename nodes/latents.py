@@ -1,4 +1,4 @@
-"""How large, how long?"""
+"""How large, how long? And which latent is kept, and gone on from?"""
 
 from typing import Any
 
@@ -7,13 +7,15 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
+from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length
 from ..ltx2_core.pipeline.generate import recipe_of
-from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of
+from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of, latent_of_take
 from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
 from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.pipeline.takes import SUFFIX, load_take, save_take
 from ..ltx2_core.settings import (
     AS_PROMPT,
     STREAM_CHOICES,
@@ -22,8 +24,9 @@ from ..ltx2_core.settings import (
     OwnClipSettings,
     RecipeSettings,
 )
+from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import fps, optional, sockets, widgets
+from .inputs import choice, fps, optional, sockets, text, widgets
 from .node import Node
 from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
 
@@ -111,3 +114,39 @@ class Encode(Node):
         cls.show(describe_clip(init, clip))
         content = encode_clip(HostEngine(model, plan, cls), init, clip)
         return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))
+
+
+class SaveLatent(Node):
+    """A latent to a file."""
+
+    id = "LTX2AVSaveLatent"
+    title = "latent/Save AV Latent"
+    inputs = [sockets("latent"), text("filename_prefix", "LTX-2_latent")]
+    outputs = {"av_latent": io.Latent}
+    shows = knows_graph = ends_graph = True
+
+    @classmethod
+    def execute(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
+        take = GraphLatent(latent).as_take(host.graph_tags(cls.hidden))
+        cls.show_saved(save_take(host.output_file(filename_prefix, SUFFIX), take))
+        return io.NodeOutput(latent)
+
+
+class LoadLatent(Node):
+    """A file to a latent."""
+
+    id = "LTX2AVLoadLatent"
+    title = "latent/Load AV Latent"
+    inputs = [choice("file", lambda: host.kept_files(SUFFIX))]
+    outputs = {"av_latent": io.Latent}
+    shows = True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> list[Stamp]:
+        return stamps([host.kept_file(file)])
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        take = load_take(host.kept_file(file))
+        cls.show(take.describe())
+        return io.NodeOutput(to_host_latent(latent_of_take(take)))
