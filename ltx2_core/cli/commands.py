@@ -131,7 +131,8 @@ def run_batch_file(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Print what files are, and what they still need."""
-    for_each(options.files, lambda path: print(plain_text(inspect(path)), end="\n\n", flush=True))
+    end = "\n\n" if len(options.files) > 1 else "\n"
+    for_each(options.files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
 
 
 def run_plan(options: argparse.Namespace) -> None:

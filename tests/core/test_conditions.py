@@ -560,7 +560,7 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
     ],
 )
 def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):
-    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
     with pytest.raises(ValueError, match=sentence):
         make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))
 

@@ -34,6 +34,7 @@ from ltx2_core.pipeline import (
     encode_conditions,
     encode_text,
     local_engine,
+    prepare,
     sample,
     upscale,
 )
@@ -175,10 +176,8 @@ def test_every_engine_makes_the_same_large_clip(models, upscaler, monkeypatch, k
     """Given pictures and sounds, guidance, an upscaler and a second stage in tiles."""
     monkeypatch.setattr(local_engine, "Store", Watched)
     Watched.seen = []
-    request, built, build = whole_way(upscaler), [], local_engine.build
-    monkeypatch.setattr(
-        local_engine, "build", lambda models, name, *args: built.append(name) or build(models, name, *args)
-    )
+    request, built, build = whole_way(upscaler), [], prepare.build
+    monkeypatch.setattr(prepare, "build", lambda models, name, *args: built.append(name) or build(models, name, *args))
     expected = run(models, request, engine_of(LocalEngine, models, request))
     assert built.count("transformer") == 1  # for both stages, with an upscaler between them
     if kind is FakeEngine:
@@ -210,7 +209,7 @@ def test_several_clips_at_once_are_planned_and_made_as_a_batch(models, upscaler)
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
     request = plain(vram=KERNEL_WORKSPACE_BYTES // 2)
-    monkeypatch.setattr(local_engine, "build", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr(prepare, "build", lambda *_: pytest.fail("something was built"))
     with pytest.raises(DoesNotFitError, match="does not fit"):
         run(models, request)
 

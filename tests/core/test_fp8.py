@@ -20,7 +20,7 @@ from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.layers import FeedForward
 from ltx2_core.memory import Plain, Store
-from ltx2_core.pipeline import local_engine
+from ltx2_core.pipeline import prepare
 from ltx2_core.quantization import CASTS, cast, castable, fp8, install_quantized_layers
 from ltx2_core.quantization.fp8 import Fp8Linear
 
@@ -363,7 +363,7 @@ def test_a_clip_in_fp8_from_the_command_line(models, tmp_path, monkeypatch):
         made.append((name, ltx2.build(models, name, *how, **more)))
         return made[-1][1]
 
-    monkeypatch.setattr(local_engine, "build", build)
+    monkeypatch.setattr(prepare, "build", build)
     how = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "2", "--device", "cpu", "--format", "fp8"]
     files = ["--checkpoint", str(models.files[0].path), "--text-encoder", str(models.text_encoder)]
     assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.wav"), *files, *how]) == 0

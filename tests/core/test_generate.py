@@ -114,7 +114,7 @@ def test_a_clip_is_the_same_with_as_little_of_the_card_as_every_stage_needs(mode
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatch):
-    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
     with pytest.raises(ValueError, match=r"^prompt does not fit 0.3 GB, .* it needs"):
         ltx2.generate(models, "x", vram=2**28, device="cpu", cache=False)
 

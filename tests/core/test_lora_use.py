@@ -197,7 +197,7 @@ def test_the_command_line(models, lora, tmp_path, capsys):
 def test_a_lora_of_another_model_is_refused_before_anything_is_read(models, tmp_path, monkeypatch):
     tensors = {"double_blocks.0.lora_A.weight": torch.ones(2, 4), "double_blocks.0.lora_B.weight": torch.ones(4, 2)}
     save_file(tensors, tmp_path / "flux.safetensors")
-    monkeypatch.setattr("ltx2_core.pipeline.local_engine.build", None)
+    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
     with pytest.raises(CheckpointError, match=r"flux\.safetensors changes nothing in this LTX-2\.3 model"):
         latent(models, (open_lora(tmp_path / "flux.safetensors"), Strengths()))
 
