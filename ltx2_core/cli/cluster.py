@@ -4,6 +4,7 @@ Ray starts, places and watches the workers. What is finished is a file with its 
 remembered: a clip is made again unless its file is there.
 """
 
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ def _started(address: str | None, workers: int) -> Any:
             num_cpus=cpus,
             include_dashboard=None if address else False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
