@@ -213,12 +213,13 @@ def _percent(facts: Sequence[bool]) -> float:
 def nodes_of(sources: Sequence[Source]) -> dict[str, Any]:
     """Return the row of numbers of the classes that are nodes."""
     bodies, schemas, most = [], [], 0
-    for source in sources:
-        for node in source.nodes:
-            if isinstance(node, ast.ClassDef) and (method := node_method(node)):
-                bodies.append(body_length(method))
-                schemas.append(_schema_length(node))
-                most = max(most, len(parameters(method)))
+    for node in (each for source in sources for each in source.nodes if isinstance(each, ast.ClassDef)):
+        if not _is_node(node):
+            continue
+        schemas.append(_schema_length(node))
+        method = node_method(node)
+        bodies.append(body_length(method) if method else 0)
+        most = max(most, len(parameters(method)) if method else 0)
     return {
         "nodes": len(bodies),
         "body med / p95 / max": spread(bodies, 0.5, 0.95, 1),
@@ -229,15 +230,21 @@ def nodes_of(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def node_method(node: ast.ClassDef) -> Function | None:
-    """Return what a node does with its inputs; None for a class that is no node.
+    """Return what a node does with its inputs; None for one that only names the condition it adds, and for no node.
 
-    A node says what goes in and out by an ``id`` and more attributes, in revisions before by ``define_schema``; it runs
-    by ``execute``, or by ``given`` if it only adds a condition.
+    A node runs by ``execute``, or by ``given`` if it adds conditions.
     """
-    methods = {each.name: each for each in node.body if isinstance(each, _FUNCTIONS)}
-    if "define_schema" not in methods and "id" not in map(ast.unparse, _attributes(node)):
-        return None
-    return methods.get("execute", methods.get("given"))
+    methods = _methods(node)
+    return methods.get("execute", methods.get("given")) if _is_node(node) else None
+
+
+def _is_node(node: ast.ClassDef) -> bool:
+    """Whether a class says what goes in and out: by an ``id`` and more attributes, before by a schema of its own."""
+    return {"define_schema", "execute"} <= _methods(node).keys() or "id" in map(ast.unparse, _attributes(node))
+
+
+def _methods(node: ast.ClassDef) -> dict[str, Function]:
+    return {each.name: each for each in node.body if isinstance(each, _FUNCTIONS)}
 
 
 def _attributes(node: ast.ClassDef) -> list[ast.expr]:
