@@ -18,6 +18,7 @@ from ..conditioning.sources import VideoSource
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
+from ..geometry import exact_fps
 from ..lora import Shrink, Strengths, stack
 from ..media import open_local
 from ..sampling import Guidance, schedules
@@ -80,6 +81,12 @@ def number(word: str) -> float:
         return float(word)
     except ValueError:
         raise SettingError(f"{word!r} is not a number.") from None
+
+
+def frame_rate(word: str) -> str:
+    """Return frames per second as they are written, such as 24 or 30000/1001. Raises SettingError for what is none."""
+    exact_fps(word)
+    return word
 
 
 def switch(word: str) -> bool:
