@@ -164,7 +164,7 @@ def short(number: float) -> str:
     if isinstance(number, int) and abs(number) < 10**20:
         return str(number)
     try:
-        return f"{number:g}"
+        return f"{float(number):g}"  # of fractions, too
     except OverflowError:  # whole numbers have no largest one
         return "a number of more than 300 digits"
 

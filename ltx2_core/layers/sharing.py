@@ -74,8 +74,9 @@ def find_rounding(
 
 
 def is_adapted(layer: nn.Module) -> bool:
-    """Return whether something else is computed beside ``layer``, as a LoRA is."""
-    return not {"forward", "expanded"}.isdisjoint(vars(layer))
+    """Return whether something else is computed beside ``layer``, as a LoRA is, or a hook waits for it to be called."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return bool(hooks) or not {"forward", "expanded"}.isdisjoint(vars(layer))
 
 
 def with_rounded(x: Tensor, name: str, numbers: Tensor, scales: Tensor) -> Tensor:

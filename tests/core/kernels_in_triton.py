@@ -160,7 +160,7 @@ def test_a_forward_in_float8_whose_inputs_kernels_round(monkeypatch, version, bu
     ours(*streams)
     before = len(counted)
     for operation in ROUND:
-        chosen = {(torch.device("cpu"), torch.float32): (TRITON, operation.kernels[0].load())}
+        chosen = {(torch.device("cpu"), torch.float32, False): (TRITON, operation.kernels[0].load())}
         monkeypatch.setattr(operation, "_chosen", chosen)
     monkeypatch.setattr(modulation, "_LEAST_GROUP", 2)
     counted.clear()

@@ -130,7 +130,7 @@ def test_a_clip_of_2_5_with_a_converted_encoder_and_its_projection(tmp_path, tin
     save_file(
         load_file(single) | projection,
         with_it,
-        {"gemma_config": open_text_encoder(single)._whole.metadata["gemma_config"]},
+        {"gemma_config": open_text_encoder(single).whole.metadata["gemma_config"]},
     )
     convert(with_it, tmp_path / "gemma.gguf", "q8_0", keep=())
     found = open_text_encoder(tmp_path / "gemma.gguf")

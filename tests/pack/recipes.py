@@ -28,6 +28,7 @@ EXAMPLES = f"{PACK}/workflows/examples"
 PICTURE = torch.zeros(1, 96, 96, 3)
 DOUBLES = {
     "LTX2AVThinkingTokens": lambda model, positive, negative: (positive, negative),
+    "PrimitiveInt": lambda value: (value,),
     "LoadImage": lambda image: (PICTURE, PICTURE[..., 0]),
     "LoadImageMask": lambda image, channel: (torch.ones(1, 96, 96),),
     "RepeatImageBatch": lambda image, amount: (image.repeat(amount, 1, 1, 1),),
