@@ -33,7 +33,7 @@ from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
 from .plan import MemoryPlan
 from .provenance import CheckClip, SignClip
 from .refine import RaiseFrameRate, RefineNode, TwoStage, UpscaleNode, UpscaleTime
-from .sample import LongVideo, SampleNode, SegmentNode
+from .sample import LongVideo, SampleNode, SegmentNode, SeveralCards
 from .text import EnhancePrompt, GemmaTextEncode, PromptsAndSeeds, ThinkingTokens
 from .timeline import TimelineNode
 
@@ -57,7 +57,7 @@ NODES: list[type[io.ComfyNode]] = [
     *(EmptyLatent, Encode, Extend, SaveLatent, LoadLatent),
     *(ImageCondition, Keyframes, GeneratedKeyframesNode, AudioToVideo, VideoToAudio),
     *(ReferenceAudioNode, ReferenceVideoNode, CharacterNode, MotionTracksNode, RetakeNode, InpaintNode),
-    *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode),
+    *(ScheduleNode, RecipeNode, GuidanceNode, LongVideo, SegmentNode, SampleNode, SeveralCards),
     *(UpscaleNode, UpscaleTime, RefineNode, TwoStage, RaiseFrameRate),
     *(VideoDecode, AudioDecode, VocoderNode, Decode, SaveHDR, BlendClip, CompareClips, SignClip, CheckClip),
 ]

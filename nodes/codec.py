@@ -26,13 +26,7 @@ class VideoDecode(Node):
 
     id = "LTX2AVVideoDecode"
     title = "decode/Video VAE Decode"
-    inputs = [
-        sockets("model", "latent"),
-        widgets(Tiling),
-        optional("plan"),
-        widgets(Denoising),
-        widgets(LightDecoding, "hdr", "every_second"),
-    ]
+    inputs = [sockets("model", "latent"), widgets(Tiling), optional("plan"), widgets(Denoising), widgets(LightDecoding)]
     outputs = {"images": io.Image}
     shows = True
 
@@ -78,13 +72,7 @@ class Decode(Node):
 
     id = "LTX2AVDecode"
     title = "decode/Decode to Video"
-    inputs = [
-        sockets("model", "latent"),
-        widgets(Tiling),
-        fps,
-        optional("plan", "audio", "images"),
-        widgets(Denoising),
-    ]
+    inputs = [sockets("model", "latent"), widgets(Tiling), fps, optional("plan", "audio", "images"), widgets(Denoising)]
     outputs = {"video": EachOf(io.Video), "images": io.Image, "audio": io.Audio}
     shows = True
 

@@ -84,12 +84,7 @@ class AudioToVideo(ConditionNode):
 
     id = "LTX2AVAudioToVideo"
     title = "condition/Audio to Video"
-    inputs = [
-        sockets("audio"),
-        widgets(KeepAudio, "noise"),
-        optional("conditions"),
-        widgets(SoundPart, "start", "seconds"),
-    ]
+    inputs = [sockets("audio"), widgets(KeepAudio, "noise"), optional("conditions"), widgets(SoundPart)]
 
     @classmethod
     def given(cls, audio: Audio, noise: float = 0.0, **part: float) -> Given:
@@ -113,12 +108,7 @@ class ReferenceAudioNode(ConditionNode):
 
     id = "LTX2AVReferenceAudio"
     title = "condition/Reference Audio"
-    inputs = [
-        sockets("audio"),
-        widgets(ReferenceAudio, "strength"),
-        optional("conditions"),
-        widgets(SoundPart, "start", "seconds"),
-    ]
+    inputs = [sockets("audio"), widgets(ReferenceAudio, "strength"), optional("conditions"), widgets(SoundPart)]
 
     @classmethod
     def given(cls, audio: Audio, strength: float, **part: float) -> Given:
@@ -156,7 +146,7 @@ class CharacterNode(ConditionNode):
         optional("pictures", "voice"),
         widgets(Character, "way", "strength"),
         optional("conditions"),
-        widgets(SoundPart, "start", "seconds"),
+        widgets(SoundPart),
     ]
     shows = True
 

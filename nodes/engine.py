@@ -1,6 +1,7 @@
 """The engine of the pack: networks belong to ComfyUI's memory management, which says what a stage may take."""
 
 import gc
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -56,12 +57,8 @@ from . import host
 from .preview import preview_of
 
 # Where a network runs, in the host's words; all others are a "vae".
-ROLES = {TRANSFORMER.name: "transformer", CONNECTORS.name: "transformer", TEXT_FEATURES.name: "text",
-         TEXT_ENCODER.name: "text", VISION_ENCODER.name: "text"}  # fmt: skip
-
-
-def _role_of(component: str) -> str:
-    return ROLES.get(component, ROLES[CONNECTORS.name] if component in CONNECTORS.components else "vae")
+ROLES = {**dict.fromkeys((TRANSFORMER.name, CONNECTORS.name, *CONNECTORS.components), "transformer"),
+         **dict.fromkeys((TEXT_FEATURES.name, TEXT_ENCODER.name, VISION_ENCODER.name), "text")}  # fmt: skip
 
 
 class LTX2Weights(nn.Module):
@@ -146,7 +143,8 @@ class HostNetwork:
             arrival = arrival_on(self.device, self.dtype)
             self._modules = tuple(self._make(arrival.deferred))
             network = prepare.joined(self._modules)
-            for block in _blocks(network):
+            lists = (each for each in network.modules() if isinstance(each, nn.ModuleList))
+            for block in itertools.chain.from_iterable(lists):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
             link = link_to(self.device, host.PINNED)
             weights.store = Store(network, self.device, link=link, arrival=arrival)
@@ -180,10 +178,6 @@ class HostNetwork:
             other.patcher.model.store, other._modules = None, ()
         if others:
             gc.collect()  # networks are cyclic, and forty gigabytes should not wait for their turn
-
-
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    return (block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks)
 
 
 class _OfOneNetwork:
@@ -285,8 +279,9 @@ class LoadedModel:
         self.other_devices = tuple(other_devices)
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
+        self.precision = "auto" if self.format else precision
         self._dtypes = {
-            name: PRECISIONS.get(precision) or host.dtype_for(_role_of(name), source.parameters)
+            name: PRECISIONS.get(precision) or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}
@@ -298,6 +293,13 @@ class LoadedModel:
         other = copy(self)
         other.loras, other._adapters = (*self.loras, *loras), WeakKeyDictionary()
         return other
+
+    @property
+    def resources(self) -> Resources:
+        """How it computes, as the command line is told; ``devices`` are those that help the host's own."""
+        names = "precision", "format", "attention", "fold_loras", "torch_compile"
+        kind, others = host.device_for("transformer").type, ",".join(map(str, self.other_devices))
+        return Resources(device=kind, devices=others, **{name: getattr(self, name) for name in names})
 
     def dtype(self, component: str) -> torch.dtype:
         """Return what a component computes in, in the precision that was chosen."""
@@ -420,6 +422,11 @@ class HostEngine(PlannedEngine):
 
     def _room_on(self, device: torch.device) -> Room:
         return host.room(device, self.limits, HostNetwork.copied_bytes())
+
+    def leave_cards(self) -> None:
+        """Let all that ComfyUI has on its cards leave them, for other processes."""
+        mm.unload_all_models()
+        mm.soft_empty_cache()
 
     def holds(self, key: NetworkKey[Any]) -> bool:
         """Return whether a network is built already."""

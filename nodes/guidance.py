@@ -47,12 +47,7 @@ class RecipeNode(Node):
 
     id = "LTX2AVRecipe"
     title = "sampling/Recipe"
-    inputs = [
-        sockets("model"),
-        widgets(RecipeSettings, "steps", optional=True),
-        widgets(RecipeSettings, "hq"),
-        optional("latent"),
-    ]
+    inputs = [sockets("model"), widgets(RecipeSettings, "steps", "hq", optional=True), optional("latent")]
     outputs = {"sigmas": io.Sigmas, "guidance": GuidanceType}
     shows = True
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -29,7 +28,7 @@ from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
 from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
-from ..ltx2_core.media.notes import marked
+from ..ltx2_core.media.notes import VERSION, marked
 from ..ltx2_core.media.write import place_files
 from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
@@ -195,9 +194,7 @@ def cache_subfolder(what: str) -> Path | None:
 
 def software() -> dict[str, str]:
     """Return the versions of what an update may change, for a benchmark."""
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    pack = re.search(r'^version = "(.+)"', project, re.MULTILINE)
-    return {"pack": pack[1] if pack else "unknown", "ComfyUI": comfyui_version.__version__, **software_of_torch()}
+    return {"pack": VERSION, "ComfyUI": comfyui_version.__version__, **software_of_torch()}
 
 
 def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:

@@ -3,16 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 
 from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt, LongClipPlan
 from ..ltx2_core.pipeline.graph_stages import sample_latent
+from ..ltx2_core.pipeline.launch import PROCESSES, count_of, make_together, words_of_clip, words_of_files
 from ..ltx2_core.sampling import Guidance, ScheduleSettings
 from ..ltx2_core.sampling.windows import Segment, Windowing
-from ..ltx2_core.settings import LongClip, RecipeSettings, SamplingSettings, StreamScales
+from ..ltx2_core.settings import ClipSettings, LongClip, PromptSettings, RecipeSettings, SamplingSettings, StreamScales
 from . import host
-from .engine import LoadedModel, sampling_engine
-from .inputs import fps, optional, sockets, widgets
+from .engine import GemmaLike, HostEngine, LoadedModel, sampling_engine
+from .inputs import choice, fps, optional, sockets, text, widgets
 from .node import Node
 from .values import Chain, Conditioning, Latent, WindowsType, to_host_latent
 
@@ -85,3 +86,34 @@ class SegmentNode(Node):
     @classmethod
     def execute(cls, windows: LongClipPlan, positive: Conditioning, start: float) -> io.NodeOutput:
         return io.NodeOutput(replace(windows, segments=(*windows.segments, (start, positive))))
+
+
+class SeveralCards(Node):
+    """A clip by several processes, each of which has a card of its own."""
+
+    id = "LTX2AVSeveralCards"
+    title = "sampling/Generate on Several Cards"
+    inputs = [
+        sockets("model", "gemma"),
+        widgets(PromptSettings, "prompt", "negative"),
+        widgets(ClipSettings, "width", "height", "frames", "fps"),
+        widgets(SamplingSettings, "seed"),
+        choice("processes", lambda: [*PROCESSES]),
+        text("filename_prefix", "LTX-2_cards"),
+    ]
+    outputs = {"video": io.Video}
+    shows = knows_graph = ends_graph = True
+
+    @classmethod
+    def execute(
+        cls, model: LoadedModel, gemma: GemmaLike, prompt: str, negative: str, processes: str, filename_prefix: str,
+        **clip: float
+    ) -> io.NodeOutput:  # fmt: skip
+        engine, path = HostEngine(model, node=cls, gemma=gemma), host.output_file(filename_prefix, ".mp4")
+        how, count = model.resources, count_of(processes, model.resources.device or "cpu")
+        words = words_of_files(model.models, engine.encoder.path, engine.loras, how)
+        words += words_of_clip(prompt, negative, clip, told="prompt" in host.graph_tags(cls.hidden))
+        engine.leave_cards()
+        make_together(words, path, count, engine.events)
+        cls.show_saved(path)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))

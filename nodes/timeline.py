@@ -32,13 +32,9 @@ class TimelineNode(Node):
         optional("windows", "conditions", "plan"),
     ]
     outputs = {
-        "positive": io.Conditioning,
-        "negative": io.Conditioning,
-        "conditions": ConditionsType,
-        "windows": WindowsType,
-        "seconds": io.Float,
-        "fps": io.Float,
-    }
+        "positive": io.Conditioning, "negative": io.Conditioning, "conditions": ConditionsType, "windows": WindowsType,
+        "seconds": io.Float, "fps": io.Float,
+    }  # fmt: skip
     shows = True
 
     @classmethod

@@ -11,6 +11,7 @@ from functools import partial
 from types import FrameType
 
 from ..errors import LTX2Error, memory_told, plain_text
+from ..pipeline.launch import follow_starter
 from ..pipeline.processes import Launch
 from .commands import COMMANDS
 from .parser import parse
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after SIGTERM.
     """
     _let_consoles_lack_letters()
+    follow_starter()
     if (launch := Launch.of_environment()).size > 1:
         return run_together(launch, partial(_run, arguments, launch), sentence)
     return _run(arguments, launch, partial(print, file=sys.stderr))

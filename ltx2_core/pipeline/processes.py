@@ -13,6 +13,7 @@ from ..errors import LostPeerError, SettingError, is_out_of_memory
 from ..memory.machine import usable
 from ..memory.ram import ram
 
+GONE = "Another process of this run is gone"  # so begins what those say that are left
 _FAILED = "ltx2 failed"  # a key of the store that all processes see: which of them failed first
 
 
@@ -141,6 +142,5 @@ def _peers_there() -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise LostPeerError(
-            f"Another process of this run is gone, and without it this one cannot go on ({reason}): what it said says "
-            "why; start all of them again."
+            f"{GONE}, and without it this one cannot go on ({reason}): what it said says why; start all of them again."
         ) from error

@@ -219,9 +219,9 @@ def trial(name: str, key: str | None, value: object) -> str:
 
 
 # The only upscaler that is built in enlarges space, the model that is built in marks no keyframes, and there is neither
-# an EXR nor a certificate nor a video that is a file.
+# an EXR nor a certificate nor a video that is a file, nor a card.
 REFUSING = ("LTX2AVUpscaleTime", "LTX2AVGeneratedKeyframes", "LTX2AVRaiseFrameRate", "LTX2AVLoadHDR")
-REFUSING += ("LTX2AVSignClip", "LTX2AVCheckClip")
+REFUSING += ("LTX2AVSignClip", "LTX2AVCheckClip", "LTX2AVSeveralCards")
 wrong, tried = [], 0
 with torch.inference_mode():
     for name, node in NODES.items():
