@@ -73,7 +73,7 @@ class Work(stages.Stage):
 class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
-    models = SimpleNamespace(sources={})
+    models, conditions = SimpleNamespace(sources={}), None
     loras, attention, fold_loras, other_devices, torch_compile = (), "auto", False, (), False
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
