@@ -45,8 +45,8 @@ from ltx2_core.memory.ram import ram
 from ltx2_core.memory.ring import Link
 from ltx2_core.memory.unit import Slot, Unit
 from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.need_of_passes import need_of_passes
 from ltx2_core.pipeline.precision import exact_float32
-from ltx2_core.pipeline.sample import need_of_passes
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.quantization import CASTS, castable, install_quantized_layers, use_scaled_products

@@ -8,8 +8,9 @@ from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Room, StageNeed
 from ltx2_core.memory.machine import Machine
 from ltx2_core.pipeline.blueprint import Blueprint
+from ltx2_core.pipeline.need_of_passes import need_of_passes
 from ltx2_core.pipeline.plan import Plan, plan_stages
-from ltx2_core.pipeline.sample import Sampling, need_of_passes
+from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES, stages_of_clip
 from ltx2_core.transformer import Transformer

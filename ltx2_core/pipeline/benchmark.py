@@ -27,7 +27,8 @@ from .blueprint import Blueprint
 from .decode_audio import audio_stages
 from .decode_video import DecodeVideo
 from .long import Script
-from .sample import Sample, Sampling, passes_on_meta
+from .need_of_passes import passes_on_meta
+from .sample import Sample, Sampling
 from .stage import TRANSFORMER, Engine, LatentSize
 
 SHAPE = ClipShape(512, 320, 33, Fraction(24))

@@ -12,9 +12,10 @@ from .blueprint import Blueprint
 from .decode_video import DecodeVideo
 from .devices import deal
 from .encode_conditions import EncodeVideo
+from .need_of_passes import bytes_sent, need_of_passes, passes_on_meta
 from .plan import Plan
 from .refine import Refine
-from .sample import Sample, Sampling, bytes_sent, need_of_passes, passes_on_meta
+from .sample import Sample, Sampling
 from .stage import Load, Stage, need_of
 
 # Bytes per second from a card to others, by data sheet: half of what NVLink has in both directions. Cards without it

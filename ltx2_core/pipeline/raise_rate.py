@@ -40,7 +40,8 @@ from ..settings import SamplingSettings
 from .blueprint import Blueprint
 from .encode_conditions import check_marker
 from .long import Script, sampled_size
-from .sample import SampleInputs, Sampling, hooks_of, need_of_passes, sample
+from .need_of_passes import need_of_passes
+from .sample import SampleInputs, Sampling, hooks_of, sample
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage
 
 NO_KEYFRAMES = (

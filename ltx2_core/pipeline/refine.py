@@ -19,8 +19,9 @@ from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
 from .blueprint import FLOAT32, Blueprint
 from .long import Script, sampled_size
+from .need_of_passes import latent_bytes, need_of_passes
 from .products import describe_products
-from .sample import SampleInputs, Sampling, hooks_of, latent_bytes, need_of_passes, sample
+from .sample import SampleInputs, Sampling, hooks_of, sample
 from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than

@@ -27,8 +27,9 @@ from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode, vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo, decode_video
 from ltx2_core.pipeline.encode_conditions import EncodeAudio, EncodeVideo
 from ltx2_core.pipeline.encode_text import ProjectFeatures, ReadPrompts
+from ltx2_core.pipeline.need_of_passes import need_of_passes, passes_on_meta
 from ltx2_core.pipeline.refine import Refine
-from ltx2_core.pipeline.sample import SampleInputs, Sampling, need_of_passes, passes_on_meta, sample
+from ltx2_core.pipeline.sample import SampleInputs, Sampling, sample
 from ltx2_core.pipeline.stage import LatentSize, upscaler_key
 from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.pipeline.upscale import Upscale, upscale
