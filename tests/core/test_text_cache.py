@@ -15,6 +15,7 @@ from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
 from ltx2_core.errors import UnreadableFileError
 from ltx2_core.pipeline import local_engine as stages
+from ltx2_core.pipeline import prepare
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "video": ltx2.Guidance(2), "audio": ltx2.Guidance(2)}
 CONTEXT = {"video": torch.randn(1, 8, 4).bfloat16(), "audio": torch.randn(1, 8, 2).bfloat16()}
@@ -29,7 +30,7 @@ def files(tiny_files):
 def opened(monkeypatch):
     """Whatever of the text side was opened for its weights, in order."""
     names = list[str]()
-    encoder, network = stages.build_text_encoder, stages.build
+    encoder, network = stages.build_text_encoder, prepare.build
 
     def counted(make):
         def call(*arguments):
@@ -39,7 +40,7 @@ def opened(monkeypatch):
         return call
 
     monkeypatch.setattr(stages, "build_text_encoder", counted(encoder))
-    monkeypatch.setattr(stages, "build", counted(network))
+    monkeypatch.setattr(prepare, "build", counted(network))
     return names
 
 
