@@ -34,8 +34,8 @@ from ltx2_core.pipeline import (
     encode_conditions,
     encode_text,
     local_engine,
+    need_of_passes,
     prepare,
-    sample,
     upscale,
 )
 from ltx2_core.pipeline.blueprint import FLOAT32, Blueprint
@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(models, monkeypatc
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-COSTED = (decode_audio, decode_video, encode_conditions, encode_text, sample, upscale)
+COSTED = (decode_audio, decode_video, encode_conditions, encode_text, need_of_passes, upscale)
 
 
 def alive(kind: type) -> int:
@@ -228,7 +228,7 @@ def alive(kind: type) -> int:
 def planned_again(models, times: int, monkeypatch, make) -> list[Plan]:
     """Call ``make`` so often; nothing may be measured but the first time, and nothing may pile up."""
     plans, traced, real = [], [], import_module("ltx2_core.pipeline.plan").plan_stages
-    cost = sample.cost
+    cost = need_of_passes.cost
 
     def plan_stages(*arguments):
         plans.append(real(*arguments))
