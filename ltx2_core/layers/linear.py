@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from .kernels import multiply, multiply_gelu
+from .kernels import gelu_, multiply, multiply_gelu
 from .sharing import is_adapted
-
-_gelu_ = torch.ops.aten.gelu_
 
 
 class Linear(nn.Linear):
@@ -28,4 +25,4 @@ def apply_gelu(linear: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the GELU, in its tanh form, of ``linear(x)``; by one kernel if the layer does nothing but multiply."""
     if isinstance(linear, Linear) and not is_adapted(linear):
         return multiply_gelu(x, linear.weight, linear.bias)
-    return _gelu_(linear(x), approximate="tanh")
+    return gelu_(linear(x))

@@ -3,7 +3,7 @@
 from .attention import ATTENTIONS, attend, attending_with
 from .compiled import compiling, compiling_pays
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
-from .linear import LINEAR, LINEAR_GELU, multiply, multiply_gelu
+from .linear import LINEAR, LINEAR_GELU, gelu_, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "compiling",
     "compiling_pays",
     "count_with",
+    "gelu_",
     "multiply",
     "multiply_gelu",
 ]

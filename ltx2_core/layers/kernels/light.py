@@ -11,11 +11,10 @@ from ..norms import rms_norm
 from ..rope import Rope, Rotation
 from ..sharing import Rounding, expand_rounded
 from . import compiled
+from .linear import gelu_
 from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON = "comfy-kitchen", "Triton"
-
-_gelu_ = torch.ops.aten.gelu_.default
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -39,7 +38,7 @@ def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
 
 def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:
     """Return the GELU of x in its tanh form, which is written into x; kernels round it, too, as ``norm_round`` says."""
-    return _gelu_(x, approximate="tanh")
+    return gelu_(x)
 
 
 def gate_round(heads: Tensor, gates: Tensor | None, rounding: Rounding) -> Tensor:

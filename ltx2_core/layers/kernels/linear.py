@@ -15,7 +15,12 @@ CUBLAS, ONEDNN = "cuBLASLt", "oneDNN"
 # of a clip that count, so that clips by themselves and in a batch are computed alike.
 LEAST_ROWS, LEAST_WEIGHT = 64, 2**20
 
-_gelu_ = torch.ops.aten.gelu_
+_gelu_ = torch.ops.aten.gelu_.default
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """Write the GELU of ``x``, in its tanh form, into ``x``; returns it."""
+    return _gelu_(x, approximate="tanh")
 
 
 def multiply_plainly(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -25,7 +30,7 @@ def multiply_plainly(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the GELU, in its tanh form, of a linear layer."""
-    return _gelu_(F.linear(x, weight, bias), approximate="tanh")
+    return gelu_(F.linear(x, weight, bias))
 
 
 def _cublas_linear_gelu() -> Function:
