@@ -129,6 +129,17 @@ class Setting:
         """What a widget starts with."""
         return self.default if self.look.shown is ... else self.look.shown
 
+    @property
+    def flag(self) -> str:
+        """Its name on the command line, without the dashes in front."""
+        return (self.look.flag or self.name).replace("_", "-")
+
+    def word_for(self, value: object) -> str:
+        """Return the word of a command line that sets it to ``value``."""
+        if isinstance(value, bool):
+            return f"--{self.flag}" if value else f"--no-{self.flag}"
+        return f"--{self.flag}={value}"
+
     def check(self, value: object) -> None:
         """Raise SettingError if ``value`` lies outside the limits of the field; None is always allowed."""
         look = self.look

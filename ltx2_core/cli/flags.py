@@ -127,7 +127,8 @@ def form_of(options: dict[str, Any]) -> str:
 
 def flag_of(setting: Setting, prefix: str = "", name: str | None = None) -> str:
     """Return the flag of a setting: ``name`` or what the setting says, else its own name behind ``prefix``."""
-    return "--" + (name or setting.look.flag or f"{prefix}{setting.name}").replace("_", "-")
+    own = setting.flag if setting.look.flag else f"{prefix}{setting.name}"
+    return "--" + (name or own).replace("_", "-")
 
 
 def destination(owner: type, name: str, scope: str = "") -> str:

@@ -21,6 +21,7 @@ import torch
 
 from ..checkpoint.models import Models, open_models
 from ..errors import LostPeerError, LTX2Error, SettingError, UnreadableFileError
+from ..fields import settings_of
 from ..lora import Lora, Stack, Strengths
 from ..lora.strengths import StrengthSchedule
 from ..media.write import check_target
@@ -63,7 +64,7 @@ def words_of_files(models: Models, encoder: Path, loras: Stack, how: Resources) 
         models: the opened files.
         encoder: the text encoder.
         loras: on the model, and on the text encoder.
-        how: device (its kind), precision, format, attention, and what is done with LoRAs.
+        how: where (the kind of device) and in what each of them computes; what is not said there is as usual.
 
     Raises:
         SettingError: other devices are to share the work, or a process could not be told which files these are.
@@ -80,9 +81,8 @@ def words_of_files(models: Models, encoder: Path, loras: Stack, how: Resources) 
     words = ["--checkpoint", *(str(path.absolute()) for path in paths), f"--text-encoder={encoder.absolute()}"]
     words += ["--distilled" if models.distilled else "--no-distilled"]
     words += [_word_of(lora, strengths) for lora, strengths in loras]
-    words += [f"--device={how.device}"] * bool(how.device) + [f"--format={how.format}"] * bool(how.format)
-    words += [f"--precision={how.precision}", f"--attention={how.attention}"]
-    return [*words, *["--fold-loras"] * how.fold_loras, *["--torch-compile"] * how.torch_compile]
+    told = ((setting, getattr(how, name)) for name, setting in settings_of(Resources).items())
+    return [*words, *(setting.word_for(value) for setting, value in told if value != setting.default)]
 
 
 def words_of_clip(prompt: str, negative: str, settings: Mapping[str, object], told: bool = True) -> list[str]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ltx2_core.cli.arguments import read_loras
 from ltx2_core.cli.parser import parse
 from ltx2_core.cli.progress import Bars
 from ltx2_core.errors import LostPeerError, LTX2Error, SettingError, UnreadableFileError
+from ltx2_core.fields import Choice, Switch, settings_of
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.lora.strengths import StrengthSchedule
 from ltx2_core.pipeline import launch
@@ -30,19 +32,31 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
 SMALL = {"width": 64, "height": 64, "frames": 9, "seed": 3, "steps": 2}
 
 
+def others_than_usual(owner):
+    """Settings of which each has another value than usual."""
+    found = {}
+    for name, setting in settings_of(owner).items():
+        look, usual = setting.look, setting.default
+        if isinstance(look, Choice):
+            found[name] = next(word for word in look.words if word != usual)
+        else:
+            found[name] = not usual if isinstance(look, Switch) else getattr(look, "most", "other")
+    return owner(**found)
+
+
 def test_generate_is_told_the_files_and_the_settings():
     models = open_models("miniature")
     schedule = StrengthSchedule.through([(0.0, -0.5), (1.0, 1.0)])
     stack = ((open_lora(LORA), Strengths(0.5, audio=0.0, text=1e-05, blocks=(0, 1), schedule=schedule)),)
-    how = Resources("cpu", precision="fp32", format="int8", attention="pytorch", fold_loras=True, torch_compile=True)
+    how = replace(others_than_usual(Resources), device="cpu", devices=None)
     files = words_of_files(models, GEMMA, stack, how)
     options = parse(["generate", *files, *words_of_clip("--a\nball", "", SMALL, told=False), "--output", "x.mp4"])
     assert options.prompt == "--a\nball" and options.negative is None and options.distilled is False
     assert [Path(each) for each in options.checkpoint] == [MINIATURE / "ltx2-mini.safetensors"]
     assert options.text_encoder == str(GEMMA) and options.values["metadata"] is False
     assert [strengths for _, strengths in read_loras(options.lora, models)] == [stack[0][1]]
-    names = "device", "precision", "format", "attention", "fold_loras", "torch_compile"
-    assert all(vars(options)[f"Resources.{name}"] == getattr(how, name) for name in names)
+    told = {name: vars(options)[f"Resources.{name}"] for name in settings_of(Resources)}
+    assert told == {name: getattr(how, name) for name in told}
     assert vars(options)["ClipSettings.width"] == 64 and vars(options)["SamplingSettings.seed"] == 3
 
 
