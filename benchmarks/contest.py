@@ -6,7 +6,7 @@ time, on one thread, since they take turns with us on the processor.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -59,7 +59,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Result:
-    """A case, and what everybody took."""
+    """A case, without its contenders, which would hold their networks until the table is made; and what they took."""
 
     case: Case
     taken: Mapping[str, Taken]
@@ -100,7 +100,7 @@ def measure(case: Case, rounds: int = ROUNDS) -> Result:
         cpu, wall = (median(each[name][which] for each in found) for which in (0, 1))
         return Taken(cpu, wall, median(each[OURS][0] / each[name][0] for each in found), peaks[name])
 
-    result = Result(case, {name: taken(name) for name in case.contenders})
+    result = Result(replace(case, contenders={}), {name: taken(name) for name in case.contenders})
     print(f"{case.name}:", ", ".join(f"{name} {each}" for name, each in _cells(result).items()), flush=True)
     return result
 
