@@ -27,6 +27,7 @@ from ltx2_core.layers.kernels import (
     attend,
     attending_with,
     attention,
+    blocked,
     count_with,
     linear,
 )
@@ -184,6 +185,63 @@ def test_keys_of_a_head_that_lie_behind_each_other_change_no_bit(monkeypatch, dt
     plain = attention.attend_plainly(q, k, v)
     monkeypatch.setattr(attention, "LEAST_KEYS", 1)
     assert torch.equal(attend(q, k, v), plain)
+
+
+def norm_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def draw_scores(kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v (2, 3, N, 64) whose scores are of one kind, lying in memory as a block has them."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, tokens, 3, 64, generator=draw).transpose(1, 2) for tokens in (150, 170, 170))
+    if kind == "equal":
+        k = k[:, :, :1].expand_as(k)
+    elif kind == "shifted":  # by as much for all keys, which softmax does not see
+        k = k + 30
+    elif kind == "one key":  # whose scores are far above or below all others
+        k[:, :, 101] = 0.5 * q[:, :, 17]
+    elif kind != "plain":
+        q, k = q * float(kind), k * float(kind)
+    return q.bfloat16(), k.bfloat16(), v.bfloat16()
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")
+@pytest.mark.parametrize("kind", ["plain", "equal", "shifted", "one key", "0.01", "1.5", "2", "6", "40"])
+def test_attention_in_blocks_is_as_exact_as_bfloat16(monkeypatch, kind):
+    """Beside float64: 3e-3, and what a query in bfloat16 changes if it is scaled before it is rounded."""
+    monkeypatch.setattr(blocked, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(blocked, "PAIRS", 1)
+    monkeypatch.setattr(blocked, "WEIGHTS", 64 * 170)
+    q, k, v = draw_scores(kind)
+    asked = []
+
+    def other(*qkv):
+        asked.append(qkv)
+        return attention.attend_plainly(*qkv)
+
+    attend_in_blocks = blocked.load(other)
+    for scale in (None, 0.11):
+        expected = attention.attend_plainly(q.double(), k.double(), v.double(), scale)
+        rounded = (q * (scale or 0.125)).double() / (scale or 0.125)
+        lost = norm_error(attention.attend_plainly(rounded, k.double(), v.double(), scale), expected)
+        found = attend_in_blocks(q, k, v, scale)
+        assert norm_error(found.double(), expected) < 3e-3 + lost
+        assert torch.equal(found[1:], attend_in_blocks(q[1:], k[1:], v[1:], scale)), "alone and in a batch"
+    assert bool(asked) == (kind in ("2", "6", "40")), "scores out of reach are left to the other"
+    k[:, 1, 3, 5] = torch.nan
+    assert attend_in_blocks(q, k, v)[:, 1].isnan().all() and not attend_in_blocks(q, k, v)[:, ::2].isnan().any()
+
+
+def test_attention_in_blocks_is_asked_for_many_tokens_in_bfloat16():
+    def never(*qkv):
+        raise AssertionError
+
+    many = torch.zeros(1, 1, blocked.LEAST_TOKENS, 8, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        for q, k in ((many.float(), many.float()), (many[:, :, 1:], many), (many, many[:, :, 1:])):
+            with pytest.raises(AssertionError):
+                blocked.load(never)(q, k, k)
 
 
 def test_a_norm_in_one_go_changes_no_bit():

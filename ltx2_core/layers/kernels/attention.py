@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..autograd import needs_grad
+from . import blocked
 from .operation import Function, Kernel, Operation
 
 # With fewer queries or keys there is little to gain, and the sound, and all that listens to it, stays exact.
@@ -87,7 +88,7 @@ def _attend_in_int8() -> Function:
 def _sample(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of odd number, as they lie in the memory of a block."""
     draw = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, tokens, 2, 128, generator=draw).to(device, dtype) for tokens in (333, 277, 277))
+    q, k, v = (torch.randn(1, tokens, 2, 128, generator=draw).to(device, dtype) for tokens in (577, 533, 533))
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
@@ -106,6 +107,7 @@ EXACT = Operation(
             is_fast=lambda: _generation() == _HOPPER,
         ),
         Kernel("cuDNN", _attend_with_cudnn, is_fast=lambda: _generation() in (_HOPPER, *_BLACKWELL)),
+        Kernel("oneDNN, in blocks", lambda: blocked.load(_attend_by_head()), devices=("cpu",), is_fast=blocked.is_fast),
         Kernel("PyTorch, head by head", _attend_by_head, devices=("cpu",)),
     ],
     _sample,
