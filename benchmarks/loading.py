@@ -2,16 +2,12 @@
 
 Beside others: a transformer in bfloat16 under official names, whose pages the system has in memory, from its file to
 the end of a pass over a few tokens. At full size: a checkpoint and Gemma of zeros that take no room on disk, alone in a
-process of its own.
+process of its own, which plans a clip of 1280 x 704 x 121 for a card of 24 GB, too; what it holds is the most that the
+system counted, imports and pages of mapped files included.
 """
 
-import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,14 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import ltx2_core as ltx2
 from ltx2_core.checkpoint import build, open_models
 
-from . import peers
+from . import full_size, peers
 from .block import LONG, inputs
 from .contest import COMFY, DIFFUSERS, LTX_CORE, OURS, ROUNDS, Case, Run, measure, table
-from .markdown import markdown
-from .no_card import write_model
 from .weights import component, released
 
 SIZE = replace(LONG, layers=8, clip=(2, 4, 8))
@@ -68,47 +61,14 @@ def load_ltx_core(path: Path) -> nn.Module:
     return network
 
 
-def at_full_size(version: str) -> dict[str, float]:
-    """Open, inspect and build the files of a release; return CPU seconds of each, and the most memory in GB."""
-    from ltx2_core.cli.inspect import inspect
-
-    found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint, gemma = write_model(Path(folder), version)
-        before, last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        for name, act in (
-            ("open", lambda: ltx2.open_models(checkpoint, gemma)),
-            ("inspect", lambda: inspect(checkpoint)),
-            ("build the transformer", lambda: build(ltx2.open_models(checkpoint), "transformer", torch.bfloat16)),
-        ):
-            kept = act()
-            found[name], last = time.process_time() - last, time.process_time()
-            del kept
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found | {"most memory, GB": most / 1e6, "of it before": before / 1e6}
-
-
-def apart(version: str) -> dict[str, float]:
-    """Measure the files of a release in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.loading", "--inside", version]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main(rounds: int = ROUNDS) -> str:
     """Measure, and return both tables."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         beside = table([measure(case_of(Path(folder) / "transformer.safetensors"), rounds)])
-    rows = {version: apart(version) for version in ("2.0", "2.3")}
-    columns = list(next(iter(rows.values())))
-    full = [[version, *(f"{each[name]:.2f}" for name in columns)] for version, each in rows.items()]
-    return f"{beside}\n\nAt full size, CPU seconds:\n\n{markdown(['', *columns], full)}"
+    about = "At full size, CPU seconds and memory (`python -m benchmarks.full_size`):"
+    return f"{beside}\n\n{about}\n\n{full_size.table()}"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inside", choices=("2.0", "2.3"), help="full size alone, here and now, as JSON")
-    inside = parser.parse_args().inside
-    print(json.dumps(at_full_size(inside)) if inside else main())
+    print(main())

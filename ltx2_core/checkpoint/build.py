@@ -58,7 +58,7 @@ def build(
         use_scaled_products(network)
     if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules
         network.to(device)
-    return network.requires_grad_(False).eval()
+    return network.eval()
 
 
 def _refuse_unknown(models: Models, source: Source, title: str) -> None:

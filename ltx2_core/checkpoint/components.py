@@ -47,7 +47,7 @@ class Variant:
         """Return the prefix that this variant's tensors have in a file; None if the file holds none of them."""
         keys = list(keys)
         for prefix in self.keys.prefixes:
-            if any(self.keys.wanted(key, prefix) for key in keys):
+            if any(self.keys.wanted(key, prefix) for key in self.keys.possible(keys, prefix)):
                 return prefix
         return None
 
@@ -58,7 +58,7 @@ class Variant:
         if (prefix := self.prefix_in(keys)) is None:
             return {}
         names = {}
-        for key in keys:
+        for key in self.keys.possible(keys, prefix):
             weight, suffix = split_companion(key)
             if name := self.keys.wanted(weight, prefix):
                 names[f"{name.removesuffix('weight')}{suffix}" if suffix else name] = key

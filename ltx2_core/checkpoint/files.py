@@ -172,10 +172,10 @@ class TensorFile:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
         # A storage of its own, since a view of bytes as numbers must begin where these do.
         content = self._mapped[entry.start : entry.start + entry.nbytes]
-        stored = torch.empty(0, dtype=torch.uint8, device="cpu").set_(content)  # which reads nothing
         if entry.expands:
+            stored = torch.empty(0, dtype=torch.uint8, device="cpu").set_(content)  # which reads nothing
             return expand_blocks(entry.dtype, stored).view(entry.shape)
-        tensor = stored.view(dtype).view(entry.shape)
+        tensor = torch.empty(0, dtype=dtype, device="cpu").set_(content).view(entry.shape)
         return tensor - entry.excess if entry.excess else tensor
 
     def spans(self, keys: Iterable[str]) -> list[FileSpan]:

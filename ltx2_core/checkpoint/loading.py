@@ -1,5 +1,6 @@
 """Loading with nothing missing and nothing unknown."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -37,13 +38,14 @@ def load_strict(network: nn.Module, state: dict[str, Tensor], title: str, offici
         CheckpointError: Tensors are missing, unknown or of the wrong shape, or numbers in them are NaN or infinite.
     """
     official = partial(_official_or_ours, official)
-    wanted = network.state_dict()
+    owners = _owners(network)
+    wanted = {name: table[leaf] for name, (table, leaf) in owners.items()}
     _refuse(title, "lacks", [official(name) for name in wanted.keys() - state.keys()])
     _refuse(title, "has unknown", [official(name) for name in state.keys() - wanted.keys()])
     _check_shapes(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()}, title, official)
     numbers = {name: tensor for name, tensor in state.items() if wanted[name].is_floating_point()}
     _check_weights(numbers, title, official)
-    assign_tensors(network, state)
+    _assign(owners, state)
     _ORIGINS[network] = title, official
 
 
@@ -52,15 +54,30 @@ def assign_tensors(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     That is ``network.load_state_dict(state, strict=False, assign=True)`` in a tenth of the time, without gradients.
     """
-    modules = dict(network.named_modules())
+    _assign(_owners(network), state)
+
+
+_Table = dict[str, Tensor]  # the parameters, or the buffers, of one module
+
+
+def _owners(network: nn.Module) -> dict[str, tuple[_Table, str]]:
+    """Return where each tensor of ``network.state_dict()`` stands: in which table of its module, and its name there."""
+    owners: dict[str, tuple[_Table, str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        passing = module._non_persistent_buffers_set
+        for table in (module._parameters, module._buffers):
+            for leaf, tensor in table.items():
+                if tensor is not None and leaf not in passing:
+                    owners[f"{name}.{leaf}" if name else leaf] = table, leaf
+    return owners
+
+
+def _assign(owners: Mapping[str, tuple[_Table, str]], state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        if (module := modules.get(owner)) is None:
-            continue
-        if leaf in module._parameters:
-            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-        elif leaf in module._buffers:
-            module._buffers[leaf] = tensor
+        if name in owners:
+            table, leaf = owners[name]
+            is_parameter = isinstance(table[leaf], nn.Parameter)
+            table[leaf] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 
 def check_shapes(
@@ -172,7 +189,7 @@ _BROKEN = "holds NaN or infinite numbers; the file is damaged, download it again
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.is_meta:
         return True
-    pieces = tensor.reshape(-1).split(_PIECE)
+    pieces = tensor.reshape(-1).split(_PIECE) if tensor.numel() > _PIECE else (tensor,)
     # torch cannot tell of one byte; every float8 is a bfloat16.
     return all(holds_numbers(each.bfloat16() if each.itemsize == 1 else each) for each in pieces)
 
@@ -180,7 +197,7 @@ def _is_finite(tensor: Tensor) -> bool:
 def holds_numbers(x: Tensor) -> bool:
     """Return whether all of ``x`` is finite. What is not makes a sum that is not, which a CPU finds fifty times sooner;
     a sum that only overflows decides nothing."""
-    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def shorten_list(names: Collection[str]) -> str:

@@ -170,6 +170,15 @@ class Placement:
         least = max((from_disk + self.host_bytes) / machine.link, from_disk / machine.disk)
         return Rate(machine.seconds(self.need.cost), least)
 
+    def loaded_again(self, room: Room) -> "Placement":
+        """Return it for a stage whose weights an earlier one has read: what RAM holds of them, at most as much as may
+        be pinned, is copied to the device once more and not read from disk. What patches read may be other files."""
+        weights, machine = self.need.weights, room.machine
+        free = (room.budget or 0) - self.need.work_bytes if room.in_ram else room.ram
+        kept = min(weights.total, max(0, free))
+        read = (weights.sent_total - kept) / min(machine.disk, machine.link)
+        return replace(self, load=kept / machine.link + read)
+
     @property
     def seconds(self) -> float:
         """All runs, the first reading of the weights included."""

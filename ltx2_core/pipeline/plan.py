@@ -173,6 +173,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     if room.budget is None:
         return Plan(blueprint.title, room, tuple(fitted), shape=shape)
     placements, notes, refusals = list[Placement](), list[str](), list[str]()
+    used = set[NetworkKey[Any]]()
     for stage in fitted:
         need = load(stage, need_of(stage, blueprint))
         placement = place(need, room)
@@ -180,8 +181,9 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
-            placements.append(placement)
+            placements.append(placement.loaded_again(room) if used.issuperset(stage.networks) else placement)
             notes += _notes(placement, room)
+        used.update(stage.networks)
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 

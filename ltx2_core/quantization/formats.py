@@ -4,7 +4,6 @@ A further format is one file beside this one, with a class derived from ``stored
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -322,8 +321,7 @@ def _take_quantized(
     """Return the quantised weights by our names, named as in the file, with their formats; the others become ``dtype``,
     and companions are no longer in ``state`` afterwards."""
     quantized: list[tuple[str, StoredWeight, Format]] = []
-    for name, ours in _take_weights(state).items():
-        stored = ours if (theirs := name_in_file(name)) == name else replace(ours, name=theirs)
+    for name, stored in _take_weights(state, name_in_file).items():
         if (format := _readable_format(stored)) is not None:
             quantized.append((name, stored, format))
         elif dtype is not None and stored.weight.dtype not in deferred:
@@ -331,9 +329,9 @@ def _take_quantized(
     return quantized
 
 
-def _take_weights(state: dict[str, Tensor]) -> dict[str, StoredWeight]:
-    """Return what ``state`` holds; companions are no longer in it afterwards."""
-    weights = stored_weights(state)
+def _take_weights(state: dict[str, Tensor], name_in_file: Callable[[str], str]) -> dict[str, StoredWeight]:
+    """Return what ``state`` holds, by our names; companions are no longer in it afterwards."""
+    weights = collect_weights(state, split_companion, name_in_file)
     for name in [name for name in state if split_companion(name)[1]]:
         _refuse_foreign(name)
         del state[name]

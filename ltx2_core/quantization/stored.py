@@ -329,13 +329,16 @@ class Format:
 
 
 def collect_weights(
-    tensors: Mapping[str, Tensor], companion_of: Callable[[str], tuple[str, str]]
+    tensors: Mapping[str, Tensor],
+    companion_of: Callable[[str], tuple[str, str]],
+    name_in_file: Callable[[str], str] = str,
 ) -> dict[str, StoredWeight]:
     """Return every weight among ``tensors`` with what stands beside it, by name.
 
     Args:
         tensors: by name, as in a file.
         companion_of: returns, for the name of a tensor, that of the weight that it belongs to, and its suffix.
+        name_in_file: returns what errors call a weight.
 
     A companion without its weight is left out.
     """
@@ -346,10 +349,10 @@ def collect_weights(
         if suffix:
             beside.setdefault(weight, {})[suffix] = tensor
         else:
-            weights[name] = StoredWeight(name, tensor)
+            weights[name] = StoredWeight(name_in_file(name), tensor)
     for name, companions in beside.items():
-        if name in weights:
+        if (stored := weights.get(name)) is not None:
             marker = next((companions[suffix] for suffix in MARKERS if suffix in companions), None)
             others = {suffix: each for suffix, each in companions.items() if suffix not in MARKERS}
-            weights[name] = StoredWeight(name, weights[name].weight, others, marker)
+            weights[name] = StoredWeight(stored.name, stored.weight, others, marker)
     return weights

@@ -1,6 +1,7 @@
 """The script for a card, in miniature on the CPU."""
 
 import json
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import clips, contest, cuda, text
+from benchmarks import clips, contest, cuda, full_size, text
 from benchmarks.contest import Case, measure, table
 
 
@@ -67,6 +68,15 @@ def test_reading_prompts_is_measured_beside_others():
     pytest.importorskip("transformers")
     result = measure(text.gemma_case(tokens=16), rounds=1)
     assert result.taken.keys() >= {"ours", "transformers"} and all(each.share > 0 for each in result.taken.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts memory as Linux does")
+def test_files_of_full_size_are_opened_inspected_planned_and_built_in_less_than_a_gigabyte():
+    found = full_size.apart("2.3")
+    assert found["files, GB"] > 46 and found.keys() >= {"open", "inspect", "plan", "build the transformer"}
+    assert found["of it imports"] < found["held, GB"] and full_size.verdict(found) == "1 GB: met"
+    assert full_size.verdict(found | {"held, GB": 1.01}) == "1 GB: missed: memory"
 
 
 def test_contenders_take_turns_and_a_limit_that_is_not_met_is_told(monkeypatch):

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 from golden import key_list
-from planned import REFINING, SAMPLING, plan
+from planned import REFINING, SAMPLING, SLOW, plan, small
 from safetensors.torch import load_file, save_file
 
 import ltx2_core as ltx2
@@ -184,6 +184,18 @@ def test_twenty_seconds_of_1080p_and_4k_are_refined_and_decoded_on_every_card(re
         "frames",
     ]
     assert all(placement.device_bytes <= machine.budget for placement in planned.placements)
+
+
+def test_a_second_stage_does_not_read_the_transformer_from_disk_again():
+    found, size = small("2.3"), LatentSize.of_clip(ClipShape(64, 64, 9, Fraction(24)))
+    nbytes = found.weights("transformer").total
+    stages = [Sample(SAMPLING, size), Refine(REFINING, size)]
+    for ram, second in ((nbytes, nbytes / 100), (nbytes // 2, nbytes / 200 + nbytes / 20), (0, nbytes / 10)):
+        planned = plan_stages(stages, found, Room(SLOW, 10**10, ram))
+        assert [each.load for each in planned.placements] == pytest.approx([nbytes / 10, second], rel=1e-3)
+        assert planned.seconds == sum(each.load + each.run * each.need.runs for each in planned.placements)
+    planned = plan_stages(stages, found, Room(SLOW, 10**10, in_ram=True))
+    assert planned.placements[1].load == pytest.approx(nbytes / 100)
 
 
 def test_less_memory_gives_more_tiles_until_none_are_small_enough(released):

@@ -21,6 +21,7 @@ class Keys:
         self.rows = dict(rows)
         self.prefixes = prefixes
         self.unwanted = unwanted
+        self._first_words = {_shape_of(name).partition(".")[0].partition("{}")[0] for name in self.rows}
         self._to_ours: dict[str, list[tuple[list[str], str | None]]] = {}
         self._to_file: dict[str, list[tuple[list[str], str]]] = {}
         for file_name, our_name in self.rows.items():
@@ -42,6 +43,12 @@ class Keys:
         """Return our name of a file's ``key``; None if it is unknown, or not wanted."""
         found = self._find(key, prefix)
         return None if found is None else found[0]
+
+    def possible(self, keys: Iterable[str], prefix: str) -> list[str]:
+        """Return those of a file's ``keys`` that begin as wanted names do: most files hold few components, and whoever
+        looks for all of them need not take every name apart for each."""
+        beginnings = tuple(f"{prefix}{word}" for word in self._first_words)
+        return [key for key in keys if key.startswith(beginnings)]
 
     def _find(self, key: str, prefix: str) -> tuple[str | None] | None:
         """Our name of ``key``, as the one member of a tuple; None if it is unknown."""
