@@ -145,8 +145,8 @@ class ClipShape:
 
     @property
     def audio_latents(self) -> int:
-        """T of the audio latent."""
-        return round(self.seconds * AUDIO_RATE)
+        """T of the audio latent; also of the shortest clip at least one, without which there is no stream."""
+        return max(1, round(self.seconds * AUDIO_RATE))
 
     def samples(self, sample_rate: int) -> int:
         """Samples of sound that last exactly as long as the frames."""
