@@ -147,8 +147,8 @@ def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str,
     The scale of the layer is alpha / rank, so an alpha shrinks with the rank. A scale that PEFT's settings say, by the
     rank that the file had, goes into the numbers, and an alpha that is the rank says so.
     """
-    keys, before = delta.keys, int(delta.rank or 1)
-    if rank == before and not delta.settings and not delta.is_any_quantized:
+    keys = delta.keys
+    if rank == delta.rank and not delta.settings and not delta.is_any_quantized:
         return {key: delta.file.outline(key) if meta else delta.file.get(key) for key in keys.values()}
     scale = 1.0 if "alpha" in keys else delta.scale
     alpha = delta.scale * rank if "alpha" in keys else float(rank)
