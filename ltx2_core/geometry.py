@@ -23,6 +23,8 @@ AUDIO_CHANNELS = 8
 AUDIO_BINS = 16
 AUDIO_RATE = 25  # audio latents per second: 16 kHz / hop 160 / 4
 
+LOWEST_FPS, HIGHEST_FPS = 1, 240
+
 _RATE = re.compile(r"\s*\d{1,9}(\.\d{0,9}|/\d{1,9})?\s*")
 
 # Rates that people write as decimals and mean as fractions.
@@ -42,8 +44,8 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
         raise SettingError(
             f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001."
         ) from None
-    if not 1 <= rate <= 240:
-        raise SettingError(f"fps is {fps}; it must lie between 1 and 240.")
+    if not LOWEST_FPS <= rate <= HIGHEST_FPS:
+        raise SettingError(f"fps is {fps}; it must lie between {LOWEST_FPS} and {HIGHEST_FPS}.")
     for exact in _BROADCAST:
         if abs(rate - exact) < Fraction(1, 200):
             return exact
@@ -145,8 +147,8 @@ class ClipShape:
 
     @property
     def audio_latents(self) -> int:
-        """T of the audio latent."""
-        return round(self.seconds * AUDIO_RATE)
+        """T of the audio latent; also of the shortest clip at least one, without which there is no stream."""
+        return max(1, round(self.seconds * AUDIO_RATE))
 
     def samples(self, sample_rate: int) -> int:
         """Samples of sound that last exactly as long as the frames."""

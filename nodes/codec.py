@@ -7,8 +7,8 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning.light import LightDecoding
-from ..ltx2_core.conditioning.sources import even_frames
 from ..ltx2_core.fields import settings_from
+from ..ltx2_core.media import even_frames
 from ..ltx2_core.pipeline.grade import prepare_decoding
 from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.graph_codec import Audio, MelSpectrogram, decode_frames, decode_mel, decode_sound, vocode

@@ -21,6 +21,7 @@ from ..quantization import (
     Format,
     StoredWeight,
     expand_blocks,
+    expand_stored,
     find_format,
     is_marker,
     matrix_shape,
@@ -177,6 +178,16 @@ class TensorFile:
             return expand_blocks(entry.dtype, stored).view(entry.shape)
         tensor = torch.empty(0, dtype=dtype, device="cpu").set_(content).view(entry.shape)
         return tensor - entry.excess if entry.excess else tensor
+
+    def numbers(self, key: str) -> Tensor:
+        """Return the tensor ``key`` as ``get`` does, but what has a scale or a marker beside it as the numbers that it
+        stands for, in bfloat16.
+
+        Raises CheckpointError as ``get``, or if it is in a format that cannot be read.
+        """
+        if key not in self._companions:
+            return self.get(key)
+        return expand_stored(stored_weights({name: self.get(name) for name in self.with_companions(key)})[key])
 
     def spans(self, keys: Iterable[str]) -> list[FileSpan]:
         """Return where the bytes of these tensors lie in the file, in the order of the file."""

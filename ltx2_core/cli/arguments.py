@@ -56,6 +56,20 @@ from .flags import destination, given
 
 _log = logging.getLogger(__name__)
 
+# Flags that mean nothing without another one.
+_ONLY_WITH = {
+    "audio": ("audio-noise",),
+    "retake": ("only",),
+    "mask": ("feather", "mask-sound"),
+    "blend": ("blend-radius",),
+    "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
+    "refine": (
+        "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",
+        "tiles", "tile-overlap", "tile-frame-overlap", "tile-mode", "tile-positions", "detailing-lora",
+        "detailing-lora-strength", "distilled-lora-refine-strength",
+    ),
+}  # fmt: skip
+
 
 def request_of(options: argparse.Namespace, models: Models) -> Request:
     """Build the request that the flags of ``generate`` describe.
@@ -69,6 +83,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     """
     options, strip = with_timeline(with_dubbing(options))
     check_combinations(options)
+    tell_unused(options)
     loras = (*read_loras(options.lora, models), *read_text_loras(options.text_encoder_lora, models))
     recipe = recipe_of(models, options.hq)
     guidance, second = guidance_of(options, recipe), second_stage_of(options, models, recipe)
@@ -184,6 +199,15 @@ def check_combinations(options: argparse.Namespace) -> None:
             raise SettingError(
                 f"There are {len(masks)} {flag}, but {references} --reference-video: give a mask only for a reference."
             )
+
+
+def tell_unused(options: argparse.Namespace) -> None:
+    """Say in the log which flags were given that do nothing without another one."""
+    for needed, names in _ONLY_WITH.items():
+        if not getattr(options, needed):
+            for name in names:
+                if name in options.values:
+                    _log.warning("--%s is not used: it counts only with --%s.", name, needed)
 
 
 def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:

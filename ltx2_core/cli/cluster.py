@@ -37,6 +37,8 @@ def over_workers(
     Raises:
         SettingError: Ray is not installed, or there is no such cluster.
     """
+    if workers < 0:
+        raise SettingError(f"--workers is {workers}; it must be at least 0.")
     ray = _started(address, workers)
     try:
         make_worker, count = _workers(ray, prompts, workers, len(jobs))

@@ -135,10 +135,17 @@ def run_inspect(options: argparse.Namespace) -> None:
     for_each(options.files, lambda path: print(plain_text(inspect(path)), end=end, flush=True))
 
 
+def _planned_models(options: argparse.Namespace) -> Models | None:
+    """The files that are planned with; None for a release that is not here. Raises SettingError for both at once."""
+    if options.version and options.checkpoint:
+        raise SettingError("--version plans a release that is not here, --checkpoint files that are: give one of them.")
+    return None if options.version else _models(options)
+
+
 def run_plan(options: argparse.Namespace) -> None:
     """Print where the weights will be, and how long a clip takes."""
     cards = cards_of(options)
-    models = None if options.version else _models(options)
+    models = _planned_models(options)
     rooms = [room_of(argparse.Namespace(**vars(options) | {"card": card}), models) for card in cards]
     room, dtype = rooms[0]
     options.card = cards[0]

@@ -27,10 +27,11 @@ from ..conditioning.light import FILE_SPACES
 from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError
+from ..geometry import HIGHEST_FPS, LOWEST_FPS
 from ..latents import STREAMS
 from ..lora import Stack
 from ..lora.stack import reference_scale
-from ..media import probe, read_picture, read_video
+from ..media import is_moving, probe, read_picture, read_video
 from ..media.exr import ExrFrames, is_exr, read_exr
 from ..media.light import Space
 from ..settings import ClipSettings, Request, place_character, place_timeline
@@ -212,14 +213,14 @@ def _tracks(text: str, clip: ClipSettings, loras: Stack) -> ReferenceVideo:
 
 
 def read_mask(path: Path, fps: Fraction | None = None, frames: int | None = None) -> Tensor:
-    """Read how white a picture or a video is, (1 or F, H, W) in 0..1.
+    """Read how white a picture or a video is, (1 or F, H, W) in 0..1; a picture that moves is a video.
 
     Args:
         path: of the picture or video.
         fps: the rate at which a video is read; None for its own.
         frames: how many of them, at most; None for as many as a clip can have.
     """
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURES and not is_moving(path):
         return read_picture(path).mean(-1)
     rate = fps or probe(path).fps or Fraction(24)
     return torch.cat([chunk.mean(-1) for chunk in read_video(path, fps=rate, frames=frames or MOST_MASKS)])
@@ -258,4 +259,10 @@ def own_fps(film: VideoSource) -> Fraction | None:
     """The rate of a given video; SettingError for EXR frames, which have none."""
     if film.space is not None:
         raise SettingError(f"{path_of(film).name} are EXR frames, which have no frame rate of their own: give --fps.")
-    return probe(path_of(film)).fps
+    rate = probe(path_of(film)).fps
+    if rate is not None and not LOWEST_FPS <= rate <= HIGHEST_FPS:
+        raise SettingError(
+            f"{path_of(film).name} has {float(rate):g} frames per second, a clip {LOWEST_FPS} to {HIGHEST_FPS}: say at "
+            "which rate it is seen with --fps."
+        )
+    return rate

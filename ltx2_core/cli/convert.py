@@ -54,12 +54,19 @@ def run_lora(options: argparse.Namespace) -> None:
     done = shrink_lora(
         options.source,
         options.target,
-        1.0 if options.energy is None and options.rank is not None else options.energy or _ENERGY,
+        _energy(options),
         options.rank,
         overwrite=options.overwrite,
         report=lambda layer: print(plain_text(_shrunk_line(layer)), flush=True),
     )
     print(plain_text(_shrunk_summary(done, str(options.target))))
+
+
+def _energy(options: argparse.Namespace) -> float:
+    """What is said; without anything a rank alone is the limit, and without that the usual energy."""
+    if options.energy is not None:
+        return float(options.energy)
+    return _ENERGY if options.rank is None else 1.0
 
 
 def _shrunk_line(layer: ShrunkLayer) -> str:

@@ -109,13 +109,13 @@ class VideoSource:
     def _count(self, fps: Fraction) -> int:
         """The same where each frame is shown once."""
         if isinstance(self.source, Tensor | Numbered):
-            return floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2))
+            return max(1, floor(len(self.source) * fps / (self.fps or fps) + Fraction(1, 2)))
         length = probe(self.source).seconds
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
         rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
-        return floor(rest * fps + Fraction(1, 2))  # as many as read_video shows
+        return max(int(rest > 0), floor(rest * fps + Fraction(1, 2)))  # as many as read_video shows
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
@@ -243,14 +243,3 @@ def check_length(video: VideoSource, shape: ClipShape) -> None:
             f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
             f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
         )
-
-
-def even_frames(frames: Tensor) -> tuple[Tensor, list[Finding]]:
-    """Cut frames (..., H, W, 3) to an even width and height, which H.264 needs, and say so if any line is lost."""
-    height, width = frames.shape[-3:-1]
-    even = frames[..., : height - height % 2, : width - width % 2, :]
-    if even.shape == frames.shape or not even.numel():
-        return frames, []
-    what = f"the given frames have {width} x {height} pixels, and a video needs even numbers"
-    shown = f"the video shows {even.shape[-2]} x {even.shape[-3]} of them; resize them if each line counts."
-    return even, [Finding("reading the frames", what, shown)]

@@ -18,9 +18,10 @@ PARTS = {
     "down": r"[._]lora[._](?:A|down)(?:\.\w+)?\.weight",
     "up": r"[._]lora[._](?:B|up)(?:\.\w+)?\.weight",
     "alpha": r"\.alpha",
-    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?",
+    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
     "difference": r"\.diff",
     "bias": r"\.diff_b",
+    "up_bias": r"[._]lora[._](?:B|up)(?:\.\w+)?\.bias",
     **{part: rf"\.{part}(?:\.\w+)?" for part in (*_HADAMARD, *_KRONECKER)},
 }
 
@@ -95,6 +96,16 @@ DIFFERENCE = Form(
     lambda shapes: shapes["difference"],
     lambda shapes: None,
     lambda parts: parts["difference"],
+)
+
+# PEFT's lora_bias: "up" has a bias of its own, which changes that of the layer at the scale of the product.
+BIAS = Form(
+    "LoRA",
+    ("up_bias", "down"),
+    {"up_bias", "down"}.issubset,
+    lambda shapes: shapes["up_bias"],
+    lambda shapes: _rows(shapes, "down"),
+    lambda parts: parts["up_bias"],
 )
 
 FORMS = (LORA, LOHA, LOKR, DIFFERENCE)

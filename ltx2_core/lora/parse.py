@@ -18,7 +18,8 @@ from ..checkpoint.files import TensorFile, read_file
 from ..checkpoint.loading import check_decimal, check_numbers, shorten_list
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json, shown
-from .forms import DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
+from ..quantization import check_stored, is_file_marker
+from .forms import BIAS, DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
 from .names import find_parameter, find_text_parameter
 from .patterns import LayerPatterns
 
@@ -89,8 +90,8 @@ class Delta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors in the file."""
-        return sum(self.file.entries[key].nbytes for key in self.keys.values())
+        """Bytes of its tensors as they are used; of most files as they are stored."""
+        return sum(self.dtype(part).itemsize * math.prod(shape) for part, shape in self._shapes.items())
 
     @cached_property
     def scale(self) -> float:
@@ -105,25 +106,43 @@ class Delta:
             return 1.0
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
+    def dtype(self, part: str) -> torch.dtype:
+        """Return in what a tensor of the file is used: as it is stored, or bfloat16 if it is quantised."""
+        return torch.bfloat16 if self.is_quantized(part) else self.file.dtype(self.keys[part])
+
+    def is_quantized(self, part: str) -> bool:
+        """Return whether a tensor has a scale or a marker beside it, and stands for other numbers than are stored."""
+        return len(self.file.with_companions(self.keys[part])) > 1
+
+    @property
+    def is_any_quantized(self) -> bool:
+        """Return whether one of its tensors is."""
+        return len(self.stored_keys) > len(self.keys)
+
+    @property
+    def stored_keys(self) -> list[str]:
+        """The keys of all its tensors in the file, with those that say how others are stored."""
+        return [key for each in self.keys.values() for key in self.file.with_companions(each)]
+
     @property
     def parts(self) -> list[str]:
         """The parts of the form that the file has, without the alpha."""
         return [part for part in self.keys if part != "alpha"]
 
     def tensor(self, part: str) -> Tensor:
-        """Return one of the tensors in the file, such as "up", as it is stored; nothing is read yet.
+        """Return one of the tensors in the file, such as "up"; nothing is read yet, unless it is quantised.
 
         Raises:
-            CheckpointError: it holds no decimal numbers.
+            CheckpointError: it holds no decimal numbers, or is in a format that cannot be read.
         """
-        tensor = self.file.get(self.keys[part])
+        tensor = self.file.numbers(self.keys[part])
         check_decimal(tensor, partial(self._title, part))
         return tensor.detach()
 
     def check_numbers(self) -> None:
         """Raise CheckpointError if a tensor of the change holds NaN or infinite numbers; this reads them all."""
         for part in self.parts:
-            check_numbers(self.file.get(self.keys[part]), partial(self._title, part))
+            check_numbers(self.file.numbers(self.keys[part]), partial(self._title, part))
 
     def _title(self, part: str) -> str:
         return f"{self.keys[part]} in {self.file.path.name}"
@@ -139,8 +158,14 @@ class Delta:
             )
         return alpha
 
-    def check_alpha(self) -> None:
-        """Raise CheckpointError if the file's alpha of this change, if it has one, is no number."""
+    def check(self) -> None:
+        """Raise CheckpointError if a tensor is in a format that cannot be read, or the alpha is no number; nothing else
+        is read."""
+        for part in self.parts:
+            if self.is_quantized(part):
+                check_stored(self.file.outlines(self.file.with_companions(self.keys[part])))
+            else:
+                check_decimal(self.file.outline(self.keys[part]), partial(self._title, part))
         if "alpha" in self.keys:
             _ = self._alpha
 
@@ -175,10 +200,20 @@ class Lora:
         return "text_encoder" in self.deltas
 
     @cached_property
-    def text_layers(self) -> int:
-        """How many layers of Gemma the file changes, which act where Gemma is loaded alone."""
+    def _text_deltas(self) -> list[Delta]:
+        """What the file does to Gemma, which acts where Gemma is loaded alone."""
         other = None if self.is_for_text_encoder else read_lora(self.file, find_text_parameter)
-        return 0 if other is None else len(other.layers)
+        return [] if other is None else [delta for _, _, delta in other.layers]
+
+    @property
+    def text_layers(self) -> int:
+        """How many layers of Gemma the file changes."""
+        return len(self._text_deltas)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Keys that are understood neither here nor as changes of Gemma, and change nothing."""
+        return sorted(set(self.unknown).difference(*(delta.stored_keys for delta in self._text_deltas)))
 
     @property
     def downscale(self) -> int:
@@ -279,7 +314,7 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
         )
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
-    unknown = set(file.entries)
+    unknown = {key for key in file.entries if not is_file_marker(key)}
     is_lora = False
     for layer, keys in _layers(file.entries).items():
         for form, parts, ends in _deltas_of(keys):
@@ -287,8 +322,8 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
             place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
                 delta = deltas[place[0]][place[1]] = Delta(file, layer, form, parts, settings)
-                delta.check_alpha()
-                unknown -= set(parts.values())
+                delta.check()
+                unknown -= set(delta.stored_keys)
     return Lora(file, deltas, tuple(sorted(unknown))) if is_lora else None
 
 
@@ -305,6 +340,8 @@ def _deltas_of(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], 
     """The form of a layer's changes, their parts, and how the changed parameter may end."""
     if "bias" in keys:
         yield DIFFERENCE, {"difference": keys["bias"]}, (".bias",)
+    if BIAS.fits(keys):
+        yield BIAS, {part: key for part, key in keys.items() if part in (*BIAS.parts, "alpha")}, (".bias",)
     form = next((form for form in FORMS if form.fits(keys)), None)
     if form is not None:
         parts = {part: key for part, key in keys.items() if part in (*form.parts, "alpha", "magnitude")}

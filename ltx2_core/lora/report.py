@@ -58,6 +58,7 @@ class Report:
         warning = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(self.lora)) else ""
         warning += f"; {self.warning}" if self.warning else ""
         warning += f"; {_text_half(self.lora)}" if self.lora.text_layers else ""
+        warning += f"; not understood and left out: {shorten_list(self.lora.left_out)}" if self.lora.left_out else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Report:
                 lines[f"  {stream.replace('_', ' ')}"] = f"{fitting:,} of {layers:,}"
         lines["not in the model"] = shorten_list([*chain(*self.absent.values())])
         lines["of another shape"] = shorten_list([*chain(*self.misshapen.values())])
-        lines["not understood"] = shorten_list(self.lora.unknown)
+        lines["not understood"] = shorten_list(self.lora.left_out)
         lines["shrunk"] = str(Shrunk.of(self.lora) or "")
         lines["text encoder"] = _text_half(self.lora) if self.lora.text_layers else ""
         lines["reference"] = _reference(self.lora)

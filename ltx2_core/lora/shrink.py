@@ -77,7 +77,8 @@ def shrink_lora(
     check_new(target, source, overwrite)
     file = open_lora(source).file
     deltas = low_rank_layers(file)
-    layers, planned = [], {key: file.outline(key) for key in file.entries}
+    changed = {key for delta in deltas for key in delta.stored_keys}
+    layers, planned = [], {key: file.outline(key) for key in file.entries if key not in changed}
     with torch.no_grad():
         for done, delta in enumerate(deltas, 1):
             layers.append(_plan_layer(delta, energy, rank))
@@ -86,7 +87,6 @@ def shrink_lora(
         layout = safetensors_layout(planned, _metadata(file, layers))
 
         def pieces() -> Iterator[Piece]:
-            changed = {key for delta in deltas for key in delta.keys.values()}
             yield from ((key, file.get(key)) for key in file.entries if key not in changed)
             for done, (delta, layer) in enumerate(zip(deltas, layers, strict=True), 1):
                 yield from _shrunk_tensors(delta, layer.rank[1]).items()
@@ -147,8 +147,8 @@ def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str,
     The scale of the layer is alpha / rank, so an alpha shrinks with the rank. A scale that PEFT's settings say, by the
     rank that the file had, goes into the numbers, and an alpha that is the rank says so.
     """
-    keys, before = delta.keys, int(delta.rank or 1)
-    if rank == before and not delta.settings:
+    keys = delta.keys
+    if rank == delta.rank and not delta.settings and not delta.is_any_quantized:
         return {key: delta.file.outline(key) if meta else delta.file.get(key) for key in keys.values()}
     scale = 1.0 if "alpha" in keys else delta.scale
     alpha = delta.scale * rank if "alpha" in keys else float(rank)
@@ -156,7 +156,7 @@ def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str,
     empty = torch.empty(out, rank, device="meta"), torch.empty(rank, into, device="meta")
     factors = dict(zip(("up", "down"), empty if meta else _nearest(delta, rank)))
     factors["up"] = factors["up"] * scale
-    made = {keys[part]: factor.to(delta.file.dtype(keys[part])) for part, factor in factors.items()}
+    made = {keys[part]: factor.to(delta.dtype(part)) for part, factor in factors.items()}
     if "alpha" in keys or delta.settings:
         made[keys.get("alpha", f"{delta.name}.alpha")] = torch.tensor(alpha)
     return made

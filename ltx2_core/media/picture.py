@@ -15,7 +15,21 @@ from .read import read_wide_picture
 # Of Pillow: none that runs another program, as EPS does.
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
 TAGGED = ("PNG", "AVIF")  # which can name primaries and transfer beside a profile, and Pillow does not tell them
+MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # which may be films; several pictures of a TIFF are its pages
 DEEPEST = 65535  # of whole numbers: 16 bits
+
+
+def is_moving(source: Source) -> bool:
+    """Return whether a picture is several that are shown one after another; what cannot be read is not."""
+    with suppress(Exception), open_source(source) as file, Image.open(file, formats=_kinds()) as image:
+        return image.format in MOVING and bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _kinds() -> list[str]:
+    """Those that this Pillow was built with."""
+    Image.init()
+    return [kind for kind in KINDS if kind in Image.OPEN]
 
 
 def read_picture(source: Source) -> Tensor:
@@ -26,10 +40,8 @@ def read_picture(source: Source) -> Tensor:
 
     Raises MediaError if it is none, damaged or of other numbers, and MissingFileError if there is none.
     """
-    Image.init()
-    kinds = [kind for kind in KINDS if kind in Image.OPEN]  # as this Pillow was built
     try:
-        with open_source(source) as file, Image.open(file, formats=kinds) as image:
+        with open_source(source) as file, Image.open(file, formats=_kinds()) as image:
             place = file.tell()
             tagged = image.format in TAGGED and "icc_profile" not in image.info
             if tagged and (wide := read_wide_picture(source)) is not None:

@@ -322,7 +322,7 @@ def _shown(
 ) -> Iterator[tuple[VideoFrame, Fraction]]:
     """Decode every picture, with the moment until which it is the nearest one.
 
-    After the end of the file, none is: a moment counts if half of 1 / ``fps`` lies before it.
+    After the end of the file, none is: a moment counts if half of 1 / ``fps`` lies before it. ``start`` always counts.
     """
     before, rate = None, _rate(video)
     for time, picture in _frames(container, video, start):
@@ -330,7 +330,8 @@ def _shown(
         time = regular if abs(time - regular) <= ROUNDING else time
         if before is not None:
             shown, began = before
-            yield shown, (began + time) / 2 if picture is not None else time - 1 / fps / 2
+            end = time - 1 / fps / 2 if time <= start else max(start, time - 1 / fps / 2)
+            yield shown, (began + time) / 2 if picture is not None else end
         before = picture, time
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
+from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
 from ..errors.files import replace_file
 from . import pyav as av
 from .behind import do_behind
@@ -109,7 +109,7 @@ def write_clip(
     metadata: Mapping[str, str] | None = None,
     grading: Grading | None = None,
 ) -> Path:
-    """Write a clip as the kind of file that the name asks for.
+    """Write a clip as the kind of file that the name asks for; an MP4 of an odd width or height is cut by a line.
 
     Args:
         path: .mp4, .wav or .flac (sound only), or a name without suffix for a folder of pictures.
@@ -131,13 +131,35 @@ def write_clip(
         return write_audio(path, waveform, sample_rate, metadata=metadata)
     if grading is None:
         if suffix == ".mp4":
-            return write_video(path, chunks, fps, waveform, sample_rate, metadata=metadata)
+            return write_video(path, _evened(chunks), fps, waveform, sample_rate, metadata=metadata)
         return write_frames(path, chunks, waveform, sample_rate, metadata=metadata)
     if suffix == ".mp4":
-        signals = (to_hlg(grading.to_light(chunk)) for chunk in chunks)
+        signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(chunks))
         return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
     encoder = ExrEncoder(grading.kept, fps, marked(metadata))
     return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, metadata=metadata, exr=encoder)
+
+
+def even_frames(frames: Tensor) -> tuple[Tensor, list[Finding]]:
+    """Cut frames (..., H, W, 3) to an even width and height, which H.264 needs, and say so if any line is lost."""
+    height, width = frames.shape[-3:-1]
+    even = frames[..., : height - height % 2, : width - width % 2, :]
+    if even.shape == frames.shape or not even.numel():
+        return frames, []
+    what = f"the given frames have {width} x {height} pixels, and a video needs even numbers"
+    shown = f"the video shows {even.shape[-2]} x {even.shape[-3]} of them; resize them if each line counts."
+    return even, [Finding("reading the frames", what, shown)]
+
+
+def _evened(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Cut chunks of frames as ``even_frames``; the log says it once."""
+    told = False
+    for chunk in chunks:
+        even, findings = even_frames(chunk)
+        for finding in () if told else findings:
+            _log.warning("%s", finding)
+        told = told or bool(findings)
+        yield even
 
 
 def check_target(path: str | os.PathLike) -> None:

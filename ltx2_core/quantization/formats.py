@@ -123,6 +123,19 @@ def expand_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
     return linear.get_parameter("weight").to(dtype, copy=True)
 
 
+def expand_stored(stored: StoredWeight) -> Tensor:
+    """Return the numbers that a stored weight stands for, in bfloat16; one that is plain as it is.
+
+    Raises:
+        CheckpointError: it is in a format that is no row of FORMATS, or something beside it is damaged.
+    """
+    if (format := _readable_format(stored)) is None:
+        return stored.weight
+    shape = format.matrix_shape(stored)
+    _check_scales(stored, format, shape)
+    return format.dequantize(stored, shape, torch.bfloat16)
+
+
 def plain_dtype(network: nn.Module) -> torch.dtype:
     """Return the dtype of the parameters that are not quantised: what the network computes in; bfloat16 if all are."""
     plain = (

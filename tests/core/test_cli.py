@@ -446,6 +446,34 @@ def test_generate_hands_the_request_over_and_writes_the_clip(tmp_path, capsys, m
     assert capsys.readouterr().out.split() == list(map(str, several)) and all(path.is_file() for path in several)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png"])
+def test_a_mask_may_be_a_picture_that_moves(tmp_path, suffix):
+    black, white = (Image.new("L", (64, 32), shade) for shade in ("black", "white"))
+    black.save(tmp_path / f"moving.{suffix}", save_all=True, append_images=[white], duration=200)
+    found = conditions.read_mask(tmp_path / f"moving.{suffix}", Fraction(10), 9)
+    assert found.amax((1, 2)).round().tolist() == [0, 0, 1, 1]
+    white.save(tmp_path / f"still.{suffix}")
+    assert conditions.read_mask(tmp_path / f"still.{suffix}").shape == (1, 32, 64)
+
+
+def test_a_video_of_no_rate_for_clips_is_named(asked, tmp_path):
+    film = write_video(tmp_path / "fast.mp4", [FRAMES], Fraction(480))
+    with pytest.raises(SettingError, match=r"fast\.mp4 has 480 frames per second, a clip 1 to 240: .* --fps"):
+        asked("--source", film)
+    assert asked("--source", film, "--fps", 24, "--frames", 9).clip.fps == 24
+
+
+def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monkeypatch):
+    clip = SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)
+    monkeypatch.setattr(commands, "make_clips", lambda *given: [clip])
+    words = ["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4"), "--tiles", "1x2x2", "--feather", "2"]
+    for more, told in [([], {"tiles": "refine", "feather": "mask"}), (["--refine"], {"feather": "mask"})]:
+        caplog.clear()
+        assert main([*words, *more]) == 0
+        wanted = {f"--{flag} is not used: it counts only with --{other}." for flag, other in told.items()}
+        assert {record.message for record in caplog.records if "is not used" in record.message} == wanted
+
+
 def test_generate_makes_a_clip(tmp_path, capsys):
     target = tmp_path / "sound.wav"
     words = ["--prompt", "x", "--output", str(target), "--sound-only", "--frames", "9", "--steps", "1"]

@@ -55,6 +55,8 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
         ),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),
         (["plan", "--passes", "5"], ["'5'", "4"]),
+        (["plan", "--version", "2.3", "--checkpoint", "x.safetensors"], ["--version", "--checkpoint"]),
+        (["lora", "shrink", str(LORA), "x.safetensors", "--energy", "0"], ["energy is 0"]),
         (["plan", "--version", "2.2"], ["'2.2'", "2.3"]),
         (["plan", "--version", "2.3", "--card", "Voodoo"], ["Voodoo"]),
         (["tiny", "folder", "--version", "3"], ["'3'"]),

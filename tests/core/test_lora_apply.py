@@ -182,13 +182,14 @@ def test_a_file_does_what_it_says(tmp_path, form, spelling, fuse, strength):
     assert all(torch.equal(a, b) for a, b in zip(outputs(network), plain))  # removed again
 
 
-@pytest.mark.parametrize("settings", ["plain", "dora", "rslora", "patterns", "LoHa", "LoKr"])
+@pytest.mark.parametrize("settings", ["plain", "bias", "dora", "rslora", "patterns", "LoHa", "LoKr"])
 def test_peft_files(tmp_path, settings):
     peft = pytest.importorskip("peft")
     theirs, ours = official(SECTION)
     before = outputs(ours)
     config = {
         "plain": lambda: peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS),
+        "bias": lambda: peft.LoraConfig(r=4, lora_alpha=6, lora_bias=True, target_modules=TARGETS),
         "dora": lambda: peft.LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=TARGETS),
         "rslora": lambda: peft.LoraConfig(r=4, lora_alpha=3, use_rslora=True, target_modules=TARGETS),
         "patterns": lambda: peft.LoraConfig(

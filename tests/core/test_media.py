@@ -230,6 +230,15 @@ def test_bad_sound_is_refused(tmp_path, name, sound, sample_rate, message):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_clip_of_an_odd_size_is_cut_by_a_line_and_that_is_said_once(tmp_path, caplog):
+    write_clip(tmp_path / "clip.mp4", [noise(1, 33, 65), noise(2, 33, 65)], FPS)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 32)
+    assert [record.message.count("65 x 33") for record in caplog.records] == [1]
+    write_clip(tmp_path / "pictures", [noise(1, 33, 65)], FPS)
+    assert Image.open(tmp_path / "pictures" / "frame_00001.png").size == (65, 33)
+
+
 def test_odd_sizes_and_missing_sound_are_refused(tmp_path):
     with pytest.raises(ValueError, match="even width and height, not 33 x 32"):
         write_video(tmp_path / "clip.mp4", [noise(1, 32, 33)], FPS)

@@ -112,6 +112,14 @@ def test_a_variable_rate_becomes_a_constant_one(tmp_path, suffix):
     assert numbers(read_video(path, fps=Fraction(10))) == [0, 2, 3, 4, 4, 4, 5, 5, 5]
 
 
+def test_a_video_shorter_than_half_a_moment_is_one_picture(tmp_path):
+    path = mux(tmp_path / "clip.mkv", [0, 1, 2], last=1)
+    assert numbers(read_video(path, fps=Fraction(24))) == [0] and VideoSource(path).count(Fraction(24)) == 1
+    assert VideoSource(torch.zeros(1, 32, 32, 3), fps=Fraction(100)).count(Fraction(1)) == 1
+    with pytest.raises(MediaError, match="no picture at 1 s; start earlier"):
+        numbers(read_video(path, fps=Fraction(24), start=1))
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_the_last_picture_stays_as_long_as_the_file_says(tmp_path, suffix):
     path = mux(tmp_path / f"clip.{suffix}", [0, 40, 80], last=520)
