@@ -297,7 +297,7 @@ class LoadedModel:
     def resources(self) -> Resources:
         """How it computes, as the command line is told; ``devices`` are those that help the host's own."""
         kind, others = host.device_for("transformer").type, ",".join(map(str, self.other_devices))
-        return replace(self.how, device=kind, devices=others, precision=self.precision, format=self.format)
+        return replace(self.how, device=kind, devices=others or None, precision=self.precision, format=self.format)
 
     def dtype(self, component: str) -> torch.dtype:
         """Return what a component computes in, in the precision that was chosen."""
