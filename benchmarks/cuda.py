@@ -4,6 +4,7 @@ rates    what the card and its link reach
 vocoder  in float32 and as PyTorch has it (TF32), beside the same on the CPU: decibels of error, seconds
 forward  a step with all weights on the card: seconds and peak of activations, beside the plan's
 delays   a streamed step with random waits between its copies and blocks: equal to the same step without them
+graphs   a step of a small clip as a CUDA graph and without: seconds of both by turns, equality, memory of the graph
 peers    one pass beside ltx-core and diffusers with the same weights: ratios within rounds of turning order
 stream   the same steps streamed by block and by part, and as planned under caps of memory: seconds beside the plan's
          and beside the first placement of the same step, equality with it, loads, memory reserved beside the plan's
@@ -59,6 +60,7 @@ from .no_card import LENGTH
 HERE = Path(__file__).parent
 FORMATS = ("bf16", "fp8", "fp8 products")  # each is made from the one before; the last multiplies float8 by float8
 SIZES = {"3.5k": (640, 352), "8.2k": (960, 544), "14.1k": (1280, 704), "32.6k": (1920, 1088)}  # by tokens
+SMALL = "0.6k", (256, 160)
 STEPS, ROUNDS, FPS = 8, 4, 24
 CONTEXT = 900_000_000  # what CUDA takes of a card and no cap counts
 PEERS = {"ltx-core": (peers.ltx_core, peers.of_ltx_core), "diffusers": (peers.diffusers, peers.of_diffusers)}
@@ -84,9 +86,12 @@ class Bench:
         self.config = json.loads(config.read_text())
         self.section = self.config["transformer"] | (TINY if options.tiny else {})
         self.clips = {name: ClipShape(*SIZES[name], 121, FPS) for name in options.clips}
+        self.small, size = SMALL
+        self.shapes = self.clips | {self.small: ClipShape(*size, 121, FPS)}
         self.passes, self.caps = options.passes, options.caps
         if options.tiny:
-            self.clips, self.caps = {"tiny": ClipShape(64, 64, 9, FPS)}, (4, 1)
+            self.small, self.caps = "tiny", (4, 1)
+            self.shapes = self.clips = {"tiny": ClipShape(64, 64, 9, FPS)}
         self.about = machine_and_versions(self.device) | {"options": {k: str(v) for k, v in vars(options).items()}}
         card = re.sub(r"[^a-z0-9]+", "-", self.about["card"].lower().removeprefix("nvidia "))
         self.path = options.output / f"cuda_{card}_{self.about['date']}.json"
@@ -134,8 +139,6 @@ class Bench:
             self.network.load_state_dict(state, assign=True)
             card = self.device.type == "cuda"
             self.link = Late(self.device, self.pinned, self.wait) if card else Plain(self.device)
-            for block in self.network.blocks:
-                block.register_forward_pre_hook(lambda *_: self.wait())
             self.sent = counted(self.link)
             self.store = Store(self.network, self.device, link=self.link)
             shapes = {name: tensor.to("meta") for name, tensor in state.items()}
@@ -150,7 +153,7 @@ class Bench:
 
     def need(self, clip: str, passes: int) -> StageNeed:
         """Return what the planner says that a step of ``clip`` with so many passes needs."""
-        size = LatentSize.of_clip(self.clips[clip])
+        size = LatentSize.of_clip(self.shapes[clip])
         return need_of_passes(self.blueprint, size, PLANNED_PASSES[:passes], STEPS, self.stg_block)
 
 
@@ -271,12 +274,53 @@ def delay(bench: Bench) -> Iterator[Case]:
         return figures
 
     clip, passes = next(iter(bench.clips)), bench.passes[0]
-    yield {"clip": clip, "passes": passes, "where": "late"}, partial(step, bench, clip, passes, "late", late)
+
+    def with_waits() -> Figures:
+        hooks = [block.register_forward_pre_hook(lambda *_: bench.wait()) for block in bench.network.blocks]
+        try:
+            return step(bench, clip, passes, "late", late)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    yield {"clip": clip, "passes": passes, "where": "late"}, with_waits
 
 
 def forward(bench: Bench) -> Iterator[Case]:
     """Yield steps with all weights on the device."""
     return steps(bench, {"resident": lambda need: put(bench, "block", None)})
+
+
+def graph(bench: Bench) -> Iterator[Case]:
+    """Yield steps of a small clip with all weights on the device, as graphs and without; a CPU has none."""
+    for passes in bench.passes:
+        which = {"clip": bench.small, "passes": passes, "where": "graph"}
+        yield which, partial(beside_the_plain_way, bench, passes)
+
+
+def beside_the_plain_way(bench: Bench, passes: int) -> Figures:
+    """Measure a step as a graph and without, by turns."""
+    put(bench, "block", None)
+    given, cost, network = passes_of(bench, bench.small, passes), bench.need(bench.small, passes).cost, bench.network
+    figures: Figures = {"planned, starting": bench.machine.starting(cost), "planned, GB": cost.peak / 1e9}
+    figures["planned, working"] = bench.machine.working(cost)
+    with bench.store.use(), network.graphed() as graphs:
+        ways, rounds, before = {"plain": None, "graph": graphs}, list[dict[str, float]](), reserved(bench.device)
+        for _ in range(3):  # recorded, compared, replayed
+            found = swept(network, given)
+        figures |= {"reserved for it, GB": (reserved(bench.device) - before) / 1e9, "replays": graphs.replays}
+        for index in range(ROUNDS):
+            seconds = {}
+            for name in list(ways)[:: -1 if index % 2 else 1]:
+                network.graphs = ways[name]
+                seconds[name] = seconds_of(lambda: network.sweep(given), STEPS, bench.device)
+            rounds.append(seconds)
+        network.graphs, start = None, time.perf_counter()
+        network.sweep(given)
+        figures["started in"] = time.perf_counter() - start
+        figures["equal"] = all(map(torch.equal, found, swept(network, given)))
+    figures |= {f"{name}, seconds": median(each[name] for each in rounds) for name in ways}
+    return figures | {"graph / plain": median(each["graph"] / each["plain"] for each in rounds)}
 
 
 def stream(bench: Bench) -> Iterator[Case]:
@@ -316,7 +360,10 @@ def compare(bench: Bench) -> Iterator[Case]:
             yield {"clip": clip, "passes": 1, "where": f"beside {peer}"}, partial(ratio, clip, peer)
 
 
-PARTS = {"rates": rates, "vocoder": vocode, "forward": forward, "delays": delay, "peers": compare, "stream": stream}
+PARTS = {
+    "rates": rates, "vocoder": vocode, "forward": forward, "graphs": graph, "delays": delay, "peers": compare,
+    "stream": stream,
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------------- steps
@@ -395,9 +442,19 @@ def step(bench: Bench, clip: str, passes: int, where: str, put_there: Callable[[
     return figures | {f"equal to {other}": same, f"seconds / {other}": seconds / its_seconds}
 
 
+def swept(network: Transformer, given: list[Pass]) -> list[Tensor]:
+    """Return the velocities of a step, on the host."""
+    return [x.cpu() for each in network.sweep(given) for x in each if x is not None]
+
+
+def reserved(device: torch.device) -> int:
+    """Return the bytes that the allocator has taken of a card."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
 def passes_of(bench: Bench, clip: str, count: int) -> list[Pass]:
     """Return the passes of a step in the planner's order, with random inputs."""
-    shape, config, device = bench.clips[clip], bench.network.config, bench.device
+    shape, config, device = bench.shapes[clip], bench.network.config, bench.device
     generator, sigma = torch.Generator(device).manual_seed(1), torch.full((1,), 0.7, device=device)
     positions = {
         "video": video_positions(shape.video_latent, shape.fps, device),

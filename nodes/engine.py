@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
@@ -268,14 +269,12 @@ class LoadedModel:
         self,
         models: Models,
         precision: str,
-        attention: str = Resources.attention,
-        fold_loras: bool = False,
+        how: Resources = Resources(),
         other_devices: Sequence[torch.device] = (),
-        torch_compile: bool = False,
     ):
         """Open nothing yet; ``precision`` is what networks compute in, or a format of the transformer's weights, and
-        ``other_devices`` share the work of the transformer with the host's own."""
-        self.models, self.attention, self.fold_loras, self.torch_compile = models, attention, fold_loras, torch_compile
+        ``other_devices`` share the work of the transformer with the host's own; ``how`` says how that computes."""
+        self.models, self.how = models, how
         self.other_devices = tuple(other_devices)
         self.loras: Stack = ()
         self.format = precision if precision in CASTS else None
@@ -297,9 +296,8 @@ class LoadedModel:
     @property
     def resources(self) -> Resources:
         """How it computes, as the command line is told; ``devices`` are those that help the host's own."""
-        names = "precision", "format", "attention", "fold_loras", "torch_compile"
         kind, others = host.device_for("transformer").type, ",".join(map(str, self.other_devices))
-        return Resources(device=kind, devices=others, **{name: getattr(self, name) for name in names})
+        return replace(self.how, device=kind, devices=others or None, precision=self.precision, format=self.format)
 
     def dtype(self, component: str) -> torch.dtype:
         """Return what a component computes in, in the precision that was chosen."""
@@ -326,7 +324,7 @@ class LoadedModel:
         """
         sources = [self.models.source(name) for name in key.components]
         dtype = dtype or self.dtype(key.components[0])
-        folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.fold_loras)
+        folded = prepare.folded_stack(key, self.loras if loras is None else loras, self.how.fold_loras)
         if (key.name, dtype, folded) not in self._networks:
             format = self.format if key == TRANSFORMER else None
             device = host.device_for(ROLES.get(key.name, "vae"))
@@ -363,7 +361,8 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
-        self.attention, self.torch_compile = model.attention, model.torch_compile
+        self.attention, self.torch_compile = model.how.attention, model.how.torch_compile
+        self.cuda_graphs = model.how.cuda_graphs
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
@@ -440,8 +439,8 @@ class HostEngine(PlannedEngine):
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
-        device, folds, compiles = self.device(TRANSFORMER), self.model.fold_loras, self.torch_compile
-        return LoraLoad(self.loras, device, self.blueprint, folds, compiles)
+        how = self.model.how.fold_loras, self.torch_compile, self.cuda_graphs
+        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, *how)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""

@@ -1,6 +1,6 @@
 """Which files?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -63,7 +63,7 @@ class LoadModel(Node):
         advanced_choice("precision", lambda: [*PRECISIONS, *CASTS]),
         advanced_choice("kind", lambda: [*KINDS]),
         advanced_choice("duration_head", lambda: [AUTO_PART, NONE, *host.model_files(*FOLDERS["duration_head"])]),
-        widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", devices=""),
+        widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", "cuda_graphs", devices=""),
     ]
     outputs = {"model": ModelType}
 
@@ -76,14 +76,15 @@ class LoadModel(Node):
         cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, devices: str = "", **others: Any
     ) -> io.NodeOutput:
         files = _files(checkpoint, others)
-        how = {name: others[name] for name in ("attention", "fold_loras", "torch_compile") if name in others}
+        names = "attention", "fold_loras", "torch_compile", "cuda_graphs"
+        how = Resources(**{name: others[name] for name in names if name in others})
 
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
             host.log.info("Opened %s: LTX-%s with %s", checkpoint, models.version, ", ".join(models.sources))
-            return LoadedModel(models, precision, **how, other_devices=host.other_devices(devices))
+            return LoadedModel(models, precision, how, host.other_devices(devices))
 
-        return io.NodeOutput(_opened(_paths(files), (precision, kind, devices, *how.values()), open_files))
+        return io.NodeOutput(_opened(_paths(files), (precision, kind, devices, how), open_files))
 
 
 class LoadGemma(Node):
@@ -144,7 +145,7 @@ class LoadUpscaler(Node):
         return io.NodeOutput(LoadedUpscaler(file))
 
 
-def _opened(paths: list[Path], choices: tuple[str | bool, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
+def _opened(paths: list[Path], choices: tuple[Hashable, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
     """Return the value for these files and widgets: the one that is open already, if nothing has changed."""
     key = (*stamps(paths), *choices)
     value = _open.get(key) or make()

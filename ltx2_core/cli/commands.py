@@ -159,7 +159,7 @@ def run_plan(options: argparse.Namespace) -> None:
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
     loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
     how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
-    load = LoraLoad(loras, device, blueprint, how.fold_loras, how.torch_compile)
+    load = LoraLoad(loras, device, blueprint, how.fold_loras, how.torch_compile, how.cuda_graphs)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
 

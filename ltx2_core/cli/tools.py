@@ -31,7 +31,7 @@ def _plan(command: Command) -> None:
     group.add("--passes", type=_passes, metavar="{1,2,3,4}",
               help="of a step (default: as the recipe)")  # fmt: skip
     group.add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="as for generate")
-    group.add_settings(Resources, only=("fold_loras", "torch_compile"))
+    group.add_settings(Resources, only=("fold_loras", "torch_compile", "cuda_graphs"))
     group = command.group("machine")
     group.add("--card", help='for example "RTX 4090" (default: this machine, which is measured for 0.3 s)')
     group.add("--devices", metavar="CARDS",

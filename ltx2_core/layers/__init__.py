@@ -9,10 +9,11 @@ from .norms import rms_norm
 from .repeat import repeat
 from .rope import Rope, Rotation
 from .schedule import TextSchedule
-from .sharing import find_rounding, merge_axes, shared_input
+from .sharing import find_rounding, is_adapted, merge_axes, shared_input
 from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Linear", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels",
-    "Visibility", "apply_gelu", "find_rounding", "merge_axes", "needs_grad", "repeat", "rms_norm", "shared_input",
+    "Visibility", "apply_gelu", "find_rounding", "is_adapted", "merge_axes", "needs_grad", "repeat", "rms_norm",
+    "shared_input",
 ]  # fmt: skip

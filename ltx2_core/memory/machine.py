@@ -68,14 +68,21 @@ class Machine:
 
     def seconds(self, cost: Cost) -> float:
         """Return how long ``cost`` takes when the weights are on the card."""
-        working = (
+        return max(self.working(cost), self.starting(cost))
+
+    def starting(self, cost: Cost) -> float:
+        """Return how long the program takes to start the operations of ``cost``."""
+        return cost.launches * self.launch
+
+    def working(self, cost: Cost) -> float:
+        """Return how long the card works on ``cost`` if all of it is started in time."""
+        return (
             cost.products / self.products
             + cost.products8 / self.products8
             + cost.convolutions / self.convolutions
             + cost.attention / self.attention
             + cost.moved / self.bandwidth
         )
-        return max(working, cost.launches * self.launch)
 
     @property
     def budget(self) -> int:

@@ -39,6 +39,7 @@ class StageNeed:
         cost: memory and operations of one run.
         input_bytes: bytes of what else lies on the device meanwhile.
         runs: how many runs there are.
+        graph_bytes: bytes that CUDA graphs of a run keep beside that; 0 without graphs.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StageNeed:
     cost: Cost
     input_bytes: int = 0
     runs: int = 1
+    graph_bytes: int = 0
 
     @property
     def workspace_bytes(self) -> int:
@@ -55,7 +57,7 @@ class StageNeed:
     @property
     def work_bytes(self) -> int:
         """Bytes on the device beside the weights."""
-        return self.cost.peak + self.input_bytes + self.workspace_bytes
+        return self.cost.peak + self.input_bytes + self.graph_bytes + self.workspace_bytes
 
     @property
     def peak(self) -> int:

@@ -1,8 +1,9 @@
 """What all owners of a card have in common: they follow a plan, tell what ran out, and evaluate LoRA schedules."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,7 +23,9 @@ from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
 from .prefetch import reading_ahead
-from .stage import TRANSFORMER, Events, Load, NetworkKey, Networks, Stage, StagePlan, StageT
+from .stage import TRANSFORMER, Events, Load, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
+
+_log = logging.getLogger(__name__)
 
 EngineT = TypeVar("EngineT", bound="PlannedEngine")
 
@@ -37,6 +40,7 @@ class PlannedEngine(ABC):
     _in_use: Sequence[LoraAdapter] = ()
     attention: str = ATTENTIONS[0]  # of the transformer
     torch_compile: bool = False  # likewise
+    cuda_graphs: bool = False  # likewise
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
     @cached_property
@@ -134,12 +138,21 @@ class PlannedEngine(ABC):
                 attending_with(self.attention),
                 compiling(self.torch_compile and TRANSFORMER in stage.networks),
                 self.bring(stage, placement, loras) as networks,
+                self.graphing(stage, placement, networks),
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
             ):
                 yield networks
             self._report_pace(stage)
         finally:
             self._in_use, self._pace = (), None
+
+    def graphing(self, stage: Stage, placement: Placement | None, networks: Networks) -> AbstractContextManager[object]:
+        """Let steps of ``stage`` be CUDA graphs, as a context, if it was placed so; the log says why not."""
+        if not self.cuda_graphs or TRANSFORMER not in stage.networks:
+            return nullcontext()
+        need = need_of(stage, self.blueprint) if placement is None else placement.need
+        _log.info("%s", self.load.describe_graphs(stage, need, self.room().machine))
+        return networks[TRANSFORMER].graphed() if need.graph_bytes else nullcontext()
 
     def _report_pace(self, stage: Stage) -> None:
         if self._pace is not None and (finding := self._pace.finding()) is not None:

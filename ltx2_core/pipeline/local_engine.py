@@ -83,7 +83,7 @@ class LocalEngine(PlannedEngine):
                 compare(lora, models)
         self.models, self.events, self.loras = models, events, loras
         self.resources, self.attention = resources, resources.attention
-        self.torch_compile = resources.torch_compile
+        self.torch_compile, self.cuda_graphs = resources.torch_compile, resources.cuda_graphs
         self._devices = devices_named(resources.device_names) or (best_device(),)
         self._device, self._processes = self._devices[0], joined_processes()
         if self._processes is not None:
@@ -221,7 +221,8 @@ class LocalEngine(PlannedEngine):
     @property
     def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
-        return LoraLoad(self.loras, self._device, self.blueprint, self.resources.fold_loras, self.torch_compile)
+        how = self.resources.fold_loras, self.torch_compile, self.cuda_graphs
+        return LoraLoad(self.loras, self._device, self.blueprint, *how)
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:

@@ -175,9 +175,10 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     placements, notes, refusals = list[Placement](), list[str](), list[str]()
     used = set[NetworkKey[Any]]()
     for stage in fitted:
-        need = load(stage, need_of(stage, blueprint))
+        need = load.with_graphs(stage, load(stage, need_of(stage, blueprint)), room)
         placement = place(need, room)
         notes += [*stage.remarks(blueprint, room.machine), *load.remarks(stage, room.machine)]
+        notes += filter(None, [load.describe_graphs(stage, need, room.machine)])
         if placement is None:
             refusals.append(explain_refusal(need, room, stage.advise(need, room.budget)))
         else:
@@ -195,7 +196,7 @@ def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = _NO
     """
     if room.budget is None:
         return None
-    need = load(stage, need_of(stage, blueprint))
+    need = load.with_graphs(stage, load(stage, need_of(stage, blueprint)), room)
     if (placement := place(need, room)) is None:
         raise DoesNotFitError(explain_refusal(need, room, stage.advise(need, room.budget)))
     return placement

@@ -20,7 +20,7 @@ from ..lora.stack import for_component
 from ..memory.arrival import arrival_on
 from ..memory.machine import Machine
 from ..memory.partition import Weights
-from ..memory.placement import Placement, StageNeed, gigabytes
+from ..memory.placement import Placement, Room, StageNeed, gigabytes
 from ..memory.store import Store
 from ..memory.trace import Cost
 from ..memory.twin import twin_of
@@ -28,6 +28,7 @@ from ..memory.unit import Changes
 from ..quantization import format_of, plain_dtype
 from ..transformer import compiling_pays
 from .blueprint import Blueprint
+from .captured import describe_graphs, find_obstacle, with_graphs
 from .stage import TRANSFORMER, Load, NetworkKey, Networks, Stage, need_of
 
 Value = TypeVar("Value")
@@ -147,6 +148,7 @@ class LoraLoad(Load):
         blueprint: the networks as shapes.
         fold: whether the transformer's quantised weights are widened where LoRAs change them.
         torch_compile: whether light work of the transformer is compiled, which takes time before the first step.
+        cuda_graphs: whether steps of the transformer are to be CUDA graphs where that pays.
     """
 
     loras: Stack
@@ -154,6 +156,7 @@ class LoraLoad(Load):
     blueprint: Blueprint = field(compare=False)
     fold: bool = False
     torch_compile: bool = False
+    cuda_graphs: bool = False
 
     def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
         """Return the need of a stage with its LoRAs."""
@@ -166,6 +169,27 @@ class LoraLoad(Load):
             return self._lora_remarks(stage, machine)
         pays = compiling_pays(self.device, plain_dtype(self.blueprint.network(TRANSFORMER.name)))
         return (f"{stage.name}: {_COMPILING if pays else _NOT_COMPILING}", *self._lora_remarks(stage, machine))
+
+    def with_graphs(self, stage: Stage, need: StageNeed, room: Room) -> StageNeed:
+        """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
+        if not self._wants_graphs(stage) or self._graph_obstacle(stage, need, room.machine):
+            return need
+        return with_graphs(need, room)
+
+    def describe_graphs(self, stage: Stage, need: StageNeed, machine: Machine) -> str:
+        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
+        if not self._wants_graphs(stage):
+            return ""
+        return describe_graphs(need, self._graph_obstacle(stage, need, machine), machine)
+
+    def _wants_graphs(self, stage: Stage) -> bool:
+        return self.cuda_graphs and TRANSFORMER in stage.networks
+
+    def _graph_obstacle(self, stage: Stage, need: StageNeed, machine: Machine) -> str:
+        stack = self._stacks(stage).get(TRANSFORMER.name, ())
+        if stack and self._load(TRANSFORMER.name, stack, self.fold).beside:
+            return "LoRAs are computed beside its layers"
+        return find_obstacle(stage, need, self.blueprint, self.device, machine)
 
     def _lora_remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
         stack = self._stacks(stage).get(TRANSFORMER.name, ())

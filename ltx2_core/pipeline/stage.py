@@ -217,6 +217,14 @@ class Load:
         """Say what it costs and what could be had in its place."""
         return ()
 
+    def with_graphs(self, stage: Stage, need: StageNeed, room: Room) -> StageNeed:
+        """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
+        return need
+
+    def describe_graphs(self, stage: Stage, need: StageNeed, machine: Machine) -> str:
+        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
+        return ""
+
 
 def need_of(stage: Stage, blueprint: Blueprint) -> StageNeed:
     """Return what ``stage`` needs, measured once."""

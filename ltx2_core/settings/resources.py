@@ -87,6 +87,15 @@ class Resources:
         "by rounding.",
     ] = False
 
+    cuda_graphs: Annotated[
+        bool,
+        Switch(advanced=True),
+        "For small clips on an NVIDIA card that holds all weights: what starts the operations of a step is recorded "
+        "once and replayed from the third step on. A replay is compared with a plain step first. Takes the memory of "
+        "a step once more. Where the card is busy anyway, weights are streamed, or LoRAs act beside quantised layers, "
+        "the plan and the log say why not, and nothing changes. Not tried on a card yet.",
+    ] = False
+
     @property
     def device_names(self) -> tuple[str, ...]:
         """The devices, the first of which does what is not shared; empty where the fastest is to be found."""

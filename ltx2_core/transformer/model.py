@@ -1,6 +1,7 @@
 """The dual-stream diffusion transformer of LTX-2 (arXiv 2601.03233, section 3; see README.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -13,6 +14,7 @@ from ..errors import SettingError
 from ..layers import Linear, Rope, Rotation, TokenLevels, apply_gelu, repeat
 from .block import Block, StatePair, StreamState, TextInput
 from .config import StreamConfig, TransformerConfig
+from .graphs import SweepGraphs
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation, modulate
 from .step_cache import StepCache
@@ -174,7 +176,13 @@ class StreamIO(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts the velocity of both streams; either may be absent."""
+    """Predicts the velocity of both streams; either may be absent.
+
+    Attributes:
+        graphs: the walk over the blocks as CUDA graphs, while it is ``graphed``.
+    """
+
+    graphs: SweepGraphs | None = None
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -218,7 +226,35 @@ class Transformer(nn.Module):
             between_blocks: Called before each block; it may raise to interrupt.
             step_cache: Leaves out blocks of the picture in steps that change little.
         """
-        states, skips = self.embed(passes), [each.perturbation for each in passes]
+        walk = self._walk if self.graphs is None else self.graphs.walk
+        states = walk(self.embed(passes), [each.perturbation for each in passes], between_blocks, step_cache)
+        return [
+            (
+                None if video is None else self.video.to_velocity(video),
+                None if audio is None else self.audio.to_velocity(audio),
+            )
+            for video, audio in states
+        ]
+
+    @contextmanager
+    def graphed(self) -> Iterator[SweepGraphs]:
+        """Let steps be CUDA graphs where that is possible, within this context; they are given up at its end."""
+        self.graphs = SweepGraphs(self.blocks, self._walk)
+        try:
+            yield self.graphs
+        finally:
+            del self.graphs
+
+    def _walk(
+        self,
+        states: list[StatePair],
+        skips: Sequence[Perturbation],
+        between_blocks: Callable[[], None] | None,
+        step_cache: StepCache | None,
+    ) -> list[StatePair]:
+        """Take the states of all passes through the blocks; the list is emptied, as a block does."""
+        given, states = states, states.copy()
+        given.clear()
         if step_cache is not None:
             step_cache.start(states)
         for index, block in enumerate(self.blocks):
@@ -227,13 +263,7 @@ class Transformer(nn.Module):
             states = block(states, index, skips)
             if step_cache is not None:
                 states = step_cache.after(index, len(self.blocks), states, skips)
-        return [
-            (
-                None if video is None else self.video.to_velocity(video),
-                None if audio is None else self.audio.to_velocity(audio),
-            )
-            for video, audio in states
-        ]
+        return states
 
     def embed(self, passes: Sequence[Pass]) -> list[StatePair]:
         """Make the states of video and audio before the first block, once for passes with the same inputs."""

@@ -122,6 +122,11 @@ class Modulation:
 
         return add
 
+    @property
+    def bounds(self) -> tuple[tuple[int | None, int | None], ...]:
+        """Where the runs of tokens with one noise level begin and end; None stands for all tokens."""
+        return tuple((tokens.start, tokens.stop) for tokens, _ in self._runs)
+
     @cached_property
     def _runs(self) -> Runs:
         """Runs of tokens that share one noise level in every clip; if there are too many, one run of all tokens."""

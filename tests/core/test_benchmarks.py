@@ -28,7 +28,7 @@ def test_the_script_for_a_card(tmp_path, capsys):
     rows = content["rows"]
     assert {(row["part"], row["format"]) for row in rows} == {
         ("rates", "bf16"), ("vocoder", "bf16"), ("peers", "bf16"), *(("load", format) for format in cuda.FORMATS),
-        *((part, format) for part in ("forward", "delays", "stream") for format in ("bf16", "fp8 products")),
+        *((part, format) for part in ("forward", "graphs", "delays", "stream") for format in ("bf16", "fp8 products")),
     }  # fmt: skip
     for row in rows:
         small = row.get("where") == "planned for 1 GB"
@@ -38,6 +38,8 @@ def test_the_script_for_a_card(tmp_path, capsys):
         assert row["loads per step"] == row["units"] - row["resident units"]
     assert all(row["error, dB"] < -100 for row in rows if row["part"] == "vocoder")  # the CPU beside itself
     assert [row["difference from bf16"] > 0 for row in rows if row["part"] == "forward"] == [False, True]
+    graphs = [row for row in rows if row["part"] == "graphs"]
+    assert all(row["equal"] and row["replays"] == 0 for row in graphs)  # a CPU has none
     peers = {row["where"]: row for row in rows if row["part"] == "peers"}
     for name, module in {"ltx-core": "ltx_core", "diffusers": "diffusers"}.items():
         row = peers[f"beside {name}"]

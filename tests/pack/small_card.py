@@ -23,6 +23,7 @@ trace = part("ltx2_core.memory.trace")
 blueprints = part("ltx2_core.pipeline.blueprint")
 plans = part("ltx2_core.pipeline.plan")
 stages = part("ltx2_core.pipeline.stage")
+settings = part("ltx2_core.settings")
 
 MB = 10**6
 ROOM, WORK, BLOCKS, BLOCK = 100 * MB, 20 * MB, 10, 8 * MB
@@ -74,7 +75,7 @@ class Model:
     """What an engine asks of a loaded model that has one network and no LoRA."""
 
     models, conditions = SimpleNamespace(sources={}), None
-    loras, attention, fold_loras, other_devices, torch_compile = (), "auto", False, (), False
+    loras, other_devices, how = (), (), settings.Resources()
     shapes = blueprints.Blueprint("a test", {}, {}, None)
 
     def blueprint(self, gemma=None, wide=()):

@@ -4,7 +4,7 @@ from .attention import ATTENTIONS, attend, attending_with
 from .compiled import compiling, compiling_pays
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
 from .linear import LINEAR, LINEAR_GELU, gelu_, multiply, multiply_gelu
-from .operation import Kernel, Operation, count_with
+from .operation import Kernel, Operation, count_with, tolerance_in
 
 __all__ = [
     "ATTENTIONS",
@@ -25,4 +25,5 @@ __all__ = [
     "gelu_",
     "multiply",
     "multiply_gelu",
+    "tolerance_in",
 ]

@@ -23,6 +23,11 @@ TOLERANCES = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
 _TOLERANCE = 1e-4
 
 
+def tolerance_in(dtype: torch.dtype) -> float:
+    """Return how far, as a share of the size, a result in ``dtype`` may be from that of the plain way."""
+    return TOLERANCES.get(dtype, _TOLERANCE)
+
+
 def _always() -> bool:
     return True
 
@@ -128,7 +133,7 @@ class Operation:
             told = logging.WARNING if kernel.asked or self.tolerance is not None else logging.INFO
             _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
             return None
-        if not error <= (self.tolerance or TOLERANCES.get(dtype, _TOLERANCE)):
+        if not error <= (self.tolerance or tolerance_in(dtype)):
             _log.warning("%s leaves %s aside on %s, which is off by %.1e.", self.name, kernel.name, device, error)
             return None
         _log.info("%s is done by %s on %s, within %.1e of the plain way.", self.name, kernel.name, device, error)

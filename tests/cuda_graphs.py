@@ -1,0 +1,112 @@
+"""CUDA graphs on a machine without a card: operations are recorded, and computed again in the very same memory.
+
+While a graph records, what a card could not do raises: the host must not look at numbers, draw random ones, or copy
+numbers of its own. A replay runs the recorded operations over the recorded memory: numbers of Python stay as they were,
+memory is read as it is now, and results go where the first ones were. As on a card, nothing has been computed until the
+first replay, and memory that a record gave back belongs to others: both are filled with NaN.
+"""
+
+import weakref
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ltx2_core.transformer import graphs
+
+aten = torch.ops.aten
+
+REFUSED = {
+    # the host waits for numbers
+    aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_numpy,
+    aten.masked_select, aten._unique, aten._unique2, aten.unique_dim, aten.unique_consecutive,
+    # random numbers
+    aten.normal_, aten.uniform_, aten.bernoulli_, aten.randn, aten.randn_like, aten.rand, aten.rand_like, aten.randint,
+    # from pageable memory
+    aten.lift_fresh, aten.lift_fresh_copy, aten.scalar_tensor,
+}  # fmt: skip
+
+
+class RefusedError(RuntimeError):
+    """What no card does while it records."""
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class Graph:
+    """Stands in for ``torch.cuda.CUDAGraph``."""
+
+    def __init__(self):
+        self.calls, self.replays = [], 0
+        self.own: dict[int, tuple[Tensor, list[weakref.ref]]] = {}  # memory that was taken, and who looks at it
+
+    def pool(self):
+        return 0, 1
+
+    def replay(self):
+        self.replays += 1
+        for operation, args, kwargs, results in self.calls:
+            given = set(map(_place, _tensors((args, kwargs))))
+            for old, new in zip(results, _tensors(operation(*args, **kwargs)), strict=True):
+                if _place(new) not in given:
+                    old.copy_(new)
+        self.spoil(all=False)
+
+    def spoil(self, all: bool):
+        """Fill with NaN what was taken, or only what was given back."""
+        for memory, users in self.own.values():
+            if memory.is_floating_point() and (all or not any(user() is not None for user in users)):
+                memory.fill_(torch.nan)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation with the memory that it reads and writes, which it keeps."""
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation.overloadpacket in REFUSED:
+            raise RefusedError(f"operation not permitted when stream is capturing: {operation}")
+        args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}))
+        result = operation(*args, **kwargs)
+        given = {_place(tensor) for tensor in _tensors((args, kwargs))}
+        made = _tensors(result)
+        for tensor in made:
+            if _place(tensor) not in given:
+                self.graph.own[_place(tensor)] = tensor.detach(), []
+            if _place(tensor) in self.graph.own:
+                self.graph.own[_place(tensor)][1].append(weakref.ref(tensor))
+        self.graph.calls.append((operation, args, kwargs, [tensor.detach() for tensor in made]))
+        return result
+
+
+def _tensors(tree) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def recording(graph, pool=None, stream=None, capture_error_mode="global"):
+    """Stands in for ``torch.cuda.graph``."""
+    with Recorder(graph):
+        yield
+    graph.spoil(all=True)
+
+
+def install(monkeypatch) -> list[Graph]:
+    """Let the CPU have graphs; returns the list of those that are made."""
+    made: list[Graph] = []
+
+    def make() -> Graph:
+        made.append(Graph())
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(graphs, "DEVICES", ("cpu",))
+    return made
