@@ -1,17 +1,20 @@
 """Prompts to contexts: the text encoder reads them, features are projected, connectors think about them."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from ..checkpoint.models import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
-from ..disk_cache import DiskCache
+from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..health import check_finite
 from ..lora.stack import text_identity
@@ -239,5 +242,23 @@ def read_joined(engine: Engine, joined: Tensor, extras: Mapping[str, Any]) -> Co
     if not extras.get(UNPROCESSED) and joined.shape[-1] == sum(widths):
         video, audio = joined.split(widths, dim=-1)
         return Contexts(video, audio)
-    features = Features.from_joined(joined, TextFeaturesConfig.from_json(section))
-    return Connect(1).run(engine, [features])[0]
+    return connect_once(engine, Features.from_joined(joined, TextFeaturesConfig.from_json(section)))
+
+
+_CONNECTED: WeakKeyDictionary[Models, OrderedDict[str, Contexts]] = WeakKeyDictionary()  # in RAM, by what they are of
+_KEPT = 16  # of each model; in bfloat16 a prompt takes 12 MB
+
+
+def connect_once(engine: Engine, features: Features) -> Contexts:
+    """Return the contexts of features: those that an earlier stage of a graph has made of the same ones with the same
+    files, LoRAs, device and dtype, as long as no ``_KEPT`` others came after it; else made now."""
+    known = _CONNECTED.setdefault(engine.models, OrderedDict())
+    device, changes = engine.device(CONNECTORS), text_identity(engine.loras, CONNECTORS.components)
+    key = fingerprint(features.video, features.audio, str(device), str(engine.dtype(CONNECTORS)), changes)
+    if key not in known:
+        made = Connect(1).run(engine, [features])[0]
+        known[key] = Contexts(made.video.cpu(), made.audio.cpu())
+        while len(known) > _KEPT:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return Contexts(known[key].video.to(device), known[key].audio.to(device))

@@ -13,8 +13,11 @@ from ltx2_core.cli.arguments import read_loras, read_text_loras
 from ltx2_core.errors import SettingError
 from ltx2_core.lora import Strengths, check_text_lora, compare, open_lora, open_text_lora
 from ltx2_core.lora.names import find_parameter, find_text_parameter
-from ltx2_core.pipeline.encode_text import contexts_cache, read_features
+from ltx2_core.pipeline import encode_text
+from ltx2_core.pipeline.encode_text import contexts_cache, read_features, read_joined
 from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.text import TextFeaturesConfig
+from ltx2_core.text.prompts import UNPROCESSED
 
 LAYER = "model.layers.1.self_attn.q_proj"
 NAMINGS = {
@@ -115,3 +118,31 @@ def test_what_does_not_fit_gemma_is_refused(files, tmp_path):
         check_text_lora(large, encoder)
     with pytest.raises(SettingError, match="one strength"):
         read_text_loras([f"{tmp_path / 'b.safetensors'}:1:video=0"], open_models(files[0], files[1]))
+
+
+@pytest.mark.slow
+def test_stages_of_a_graph_connect_a_prompt_once_until_something_else_counts(files, tmp_path, monkeypatch):
+    models, calls, real = open_models(*files[:2]), list[int](), encode_text.connect
+    monkeypatch.setattr(encode_text, "connect", lambda *given: (calls.append(1), real(*given))[1])
+    layer = {"diffusion_model.video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q": (32, 32)}
+    lora = open_lora(write(tmp_path / "connector.safetensors", layer))
+    config = TextFeaturesConfig.from_json(models.config["transformer"])
+    joined = torch.randn(2, 1, 5, config.video_width + config.audio_width).unbind()
+
+    def read(prompt, strength=0.0):
+        """By a node of its own, whose engine is new."""
+        stack = ((lora, Strengths(strength)),) if strength else ()
+        return read_joined(LocalEngine(models, loras=stack), prompt, {UNPROCESSED: True})
+
+    first = read(joined[0])
+    assert torch.equal(read(joined[0].clone()).video, first.video) and len(calls) == 1
+    assert torch.equal(read(joined[0]).audio, first.audio) and len(calls) == 1
+    assert not torch.equal(read(joined[1]).video, first.video) and len(calls) == 2
+    changed = read(joined[0], 0.5)
+    assert not torch.equal(changed.video, first.video) and len(calls) == 3
+    assert torch.equal(read(joined[0], 0.5).video, changed.video) and len(calls) == 3
+    assert not torch.equal(read(joined[0], 1.0).video, changed.video) and len(calls) == 4
+    assert torch.equal(read(joined[0]).video, first.video) and len(calls) == 4
+    monkeypatch.setattr(encode_text, "_KEPT", 1)
+    read(torch.zeros_like(joined[0]))
+    assert len(encode_text._CONNECTED[models]) == 1
