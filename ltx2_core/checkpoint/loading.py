@@ -80,6 +80,11 @@ def _assign(owners: Mapping[str, tuple[_Table, str]], state: Mapping[str, Tensor
             table[leaf] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 
+def check_complete(network: nn.Module, names: Collection[str], title: str, official: Callable[[str], str]) -> None:
+    """Raise CheckpointError if a tensor of ``network`` is not among ``names``, which are ours."""
+    _refuse(title, "lacks", [_official_or_ours(official, name) for name in network.state_dict().keys() - set(names)])
+
+
 def check_shapes(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
 ) -> None:

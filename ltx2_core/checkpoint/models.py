@@ -19,7 +19,7 @@ from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile
 from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files
-from .loading import check_shapes, shorten_list
+from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
 from .unfilled import uncollected, unfilled
 from .versions import VERSIONS, known_config, possible_versions, stated_version
@@ -169,7 +169,7 @@ class Models:
         """Make the network (nn.Module) of component ``name`` without weights, on the meta device.
 
         Raises CheckpointError if no file holds it, if its config describes nothing that can be made, or if the headers
-        show that its tensors are stored otherwise, or have other shapes.
+        show that tensors are missing, stored otherwise, or of other shapes.
         """
         source = self.source(name)
         title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
@@ -187,6 +187,7 @@ class Models:
                 f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
                 "original file, or restore its config."
             ) from error
+        check_complete(network, source.names, title, source.variant.official)
         wanted = matrix_shapes(network)
         found = {ours: source.file.shape(key, wanted.get(ours)) for ours, key in source.names.items()}
         if odd := {name: shape for name, shape in found.items() if wanted.get(name) != shape}:  # buffers among them

@@ -73,17 +73,23 @@ class Refine(Stage):
             state: what is given, at the size of this stage.
             loras: in place of those of the model.
             drawn: sizes of the draws of random numbers in the stages before.
+
+        Raises:
+            SettingError: for more tiles than the latent has cells.
         """
-        cut = tiles if isinstance(tiles, TileSettings) else TileSettings()
+        cut, size = tiles if isinstance(tiles, TileSettings) else TileSettings(), sampled_size(state, ())
+        chosen = tiles if isinstance(tiles, Tiles) else cut.chosen()
+        if chosen is not None and size.video is not None:
+            chosen.spans(size.video)
         sampling = Sampling(
             tuple(recipe.sigmas),
             recipe.guidance,
             replace(SamplingSettings(), **{name: getattr(first, name) for name in KEPT}, sampler=recipe.sampler),
-            tiles if isinstance(tiles, Tiles) else cut.chosen(),
+            chosen,
             cut.together,
             drawn,
         ).for_streams(state.free)
-        return cls(sampling, sampled_size(state, ()), "audio" in state.free, cut.cells, cut.local, loras)
+        return cls(sampling, size, "audio" in state.free, cut.cells, cut.local, loras)
 
     @property
     def tiles(self) -> Tiles:

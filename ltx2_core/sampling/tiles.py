@@ -80,7 +80,8 @@ class Tiles:
         """Split each axis of a latent (F, H, W). Raises SettingError for more tiles than cells."""
         if any(count > length for count, length in zip(self.counts, size)):
             raise SettingError(
-                f"A latent of {size} cells (time, height, width) cannot be cut into {self.counts} tiles."
+                f"A latent of {tuple(size)} cells (time, height, width) cannot be cut into {tuple(self.counts)} tiles: "
+                "take fewer of them."
             )
         return [_spans(*axis) for axis in zip(size, self.counts, self.overlap)]
 

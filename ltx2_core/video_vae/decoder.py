@@ -12,6 +12,7 @@ from .config import ResampleConfig, VideoVAEConfig
 from .decoding import FLOAT32, DecodingWork, Denoising, Work
 from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
 from .tiling import (
+    NARROWEST,
     TILINGS,
     Grid,
     MakeTiles,
@@ -22,8 +23,8 @@ from .tiling import (
     blend_tiles,
     coupled_side,
     largest_tile,
-    split_axis,
     split_time_axis,
+    split_with_least,
     tile_axes,
     to_frames,
     to_pixels,
@@ -129,7 +130,8 @@ class VideoDecoder(nn.Module):
         size, overlap = tiling.tile_size // space, tiling.tile_overlap // space
 
         def side(length: int) -> list[TileAxis]:
-            spans = split_axis(length, coupled_side(length, max(height, width), size, overlap), overlap)
+            side = coupled_side(length, max(height, width), size, overlap)
+            spans = split_with_least(length, side, overlap, NARROWEST)
             return tile_axes(spans, [to_pixels(span, space) for span in spans], from_zero=False)
 
         spans = split_time_axis(frames, tiling.tile_frames // time, tiling.frame_overlap // time)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..geometry import SPACE_SCALE, TIME_SCALE, Keyframes
 from .diffusion_config import DiffusionDecoderConfig
-from .tiling import Grid, Span, TileAxis, Tiling, split_axis, tile_axes, to_pixels
+from .tiling import Grid, Span, TileAxis, Tiling, split_with_least, tile_axes, to_pixels
 
 Size = tuple[int, int, int]
 
@@ -94,17 +94,6 @@ def least_overlap(config: DiffusionDecoderConfig) -> tuple[int, int]:
     ]
     pixels = max(cells[1:]) * config.space_scale // cell_scale(config)[1]
     return _rounded(pixels, SPACE_SCALE), _rounded(cells[0] * stride[0], TIME_SCALE)
-
-
-def split_with_least(length: int, size: int, overlap: int, least: int) -> list[Span]:
-    """Like ``split_axis``; a last tile shorter than ``least`` begins earlier, and blends over more."""
-    spans = split_axis(length, max(size, least), overlap)
-    last = spans[-1]
-    if len(spans) > 1 and last.stop - last.start < least:
-        before, start = spans[-2], last.stop - least
-        shared = before.stop - start
-        spans[-2:] = [replace(before, fade_out=shared), replace(last, start=start, fade_in=shared)]
-    return spans
 
 
 def to_cell_frames(span: Span, scale: int) -> Span:

@@ -19,6 +19,8 @@ from ..fields import Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE
 from .encoder import VideoEncoder
 
+NARROWEST = 2  # cells of a tile, which a decoder that mirrors pictures at their edges needs
+
 OnTile = Callable[[int, int], None]  # (done, total)
 
 
@@ -187,7 +189,7 @@ def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -
     sides = {
         edge: coupled_side(edge, max(height, width), side, overlap) if coupled else side for edge in (height, width)
     }
-    axes = [times, *(split_axis(edge, sides[edge], overlap) for edge in (height, width))]
+    axes = [times, *(split_with_least(edge, sides[edge], overlap, NARROWEST) for edge in (height, width))]
     sizes = [[span.stop - span.start for span in axis] for axis in axes]
     frames, rows, columns = map(max, sizes)
     return (frames, rows, columns), math.prod(map(sum, sizes)) / (frames * rows * columns)
@@ -195,7 +197,7 @@ def largest_tile(size: tuple[int, int, int], tiling: Tiling, *, coupled: bool) -
 
 def coupled_side(length: int, longest: int, size: int, overlap: int) -> int:
     """Return the size of tiles along a side of ``length``: along the shorter one they shrink as the picture does."""
-    return max(2, overlap + 1, round(size * length / longest))
+    return max(NARROWEST, overlap + 1, round(size * length / longest))
 
 
 class _FrameReader:
@@ -233,6 +235,17 @@ def split_axis(length: int, size: int, overlap: int) -> list[Span]:
         Span(start, stop, overlap if start > 0 else 0, overlap if stop < length else 0)
         for start, stop in zip(starts, stops)
     ]
+
+
+def split_with_least(length: int, size: int, overlap: int, least: int) -> list[Span]:
+    """Like ``split_axis``; a last tile shorter than ``least`` begins earlier, and blends over more."""
+    spans = split_axis(length, max(size, least), overlap)
+    last = spans[-1]
+    if len(spans) > 1 and last.stop - last.start < least:
+        before, start = spans[-2], last.stop - least
+        shared = before.stop - start
+        spans[-2:] = [replace(before, fade_out=shared), replace(last, start=start, fade_in=shared)]
+    return spans
 
 
 def split_time_axis(length: int, size: int, overlap: int) -> list[Span]:

@@ -54,6 +54,10 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
             ]
         ),
         (["generate", "--output", "x.mp4", "--prompt", "x", "--hq"], ["HQ"]),
+        (
+            ["generate", "--output", "x.mp4", "--prompt", "x", "--frames", "9", "--refine", "--tiles", "3x1x1"],
+            ["A latent of (2, ", "(3, 1, 1) tiles"],
+        ),
         (["plan", "--passes", "5"], ["'5'", "4"]),
         (["plan", "--version", "2.3", "--checkpoint", "x.safetensors"], ["--version", "--checkpoint"]),
         (["lora", "shrink", str(LORA), "x.safetensors", "--energy", "0"], ["energy is 0"]),

@@ -31,8 +31,9 @@ from ltx2_core.video_vae import (
     diffusion_decoder,
 )
 from ltx2_core.video_vae.diffusion_config import RELEASED
-from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap, split_with_least
+from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap
 from ltx2_core.video_vae.place_noise import place_noise
+from ltx2_core.video_vae.tiling import split_with_least
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTORS = json.loads((GOLDEN / "test_vectors_2.5.json").read_text())

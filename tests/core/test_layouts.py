@@ -76,6 +76,17 @@ def test_bare_files_do_not_take_each_others_place(whole, tmp_path, first, second
             assert {models.source(each).file.path.stem for each in components} == {name}
 
 
+@pytest.mark.parametrize("lost", ["vocoder.bwe_generator.conv_pre.weight", "vae.decoder.conv_in.conv.bias"])
+def test_a_part_that_lacks_a_tensor_is_refused_by_its_header(whole, tmp_path, lost):
+    """So a plan says it; it was said when that part was built, which for decoders is after sampling."""
+    state = load_file(whole["2.3"])
+    del state[lost]
+    save_file(state, tmp_path / "x.safetensors", TensorFile(whole["2.3"]).metadata)
+    name = "vocoder" if lost.startswith("vocoder") else "video_decoder"
+    with pytest.raises(CheckpointError, match=rf"lacks tensors: {re.escape(lost)}"):
+        open_models(tmp_path / "x.safetensors").network(name)
+
+
 def test_a_fine_tune_without_prefix_counts_before_the_full_checkpoint(whole, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     tuned = tmp_path / "model_weights_step_01000.safetensors"

@@ -23,7 +23,15 @@ from ltx2_core.video_vae import (
 )
 from ltx2_core.video_vae.config import ResampleConfig
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
-from ltx2_core.video_vae.tiling import Span, blend_weights, split_axis, split_time_axis, to_frames, to_pixels
+from ltx2_core.video_vae.tiling import (
+    Span,
+    blend_weights,
+    largest_tile,
+    split_axis,
+    split_time_axis,
+    to_frames,
+    to_pixels,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = ["2.0", "2.3"]
@@ -464,6 +472,18 @@ def test_tiles_of_a_copy_are_the_whole(tiling, size):
     assert all(chunk.shape[2] for chunk in chunks)
     assert_close(torch.cat(chunks, 2), CopyDecoder()(latent), atol=2e-6, rtol=0)
     assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
+
+
+@pytest.mark.parametrize("size", [(1, 3, 3), (2, 5, 4), (1, 2, 9), (3, 7, 6)])
+def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
+    """What is left for the last one without an overlap may be one cell, which a decoder refused after sampling."""
+    shapes, decoder = [], CopyDecoder()
+    monkeypatch.setattr(CopyDecoder, "forward", lambda self, x: shapes.append(x.shape[3:]) or self.enlarge(x))
+    latent, tiling = noise(1, 3, *size), Tiling(64, 0, 16, 8)
+    assert_close(torch.cat(list(decoder.decode(latent, tiling)), 2), decoder.enlarge(latent), atol=2e-6, rtol=0)
+    assert len(shapes) > 1 and min(map(min, shapes)) >= 2
+    (_, *largest), _ = largest_tile(size, tiling, coupled=True)
+    assert largest == [max(sides) for sides in zip(*shapes)]
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
