@@ -180,6 +180,8 @@ class SweepGraphs:
         device = streams[0].x.device
         if device.type not in DEVICES:
             reason = f"{device.type} has none"
+        elif device.index is not None and device.index != torch.cuda.current_device():
+            reason = f"{device} is not the current card"
         elif torch.is_grad_enabled():
             reason = "autograd records what is computed"
         elif step_cache is not None:

@@ -4,6 +4,7 @@ import logging
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import cuda_graphs as stand_in
 import pytest
@@ -207,6 +208,16 @@ def test_what_must_not_be_recorded_is_not_and_one_line_says_why(made, transforme
     assert graphed.replays == 0 and not made
     (line,) = said_of_graphs(caplog)
     assert said in line
+
+
+@torch.inference_mode()
+def test_a_card_records_only_while_it_is_the_current_one(made, transformer, monkeypatch):
+    _, network = transformer
+    monkeypatch.setattr(graphs, "DEVICES", ("cuda",))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    state = SimpleNamespace(x=SimpleNamespace(device=torch.device("cuda:1")))
+    with network.graphed() as graphed:
+        assert "cuda:1" in graphed.find_obstacle([(state, None)], None)
 
 
 def test_autograd_goes_the_plain_way(made, transformer):
