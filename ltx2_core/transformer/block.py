@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, Visibility
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation, Readers, TokenModulation, gated_sum, modulate, norm, norm_modulate
+from .modulation import Modulation, Readers, Residual, TokenModulation, gated_sum, modulate, norm_modulate
 from .share import WHOLE, Whole
 from .text_cache import TextCache
 
@@ -51,16 +51,38 @@ class StreamState:
     embedded: Modulation  # one row: the noise level, for the output head
     updated: bool
     share: Whole = WHOLE  # whether other processes have tokens of this stream
+    residual: Residual | None = None  # what still has to be added to x; never between blocks
 
     def plus(self, change: Tensor, gate: TokenModulation | None = None) -> "StreamState":
-        """Return the state with x + gate * change, written into ``change``: other passes may share this state."""
-        return self.with_tokens(change.add_(self.x) if gate is None else gated_sum(self.x, gate, change))
+        """Return the state with x + gate * change, written into ``change``: other passes may share this state.
 
-    def with_tokens(self, x: Tensor) -> "StreamState":
+        It is added when the state is normalised next, if a kernel does both at once.
+        """
+        residual = Residual(change, gate)
+        if residual.can_wait(self.x):
+            return self.with_tokens(self.x, residual)
+        return self.with_tokens(residual.add_to(self.x))
+
+    def with_tokens(self, x: Tensor, residual: Residual | None = None) -> "StreamState":
         """Return the same with other tokens; ``dataclasses.replace`` takes several times as long."""
         other = object.__new__(StreamState)
-        vars(other).update(vars(self), x=x)
+        vars(other).update(vars(self), x=x, residual=residual)
         return other
+
+    def normalise(
+        self, eps: float, readers: Readers, shift: TokenModulation | None = None, scale: TokenModulation | None = None
+    ) -> Tensor:
+        """Return rms_norm(x) * (1 + scale) + shift for ``readers``, with the sum that was left for now in x itself."""
+        if self.residual is None:
+            return norm_modulate(self.x, eps, readers, shift, scale)
+        x, normal = self.residual.norm_modulate(self.x, eps, readers, shift, scale)
+        vars(self).update(x=x, residual=None)
+        return normal
+
+    def add_up(self) -> None:
+        """Add what is left to be added, so that the state holds its tokens once."""
+        if self.residual is not None:
+            vars(self).update(x=self.residual.add_to(self.x), residual=None)
 
 
 States = list[StreamState | None]  # of one stream in every pass
@@ -87,7 +109,7 @@ class SelfAttention(Attention):
     def _update(self, table: Tensor, state: StreamState, values_only: bool) -> StreamState:
         shift, scale, gate = state.modulation(table, 0, 1, 2)
         readers = (self.v, self.gate) if values_only else (self.q, self.k, self.v, self.gate)
-        x = norm_modulate(state.x, shift, scale, self.eps, readers)
+        x = state.normalise(self.eps, readers, shift, scale)
         if values_only:
             return state.plus(self.pass_values(x), gate)
         query, key_value = self.project_self(x, state.rotation)
@@ -116,12 +138,10 @@ class TextAttention(Attention):
         return map_distinct(partial(self._update, table, project_text), states)
 
     def _update(self, table: Tensor, project_text: Callable[[TextInput], KeyValue], state: StreamState) -> StreamState:
-        text, gate = state.text, None
-        if text.modulation is None:
-            x = norm(state.x, self.eps, (self.q, self.gate))
-        else:
+        text, shift, scale, gate = state.text, None, None, None
+        if text.modulation is not None:
             shift, scale, gate = state.modulation(table, 6, 7, 8)
-            x = norm_modulate(state.x, shift, scale, self.eps, (self.q, self.gate))
+        x = state.normalise(self.eps, (self.q, self.gate), shift, scale)
         query = self.project_query(x)
         del x
         heads = self.attend(query, project_text(text), text.bias)
@@ -153,7 +173,8 @@ class BlockFeedForward(FeedForward):
 
     def _update(self, table: Tensor, state: StreamState) -> StreamState:
         shift, scale, gate = state.modulation(table, 3, 4, 5)
-        x, before = norm_modulate(state.x, shift, scale, self.eps, (self.up,)), state.x
+        x = state.normalise(self.eps, (self.up,), shift, scale)
+        before = state.x
 
         def add(start: int, stop: int, change: Tensor, out: Tensor | None) -> Tensor:
             return gated_sum(before[:, start:stop], gate.within(start, stop), change, out)
@@ -238,7 +259,7 @@ class CrossStream(nn.Module):
     def _modulated(self, state: StreamState, table: Tensor, readers: Readers) -> Tensor:
         assert state.cross_modulation is not None
         scale, shift = state.cross_modulation(table, *self.rows)
-        return norm_modulate(state.x, shift, scale, self.eps, readers)
+        return state.normalise(self.eps, readers, shift, scale)
 
 
 class Block(nn.Module):
@@ -302,17 +323,20 @@ def map_distinct(update: Callable[..., StreamState], states: States, *more: Sequ
     """Call ``update(state, ...)`` once for each distinct combination of a state and what belongs to it in ``more``.
 
     States that are not updated are returned as they are. ``states`` is emptied on the way, so that a state that has
-    been used does not stay until the last one is.
+    been used does not stay until the last one is. Of several states none is left to be added up later, which would hold
+    its tokens twice meanwhile.
     """
     arguments = list(zip(states, *more))
     states.clear()
     distinct = list(dict.fromkeys(arguments))
     places = [distinct.index(each) for each in arguments]
     arguments.clear()
-    results: States = []
+    several, results = len(distinct) > 1, list[StreamState | None]()
     while distinct:
         state, *others = distinct.pop(0)
         results.append(update(state, *others) if is_updated(state) else state)
+        if several and results[-1] is not None:
+            results[-1].add_up()
         del state
     return [results[place] for place in places]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import find_rounding, merge_axes, needs_grad, rms_norm
-from ..layers.kernels import NORM_MODULATE, NORM_ROUND
+from ..layers.kernels import NORM_MODULATE, NORM_ROUND, SUM_NORM
 
 _FREQUENCIES = 128
 
@@ -76,8 +76,8 @@ class TokenModulation:
         return tokens // length if length >= _LEAST_GROUP else 0
 
     def of_groups(self, groups: int, x: Tensor) -> Tensor:
-        """Return the values of every group of the tokens of x (B, N, D), (B or 1, groups, 1, D)."""
-        if groups == 1:
+        """Return the values of every group of the tokens of x (B, N, D), (B or 1, groups or 1, 1, D)."""
+        if len(self.runs) == 1:
             ((_, value),) = self
             return value.view(-1, 1, 1, value.shape[-1])
         length = x.shape[1] // groups
@@ -164,9 +164,11 @@ def norm(x: Tensor, eps: float, readers: Readers) -> Tensor:
 
 
 def norm_modulate(
-    x: Tensor, shift: TokenModulation, scale: TokenModulation, eps: float, readers: Readers = ()
+    x: Tensor, eps: float, readers: Readers, shift: TokenModulation | None, scale: TokenModulation | None
 ) -> Tensor:
-    """Return rms_norm(x) * (1 + scale) + shift of x (B, N, D) for ``readers``, as ``norm`` does."""
+    """Return rms_norm(x) * (1 + scale) + shift of x (B, N, D), or rms_norm(x), for ``readers`` as ``norm`` does."""
+    if shift is None or scale is None:
+        return norm(x, eps, readers)
     plain = needs_grad(x) or shift.needs_grad
     kernel = None if plain else find_rounding(NORM_ROUND.find, x, readers) or NORM_MODULATE.find(x)
     groups = 0 if kernel is None else shift.count_groups(x.shape[1])
@@ -196,6 +198,44 @@ def gated_sum(x: Tensor, gate: TokenModulation, change: Tensor, out: Tensor | No
         here = (x, change, out) if tokens == _ALL else (x[:, tokens], change[:, tokens], out[:, tokens])
         torch.addcmul(here[0], factor, here[1], out=here[2])
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What a layer adds to tokens, gate * change, as long as nobody has read their sum."""
+
+    change: Tensor  # (B, N, D), which becomes the sum
+    gate: TokenModulation | None
+
+    def add_to(self, x: Tensor) -> Tensor:
+        """Return x + gate * change, written into ``change`` unless autograd needs it."""
+        return self.change.add_(x) if self.gate is None else gated_sum(x, self.gate, self.change)
+
+    def can_wait(self, x: Tensor) -> bool:
+        """Return whether a kernel adds and normalises in one go, so that the sum is better left to it."""
+        grad = needs_grad(x, self.change) or (self.gate is not None and self.gate.needs_grad)
+        return not grad and SUM_NORM.find(x) is not None
+
+    def norm_modulate(
+        self, x: Tensor, eps: float, readers: Readers, shift: TokenModulation | None, scale: TokenModulation | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum and what the function ``norm_modulate`` makes of it, in one go where a kernel can."""
+        kernel = find_rounding(SUM_NORM.find, x, readers) or _find_sum_norm(x)
+        rows = self.gate, scale, shift
+        counts = {1 if each is None else each.count_groups(x.shape[1]) for each in rows}
+        groups = max(counts)
+        if kernel is None or not counts <= {1, groups}:
+            total = self.add_to(x)
+            return total, norm_modulate(total, eps, readers, shift, scale)
+        gate, scales, shifts = (None if each is None else each.of_groups(groups, x) for each in rows)
+        grouped, change = (each.unflatten(1, (groups, -1)) for each in (x, self.change))
+        return self.change, merge_axes(kernel(grouped, gate, change, scales, shifts, eps))
+
+
+def _find_sum_norm(x: Tensor) -> Callable[..., Tensor] | None:
+    """The kernel for readers that take no float8, without its last argument."""
+    kernel = SUM_NORM.find(x)
+    return None if kernel is None else lambda *arguments: kernel(*arguments, None)
 
 
 class AdaLN(nn.Module):

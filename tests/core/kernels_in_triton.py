@@ -16,6 +16,7 @@ from ltx2_core.layers.kernels import (
     NORM_MODULATE,
     NORM_ROTATE,
     NORM_ROUND,
+    SUM_NORM,
     Operation,
     fused,
     light,
@@ -28,7 +29,7 @@ from ltx2_core.quantization.fp8 import Fp8Linear
 from ltx2_core.transformer import modulation
 
 ROUND = NORM_ROUND, GELU_ROUND, GATE_ROUND
-CHOSEN = {NORM_MODULATE: KITCHEN, NORM_ROTATE: TRITON, LINEAR_GELU: CUBLAS}
+CHOSEN = {NORM_MODULATE: KITCHEN, NORM_ROTATE: TRITON, SUM_NORM: TRITON, LINEAR_GELU: CUBLAS}
 
 
 def rotation_arguments(batch: int, dtype: torch.dtype):
@@ -99,6 +100,29 @@ def test_rounding_inside_a_kernel_is_that_of_what_it_makes(operation, dtype):
             assert torch.equal(numbers.float(), fp8_products._rounded(tokens, scales).float())
 
 
+@pytest.mark.usefixtures("_as_cards_round")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sum_and_norm_in_triton(dtype):
+    """The norm is taken from the sum as it is rounded; what is rounded, too, is that norm."""
+    x, gate, change, scale, shift, eps, _ = SUM_NORM.sample(torch.device("cpu"), dtype)
+    most = 1e-6 if dtype == torch.float32 else 1e-2
+    for rows in (gate, scale, shift), (gate[:, :1], scale, shift), (gate, None, None), (None, scale, shift):
+        plain, ours, narrow = (change.clone() for _ in range(3))
+        expected = SUM_NORM.plain(x, rows[0], plain, *rows[1:], eps, None)
+        found = fused.sum_norm(x, rows[0], ours, *rows[1:], eps, None)
+        assert relative_error(ours.float(), plain.float()) < most / 10
+        assert relative_error(found.float(), expected.float()) < most
+        made = fused.sum_norm(x, rows[0], narrow, *rows[1:], eps, Rounding(keeps=True))
+        assert torch.equal(narrow, ours) and torch.equal(made, found)
+        numbers, scales = made.rounded["fp8"]
+        assert torch.equal(scales, fp8_products.row_scales(found.flatten(0, -2)))
+        assert torch.equal(numbers.float(), fp8_products._rounded(found.flatten(0, -2), scales).float())
+    found, expected = (norm(x, scale, shift, eps) for norm in (fused.norm_modulate, light.norm_modulate))
+    assert relative_error(found.float(), expected.float()) < most
+    with pytest.raises(ValueError, match="token by token"):
+        fused.sum_norm(x, None, change.mT.contiguous().mT, None, None, eps, None)
+
+
 @pytest.fixture
 def on_cpu(monkeypatch):
     """Make the kernels of cards those of the CPU, and the plain ways fail."""
@@ -159,7 +183,7 @@ def test_a_forward_in_float8_whose_inputs_kernels_round(monkeypatch, version, bu
     monkeypatch.setattr(fp8_products, "row_scales", lambda x: counted.append(x) or rounded(x))
     ours(*streams)
     before = len(counted)
-    for operation in ROUND:
+    for operation in (*ROUND, SUM_NORM):
         chosen = {(torch.device("cpu"), torch.float32, False): (TRITON, operation.kernels[0].load())}
         monkeypatch.setattr(operation, "_chosen", chosen)
     monkeypatch.setattr(modulation, "_LEAST_GROUP", 2)

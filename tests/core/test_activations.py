@@ -8,6 +8,7 @@ from official import PERTURBATIONS, audio_positions, tiny_section, video_positio
 from peak import Peak
 
 from ltx2_core.layers import Attention, FeedForward, Rope, Visibility, rms_norm
+from ltx2_core.layers.kernels import SUM_NORM
 from ltx2_core.layers.norms import RMSNorm
 from ltx2_core.memory import Store
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
@@ -77,14 +78,44 @@ def test_peak_of_a_forward(version, given_first_frame):
 def test_peak_of_four_passes():
     """Every further pass adds its own hidden states and nothing else."""
     net = network("2.3")
+    passes = four_passes(net)
+    assert peak_of(net, passes) <= peak_of(net, [Pass(*streams(net, True), UNPERTURBED)]) + 3.25
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.slow
+def test_a_sum_that_waits_for_its_norm_is_the_same(monkeypatch, version):
+    """With the plain way as its kernel, where passes share states, diverge, have no other stream, and are trained."""
+    net, seen = network(version), []
+
+    def kernel(x, *others):
+        seen.append(x.shape)
+        return SUM_NORM.plain(x, *others)
+
+    passes = four_passes(net)
+    cases = passes, passes[:1], passes[3:], [Pass(passes[0].video, None, UNPERTURBED)]
+    expected = [net.sweep(each) for each in cases]
+    monkeypatch.setattr(SUM_NORM, "_chosen", {(torch.device("cpu"), torch.float32, False): ("fake", kernel)})
+    for case, before, waited in zip(cases, expected, (None, 3 * 2, 2 * 2, 2)):  # in each of three layers
+        seen.clear()
+        for found, one in zip(net.sweep(case), before):
+            for stream, plain in zip(found, one):
+                assert plain is None or torch.equal(stream, plain)
+        assert waited is None or len(seen) == 3 * waited
+    net.requires_grad_(True)
+    seen.clear()
+    net.sweep(passes[:1])[0][0].sum().backward()
+    assert not seen and net.blocks[0].video.self_attn.q.weight.grad is not None
+
+
+def four_passes(net: Transformer) -> list[Pass]:
     video, audio = streams(net, given_first_frame=True)
     other = [StreamInput(s.tokens, s.sigma, s.positions, s.context + 1, s.timesteps) for s in (video, audio)]
     perturbed = Perturbation(frozenset({1}), frozenset({1}))
-    passes = [
+    return [
         Pass(video, audio, UNPERTURBED), Pass(*other, UNPERTURBED),
         Pass(video, audio, perturbed), Pass(video, audio, PERTURBATIONS["isolated"]),
     ]  # fmt: skip
-    assert peak_of(net, passes) <= peak_of(net, [Pass(*streams(net, True), UNPERTURBED)]) + 3.25
 
 
 @torch.no_grad()

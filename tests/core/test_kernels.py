@@ -263,14 +263,25 @@ def test_kernels_in_triton():
 
 
 SIZES = {"half": 64, "pairs": 2048, "block": 2048, "head": 128, "width": 4096}
-KINDS = {"eps": "fp32", "scales": "*fp32", "numbers": "*fp8e4nv"}
+NONE, HALF, FLOAT8, SCALES = "constexpr", "*bf16", "*fp8e4nv", "*fp32"
+KINDS = {"eps": "fp32", "scales": SCALES, "numbers": FLOAT8}
+OF_NORMS = {  # what a norm reads beside tokens, and writes
+    "alone, rounded": {"change": NONE, "rows": (NONE, NONE, NONE), "places": (NONE, FLOAT8, SCALES)},
+    "modulated, rounded": {"change": NONE, "rows": (NONE, HALF, HALF), "places": (HALF, FLOAT8, SCALES)},
+    "of a sum": {"rows": (HALF, NONE, NONE), "places": (HALF, NONE, NONE)},
+    "of a sum, all": {"rows": (HALF, HALF, HALF), "places": (HALF, FLOAT8, SCALES)},
+}
 
 
 @pytest.mark.oracle
 @pytest.mark.slow
 @pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("name", ["norm_rotate", "norm_round", "gelu_round", "gate_round"])
-def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name, fixed):
+@pytest.mark.parametrize(
+    "name, kinds",
+    [*((name, {}) for name in ("norm_rotate", "gelu_round", "gate_round")),
+     *(("norm_round", kinds) for kinds in OF_NORMS.values())],
+)  # fmt: skip
+def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name, kinds, fixed):
     """For Ada, which is the first to have float8; the interpreter takes what the compiler refuses."""
     pytest.importorskip("triton")
     from triton import compile
@@ -282,16 +293,22 @@ def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name, fixed
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(fused, f"_{name}_token")
     sizes = SIZES | {"fixed": fixed}
-    signature = {each: "constexpr" if each in sizes else KINDS.get(each, "*bf16") for each in kernel.arg_names}
-    constants = {(place,): sizes[each] for place, each in enumerate(kernel.arg_names) if each in sizes}
+    signature = {each: NONE if each in sizes else (KINDS | kinds).get(each, HALF) for each in kernel.arg_names}
+    constants = {}
+    for place, (each, kind) in enumerate(signature.items()):
+        if kind == NONE:
+            constants[place,] = sizes.get(each)
+        elif isinstance(kind, tuple):
+            constants |= {(place, n): None for n, one in enumerate(kind) if one == NONE}
     assert compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 89, 32)).asm["cubin"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version, plain, most", [("2.0", 71, (48, 90)), ("2.3", 79, (48.1, 120))])
-def test_bytes_and_operations_of_a_block(version, plain, most):
+@pytest.mark.parametrize("version, plain, most, least", [("2.0", 71, (48, 90), 30.5), ("2.3", 79, (48.1, 120), 36.1)])
+def test_bytes_and_operations_of_a_block(version, plain, most, least):
     """In hidden states of the video; ComfyUI 0.33 moves 48.5 in 97 operations, and 56.1 in 133. In fp8 all matrices but
-    gates are, and with the same kernels it moves at most a quarter more than bf16."""
+    gates are, and with the same kernels it moves at most a quarter more than bf16; by scales of files a little more,
+    since texts are divided, clamped and rounded one after the other."""
     section = section_of(version)
     pytest.importorskip("comfy_kitchen")
     pytest.importorskip("triton")
@@ -302,9 +319,11 @@ def test_bytes_and_operations_of_a_block(version, plain, most):
     assert found.moved < most[0] * hidden_bytes(section) and found.launches < most[1]
     with count_with(CUBLAS, KITCHEN, TRITON):
         plain = count_difference(of_ours, section)
-        for scale in (None, torch.tensor(0.02)):
+        assert plain.moved < least * hidden_bytes(section) and plain.launches < most[1]
+        assert plain.peak < 6.7 * hidden_bytes(section)
+        for scale, share in (None, 1.25), (torch.tensor(0.02), 1.27):
             narrow = count_difference(partial(of_quantised, "fp8", scale), section)
-            assert narrow.moved < 1.25 * plain.moved and narrow.products8 > 100 * narrow.products
+            assert narrow.moved < share * plain.moved and narrow.products8 > 100 * narrow.products
 
 
 def attention_of(function, **how) -> Operation:

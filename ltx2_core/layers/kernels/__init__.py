@@ -2,7 +2,7 @@
 
 from .attention import ATTENTIONS, attend, attending_with
 from .compiled import compiling, compiling_pays
-from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND
+from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND, SUM_NORM
 from .linear import LINEAR, LINEAR_GELU, gelu_, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with, tolerance_in
 
@@ -15,6 +15,7 @@ __all__ = [
     "NORM_MODULATE",
     "NORM_ROTATE",
     "NORM_ROUND",
+    "SUM_NORM",
     "Kernel",
     "Operation",
     "attend",

@@ -88,7 +88,7 @@ def _store(
     width: tl.constexpr,
     fixed: tl.constexpr,
 ):
-    """Store a token, which has its dtype already, in float8; and as it is if ``plain`` is somewhere.
+    """Store a token, which has its dtype already, as it is if ``plain`` is somewhere, and in float8 if ``numbers`` are.
 
     ``scales`` are written, or ``fixed`` is the one of all tokens: then divisions round to the dtype, as official code
     does, and what is too large is clamped.
@@ -96,38 +96,56 @@ def _store(
     to = token * width + tl.arange(0, width)
     if plain is not None:
         tl.store(plain + to, a)
-    wide = a.to(tl.float32)
-    if fixed:
-        wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + tl.load(scales)).to(a.dtype).to(tl.float32)
-        wide = tl.minimum(tl.maximum(wide, -448.0), 448.0)
-    else:
-        largest = tl.max(tl.abs(wide), axis=0)
-        scale = tl.maximum(tl.div_rn(largest, tl.full((), 448.0, tl.float32)), 1.1754943508222875e-38)
-        tl.store(scales + token, scale)
-        wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + scale)
-    tl.store(numbers + to, wide.to(tl.float8e4nv))
+    if numbers is not None:
+        wide = a.to(tl.float32)
+        if fixed:
+            wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + tl.load(scales)).to(a.dtype).to(tl.float32)
+            wide = tl.minimum(tl.maximum(wide, -448.0), 448.0)
+        else:
+            largest = tl.max(tl.abs(wide), axis=0)
+            scale = tl.maximum(tl.div_rn(largest, tl.full((), 448.0, tl.float32)), 1.1754943508222875e-38)
+            tl.store(scales + token, scale)
+            wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + scale)
+        tl.store(numbers + to, wide.to(tl.float8e4nv))
 
 
 @triton.jit
 def _norm_round_token(
     x: tl.tensor,
-    rows: tl.tensor,
-    plain: tl.tensor,
-    numbers: tl.tensor,
-    scales: tl.tensor,
+    change: tl.tensor,
+    rows: "tuple",
+    places: "tuple",
     eps: float,
     width: tl.constexpr,
     fixed: tl.constexpr,
 ):
-    """A token of a group is normalised and modulated in float32; ``rows`` are scales of all groups, then shifts."""
+    """A token is normalised in float32, modulated if there are rows, and stored.
+
+    Args:
+        x: tokens of all groups, one after the other.
+        change: None, or what is added before, times the gate if there is one; it becomes the sum.
+        rows: gate, scale and shift, of which every group has a row; each may be None.
+        places: where ``_store`` stores.
+        eps: added to the mean square.
+        width: of a token.
+        fixed: whether one scale of float8 is that of all.
+    """
+    gate, row_scale, row_shift = rows
+    plain, numbers, scales = places
     group, place = tl.program_id(1).to(tl.int64), tl.arange(0, width)
     token = group * tl.num_programs(0) + tl.program_id(0)
     a = tl.load(x + token * width + place).to(tl.float32)
+    if change is not None:
+        more = tl.load(change + token * width + place).to(tl.float32)
+        if gate is not None:
+            more *= tl.load(gate + group * width + place).to(tl.float32)
+        total = (a + more).to(x.dtype.element_ty)
+        tl.store(change + token * width + place, total)
+        a = total.to(tl.float32)
     a = a * tl.rsqrt(tl.sum(a * a) / width + eps)
-    if rows is not None:
-        scale = tl.load(rows + group * width + place).to(tl.float32)
-        shift = tl.load(rows + (group + tl.num_programs(1)) * width + place).to(tl.float32)
-        a = a * (1 + scale) + shift
+    if row_scale is not None:
+        a *= 1 + tl.load(row_scale + group * width + place).to(tl.float32)
+        a += tl.load(row_shift + group * width + place).to(tl.float32)
     _store(a.to(x.dtype.element_ty), token, plain, numbers, scales, width, fixed)
 
 
@@ -163,22 +181,29 @@ def _gate_round_token(
 
 
 class _Made:
-    """What a kernel makes of x (..., D): every token in float8 with its scale, and as it is if that is wanted."""
+    """What a kernel makes of x (..., D): every token in float8 with its scale, and as it is if that is wanted.
 
-    def __init__(self, x: Tensor, rounding: Rounding):
+    Without ``rounding`` it is only the latter.
+    """
+
+    def __init__(self, x: Tensor, rounding: Rounding | None):
         width = x.shape[-1]
         if not x.is_contiguous() or width & (width - 1):
             raise ValueError("Tokens must lie in memory one after the other, of a power of two of channels.")
         self.x, self.tokens, self.rounding = x, x.numel() // width, rounding
-        fixed = rounding.scale is not None
+        fixed = rounding is not None and rounding.scale is not None
         self.sizes = {"width": width, "fixed": fixed, "num_warps": min(max(width // 1024, 1), 16)}
-        self.plain = torch.empty_like(x) if rounding.keeps else None
+        self.plain = torch.empty_like(x) if rounding is None or rounding.keeps else None
+        self.numbers: Tensor | None = None
+        self.scales: Tensor | None = None
+        if rounding is None:
+            return
         self.numbers = torch.empty(self.tokens, width, dtype=torch.float8_e4m3fn, device=x.device)
         of_tokens = torch.empty(self.tokens, 1, dtype=torch.float32, device=x.device)
         self.scales = of_tokens if rounding.scale is None else rounding.scale
 
     @property
-    def places(self) -> tuple[Tensor | None, Tensor, Tensor]:
+    def places(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Where kernels write."""
         return self.plain, self.numbers, self.scales
 
@@ -186,19 +211,35 @@ class _Made:
     def result(self) -> Tensor:
         """What layers take."""
         made = stand_in(self.x) if self.plain is None else self.plain
+        if self.rounding is None or self.numbers is None or self.scales is None:
+            return made
         return with_rounded(made, self.rounding.name, self.numbers, self.scales)
 
     def counted(self, gates: Tensor | None = None) -> Tensor:
         """Stand in for a kernel on the meta device: tokens and gates are read once, what is made is written once."""
+        written = [each for each in (self.numbers, self.plain) if each is not None]
         own = self.x.new_empty(self.tokens, 1) if gates is None else gates.view(self.tokens, -1)
-        x, numbers = (each.view(self.tokens, own.shape[1], -1) for each in (self.x, self.numbers))
-        torch.addcmul(x, own[:, :, None], own[:, :, None], out=numbers)
-        if self.plain is not None:  # one operation more than there is
-            torch.zeros(self.plain.shape, dtype=self.plain.dtype, device="meta")
+        x, first = (each.view(self.tokens, own.shape[1], -1) for each in (self.x, written.pop(0)))
+        torch.addcmul(x, own[:, :, None], own[:, :, None], out=first)
+        for each in written:  # one operation more than there is
+            torch.zeros(each.shape, out=each)
+        return self.result
+
+    def counted_sum(self, change: Tensor) -> Tensor:
+        """Stand in for a kernel that first adds x and ``change``: both are read once, what is made is written once."""
+        torch.add(self.x, change, out=change)
+        for each in (self.numbers, self.plain):  # operations more than there are
+            if each is not None:
+                torch.zeros(each.shape, out=each)
         return self.result
 
 
-def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, rounding: Rounding) -> Tensor:
+def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """Do what ``light.norm_modulate`` does, of x and rows as ``norm_round`` takes them."""
+    return norm_round(x, scale, shift, eps, None)
+
+
+def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, rounding: Rounding | None) -> Tensor:
     """Do what ``light.norm_round`` does, and round what it makes to float8.
 
     Args:
@@ -206,19 +247,55 @@ def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
         scale: (B or 1, groups, 1, D).
         shift: likewise.
         eps: added to the mean square.
-        rounding: how.
+        rounding: how; None if nobody reads float8.
 
     Raises:
         ValueError: for another layout of tokens in memory, or another D.
     """
-    made, rows, groups = _Made(x, rounding), None, 1
-    if scale is not None and shift is not None:
-        groups = len(x) * x.shape[1]
-        rows = torch.stack([each.expand(len(x), -1, -1, -1).reshape(groups, -1) for each in (scale, shift)])
+    made = _Made(x, rounding)
     if x.is_meta:
         return made.counted()
-    _norm_round_token[(made.tokens // groups, groups)](x, rows, *made.places, eps, **made.sizes)
+    groups, rows = 1 if scale is None else len(x) * x.shape[1], [_rows_of(x, each) for each in (scale, shift)]
+    _norm_round_token[(made.tokens // groups, groups)](x, None, (None, *rows), made.places, eps, **made.sizes)
     return made.result
+
+
+def sum_norm(
+    x: Tensor,
+    gate: Tensor | None,
+    change: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    rounding: Rounding | None,
+) -> Tensor:
+    """Do what ``light.sum_norm`` does, reading x and ``change`` once, and round what it makes as ``norm_round`` does.
+
+    Args:
+        x: (B, groups, n, D), contiguous, and D is a power of two.
+        gate: (B or 1, groups or 1, 1, D).
+        change: as x; overwritten.
+        scale: as gate.
+        shift: likewise.
+        eps: added to the mean square.
+        rounding: how; None if nobody reads float8.
+
+    Raises:
+        ValueError: for another layout of tokens in memory, or another D.
+    """
+    made, groups = _Made(x, rounding), len(x) * x.shape[1]
+    if not change.is_contiguous():
+        raise ValueError("What is added must lie in memory token by token.")
+    rows = [_rows_of(x, each) for each in (gate, scale, shift)]
+    if x.is_meta:
+        return made.counted_sum(change)
+    _norm_round_token[(made.tokens // groups, groups)](x, change, tuple(rows), made.places, eps, **made.sizes)
+    return made.result
+
+
+def _rows_of(x: Tensor, of_groups: Tensor | None) -> Tensor | None:
+    """One row behind the other for each group of x (B, groups, n, D)."""
+    return None if of_groups is None else of_groups.expand(*x.shape[:2], 1, -1).contiguous()
 
 
 def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:

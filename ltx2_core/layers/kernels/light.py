@@ -3,6 +3,7 @@
 import importlib
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,21 @@ def norm_round(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
     """Return rms_norm(x) * (1 + scale) + shift, or rms_norm(x) alone; kernels round it, too, and return a stand-in
     unless ``rounding`` keeps it."""
     return rms_norm(x, eps) if scale is None or shift is None else norm_modulate(x, scale, shift, eps)
+
+
+def sum_norm(
+    x: Tensor,
+    gate: Tensor | None,
+    change: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    rounding: Rounding | None,
+) -> Tensor:
+    """Write x + gate * change into ``change``, and return the norm of that, modulated if there are scale and shift;
+    kernels round it, too, as ``norm_round`` says, if there is a ``rounding``."""
+    total = change.add_(x) if gate is None else torch.addcmul(x, gate, change, out=change)
+    return rms_norm(total, eps) if scale is None or shift is None else norm_modulate(total, scale, shift, eps)
 
 
 def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:
@@ -101,6 +117,11 @@ def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tens
     return x, scale, (shift + 1).expand_as(scale), 1e-6, Rounding()
 
 
+def _sample_sum(device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
+    x, *modulation, eps, _ = _sample_norm(device, dtype)
+    return x, modulation[0] - 1, x.flip(2), *modulation, eps, None
+
+
 def _sample_gelu(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Rounding]:
     return _draw(device, dtype, 7, 1024), Rounding()
 
@@ -121,7 +142,10 @@ def _rounding(name: str, plain: Function, kernel: str, sample: Sample) -> Operat
 NORM_MODULATE = Operation(
     "Norm and modulation",
     norm_modulate,
-    [Kernel(KITCHEN, _kitchen_norm_modulate, is_fast=lambda: _is_kitchen_fast("rms_adaln"))],
+    [
+        Kernel(KITCHEN, _kitchen_norm_modulate, is_fast=lambda: _is_kitchen_fast("rms_adaln")),
+        Kernel(TRITON, partial(_ours, "norm_modulate")),
+    ],
     _sample_modulation,
     form=compiled.norm_modulate,
 )
@@ -135,6 +159,7 @@ NORM_ROTATE = Operation(
     _sample_rotation,
     form=compiled.norm_rotate,
 )
+SUM_NORM = Operation("Sum and norm", sum_norm, [Kernel(TRITON, partial(_ours, "sum_norm"))], _sample_sum)
 NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm)
 GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)
 GATE_ROUND = _rounding("Gates and rounding", gate_round, "gate_round", _sample_gates)
