@@ -6,6 +6,7 @@ import { foldAdvanced } from "./advanced.js";
 import { offerEditing } from "./enhance.js";
 import { greyInactive } from "./inactive.js";
 import { addMessages, clearMessages } from "./messages.js";
+import { fillNames } from "./names.js";
 import { addPreview, showPreview, showStatus } from "./preview.js";
 import { growStack } from "./stack.js";
 import { drawTimeline } from "./timeline.js";
@@ -45,6 +46,7 @@ app.registerExtension({
     if (node.comfyClass === "LTX2AVTimeline") drawTimeline(node);
     if (node.comfyClass === "LTX2AVEnhancePrompt") offerEditing(node);
     offerWords(node);
+    fillNames(node);
     foldAdvanced(node);
     greyInactive(node);
     addPreview(node);

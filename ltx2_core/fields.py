@@ -163,11 +163,12 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
 
-def check_output_name(name: str, value: str) -> None:
-    """Raise SettingError if ``value`` does not name a file below the output folder."""
+def check_output_name(name: str, value: str) -> str:
+    """Return ``value`` with folders as every system writes them; SettingError if it is no file below the output."""
     path = PureWindowsPath(value)  # knows both kinds of slashes, and drives
-    if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name:
+    if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name.strip():
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
+    return value.replace("\\", "/")
 
 
 def short(number: float) -> str:

@@ -100,7 +100,7 @@ def input_file(name: str) -> Path:
 
 def output_file(prefix: str, suffix: str) -> Path:
     """Return a new path below the output folder, numbered as the host's own; SettingError for one outside of it."""
-    check_output_name("filename_prefix", prefix)
+    prefix = check_output_name("filename_prefix", prefix)
     folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     return Path(folder, f"{name}_{number:05}_{suffix}")
 

@@ -37,10 +37,15 @@ class MelSpectrogram:
 
 def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
     """Return the chosen part of an AUDIO; of a batch the first. Raises SettingError if nothing is left."""
-    rate = audio["sample_rate"]
-    waveform = part.of(audio["waveform"][0], rate)
-    if not waveform.shape[-1]:
+    rate, whole = audio["sample_rate"], audio["waveform"][0]
+    if not whole.shape[-1]:
         raise SettingError("This AUDIO is empty: connect a sound that lasts.")
+    waveform = part.of(whole, rate)
+    if not waveform.shape[-1]:
+        raise SettingError(
+            f"start is {part.start:g} s and seconds {part.seconds:g}, but this AUDIO lasts "
+            f"{whole.shape[-1] / rate:.2f} s, and nothing of it is left: begin earlier, or take more seconds."
+        )
     return AudioSource(waveform, rate)
 
 

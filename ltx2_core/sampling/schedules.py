@@ -32,7 +32,7 @@ def ltx2(
 
     The shift grows with ``tokens`` along the line through (1024, base_shift) and (4096, max_shift); the official
     one-stage pipelines use 4096 whatever the size. ``terminal`` is the last level before 0; None leaves it where it
-    falls. Raises SettingError for so many tokens that levels repeat.
+    falls. Raises SettingError for so many tokens that levels repeat, and for a terminal of 0.
     """
     _check_steps(steps)
     if steps == 1:
@@ -41,6 +41,8 @@ def ltx2(
     linear = torch.linspace(1, 0, steps + 1)[:-1]
     sigmas = shift / (shift + (1 / linear - 1))
     if terminal is not None:
+        if terminal <= 0:
+            raise SettingError(f"terminal is {terminal:g}, so the last step would begin without noise: take 0.1.")
         signal = 1 - sigmas
         sigmas = 1 - signal * (1 - terminal) / signal[-1]
     if tokens > 4096 and not bool((sigmas.diff() < 0).all()):

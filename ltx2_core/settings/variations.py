@@ -56,13 +56,9 @@ class Variations:
                 f"{len(prompts)} prompts with {len(seeds)} seeds are {len(prompts) * len(seeds):,} clips, and at most "
                 f"{MOST:,} are made at once: take fewer."
             )
-        check_output_name("filename_prefix", f"{self.filename_prefix}x")
+        prefix = check_output_name("filename_prefix", f"{self.filename_prefix}x")[:-1]
         named = [*zip(prompts, names_of(prompts))]
-        return [
-            Variation(prompt, seed, f"{self.filename_prefix}{name}_seed{seed}")
-            for prompt, name in named
-            for seed in seeds
-        ]
+        return [Variation(prompt, seed, f"{prefix}{name}_seed{seed}") for prompt, name in named for seed in seeds]
 
 
 def read_prompts(text: str) -> list[str]:

@@ -30,7 +30,7 @@ from ltx2_core.conditioning.conditions import (
 from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
-from ltx2_core.conditioning.sources import AudioSource, VideoSource
+from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
@@ -38,6 +38,7 @@ from ltx2_core.latents import STREAMS
 from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders, encode_audio, encode_video, measure_conditions
+from ltx2_core.pipeline.graph_codec import audio_source
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import WithinWindow, sampled_size
 from ltx2_core.pipeline.stage import LatentSize
@@ -569,3 +570,9 @@ def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatc
 def test_a_range_to_retake_ends_after_its_beginning(start, end):
     with pytest.raises(SettingError, match="it must end after its beginning"):
         RetakeRange(start, end)
+
+
+@pytest.mark.parametrize("part", [SoundPart(3), SoundPart(0.1, 0.00001)])
+def test_a_part_that_is_nothing_of_a_sound_is_told_with_its_length(part):
+    with pytest.raises(SettingError, match=f"start is {part.start:g} s.* lasts 2.00 s"):
+        audio_source({"waveform": torch.zeros(1, 2, 16000), "sample_rate": 8000}, part)

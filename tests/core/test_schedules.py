@@ -128,6 +128,11 @@ def test_parts_of_a_schedule_meet():
     assert first[-1] == second[0] and first[:-1] + second == sigmas and slice_steps(sigmas) == sigmas
 
 
+def test_a_terminal_of_0_is_told_by_its_name():
+    with pytest.raises(ValueError, match="terminal is 0"):
+        ScheduleSettings(steps=2, terminal=0).sigmas()
+
+
 @pytest.mark.parametrize("start, end", [(-1, None), (6, None), (3, 3), (4, 2), (0, 7)])
 def test_a_part_that_cannot_be(start, end):
     with pytest.raises(ValueError, match=f"Steps {start} to {end or 6} were asked for, but the schedule has 6"):

@@ -144,8 +144,8 @@ def test_a_file_that_is_whole_but_says_what_cannot_be_is_refused(tmp_path, take)
 
 
 def test_a_name_stays_below_the_output_folder():
-    check_output_name("filename_prefix", "a/b")
-    for name in ("../a", "/a", "C:\\a", ""):
+    assert check_output_name("filename_prefix", "a/b") == check_output_name("filename_prefix", "a\\b") == "a/b"
+    for name in ("../a", "/a", "C:\\a", "", "  ", "a/ "):
         with pytest.raises(SettingError, match="filename_prefix"):
             check_output_name("filename_prefix", name)
 

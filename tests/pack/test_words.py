@@ -44,3 +44,14 @@ def test_words_are_chosen_and_numbers_are_saved(visit, renderer):
     for moment, values in ("loaded", [0, 10]), ("by hand", [12, 10]), ("words", [0, 0]):
         assert seen[moment]["saved"] == values
         assert seen[moment]["sent"] == dict(zip(("max_vram", "max_ram"), values))
+
+
+@pytest.mark.browser
+def test_a_name_says_when_and_from_what_it_is_as_in_the_nodes_of_the_host(visit):
+    written = "%date:yyyy%/%LTX2AVEmptyLatent.width%_clip"
+    size = {"id": 1, "type": "LTX2AVEmptyLatent", "pos": [100, 200], "widgets_values": [96, 64, 33, 24]}
+    save = {"id": 2, "type": "LTX2AVSaveLatent", "pos": [500, 200], "widgets_values": [written]}
+    workflow = {"nodes": [size, save], "links": [], "version": 0.4}
+    seen = visit("words.cjs", nodes2(False), workflow=workflow, kind="LTX2AVSaveLatent")["loaded"]
+    assert seen["saved"] == [written]
+    assert re.fullmatch(r"20\d\d/96_clip", seen["sent"]["filename_prefix"])
