@@ -1,5 +1,7 @@
 """Root-mean-square normalisation."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +17,16 @@ def rms_norm(x: Tensor, eps: float = 1e-6, weight: Tensor | None = None) -> Tens
     if needs_grad(x):
         normal = (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype)
     else:  # the same in place: small clips are busy making tensors
-        square = norm.square_().div_(x.shape[-1])
-        normal = x * square.add_(eps).rsqrt_() if x.dtype == square.dtype else _divide(x, square, eps)
+        square = norm.square_().div_(_number(x.shape[-1]))
+        normal = x * square.add_(_number(eps)).rsqrt_() if x.dtype == square.dtype else _divide(x, square, eps)
     return normal if weight is None else normal.mul_(weight)
+
+
+@lru_cache(maxsize=64)
+def _number(value: float) -> Tensor:
+    """``value`` in float32 on the CPU, where torch makes a tensor of a plain number, and casts it, at every call."""
+    with torch.inference_mode(False):  # since it outlives a run
+        return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _divide(x: Tensor, square: Tensor, eps: float) -> Tensor:

@@ -225,9 +225,13 @@ def choose_units(sizes: Sequence[int], candidates: Iterable[int], room: int) -> 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """Return every parameter and buffer of ``module`` once."""
-    modules = _modules_of(module)
-    owned = (getattr(each, kind).values() for kind in ("_parameters", "_buffers") for each in modules)
-    return list({id(t): t for t in itertools.chain.from_iterable(owned) if t is not None}.values())
+    modules, found = _modules_of(module), dict[int, Tensor]()
+    for kind in ("_parameters", "_buffers"):
+        for each in modules:
+            for tensor in getattr(each, kind).values():
+                if tensor is not None:
+                    found[id(tensor)] = tensor
+    return list(found.values())
 
 
 def _modules_of(module: nn.Module) -> list[nn.Module]:
@@ -236,7 +240,8 @@ def _modules_of(module: nn.Module) -> list[nn.Module]:
     while waiting:
         if id(each := waiting.pop()) not in found:
             found[id(each)] = each
-            waiting.extend(child for child in reversed(each._modules.values()) if child is not None)
+            if each._modules:
+                waiting.extend(child for child in reversed(each._modules.values()) if child is not None)
     return list(found.values())
 
 

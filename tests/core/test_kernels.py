@@ -252,6 +252,16 @@ def test_a_norm_in_one_go_changes_no_bit():
         assert torch.equal(rms_norm(x, 1e-6), (x * (mean_square + 1e-6).rsqrt()).bfloat16())
 
 
+def test_a_norm_by_kept_numbers_changes_no_bit():
+    """That of float32 on a CPU, whose divisor and eps are tensors, beside plain numbers."""
+    with torch.inference_mode():  # in which they are made
+        rms_norm(torch.randn(1, 2, 96), 3e-6)
+    for width, eps in ((7, 1e-6), (96, 3e-6), (96, 1e-5), (3840, 1e-6)):
+        x, weight = torch.randn(2, 9, width), torch.randn(width)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / width
+        assert torch.equal(rms_norm(x, eps, weight), x * (square + eps).rsqrt() * weight)
+
+
 @pytest.mark.oracle
 @pytest.mark.slow
 def test_kernels_in_triton():
