@@ -15,6 +15,9 @@ CUBLAS, ONEDNN = "cuBLASLt", "oneDNN"
 # of a clip that count, so that clips by themselves and in a batch are computed alike.
 LEAST_ROWS, LEAST_WEIGHT = 64, 2**20
 
+# In these oneDNN is asked itself: F.linear asks MKL in float32, and in bfloat16 writes the bias before the product.
+_MULTIPLIED = (torch.float32, torch.bfloat16)
+
 _gelu_ = torch.ops.aten.gelu_.default
 
 
@@ -74,8 +77,8 @@ LINEAR_GELU = Operation(
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Do what ``multiply_plainly`` does, with the fastest kernel that is right here."""
-    if not (x.is_cpu and x.dtype is torch.float32 and _is_large(x, weight)) or needs_grad(x, weight):
-        return F.linear(x, weight, bias)  # which is the fastest on cards, and in fewer bits is oneDNN's already
+    if not (x.is_cpu and x.dtype in _MULTIPLIED and _is_large(x, weight)) or needs_grad(x, weight):
+        return F.linear(x, weight, bias)  # which is the fastest on cards
     return (LINEAR.find(x) or F.linear)(x, weight, bias)
 
 
