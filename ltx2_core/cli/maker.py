@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..checkpoint import Models
 from ..errors import LTX2Error, plain_text
-from ..pipeline.generate import check_decoders, run_batch
+from ..pipeline.generate import check_decoders, next_engine, run_batch
+from ..pipeline.local_engine import LocalEngine
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
 from ..pipeline.stage import Events
 from ..settings import Request
@@ -39,13 +40,17 @@ class Outcome:
 
 
 class Maker:
-    """Makes clips one after the other, with models that are opened once and prompts that are read once."""
+    """Makes clips one after the other, with models that are opened once and prompts that are read once.
+
+    A clip that fails leaves nothing to the next one.
+    """
 
     def __init__(self, prompts: Path, events: Events = Events()):
         """Open nothing yet; ``prompts`` is the folder for those that are encoded."""
         self._folder, self._events = prompts, events
         self._models: dict[tuple, Models] = {}
         self._prompts: dict[tuple[str, ...], Prompts] = {}
+        self._engine: LocalEngine | None = None  # of the clip before
 
     def _opened(self, job: Job) -> tuple[Models, Request]:
         options = job.options()
@@ -79,7 +84,9 @@ class Maker:
         for attempt in range(1, TRIES + 1):
             try:
                 models, request = self._opened(job)
-                write_clips(job.targets, run_batch(models, request, events=self._events), job.values, models)
+                engine, self._engine = next_engine(models, request, self._events, self._engine), None
+                write_clips(job.targets, run_batch(models, request, engine, self._events), job.values, models)
+                self._engine = engine
                 return Outcome(job.number, files, MADE, round(time.monotonic() - began, 3))
             except Exception as error:  # whatever it is, the other clips are made
                 if attempt == TRIES:

@@ -120,8 +120,7 @@ def check_decoders(models: Models, asked: Request) -> None:
     Raises:
         CheckpointError: names what the files lack, and where the file with it is chosen.
     """
-    any_length = replace(asked, clip=replace(asked.clip, length=AUTO)) if asked.clip.length == AS_PROMPT else asked
-    request = any_length.completed(recipe_of(models, asked.hq))
+    request = completed(models, asked)
     if "video" in request.streams and kept_video(request.refine_conditions) is None:
         models.source("video_decoder")
     if "audio" in request.streams and kept_audio(request.request.conditions) is None:
@@ -130,6 +129,35 @@ def check_decoders(models: Models, asked: Request) -> None:
                 models.source(name)
             except CheckpointError as error:
                 _log.warning("The clip will have no sound: %s", error)
+
+
+def completed(models: Models, request: Request) -> CompleteRequest:
+    """Return the request with nothing left open; a length that the prompt decides is any."""
+    if request.clip.length == AS_PROMPT:
+        request = replace(request, clip=replace(request.clip, length=AUTO))
+    return request.completed(recipe_of(models, request.hq))
+
+
+def next_engine(
+    models: Models, request: Request, events: Events = Events(), before: LocalEngine | None = None
+) -> LocalEngine:
+    """Return the owner of the card for one of many clips: the one ``before`` with its LoRAs, if that may make it.
+
+    The transformer stays built between clips of one owner.
+
+    Args:
+        models: the opened files.
+        request: the clip; its resources and LoRAs count.
+        events: whom a new owner tells.
+        before: of the clip before.
+
+    Raises:
+        LTX2Error: as ``LocalEngine`` does.
+    """
+    loras = completed(models, request).loras
+    if before is not None and before.models is models and before.resources == request.resources:
+        return before.with_loras(loras)
+    return LocalEngine(models, request.resources, events, loras, keeps=True)
 
 
 def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ _EASILY = 4
 class LocalEngine(PlannedEngine):
     """Builds each network when its stage comes, and brings as much of it to the device as the budget allows.
 
-    It is freed behind the last stage that works with it.
+    It is freed behind the last stage that works with it; the transformer of one that ``keeps`` stays for the next clip,
+    in RAM that others are given before their own is found too small.
 
     On a CPU the budget is what is free of the RAM, at most ``resources.ram``; a model that fits easily has none. With
     ``resources.vram`` weights are copied on it as onto a card of that size.
@@ -64,6 +66,7 @@ class LocalEngine(PlannedEngine):
         resources: Resources = Resources(),
         events: Events = Events(),
         loras: Stack = (),
+        keeps: bool = False,
     ):
         """Open nothing yet.
 
@@ -72,16 +75,15 @@ class LocalEngine(PlannedEngine):
             resources: the device, and how much of it and of RAM may be taken.
             events: whom to tell.
             loras: that every network gets, unless a stage has others.
+            keeps: whether more clips of these files follow.
 
         Raises:
             SettingError: for an unknown format, and for a device that this machine does not have.
             CheckpointError: for a LoRA that changes nothing in these files.
         """
         check_format(resources.format)
-        for lora, _ in loras:
-            if not lora.is_for_text_encoder:
-                compare(lora, models)
-        self.models, self.events, self.loras = models, events, loras
+        _check_loras(loras, models)
+        self.models, self.events, self.loras, self._keeps = models, events, loras, keeps
         self.resources, self.attention = resources, resources.attention
         self.torch_compile, self.cuda_graphs = resources.torch_compile, resources.cuda_graphs
         self._devices = devices_named(resources.device_names) or (best_device(),)
@@ -93,6 +95,13 @@ class LocalEngine(PlannedEngine):
         self._built: dict[
             tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
         ] = {}  # what later stages use again
+
+    def with_loras(self, loras: Stack) -> "LocalEngine":
+        """Return an owner of the same card that shares what is built, and gives every network other LoRAs."""
+        _check_loras(loras, self.models)
+        other = copy(self)
+        other.loras, other._plan = loras, None
+        return other
 
     def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says, and say what several devices, or processes, gain.
@@ -247,8 +256,14 @@ class LocalEngine(PlannedEngine):
         finally:
             for key, each in prepared.items():
                 each.store.release()
-                if self._plan is None or not self._plan.is_used_after(stage.name, key):
+                if not self._stays(stage, key):
                     self._built.pop(self._identity(key, stack), None)
+
+    def _stays(self, stage: Stage, key: NetworkKey[Any]) -> bool:
+        """Whether a network is used behind ``stage``, or by the next clip, for which folded LoRAs are not kept."""
+        if self._keeps and key == TRANSFORMER and not self.resources.fold_loras:
+            return True
+        return self._plan is not None and self._plan.is_used_after(stage.name, key)
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
         if (identity := self._identity(key, loras)) not in self._built:
@@ -289,6 +304,13 @@ class LocalEngine(PlannedEngine):
         if device.type == "cpu" and self.resources.vram is not None:
             return Plain(device)
         return link_to(device, self._pinned)
+
+
+def _check_loras(loras: Stack, models: Models) -> None:
+    """Raise CheckpointError for a LoRA that changes nothing in these files."""
+    for lora, _ in loras:
+        if not lora.is_for_text_encoder:
+            compare(lora, models)
 
 
 def best_device() -> torch.device:

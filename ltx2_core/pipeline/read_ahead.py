@@ -10,11 +10,11 @@ from ..checkpoint import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
-from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request
+from ..settings import Request
 from ..text import Features, compute_hidden_states, extract_features
 from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
-from .generate import recipe_of
+from .generate import completed
 from .local_engine import LocalEngine
 from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
 from .stages import Stages
@@ -79,7 +79,7 @@ def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
     Raises:
         LTX2Error: the clip cannot be.
     """
-    complete = _completed(models, request)
+    complete = completed(models, request)
     engine = LocalEngine(models, request.resources, loras=complete.loras)
     cache = contexts_cache(engine, folder)
     prompts = Stages.of(complete, engine, cache).text.cached
@@ -87,13 +87,6 @@ def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
         readable_prompt(each)
     replaced = {request.prompt} if request.enhance is not None else set()  # by one that is not written yet
     return Prompts(cache.identity, tuple(each for each in prompts if each not in replaced))
-
-
-def _completed(models: Models, request: Request) -> CompleteRequest:
-    """The request with nothing left open; a length that the prompt decides is any."""
-    if request.clip.length == AS_PROMPT:
-        request = replace(request, clip=replace(request.clip, length=AUTO))
-    return request.completed(recipe_of(models, request.hq))
 
 
 @torch.inference_mode()
@@ -112,7 +105,7 @@ def read_ahead(
     Returns:
         How many prompts were read.
     """
-    complete = _completed(models, request)
+    complete = completed(models, request)
     engine = LocalEngine(models, request.resources, events, complete.loras)
     changes = text_identity(engine.loras, TEXT_COMPONENTS)
     cache = text_cache(folder, models, engine.encoder, engine.dtype(TEXT_ENCODER), loras=changes, limit=KEPT_BYTES)

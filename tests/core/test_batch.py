@@ -17,9 +17,12 @@ import torch
 
 from ltx2_core.cli import main, maker
 from ltx2_core.errors import OutOfMemoryError
+from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.read_ahead import ReadInTurn
+from ltx2_core.pipeline.stage import TRANSFORMER, VIDEO_DECODER
 
 ROOT = Path(__file__).parents[2]
+LORA = ROOT / "ltx2_core" / "mini" / "loras" / "light-room.safetensors"
 SMALL = ["--frames", "9", "--width", "64", "--height", "64", "--steps", "1", "--device", "cpu"]
 TWELVE = [{"prompt": f"a red ball bounces {n} times", "seed": n, "output": f"clip{n}"} for n in range(12)]
 
@@ -35,7 +38,7 @@ def made(monkeypatch):
     """The requests of all clips, of which noise is made; those whose prompt begins with "fail" raise."""
     requests, words = [], []
 
-    def run_batch(models, request, events):
+    def run_batch(models, request, engine, events):
         requests.append(request)
         if request.prompt.startswith("fail twice") or (request.prompt.startswith("fail") and len(requests) == 1):
             raise OutOfMemoryError("Memory ran out: it was full.")
@@ -199,14 +202,33 @@ def clips_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory):
-    """The file of twelve clips, and the folder of what one process makes of it, with how often Gemma was read."""
-    folder, reads = tmp_path_factory.mktemp("twelve"), []
-    clips, run = lines_of(folder, *TWELVE), ReadInTurn.run
+    """The file of twelve clips, and what one process makes of it, which reads Gemma and builds the transformer once."""
+    folder, reads, built = tmp_path_factory.mktemp("twelve"), [], []
+    clips, run, build = lines_of(folder, *TWELVE), ReadInTurn.run, LocalEngine._build
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ReadInTurn, "run", lambda *args: reads.append(1) or run(*args))
+        patch.setattr(LocalEngine, "_build", lambda *args: built.append(args[1]) or build(*args))
         assert main(["batch", clips, "--output", str(folder / "out"), *SMALL]) == 0
-    assert len(reads) == 1
+    assert len(reads) == 1 and built.count(TRANSFORMER) == 1 and built.count(VIDEO_DECODER) == 12
     return clips, clips_in(folder / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [False, True])
+def test_clips_are_the_same_whichever_were_made_before(folded, tmp_path):
+    """With and without a LoRA, larger, and in fewer bits: what is kept of a clip does not reach the next one."""
+    lines = [
+        {"prompt": "a red ball", "output": "plain"},
+        {"prompt": "a red ball", "output": "lora", "lora": f"{LORA}:0.7"},
+        {"prompt": "a blue ball", "output": "larger", "width": 96, "lora": f"{LORA}:1.3"},
+        {"prompt": "a red ball", "output": "int8", "format": "int8"},
+    ]
+    outs = [tmp_path / "there", tmp_path / "back"]
+    for out, order in zip(outs, (lines, lines[::-1])):
+        more = ["--fold-loras"] * folded
+        assert main(["batch", lines_of(tmp_path, *order), "--output", str(out), *SMALL, *more]) == 0
+    found, again = map(clips_in, outs)
+    assert found == again and len(set(found.values())) == len(found)
 
 
 @pytest.fixture
