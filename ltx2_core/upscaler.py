@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError, SettingError
 from .errors.foreign import Fields, shown
 from .geometry import SPACE_SCALE, ClipShape, latent_frames, pixel_frames
-from .layers import needs_grad
+from .layers import convolve, needs_grad
 
 GROUPS = 32  # of channels that are normalised together
 CELLS = 2**14  # cells of a latent that are computed at once, but at least one frame
@@ -179,7 +179,7 @@ class Conv(nn.Conv3d):
     def convolve_chunks(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output a few frames at a time; the frames of ``x`` done so far may then be overwritten."""
         if len(frame_slices(x)) == 1 and not needs_grad(x, self.weight):  # a small clip needs no windows
-            yield F.conv3d(x, self.weight, self.bias, padding=1)
+            yield convolve(x, self.weight, self.bias, (1, 1, 1))
             return
         before = torch.zeros_like(x[:, :, :1])
         for place in frame_slices(x):
@@ -239,6 +239,14 @@ class Residual(nn.Module):
         return self.norm2(self.conv2(hidden, out=hidden), residual=x)
 
 
+class FrameConv(nn.Conv2d):
+    """A 3x3 convolution with zero padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, H, W) to (B, C', H, W)."""
+        return convolve(x, self.weight, self.bias, (1, 1))
+
+
 class SpatialUpsample(nn.Module):
     """Turns channels into cells of their frame; with a rational scale a strided blur follows."""
 
@@ -247,13 +255,14 @@ class SpatialUpsample(nn.Module):
     def __init__(self, channels: int, scale: Fraction, rational: bool):
         super().__init__()
         self.up, self.down = scale.numerator, scale.denominator
-        self.conv = nn.Conv2d(channels, channels * self.up**2, kernel_size=3, padding=1)
+        self.conv = FrameConv(channels, channels * self.up**2, kernel_size=3, padding=1)
         if rational:
             self.register_buffer("blur", binomial_blur())
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge height and width of (B, C, F, H, W)."""
-        return join_chunks((self._enlarge(x[:, :, place]) for place in frame_slices(x)), x.shape[2])
+        enlarged = join_chunks((self._enlarge(x[:, :, place]) for place in frame_slices(x)), x.shape[2])
+        return enlarged.contiguous()  # beside channels-last, the next convolutions would turn their weights around
 
     def _enlarge(self, x: Tensor) -> Tensor:
         frames = F.pixel_shuffle(self.conv(rearrange(x, "B C F H W -> (B F) C H W")), self.up)

@@ -3,6 +3,7 @@
 from .attention import Attention, KeyValue, Query
 from .autograd import needs_grad
 from .feed_forward import FeedForward
+from .kernels import convolve
 from .levels import TokenLevels
 from .linear import Linear, apply_gelu
 from .norms import rms_norm
@@ -14,6 +15,6 @@ from .visibility import Visibility
 
 __all__ = [
     "Attention", "FeedForward", "KeyValue", "Linear", "Query", "Rope", "Rotation", "TextSchedule", "TokenLevels",
-    "Visibility", "apply_gelu", "find_rounding", "is_adapted", "merge_axes", "needs_grad", "repeat", "rms_norm",
-    "shared_input",
+    "Visibility", "apply_gelu", "convolve", "find_rounding", "is_adapted", "merge_axes", "needs_grad", "repeat",
+    "rms_norm", "shared_input",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..layers import needs_grad
+from ..layers import convolve, needs_grad
 from .config import ResampleConfig
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
@@ -31,7 +31,9 @@ class Conv(nn.Conv3d):
     def __init__(self, in_channels: int, out_channels: int, padding: str, causal: bool, activate: bool = False):
         # Zeros around the picture are the convolution's own work; mirrored pixels are written by ``pad``.
         mirror = padding == "reflect"
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=(0, 0, 0) if mirror else (0, 1, 1))
+        zeros = (0, 0, 0) if mirror else (0, 1, 1)
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=zeros)
+        self.zeros = zeros
         self.margin = 1 if mirror else 0
         self.before, self.after = (2, 0) if causal else (1, 1)
         self.activate = activate
@@ -72,7 +74,7 @@ class Conv(nn.Conv3d):
     def convolve_padded(self, padded: Tensor) -> Tensor:
         """Convolve what ``pad`` returned."""
         if self._is_mostly_weight(padded):
-            plain = F.conv3d(padded.contiguous(), self.weight, self.bias, padding=self.padding)
+            plain = convolve(padded.contiguous(), self.weight, self.bias, self.zeros)  # a product where it pays
             return plain.contiguous(memory_format=torch.channels_last_3d)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)  # no copy where it is so already
         return F.conv3d(padded, weight, self.bias, padding=self.padding)

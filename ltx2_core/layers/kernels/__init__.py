@@ -2,6 +2,7 @@
 
 from .attention import ATTENTIONS, attend, attending_with
 from .compiled import compiling, compiling_pays
+from .convolution import convolve
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND, SUM_NORM
 from .linear import LINEAR, LINEAR_GELU, gelu_, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with, tolerance_in
@@ -22,6 +23,7 @@ __all__ = [
     "attending_with",
     "compiling",
     "compiling_pays",
+    "convolve",
     "count_with",
     "gelu_",
     "multiply",
