@@ -99,7 +99,10 @@ class Denoiser:
         return self.both(latent, sigma)[0]
 
     def both(self, latent: AVLatent, sigma: float) -> tuple[AVLatent, AVLatent]:
-        """Estimate with guidance, and by the negative pass alone (the conditional one if that is not needed)."""
+        """Estimate with guidance, and by the negative pass alone (the conditional one if that is not needed).
+
+        Content that is kept in part is put back into the first alone (ltx-pipelines 1.2.0, euler_cfg_pp loop).
+        """
         frozen = {name for name in latent.streams() if getattr(self.state, name).is_frozen}
         guidance = {n: NEUTRAL if n in frozen else getattr(self, n).at(sigma) for n in latent.streams()}
         active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self.step)}
@@ -128,7 +131,7 @@ class Denoiser:
             for stream, each in active.items()
         }
         plain = x0.get("negative", x0["cond"])
-        return self.hold(AVLatent(guided.get("video"), guided.get("audio"))), self.hold(plain)
+        return self.hold(AVLatent(guided.get("video"), guided.get("audio"))), self._hold_frozen(plain)
 
     def _velocities(self, inputs: Inputs, perturbations: dict[str, Perturbation]) -> dict[str, Velocities]:
         """The velocity of each pass; where several prompts hold, each has a sweep, and the mean of them is taken."""
@@ -209,6 +212,10 @@ class Denoiser:
     def hold(self, x0: AVLatent) -> AVLatent:
         """Put the kept content back into ``x0``."""
         return x0.map(lambda x, state: state.hold(x), self.state)
+
+    def _hold_frozen(self, x0: AVLatent) -> AVLatent:
+        """Keep a stream that is given whole, which may be shown noisy."""
+        return x0.map(lambda x, state: state.hold(x) if state.is_frozen else x, self.state)
 
     def _needed_negative(self) -> Contexts:
         if self.negative is None:

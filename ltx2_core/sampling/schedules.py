@@ -32,7 +32,7 @@ def ltx2(
 
     The shift grows with ``tokens`` along the line through (1024, base_shift) and (4096, max_shift); the official
     one-stage pipelines use 4096 whatever the size. ``terminal`` is the last level before 0; None leaves it where it
-    falls. Raises SettingError for so many tokens that levels repeat, and for a terminal of 0.
+    falls. Raises SettingError for a shift so large that levels repeat, and for a terminal of 0.
     """
     _check_steps(steps)
     if steps == 1:
@@ -45,12 +45,8 @@ def ltx2(
             raise SettingError(f"terminal is {terminal:g}, so the last step would begin without noise: take 0.1.")
         signal = 1 - sigmas
         sigmas = 1 - signal * (1 - terminal) / signal[-1]
-    if tokens > 4096 and not bool((sigmas.diff() < 0).all()):
-        raise SettingError(
-            f"{tokens} tokens (latent frames x rows x columns) are too many for a schedule that shifts with the size, "
-            f"as that of the HQ recipe: its steps run together. 15 steps go up to {MOST_TOKENS} tokens; make the clip "
-            "smaller or shorter, or leave hq off."
-        )
+    if not bool((sigmas.diff() < 0).all()):
+        raise _runs_together(steps, tokens, max_shift, base_shift)
     return [*sigmas.tolist(), 0.0]
 
 
@@ -84,9 +80,10 @@ def beta(steps: int = 20) -> list[float]:
 
 
 def simple(steps: int = 20) -> list[float]:
-    """Even steps through ComfyUI's table of levels."""
+    """Even steps through ComfyUI's table of levels; where very many steps meet the same one, it is taken once."""
     _check_steps(steps)
-    return [*(_table_level(_TABLE - int(i * (_TABLE / steps))) for i in range(steps)), 0.0]
+    entries = dict.fromkeys(_TABLE - int(i * (_TABLE / steps)) for i in range(steps))
+    return [*(_table_level(entry) for entry in entries), 0.0]
 
 
 def distilled(steps: int = 8) -> list[float]:
@@ -275,6 +272,19 @@ class ScheduleSettings:
 def _check_steps(steps: int) -> None:
     if steps < 1:
         raise SettingError(f"steps is {steps}; it must be at least 1, for example 20.")
+
+
+def _runs_together(steps: int, tokens: int, max_shift: float, base_shift: float) -> SettingError:
+    if tokens > MOST_TOKENS:
+        return SettingError(
+            f"{tokens} tokens (latent frames x rows x columns) are too many for a schedule that shifts with the size, "
+            f"as that of the HQ recipe: its steps run together. 15 steps go up to {MOST_TOKENS} tokens; make the clip "
+            "smaller or shorter, or leave hq off."
+        )
+    return SettingError(
+        f"With max_shift {max_shift:g} and base_shift {base_shift:g}, the {steps} steps of a schedule for {tokens} "
+        "tokens run together: use smaller shifts (the official ones are 2.05 and 0.95), fewer steps or a smaller clip."
+    )
 
 
 def _fixed(name: str, steps: int) -> list[float]:

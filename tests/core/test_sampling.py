@@ -267,6 +267,18 @@ def test_kept_content_survives():
     assert video.sigma.tolist() == [0.5]
 
 
+def test_the_negative_estimate_is_what_the_model_says_of_content_kept_in_part():
+    """CFG++ takes its noise from it; the official loop puts content back into the guided estimate alone."""
+    mask = torch.ones(1, 1, 3, 1)
+    mask[:, :, 0], mask[:, :, 1] = 0, 0.25
+    state = apply_conditions(av_latent(3), Fraction(24), [Inpaint("audio", mask), Frozen("video", noise=0.25)])
+    _, denoise = denoiser(state=state, noise=tokens(4))
+    guided, plain = denoise.both(state.map(lambda stream, noise: stream.noised(noise, 0.5), tokens(4)), 0.5)
+    torch.testing.assert_close(state.audio.hold(plain.audio), guided.audio)
+    assert (plain.audio - guided.audio).abs().amax((0, 2)).gt(0).tolist() == [False, True, False]
+    assert torch.equal(plain.video, state.video.clean)
+
+
 def test_a_stream_that_is_given_whole_is_clean_and_asks_for_nothing():
     state = apply_conditions(av_latent(3), Fraction(24), [Frozen("audio")])
     network, denoise = denoiser(state=state, audio=Guidance(7, 3, 1, (0,), nag_scale=5))

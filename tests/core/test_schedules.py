@@ -133,6 +133,18 @@ def test_a_terminal_of_0_is_told_by_its_name():
         ScheduleSettings(steps=2, terminal=0).sigmas()
 
 
+@pytest.mark.parametrize("shifts", [{"max_shift": 0, "base_shift": 10}, {"max_shift": 10, "base_shift": 0}])
+def test_shifts_whose_steps_run_together_are_told_by_name(shifts):
+    with pytest.raises(ValueError, match=r"max_shift 1?0 and base_shift 1?0, .* run together"):
+        ScheduleSettings(steps=200, **shifts).sigmas(tokens=1 if shifts["base_shift"] else 10_000)
+
+
+@pytest.mark.parametrize("schedule", ["ltx2", "linear_quadratic", "beta", "simple"])
+def test_the_end_of_very_many_steps_falls(schedule):
+    sigmas = ScheduleSettings(steps=20, schedule=schedule, denoise=0.001).sigmas()
+    assert check_sigmas(sigmas) and len(sigmas) == 21
+
+
 @pytest.mark.parametrize("start, end", [(-1, None), (6, None), (3, 3), (4, 2), (0, 7)])
 def test_a_part_that_cannot_be(start, end):
     with pytest.raises(ValueError, match=f"Steps {start} to {end or 6} were asked for, but the schedule has 6"):
