@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .audio_vae.vocoder import half_band
@@ -21,6 +22,7 @@ from .checkpoint.keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .checkpoint.models import MINIATURE
 from .checkpoint.text_encoder import EncoderKind, kind_titled
 from .checkpoint.versions import VERSIONS
+from .checkpoint.write import safetensors_layout, write_tensors
 from .errors import SettingError
 from .text import EncoderConfig, Gemma4Config, GemmaConfig
 from .text.duration import DurationHead, DurationHeadConfig
@@ -137,18 +139,18 @@ def write(folder: str | Path, version: str, seed: int = 0, transformer: Mapping[
 
     Raises:
         SettingError: for another version.
+        UnreadableFileError: the disk refuses.
     """
     if version not in VERSIONS:
         raise SettingError(f"version is {version}; miniatures can be written of {' and '.join(VERSIONS)}.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"ltx-{version}-tiny.safetensors"
     sections = config(version, transformer)
     metadata = {"config": json.dumps(sections), "model_version": f"{version}.0"}
     kind = kind_titled(VERSIONS[version].encoder)
     if kind.title != "Gemma 3":
         metadata["gemma_source_checkpoint"] = json.dumps({"ltx_version": f"{version}.0", "gemma_version": _TRAINING})
-    save_file(_checkpoint(sections, seed), checkpoint, metadata)
+    _save(_checkpoint(sections, seed), checkpoint, metadata)
     return [checkpoint, *_write_gemma(folder, kind, seed)]
 
 
@@ -156,8 +158,7 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     """Write a text encoder as a folder of Hugging Face, and as a single file."""
     encoder_config = _GEMMA[kind.title]
     tensors, whole = _gemma(encoder_config, seed), folder / "gemma-tiny"
-    whole.mkdir(exist_ok=True)
-    save_file({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
+    _save({f"language_model.{key}": value for key, value in tensors.items()}, whole / "model.safetensors")
     model_type = kind.model_types[0]
     about = {
         "model_type": model_type,
@@ -172,7 +173,7 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
     packed = {"gemma3": ("spiece_model", "tokenizer.model")}.get(model_type, ("tokenizer_json", "tokenizer.json"))
     tokenizer = torch.from_numpy(np.frombuffer((whole / packed[1]).read_bytes(), dtype=np.uint8).copy())
     header = {} if model_type == "gemma3" else {"format": "pt", "gemma_config": json.dumps(about)}
-    save_file(tensors | {packed[0]: tokenizer}, single, header)
+    _save(tensors | {packed[0]: tokenizer}, single, header)
     return [whole, single]
 
 
@@ -203,14 +204,12 @@ def write_split(folder: str | Path, kind: str = "dev", seed: int = 0) -> list[Pa
     paths = []
     for name, prefix, own in parts:
         path = folder / f"{name.format(kind)}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {section: sections[section] if section in own else None for section in sections}
         tensors = {key.removeprefix("vae."): value for key, value in whole.items() if key.startswith(prefix)}
-        save_file(tensors, path, metadata | {"config": json.dumps(about)})
+        _save(tensors, path, metadata | {"config": json.dumps(about)})
         paths.append(path)
     encoder = folder / "text_encoders" / "gemma4-tiny-with-proj-ltx-2.5.safetensors"
-    encoder.parent.mkdir(parents=True, exist_ok=True)
-    save_file(packed | projection | assets, encoder, header)
+    _save(packed | projection | assets, encoder, header)
     return [paths[0], encoder, *paths[1:]]
 
 
@@ -222,9 +221,8 @@ def write_duration_head(folder: str | Path, seed: int = 0) -> Path:
         head = DurationHead(sizes)
     tensors = {DURATION_HEAD.official(name): value for name, value in _weights(head, seed).items()}
     path = Path(folder) / "model_patches" / "ltx-2.5-tiny-duration-head.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     section = {"transformer": {"cross_attention_dim": sizes.video_width}, "duration_head": {"num_pooler_heads": 4}}
-    save_file(tensors, path, {"config": json.dumps(section)})
+    _save(tensors, path, {"config": json.dumps(section)})
     return path
 
 
@@ -243,7 +241,7 @@ def write_upscaler(folder: str | Path, kind: Mapping[str, Any] | None = None, se
     keys = RATIONAL_UPSCALER if upscaler_config.rational else UPSCALER
     tensors = {keys.official(name): value for name, value in _weights(upscaler, seed).items()}
     path = Path(folder) / "ltx-upscaler-tiny.safetensors"
-    save_file(tensors, path, {"config": json.dumps(section)})
+    _save(tensors, path, {"config": json.dumps(section)})
     return path
 
 
@@ -261,8 +259,12 @@ def write_diffusion_vae(folder: str | Path, seed: int = 0) -> Path:
         official = COMPONENTS[name].variant_for(sections).official
         tensors |= {official(ours).removeprefix("vae."): value for ours, value in _weights(network, seed).items()}
     path = Path(folder) / "ltx-2.5-video-vae-tiny.safetensors"
-    save_file(tensors, path, {"config": json.dumps(sections)})
+    _save(tensors, path, {"config": json.dumps(sections)})
     return path
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    write_tensors(path, safetensors_layout(tensors, metadata), tensors.items())
 
 
 def _checkpoint(sections: dict[str, Any], seed: int) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from surfaces import OF_THE_HOST, OTHER_INPUTS, all_settings, inputs_by_node, ta
 
 import ltx2_core as ltx2
 from ltx2_core import cli
+from ltx2_core.checkpoint import write
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import commands, conditions, main, syntax
@@ -501,6 +502,12 @@ def test_plan_of_files_on_two_cards(capsys):
 def test_plan_of_files_on_this_machine(capsys):
     assert main(["plan", "--width", "96", "--height", "96", "--frames", "9"]) == 0
     assert "sampling" in capsys.readouterr().out
+
+
+def test_tiny_models_for_which_there_is_no_room_leave_a_sentence_and_no_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(write.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    assert main(["tiny", str(tmp_path / "tiny"), "--version", "2.0"]) == 2
+    assert capsys.readouterr().err.startswith("error: ") and list(tmp_path.rglob("*")) == []
 
 
 def test_tiny_and_inspect(tmp_path, capsys):
