@@ -1,7 +1,4 @@
-"""CPU seconds from a cold start: imports, the first clips of the miniature, the first plan of a release at full size.
-
-python -m benchmarks.start
-python -m benchmarks.start --version 2.3 --rounds 5
+"""CPU seconds of imports, the first clips of the miniature and the first plans at full size: python -m benchmarks.start
 
 Every round is a process of its own, on one thread, without anything kept from before; the fastest round counts, since
 other programs only add to it. The files of the release are made here, of zeros that take no room on disk.

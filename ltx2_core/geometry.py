@@ -147,8 +147,8 @@ class ClipShape:
 
     @property
     def audio_latents(self) -> int:
-        """T of the audio latent; also of the shortest clip at least one, without which there is no stream."""
-        return max(1, round(self.seconds * AUDIO_RATE))
+        """T of the audio latent."""
+        return audio_latents(self.frames, self.fps)
 
     def samples(self, sample_rate: int) -> int:
         """Samples of sound that last exactly as long as the frames."""
@@ -193,6 +193,11 @@ class Keyframes:
 def latent_frames(frames: int) -> int:
     """Return the latent frames that hold this many pixel frames."""
     return (frames - 1) // TIME_SCALE + 1
+
+
+def audio_latents(frames: int, fps: Fraction) -> int:
+    """Return the audio latents that last as long as so many pixel frames; at least one, else there is no stream."""
+    return max(1, round(frames / fps * AUDIO_RATE))
 
 
 def pixel_frames(latents: int) -> int:

@@ -19,6 +19,7 @@ from ..geometry import (
     VIDEO_CHANNELS,
     ClipShape,
     Keyframes,
+    audio_latents,
     pixel_frames,
 )
 from ..health import latent_findings
@@ -208,7 +209,7 @@ def part_of(latent: AVLatent, window: RoundWindow, fps: Fraction, told: Fraction
         return AVLatent(video, None)
     frames = window.last - window.first + 1
     begin, end = (float(frame / fps * AUDIO_RATE) for frame in (window.first, window.first + frames))
-    return AVLatent(video, _resampled(latent.audio, begin, end, max(1, round(frames / told * AUDIO_RATE))))
+    return AVLatent(video, _resampled(latent.audio, begin, end, audio_latents(frames, told)))
 
 
 def items_of(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..conditioning import Inpaint, LatentCondition, State
 from ..errors import SettingError
 from ..fields import Number, Whole, zero
-from ..geometry import AUDIO_RATE, TIME_SCALE, latent_frames, nearest_frames, pixel_frames
+from ..geometry import AUDIO_RATE, TIME_SCALE, audio_latents, latent_frames, nearest_frames, pixel_frames
 from ..latents import AVLatent
 
 
@@ -82,7 +82,7 @@ def split_windows(frames: int, fps: Fraction, size: int = 121, overlap: int = 24
     while not windows or windows[-1].video.stop < length:
         start = max(0, min(len(windows) * step, length - width))
         stop = min(start + width, length)
-        sound = round(start * TIME_SCALE / fps * AUDIO_RATE), round(pixel_frames(stop) / fps * AUDIO_RATE)
+        sound = round(start * TIME_SCALE / fps * AUDIO_RATE), audio_latents(pixel_frames(stop), fps)
         known = (windows[-1].video.stop, windows[-1].audio.stop) if windows else (0, 0)
         windows.append(Window(len(windows), _span(start, stop, known[0]), _span(*sound, known[1]), fps))
     return windows
