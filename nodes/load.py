@@ -16,6 +16,7 @@ from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
 from ..ltx2_core.checkpoint.upscaler import find_upscaler, open_upscaler
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.fields import settings_from
 from ..ltx2_core.lora import Strengths, open_text_lora
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS, Resources
@@ -76,8 +77,7 @@ class LoadModel(Node):
         cls, checkpoint: str, precision: str = "auto", kind: str = AS_NAMED, devices: str = "", **others: Any
     ) -> io.NodeOutput:
         files = _files(checkpoint, others)
-        names = "attention", "fold_loras", "torch_compile", "cuda_graphs"
-        how = Resources(**{name: others[name] for name in names if name in others})
+        how = settings_from(Resources, others)
 
         def open_files() -> LoadedModel:
             models = open_models(**files, distilled=KINDS[kind])
