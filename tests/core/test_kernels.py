@@ -19,6 +19,7 @@ from ltx2_core.errors import SettingError
 from ltx2_core.layers import Linear, apply_gelu, rms_norm
 from ltx2_core.layers.kernels import (
     LINEAR,
+    LINEAR_FEW,
     LINEAR_GELU,
     NORM_MODULATE,
     NORM_ROTATE,
@@ -143,17 +144,27 @@ def test_products_of_onednn(monkeypatch, dtype, most, bias):
     """Where it is built in: within rounding of the plain way from a size on, and below that the plain way itself."""
     monkeypatch.setattr(linear, "LEAST_WEIGHT", 96 * 80)
     layer, small = (Linear(96, width, bias).to(dtype).requires_grad_(False) for width in (80, 79))
-    x = torch.randn(2, 2 * linear.LEAST_ROWS, 96).to(dtype)[:, ::2]  # which does not lie in one piece
-    ways = (LINEAR, layer, linear.multiply_plainly), (LINEAR_GELU, partial(apply_gelu, layer), linear.linear_gelu)
-    for operation, way, plain in ways:
-        expected = plain(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
-        assert relative_error(way(x).float(), expected) < most
-        assert torch.equal(way(x)[1:], way(x[1:])), "clips by themselves and in a batch are the same"
-        assert torch.equal(way(x[:, 1:]), plain(x[:, 1:], layer.weight, layer.bias)), "too few rows"
-        if torch.backends.mkldnn.is_available():
-            assert operation.find(x) is not None
-    assert torch.equal(small(x), linear.multiply_plainly(x, small.weight, small.bias)), "too small a weight"
-    assert torch.equal(apply_gelu(small, x), linear.linear_gelu(x, small.weight, small.bias))
+    many = linear.MANY_ROWS[dtype]
+    x = torch.randn(2, 2 * many, 96).to(dtype)[:, ::2]  # which does not lie in one piece
+    ways = (layer, linear.multiply_plainly), (partial(apply_gelu, layer), linear.linear_gelu)
+    few = linear.FEW_ROWS.get(dtype)
+    cases = [(many - 1, None)] if few is None else [(many - 1, LINEAR_FEW), (few, LINEAR_FEW), (few - 1, None)]
+    for rows, chosen in [(many, LINEAR), *cases]:
+        assert linear.find_product(x[:, :rows], layer.weight) is chosen
+        assert linear.find_product(x[:, :rows], small.weight) is None, "too small a weight"
+        for way, plain in ways:
+            found, given = way(x[:, :rows]), (layer.weight, layer.bias)
+            if chosen is None:
+                assert torch.equal(found, plain(x[:, :rows], *given))
+                continue
+            expected = plain(x[:, :rows].float(), *(each if each is None else each.float() for each in given))
+            assert found.is_contiguous() and relative_error(found.float(), expected) < most
+            alone = torch.equal(found[1:], way(x[1:, :rows]))
+            assert alone or (chosen is LINEAR_FEW and way is not layer), (
+                "in a batch only PyTorch's GELU rounds otherwise"
+            )
+    if torch.backends.mkldnn.is_available():
+        assert all(operation.find(x) is not None for operation in (LINEAR, LINEAR_FEW, LINEAR_GELU))
 
 
 def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plain(monkeypatch):
@@ -163,7 +174,7 @@ def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plai
     for operation in (LINEAR, LINEAR_GELU):
         monkeypatch.setattr(operation, "find", lambda x: never)
     monkeypatch.setattr(linear, "LEAST_WEIGHT", 0)
-    layer, x = Linear(8, 8), torch.randn(linear.LEAST_ROWS, 8)
+    layer, x = Linear(8, 8), torch.randn(linear.MANY_ROWS[torch.float32], 8)
     (layer(x) + apply_gelu(layer, x)).sum().backward()
     assert layer.weight.grad is not None
     layer.requires_grad_(False)

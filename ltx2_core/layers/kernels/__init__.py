@@ -4,7 +4,7 @@ from .attention import ATTENTIONS, attend, attending_with
 from .compiled import compiling, compiling_pays
 from .convolution import convolve
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND, SUM_NORM
-from .linear import LINEAR, LINEAR_GELU, gelu_, multiply, multiply_gelu
+from .linear import LINEAR, LINEAR_FEW, LINEAR_GELU, gelu_, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with, tolerance_in
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "GATE_ROUND",
     "GELU_ROUND",
     "LINEAR",
+    "LINEAR_FEW",
     "LINEAR_GELU",
     "NORM_MODULATE",
     "NORM_ROTATE",

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autograd import needs_grad
-from .linear import LEAST_WEIGHT, LINEAR
+from .linear import multiply
 
 # Measured on a CPU in float32, with weights of 28 to 450 MB: up to one position for so many numbers of the weight, a
 # product is faster than oneDNN's convolution, which writes the weight anew at every call.
-WEIGHT_OF_POSITION = 2**17
-COLUMNS = 2**20  # numbers of the input that are laid out at once
+WEIGHT_OF_POSITION, LEAST_WEIGHT = 2**17, 2**20
+COLUMNS, SHARE = 2**20, 16  # numbers of the input that are laid out at once: so many, or this part of the weight's
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
@@ -44,11 +44,11 @@ def convolve_by_product(x: Tensor, weight: Tensor, bias: Tensor | None, padding:
     places, seen = (0, *range(2, axes + 2)), (1, *range(axes + 2, 2 * axes + 2))
     shape, matrix = [windows.shape[axis] for axis in places], weight.flatten(1)
     positions = math.prod(shape)
-    pieces = math.ceil(positions * matrix.shape[1] / COLUMNS)
+    pieces = math.ceil(positions * matrix.shape[1] / _columns_at_once(weight))
 
     if pieces == 1:
         rows = windows.permute(*places, *seen).reshape(positions, -1)
-        product = (LINEAR.find(x) or F.linear)(rows, matrix, bias)
+        product = multiply(rows, matrix, bias)
     else:
         product = x.new_zeros(positions, len(weight)) if bias is None else bias.repeat(positions, 1)
         channels = max(1, x.shape[1] // pieces)
@@ -67,5 +67,9 @@ def is_for_product(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
         return False
     sides = zip(x.shape[2:], weight.shape[2:], padding)
     positions = len(x) * math.prod(side + 2 * zeros - taps + 1 for side, taps, zeros in sides)
-    whole = positions * weight[0].numel() <= COLUMNS
+    whole = positions * weight[0].numel() <= _columns_at_once(weight)
     return positions * WEIGHT_OF_POSITION < weight.numel() and (whole or x.dtype is torch.float32)
+
+
+def _columns_at_once(weight: Tensor) -> int:
+    return max(COLUMNS, weight.numel() // SHARE)

@@ -1,5 +1,6 @@
 """Products of linear layers: PyTorch's own, and kernels that multiply sooner or end the product with the GELU."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from .operation import Function, Kernel, Operation
 
 CUBLAS, ONEDNN = "cuBLASLt", "oneDNN"
 
-# On a CPU smaller products gain nothing, or lose: so many rows of each clip, and numbers of the weight. It is the rows
-# of a clip that count, so that clips by themselves and in a batch are computed alike.
-LEAST_ROWS, LEAST_WEIGHT = 64, 2**20
-
-# In these oneDNN is asked itself: F.linear asks MKL in float32, and in bfloat16 writes the bias before the product.
-_MULTIPLIED = (torch.float32, torch.bfloat16)
+# On a CPU products with a smaller weight gain nothing, or lose, and so do those of fewer rows of each clip; in float32
+# few rows gain most, the other way around. It is the rows of a clip that count, so that clips by themselves and in a
+# batch are computed alike. F.linear asks MKL in float32, and in bfloat16 writes the bias before the product.
+LEAST_WEIGHT = 2**18
+MANY_ROWS = {torch.float32: 128, torch.bfloat16: 64}
+FEW_ROWS = {torch.float32: 16}
 
 _gelu_ = torch.ops.aten.gelu_.default
 
@@ -55,6 +56,23 @@ def _onednn(ending: str, form: str) -> Function:
     return multiply
 
 
+def _onednn_turned() -> Function:
+    product = _onednn("none", "")
+
+    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result = x.new_empty(*x.shape[:-1], len(weight))
+        clips = (each.reshape(-1, *each.shape[-2:]) for each in (x, result))
+        for clip, out in zip(*clips):  # as many rows at a time as a clip by itself has, for the same bits
+            turned = product(weight, clip, None).t()
+            if bias is None:
+                out.copy_(turned)
+            else:
+                torch.add(turned, bias, out=out)
+        return result
+
+    return multiply
+
+
 def _sample(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((1, 37, 256), (512, 256), (512,)))
@@ -63,6 +81,10 @@ def _sample(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
 
 LINEAR = Operation(
     "Product", multiply_plainly, [Kernel(ONEDNN, lambda: _onednn("none", ""), devices=("cpu",))], _sample
+)
+# The weight, as it lies, times the rows: oneDNN turns around what it multiplies by, which is little here.
+LINEAR_FEW = Operation(
+    "Product of few rows", multiply_plainly, [Kernel(ONEDNN, _onednn_turned, devices=("cpu",))], _sample
 )
 LINEAR_GELU = Operation(
     "Product and GELU",
@@ -77,17 +99,21 @@ LINEAR_GELU = Operation(
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Do what ``multiply_plainly`` does, with the fastest kernel that is right here."""
-    if not (x.is_cpu and x.dtype in _MULTIPLIED and _is_large(x, weight)) or needs_grad(x, weight):
-        return F.linear(x, weight, bias)  # which is the fastest on cards
-    return (LINEAR.find(x) or F.linear)(x, weight, bias)
+    operation = find_product(x, weight)  # on cards PyTorch's own is the fastest
+    return (F.linear if operation is None else operation.find(x) or F.linear)(x, weight, bias)
 
 
 def multiply_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Do what ``linear_gelu`` does, with the fastest kernel that is right here."""
-    if (x.is_cpu and not _is_large(x, weight)) or needs_grad(x, weight):
-        return linear_gelu(x, weight, bias)
+    if needs_grad(x, weight) or (x.is_cpu and find_product(x, weight) is not LINEAR):
+        return gelu_(multiply(x, weight, bias))
     return (LINEAR_GELU.find(x) or linear_gelu)(x, weight, bias)
 
 
-def _is_large(x: Tensor, weight: Tensor) -> bool:
-    return weight.numel() >= LEAST_WEIGHT and x.ndim > 1 and x.shape[-2] >= LEAST_ROWS
+def find_product(x: Tensor, weight: Tensor) -> Operation | None:
+    """Return what is faster than PyTorch's product of x (..., rows, D) with ``weight``; None if nothing is."""
+    if not x.is_cpu or x.ndim < 2 or weight.numel() < LEAST_WEIGHT or needs_grad(x, weight):
+        return None
+    if x.shape[-2] >= MANY_ROWS.get(x.dtype, math.inf):
+        return LINEAR
+    return LINEAR_FEW if x.shape[-2] >= FEW_ROWS.get(x.dtype, math.inf) else None
