@@ -88,7 +88,7 @@ class TextAttention(Attention):
     def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
         context = text.context
         if text.cache is not None:
-            return text.cache.find(self, partial(self.project_key_value, context))
+            return text.cache.find(self, lambda: self.project_key_value(context).by_head())
         if text.modulation is not None and table is not None:
             shift, scale = text.modulation(table, 0, 1)
             context = modulate(context.clone(), shift, scale)
