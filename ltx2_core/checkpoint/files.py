@@ -60,7 +60,7 @@ class TensorFile:
 
         Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
         """
-        self.path = Path(path)
+        self.path, self._outlines = Path(path), dict[str, torch.Tensor]()
         try:
             self._size, self.metadata, self.entries = _read_header(self.path)
         except OSError as error:
@@ -130,10 +130,15 @@ class TensorFile:
         return {key: self.outline(key) for key in keys}
 
     def outline(self, key: str) -> Tensor:
-        """Return one of them."""
+        """Return one of them, the same one each time: a network is checked, then planned, by thousands."""
+        if (known := self._outlines.get(key)) is not None:
+            return known
         if is_marker(key):
             return self.get(key)
-        return torch.empty(self.entries[key].shape, dtype=self.dtype(key), device="meta")
+        outline = torch.empty(self.entries[key].shape, dtype=self.dtype(key), device="meta")
+        if not outline.is_inference():  # which would be of no use after the run
+            self._outlines[key] = outline
+        return outline
 
     def _stored(self, key: str) -> StoredWeight:
         return stored_weights(self.outlines(self.with_companions(key)))[key]

@@ -82,14 +82,15 @@ def _assign(owners: Mapping[str, tuple[_Table, str]], state: Mapping[str, Tensor
 
 def check_complete(network: nn.Module, names: Collection[str], title: str, official: Callable[[str], str]) -> None:
     """Raise CheckpointError if a tensor of ``network`` is not among ``names``, which are ours."""
-    _refuse(title, "lacks", [_official_or_ours(official, name) for name in network.state_dict().keys() - set(names)])
+    _refuse(title, "lacks", [_official_or_ours(official, name) for name in _owners(network).keys() - set(names)])
 
 
 def check_shapes(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], title: str, official: Callable[[str], str]
 ) -> None:
     """Raise CheckpointError if a tensor of ``network`` has another shape than in ``shapes``, by our names."""
-    _check_shapes(network.state_dict(), shapes, title, official)
+    wanted = {name: table[leaf] for name, (table, leaf) in _owners(network).items()}
+    _check_shapes(wanted, shapes, title, official)
 
 
 def _check_shapes(

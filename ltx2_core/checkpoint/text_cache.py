@@ -38,13 +38,16 @@ def text_cache(
     if folder is True:
         folder = None if (root := cache_folder()) is None else root / "prompts"
     files = {models.source(name).file.path: models.source(name).file for name in components}
-    identity = fingerprint(
-        TEXT_ENCODING_REVISION,
-        dtype,
-        list(components),
-        encoder.shards,
-        [file_stamp(path) for path in encoder.companion_files()],
-        list(files.values()),
-        list(loras),
-    )
+
+    def identity() -> str:
+        return fingerprint(
+            TEXT_ENCODING_REVISION,
+            dtype,
+            list(components),
+            encoder.shards,
+            [file_stamp(path) for path in encoder.companion_files()],
+            list(files.values()),
+            list(loras),
+        )
+
     return DiskCache(folder or None, identity, limit_bytes=limit)

@@ -8,9 +8,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 from uuid import uuid4
@@ -69,18 +70,29 @@ class DiskCache:
     Keys are not written to disk, only their hashes, and blanks at their ends do not count.
     """
 
-    def __init__(self, folder: str | Path | None, identity: str, kind: str = "prompt", limit_bytes: int = LIMIT_BYTES):
+    def __init__(
+        self,
+        folder: str | Path | None,
+        identity: str | Callable[[], str],
+        kind: str = "prompt",
+        limit_bytes: int = LIMIT_BYTES,
+    ):
         """Describe the cache; nothing is read or made yet.
 
         Args:
             folder: Where the files lie; None keeps nothing.
-            identity: Names all that a result depends on beside its key.
+            identity: Names all that a result depends on beside its key, or a function that finds the name when it is
+                asked for first: where nothing is kept, nobody asks.
             kind: "prompt", "enhanced prompt" or "window": how a find is logged.
             limit_bytes: How large all files of the folder may become together.
         """
         self.folder = None if folder is None else Path(folder)
-        self.identity = identity
-        self._kind, self._limit_bytes = kind, limit_bytes
+        self._identity, self._kind, self._limit_bytes = identity, kind, limit_bytes
+
+    @cached_property
+    def identity(self) -> str:
+        """What names all that a result depends on beside its key."""
+        return self._identity if isinstance(self._identity, str) else self._identity()
 
     def path(self, key: str) -> Path | None:
         """Return the file that holds, or would hold, the tensors of ``key``; None if nothing is kept."""

@@ -35,6 +35,10 @@ class KeyValue:
     k: Tensor  # (B, H, M, d), normalised and rotated
     v: Tensor  # (B, H, M, d)
 
+    def by_head(self) -> "KeyValue":
+        """Return the same with the tokens of each head behind each other, which pays where many queries read them."""
+        return KeyValue(self.k.contiguous(), self.v.contiguous())
+
 
 class Attention(nn.Module):
     """The projections of multi-head attention, and the steps from a query to an output.

@@ -346,11 +346,18 @@ RESULTS = Results()
 def signature(operation: OpOverload, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:
     """Return all that the result and the work of an operation can depend on, and the tensors among its arguments."""
     given: list[Tensor] = []
-    return (operation, _describe(args, given), _describe(kwargs, given) if kwargs else ()), given
+    # Operations stay as long as PyTorch does; to hash one takes longer than to hash its number.
+    return (id(operation), _describe(args, given), _describe(kwargs, given) if kwargs else ()), given
+
+
+_PLAIN = {int, float, bool, type(None), str, torch.dtype, torch.device}
 
 
 def _describe(tree: object, given: list[Tensor]) -> Hashable:
     """Describe arguments, and add the tensors among them to ``given``; 1, 1.0 and True are different."""
+    kind = type(tree)
+    if kind in _PLAIN:  # the quickest question first: networks are measured by thousands of operations
+        return kind, tree
     if isinstance(tree, Tensor):
         given.append(tree)
         shape = tree.shape, tree.stride(), tree.dtype
@@ -359,7 +366,7 @@ def _describe(tree: object, given: list[Tensor]) -> Hashable:
         return tuple([_describe(branch, given) for branch in tree])
     if isinstance(tree, dict):
         return tuple([(name, _describe(branch, given)) for name, branch in tree.items()])
-    return type(tree), tree
+    return kind, tree
 
 
 def tensors_in(tree: object) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """A network as units that travel: whole blocks, or the parts that blocks name as streamable."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,17 +29,15 @@ class Partition:
 
     def __init__(
         self,
-        network: nn.Module,
         modules: Iterable[nn.Module],
+        tensors: Sequence[Tensor],
         files: Sequence[MappedFile],
         arrival: Arrival = AS_STORED,
+        tables: Collection[int] = (),
     ):
-        owned = [(module, tensors) for module in modules if (tensors := tensors_of(module))]
+        owned, rest = _divide(modules, tensors)
         self.modules = [module for module, _ in owned]
-        inside = {id(tensor) for _, tensors in owned for tensor in tensors}
-        tables = tables_of(network) if arrival.in_place else ()  # which are copied like all others elsewhere
-        self.units = [Unit(tensors, files, arrival, tables) for _, tensors in owned]
-        rest = [tensor for tensor in tensors_of(network) if id(tensor) not in inside]
+        self.units = [Unit(own, files, arrival, tables) for _, own in owned]
         self.rest = Unit(rest, files, arrival, tables)
         self.ranked = [self.rest, *(self.units[index] for index in rank_units([unit.nbytes for unit in self.units]))]
 
@@ -53,11 +51,21 @@ class Partition:
 
 def partitions_of(network: nn.Module, arrival: Arrival = AS_STORED) -> dict[str, Partition]:
     """Return the partitions of ``network`` by what a store may stream, "block" or "part", as weights arrive."""
-    files = mapped_files()
+    files, tensors = mapped_files(), tensors_of(network)
+    tables = tables_of(network) if arrival.in_place else ()  # which are copied like all others elsewhere
     return {
-        BLOCK: Partition(network, _blocks(network), files, arrival),
-        PART: Partition(network, _parts(network), files, arrival),
+        BLOCK: Partition(_blocks(network), tensors, files, arrival, tables),
+        PART: Partition(_parts(network), tensors, files, arrival, tables),
     }
+
+
+def _divide(
+    modules: Iterable[nn.Module], tensors: Sequence[Tensor]
+) -> tuple[list[tuple[nn.Module, list[Tensor]]], list[Tensor]]:
+    """The modules that have tensors, with these, and all others of ``tensors``."""
+    owned = [(module, own) for module in modules if (own := tensors_of(module))]
+    inside = {id(tensor) for _, own in owned for tensor in own}
+    return owned, [tensor for tensor in tensors if id(tensor) not in inside]
 
 
 @dataclass(frozen=True)
@@ -151,14 +159,24 @@ class Weights:
             arrival: of what comes with the changes.
         """
         sizes: list[Any] = []
-        for partition in partitions_of(network, arrival).values():
-            patches = [Patching()] * len(partition.units)
-            if changes is not UNCHANGED:
+        if changes is UNCHANGED and arrival is AS_STORED:  # of thousands of tensors, sums are enough
+            tensors = tensors_of(network)
+            for modules in (_blocks(network), _parts(network)):
+                owned, others = _divide(modules, tensors)
+                bytes_of = tuple(_span_bytes(own) for _, own in owned)
+                sizes.append((_span_bytes(others), bytes_of, [Patching()] * len(owned)))
+        else:
+            for partition in partitions_of(network, arrival).values():
                 patches = partition.change(changes, names_of(network))
-            sizes.append((partition.rest.kept_bytes, tuple(unit.kept_bytes for unit in partition.units), patches))
+                sizes.append((partition.rest.kept_bytes, tuple(unit.kept_bytes for unit in partition.units), patches))
         left = 0 if tables else sum(aligned(table.nbytes) for table in _tables_in(network))
         (rest, blocks, block_patches), (part_rest, parts, part_patches) = sizes
         return cls(rest - left, blocks, part_rest - left, parts, tuple(block_patches), tuple(part_patches))
+
+
+def _span_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of these tensors, one behind the other."""
+    return sum(aligned(tensor.nbytes) for tensor in tensors)
 
 
 def bit_reversed_order(count: int) -> list[int]:

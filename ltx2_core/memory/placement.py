@@ -283,13 +283,13 @@ def step_seconds(
     for unit, tier in zip(made, tiers):
         unit.place = Slot(0) if tier == DEVICE else None
     clock = _Clock(machine, {unit for unit, tier in zip(made, tiers) if tier == DISK})
-    ring, before = Ring(made, clock, slots), 0.0
+    ring, before, total = Ring(made, clock, slots), 0.0, sum(units)
     ring.start()
     for _ in range(3):  # the third step is like all later ones
         before = clock.now
         for unit, patched in zip(made, patching or [0.0] * len(made)):
             ring.use(unit)
-            clock.now += computing * unit.nbytes / sum(units) + (0 if unit.place else patched)
+            clock.now += computing * unit.nbytes / total + (0 if unit.place else patched)
             ring.done(unit)
             ring.look_ahead()
     return clock.now - before

@@ -256,11 +256,12 @@ class Blueprint:
         middle = self.layers // 2
         tensors = {}
         for name, tensor in self.tensors["transformer"].items():
-            match = re.match(r"blocks\.(\d+)\.(.*)", name)
-            if match is None:
+            if not name.startswith("blocks."):
                 tensors[name] = tensor
-            elif 0 <= (number := int(match[1]) - middle) < layers:
-                tensors[f"blocks.{number}.{match[2]}"] = tensor
+                continue
+            _, number, rest = name.split(".", 2)
+            if 0 <= (place := int(number) - middle) < layers:
+                tensors[f"blocks.{place}.{rest}"] = tensor
         config = self.config | {"transformer": self.config["transformer"] | {"num_layers": layers}}
         network = _with_tensors(_make("transformer", config, tensors), tensors)
         use_scaled_products(network, ("meta",), products_of(network, self.device))

@@ -221,7 +221,9 @@ def check_library(names: Collection[str]) -> None:
     Raises:
         CheckpointError: Names the first of them and how it is stored.
     """
-    for end, library in _FOREIGN_ENDS.items():
+    ends = tuple(_FOREIGN_ENDS)
+    names = [name for name in names if name.endswith(ends)]  # a file has thousands of others
+    for end, library in _FOREIGN_ENDS.items() if names else ():
         if (name := next((name for name in names if name.endswith(end)), None)) is not None:
             raise _unreadable(
                 name.removesuffix(end) + (".weight" if end.startswith((".weight._", "._weight")) else end), library
@@ -354,12 +356,12 @@ def _take_weights(state: dict[str, Tensor], name_in_file: Callable[[str], str]) 
 def _readable_format(stored: StoredWeight) -> Format | None:
     """The format of a weight, None if it is plain; CheckpointError if it is neither."""
     format = find_format(stored)
-    if format is None:
+    if format is None and (stored.companions or not stored.weight.is_floating_point()):
         scaled = any(suffix in format.scale_suffixes for suffix in stored.companions for format in FORMATS.values())
         if scaled or not stored.weight.is_floating_point():
             kind = _dtype_name(stored.weight)
             raise _unreadable(stored.name, f"{kind} with a scale" if scaled else kind)
-    elif problem := format.find_problem(stored):
+    elif format is not None and (problem := format.find_problem(stored)):
         raise _unreadable(stored.name, problem)
     return format
 

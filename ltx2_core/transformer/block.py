@@ -1,92 +1,17 @@
 """One layer of the transformer (see README.md, "Block")."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, KeyValue, Rotation, TextSchedule, Visibility
+from ..layers import Attention, FeedForward, KeyValue, Query
 from .config import StreamConfig, TransformerConfig
 from .inputs import Perturbation
-from .modulation import Modulation, Readers, Residual, TokenModulation, gated_sum, modulate, norm_modulate
-from .share import WHOLE, Whole
-from .text_cache import TextCache
-
-
-@dataclass(frozen=True, eq=False)
-class TextInput:
-    """The text that a stream attends to; passes with the same text share one of these.
-
-    ``negative`` is set for normalised attention guidance, and ``scale``, ``limit`` and ``blend`` are its settings
-    (see ``inputs.Nag``).
-    """
-
-    context: Tensor  # (B, L, D)
-    bias: Tensor | TextSchedule | None  # (B, 1, 1, L), or by token; added to the attention scores
-    modulation: Modulation | None
-    negative: "TextInput | None" = None
-    scale: float = 1.0
-    limit: float = 2.5
-    blend: float = 0.25
-    cache: TextCache | None = None  # where keys and values stay; only of a text without modulation
-
-
-@dataclass(frozen=True, eq=False)
-class StreamState:
-    """One stream on its way through the blocks; only ``x`` changes from block to block.
-
-    States compare by identity: passes that are still equal hold the same object.
-    """
-
-    x: Tensor  # (B, N, D)
-    text: TextInput
-    visibility: Visibility | None
-    rotation: Rotation
-    cross_rotation: Rotation | None  # time only; None without the other stream
-    modulation: Modulation
-    cross_modulation: Modulation | None
-    cross_gate: Modulation | None
-    embedded: Modulation  # one row: the noise level, for the output head
-    updated: bool
-    share: Whole = WHOLE  # whether other processes have tokens of this stream
-    residual: Residual | None = None  # what still has to be added to x; never between blocks
-
-    def plus(self, change: Tensor, gate: TokenModulation | None = None) -> "StreamState":
-        """Return the state with x + gate * change, written into ``change``: other passes may share this state.
-
-        It is added when the state is normalised next, if a kernel does both at once.
-        """
-        residual = Residual(change, gate)
-        if residual.can_wait(self.x):
-            return self.with_tokens(self.x, residual)
-        return self.with_tokens(residual.add_to(self.x))
-
-    def with_tokens(self, x: Tensor, residual: Residual | None = None) -> "StreamState":
-        """Return the same with other tokens; ``dataclasses.replace`` takes several times as long."""
-        other = object.__new__(StreamState)
-        vars(other).update(vars(self), x=x, residual=residual)
-        return other
-
-    def normalise(
-        self, eps: float, readers: Readers, shift: TokenModulation | None = None, scale: TokenModulation | None = None
-    ) -> Tensor:
-        """Return rms_norm(x) * (1 + scale) + shift for ``readers``, with the sum that was left for now in x itself."""
-        if self.residual is None:
-            return norm_modulate(self.x, eps, readers, shift, scale)
-        x, normal = self.residual.norm_modulate(self.x, eps, readers, shift, scale)
-        vars(self).update(x=x, residual=None)
-        return normal
-
-    def add_up(self) -> None:
-        """Add what is left to be added, so that the state holds its tokens once."""
-        if self.residual is not None:
-            vars(self).update(x=self.residual.add_to(self.x), residual=None)
-
-
-States = list[StreamState | None]  # of one stream in every pass
-StatePair = tuple[StreamState | None, StreamState | None]  # video and audio of one pass
+from .modulation import Readers, gated_sum, modulate
+from .passes import map_distinct
+from .state import StatePair, States, StreamState, TextInput, is_updated
 
 
 class SelfAttention(Attention):
@@ -138,22 +63,32 @@ class TextAttention(Attention):
         return map_distinct(partial(self._update, table, project_text), states)
 
     def _update(self, table: Tensor, project_text: Callable[[TextInput], KeyValue], state: StreamState) -> StreamState:
-        text, shift, scale, gate = state.text, None, None, None
-        if text.modulation is not None:
+        shift, scale, gate = None, None, None
+        if state.texts[0].modulation is not None:
             shift, scale, gate = state.modulation(table, 6, 7, 8)
         x = state.normalise(self.eps, (self.q, self.gate), shift, scale)
         query = self.project_query(x)
         del x
+        if len(state.texts) == 1:
+            heads = self._read(query.q, state.texts[0], project_text)
+        else:
+            parts = [self._read(q, text, project_text) for q, text in zip(query.q.split(1), state.texts)]
+            heads = torch.cat([part.transpose(1, 2) for part in parts]).transpose(1, 2)
+        return state.plus(self.project_out(heads, query.gates), gate)
+
+    def _read(self, q: Tensor, text: TextInput, project_text: Callable[[TextInput], KeyValue]) -> Tensor:
+        """Return what queries (B, H, N, d) find in a text."""
+        query = Query(q, None)
         heads = self.attend(query, project_text(text), text.bias)
         if text.negative is not None:
             negative = self.attend(query, project_text(text.negative), text.negative.bias)
             heads = guide_attention(heads, negative, text)
-        return state.plus(self.project_out(heads, query.gates), gate)
+        return heads
 
     def _project_text(self, table: Tensor | None, text: TextInput) -> KeyValue:
         context = text.context
         if text.cache is not None:
-            return text.cache.find(self, partial(self.project_key_value, context))
+            return text.cache.find(self, lambda: self.project_key_value(context).by_head())
         if text.modulation is not None and table is not None:
             shift, scale = text.modulation(table, 0, 1)
             context = modulate(context.clone(), shift, scale)
@@ -239,13 +174,9 @@ class CrossStream(nn.Module):
             table: Cross modulation of the updated stream (5, D).
             source_table: Cross modulation of the other stream (5, D').
         """
-        return map_distinct(partial(self._update, table, source_table), states, sources, attends)
+        return map_distinct(partial(self._update, table, source_table), states, sources, wanted=attends)
 
-    def _update(
-        self, table: Tensor, source_table: Tensor, state: StreamState, source: StreamState, attends: bool
-    ) -> StreamState:
-        if not attends:
-            return state
+    def _update(self, table: Tensor, source_table: Tensor, state: StreamState, source: StreamState) -> StreamState:
         assert state.cross_gate is not None
         (gate,) = state.cross_gate(table[4:], 0)
         attn = self.attn
@@ -312,33 +243,6 @@ def cross_attend(
     """Apply ``layer`` in the passes where it is ``wanted``, the state is updated and the other stream is there."""
     attends = [w and is_updated(state) and source is not None for w, state, source in zip(wanted, states, sources)]
     return layer(states, sources, attends, table, source_table) if any(attends) else states
-
-
-def is_updated(state: StreamState | None) -> bool:
-    """Return whether blocks change this state: it is there, and not frozen."""
-    return state is not None and state.updated
-
-
-def map_distinct(update: Callable[..., StreamState], states: States, *more: Sequence) -> States:
-    """Call ``update(state, ...)`` once for each distinct combination of a state and what belongs to it in ``more``.
-
-    States that are not updated are returned as they are. ``states`` is emptied on the way, so that a state that has
-    been used does not stay until the last one is. Of several states none is left to be added up later, which would hold
-    its tokens twice meanwhile.
-    """
-    arguments = list(zip(states, *more))
-    states.clear()
-    distinct = list(dict.fromkeys(arguments))
-    places = [distinct.index(each) for each in arguments]
-    arguments.clear()
-    several, results = len(distinct) > 1, list[StreamState | None]()
-    while distinct:
-        state, *others = distinct.pop(0)
-        results.append(update(state, *others) if is_updated(state) else state)
-        if several and results[-1] is not None:
-            results[-1].add_up()
-        del state
-    return [results[place] for place in places]
 
 
 def _unzip(passes: list[StatePair]) -> tuple[States, States]:

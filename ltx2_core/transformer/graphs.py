@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..layers import is_adapted
 from ..layers.kernels import tolerance_in
-from .block import StatePair, StreamState
 from .inputs import Perturbation
 from .modulation import Modulation
 from .share import Shard
+from .state import StatePair, StreamState
 from .step_cache import StepCache
 
 _log = logging.getLogger(__name__)

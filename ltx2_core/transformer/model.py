@@ -12,11 +12,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import SettingError
 from ..layers import Linear, Rope, Rotation, TokenLevels, apply_gelu, repeat
-from .block import Block, StatePair, StreamState, TextInput
+from .block import Block
 from .config import StreamConfig, TransformerConfig
 from .graphs import SweepGraphs
 from .inputs import UNPERTURBED, Pass, Perturbation, StreamInput
 from .modulation import AdaLN, Modulation, modulate
+from .state import StatePair, StreamState, TextInput
 from .step_cache import StepCache
 
 
@@ -116,7 +117,7 @@ class StreamIO(nn.Module):
             )
         return StreamState(
             x=self._project_tokens(stream),
-            text=self._text_input(stream, levels.text),
+            texts=(self._text_input(stream, levels.text),),
             visibility=stream.visibility,
             rotation=self._rotation(self.rope, stream.positions, dtype),
             cross_rotation=None if other is None else self._rotation(self.cross_rope, stream.positions, dtype),
@@ -218,8 +219,8 @@ class Transformer(nn.Module):
     ) -> list[tuple[Tensor | None, Tensor | None]]:
         """Predict the velocities of all passes of a step, visiting every block once.
 
-        The results are exactly those of separate calls; passes with the same ``StreamInput`` objects share what they
-        have in common.
+        The results are those of separate calls, bit for bit for passes that are no batch (see README.md, "Block");
+        passes with the same ``StreamInput`` objects share what they have in common.
 
         Args:
             passes: The evaluations of this step.

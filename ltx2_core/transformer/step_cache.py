@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .block import StatePair, StreamState
 from .inputs import Perturbation
+from .state import StatePair, StreamState
 
 WHOLE_AT_FIRST = 5  # steps of a run: what is to be seen and heard is decided there
 
@@ -68,7 +68,7 @@ class StepCache:
         first, before = pictures[0], self._before
         assert before is not None
         change, self._before = first.x - before, None
-        asked = first.x.shape, tuple((skip, video.text is first.text) for skip, video in zip(skips, pictures))
+        asked = first.x.shape, tuple((skip, video.texts == first.texts) for skip, video in zip(skips, pictures))
         may = self.steps >= WHOLE_AT_FIRST and not self._skips and asked == self._asked
         self._skips = may and self._change is not None and _difference(change, self._change) < self.limit
         self.steps, self.skipped = self.steps + 1, self.skipped + self._skips

@@ -137,8 +137,10 @@ def test_the_activation_peak_is_that_of_a_run(version, size, passes):
     steps = [
         Pass(*streams.get(name, streams["cond"]), changes.get(name, Perturbation())) for name in PLANNED_PASSES[:passes]
     ]
-    with torch.inference_mode(), Store(network, "cpu").use(), Peak() as measured:
-        network.sweep(steps)
+    with torch.inference_mode(), Store(network, "cpu").use():
+        network.sweep(steps[:1])  # kernels are tried once
+        with Peak() as measured:
+            network.sweep(steps)
     need = sampling(found, LatentSize.of_clip(shape), passes)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
 

@@ -1,4 +1,4 @@
-"""All passes of a step in one walk over the blocks: exactly what separate walks give, and no work twice."""
+"""All passes of a step in one walk over the blocks: what separate walks give, and no work twice."""
 
 from collections import Counter
 
@@ -7,8 +7,9 @@ import torch
 from official import PERTURBATIONS, inputs, official, tiny_section
 
 from ltx2_core.layers import Attention
-from ltx2_core.transformer import Nag, Pass, Perturbation, StreamInput, Transformer
-from ltx2_core.transformer.block import TextInput, guide_attention
+from ltx2_core.transformer import Nag, Pass, Perturbation, StreamInput, Transformer, state
+from ltx2_core.transformer.block import guide_attention
+from ltx2_core.transformer.state import TextInput
 
 PASSES = ["cond", "negative", "perturbed", "isolated"]
 
@@ -29,15 +30,33 @@ def four_passes(section, **kwargs) -> list[Pass]:
     ]
 
 
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Passes are no batch, as those of many tokens."""
+    monkeypatch.setattr(state, "MOST_IN_BATCH", 0)
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.parametrize("first_frame", [None, 0.0])
 @torch.no_grad()
-def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame):
+def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame, one_by_one):
     section, net = model(version)
     passes = four_passes(section, first_frame=first_frame)
     for name, together, each in zip(PASSES, net.sweep(passes), passes):
         alone = net(each.video, each.audio, each.perturbation)
         assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1]), name
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+@pytest.mark.parametrize("first_frame", [None, 0.0])
+@torch.no_grad()
+def test_passes_of_few_tokens_are_one_batch(version, first_frame, monkeypatch):
+    section, net = model(version)
+    passes = four_passes(section, first_frame=first_frame)
+    together = net.sweep(passes)
+    monkeypatch.setattr(state, "MOST_IN_BATCH", 0)
+    for found, expected in zip(together, net.sweep(passes), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
@@ -83,12 +102,23 @@ def test_what_passes_have_in_common_is_computed_once(counted):
 
 
 @torch.no_grad()
-def test_texts_are_read_once_even_after_passes_have_parted(counted):
+def test_texts_are_read_once_even_after_passes_have_parted(counted, one_by_one):
     section, net = model("2.3", layers=2)
     passes = four_passes(section)
     net.sweep([passes[0], passes[3]])
     # Block 1: two self-attentions each, keys and values of the texts once, and only cond looks across.
     assert counted == {"project_key_value": 6 + 4 + 2 + 2, "attend": 6 + 4 + 4 + 2}
+
+
+@torch.no_grad()
+def test_passes_that_have_parted_are_one_batch_except_where_they_read(counted):
+    section, net = model("2.3", layers=2)
+    passes = four_passes(section)
+    net.sweep([passes[0], passes[1], passes[3]])
+    # Block 0: two texts, which nobody has read before. Block 1: as many calls as for one pass, but those to texts.
+    keys = {"block 0": 2 + 2 * 2 + 2, "block 1": 2 + 2 * 2 + 2}
+    reads = {"block 0": 2 + 2 * 2 + 2, "block 1": 2 + 2 * 3 + 2}
+    assert counted == {"project_key_value": sum(keys.values()), "attend": sum(reads.values())}
 
 
 @torch.no_grad()
