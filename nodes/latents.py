@@ -8,6 +8,7 @@ from torch import Tensor
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.fields import OutputName
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length
@@ -26,7 +27,7 @@ from ..ltx2_core.settings import (
 )
 from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import choice, fps, optional, sockets, text, widgets
+from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
 from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
 
@@ -121,7 +122,7 @@ class SaveLatent(Node):
 
     id = "LTX2AVSaveLatent"
     title = "latent/Save AV Latent"
-    inputs = [sockets("latent"), text("filename_prefix", "LTX-2_latent")]
+    inputs = [sockets("latent"), widgets(OutputName, filename_prefix="LTX-2_latent")]
     outputs = {"av_latent": io.Latent}
     shows = knows_graph = ends_graph = True
 

@@ -40,7 +40,8 @@ class Command:
     """A command, the flags that it knows, and which settings they reach.
 
     ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
-    one word, or before several; ``aliases`` are names of settings that their flags do not have.
+    one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``owners`` the
+    classes whose settings have flags of their own.
     """
 
     parser: argparse.ArgumentParser
@@ -48,6 +49,7 @@ class Command:
     surfaces: list[Surface] = field(default_factory=list)
     forms: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    owners: dict[type, None] = field(default_factory=dict)
 
     def group(self, title: str, description: str | None = None) -> "Group":
         """Begin a group of flags with a title of its own on the help page."""
@@ -103,6 +105,8 @@ class Group:
             default: words for the help page in place of the default of the field.
             hidden: leave these flags out of the help page, and out of the table of surfaces.
         """
+        if not scope:
+            self._command.owners[owner] = None
         for name, setting in settings_of(owner).items():
             if only is not None and name not in only:
                 continue

@@ -89,7 +89,7 @@ def decode_frames(
         check_length(VideoSource(given), latent.shape)
         return given[: latent.shape.frames, ..., :3].repeat(batch, 1, 1, 1, 1)
     values = dict(decoding)
-    tiling = settings_from(Tiling, values) if values.get("tile_size") else None
+    tiling = settings_from(Tiling, values)
     keyframes = latent.content.keyframes
     frames = () if keyframes is None else keyframes.frames
     stage = DecodeVideo((count, height, width), tiling, batch, settings_from(Denoising, values), frames)

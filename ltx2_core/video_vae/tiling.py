@@ -26,7 +26,7 @@ OnTile = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True)
 class Tiling:
-    """Size and overlap of tiles.
+    """Size and overlap of tiles; those of 0 pixels are the largest that there is room for.
 
     Raises:
         SettingError: A size or an overlap does not fit the cells of the latent.
@@ -58,8 +58,14 @@ class Tiling:
     ] = 24
 
     def __post_init__(self) -> None:
-        _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
-        _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)
+        if self.tile_size:
+            _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
+            _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)
+
+    @property
+    def chosen(self) -> "Tiling | None":
+        """These tiles; None where they follow from the room."""
+        return self if self.tile_size else None
 
 
 @dataclass(frozen=True)

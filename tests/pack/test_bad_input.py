@@ -3,7 +3,7 @@
 import pytest
 from pack.client import Client, Prompt, Rejected
 from pack.clip import Clip
-from pack.workflow import change, node
+from pack.workflow import add, change, node
 
 pytestmark = pytest.mark.comfy
 
@@ -31,6 +31,21 @@ def complaint(client: Client, prompt: Prompt) -> str:
 def test_a_value_that_cannot_be(client, prompt, class_type, inputs, words):
     text = complaint(client, change(prompt, **{class_type: inputs}))
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("LTX2AVVideoDecode", {"tile_size": 512, "tile_overlap": 512}, "512 pixels cannot overlap by 512"),
+        ("LTX2AVSaveLatent", {"filename_prefix": "../latent"}, "'../latent'"),
+    ],
+)
+def test_what_cannot_be_after_sampling_is_said_before_anything_runs(client, prompt, class_type, inputs, words):
+    links = {"latent": [node(prompt, "LTX2AVSample"), 0], "model": [node(prompt, "LTX2AVLoadModel"), 0]}
+    del prompt[node(prompt, "SaveVideo")]
+    add(prompt, late=(class_type, inputs | links), seen=("PreviewAny", {"source": ["late", 0]}))
+    with pytest.raises(Rejected, match=words):
+        client.queue(prompt)
 
 
 @pytest.mark.parametrize(
