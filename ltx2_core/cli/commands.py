@@ -40,8 +40,10 @@ from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
+from .files import digest_of
 from .flags import given
 from .inspect import for_each, inspect
+from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
 from .syntax import parse_lora
@@ -59,7 +61,7 @@ def run_generate(options: argparse.Namespace) -> None:
     leads, targets = Launch.of_environment().leads, targets_of(options)
     for target in targets if leads else ():
         check_target(target)
-    kept = kept_target(options)
+    kept, digest = kept_target(options), digest_of(options.values, generate_command())
     models = models_of(options)
     with Bars() as bars:
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
@@ -69,16 +71,16 @@ def run_generate(options: argparse.Namespace) -> None:
             request = request_of(options, models)
             check_decoders(models, request)
             if kept is not None and leads:
-                events = replace(events, on_latent=partial(_keep, options, models, kept))
+                events = replace(events, on_latent=partial(_keep, options, models, digest, kept))
             clips = make_clips(models, request, events)
-        paths = write_clips(targets, clips, options.values, models) if leads else []
+        paths = write_clips(targets, clips, options.values, models, digest) if leads else []
     for path in paths:
         print(str(path).encode(errors="replace").decode())
 
 
-def _keep(options: argparse.Namespace, models: Models, target: Path, take: Take) -> None:
+def _keep(options: argparse.Namespace, models: Models, digest: str, target: Path, take: Take) -> None:
     """Write a finished latent with the settings that a clip would have."""
-    tags = marked(tags_of(take.tags, options.values, models))
+    tags = marked(tags_of(take.tags, options.values, models, digest))
     save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
     _log.info("The latent is in %s.", target)
 

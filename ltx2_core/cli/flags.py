@@ -41,7 +41,7 @@ class Command:
 
     ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
     one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``owners`` the
-    classes whose settings have flags of their own.
+    classes whose settings have flags of their own. ``files`` are flags whose words name files or folders.
     """
 
     parser: argparse.ArgumentParser
@@ -50,6 +50,7 @@ class Command:
     forms: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     owners: dict[type, None] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
     def group(self, title: str, description: str | None = None) -> "Group":
         """Begin a group of flags with a title of its own on the help page."""
@@ -70,7 +71,10 @@ class Group:
             covers: fields of settings classes that can be set with it.
             options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
         """
-        if str(options.get("metavar")).startswith(("FILE", "FOLDER")):
+        metavar = str(options.get("metavar"))
+        if re.search("FILE|FOLDER|PICTURE", metavar):
+            self._command.files.add(flag[2:])
+        if metavar.startswith(("FILE", "FOLDER")):
             options.setdefault("type", syntax.file_name)
         if callable(options.get("type")):
             options["type"] = in_words(options["type"])

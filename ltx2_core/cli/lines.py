@@ -15,9 +15,10 @@ from ..media import check_target, clear_unfinished, open_local, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
+from .files import digest_of
 from .flags import Command
 from .parser import build_parser, parse
-from .values import Values, checked_values, digest_of, lasting, merged, words_of
+from .values import Values, checked_values, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
 LONGEST = 2**20  # characters of a line or a cell
@@ -42,11 +43,13 @@ class Job:
         number: of its line.
         values: its settings, with those of the command line.
         targets: its files.
+        digest: of its settings, and of what was in the files that these name when the batch began.
     """
 
     number: int
     values: Values
     targets: tuple[Path, ...]
+    digest: str
 
     def options(self) -> argparse.Namespace:
         """Return the settings as those of ``generate``. Raises SettingError for what cannot be."""
@@ -59,13 +62,13 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether all files are there and say that they were made with these settings."""
-        return all(_digest_in(target) == digest_of(self.values) for target in self.targets)
+        """Whether all files are there and say that they were made with these settings and files."""
+        return all(_digest_in(target) == self.digest for target in self.targets)
 
     @property
     def is_taken(self) -> bool:
         """Whether a file is there that was made otherwise."""
-        return any(target.exists() and _digest_in(target) != digest_of(self.values) for target in self.targets)
+        return any(target.exists() and _digest_in(target) != self.digest for target in self.targets)
 
     def tidy(self) -> None:
         """Remove what a run that was killed has left of the files."""
@@ -204,7 +207,7 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
     for target in targets:
         if not target.is_dir():
             check_target(target)
-    return Job(line.number, options.values, tuple(targets))
+    return Job(line.number, options.values, tuple(targets), digest_of(options.values, generate_command()))
 
 
 # Of the command line, although they make no other clip.

@@ -85,7 +85,9 @@ class Maker:
             try:
                 models, request = self._opened(job)
                 engine, self._engine = next_engine(models, request, self._events, self._engine), None
-                write_clips(job.targets, run_batch(models, request, engine, self._events), job.values, models)
+                write_clips(
+                    job.targets, run_batch(models, request, engine, self._events), job.values, models, job.digest
+                )
                 self._engine = engine
                 return Outcome(job.number, files, MADE, round(time.monotonic() - began, 3))
             except Exception as error:  # whatever it is, the other clips are made

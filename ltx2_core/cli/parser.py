@@ -88,6 +88,8 @@ a line of clips.jsonl has any of these flags as a setting, and counts before wha
 a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
 A line without an output is written as line_0001.mp4. In a .txt file each line is a prompt, after whose first words its
 clip is called. report.json says what became of each.
+A clip that is there is made again, with --overwrite, if its settings have changed, or what is in a file that they name:
+for files of more than 16 MB, and those in folders, size and date stand for that. Files found by name do not count.
 
 examples:
   each prompt of a list with four seeds: a_red_ball_bounces_once_seed7.mp4 and so on; then one prompt with many

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from ltx2_core.cli import main, maker
 from ltx2_core.errors import OutOfMemoryError
@@ -85,6 +86,19 @@ def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for
     assert (out / "line_0001.mp4").read_bytes() == before
     assert main(["batch", other, "--output", str(out), "--overwrite"]) == 0
     assert (out / "line_0001.mp4").read_bytes() != before
+
+
+def test_another_picture_of_the_same_name_is_another_setting(made, tmp_path, capsys):
+    out, picture = tmp_path / "out", tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    clips = lines_of(tmp_path, {"prompt": "a", "image": f"0:{picture}:0.9", "frames": 9})
+    assert main(["batch", clips, "--output", str(out)]) == main(["batch", clips, "--output", str(out)]) == 0
+    assert len(made.requests) == 1
+    Image.new("RGB", (64, 64), "blue").save(picture)
+    assert main(["batch", clips, "--output", str(out)]) == 2
+    assert "with other settings" in capsys.readouterr().err
+    assert main(["batch", clips, "--output", str(out), "--overwrite"]) == 0
+    assert len(made.requests) == 2
 
 
 def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_path, capsys):

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx2_core.cli import commands, main
+from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser
-from ltx2_core.cli.values import digest_of, settings_of_tags
+from ltx2_core.cli.values import settings_of_tags
 from ltx2_core.errors import CheckpointError, LTX2Error, MissingFileError, SettingError, TargetExistsError
 from ltx2_core.fields import check_output_name
 from ltx2_core.geometry import Keyframes
@@ -173,7 +174,7 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     sounds = [torch.cat([*read_audio(Path(path, "sound.wav"))], -1) for path in (first, again)]
     said = [read_tags(path) for path in (first, again)]
     assert torch.equal(*sounds) and said[0] == said[1]
-    assert digest_of(settings_of_tags(said[1], again, GENERATE)) == said[0]["ltx2_digest"]
+    assert digest_of(settings_of_tags(said[1], again, GENERATE), GENERATE) == said[0]["ltx2_digest"]
 
     for words, fact in (
         (["--latent", kept, "--like", first], "leave --like out"),
