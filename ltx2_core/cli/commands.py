@@ -23,7 +23,7 @@ from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.finish import Clip, decode_take
 from ..pipeline.gain import describe_gain
-from ..pipeline.generate import check_decoders, recipe_of, run_batch
+from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
@@ -69,7 +69,7 @@ def run_generate(options: argparse.Namespace) -> None:
             clips = decode_take(models, options.take, decoding_of(options, models), events)
         else:
             request = request_of(options, models)
-            check_decoders(models, request)
+            check_decoders(models, completed(models, request))
             if kept is not None and leads:
                 events = replace(events, on_latent=partial(_keep, options, models, digest, kept))
             clips = make_clips(models, request, events)
@@ -161,7 +161,7 @@ def run_plan(options: argparse.Namespace) -> None:
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
     loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
     how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
-    load = LoraLoad(loras, device, blueprint, how.fold_loras, how.torch_compile, how.cuda_graphs)
+    load = LoraLoad(loras, device, blueprint, how)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
 

@@ -39,8 +39,8 @@ def made(monkeypatch):
     """The requests of all clips, of which noise is made; those whose prompt begins with "fail" raise."""
     requests, words = [], []
 
-    def run_batch(models, request, engine, events):
-        requests.append(request)
+    def run_complete(models, complete, engine):
+        requests.append(request := complete.request)
         if request.prompt.startswith("fail twice") or (request.prompt.startswith("fail") and len(requests) == 1):
             raise OutOfMemoryError("Memory ran out: it was full.")
         frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
@@ -52,7 +52,7 @@ def made(monkeypatch):
         words.append(list(prompts))
         return len(words)
 
-    monkeypatch.setattr(maker, "run_batch", run_batch)
+    monkeypatch.setattr(maker, "run_complete", run_complete)
     monkeypatch.setattr(maker, "read_ahead", read_ahead)
     return SimpleNamespace(requests=requests, words=words)
 
