@@ -116,7 +116,8 @@ def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> l
     latent = latent.first(complete.made) if stages.rounds else latent
     finish = replace(_finish(stages, engine, complete), grading=grading)
     parameters = parameters_text(complete, _name_of(engine.models))
-    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags={"parameters": parameters}))
+    tags = {"parameters": parameters}
+    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags=tags, made_by=models.generation))
     return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 

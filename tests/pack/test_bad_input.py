@@ -70,6 +70,15 @@ def test_guidance_by_text_needs_something_to_guide_away_from(client, prompt):
     assert "text scale is 3" in text and "negative prompt: connect one" in text
 
 
+@pytest.mark.parametrize("reader", ["LTX2AVDecode", "LTX2AVSample"])
+def test_what_another_model_made_is_refused(client, prompt, reader):
+    """The latent and the prompt of the miniature, read by a model of one's own."""
+    change(prompt, LTX2AVSchedule={"steps": 1})
+    add(prompt, other=("LTX2AVLoadModel", {"checkpoint": "ltx-2.3-tiny.safetensors"}))
+    text = complaint(client, change(prompt, **{reader: {"model": ["other", 0]}}))
+    assert "built-in miniature, and the" in text and "LTX-2.3" in text
+
+
 def test_a_model_and_a_text_encoder_that_do_not_belong_together(client, prompt):
     text = complaint(client, change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors"}))
     assert "Gemma" in text
