@@ -4,9 +4,8 @@ Values are those of node graphs: pictures (F, H, W, C) and masks (F, H, W) in 0.
 (B, C, N) and ``sample_rate``, latents as a mapping of ``samples``, prompts as pairs of a tensor and a mapping.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from math import inf
 from pathlib import PureWindowsPath
 from types import UnionType
@@ -67,7 +66,7 @@ def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) ->
 
 
 def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -> None:
-    """Hold what a graph says before it runs to what each input takes, and settings to what they can be together.
+    """Hold what a graph says before it runs to what each input takes, and what is of one class to what can be together.
 
     Args:
         inputs: as for ``check_inputs``; those of a setting have it as ``setting``.
@@ -75,17 +74,14 @@ def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -
         kinds: likewise.
 
     Raises:
-        SettingError: likewise, and for settings that cannot be together.
+        SettingError: likewise, and for what cannot be together.
     """
     inputs = list(inputs)
     known = {name: value for name, value in values.items() if value is not None}
     check_inputs(inputs, known, kinds)
     values |= known
-    owned = defaultdict[type, dict[str, Any]](dict)
-    for setting in (each.setting for each in inputs if hasattr(each, "setting")):
-        if setting.name in values:
-            owned[setting.owner][setting.name] = values[setting.name]
-    for owner, own in owned.items():
+    for owner in dict.fromkeys(each.setting.owner for each in inputs if hasattr(each, "setting")):
+        own = {each.name: values[each.name] for each in fields(owner) if each.init and each.name in values}
         if None not in own.values():
             check_together(owner, own)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from ltx2_core.conditioning.characters import Character
 from ltx2_core.conditioning.conditions import GeneratedKeyframes, Picture, RetakeRange
 from ltx2_core.conditioning.light import LightTarget
 from ltx2_core.conditioning.sockets import check_inputs, check_written
@@ -48,7 +49,8 @@ def written(owner: type, **values: Any) -> None:
     """Hold ``values`` of widgets of ``owner`` as a graph that has not run yet says them."""
     inputs = [Input(name, "ANY") for name in values]
     for each in inputs:
-        each.setting = settings_of(owner)[each.id]
+        if each.id in settings_of(owner):
+            each.setting = settings_of(owner)[each.id]
     check_written(inputs, values, {})
 
 
@@ -66,6 +68,7 @@ def written(owner: type, **values: Any) -> None:
         (ScheduleSettings, {"schedule": "custom", "custom_sigmas": "1, 0.5"}, "0.5; the last one must be 0"),
         (SamplingSettings, {"start_step": 8, "end_step": 4}, "start_step is 8 and end_step 4"),
         (GeneratedKeyframes, {"frames": "1, last"}, "'1, last'"),
+        (Character, {"way": "auto"}, "neither a picture nor a voice"),
     ],
 )
 def test_what_a_graph_says_is_held_together_before_it_runs(owner, values, words):
@@ -80,8 +83,9 @@ def test_what_a_graph_says_is_held_together_before_it_runs(owner, values, words)
         (Tiling, {"tile_size": None, "tile_overlap": 1024}),
         (RetakeRange, {"start": 2.0, "end": None}),
         (Picture, {"frame": 1}),
+        (Character, {"way": "auto", "voice": None}),
     ],
-    ids=["automatic tiles", "tiles of a link", "an end of a link", "a picture of a link"],
+    ids=["automatic tiles", "tiles of a link", "an end of a link", "a picture of a link", "a voice of a link"],
 )
 def test_what_a_link_will_bring_is_not_held_together_yet(owner, values):
     written(owner, **values)
