@@ -164,6 +164,12 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
 
+FILLED_IN = (
+    "The browser fills in %date:yyyy-MM-dd% and %Node.widget%, ComfyUI %year%, %month%, %day%, %hour%, %minute% and "
+    "%second%."
+)
+
+
 @dataclass(frozen=True)
 class OutputName:
     """How a file is called that a node of a graph writes."""
@@ -171,7 +177,7 @@ class OutputName:
     filename_prefix: Annotated[
         str,
         Words(flag="output"),
-        "How the name begins, below ComfyUI's output folder; a number follows.",
+        f"How the name begins, below ComfyUI's output folder; a number follows. {FILLED_IN}",
     ] = "LTX-2"
 
     def __post_init__(self) -> None:
