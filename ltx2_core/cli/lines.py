@@ -194,13 +194,11 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
     values = merged(lasting(usual) | {name: usual[name] for name in _KEPT if name in usual}, own)
     if of_one := {"latent", "save-latent"} & values.keys():
         raise SettingError(f"{min(of_one)} is for one clip: leave it out here, and use generate.")
-    name = values.get("output") or f"{line.name}{'.wav' if values.get('sound-only') else '.mp4'}"
     if seed is not None:
         if "seed" in own:
             raise SettingError("it has a seed of its own: leave that out, or --seeds.")
-        path, values["seed"] = PureWindowsPath(str(name)), str(seed)
-        name = path.with_name(f"{path.stem}_seed{seed}{path.suffix}").as_posix() if path.name else name
-    values["output"] = str(_inside(folder, str(name)))
+        values["seed"] = str(seed)
+    values["output"] = str(_inside(folder, _named(line, values, seed)))
     values.setdefault("resume", str(folder / WINDOWS))
     options = parse(["generate", *words_of(values, generate_command())])
     targets = numbered(options.output, batch_size_of(options))
@@ -212,6 +210,13 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
 
 # Of the command line, although they make no other clip.
 _KEPT = ("metadata", "device", "vram", "ram", "resume")
+
+
+def _named(line: Line, values: Values, seed: int | None) -> str:
+    """How a clip is called: as the line says, else after its number or prompt; behind it a seed of several."""
+    name = str(values.get("output") or f"{line.name}{'.wav' if values.get('sound-only') else '.mp4'}")
+    path = PureWindowsPath(name)
+    return name if seed is None or not path.name else path.with_name(f"{path.stem}_seed{seed}{path.suffix}").as_posix()
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -95,6 +95,16 @@ class Grid:
     rows: Sequence[TileAxis]
     columns: Sequence[TileAxis]
 
+    @property
+    def places(self) -> Iterator[tuple[TileAxis, TileAxis, TileAxis]]:
+        """Where each tile is, one interval after the other and in it row by row."""
+        return product(self.intervals, self.rows, self.columns)
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return len(self.intervals) * len(self.rows) * len(self.columns)
+
 
 @dataclass(frozen=True, eq=False)
 class TileWork:
@@ -307,12 +317,12 @@ def blend_tiles(tiles: Iterator[Tensor], grid: Grid, like: Tensor, on_tile: OnTi
     """Yield of each interval what no later one overlaps, blended in float32.
 
     Args:
-        tiles: (B, C, F, H, W), of one interval after the other, and of each row by row.
+        tiles: (B, C, F, H, W), in the order of its places.
         grid: where they are.
         like: (B, C), on the device of the tiles.
         on_tile: called with (done, total) after every tile; it may raise to interrupt.
     """
-    done, total = 0, len(grid.intervals) * len(grid.rows) * len(grid.columns)
+    done, total = 0, grid.count
     height, width = grid.rows[-1].target.stop, grid.columns[-1].target.stop
     tail = None
     for time, following in zip(grid.intervals, [*grid.intervals[1:], None]):
