@@ -160,8 +160,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def _parsed(parser: Parser, words: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
     """The flags of a command line, whose settings can be together."""
     options = parser.parse_args(words)
+    said = {name.partition(".")[0] for name, value in vars(options).items() if value is not None}
     for owner in commands[options.command].owners:
-        check_together(owner, given(options, owner))
+        if owner.__name__ in said:
+            check_together(owner, given(options, owner))
     return options
 
 
