@@ -103,7 +103,7 @@ class Choice(Look):
 
 @dataclass(frozen=True)
 class Words(Look):
-    """Text: one line, or several; ``dynamic`` lets the host fill in its own placeholders."""
+    """Text: one line, or several; ``dynamic`` lets the host choose among words in braces."""
 
     lines: bool = False
     dynamic: bool = False
@@ -123,6 +123,7 @@ class Setting:
     text: str  # what changing it does, in whole sentences
     default: Any  # of the field
     type: Any  # without the annotation
+    owner: type  # the dataclass of the field
 
     @property
     def shown(self) -> object:
@@ -163,6 +164,27 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
 
+FILLED_IN = (
+    "The browser fills in %date:yyyy-MM-dd% and %Node.widget%, ComfyUI %year%, %month%, %day%, %hour%, %minute% and "
+    "%second%."
+)
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """How a file is called that a node of a graph writes."""
+
+    filename_prefix: Annotated[
+        str,
+        Words(flag="output"),
+        f"How the name begins, below ComfyUI's output folder; a number follows. {FILLED_IN}",
+    ] = "LTX-2"
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a name that leads out of the folder."""
+        check_output_name("filename_prefix", self.filename_prefix)
+
+
 def check_output_name(name: str, value: str) -> str:
     """Return ``value`` with folders as every system writes them; SettingError if it is no file below the output."""
     path = PureWindowsPath(value)  # knows both kinds of slashes, and drives
@@ -199,7 +221,7 @@ def _read_settings(owner: type) -> Mapping[str, Setting]:
         if look is None:
             continue
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        found[field.name] = Setting(field.name, look, text, default, kind)
+        found[field.name] = Setting(field.name, look, text, default, kind, owner)
     return MappingProxyType(found)
 
 
@@ -207,6 +229,16 @@ def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) ->
     """Return ``owner`` made of those ``values`` of widgets that it has fields for; they are taken out of ``values``."""
     taken = {name: values.pop(name) for name in settings_of(owner) if name in values}
     return owner(**taken, **more)
+
+
+def check_together(owner: type, values: Mapping[str, Any]) -> None:
+    """Raise SettingError if these ``values`` of settings of the dataclass ``owner`` cannot be together.
+
+    Where its other fields have no defaults it cannot be made of settings alone, and nothing is checked.
+    """
+    asked = (each for each in fields(owner) if each.init)
+    if {each.name for each in asked if each.default is each.default_factory is MISSING} <= values.keys():
+        owner(**values)
 
 
 def check_settings(value: object) -> None:

@@ -24,11 +24,9 @@ from ..ltx2_core.conditioning.tracks import MotionTracks
 from ..ltx2_core.pipeline.graph_codec import Audio, audio_source
 from ..ltx2_core.settings import KeyframeSettings, place_character
 from .engine import LoadedModel
-from .inputs import optional, sockets, text, widgets
+from .inputs import optional, sockets, widgets
 from .node import ConditionNode, Given, Node
 from .values import Video, video_source
-
-TRACKS = '[[{"x": 150, "y": 250}, {"x": 380, "y": 150}, {"x": 600, "y": 250}]]'
 
 
 class ImageCondition(ConditionNode):
@@ -167,12 +165,12 @@ class MotionTracksNode(Node):
 
     id = "LTX2AVMotionTracks"
     title = "condition/Motion Tracks"
-    inputs = [text("tracks", TRACKS, multiline=True), widgets(MotionTracks, "width", "height", "frames")]
+    inputs = [widgets(MotionTracks)]
     outputs = {"images": io.Image}
 
     @classmethod
-    def execute(cls, tracks: str, **size: int) -> io.NodeOutput:
-        drawn = MotionTracks.parse(tracks, **size)
+    def execute(cls, **tracks: Any) -> io.NodeOutput:
+        drawn = MotionTracks(**tracks)
         return io.NodeOutput(torch.cat([*drawn.read(range(len(drawn)))]))
 
 

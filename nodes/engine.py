@@ -36,7 +36,7 @@ from ..ltx2_core.pipeline.engine import PlannedEngine
 from ..ltx2_core.pipeline.graph import GraphLatent
 from ..ltx2_core.pipeline.messages import reading, working
 from ..ltx2_core.pipeline.plan import Plan
-from ..ltx2_core.pipeline.prepare import LoraLoad, Prepared, ready
+from ..ltx2_core.pipeline.prepare import Prepared, ready
 from ..ltx2_core.pipeline.preview import Preview
 from ..ltx2_core.pipeline.stage import (
     CONNECTORS,
@@ -361,8 +361,7 @@ class HostEngine(PlannedEngine):
     ):
         """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
-        self.attention, self.torch_compile = model.how.attention, model.how.torch_compile
-        self.cuda_graphs = model.how.cuda_graphs
+        self.resources = model.how
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
         self.node_id: str | None = None if node is None else node.hidden.unique_id
@@ -435,12 +434,6 @@ class HostEngine(PlannedEngine):
     def spare_ram(self) -> int:
         """Bytes of RAM that are neither taken nor promised nor kept free."""
         return host.PINNED.spare(*ram(), None if self.limits is None else self.limits.room.ram)
-
-    @property
-    def load(self) -> LoraLoad:
-        """What the LoRAs add to the needs of stages."""
-        how = self.model.how.fold_loras, self.torch_compile, self.cuda_graphs
-        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, *how)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""

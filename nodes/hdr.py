@@ -35,7 +35,7 @@ class SaveHDR(Node):
 
     id = "LTX2AVSaveHDR"
     title = "decode/Save HDR"
-    inputs = [sockets("images"), widgets(LightTarget, "filename_prefix", "form", "space", "fps"), optional("audio")]
+    inputs = [sockets("images"), widgets(LightTarget, filename_prefix="LTX-2_HDR"), optional("audio")]
     shows = knows_graph = ends_graph = True
 
     @classmethod

@@ -23,7 +23,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
-from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
+from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
 from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
 from ..ltx2_core.fields import check_output_name
@@ -270,22 +270,20 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
 def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
     """Return ``node``, whose values are what its sockets and widgets say, and whose every word is plain text.
 
-    The host lets any value from a link pass, and refuses files that are named as another system does; ``kinds`` are
-    those of our own sockets. Words may quote files and workflows, which come from anybody.
+    The host lets any value from a link pass, and refuses files that are named as another system does; what no link
+    brings is checked before anything runs. ``kinds`` are those of our own sockets. Words may quote files of anybody.
     """
 
     def check(values: dict[str, Any]) -> None:
         check_inputs(node.define_schema().inputs, values, kinds)  # anew, because files come and go
 
-    def check_known(values: dict[str, Any]) -> None:
-        known = {name: value for name, value in values.items() if value is not None}  # None: what links will bring
-        check(known)
-        values |= known
+    def check_first(values: dict[str, Any]) -> None:
+        check_written(node.define_schema().inputs, values, kinds)
 
     node.execute = classmethod(_telling(for_page(node.execute.__func__, check)))
     if (method := node.fingerprint_inputs.__func__) is not io.ComfyNode.fingerprint_inputs.__func__:
-        node.fingerprint_inputs = classmethod(for_page(method, check_known))
-        node.validate_inputs = classmethod(for_page(lambda owner, **values: True, check_known))
+        node.fingerprint_inputs = classmethod(for_page(method, check_first))
+    node.validate_inputs = classmethod(for_page(lambda owner, **values: True, check_first))
     return node
 
 

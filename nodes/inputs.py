@@ -49,8 +49,9 @@ def _widget(setting: Setting, optional: bool | None, shown: object) -> io.Input:
         common["display_name"] = look.label
     if look.instead:
         common["extra_dict"] = _for_browser(look.instead)
-    default = setting.shown if shown is ... else shown
-    return _KINDS[type(look)](setting.name, look, default, common)
+    made = _KINDS[type(look)](setting.name, look, setting.shown if shown is ... else shown, common)
+    made.setting = setting
+    return made
 
 
 def _for_browser(instead: Instead) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _choice(name: str, look: Choice, default: Any, common: dict[str, Any]) -> io
 
 
 def _words(name: str, look: Words, default: Any, common: dict[str, Any]) -> io.Input:
-    kind = {"multiline": True, "dynamic_prompts": True} if look.lines else {}
+    kind = {"multiline": look.lines, "dynamic_prompts": look.dynamic or None}
     return io.String.Input(name, default=default, **kind, **common)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..ltx2_core.conditioning.conditions import InitClip
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
 from ..ltx2_core.disk_cache import Stamp, stamps
+from ..ltx2_core.fields import OutputName
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
 from ..ltx2_core.pipeline.duration import fit_length
@@ -26,7 +27,7 @@ from ..ltx2_core.settings import (
 )
 from . import host
 from .engine import HostEngine, LoadedModel
-from .inputs import choice, fps, optional, sockets, text, widgets
+from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
 from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
 
@@ -112,8 +113,8 @@ class Encode(Node):
         init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
         cls.show(describe_clip(init, clip))
-        content = encode_clip(HostEngine(model, plan, cls), init, clip)
-        return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))
+        encoded = encode_clip(HostEngine(model, plan, cls), init, clip)
+        return io.NodeOutput(to_host_latent(encoded), clip.frames, float(rate))
 
 
 class SaveLatent(Node):
@@ -121,7 +122,7 @@ class SaveLatent(Node):
 
     id = "LTX2AVSaveLatent"
     title = "latent/Save AV Latent"
-    inputs = [sockets("latent"), text("filename_prefix", "LTX-2_latent")]
+    inputs = [sockets("latent"), widgets(OutputName, filename_prefix="LTX-2_latent")]
     outputs = {"av_latent": io.Latent}
     shows = knows_graph = ends_graph = True
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import InputImpl, io
 
+from ..ltx2_core.fields import OutputName
 from ..ltx2_core.media.provenance import Identity, anchors_of, describe_origin, read_signature, sign_file
 from . import host
-from .inputs import sockets, text
+from .inputs import sockets, widgets
 from .node import Node
 from .values import Video, save_video, video_file
 
@@ -14,7 +15,7 @@ class SignClip(Node):
 
     id = "LTX2AVSignClip"
     title = "decode/Sign Clip"
-    inputs = [sockets("video"), text("filename_prefix", "LTX-2_signed")]
+    inputs = [sockets("video"), widgets(OutputName, filename_prefix="LTX-2_signed")]
     outputs = {"video": io.Video}
     shows = knows_graph = ends_graph = True
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io
 
+from ..ltx2_core.fields import OutputName
 from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt, LongClipPlan
 from ..ltx2_core.pipeline.graph_stages import sample_latent
 from ..ltx2_core.pipeline.launch import PROCESSES, count_of, make_together, words_of_clip, words_of_files
@@ -13,7 +14,7 @@ from ..ltx2_core.sampling.windows import Segment, Windowing
 from ..ltx2_core.settings import ClipSettings, LongClip, PromptSettings, RecipeSettings, SamplingSettings, StreamScales
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel, sampling_engine
-from .inputs import choice, fps, optional, sockets, text, widgets
+from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
 from .values import Chain, Conditioning, Latent, WindowsType, to_host_latent
 
@@ -99,7 +100,7 @@ class SeveralCards(Node):
         widgets(ClipSettings, "width", "height", "frames", "fps"),
         widgets(SamplingSettings, "seed"),
         choice("processes", lambda: [*PROCESSES]),
-        text("filename_prefix", "LTX-2_cards"),
+        widgets(OutputName, filename_prefix="LTX-2_cards"),
     ]
     outputs = {"video": io.Video}
     shows = knows_graph = ends_graph = True

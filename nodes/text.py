@@ -14,7 +14,7 @@ from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph import GraphPrompt
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
-from ..ltx2_core.text.prompts import UNPROCESSED
+from ..ltx2_core.text.prompts import MADE_BY, UNPROCESSED
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import optional, sockets, text, widgets
@@ -42,7 +42,8 @@ def encode_prompts(
 ) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
-    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep_encoded)]
+    extras = {UNPROCESSED: True, MADE_BY: engine.models.generation}
+    return [to_host_prompt([(each, dict(extras))]) for each in cached_features(engine, asked, keep_encoded)]
 
 
 class EnhancePrompt(Node):

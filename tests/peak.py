@@ -1,6 +1,10 @@
-"""How much memory do the tensors of a computation take at most?"""
+"""How much memory do the tensors of a computation, or a process while it does something, take at most?"""
 
+import re
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,6 +43,27 @@ class Peak(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+@contextmanager
+def growth() -> Iterator[Callable[[], int]]:
+    """Yield what returns by how many bytes the process has been larger since than before; 0 where only Linux knows.
+
+    The usual peak (``ru_maxrss``) is that of all that ran before, and of the process that began this one.
+    """
+    process = Path("/proc/self")
+    try:
+        (process / "clear_refs").write_text("5")  # forget the peak
+        before = _kilobytes(process, "VmRSS")
+    except OSError:
+        yield lambda: 0
+        return
+    yield lambda: max(0, _kilobytes(process, "VmHWM") - before) * 1024
+
+
+def _kilobytes(process: Path, name: str) -> int:
+    (found,) = re.findall(rf"^{name}:\s*(\d+) kB$", (process / "status").read_text(), re.MULTILINE)
+    return int(found)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -107,6 +107,40 @@ def check_training(files: TextEncoderFiles, models: Models) -> None:
         raise SettingError(f"{files.path.name} is {files.kind.title}, which {models.kind} does not read: {needed}.")
 
 
+def check_latent(generation: str | None, models: Models) -> None:
+    """Refuse a latent that models of another generation made, unless both have the same latents.
+
+    Args:
+        generation: Of the models that made it (``Models.generation``); None where nothing is known.
+        models: The model that is to read it.
+
+    Raises:
+        SettingError: Its numbers mean something else to this model.
+    """
+    if generation is not None and _latents_of(generation) != _latents_of(models.generation):
+        raise SettingError(
+            f"This latent was made by {_named(generation)}, and the numbers of {_named(models.generation)} mean "
+            "something else: choose the model that made it, or decode it with that and encode the frames anew."
+        )
+
+
+def check_prompt(generation: str | None, models: Models) -> None:
+    """Refuse a prompt that was encoded for models of another generation; arguments as for ``check_latent``."""
+    if generation is not None and generation != models.generation:
+        raise SettingError(
+            f"This prompt was encoded for {_named(generation)}, and the model is {_named(models.generation)}: encode "
+            "it for this one, with its text encoder."
+        )
+
+
+def _latents_of(generation: str) -> str:
+    return VERSIONS[generation].latents if generation in VERSIONS else generation
+
+
+def _named(generation: str) -> str:
+    return "the built-in miniature" if generation == "miniature" else f"LTX-{generation}"
+
+
 def _is_named_since(metadata: Mapping[str, str], version: str) -> bool:
     """Whether a transformer is so new that its header should name its text encoder."""
     numbers = version_numbers(metadata) or version_numbers({"model_version": version})

@@ -232,6 +232,11 @@ class Models:
         return any(file.path.parent == MINIATURE for file in self.files)
 
     @property
+    def generation(self) -> str:
+        """What its latents and prompts are of: its version, or "miniature", which has latents of its own."""
+        return "miniature" if self.is_miniature else self.version
+
+    @property
     def kind(self) -> str:
         """The version and whether it is the miniature, a distilled or a dev model, such as "LTX-2.3 dev"."""
         word = "miniature" if self.is_miniature else "distilled" if self.distilled else "dev"

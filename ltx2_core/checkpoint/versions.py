@@ -129,6 +129,7 @@ class Version:
     encoder: str  # which text encoder it reads prompts with, a title in ``text_encoder.ENCODERS``
     text_encoder: str  # what people must download beside it
     upscaler: str  # the official name of its spatial upscaler, with * for what differs and {} for the scale
+    latents: str  # the version whose latents it makes and reads
     light: str | None = None  # the space in which it sees HDR, a key of MODEL_SPACES of ``conditioning.light``
 
 
@@ -145,6 +146,7 @@ VERSIONS = {
         33,
         *_GEMMA,
         "ltx-2-spatial-upscaler-x{:g}-*.safetensors",
+        "2.0",
     ),
     "2.3": Version(
         {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -153,6 +155,7 @@ VERSIONS = {
         33,
         *_GEMMA,
         "ltx-2.3-spatial-upscaler-x{:g}-*.safetensors",
+        "2.3",
     ),
     "2.5": Version(
         {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3 | RELEASED, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -163,6 +166,7 @@ VERSIONS = {
         "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors of "
         "huggingface.co/Lightricks/LTX-2.5, where its licence is accepted first)",
         "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
+        "2.3",
         "acescct",
     ),
 }

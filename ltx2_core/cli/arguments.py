@@ -257,7 +257,7 @@ def schedule_of(options: argparse.Namespace) -> ScheduleSettings:
 def tiling_of(options: argparse.Namespace) -> Tiling | None:
     """Return the tiles to decode in; None for those that the memory allows."""
     settings = given(options, Tiling)
-    return Tiling(**settings) if settings and settings.get("tile_size") != 0 else None
+    return Tiling(**settings).chosen if settings else None
 
 
 def long_of(options: argparse.Namespace, strip: Timeline | None = None) -> LongClip | None:

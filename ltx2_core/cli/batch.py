@@ -71,7 +71,7 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
                 continue
             if job.is_taken and not options.overwrite:
                 raise LTX2Error(
-                    f"{job.targets[0].name} is there with other settings: give another output, or --overwrite."
+                    f"{job.targets[0].name} is there with other settings or files: give another output, or --overwrite."
                 )
             job.tidy()
             maker.check(job)

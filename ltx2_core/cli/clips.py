@@ -23,7 +23,9 @@ def models_of(options: argparse.Namespace) -> Models:
     return models
 
 
-def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models) -> list[Path]:
+def write_clips(
+    targets: Sequence[Path], clips: Sequence[Clip], values: Values, models: Models, digest: str
+) -> list[Path]:
     """Write each clip with what it says of itself; ``values`` are the settings that were written."""
     return [
         write_clip(
@@ -32,16 +34,16 @@ def write_clips(targets: Sequence[Path], clips: Sequence[Clip], values: Values, 
             clip.fps,
             clip.waveform,
             clip.sample_rate,
-            metadata=tags_of(clip.tags, values, models),
+            metadata=tags_of(clip.tags, values, models, digest),
             grading=clip.grading,
         )
         for target, clip in zip(targets, clips, strict=True)
     ]
 
 
-def tags_of(tags: Mapping[str, str], values: Values, models: Models) -> dict[str, str]:
+def tags_of(tags: Mapping[str, str], values: Values, models: Models, digest: str) -> dict[str, str]:
     """Return what a file says of itself: ``tags`` of its clip and its settings, unless they are switched off."""
-    return {**(tags if values.get("metadata") is not False else {}), **notes_of(values, models.kind)}
+    return {**(tags if values.get("metadata") is not False else {}), **notes_of(values, models.kind, digest)}
 
 
 def batch_size_of(options: argparse.Namespace) -> int:

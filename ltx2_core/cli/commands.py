@@ -23,7 +23,7 @@ from ..memory.ram import ram
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.finish import Clip, decode_take
 from ..pipeline.gain import describe_gain
-from ..pipeline.generate import check_decoders, recipe_of, run_batch
+from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
 from ..pipeline.plan import plan_stages
 from ..pipeline.prepare import LoraLoad
@@ -40,8 +40,10 @@ from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
+from .files import digest_of
 from .flags import given
 from .inspect import for_each, inspect
+from .lines import generate_command
 from .progress import Bars
 from .sign import run_check, run_sign
 from .syntax import parse_lora
@@ -59,7 +61,7 @@ def run_generate(options: argparse.Namespace) -> None:
     leads, targets = Launch.of_environment().leads, targets_of(options)
     for target in targets if leads else ():
         check_target(target)
-    kept = kept_target(options)
+    kept, digest = kept_target(options), digest_of(options.values, generate_command())
     models = models_of(options)
     with Bars() as bars:
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
@@ -67,18 +69,18 @@ def run_generate(options: argparse.Namespace) -> None:
             clips = decode_take(models, options.take, decoding_of(options, models), events)
         else:
             request = request_of(options, models)
-            check_decoders(models, request)
+            check_decoders(models, completed(models, request))
             if kept is not None and leads:
-                events = replace(events, on_latent=partial(_keep, options, models, kept))
+                events = replace(events, on_latent=partial(_keep, options, models, digest, kept))
             clips = make_clips(models, request, events)
-        paths = write_clips(targets, clips, options.values, models) if leads else []
+        paths = write_clips(targets, clips, options.values, models, digest) if leads else []
     for path in paths:
         print(str(path).encode(errors="replace").decode())
 
 
-def _keep(options: argparse.Namespace, models: Models, target: Path, take: Take) -> None:
+def _keep(options: argparse.Namespace, models: Models, digest: str, target: Path, take: Take) -> None:
     """Write a finished latent with the settings that a clip would have."""
-    tags = marked(tags_of(take.tags, options.values, models))
+    tags = marked(tags_of(take.tags, options.values, models, digest))
     save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
     _log.info("The latent is in %s.", target)
 
@@ -159,7 +161,7 @@ def run_plan(options: argparse.Namespace) -> None:
     written = (parse_lora(text, blueprint.layers) for text in options.lora)
     loras = tuple((open_shrunk(path, shrink), strengths) for path, strengths, shrink in written)
     how, device = Resources(**given(options, Resources)), torch.device("cpu" if room.in_ram else "cuda")
-    load = LoraLoad(loras, device, blueprint, how.fold_loras, how.torch_compile, how.cuda_graphs)
+    load = LoraLoad(loras, device, blueprint, how)
     plan = plan_stages(stages_of_clip(blueprint, shape, sampling), blueprint, room, shape, load)
     print("\n".join([plan.explain(), *describe_gain(plan, blueprint, [each for each, _ in rooms], load)]))
 

@@ -125,7 +125,7 @@ def _changes(
     changes: list[Condition] = [] if strip is None else [*strip.changes(among)]
     if options.retake:
         streams = options.only or "picture and sound"
-        changes.append(syntax.parse_range(options.retake, streams, among))
+        changes.append(replace(options.retake, streams=streams, among=among))
     if options.mask:
         mask = read_mask(options.mask, clip.fps, clip.asked_frames)
         changes.append(InpaintMask(mask, options.feather, options.mask_sound or not has_sound))

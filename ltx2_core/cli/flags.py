@@ -40,7 +40,8 @@ class Command:
     """A command, the flags that it knows, and which settings they reach.
 
     ``forms`` says of each flag how it is written: as a switch (with a --no-), alone, before one word, repeatedly before
-    one word, or before several; ``aliases`` are names of settings that their flags do not have.
+    one word, or before several; ``aliases`` are names of settings that their flags do not have, and ``owners`` the
+    classes whose settings have flags of their own. ``files`` are flags whose words name files or folders.
     """
 
     parser: argparse.ArgumentParser
@@ -48,6 +49,8 @@ class Command:
     surfaces: list[Surface] = field(default_factory=list)
     forms: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    owners: dict[type, None] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
     def group(self, title: str, description: str | None = None) -> "Group":
         """Begin a group of flags with a title of its own on the help page."""
@@ -68,7 +71,10 @@ class Group:
             covers: fields of settings classes that can be set with it.
             options: as for ``argparse.ArgumentParser.add_argument``; ``type`` may raise SettingError.
         """
-        if str(options.get("metavar")).startswith(("FILE", "FOLDER")):
+        metavar = str(options.get("metavar"))
+        if re.search("FILE|FOLDER|PICTURE", metavar):
+            self._command.files.add(flag[2:])
+        if metavar.startswith(("FILE", "FOLDER")):
             options.setdefault("type", syntax.file_name)
         if callable(options.get("type")):
             options["type"] = in_words(options["type"])
@@ -103,6 +109,8 @@ class Group:
             default: words for the help page in place of the default of the field.
             hidden: leave these flags out of the help page, and out of the table of surfaces.
         """
+        if not scope:
+            self._command.owners[owner] = None
         for name, setting in settings_of(owner).items():
             if only is not None and name not in only:
                 continue

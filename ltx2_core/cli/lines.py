@@ -15,9 +15,10 @@ from ..media import check_target, clear_unfinished, open_local, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
+from .files import digest_of
 from .flags import Command
 from .parser import build_parser, parse
-from .values import Values, checked_values, digest_of, lasting, merged, words_of
+from .values import Values, checked_values, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
 LONGEST = 2**20  # characters of a line or a cell
@@ -42,11 +43,13 @@ class Job:
         number: of its line.
         values: its settings, with those of the command line.
         targets: its files.
+        digest: of its settings, and of what was in the files that these name when the batch began.
     """
 
     number: int
     values: Values
     targets: tuple[Path, ...]
+    digest: str
 
     def options(self) -> argparse.Namespace:
         """Return the settings as those of ``generate``. Raises SettingError for what cannot be."""
@@ -59,13 +62,13 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether all files are there and say that they were made with these settings."""
-        return all(_digest_in(target) == digest_of(self.values) for target in self.targets)
+        """Whether all files are there and say that they were made with these settings and files."""
+        return all(_digest_in(target) == self.digest for target in self.targets)
 
     @property
     def is_taken(self) -> bool:
         """Whether a file is there that was made otherwise."""
-        return any(target.exists() and _digest_in(target) != digest_of(self.values) for target in self.targets)
+        return any(target.exists() and _digest_in(target) != self.digest for target in self.targets)
 
     def tidy(self) -> None:
         """Remove what a run that was killed has left of the files."""
@@ -191,24 +194,29 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
     values = merged(lasting(usual) | {name: usual[name] for name in _KEPT if name in usual}, own)
     if of_one := {"latent", "save-latent"} & values.keys():
         raise SettingError(f"{min(of_one)} is for one clip: leave it out here, and use generate.")
-    name = values.get("output") or f"{line.name}{'.wav' if values.get('sound-only') else '.mp4'}"
     if seed is not None:
         if "seed" in own:
             raise SettingError("it has a seed of its own: leave that out, or --seeds.")
-        path, values["seed"] = PureWindowsPath(str(name)), str(seed)
-        name = path.with_name(f"{path.stem}_seed{seed}{path.suffix}").as_posix() if path.name else name
-    values["output"] = str(_inside(folder, str(name)))
+        values["seed"] = str(seed)
+    values["output"] = str(_inside(folder, _named(line, values, seed)))
     values.setdefault("resume", str(folder / WINDOWS))
     options = parse(["generate", *words_of(values, generate_command())])
     targets = numbered(options.output, batch_size_of(options))
     for target in targets:
         if not target.is_dir():
             check_target(target)
-    return Job(line.number, options.values, tuple(targets))
+    return Job(line.number, options.values, tuple(targets), digest_of(options.values, generate_command()))
 
 
 # Of the command line, although they make no other clip.
 _KEPT = ("metadata", "device", "vram", "ram", "resume")
+
+
+def _named(line: Line, values: Values, seed: int | None) -> str:
+    """How a clip is called: as the line says, else after its number or prompt; behind it a seed of several."""
+    name = str(values.get("output") or f"{line.name}{'.wav' if values.get('sound-only') else '.mp4'}")
+    path = PureWindowsPath(name)
+    return name if seed is None or not path.name else path.with_name(f"{path.stem}_seed{seed}{path.suffix}").as_posix()
 
 
 def _inside(folder: Path, name: str) -> Path:

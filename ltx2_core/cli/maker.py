@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoint import Models
 from ..errors import LTX2Error, plain_text
-from ..pipeline.generate import check_decoders, next_engine, run_batch
+from ..pipeline.generate import check_decoders, completed, next_engine, run_complete, settled
 from ..pipeline.local_engine import LocalEngine
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
 from ..pipeline.stage import Events
@@ -63,8 +63,9 @@ class Maker:
     def check(self, job: Job) -> None:
         """Raise LTX2Error if the clip cannot be; that it does not fit the card shows later."""
         models, request = self._opened(job)
-        check_decoders(models, request)
-        self._prompts[job.files] = check_clip(models, request, self._folder)
+        complete = completed(models, request)
+        check_decoders(models, complete)
+        self._prompts[job.files] = check_clip(models, complete, self._folder)
 
     def read(self, jobs: Sequence[Job]) -> int:
         """Read the prompts of all clips, in one load of each text encoder; returns how many were read."""
@@ -74,7 +75,11 @@ class Maker:
                 self.check(job)
             prompts = self._prompts[job.files]
             groups.setdefault(prompts.identity, (job, []))[1].extend(prompts.words)
-        return sum(read_ahead(*self._opened(job), words, self._folder, self._events) for job, words in groups.values())
+        return sum(self._read(job, words) for job, words in groups.values())
+
+    def _read(self, job: Job, words: Sequence[str]) -> int:
+        models, request = self._opened(job)
+        return read_ahead(models, completed(models, request), words, self._folder, self._events)
 
     def make(self, job: Job) -> Outcome:
         """Make a clip and write it, if need be twice; what another try has finished is there already."""
@@ -84,11 +89,13 @@ class Maker:
         for attempt in range(1, TRIES + 1):
             try:
                 models, request = self._opened(job)
-                engine, self._engine = next_engine(models, request, self._events, self._engine), None
-                write_clips(job.targets, run_batch(models, request, engine, self._events), job.values, models)
+                complete = settled(models, request, self._events)
+                engine, self._engine = next_engine(models, complete, self._events, self._engine), None
+                write_clips(job.targets, run_complete(models, complete, engine), job.values, models, job.digest)
                 self._engine = engine
                 return Outcome(job.number, files, MADE, round(time.monotonic() - began, 3))
             except Exception as error:  # whatever it is, the other clips are made
+                self._engine = None
                 if attempt == TRIES:
                     return Outcome(job.number, files, FAILED, round(time.monotonic() - began, 3), sentence_of(error))
         raise AssertionError(TRIES)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 
@@ -22,7 +22,7 @@ from ..conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..conditioning.timeline import LANES, Timeline
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
-from ..fields import did_you_mean, settings_of
+from ..fields import OutputName, check_together, did_you_mean, settings_of
 from ..lora import Shrink, Strengths
 from ..pipeline.takes import load_take
 from ..sampling import Guidance, ScheduleSettings, TileSettings
@@ -47,7 +47,7 @@ from ..settings import (
 )
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .flags import Command, Group, Parser, Surface, described, flag_of, in_words, one_of
+from .flags import Command, Group, Parser, Surface, described, flag_of, given, in_words, one_of
 from .tools import TOOLS
 from .values import merged, settings_of_tags, values_in, values_of, words_of
 
@@ -73,7 +73,7 @@ examples:
 # Settings of one node each, whose flag belongs to another setting, too.
 OF_NODES = (
     PromptSettings, RecipeSettings, OwnClipSettings, ExtendSettings, KeyframeSettings, SoundPart, StreamScales,
-    GuidanceRange, LongClip, GivenLight, LightSource, LightTarget,
+    GuidanceRange, LongClip, GivenLight, LightSource, LightTarget, OutputName,
     LightDecoding, Variations,
 )  # fmt: skip
 
@@ -88,6 +88,8 @@ a line of clips.jsonl has any of these flags as a setting, and counts before wha
 a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
 A line without an output is written as line_0001.mp4. In a .txt file each line is a prompt, after whose first words its
 clip is called. report.json says what became of each.
+A clip that is there is made again, with --overwrite, if its settings have changed, or what is in a file that they name:
+for files of more than 16 MB, and those in folders, size and date stand for that. Files found by name do not count.
 
 examples:
   each prompt of a list with four seeds: a_red_ball_bounces_once_seed7.mp4 and so on; then one prompt with many
@@ -147,11 +149,21 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             hint = did_you_mean(words[0], commands)
             raise SettingError(f"There is no command {words[0]}; possible are {', '.join(commands)}.{hint}")
         _refuse_unknown_flags(words[0], words[1:], commands[words[0]].flags)
-    options = parser.parse_args(words)
+    options = _parsed(parser, words, commands)
     if options.command in PAGES:
         options.values = values_of(words[1:], commands[options.command])
     if options.command == "generate" and (options.like is not None or options.latent is not None):
         return _like(options, parser, commands["generate"])
+    return options
+
+
+def _parsed(parser: Parser, words: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
+    """The flags of a command line, whose settings can be together."""
+    options = parser.parse_args(words)
+    said = {name.partition(".")[0] for name, value in vars(options).items() if value is not None}
+    for owner in commands[options.command].owners:
+        if owner.__name__ in said:
+            check_together(owner, given(options, owner))
     return options
 
 
@@ -165,7 +177,7 @@ def _like(options: argparse.Namespace, parser: Parser, command: Command) -> argp
     else:
         take = load_take(options.latent)
         values = merged(settings_of_tags(take.tags, options.latent.name, command), asked)
-    found = parser.parse_args(["generate", *words_of(values, command)])
+    found = _parsed(parser, ["generate", *words_of(values, command)], {"generate": command})
     found.values, found.take = values, take
     return found
 
@@ -333,7 +345,7 @@ def _references(group: Group) -> None:
               "larger by grow pixels and grow_frames frames; the first is for the first --reference-video, and so "
               "on")  # fmt: skip
     group.add("--tracks", action="append", default=[], metavar="FILE",
-              covers={MotionTracks: ("width", "height", "frames")},
+              covers={MotionTracks: ("tracks", "width", "height", "frames")},
               help="motion tracks that an IC-LoRA follows, repeatable: JSON as of LTX-2 Motion Tracks; :strength=..,"
               "attention=..,downscale=..,temporal_scale=..,width=..,height=..,frames=.. (default: size and length of "
               "the clip, and scales as the LoRAs say)")  # fmt: skip
@@ -367,7 +379,7 @@ def _changes(group: Group) -> None:
               covers={owner: [*settings_of(owner)] for owner in OF_TIMELINES},
               help="prompts, pictures, sound, references, characters and retakes with their seconds, as JSON of "
               "LTX-2 Timeline; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
-    group.add("--retake", metavar="START:END", covers={RetakeRange: ("start", "end")},
+    group.add("--retake", type=syntax.parse_range, metavar="START:END", covers={RetakeRange: ("start", "end")},
               help="make these seconds of --source anew")  # fmt: skip
     group.add("--only", type=one_of(("picture", "sound")), metavar="{picture,sound}",
               covers={RetakeRange: ("streams",)}, help="retake one stream, and keep the other one")  # fmt: skip

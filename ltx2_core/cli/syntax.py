@@ -6,7 +6,7 @@ it is told from it by its form, a number or name=value.
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,8 +300,8 @@ def within(setting: Setting) -> Convert:
     return read
 
 
-def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
-    """Read START:END in seconds, of ``streams`` of a clip that has those ``among`` which they are.
+def parse_range(text: str) -> RetakeRange:
+    """Read START:END in seconds.
 
     Raises:
         SettingError: it is written in another way, or does not end after its beginning.
@@ -310,18 +310,16 @@ def parse_range(text: str, streams: str, among: Collection[str]) -> RetakeRange:
     try:
         found = float(start), float(end)
     except ValueError:
-        raise SettingError(f"--retake is {text!r}; write START:END in seconds, for example 1.5:3.") from None
+        raise SettingError(f"{text!r} is no range of time; write START:END in seconds, for example 1.5:3.") from None
     for name, value in zip(("start", "end"), found):
         settings_of(RetakeRange)[name].check(value)
-    return RetakeRange(found[0], found[1], streams, among)
+    return RetakeRange(*found)
 
 
 def parse_keyframes(text: str) -> GeneratedKeyframes:
     """Read N or FRAME,FRAME,... of --generated-keyframes; one frame alone is written with a comma behind it."""
     if "," in text:
-        keyframes = GeneratedKeyframes(frames=text.strip(" ,"))
-        keyframes.places(1)  # are these numbers?
-        return keyframes
+        return GeneratedKeyframes(frames=text.strip(" ,"))
     settings_of(GeneratedKeyframes)["count"].check(count := whole_number(text))
     return GeneratedKeyframes(count)
 
@@ -373,8 +371,8 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def read_tracks(path: Path, **size: int) -> MotionTracks:
-    """Read a file of motion tracks; arguments and errors as MotionTracks.parse, and it may be missing."""
-    return MotionTracks.parse(_read_text(path, "write JSON with fewer points"), **size)
+    """Read a file of motion tracks; arguments and errors as MotionTracks, and it may be missing."""
+    return MotionTracks(_read_text(path, "write JSON with fewer points"), **size)
 
 
 def _read_text(path: Path, hint: str) -> str:

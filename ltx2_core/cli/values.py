@@ -1,6 +1,5 @@
 """The settings of a clip as names and plain values: of a command line, a line of a batch, a file that was made."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,25 +146,20 @@ def lasting(values: Mapping[str, Value]) -> Values:
     return {name: values[name] for name in sorted(values) if name not in OF_A_RUN}
 
 
-def digest_of(values: Mapping[str, Value]) -> str:
-    """Return a text that differs where the settings of two clips do."""
-    return hashlib.sha256(json.dumps(lasting(values)).encode()).hexdigest()
-
-
-def notes_of(values: Mapping[str, Value], model: str) -> dict[str, str]:
+def notes_of(values: Mapping[str, Value], model: str, digest: str) -> dict[str, str]:
     """Return the tags by which a file says its settings; with --no-metadata only a digest, which tells nothing.
 
     Args:
         values: of the command line.
         model: what it was made with.
+        digest: of settings and files (``digest_of``).
     """
-    digest = {DIGEST_TAG: digest_of(values)}
     if values.get("metadata") is False:
-        return digest
+        return {DIGEST_TAG: digest}
     usual = {} if "latent" in values else {"seed": "0"}  # what a latent does not say nobody knows
     settings = lasting({**usual, **values})
     note = {"settings": settings, "versions": {"ltx2-av": VERSION, "model": model}}
-    return digest | {SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
+    return {DIGEST_TAG: digest, SETTINGS_TAG: json.dumps(note, ensure_ascii=False)}
 
 
 def values_in(path: Path, command: Command) -> Values:

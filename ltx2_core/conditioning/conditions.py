@@ -205,6 +205,10 @@ class GeneratedKeyframes:
         "Frames of your own choice, such as 24, 48, -1, in place of a count. Empty for none.",
     ] = ""
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for frames that are no numbers."""
+        _read_numbers("frames", self.frames, int)
+
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield the room for these frames; nothing is encoded."""
         if "video" not in streams:

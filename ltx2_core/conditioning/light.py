@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words, check_output_name
+from ..fields import Choice, Number, OutputName, Switch
 from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
@@ -88,14 +88,9 @@ FORMS = {"HLG video": ".mp4", "EXR frames": ""}
 
 
 @dataclass(frozen=True)
-class LightTarget:
+class LightTarget(OutputName):
     """Light that is written: as a video for screens, or as pictures for grading."""
 
-    filename_prefix: Annotated[
-        str,
-        Words(flag="output"),
-        "How the name begins, below ComfyUI's output folder; a number follows.",
-    ] = "LTX-2_HDR"
     form: Annotated[
         str,
         Choice(tuple(FORMS), flag="output"),
@@ -108,10 +103,6 @@ class LightTarget:
         "In which space EXR frames are: light of sRGB or of ACEScg, or codes of ACEScct.",
     ] = SRGB_LINEAR.name
     fps: Annotated[float, Number(1, 240, 0.001, digits=0.001, unit="frames per second"), "Frames per second."] = 24.0
-
-    def __post_init__(self) -> None:
-        """Raise SettingError for a name that leads out of the folder."""
-        check_output_name("filename_prefix", self.filename_prefix)
 
     @property
     def suffix(self) -> str:

@@ -5,7 +5,7 @@ Values are those of node graphs: pictures (F, H, W, C) and masks (F, H, W) in 0.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from math import inf
 from pathlib import PureWindowsPath
 from types import UnionType
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import check_number, did_you_mean
+from ..fields import check_number, check_together, did_you_mean
 from .values import check_values
 
 Kinds = Mapping[str, tuple[type | UnionType, str]]
@@ -63,6 +63,27 @@ def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) ->
             _check_kind(name, values[name], *kinds[kind])
         elif kind in CHECKS:
             values[name] = CHECKS[kind](each, values[name])
+
+
+def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -> None:
+    """Hold what a graph says before it runs to what each input takes, and what is of one class to what can be together.
+
+    Args:
+        inputs: as for ``check_inputs``; those of a setting have it as ``setting``.
+        values: likewise; None is what a link will bring, and what belongs together with it is not held together yet.
+        kinds: likewise.
+
+    Raises:
+        SettingError: likewise, and for what cannot be together.
+    """
+    inputs = list(inputs)
+    known = {name: value for name, value in values.items() if value is not None}
+    check_inputs(inputs, known, kinds)
+    values |= known
+    for owner in dict.fromkeys(each.setting.owner for each in inputs if hasattr(each, "setting")):
+        own = {each.name: values[each.name] for each in fields(owner) if each.init and each.name in values}
+        if None not in own.values():
+            check_together(owner, own)
 
 
 def check_pictures(name: str, value: object) -> Tensor:

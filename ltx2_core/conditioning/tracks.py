@@ -9,7 +9,7 @@ The formulas are in ``README.md`` of this folder.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Whole, check_number, check_settings
+from ..fields import Whole, Words, check_number, check_settings
 
 LONGEST = 1_000_000  # letters of tracks
 FARTHEST = 100_000  # pixels from the corner of the picture
@@ -27,6 +27,8 @@ TRAIL = 50  # frames for which a point is still shown
 THIN, WIDER = 2, 6  # radius of the oldest point in pixels, and by how much that of the newest is larger
 NARROWEST = 8  # times that one side may be as long as the other
 
+EXAMPLE = '[[{"x": 150, "y": 250}, {"x": 380, "y": 150}, {"x": 600, "y": 250}]]'
+
 Track = tuple[tuple[float, float], ...]
 
 
@@ -34,11 +36,19 @@ Track = tuple[tuple[float, float], ...]
 class MotionTracks:
     """The frames that show ``tracks``, each of points (x, y) in pixels of a picture of ``width`` x ``height``.
 
-    A track with fewer points than ``frames`` is a curve through them, one with more is cut. Without any track there is
-    one black frame.
+    They are JSON, in the form that the head of this file shows. A track with fewer points than ``frames`` is a curve
+    through them, one with more is cut. Without any track there is one black frame.
+
+    Raises:
+        SettingError: what is not of this form, and a size or a length that cannot be; it says what would be right.
     """
 
-    tracks: tuple[Track, ...]
+    tracks: Annotated[
+        str,
+        Words(lines=True, shown=EXAMPLE),
+        "Where points go, as JSON: a list of tracks, each a list of points with x and y in pixels of the picture, from "
+        "its upper left corner. The points of a spline editor can be connected here.",
+    ]
     width: Annotated[
         int,
         Whole(32, 4096, unit="pixels"),
@@ -52,9 +62,9 @@ class MotionTracks:
         "Length of the clip. A track with fewer points becomes a smooth curve through them that lasts so long, with "
         "one point for each frame; one with more points is cut.",
     ] = 121
+    paths: tuple[Track, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Raise SettingError for a size or a length that cannot be."""
         check_settings(self)
         short, long = sorted(self.size)
         if long > NARROWEST * short:
@@ -62,22 +72,13 @@ class MotionTracks:
                 f"The tracks are for a picture of {self.width} x {self.height}; one side may be {NARROWEST} times as "
                 "long as the other: give the size of the clip."
             )
+        object.__setattr__(self, "paths", self._read())
 
-    @classmethod
-    def parse(cls, text: str, **size: int) -> "MotionTracks":
-        """Read tracks.
-
-        Args:
-            text: JSON, in the form that the head of this file shows.
-            size: width, height and frames.
-
-        Raises:
-            SettingError: what is not of this form; it says which point, and what would be right.
-        """
-        if len(text) > LONGEST:
-            raise SettingError(f"These tracks have {len(text):,} letters; at most {LONGEST:,} are read.")
+    def _read(self) -> tuple[Track, ...]:
+        if len(self.tracks) > LONGEST:
+            raise SettingError(f"These tracks have {len(self.tracks):,} letters; at most {LONGEST:,} are read.")
         try:
-            content = json.loads(text)
+            content = json.loads(self.tracks)
         except (ValueError, RecursionError) as error:
             raise SettingError(
                 f'The tracks are no JSON ({error}): write a list of points for each, [[{{"x": 100, "y": 200}}, ...]].'
@@ -86,7 +87,7 @@ class MotionTracks:
             raise SettingError(f"The tracks are {_kind(content)}; they must be a list of tracks, or of points.")
         single = any(isinstance(each, dict) for each in content)
         tracks = (_track(number, each) for number, each in enumerate([content] if single else content, 1))
-        return cls(tuple(each for each in tracks if each), **size)
+        return tuple(each for each in tracks if each)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,7 +96,7 @@ class MotionTracks:
 
     def __len__(self) -> int:
         """How many frames there are."""
-        return self.frames if self.tracks else 1
+        return self.frames if self.paths else 1
 
     def read(self, numbers: Iterable[int]) -> Iterator[Tensor]:
         """Yield the frames (1, height, width, 3) of these numbers in 0..1, one after the other."""
@@ -103,7 +104,7 @@ class MotionTracks:
         drawn = SHORT_SIDE * self.height // short, SHORT_SIDE * self.width // short
         for number in numbers:
             canvas = torch.zeros(*drawn, 3)
-            for age in range(min(number, TRAIL), -1, -1) if self.tracks else ():  # newer ones cover older ones
+            for age in range(min(number, TRAIL), -1, -1) if self.paths else ():  # newer ones cover older ones
                 _draw(canvas, self._points[:, number - age], 1 - age / TRAIL)
             resized = F.interpolate(canvas.movedim(-1, 0)[None], self.size[::-1], mode="bilinear", align_corners=False)
             yield resized.flip(1).movedim(1, -1).contiguous()  # BGR, as the LoRA was trained
@@ -111,7 +112,7 @@ class MotionTracks:
     @cached_property
     def _points(self) -> Tensor:
         """Where each track is at each frame, in whole pixels of what is drawn: (tracks, frames, 2)."""
-        places = torch.stack([curve(torch.tensor(each, dtype=torch.float64), self.frames) for each in self.tracks])
+        places = torch.stack([curve(torch.tensor(each, dtype=torch.float64), self.frames) for each in self.paths])
         return (places * (SHORT_SIDE / min(self.size))).round().long()
 
 

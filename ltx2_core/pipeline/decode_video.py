@@ -30,7 +30,7 @@ from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
 
 @dataclass(frozen=True)
 class DecodeVideo(Stage):
-    """Decode a latent of (F, H, W) ``size``; ``tiling`` None takes the largest tiles that fit.
+    """Decode a latent of (F, H, W) ``size``; ``tiling`` None, or of 0 pixels, takes the largest tiles that fit.
 
     The frames ``keyframes`` were generated beside it, and are decoded with it by a decoder that can.
 
@@ -44,6 +44,10 @@ class DecodeVideo(Stage):
     keyframes: tuple[int, ...] = ()
     name = "frames"
     networks = (VIDEO_DECODER,)
+
+    def __post_init__(self) -> None:
+        """Take tiles without a size for none that were asked for."""
+        object.__setattr__(self, "tiling", self.tiling and self.tiling.chosen)
 
     def fit(self, blueprint: Blueprint, room: Room) -> "DecodeVideo":
         """Choose the largest tiles that fit.

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ..checkpoint.belonging import check_prompt
 from ..checkpoint.models import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..disk_cache import DiskCache, fingerprint
@@ -31,7 +32,7 @@ from ..text import (
     connect,
     extract_features,
 )
-from ..text.prompts import UNPROCESSED
+from ..text.prompts import MADE_BY, UNPROCESSED
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -235,8 +236,12 @@ def read_joined(engine: Engine, joined: Tensor, extras: Mapping[str, Any]) -> Co
     Args:
         engine: Runs the connectors over features.
         joined: (B, L, D) of both streams.
-        extras: What the host says beside it: whether these are features.
+        extras: What the host says beside it: whether these are features, and of which model.
+
+    Raises:
+        SettingError: They are of another model.
     """
+    check_prompt(extras.get(MADE_BY), engine.models)
     section = engine.models.config["transformer"]
     widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
     if not extras.get(UNPROCESSED) and joined.shape[-1] == sum(widths):

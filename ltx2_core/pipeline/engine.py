@@ -17,13 +17,15 @@ from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
 from ..memory.placement import Placement, Room
-from ..transformer import ATTENTIONS, attending_with, compiling
+from ..settings import Resources
+from ..transformer import attending_with, compiling
 from .blueprint import Blueprint
 from .pace import Pace
 from .plan import place_stage
 from .precision import exact_float32
 from .prefetch import reading_ahead
-from .stage import TRANSFORMER, Events, Load, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
+from .prepare import LoraLoad
+from .stage import TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan, StageT, need_of
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +37,11 @@ class PlannedEngine(ABC):
 
     models: Models
     events: Events
+    loras: Stack  # that every network gets, unless a stage has others
+    resources: Resources  # with which attention the transformer computes, compiled or as CUDA graphs, and how LoRAs act
     _pace: Pace | None = None  # of a stage that asks its network again and again
     _plan: StagePlan | None = None
     _in_use: Sequence[LoraAdapter] = ()
-    attention: str = ATTENTIONS[0]  # of the transformer
-    torch_compile: bool = False  # likewise
-    cuda_graphs: bool = False  # likewise
     _wide: frozenset[str] = frozenset()  # components that compute in float32, whatever was chosen
 
     @cached_property
@@ -62,9 +63,9 @@ class PlannedEngine(ABC):
         """Return what a stage that streams this network may take now."""
 
     @property
-    @abstractmethod
-    def load(self) -> Load:
+    def load(self) -> LoraLoad:
         """What the LoRAs add to the needs of stages."""
+        return LoraLoad(self.loras, self.device(TRANSFORMER), self.blueprint, self.resources)
 
     @abstractmethod
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> AbstractContextManager[Networks]:
@@ -135,8 +136,8 @@ class PlannedEngine(ABC):
             with (
                 memory_told(f" in the stage {stage.name}"),
                 exact_float32(),
-                attending_with(self.attention),
-                compiling(self.torch_compile and TRANSFORMER in stage.networks),
+                attending_with(self.resources.attention),
+                compiling(self.resources.torch_compile and TRANSFORMER in stage.networks),
                 self.bring(stage, placement, loras) as networks,
                 self.graphing(stage, placement, networks),
                 reading_ahead(self, stage, self._plan, placement, self._read_ahead),
@@ -148,7 +149,7 @@ class PlannedEngine(ABC):
 
     def graphing(self, stage: Stage, placement: Placement | None, networks: Networks) -> AbstractContextManager[object]:
         """Let steps of ``stage`` be CUDA graphs, as a context, if it was placed so; the log says why not."""
-        if not self.cuda_graphs or TRANSFORMER not in stage.networks:
+        if not self.resources.cuda_graphs or TRANSFORMER not in stage.networks:
             return nullcontext()
         need = need_of(stage, self.blueprint) if placement is None else placement.need
         _log.info("%s", self.load.describe_graphs(stage, need, self.room().machine))

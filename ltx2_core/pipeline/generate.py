@@ -62,7 +62,6 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
     return run_batch(models, request, engine, events)[0]
 
 
-@torch.inference_mode()
 def run_batch(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> list[Clip]:
     """Make the clips that ``request`` asks for, as many as its batch size says.
 
@@ -72,12 +71,25 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
         engine: owner of the card; None takes all that is free and the request allows.
         events: whom an engine made here tells.
     """
+    complete = settled(models, request, events)
+    engine = engine or LocalEngine(models, complete.request.resources, events, complete.loras)
+    return run_complete(models, complete, engine)
+
+
+@torch.inference_mode()
+def settled(models: Models, request: Request, events: Events = Events()) -> CompleteRequest:
+    """Return the request with nothing left open: its prompt made longer, its length said by it, if asked."""
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
-    complete = request.completed(recipe_of(models, request.hq))
+    return completed(models, request)
+
+
+@torch.inference_mode()
+def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> list[Clip]:
+    """Make the clips of a request in which nothing is open."""
+    request = complete.request
     _say_size(complete)
     grading = grade(models, request.loras, request.hdr)
     check_light(request.conditions, grading, any(lora.light for lora, _ in request.loras))
-    engine = engine or LocalEngine(models, request.resources, events, complete.loras)
     engine = engine if grading is None else in_full_precision(engine)
     cache = contexts_cache(engine, request.resources.cache)
     stages = Stages.of(complete, engine, cache)
@@ -104,7 +116,8 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     latent = latent.first(complete.made) if stages.rounds else latent
     finish = replace(_finish(stages, engine, complete), grading=grading)
     parameters = parameters_text(complete, _name_of(engine.models))
-    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags={"parameters": parameters}))
+    tags = {"parameters": parameters}
+    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags=tags, made_by=models.generation))
     return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 
@@ -114,13 +127,12 @@ def _say_size(request: CompleteRequest) -> None:
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
 
 
-def check_decoders(models: Models, asked: Request) -> None:
-    """Refuse a clip, of any length, whose pictures nothing could decode; that its sound cannot be is logged.
+def check_decoders(models: Models, request: CompleteRequest) -> None:
+    """Refuse a clip whose pictures nothing could decode; that its sound cannot be is logged.
 
     Raises:
         CheckpointError: names what the files lack, and where the file with it is chosen.
     """
-    request = completed(models, asked)
     if "video" in request.streams and kept_video(request.refine_conditions) is None:
         models.source("video_decoder")
     if "audio" in request.streams and kept_audio(request.request.conditions) is None:
@@ -139,7 +151,7 @@ def completed(models: Models, request: Request) -> CompleteRequest:
 
 
 def next_engine(
-    models: Models, request: Request, events: Events = Events(), before: LocalEngine | None = None
+    models: Models, request: CompleteRequest, events: Events = Events(), before: LocalEngine | None = None
 ) -> LocalEngine:
     """Return the owner of the card for one of many clips: the one ``before`` with its LoRAs, if that may make it.
 
@@ -154,10 +166,10 @@ def next_engine(
     Raises:
         LTX2Error: as ``LocalEngine`` does.
     """
-    loras = completed(models, request).loras
-    if before is not None and before.models is models and before.resources == request.resources:
-        return before.with_loras(loras)
-    return LocalEngine(models, request.resources, events, loras, keeps=True)
+    resources = request.request.resources
+    if before is not None and before.models is models and before.resources == resources:
+        return before.with_loras(request.loras)
+    return LocalEngine(models, resources, events, request.loras, keeps=True)
 
 
 def _finish(stages: Stages, engine: Engine, request: CompleteRequest) -> Finish:

@@ -103,7 +103,7 @@ def sample_latent(
     Raises:
         SettingError: for settings that do not go together, and where a negative prompt is missing.
     """
-    items, state = given_in(engine, latent, conditions)
+    items, state = given_in(engine, latent.read_by(engine.models), conditions)
     sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
     _check_negative(sampling, prompts)
     _warn(engine, latent, sampling)
@@ -132,7 +132,7 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
     key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
     keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
     stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
-    content, fps = stage.run(engine, latent.content, latent.fps)
+    content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
 
 
@@ -158,7 +158,7 @@ def refine_latent(
     Raises:
         SettingError: for a latent without a picture, and where a negative prompt is missing.
     """
-    latent = GraphLatent(large, prompt=GraphPrompt(prompts[0]))
+    latent = GraphLatent(large, prompt=GraphPrompt(prompts[0])).read_by(engine.models)
     if not latent.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
     conditions = settings.get("conditions") or ()
@@ -184,6 +184,7 @@ def refine_raised(
     number: int, seed: int
 ) -> Latent:  # fmt: skip
     """Refine a latent that has been enlarged in time, in round ``number`` of these; the first is 1."""
+    latent.read_by(engine.models)
     given = of_round(conditions)
     careful = prepare_encoding(engine, given)
     items = engine.conditions.encode(given, latent.shape, ("video",), careful, latent.times)

@@ -35,7 +35,7 @@ from .devices import Others, Twin, make_twins, shared_by
 from .engine import PlannedEngine
 from .gain import describe_gain, describe_sharing
 from .plan import Plan
-from .prepare import LoraLoad, Prepared, adapters_of, build_modules, folded_stack, fuses, joined, ready
+from .prepare import Prepared, adapters_of, build_modules, folded_stack, fuses, joined, ready
 from .processes import Processes, joined_processes
 from .stage import TEXT_ENCODER, TRANSFORMER, Events, NetworkKey, Networks, Stage, StagePlan
 
@@ -84,8 +84,7 @@ class LocalEngine(PlannedEngine):
         check_format(resources.format)
         _check_loras(loras, models)
         self.models, self.events, self.loras, self._keeps = models, events, loras, keeps
-        self.resources, self.attention = resources, resources.attention
-        self.torch_compile, self.cuda_graphs = resources.torch_compile, resources.cuda_graphs
+        self.resources = resources
         self._devices = devices_named(resources.device_names) or (best_device(),)
         self._device, self._processes = self._devices[0], joined_processes()
         if self._processes is not None:
@@ -226,12 +225,6 @@ class LocalEngine(PlannedEngine):
         """How many numbers the files hold, the text encoder included."""
         own = sum(source.parameters for source in self.models.sources.values())
         return own + (0 if self.models.text_encoder is None else self.encoder.parameters)
-
-    @property
-    def load(self) -> LoraLoad:
-        """What the LoRAs add to the needs of stages."""
-        how = self.resources.fold_loras, self.torch_compile, self.cuda_graphs
-        return LoraLoad(self.loras, self._device, self.blueprint, *how)
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:

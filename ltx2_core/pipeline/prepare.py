@@ -26,6 +26,7 @@ from ..memory.trace import Cost
 from ..memory.twin import twin_of
 from ..memory.unit import Changes
 from ..quantization import format_of, plain_dtype
+from ..settings import Resources
 from ..transformer import compiling_pays
 from .blueprint import Blueprint
 from .captured import describe_graphs, find_obstacle, with_graphs
@@ -146,26 +147,23 @@ class LoraLoad(Load):
         loras: of the model, for stages that have none of their own.
         device: where the networks run.
         blueprint: the networks as shapes.
-        fold: whether the transformer's quantised weights are widened where LoRAs change them.
-        torch_compile: whether light work of the transformer is compiled, which takes time before the first step.
-        cuda_graphs: whether steps of the transformer are to be CUDA graphs where that pays.
+        how: the transformer computes: whether its quantised weights are widened where LoRAs change them, its light work
+            is compiled, which takes time before the first step, and its steps are to be CUDA graphs where that pays.
     """
 
     loras: Stack
     device: torch.device
     blueprint: Blueprint = field(compare=False)
-    fold: bool = False
-    torch_compile: bool = False
-    cuda_graphs: bool = False
+    how: Resources = Resources()
 
     def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
         """Return the need of a stage with its LoRAs."""
-        return self._with_loras(stage, need, self.fold)
+        return self._with_loras(stage, need, self.how.fold_loras)
 
     def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
         """Say what LoRAs beside quantised weights take, and would take folded into a wide copy of them; and what is not
         counted of compiling."""
-        if not self.torch_compile or TRANSFORMER not in stage.networks:
+        if not self.how.torch_compile or TRANSFORMER not in stage.networks:
             return self._lora_remarks(stage, machine)
         pays = compiling_pays(self.device, plain_dtype(self.blueprint.network(TRANSFORMER.name)))
         return (f"{stage.name}: {_COMPILING if pays else _NOT_COMPILING}", *self._lora_remarks(stage, machine))
@@ -183,11 +181,11 @@ class LoraLoad(Load):
         return describe_graphs(need, self._graph_obstacle(stage, need, machine), machine)
 
     def _wants_graphs(self, stage: Stage) -> bool:
-        return self.cuda_graphs and TRANSFORMER in stage.networks
+        return self.how.cuda_graphs and TRANSFORMER in stage.networks
 
     def _graph_obstacle(self, stage: Stage, need: StageNeed, machine: Machine) -> str:
         stack = self._stacks(stage).get(TRANSFORMER.name, ())
-        if stack and self._load(TRANSFORMER.name, stack, self.fold).beside:
+        if stack and self._load(TRANSFORMER.name, stack, self.how.fold_loras).beside:
             return "LoRAs are computed beside its layers"
         return find_obstacle(stage, need, self.blueprint, self.device, machine)
 
@@ -199,7 +197,7 @@ class LoraLoad(Load):
         times = machine.seconds(folded.cost) / machine.seconds(beside.cost)
         sizes = [gigabytes(need.weights.total) for need in (folded, beside)]
         matrices = f"{len(load.folded):,} quantised matrices"
-        if self.fold:
+        if self.how.fold_loras:
             how = f"LoRAs are folded into a wide copy of {matrices}: {sizes[0]} in place of {sizes[1]} beside them"
             return (f"{stage.name}: {how}, and computing takes {times:.2f} x the time.",)
         how = f"LoRAs are computed beside {matrices}. Folded into a wide copy of them (--fold-loras)"

@@ -10,11 +10,10 @@ from ..checkpoint import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
-from ..settings import Request
+from ..settings import CompleteRequest
 from ..text import Features, compute_hidden_states, extract_features
 from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
-from .generate import completed
 from .local_engine import LocalEngine
 from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
 from .stages import Stages
@@ -68,18 +67,18 @@ class Prompts:
     words: tuple[str, ...]
 
 
-def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
+def check_clip(models: Models, complete: CompleteRequest, folder: Path) -> Prompts:
     """Check all of a clip that can be checked without its prompt being read, and return what has to be read for it.
 
     Args:
         models: the opened files.
-        request: what is asked; of a length that the prompt decides all else is checked.
+        complete: what is asked; of a length that the prompt decides all else is checked.
         folder: where encoded prompts are kept.
 
     Raises:
         LTX2Error: the clip cannot be.
     """
-    complete = completed(models, request)
+    request = complete.request
     engine = LocalEngine(models, request.resources, loras=complete.loras)
     cache = contexts_cache(engine, folder)
     prompts = Stages.of(complete, engine, cache).text.cached
@@ -91,13 +90,13 @@ def check_clip(models: Models, request: Request, folder: Path) -> Prompts:
 
 @torch.inference_mode()
 def read_ahead(
-    models: Models, request: Request, prompts: Iterable[str], folder: Path, events: Events = Events()
+    models: Models, complete: CompleteRequest, prompts: Iterable[str], folder: Path, events: Events = Events()
 ) -> int:
     """Encode the ``prompts`` that are not yet kept in ``folder``, and keep them there.
 
     Args:
         models: the opened files.
-        request: one of the clips; its resources and LoRAs count.
+        complete: one of the clips; its resources and LoRAs count.
         prompts: of all clips with the same models and LoRAs of text.
         folder: where encoded prompts are kept.
         events: whom to tell.
@@ -105,8 +104,7 @@ def read_ahead(
     Returns:
         How many prompts were read.
     """
-    complete = completed(models, request)
-    engine = LocalEngine(models, request.resources, events, complete.loras)
+    engine = LocalEngine(models, complete.request.resources, events, complete.loras)
     changes = text_identity(engine.loras, TEXT_COMPONENTS)
     cache = text_cache(folder, models, engine.encoder, engine.dtype(TEXT_ENCODER), loras=changes, limit=KEPT_BYTES)
     unread = [prompt for prompt in dict.fromkeys(prompts) if not _is_kept(cache.path(prompt))]

@@ -44,6 +44,7 @@ class Take:
         times: how many times the frame rate of the first stage it has.
         seams: its size, and where its tiles meet, if it was refined in tiles.
         tags: texts for people and programs: prompt, settings, versions.
+        made_by: the generation of the model that made it (``Models.generation``); None if it is not known.
     """
 
     content: AVLatent
@@ -54,6 +55,7 @@ class Take:
     times: int = 1
     seams: SeamLines | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    made_by: str | None = None
 
     def describe(self) -> str:
         """Return what it is, in one line."""
@@ -101,6 +103,7 @@ def load_take(path: str | Path) -> Take:
         times=about.whole("times", 1, most=240),
         seams=_seams(about.section("seams")) if "seams" in about else None,
         tags={name: str(text) for name, text in tags.items()},
+        made_by=about.word("made_by") if "made_by" in about else None,
     )
 
 
@@ -120,6 +123,8 @@ def _about(take: Take) -> dict[str, object]:
     about: dict[str, object] = {"drawn": list(take.drawn)} if take.drawn else {}
     if take.times != 1:
         about["times"] = take.times
+    if take.made_by is not None:
+        about["made_by"] = take.made_by
     if take.fps is not None:
         about["fps"] = str(take.fps)
     if take.content.keyframes is not None:

@@ -235,6 +235,11 @@ class ScheduleSettings:
         "Noise levels of your own, from at most 1 down to 0; used when the schedule is custom.",
     ] = "1.0, 0.9, 0.75, 0.5, 0.25, 0"
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for a list that is none, where it counts."""
+        if self.schedule == CUSTOM:
+            custom(self.custom_sigmas)
+
     def sigmas(self, tokens: int | None = None) -> list[float]:
         """Compute the noise levels.
 

@@ -70,12 +70,7 @@ def split_windows(frames: int, fps: Fraction, size: int = 121, overlap: int = 24
     Raises:
         SettingError: For sizes that are not of whole latents.
     """
-    if size != nearest_frames(size) or overlap % TIME_SCALE or not TIME_SCALE <= overlap < size - TIME_SCALE:
-        raise SettingError(
-            f"Windows of {size} frames that share {overlap} cannot be: the size must be {TIME_SCALE} k + 1, for "
-            f"example {max(17, nearest_frames(size))}, and the overlap a multiple of {TIME_SCALE} that leaves "
-            f"{TIME_SCALE} new frames or more."
-        )
+    _check_window(size, overlap)
     length, width = latent_frames(frames), latent_frames(size)
     step = width - 1 - overlap // TIME_SCALE
     windows: list[Window] = []
@@ -86,6 +81,15 @@ def split_windows(frames: int, fps: Fraction, size: int = 121, overlap: int = 24
         known = (windows[-1].video.stop, windows[-1].audio.stop) if windows else (0, 0)
         windows.append(Window(len(windows), _span(start, stop, known[0]), _span(*sound, known[1]), fps))
     return windows
+
+
+def _check_window(size: int, overlap: int) -> None:
+    if size != nearest_frames(size) or overlap % TIME_SCALE or not TIME_SCALE <= overlap < size - TIME_SCALE:
+        raise SettingError(
+            f"Windows of {size} frames that share {overlap} cannot be: the size must be {TIME_SCALE} k + 1, for "
+            f"example {max(17, nearest_frames(size))}, and the overlap a multiple of {TIME_SCALE} that leaves "
+            f"{TIME_SCALE} new frames or more."
+        )
 
 
 def _span(start: int, stop: int, known: int) -> StreamSpan:
@@ -126,8 +130,12 @@ class Windowing:
         "has one prompt, as its middle says.",
     ] = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for sizes that are not of whole latents."""
+        _check_window(self.window, self.overlap)
+
     def windows(self, frames: int, fps: Fraction) -> list[Window]:
-        """Split a clip of ``frames`` at ``fps``. Raises SettingError for sizes that are not of whole latents."""
+        """Split a clip of ``frames`` at ``fps``."""
         return split_windows(frames, fps, self.window, self.overlap)
 
 

@@ -110,6 +110,14 @@ class SamplingSettings:
         "every step. For dev models, whose recipes have 20 steps and more. 0 is off.",
     ] = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise SettingError for steps of which there is none."""
+        if 0 < self.end_step <= self.start_step:
+            raise SettingError(
+                f"start_step is {self.start_step} and end_step {self.end_step}, between which there is no step: end "
+                "later, or with 0 at the end of the schedule."
+            )
+
     def check_step_cache(self, steps: int) -> None:
         """Raise SettingError if steps may be left out of a schedule of so few ``steps``."""
         if self.step_cache and steps < LEAST_CACHED_STEPS:

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Annotated, NamedTuple
 
 from ..errors import SettingError
-from ..fields import Seed, Words, check_number, check_output_name
+from ..fields import FILLED_IN, Seed, Words, check_number, check_output_name
 
 MOST = 1000  # prompts times seeds
 LONGEST_NAME = 40  # letters of a prompt in a name
@@ -39,7 +39,8 @@ class Variations:
     filename_prefix: Annotated[
         str,
         Words(flag="output"),
-        "How each name begins, below ComfyUI's output folder; the words of the prompt and the seed follow.",
+        "How each name begins, below ComfyUI's output folder; the words of the prompt and the seed follow. "
+        f"{FILLED_IN}",
     ] = "LTX-2_"
 
     def all(self) -> list[Variation]:

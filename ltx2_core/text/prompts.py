@@ -12,12 +12,13 @@ from ..errors import SettingError
 from .encode import ALONE, Contexts, PromptWeight
 
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has not met the connectors
+MADE_BY = "ltx2av_made_by"  # our mark of the generation of the model that a prompt or a latent is of
 
 # What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
 UNDERSTOOD = {
     "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
     "prompt_type", "uuid", "keyframe_idxs", "guide_attention_entries", "ref_audio", "strength", "mask", "mask_strength",
-    "set_area_to_bounds", "area",
+    "set_area_to_bounds", "area", MADE_BY,
 }  # fmt: skip
 
 # What is not understood, in the words of the node that wrote it.

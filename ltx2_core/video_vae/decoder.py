@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from itertools import product
 
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
 from ..geometry import TIME_SCALE, Keyframes, pixel_frames
 from .config import ResampleConfig, VideoVAEConfig
-from .decoding import FLOAT32, DecodingWork, Denoising, Work
+from .decoding import FLOAT32, DecodesInTiles, DecodingWork, Denoising, Work
 from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
 from .tiling import (
     NARROWEST,
@@ -31,7 +30,7 @@ from .tiling import (
 )
 
 
-class VideoDecoder(nn.Module):
+class VideoDecoder(DecodesInTiles, nn.Module):
     """The convolutional decoder of LTX-2.0, 2.3 and 2.5; in released files it is not causal."""
 
     tilings = TILINGS
@@ -92,17 +91,6 @@ class VideoDecoder(nn.Module):
                 f"It needs 2x2, that is {smallest}x{smallest} pixels; tiles need an overlap."
             )
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
-        """Decode in tiles (``decoding.Decoder``), which shrink along the shorter side of the picture as it does."""
-        return self.decode_by(lambda work: (each.by(self) for each in work), latent, tiling, on_tile=on_tile)
-
     def decode_by(
         self,
         make: MakeTiles,
@@ -112,17 +100,18 @@ class VideoDecoder(nn.Module):
         on_tile: OnTile | None = None,
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
-        """Decode in tiles, each of which is a clip of its own, as ``make`` makes them; arguments as for ``decode``."""
+        """Decode in tiles, each of which is a clip of its own, as ``make`` makes them; arguments as for ``decode``.
+
+        They shrink along the shorter side of the picture as it does.
+        """
         latent = latent.to(next(self.parameters()).dtype)
         grid = self._grid(latent, tiling)
-        places = product(grid.intervals, grid.rows, grid.columns)
-        work = (TileWork(latent[:, :, time.source, row.source, column.source]) for time, row, column in places)
+        work = (TileWork(latent[:, :, time.source, row.source, column.source]) for time, row, column in grid.places)
         return blend_tiles(make(work), grid, latent.new_empty(len(latent), self.config.out_channels), on_tile)
 
     def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
         """Return in how many tiles a latent of this shape is decoded."""
-        grid = self._grid(latent, tiling)
-        return len(grid.intervals) * len(grid.rows) * len(grid.columns)
+        return self._grid(latent, tiling).count
 
     def _grid(self, latent: Tensor, tiling: Tiling) -> Grid:
         frames, height, width = latent.shape[2:]

@@ -1,6 +1,6 @@
 """What a decoder is to whoever wants frames: the convolutional and the diffusion decoder look the same from there."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..fields import Switch, Whole, zero
 from ..geometry import Keyframes
-from .tiling import MakeTiles, OnTile, Tiling
+from .tiling import MakeTiles, OnTile, TileWork, Tiling
 
 FLOAT32 = 4  # bytes
 
@@ -135,3 +135,22 @@ class TiledDecoder(Decoder, Protocol):
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
         """Decode with the tiles that ``make`` makes, in their order; other arguments as for ``decode``."""
+
+
+class DecodesInTiles:
+    """What decoders have in common that make their tiles themselves unless others do."""
+
+    def decode(
+        self: TiledDecoder,
+        latent: Tensor,
+        tiling: Tiling,
+        denoising: Denoising | None = None,
+        on_tile: OnTile | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> Iterator[Tensor]:
+        """Decode in tiles, one after the other; arguments as for ``Decoder``."""
+
+        def make(work: Iterable[TileWork]) -> Iterator[Tensor]:
+            return (each.by(self) for each in work)
+
+        return self.decode_by(make, latent, tiling, denoising, on_tile, keyframes)

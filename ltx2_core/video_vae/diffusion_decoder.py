@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..geometry import Keyframes
 from ..layers.norms import RMSNorm
-from .decoding import FLOAT32, DecodingWork, Denoising, Work
+from .decoding import FLOAT32, DecodesInTiles, DecodingWork, Denoising, Work
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_layers import Block, DiffusionBlock, TimeEmbedding, Upsample
 from .diffusion_tiles import CellGrid, Size, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
@@ -35,7 +34,7 @@ _TILINGS: tuple[Tiling, ...] = (
 Place = tuple[TileAxis, TileAxis, TileAxis]  # of a tile in time, height and width
 
 
-class DiffusionDecoder(nn.Module):
+class DiffusionDecoder(DecodesInTiles, nn.Module):
     """The default decoder of LTX-2.5.
 
     Three stages turn the whole latent into *cells* of two frames and 8x8 pixels, a fourth turns cells into a context
@@ -173,18 +172,6 @@ class DiffusionDecoder(nn.Module):
             x = block(x, context, modulation)
         return on_each(lambda each: unpatchify(self.to_pixels(self.norm_out(each)).movedim(-1, 1), patch), x)
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
-        """Decode in tiles of cells, as ``decoding.Decoder`` says; latents of any size."""
-        make: MakeTiles = lambda work: (each.by(self) for each in work)  # noqa: E731
-        return self.decode_by(make, latent, tiling, denoising, on_tile, keyframes)
-
     def decode_by(
         self,
         make: MakeTiles,
@@ -194,7 +181,7 @@ class DiffusionDecoder(nn.Module):
         on_tile: OnTile | None = None,
         keyframes: Keyframes | None = None,
     ) -> Iterator[Tensor]:
-        """Decode in tiles of cells as ``make`` makes them, all cells here; other arguments as for ``decode``."""
+        """Decode latents of any size in tiles of cells as ``make`` makes them, all cells here; else as ``decode``."""
         denoising, frames = denoising or Denoising(), (latent.shape[2] - 1) * self.config.time_scale + 1
         self.check(latent)
         padded, (top, left) = pad_to(latent, self.config.smallest)
@@ -202,14 +189,13 @@ class DiffusionDecoder(nn.Module):
         top, left = top * self.config.space_scale, left * self.config.space_scale
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
         cells, beside = self._cells(padded, keyframes, denoising)
-        places = product(grid.tiles.intervals, grid.tiles.rows, grid.tiles.columns)
 
         def run(place: Place, network: DiffusionDecoder, here: Tensor) -> Tensor:
             return network._run_tile(here, grid, place, denoising, beside)
 
         work = (
             TileWork(cells[:, time.source, row.source, column.source], partial(run, (time, row, column)))
-            for time, row, column in places
+            for time, row, column in grid.tiles.places
         )
         like = cells.new_empty(len(cells), self.config.out_channels)
         for chunk in blend_tiles(make(work), grid.tiles, like, on_tile):
@@ -222,8 +208,7 @@ class DiffusionDecoder(nn.Module):
     def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
         """Return in how many tiles a latent of this shape is decoded."""
         padded, _ = pad_to(latent, self.config.smallest)
-        tiles = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling)).tiles
-        return len(tiles.intervals) * len(tiles.rows) * len(tiles.columns)
+        return CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling)).tiles.count
 
     def _cells(
         self, padded: Tensor, keyframes: Keyframes | None, denoising: Denoising

@@ -26,7 +26,7 @@ OnTile = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True)
 class Tiling:
-    """Size and overlap of tiles.
+    """Size and overlap of tiles; those of 0 pixels are the largest that there is room for.
 
     Raises:
         SettingError: A size or an overlap does not fit the cells of the latent.
@@ -58,8 +58,14 @@ class Tiling:
     ] = 24
 
     def __post_init__(self) -> None:
-        _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
-        _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)
+        if self.tile_size:
+            _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
+            _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)
+
+    @property
+    def chosen(self) -> "Tiling | None":
+        """These tiles; None where they follow from the room."""
+        return self if self.tile_size else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,16 @@ class Grid:
     intervals: Sequence[TileAxis]
     rows: Sequence[TileAxis]
     columns: Sequence[TileAxis]
+
+    @property
+    def places(self) -> Iterator[tuple[TileAxis, TileAxis, TileAxis]]:
+        """Where each tile is, one interval after the other and in it row by row."""
+        return product(self.intervals, self.rows, self.columns)
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return len(self.intervals) * len(self.rows) * len(self.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,12 +317,12 @@ def blend_tiles(tiles: Iterator[Tensor], grid: Grid, like: Tensor, on_tile: OnTi
     """Yield of each interval what no later one overlaps, blended in float32.
 
     Args:
-        tiles: (B, C, F, H, W), of one interval after the other, and of each row by row.
+        tiles: (B, C, F, H, W), in the order of its places.
         grid: where they are.
         like: (B, C), on the device of the tiles.
         on_tile: called with (done, total) after every tile; it may raise to interrupt.
     """
-    done, total = 0, len(grid.intervals) * len(grid.rows) * len(grid.columns)
+    done, total = 0, grid.count
     height, width = grid.rows[-1].target.stop, grid.columns[-1].target.stop
     tail = None
     for time, following in zip(grid.intervals, [*grid.intervals[1:], None]):

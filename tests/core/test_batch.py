@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from ltx2_core.cli import main, maker
 from ltx2_core.errors import OutOfMemoryError
@@ -38,8 +39,8 @@ def made(monkeypatch):
     """The requests of all clips, of which noise is made; those whose prompt begins with "fail" raise."""
     requests, words = [], []
 
-    def run_batch(models, request, engine, events):
-        requests.append(request)
+    def run_complete(models, complete, engine):
+        requests.append(request := complete.request)
         if request.prompt.startswith("fail twice") or (request.prompt.startswith("fail") and len(requests) == 1):
             raise OutOfMemoryError("Memory ran out: it was full.")
         frames = torch.rand(9, 64, 64, 3, generator=torch.Generator().manual_seed(request.sampling.seed))
@@ -51,7 +52,7 @@ def made(monkeypatch):
         words.append(list(prompts))
         return len(words)
 
-    monkeypatch.setattr(maker, "run_batch", run_batch)
+    monkeypatch.setattr(maker, "run_complete", run_complete)
     monkeypatch.setattr(maker, "read_ahead", read_ahead)
     return SimpleNamespace(requests=requests, words=words)
 
@@ -87,22 +88,36 @@ def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for
     assert (out / "line_0001.mp4").read_bytes() != before
 
 
+def test_another_picture_of_the_same_name_is_another_setting(made, tmp_path, capsys):
+    out, picture = tmp_path / "out", tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    clips = lines_of(tmp_path, {"prompt": "a", "image": f"0:{picture}:0.9", "frames": 9})
+    assert main(["batch", clips, "--output", str(out)]) == main(["batch", clips, "--output", str(out)]) == 0
+    assert len(made.requests) == 1
+    Image.new("RGB", (64, 64), "blue").save(picture)
+    assert main(["batch", clips, "--output", str(out)]) == 2
+    assert "with other settings" in capsys.readouterr().err
+    assert main(["batch", clips, "--output", str(out), "--overwrite"]) == 0
+    assert len(made.requests) == 2
+
+
 def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_path, capsys):
     clips = lines_of(
         tmp_path, {"prompt": "a"}, {"prompt": "a", "frame": 9}, "{", "[1]", {"prompt": "a", "image": "no.png"},
         {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "line_0001.mp4"}, {"prompt": "a", "steps": -1},
         {"seed": 1}, {"prompt": "a", "output": "a.doc"},
+        {"prompt": "a", "checkpoint": "no.file", "decode_tile_size": 64, "decode_tile_overlap": 64},
     )  # fmt: skip
     assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
     facts = {2: "Did you mean frames?", 3: "no JSON", 4: "a list", 5: "no.png", 6: "'../a.mp4'", 7: "line 1 makes",
-             8: "steps is -1", 9: "no prompt", 10: ".doc"}  # fmt: skip
+             8: "steps is -1", 9: "no prompt", 10: ".doc", 11: "64 pixels cannot overlap by 64"}  # fmt: skip
     for number, fact in facts.items():
         (line,) = [each for each in said if each.startswith(f"clips.jsonl, line {number}: ")]
         assert fact in line
     told = max(said.index(each) for each in said if ", line " in each)
-    assert told < said.index("10 clips: 1 to make, 0 there already.")
-    assert said[-1].startswith("error: 9 of 10 clips are missing") and len(made.requests) == 1
+    assert told < said.index("11 clips: 1 to make, 0 there already.")
+    assert said[-1].startswith("error: 10 of 11 clips are missing") and len(made.requests) == 1
     assert report_in(tmp_path / "out")[2] == ("refused", "There is no setting 'frame'. Did you mean frames?")
 
 

@@ -384,8 +384,8 @@ def test_loras_over_the_run():
         (syntax.parse_guidance, "0.8:tex_scale=1", ["tex_scale", "Did you mean text_scale?"]),
         (syntax.parse_guidance, "0.8:text_scale=high", ["text_scale", "'high'"]),
         (lambda text: syntax.parse_lora(text, 4), "a:1:blocks=7", ["7", "4 blocks"]),
-        (lambda text: syntax.parse_range(text, "picture", ["video"]), "1", ["START:END"]),
-        (lambda text: syntax.parse_range(text, "picture", ["video"]), "2:1", ["2 s to 1 s"]),
+        (syntax.parse_range, "1", ["START:END"]),
+        (syntax.parse_range, "2:1", ["2 s to 1 s"]),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(read, text, facts):

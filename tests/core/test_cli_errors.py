@@ -58,6 +58,16 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
             ["generate", "--output", "x.mp4", "--prompt", "x", "--frames", "9", "--refine", "--tiles", "3x1x1"],
             ["A latent of (2, ", "(3, 1, 1) tiles"],
         ),
+        *(
+            (["generate", "--output", "x.mp4", "--prompt", "x", "--checkpoint", "no.file", *words], [fact])
+            for *words, fact in [
+                ("--decode-tile-size", "512", "--decode-tile-overlap", "512", "512 pixels cannot overlap by 512"),
+                ("--retake", "2:1", "2 s to 1 s"),
+                ("--window", "33", "--overlap", "32", "33 frames that share 32"),
+                ("--start-step", "4", "--end-step", "4", "start_step is 4"),
+                ("--schedule", "custom", "--sigmas", "1, 2, 0", "One sigma is 2"),
+            ]
+        ),
         (["plan", "--passes", "5"], ["'5'", "4"]),
         (["plan", "--version", "2.3", "--checkpoint", "x.safetensors"], ["--version", "--checkpoint"]),
         (["lora", "shrink", str(LORA), "x.safetensors", "--energy", "0"], ["energy is 0"]),

@@ -16,6 +16,7 @@ import damage
 import pytest
 import torch
 from devices import full_cards
+from peak import growth
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -48,7 +49,7 @@ from ltx2_core.text.encode import compute_hidden_states
 
 pytestmark = pytest.mark.slow
 
-SECONDS, BYTES = 60, 4 * 2**30  # that any damaged input may take
+SECONDS, BYTES = 60, 2**29  # that any damaged input may take, at most
 LONGEST = 700  # characters of a sentence, with the paths in it
 
 
@@ -65,7 +66,7 @@ def answer(case: damage.Case, folder: Path) -> str:
     case.write(folder)
     before, start = sorted(folder.rglob("*")), time.monotonic()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), growth() as grown:
             warnings.simplefilter("ignore")
             case.read(folder)
         said = ""
@@ -75,7 +76,7 @@ def answer(case: damage.Case, folder: Path) -> str:
     except BaseException as error:
         pytest.fail(f"{case.name}: {type(error).__name__}: {error}")
     assert sorted(folder.rglob("*")) == before, f"{case.name} leaves something behind"
-    assert time.monotonic() - start < SECONDS, case.name
+    assert time.monotonic() - start < SECONDS and grown() < BYTES, case.name
     return said
 
 
@@ -101,11 +102,18 @@ def test_damaged_checkpoints_are_answered_in_a_sentence(whole, kind, tmp_path):
     assert len(said) > 70 and sum(map(bool, said)) > len(said) // 3
 
 
-def test_there_are_more_than_500_of_them_and_they_need_little_memory(whole):
-    resource = pytest.importorskip("resource")
+def test_there_are_more_than_500_of_them(whole):
     assert sum(1 for kind in damage.KINDS for _ in damage.cases(whole, kind)) >= 500
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit < BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_what_a_process_takes_is_seen_although_it_gives_it_back():
+    with growth() as grown:
+        bytearray(300_000_000)
+    assert 290e6 < grown() < 310e6
+    with growth() as grown:
+        bytearray(30_000_000)
+    assert 29e6 < grown() < 40e6
 
 
 # JSON

@@ -403,14 +403,23 @@ def test_frames_of_several_devices_are_those_of_one(count, latent):
 
 
 def test_pixels_are_encoded_by_several_devices_as_by_one(caplog):
-    """One of which fails; tiles are handed out while pixels are still read."""
-    encoder = build(ltx2.open_models("miniature"), "video_encoder", torch.float32)
+    """One of which fails, for which the others wait; tiles are handed out while pixels are still read."""
+    encoder, has_failed = build(ltx2.open_models("miniature"), "video_encoder", torch.float32), threading.Event()
     pixels, tiling = torch.rand(1, 3, 33, 64, 128, generator=torch.Generator().manual_seed(1)), Tiling(96, 64, 24, 16)
-    failing = Helper(twin_of(encoder), 1, torch.OutOfMemoryError("full"))
-    together = SharedTiles(encoder, CPU, [(CPU, failing), (CPU, twin_of(encoder))])
-    with torch.inference_mode():
-        one, several = (encode_video(each, pixels.split(10, dim=2), 33, CPU, tiling) for each in (encoder, together))
-    assert torch.equal(one, several) and len(caplog.records) == 1
+
+    def encoded(by) -> torch.Tensor:
+        with torch.inference_mode():
+            return encode_video(by, pixels.split(10, dim=2), 33, CPU, tiling)
+
+    def fail(tile):
+        has_failed.set()
+        raise torch.OutOfMemoryError("full")
+
+    one, helper = encoded(encoder), twin_of(encoder)
+    for each in (encoder, helper):
+        each.register_forward_pre_hook(lambda *_: has_failed.wait(10) and None)
+    assert torch.equal(one, encoded(SharedTiles(encoder, CPU, [(CPU, fail), (CPU, helper)])))
+    assert has_failed.is_set() and len(caplog.records) == 1
 
 
 @pytest.mark.slow

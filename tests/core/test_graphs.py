@@ -365,18 +365,18 @@ def planned(load, stage=STAGE, budget=2**36, machine=SMALL_CARD):
 
 
 def test_the_plan_counts_graphs_where_the_host_is_slower_than_the_card():
-    load = LoraLoad((), CARD, small("2.3"), cuda_graphs=True)
+    load = LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
     need, plan = need_of(STAGE, load.blueprint), planned(load)
     (placement,) = plan.placements
     assert placement.need == replace(need, graph_bytes=need.cost.peak)
     assert placement.need.work_bytes - need.work_bytes == need.cost.peak > 0
     (note,) = [note for note in plan.notes if "graphs" in note]
     assert "from the third on" in note
-    assert not [note for note in planned(replace(load, cuda_graphs=False)).notes if "graphs" in note]
+    assert not [note for note in planned(replace(load, how=Resources())).notes if "graphs" in note]
 
 
 def test_the_plan_says_why_there_are_no_graphs():
-    load = LoraLoad((), CARD, small("2.3"), cuda_graphs=True)
+    load = LoraLoad((), CARD, small("2.3"), Resources(cuda_graphs=True))
     need = need_of(STAGE, load.blueprint)
     cached = replace(STAGE, sampling=replace(SAMPLING, settings=SamplingSettings(step_cache=0.1)))
     short = replace(STAGE, sampling=replace(SAMPLING, sigmas=(1.0, 0.5, 0.0)))
@@ -409,7 +409,9 @@ def test_a_stage_that_was_placed_with_graphs_has_them_while_it_lasts(tiny_bluepr
     place = engine.placement
     room = Room(SMALL_CARD, 2**36)
     need = need_of(STAGE, engine.blueprint)
-    placement = place_stage(STAGE, engine.blueprint, room, LoraLoad((), CARD, engine.blueprint, cuda_graphs=True))
+    placement = place_stage(
+        STAGE, engine.blueprint, room, LoraLoad((), CARD, engine.blueprint, Resources(cuda_graphs=True))
+    )
     assert place(STAGE) is None and placement.need.graph_bytes == need.cost.peak
     monkeypatch.setattr(engine, "placement", lambda stage: placement)
     with engine.use(STAGE) as networks:

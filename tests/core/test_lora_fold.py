@@ -144,7 +144,8 @@ def test_the_plan_says_what_it_costs_and_what_it_gains(quantised, lora, name):
     stages = [stage for stage in stages_of_clip(blueprint, SHAPE, SAMPLING) if stage.name == "sampling"]
     room = Room(machine, machine.budget, 2**36)
     plans = [
-        plan_stages(stages, blueprint, room, SHAPE, LoraLoad(stack, CARD, blueprint, fold)) for fold in (False, True)
+        plan_stages(stages, blueprint, room, SHAPE, LoraLoad(stack, CARD, blueprint, Resources(fold_loras=fold)))
+        for fold in (False, True)
     ]
     beside, folded = (plan.placement("sampling").need for plan in plans)
     network = build(models, "transformer", torch.bfloat16)
@@ -161,5 +162,5 @@ def test_the_plan_says_what_it_costs_and_what_it_gains(quantised, lora, name):
     assert "beside 2 quantised matrices" in said and "--fold-loras" in said and "x the time" in said
     (said,) = [note for note in plans[1].notes if "LoRAs" in note]
     assert "folded into a wide copy of 2 quantised matrices" in said
-    plain = plan_stages(stages, blueprint, room, SHAPE, LoraLoad((), CARD, blueprint, True))
+    plain = plan_stages(stages, blueprint, room, SHAPE, LoraLoad((), CARD, blueprint, Resources(fold_loras=True)))
     assert not [note for note in plain.notes if "LoRAs" in note]

@@ -17,7 +17,7 @@ from ltx2_core.pipeline import encode_text
 from ltx2_core.pipeline.encode_text import contexts_cache, read_features, read_joined
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.text import TextFeaturesConfig
-from ltx2_core.text.prompts import UNPROCESSED
+from ltx2_core.text.prompts import MADE_BY, UNPROCESSED
 
 LAYER = "model.layers.1.self_attn.q_proj"
 NAMINGS = {
@@ -132,7 +132,7 @@ def test_stages_of_a_graph_connect_a_prompt_once_until_something_else_counts(fil
     def read(prompt, strength=0.0):
         """By a node of its own, whose engine is new."""
         stack = ((lora, Strengths(strength)),) if strength else ()
-        return read_joined(LocalEngine(models, loras=stack), prompt, {UNPROCESSED: True})
+        return read_joined(LocalEngine(models, loras=stack), prompt, {UNPROCESSED: True, MADE_BY: models.generation})
 
     first = read(joined[0])
     assert torch.equal(read(joined[0].clone()).video, first.video) and len(calls) == 1
@@ -146,3 +146,6 @@ def test_stages_of_a_graph_connect_a_prompt_once_until_something_else_counts(fil
     monkeypatch.setattr(encode_text, "_KEPT", 1)
     read(torch.zeros_like(joined[0]))
     assert len(encode_text._CONNECTED[models]) == 1
+    for extras in ({UNPROCESSED: True, MADE_BY: "2.5"}, {MADE_BY: "2.5"}):
+        with pytest.raises(SettingError, match=r"encoded for LTX-2\.5, and the model is LTX-2\.\d: encode it"):
+            read_joined(LocalEngine(models), joined[0], extras)

@@ -1,6 +1,7 @@
 """Prompts of many clips are read ahead, each once, and what is kept is not read again."""
 
 import ltx2_core as ltx2
+from ltx2_core.pipeline.generate import completed
 from ltx2_core.pipeline.read_ahead import check_clip, read_ahead
 from ltx2_core.settings import Request
 
@@ -9,6 +10,7 @@ SMALL = {"width": 32, "height": 32, "frames": 9, "steps": 1, "device": "cpu"}
 
 def test_prompts_are_read_once_and_kept(tmp_path):
     models, request = ltx2.open_models("miniature"), Request.of("a red ball", **SMALL)
+    request = completed(models, request)
     asked = check_clip(models, request, tmp_path)
     assert "a red ball" in asked.words and asked.identity
     assert read_ahead(models, request, ["a red ball", "a blue ball", "a red ball"], tmp_path) == 2

@@ -126,7 +126,6 @@ def test_what_cannot_be_is_one_sentence(flat, facts):
         ({"schedule": "distilled", "steps": 12}, ["steps is 12", "exactly 8"]),
         ({"second": SecondStage((Enlarging(),), refine=False), "width": 96, "height": 128}, ["width is 96", "64"]),
         ({"second": SecondStage(), "segments": [Segment(1, "y")]}, ["one prompt for the whole clip"]),
-        ({"windowing": Windowing(120)}, ["120"]),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(flat, facts):

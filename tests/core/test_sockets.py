@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from ltx2_core.conditioning.sockets import check_inputs
+from ltx2_core.conditioning.characters import Character
+from ltx2_core.conditioning.conditions import GeneratedKeyframes, Picture, RetakeRange
+from ltx2_core.conditioning.light import LightTarget
+from ltx2_core.conditioning.sockets import check_inputs, check_written
+from ltx2_core.conditioning.tracks import MotionTracks
 from ltx2_core.errors import SettingError
+from ltx2_core.fields import settings_of
+from ltx2_core.sampling import ScheduleSettings
+from ltx2_core.sampling.windows import Windowing
+from ltx2_core.settings import SamplingSettings
+from ltx2_core.video_vae import Tiling
 
 
 @dataclass
@@ -34,6 +43,52 @@ def test_a_number_keeps_to_the_limits_of_its_widget(value):
     assert taken(64.0, "INT", min=1, max=64) == 64
     with pytest.raises(SettingError, match="x is"):
         taken(value, "INT", min=1, max=64)
+
+
+def written(owner: type, **values: Any) -> None:
+    """Hold ``values`` of widgets of ``owner`` as a graph that has not run yet says them."""
+    inputs = [Input(name, "ANY") for name in values]
+    for each in inputs:
+        if each.id in settings_of(owner):
+            each.setting = settings_of(owner)[each.id]
+    check_written(inputs, values, {})
+
+
+@pytest.mark.parametrize(
+    ("owner", "values", "words"),
+    [
+        (Tiling, {"tile_size": 512, "tile_overlap": 512}, "512 pixels cannot overlap by 512"),
+        (Tiling, {"tile_overlap": 1024}, "768 pixels cannot overlap by 1024"),
+        (RetakeRange, {"start": 2.0, "end": 1.0}, "2 s to 1 s"),
+        (LightTarget, {"filename_prefix": "../x"}, "'../x'"),
+        (MotionTracks, {"tracks": "[]", "width": 4096, "height": 32}, "4096 x 32"),
+        (MotionTracks, {"tracks": "["}, "no JSON"),
+        (Windowing, {"window": 33, "overlap": 32}, "33 frames that share 32"),
+        (Windowing, {"window": 120}, "120 frames"),
+        (ScheduleSettings, {"schedule": "custom", "custom_sigmas": "1, 0.5"}, "0.5; the last one must be 0"),
+        (SamplingSettings, {"start_step": 8, "end_step": 4}, "start_step is 8 and end_step 4"),
+        (GeneratedKeyframes, {"frames": "1, last"}, "'1, last'"),
+        (Character, {"way": "auto"}, "neither a picture nor a voice"),
+    ],
+)
+def test_what_a_graph_says_is_held_together_before_it_runs(owner, values, words):
+    with pytest.raises(SettingError, match=words):
+        written(owner, **values)
+
+
+@pytest.mark.parametrize(
+    ("owner", "values"),
+    [
+        (Tiling, {"tile_size": 0, "tile_overlap": 1024}),
+        (Tiling, {"tile_size": None, "tile_overlap": 1024}),
+        (RetakeRange, {"start": 2.0, "end": None}),
+        (Picture, {"frame": 1}),
+        (Character, {"way": "auto", "voice": None}),
+    ],
+    ids=["automatic tiles", "tiles of a link", "an end of a link", "a picture of a link", "a voice of a link"],
+)
+def test_what_a_link_will_bring_is_not_held_together_yet(owner, values):
+    written(owner, **values)
 
 
 def test_nothing_on_an_optional_input_is_as_if_it_were_not_connected():

@@ -1,9 +1,11 @@
 """A latent comes back from its file bit for bit, with all that is known of it; nothing else is taken for one."""
 
 import dataclasses
+import itertools
 import json
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,16 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx2_core.cli import commands, main
+from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser
-from ltx2_core.cli.values import digest_of, settings_of_tags
+from ltx2_core.cli.values import settings_of_tags
 from ltx2_core.errors import CheckpointError, LTX2Error, MissingFileError, SettingError, TargetExistsError
 from ltx2_core.fields import check_output_name
 from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
 from ltx2_core.media import read_audio, read_picture, read_tags
 from ltx2_core.media.notes import SOURCE_TAG
+from ltx2_core.pipeline.finish import decode_take
+from ltx2_core.pipeline.graph import GraphLatent, latent_of_take
 from ltx2_core.pipeline.takes import KIND, Take, load_take, save_take
 from ltx2_core.sampling import Step
+from ltx2_core.settings import Request
 
 GENERATE = build_parser()[1]["generate"]
 
@@ -43,6 +49,7 @@ def full() -> Take:
         times=2,
         seams=((2, 3, 4), ([9], [], [64, 96])),
         tags={"prompt": '{"1": "a ball"}', "software": "here"},
+        made_by="2.3",
     )
 
 
@@ -66,6 +73,21 @@ PLAIN = {
 @pytest.mark.parametrize("take", [full(), *PLAIN.values()], ids=["all there is", *PLAIN])
 def test_what_is_saved_comes_back_to_the_bit(tmp_path, take):
     assert flat(load_take(save_take(tmp_path / "new" / "a.safetensors", take))) == flat(take)
+
+
+def test_a_latent_is_read_by_models_of_the_same_latents_and_by_no_others():
+    """2.3 and 2.5 have the same; the miniature has its own, and what came from elsewhere says nothing."""
+    models = {each: SimpleNamespace(generation=each) for each in ("2.0", "2.3", "2.5", "miniature")}
+    for made, read in itertools.product((*models, None), models):
+        held = GraphLatent(latent_of_take(dataclasses.replace(full(), last=None, made_by=made)))
+        if made in (None, read) or {made, read} == {"2.3", "2.5"}:
+            again = GraphLatent(held.read_by(models[read]).with_content(held.content))
+            assert again.made_by == again.as_take({}).made_by == read
+        else:
+            with pytest.raises(SettingError, match=r"made by .*, and the numbers of"):
+                held.read_by(models[read])
+            with pytest.raises(SettingError, match="made by"):
+                decode_take(models[read], dataclasses.replace(full(), made_by=made), Request(""))
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monkeypatch):
@@ -173,7 +195,7 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     sounds = [torch.cat([*read_audio(Path(path, "sound.wav"))], -1) for path in (first, again)]
     said = [read_tags(path) for path in (first, again)]
     assert torch.equal(*sounds) and said[0] == said[1]
-    assert digest_of(settings_of_tags(said[1], again, GENERATE)) == said[0]["ltx2_digest"]
+    assert digest_of(settings_of_tags(said[1], again, GENERATE), GENERATE) == said[0]["ltx2_digest"]
 
     for words, fact in (
         (["--latent", kept, "--like", first], "leave --like out"),

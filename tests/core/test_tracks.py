@@ -19,7 +19,7 @@ def track(*points: tuple[float, float]) -> list[dict[str, float]]:
 
 def drawn(tracks: list, *numbers: int, **size: int) -> torch.Tensor:
     """The frames of these numbers, one below the other (N, H, W, 3)."""
-    return torch.cat([*MotionTracks.parse(json.dumps(tracks), **size).read(numbers)])
+    return torch.cat([*MotionTracks(json.dumps(tracks), **size).read(numbers)])
 
 
 def by_the_rule(points: list[tuple[int, int]], frame: int, width: int, height: int) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_tracks_are_those_of_one_point_list_or_of_several_and_none_is_one_black_
     assert torch.equal(drawn(one, 0, 1, **size), drawn([one, []], 0, 1, **size))
     assert_close(drawn([one, other], 1, **size), drawn([one], 1, **size) + drawn([other], 1, **size))
     for nothing in ([], [[]]):
-        source = MotionTracks.parse(json.dumps(nothing), **size)
+        source = MotionTracks(json.dumps(nothing), **size)
         (frame,) = source.read(range(len(source)))
         assert frame.shape == (1, 64, 64, 3) and not frame.any()
 
@@ -94,7 +94,7 @@ def test_a_reference_of_tracks_is_drawn_as_it_is_read():
             seen.append((max(len(each[0, 0]) for each in chunks), torch.cat(chunks, 2), shape))
             return torch.zeros(1, 128, 2, 1, 1)
 
-    tracks = MotionTracks.parse(json.dumps(track((80, 80), (200, 80))), width=256, height=256, frames=12)
+    tracks = MotionTracks(json.dumps(track((80, 80), (200, 80))), width=256, height=256, frames=12)
     reference = ReferenceVideo(VideoSource(tracks), downscale=2)
     (tokens,) = reference.encode(ClipShape(256, 256, 17, Fraction(24)), ("video",), Encoders())
     ((largest, pixels, shape),) = seen
@@ -124,11 +124,11 @@ def test_a_reference_of_tracks_is_drawn_as_it_is_read():
 )
 def test_what_is_no_track_is_refused_in_one_sentence(text, facts):
     with pytest.raises(SettingError) as refusal:
-        MotionTracks.parse(text)
+        MotionTracks(text)
     assert facts in str(refusal.value) and "\n" not in str(refusal.value) and len(str(refusal.value)) < 300
 
 
 @pytest.mark.parametrize("size", [{"width": 0}, {"height": 10**9}, {"frames": 0}, {"width": 4096, "height": 256}])
 def test_a_size_that_cannot_be_is_refused(size):
     with pytest.raises(SettingError):
-        MotionTracks.parse("[]", **size)
+        MotionTracks("[]", **size)

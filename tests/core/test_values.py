@@ -1,16 +1,19 @@
 """Settings as plain values: command lines, lines of a batch and what files say of themselves are the same settings."""
 
 import json
+import os
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from ltx2_core.cli import commands, main
+from ltx2_core.cli import commands, files, main
+from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser, parse
-from ltx2_core.cli.values import checked_values, digest_of, merged, notes_of, values_in, values_of, words_of
+from ltx2_core.cli.values import checked_values, merged, notes_of, values_in, values_of, words_of
 from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import read_tags, write_clip
 
@@ -86,12 +89,38 @@ def test_what_is_written_takes_the_place_of_what_says_the_same():
 def test_a_digest_is_of_the_clip_alone():
     first = values_of(["--prompt", "x", "--seed", "1", "--output", "a.mp4", "--device", "cpu"], GENERATE)
     second = values_of(["--seed=1", "--output", "b.mp4", "--prompt", "x", "--no-cache"], GENERATE)
-    assert digest_of(first) == digest_of(second) != digest_of({**first, "seed": "2"})
+    assert digest_of(first, GENERATE) == digest_of(second, GENERATE) != digest_of({**first, "seed": "2"}, GENERATE)
+
+
+def test_a_digest_is_of_what_is_in_the_files(tmp_path, monkeypatch):
+    """Whatever stands around their names; of small files alone, wherever and whenever they were written."""
+    monkeypatch.setattr(files, "LARGE", 3)
+    monkeypatch.chdir(tmp_path)
+    words = ["--image", "0:a.png:0.8", "--lora", "b:0.5:video=1", "--character", "c.png:d.wav", "--text-encoder", "e"]
+    words += ["--timeline", "f.json", "--prompt", "g"]
+    values, names = values_of(words, GENERATE), ("a.png", "b", "c.png", "d.wav", "e/x/y", "f.json", "h.png")
+    Path("e", "x").mkdir(parents=True)
+    timeline = '{"pictures": [{"at": 0, "file": "h.png"}], "prompts": [{"at": 0, "text": "x"}]}'
+    digests = [digest_of({**values, "timeline": "no.json"}, GENERATE)]
+    for name in names:
+        Path(name).write_text(timeline if name == "f.json" else "1")
+        digests.append(digest_of(values, GENERATE))
+    for name in names:
+        Path(name).write_text(timeline + " " if name == "f.json" else "2")
+        digests.append(digest_of(values, GENERATE))
+    assert len(set(digests)) == len(digests)
+    Path("g").touch()
+    os.utime("a.png", ns=(1, 1))
+    assert digest_of(values, GENERATE) == digests[-1]
+    Path("b").write_text("1000")
+    large = digest_of(values, GENERATE)
+    os.utime("b", ns=(1, 1))
+    assert digest_of(values, GENERATE) != large
 
 
 def test_what_was_decoded_claims_no_seed_that_nobody_said():
-    assert "seed" in json.loads(notes_of({"prompt": "x"}, "a model")["ltx2"])["settings"]
-    assert json.loads(notes_of({"latent": "a.safetensors"}, "a model")["ltx2"])["settings"] == {}
+    assert "seed" in json.loads(notes_of({"prompt": "x"}, "a model", "")["ltx2"])["settings"]
+    assert json.loads(notes_of({"latent": "a.safetensors"}, "a model", "")["ltx2"])["settings"] == {}
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "frames"])

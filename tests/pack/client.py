@@ -127,12 +127,25 @@ class Client:
         self.fetch("/interrupt", {})
 
     def queue(self, prompt: Prompt, preview: str = "none") -> str:
-        """The id under which ``prompt`` will run; a prompt that does not validate raises ``Rejected``."""
+        """The id under which ``prompt`` will run; a prompt that does not validate raises ``Rejected``.
+
+        So does one of whose outputs only some are refused, although the host makes the others.
+        """
         try:
             body = {"prompt": prompt, "client_id": self.id, "extra_data": {"preview_method": preview}}
-            return json.loads(self.fetch("/prompt", body))["prompt_id"]
+            answer = json.loads(self.fetch("/prompt", body))
         except HTTPError as refusal:
             raise Rejected(sentences(json.loads(refusal.read()))) from None
+        if answer["node_errors"]:
+            raise Rejected(sentences(answer))
+        return answer["prompt_id"]
+
+    def complaint(self, prompt: Prompt) -> str:
+        """What a person is told of a prompt that cannot be, before or while it runs; empty if nothing is wrong."""
+        try:
+            return self.run(prompt).error
+        except Rejected as refusal:
+            return str(refusal)
 
     def run(
         self,
@@ -169,8 +182,8 @@ class Client:
 
 def sentences(refusal: dict) -> str:
     """The texts of a refused prompt that the browser would show, one per line."""
-    error = refusal["error"]
-    lines = [f"{error['message']} {error['details']}"]
+    error = refusal.get("error")
+    lines = [] if error is None else [f"{error['message']} {error['details']}"]
     for node in refusal["node_errors"].values():
         lines += [f"{node['class_type']}: {error['message']}: {error['details']}" for error in node["errors"]]
     return "\n".join(lines)

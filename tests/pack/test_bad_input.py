@@ -1,20 +1,11 @@
 """What a person can set wrong comes back from the server as a sentence with the value and the way out."""
 
 import pytest
-from pack.client import Client, Prompt, Rejected
+from pack.client import Rejected
 from pack.clip import Clip
-from pack.workflow import change, node
+from pack.workflow import add, change, node
 
 pytestmark = pytest.mark.comfy
-
-
-def complaint(client: Client, prompt: Prompt) -> str:
-    try:
-        run = client.run(prompt)
-    except Rejected as refusal:
-        return str(refusal)
-    assert run.end == "execution_error", "nobody complained"
-    return run.error
 
 
 @pytest.mark.parametrize(
@@ -29,8 +20,22 @@ def complaint(client: Client, prompt: Prompt) -> str:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_value_that_cannot_be(client, prompt, class_type, inputs, words):
-    text = complaint(client, change(prompt, **{class_type: inputs}))
+    text = client.complaint(change(prompt, **{class_type: inputs}))
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("LTX2AVVideoDecode", {"tile_size": 512, "tile_overlap": 512}, "512 pixels cannot overlap by 512"),
+        ("LTX2AVSaveLatent", {"filename_prefix": "../latent"}, "'../latent'"),
+    ],
+)
+def test_what_cannot_be_after_sampling_is_said_before_anything_runs(client, prompt, class_type, inputs, words):
+    links = {"latent": [node(prompt, "LTX2AVSample"), 0], "model": [node(prompt, "LTX2AVLoadModel"), 0]}
+    add(prompt, late=(class_type, inputs | links), seen=("PreviewAny", {"source": ["late", 0]}))
+    with pytest.raises(Rejected, match=words):
+        client.queue(prompt)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +56,19 @@ def test_a_size_that_cannot_be_becomes_the_nearest_and_the_node_says_so(server, 
 
 def test_guidance_by_text_needs_something_to_guide_away_from(client, prompt):
     del prompt[node(prompt, "LTX2AVSample")]["inputs"]["negative"]
-    text = complaint(client, prompt)
+    text = client.complaint(prompt)
     assert "text scale is 3" in text and "negative prompt: connect one" in text
 
 
+@pytest.mark.parametrize("reader", ["LTX2AVDecode", "LTX2AVSample"])
+def test_what_another_model_made_is_refused(client, prompt, reader):
+    """The latent and the prompt of the miniature, read by a model of one's own."""
+    change(prompt, LTX2AVSchedule={"steps": 1})
+    add(prompt, other=("LTX2AVLoadModel", {"checkpoint": "ltx-2.3-tiny.safetensors"}))
+    text = client.complaint(change(prompt, **{reader: {"model": ["other", 0]}}))
+    assert "built-in miniature, and the" in text and "LTX-2.3" in text
+
+
 def test_a_model_and_a_text_encoder_that_do_not_belong_together(client, prompt):
-    text = complaint(client, change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors"}))
+    text = client.complaint(change(prompt, LTX2AVLoadModel={"checkpoint": "ltx-2.3-tiny.safetensors"}))
     assert "Gemma" in text

@@ -170,7 +170,7 @@ def test_a_retake_keeps_the_rest(server, client, graph):
     result = Result(server, client.run(with_conditions(graph, retake=("LTX2AVRetake", retake))))
     assert result.distance(*range(8)) < 1 < result.distance(*range(25, 33))
     graph["retake"]["inputs"] |= {"start": 1.0, "end": 1.0}
-    assert "from 1 s to 1 s; it must end after its beginning" in client.run(graph).error
+    assert "from 1 s to 1 s; it must end after its beginning" in client.complaint(graph)
     graph["retake"]["inputs"] |= {"start": 2.0, "end": 3.0}
     assert "from 2 s to 3 s, but the clip ends at 1.38 s" in client.run(graph).error
 
@@ -270,7 +270,7 @@ def test_tracks_are_drawn_for_a_reference(server, client, graph):
     assert shown.shape == (33, 96, 96, 3) and shown[-1, 48, 76, 2] > 0 and not black.any() and len(black) == 1
     assert (moved != still).any()
     graph["tracks"]["inputs"]["tracks"] = '[{"x": 1}]'
-    assert "point 1 of track 1" in client.run(graph).error
+    assert "point 1 of track 1" in client.complaint(graph)
 
 
 def test_what_is_filled_of_a_reference_is_green_to_the_model(server, client, graph):

@@ -108,4 +108,4 @@ def test_a_custom_schedule_and_its_mistakes(client, prompt):
     run = client.run(prompt, preview="none")
     assert run.steps(node(prompt, "LTX2AVSample"))[-1] == 3
     change(prompt, LTX2AVSchedule={"custom_sigmas": "1, 0.6, 0.7, 0"})
-    assert "after 0.6 comes 0.7" in client.run(prompt).error
+    assert "after 0.6 comes 0.7" in client.complaint(prompt)

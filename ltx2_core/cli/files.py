@@ -1,0 +1,71 @@
+"""Which files do the settings of a clip name, and what is in them?"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from .flags import Command
+from .syntax import read_timeline
+from .values import Value, lasting
+
+LARGE = 2**24  # bytes; for what is in a larger file stand its size and when it was written
+MOST_COLONS = 8  # around the name of a file
+
+
+def digest_of(values: Mapping[str, Value], command: Command) -> str:
+    """Return a text that differs where the settings of two clips do, or what is in the files that these name.
+
+    Args:
+        values: of the command line; what makes no other clip does not count.
+        command: knows which flags name files.
+
+    Raises:
+        LTX2Error: a timeline that is none.
+    """
+    made = lasting(values)
+    content = {name: _content(Path(name)) for name in dict.fromkeys(_named(made, command))}
+    return hashlib.sha256(json.dumps([made, content] if content else made).encode()).hexdigest()
+
+
+def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:
+    """The files and folders, as they were written."""
+    for flag in command.files & values.keys():
+        value = values[flag]
+        for text in value if isinstance(value, list) else [str(value)]:
+            yield from _inside(text)
+            if flag == "timeline" and os.path.isfile(text):
+                yield from (str(Path(text).parent / name) for name in read_timeline(Path(text)).files)
+
+
+def _inside(text: str) -> Iterator[str]:
+    """The files in a text such as 0:cat.png:0.8, whatever stands before and behind them."""
+    parts = text.split(":", MOST_COLONS)
+    for start, stop in combinations(range(len(parts) + 1), 2):
+        if os.path.exists(name := ":".join(parts[start:stop])):
+            yield name
+
+
+def _content(path: Path) -> Any:
+    """What tells the content of a file, or of a folder with all below it, from another one; None for neither."""
+    if path.is_dir():
+        below = (each for each in sorted(path.rglob("*")) if each.is_file())
+        return [[each.relative_to(path).as_posix(), *_stamp(each)] for each in below]
+    if not path.is_file():
+        return None
+    size, written = _stamp(path)
+    return [size, written] if size > LARGE else _read(path, size, written)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@cache  # many clips of a batch have the same files
+def _read(path: Path, size: int, written: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
