@@ -112,8 +112,8 @@ class Encode(Node):
         init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
         cls.show(describe_clip(init, clip))
-        content = encode_clip(HostEngine(model, plan, cls), init, clip)
-        return io.NodeOutput(to_host_latent(latent_of(content, {"fps": rate})), clip.frames, float(rate))
+        encoded = encode_clip(HostEngine(model, plan, cls), init, clip)
+        return io.NodeOutput(to_host_latent(encoded), clip.frames, float(rate))
 
 
 class SaveLatent(Node):

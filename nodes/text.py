@@ -8,13 +8,12 @@ from torch import Tensor
 
 from ..ltx2_core.checkpoint.encoder_alone import EncoderAlone
 from ..ltx2_core.fields import settings_from
-from ..ltx2_core.pipeline.encode_text import cached_features
+from ..ltx2_core.pipeline.encode_text import encoded_prompts
 from ..ltx2_core.pipeline.enhance import enhance
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph import GraphPrompt
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_negative
-from ..ltx2_core.text.prompts import UNPROCESSED
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
 from .inputs import optional, sockets, text, widgets
@@ -42,7 +41,7 @@ def encode_prompts(
 ) -> list[Conditioning]:
     """Return what Gemma reads of each prompt, and of the negative one at last; that of the recipe if it is empty."""
     asked = [*prompts, given_negative(negative.strip() or None, recipe_of(engine.models))]
-    return [to_host_prompt([(each, {UNPROCESSED: True})]) for each in cached_features(engine, asked, keep_encoded)]
+    return [to_host_prompt([each]) for each in encoded_prompts(engine, asked, keep_encoded)]
 
 
 class EnhancePrompt(Node):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingError
 from ..video_vae.diffusion_config import RELEASED
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -129,6 +129,7 @@ class Version:
     encoder: str  # which text encoder it reads prompts with, a title in ``text_encoder.ENCODERS``
     text_encoder: str  # what people must download beside it
     upscaler: str  # the official name of its spatial upscaler, with * for what differs and {} for the scale
+    latents: str  # the first version that has the latents of this one, by the weights of its encoders
     light: str | None = None  # the space in which it sees HDR, a key of MODEL_SPACES of ``conditioning.light``
 
 
@@ -145,6 +146,7 @@ VERSIONS = {
         33,
         *_GEMMA,
         "ltx-2-spatial-upscaler-x{:g}-*.safetensors",
+        "2.0",
     ),
     "2.3": Version(
         {"transformer": _TRANSFORMER_2_3, "vae": _VAE_2_3, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -153,6 +155,7 @@ VERSIONS = {
         33,
         *_GEMMA,
         "ltx-2.3-spatial-upscaler-x{:g}-*.safetensors",
+        "2.3",
     ),
     "2.5": Version(
         {"transformer": _TRANSFORMER_2_5, "vae": _VAE_2_3 | RELEASED, "audio_vae": _AUDIO_VAE, "vocoder": _VOCODER_2_3},
@@ -163,6 +166,7 @@ VERSIONS = {
         "LTX-2.5's own Gemma 4 12B (gemma4-12b-with-proj-ltx-2.5-bf16.safetensors of "
         "huggingface.co/Lightricks/LTX-2.5, where its licence is accepted first)",
         "ltx-2.5-latent-spatial-upscaler-x{:g}-*.safetensors",
+        "2.3",
         "acescct",
     ),
 }
@@ -174,6 +178,19 @@ def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
     Raises CheckpointError for video-only models and for versions that this pack does not run.
     """
     return stated_version(metadata) or next(iter(possible_versions(shapes)), None)
+
+
+def check_latents(made_by: str | None, version: str) -> None:
+    """Refuse latents that a model of ``version`` cannot understand; None is for those that do not say whose they are.
+
+    Raises SettingError: latents of different versions have the same shapes, and decode to noise.
+    """
+    if made_by in VERSIONS and VERSIONS[made_by].latents != VERSIONS[version].latents:
+        same = " or ".join(f"LTX-{name}" for name, row in VERSIONS.items() if row.latents == VERSIONS[made_by].latents)
+        raise SettingError(
+            f"This latent was made by LTX-{made_by}, and LTX-{version} has other latents: choose a model of {same}, or "
+            "decode it there and encode the clip with this one."
+        )
 
 
 def version_numbers(metadata: Mapping[str, str]) -> tuple[int, int] | None:

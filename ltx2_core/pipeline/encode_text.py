@@ -31,7 +31,7 @@ from ..text import (
     connect,
     extract_features,
 )
-from ..text.prompts import UNPROCESSED
+from ..text.prompts import MADE_BY, UNPROCESSED
 from ..text.tokenizer import LENGTH
 from .blueprint import Blueprint, empty_like
 from .stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, Engine, Stage
@@ -229,14 +229,28 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
     return encoded
 
 
+def encoded_prompts(engine: Engine, prompts: Sequence[str], keep: bool) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Return ``cached_features``, each with what ``read_joined`` has to know of it."""
+    made_by = engine.models.version
+    return [(each, {UNPROCESSED: True, MADE_BY: made_by}) for each in cached_features(engine, prompts, keep)]
+
+
 def read_joined(engine: Engine, joined: Tensor, extras: Mapping[str, Any]) -> Contexts:
     """Return the contexts in what a host passes on: a prompt's contexts side by side, or features.
 
     Args:
         engine: Runs the connectors over features.
         joined: (B, L, D) of both streams.
-        extras: What the host says beside it: whether these are features.
+        extras: What the host says beside it: whether these are features, and of which version.
+
+    Raises:
+        SettingError: They are of another version, whose shapes may be the same.
     """
+    if (made_by := extras.get(MADE_BY)) not in (None, engine.models.version):
+        raise SettingError(
+            f"This prompt was encoded for LTX-{made_by}, and LTX-{engine.models.version} reads prompts otherwise: "
+            "connect the model of the sampler to LTX-2 Gemma Text Encode, too."
+        )
     section = engine.models.config["transformer"]
     widths = [ConnectorConfig.from_json(section, stream).width for stream in ("video", "audio")]
     if not extras.get(UNPROCESSED) and joined.shape[-1] == sum(widths):

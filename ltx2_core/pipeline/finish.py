@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Models
+from ..checkpoint.versions import check_latents
 from ..conditioning.conditions import kept_audio, kept_video
 from ..conditioning.light import Grading
 from ..conditioning.sources import AudioSource, VideoSource
@@ -143,8 +144,10 @@ def decode_take(models: Models, take: Take, request: Request, events: Events = E
 
     Raises:
         CheckpointError: the files lack a decoder.
+        SettingError: it is of a version that has other latents.
         LTX2Error: it does not fit, or is no HDR.
     """
+    check_latents(take.made_by, models.version)
     content, shape = take.content, take.content.shape(take.fps or request.clip.fps)
     film, sound = kept_video(request.conditions), kept_audio(request.conditions)
     if content.video is not None and film is None:

@@ -104,7 +104,8 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     latent = latent.first(complete.made) if stages.rounds else latent
     finish = replace(_finish(stages, engine, complete), grading=grading)
     parameters = parameters_text(complete, _name_of(engine.models))
-    engine.events.on_latent(Take(latent, complete.made.fps, seams=finish.seams, tags={"parameters": parameters}))
+    tags, seams, made_by = {"parameters": parameters}, finish.seams, engine.models.version
+    engine.events.on_latent(Take(latent, complete.made.fps, seams=seams, tags=tags, made_by=made_by))
     return [finish.run(engine, each, parameters) for each in latent.clips()]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.versions import check_latents
 from ..conditioning import GuidePlaces, Inpaint, LatentCondition
 from ..conditioning.guides import check_same_guides, read_sound
 from ..conditioning.masks import fit_audio_mask, fit_video_mask
@@ -24,7 +25,7 @@ from ..latents import AVLatent, from_parts
 from ..sampling import Step, Tiles
 from ..sampling.windows import Windowing
 from ..text import Contexts, join_prompts, read_extras
-from ..text.prompts import UNPROCESSED, check_ranges
+from ..text.prompts import MADE_BY, UNPROCESSED, check_ranges
 from .encode_text import read_joined
 from .long import Script
 from .stage import Engine
@@ -71,6 +72,11 @@ class GraphLatent:
             self.content, self._guides = prompt.guides.split(self.content, self._given_masks[0])
         self.content = replace(self.content, keyframes=self._keyframes)
         self.fps = _fps(latent, fps, None if prompt is None else prompt.frame_rate)
+
+    def belong_to(self, version: str) -> None:
+        """Let what is made of this say that it is of ``version``. SettingError if it is of one with other latents."""
+        check_latents(self.extras.get(MADE_BY), version)
+        self.extras = {**self.extras, MADE_BY: version}
 
     @property
     def has_picture(self) -> bool:
@@ -209,8 +215,8 @@ class GraphLatent:
     def as_take(self, tags: Mapping[str, str]) -> Take:
         """Return what a file keeps of this; what other packs wrote into the LATENT is no part of it."""
         fps = self.fps if self.extras.get("fps") else None
-        own, seams = self._given_masks, self.extras.get(SEAMS)
-        return Take(self.content, fps, own, self.last_step, self.drawn, self.times, seams, tags)
+        own, seams, made_by = self._given_masks, self.extras.get(SEAMS), self.extras.get(MADE_BY)
+        return Take(self.content, fps, own, self.last_step, self.drawn, self.times, seams, tags, made_by)
 
     def finished(self, content: AVLatent, last: Step | None, drawn: tuple[int, ...]) -> Latent:
         """Return what a sampler made of this; ``last`` is its last step if it stopped before the end."""
@@ -300,7 +306,7 @@ def latent_of_take(take: Take) -> Latent:
     drawn, times = take.drawn or None, None if take.times == 1 else take.times
     extras = {
         "fps": take.fps, "noise_mask": mask, KEYFRAMES: take.content.keyframes, LAST_STEP: take.last,
-        SEAMS: take.seams, DRAWN: drawn, TIMES: times,
+        SEAMS: take.seams, DRAWN: drawn, TIMES: times, MADE_BY: take.made_by,
     }  # fmt: skip
     return latent_of(take.content, {name: value for name, value in extras.items() if value is not None})
 

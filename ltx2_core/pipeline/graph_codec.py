@@ -16,12 +16,13 @@ from ..errors import SettingError
 from ..fields import settings_from
 from ..geometry import TIME_SCALE, ClipShape, nearest_frames
 from ..latents import AVLatent
+from ..text.prompts import MADE_BY
 from ..video_vae import Denoising, Tiling
 from .decode_audio import DecodeMel, Vocode
 from .decode_video import DecodeVideo
 from .encode_conditions import EngineEncoders
 from .grade import prepare_encoding
-from .graph import GraphLatent, Latent
+from .graph import GraphLatent, Latent, latent_of
 from .stage import Engine
 
 Audio = dict[str, Any]
@@ -49,12 +50,13 @@ def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
     return AudioSource(waveform, rate)
 
 
-def encode_clip(engine: Engine, clip: InitClip, shape: ClipShape) -> AVLatent:
-    """Return the latent of a clip, with a sound part if it has a sound."""
+def encode_clip(engine: Engine, clip: InitClip, shape: ClipShape) -> Latent:
+    """Return the LATENT of a clip, with a sound part if it has a sound."""
     with EngineEncoders(prepare_encoding(engine, [clip])) as encoders:
         streams = ("video",) if clip.audio is None else ("video", "audio")
         encoded = {each.stream: each.latent for each in clip.encode(shape, streams, encoders)}
-    return AVLatent(encoded["video"], encoded.get("audio"))
+    content = AVLatent(encoded["video"], encoded.get("audio"))
+    return latent_of(content, {"fps": shape.fps, MADE_BY: engine.models.version})
 
 
 def describe_clip(clip: InitClip, shape: ClipShape) -> str:
@@ -88,6 +90,7 @@ def decode_frames(
     if given is not None:
         check_length(VideoSource(given), latent.shape)
         return given[: latent.shape.frames, ..., :3].repeat(batch, 1, 1, 1, 1)
+    latent.belong_to(engine.models.version)
     values = dict(decoding)
     tiling = settings_from(Tiling, values) if values.get("tile_size") else None
     keyframes = latent.content.keyframes
@@ -99,6 +102,7 @@ def decode_frames(
 def decode_mel(engine: Engine, latent: GraphLatent) -> MelSpectrogram:
     """Return the mel spectrogram of every clip."""
     audio = latent.audio
+    latent.belong_to(engine.models.version)
     return MelSpectrogram(DecodeMel(audio.shape[2], len(audio)).run(engine, audio), latent.clip)
 
 

@@ -101,8 +101,10 @@ def sample_latent(
         The LATENT; one that is still noisy has the last step.
 
     Raises:
-        SettingError: for settings that do not go together, and where a negative prompt is missing.
+        SettingError: for settings that do not go together, where a negative prompt is missing, and for a latent or a
+            prompt of another version.
     """
+    latent.belong_to(engine.models.version)
     items, state = given_in(engine, latent, conditions)
     sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
     _check_negative(sampling, prompts)
@@ -126,6 +128,7 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
     if not latent.has_picture:
         raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
     latent.check_no_guides()
+    latent.belong_to(engine.models.version)
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
@@ -161,6 +164,7 @@ def refine_latent(
     latent = GraphLatent(large, prompt=GraphPrompt(prompts[0]))
     if not latent.has_picture:
         raise SettingError("This LATENT has no picture to refine.")
+    latent.belong_to(engine.models.version)
     conditions = settings.get("conditions") or ()
     held = second.held if latent.content.audio is not None else ()
     if small is not None and small.video is not None:
@@ -184,6 +188,7 @@ def refine_raised(
     number: int, seed: int
 ) -> Latent:  # fmt: skip
     """Refine a latent that has been enlarged in time, in round ``number`` of these; the first is 1."""
+    latent.belong_to(engine.models.version)
     given = of_round(conditions)
     careful = prepare_encoding(engine, given)
     items = engine.conditions.encode(given, latent.shape, ("video",), careful, latent.times)

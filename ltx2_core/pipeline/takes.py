@@ -44,6 +44,7 @@ class Take:
         times: how many times the frame rate of the first stage it has.
         seams: its size, and where its tiles meet, if it was refined in tiles.
         tags: texts for people and programs: prompt, settings, versions.
+        made_by: the version of the model whose latent it is; None if it is not known.
     """
 
     content: AVLatent
@@ -54,6 +55,7 @@ class Take:
     times: int = 1
     seams: SeamLines | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    made_by: str | None = None
 
     def describe(self) -> str:
         """Return what it is, in one line."""
@@ -61,7 +63,8 @@ class Take:
         what = f"{' and '.join(streams)} latent"
         size = "" if self.content.video is None else f", {self.content.shape(self.fps or Fraction(24)).describe()}"
         stopped = "" if self.last is None else f", stopped at noise level {self.last.sigma:.3g}"
-        return f"{what}{size}{stopped}"
+        owner = "" if self.made_by is None else f" of LTX-{self.made_by}"
+        return f"{what}{owner}{size}{stopped}"
 
 
 def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
@@ -101,6 +104,7 @@ def load_take(path: str | Path) -> Take:
         times=about.whole("times", 1, most=240),
         seams=_seams(about.section("seams")) if "seams" in about else None,
         tags={name: str(text) for name, text in tags.items()},
+        made_by=about.word("made_by") if "made_by" in about else None,
     )
 
 
@@ -118,6 +122,8 @@ def _tensors(take: Take) -> dict[str, Tensor]:
 def _about(take: Take) -> dict[str, object]:
     """All that is no tensor, as JSON can hold it."""
     about: dict[str, object] = {"drawn": list(take.drawn)} if take.drawn else {}
+    if take.made_by is not None:
+        about["made_by"] = take.made_by
     if take.times != 1:
         about["times"] = take.times
     if take.fps is not None:

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..errors import SettingError
 from .encode import ALONE, Contexts, PromptWeight
 
+MADE_BY = "ltx2av_made_by"  # in a CONDITIONING and a LATENT: the version of the model that made it
 UNPROCESSED = "unprocessed_ltxav_embeds"  # the host's mark of a prompt that has not met the connectors
 
 # What may stand beside a prompt and is understood, or says nothing to LTX-2; all else is refused.
 UNDERSTOOD = {
-    "start_percent", "end_percent", "frame_rate", UNPROCESSED, "pooled_output", "attention_mask",
+    "start_percent", "end_percent", "frame_rate", UNPROCESSED, MADE_BY, "pooled_output", "attention_mask",
     "prompt_type", "uuid", "keyframe_idxs", "guide_attention_entries", "ref_audio", "strength", "mask", "mask_strength",
     "set_area_to_bounds", "area",
 }  # fmt: skip

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ltx2_core.checkpoint import open_models
 from ltx2_core.cli import commands, main
 from ltx2_core.cli.parser import build_parser
 from ltx2_core.cli.values import digest_of, settings_of_tags
@@ -20,8 +21,15 @@ from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
 from ltx2_core.media import read_audio, read_picture, read_tags
 from ltx2_core.media.notes import SOURCE_TAG
+from ltx2_core.pipeline.finish import decode_take
+from ltx2_core.pipeline.graph import GraphLatent, GraphPrompt, latent_of_take
+from ltx2_core.pipeline.graph_codec import decode_frames, decode_mel
+from ltx2_core.pipeline.graph_stages import upscale_latent
+from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.takes import KIND, Take, load_take, save_take
 from ltx2_core.sampling import Step
+from ltx2_core.settings import Request
+from ltx2_core.text.prompts import MADE_BY, UNPROCESSED
 
 GENERATE = build_parser()[1]["generate"]
 
@@ -43,6 +51,7 @@ def full() -> Take:
         times=2,
         seams=((2, 3, 4), ([9], [], [64, 96])),
         tags={"prompt": '{"1": "a ball"}', "software": "here"},
+        made_by="2.0",
     )
 
 
@@ -151,9 +160,30 @@ def test_a_name_stays_below_the_output_folder():
 
 
 def test_a_take_says_what_it_is():
-    words = "video and audio latent, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
+    words = "video and audio latent of LTX-2.0, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
     assert full().describe() == f"{words}, stopped at noise level 0.3"
     assert PLAIN["a sound alone"].describe() == "audio latent"
+
+
+def test_a_latent_and_a_prompt_go_to_a_model_that_understands_them_only(tiny_files):
+    engines = {version: LocalEngine(open_models(tiny_files(version)[0])) for version in ("2.0", "2.3", "2.5")}
+    with pytest.raises(SettingError, match=r"LTX-2\.0, and LTX-2\.3 .* a model of LTX-2\.0"):
+        decode_take(engines["2.3"].models, full(), Request(prompt=""))
+    kept = latent_of_take(dataclasses.replace(full(), last=None, seams=None))
+    for step in (decode_frames, lambda engine, latent, _: decode_mel(engine, latent), upscale_latent):
+        with pytest.raises(SettingError, match=r"LTX-2\.0"):
+            step(engines["2.5"], GraphLatent(kept), {})
+    later = GraphLatent({**kept, MADE_BY: "2.3"})
+    later.belong_to("2.5")  # has the same encoders
+    assert made_by(later) == "2.5" and made_by(GraphLatent({"samples": kept["samples"], "fps": 24})) is None
+
+    prompt = [[torch.zeros(1, 1024, 64), {UNPROCESSED: True, MADE_BY: "2.3"}]]
+    with pytest.raises(SettingError, match=r"encoded for LTX-2\.3, and LTX-2\.5"):
+        GraphPrompt(prompt).contexts(engines["2.5"])
+
+
+def made_by(latent: GraphLatent) -> str | None:
+    return latent.as_take({}).made_by
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def encoded(engine, prompts, keep):
 
 
 sample.Sample.run, refine.Refine.run, upscale.Upscale.run = sampled, refined, enlarged
-text.cached_features = encoded
+part("ltx2_core.pipeline.encode_text").cached_features = encoded
 encoders = part("ltx2_core.pipeline.encode_conditions").EngineEncoders
 encoders.video = lambda self, pixels, size: torch.zeros(1, 128, (size[0] - 1) // 8 + 1, size[1] // 32, size[2] // 32)
 part("nodes.engine").HostEngine.fit = lambda self, stage: stage
