@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
-from pathlib import PureWindowsPath
-from types import MappingProxyType
+from numbers import Integral, Real
+from pathlib import Path, PureWindowsPath
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
@@ -142,24 +143,29 @@ class Setting:
         return f"--{self.flag}={value}"
 
     def check(self, value: object) -> None:
-        """Raise SettingError if ``value`` lies outside the limits of the field; None is always allowed."""
+        """Raise SettingError if ``value`` is of another kind than the field, or outside its limits.
+
+        None is always allowed, and so is whatever a field of no single kind holds.
+        """
         look = self.look
         if value is None:
             return
         if isinstance(look, Number | Whole | Seed):
             check_number(self.name, value, look.least, look.most)
-        if isinstance(look, Choice) and value not in look.words:
+            if isinstance(value, bool) or (isinstance(look, Whole | Seed) and not isinstance(value, Integral)):
+                raise _other_kind(self.name, value, int if isinstance(look, Whole | Seed) else float)
+        elif isinstance(look, Choice) and (not isinstance(value, str) or value not in look.words):
             hint = did_you_mean(str(value), look.words)
             raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
+        elif {*get_args(self.type), self.type} & {bool, str} and not _fits(value, self.type):
+            raise _other_kind(self.name, value, self.type)
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:
     """Raise SettingError if ``value`` is not a number from ``least`` to ``most``; NaN lies nowhere."""
-    try:
-        fits = least <= cast(float, value) <= most
-    except TypeError:
-        raise SettingError(f"{name} is {value!r}; it must be a number.") from None
-    if not fits:
+    if not isinstance(value, Real):
+        raise _other_kind(name, value, float)
+    if not least <= cast(float, value) <= most:
         found = short(cast(float, value))
         raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
@@ -183,6 +189,54 @@ class OutputName:
     def __post_init__(self) -> None:
         """Raise SettingError for a name that leads out of the folder."""
         check_output_name("filename_prefix", self.filename_prefix)
+
+
+def check_kinds(value: object) -> None:
+    """Raise SettingError if a field of the dataclass ``value`` is neither None nor what its type says."""
+    owner: type = type(value)
+    for name, hint in _hints(owner).items():
+        content = getattr(value, name)
+        if content is not None and not _fits(content, hint):
+            raise _other_kind(name, content, hint)
+
+
+@cache
+def _hints(owner: type) -> Mapping[str, Any]:
+    return get_type_hints(owner)
+
+
+_KINDS: dict[Any, str] = {
+    bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"
+}  # fmt: skip
+
+
+_WIDER: dict[Any, Any] = {float: Real, Path: (str, Path)}
+
+
+def _other_kind(name: str, value: object, hint: Any) -> SettingError:
+    return SettingError(f"{name} is {str(value)[:50]!r}; it must be {_describe(hint)}.")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"a list, of which each is {_describe(get_args(hint)[0])}" if Ellipsis in get_args(hint) else "a pair"
+    if kinds := get_args(hint):
+        return " or ".join(_describe(each) for each in kinds if each is not NoneType)
+    return _KINDS.get(hint, f"a {hint.__name__}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Return whether ``value`` is of the type ``hint``; a path may be a text, and of a pair only the length counts."""
+    parts = get_args(hint)
+    if get_origin(hint) is tuple and Ellipsis not in parts:
+        return isinstance(value, tuple) and len(value) == len(parts)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(each, parts[0]) for each in value)
+    if parts:
+        return any(_fits(value, each) for each in parts)
+    if isinstance(value, str):  # which encodes, too, as a condition does
+        return hint in (str, Path)
+    return isinstance(value, _WIDER.get(hint, hint))
 
 
 def check_output_name(name: str, value: str) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,12 +21,8 @@ from .together import Tell, check_command, run_together
 
 __all__ = ["main", "sentence"]
 
-# Exit status of a shell for a command that was interrupted, or asked to end.
-STOPPED, ENDED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-
-class _AskedToEnd(KeyboardInterrupt):
-    """The system asks this process to end; what an interruption tidies up, this does."""
+_AT_ONCE = 1.0  # seconds within which a signal is the same wish as the one before
+STOPPED = 128 + signal.SIGINT  # the exit status of a shell for a command that was interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,22 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        with _ending_tidily(), shown_log(), memory_told():
-            check_command(options.command, launch)
-            COMMANDS[options.command](options)
-        sys.stdout.flush()
-    except KeyboardInterrupt as stopped:
-        tell("Stopped; nothing half-written is left.")
-        return ENDED if isinstance(stopped, _AskedToEnd) else STOPPED
-    except BrokenPipeError:  # whoever read our output has gone; nothing can be told any more
+    with _ending_tidily() as asked:
+        try:
+            _work(sys.argv[1:] if arguments is None else arguments, launch)
+        except (KeyboardInterrupt, Exception) as error:
+            if not asked and not isinstance(error, KeyboardInterrupt):
+                return _told(error, tell)
+            # Libraries that are interrupted may fail in other ways.
+            tell("Stopped; nothing half-written is left.")
+            return asked[0] if asked else STOPPED
+    return 0
+
+
+def _work(arguments: Sequence[str], launch: Launch) -> None:
+    options = parse(arguments)
+    with shown_log(), memory_told():
+        check_command(options.command, launch)
+        COMMANDS[options.command](options)
+    sys.stdout.flush()
+
+
+def _told(error: Exception, tell: Tell) -> int:
+    """Tell an error that is meant for people, and return the exit status; others are raised again."""
+    if isinstance(error, BrokenPipeError):  # whoever read our output has gone; nothing can be told any more
         _silence_output()
         return 1
-    except (LTX2Error, OSError) as error:
-        tell(f"error: {sentence(error)}")
-        return 2
-    return 0
+    if not isinstance(error, (LTX2Error, OSError)):
+        raise error
+    tell(f"error: {sentence(error)}")
+    return 2
 
 
 def sentence(error: BaseException) -> str:
@@ -83,20 +93,34 @@ def _let_consoles_lack_letters() -> None:
 
 
 @contextmanager
-def _ending_tidily() -> Iterator[None]:
-    """Let SIGTERM interrupt the work as Ctrl+C does, so that nothing half-written stays behind."""
+def _ending_tidily() -> Iterator[list[int]]:
+    """Let SIGTERM interrupt the work as Ctrl+C does, so that nothing half-written stays behind.
+
+    Gives a list, to which the exit status for such a signal is added when one comes.
+
+    What follows at once is the same wish: starters of programs hand on what the terminal has sent to all, and people
+    press a key twice. It does not disturb the tidying.
+    """
     if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
-        yield
+        yield []
         return
+    asked = list[int]()
+    heard = -_AT_ONCE
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise _AskedToEnd
+        nonlocal heard
+        if time.monotonic() - heard >= _AT_ONCE:
+            heard = time.monotonic()
+            asked.append(128 + number)
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(kind) is not signal.SIG_IGN]
+    before = {kind: signal.signal(kind, end) for kind in kinds}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, answer in before.items():
+            signal.signal(kind, answer)
 
 
 def _silence_output() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ STREAM_CHOICES: dict[str, Collection[str]] = {
 LONGEST_VOICE = 600  # seconds of a reference, of which a few are enough
 
 
+@runtime_checkable
 class Condition(Protocol):
     """A condition of a clip, before it is encoded."""
 

@@ -359,13 +359,15 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> Iterator[OutputContainer]:
-    """Give a container of this ``kind`` that becomes ``target``; FFmpeg never sees the name, which it might obey."""
+    """Give a container of this ``kind`` that becomes ``target``; whatever its name looks like, it is one of a file.
+
+    FFmpeg opens it by itself. Through a file of Python's it would forget what is raised while that writes: why a disk
+    refuses, and Ctrl+C, after which a damaged file would be complete.
+    """
     try:
         with whole_or_nothing(target) as unfinished:
-            with (
-                unfinished.open("wb") as file,
-                av.open(file, "w", format=kind, options=options) as container,
-            ):
+            unfinished.touch()  # in the words of the system, if that is refused
+            with av.open(f"file:{unfinished.absolute()}", "w", format=kind, options=options) as container:
                 yield container
             with unfinished.open("r+b") as whole:
                 add_xmp(whole, kind)

@@ -1,6 +1,7 @@
 """What is asked for a clip, held to its limits and completed by the recipe of the model."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from math import lcm, prod
@@ -16,7 +17,7 @@ from ..conditioning.fill import OFF
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
-from ..fields import Choice, Switch, did_you_mean, settings_of
+from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, settings_of
 from ..geometry import ClipShape, whole_segments
 from ..latents import STREAMS
 from ..lora import Stack
@@ -102,6 +103,9 @@ class Request:
 
     def __post_init__(self) -> None:
         """Hold every setting to its limits."""
+        check_kinds(self)
+        for each in filter(None, (self.guidance, self.long)):
+            check_kinds(each)
         check_limits(self)
 
     @classmethod
@@ -130,7 +134,7 @@ class Request:
         whole = {name: flat[name] for name in _WHOLE if name in flat}
         for name in ("conditions", "loras", "sigmas"):
             if whole.get(name) is not None:
-                whole[name] = tuple(whole[name])
+                whole[name] = _all_of(name, whole[name])
         if flat.get("video") is not None or flat.get("audio") is not None:
             whole["guidance"] = StreamGuidance(flat.get("video"), flat.get("audio"))  # type: ignore[arg-type]
         return cls(prompt, negative, long=_long(flat), **parts, **whole)
@@ -385,7 +389,7 @@ def check_limits(value: object) -> None:
         content = getattr(value, name)
         if name not in settings:
             check_limits(content)
-        elif isinstance(content, (bool, int, float, str, Fraction)):
+        else:
             settings[name].check(content)
 
 
@@ -409,21 +413,30 @@ def _machine(flat: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("vram", "ram"):
         if flat.get(name) is not None:
+            check_number(name, flat[name], 0, 2**60)
             found[f"max_{name}"] = flat[name] / GIB
     if flat.get("device") is not None:
         found["device"] = str(flat["device"])
     if (devices := flat.get("devices")) is not None:
-        found["devices"] = devices if isinstance(devices, str) else ",".join(map(str, devices))
+        found["devices"] = devices if isinstance(devices, str) else ",".join(map(str, _all_of("devices", devices)))
     if (dtype := flat.get("dtype")) is not None:
         names = {each: name for name, each in PRECISIONS.items()}
-        if dtype not in names:
+        if dtype not in [*names]:  # which may be anything
             raise SettingError(f"dtype is {dtype}; it must be one of {', '.join(map(str, names))}.")
         found["precision"] = names[dtype]
     return found
 
 
 def _long(flat: dict[str, Any]) -> LongClip | None:
-    windowing, segments = flat.get("windowing"), tuple(flat.get("segments") or ())
+    windowing, segments = flat.get("windowing"), _all_of("segments", flat.get("segments") or ())
     if windowing is None and not segments:
         return None
-    return LongClip(windowing or Windowing(), segments, flat.get("resume"))
+    return LongClip(Windowing() if windowing is None else windowing, segments, flat.get("resume"))
+
+
+def _all_of(name: str, values: Any) -> tuple[Any, ...]:
+    """What was given for a setting that takes several."""
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        with suppress(TypeError):  # of a tensor that is one number
+            return tuple(values)
+    raise SettingError(f"{name} is {str(values)[:50]!r}; it must be a list.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Whole, zero
+from ..fields import Whole, check_kinds, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE
 from .encoder import VideoEncoder
 
@@ -58,6 +58,7 @@ class Tiling:
     ] = 24
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.tile_size:
             _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
             _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)

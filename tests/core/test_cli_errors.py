@@ -1,6 +1,8 @@
 """Whatever goes wrong on the command line is one sentence, and faults of ours are not hidden."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +146,46 @@ def test_whatever_stops_a_command_is_told(error, status, said, capsys, monkeypat
     assert main(["inspect", "x"]) == status
     err = capsys.readouterr().err.strip()
     assert said in err and "\n" not in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_stops_once_and_whatever_a_library_makes_of_it(name, capsys, monkeypatch):
+    kind, tidied = getattr(signal, name), []
+
+    def tidying(options):
+        try:
+            signal.raise_signal(kind)
+        finally:
+            signal.raise_signal(kind)  # by a starter that hands it on
+            tidied.append(options)
+
+    def mistaken(options):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(kind)
+        raise RuntimeError("trying to pop from an empty stack")
+
+    for command in (tidying, mistaken):
+        monkeypatch.setitem(commands.COMMANDS, "inspect", command)
+        before = signal.getsignal(kind)
+        assert main(["inspect", "x"]) == 128 + kind and signal.getsignal(kind) is before
+        assert capsys.readouterr().err == "Stopped; nothing half-written is left.\n"
+    assert len(tidied) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these to one process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_pytorch_is_imported_is_one_sentence(tmp_path, name):
+    (tmp_path / "torch.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-m", "ltx2_core", "inspect", "x"], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (
+        128 + getattr(signal, name),
+        "Stopped; nothing half-written is left.\n",
+    )
 
 
 def test_faults_of_ours_are_not_hidden(monkeypatch):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltx2_core.errors import MediaError
+from ltx2_core.errors import MediaError, UnreadableFileError
 from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
 from ltx2_core.media.behind import MOST_WAITING, do_behind
 
@@ -298,3 +299,41 @@ def test_what_fails_is_raised_and_nothing_is_done_afterwards(fails):
     with pytest.raises(MediaError, match="no more"):
         do_behind(work, frames())
     assert done == list(range(len(done))) and len(done) <= 3
+
+
+@pytest.mark.parametrize("name", ["sound.wav", "sound.flac", "clip %03d #1.mp4", "pictures"])
+def test_a_disk_that_ends_is_told_in_the_words_of_the_system_and_leaves_nothing(tmp_path, name):
+    resource = pytest.importorskip("resource")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(UnreadableFileError, match=f"{name}.*File too large"):
+            write_clip(tmp_path / name, [noise(2)], FPS, torch.rand(2, 4000), 48000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that interrupt")
+def test_an_interruption_while_sound_is_written_is_heard_and_leaves_nothing(tmp_path):
+    path, told = tmp_path / "sound.wav", list[int]()
+    sound = torch.rand(2, 480_000)
+
+    def interrupt(*_: object) -> None:
+        told.append(1)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(40):
+            told.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0.001 * (1 + number))
+            try:
+                write_audio(path, sound, 48000)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert not told and path.stat().st_size > sound.numel() * 2
+            except KeyboardInterrupt:
+                assert not any(tmp_path.glob(".*"))
+            path.unlink(missing_ok=True)
+    finally:
+        signal.signal(signal.SIGALRM, before)

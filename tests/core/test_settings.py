@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from ltx2_core.settings import (
     scheduled,
 )
 from ltx2_core.upscaler import UpscalerConfig
+from ltx2_core.video_vae import Tiling
 
 DEV = recipe_for("2.3", 48)
 DISTILLED = recipe_for("2.3", 48, distilled=True)
@@ -258,6 +260,30 @@ def test_limits_hold_in_all_that_a_value_contains():
     with pytest.raises(SettingError, match="nag_blend is 2"):
         check_limits((Guidance(), Guidance(nag_blend=2)))
     check_limits(Guidance)  # a class is no value
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"frames": 33.5}, {"seed": 1.5}, {"seed": True}, {"batch_size": 2.0}, {"steps": torch.tensor(4)},
+        {"eta": "1"}, {"width": []}, {"sampler": b"euler"}, {"streams": {}}, {"add_noise": 1}, {"cache": 3},
+        {"devices": 2}, {"vram": "12"}, {"ram": 10**400}, {"dtype": []}, {"negative": 5},
+        {"tiling": 512}, {"guidance": 3.0}, {"guidance": Guidance()}, {"video": 3.0}, {"second": True}, {"hq": "yes"},
+        {"loras": ["style.safetensors"]}, {"loras": 1}, {"conditions": "room.png"}, {"conditions": ["room.png"]},
+        {"sigmas": "1, 0"}, {"sigmas": ["1", "0"]}, {"segments": [(1, "a ball")]}, {"windowing": 33}, {"enhance": True},
+    ],
+    ids=lambda given: next(iter(given)),
+)  # fmt: skip
+def test_what_is_of_another_kind_is_named_before_anything_is_made(given):
+    with pytest.raises(SettingError, match=f"{next(iter(given))} is "):
+        Request.of("x", **given)
+    with pytest.raises(SettingError, match="tile_size is"):
+        Tiling(tile_size="512")
+
+
+def test_numbers_of_numpy_and_paths_as_text_are_what_they_are():
+    asked = Request.of("x", frames=np.int64(33), eta=np.float32(0.5), resume="windows", enhancer="gemma", sigmas=[1, 0])
+    assert asked.completed(DEV).shape.frames == 33
 
 
 def test_suggestions_are_near_or_none():
