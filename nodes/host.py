@@ -25,7 +25,7 @@ from torch import Tensor
 from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record, stoppable
 from ..ltx2_core.errors.files import writing
 from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
@@ -258,7 +258,8 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(owner: type, **values: Any) -> Any:
         messages = _begin_messages()
         try:
-            return method(owner, **values)
+            with stoppable(mm.throw_exception_if_processing_interrupted):
+                return method(owner, **values)
         except LTX2Error as error:
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
             messages.add(str(error))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
 from ..errors.files import not_written, replace_file, unfinished_beside, writing
+from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
 from .exr import BRIGHTEST, ExrEncoder
@@ -376,6 +377,7 @@ def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> 
     """The frames (H, W, 3) of ``chunks`` one by one, float32 from ``least`` to ``most``."""
     count = 0
     for chunk in chunks:
+        check_stop()
         if chunk.ndim != 4 or chunk.shape[-1] != 3:
             raise MediaError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
         if not chunk.isfinite().all():
