@@ -240,11 +240,12 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def check_output_name(name: str, value: str) -> str:
-    """Return ``value`` with folders as every system writes them; SettingError if it is no file below the output."""
+    """Return ``value`` with folders as every system writes them, and no slash at its end, before which the host sees no
+    name to number; SettingError if it is no file below the output."""
     path = PureWindowsPath(value)  # knows both kinds of slashes, and drives
     if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name.strip():
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
-    return value.replace("\\", "/")
+    return path.as_posix()
 
 
 def short(number: float) -> str:

@@ -26,13 +26,12 @@ class CompareClips(Node):
 
     @classmethod
     def execute(cls, first: Video, second: Video, **settings: Any) -> io.NodeOutput:
-        comparison = Comparison(**settings)
+        how = Comparison(**settings)
         sources = video_source(None, first), video_source(None, second)
         fps = rate_of(sources[0]) or Fraction(ClipSettings.fps)
-        images = torch.cat(list(comparison.frames(*sources, fps)))
-        heard = comparison.heard(audio_of_video(first), audio_of_video(second))
+        heard = how.heard(audio_of_video(first), audio_of_video(second))
         audio = None if heard is None else {"waveform": heard.waveform[None], "sample_rate": heard.sample_rate}
-        parts = Types.VideoComponents(images=images, audio=audio, frame_rate=fps)
+        parts = Types.VideoComponents(images=torch.cat([*how.frames(*sources, fps)]), audio=audio, frame_rate=fps)
         return io.NodeOutput(InputImpl.VideoFromComponents(parts))
 
 

@@ -41,8 +41,7 @@ class SaveHDR(Node):
     @classmethod
     def execute(cls, images: Tensor, audio: Audio | None = None, **settings: Any) -> io.NodeOutput:
         files = LightTarget(**settings)
-        sound = None if audio is None else audio_source(audio)
-        path = host.output_file(files.filename_prefix, files.suffix)
-        files.write(path, images[..., :3], sound, host.graph_tags(cls.hidden))
+        path = host.output_file(files.filename_prefix, files.suffix, images.shape[2:0:-1])
+        files.write(path, images[..., :3], audio_source(audio) if audio else None, host.graph_tags(cls.hidden))
         cls.show_saved(path)
         return io.NodeOutput()

@@ -25,7 +25,8 @@ from torch import Tensor
 from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
 from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record
+from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record, stoppable
+from ..ltx2_core.errors.files import writing
 from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.media.notes import VERSION, marked
@@ -98,10 +99,11 @@ def input_file(name: str) -> Path:
     return Path(folder_paths.get_input_directory(), name)
 
 
-def output_file(prefix: str, suffix: str) -> Path:
-    """Return a new path below the output folder, numbered as the host's own; SettingError for one outside of it."""
+def output_file(prefix: str, suffix: str, size: Sequence[int]) -> Path:
+    """Return a new path below the output folder, named as the host does: ``size`` is its %width% and %height%."""
     prefix = check_output_name("filename_prefix", prefix)
-    folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    with writing(prefix):
+        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *size)
     return Path(folder, f"{name}_{number:05}_{suffix}")
 
 
@@ -256,7 +258,8 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(owner: type, **values: Any) -> Any:
         messages = _begin_messages()
         try:
-            return method(owner, **values)
+            with stoppable(mm.throw_exception_if_processing_interrupted):
+                return method(owner, **values)
         except LTX2Error as error:
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
             messages.add(str(error))

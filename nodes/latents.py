@@ -128,8 +128,9 @@ class SaveLatent(Node):
 
     @classmethod
     def execute(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
-        take = GraphLatent(latent).as_take(host.graph_tags(cls.hidden))
-        cls.show_saved(save_take(host.output_file(filename_prefix, SUFFIX), take))
+        content = GraphLatent(latent)
+        path = host.output_file(filename_prefix, SUFFIX, (content.shape.width, content.shape.height))
+        cls.show_saved(save_take(path, content.as_take(host.graph_tags(cls.hidden))))
         return io.NodeOutput(latent)
 
 

@@ -148,8 +148,7 @@ class LoadUpscaler(Node):
 def _opened(paths: list[Path], choices: tuple[Hashable, ...], make: Callable[[], LoadedModel | LoadedGemma]) -> Any:
     """Return the value for these files and widgets: the one that is open already, if nothing has changed."""
     key = (*stamps(paths), *choices)
-    value = _open.get(key) or make()
-    _open[key] = value
+    value = _open[key] = _open.get(key) or make()  # named, because the table does not keep it
     return value
 
 

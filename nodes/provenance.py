@@ -7,7 +7,7 @@ from ..ltx2_core.media.provenance import Identity, anchors_of, describe_origin, 
 from . import host
 from .inputs import sockets, widgets
 from .node import Node
-from .values import Video, save_video, video_file
+from .values import Video, given_size, save_video, video_file
 
 
 class SignClip(Node):
@@ -21,10 +21,10 @@ class SignClip(Node):
 
     @classmethod
     def execute(cls, video: Video, filename_prefix: str) -> io.NodeOutput:
-        path = save_video(video, host.output_file(filename_prefix, ".mp4"), host.graph_tags(cls.hidden))
+        path = host.output_file(filename_prefix, ".mp4", given_size(None, video))
+        save_video(video, path, host.graph_tags(cls.hidden))
         cls.show_saved(path)
-        signature = sign_file(path, path, Identity.of(), overwrite=True)
-        cls.show(f"{path.name} is signed by {signature.who}.")
+        cls.show(f"{path.name} is signed by {sign_file(path, path, Identity.of(), overwrite=True).who}.")
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
 
 

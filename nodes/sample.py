@@ -108,9 +108,10 @@ class SeveralCards(Node):
     @classmethod
     def execute(
         cls, model: LoadedModel, gemma: GemmaLike, prompt: str, negative: str, processes: str, filename_prefix: str,
-        **clip: float
+        **clip: Any
     ) -> io.NodeOutput:  # fmt: skip
-        engine, path = HostEngine(model, node=cls, gemma=gemma), host.output_file(filename_prefix, ".mp4")
+        engine = HostEngine(model, node=cls, gemma=gemma)
+        path = host.output_file(filename_prefix, ".mp4", (clip["width"], clip["height"]))
         how, count = model.resources, count_of(processes, model.resources.device or "cpu")
         words = words_of_files(model.models, engine.encoder.path, engine.loras, how)
         words += words_of_clip(prompt, negative, clip, told="prompt" in host.graph_tags(cls.hidden))

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..errors import SettingError
+from ..errors.stopping import check_stop
 from ..fields import Whole
 from .conditions import Condition, ReferenceVideo
 
@@ -51,6 +52,7 @@ class Blending:
         if reference.fill is not None and len(reference.fill) > 1:
             count = min(count, len(reference.fill))
         for chunk in (part for each in chunks for part in each.split(AT_ONCE)):
+            check_stop()
             if kept is None:
                 kept = _Kept(reference, fps, count, chunk.shape[2], chunk.shape[1])
             shown = max(0, min(len(chunk), count - number))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Finding, MediaError, SettingError
+from ..errors.stopping import check_stop
 from ..fields import Number, zero
 from ..geometry import ClipShape, floor_frames
 from ..media import mix_down, probe, read_audio, read_video
@@ -24,6 +25,7 @@ from .preprocess import fit, fit_light
 from .tracks import MotionTracks
 from .values import PIXELS, SAMPLES, check_values
 
+AT_ONCE = 8  # frames of a tensor; to resize them takes several times their memory
 LONGEST_SOUND = 3600  # seconds; no clip is longer
 
 Numbered = ExrFrames | MotionTracks  # frames that are read by their numbers
@@ -129,11 +131,9 @@ class VideoSource:
 
     def _pictures(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """The same in the numbers of the source."""
-        if self.times == 1:
-            yield from self._once(fps, frames)
-            return
         for chunk in self._once(fps, -(-frames // self.times)):
-            shown = chunk.repeat_interleave(self.times, dim=0)[:frames]
+            check_stop()
+            shown = chunk if self.times == 1 else chunk.repeat_interleave(self.times, dim=0)[:frames]
             frames -= len(shown)
             yield shown
 
@@ -145,7 +145,7 @@ class VideoSource:
             if isinstance(self.source, Numbered):
                 yield from self.source.read(nearest)
             else:
-                yield self.source[:frames] if rate == 1 else self.source[nearest]
+                yield from (self.source[:frames] if rate == 1 else self.source[nearest]).split(AT_ONCE)
             return
         missing = frames
         for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):

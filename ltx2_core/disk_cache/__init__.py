@@ -21,8 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError, LTX2Error, UnreadableFileError
-from ..errors.files import replace_file
+from ..errors import CheckpointError
+from ..errors.files import replace_file, unfinished_beside, writing
 
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
@@ -158,8 +158,8 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
     """
-    partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
-    try:
+    partial = unfinished_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
@@ -168,13 +168,6 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except LTX2Error:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise UnreadableFileError(
-            f"{path} cannot be written: {reason}. Make room there, or choose a folder that you may write to."
-        ) from error
 
 
 def fingerprint(*values: Any) -> str:

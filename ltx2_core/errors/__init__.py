@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from .stopping import stoppable as stoppable
+
 
 class LTX2Error(Exception):
     """Root of all errors that this package raises on purpose."""

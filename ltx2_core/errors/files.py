@@ -1,13 +1,52 @@
 """Files that get the name of another one, which a program may have open."""
 
+import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from . import UnreadableFileError
+from . import LTX2Error, UnreadableFileError
 
 _PAUSE = 0.05  # seconds between two attempts
+_LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, which are never more
+
+_WAYS_OUT = {
+    errno.ENOSPC: "Make room there, or choose another folder.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), "Choose another name, short and without : or ?."),
+}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system refuses while ``path`` is written into the error of ``not_written``."""
+    try:
+        yield
+    except LTX2Error:
+        raise
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
+    """Return the error that says why ``path`` was not written, and what to do about that."""
+    reason = error.strerror or error
+    way_out = _WAYS_OUT.get(error.errno or 0, "Make room there, or choose a folder that you may write to.")
+    return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
+
+
+def unfinished_beside(path: Path, begin: str, end: str) -> Path:
+    """Return the path of a file beside ``path`` that is to become it, whose name is ``begin`` and ``end``.
+
+    So much of ``begin`` is left out as a name that a file can have needs, if ``path`` has such a name.
+    """
+    kept = os.fsencode(begin)
+    if len(os.fsencode(path.name)) <= _LONGEST:
+        kept = kept[: _LONGEST - len(os.fsencode(end))]
+    return path.with_name(kept.decode(errors="ignore") + end)
 
 
 def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:

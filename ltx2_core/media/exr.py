@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MediaError, MissingFileError
+from ..errors.stopping import check_stop
 from . import pyav as av
 from .light import Space
 from .local import open_local
@@ -55,6 +56,7 @@ class ExrFrames:
     def read(self, numbers: Iterable[int]) -> Iterator[Tensor]:
         """Yield pictures (1, H, W, 3), one after the other. Raises MediaError where one has another size."""
         for number in numbers:
+            check_stop()
             frame = read_exr(self.files[number])
             if (frame.shape[1], frame.shape[0]) != self.size:
                 raise MediaError(

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError, UnreadableFileError
-from ..errors.files import replace_file
+from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
+from ..errors.files import not_written, replace_file, unfinished_beside, writing
+from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
 from .exr import BRIGHTEST, ExrEncoder
@@ -314,15 +315,8 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
 
     Raises UnreadableFileError for what the system refuses.
     """
-    try:
-        with _unfinished(target) as unfinished:
-            yield unfinished
-    except LTX2Error:
-        raise
-    except OSError as error:
-        raise UnreadableFileError(
-            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
-        ) from error
+    with writing(target), _unfinished(target) as unfinished:
+        yield unfinished
 
 
 def place_files(source: Path, target: Path) -> None:
@@ -338,16 +332,22 @@ def place_files(source: Path, target: Path) -> None:
 
 def clear_unfinished(target: Path) -> None:
     """Remove what runs that were killed have left of ``target``; nobody may be writing it meanwhile."""
-    name = re.compile(rf"\.{re.escape(target.stem)}\.[0-9a-f]{{8}}{re.escape(target.suffix)}")
+    mark = 8 * "*"
+    before, _, after = _beside(target, mark).name.rpartition(mark)
+    name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
     for path in target.parent.glob(".*") if target.parent.is_dir() else ():
         if name.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _beside(target: Path, mark: str) -> Path:
+    return unfinished_beside(target, f".{target.stem}", f".{mark}{target.suffix}")
+
+
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
+    unfinished = _beside(target, uuid4().hex[:8])
     try:
         yield unfinished
         replace_file(unfinished, target)
@@ -372,15 +372,14 @@ def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> 
             with unfinished.open("r+b") as whole:
                 add_xmp(whole, kind)
     except av.FFmpegError as error:
-        raise UnreadableFileError(
-            f"{target.name} cannot be written ({error.strerror}), and nothing is left of it: is there room on the disk?"
-        ) from error
+        raise not_written(target, error) from error
 
 
 def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> Iterator[Tensor]:
     """The frames (H, W, 3) of ``chunks`` one by one, float32 from ``least`` to ``most``."""
     count = 0
     for chunk in chunks:
+        check_stop()
         if chunk.ndim != 4 or chunk.shape[-1] != 3:
             raise MediaError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
         if not chunk.isfinite().all():

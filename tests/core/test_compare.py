@@ -8,8 +8,8 @@ import torch
 from ltx2_core.__main__ import main
 from ltx2_core.conditioning.compare import ABOVE, DIFFERENCE, SIDE, WIPED, Comparison, rate_of
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
-from ltx2_core.errors import SettingError, TargetExistsError
-from ltx2_core.media import probe, read_video, write_clip
+from ltx2_core.errors import SettingError, TargetExistsError, stoppable
+from ltx2_core.media import probe, read_video, write_clip, write_video
 
 FPS = Fraction(24)
 
@@ -85,3 +85,28 @@ def test_what_cannot_be_is_refused():
     assert issubclass(TargetExistsError, FileExistsError)
     with pytest.raises(SettingError, match="layout"):
         Comparison(layout="beside")
+
+
+class Stopped(Exception):
+    """Stands for what a host raises."""
+
+
+@pytest.mark.parametrize("work", ["write", "compare", "prepare"])
+def test_work_on_frames_stops_between_two_pieces_of_them(tmp_path, work):
+    """Also where all frames are given at once; what was begun is gone."""
+    video, asked = VideoSource(torch.rand(40, 32, 32, 3), fps=Fraction(24)), []
+
+    def check() -> None:
+        asked.append(work)
+        if len(asked) == 3:
+            raise Stopped
+
+    works = {
+        "write": lambda: write_video(tmp_path / "clip.mp4", video.source.split(8), Fraction(24)),
+        "compare": lambda: [*Comparison().frames(video, video, Fraction(24))],
+        "prepare": lambda: [*video.fitted(Fraction(24), 40, 64, 64)],
+    }
+    with pytest.raises(Stopped), stoppable(check):
+        works[work]()
+    works[work]()  # and nobody asks any more
+    assert len(asked) == 3 and len([*tmp_path.iterdir()]) == (work == "write")

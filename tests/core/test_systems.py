@@ -1,8 +1,10 @@
 """What differs from system to system: Windows, as far as it can be pretended, containers, consoles of few letters."""
 
+import errno
 import io
 import os
 import sys
+from pathlib import Path
 from shutil import copy
 
 import pytest
@@ -13,9 +15,12 @@ from safetensors.torch import save_file
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.upscaler import BUILT_IN
 from ltx2_core.cli import main
+from ltx2_core.disk_cache import complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
 from ltx2_core.errors import UnreadableFileError
-from ltx2_core.errors.files import replace_file
+from ltx2_core.errors.files import not_written, replace_file
+from ltx2_core.media import clear_unfinished
+from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
 from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, pinnable, this_machine, usable
 from ltx2_core.memory.pinned import PinnedMemory, pin_limit
@@ -148,6 +153,34 @@ def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeyp
         replace_file(tmp_path / "new", target, patience=0.1)
     with pytest.raises(PermissionError):  # nobody can have a file open that is not there
         replace_file(tmp_path / "new", tmp_path / "other", patience=60)
+
+
+# ------------------------------------------------------------------------------------------------------- names of files
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".mp4", "\u65e5" * 83 + ".mp4"], ids=["letters", "three bytes each"])
+def test_a_name_that_a_file_can_have_is_written_though_unfinished_ones_are_longer(tmp_path, name):
+    with whole_or_nothing(tmp_path / name) as unfinished:
+        unfinished.write_bytes(b"1")
+    with complete_file(tmp_path / name) as file:
+        file.write(b"2")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {name: b"2"}
+
+
+def test_what_was_left_of_a_long_name_is_cleared(tmp_path):
+    target = tmp_path / f"{'x' * 251}.mp4"
+    (tmp_path / f".{'x' * (255 - 14)}.0123abcd.mp4").touch()
+    clear_unfinished(target)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(errno.ENOSPC, "room"), (errno.EROFS, "may write"), (errno.ENAMETOOLONG, "another name")]
+)
+def test_the_way_out_belongs_to_what_the_system_refuses(number, word):
+    text = str(not_written(Path("clip.mp4"), OSError(number, os.strerror(number))))
+    assert "clip.mp4" in text and os.strerror(number) in text
+    assert [each for each in ("room", "may write", "another name") if each in text] == [word]
 
 
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])

@@ -5,7 +5,7 @@ import json
 import av
 import pytest
 import torch
-from pack.workflow import change, node
+from pack.workflow import add, change, node
 
 from ltx2_core.media import read_tags
 from ltx2_core.media.exr import ExrEncoder, read_exr
@@ -139,3 +139,19 @@ def test_a_clip_of_light_is_encoded(server, client, of_25):
     graph = loader | {"latent": of_light, "light": decode, "frames": saving("encoded", "light")}
     run = client.run(graph)
     assert run.end == "execution_success", run.error
+
+
+def test_saving_stops_when_it_is_cancelled(server, client):
+    """Between two frames, and what was begun is gone."""
+    prompt = add(
+        {},
+        frames=("EmptyImage", {"width": 256, "height": 256, "batch_size": 600, "color": 77}),
+        saved=("LTX2AVSaveHDR", {"images": ["frames", 0], "filename_prefix": "stopped/clip", **FRAMES}),
+    )
+
+    def cancel(kind: str, data: dict) -> None:
+        if kind == "executing" and data["node"] == "saved":
+            client.interrupt()
+
+    assert client.run(prompt, watch=cancel).end == "execution_interrupted"
+    assert not [*(server.output / "stopped").iterdir()]

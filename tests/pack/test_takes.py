@@ -119,3 +119,21 @@ def test_the_hosts_own_nodes_keep_our_streams(server, client, prompt):
     add(prompt, both=("LTXVConcatAVLatent", streams))
     change(prompt, LTX2AVDecode={"latent": ["both", 0]})
     assert (frames(server, client.run(prompt)) == at_once).all()
+
+
+def test_sizes_stand_in_names_and_files_are_numbered_as_by_the_host(server, client):
+    """Also where a slash ends the name, before which the host would number none of them."""
+    size = {"width": 64, "height": 96}
+    prefix, light = "takes/%width%x%height%/", {"form": "EXR frames", "space": "sRGB linear", "fps": 24.0}
+    prompt = add(
+        {},
+        clip=("LTX2AVEmptyLatent", {**size, "frames": 9, "fps": 24.0}),
+        kept=("LTX2AVSaveLatent", {"latent": ["clip", 0], "filename_prefix": prefix}),
+        again=("LTX2AVSaveLatent", {"latent": ["kept", 0], "filename_prefix": prefix}),
+        frames=("EmptyImage", {**size, "batch_size": 1, "color": 0}),
+        graded=("LTX2AVSaveHDR", {"images": ["frames", 0], "filename_prefix": "takes/%width%x%height%", **light}),
+    )
+    run = client.run(prompt)
+    assert run.end == "execution_success", run.error
+    made = {path.name[:11] for path in (server.output / "takes").glob("64x96_*")}
+    assert made == {"64x96_00001", "64x96_00002", "64x96_00003"}
