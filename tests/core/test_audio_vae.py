@@ -12,7 +12,7 @@ from agreement import compare
 from torch.testing import assert_close
 
 from ltx2_core.audio_vae import AudioDecoder, AudioEncoder, AudioVAEConfig, encode_waveform
-from ltx2_core.audio_vae.layers import Downsample
+from ltx2_core.audio_vae.layers import CausalConv2d, Downsample, Upsample
 from ltx2_core.checkpoint.keys.audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from ltx2_core.errors import CheckpointError
 
@@ -170,3 +170,11 @@ def test_attention_is_refused_asked_for_or_not_ruled_out(key, value):
 def test_other_norms_are_refused():
     with pytest.raises(CheckpointError, match="norm_type: 'group'"):
         AudioVAEConfig.from_json(section(norm_type="group"))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-6), (torch.bfloat16, 0)])
+def test_doubling_after_the_convolution_is_doubling_before_it(dtype, most):
+    layer, x = Upsample(3).to(dtype), torch.randn(2, 3, 4, 5, dtype=dtype)
+    doubled = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert_close(layer(x), CausalConv2d.forward(layer, doubled)[:, :, 1:], rtol=0, atol=most)
