@@ -60,7 +60,7 @@ class TensorFile:
 
         Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
         """
-        self.path, self._outlines = Path(path), dict[str, torch.Tensor]()
+        self.path = Path(path)
         try:
             self._size, self.metadata, self.entries = _read_header(self.path)
         except OSError as error:
@@ -128,6 +128,11 @@ class TensorFile:
         Raises CheckpointError for a dtype that cannot be read.
         """
         return {key: self.outline(key) for key in keys}
+
+    @cached_property
+    def _outlines(self) -> dict[str, Tensor]:
+        """Those that were asked for."""
+        return {}
 
     def outline(self, key: str) -> Tensor:
         """Return one of them, the same one each time: a network is checked, then planned, by thousands."""

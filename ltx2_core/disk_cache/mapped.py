@@ -86,19 +86,13 @@ def file_part(tensor: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
     return None
 
 
-def read_part(part: FilePart, into: Tensor) -> None:
-    """Read as many bytes of a file as ``into`` (uint8) takes, through a handle of its own, so that threads may.
-
-    Raises:
-        OSError: The file cannot be read, or became shorter.
-    """
-    with read_parts() as read:
-        read(part, into)
-
-
 @contextmanager
 def read_parts() -> Iterator[Callable[[FilePart, Tensor], None]]:
-    """Give a function that does the same for many parts, through one handle for each file."""
+    """Give a function that reads as many bytes of a part as a tensor (uint8) takes, through one handle for each file.
+
+    The handles are its own, so that threads may read at once. The function raises OSError where a file cannot be read,
+    or became shorter.
+    """
     with ExitStack() as stack:
 
         @cache

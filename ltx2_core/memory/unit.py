@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..disk_cache.mapped import FilePart, MappedFile, file_part, mapped_files, read_part
+from ..disk_cache.mapped import FilePart, MappedFile, file_part, mapped_files, read_parts
 from .arrival import AS_STORED, Arrival
 
 # Of each tensor in a span, as of every tensor that CUDA's allocator gives out: kernels take their fastest path.
 ALIGNMENT = 512
 
 Patch = Callable[[Tensor], object]  # changes a weight in place
+ReadFile = Callable[[FilePart, Tensor], None]  # reads a part of a file into bytes
 
 _CHUNK = 2**22  # numbers that are converted together
 
@@ -214,31 +215,38 @@ class Unit:
             OSError: if a file cannot be read, or became shorter.
         """
         stop = start + len(into)
-        for index, (offset, size) in enumerate(zip(self.offsets, self._sizes)):
-            first, last = max(start, offset), min(stop, offset + size)
-            if first < last:
-                self._read_tensor(index, into[first - start : last - start], first - offset)
+        with read_parts() as read_file:
+            for index, (offset, size) in enumerate(zip(self.offsets, self._sizes)):
+                first, last = max(start, offset), min(stop, offset + size)
+                if first < last:
+                    self._read_tensor(index, into[first - start : last - start], first - offset, read_file)
 
-    def _read_tensor(self, index: int, into: Tensor, start: int) -> None:
+    def _read_tensor(self, index: int, into: Tensor, start: int, read_file: ReadFile) -> None:
         """Read bytes of the copy of a tensor, from its byte ``start`` on."""
         stored, dtype = self.homes[index].dtype, self.dtypes[index]
         if dtype is None or dtype == stored:
-            self._read_home(index, into, start)
+            self._read_home(index, into, start, read_file)
             return
         stop = start + len(into)
+        # Numbers are converted where they go, unless a piece of memory begins or ends within one.
+        whole = None if any(n % dtype.itemsize for n in (start, len(into), into.storage_offset())) else into.view(dtype)
         for first in range(start // dtype.itemsize, -(-stop // dtype.itemsize), _CHUNK):
             last = min(first + _CHUNK, -(-stop // dtype.itemsize))
             numbers = torch.empty(last - first, dtype=stored)
-            self._read_home(index, numbers.view(torch.uint8), first * stored.itemsize)
+            self._read_home(index, numbers.view(torch.uint8), first * stored.itemsize, read_file)
+            if whole is not None:
+                begin = first - start // dtype.itemsize
+                whole[begin : begin + len(numbers)] = numbers
+                continue
             begin = max(start, first * dtype.itemsize)
             end = min(stop, last * dtype.itemsize)
             converted = numbers.to(dtype).view(torch.uint8)
             into[begin - start : end - start] = converted[begin - first * dtype.itemsize : end - first * dtype.itemsize]
 
-    def _read_home(self, index: int, into: Tensor, start: int) -> None:
+    def _read_home(self, index: int, into: Tensor, start: int, read_file: ReadFile) -> None:
         """Read bytes of a tensor as it is stored, from its byte ``start`` on."""
         if (part := self._parts[index]) is not None:
-            read_part(FilePart(part.path, part.offset + start), into)
+            read_file(FilePart(part.path, part.offset + start), into)
         else:
             into.copy_(self.homes[index].reshape(-1).view(torch.uint8)[start : start + len(into)])
 
