@@ -311,6 +311,8 @@ def _unreadable(path: Path, error: OSError) -> OSError:
 def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
     """The size of a file, its metadata, and its tensors by name."""
     if not path.is_file():
+        if path.exists():
+            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
     if is_lfs_pointer(path):
         raise CheckpointError(

@@ -30,10 +30,20 @@ class ShardedFile(TensorFile):
     """Several files that are one: each holds some of the tensors."""
 
     def __init__(self, path: Path, shards: Sequence[TensorFile]):
-        """Take ``shards`` together under the name of ``path``, their folder or the first of them."""
+        """Take ``shards`` together under the name of ``path``, their folder or the first of them.
+
+        Raises CheckpointError if two of them hold the same tensor.
+        """
         self.path, self._shards = path, tuple(shards)
         self.metadata = {name: value for shard in reversed(shards) for name, value in shard.metadata.items()}
-        self._shard_of = {key: shard for shard in shards for key in shard.entries}
+        self._shard_of: dict[str, TensorFile] = {}
+        for shard in shards:
+            for key in shard.entries:
+                if (other := self._shard_of.setdefault(key, shard)) is not shard:
+                    raise CheckpointError(
+                        f"Two of the files of {path.name} hold {key}: {other.path.name} and {shard.path.name}. Leave "
+                        "one of them there, or download all of them from one place."
+                    )
         self.entries = {key: shard.entries[key] for key, shard in self._shard_of.items()}
 
     @property
@@ -79,7 +89,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
-    return files
+    return sorted({shard for file in files for shard in shards_of(file)})
 
 
 def is_shard(name: str) -> bool:
@@ -90,11 +100,11 @@ def is_shard(name: str) -> bool:
 
 
 def shards_of(path: Path) -> list[Path]:
-    """List the GGUF files that are one model with ``path``, as ``-00001-of-00003`` in its name says; else it alone.
+    """List the files that are one model with ``path``, as ``-00001-of-00003`` in its name says; else it alone.
 
     Raises MissingFileError if some of them are not there.
     """
-    found = re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.gguf)", path.name, re.IGNORECASE)
+    found = re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.(?:gguf|safetensors))", path.name, re.IGNORECASE)
     if found is None:
         return [path]
     files = [path.with_name(f"{found[1]}{number + 1:05}{found[2]}") for number in range(int(found[3]))]
@@ -113,19 +123,14 @@ def files_of(path: Path) -> list[Path]:
 
 
 def open_file(path: Path) -> TensorFile:
-    """Open a file of weights; if it is one of several GGUF files of a model, all of them.
+    """Open a file of weights; if it is one of several files of a model, all of them.
 
     Raises:
         MissingFileError: A file is not there.
         CheckpointError: A file is not what it has to be, or two of them hold the same tensor.
     """
     files = [TensorFile(each) for each in shards_of(path)]
-    whole = files[0] if len(files) == 1 else ShardedFile(path, files)
-    if sum(len(file.entries) for file in files) > len(whole.entries):
-        keys = [key for file in files for key in file.entries]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise CheckpointError(f"Two of the files of {path.name} hold {twice}; download all of them from one place.")
-    return joined(whole)
+    return joined(files[0] if len(files) == 1 else ShardedFile(path, files))
 
 
 def open_files(path: Path) -> list[TensorFile]:

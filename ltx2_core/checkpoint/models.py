@@ -18,7 +18,7 @@ from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile
-from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files
+from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files, shards_of
 from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
 from .unfilled import uncollected, unfilled
@@ -279,9 +279,9 @@ def open_models(
     """Look at the files of a model; only headers are read.
 
     Args:
-        checkpoint: An official single file, a GGUF file, a list of split files in any order, the text encoder among
-            them, a folder as diffusers has it, or "miniature" for the one that comes with the package. Where two files
-            hold one component, that of the first counts.
+        checkpoint: An official single file, a GGUF file, one file of a model that is cut into several, a list of split
+            files in any order, the text encoder among them, a folder as diffusers has it, or "miniature" for the one
+            that comes with the package. Where two files hold one component, that of the first counts.
         text_encoder: A Gemma folder, safetensors or GGUF file; that of a folder of diffusers is found there. The text
             projection that is packed with it is taken where the checkpoint has none.
         video_vae: A file whose video VAE counts before that of the checkpoint.
@@ -361,7 +361,9 @@ def _has_full_beside(path: Path) -> bool:
 
 
 def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
-    return [file for path in paths for file in open_files(path)]
+    """The files of ``paths``, those of one model that is cut into several once, whichever of them are named."""
+    once = dict.fromkeys(path if path.is_dir() else shards_of(path)[0] for path in paths)
+    return [file for path in once for file in open_files(path)]
 
 
 # Of each open file, the components that it holds: its header does not change.

@@ -84,6 +84,11 @@ class Delta:
         return "DoRA" if "magnitude" in self.keys else self.form.name
 
     @property
+    def is_nothing(self) -> bool:
+        """Whether its alpha or its rank is 0, so that it changes nothing at any strength."""
+        return "magnitude" not in self.keys and (self.rank == 0 or self.scale == 0)
+
+    @property
     def is_low_rank(self) -> bool:
         """True if the change is nothing but a product of two narrow matrices."""
         return self.form is LORA and "magnitude" not in self.keys

@@ -58,6 +58,7 @@ class Report:
         warning = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(self.lora)) else ""
         warning += f"; {self.warning}" if self.warning else ""
         warning += f"; {_text_half(self.lora)}" if self.lora.text_layers else ""
+        warning += f"; {nothing}" if (nothing := _nothing(self.lora)) else ""
         warning += f"; not understood and left out: {shorten_list(self.lora.left_out)}" if self.lora.left_out else ""
         return f"{_heading(self)}; {self.fitting:,} fit LTX-{self.version} ({matched}){warning}"
 
@@ -73,7 +74,7 @@ class Report:
         lines["shrunk"] = str(Shrunk.of(self.lora) or "")
         lines["text encoder"] = _text_half(self.lora) if self.lora.text_layers else ""
         lines["reference"] = _reference(self.lora)
-        lines["warning"] = self.warning or ""
+        lines["warning"] = "; ".join(filter(None, (self.warning, _nothing(self.lora))))
         return "\n".join([_heading(self), *(f"  {what:<16} {said}" for what, said in lines.items() if said)])
 
 
@@ -115,6 +116,12 @@ def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
         )
     shrunk = f"; shrunk: {shrunk}" if (shrunk := Shrunk.of(lora)) else ""
     return f"{lora.path.name}: {fitting:,} of {len(lora.layers):,} layers fit {encoder.kind.title}{shrunk}"
+
+
+def _nothing(lora: Lora) -> str:
+    """What to say of layers that change nothing; empty without any."""
+    count = sum(delta.is_nothing for _, _, delta in lora.layers)
+    return f"{count:,} of {len(lora.layers):,} layers change nothing: their alpha or their rank is 0" if count else ""
 
 
 def _text_half(lora: Lora) -> str:

@@ -129,6 +129,26 @@ def test_split_files_are_one_model(sets, tmp_path):
         assert all(torch.equal(value, whole_state[key]) for key, value in build(models, name).state_dict().items())
 
 
+def test_each_file_of_a_model_that_is_cut_into_several_stands_for_all(sets, tmp_path):
+    whole, metadata = load_file(sets["2.3"][0]), TensorFile(sets["2.3"][0]).metadata
+    paths = [tmp_path / f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    for number, path in enumerate(paths):
+        save_file({key: whole[key] for key in list(whole)[number::3]}, path, metadata)
+    for named in (paths, paths[1], tmp_path):
+        (file,) = open_models(named).files
+        assert file.entries.keys() == whole.keys()
+
+    copied = tmp_path / "copy.safetensors"
+    copied.write_bytes(paths[0].read_bytes())
+    with pytest.raises(CheckpointError, match=r"hold .*: copy\.safetensors and model-00001-of-00003\.safetensors"):
+        open_models(tmp_path)
+    copied.unlink()
+    paths[1].unlink()
+    for named in (paths[0], tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"model-00002-of-00003\.safetensors is missing"):
+            open_models(named)
+
+
 @pytest.mark.slow
 def test_weights_stay_memory_mapped(sets):
     models = open_models(sets["2.0"][0])
@@ -168,6 +188,8 @@ def test_lfs_pointer(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         open_models(tmp_path / "nothing.safetensors")
+    with pytest.raises(OSError, match="a folder, a pipe or a device"):
+        TensorFile(tmp_path)
 
 
 def test_video_only_file(sets, tmp_path):

@@ -385,3 +385,13 @@ def test_settings_that_are_not_json(tmp_path):
         open_lora(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
     assert open_lora(tmp_path / "adapter_model.safetensors").layers[0][2].scale == 2
+
+
+def test_layers_whose_alpha_or_rank_is_0_are_told(tmp_path):
+    state = {f"{name}.lora_{part}.weight": torch.ones(shape) for name, rank in (("a", 2), ("b", 0), ("c", 2))
+             for part, shape in (("A", (rank, 4096)), ("B", (4096, rank)))}  # fmt: skip
+    layers = {name: f"diffusion_model.transformer_blocks.{number}.attn1.to_q" for number, name in enumerate("abc")}
+    state = {layers[key[0]] + key[1:]: value for key, value in state.items()}
+    save_file(state | {f"{layers['c']}.alpha": torch.tensor(0.0)}, tmp_path / "x.safetensors")
+    report, said = compare_with_release(open_lora(tmp_path / "x.safetensors"), "2.3"), "2 of 3 layers change nothing"
+    assert said in report.line and said in str(report)
