@@ -76,7 +76,8 @@ MOST_PIXELS = 4096  # of a side
 def size_of_ratio(ratio: float, area: float, multiple: int = SPACE_SCALE) -> tuple[int, int]:
     """Return the width and height that come nearest to a ratio and an area.
 
-    A wrong ratio is seen at once, a few pixels more or less are not, so the ratio counts four times as much.
+    A wrong ratio is seen at once, a few pixels more or less are not, so the ratio counts four times as much. No side is
+    shorter than two of a latent, which decoders that mirror pictures at their edges need.
 
     Args:
         ratio: Width by height.
@@ -90,7 +91,8 @@ def size_of_ratio(ratio: float, area: float, multiple: int = SPACE_SCALE) -> tup
         [nearest_size(side, multiple) + offset * multiple for offset in (-1, 0, 1)]
         for side in (sqrt(area * ratio), sqrt(area / ratio))
     )
-    possible = [size for size in product(widths, heights) if multiple <= min(size) <= max(size) <= MOST_PIXELS]
+    least = max(multiple, 2 * SPACE_SCALE)
+    possible = [size for size in product(widths, heights) if least <= min(size) <= max(size) <= MOST_PIXELS]
     if not possible:
         raise SettingError(
             f"{area / 1e6:.2g} megapixels at {ratio:.2f}:1 have a side beyond {MOST_PIXELS} pixels; choose fewer "

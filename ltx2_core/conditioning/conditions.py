@@ -427,7 +427,7 @@ class KeepVideo:
     video: VideoSource
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Encode the frames. Raises SettingError if there are fewer than in the clip."""
+        """Encode the frames, the last one to the end of the clip. Raises SettingError if eight or more are missing."""
         check_length(self.video, shape)
         read = partial(self.video.fitted, shape.fps, shape.frames, shape.width, shape.height)
         yield Frozen("video", encoders.video(read, (shape.frames, shape.height, shape.width)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import Finding, MediaError, SettingError
 from ..errors.stopping import check_stop
 from ..fields import Number, zero
-from ..geometry import ClipShape, floor_frames
+from ..geometry import TIME_SCALE, ClipShape, floor_frames
 from ..media import mix_down, probe, read_audio, read_video
 from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, Space, convert
@@ -122,7 +122,7 @@ class VideoSource:
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
 
-        The last picture is repeated where a file ends a little earlier than it said.
+        The last picture is repeated where the source ends a little earlier.
         """
         if self.space is not None:
             yield from (convert(each, self.space, ACESCCT) for each in self._pictures(fps, frames))
@@ -145,7 +145,8 @@ class VideoSource:
             if isinstance(self.source, Numbered):
                 yield from self.source.read(nearest)
             else:
-                yield from (self.source[:frames] if rate == 1 else self.source[nearest]).split(AT_ONCE)
+                whole = rate == 1 and frames <= len(self.source)
+                yield from (self.source[:frames] if whole else self.source[nearest]).split(AT_ONCE)
             return
         missing = frames
         for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
@@ -236,9 +237,12 @@ class SoundPart:
 
 
 def check_length(video: VideoSource, shape: ClipShape) -> None:
-    """Raise SettingError if ``video`` has fewer frames than the clip."""
+    """Raise SettingError if ``video`` ends so much before the clip that a shorter one would be nearer to it.
+
+    Clips have 8 k + 1 frames, other videos any number; for those that lack, the last picture stays.
+    """
     available = video.count(shape.fps)
-    if available < shape.frames:
+    if available <= shape.frames - TIME_SCALE:
         raise SettingError(
             f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
             f"clip {max(1, floor_frames(available))} frames long, or give a longer video."

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..conditioning.begin import extended
@@ -84,12 +85,12 @@ def decode_frames(
         engine: of the video decoder.
         latent: of the clips.
         decoding: values of the widgets for tiles and for the diffusion decoder.
-        given: frames (F, H, W, 3) that are shown as they are, as long as the clip, and nothing is decoded.
+        given: frames (F, H, W, 3) that are shown as they are, the last one to the end of the clip; nothing is decoded.
     """
     batch, _, count, height, width = latent.video.shape
     if given is not None:
-        check_length(VideoSource(given), latent.shape)
-        return given[: latent.shape.frames, ..., :3].repeat(batch, 1, 1, 1, 1)
+        check_length(video := VideoSource(given[..., :3]), latent.shape)
+        return torch.cat([*video.chunks(latent.shape.fps, latent.shape.frames)]).repeat(batch, 1, 1, 1, 1)
     latent.read_by(engine.models)
     values = dict(decoding)
     tiling = settings_from(Tiling, values)

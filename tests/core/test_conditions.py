@@ -30,7 +30,7 @@ from ltx2_core.conditioning.conditions import (
 from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
-from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource
+from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
 from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
@@ -131,6 +131,15 @@ def test_frames_of_another_rate_are_shown_when_they_are_nearest():
     assert torch.equal(torch.cat([*footage.chunks(FPS, 6)]), FRAMES[[0, 1, 3, 4, 5, 6]])
     assert torch.equal(torch.cat([*footage.chunks(Fraction(60), 66)])[-4:], FRAMES[[31, 32, 32, 32]])
     assert torch.equal(torch.cat([*VideoSource(FRAMES).chunks(FPS, 9)]), FRAMES[:9])
+
+
+def test_a_video_of_any_length_is_kept_by_the_nearest_clip():
+    """Clips have 8 k + 1 frames: the last picture stays for those that lack, and eight would be another clip."""
+    short, clip = VideoSource(FRAMES[:26]), ClipShape(64, 64, 33, FPS)
+    check_length(short, clip)
+    assert torch.equal(torch.cat([*short.chunks(FPS, 33)]), torch.cat((FRAMES[:26], FRAMES[25:26].repeat(7, 1, 1, 1))))
+    with pytest.raises(SettingError, match="25 frames"):
+        check_length(VideoSource(FRAMES[:25]), clip)
 
 
 def test_a_reference_is_as_small_and_as_sparse_as_its_lora_wants_it():

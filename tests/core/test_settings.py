@@ -346,6 +346,12 @@ def test_a_ratio_is_met_before_an_area_and_in_steps_of_the_upscaler():
         ClipSettings(size="21:9", megapixels="8.3").sized(DEV)
 
 
+@pytest.mark.parametrize("picture", [(2000, 30), (30, 2000), (1, 1)], ids=str)
+def test_a_size_that_follows_from_a_picture_can_be_decoded(picture):
+    clip = ClipSettings(size="as the picture", megapixels="0.1").sized(DEV, picture)
+    assert min(clip.width, clip.height) >= 64
+
+
 @pytest.mark.parametrize(
     ("asked", "frames"),
     [
