@@ -12,8 +12,9 @@ from .modulation import Modulation, Readers, Residual, TokenModulation, norm_mod
 from .share import WHOLE, Whole
 from .text_cache import TextCache
 
-# Tokens of a pass that is computed as one batch with others: with more, products are large enough by themselves.
-MOST_IN_BATCH = 256
+# Tokens of a pass that is computed as one batch with others: with more, products are large enough by themselves, with
+# fewer they may take another kernel and round otherwise.
+LEAST_IN_BATCH, MOST_IN_BATCH = 32, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class StreamState:
     @cached_property
     def kind(self) -> Hashable:
         """What passes have in common that may be computed as one batch; None for one that may not."""
-        if len(self.x) > 1 or self.x.shape[1] > MOST_IN_BATCH or any(text.negative is not None for text in self.texts):
+        few = LEAST_IN_BATCH <= self.x.shape[1] <= MOST_IN_BATCH
+        if not few or len(self.x) > 1 or any(text.negative is not None for text in self.texts):
             return None
         same = self.visibility, self.rotation, self.cross_rotation, self.modulation, self.cross_modulation
         return self.x.shape, *map(id, (*same, self.cross_gate, self.share))

@@ -36,6 +36,12 @@ def one_by_one(monkeypatch):
     monkeypatch.setattr(state, "MOST_IN_BATCH", 0)
 
 
+@pytest.fixture
+def batched(monkeypatch):
+    """Passes are one batch, however few their tokens are."""
+    monkeypatch.setattr(state, "LEAST_IN_BATCH", 1)
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.parametrize("first_frame", [None, 0.0])
 @torch.no_grad()
@@ -50,7 +56,7 @@ def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame, one_by
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @pytest.mark.parametrize("first_frame", [None, 0.0])
 @torch.no_grad()
-def test_passes_of_few_tokens_are_one_batch(version, first_frame, monkeypatch):
+def test_passes_of_few_tokens_are_one_batch(version, first_frame, batched, monkeypatch):
     section, net = model(version)
     passes = four_passes(section, first_frame=first_frame)
     together = net.sweep(passes)
@@ -111,7 +117,7 @@ def test_texts_are_read_once_even_after_passes_have_parted(counted, one_by_one):
 
 
 @torch.no_grad()
-def test_passes_that_have_parted_are_one_batch_except_where_they_read(counted):
+def test_passes_that_have_parted_are_one_batch_except_where_they_read(counted, batched):
     section, net = model("2.3", layers=2)
     passes = four_passes(section)
     net.sweep([passes[0], passes[1], passes[3]])
