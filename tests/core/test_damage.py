@@ -112,8 +112,8 @@ def test_what_a_process_takes_is_seen_although_it_gives_it_back():
         bytearray(300_000_000)
     assert 290e6 < grown() < 310e6
     with growth() as grown:
-        bytearray(30_000_000)
-    assert 29e6 < grown() < 40e6
+        bytearray(60_000_000)  # more than what glibc takes from memory that it kept
+    assert 59e6 < grown() < 70e6
 
 
 # JSON
