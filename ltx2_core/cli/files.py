@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import file_stamp
 from .flags import Command
 from .syntax import read_timeline
 from .values import Value, lasting
@@ -54,16 +55,11 @@ def _content(path: Path) -> Any:
     """What tells the content of a file, or of a folder with all below it, from another one; None for neither."""
     if path.is_dir():
         below = (each for each in sorted(path.rglob("*")) if each.is_file())
-        return [[each.relative_to(path).as_posix(), *_stamp(each)] for each in below]
+        return [[each.relative_to(path).as_posix(), *file_stamp(each)] for each in below]
     if not path.is_file():
         return None
-    size, written = _stamp(path)
+    size, written = file_stamp(path)
     return [size, written] if size > LARGE else _read(path, size, written)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 @cache  # many clips of a batch have the same files
