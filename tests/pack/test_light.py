@@ -1,6 +1,7 @@
 """HDR in ComfyUI: EXR files in, light between the nodes, EXR files and HLG video out."""
 
 import json
+import time
 
 import av
 import pytest
@@ -149,9 +150,13 @@ def test_saving_stops_when_it_is_cancelled(server, client):
         saved=("LTX2AVSaveHDR", {"images": ["frames", 0], "filename_prefix": "stopped/clip", **FRAMES}),
     )
 
+    folder, limit = server.output / "stopped", time.monotonic() + 60
+
     def cancel(kind: str, data: dict) -> None:
         if kind == "executing" and data["node"] == "saved":
+            while not [*folder.glob("*/*")] and time.monotonic() < limit:
+                time.sleep(0.01)
             client.interrupt()
 
     assert client.run(prompt, watch=cancel).end == "execution_interrupted"
-    assert not [*(server.output / "stopped").iterdir()]
+    assert not [*folder.iterdir()]
