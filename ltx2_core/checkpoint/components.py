@@ -162,7 +162,9 @@ COMPONENTS = {
                 lambda config, shapes: DiffusionDecoder(DiffusionDecoderConfig.from_json(config["vae"], shapes)),
                 lambda config: is_diffusion(config["vae"]),
             ),
-            Variant(VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"]))),
+            Variant(
+                VIDEO_DECODER, lambda config, shapes: VideoDecoder(VideoVAEConfig.from_json(config["vae"], shapes))
+            ),
             Variant(
                 TINY_DECODER,
                 lambda config, shapes: TinyDecoder(TinyDecoderConfig.from_shapes(shapes)),

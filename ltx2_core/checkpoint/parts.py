@@ -53,12 +53,16 @@ def _open(path: Path) -> TensorFile | None:
 
 
 def _holder(files: Sequence[TensorFile], group: Sequence[str], models: Models) -> TensorFile | None:
-    """The first file with most of ``group``, of several one that states the version."""
+    """The first file with most of ``group``; of several, one whose decoder is whole, and that states the version."""
     held = {file: _held(file, group, models.version) for file in files}
     best = max(held.values(), default=0)
     fitting = [file for file in files if held[file] == best > 0]
-    stating = [file for file in fitting if versions_of(file) == (models.version,)]
-    return next(iter([*stating, *fitting]), None)
+    return min(fitting, key=lambda file: (_is_narrowed(file), versions_of(file) != (models.version,)), default=None)
+
+
+def _is_narrowed(file: TensorFile) -> bool:
+    """Whether a file has a video decoder that was made smaller, which is taken where somebody chooses it."""
+    return any(".conv_shortcut." in name for name in file.official_names if "decoder.up_blocks." in name)
 
 
 def _held(file: TensorFile, group: Sequence[str], version: str) -> int:

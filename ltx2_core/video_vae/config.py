@@ -33,7 +33,15 @@ class ResampleConfig:
     residual: bool = False
 
 
-BlockConfig = ResidualConfig | ResampleConfig
+@dataclass(frozen=True)
+class ProjectConfig:
+    """One residual layer that changes the number of channels, as decoders have that were made smaller."""
+
+    channels_in: int
+    channels_out: int
+
+
+BlockConfig = ResidualConfig | ResampleConfig | ProjectConfig
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,27 @@ class VideoVAEConfig:
         """Pixels per latent along height and width."""
         return self.patch_size * _scale(self.encoder_blocks)[1]
 
+    @property
+    def decoder_width(self) -> int:
+        """Channels before the first block of the decoder."""
+        width = self.decoder_base_channels
+        for block in reversed(self.decoder_blocks):
+            width = _width_before(block, width)
+        return width
+
     @classmethod
-    def from_json(cls, section: Mapping[str, Any]) -> "VideoVAEConfig":
+    def from_json(cls, section: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] = {}) -> "VideoVAEConfig":
         """Read the ``vae`` section; absent keys take the defaults of the official reader.
+
+        Args:
+            section: A section of the config.
+            shapes: Of the decoder's tensors, by our names: they tell where a decoder was made smaller, if the config
+                is that of the whole one.
 
         Raises:
             CheckpointError: The section asks for something that this package does not have.
         """
-        fields = Fields.of(section, "The vae config")
+        fields = _as_narrowed(Fields.of(section, "The vae config"), shapes)
         has_blocks = not is_diffusion(section) or "decoder_blocks" in fields
         if has_blocks:
             _expect(fields, "timestep_conditioning", False, default=True)
@@ -96,12 +117,13 @@ class VideoVAEConfig:
         # Files without the key (2.0) mean zeros in the encoder and reflect in the decoder: README.md, "Padding".
         encoder = fields.word("encoder_spatial_padding_mode", "zeros")
         decoder = fields.word("spatial_padding_mode", "reflect")
-        decoder_blocks = _blocks(fields, "decoder_blocks", suffix="", multiplier=1) if has_blocks else ()
+        base = fields.whole("decoder_base_channels", 128, most=WIDEST)
+        decoder_blocks = _blocks(fields, "decoder_blocks", suffix="", multiplier=1, width=base) if has_blocks else ()
         return cls(
             encoder_blocks=tuple(_blocks(half, "encoder_blocks", suffix="_res", multiplier=2)),
             decoder_blocks=tuple(decoder_blocks)[::-1],
             latent_channels=half.whole("latent_channels", 128, most=WIDEST),
-            decoder_base_channels=fields.whole("decoder_base_channels", 128, most=WIDEST),
+            decoder_base_channels=base,
             in_channels=half.whole("in_channels", 3, most=WIDEST),
             out_channels=fields.whole("out_channels", 3, most=WIDEST),
             patch_size=half.whole("patch_size", 4, most=64),
@@ -133,8 +155,18 @@ def _scale(blocks: Iterable[BlockConfig]) -> tuple[int, int, int]:
     return math.prod(time), math.prod(height), math.prod(width)
 
 
-def _blocks(fields: Fields, key: str, suffix: str, multiplier: int) -> Iterable[BlockConfig]:
-    """The blocks of one half, in the file's order. ``suffix`` and ``multiplier``: the half's naming and default."""
+def _width_before(block: BlockConfig, width: int) -> int:
+    """The channels before a block of the decoder, behind which there are ``width``."""
+    if isinstance(block, ProjectConfig):
+        return block.channels_in
+    return width * block.multiplier if isinstance(block, ResampleConfig) else width
+
+
+def _blocks(fields: Fields, key: str, suffix: str, multiplier: int, width: int = 0) -> Iterable[BlockConfig]:
+    """The blocks of one half, in the file's order.
+
+    ``suffix`` and ``multiplier``: the half's naming and default; ``width``: channels behind the decoder's last block.
+    """
     items = fields.items(key)
     if not items:
         raise CheckpointError(f"The vae config lists no {key}; a convolutional video VAE (LTX-2.0, 2.3) has them.")
@@ -145,14 +177,44 @@ def _blocks(fields: Fields, key: str, suffix: str, multiplier: int) -> Iterable[
             raise CheckpointError(
                 f"The vae config's {key} ask for inject_noise, which no released LTX-2 uses and we lack."
             )
+        block: BlockConfig
         if name == "res_x":
-            yield ResidualConfig(settings.whole("num_layers", most=MOST_LAYERS))
+            block = ResidualConfig(settings.whole("num_layers", most=MOST_LAYERS))
+        elif name == "res_x_y" and width:
+            block = _projection(settings, width)
         elif name in resamples:
             # Only compress_all reads the flag, whatever the others say: README.md, "Layers".
             residual = name == "compress_all" and settings.flag("residual", False)
-            yield ResampleConfig(resamples[name], settings.whole("multiplier", multiplier, most=16), residual)
+            block = ResampleConfig(resamples[name], settings.whole("multiplier", multiplier, most=16), residual)
         else:
-            raise CheckpointError(f"The vae config's {key} name {name!r}; supported: res_x, {', '.join(resamples)}.")
+            supported = ", ".join(("res_x", "res_x_y", *resamples) if width else ("res_x", *resamples))
+            raise CheckpointError(f"The vae config's {key} name {name!r}; supported: {supported}.")
+        yield block
+        width = _width_before(block, width)
+
+
+def _as_narrowed(fields: Fields, shapes: Mapping[str, tuple[int, ...]]) -> Fields:
+    """The same with the projections that ``shapes`` have, and with their width behind the last block."""
+    found = {name.split(".")[1]: shape for name, shape in shapes.items() if name.endswith(".project.weight")}
+    blocks = fields.items("decoder_blocks")[::-1]
+    if not found or any(block[0] == "res_x_y" for block in blocks if isinstance(block, (list, tuple)) and block):
+        return fields
+    for number in sorted(map(int, found)):
+        channels_out, channels_in = found[str(number)][:2]
+        blocks.insert(number, ["res_x_y", {"in_channels": channels_in, "out_channels": channels_out}])
+    narrow = {"decoder_blocks": blocks[::-1], "decoder_base_channels": shapes.get("conv_out.weight", (0, None))[1]}
+    return Fields.of({**fields.content, **narrow}, fields.where)
+
+
+def _projection(settings: Fields, width: int) -> ProjectConfig:
+    """A layer that ends with ``width`` channels; how many it begins with is a number of them, or a multiple."""
+    before = width * settings.whole("multiplier", 2, most=16)
+    block = ProjectConfig(
+        settings.whole("in_channels", before, most=WIDEST), settings.whole("out_channels", width, most=WIDEST)
+    )
+    if block.channels_out != width:
+        raise settings.refusal("out_channels", f"{width}, with which the next block begins,")
+    return block
 
 
 def _block(item: object, where: str) -> tuple[str, Fields]:

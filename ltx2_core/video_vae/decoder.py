@@ -1,15 +1,14 @@
 """From latents to pixels (see README.md, "Decoder")."""
 
-import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
 from ..geometry import TIME_SCALE, Keyframes, pixel_frames
-from .config import ResampleConfig, VideoVAEConfig
+from .config import ProjectConfig, ResampleConfig, VideoVAEConfig
 from .decoding import FLOAT32, DecodesInTiles, DecodingWork, Denoising, Work
-from .layers import ChannelStatistics, Conv, Residual, Upsample, unpatchify
+from .layers import ChannelStatistics, Conv, ProjectedResidual, Residual, Upsample, unpatchify
 from .tiling import (
     NARROWEST,
     TILINGS,
@@ -46,8 +45,7 @@ class VideoDecoder(DecodesInTiles, nn.Module):
             )
         self.config = config
         padding, causal = config.decoder_padding, config.causal_decoder
-        multipliers = [block.multiplier for block in config.decoder_blocks if isinstance(block, ResampleConfig)]
-        channels = config.decoder_base_channels * math.prod(multipliers)
+        channels = config.decoder_width
         self.statistics = ChannelStatistics(config.latent_channels)
         self.conv_in = Conv(config.latent_channels, channels, padding, causal)
         self.blocks = nn.ModuleList()
@@ -56,6 +54,9 @@ class VideoDecoder(DecodesInTiles, nn.Module):
                 layer = Upsample(channels, block, padding, causal)
                 channels = layer.out_channels
                 self.blocks.append(nn.ModuleList([layer]))
+            elif isinstance(block, ProjectConfig):
+                channels = block.channels_out
+                self.blocks.append(nn.ModuleDict({"projected": ProjectedResidual(block, padding, causal)}))
             else:
                 self.blocks.append(nn.ModuleList(Residual(channels, padding, causal) for _ in range(block.layers)))
         self.conv_out = Conv(channels, config.out_channels * config.patch_size**2, padding, causal, activate=True)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from .config import ResampleConfig, VideoVAEConfig
+from .config import ResampleConfig, ResidualConfig, VideoVAEConfig
 from .layers import ChannelStatistics, Conv, Downsample, Residual, patchify
 
 
@@ -22,7 +22,7 @@ class VideoEncoder(nn.Module):
                 layer = Downsample(channels, block, padding)
                 channels = layer.out_channels
                 self.blocks.append(nn.ModuleList([layer]))
-            else:
+            elif isinstance(block, ResidualConfig):
                 self.blocks.append(nn.ModuleList(Residual(channels, padding, causal=True) for _ in range(block.layers)))
         # The last channel is the logarithm of a variance, which inference does not use.
         self.conv_out = Conv(channels, config.latent_channels + 1, padding, causal=True, activate=True)

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..layers import convolve, needs_grad
-from .config import ResampleConfig
+from .config import ProjectConfig, ResampleConfig
 
 FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
 _LARGE_WEIGHT = 2**20  # numbers of a convolution; those of smaller ones are turned in no time
@@ -88,16 +88,33 @@ class Conv(nn.Conv3d):
 class Residual(nn.Module):
     """x + conv2(SiLU(norm(conv1(SiLU(norm(x))))))."""
 
-    def __init__(self, channels: int, padding: str, causal: bool):
+    def __init__(self, channels: int, padding: str, causal: bool, channels_in: int | None = None):
         super().__init__()
-        self.conv1 = Conv(channels, channels, padding, causal, activate=True)
+        self.conv1 = Conv(channels_in or channels, channels, padding, causal, activate=True)
         self.conv2 = Conv(channels, channels, padding, causal, activate=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the next hidden states of ``x`` (B, C, F, H, W)."""
+        """Return the next hidden states (B, C', F, H, W) of ``x`` (B, C, F, H, W)."""
         hidden = self.conv1(x)
         hidden = self.conv2.pad(hidden)  # frees the first convolution's output before the second runs
-        return self.conv2.convolve_padded(hidden).add_(x)
+        return self.conv2.convolve_padded(hidden).add_(self.skip(x))
+
+    def skip(self, x: Tensor) -> Tensor:
+        """Return what goes around the convolutions."""
+        return x
+
+
+class ProjectedResidual(Residual):
+    """A residual layer of another number of channels; a projection of layer_norm(x) goes around the convolutions."""
+
+    def __init__(self, block: ProjectConfig, padding: str, causal: bool):
+        super().__init__(block.channels_out, padding, causal, block.channels_in)
+        self.norm = nn.LayerNorm(block.channels_in, eps=1e-6)
+        self.project = nn.Conv3d(block.channels_in, block.channels_out, kernel_size=1)
+
+    def skip(self, x: Tensor) -> Tensor:
+        """Project the channels of ``x``, normed at each place."""
+        return self.project(self.norm(x.movedim(1, -1)).movedim(-1, 1))
 
 
 class Downsample(nn.Module):

@@ -26,6 +26,10 @@ VAES = {
         "upsample_residual": (False,) * 4, "upsample_factor": (2, 2, 1, 2), "decoder_spatial_padding_mode": "zeros",
     },
 }  # fmt: skip
+# A decoder that was made smaller: two of its levels begin with a projection.
+VAES["2.3 narrowed"] = VAES["2.3"] | {
+    "decoder_block_out_channels": (32, 32, 48, 128), "upsample_factor": (2, 1, 1, 2),
+}  # fmt: skip
 VOCODERS = {
     "2.0": ("LTX2Vocoder", {
         "hidden_channels": 64, "upsample_factors": [5, 6, 2, 2, 2], "upsample_kernel_sizes": [15, 16, 8, 4, 4],
@@ -68,7 +72,7 @@ def test_a_video_vae_is_that_of_its_config(tmp_path, version):
     theirs, models = video_vae(version), open_models(saved(video_vae(version), tmp_path / "vae"))
     latent, frames = noise(1, 16, 2, 3, 2), noise(1, 3, 9, 64, 32)
     decoded, encoded = (build(models, name, torch.float32) for name in ("video_decoder", "video_encoder"))
-    assert models.version == version
+    assert models.version == version[:3]
     compare(f"diffusers: {version} decoder", decoded(latent), theirs.decode(latent).sample)
     compare(f"diffusers: {version} encoder", encoded(frames), theirs.encode(frames).latent_dist.mean)
 

@@ -1,7 +1,7 @@
-"""The tiny decoder decodes as the host's own does, and is chosen on the graph like any video VAE."""
+"""Tiny and narrowed decoders decode as the host's own do, and are chosen on the graph like any video VAE."""
 
 import pytest
-from drafts import write_draft
+from drafts import write_draft, write_narrowed
 from pack.workflow import change
 
 from ltx2_core.video_vae.tiny_decoder import RELEASED, TinyDecoder
@@ -11,6 +11,13 @@ pytestmark = pytest.mark.comfy
 
 def test_host_and_pack_decode_alike(host, tmp_path):
     write_draft(tmp_path / "taeltx2_3.safetensors", TinyDecoder(RELEASED))
+    report = host.run_inside("drafts.py", tmp_path)
+    assert report["shape"] == [33, 96, 64, 3]
+    assert report["away"] < 1e-5 < 1e-2 < report["range"], report
+
+
+def test_host_and_pack_decode_alike_with_a_narrowed_decoder(host, tmp_path):
+    write_narrowed(tmp_path / "narrowed.safetensors")
     report = host.run_inside("drafts.py", tmp_path)
     assert report["shape"] == [33, 96, 64, 3]
     assert report["away"] < 1e-5 < 1e-2 < report["range"], report

@@ -3,8 +3,10 @@
 Each layout is a table of two columns, the file's name and the official one (see ../README.md, "Layouts").
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ...quantization import split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
@@ -67,6 +69,7 @@ _LATENTS = {
 }
 
 _MOST_LEVELS = 8  # of a video VAE
+_PROJECTED = re.compile(r"decoder\.up_blocks\.(\d)\.conv_in\.")
 _LAYER = same(["weight", "bias"])
 
 
@@ -121,10 +124,12 @@ def _residuals(file_module: str, level: str, official_module: str) -> dict[str, 
     }
 
 
-def _diffusers_video_vae(encoder_levels: int) -> Keys:
+@lru_cache
+def _diffusers_video_vae(encoder_levels: int, projected: frozenset[int]) -> Layout:
     """The names of diffusers' video VAE: levels of residual blocks and a resampling, and one more level in the middle.
 
-    In the official file both kinds count as blocks; the middle ends an encoder and begins a decoder.
+    In the official file both kinds count as blocks; the middle ends an encoder and begins a decoder. Levels of the
+    decoder that are ``projected`` begin with one more block.
     """
     rows: dict[str, str | None] = {name: f"vae.{official}" for name, official in _LATENTS.items()}
     for half in ("encoder", "decoder"):
@@ -132,14 +137,22 @@ def _diffusers_video_vae(encoder_levels: int) -> Keys:
             rows |= under(f"{half}.{layer}", f"vae.{half}.{layer}", _LAYER)
     rows |= _residuals("encoder.mid_block", "", f"encoder.down_blocks.{2 * encoder_levels}")
     rows |= _residuals("decoder.mid_block", "", "decoder.up_blocks.0")
+    block = 1  # of the official decoder
     for level in range(_MOST_LEVELS):
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}"
         rows |= _residuals(down, "", f"encoder.down_blocks.{2 * level}")
-        rows |= _residuals(up, "", f"decoder.up_blocks.{2 * level + 2}")
-        down_to, up_to = f"vae.encoder.down_blocks.{2 * level + 1}", f"vae.decoder.up_blocks.{2 * level + 1}"
+        down_to = f"vae.encoder.down_blocks.{2 * level + 1}"
         rows |= under(f"{down}.downsamplers.0.conv.conv", f"{down_to}.conv.conv", _LAYER)
-        rows |= under(f"{up}.upsamplers.0.conv.conv", f"{up_to}.conv.conv", _LAYER)
-    return Keys(rows)
+        if level in projected:
+            for layer in ("conv1.conv", "conv2.conv", "norm3", "conv_shortcut"):
+                rows |= under(f"{up}.conv_in.{layer}", f"vae.decoder.up_blocks.{block}.{layer}", _LAYER)
+            block += 1
+        rows |= under(f"{up}.upsamplers.0.conv.conv", f"vae.decoder.up_blocks.{block}.conv.conv", _LAYER)
+        rows |= _residuals(up, "", f"decoder.up_blocks.{block + 1}")
+        block += 2
+    return Layout(
+        ("encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"), Keys(rows)
+    )
 
 
 _TEXT = (TEXT_FEATURES, VIDEO_CONNECTOR, AUDIO_CONNECTOR)
@@ -168,19 +181,13 @@ LAYOUTS = (
     Layout(("attention_pooler.query_tokens",), Keys(_with_words(DURATION_HEAD, _DIFFUSERS_HEAD))),
     Layout(("upsamplers.0.bias", "bwe_generator.upsamplers.0.bias"), _diffusers((VOCODER,), VOCODER_WORDS)),
 )
-_VIDEO_VAES = {
-    levels: Layout(
-        ("encoder.mid_block.resnets.0.conv1.conv.bias", "decoder.mid_block.resnets.0.conv1.conv.bias"),
-        _diffusers_video_vae(levels),
-    )
-    for levels in range(1, _MOST_LEVELS + 1)
-}
 
 
 def official_names(keys: Mapping[str, object]) -> dict[str, str]:
     """Return the official name of every tensor in a file, with its key there; what no layout knows keeps its name."""
     levels = len({key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")})
-    layouts = [*LAYOUTS, _VIDEO_VAES[min(max(levels, 1), _MOST_LEVELS)]]
+    projected = {int(level[1]) for key in keys if (level := _PROJECTED.match(key))}
+    layouts = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
     found = [(layout, prefix) for layout in layouts if (prefix := layout.prefix_in(keys)) is not None]
     names: dict[str, str] = {}
     for key in keys:

@@ -1,5 +1,6 @@
 """The names of the video VAE's tensors (see ../README.md, "Keys")."""
 
+from collections.abc import Mapping
 from itertools import product
 
 from .table import Keys, same, under
@@ -14,19 +15,29 @@ STATISTICS = {
 }
 
 
-def _half(name: str, blocks: str) -> Keys:
+def _half(name: str, blocks: str, more: Mapping[str, str | None] | None = None) -> Keys:
     rows = {
         **under("conv_in.conv", "conv_in", WEIGHTS),
         **under(f"{blocks}.{{}}.res_blocks.{{}}.conv1.conv", "blocks.{}.{}.conv1", WEIGHTS),
         **under(f"{blocks}.{{}}.res_blocks.{{}}.conv2.conv", "blocks.{}.{}.conv2", WEIGHTS),
         **under(f"{blocks}.{{}}.conv.conv", "blocks.{}.0.conv", WEIGHTS),
         **under("conv_out.conv", "conv_out", WEIGHTS),
+        **(more or {}),
     }
     return Keys({**under(name, "", rows), **STATISTICS}, prefixes=("vae.", ""))
 
 
+# Of decoders that were made smaller; the second name of the norm is that of files without ComfyUI's wrapper.
+_PROJECTION = {
+    **under("conv1.conv", "conv1", WEIGHTS),
+    **under("conv2.conv", "conv2", WEIGHTS),
+    **under("norm3.norm", "norm", WEIGHTS),
+    **under("norm3", "norm", WEIGHTS),
+    **under("conv_shortcut", "project", WEIGHTS),
+}
+
 VIDEO_ENCODER = _half("encoder", "down_blocks")
-VIDEO_DECODER = _half("decoder", "up_blocks")
+VIDEO_DECODER = _half("decoder", "up_blocks", under("up_blocks.{}", "blocks.{}.projected", _PROJECTION))
 
 _LINEAR = {"attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
 _BLOCK = {
