@@ -1,7 +1,7 @@
 """What every text encoder has in common: hidden states of all layers, and sizes from a config or from shapes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,11 @@ class EncoderConfig(Protocol):
         """Return the radians per position of each pair of channels of a head, (d / 2), float32."""
 
     @classmethod
-    def from_json(cls, section: Mapping[str, Any], /) -> Self:
+    def from_json(cls, section: Mapping[str, Any], /) -> "EncoderConfig":
         """Read the text part of a Hugging Face ``config.json``."""
 
     @classmethod
-    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], /) -> Self:
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], /) -> "EncoderConfig":
         """Derive the sizes from the shapes of the tensors, by our names."""
 
     def to_json(self) -> dict[str, Any]:
