@@ -16,7 +16,8 @@ LORA_FILE = "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora"
 # What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
 _CONTENTS = (
     (
-        r"[._]lora[._](?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude|\.diff(?:_b)?$",
+        r"[._]lora[._](?:linear_layer[._])?(?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude"
+        r"|\.diff(?:_b)?$|\.[wb]_norm$",
         LORA_FILE,
     ),
     (

@@ -75,6 +75,8 @@ NAMINGS = {
     "LyCORIS": lambda name: "lycoris_" + name.replace(".", "_"),
     "LyCORIS on diffusers": lambda name: "lycoris_" + diffusers_name(name).replace(".", "_"),
     "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
+    "compiled": lambda name: f"base_model.model._orig_mod.{name}",
+    "shared by processes": lambda name: f"module.{diffusers_name(name)}",
 }
 
 
