@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ltx2_core.checkpoint.keys import Keys, same
 from ltx2_core.checkpoint.loading import assign_tensors, holds_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, version_of
+from ltx2_core.errors import LTX2Error
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
 from ltx2_core.video_vae import VideoVAEConfig
@@ -296,6 +298,42 @@ def test_a_file_that_was_written_anew_is_asked_anew(tmp_path):
         found.append([name for name, _ in sources_in(file)])
         assert [name for name, _ in sources_in(file)] == found[-1]
     assert found == [["vocoder"], ["audio_decoder"]]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("used", [True, False])
+def test_a_file_that_was_written_anew_while_it_was_open_is_not_read_by_its_old_header(tmp_path, used, in_place):
+    """One that took the place of a mapped file changes nothing: the mapping is that of the old one."""
+    path, wanted = tmp_path / "x.safetensors", torch.arange(8.0)
+    save_file({"b": wanted}, path)
+    file = TensorFile(path)
+    if used:
+        assert torch.equal(file.get("b"), wanted)
+    save_file({"a": torch.ones(3), "b": wanted, "c": torch.ones(99)}, tmp_path / "new.safetensors")
+    if in_place:
+        path.write_bytes((tmp_path / "new.safetensors").read_bytes())
+    else:
+        (tmp_path / "new.safetensors").replace(path)
+    if used and not in_place:
+        assert torch.equal(file.get("b"), wanted)
+    else:
+        with pytest.raises(CheckpointError, match=r"x\.safetensors was written anew while it was in use"):
+            file.get("b")
+    assert torch.equal(TensorFile(path).get("b"), wanted)
+
+
+def test_files_of_one_header_and_time_differ_by_what_they_hold(tmp_path):
+    """As files that come out of some archives, and those of some disks, have one time of writing."""
+    found = []
+    for name, number in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        save_file({"x": torch.full((2**14,), number)}, tmp_path / name)
+        os.utime(tmp_path / name, ns=(1, 1))
+        found.append(TensorFile(tmp_path / name).identity)
+    assert found[0] == found[1] != found[2]
+    file = TensorFile(tmp_path / "a")
+    (tmp_path / "a").unlink()
+    with pytest.raises(LTX2Error):
+        _ = file.identity
 
 
 def test_tensors_are_assigned_as_torch_would_assign_them():

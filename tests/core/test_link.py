@@ -110,6 +110,20 @@ def test_a_file_that_is_no_longer_at_its_path_is_read_through_its_mapping(path):
     assert not any(unit._parts)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let go of a file that is mapped")
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_that_another_one_takes_the_place_of_is_read_on_through_its_mapping(path, gone):
+    """A download that ends while its older file streams must not be read by the places of that."""
+    network = mapped(path)
+    expected, store = network(X), Store(network, "cpu", link=Plain("cpu"))
+    store.set_budget(store.rest_bytes + 2 * store.unit_bytes[0])
+    path.unlink()
+    if not gone:
+        path.write_bytes(bytes(10 * BLOCK * BLOCKS))
+    with store.use() as network:
+        assert torch.equal(network(X), expected)
+
+
 def test_a_file_that_was_cut_is_an_error_and_no_crash(path):
     store = Store(mapped(path), "cpu", link=Plain("cpu"))
     with open(path, "rb+") as file:
