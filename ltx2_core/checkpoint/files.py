@@ -29,6 +29,7 @@ from ..quantization import (
     split_companion,
     stored_weights,
 )
+from .contents import START_BYTES, describe_start
 from .entries import MARKER, Entry, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
@@ -337,13 +338,12 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
         return read_gguf(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
         length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
-            kind = " but a zip archive, as PyTorch's .ckpt, .pt and .pth files are" if start[:4] == b"PK\3\4" else ""
             raise CheckpointError(
-                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors and .gguf "
-                "files only."
+                f"{path.name} is not a safetensors file {describe_start(start)}".rstrip()
+                + "; LTX-2 weights are read from .safetensors and .gguf files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def open_files(path: Path) -> list[TensorFile]:
         MissingFileError: A file is not there, or the folder holds none.
         CheckpointError: A file is not what it has to be.
     """
-    if not path.is_dir():
+    if not isdir(path):
         return [open_file(path)]
     parts = [path / name for name in SUBFOLDERS if (path / name).is_dir()]
     return [_open_folder(folder) for folder in parts or [path]]
