@@ -51,6 +51,7 @@ _MOST_AXES = 16
 _PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces of a file that tell it from others, and bytes of each
+_LARGE = 2**26  # bytes of a file that is hardly zeros where it ends
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
 
@@ -67,6 +68,7 @@ class TensorFile:
             _check_regular(self.path)
             self._stamp = file_stamp(self.path)
             self.metadata, self.entries = _read_header(self.path)
+            _check_end(self.path, self.entries)
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
@@ -357,6 +359,22 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
     if size < end:
         raise _incomplete(path, size, end)
     return metadata, entries
+
+
+def _check_end(path: Path, entries: Mapping[str, Entry]) -> None:
+    """CheckpointError for a large file whose last hundredth is zeros, as of a download that first sets room aside."""
+    end = max((entry.start + entry.nbytes for entry in entries.values()), default=0)
+    if end < _LARGE:
+        return
+    with path.open("rb") as file:
+        for piece in range(_SAMPLES):  # the first is enough for a complete file
+            file.seek(end - _SAMPLE - piece * (end // 100 // _SAMPLES))
+            if file.read(_SAMPLE).strip(b"\0"):
+                return
+    raise CheckpointError(
+        f"{path.name} ends in {end // 100:,} bytes of zeros or more, as a file does that is still being downloaded: "
+        "wait for it, or download it again."
+    )
 
 
 def _incomplete(path: Path, size: int, end: int) -> CheckpointError:

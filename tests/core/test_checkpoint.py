@@ -180,6 +180,23 @@ def test_something_else(content, tmp_path):
         open_models(other)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.98, 1.0])
+def test_a_large_file_that_ends_in_zeros_is_told_to_be_a_download(tmp_path, share):
+    """Some ways to download set room aside for the whole file first, so that its size says nothing."""
+    path, size = tmp_path / "x.safetensors", 2**26
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.seek(8 + len(header) + int(share * size) - 1)
+        file.write(b"1")
+        file.truncate(8 + len(header) + size)
+    if share == 1:
+        assert TensorFile(path).get("a")[-1] == 49
+    else:
+        with pytest.raises(CheckpointError, match=r"x\.safetensors ends in 671,\d+ bytes of zeros or more.*download"):
+            TensorFile(path)
+
+
 def test_lfs_pointer(tmp_path):
     pointer = tmp_path / "model.safetensors"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 43\n")
