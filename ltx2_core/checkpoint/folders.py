@@ -76,7 +76,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
     Raises:
         MissingFileError: There are none, or some are missing.
     """
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    for index in sorted(folder.glob("[!.]*.safetensors.index.json")):
         fields = Fields(read_json(index), str(index))
         names = set(map(str, fields.section("weight_map").content.values()))
         if not names or any(Path(name).name != name for name in names):
@@ -87,7 +87,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
             )
         return files
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("[!.]*.safetensors"))  # macOS leaves hidden ones
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
     return sorted({shard for file in files for shard in shards_of(file)})
