@@ -53,16 +53,17 @@ def open_kept(
     if os.path.isfile(path):
         try:
             found = opened(path)
-        except CheckpointError as error:
+        except (CheckpointError, FileNotFoundError) as error:  # which another program may have removed just now
             _log.warning("What was kept of %s cannot be used and is made anew: %s", name, error)
         else:
             with suppress(OSError):  # of a cache that may only be read
                 os.utime(folder)
             return found
     make(path)
+    made = opened(path)
     with suppress(OSError):  # of what others remove just now
         _make_room(folder, limit_bytes)
-    return opened(path)
+    return made
 
 
 def _make_room(newest: Path, limit_bytes: int) -> None:
