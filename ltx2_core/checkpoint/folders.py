@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from os.path import isdir  # which is no error for a path that cannot be
+from os.path import isdir, isfile  # which are no error for a path that cannot be
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
         if not names or any(Path(name).name != name for name in names):
             raise fields.refusal("weight_map", "an object of names of files in this folder")
         files = [folder / name for name in sorted(names)]
-        if absent := [file.name for file in files if not file.is_file()]:
+        if absent := [file.name for file in files if not isfile(file)]:
             raise MissingFileError(
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
             )
@@ -109,7 +109,7 @@ def shards_of(path: Path) -> list[Path]:
     if found is None:
         return [path]
     files = [path.with_name(f"{found[1]}{number + 1:05}{found[2]}") for number in range(int(found[3]))]
-    if absent := [file.name for file in files if not file.is_file()]:
+    if absent := [file.name for file in files if not isfile(file)]:
         raise MissingFileError(
             f"{path.name} is one of {len(files):,} files of a model, and {shorten_list(absent)} is missing in "
             f"{path.parent}; download the rest."
