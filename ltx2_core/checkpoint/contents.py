@@ -16,7 +16,8 @@ LORA_FILE = "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora"
 # What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
 _CONTENTS = (
     (
-        r"[._]lora[._](?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude|\.diff(?:_b)?$",
+        r"[._]lora[._](?:linear_layer[._])?(?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude"
+        r"|\.diff(?:_b)?$|\.[wb]_norm$",
         LORA_FILE,
     ),
     (
@@ -33,19 +34,50 @@ _CONTENTS = (
         "is a latent upscaler: choose it in LTX-2 Load Upscaler, or give it with --upscaler",
     ),
     (
+        r"^(?:en|de)coder\.(?:up|down|mid)(?:_blocks?)?\..*(?:conv[12]|nin_shortcut|conv_shortcut)\.(?:weight|bias)$"
+        r"|^(?:en|de)coder\.(?:middle|upsamples|downsamples)\.\d+\.residual\.",
+        "is a VAE of another model, such as SDXL, Flux or Wan; LTX-2 has one of its own",
+    ),
+    (
         r"^(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?:transformer_blocks\.\d+\.(?:audio_)?attn1"
         r"|adaln_single|time_embed)\.|audio_embeddings_connector|text_embedding_projection|^(?:vae|audio_vae)\."
         r"(?:en|de)coder\.|^(?:en|de)coder\.(?:up_blocks|down_blocks|mid_block|mid|up|down|det_stages|diff_blocks)\.",
         LTX_PART,
     ),
     (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "is a model of the Flux kind, not of LTX-2"),
+    (
+        r"(?:input|output)_blocks\.\d+\.|(?:^|\.)(?:up|down)_blocks\.\d+\.attentions\.|joint_blocks\.\d+\.",
+        "is a Stable Diffusion model, not LTX-2",
+    ),
     (r"blocks\.\d+\.cross_attn\.(?:q|k|v|o)\.", "is a Wan model, not one of LTX-2"),
     (r"\.SelfAttention\.", "is a T5 text encoder; LTX-2 reads prompts with Gemma"),
     (r"text_model\.encoder\.layers\.", "is a CLIP text encoder; LTX-2 reads prompts with Gemma"),
     (r"model\.layers\.\d+\.self_attn\.", "is a language model; LTX-2 reads prompts with Gemma"),
-    (r"(?:input|output)_blocks\.\d+\.|\.down_blocks\.\d+\.attentions\.", "is a Stable Diffusion model, not LTX-2"),
 )
 _SHARE = 3  # percent of a file's names that have to match
+
+# How files begin that are none of weights, and what they are; the first row that fits counts.
+_STARTS = (
+    (rb"$", "but empty: its download has not begun, or broke off"),
+    (rb"\x00{9}", "but begins with zeros, as a download does that is not complete: wait for it, or download it again"),
+    (rb"PK\x03\x04", "but a zip archive, as PyTorch's .ckpt, .pt and .pth files are"),
+    (rb"\x80[\x02-\x05]", "but a pickle, as old .ckpt, .pt and .bin files of PyTorch are"),
+    (rb"\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|\x28\xb5\x2f\xfd", "but a packed archive: unpack it first"),
+    (
+        rb"\s*<",
+        "but a web page, which sites send in place of a file that needs a login or is not there: download it again",
+    ),
+    (rb"[\t\n\r\x20-\x7e]{9}", "but a text, such as a config, or what sites answer in place of a file"),
+)
+START_BYTES = 9  # that tell it
+
+
+def describe_start(start: bytes) -> str:
+    """Say what a file without weights is that begins with these START_BYTES, or is shorter; empty if nothing tells.
+
+    The words stand in a sentence behind what it is not.
+    """
+    return next((sentence for pattern, sentence in _STARTS if re.match(pattern, start)), "")
 
 
 def describe_contents(keys: Iterable[str]) -> str | None:

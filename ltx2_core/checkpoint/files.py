@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..disk_cache import fingerprint
-from ..disk_cache.mapped import FileSpan, map_file
+from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
 from ..errors import CheckpointError, MissingFileError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
@@ -29,6 +29,7 @@ from ..quantization import (
     split_companion,
     stored_weights,
 )
+from .contents import START_BYTES, describe_start
 from .entries import MARKER, Entry, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
@@ -49,6 +50,8 @@ _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
 _PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
+_SAMPLES, _SAMPLE = 8, 2**12  # pieces of a file that tell it from others, and bytes of each
+_LARGE = 2**26  # bytes of a file that is hardly zeros where it ends
 _LARGEST_FILE = 2**28  # of those that are read at once, such as a tokenizer
 
 
@@ -62,19 +65,23 @@ class TensorFile:
         """
         self.path = Path(path)
         try:
-            self._size, self.metadata, self.entries = _read_header(self.path)
+            _check_regular(self.path)
+            self._stamp = file_stamp(self.path)
+            self.metadata, self.entries = _read_header(self.path)
+            _check_end(self.path, self.entries)
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What tells this file from another one, wherever it lies: its size, time of writing and header."""
-        return *file_stamp(self.path), self._header
-
     @cached_property
-    def _header(self) -> str:
-        """The hash of the header, which is read once."""
-        return fingerprint(self.metadata, repr(self.entries))
+    def identity(self) -> tuple[Any, ...]:
+        """What tells this file from another one, wherever it lies: its size, time of writing, header and some bytes.
+
+        Raises UnreadableFileError, or CheckpointError if it is no longer what its header said.
+        """
+        size, content = self._stamp[0], torch.empty(0, dtype=torch.uint8, device="cpu").set_(self._mapped)
+        step = (size - _SAMPLE) // (_SAMPLES - 1)  # some archives and disks give all files one time
+        samples = content if step < _SAMPLE else content.as_strided((_SAMPLES, _SAMPLE), (step, 1))
+        return *self._stamp, fingerprint(self.metadata, repr(self.entries), samples)
 
     @property
     def nbytes(self) -> int:
@@ -181,6 +188,7 @@ class TensorFile:
             return torch.frombuffer(bytearray(entry.content), dtype=dtype)
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
+        self._check_unchanged()
         # A storage of its own, since a view of bytes as numbers must begin where these do.
         content = self._mapped[entry.start : entry.start + entry.nbytes]
         if entry.expands:
@@ -243,19 +251,25 @@ class TensorFile:
     def _mapped(self) -> torch.UntypedStorage:
         """The whole file, mapped: bytes are read when they are used, and whatever follows the last tensor never is."""
         try:
-            size = self.path.stat().st_size
-            if size < self._size:
-                raise CheckpointError(
-                    f"{self.path.name} became shorter while it was in use: it has {size:,} bytes and had "
-                    f"{self._size:,}; put the complete file back and try again."
-                )
-            return map_file(self.path, size)
+            mapped = map_file(self.path, self._stamp[0]) if file_stamp(self.path) == self._stamp else None
         except OSError as error:
             raise _unreadable(self.path, error) from error
         except ValueError as error:  # as Python tells of a file that became shorter just now
-            raise UnreadableFileError(
-                f"{self.path} cannot be mapped: {error}. Check the disk and who may read it."
-            ) from error
+            raise self._written_anew() from error
+        if mapped is None:
+            raise self._written_anew()
+        return mapped
+
+    def _check_unchanged(self) -> None:
+        """CheckpointError if others have written into the mapped file; one that took its place changes nothing."""
+        if stamp_of_mapped(self._mapped) not in (self._stamp, None):
+            raise self._written_anew()
+
+    def _written_anew(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path.name} was written anew while it was in use, and is no longer what it was when it was opened: "
+            "start again with the new file, when it is complete."
+        )
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -308,12 +322,15 @@ def _unreadable(path: Path, error: OSError) -> OSError:
     return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
 
 
-def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
-    """The size of a file, its metadata, and its tensors by name."""
+def _check_regular(path: Path) -> None:
     if not path.is_file():
         if path.exists():
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
+    """The metadata of a file, and its tensors by name."""
     if is_lfs_pointer(path):
         raise CheckpointError(
             f"{path.name} is a git-LFS pointer, not the model itself; run `git lfs pull` in its folder, or download "
@@ -323,13 +340,12 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
         return read_gguf(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
         length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
-            kind = " but a zip archive, as PyTorch's .ckpt, .pt and .pth files are" if start[:4] == b"PK\3\4" else ""
             raise CheckpointError(
-                f"{path.name} is not a safetensors file{kind}; LTX-2 weights are read from .safetensors and .gguf "
-                "files only."
+                f"{path.name} is not a safetensors file {describe_start(start)}".rstrip()
+                + "; LTX-2 weights are read from .safetensors and .gguf files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
@@ -342,7 +358,23 @@ def _read_header(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
     entries |= _stated_markers(metadata, entries, path.name)
     if size < end:
         raise _incomplete(path, size, end)
-    return size, metadata, entries
+    return metadata, entries
+
+
+def _check_end(path: Path, entries: Mapping[str, Entry]) -> None:
+    """CheckpointError for a large file whose last hundredth is zeros, as of a download that first sets room aside."""
+    end = max((entry.start + entry.nbytes for entry in entries.values()), default=0)
+    if end < _LARGE:
+        return
+    with path.open("rb") as file:
+        for piece in range(_SAMPLES):  # the first is enough for a complete file
+            file.seek(end - _SAMPLE - piece * (end // 100 // _SAMPLES))
+            if file.read(_SAMPLE).strip(b"\0"):
+                return
+    raise CheckpointError(
+        f"{path.name} ends in {end // 100:,} bytes of zeros or more, as a file does that is still being downloaded: "
+        "wait for it, or download it again."
+    )
 
 
 def _incomplete(path: Path, size: int, end: int) -> CheckpointError:

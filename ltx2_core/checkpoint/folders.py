@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from os.path import isdir, isfile  # which are no error for a path that cannot be
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,18 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
     Raises:
         MissingFileError: There are none, or some are missing.
     """
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    for index in sorted(folder.glob("[!.]*.safetensors.index.json")):
         fields = Fields(read_json(index), str(index))
         names = set(map(str, fields.section("weight_map").content.values()))
         if not names or any(Path(name).name != name for name in names):
             raise fields.refusal("weight_map", "an object of names of files in this folder")
         files = [folder / name for name in sorted(names)]
-        if absent := [file.name for file in files if not file.is_file()]:
+        if absent := [file.name for file in files if not isfile(file)]:
             raise MissingFileError(
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
             )
         return files
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("[!.]*.safetensors"))  # macOS leaves hidden ones
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
     return sorted({shard for file in files for shard in shards_of(file)})
@@ -108,7 +109,7 @@ def shards_of(path: Path) -> list[Path]:
     if found is None:
         return [path]
     files = [path.with_name(f"{found[1]}{number + 1:05}{found[2]}") for number in range(int(found[3]))]
-    if absent := [file.name for file in files if not file.is_file()]:
+    if absent := [file.name for file in files if not isfile(file)]:
         raise MissingFileError(
             f"{path.name} is one of {len(files):,} files of a model, and {shorten_list(absent)} is missing in "
             f"{path.parent}; download the rest."
@@ -140,7 +141,7 @@ def open_files(path: Path) -> list[TensorFile]:
         MissingFileError: A file is not there, or the folder holds none.
         CheckpointError: A file is not what it has to be.
     """
-    if not path.is_dir():
+    if not isdir(path):
         return [open_file(path)]
     parts = [path / name for name in SUBFOLDERS if (path / name).is_dir()]
     return [_open_folder(folder) for folder in parts or [path]]

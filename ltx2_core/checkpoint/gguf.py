@@ -45,8 +45,8 @@ _SIZES = {
 }
 
 
-def read_gguf(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
-    """Return the size of a GGUF file, its metadata, and its tensors by the names that safetensors files give them.
+def read_gguf(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
+    """Return the metadata of a GGUF file, and its tensors by the names that safetensors files give them.
 
     A matrix in blocks has the shape of its bytes, (rows, bytes of a row), and a marker beside it that names its type.
 
@@ -65,7 +65,7 @@ def read_gguf(path: Path) -> tuple[int, dict[str, str], dict[str, Entry]]:
         excess = _TEXT_MODELS.get(architecture, 0.0) if name.endswith(_NORM) and name != stored else 0.0
         entries |= _entries(name, tensor, shape, excess)
     check_places(entries, f"The header of {path.name}")
-    return header.size, _metadata(path, header, architecture), entries
+    return _metadata(path, header, architecture), entries
 
 
 def _architecture(path: Path, header: GGUFHeader) -> str:

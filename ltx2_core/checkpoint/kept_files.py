@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import TypeVar
@@ -49,17 +50,20 @@ def open_kept(
         )
     folder = cache / kind / fingerprint(name, identity)
     path = folder / name
-    if path.is_file():
+    if os.path.isfile(path):
         try:
             found = opened(path)
-        except CheckpointError as error:
+        except (CheckpointError, FileNotFoundError) as error:  # which another program may have removed just now
             _log.warning("What was kept of %s cannot be used and is made anew: %s", name, error)
         else:
-            os.utime(folder)
+            with suppress(OSError):  # of a cache that may only be read
+                os.utime(folder)
             return found
     make(path)
-    _make_room(folder, limit_bytes)
-    return opened(path)
+    made = opened(path)
+    with suppress(OSError):  # of what others remove just now
+        _make_room(folder, limit_bytes)
+    return made
 
 
 def _make_room(newest: Path, limit_bytes: int) -> None:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..disk_cache.mapped import FilePart, file_part, mapped_files, read_parts
+from ..disk_cache.mapped import file_part, mapped_files, read_parts
 from ..errors import CheckpointError
 from ..quantization import expand_weight, format_of
 
@@ -150,13 +150,13 @@ def _samples(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             size = tensor.numel() if count == 1 else _SAMPLE
             step = (tensor.numel() - size) // max(1, count - 1)
             first = tensor.numel() - size - step * (count - 1)
-            if (part := file_part(tensor, files)) is None:
-                yield name, tensor.reshape(-1)[first:].as_strided((count, size), (step, 1))
-                continue
-            pieces = torch.empty(count, size * tensor.itemsize, dtype=torch.uint8, device="cpu")
-            for number, piece in enumerate(pieces):
-                read(FilePart(part.path, part.offset + (first + number * step) * tensor.itemsize), piece)
-            yield name, pieces.view(tensor.dtype)
+            there = tensor.reshape(-1)[first:].as_strided((count, size), (step, 1))
+            if (part := file_part(tensor, files)) is not None:
+                read_pieces = torch.empty(count, size * tensor.itemsize, dtype=torch.uint8, device="cpu")
+                starts = ((first + number * step) * tensor.itemsize for number in range(count))
+                if all(read(part.behind(start), piece) for start, piece in zip(starts, read_pieces)):
+                    there = read_pieces.view(tensor.dtype)
+            yield name, there
 
 
 def check_numbers(tensor: Tensor, subject: Callable[[], str]) -> None:

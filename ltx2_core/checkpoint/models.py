@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -362,7 +363,7 @@ def _has_full_beside(path: Path) -> bool:
 
 def _open_all(paths: Sequence[Path]) -> list[TensorFile]:
     """The files of ``paths``, those of one model that is cut into several once, whichever of them are named."""
-    once = dict.fromkeys(path if path.is_dir() else shards_of(path)[0] for path in paths)
+    once = dict.fromkeys(path if isdir(path) else shards_of(path)[0] for path in paths)
     return [file for path in once for file in open_files(path)]
 
 

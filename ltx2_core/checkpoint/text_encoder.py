@@ -7,6 +7,7 @@ A further encoder is one more row of ENCODERS.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
 
 import torch
@@ -263,7 +264,7 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
     path = Path(path)
-    files = weight_files(path, "Gemma's weights") if path.is_dir() else shards_of(path)
+    files = weight_files(path, "Gemma's weights") if isdir(path) else shards_of(path)
     shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}
     if (found := find_kind(keys)) is not None:

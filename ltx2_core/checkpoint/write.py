@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from ..disk_cache import complete_file
 from ..errors import TargetExistsError, UnreadableFileError
+from ..errors.files import writing
 from .files import DTYPES
+from .folders import files_of
 from .gguf_header import MAGIC, TYPE_NUMBERS
 
 _ALIGNMENT = 32  # of tensors in a GGUF file
@@ -118,14 +121,23 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, to write a file over another one.
 
     Raises:
-        TargetExistsError: ``target`` is there and may not be overwritten, or is ``source`` itself.
+        TargetExistsError: ``target`` is there and may not be overwritten, is ``source`` itself or one of its files, or
+            would lie among them, as one more of the same.
+        UnreadableFileError: No file can have that name.
     """
-    if target.exists() and source.exists() and target.samefile(source):
-        raise TargetExistsError(f"{target} would be written over itself; choose another name for the new file.")
-    if target.is_dir():
-        raise TargetExistsError(f"{target} is a folder; give the name of a new file.")
-    if target.exists() and not overwrite:
-        raise TargetExistsError(f"{target} exists already; choose another name, or replace it with --overwrite.")
+    with writing(target):
+        folder = target.absolute().parent
+        if target.suffix == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):
+            raise TargetExistsError(
+                f"{target} would lie among the files of {source.name} and hold what they hold; choose another "
+                "folder for the new file."
+            )
+        if target.exists() and any(each.exists() and target.samefile(each) for each in files_of(source)):
+            raise TargetExistsError(f"{target} would be written over itself; choose another name for the new file.")
+        if target.is_dir():
+            raise TargetExistsError(f"{target} is a folder; give the name of a new file.")
+        if target.exists() and not overwrite:
+            raise TargetExistsError(f"{target} exists already; choose another name, or replace it with --overwrite.")
 
 
 def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None:
@@ -152,3 +164,5 @@ def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None
         for name, piece in pieces:
             file.seek(places[name])
             places[name] += file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())  # before it takes the place of another one, which may be all that there is

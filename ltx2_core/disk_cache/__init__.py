@@ -3,13 +3,15 @@
 A cache is only a cache: whatever goes wrong with the disk is logged, and costs no more than making the thing anew.
 """
 
+import glob
 import hashlib
 import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ from ..errors.files import replace_file, unfinished_beside, writing
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
 _PARTIAL = ".partial"  # ends the name of a file that is not complete
+_ABANDONED = 3600.0  # seconds after which nobody writes on
 
 # What we call a file, complete or not: nothing else in the folder is ours to remove.
 _OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32}\.partial)?")
@@ -106,14 +109,15 @@ class DiskCache:
         The file counts as used from now on.
         """
         path = self.path(key)
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):
             return None
         try:
             tensors = self._read(path, key)
-            os.utime(path)
         except Exception as error:  # a damaged file can fail in any way
             _log.warning("What was kept cannot be used and will be made anew: %s", error)
             return None
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(path)
         _log.info(_FOUND_MESSAGES[self._kind], path)
         return tensors
 
@@ -153,7 +157,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def complete_file(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write to that gets the name ``path`` when all is written, and is gone if anything fails before.
 
-    Whoever reads meanwhile sees the file that was there before. Missing folders are made.
+    Whoever reads meanwhile sees the file that was there before. Missing folders are made. What a program that was
+    killed has left of the same file goes.
 
     Raises:
         UnreadableFileError: The disk refuses; errors of this kind are not those of reading.
@@ -161,6 +166,7 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
     partial = unfinished_beside(path, path.name, f".{uuid4().hex}{_PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_remains(path)
         try:
             with partial.open("wb") as file:
                 yield file
@@ -168,6 +174,14 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove unfinished files of ``path`` into which nobody has written for long."""
+    for each in path.parent.glob(f"{glob.escape(path.name)}.*{_PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - each.stat().st_mtime > _ABANDONED:
+                each.unlink()
 
 
 def fingerprint(*values: Any) -> str:
@@ -211,8 +225,10 @@ def _written(value: Any) -> str:
 
 def _prune(folder: Path, limit_bytes: int) -> None:
     """Remove what we did not use for longest until ``limit_bytes`` are left, remains of a crash included."""
-    files = [(path.stat(), path) for path in folder.glob("*") if _OURS.fullmatch(path.name)]
-    total = 0
+    files, total = list[tuple[os.stat_result, Path]](), 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # others may prune, too
+            files += [(path.stat(), path)] if _OURS.fullmatch(path.name) else []
     for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns, reverse=True):
         total += stat.st_size
         if total > limit_bytes:

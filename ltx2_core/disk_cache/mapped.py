@@ -6,7 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from io import FileIO
 from pathlib import Path
@@ -26,10 +26,15 @@ class MappedFile(NamedTuple):
 
 
 class FilePart(NamedTuple):
-    """Where bytes begin in a file."""
+    """Where bytes begin in a file that is mapped."""
 
     path: str
     offset: int
+    identity: tuple[int, int]  # of the file
+
+    def behind(self, nbytes: int) -> "FilePart":
+        """Return where the bytes behind the first ``nbytes`` begin."""
+        return self._replace(offset=self.offset + nbytes)
 
 
 class FileSpan(NamedTuple):
@@ -71,6 +76,16 @@ def map_file(path: Path, nbytes: int) -> torch.UntypedStorage:
     return storage
 
 
+def stamp_of_mapped(storage: torch.UntypedStorage) -> tuple[int, int] | None:
+    """Return size and time of writing of the file that ``map_file`` mapped; None if it no longer lies at its path."""
+    file = _MAPPED[storage.data_ptr()]
+    try:
+        stat = os.stat(file.path)
+    except OSError:
+        return None
+    return (stat.st_size, stat.st_mtime_ns) if _identity(stat) == file.identity else None
+
+
 def mapped_files() -> list[MappedFile]:
     """List the files that are mapped and still lie at their path, by address."""
     return sorted(file for file in list(_MAPPED.values()) if _is_there(file))
@@ -82,27 +97,33 @@ def file_part(tensor: Tensor, files: Sequence[MappedFile]) -> FilePart | None:
         address = tensor.data_ptr()
         index = bisect.bisect_right(files, address, key=lambda file: file.start) - 1
         if index >= 0 and address + tensor.nbytes <= files[index].stop:
-            return FilePart(files[index].path, address - files[index].start)
+            return FilePart(files[index].path, address - files[index].start, files[index].identity)
     return None
 
 
 @contextmanager
-def read_parts() -> Iterator[Callable[[FilePart, Tensor], None]]:
+def read_parts() -> Iterator[Callable[[FilePart, Tensor], bool]]:
     """Give a function that reads as many bytes of a part as a tensor (uint8) takes, through one handle for each file.
 
-    The handles are its own, so that threads may read at once. The function raises OSError where a file cannot be read,
-    or became shorter.
+    The handles are its own, so that threads may read at once. The function returns False, and reads nothing, if the
+    file no longer lies at its path: then the mapping alone has its bytes. It raises OSError where a file cannot be
+    read, or became shorter.
     """
     with ExitStack() as stack:
 
         @cache
-        def handle(path: str) -> FileIO:
-            return stack.enter_context(FileIO(path))
+        def handle(path: str, identity: tuple[int, int]) -> FileIO | None:
+            with suppress(FileNotFoundError):
+                file = stack.enter_context(FileIO(path))
+                return file if _identity(os.fstat(file.fileno())) == identity else None
+            return None
 
-        yield lambda part, into: _read(handle(part.path), part, into)
+        yield lambda part, into: _read(handle(part.path, part.identity), part, into)
 
 
-def _read(file: FileIO, part: FilePart, into: Tensor) -> None:
+def _read(file: FileIO | None, part: FilePart, into: Tensor) -> bool:
+    if file is None:
+        return False
     wanted = memoryview(into.numpy().data)
     file.seek(part.offset)
     while wanted:
@@ -110,6 +131,7 @@ def _read(file: FileIO, part: FilePart, into: Tensor) -> None:
         if not count:
             raise OSError(f"{part.path} became shorter while it was in use; put the complete file back and try again.")
         wanted = wanted[count:]
+    return True
 
 
 def _is_there(file: MappedFile) -> bool:

@@ -13,17 +13,21 @@ Shape = tuple[int, ...]
 _HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
 
-# The end of a tensor's name, and which part of a form it is. PEFT puts the name of the adapter in between.
+# The end of a tensor's name, and which part of a form it is. PEFT puts the name of the adapter in between, and
+# old diffusers "linear_layer"; some writers leave "weight" away. ``w_norm`` and ``b_norm`` are of LyCORIS.
+_FACTOR, _NAMED = r"[._]lora[._](?:linear_layer[._])?", r"(?:\.[\w-]+)?"
 PARTS = {
-    "down": r"[._]lora[._](?:A|down)(?:\.\w+)?\.weight",
-    "up": r"[._]lora[._](?:B|up)(?:\.\w+)?\.weight",
+    "down": rf"{_FACTOR}(?:A|down)(?:{_NAMED}\.weight)?",
+    "up": rf"{_FACTOR}(?:B|up)(?:{_NAMED}\.weight)?",
     "alpha": r"\.alpha",
-    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
-    "difference": r"\.diff",
-    "bias": r"\.diff_b",
-    "up_bias": r"[._]lora[._](?:B|up)(?:\.\w+)?\.bias",
-    **{part: rf"\.{part}(?:\.\w+)?" for part in (*_HADAMARD, *_KRONECKER)},
+    "magnitude": rf"\.dora_scale|\.lora_magnitude_vector{_NAMED}(?:\.weight)?",
+    "difference": r"\.diff|\.w_norm",
+    "bias": r"\.diff_b|\.b_norm",
+    "up_bias": rf"{_FACTOR}(?:B|up){_NAMED}\.bias",
+    **{part: rf"\.{part}{_NAMED}" for part in (*_HADAMARD, *_KRONECKER)},
 }
+
+_SHORTEST = 1e-12  # length of what has a direction
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,12 @@ FORMS = (LORA, LOHA, LOKR, DIFFERENCE)
 def with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
     """Return the change of ``weight`` when its direction is that of weight + change, and its length ``magnitude``.
 
-    DoRA (Liu et al. 2024): one length per output, (out,) or (out, 1), or one per input, (1, in).
+    DoRA (Liu et al. 2024): one length per output, (out,) or (out, 1), or one per input, (1, in). What has no direction,
+    because all of it is zero, stays zero.
     """
     changed = weight + change
     if magnitude.shape == (1, weight.shape[1]):
         lengths = torch.linalg.vector_norm(changed, dim=0, keepdim=True)
     else:
         lengths, magnitude = torch.linalg.vector_norm(changed, dim=1, keepdim=True), magnitude.reshape(-1, 1)
-    return changed * (magnitude / lengths) - weight
+    return changed * (magnitude / lengths.clamp(min=_SHORTEST)) - weight

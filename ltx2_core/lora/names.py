@@ -11,9 +11,11 @@ from ..checkpoint.keys.transformer import TRANSFORMER
 
 STREAMS = ("video", "audio", "audio_to_video", "video_to_audio", "text")
 
-# What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS.
+# What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS;
+# and of PyTorch, where a trainer saves a network that is compiled or shared by processes.
 _PREFIXES = (
     "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
+    "_orig_mod.", "module.",
 )  # fmt: skip
 
 # What may stand in front of a layer of Gemma.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.contents import LORA_FILE, describe_contents, tell_contents
-from ..checkpoint.files import TensorFile, read_file
+from ..checkpoint.files import TensorFile, read_file, read_json
 from ..checkpoint.loading import check_decimal, check_numbers, shorten_list
-from ..errors import CheckpointError
+from ..errors import CheckpointError, LTX2Error
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import check_stored, is_file_marker
 from .forms import BIAS, DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
@@ -355,19 +355,18 @@ def _deltas_of(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], 
 
 def _peft_settings(file: TensorFile) -> dict[str, Any]:
     """What PEFT was told: diffusers writes it into the header, PEFT itself into a file beside the weights."""
-    stated = file.metadata.get("lora_adapter_metadata")
-    config = file.path.with_name("adapter_config.json")
-    beside = stated is None and _may_belong(config, file)
-    if beside:
-        stated = read_file(config).decode("utf-8", "replace")
-    if stated is None:
+    title, config = f"The settings of {file.path.name}", file.path.with_name("adapter_config.json")
+    if (stated := file.metadata.get("lora_adapter_metadata")) is not None:
+        found = parse_json(stated, title)
+    elif not config.is_file():
         return {}
-    found = parse_json(stated, f"The settings of {file.path.name}")
-    if beside and file.path.name != _PEFT_FILE and not _agrees(found, file):
-        return {}
+    elif file.path.name == _PEFT_FILE:
+        found = parse_json(read_file(config), title)
+    else:
+        found = _settings_of_renamed(file, config)
     # diffusers puts the name of the network in front.
     settings = {name.removeprefix("transformer."): value for name, value in found.items() if value is not None}
-    fields = Fields(settings, f"The settings of {file.path.name}")
+    fields = Fields(settings, title)
     fields.whole("r", 1)
     fields.flag("use_rslora", False)
     for name in ("lora_alpha", "alpha"):
@@ -377,24 +376,43 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     return settings
 
 
-def _may_belong(config: Path, file: TensorFile) -> bool:
-    """Whether the settings of PEFT in ``config`` may be those of ``file``, which may have been renamed."""
-    names_of_peft = any(re.search(r"\.lora_A\.", key) for key in file.entries)
-    return (file.path.name == _PEFT_FILE or names_of_peft) and config.is_file()
+def _settings_of_renamed(file: TensorFile, config: Path) -> dict[str, Any]:
+    """The settings in ``config`` if they are those of ``file``, which PEFT has written and somebody has renamed.
 
-
-def _agrees(settings: Mapping[str, Any], file: TensorFile) -> bool:
-    """Whether the ranks of a renamed file are among those of the settings beside it; says in the log what is done."""
-    patterns = settings.get("rank_pattern")
-    known = [settings.get("r"), *(patterns.values() if isinstance(patterns, Mapping) else ())]
-    ranks = {entry.shape[0] for key, entry in file.entries.items() if ".lora_A." in key and entry.shape}
-    agrees = all(rank in known for rank in ranks)
+    The log says what is done.
+    """
+    if config.with_name(_PEFT_FILE).exists() or not any(".lora_A." in key for key in file.entries):
+        return {}
+    try:
+        settings = read_json(config)
+    except LTX2Error:  # whosever they are
+        settings = {}
+    agrees = _agrees(settings, file)
     _log.info(
         "The adapter_config.json beside %s is %s.",
         file.path.name,
-        "read: its alpha counts" if agrees else "not its own, since the ranks differ, and is not read",
+        "read: its alpha counts" if agrees else "not its own, since ranks or layers differ, and is not read",
     )
-    return agrees
+    return settings if agrees else {}
+
+
+def _agrees(settings: Mapping[str, Any], file: TensorFile) -> bool:
+    """Whether the ranks and the layers of a renamed file are among those of the settings beside it."""
+    patterns, targets = settings.get("rank_pattern"), settings.get("target_modules")
+    known = [settings.get("r"), *(patterns.values() if isinstance(patterns, Mapping) else ())]
+    factors = {key: entry.shape for key, entry in file.entries.items() if ".lora_A." in key and entry.shape}
+    if not all(shape[0] in known for shape in factors.values()):
+        return False
+    if not isinstance(targets, list):  # an expression, or all layers
+        return True
+    names = {str(name) for name in targets}
+    return all(names.intersection(_ends(key.partition(".lora_A.")[0])) for key in factors)
+
+
+def _ends(layer: str) -> list[str]:
+    """The name of a layer from each of its parts on, by any of which PEFT is told to change it."""
+    parts = layer.split(".")
+    return [".".join(parts[first:]) for first in range(len(parts))]
 
 
 def _layer_patterns(fields: Fields) -> LayerPatterns:

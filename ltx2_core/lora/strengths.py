@@ -1,7 +1,9 @@
 """How strongly a LoRA acts, where, and when."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Annotated
 
 from ..errors import SettingError
@@ -59,9 +61,18 @@ class Strengths:
     ] = "sigmas"
 
     def __post_init__(self) -> None:
-        """Keep ``blocks`` as a set that cannot change, whatever collection they came in."""
+        """Keep ``blocks`` as a set that cannot change, whatever collection they came in.
+
+        Raises SettingError for what is no number of a block, and for a schedule that cannot be called.
+        """
         if self.blocks is not None:
+            if odd := [each for each in self.blocks if not isinstance(each, Integral) or each < 0]:
+                raise SettingError(f"blocks hold {odd[0]!r}; give numbers of blocks from 0 on, such as range(24).")
             object.__setattr__(self, "blocks", frozenset(self.blocks))
+        if self.schedule is not None and not callable(self.schedule):
+            raise SettingError(
+                f"schedule is {self.schedule!r}; give a function of a sigma, or StrengthSchedule.through points."
+            )
 
     def constant_for(self, component: str, name: str) -> float:
         """Return the strength for our tensor ``name`` of ``component``, without the schedule."""
@@ -70,10 +81,16 @@ class Strengths:
         return self.strength * getattr(self, stream_of(component, name))
 
     def factor_at(self, sigma: float, step: int) -> float:
-        """Return the schedule's factor at this moment of a run; 1 without a schedule."""
+        """Return the schedule's factor at this moment of a run; 1 without a schedule.
+
+        Raises SettingError if the schedule gives no number: some products take such a factor for 1.
+        """
         if self.schedule is None:
             return 1.0
-        return self.schedule(step if self.schedule_over == "steps" else sigma)
+        factor = self.schedule(moment := step if self.schedule_over == "steps" else sigma)
+        if not math.isfinite(factor):
+            raise SettingError(f"The schedule of a LoRA gives {factor} at {moment:g}; give it a number everywhere.")
+        return factor
 
 
 @dataclass(frozen=True)
@@ -86,9 +103,10 @@ class StrengthSchedule:
     def through(cls, points: Sequence[tuple[float, float]]) -> "StrengthSchedule":
         """Return the schedule through (moment, strength) points in any order; moments are sigmas or numbers of steps.
 
-        Raises SettingError if there are none, or two at one moment.
+        Raises SettingError if there are none, two at one moment, or some that are no numbers.
         """
-        if not points or len(dict(points)) < len(points):
+        numbers = all(math.isfinite(number) for point in points for number in point)
+        if not points or not numbers or len(dict(points)) < len(points):
             raise SettingError(
                 "A schedule needs points (moment, strength), each at another moment, as in [(0, 1.0), (4, 0.5)]; "
                 f"it is {list(points)}."

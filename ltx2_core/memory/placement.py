@@ -327,6 +327,8 @@ def fitting_share(need: StageNeed, budget: int) -> float:
     return (budget - least_bytes(need) + work) / work if work else 0.0
 
 
+_SHOWN = 10**8  # bytes, of which ``gigabytes`` shows whole ones
+
 SMALLER = "Choose a smaller size or format of the model, or a card with more memory."
 
 
@@ -347,9 +349,10 @@ def explain_refusal(need: StageNeed, room: Room, advice: str = SMALLER) -> str:
     ]
     if largest:
         reasons.append(f"{gigabytes(largest)} for one {'part of a block' if parts else 'block'}")
+    needed = -(-least_bytes(need) // _SHOWN) * _SHOWN  # rounded up, so that it does not look like what is there
     return (
         f"{need.name} does not fit {gigabytes(room.budget or 0)}{' of RAM' if room.in_ram else ''}, even when "
-        f"everything is streamed: it needs {gigabytes(least_bytes(need))}, {', '.join(reasons)}. {advice}"
+        f"everything is streamed: it needs {gigabytes(needed)}, {', '.join(reasons)}. {advice}"
         f"{f' {_NO_CUDA}' if room.in_ram and lacks_cuda() else ''}"
     )
 

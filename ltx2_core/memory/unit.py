@@ -16,7 +16,7 @@ from .arrival import AS_STORED, Arrival
 ALIGNMENT = 512
 
 Patch = Callable[[Tensor], object]  # changes a weight in place
-ReadFile = Callable[[FilePart, Tensor], None]  # reads a part of a file into bytes
+ReadFile = Callable[[FilePart, Tensor], bool]  # reads a part of a file into bytes, unless it is there no longer
 
 _CHUNK = 2**22  # numbers that are converted together
 
@@ -245,9 +245,8 @@ class Unit:
 
     def _read_home(self, index: int, into: Tensor, start: int, read_file: ReadFile) -> None:
         """Read bytes of a tensor as it is stored, from its byte ``start`` on."""
-        if (part := self._parts[index]) is not None:
-            read_file(FilePart(part.path, part.offset + start), into)
-        else:
+        part = self._parts[index]
+        if part is None or not read_file(part.behind(start), into):
             into.copy_(self.homes[index].reshape(-1).view(torch.uint8)[start : start + len(into)])
 
     def bind(self, span: Tensor) -> None:

@@ -260,7 +260,18 @@ def test_nothing_is_written_over(tmp_path):
     source = shutil.copy(MINI, tmp_path / "source.safetensors")
     with pytest.raises(TargetExistsError, match="written over itself"):
         convert(source, source, "int8", overwrite=True)
+    with pytest.raises(UnreadableFileError, match="cannot be written: File name too long"):
+        convert(MINI, tmp_path / f"{'x' * 300}.safetensors", "int8")
     assert target.read_bytes() == b"mine"
+    gemma = Path(shutil.copytree(GEMMA, tmp_path / "gemma"))
+    for name in ("model.safetensors", "model-int8.safetensors"):
+        with pytest.raises(TargetExistsError, match="would lie among the files of gemma"):
+            convert(gemma, gemma / name, "int8", overwrite=True)
+    parts = [tmp_path / f"cut-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for part in parts:
+        save_file({part.stem: torch.ones(2)}, part)
+    with pytest.raises(TargetExistsError, match="written over itself"):
+        convert(parts[0], parts[1], "int8", overwrite=True)
     convert(MINI, target, "int8", overwrite=True)
     assert target.stat().st_size > 1_000_000
 

@@ -32,6 +32,7 @@ from ltx2_core.errors import (
     MediaError,
     NotANumberError,
     OutOfMemoryError,
+    UnreadableFileError,
     is_out_of_memory,
     memory_told,
     ran_out,
@@ -226,11 +227,29 @@ def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_pla
     assert "cannot be read" in inspect(tmp_path / "x.safetensors")
 
 
-def test_a_zip_archive_is_called_one(tmp_path):
-    path = tmp_path / "model.ckpt"
-    path.write_bytes(b"PK\3\4" + struct.pack("<I", 0) + bytes(100))
-    with pytest.raises(CheckpointError, match=r"is not a safetensors file but a zip archive"):
-        inspect(path)
+@pytest.mark.parametrize(
+    ("name", "content", "called"),
+    [
+        ("model.ckpt", b"PK\3\4" + struct.pack("<I", 0) + bytes(100), "a zip archive"),
+        ("model.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a pickle"),
+        ("x.safetensors", b"", "empty"),
+        ("x.safetensors", bytes(1000), "begins with zeros, as a download does that is not complete"),
+        ("x.safetensors", b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        ("x.gguf", b"Entry not found", "a text"),
+        ("config.json", b'{"model_type": "gemma3"}', "a text"),
+        ("x.safetensors.gz", b"\x1f\x8b\x08" + bytes(100), "a packed archive"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path, name, content, called):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} is not a safetensors file but {called}"):
+        inspect(tmp_path / name)
+
+
+def test_a_path_that_cannot_be_is_one_sentence():
+    for opened in (open_models, open_text_encoder, open_lora):
+        with pytest.raises(UnreadableFileError, match="name too long"):
+            opened("x" * 300)
 
 
 @pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])

@@ -124,6 +124,12 @@ def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
 FOREIGN = {
     "flux": ({"double_blocks.0.img_attn.qkv.weight": torch.ones(1)}, "Flux"),
     "t5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(1)}, "T5"),
+    "sdxl": (
+        {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}
+        | {"conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(1)},
+        "Stable Diffusion",
+    ),
+    "ae": ({"decoder.up.0.block.0.conv1.weight": torch.ones(1)}, "a VAE of another model"),
     "lokr": ({"lora_unet_x.lokr_w1": torch.ones(1)}, "is a LoRA.*--lora"),
     "unknown": ({"weight": torch.ones(1)}, "weight"),
 }

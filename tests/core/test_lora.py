@@ -75,6 +75,8 @@ NAMINGS = {
     "LyCORIS": lambda name: "lycoris_" + name.replace(".", "_"),
     "LyCORIS on diffusers": lambda name: "lycoris_" + diffusers_name(name).replace(".", "_"),
     "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
+    "compiled": lambda name: f"base_model.model._orig_mod.{name}",
+    "shared by processes": lambda name: f"module.{diffusers_name(name)}",
 }
 
 
@@ -274,6 +276,30 @@ def test_the_settings_of_peft_beside_a_renamed_file_count_if_they_are_its_own(tm
     assert delta.scale == (2 / rank if name.startswith("adapter_model") else scale)
     if scale == 0.5:
         assert compare_with_release(open_lora(path), "2.3").made_for == ("2.3",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        ({"target_modules": ["proj_out"]}, 0.5),
+        ({"target_modules": ["diffusion_model.proj_out", "to_q"]}, 0.5),
+        ({"target_modules": ["to_q", "to_k"]}, 1.0),
+        ({"target_modules": "all-linear"}, 0.5),
+        (None, 1.0),
+    ],
+)
+def test_the_settings_of_another_lora_in_the_folder_do_not_count(tmp_path, settings, scale):
+    """Of one rank are many; what is broken beside a file says nothing about it."""
+    path, config = (
+        write(tmp_path / "my_style.safetensors", low_rank({"proj_out": (128, 32)})),
+        {"r": 4, "lora_alpha": 2},
+    )
+    text = "<html>" if settings is None else json.dumps(config | settings)
+    (tmp_path / "adapter_config.json").write_text(text)
+    ((_, _, delta),) = open_lora(path).layers
+    assert delta.scale == scale
+    write(tmp_path / "adapter_model.safetensors", low_rank({"proj_out": (128, 32)}))  # whose they are then
+    assert open_lora(path).layers[0][2].scale == 1
 
 
 # -- Reports -----------------------------------------------------------------------------------------------------------

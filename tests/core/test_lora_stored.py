@@ -80,3 +80,38 @@ def test_the_line_about_a_lora_names_what_is_left_out(tmp_path):
     lora = open_lora(written(tmp_path / "x.safetensors", {LAYER: factors([4, 3])}, **more))
     assert lora.left_out == [f"{LAYER}.oft_blocks"]  # what is for Gemma is told as that
     assert f"left out: {LAYER}.oft_blocks" in compare_with_release(lora, "2.3").line
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        ("lora_B", "lora_A"),
+        ("lora_B.my-style.weight", "lora_A.my-style.weight"),
+        ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
+        ("lora.up.weight", "lora.down.weight"),
+    ],
+)
+def test_factors_are_read_under_every_name(tmp_path, up, down):
+    made = factors([4, 3])
+    path = tmp_path / "x.safetensors"
+    save_file({f"{LAYER}.{up}": made["up"].contiguous(), f"{LAYER}.{down}": made["down"].contiguous()}, path)
+    assert not open_lora(path).unknown
+    (found,) = changes(path).values()
+    assert off(found, made["up"] @ made["down"]) < 1e-6
+
+
+def test_differences_of_norms_are_read_under_the_name_of_lycoris(tmp_path):
+    norm = torch.arange(4.0)
+    save_file({f"{BLOCK}.0.attn1.q_norm.w_norm": norm}, tmp_path / "x.safetensors")
+    (found,) = changes(tmp_path / "x.safetensors").values()
+    assert torch.equal(found, norm)
+
+
+@pytest.mark.parametrize("lengths", [(OUT, 1), (1, IN)])
+def test_a_length_for_what_is_zero_changes_nothing_there(tmp_path, lengths):
+    """A row, or a column, that has no direction must not become "not a number", which would be the whole clip then."""
+    made = factors([4, 3])
+    made["up"][3], made["down"][:, 5] = 0, 0
+    path = written(tmp_path / "x.safetensors", {LAYER: made}, **{f"{LAYER}.dora_scale": torch.ones(lengths)})
+    (found,) = changes(path).values()  # of a weight that is zero
+    assert found.isfinite().all() and not found[3].any() and not found[:, 5].any() and found.any()

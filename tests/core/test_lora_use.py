@@ -214,3 +214,23 @@ def test_strengths_are_settings_with_limits():
         assert (settings[name].look.least, settings[name].look.most, settings[name].default) == (-10, 10, 1.0)
     with pytest.raises(SettingError, match="audio is 11; it must be between -10 and 10"):
         check_limits(Strengths(audio=11))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"blocks": "0-23"}, "blocks hold '0'; give numbers of blocks from 0 on"),
+        ({"blocks": [3, -1]}, "blocks hold -1"),
+        ({"schedule": "1.0: 1"}, "schedule is '1.0: 1'; give a function"),
+    ],
+)
+def test_strengths_that_would_do_nothing_are_refused(given, said):
+    with pytest.raises(SettingError, match=said):
+        Strengths(**given)
+
+
+def test_a_schedule_gives_a_number_at_every_moment():
+    with pytest.raises(SettingError, match=r"gives nan at 0\.5"):
+        Strengths(schedule=lambda sigma: sigma * math.nan).factor_at(0.5, 0)
+    with pytest.raises(SettingError, match="A schedule needs points"):
+        StrengthSchedule.through([(0, 1.0), (math.nan, 0.5)])

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ from ltx2_core.memory import Plain, Room, StageNeed, Store, place
 from ltx2_core.memory.link import InPlace
 from ltx2_core.memory.machine import GIB, Machine, machine_named
 from ltx2_core.memory.partition import Weights
-from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, least_bytes
+from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, explain_refusal, least_bytes
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Slot
 from ltx2_core.pipeline.stage import LatentSize
@@ -177,3 +178,10 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
         sent = [unit for unit in clock.sent if unit in streamed]
         assert len(streamed) == sum(tier != DEVICE for tier in stage.tiers)
         assert sent == (6 * streamed)[: len(sent)] and len(sent) >= 4 * len(streamed)  # not once for each pass
+
+
+def test_a_refusal_says_more_than_there_is():
+    need = StageNeed("sampling", Weights(3 * 10**8 + 1), Cost(peak=10**8))
+    sentence = explain_refusal(need, Room(machine_named("RTX 4090"), least_bytes(need) - 1))
+    there, needed = re.search(r"does not fit ([\d.]+) GB.*: it needs ([\d.]+) GB", sentence).groups()
+    assert float(there) < float(needed)

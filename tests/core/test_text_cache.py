@@ -1,5 +1,6 @@
 """A prompt is encoded once, and again only if something changed that its encoding depends on."""
 
+import errno
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import torch
 
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
+from ltx2_core.checkpoint.kept_files import open_kept
 from ltx2_core.checkpoint.text_cache import text_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
@@ -175,6 +177,30 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.read_bytes() for path in target.parent.iterdir()] == [b"first"]
     with pytest.raises(UnreadableFileError, match=r"numbers\.json.* cannot be written: "):
         write_atomically(target / "inside a file", b"")
+
+
+def test_what_a_killed_program_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    target = tmp_path / "x [1].json"
+    old, new, other = (tmp_path / f"{name}.{32 * '0'}.partial" for name in (target.name, "x [1].json.1", "y.json"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    write_atomically(target, b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([target.name, new.name, other.name])
+
+
+def test_a_cache_that_may_only_be_read_is_used(tmp_path, monkeypatch, caplog):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    cache, numbers = DiskCache(tmp_path, "encoder"), torch.arange(3.0)
+    cache.keep("a", numbers=numbers)
+    monkeypatch.setattr(os, "utime", refused)
+    assert torch.equal(cache.find("a")["numbers"], numbers) and "cannot be used" not in caplog.text
+    monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
+    kept = open_kept("loras", "x", 0, lambda path: write_atomically(path, b"1"), lambda path: path)
+    assert open_kept("loras", "x", 0, refused, lambda path: path) == kept
 
 
 @pytest.mark.slow
