@@ -198,8 +198,12 @@ def latent_frames(frames: int) -> int:
 
 
 def audio_latents(frames: int, fps: Fraction) -> int:
-    """Return the audio latents that last as long as so many pixel frames; at least one, else there is no stream."""
-    return max(1, round(frames / fps * AUDIO_RATE))
+    """Return the audio latents that last as long as so many pixel frames; at least one, else there is no stream.
+
+    Where that is half a latent (49 frames at 10 fps, 153 at 30), rounding errors of float64 decide, as in ltx-core
+    (``AudioLatentShape.from_duration``): another count would be other noise.
+    """
+    return max(1, round(frames / float(fps) * AUDIO_RATE))
 
 
 def pixel_frames(latents: int) -> int:

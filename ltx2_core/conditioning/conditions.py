@@ -235,9 +235,9 @@ class GeneratedKeyframes:
 class ReferenceVideo:
     """A video that an IC-LoRA follows, as far as it lasts.
 
-    ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``. What ``fill`` covers, such
-    a mask at the rate of the clip, is painted green, and so is what lies around it by ``outpaint``: in- and outpainting
-    IC-LoRAs make it anew.
+    ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames or at the rate of the clip, multiplies ``attention``.
+    What ``fill`` covers, such a mask at the rate of the clip, is painted green, and so is what lies around it by
+    ``outpaint``: in- and outpainting IC-LoRAs make it anew.
     """
 
     video: VideoSource
@@ -326,8 +326,9 @@ class ReferenceVideo:
         latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
         if self.mask is not None:
-            weights = place.within(_fitted_mask(self.mask * self.attention, place.width, place.height), self.attention)
-            attention = cells(weights, (latent.shape[2], latent.shape[3], latent.shape[4]))
+            weights = _fitted_mask(self.mask[:shown] * self.attention, place.width, place.height)
+            size = latent.shape[2], latent.shape[3], latent.shape[4]
+            attention = cells(place.within(weights, self.attention), size, self.temporal_scale)
         yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
 
     @property

@@ -86,24 +86,25 @@ def keep(state: State, generated: Tensor, strength: float = 1.0) -> State:
     return replace(state, mask=state.with_own(state.mask, mask))
 
 
-def cells(mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def cells(mask: Tensor, shape: tuple[int, int, int], every: int = 1) -> Tensor:
     """Reduce a mask of pixels to cells of a latent: each cell is the mean of the pixels that it shows.
 
     Args:
         mask: (F, H, W) in 0..1; F is 1, for the same mask in all frames, or the number of frames of the latent.
         shape: (f, h, w) of the latent.
+        every: Of how many frames, after the first, the latent shows one; F may count the others, too.
 
     Raises:
         SettingError: For another number of frames.
     """
     length, height, width = shape
     frames = geometry.pixel_frames(length)
-    if len(mask) not in (1, frames):
+    if len(mask) not in (1, frames, (frames - 1) * every + 1):
         raise SettingError(f"The mask has {len(mask)} frames; it needs 1, or {frames} as the clip.")
     small = F.interpolate(mask[:, None].float(), (height, width), mode="area")[:, 0]
     if len(mask) == 1:
         return small.expand(shape)
-    later = small[1:].unflatten(0, (length - 1, geometry.TIME_SCALE)).mean(1)
+    later = small[1:].unflatten(0, (length - 1, -1)).mean(1)
     return torch.cat((small[:1], later))
 
 

@@ -93,6 +93,7 @@ class Denoiser:
     _texts: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, init=False)  # caches by context
     _last: tuple[AVLatent, AVLatent] | None = field(default=None, init=False)
     _sigma: float = field(default=1.0, init=False)  # that is evaluated
+    _asked: tuple[int, int] = field(default=(0, -1), init=False)  # the step, and how often in it before
 
     def __call__(self, latent: AVLatent, sigma: float) -> AVLatent:
         """Estimate, with guidance, what ``latent`` at noise level ``sigma`` will become."""
@@ -105,12 +106,23 @@ class Denoiser:
         """
         frozen = {name for name in latent.streams() if getattr(self.state, name).is_frozen}
         guidance = {n: NEUTRAL if n in frozen else getattr(self, n).at(sigma) for n in latent.streams()}
-        active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(self.step)}
+        step = self._count()
+        active = {n: each for n, each in guidance.items() if self._last is None or not each.skips(step)}
         if active.keys() - frozen or self._last is None:
             guided, plain = self._estimate(latent, sigma, active)
             last_guided, last_plain = self._last or (guided, plain)
             self._last = _filled(guided, last_guided), _filled(plain, last_plain)
         return self._last
+
+    def _count(self) -> int:
+        """The number of the step by which streams skip.
+
+        The second estimate of a step is never skipped, and a third one counts to the next step (ltx-pipelines 1.2.0,
+        the res_2s loop).
+        """
+        step, before = self._asked
+        self._asked = self.step, before + 1 if step == self.step else 0
+        return (self.step, 0, self.step + 1)[min(self._asked[1], 2)]
 
     def passes(self, latent: AVLatent, guidance: Iterable[Guidance]) -> list[str]:
         """List the passes that ``guidance`` needs for the streams of ``latent``, in the official order."""

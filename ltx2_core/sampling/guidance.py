@@ -25,7 +25,7 @@ class Term(Protocol):
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """The passes that it compares with the conditional one, by their names in ``PASSES``."""
+        """The passes that have to run for it beside the conditional one, by their names in ``PASSES``."""
 
     @property
     def is_neutral(self) -> bool:
@@ -78,24 +78,27 @@ class TextCFG:
 
 @dataclass(frozen=True)
 class STG:
-    """Spatio-temporal guidance: away from what comes out with self-attention off in some blocks (arXiv:2411.18664)."""
+    """Spatio-temporal guidance: away from what comes out with self-attention off in some blocks (arXiv:2411.18664).
+
+    Without blocks it asks for nothing, but follows what the other stream leaves out (official: one pass for both).
+    """
 
     scale: float
     blocks: tuple[int, ...]
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """The pass with self-attention off."""
-        return ("perturbed",)
+        """The pass with self-attention off, if there are blocks."""
+        return ("perturbed",) if self.blocks else ()
 
     @property
     def is_neutral(self) -> bool:
-        """True at scale 0 and without blocks."""
-        return self.scale == 0 or not self.blocks
+        """True at scale 0."""
+        return self.scale == 0
 
     def delta(self, x0: Mapping[str, Tensor]) -> Tensor:
         """Scale times the direction from the perturbed to the conditional estimate."""
-        return self.scale * (x0["cond"] - x0["perturbed"])
+        return self.scale * (x0["cond"] - x0.get("perturbed", x0["cond"]))
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ class Guidance:
         int,
         Whole(0, 10, advanced=True),
         "After each computed step, so many steps reuse its result for this stream. Faster, and rougher; where both "
-        "streams skip, a step costs nothing.",
+        "streams skip, a step costs nothing, or half with heun and res_2s.",
     ] = 0
     identity_scale: Annotated[
         float,
@@ -299,7 +302,7 @@ class Guidance:
         """
         precise = {name: estimate.float() for name, estimate in x0.items()}
         active = [term for term in self.terms if not term.is_neutral and precise.keys() >= set(term.passes)]
-        if not active:
+        if not active or len(x0) == 1:
             return x0["cond"]
         guided = precise["cond"]
         for term in active:

@@ -18,6 +18,8 @@ from ..errors import SettingError
 from ..latents import AVLatent, Noise
 from ..seeds import MIDDLE_NOISE
 
+MOST_FRESH = 0.9999  # of the noise that res_2s exchanges (ltx-core, Res2sDiffusionStep)
+
 Estimate = Callable[[AVLatent, float], AVLatent]
 
 
@@ -202,17 +204,35 @@ def euler_cfg_pp(
 
 
 def res_2s(
-    denoise: Denoise, latent: AVLatent, sigmas: list[float], noise: Noise | None = None, eta: float = 0.5
+    denoise: Denoise,
+    latent: AVLatent,
+    sigmas: list[float],
+    noise: Noise | None = None,
+    eta: float = 0.5,
+    middle_eta: float = 0.5,
 ) -> Iterator[Step]:
     """Second-order exponential integrator in ln sigma with fresh noise in the middle and at the end of each step
     (RES, Zhang et al., arXiv:2308.02157; ``README.md``, "Samplers").
 
     Computes in float64. Noise of the middle comes from another seed than that of the end (``seeds.MIDDLE_NOISE``), both
-    with mean 0 and deviation 1 in each sample. 0 is reached by one more estimate at 0.0011. Without ``eta`` there is no
-    noise.
+    with mean 0 and deviation 1 in each sample. 0 is reached by one more estimate at 0.0011. ``eta`` is how much of the
+    noise is fresh at the end of a step, ``middle_eta`` in its middle; at 0 there is none.
     """
-    share = math.sqrt(1 - eta**2)
     middle_noise, end_noise = (None, None) if noise is None else (_standard(noise.fork(MIDDLE_NOISE)), _standard(noise))
+
+    def noised(
+        a: AVLatent,
+        sigma_a: float,
+        b: AVLatent,
+        sigma_b: float,
+        eta: float,
+        noise: Callable[[AVLatent], AVLatent] | None,
+    ) -> AVLatent:
+        """``b``, to which ``a`` has led, with fresh noise; kept content is put back with and without (officially)."""
+        share = math.sqrt(1 - min(eta, MOST_FRESH) ** 2)
+        latent = _noised(denoise, *_line(a, sigma_a, b, sigma_b), share, sigma_b, noise)
+        return latent if share < 1 else denoise.hold(latent)
+
     for sigma, sigma_next in pairwise(sigmas):
         start, x0 = latent, denoise(latent, sigma)
         end = sigma_next or min(0.0011, sigma / 2)
@@ -220,12 +240,12 @@ def res_2s(
         x, first = _precise(start), _precise(x0)
 
         half = first + (x - first) * (middle / sigma)
-        half = _noised(denoise, *_line(x, sigma, half, middle), share, middle, middle_noise)
+        half = noised(x, sigma, half, middle, middle_eta, middle_noise)
         if h < 0.5 and sigma > 0.03:
             x = first + (half - first) * (sigma / middle)  # whence the noisy half would have come without noise
         second = _precise(denoise(_like(start, half), middle))
         whole = first + (x - first) * (end / sigma) + (second - first) * (2 + 2 * math.expm1(-h) / h)
-        latent = _like(start, _noised(denoise, *_line(x, sigma, whole, end), share, end, end_noise))
+        latent = _like(start, noised(x, sigma, whole, end, eta, end_noise))
 
         if sigma_next == 0:
             latent = denoise(latent, end)

@@ -99,8 +99,8 @@ class SamplingSettings:
         float,
         Number(-1, 1, 0.05, advanced=True, instead=Instead(((-1, "as the sampler has it"),), usual=0.5)),
         "How much of its noise a stochastic sampler exchanges for new noise in each step: 0 none, so that it is "
-        "deterministic, 1 most. -1 is as the sampler has it, officially 0.5 for res_2s and 1 for the ancestral ones. "
-        "Samplers that add no noise ignore it.",
+        "deterministic, 1 most; res_2s still exchanges half in the middle of its steps. -1 is as the sampler has it, "
+        "officially 0.5 for res_2s and 1 for the ancestral ones. Samplers that add no noise ignore it.",
     ] = -1.0
     step_cache: Annotated[
         float,

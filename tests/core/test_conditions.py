@@ -165,6 +165,13 @@ def test_a_mask_of_a_reference_counts_in_its_cells():
     assert item.attention[0].tolist() == [[0, 0.5, 1], [0, 0.5, 1]]
 
 
+def test_a_mask_of_a_reference_may_be_at_the_rate_of_the_clip():
+    """Officially it is, also of a reference of every second frame: a cell is the mean of 16 frames. More are cut."""
+    mask = torch.arange(40.0)[:, None, None].expand(40, 64, 96) / 40
+    (item,) = encoded(ReferenceVideo(VideoSource(FRAMES), temporal_scale=2, mask=mask))
+    assert_close(item.attention[:, 0, 0] * 40, torch.tensor([0, 8.5, 24.5]))
+
+
 def test_what_is_filled_is_that_of_the_official_nodes():
     """Numbers of ComfyUI-LTXVideo's LTXVDilateVideoMask and LTXVInpaintPreprocess; their inputs are drawn here."""
     recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_fill.json").read_text())

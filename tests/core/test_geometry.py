@@ -29,9 +29,10 @@ def test_impossible_frame_rates(fps):
 
 @pytest.mark.parametrize("frames, fps, latents", [(121, 24, 126), (121, 25, 121), (97, 24, 101), (241, 24, 251),
                                                   (257, 25, 257), (1, 24, 1), (9, 24, 9), (161, 24, 168),
-                                                  (1, 50, 1), (1, 240, 1)])  # fmt: skip
+                                                  (49, 10, 123), (153, 30, 127), (537, 30, 447), (249, 50, 125),
+                                                  (913, 50, 457), (1, 50, 1), (1, 240, 1)])  # fmt: skip
 def test_audio_lengths_of_the_official_code(frames, fps, latents):
-    """But for single frames at high rates, of which the official code makes no sound, and then fails."""
+    """Half latents, too, where its rounding errors decide; but for single frames at high rates, of which the official code makes no sound, and then fails."""
     assert ClipShape(64, 64, frames, Fraction(fps)).audio_latents == latents
 
 

@@ -270,7 +270,7 @@ def bent(latent: AVLatent, sigma: float) -> AVLatent:
         (lambda *run: samplers.euler_ancestral(*run, eta=0), 1),
         (SAMPLERS["heun"], 2),
         (SAMPLERS["dpmpp_2m"], 2),
-        (lambda *run: samplers.res_2s(*run, eta=0), 2),
+        (lambda *run: samplers.res_2s(*run, eta=0, middle_eta=0), 2),
     ],
     ids=["euler", "euler_ancestral", "heun", "dpmpp_2m", "res_2s"],
 )
@@ -324,9 +324,14 @@ def test_gradient_estimation_agrees():
     compare("gradient estimation, 8 steps", ours.latent.video, x)
 
 
+@pytest.mark.parametrize("eta", [0.5, 0, 1])
 @pytest.mark.parametrize("sigmas", [SIGMAS, ltx2(12), [0.8, 0.7, 0.5]], ids=["toy", "ltx2", "part"])
-def test_res_2s_agrees(sigmas):
-    """The loop of the spec with both streams, its hundred refinements and its noise, around the official step."""
+def test_res_2s_agrees(sigmas, eta):
+    """The loop of 1.2.0 with both streams, its hundred refinements and its noise, and the official coefficients.
+
+    There, eta is that of the end of a step; its middle always has 0.5. What is kept, in part, too, is put back after
+    either.
+    """
     steps = pytest.importorskip("ltx_core.components.diffusion_steps")
     from ltx2_core import geometry
 
@@ -338,11 +343,22 @@ def test_res_2s_agrees(sigmas):
         n = (n - n.mean()) / n.std()
         return (n - n.mean((-2, -1), keepdim=True)) / n.std((-2, -1), keepdim=True)
 
-    def sde(sample, after, sigma, sigma_next, generator):
-        pair = torch.tensor([sigma, sigma_next], dtype=torch.float64)
-        return [steps.Res2sDiffusionStep().step(a, b, pair, 0, noise(a, generator)) for a, b in zip(sample, after)]
+    def sde(sample, after, sigma, sigma_next, generator, eta=0.5):
+        level = torch.tensor(sigma_next, dtype=torch.float64)
+        share, down, up = steps.Res2sDiffusionStep.get_sde_coeff(level, sigma_up=level * eta)
+
+        def step(a, b):
+            direction, fresh = (a - b) / (sigma - sigma_next), noise(a, generator)
+            return share * (a - sigma * direction + down * direction) + up * fresh if eta else b
+
+        return hold([step(a, b) for a, b in zip(sample, after)])
+
+    def hold(state):
+        return [x * m + c.to(x) * (1 - m) for x, m, c in zip(state, masks, clean)]
 
     state = [geometry.video_tokens(av_latent(1).video), geometry.audio_tokens(av_latent(1).audio)]
+    clean, masks = [x.flip(1) for x in state], [torch.ones_like(x[..., :1]) for x in state]
+    masks[0][:, :2], masks[1][:, 1] = 0.3, 0
     start = AVLatent(*state)
     step_noise, half_noise = (torch.Generator().manual_seed(seed) for seed in (-1, 9999))
     levels = [*sigmas[:-1], 0.0011, 0.0] if sigmas[-1] == 0 else sigmas
@@ -350,17 +366,18 @@ def test_res_2s_agrees(sigmas):
         h, middle = math.log(sigma / end), math.sqrt(sigma * end)
         a21, b2 = phi(1, -h / 2) / 2, phi(2, -h) * 2
         b1 = phi(1, -h) - b2
-        anchor, first = [x.double() for x in state], [waves(x, sigma).double() for x in state]
+        anchor, first = [x.double() for x in state], [x.double() for x in hold([waves(x, sigma) for x in state])]
         half = [x + h * a21 * (d - x) for x, d in zip(anchor, first)]
         half = sde(anchor, half, sigma, middle, half_noise)
         for _ in range(100 if h < 0.5 and sigma > 0.03 else 0):
             anchor = [m - h * a21 * (d - x) for m, d, x in zip(half, first, anchor)]
-        second = [waves(x.float(), middle).double() for x in half]
+        second = [x.double() for x in hold([waves(x.float(), middle) for x in half])]
         whole = [x + h * (b1 * (d1 - x) + b2 * (d2 - x)) for x, d1, d2 in zip(anchor, first, second)]
-        state = [x.float() for x in sde(anchor, whole, sigma, end, step_noise)]
+        state = [x.float() for x in sde(anchor, whole, sigma, end, step_noise, eta)]
     if levels[-1] == 0:
-        state = [waves(x, 0.0011) for x in state]
-    ours = run("res_2s", waving(), start, sigmas, seed=-1)[-1]
+        state = hold([waves(x, 0.0011) for x in state])
+    model = replace(waving(), mask=AVLatent(*masks), clean=AVLatent(*clean))
+    *_, ours = SAMPLERS["res_2s"].with_eta(eta)(model, start, sigmas, Noise(-1))
     compare("res_2s with noise", ours.latent.video, state[0])
     compare("res_2s with noise", ours.latent.audio, state[1])
 

@@ -60,6 +60,16 @@ def test_guidance_agrees():
         )
 
 
+def test_a_stream_follows_what_stg_leaves_out_of_the_other_one():
+    """Officially, one perturbed pass is for both, whatever blocks a stream names; without any it does not run."""
+    passes = {name: torch.randn(1, 10, 8, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(PASSES)}
+    unnamed = Guidance(stg_scale=2)
+    torch.testing.assert_close(unnamed.combine(passes), 3 * passes["cond"] - 2 * passes["perturbed"])
+    assert unnamed.combine({"cond": passes["cond"]}) is passes["cond"]
+    assert passes_needed([unnamed, unnamed]) == ["cond"]
+    assert passes_needed([unnamed, Guidance(stg_scale=1, stg_blocks=(3,))]) == ["cond", "perturbed"]
+
+
 def test_skipped_steps_agree():
     guiders = pytest.importorskip("ltx_core.components.guiders")
     for skip in range(5):
@@ -214,6 +224,18 @@ def test_skipped_steps_reuse_the_last_estimate():
         assert torch.equal(estimates[step].video, estimates[video].video)
         assert torch.equal(estimates[step].audio, estimates[audio].audio)
     assert not torch.equal(estimates[0].video, estimates[2].video)
+
+
+def test_only_the_first_estimate_of_a_step_is_skipped():
+    """As officially: the middle of res_2s is computed in every step, and its last estimate counts to the next one."""
+    network, denoise = denoiser(video=Guidance(skip_steps=1), audio=Guidance(skip_steps=1))
+    computed = []
+    for denoise.step, asked in ((0, 2), (1, 2), (2, 3), (3, 3)):
+        for number in range(asked):
+            before = len(network.sweeps)
+            denoise(tokens(number), 0.5)
+            computed.append(len(network.sweeps) > before)
+    assert computed == [True, True, False, True, True, True, False, False, True, True]
 
 
 def test_guidance_by_sigma():
