@@ -39,7 +39,9 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
     if isinstance(fps, str) and not _RATE.fullmatch(fps):  # 1e999999999 is a fraction, too, which takes for ever
         raise SettingError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.")
     try:
-        rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
+        if isinstance(fps, bool):  # which is a number to Python
+            raise TypeError
+        rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(float(fps)).limit_denominator(100_000)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         raise SettingError(
             f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001."

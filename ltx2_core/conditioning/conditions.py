@@ -15,7 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Choice, Instead, Number, Switch, Whole, Words, plain_numbers, settings_of, zero
+from ..fields import (
+    Checked,
+    Choice,
+    Instead,
+    Number,
+    Switch,
+    Whole,
+    Words,
+    plain_numbers,
+    settings_of,
+    short,
+    zero,
+)
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size, segment_length
 from ..latents import STREAMS
 from ..media import compress
@@ -97,7 +109,7 @@ def remakes_sound(conditions: Iterable["Condition"]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(Checked):
     """A picture, or several as a short video, that the clip shows at a frame.
 
     With a ``space`` its numbers are light, and it is never compressed.
@@ -132,6 +144,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no picture."""
+        super().__post_init__()
         check_values("The given picture", self.image, PIXELS if self.space is None else None)
 
     @property
@@ -190,7 +203,7 @@ def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[f
 
 
 @dataclass(frozen=True)
-class GeneratedKeyframes:
+class GeneratedKeyframes(Checked):
     """Single frames that are generated beside the clip, and draw it towards them."""
 
     count: Annotated[
@@ -208,6 +221,7 @@ class GeneratedKeyframes:
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames that are no numbers."""
+        super().__post_init__()
         _read_numbers("frames", self.frames, int)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
@@ -232,7 +246,7 @@ class GeneratedKeyframes:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceVideo:
+class ReferenceVideo(Checked):
     """A video that an IC-LoRA follows, as far as it lasts.
 
     ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames, multiplies ``attention``. What ``fill`` covers, such
@@ -294,6 +308,7 @@ class ReferenceVideo:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask, and for a part of light that is to be filled."""
+        super().__post_init__()
         for mask in (self.mask, self.fill):
             if mask is not None:
                 check_values("The mask of the reference", mask, WEIGHTS)
@@ -384,7 +399,7 @@ class ReferenceVideo:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceAudio:
+class ReferenceAudio(Checked):
     """A sound from before the clip, whose voice a LoRA takes over."""
 
     audio: AudioSource
@@ -404,7 +419,7 @@ class ReferenceAudio:
 
 
 @dataclass(frozen=True, eq=False)
-class KeepAudio:
+class KeepAudio(Checked):
     """The sound of the clip, for which a picture is made; the finished clip carries it as it is."""
 
     audio: AudioSource
@@ -469,7 +484,7 @@ class InitClip:
 
 
 @dataclass(frozen=True)
-class RetakeRange:
+class RetakeRange(Checked):
     """Make a time range anew in some of the streams; the others stay as they are.
 
     ``among`` names the streams that the old clip had; one that it had not is made as a whole.
@@ -491,9 +506,11 @@ class RetakeRange:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a range that does not end after its beginning."""
+        super().__post_init__()
         if not self.start < self.end:
             raise SettingError(
-                f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
+                f"The range to retake goes from {short(self.start)} s to {short(self.end)} s; it must end after its "
+                "beginning."
             )
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
@@ -518,7 +535,7 @@ class RetakeRanges:
 
 
 @dataclass(frozen=True, eq=False)
-class InpaintMask:
+class InpaintMask(Checked):
     """Make anew what a mask (1 or F, H, W) in 0..1 covers, and the sound only if asked to.
 
     The mask is resized and cropped as pictures are.
@@ -534,6 +551,7 @@ class InpaintMask:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask."""
+        super().__post_init__()
         check_values("The mask", self.mask, WEIGHTS)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Words
+from ..fields import Checked, Choice, Number, Words
 from .names import block_of, stream_of
 
 StrengthFunction = Callable[[float], float]  # a factor for a moment of a run: a sigma, or the number of a step
@@ -14,7 +14,7 @@ _LOOK = Number(-10, 10, 0.05, 0.001)
 
 
 @dataclass(frozen=True)
-class Strengths:
+class Strengths(Checked):
     """How strongly a LoRA acts; 0 is without it, negative strengths do the opposite.
 
     A layer gets ``strength`` times that of its stream. ``text`` is for the projection and the connectors of the text.
@@ -60,6 +60,7 @@ class Strengths:
 
     def __post_init__(self) -> None:
         """Keep ``blocks`` as a set that cannot change, whatever collection they came in."""
+        super().__post_init__()
         if self.blocks is not None:
             object.__setattr__(self, "blocks", frozenset(self.blocks))
 

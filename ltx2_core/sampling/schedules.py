@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Whole, Words, plain_numbers
+from ..fields import Checked, Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
 LEAST_STRENGTH = 0.001
@@ -188,7 +188,7 @@ CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
+class ScheduleSettings(Checked):
     """The settings of a schedule, for every surface.
 
     ``steps`` and ``schedule`` are None where the recipe of the model decides; without one they are 20 and ltx2.
@@ -237,6 +237,7 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a list that is none, where it counts."""
+        super().__post_init__()
         if self.schedule == CUSTOM:
             custom(self.custom_sigmas)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
+from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
     SAMPLERS,
@@ -23,7 +23,7 @@ LEAST_CACHED_STEPS = 20
 
 
 @dataclass(frozen=True)
-class RecipeSettings:
+class RecipeSettings(Checked):
     """Which recipe of the model is followed."""
 
     steps: Annotated[
@@ -50,7 +50,7 @@ class RecipeSettings:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingSettings(Checked):
     """How the noise levels of a schedule are walked."""
 
     seed: Annotated[
@@ -112,6 +112,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingError for steps of which there is none."""
+        super().__post_init__()
         if 0 < self.end_step <= self.start_step:
             raise SettingError(
                 f"start_step is {self.start_step} and end_step {self.end_step}, between which there is no step: end "
@@ -128,7 +129,7 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True)
-class StreamScales:
+class StreamScales(Checked):
     """Scales of one stream alone, beside the sliders for both."""
 
     video_text_scale: Annotated[
@@ -168,7 +169,7 @@ class StreamScales:
 
 
 @dataclass(frozen=True)
-class GuidanceRange:
+class GuidanceRange(Checked):
     """Where settings of guidance apply."""
 
     stream: Annotated[

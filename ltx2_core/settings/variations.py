@@ -7,7 +7,7 @@ from itertools import count
 from typing import Annotated, NamedTuple
 
 from ..errors import SettingError
-from ..fields import FILLED_IN, Seed, Words, check_number, check_output_name
+from ..fields import FILLED_IN, Checked, Seed, Words, check_number, check_output_name
 
 MOST = 1000  # prompts times seeds
 LONGEST_NAME = 40  # letters of a prompt in a name
@@ -23,7 +23,7 @@ class Variation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Variations:
+class Variations(Checked):
     """Prompts and seeds, each of which goes with each."""
 
     prompts: Annotated[
