@@ -331,11 +331,18 @@ def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) ->
 def check_together(owner: type, values: Mapping[str, Any]) -> None:
     """Raise SettingError if these ``values`` of settings of the dataclass ``owner`` cannot be together.
 
-    Where its other fields have no defaults it cannot be made of settings alone, and nothing is checked.
+    What is of another kind than its field, as a list that is still a text, does not count. Where its other fields have
+    no defaults it cannot be made of settings alone, and nothing is checked.
     """
+    settings = settings_of(owner)
+    fitting = {
+        name: value
+        for name, value in values.items()
+        if value is None or name not in settings or _fits(value, settings[name].type)
+    }
     asked = (each for each in fields(owner) if each.init)
-    if {each.name for each in asked if each.default is each.default_factory is MISSING} <= values.keys():
-        owner(**values)
+    if {each.name for each in asked if each.default is each.default_factory is MISSING} <= fitting.keys():
+        owner(**fitting)
 
 
 def check_settings(value: object) -> None:
