@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .errors import SettingError
+from .errors import SettingError, counted
 
 TIME_SCALE = 8  # pixel frames per latent frame, after the first
 SPACE_SCALE = 32  # pixels per latent cell, both ways
@@ -141,7 +141,7 @@ class ClipShape:
 
     def describe(self) -> str:
         """Say size, length and rate in a few words."""
-        size = f"{self.width} x {self.height}, {self.frames} frames"
+        size = f"{self.width} x {self.height}, {counted(self.frames, 'frame')}"
         return f"{size}, {float(self.seconds):.2f} s at {float(self.fps):g} fps"
 
     @property

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from ..errors import LTX2Error, SettingError
+from ..errors import LTX2Error, SettingError, counted
 from ..errors.foreign import kind_of
 from ..media import check_target, clear_unfinished, open_local, read_tags
 from ..media.notes import DIGEST_TAG
@@ -168,7 +168,7 @@ def _table(text: str, name: str) -> Iterator[tuple[int, Raw]]:
 
 def _row(names: list[str], row: list[str]) -> Raw:
     if len(row) > len(names):
-        return SettingError(f"it has {len(row)} cells, and the first line {len(names)} names.")
+        return SettingError(f"it has {counted(len(row), 'cell')}, and the first line {counted(len(names), 'name')}.")
     found: dict[str, Any] = {}
     for name, cell in zip(names, row):
         if cell.strip():

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..fields import (
     Checked,
     Choice,
@@ -72,8 +72,27 @@ class Condition(Protocol):
 def encode_conditions(
     conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str], encoders: Encoders
 ) -> list[LatentCondition]:
-    """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order."""
+    """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order.
+
+    Raises SettingError for two pictures at one frame, and as each of them does.
+    """
+    conditions = list(conditions)
+    check_frames(conditions, shape)
     return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
+
+
+def check_frames(conditions: Iterable["Condition"], shape: ClipShape) -> None:
+    """Raise SettingError if two pictures are given at one frame of a clip of ``shape``, put in or beside it."""
+    seen = set[tuple[int, bool]]()
+    for each in conditions:
+        if isinstance(each, Picture):
+            frame = each.frame + shape.frames if each.frame < 0 else each.frame
+            if (frame, each.append) in seen:
+                raise SettingError(
+                    f"Two pictures are given at frame {frame}, where a clip shows one: leave one out, or choose "
+                    "another frame for it."
+                )
+            seen.add((frame, each.append))
 
 
 def of_second_stage(
@@ -186,8 +205,9 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
     firm = _read_numbers("strengths", strengths, float)
     if len(places) != count or len(firm) not in (1, count):
         raise SettingError(
-            f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
-            "picture, and one strength for each or for all."
+            f"{counted(count, 'picture')} came with {counted(len(places), 'frame')} and "
+            f"{counted(len(firm), 'strength')}: write one frame for each picture, "
+            "and one strength for each or for all."
         )
     for name, values in (("frame", places), ("strength", firm)):
         for value in values:
@@ -239,8 +259,9 @@ class GeneratedKeyframes(Checked):
             return tuple(range(step := segment_length(length), length, step)) or (length - 1,)
         if length < self.count + 2:
             raise SettingError(
-                f"{self.count} keyframes do not fit between the first and the last of {length} frames: generate at "
-                f"most {max(0, length - 2)}, or make the clip longer."
+                f"There is no room for {counted(self.count, 'keyframe')} between the first and the last of "
+                f"{counted(length, 'frame')}: generate at most "
+                f"{max(0, length - 2)}, or make the clip longer."
             )
         return tuple(torch.linspace(0, length - 1, self.count + 2).round().long().tolist()[1:-1])  # as officially
 

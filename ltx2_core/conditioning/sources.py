@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import Finding, MediaError, SettingError
+from ..errors import Finding, MediaError, SettingError, counted
 from ..errors.stopping import check_stop
 from ..fields import Checked, Number, zero
 from ..geometry import TIME_SCALE, ClipShape, floor_frames
@@ -244,7 +244,8 @@ def check_length(video: VideoSource, shape: ClipShape) -> None:
     """
     available = video.count(shape.fps)
     if available <= shape.frames - TIME_SCALE:
+        possible = counted(max(1, floor_frames(available)), "frame")
         raise SettingError(
-            f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
-            f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
+            f"The given video has {counted(available, 'frame')} at {float(shape.fps):g} fps, the clip {shape.frames}: "
+            f"make the clip {possible} long, or give a longer video."
         )

@@ -19,7 +19,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..fields import Checked, Choice, Number, Setting, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..latents import STREAMS
@@ -155,8 +155,10 @@ class Timeline(Checked):
     def describe(self) -> str:
         """Say how long the clip is, and what lies on the strip."""
         counts = {name: len(getattr(self, name)) for name in LANES}
-        lanes = (f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items() if count)
-        return f"{self.frames} frames, {self.frames / self.fps:.2f} s at {self.fps:g} fps: {', '.join(lanes)}"
+        lanes = (counted(count, name.removesuffix("s")) for name, count in counts.items() if count)
+        return (
+            f"{counted(self.frames, 'frame')}, {self.frames / self.fps:.2f} s at {self.fps:g} fps: {', '.join(lanes)}"
+        )
 
     @property
     def script(self) -> tuple[PromptAt, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..fields import Checked, Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
@@ -131,7 +131,9 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     They must be at least two, between 1 and 0, and fall with every step.
     """
     if len(sigmas) < 2:
-        raise SettingError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+        raise SettingError(
+            f"The schedule has {counted(len(sigmas), 'sigma')}; a step needs two, for example [1.0, 0.0]."
+        )
     if len(sigmas) > MOST_STEPS + 1:
         raise SettingError(f"The schedule has {len(sigmas):,} sigmas; at most {MOST_STEPS:,} steps are taken.")
     for sigma in sigmas:

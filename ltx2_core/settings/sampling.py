@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
@@ -123,8 +123,9 @@ class SamplingSettings(Checked):
         """Raise SettingError if steps may be left out of a schedule of so few ``steps``."""
         if self.step_cache and steps < LEAST_CACHED_STEPS:
             raise SettingError(
-                f"step_cache is {self.step_cache:g}, but the schedule has {steps} steps, which differ too much for any "
-                f"of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a dev model."
+                f"step_cache is {self.step_cache:g}, but the schedule has {counted(steps, 'step')}, which differ too "
+                f"much for any of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a "
+                "dev model."
             )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, NamedTuple
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..fields import FILLED_IN, Checked, Seed, Words, check_number, check_output_name
 
 MOST = 1000  # prompts times seeds
@@ -54,8 +54,8 @@ class Variations(Checked):
             raise SettingError("There is no prompt: write one in each line.")
         if len(prompts) * len(seeds) > MOST:
             raise SettingError(
-                f"{len(prompts)} prompts with {len(seeds)} seeds are {len(prompts) * len(seeds):,} clips, and at most "
-                f"{MOST:,} are made at once: take fewer."
+                f"{counted(len(prompts), 'prompt')} with {counted(len(seeds), 'seed')} are "
+                f"{len(prompts) * len(seeds):,} clips, and at most {MOST:,} are made at once: take fewer."
             )
         prefix = check_output_name("filename_prefix", f"{self.filename_prefix}x")[:-1]
         named = [*zip(prompts, names_of(prompts))]
