@@ -143,8 +143,23 @@ def test_a_table_has_the_same_settings(made, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "\ufeffprompt;seed\r\na red ball;3\r\n".encode()),
+        ("a.csv", "prompt\tseed\na red ball\t3\n".encode("utf-16")),
+        ("a.jsonl", b'# which ball\r\n\r\n{"prompt": "a red ball", "seed": 3}\r\n'),
+        ("a.txt", "a red ball".encode("utf-16")),
+    ],
+)
+def test_lines_are_read_as_spreadsheets_editors_and_shells_write_them(made, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert main(["batch", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 0
+    assert [each.prompt for each in made.requests] == ["a red ball"]
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
-    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"\xff")],
+    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"no\0text")],
 )
 def test_files_that_are_no_batch(name, text, tmp_path, capsys):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())

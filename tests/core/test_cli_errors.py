@@ -148,7 +148,7 @@ def test_whatever_stops_a_command_is_told(error, status, said, capsys, monkeypat
     assert said in err and "\n" not in err and "Traceback" not in err
 
 
-@pytest.fixture(params=["SIGINT", "SIGTERM"])
+@pytest.fixture(params=[kind for kind in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, kind)])
 def kind(request):
     """A signal that is answered; shells have Ctrl+C ignored by what they start in the background."""
     kind = getattr(signal, request.param)
@@ -193,6 +193,12 @@ def test_a_signal_while_pytorch_is_imported_is_one_sentence(tmp_path, kind):
         128 + kind,
         "Stopped; nothing half-written is left.\n",
     )
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_a_service_starts_without_a_console_works(name, monkeypatch):
+    monkeypatch.setattr(sys, name, None)
+    assert main(["inspect", str(LORA)]) == 0 and main(["inspect", "no.file"]) == 2
 
 
 def test_faults_of_ours_are_not_hidden(monkeypatch):
