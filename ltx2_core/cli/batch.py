@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from ..errors import LTX2Error, SettingError, counted
-from ..errors.files import replace_file
+from ..media.write import whole_or_nothing
 from ..pipeline.stage import Events
 from .cluster import over_workers
 from .lines import PROMPTS, WINDOWS, Job, Line, job_of, lines_of_prompts, read_lines
@@ -134,7 +134,5 @@ def _write_report(folder: Path, outcomes: list[Outcome]) -> None:
     states = [outcome.state for outcome in outcomes]
     report = {state: states.count(state) for state in (MADE, KEPT, FAILED, REFUSED, LEFT)}
     content = json.dumps({**report, "clips": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{REPORT}"
-    unfinished.write_bytes(content.encode(errors="replace"))
-    replace_file(unfinished, folder / REPORT)
+    with whole_or_nothing(folder / REPORT) as unfinished:
+        unfinished.write_bytes(content.encode(errors="replace"))

@@ -15,7 +15,7 @@ from ..media import check_target, clear_unfinished, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
-from .files import digest_of
+from .files import check_not_read, digest_of
 from .flags import Command
 from .parser import build_parser, parse
 from .syntax import read_text
@@ -205,6 +205,7 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
     for target in targets:
         if not target.is_dir():
             check_target(target)
+    check_not_read(targets, options.values, generate_command())
     return Job(line.number, options.values, tuple(targets), digest_of(options.values, generate_command()))
 
 

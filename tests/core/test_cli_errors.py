@@ -195,6 +195,22 @@ def test_a_signal_while_pytorch_is_imported_is_one_sentence(tmp_path, kind):
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--prompt", "x", "--lora", "LORA:0.5", "--save-latent", "LORA", "--output", "new.mp4"],
+        ["generate", "--prompt", "x", "--image", "0:LORA:0.9", "--output", "new.mp4", "--save-latent", "LORA"],
+        ["compare", "clip.mp4", "other.mp4", "clip.mp4"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read_for_it(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lora.safetensors", "clip.mp4", "other.mp4"):
+        (tmp_path / name).write_bytes(LORA.read_bytes())
+    assert main([*(word.replace("LORA", "lora.safetensors") for word in words), "--overwrite"]) == 2
+    assert "would be written over" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_what_a_service_starts_without_a_console_works(name, monkeypatch):
     monkeypatch.setattr(sys, name, None)
