@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 __all__ = ["main"]
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _stop(number: int, frame: object) -> None:
     """End the process, which has not begun yet."""
-    os.write(2, b"Stopped; nothing half-written is left.\n")
+    with suppress(OSError):  # of a terminal that is gone
+        os.write(2, b"Stopped; nothing half-written is left.\n")
     _leave(number, frame)
 
 
@@ -35,8 +37,8 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _answer_signals(answer: Callable[[int, object], None]) -> None:
-    """Let ``answer`` answer Ctrl+C and SIGTERM, unless whoever started this process asked it to ignore them."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
+    """Let ``answer`` answer Ctrl+C, SIGTERM and SIGHUP, unless whoever started this process asked it to ignore them."""
+    for kind in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, answer)
 

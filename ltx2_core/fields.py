@@ -8,9 +8,11 @@ Node widgets, flags of the command line, tables of help pages and API pages are 
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path, PureWindowsPath
@@ -142,23 +144,34 @@ class Setting:
             return f"--{self.flag}" if value else f"--no-{self.flag}"
         return f"--{self.flag}={value}"
 
-    def check(self, value: object) -> None:
-        """Raise SettingError if ``value`` is of another kind than the field, or outside its limits.
+    def settled(self, value: object) -> object:
+        """Return ``value`` as plain Python has it: other numbers as float or int, lists as tuples, nothing as it is.
 
-        None is always allowed, and so is whatever a field of no single kind holds.
+        Raises SettingError if it is of another kind than the field.
         """
+        kinds = {*get_args(self.type), self.type}
+        if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
+            value = tuple(value)
+        if value is not None and not _fits(value, self.type):
+            raise _other_kind(self.name, value, self.type)
+        if isinstance(value, Real) and type(value) not in (bool, int, float) and Fraction not in kinds:
+            with suppress(OverflowError):  # of a fraction beyond all limits
+                return float(value) if float in kinds else int(cast(Integral, value))
+        return value
+
+    def check(self, value: object) -> None:
+        """Raise SettingError if ``value`` is of another kind than the field, or outside its limits; None never is."""
         look = self.look
         if value is None:
             return
+        if isinstance(look, Choice):
+            if not isinstance(value, str) or value not in look.words:
+                hint = did_you_mean(str(value), look.words)
+                raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
+            return
         if isinstance(look, Number | Whole | Seed):
             check_number(self.name, value, look.least, look.most)
-            if isinstance(value, bool) or (isinstance(look, Whole | Seed) and not isinstance(value, Integral)):
-                raise _other_kind(self.name, value, int if isinstance(look, Whole | Seed) else float)
-        elif isinstance(look, Choice) and (not isinstance(value, str) or value not in look.words):
-            hint = did_you_mean(str(value), look.words)
-            raise SettingError(f"{self.name} is {value!r}; choose one of {', '.join(look.words)}.{hint}")
-        elif {*get_args(self.type), self.type} & {bool, str} and not _fits(value, self.type):
-            raise _other_kind(self.name, value, self.type)
+        self.settled(value)
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:
@@ -170,6 +183,17 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise SettingError(f"{name} is {found}; it must be between {short(least)} and {short(most)}.")
 
 
+class Checked:
+    """Settings that are of their kinds from the moment they are made; limits are held by whoever takes them."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a value of another kind than its field; numbers of NumPy become plain ones."""
+        for name, setting in settings_of(type(self)).items():
+            value = getattr(self, name)
+            if (plain := setting.settled(value)) is not value:
+                object.__setattr__(self, name, plain)
+
+
 FILLED_IN = (
     "The browser fills in %date:yyyy-MM-dd% and %Node.widget%, ComfyUI %year%, %month%, %day%, %hour%, %minute% and "
     "%second%."
@@ -177,7 +201,7 @@ FILLED_IN = (
 
 
 @dataclass(frozen=True)
-class OutputName:
+class OutputName(Checked):
     """How a file is called that a node of a graph writes."""
 
     filename_prefix: Annotated[
@@ -188,6 +212,7 @@ class OutputName:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a name that leads out of the folder."""
+        super().__post_init__()
         check_output_name("filename_prefix", self.filename_prefix)
 
 
@@ -210,7 +235,7 @@ _KINDS: dict[Any, str] = {
 }  # fmt: skip
 
 
-_WIDER: dict[Any, Any] = {float: Real, Path: (str, Path)}
+_WIDER: dict[Any, Any] = {int: Integral, float: Real, Path: (str, Path)}
 
 
 def _other_kind(name: str, value: object, hint: Any) -> SettingError:
@@ -218,25 +243,42 @@ def _other_kind(name: str, value: object, hint: Any) -> SettingError:
 
 
 def _describe(hint: Any) -> str:
-    if get_origin(hint) is tuple:
-        return f"a list, of which each is {_describe(get_args(hint)[0])}" if Ellipsis in get_args(hint) else "a pair"
+    if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        return "a pair"
+    if get_origin(hint) in (tuple, Collection):
+        return f"a list, of which each is {_describe(get_args(hint)[0])}"
+    if get_origin(hint) is Callable:
+        return "a function"
     if kinds := get_args(hint):
         return " or ".join(_describe(each) for each in kinds if each is not NoneType)
     return _KINDS.get(hint, f"a {hint.__name__}")
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Return whether ``value`` is of the type ``hint``; a path may be a text, and of a pair only the length counts."""
-    parts = get_args(hint)
-    if get_origin(hint) is tuple and Ellipsis not in parts:
-        return isinstance(value, tuple) and len(value) == len(parts)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, parts[0]) for each in value)
-    if parts:
+    """Return whether ``value`` is of the type ``hint``; a path may be a text."""
+    if get_origin(hint) in (tuple, Collection):
+        return _holds(value, hint)
+    if get_origin(hint) is Callable:
+        return callable(value)
+    if parts := get_args(hint):
         return any(_fits(value, each) for each in parts)
+    if isinstance(value, bool):  # which is a number to Python
+        return hint is bool
     if isinstance(value, str):  # which encodes, too, as a condition does
         return hint in (str, Path)
     return isinstance(value, _WIDER.get(hint, hint))
+
+
+def _holds(value: Any, hint: Any) -> bool:
+    """Return whether ``value`` is a collection of the type ``hint``; of a pair only the length counts."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if not isinstance(value, kind):
+        return False
+    if kind is tuple and Ellipsis not in parts:
+        return len(value) == len(parts)
+    with suppress(TypeError):  # of a tensor that is one number
+        return all(_fits(each, parts[0]) for each in value)
+    return False
 
 
 def check_output_name(name: str, value: str) -> str:
@@ -289,11 +331,18 @@ def settings_from(owner: type[Settings], values: dict[str, Any], **more: Any) ->
 def check_together(owner: type, values: Mapping[str, Any]) -> None:
     """Raise SettingError if these ``values`` of settings of the dataclass ``owner`` cannot be together.
 
-    Where its other fields have no defaults it cannot be made of settings alone, and nothing is checked.
+    What is of another kind than its field, as a list that is still a text, does not count. Where its other fields have
+    no defaults it cannot be made of settings alone, and nothing is checked.
     """
+    settings = settings_of(owner)
+    fitting = {
+        name: value
+        for name, value in values.items()
+        if value is None or name not in settings or _fits(value, settings[name].type)
+    }
     asked = (each for each in fields(owner) if each.init)
-    if {each.name for each in asked if each.default is each.default_factory is MISSING} <= values.keys():
-        owner(**values)
+    if {each.name for each in asked if each.default is each.default_factory is MISSING} <= fitting.keys():
+        owner(**fitting)
 
 
 def check_settings(value: object) -> None:

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .errors import SettingError
+from .errors import SettingError, counted
 
 TIME_SCALE = 8  # pixel frames per latent frame, after the first
 SPACE_SCALE = 32  # pixels per latent cell, both ways
@@ -39,7 +39,9 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
     if isinstance(fps, str) and not _RATE.fullmatch(fps):  # 1e999999999 is a fraction, too, which takes for ever
         raise SettingError(f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001.")
     try:
-        rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(fps).limit_denominator(100_000)
+        if isinstance(fps, bool):  # which is a number to Python
+            raise TypeError
+        rate = Fraction(fps) if isinstance(fps, (str, Fraction)) else Fraction(float(fps)).limit_denominator(100_000)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         raise SettingError(
             f"fps is {fps!r}; it must be a number such as 24 or a fraction such as 24000/1001."
@@ -139,7 +141,7 @@ class ClipShape:
 
     def describe(self) -> str:
         """Say size, length and rate in a few words."""
-        size = f"{self.width} x {self.height}, {self.frames} frames"
+        size = f"{self.width} x {self.height}, {counted(self.frames, 'frame')}"
         return f"{size}, {float(self.seconds):.2f} s at {float(self.fps):g} fps"
 
     @property

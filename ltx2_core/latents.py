@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import geometry
-from .errors import SettingError
+from .errors import SettingError, counted
 from .geometry import ClipShape, Keyframes
 from .seeds import APPENDED_NOISE
 
@@ -133,8 +133,8 @@ def from_parts(parts: Sequence[Tensor]) -> AVLatent:
     count = max(map(len, parts))
     if any(len(x) not in (1, count) for x in parts):
         raise SettingError(
-            f"This LATENT has {len(videos[0])} clips with pictures and {len(sounds[0])} with sound: repeat the fewer "
-            "ones, or make as many of both."
+            f"This LATENT has {counted(len(videos[0]), 'clip')} with pictures and {len(sounds[0])} with sound: "
+            "repeat the fewer ones, or make as many of both."
         )
     video, audio = (next((x.expand(count, *x.shape[1:]) for x in each), None) for each in (videos, sounds))
     return AVLatent(video, audio)

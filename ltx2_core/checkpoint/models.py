@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, SettingError
+from ..errors import CheckpointError, SettingError, counted
 from ..errors.foreign import Fields
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
@@ -125,7 +125,7 @@ class Models:
             return  # which ``_one_version`` tells
         raise CheckpointError(
             f"{file.path.name} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
-            f"{len(unknown):,} of {len(file.entries):,} tensors that belong nowhere, such as "
+            f"{len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong nowhere, such as "
             f"{shorten_list(sorted(unknown)[:1])}; leave it out here."
         )
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after an error, which is told in one sentence on stderr, 130 after an interruption, 143
-        after SIGTERM.
+        after SIGTERM, 129 where the terminal was closed (SIGHUP).
     """
-    _let_consoles_lack_letters()
+    _let_consoles_lack_something()
     follow_starter()
     if (launch := Launch.of_environment()).size > 1:
         return run_together(launch, partial(_run, arguments, launch), sentence)
@@ -50,7 +50,8 @@ def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:
             if not asked and not isinstance(error, KeyboardInterrupt):
                 return _told(error, tell)
             # Libraries that are interrupted may fail in other ways.
-            tell("Stopped; nothing half-written is left.")
+            with suppress(OSError):  # of a terminal that is gone
+                tell("Stopped; nothing half-written is left.")
             return asked[0] if asked else STOPPED
     return 0
 
@@ -85,16 +86,19 @@ def _one_line(error: BaseException) -> str:
     return plain_text(" ".join(str(error).split()))
 
 
-def _let_consoles_lack_letters() -> None:
-    """Show what a console's encoding has no letter for as "?", instead of failing: old ones of Windows have few."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def _let_consoles_lack_something() -> None:
+    """Write nowhere where there is no console, and "?" for what its encoding has no letter for: old ones have few."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as services start programs, or >&- in a shell
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 @contextmanager
 def _ending_tidily() -> Iterator[list[int]]:
-    """Let SIGTERM interrupt the work as Ctrl+C does, so that nothing half-written stays behind.
+    """Let SIGTERM and SIGHUP interrupt the work as Ctrl+C does, so that nothing half-written stays behind.
 
     Gives a list, to which the exit status for such a signal is added when one comes.
 
@@ -114,7 +118,8 @@ def _ending_tidily() -> Iterator[list[int]]:
             asked.append(128 + number)
             raise KeyboardInterrupt
 
-    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(kind) is not signal.SIG_IGN]
+    wishes = signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)  # which Windows has not
+    kinds = [kind for kind in dict.fromkeys(wishes) if signal.getsignal(kind) is not signal.SIG_IGN]
     before = {kind: signal.signal(kind, end) for kind in kinds}
     try:
         yield asked

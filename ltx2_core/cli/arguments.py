@@ -18,7 +18,7 @@ from ..conditioning.conditions import (
 )
 from ..conditioning.sources import VideoSource
 from ..conditioning.timeline import Timeline
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nearest_size
 from ..latents import STREAMS
 from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
@@ -197,7 +197,8 @@ def check_combinations(options: argparse.Namespace) -> None:
     for flag, masks in (("--reference-mask", options.reference_mask), ("--reference-fill", options.reference_fill)):
         if len(masks) > references:
             raise SettingError(
-                f"There are {len(masks)} {flag}, but {references} --reference-video: give a mask only for a reference."
+                f"{flag} was given {counted(len(masks), 'time')}, and --reference-video "
+                f"{counted(references, 'time')}: give a mask only for a reference."
             )
 
 

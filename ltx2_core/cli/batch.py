@@ -9,8 +9,8 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from ..errors import LTX2Error, SettingError
-from ..errors.files import replace_file
+from ..errors import LTX2Error, SettingError, counted
+from ..media.write import whole_or_nothing
 from ..pipeline.stage import Events
 from .cluster import over_workers
 from .lines import PROMPTS, WINDOWS, Job, Line, job_of, lines_of_prompts, read_lines
@@ -37,7 +37,9 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
         if outcome.state == REFUSED:
             bars.say(_reason(outcome, options))
     total, began = len(jobs) + len(outcomes), time.monotonic()
-    bars.say(f"{total} clips: {len(jobs)} to make, {sum(each.state == KEPT for each in outcomes)} there already.")
+    bars.say(
+        f"{counted(total, 'clip')}: {len(jobs)} to make, {sum(each.state == KEPT for each in outcomes)} there already."
+    )
     left = {job.files: Outcome(job.number, job.files, LEFT, reason="stopped") for job in jobs}
     try:
         for outcome in _outcomes(options, jobs, maker, folder, bars.say):
@@ -50,7 +52,10 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
         _write_report(folder, outcomes)
     missing = sum(each.state not in (MADE, KEPT) for each in outcomes)
     if missing:
-        raise LTX2Error(f"{missing} of {total} clips are missing; {folder / REPORT} says why.")
+        raise LTX2Error(
+            f"{missing} of {counted(total, 'clip')} {'is' if missing == 1 else 'are'} missing; {folder / REPORT} "
+            "says why."
+        )
     for name in (PROMPTS, WINDOWS):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -121,7 +126,7 @@ def _tell(outcome: Outcome, options: argparse.Namespace, bars: Bars) -> None:
 
 def _say_progress(bars: Bars, done: int, total: int, seconds: float) -> None:
     rest = seconds / done * (total - done)
-    bars.say(f"{done} of {total} clips" + (f", {rest:.0f} s left" if rest else ""))
+    bars.say(f"{done} of {counted(total, 'clip')}" + (f", {rest:.0f} s left" if rest else ""))
 
 
 def _write_report(folder: Path, outcomes: list[Outcome]) -> None:
@@ -129,7 +134,5 @@ def _write_report(folder: Path, outcomes: list[Outcome]) -> None:
     states = [outcome.state for outcome in outcomes]
     report = {state: states.count(state) for state in (MADE, KEPT, FAILED, REFUSED, LEFT)}
     content = json.dumps({**report, "clips": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{REPORT}"
-    unfinished.write_bytes(content.encode(errors="replace"))
-    replace_file(unfinished, folder / REPORT)
+    with whole_or_nothing(folder / REPORT) as unfinished:
+        unfinished.write_bytes(content.encode(errors="replace"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import LTX2Error, SettingError
+from ..errors import LTX2Error, SettingError, counted
 from .lines import Job
 from .maker import Maker, Outcome
 
@@ -42,7 +42,7 @@ def over_workers(
     ray = _started(address, workers)
     try:
         make_worker, count = _workers(ray, prompts, workers, len(jobs))
-        say(f"{count} workers.")
+        say(f"{counted(count, 'worker')}.")
         work = _Work(ray, jobs, make_worker, say)
         for _ in range(count):
             work.begin_worker()

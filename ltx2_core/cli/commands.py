@@ -17,6 +17,7 @@ from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
 from ..media import check_target
 from ..media.notes import marked
+from ..media.write import check_name, check_place
 from ..memory.machine import GIB, free_ram, machine_named, pinnable
 from ..memory.placement import Room
 from ..memory.ram import ram
@@ -40,7 +41,7 @@ from .batch import make_batch
 from .clips import batch_size_of, models_of, numbered, tags_of, write_clips
 from .compare import run_compare
 from .convert import run_convert, run_lora
-from .files import digest_of
+from .files import check_not_read, digest_of
 from .flags import given
 from .inspect import for_each, inspect
 from .lines import generate_command
@@ -62,6 +63,7 @@ def run_generate(options: argparse.Namespace) -> None:
     for target in targets if leads else ():
         check_target(target)
     kept, digest = kept_target(options), digest_of(options.values, generate_command())
+    check_not_read([*targets, *([kept] if kept else [])], options.values, generate_command())
     models = models_of(options)
     with Bars() as bars:
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
@@ -105,11 +107,13 @@ def kept_target(options: argparse.Namespace) -> Path | None:
         raise SettingError(f"{options.latent.name} is kept already: leave --save-latent out.")
     if options.save_latent.suffix.lower() != ".safetensors":
         raise SettingError(f"--save-latent is {options.save_latent.name}; latents are kept as .safetensors files.")
-    return _free(options.save_latent, 1, options.overwrite)[0]
+    (target,) = _free(options.save_latent, 1, options.overwrite)
+    check_place(target)
+    return target
 
 
 def _free(output: Path, count: int, overwrite: bool) -> list[Path]:
-    targets = numbered(output, count)
+    targets = numbered(check_name(output), count)
     if overwrite or not any(map(_is_taken, targets)):
         return targets
     others = (output.with_name(f"{output.stem}_{number}{output.suffix}") for number in itertools.count(2))

@@ -5,7 +5,8 @@ import argparse
 from ..conditioning.compare import Comparison, rate_of
 from ..conditioning.sources import AudioSource, VideoSource
 from ..errors import MediaError, TargetExistsError, plain_text
-from ..media import probe, write_clip
+from ..media import check_target, probe, write_clip
+from ..media.write import check_not_given
 from .flags import given
 
 
@@ -19,7 +20,9 @@ def run_compare(options: argparse.Namespace) -> None:
     if options.target.is_file() and not options.overwrite:
         raise TargetExistsError(f"{options.target} is there already: choose another name, or give --overwrite.")
     comparison, files = Comparison(**given(options, Comparison)), (options.first, options.second)
+    check_target(options.target)
     first, second = map(VideoSource, files)
+    check_not_given(options.target, files)
     if (fps := rate_of(first)) is None:
         raise MediaError(f"{options.first} has no pictures that move: choose a video.")
     sound = comparison.heard(*(AudioSource.of(file) if probe(file).has_audio else None for file in files))

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from ..checkpoint.convert import Conversion, Layer, convert
-from ..errors import plain_text
+from ..errors import counted, plain_text
 from ..lora.shrink import Shrinking, ShrunkLayer, shrink_lora
 from .inspect import shown_size
 
@@ -39,7 +39,7 @@ def _line(layer: Layer) -> str:
 def _summary(done: Conversion, target: str) -> str:
     """Sizes, how far matrices are off, and which of them most."""
     before, after = (shown_size([nbytes]) for nbytes in done.nbytes)
-    lines = [f"{target}: {after}, it was {before}; {done.changed:,} tensors were changed."]
+    lines = [f"{target}: {after}, it was {before}; {counted(done.changed, 'tensor')} changed."]
     if done.layers:
         ordered = sorted(done.layers, key=lambda layer: layer.error, reverse=True)
         lines.append(f"Weights are off by {ordered[len(ordered) // 2].error:.3%} (median). The worst:")

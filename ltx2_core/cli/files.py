@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import file_stamp
+from ..media.write import check_not_given
 from .flags import Command
 from .syntax import read_timeline
 from .values import Value, lasting
@@ -31,6 +32,13 @@ def digest_of(values: Mapping[str, Value], command: Command) -> str:
     made = lasting(values)
     content = {name: _content(Path(name)) for name in dict.fromkeys(_named(made, command))}
     return hashlib.sha256(json.dumps([made, content] if content else made).encode()).hexdigest()
+
+
+def check_not_read(targets: Iterable[Path], values: Mapping[str, Value], command: Command) -> None:
+    """Raise TargetExistsError if one of ``targets`` is a file that settings name; arguments as for ``digest_of``."""
+    named = [*_named(lasting(values), command)]
+    for target in targets:
+        check_not_given(target, named)
 
 
 def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:

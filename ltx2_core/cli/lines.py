@@ -9,15 +9,16 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from ..errors import LTX2Error, SettingError
-from ..errors.foreign import kind_of
-from ..media import check_target, clear_unfinished, open_local, read_tags
+from ..errors import LTX2Error, SettingError, counted
+from ..errors.foreign import kind_of, unique_names
+from ..media import check_target, clear_unfinished, read_tags
 from ..media.notes import DIGEST_TAG
 from ..settings import names_of, read_prompts
 from .clips import batch_size_of, numbered
-from .files import digest_of
+from .files import check_not_read, digest_of
 from .flags import Command
 from .parser import build_parser, parse
+from .syntax import read_text
 from .values import Values, checked_values, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
@@ -99,14 +100,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         SettingError: the file is something else, or there is no line in it.
         LTX2Error: it cannot be read.
     """
-    with open_local(path) as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise SettingError(f"{path.name} has more than {LARGEST:,} bytes: make several files of it.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SettingError(f"{path.name} is no text in UTF-8: save it so.") from None
+    text = read_text(path, "make several files of it", LARGEST)
     if path.suffix.lower() == ".txt":
         yield from _prompts(text, path.name)
         return
@@ -137,7 +131,7 @@ def _prompts(text: str, name: str) -> list[Line]:
 
 def _json_lines(text: str, name: str) -> Iterator[tuple[int, Raw]]:
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+        if line.strip() and not line.lstrip().startswith("#"):
             yield number, _parsed(line)
 
 
@@ -145,7 +139,7 @@ def _parsed(line: str) -> Raw:
     if len(line) > LONGEST:
         return SettingError(f"it has more than {LONGEST:,} characters.")
     try:
-        found = json.loads(line)
+        found = json.loads(line, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         return SettingError(f'it is no JSON ({error}); write a line such as {{"prompt": "a red ball"}}.')
     if not isinstance(found, dict):
@@ -154,7 +148,7 @@ def _parsed(line: str) -> Raw:
 
 
 def _table(text: str, name: str) -> Iterator[tuple[int, Raw]]:
-    rows = csv.reader(text.splitlines(keepends=True))
+    rows = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(text))
     try:
         names = next(rows, [])
         unknown = dict.fromkeys(names, "")
@@ -166,9 +160,15 @@ def _table(text: str, name: str) -> Iterator[tuple[int, Raw]]:
         raise SettingError(f"{name} is no table with commas between its cells ({error}).") from None
 
 
+def _delimiter(text: str) -> str:
+    """What stands between the names: spreadsheets write ; where numbers have commas, and some a tab."""
+    names = text.partition("\n")[0]
+    return next((sign for sign in ",;\t" if sign in names), ",")
+
+
 def _row(names: list[str], row: list[str]) -> Raw:
     if len(row) > len(names):
-        return SettingError(f"it has {len(row)} cells, and the first line {len(names)} names.")
+        return SettingError(f"it has {counted(len(row), 'cell')}, and the first line {counted(len(names), 'name')}.")
     found: dict[str, Any] = {}
     for name, cell in zip(names, row):
         if cell.strip():
@@ -205,6 +205,7 @@ def job_of(line: Line, usual: Values, folder: Path, seed: int | None = None) -> 
     for target in targets:
         if not target.is_dir():
             check_target(target)
+    check_not_read(targets, options.values, generate_command())
     return Job(line.number, options.values, tuple(targets), digest_of(options.values, generate_command()))
 
 

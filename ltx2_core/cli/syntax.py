@@ -348,7 +348,7 @@ def read_segments(path: Path) -> list[Segment]:
         MissingFileError: there is no such file.
     """
     found = []
-    for count, line in enumerate(_read_text(path, "write seconds and a prompt in each line").splitlines(), 1):
+    for count, line in enumerate(read_text(path, "write seconds and a prompt in each line").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         time, *prompt = line.split(maxsplit=1)
@@ -367,24 +367,35 @@ def read_segments(path: Path) -> list[Segment]:
 
 def read_timeline(path: Path) -> Timeline:
     """Read a timeline; MissingFileError without such a file, SettingError for what is none."""
-    return Timeline.parse(_read_text(path, "write JSON as LTX-2 Timeline does"))
+    return Timeline.parse(read_text(path, "write JSON as LTX-2 Timeline does"))
 
 
 def read_tracks(path: Path, **size: int) -> MotionTracks:
     """Read a file of motion tracks; arguments and errors as MotionTracks, and it may be missing."""
-    return MotionTracks(_read_text(path, "write JSON with fewer points"), **size)
+    return MotionTracks(read_text(path, "write JSON with fewer points"), **size)
 
 
-def _read_text(path: Path, hint: str) -> str:
+def read_text(path: Path, hint: str, longest: int = LONGEST_SCRIPT) -> str:
+    """Read what people wrote, as editors and shells keep it: in UTF-8 or UTF-16, else in cp1252 (Western Windows).
+
+    Args:
+        path: of the file, which begins with ASCII if it is UTF-16 without a mark of that.
+        hint: what to do, if it has more bytes than ``longest``.
+        longest: that are read.
+
+    Raises:
+        LTX2Error: it is too long, no text, or cannot be read.
+    """
     with open_local(path) as file:
-        content = file.read(LONGEST_SCRIPT + 1)
-    if len(content) > LONGEST_SCRIPT:
-        raise SettingError(f"{path.name} has more than {LONGEST_SCRIPT:,} bytes; {hint}.")
-    return _decoded(content)
+        content = file.read(longest + 1)
+    if len(content) > longest:
+        raise SettingError(f"{path.name} has more than {longest:,} bytes; {hint}.")
+    if "\0" in (text := _decoded(content)):
+        raise SettingError(f"{path.name} is no text: choose another file, or save it as text in UTF-8.")
+    return text
 
 
 def _decoded(content: bytes) -> str:
-    """Text as editors and shells write it; such a file begins with a digit, a space, # or a bracket, all ASCII."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
     if b"\0" in content[:2]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..errors.stopping import check_stop
-from ..fields import Whole
+from ..fields import Checked, Whole
 from .conditions import Condition, ReferenceVideo
 
 LEVELS = 7  # of the pyramid, as far as the picture is large enough
@@ -23,7 +23,7 @@ _TAPS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 @dataclass(frozen=True)
-class Blending:
+class Blending(Checked):
     """How what was made anew passes into what was kept."""
 
     radius: Annotated[

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import geometry
 from ..errors import SettingError
-from ..fields import Choice, Number
+from ..fields import Checked, Choice, Number
 from ..geometry import TIME_SCALE, ClipShape
 from ..media.light import Space
 from ..media.read import MOST_FRAMES
@@ -97,7 +97,7 @@ class ReferenceSheet(ReferenceVideo):
 
 
 @dataclass(frozen=True, eq=False)
-class Character:
+class Character(Checked):
     """Who is seen and heard.
 
     Attributes:
@@ -118,6 +118,7 @@ class Character:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no picture, and for a way that there is nothing for."""
+        super().__post_init__()
         if self.pictures is not None:
             check_values("The pictures of the character", self.pictures, PIXELS)
         if self.pictures is None and self.voice is None:

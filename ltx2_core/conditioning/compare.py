@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..fields import Choice, Number, check_settings
+from ..fields import Checked, Choice, Number, check_settings
 from ..media import probe
 from .sources import AudioSource, Numbered, VideoSource
 
@@ -20,7 +20,7 @@ LINE = 2  # pixels, white, between the halves of a wiped picture
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Checked):
     """How two clips are shown as one."""
 
     layout: Annotated[
@@ -43,6 +43,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a value outside its limits."""
+        super().__post_init__()
         check_settings(self)
 
     def frames(self, first: VideoSource, second: VideoSource, fps: Fraction) -> Iterator[Tensor]:

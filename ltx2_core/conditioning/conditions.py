@@ -14,8 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingError
-from ..fields import Choice, Instead, Number, Switch, Whole, Words, plain_numbers, settings_of, zero
+from ..errors import SettingError, counted
+from ..fields import (
+    Checked,
+    Choice,
+    Instead,
+    Number,
+    Switch,
+    Whole,
+    Words,
+    plain_numbers,
+    settings_of,
+    short,
+    zero,
+)
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size, segment_length
 from ..latents import STREAMS
 from ..media import compress
@@ -60,8 +72,27 @@ class Condition(Protocol):
 def encode_conditions(
     conditions: Iterable[Condition], shape: ClipShape, streams: Collection[str], encoders: Encoders
 ) -> list[LatentCondition]:
-    """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order."""
+    """Encode all ``conditions`` for a clip of ``shape`` with these ``streams``, in their order.
+
+    Raises SettingError for two pictures at one frame, and as each of them does.
+    """
+    conditions = list(conditions)
+    check_frames(conditions, shape)
     return [encoded for condition in conditions for encoded in condition.encode(shape, streams, encoders)]
+
+
+def check_frames(conditions: Iterable["Condition"], shape: ClipShape) -> None:
+    """Raise SettingError if two pictures are given at one frame of a clip of ``shape``, put in or beside it."""
+    seen = set[tuple[int, bool]]()
+    for each in conditions:
+        if isinstance(each, Picture):
+            frame = each.frame + shape.frames if each.frame < 0 else each.frame
+            if (frame, each.append) in seen:
+                raise SettingError(
+                    f"Two pictures are given at frame {frame}, where a clip shows one: leave one out, or choose "
+                    "another frame for it."
+                )
+            seen.add((frame, each.append))
 
 
 def of_second_stage(
@@ -97,7 +128,7 @@ def remakes_sound(conditions: Iterable["Condition"]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(Checked):
     """A picture, or several as a short video, that the clip shows at a frame.
 
     With a ``space`` its numbers are light, and it is never compressed.
@@ -132,6 +163,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no picture."""
+        super().__post_init__()
         check_values("The given picture", self.image, PIXELS if self.space is None else None)
 
     @property
@@ -173,8 +205,9 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
     firm = _read_numbers("strengths", strengths, float)
     if len(places) != count or len(firm) not in (1, count):
         raise SettingError(
-            f"There are {count} pictures, {len(places)} frames and {len(firm)} strengths: write one frame for each "
-            "picture, and one strength for each or for all."
+            f"{counted(count, 'picture')} came with {counted(len(places), 'frame')} and "
+            f"{counted(len(firm), 'strength')}: write one frame for each picture, "
+            "and one strength for each or for all."
         )
     for name, values in (("frame", places), ("strength", firm)):
         for value in values:
@@ -190,7 +223,7 @@ def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[f
 
 
 @dataclass(frozen=True)
-class GeneratedKeyframes:
+class GeneratedKeyframes(Checked):
     """Single frames that are generated beside the clip, and draw it towards them."""
 
     count: Annotated[
@@ -208,6 +241,7 @@ class GeneratedKeyframes:
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames that are no numbers."""
+        super().__post_init__()
         _read_numbers("frames", self.frames, int)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
@@ -225,14 +259,15 @@ class GeneratedKeyframes:
             return tuple(range(step := segment_length(length), length, step)) or (length - 1,)
         if length < self.count + 2:
             raise SettingError(
-                f"{self.count} keyframes do not fit between the first and the last of {length} frames: generate at "
-                f"most {max(0, length - 2)}, or make the clip longer."
+                f"There is no room for {counted(self.count, 'keyframe')} between the first and the last of "
+                f"{counted(length, 'frame')}: generate at most "
+                f"{max(0, length - 2)}, or make the clip longer."
             )
         return tuple(torch.linspace(0, length - 1, self.count + 2).round().long().tolist()[1:-1])  # as officially
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceVideo:
+class ReferenceVideo(Checked):
     """A video that an IC-LoRA follows, as far as it lasts.
 
     ``mask`` (1 or F, H, W) in 0..1, of the reference's own frames or at the rate of the clip, multiplies ``attention``.
@@ -294,6 +329,7 @@ class ReferenceVideo:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask, and for a part of light that is to be filled."""
+        super().__post_init__()
         for mask in (self.mask, self.fill):
             if mask is not None:
                 check_values("The mask of the reference", mask, WEIGHTS)
@@ -385,7 +421,7 @@ class ReferenceVideo:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceAudio:
+class ReferenceAudio(Checked):
     """A sound from before the clip, whose voice a LoRA takes over."""
 
     audio: AudioSource
@@ -405,7 +441,7 @@ class ReferenceAudio:
 
 
 @dataclass(frozen=True, eq=False)
-class KeepAudio:
+class KeepAudio(Checked):
     """The sound of the clip, for which a picture is made; the finished clip carries it as it is."""
 
     audio: AudioSource
@@ -470,7 +506,7 @@ class InitClip:
 
 
 @dataclass(frozen=True)
-class RetakeRange:
+class RetakeRange(Checked):
     """Make a time range anew in some of the streams; the others stay as they are.
 
     ``among`` names the streams that the old clip had; one that it had not is made as a whole.
@@ -492,9 +528,11 @@ class RetakeRange:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a range that does not end after its beginning."""
+        super().__post_init__()
         if not self.start < self.end:
             raise SettingError(
-                f"The range to retake goes from {self.start:g} s to {self.end:g} s; it must end after its beginning."
+                f"The range to retake goes from {short(self.start)} s to {short(self.end)} s; it must end after its "
+                "beginning."
             )
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
@@ -519,7 +557,7 @@ class RetakeRanges:
 
 
 @dataclass(frozen=True, eq=False)
-class InpaintMask:
+class InpaintMask(Checked):
     """Make anew what a mask (1 or F, H, W) in 0..1 covers, and the sound only if asked to.
 
     The mask is resized and cropped as pictures are.
@@ -535,6 +573,7 @@ class InpaintMask:
 
     def __post_init__(self) -> None:
         """Raise SettingError for numbers that are no mask."""
+        super().__post_init__()
         check_values("The mask", self.mask, WEIGHTS)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .. import geometry
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from .state import State, tokens
 
 
@@ -35,8 +35,8 @@ class Keyframe:
         frame = self.frame + frames if self.frame < 0 else self.frame
         if not 0 <= frame < frames:
             raise SettingError(
-                f"A picture is given at frame {self.frame}, but the clip has {frames} frames: choose one from "
-                f"{-frames} to {frames - 1}."
+                f"A picture is given at frame {self.frame}, but the clip has {counted(frames, 'frame')}: choose one "
+                f"from {-frames} to {frames - 1}."
             )
         if [self.latent.shape[1], *self.latent.shape[3:]] != [channels, *size]:
             raise SettingError(

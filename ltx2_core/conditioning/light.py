@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Choice, Number, OutputName, Switch
+from ..fields import Checked, Choice, Number, OutputName, Switch
 from ..geometry import exact_fps
 from ..media import write_clip
 from ..media.exr import ExrFrames
@@ -29,7 +29,7 @@ MODEL_SPACES = {"acescct": ACESCCT, "logc3": LOGC3, "true": LOGC3}
 
 
 @dataclass(frozen=True)
-class LightSource:
+class LightSource(Checked):
     """Light that is read from an .exr file, or from a folder of them."""
 
     space: Annotated[
@@ -50,7 +50,7 @@ class LightSource:
 
 
 @dataclass(frozen=True)
-class GivenLight:
+class GivenLight(Checked):
     """What the numbers of given pictures mean."""
 
     space: Annotated[
@@ -67,7 +67,7 @@ class GivenLight:
 
 
 @dataclass(frozen=True)
-class LightDecoding:
+class LightDecoding(Checked):
     """Whether frames are decoded as light."""
 
     hdr: Annotated[

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import Finding, MediaError, SettingError
+from ..errors import Finding, MediaError, SettingError, counted
 from ..errors.stopping import check_stop
-from ..fields import Number, zero
+from ..fields import Checked, Number, zero
 from ..geometry import TIME_SCALE, ClipShape, floor_frames
 from ..media import mix_down, probe, read_audio, read_video
 from ..media.exr import ExrFrames
@@ -68,7 +68,7 @@ class Encoders(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class VideoSource:
+class VideoSource(Checked):
     """Consecutive frames: a tensor (F, H, W, 3) in 0..1, a video file, light in EXR files, or tracks to be drawn.
 
     A file is read piece by piece, at the frame rate of the clip. All others may have a rate of their own, ``fps``;
@@ -85,6 +85,7 @@ class VideoSource:
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames whose numbers are no pictures."""
+        super().__post_init__()
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS if self.light is None else None)
 
@@ -213,7 +214,7 @@ class AudioSource:
 
 
 @dataclass(frozen=True)
-class SoundPart:
+class SoundPart(Checked):
     """Which part of a sound is taken."""
 
     start: Annotated[
@@ -243,7 +244,8 @@ def check_length(video: VideoSource, shape: ClipShape) -> None:
     """
     available = video.count(shape.fps)
     if available <= shape.frames - TIME_SCALE:
+        possible = counted(max(1, floor_frames(available)), "frame")
         raise SettingError(
-            f"The given video has {available} frames at {float(shape.fps):g} fps, the clip {shape.frames}: make the "
-            f"clip {max(1, floor_frames(available))} frames long, or give a longer video."
+            f"The given video has {counted(available, 'frame')} at {float(shape.fps):g} fps, the clip {shape.frames}: "
+            f"make the clip {possible} long, or give a longer video."
         )

@@ -19,8 +19,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from ..errors import SettingError
-from ..fields import Choice, Number, Setting, did_you_mean, settings_of
+from ..errors import SettingError, counted
+from ..fields import Checked, Choice, Number, Setting, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..latents import STREAMS
 from ..media import probe, read_picture
@@ -46,7 +46,7 @@ Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
-class PromptAt:
+class PromptAt(Checked):
     """What is seen and heard from a second on."""
 
     text: str
@@ -54,7 +54,7 @@ class PromptAt:
 
 
 @dataclass(frozen=True)
-class PictureAt:
+class PictureAt(Checked):
     """A picture that the clip shows at a second."""
 
     file: str
@@ -63,7 +63,7 @@ class PictureAt:
 
 
 @dataclass(frozen=True)
-class Sound:
+class Sound(Checked):
     """The sound of the clip, taken from its second ``start`` on."""
 
     file: str
@@ -72,7 +72,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Checked):
     """A video that an IC-LoRA follows, or a voice that a LoRA takes over."""
 
     file: str
@@ -80,7 +80,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class CharacterAt:
+class CharacterAt(Checked):
     """Somebody who is seen or heard from the beginning to the end, whatever prompt counts."""
 
     file: str
@@ -90,7 +90,7 @@ class CharacterAt:
 
 
 @dataclass(frozen=True)
-class RetakeAt:
+class RetakeAt(Checked):
     """A range that is made anew."""
 
     start: Second
@@ -101,7 +101,7 @@ class RetakeAt:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class Timeline(Checked):
     """A clip as one strip of time; ``parse`` makes one of JSON."""
 
     seconds: Annotated[float, Number(0.1, 3600, 0.1, unit="s"), "How long the clip is."] = 5.0
@@ -136,6 +136,7 @@ class Timeline:
 
     def __post_init__(self) -> None:
         """Raise SettingError for more than one sound, and for what begins after the end of the clip."""
+        super().__post_init__()
         if len(self.sounds) > 1:
             raise SettingError(f"The timeline has {len(self.sounds)} sounds; a clip keeps one: leave the others out.")
         for lane in (self.prompts, self.pictures):
@@ -154,8 +155,10 @@ class Timeline:
     def describe(self) -> str:
         """Say how long the clip is, and what lies on the strip."""
         counts = {name: len(getattr(self, name)) for name in LANES}
-        lanes = (f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items() if count)
-        return f"{self.frames} frames, {self.frames / self.fps:.2f} s at {self.fps:g} fps: {', '.join(lanes)}"
+        lanes = (counted(count, name.removesuffix("s")) for name, count in counts.items() if count)
+        return (
+            f"{counted(self.frames, 'frame')}, {self.frames / self.fps:.2f} s at {self.fps:g} fps: {', '.join(lanes)}"
+        )
 
     @property
     def script(self) -> tuple[PromptAt, ...]:

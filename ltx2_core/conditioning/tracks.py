@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Whole, Words, check_number, check_settings
+from ..fields import Checked, Whole, Words, check_number, check_settings
 
 LONGEST = 1_000_000  # letters of tracks
 FARTHEST = 100_000  # pixels from the corner of the picture
@@ -33,7 +33,7 @@ Track = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class MotionTracks:
+class MotionTracks(Checked):
     """The frames that show ``tracks``, each of points (x, y) in pixels of a picture of ``width`` x ``height``.
 
     They are JSON, in the form that the head of this file shows. A track with fewer points than ``frames`` is a curve
@@ -65,6 +65,7 @@ class MotionTracks:
     paths: tuple[Track, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_settings(self)
         short, long = sorted(self.size)
         if long > NARROWEST * short:

@@ -148,6 +148,11 @@ _PAGE = (
 )  # fmt: skip
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many there are of a thing, whose plural ends in s, such as "1 picture" or "1,200 pictures"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def plain_text(text: str) -> str:
     """Return ``text`` as it can be shown and sent anywhere: nothing invisible in it, and no name without an end."""
     lines = [_shortened(line, LONGEST_LINE) for line in text.split("\n", MOST_LINES)[:MOST_LINES]]

@@ -16,6 +16,7 @@ _LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, w
 _WAYS_OUT = {
     errno.ENOSPC: "Make room there, or choose another folder.",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "Choose another name."),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), "Choose another name, short and without : or ?."),
 }
 

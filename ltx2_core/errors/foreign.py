@@ -40,7 +40,7 @@ def parse_json(
             f"{title} has {len(content):,} bytes, at most {largest:,} were expected; download it again."
         )
     try:
-        found = json.loads(content, object_pairs_hook=_unique if unique else None)
+        found = json.loads(content, object_pairs_hook=unique_names if unique else None)
     except RecursionError:
         raise _too_deep(title) from None
     except ValueError as error:
@@ -48,6 +48,16 @@ def parse_json(
     if not isinstance(found, dict):
         raise CheckpointError(f"{title} is {kind_of(found)}, an object was expected; download it again.")
     _check_depth(found, title)
+    return found
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these ``pairs``, as a hook of ``json``; ValueError for a name that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)} comes twice")
     return found
 
 
@@ -173,15 +183,6 @@ class Fields:
 
 
 _TAKE = "take the original file, or restore its config."
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shown(twice)} comes twice")
-    return found
 
 
 def _too_deep(title: str) -> CheckpointError:

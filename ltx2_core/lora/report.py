@@ -12,7 +12,7 @@ from ..checkpoint.models import Models
 from ..checkpoint.text_encoder import TextEncoderFiles
 from ..checkpoint.unfilled import unfilled
 from ..checkpoint.versions import VERSIONS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, counted
 from .names import STREAMS, TABLES, stream_of
 from .parse import Lora
 from .shrunk import Shrunk
@@ -121,11 +121,16 @@ def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
 def _nothing(lora: Lora) -> str:
     """What to say of layers that change nothing; empty without any."""
     count = sum(delta.is_nothing for _, _, delta in lora.layers)
-    return f"{count:,} of {len(lora.layers):,} layers change nothing: their alpha or their rank is 0" if count else ""
+    return (
+        f"an alpha or a rank of 0 leaves {count:,} of {counted(len(lora.layers), 'layer')} without effect"
+        if count
+        else ""
+    )
 
 
 def _text_half(lora: Lora) -> str:
-    return f"{lora.text_layers:,} layers are for Gemma, dropped here: LTX-2 Load Gemma takes them (--text-encoder-lora)"
+    layers = counted(lora.text_layers, "layer")
+    return f"{layers} for Gemma, dropped here: LTX-2 Load Gemma takes them (--text-encoder-lora)"
 
 
 def compare_with_release(lora: Lora, version: str) -> Report:
@@ -191,7 +196,7 @@ def _heading(report: Report) -> str:
     rank = "" if not ranks else f" of rank {ranks[0]}" + f" to {ranks[-1]}" * (len(ranks) > 1)
     kinds = " and ".join(sorted({delta.kind for _, _, delta in lora.layers})) or "LoRA"
     made = f", made for {' or '.join(report.made_for)}" if report.made_for else ""
-    return f"{lora.path.name}: {kinds}{rank}, {len(lora.layers):,} layers{made}"
+    return f"{lora.path.name}: {kinds}{rank}, {counted(len(lora.layers), 'layer')}{made}"
 
 
 def _reference(lora: Lora) -> str:

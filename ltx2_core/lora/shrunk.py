@@ -9,7 +9,7 @@ from typing import Annotated
 from ..checkpoint.kept_files import open_kept
 from ..errors import CheckpointError
 from ..errors.foreign import Fields, parse_json
-from ..fields import Number, settings_of
+from ..fields import Checked, Number, settings_of
 from .parse import Lora, open_lora
 from .shrink import SHRUNK, low_rank_layers, shrink_lora
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Shrink:
+class Shrink(Checked):
     """How small a LoRA becomes when it is opened."""
 
     energy: Annotated[

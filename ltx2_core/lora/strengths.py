@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Words
+from ..fields import Checked, Choice, Number, Words
 from .names import block_of, stream_of
 
 StrengthFunction = Callable[[float], float]  # a factor for a moment of a run: a sigma, or the number of a step
@@ -16,7 +16,7 @@ _LOOK = Number(-10, 10, 0.05, 0.001)
 
 
 @dataclass(frozen=True)
-class Strengths:
+class Strengths(Checked):
     """How strongly a LoRA acts; 0 is without it, negative strengths do the opposite.
 
     A layer gets ``strength`` times that of its stream. ``text`` is for the projection and the connectors of the text.
@@ -65,6 +65,7 @@ class Strengths:
 
         Raises SettingError for what is no number of a block, and for a schedule that cannot be called.
         """
+        super().__post_init__()
         if self.blocks is not None:
             if odd := [each for each in self.blocks if not isinstance(each, Integral) or each < 0]:
                 raise SettingError(f"blocks hold {odd[0]!r}; give numbers of blocks from 0 on, such as range(24).")

@@ -30,7 +30,7 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
         MediaError: it is a folder, a pipe or a device.
         UnreadableFileError: it may not be read.
     """
-    name = Path(path).name
+    name = Path(path).name or os.fspath(path)
     try:
         kind = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:

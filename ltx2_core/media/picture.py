@@ -1,5 +1,6 @@
 """Single pictures out of files."""
 
+import logging
 from contextlib import suppress
 from io import BytesIO
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from ..errors import LTX2Error, MediaError
 from .local import Source, name_of, open_source
 from .read import read_wide_picture
+
+_log = logging.getLogger(__name__)
 
 # Of Pillow: none that runs another program, as EPS does.
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
@@ -42,6 +45,8 @@ def read_picture(source: Source) -> Tensor:
     """
     try:
         with open_source(source) as file, Image.open(file, formats=_kinds()) as image:
+            if getattr(image, "is_animated", False):
+                _log.warning("%s has several pictures, of which the first is read.", name_of(source))
             place = file.tell()
             tagged = image.format in TAGGED and "icc_profile" not in image.info
             if tagged and (wide := read_wide_picture(source)) is not None:

@@ -216,8 +216,10 @@ def _opened(source: Source) -> Iterator[InputContainer]:
     except LTX2Error:
         raise
     except (av.FFmpegError, OSError) as error:  # the system's own for a place that a damaged file names
+        name = name_of(source)
+        way_out = " WebP that moves is read once it is saved as GIF or MP4." if name.lower().endswith(".webp") else ""
         raise MediaError(
-            f"{name_of(source)} cannot be read as video or sound: it is of another kind, damaged or cut off."
+            f"{name} cannot be read as video or sound: it is of another kind, damaged or cut off.{way_out}"
         ) from error
 
 
@@ -253,8 +255,9 @@ def _rate(video: VideoStream) -> Fraction:
 def _seconds(container: InputContainer, stream: Stream) -> Fraction | None:
     if stream.duration is not None:
         return _time(stream, stream.duration)
-    if container.duration is None:
-        return None
+    if container.duration is None:  # of what was written while it was sent, or of a picture that moves
+        container.seek(0)
+        return _end(container, stream)
     said = Fraction(container.duration, av.time_base)
     return _measured(container, stream, said) if container.format.name in INDEXED else said
 
@@ -262,11 +265,14 @@ def _seconds(container: InputContainer, stream: Stream) -> Fraction | None:
 def _measured(container: InputContainer, stream: Stream, said: Fraction) -> Fraction:
     """The length of one stream of Matroska, which only says when the last one ends, counted from 0 on."""
     container.seek(floor(said / _time(stream, 1)), stream=stream)
+    measured = _end(container, stream)
+    return said if measured is None or abs(said - measured) < ALMOST else measured
+
+
+def _end(container: InputContainer, stream: Stream) -> Fraction | None:
+    """How long after its beginning a stream ends, by its packets from here on; None if they have no times."""
     last = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
-    if not last:
-        return said
-    measured = _time(stream, max(last) - (stream.start_time or 0))
-    return said if abs(said - measured) < ALMOST else measured
+    return _time(stream, max(last) - (stream.start_time or 0)) if last else None
 
 
 def _time(stream: Stream, ticks: int | None) -> Fraction:

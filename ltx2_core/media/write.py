@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -166,11 +167,25 @@ def _evened(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
 def check_target(path: str | os.PathLike) -> None:
     """Refuse, before any work is done, a ``path`` that ``write_clip`` could not write to.
 
-    Raises SettingError for an unknown kind of file, an address and a name that no file can have, and TargetExistsError
-    for a folder that has something in it.
+    Raises SettingError for an unknown kind of file, an address and a name that no file can have, UnreadableFileError
+    for a place where nothing can be written, and TargetExistsError for a folder that has something in it.
     """
+    path = check_name(path)
+    if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
+        raise SettingError(
+            f"{path.name}: files of the kind {path.suffix} are not written here. "
+            "Use .mp4, .wav or .flac, or a name without a suffix for a folder of PNG pictures."
+        )
+    _refuse_a_full(path)
+    check_place(path)
+
+
+def check_name(path: str | os.PathLike) -> Path:
+    """Return ``path``, of what can be written; SettingError for an address, and a name that no file can have."""
     check_no_address(path)
     path = Path(path)
+    if path.name in ("", ".."):
+        raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
     try:
         path.exists()
     except OSError as error:  # of a name that is too long
@@ -178,12 +193,27 @@ def check_target(path: str | os.PathLike) -> None:
         raise SettingError(
             f"{path.name[:50]} is no name that can be written ({reason}): choose another one."
         ) from error
-    if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
-        raise SettingError(
-            f"{path.name}: files of the kind {path.suffix} are not written here. "
-            "Use .mp4, .wav or .flac, or a name without a suffix for a folder of PNG pictures."
-        )
-    _refuse_a_full(path)
+    return path
+
+
+def check_place(path: Path) -> None:
+    """Raise UnreadableFileError if it is sure that nothing can be written at ``path``, a folder if it has no suffix."""
+    place = next(each for each in path.absolute().parents if each.exists())
+    refused = 0
+    if path.exists() and path.is_dir() != (not path.suffix):
+        refused = errno.EISDIR if path.is_dir() else errno.EEXIST
+    elif not place.is_dir():
+        refused = errno.ENOTDIR
+    elif not os.access(place, os.W_OK):
+        refused = errno.EACCES
+    if refused:
+        raise not_written(path, OSError(refused, os.strerror(refused)))
+
+
+def check_not_given(target: Path, files: Iterable[str | os.PathLike]) -> None:
+    """Raise TargetExistsError if ``target`` is one of the ``files`` that are read for it."""
+    if target.exists() and any(os.path.exists(each) and os.path.samefile(target, each) for each in files):
+        raise TargetExistsError(f"{target} is read for this and would be written over: choose another name.")
 
 
 def write_video(

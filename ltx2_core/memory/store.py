@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..errors import OutOfMemoryError, SettingError, is_out_of_memory
+from ..errors import OutOfMemoryError, SettingError, counted, is_out_of_memory
 from ..layers import FeedForward
 from .arrival import AS_STORED, Arrival
 from .link import link_to
@@ -171,7 +171,7 @@ class Store:
             return
         known = set(names_of(self.network).values())
         if unknown := [name for name in (*changes.patches, *changes.beside) if name not in known]:
-            names = f"{unknown[0]} and {len(unknown) - 1} others" if unknown[1:] else unknown[0]
+            names = f"{unknown[0]} and {len(unknown) - 1} more" if unknown[1:] else unknown[0]
             raise SettingError(f"Weights are to be changed that the network does not have: {names}.")
         self._changes = changes
 
@@ -322,7 +322,7 @@ class Store:
             self._drop(unit)
         self.budget = self._resident_bytes + self._ring.nbytes
         freed = sum(unit.kept_bytes for unit in leaving)
-        return f"with {len(leaving)} more {self.unit}s that do not stay, which frees {_gb(freed)}"
+        return f"with {counted(len(leaving), f'more {self.unit}')} that cannot stay, which frees {_gb(freed)}"
 
     @property
     def _resident_bytes(self) -> int:

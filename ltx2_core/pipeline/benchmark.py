@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..disk_cache import write_atomically
-from ..errors import CheckpointError
+from ..errors import CheckpointError, counted
 from ..errors.foreign import parse_json
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
@@ -165,7 +165,7 @@ def verdict(timing: Timing, before: list[Timing]) -> str:
         return "There is nothing to compare with yet: run it again after the next update."
     sentences = [_slower(part, timing, before) for part in timing.seconds]
     slower = [each for each in sentences if each]
-    return "\n".join(slower) or f"As fast as before ({len(before)} earlier runs since {before[0].date})."
+    return "\n".join(slower) or f"As fast as before ({counted(len(before), 'earlier run')} since {before[0].date})."
 
 
 def _slower(part: str, timing: Timing, before: list[Timing]) -> str:

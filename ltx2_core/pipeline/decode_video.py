@@ -134,12 +134,16 @@ class DecodeVideo(Stage):
         """Return the seed that frames depend on; None where the decoder denoises nothing."""
         return self.denoising.decoder_seed if blueprint.network("video_decoder").denoises else None
 
+    def check(self, blueprint: Blueprint) -> None:
+        """Raise SettingError for a latent that is too small for the decoder."""
+        blueprint.network("video_decoder").check(torch.empty(self.batch, VIDEO_CHANNELS, *self.size, device="meta"))
+
     def warning(self, blueprint: Blueprint) -> str:
         """Say if such a latent will be too small to decode, which may be meant if it is enlarged first."""
         if not blueprint.has("video_decoder"):
             return ""
         try:
-            blueprint.network("video_decoder").check(torch.empty(self.batch, VIDEO_CHANNELS, *self.size, device="meta"))
+            self.check(blueprint)
         except SettingError as error:
             return f"This clip cannot be decoded unless it is enlarged first. {error}"
         return ""

@@ -15,7 +15,7 @@ from .. import geometry, latents
 from ..audio_vae import AudioEncoder, encode_waveform
 from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
-from ..conditioning.conditions import Condition, encode_conditions
+from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
 from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
@@ -347,6 +347,7 @@ class ConditionCache:
         Their frames are those of a clip that ``shape`` has so many ``times`` the frame rate of.
         """
         encoded: list[LatentCondition] = []
+        check_frames(conditions, shape)
         with EngineEncoders(engine) as encoders:
             for condition in conditions:
                 key = (id(condition), shape, tuple(streams), times)

@@ -6,7 +6,7 @@ Nothing is loaded.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..memory.placement import Placement, Room, place
 from .blueprint import Blueprint
 from .decode_video import DecodeVideo
@@ -54,7 +54,9 @@ def _coding(
     seconds, share = [each.run for _, each in able], stage.share_of_tiles(blueprint)
     tiles, shares = _tiles(count, [share * each / count for each in seconds])
     after = (1 - share) * seconds[0] + tiles
-    dealt = _dealt([room for room, _ in able], [f"{each} of {count} tiles" if each else "" for each in shares])
+    dealt = _dealt(
+        [room for room, _ in able], [f"{each} of {counted(count, 'tile')}" if each else "" for each in shares]
+    )
     before = f"{after:.2f} s instead of {seconds[0]:.2f} s"
     return [*lines, f"{stage.name} on {len(able)} devices: {before} ({dealt})"]
 

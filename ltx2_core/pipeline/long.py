@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..conditioning import AVState, LatentCondition, State, apply_conditions
 from ..disk_cache import DiskCache, fingerprint
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from ..latents import AVLatent
 from ..sampling.windows import Segment, StreamSpan, Window, Windowing, sample_windows
 from ..text import Contexts, relay_prompts
@@ -48,7 +48,8 @@ class Script:
         for contexts in (*(part for _, part in self.parts), self.negative):
             if contexts is not None and len(contexts.video) not in (1, clips):
                 raise SettingError(
-                    f"{len(contexts.video)} prompts came for {clips} clips: give one for all, or one for each clip."
+                    f"{counted(len(contexts.video), 'prompt')} came for {counted(clips, 'clip')}: give one for all, "
+                    "or one for each clip."
                 )
 
     def check_masks(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint.unfilled import uncollected
-from ..errors import DoesNotFitError
+from ..errors import DoesNotFitError, counted
 from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
@@ -137,7 +137,7 @@ class Plan:
     def _headline(self) -> str:
         if (shape := self.shape) is None:
             return self.title
-        size = f"{shape.width} x {shape.height}, {shape.frames} frames ({float(shape.seconds):.1f} s)"
+        size = f"{shape.width} x {shape.height}, {counted(shape.frames, 'frame')} ({float(shape.seconds):.1f} s)"
         return f"{self.title}: {size}"
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..conditioning import AVState, LatentCondition
-from ..errors import DoesNotFitError
+from ..errors import DoesNotFitError, counted
 from ..geometry import SPACE_SCALE, VIDEO_CHANNELS, pixel_frames
 from ..health import Seams, latent_findings
 from ..latents import AVLatent
@@ -148,7 +148,7 @@ class Refine(Stage):
         assert self.size.video is not None and refined.video is not None
         tiles, size = self.tiles, self.size.video
         frames, height, width = tiles.largest(size)
-        largest = f"{width * SPACE_SCALE} x {height * SPACE_SCALE} pixels and {pixel_frames(frames)} frames"
+        largest = f"{width * SPACE_SCALE} x {height * SPACE_SCALE} pixels and {counted(pixel_frames(frames), 'frame')}"
         if tiles.count == 1:
             return [f"In one piece of {largest}"]
         seams = Seams(*tiles.edges(size), beside=2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..conditioning import LatentCondition
-from ..conditioning.conditions import encode_conditions
+from ..conditioning.conditions import encode_conditions, kept_video
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import VIDEO_CHANNELS, ClipShape
@@ -199,7 +199,10 @@ def _video_decoder(
     if rounds:
         keyframes = tuple(frame for frame in rounds[-1].refine.made_frames if frame < request.made.frames)
     denoising = request.request.decoding
-    return DecodeVideo(request.made.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
+    stage = DecodeVideo(request.made.video_latent, request.request.tiling, denoising=denoising, keyframes=keyframes)
+    if kept_video(request.refine_conditions) is None:
+        stage.check(blueprint)
+    return stage
 
 
 PLANNED_PASSES = ("cond", "negative", "isolated", "perturbed")  # in the order in which people turn them on

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Number, Slider, Switch, Whole, Words, zero
+from ..fields import Checked, Number, Slider, Switch, Whole, Words, zero
 from ..latents import STREAMS
 from ..transformer import UNPERTURBED, Nag, Perturbation
 from .samplers import Sampler
@@ -153,7 +153,7 @@ def _along(x: Tensor, direction: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Checked):
     """The guidance settings of one stream: how strongly it follows its text, the other stream, and itself.
 
     Official convention: a ``scale`` of 1 is neutral; the paper's s_t and s_m are ``text_scale - 1`` and

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..errors import SettingError
+from ..errors import SettingError, counted
 from .guidance import NEUTRAL, AnyGuidance, Guidance, StreamGuidance
 from .schedules import FIXED, SCHEDULES, ltx2
 
@@ -60,7 +60,7 @@ class Recipe:
     def describe(self, kind: str, steps: int) -> str:
         """Say in a few lines what the recipe sets for a model of ``kind`` that takes so many ``steps``."""
         lines = [
-            f"{kind}: {self.schedule}, {steps} steps",
+            f"{kind}: {self.schedule}, {counted(steps, 'step')}",
             f"picture: {self.video.describe()}",
             f"sound: {self.audio.describe()}",
             f"sampler: {self.sampler}",

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import torch
 
-from ..errors import SettingError
-from ..fields import Choice, Number, Whole, Words, plain_numbers
+from ..errors import SettingError, counted
+from ..fields import Checked, Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
 LEAST_STRENGTH = 0.001
@@ -131,7 +131,9 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     They must be at least two, between 1 and 0, and fall with every step.
     """
     if len(sigmas) < 2:
-        raise SettingError(f"The schedule has {len(sigmas)} sigmas; a step needs two, for example [1.0, 0.0].")
+        raise SettingError(
+            f"The schedule has {counted(len(sigmas), 'sigma')}; a step needs two, for example [1.0, 0.0]."
+        )
     if len(sigmas) > MOST_STEPS + 1:
         raise SettingError(f"The schedule has {len(sigmas):,} sigmas; at most {MOST_STEPS:,} steps are taken.")
     for sigma in sigmas:
@@ -188,7 +190,7 @@ CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
+class ScheduleSettings(Checked):
     """The settings of a schedule, for every surface.
 
     ``steps`` and ``schedule`` are None where the recipe of the model decides; without one they are 20 and ltx2.
@@ -237,6 +239,7 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingError for a list that is none, where it counts."""
+        super().__post_init__()
         if self.schedule == CUSTOM:
             custom(self.custom_sigmas)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..conditioning import AVState
 from ..errors import SettingError
-from ..fields import Choice, Whole, zero
+from ..fields import Checked, Choice, Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..transformer import Pass, StreamInput
@@ -109,7 +109,7 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class TileSettings:
+class TileSettings(Checked):
     """The settings of a refinement in tiles, for every surface."""
 
     columns: Annotated[

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..conditioning import Inpaint, LatentCondition, State
 from ..errors import SettingError
-from ..fields import Number, Whole, zero
+from ..fields import Checked, Number, Whole, settings_of, zero
 from ..geometry import AUDIO_RATE, TIME_SCALE, audio_latents, latent_frames, nearest_frames, pixel_frames
 from ..latents import AVLatent
 
@@ -98,7 +98,7 @@ def _span(start: int, stop: int, known: int) -> StreamSpan:
 
 
 @dataclass(frozen=True)
-class Windowing:
+class Windowing(Checked):
     """The settings of a long clip that is made window by window."""
 
     window: Annotated[
@@ -132,6 +132,8 @@ class Windowing:
 
     def __post_init__(self) -> None:
         """Raise SettingError for sizes that are not of whole latents."""
+        super().__post_init__()
+        settings_of(Windowing)["window"].check(self.window)
         _check_window(self.window, self.overlap)
 
     def windows(self, frames: int, fps: Fraction) -> list[Window]:
@@ -140,7 +142,7 @@ class Windowing:
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Checked):
     """A prompt of a long clip, and when it begins."""
 
     start: Annotated[

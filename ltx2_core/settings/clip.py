@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Whole, Words, zero
+from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio
 from ..sampling import Recipe
 from ..sampling.windows import Segment, Windowing
@@ -27,7 +27,7 @@ LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT)
 
 
 @dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Checked):
     """What is to be seen and heard, and what not."""
 
     prompt: Annotated[
@@ -51,7 +51,7 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class Enhancing:
+class Enhancing(Checked):
     """How a language model makes a short prompt longer."""
 
     wording: Annotated[  # a seed, but hosts change what is called so with every run, and writing takes a minute
@@ -78,7 +78,7 @@ def given_negative(negative: str | None, recipe: Recipe) -> str:
 
 
 @dataclass(frozen=True)
-class OwnClipSettings:
+class OwnClipSettings(Checked):
     """Which part of a clip of one's own is taken, and at which size; 0 takes it as it is."""
 
     width: Annotated[
@@ -106,7 +106,7 @@ class OwnClipSettings:
 
 
 @dataclass(frozen=True)
-class ExtendSettings:
+class ExtendSettings(Checked):
     """How a clip is continued."""
 
     seconds: Annotated[
@@ -117,7 +117,7 @@ class ExtendSettings:
 
 
 @dataclass(frozen=True)
-class KeyframeSettings:
+class KeyframeSettings(Checked):
     """Where a batch of pictures is shown, and how firmly."""
 
     frames: Annotated[
@@ -134,7 +134,7 @@ class KeyframeSettings:
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class ClipSettings(Checked):
     """Size, length and frame rate of a clip; None where the recipe of the model decides."""
 
     width: Annotated[
@@ -195,6 +195,7 @@ class ClipSettings:
     def __post_init__(self) -> None:
         """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood."""
         object.__setattr__(self, "fps", exact_fps(self.fps))
+        super().__post_init__()
 
     def automatic(self, has_picture: bool) -> "ClipSettings":
         """Return what auto means where a model is known: as a picture or the model likes it, but for given seconds."""
@@ -293,7 +294,7 @@ def _known(setting: str, recipe: Recipe | None) -> Recipe:
 
 
 @dataclass(frozen=True)
-class LongClip:
+class LongClip(Checked):
     """How a clip is made that is longer than what the model makes at once.
 
     ``segments`` are the prompts that follow that of the request, each with the second at which it begins. ``resume``

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Words, zero
+from ..fields import Checked, Choice, Number, Switch, Words, zero
 from ..quantization import CASTS
 from ..sampling import ATTENTIONS
 
@@ -21,7 +21,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 
 
 @dataclass(frozen=True)
-class Resources:
+class Resources(Checked):
     """Where a run computes, in what, and how much it may take."""
 
     device: Annotated[str | None, Words(), "cuda, cpu or mps, also cuda:1. Not set, the fastest there is."] = None

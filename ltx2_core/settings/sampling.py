@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from ..errors import SettingError
-from ..fields import Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
+from ..errors import SettingError, counted
+from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
     SAMPLERS,
@@ -23,7 +23,7 @@ LEAST_CACHED_STEPS = 20
 
 
 @dataclass(frozen=True)
-class RecipeSettings:
+class RecipeSettings(Checked):
     """Which recipe of the model is followed."""
 
     steps: Annotated[
@@ -50,7 +50,7 @@ class RecipeSettings:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingSettings(Checked):
     """How the noise levels of a schedule are walked."""
 
     seed: Annotated[
@@ -112,6 +112,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingError for steps of which there is none."""
+        super().__post_init__()
         if 0 < self.end_step <= self.start_step:
             raise SettingError(
                 f"start_step is {self.start_step} and end_step {self.end_step}, between which there is no step: end "
@@ -122,13 +123,14 @@ class SamplingSettings:
         """Raise SettingError if steps may be left out of a schedule of so few ``steps``."""
         if self.step_cache and steps < LEAST_CACHED_STEPS:
             raise SettingError(
-                f"step_cache is {self.step_cache:g}, but the schedule has {steps} steps, which differ too much for any "
-                f"of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a dev model."
+                f"step_cache is {self.step_cache:g}, but the schedule has {counted(steps, 'step')}, which differ too "
+                f"much for any of them to be left out: set it to 0, or take {LEAST_CACHED_STEPS} steps or more of a "
+                "dev model."
             )
 
 
 @dataclass(frozen=True)
-class StreamScales:
+class StreamScales(Checked):
     """Scales of one stream alone, beside the sliders for both."""
 
     video_text_scale: Annotated[
@@ -168,7 +170,7 @@ class StreamScales:
 
 
 @dataclass(frozen=True)
-class GuidanceRange:
+class GuidanceRange(Checked):
     """Where settings of guidance apply."""
 
     stream: Annotated[

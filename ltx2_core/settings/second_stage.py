@@ -12,7 +12,7 @@ from ..checkpoint.upscaler import UpscalerFile
 from ..conditioning import Frozen, LatentCondition, ReferenceAudioTokens, ReferenceVideoTokens
 from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
 from ..errors import SettingError
-from ..fields import Choice, Number, Switch, Whole, Words, zero
+from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
 from ..lora.stack import reference_scale, without_in_context
@@ -30,7 +30,7 @@ SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine", DUBBED)
 
 
 @dataclass(frozen=True)
-class SecondStage:
+class SecondStage(Checked):
     """What is done to a finished latent: it is enlarged by each upscaler in turn, then refined.
 
     ``tiles`` None, or settings without counts, takes as few tiles as the memory allows. ``lora`` is the distilled

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, NamedTuple
 
-from ..errors import SettingError
-from ..fields import FILLED_IN, Seed, Words, check_number, check_output_name
+from ..errors import SettingError, counted
+from ..fields import FILLED_IN, Checked, Seed, Words, check_number, check_output_name
 
 MOST = 1000  # prompts times seeds
 LONGEST_NAME = 40  # letters of a prompt in a name
@@ -23,7 +23,7 @@ class Variation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Variations:
+class Variations(Checked):
     """Prompts and seeds, each of which goes with each."""
 
     prompts: Annotated[
@@ -54,8 +54,8 @@ class Variations:
             raise SettingError("There is no prompt: write one in each line.")
         if len(prompts) * len(seeds) > MOST:
             raise SettingError(
-                f"{len(prompts)} prompts with {len(seeds)} seeds are {len(prompts) * len(seeds):,} clips, and at most "
-                f"{MOST:,} are made at once: take fewer."
+                f"{counted(len(prompts), 'prompt')} with {counted(len(seeds), 'seed')} are "
+                f"{len(prompts) * len(seeds):,} clips, and at most {MOST:,} are made at once: take fewer."
             )
         prefix = check_output_name("filename_prefix", f"{self.filename_prefix}x")[:-1]
         named = [*zip(prompts, names_of(prompts))]

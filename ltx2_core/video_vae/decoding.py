@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from torch import Tensor
 
-from ..fields import Switch, Whole, zero
+from ..fields import Checked, Switch, Whole, zero
 from ..geometry import Keyframes
 from .tiling import MakeTiles, OnTile, TileWork, Tiling
 
@@ -14,7 +14,7 @@ FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(Checked):
     """How a decoder that denoises is run; others take no notice."""
 
     decoder_seed: Annotated[

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Whole, check_kinds, zero
+from ..fields import Checked, Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE
 from .encoder import VideoEncoder
 
@@ -25,7 +25,7 @@ OnTile = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Tiling(Checked):
     """Size and overlap of tiles; those of 0 pixels are the largest that there is room for.
 
     Raises:
@@ -58,7 +58,7 @@ class Tiling:
     ] = 24
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        super().__post_init__()
         if self.tile_size:
             _check("pixels", self.tile_size, self.tile_overlap, SPACE_SCALE)
             _check("frames", self.tile_frames, self.frame_overlap, TIME_SCALE)

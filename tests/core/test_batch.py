@@ -107,17 +107,19 @@ def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_p
         {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "line_0001.mp4"}, {"prompt": "a", "steps": -1},
         {"seed": 1}, {"prompt": "a", "output": "a.doc"},
         {"prompt": "a", "checkpoint": "no.file", "decode_tile_size": 64, "decode_tile_overlap": 64},
+        {"prompt": "a", "width": 32, "height": 32},
     )  # fmt: skip
     assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
     facts = {2: "Did you mean frames?", 3: "no JSON", 4: "a list", 5: "no.png", 6: "'../a.mp4'", 7: "line 1 makes",
-             8: "steps is -1", 9: "no prompt", 10: ".doc", 11: "64 pixels cannot overlap by 64"}  # fmt: skip
+             8: "steps is -1", 9: "no prompt", 10: ".doc", 11: "64 pixels cannot overlap by 64",
+             12: "1x1 is too small"}  # fmt: skip
     for number, fact in facts.items():
         (line,) = [each for each in said if each.startswith(f"clips.jsonl, line {number}: ")]
         assert fact in line
     told = max(said.index(each) for each in said if ", line " in each)
-    assert told < said.index("11 clips: 1 to make, 0 there already.")
-    assert said[-1].startswith("error: 10 of 11 clips are missing") and len(made.requests) == 1
+    assert told < said.index("12 clips: 1 to make, 0 there already.")
+    assert said[-1].startswith("error: 11 of 12 clips are missing") and len(made.requests) == 1
     assert report_in(tmp_path / "out")[2] == ("refused", "There is no setting 'frame'. Did you mean frames?")
 
 
@@ -141,8 +143,23 @@ def test_a_table_has_the_same_settings(made, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "\ufeffprompt;seed\r\na red ball;3\r\n".encode()),
+        ("a.csv", "prompt\tseed\na red ball\t3\n".encode("utf-16")),
+        ("a.jsonl", b'# which ball\r\n\r\n{"prompt": "a red ball", "seed": 3}\r\n'),
+        ("a.txt", "a red ball".encode("utf-16")),
+    ],
+)
+def test_lines_are_read_as_spreadsheets_editors_and_shells_write_them(made, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert main(["batch", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 0
+    assert [each.prompt for each in made.requests] == ["a red ball"]
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
-    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"\xff")],
+    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"no\0text")],
 )
 def test_files_that_are_no_batch(name, text, tmp_path, capsys):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())

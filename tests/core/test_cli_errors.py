@@ -148,7 +148,7 @@ def test_whatever_stops_a_command_is_told(error, status, said, capsys, monkeypat
     assert said in err and "\n" not in err and "Traceback" not in err
 
 
-@pytest.fixture(params=["SIGINT", "SIGTERM"])
+@pytest.fixture(params=[kind for kind in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, kind)])
 def kind(request):
     """A signal that is answered; shells have Ctrl+C ignored by what they start in the background."""
     kind = getattr(signal, request.param)
@@ -193,6 +193,28 @@ def test_a_signal_while_pytorch_is_imported_is_one_sentence(tmp_path, kind):
         128 + kind,
         "Stopped; nothing half-written is left.\n",
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--prompt", "x", "--lora", "LORA:0.5", "--save-latent", "LORA", "--output", "new.mp4"],
+        ["generate", "--prompt", "x", "--image", "0:LORA:0.9", "--output", "new.mp4", "--save-latent", "LORA"],
+        ["compare", "clip.mp4", "other.mp4", "clip.mp4"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read_for_it(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lora.safetensors", "clip.mp4", "other.mp4"):
+        (tmp_path / name).write_bytes(LORA.read_bytes())
+    assert main([*(word.replace("LORA", "lora.safetensors") for word in words), "--overwrite"]) == 2
+    assert "would be written over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_a_service_starts_without_a_console_works(name, monkeypatch):
+    monkeypatch.setattr(sys, name, None)
+    assert main(["inspect", str(LORA)]) == 0 and main(["inspect", "no.file"]) == 2
 
 
 def test_faults_of_ours_are_not_hidden(monkeypatch):

@@ -561,6 +561,7 @@ def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path)
 @pytest.mark.parametrize(
     ("conditions", "sentence"),
     [
+        ((Picture(FRAMES[:1], -1), Picture(FRAMES[1:2], 32)), "Two pictures are given at frame 32"),
         (Picture(FRAMES[:1], 40), "A picture is given at frame 40, but the clip has 33 frames"),
         (
             KeepVideo(VideoSource(FRAMES[:20])),

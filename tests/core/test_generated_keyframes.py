@@ -209,7 +209,7 @@ def test_slots_that_cannot_be_are_refused(items, said):
 
 
 def test_more_than_a_clip_has_room_for_are_refused():
-    with pytest.raises(SettingError, match=r"8 keyframes do not fit .* at most 7"):
+    with pytest.raises(SettingError, match=r"room for 8 keyframes .* at most 7"):
         GeneratedKeyframes(8).places(9)
     with pytest.raises(SettingError, match="sound alone"):
         list(GeneratedKeyframes().encode(ClipShape(64, 64, 9, FPS), ("audio",), SizeOnlyEncoders()))

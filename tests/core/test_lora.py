@@ -419,5 +419,5 @@ def test_layers_whose_alpha_or_rank_is_0_are_told(tmp_path):
     layers = {name: f"diffusion_model.transformer_blocks.{number}.attn1.to_q" for number, name in enumerate("abc")}
     state = {layers[key[0]] + key[1:]: value for key, value in state.items()}
     save_file(state | {f"{layers['c']}.alpha": torch.tensor(0.0)}, tmp_path / "x.safetensors")
-    report, said = compare_with_release(open_lora(tmp_path / "x.safetensors"), "2.3"), "2 of 3 layers change nothing"
+    report, said = compare_with_release(open_lora(tmp_path / "x.safetensors"), "2.3"), "2 of 3 layers without effect"
     assert said in report.line and said in str(report)

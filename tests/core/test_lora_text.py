@@ -103,7 +103,7 @@ def test_a_lora_with_both_halves_says_what_is_dropped_and_what_acts(files, tmp_p
     path = write(tmp_path / "both.safetensors", BOTH | {NAMINGS["kohya"]: (32, 32)})
     models = open_models(files[0], files[1])
     (lora, _), *_ = read_loras([str(path)], models)
-    assert "1 layers are for Gemma, dropped here" in caplog.text and "Gemma" in str(compare(lora, models))
+    assert "1 layer for Gemma, dropped here" in caplog.text and "Gemma" in str(compare(lora, models))
     ((text, strengths),) = read_text_loras([f"{path}:0.5"], models)
     assert strengths.strength == 0.5 and text.is_for_text_encoder
     assert "both.safetensors: 1 of 1 layers fit Gemma 3" in caplog.text

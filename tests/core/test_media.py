@@ -1,6 +1,7 @@
 """What is written can be read back: rate, length, colour and sound; and a failure leaves nothing behind."""
 
 import math
+import os
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltx2_core.errors import MediaError, UnreadableFileError
+from ltx2_core.errors import LTX2Error, MediaError, UnreadableFileError
 from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
 from ltx2_core.media.behind import MOST_WAITING, do_behind
 
@@ -187,6 +188,19 @@ def test_the_name_chooses_the_kind_of_file(tmp_path):
     ]
     with pytest.raises(ValueError, match=re.escape("Use .mp4, .wav or .flac")):
         check_target(tmp_path / "clip.avi")
+
+
+@pytest.mark.parametrize("name", ["file/clip.mp4", "file/new/clip.mp4", "file", "folder.mp4", ".", ".."])
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(LTX2Error, match=r"Choose another name|give a name in it"):
+        check_target(name)
+    check_target("new/deep/clip.mp4")
+    monkeypatch.setattr(os, "access", lambda place, how: place != tmp_path)
+    with pytest.raises(UnreadableFileError, match="folder that you may write to"):
+        check_target("new/deep/clip.mp4")
 
 
 def not_a_number(*shape: int) -> Tensor:

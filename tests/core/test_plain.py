@@ -12,6 +12,7 @@ from ltx2_core.errors import (
     CheckpointError,
     MissingFileError,
     SettingError,
+    counted,
     for_page,
     page_text,
     plain_record,
@@ -130,3 +131,7 @@ def test_a_model_file_outside_the_model_folders_is_refused_with_the_reason(name)
 @pytest.mark.parametrize("name", ["x.safetensors", "style/x.safetensors", "style\\x..y.safetensors", "\u5bb6.sft"])
 def test_a_model_file_inside_the_model_folders_is_taken(name):
     check_inside(name, "loras")
+
+
+def test_one_of_a_thing_is_told_as_one():
+    assert [counted(each, "frame") for each in (0, 1, 1200)] == ["0 frames", "1 frame", "1,200 frames"]

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ltx2_core.conditioning import AudioSource, VideoSource
@@ -485,6 +486,23 @@ def test_the_cover_of_an_album_is_no_video(tmp_path):
     assert not probe(path).has_video and probe(path).seconds == 1
     with pytest.raises(ValueError, match=re.escape("song.flac has sound but no pictures")):
         next(read_video(path))
+
+
+def test_a_file_that_does_not_say_its_length_is_measured(tmp_path):
+    sent = mux(tmp_path / "sent.mkv", list(range(25)), Fraction(1, 25), last=1, live="1")
+    assert VideoSource(sent).count(Fraction(25)) == 25
+    first, *others = (Image.new("RGB", (32, 32), each) for each in ("red", "green", "blue"))
+    first.save(tmp_path / "moves.png", save_all=True, append_images=others, duration=200)
+    assert probe(tmp_path / "moves.png").seconds == Fraction(3, 5)
+
+
+def test_a_picture_that_moves_is_said_to_be_one(tmp_path, caplog):
+    first, *others = (Image.new("RGB", (32, 32), each) for each in ("red", "green", "blue"))
+    first.save(tmp_path / "moves.webp", save_all=True, append_images=others, lossless=True)
+    assert torch.equal(read_picture(tmp_path / "moves.webp")[0, 0, 0], torch.tensor([1.0, 0, 0]))
+    assert "moves.webp has several pictures" in caplog.text
+    with pytest.raises(MediaError, match="saved as GIF or MP4"):
+        probe(tmp_path / "moves.webp")
 
 
 # What cannot be read

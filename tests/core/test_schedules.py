@@ -108,7 +108,7 @@ def test_a_list_as_a_person_writes_it(text):
     [
         ("1, many, 0", "'1, many, 0' is not a list of numbers"),
         ("", "has 0 sigmas; a step needs two"),
-        ("0", "has 1 sigmas"),
+        ("0", "has 1 sigma;"),
         ("1, 0.5, 0.1", "end in 0.1; the last one must be 0"),
         ("14.6, 2, 0", "One sigma is 14.6; those of LTX-2 are between 1 and 0"),
         ("1, -0.5", "One sigma is -0.5"),
