@@ -3,8 +3,9 @@
 Everything runs on the meta device, as on a CUDA card: a norm and attention are one kernel each, and what matrix
 products and attention move is left out, but not how quantised products round their inputs. One clip of 1280 x 704 x
 121, 14 080 tokens. Bytes are in h, the hidden states of the video once. Quantised are all matrices of a block but
-gates, as `convert --keep gates` writes them; official files of fp8 have a scale for the inputs of each layer.
-Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in ~/comfy/ComfyUI.
+gates, as `convert --keep gates` writes them; official files of fp8 have one scale for the inputs of each layer, and one
+for its weight. Contenders that are not installed are left out; ComfyUI is found by COMFYUI_PATH, else in
+~/comfy/ComfyUI.
 """
 
 import json
@@ -76,7 +77,7 @@ def of_quantised(format: str, input_scale: Tensor | None, section: dict[str, Any
 
     Args:
         format: a row of FORMATS.
-        input_scale: of each of these layers, (); None if each token has its own.
+        input_scale: of each of these layers, (), whose weight has one, too; None if each token and row has its own.
         section: what the checkpoint says of its transformer.
     """
     network = _ours(section)
@@ -85,7 +86,8 @@ def of_quantised(format: str, input_scale: Tensor | None, section: dict[str, Any
     for name, weight in list(state.items()):
         if weight.ndim == 2 and name.endswith(".weight") and not is_kept(name):
             made = outline_of(FORMATS[format], tuple(weight.shape))
-            made |= {} if input_scale is None else {"input_scale": input_scale.clone()}
+            if input_scale is not None:
+                made |= {"input_scale": input_scale.clone(), "weight_scale": torch.empty((), device="meta")}
             state |= {name.removesuffix("weight") + suffix: each for suffix, each in made.items()}
     install_quantized_layers(network, state)
     use_scaled_products(network, ["meta"])

@@ -1,5 +1,6 @@
 """Multi-head attention as LTX-2 has it everywhere (see ltx2_core/transformer/README.md, "Attention")."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,7 @@ class Attention(nn.Module):
 
     def project_key_value(self, context: Tensor, rotation: Rotation | None = None) -> KeyValue:
         """Project ``context`` (B, M, C) to keys and values, which several queries may share."""
+        context = _round_for((self.k, self.v), context)
         with shared_input(context):
             k = self._place(self.k(context), self.k_norm, rotation)
             return KeyValue(k, split_heads(self.v(context), self.heads))
@@ -157,6 +159,12 @@ class Attention(nn.Module):
             return split_heads(norm(x), self.heads)
         kernel = None if rotation.interleaved or needs_grad(x) else NORM_ROTATE.find(x)
         return (kernel or NORM_ROTATE.plain)(x, norm.weight, norm.eps, rotation)
+
+
+def _round_for(readers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Return x (B, N, D), rounded by a kernel for ``readers`` where there is one, unless it is rounded or shared."""
+    kernel = None if "rounded" in vars(x) or needs_grad(x) else find_rounding(GATE_ROUND.find, x, readers)
+    return x if kernel is None else kernel(split_heads(x, 1), None)
 
 
 def _append(x: Tensor, channels: Tensor) -> Tensor:

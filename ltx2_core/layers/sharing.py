@@ -7,29 +7,30 @@ read it again. If all readers take it so, x has no numbers of its own: it is a s
 whoever reads it finds "not a number".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+Rounded = dict[str, tuple[Tensor, Tensor]]  # numbers in float8 and their scales, by the name of the rounding
 
 _ASKED = "float8_input"  # of quantised layers; a class is asked first, since a module without it takes its time
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How tokens are rounded to float8.
+    """How tokens are rounded to float8, in one way or in several.
 
     Attributes:
-        name: under which layers look for the result.
-        scale: of all tokens, (); None for one that makes the largest number of each token the largest float8.
+        scales: by the name under which layers look for the result, the scale of all tokens, (); None for one that makes
+            the largest number of each token the largest float8.
         keeps: whether the tokens themselves are wanted, too.
     """
 
-    name: str = "fp8"
-    scale: Tensor | None = None
+    scales: Mapping[str, Tensor | None] = field(default_factory=lambda: {"fp8": None})
     keeps: bool = False
 
 
@@ -53,8 +54,8 @@ def shared_input(x: Tensor) -> Iterator[None]:
 def find_rounding(
     find: Callable[[Tensor], Callable[..., Tensor] | None], x: Tensor, readers: Sequence[nn.Module | None]
 ) -> Callable[..., Tensor] | None:
-    """Return the kernel that makes what ``readers`` read and rounds it, without its last argument; None if there is
-    none, or readers take it in no way in float8, or in several.
+    """Return the kernel that makes what ``readers`` read and rounds it, in every way that one of them takes it, without
+    its last argument; None if there is none, or no reader takes float8.
 
     Args:
         find: finds the kernel for a tensor; the last argument of that is the ``Rounding``.
@@ -65,11 +66,9 @@ def find_rounding(
     if not any(hasattr(type(layer), _ASKED) for layer in layers) or (kernel := find(x)) is None:
         return None
     asked = [getattr(layer, _ASKED)(x.dtype) if hasattr(type(layer), _ASKED) else None for layer in layers]
-    ways = dict(filter(None, asked))
-    if len(ways) != 1:
+    if not (scales := dict(filter(None, asked))):
         return None
-    ((name, scale),) = ways.items()
-    rounding = Rounding(name, scale, keeps=None in asked or any(map(is_adapted, layers)))
+    rounding = Rounding(scales, keeps=None in asked or any(map(is_adapted, layers)))
     return lambda *arguments: kernel(*arguments, rounding)
 
 
@@ -79,9 +78,9 @@ def is_adapted(layer: nn.Module) -> bool:
     return bool(hooks) or not {"forward", "expanded"}.isdisjoint(vars(layer))
 
 
-def with_rounded(x: Tensor, name: str, numbers: Tensor, scales: Tensor) -> Tensor:
+def with_rounded(x: Tensor, rounded: Rounded) -> Tensor:
     """Let ``x`` (..., in) have its tokens in float8; returns it."""
-    vars(x)["rounded"] = {name: (numbers, scales)}
+    vars(x)["rounded"] = rounded
     return x
 
 
@@ -97,10 +96,9 @@ def _nothing(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def expand_rounded(x: Tensor) -> Tensor:
-    """Return the numbers of x (..., in) in float32: those that it was rounded to, if it was."""
-    for numbers, scales in vars(x).get("rounded", {}).values():
-        return (numbers.float() * scales).view(x.shape)
-    return x.float()
+    """Return the numbers of x (..., in) in float32: those that it was rounded to, or their mean, if it was."""
+    ways = [(numbers.float() * scales).view(x.shape) for numbers, scales in vars(x).get("rounded", {}).values()]
+    return torch.stack(ways).mean(0) if ways else x.float()
 
 
 def merge_axes(x: Tensor) -> Tensor:
@@ -112,9 +110,10 @@ def merge_axes(x: Tensor) -> Tensor:
 
 def split_tokens(x: Tensor, pieces: int) -> list[Tensor]:
     """Divide the tokens of x (..., in) into ``pieces`` (n, in), each with what it was rounded to."""
-    parts = list(x.flatten(0, -2).tensor_split(pieces))
+    parts = x.flatten(0, -2).tensor_split(pieces)
+    rounded: list[Rounded] = [{} for _ in parts]
     for name, (numbers, scales) in vars(x).get("rounded", {}).items():
         own = scales.tensor_split(pieces) if scales.ndim else [scales] * pieces
-        for part, *rounded in zip(parts, numbers.tensor_split(pieces), own):
-            with_rounded(part, name, *rounded)
-    return parts
+        for each, of_part in zip(rounded, zip(numbers.tensor_split(pieces), own)):
+            each[name] = of_part
+    return [with_rounded(part, each) if each else part for part, each in zip(parts, rounded)]

@@ -1,10 +1,12 @@
 """Kernels of our own in Triton, for what no library has. Importing this file needs Triton."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
 from ..rope import Rotation
-from ..sharing import Rounding, stand_in, with_rounded
+from ..sharing import Rounded, Rounding, stand_in, with_rounded
 
 try:  # it comes with torch on Linux
     import triton
@@ -80,26 +82,23 @@ def _count(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @triton.jit
 def _store(
-    a: tl.tensor,
-    token: tl.tensor,
-    plain: tl.tensor,
-    numbers: tl.tensor,
-    scales: tl.tensor,
-    width: tl.constexpr,
-    fixed: tl.constexpr,
+    a: tl.tensor, token: tl.tensor, places: "tuple", width: tl.constexpr, ways: tl.constexpr, fixed: tl.constexpr
 ):
-    """Store a token, which has its dtype already, as it is if ``plain`` is somewhere, and in float8 if ``numbers`` are.
+    """Store a token, which has its dtype already, in all ``places``.
 
-    ``scales`` are written, or ``fixed`` is the one of all tokens: then divisions round to the dtype, as official code
-    does, and what is too large is clamped.
+    The first is for the token as it is, or None; then there are two for each of so many ``ways`` of rounding it to
+    float8, for its numbers and its scale. Of the first ``fixed`` ways the scale is there, one for all tokens: then
+    divisions round to the dtype, as official code does, and what is too large is clamped.
     """
     to = token * width + tl.arange(0, width)
-    if plain is not None:
-        tl.store(plain + to, a)
-    if numbers is not None:
+    if places[0] is not None:
+        tl.store(places[0] + to, a)
+    for way in tl.static_range(ways):
+        numbers, scales = places[2 * way + 1], places[2 * way + 2]
         wide = a.to(tl.float32)
-        if fixed:
-            wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + tl.load(scales)).to(a.dtype).to(tl.float32)
+        if way < fixed:
+            scale = tl.load(scales)
+            wide = tl.div_rn(wide, tl.zeros([width], tl.float32) + scale).to(a.dtype).to(tl.float32)
             wide = tl.minimum(tl.maximum(wide, -448.0), 448.0)
         else:
             largest = tl.max(tl.abs(wide), axis=0)
@@ -117,6 +116,7 @@ def _norm_round_token(
     places: "tuple",
     eps: float,
     width: tl.constexpr,
+    ways: tl.constexpr,
     fixed: tl.constexpr,
 ):
     """A token is normalised in float32, modulated if there are rows, and stored.
@@ -128,10 +128,10 @@ def _norm_round_token(
         places: where ``_store`` stores.
         eps: added to the mean square.
         width: of a token.
-        fixed: whether one scale of float8 is that of all.
+        ways: of rounding.
+        fixed: in how many of them one scale is that of all.
     """
     gate, row_scale, row_shift = rows
-    plain, numbers, scales = places
     group, place = tl.program_id(1).to(tl.int64), tl.arange(0, width)
     token = group * tl.num_programs(0) + tl.program_id(0)
     a = tl.load(x + token * width + place).to(tl.float32)
@@ -146,29 +146,26 @@ def _norm_round_token(
     if row_scale is not None:
         a *= 1 + tl.load(row_scale + group * width + place).to(tl.float32)
         a += tl.load(row_shift + group * width + place).to(tl.float32)
-    _store(a.to(x.dtype.element_ty), token, plain, numbers, scales, width, fixed)
+    _store(a.to(x.dtype.element_ty), token, places, width, ways, fixed)
 
 
 @triton.jit
-def _gelu_round_token(
-    x: tl.tensor, plain: tl.tensor, numbers: tl.tensor, scales: tl.tensor, width: tl.constexpr, fixed: tl.constexpr
-):
+def _gelu_round_token(x: tl.tensor, places: "tuple", width: tl.constexpr, ways: tl.constexpr, fixed: tl.constexpr):
     """In the tanh form: (1 + tanh(y)) / 2 is sigmoid(2 y)."""
     token = tl.program_id(0).to(tl.int64)
     a = tl.load(x + token * width + tl.arange(0, width)).to(tl.float32)
     a = a * tl.sigmoid(1.5957691216057308 * (a + 0.044715 * a * a * a))
-    _store(a.to(x.dtype.element_ty), token, plain, numbers, scales, width, fixed)
+    _store(a.to(x.dtype.element_ty), token, places, width, ways, fixed)
 
 
 @triton.jit
 def _gate_round_token(
     x: tl.tensor,
     gates: tl.tensor,
-    plain: tl.tensor,
-    numbers: tl.tensor,
-    scales: tl.tensor,
+    places: "tuple",
     head: tl.constexpr,
     width: tl.constexpr,
+    ways: tl.constexpr,
     fixed: tl.constexpr,
 ):
     """Every ``head`` channels of a token have a gate, if there are gates."""
@@ -177,7 +174,7 @@ def _gate_round_token(
     if gates is not None:
         gate = tl.load(gates + token * (width // head) + place // head)
         a = (a.to(tl.float32) * gate.to(tl.float32)).to(x.dtype.element_ty)
-    _store(a, token, plain, numbers, scales, width, fixed)
+    _store(a, token, places, width, ways, fixed)
 
 
 class _Made:
@@ -190,47 +187,49 @@ class _Made:
         width = x.shape[-1]
         if not x.is_contiguous() or width & (width - 1):
             raise ValueError("Tokens must lie in memory one after the other, of a power of two of channels.")
-        self.x, self.tokens, self.rounding = x, x.numel() // width, rounding
-        fixed = rounding is not None and rounding.scale is not None
-        self.sizes = {"width": width, "fixed": fixed, "num_warps": min(max(width // 1024, 1), 16)}
+        self.x, self.tokens = x, x.numel() // width
+        scales = {} if rounding is None else rounding.scales
+        fixed = sum(scale is not None for scale in scales.values())
+        self.sizes = {"width": width, "ways": len(scales), "fixed": fixed, "num_warps": min(max(width // 1024, 1), 16)}
         self.plain = torch.empty_like(x) if rounding is None or rounding.keeps else None
-        self.numbers: Tensor | None = None
-        self.scales: Tensor | None = None
-        if rounding is None:
-            return
-        self.numbers = torch.empty(self.tokens, width, dtype=torch.float8_e4m3fn, device=x.device)
-        of_tokens = torch.empty(self.tokens, 1, dtype=torch.float32, device=x.device)
-        self.scales = of_tokens if rounding.scale is None else rounding.scale
+        self.rounded: Rounded = {}
+        for name, scale in sorted(scales.items(), key=lambda way: way[1] is None):  # the fixed ones first
+            numbers = torch.empty(self.tokens, width, dtype=torch.float8_e4m3fn, device=x.device)
+            own = torch.empty(self.tokens, 1, dtype=torch.float32, device=x.device) if scale is None else scale
+            self.rounded[name] = numbers, own
 
     @property
-    def places(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def places(self) -> tuple[Tensor | None, ...]:
         """Where kernels write."""
-        return self.plain, self.numbers, self.scales
+        return self.plain, *chain.from_iterable(self.rounded.values())
 
     @property
     def result(self) -> Tensor:
         """What layers take."""
         made = stand_in(self.x) if self.plain is None else self.plain
-        if self.rounding is None or self.numbers is None or self.scales is None:
-            return made
-        return with_rounded(made, self.rounding.name, self.numbers, self.scales)
+        return with_rounded(made, self.rounded) if self.rounded else made
+
+    @property
+    def _written(self) -> list[Tensor]:
+        """What has a number for each of x."""
+        numbers = [each for each, _ in self.rounded.values()]
+        return numbers if self.plain is None else [*numbers, self.plain]
 
     def counted(self, gates: Tensor | None = None) -> Tensor:
         """Stand in for a kernel on the meta device: tokens and gates are read once, what is made is written once."""
-        written = [each for each in (self.numbers, self.plain) if each is not None]
+        first, *others = self._written
         own = self.x.new_empty(self.tokens, 1) if gates is None else gates.view(self.tokens, -1)
-        x, first = (each.view(self.tokens, own.shape[1], -1) for each in (self.x, written.pop(0)))
-        torch.addcmul(x, own[:, :, None], own[:, :, None], out=first)
-        for each in written:  # one operation more than there is
+        x, out = (each.view(self.tokens, own.shape[1], -1) for each in (self.x, first))
+        torch.addcmul(x, own[:, :, None], own[:, :, None], out=out)
+        for each in others:  # operations more than there are
             torch.zeros(each.shape, out=each)
         return self.result
 
     def counted_sum(self, change: Tensor) -> Tensor:
         """Stand in for a kernel that first adds x and ``change``: both are read once, what is made is written once."""
         torch.add(self.x, change, out=change)
-        for each in (self.numbers, self.plain):  # operations more than there are
-            if each is not None:
-                torch.zeros(each.shape, out=each)
+        for each in self._written:  # operations more than there are
+            torch.zeros(each.shape, out=each)
         return self.result
 
 
@@ -303,7 +302,7 @@ def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:
     made = _Made(x, rounding)
     if x.is_meta:
         return made.counted()
-    _gelu_round_token[(made.tokens,)](x, *made.places, **made.sizes)
+    _gelu_round_token[(made.tokens,)](x, made.places, **made.sizes)
     return made.result
 
 
@@ -319,5 +318,5 @@ def gate_round(heads: Tensor, gates: Tensor | None, rounding: Rounding) -> Tenso
     made, own = _Made(x, rounding), None if gates is None else gates.transpose(1, 2).contiguous()
     if x.is_meta:
         return made.counted(own)
-    _gate_round_token[(made.tokens,)](x, own, *made.places, head=heads.shape[-1], **made.sizes)
+    _gate_round_token[(made.tokens,)](x, own, made.places, head=heads.shape[-1], **made.sizes)
     return made.result

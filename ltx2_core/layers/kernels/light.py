@@ -1,6 +1,7 @@
 """The light operations of a block, which read and write much and compute little: the plain way, and kernels."""
 
 import importlib
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..norms import rms_norm
 from ..rope import Rope, Rotation
-from ..sharing import Rounding, expand_rounded
+from ..sharing import Rounding, expand_rounded, with_rounded
 from . import compiled
 from .linear import gelu_
 from .operation import Function, Kernel, Operation, Sample
@@ -89,6 +90,21 @@ def _kitchen_norm_rotate() -> Function:
     return norm_and_rotate
 
 
+def _kitchen_round(plain: Function, norm_modulate: Callable[[], Function] | None = None) -> Function:
+    """Make what ``plain`` does, and round it where one scale is that of all tokens; layers do the rest."""
+    quantize, fused = _kitchen().quantize_per_tensor_fp8, None if norm_modulate is None else norm_modulate()
+
+    def make_and_round(*arguments: Any) -> Tensor:
+        *given, rounding = arguments
+        made = plain(*arguments) if fused is None or given[1] is None else fused(*given)
+        scales = {name: scale for name, scale in rounding.scales.items() if scale is not None}
+        return with_rounded(
+            made, {name: (quantize(made.flatten(0, -2), scale), scale) for name, scale in scales.items()}
+        )
+
+    return make_and_round
+
+
 def _is_kitchen_fast(operation: str) -> bool:
     return bool(_kitchen().registry.get_capable_backend(operation) != "eager")
 
@@ -114,7 +130,7 @@ def _sample_rotation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, 
 
 def _sample_norm(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float, Rounding]:
     x, scale, shift = (_draw(device, dtype, *shape) for shape in ((2, 2, 3, 512), (2, 2, 1, 512), (1, 2, 1, 512)))
-    return x, scale, (shift + 1).expand_as(scale), 1e-6, Rounding()
+    return x, scale, (shift + 1).expand_as(scale), 1e-6, _both_ways(device)
 
 
 def _sample_sum(device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -123,20 +139,34 @@ def _sample_sum(device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
 
 
 def _sample_gelu(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Rounding]:
-    return _draw(device, dtype, 7, 1024), Rounding()
+    return _draw(device, dtype, 7, 1024), _both_ways(device)
 
 
 def _sample_gates(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Rounding]:
     heads, gates = (_draw(device, dtype, 1, 7, 4, channels).transpose(1, 2) for channels in (64, 1))
-    return heads, gates, Rounding()
+    return heads, gates, _both_ways(device)
+
+
+def _both_ways(device: torch.device) -> Rounding:
+    return Rounding({"fp8": None, "fp8 by 0.05": torch.tensor(0.05, device=device)})
 
 
 # Of a token that is rounded to float8: 2.65 % of Gaussian numbers.
 _OF_FLOAT8 = 0.04
 
 
-def _rounding(name: str, plain: Function, kernel: str, sample: Sample) -> Operation:
-    return Operation(name, plain, [Kernel(TRITON, partial(_ours, kernel))], sample, _OF_FLOAT8, expand_rounded)
+def _rounding(
+    name: str, plain: Function, kernel: str, sample: Sample, norm_modulate: Callable[[], Function] | None = None
+) -> Operation:
+    kernels = [
+        Kernel(TRITON, partial(_ours, kernel)),
+        Kernel(
+            KITCHEN,
+            partial(_kitchen_round, plain, norm_modulate),
+            is_fast=lambda: _is_kitchen_fast("quantize_per_tensor_fp8"),
+        ),
+    ]
+    return Operation(name, plain, kernels, sample, _OF_FLOAT8, expand_rounded)
 
 
 NORM_MODULATE = Operation(
@@ -160,6 +190,6 @@ NORM_ROTATE = Operation(
     form=compiled.norm_rotate,
 )
 SUM_NORM = Operation("Sum and norm", sum_norm, [Kernel(TRITON, partial(_ours, "sum_norm"))], _sample_sum)
-NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm)
+NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm, _kitchen_norm_modulate)
 GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)
 GATE_ROUND = _rounding("Gates and rounding", gate_round, "gate_round", _sample_gates)
