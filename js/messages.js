@@ -47,10 +47,10 @@ export function saidBy(node) {
   return node.widgets?.find((each) => each.name === NAME)?.value ?? "";
 }
 
-/** Forget what `node` said. */
-export function clearMessages(node) {
+/** Show `text` on `node`, or nothing any more. */
+export function say(node, text = "") {
   const widget = node.widgets?.find((each) => each.name === NAME);
-  if (widget) widget.value = "";
+  if (widget) widget.value = text;
 }
 
 function paragraph(line) {

@@ -106,10 +106,14 @@ class Choice(Look):
 
 @dataclass(frozen=True)
 class Words(Look):
-    """Text: one line, or several; ``dynamic`` lets the host choose among words in braces."""
+    """Text: one line, or several; ``dynamic`` lets the host choose among words in braces.
+
+    ``reads`` raises SettingError for text that can mean nothing, whatever it is used with; it is asked before a run.
+    """
 
     lines: bool = False
     dynamic: bool = False
+    reads: Callable[[str], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -281,12 +285,20 @@ def _holds(value: Any, hint: Any) -> bool:
     return False
 
 
-def check_output_name(name: str, value: str) -> str:
-    """Return ``value`` with folders as every system writes them, and no slash at its end, before which the host sees no
-    name to number; SettingError if it is no file below the output."""
-    path = PureWindowsPath(value)  # knows both kinds of slashes, and drives
+LONGEST_NAME = 255  # bytes, as almost every system has it
+
+
+def check_output_name(name: str, value: str, more: str = "") -> str:
+    """Return ``value`` and ``more`` with folders as every system writes them, and no slash at its end, before which the
+    host sees no name to number; SettingError if it is no file below the output."""
+    path = PureWindowsPath(value + more)  # knows both kinds of slashes, and drives
     if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name.strip():
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
+    if (longest := max(len(part.encode(errors="replace")) for part in path.parts)) > LONGEST_NAME:
+        raise SettingError(
+            f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit, with its number and ending: write a "
+            "shorter one."
+        )
     return path.as_posix()
 
 

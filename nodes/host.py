@@ -235,7 +235,8 @@ def _begin_messages() -> Messages:
 
 
 def _send_text(node_id: str, text: str) -> None:
-    PromptServer.instance.send_progress_text(text or " ", node_id)  # the browser would ignore nothing at all
+    server = PromptServer.instance  # a space, because the browser would ignore nothing at all
+    server.send_progress_text(text or " ", node_id, server.client_id)
 
 
 def show_text(node_id: str | None, text: str) -> None:

@@ -50,7 +50,7 @@ def _widget(setting: Setting, optional: bool | None, shown: object) -> io.Input:
     if look.instead:
         common["extra_dict"] = _for_browser(look.instead)
     made = _KINDS[type(look)](setting.name, look, setting.shown if shown is ... else shown, common)
-    made.setting = setting
+    made.setting, made.reads = setting, getattr(look, "reads", None)
     return made
 
 

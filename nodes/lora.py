@@ -10,7 +10,8 @@ from ..ltx2_core.checkpoint.models import MINIATURE, Models
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk
-from ..ltx2_core.lora.stack import find_distilled_lora, parse_blocks, parse_schedule
+from ..ltx2_core.lora.stack import find_distilled_lora
+from ..ltx2_core.lora.strengths import parse_blocks, parse_schedule
 from ..ltx2_core.pipeline.generate import recipe_of
 from . import host
 from .engine import LoadedModel

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning.conditions import Condition
+from ..ltx2_core.conditioning.kept import chained
 from . import host
 from .inputs import Declared, SocketType
 from .page import read_page
@@ -90,7 +91,7 @@ class ConditionNode(Node):
 
     @classmethod
     def execute(cls, conditions: Chain | None = None, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput((*(conditions or ()), *cls.given(**values)))
+        return io.NodeOutput(chained(conditions or (), cls.given(**values)))
 
     @classmethod
     def given(cls, *args: Any, **values: Any) -> Given:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning import Timeline
+from ..ltx2_core.conditioning.kept import chained
+from ..ltx2_core.conditioning.timeline import TimelineText
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.pipeline.graph import LongClipPlan
 from ..ltx2_core.pipeline.plan import Plan
@@ -12,12 +14,10 @@ from ..ltx2_core.sampling.windows import Windowing
 from ..ltx2_core.settings import PromptSettings, place_timeline
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .inputs import optional, sockets, text, widgets
+from .inputs import optional, sockets, widgets
 from .node import Node
 from .text import encode_prompts
 from .values import Chain, ConditionsType, WindowsType
-
-EXAMPLE = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball bounces twice on the left"}]}'
 
 
 class TimelineNode(Node):
@@ -27,7 +27,7 @@ class TimelineNode(Node):
     title = "text/Timeline"
     inputs = [
         sockets("model", "gemma"),
-        text("timeline", EXAMPLE, multiline=True),
+        widgets(TimelineText),
         widgets(PromptSettings, "negative"),
         optional("windows", "conditions", "plan"),
     ]
@@ -48,6 +48,7 @@ class TimelineNode(Node):
     ) -> io.NodeOutput:  # fmt: skip
         strip = Timeline.parse(timeline)
         placed, told = place_timeline(strip, host.input_file, model.loras, model.models.version)
+        given = chained(conditions or (), placed, strip.changes())
         engine = HostEngine(model, plan, gemma=gemma)
         positive, *later, away = encode_prompts(engine, [each.text for each in strip.script], negative)
         if later:
@@ -55,5 +56,4 @@ class TimelineNode(Node):
             times = [float(each.at) for each in strip.script[1:]]
             windows = replace(begun, segments=(*begun.segments, *zip(times, later)))
         cls.show("\n".join((strip.describe(), *told)))
-        given = (*(conditions or ()), *placed, *strip.changes())
         return io.NodeOutput(positive, away, given, windows, float(strip.seconds), float(strip.fps))

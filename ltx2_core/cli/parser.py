@@ -19,7 +19,7 @@ from ..conditioning.conditions import (
 )
 from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
 from ..conditioning.sources import AudioSource, SoundPart, VideoSource
-from ..conditioning.timeline import LANES, Timeline
+from ..conditioning.timeline import LANES, Timeline, TimelineText
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import OutputName, check_together, did_you_mean, settings_of
@@ -376,7 +376,7 @@ def _changes(group: Group) -> None:
     group.add("--source", metavar="FILE", covers={VideoSource: ("start", "seconds")},
               help="a video to change, or to continue in a longer clip; :start=..,seconds=..")  # fmt: skip
     group.add("--timeline", type=syntax.file_path, metavar="FILE",
-              covers={owner: [*settings_of(owner)] for owner in OF_TIMELINES},
+              covers={owner: [*settings_of(owner)] for owner in (TimelineText, *OF_TIMELINES)},
               help="prompts, pictures, sound, references, characters and retakes with their seconds, as JSON of "
               "LTX-2 Timeline; files lie beside it, and it takes the place of --prompt and --segments")  # fmt: skip
     group.add("--retake", type=syntax.parse_range, metavar="START:END", covers={RetakeRange: ("start", "end")},

@@ -19,7 +19,7 @@ from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import Choice, Seed, Setting, Switch, Whole, check_number, did_you_mean, settings_of
 from ..geometry import exact_fps
-from ..lora import Shrink, Strengths, stack
+from ..lora import Shrink, Strengths, strengths
 from ..media import open_local
 from ..sampling import Guidance, schedules
 from ..sampling.windows import Segment
@@ -203,8 +203,8 @@ def parse_lora(text: str, layers: int) -> LoraFile:
     settings = settings_of(Strengths)
     converters: dict[str, Convert] = {name: within(settings[name]) for name in streams}
     converters |= {
-        "blocks": lambda word: stack.parse_blocks(word.replace("+", ","), layers),
-        "schedule": lambda word: stack.parse_schedule(re.sub("[;+]", ",", word).replace("@", ":")),
+        "blocks": lambda word: strengths.parse_blocks(word.replace("+", ","), layers),
+        "schedule": lambda word: strengths.parse_schedule(re.sub("[;+]", ",", word).replace("@", ":")),
         "schedule_over": str,
         "energy": within(settings_of(Shrink)["energy"]),
     }

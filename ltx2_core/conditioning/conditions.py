@@ -201,25 +201,34 @@ def pair_keyframes(count: int, frames: str, strengths: str) -> list[tuple[int, f
     Raises:
         SettingError: if the counts do not agree, or a word is no number or outside the limits of a picture.
     """
-    places = [int(number) for number in _read_numbers("frames", frames, int)]
-    firm = _read_numbers("strengths", strengths, float)
+    places, firm = read_frames(frames), read_strengths(strengths)
     if len(places) != count or len(firm) not in (1, count):
         raise SettingError(
             f"{counted(count, 'picture')} came with {counted(len(places), 'frame')} and "
             f"{counted(len(firm), 'strength')}: write one frame for each picture, "
             "and one strength for each or for all."
         )
-    for name, values in (("frame", places), ("strength", firm)):
-        for value in values:
-            settings_of(Picture)[name].check(value)
     return list(zip(places, firm * count if len(firm) == 1 else firm))
 
 
-def _read_numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]:
+def read_frames(text: str) -> list[int]:
+    """Return frames from "0, 60, -1". Raises SettingError for other words, and outside the limits of a picture."""
+    return [int(number) for number in _read_numbers("frames", text, int, "0, 60, -1")]
+
+
+def read_strengths(text: str) -> list[float]:
+    """Return strengths from "1, 0.7". Raises SettingError for other words, and outside the limits of a picture."""
+    return _read_numbers("strengths", text, float, "1, 0.7")
+
+
+def _read_numbers(name: str, text: str, kind: type[int] | type[float], example: str) -> list[float]:
     try:
-        return [kind(word) for word in plain_numbers(text).replace(",", " ").replace(";", " ").split()]
+        numbers: list[float] = [kind(word) for word in plain_numbers(text).replace(",", " ").replace(";", " ").split()]
     except ValueError:
-        raise SettingError(f"{name} is {text!r}; write numbers with commas, for example 0, 60, -1.") from None
+        raise SettingError(f"{name} is {text!r}; write numbers with commas, for example {example}.") from None
+    for number in numbers:
+        settings_of(Picture)[name.removesuffix("s")].check(number)
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -235,14 +244,14 @@ class GeneratedKeyframes(Checked):
     ] = 0
     frames: Annotated[
         str,
-        Words(advanced=True),
+        Words(advanced=True, reads=read_frames),
         "Frames of your own choice, such as 24, 48, -1, in place of a count. Empty for none.",
     ] = ""
 
     def __post_init__(self) -> None:
         """Raise SettingError for frames that are no numbers."""
         super().__post_init__()
-        _read_numbers("frames", self.frames, int)
+        read_frames(self.frames)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield the room for these frames; nothing is encoded."""
@@ -253,8 +262,7 @@ class GeneratedKeyframes(Checked):
     def places(self, length: int) -> tuple[int, ...]:
         """Return the frames of a clip of ``length`` frames. Raises SettingError for more than there is room for."""
         if self.frames.strip():
-            numbers = (int(number) for number in _read_numbers("frames", self.frames, int))
-            return tuple(sorted({number + length if number < 0 else number for number in numbers}))
+            return tuple(sorted({number + length if number < 0 else number for number in read_frames(self.frames)}))
         if not self.count:
             return tuple(range(step := segment_length(length), length, step)) or (length - 1,)
         if length < self.count + 2:
@@ -587,16 +595,6 @@ class InpaintMask(Checked):
         yield Inpaint("video", _feathered(mask, self.feather)[None, None])
         if "audio" in streams and not self.sound:
             yield Frozen("audio")
-
-
-def kept_audio(conditions: Iterable[Condition]) -> AudioSource | None:
-    """Return the sound that the finished clip carries as it is, None if there is none."""
-    return next((condition.audio for condition in conditions if isinstance(condition, KeepAudio)), None)
-
-
-def kept_video(conditions: Iterable[Condition]) -> VideoSource | None:
-    """Return the frames that the finished clip carries as they are, None if there are none."""
-    return next((condition.video for condition in conditions if isinstance(condition, KeepVideo)), None)
 
 
 def _every(chunks: Iterable[Tensor], step: int) -> Iterator[Tensor]:

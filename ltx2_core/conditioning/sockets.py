@@ -44,7 +44,7 @@ def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) ->
 
     Args:
         inputs: descriptions of inputs with ``id``, ``optional`` and ``get_io_type()``; numbers with limits have ``min``
-            and ``max``, choices ``options``.
+            and ``max``, choices ``options``, texts with a form of their own ``reads``, which raises SettingError.
         values: by ``id``, as they are handed over.
         kinds: classes of the values of further types, and where such a value comes from.
 
@@ -186,6 +186,8 @@ def _whole(each: Any, value: Any) -> int:
 def _text(each: Any, value: object) -> str:
     if not isinstance(value, str | int | float):
         raise wrong(each.id, value, WORDS["STRING"])
+    if (reads := getattr(each, "reads", None)) is not None:
+        reads(str(value))
     return str(value)
 
 

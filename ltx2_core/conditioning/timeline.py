@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ..errors import SettingError, counted
-from ..fields import Checked, Choice, Number, Setting, did_you_mean, settings_of
+from ..fields import Checked, Choice, Number, Setting, Words, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..latents import STREAMS
 from ..media import probe, read_picture
@@ -221,6 +221,18 @@ LANES: Mapping[str, type] = {
     "prompts": PromptAt, "pictures": PictureAt, "sounds": Sound, "references": Reference, "characters": CharacterAt,
     "retakes": RetakeAt,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TimelineText:
+    """A timeline as it is written."""
+
+    timeline: Annotated[
+        str,
+        Words(lines=True, reads=lambda text: Timeline.parse(text).script),
+        "The strip as JSON. In the browser it is drawn: add, drag and snap there; files come from ComfyUI's input "
+        "folder.",
+    ] = '{"seconds": 5, "fps": 24, "prompts": [{"at": 0, "text": "a red ball bounces twice on the left"}]}'
 
 
 def _sound(path: Path, start: float) -> AudioSource:

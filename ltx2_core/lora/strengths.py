@@ -1,18 +1,69 @@
-"""How strongly a LoRA acts, where, and when."""
+"""How strongly a LoRA acts, where, and when; and how people write that down."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Annotated
 
 from ..errors import SettingError
-from ..fields import Checked, Choice, Number, Words
+from ..fields import Checked, Choice, Number, Words, plain_numbers
 from .names import block_of, stream_of
 
 StrengthFunction = Callable[[float], float]  # a factor for a moment of a run: a sigma, or the number of a step
 
 _LOOK = Number(-10, 10, 0.05, 0.001)
+
+
+def _read_blocks(text: str) -> list[tuple[int, int]] | None:
+    """The first and the last block of each range; None for "all"."""
+    if text.strip() in ("", "all"):
+        return None
+    ranges = []
+    for word in plain_numbers(text).split(","):
+        found = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", word)
+        if found is None:
+            raise SettingError(f"blocks is {text!r}; write numbers and ranges, such as 0-23, 40, or all.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise SettingError(f"blocks has the range {word.strip()}; write the smaller number first, such as 0-23.")
+        ranges.append((first, last))
+    return ranges
+
+
+def parse_blocks(text: str, layers: int) -> frozenset[int] | None:
+    """Read numbers of blocks from "0-23, 40"; None stands for "all".
+
+    Raises SettingError for other words, and for blocks that a model of ``layers`` does not have.
+    """
+    if (ranges := _read_blocks(text)) is None:
+        return None
+    if (highest := max(last for _, last in ranges)) >= layers:
+        raise SettingError(f"blocks names {highest}; this model has {layers} blocks, counted from 0.")
+    return frozenset(block for first, last in ranges for block in range(first, last + 1))
+
+
+def parse_schedule(text: str) -> "StrengthSchedule | None":
+    """Read strengths over a run from "1.0: 1, 0.5: 0.3", moments before strengths; None stands for "constant".
+
+    Raises SettingError for other words.
+    """
+    if text.strip() in ("", "constant"):
+        return None
+    pairs = (word.partition(":") for word in plain_numbers(text).split(","))
+    try:
+        points = [(float(moment), float(strength)) for moment, _, strength in pairs]
+    except ValueError:
+        raise SettingError(
+            f"schedule is {text!r}; write moments and strengths, such as 1.0: 1, 0.5: 0.3, or constant."
+        ) from None
+    if wrong := [point for point in points if not (abs(point[0]) <= 1000 and abs(point[1]) <= 10)]:
+        raise SettingError(
+            f"schedule has strength {wrong[0][1]:g} at {wrong[0][0]:g}; strengths are between -10 and 10, and moments "
+            "sigmas from 1 to 0 or numbers of steps."
+        )
+    return StrengthSchedule.through(points)
 
 
 @dataclass(frozen=True)
@@ -44,13 +95,13 @@ class Strengths(Checked):
     ] = 1.0
     blocks: Annotated[
         Collection[int] | None,
-        Words(shown="all"),
+        Words(shown="all", reads=_read_blocks),
         "Which of the transformer's blocks (48 in the released models, counted from 0) it changes, such as 0-23, 40. "
         "All other layers get none of it. Early blocks lay out, late ones add detail.",
     ] = None
     schedule: Annotated[
         StrengthFunction | None,
-        Words(shown="constant"),
+        Words(shown="constant", reads=parse_schedule),
         "A further factor over the run: moments and strengths, such as 1.0: 1, 0.5: 0.3, straight between them, level "
         "before and after. High noise levels decide the composition, low ones detail. Costs a little time.",
     ] = None

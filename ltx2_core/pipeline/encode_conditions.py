@@ -296,7 +296,8 @@ def check_something_is_left(state: AVState) -> None:
     """Raise SettingError if everything in a clip is given, so that nothing has to be generated."""
     if not state.free:
         raise SettingError(
-            "Nothing is left to make: every part of this clip is already given and stays. Take a condition out."
+            "Nothing is left to make: every part of this clip is already given and stays (ranges and masks limit each "
+            "other). Take a condition out."
         )
 
 

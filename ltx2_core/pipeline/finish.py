@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checkpoint import Models
 from ..checkpoint.belonging import check_latent
-from ..conditioning.conditions import kept_audio, kept_video
+from ..conditioning.kept import kept_audio, kept_video
 from ..conditioning.light import Grading
 from ..conditioning.sources import AudioSource, VideoSource
 from ..geometry import ClipShape

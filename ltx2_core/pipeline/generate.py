@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import Models
-from ..conditioning.conditions import kept_audio, kept_video
+from ..conditioning.kept import kept_audio, kept_video
 from ..conditioning.light import check_light
 from ..errors import CheckpointError
 from ..sampling import recipe_for

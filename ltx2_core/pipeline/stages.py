@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..conditioning import LatentCondition
-from ..conditioning.conditions import encode_conditions, kept_video
+from ..conditioning.conditions import encode_conditions
+from ..conditioning.kept import kept_video
 from ..disk_cache import DiskCache
 from ..errors import SettingError
 from ..geometry import VIDEO_CHANNELS, ClipShape

@@ -20,6 +20,7 @@ from ..sampling import Step
 
 SUFFIX = "av_latent.safetensors"  # ends the names of our files
 KIND, VERSION = "ltx2av_latent", "1"  # in the header: what the file is, and how it is laid out
+GRAPH = "workflow"  # the tag that ComfyUI looks for in the header of a file that is dropped onto its canvas
 
 Size = tuple[int, int, int]
 SeamLines = tuple[Size, tuple[list[int], list[int], list[int]]]  # a size in latents; lines in frames, rows and columns
@@ -79,6 +80,8 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in _tensors(take).items()}
     about, tags = json.dumps(_about(take)), json.dumps(dict(take.tags))
     header = {KIND: VERSION, "about": about, "tags": tags, "digest": _digest(about, tags, tensors)}
+    if GRAPH in take.tags:
+        header[GRAPH] = take.tags[GRAPH]
     write_atomically(path, save(tensors, header))
     return path
 

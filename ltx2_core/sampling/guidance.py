@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 from torch import Tensor
 
 from ..errors import SettingError
-from ..fields import Checked, Number, Slider, Switch, Whole, Words, zero
+from ..fields import Checked, Number, Slider, Switch, Whole, Words, plain_numbers, zero
 from ..latents import STREAMS
 from ..transformer import UNPERTURBED, Nag, Perturbation
 from .samplers import Sampler
@@ -152,6 +152,16 @@ def _along(x: Tensor, direction: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
+def read_stg_blocks(text: str) -> tuple[int, ...] | None:
+    """Return block numbers as people write them; None for "auto". Raises SettingError for other words."""
+    if text.strip() == "auto":
+        return None
+    try:
+        return tuple(int(number) for number in plain_numbers(text).split(",") if number.strip())
+    except ValueError:
+        raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
+
+
 @dataclass(frozen=True)
 class Guidance(Checked):
     """The guidance settings of one stream: how strongly it follows its text, the other stream, and itself.
@@ -181,7 +191,7 @@ class Guidance(Checked):
     ] = 0.0
     stg_blocks: Annotated[
         tuple[int, ...],
-        Words(shown="auto", advanced=True),
+        Words(shown="auto", advanced=True, reads=read_stg_blocks),
         "Whose attention is off for this guidance: block numbers with commas between them. auto takes the official "
         "one (29 for 2.0, 28 for 2.3), or none where the model has no such block.",
     ] = ()

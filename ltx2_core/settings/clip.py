@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
+from ..conditioning.conditions import read_frames, read_strengths
 from ..errors import SettingError
 from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio
@@ -122,13 +123,13 @@ class KeyframeSettings(Checked):
 
     frames: Annotated[
         str,
-        Words(flag="image"),
+        Words(flag="image", reads=read_frames),
         "The frame of each picture, in the order of the batch, such as 0, 60, -1: 0 is the first frame of the clip, -1 "
         "the last one.",
     ] = "0, -1"
     strengths: Annotated[
         str,
-        Words(flag="image"),
+        Words(flag="image", reads=read_strengths),
         "How firmly the clip keeps to each picture, 0 to 1: one number for all, or one for each, such as 1, 0.7, 1.",
     ] = "1"
 
@@ -193,9 +194,14 @@ class ClipSettings(Checked):
     ] = AUTO
 
     def __post_init__(self) -> None:
-        """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood."""
+        """Make the frame rate an exact fraction; numbers and text such as "24000/1001" are understood.
+
+        Raises SettingError for a length in seconds without any.
+        """
         object.__setattr__(self, "fps", exact_fps(self.fps))
         super().__post_init__()
+        if self.length == IN_SECONDS and not self.seconds:
+            raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
 
     def automatic(self, has_picture: bool) -> "ClipSettings":
         """Return what auto means where a model is known: as a picture or the model likes it, but for given seconds."""
@@ -262,8 +268,6 @@ class ClipSettings(Checked):
 
     def _frames(self, recipe: Recipe | None) -> int | None:
         """The frames that are chosen; None for what the recipe says, or what seconds say."""
-        if self.length == IN_SECONDS and not self.seconds:
-            raise SettingError(f"length is {IN_SECONDS}, but seconds is 0: write how many.")
         if self.length == AS_PROMPT:
             raise SettingError(f"length is {AS_PROMPT}, but no prompt was read: connect one, or choose another length.")
         return _known("length", recipe).frames if self.length == AS_MODEL else self.frames

@@ -14,6 +14,7 @@ from ..conditioning import LatentCondition
 from ..conditioning.blend import Blending, grown
 from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits
 from ..conditioning.fill import OFF
+from ..conditioning.kept import chained
 from ..conditioning.light import FILE_SPACES
 from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
@@ -107,6 +108,7 @@ class Request:
         for each in filter(None, (self.guidance, self.long)):
             check_kinds(each)
         check_limits(self)
+        chained(self.conditions)
 
     @classmethod
     def of(cls, prompt: str, negative: str | None = None, **flat: Any) -> "Request":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..errors import SettingError, counted
-from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, plain_numbers, zero
+from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, zero
 from ..latents import NOISE_ORDERS
 from ..sampling import (
     SAMPLERS,
@@ -15,6 +15,7 @@ from ..sampling import (
     Recipe,
     StreamGuidance,
 )
+from ..sampling.guidance import read_stg_blocks
 
 RECIPE = "recipe of the model"
 FOLLOWED = ("auto", RECIPE, "these widgets")
@@ -208,12 +209,8 @@ def parse_stg_blocks(text: str, recipe: Recipe, layers: int) -> tuple[int, ...]:
     Raises:
         SettingError: for anything that is not the number of one of the model's ``layers`` blocks.
     """
-    if text.strip() == "auto":
+    if (blocks := read_stg_blocks(text)) is None:
         return recipe.video.stg_blocks
-    try:
-        blocks = tuple(int(number) for number in plain_numbers(text).split(",") if number.strip())
-    except ValueError:
-        raise SettingError(f"stg_blocks is {text!r}; write block numbers, such as 28 or 14, 19, or auto.") from None
     check_stg_blocks(blocks, layers)
     return blocks
 

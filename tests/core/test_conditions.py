@@ -28,6 +28,7 @@ from ltx2_core.conditioning.conditions import (
     encode_conditions,
 )
 from ltx2_core.conditioning.fill import GREEN, grow, paint
+from ltx2_core.conditioning.kept import chained
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
@@ -299,6 +300,15 @@ def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
     (said,) = short.findings(CLIP)
     assert "lasts 0.83 s, and the clip 1.38 s: the rest is filled with silence" in str(said)
     assert long.findings(CLIP) == []
+
+
+def test_a_clip_keeps_one_sound_and_one_video():
+    """Of two, the clip would carry the first one, and its picture be made for the last one."""
+    sounds = (KeepAudio(SOUND), KeepAudio(SOUND))
+    assert chained(sounds[:1], [RetakeRange(0, 1)]) == (sounds[0], RetakeRange(0, 1))
+    for refuse in (lambda: chained(sounds), lambda: ltx2.Request("a ball", conditions=sounds)):
+        with pytest.raises(SettingError, match="2 sounds, and keeps one: leave the others out"):
+            refuse()
 
 
 def test_a_clip_that_is_longer_than_its_beginning_goes_on():

@@ -22,7 +22,7 @@ from ltx2_core.conditioning.conditions import InpaintMask, Picture, RetakeRange,
 from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import empty
-from ltx2_core.lora.stack import parse_blocks
+from ltx2_core.lora.strengths import parse_blocks
 from ltx2_core.pipeline.encode_text import readable_prompt
 from ltx2_core.sampling import ScheduleSettings
 from ltx2_core.sampling.schedules import check_sigmas, custom

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.lora import open_lora
 from ltx2_core.lora.patterns import LayerPatterns
-from ltx2_core.lora.stack import parse_blocks, parse_schedule
+from ltx2_core.lora.strengths import parse_blocks, parse_schedule
 
 LAYER = "diffusion_model.transformer_blocks.1.attn1.to_q"
 NAMES = [

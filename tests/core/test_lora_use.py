@@ -19,7 +19,8 @@ from ltx2_core.errors import SettingError
 from ltx2_core.fields import settings_of
 from ltx2_core.lora import Strengths, StrengthSchedule, open_lora
 from ltx2_core.lora.names import STREAMS
-from ltx2_core.lora.stack import for_component, parse_blocks, parse_schedule, text_identity
+from ltx2_core.lora.stack import for_component, text_identity
+from ltx2_core.lora.strengths import parse_blocks, parse_schedule
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
 from ltx2_core.memory.unit import Changes

@@ -10,12 +10,14 @@ from ltx2_core.conditioning.characters import Character
 from ltx2_core.conditioning.conditions import GeneratedKeyframes, Picture, RetakeRange
 from ltx2_core.conditioning.light import LightTarget
 from ltx2_core.conditioning.sockets import check_inputs, check_written
+from ltx2_core.conditioning.timeline import TimelineText
 from ltx2_core.conditioning.tracks import MotionTracks
 from ltx2_core.errors import SettingError
-from ltx2_core.fields import settings_of
-from ltx2_core.sampling import ScheduleSettings
+from ltx2_core.fields import OutputName, settings_of
+from ltx2_core.lora import Strengths
+from ltx2_core.sampling import Guidance, ScheduleSettings
 from ltx2_core.sampling.windows import Windowing
-from ltx2_core.settings import SamplingSettings
+from ltx2_core.settings import KeyframeSettings, SamplingSettings, Variations
 from ltx2_core.video_vae import Tiling
 
 
@@ -166,3 +168,31 @@ def test_a_choice_that_is_not_there_is_a_sentence_with_the_nearest_one():
 def test_what_does_not_fit_is_a_sentence_with_the_name_of_the_socket(kind, value):
     with pytest.raises(SettingError, match=r"x (is|holds)|of x"):
         taken(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "good", "bad", "words"),
+    [
+        (KeyframeSettings, "frames", "0, -1", "first", "for example 0, 60, -1"),
+        (KeyframeSettings, "strengths", "1", "7", "between 0 and 1"),
+        (KeyframeSettings, "strengths", "1, 0.5", "firm", "for example 1, 0.7"),
+        (Guidance, "stg_blocks", "auto", "last", "such as 28"),
+        (Strengths, "blocks", "0-23, 40", "0-999999999999, x", "such as 0-23"),
+        (Strengths, "schedule", "1.0: 1", "rising", "or constant"),
+        (TimelineText, "timeline", '{"prompts": [{"text": "a"}]}', '{"prompts": []}', "has no prompt"),
+    ],
+)
+def test_a_text_that_can_mean_nothing_is_refused_before_anything_runs(owner, name, good, bad, words):
+    text = Input(name, "STRING")
+    text.reads = settings_of(owner)[name].look.reads
+    check_written([text], {name: good}, {})
+    with pytest.raises(SettingError, match=words):
+        check_written([text], {name: bad}, {})
+
+
+def test_a_name_that_no_system_can_write_is_refused():
+    assert OutputName("video/clip").filename_prefix == "video/clip"
+    with pytest.raises(SettingError, match="has a name of 300 bytes; at most 255 fit"):
+        OutputName(f"video/{'x' * 300}")
+    with pytest.raises(SettingError, match=r"filename_prefix is '\.\./a'"):
+        Variations("a ball", "7", "../a")

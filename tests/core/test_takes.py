@@ -48,7 +48,7 @@ def full() -> Take:
         drawn=(1536, 1152),
         times=2,
         seams=((2, 3, 4), ([9], [], [64, 96])),
-        tags={"prompt": '{"1": "a ball"}', "software": "here"},
+        tags={"prompt": '{"1": "a ball"}', "software": "here", "workflow": '{"nodes": []}'},
         made_by="2.3",
     )
 
@@ -73,6 +73,11 @@ PLAIN = {
 @pytest.mark.parametrize("take", [full(), *PLAIN.values()], ids=["all there is", *PLAIN])
 def test_what_is_saved_comes_back_to_the_bit(tmp_path, take):
     assert flat(load_take(save_take(tmp_path / "new" / "a.safetensors", take))) == flat(take)
+
+
+def test_the_graph_stands_where_comfyui_looks_for_it(tmp_path):
+    with safe_open(save_take(tmp_path / "a.safetensors", full()), framework="pt") as file:
+        assert file.metadata()["workflow"] == full().tags["workflow"]
 
 
 def test_a_latent_is_read_by_models_of_the_same_latents_and_by_no_others():

@@ -29,6 +29,12 @@ def test_a_value_that_cannot_be(client, prompt, class_type, inputs, words):
     [
         ("LTX2AVVideoDecode", {"tile_size": 512, "tile_overlap": 512}, "512 pixels cannot overlap by 512"),
         ("LTX2AVSaveLatent", {"filename_prefix": "../latent"}, "'../latent'"),
+        ("LTX2AVSaveLatent", {"filename_prefix": "x" * 300}, "300 bytes; at most 255"),
+        (
+            "LTX2AVGuidance",
+            {"stream": "both", "text_scale": 1.0, "cross_modal_scale": 1.0, "stg_blocks": "last"},
+            "stg_blocks",
+        ),
     ],
 )
 def test_what_cannot_be_after_sampling_is_said_before_anything_runs(client, prompt, class_type, inputs, words):

@@ -1,4 +1,4 @@
-"""What a browser makes of a graph in which a node is bypassed."""
+"""What a browser makes of a graph that is changed: nodes bypassed, put into a subgraph, in two tabs, and stopped."""
 
 import json
 
@@ -22,3 +22,15 @@ def test_a_bypassed_node_hands_on_what_our_rule_says(stay, object_info, name, sa
         changed = json.loads(json.dumps(workflow))
         next(node for node in changed["nodes"] if node["id"] == number)["mode"] = BYPASSED
         assert content(prompts[str(number)]) == content(to_prompt(changed, object_info)), number
+
+
+def test_our_nodes_follow_into_subgraphs_and_keep_to_their_tab(visit, tmp_path):
+    workflow = json.loads((SHIPPED[0].parent / "text_to_video.json").read_text())
+    (sampler,) = (node["id"] for node in workflow["nodes"] if node["type"] == "LTX2AVSample")
+    task = {"sampler": sampler, "screenshot": str(tmp_path / "moves.png")}
+    seen = visit("moves.cjs", nodes2(False), workflow=workflow, **task)
+    assert seen["elsewhere"] == "the preview appears here", "a clip of another tab"
+    assert seen["stopped"].startswith("stopped"), "a run that was cancelled seems to go on"
+    assert seen["apart"]["LTX2AVEmptyLatent"] == ["width", "height", "frames", "megapixels"]
+    assert seen["inside"] == seen["apart"]
+    assert "20 steps" in seen["said"]["LTX2AVSample"], "a closed subgraph loses what its nodes say"

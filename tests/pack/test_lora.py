@@ -218,15 +218,15 @@ def test_the_factors_of_an_ic_lora_go_to_other_nodes(client, prompt):
         ({"blocks": "0-9"}, ["blocks names 9", "4 blocks, counted from 0"]),
         ({"blocks": "the first"}, ["'the first'", "0-23, 40"]),
         ({"schedule": "1.0 0.5"}, ["'1.0 0.5'", "1.0: 1, 0.5: 0.3"]),
-        ({"schedule": "start: 1"}, ["'start'", "a number"]),
+        ({"schedule": "start: 1"}, ["'start: 1'", "1.0: 1, 0.5: 0.3"]),
     ],
     ids=str,
 )
 def test_settings_that_cannot_be(client: Client, prompt, inputs, words):
     given = {"model": [node(prompt, "LTX2AVLoadModel"), 0], "lora": GOLDEN, "strength": 1.0, "video": 1.0, "audio": 1.0}
     add(prompt, bad=("LTX2AVLoadLoraAdvanced", given | {"audio_to_video": 1.0, "video_to_audio": 1.0, **inputs}))
-    run = client.run(change(prompt, LTX2AVSample={"model": ["bad", 0]}))
-    assert run.end == "execution_error" and all(word in run.error for word in words), run.error
+    text = client.complaint(change(prompt, LTX2AVSample={"model": ["bad", 0]}))
+    assert all(word in text for word in words), text
 
 
 def test_a_lora_for_gemma_acts_where_gemma_is_loaded(server, client, prompt):

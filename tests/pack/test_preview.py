@@ -59,7 +59,7 @@ def assert_steps(shown: list[int], total: int) -> None:
     assert shown[0] == 1 and shown[-1] == total and shown == sorted(set(shown))
 
 
-def test_only_who_runs_the_prompt_gets_its_preview(server, prompt):
+def test_only_who_runs_the_prompt_gets_its_preview_and_what_its_nodes_say(server, prompt):
     with Websocket(server.address, "/ws?clientId=somebody-else", timeout=1) as other:
         change(prompt, LTX2AVSample={"seed": 21})
         assert Client(server.address).run(prompt, preview="auto").all(EVENT)
@@ -69,6 +69,7 @@ def test_only_who_runs_the_prompt_gets_its_preview(server, prompt):
                 heard.append(other.receive())
     kinds = {json.loads(content)["type"] for opcode, content in heard if opcode == TEXT}
     assert "status" in kinds and EVENT not in kinds
+    assert all(opcode == TEXT for opcode, _ in heard)
 
 
 def released(prompt: Prompt, precision: str) -> Prompt:
