@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Annotated
 
 from ..errors import SettingError
@@ -114,17 +113,13 @@ class Strengths(Checked):
     def __post_init__(self) -> None:
         """Keep ``blocks`` as a set that cannot change, whatever collection they came in.
 
-        Raises SettingError for what is no number of a block, and for a schedule that cannot be called.
+        Raises SettingError for what is no number of a block.
         """
         super().__post_init__()
         if self.blocks is not None:
-            if odd := [each for each in self.blocks if not isinstance(each, Integral) or each < 0]:
-                raise SettingError(f"blocks hold {odd[0]!r}; give numbers of blocks from 0 on, such as range(24).")
+            if odd := [each for each in self.blocks if each < 0]:
+                raise SettingError(f"blocks hold {odd[0]}; give numbers of blocks from 0 on, such as range(24).")
             object.__setattr__(self, "blocks", frozenset(self.blocks))
-        if self.schedule is not None and not callable(self.schedule):
-            raise SettingError(
-                f"schedule is {self.schedule!r}; give a function of a sigma, or StrengthSchedule.through points."
-            )
 
     def constant_for(self, component: str, name: str) -> float:
         """Return the strength for our tensor ``name`` of ``component``, without the schedule."""

@@ -220,9 +220,9 @@ def test_strengths_are_settings_with_limits():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"blocks": "0-23"}, "blocks hold '0'; give numbers of blocks from 0 on"),
+        ({"blocks": "0-23"}, "blocks is '0-23'; it must be a list, of which each is a whole number"),
         ({"blocks": [3, -1]}, "blocks hold -1"),
-        ({"schedule": "1.0: 1"}, "schedule is '1.0: 1'; give a function"),
+        ({"schedule": "1.0: 1"}, "schedule is '1.0: 1'; it must be a function"),
     ],
 )
 def test_strengths_that_would_do_nothing_are_refused(given, said):
