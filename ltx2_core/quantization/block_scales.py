@@ -6,6 +6,8 @@ Source: the layout of block scaling factors in the documentation of cuBLAS.
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .stored import pick
+
 _ROWS, _COLUMNS = 128, 4  # of a tile, in which scales lie together
 _LANES = 32
 
@@ -22,7 +24,7 @@ def count_scales(rows: int, blocks: int) -> int:
 
 def scales_of_picked(scales: Tensor, blocks: int, rows: Tensor) -> Tensor:
     """Return the scales of rows with these numbers, (len(rows), blocks); arguments as for ``scales_of_rows``."""
-    some = _tiles(scales, blocks)[rows // _ROWS, :, rows % _LANES, rows % _ROWS // _LANES]
+    some = pick(_tiles(scales, blocks), rows // _ROWS, slice(None), rows % _LANES, rows % _ROWS // _LANES)
     return some.flatten(1)[:, :blocks]
 
 

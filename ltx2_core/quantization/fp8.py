@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .fp8_products import has_products, multiplies, row_scales, scaled_linear
 from .kept import KEPT
-from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight, Writer, marker_of
+from .stored import ExpandRows, Format, QuantizedLinear, Shape, StoredWeight, Writer, marker_of, pick
 
 _DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 _CAST_DTYPE = torch.float8_e4m3fn
@@ -89,7 +89,7 @@ class Fp8Format(Format):
 
     def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
         """Return some rows of the matrix in float32."""
-        numbers, scale = stored.weight[rows].float(), self._float_scale(stored)
+        numbers, scale = pick(stored.weight, rows).float(), self._float_scale(stored)
         if scale.ndim:  # of so many rows and columns each
             rows_of_one, columns_of_one = shape[0] // len(scale), shape[1] // scale.shape[1]
             scale = scale[rows // rows_of_one].repeat_interleave(columns_of_one, dim=1)

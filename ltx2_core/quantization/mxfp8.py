@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .block_scales import count_scales, round_up, scales_of_picked, scales_of_rows
 from .kitchen import KitchenFormat
-from .stored import Shape, StoredWeight
+from .stored import Shape, StoredWeight, pick
 
 _BLOCK = 32  # columns with one scale; rows and columns are padded to as many, too
 _BIAS, _NAN = 127, 255
@@ -50,7 +50,7 @@ class Mxfp8Format(KitchenFormat):
     def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
         """Return some rows of the matrix in float32."""
         exponents = scales_of_picked(stored.companions["weight_scale"], _blocks(stored), rows)
-        return _expand(stored.weight[rows], exponents, shape[1])
+        return _expand(pick(stored.weight, rows), exponents, shape[1])
 
     def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:
         """Return the scales that a matrix of ``shape`` needs as numbers: not those that only fill up tiles."""

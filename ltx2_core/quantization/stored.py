@@ -94,6 +94,12 @@ def marker_of(**options: Any) -> Tensor:
     return torch.tensor(list(json.dumps(options).encode()), dtype=torch.uint8, device="cpu")
 
 
+def pick(x: Tensor, *places: Tensor | slice) -> Tensor:
+    """Return ``x[places]``; of float8, which older PyTorch does not pick from on a CPU, by its bytes."""
+    bits = x.view(torch.uint8) if x.itemsize == 1 else x
+    return bits[places].view(x.dtype)
+
+
 def round_once(x: Tensor, how: str, round_input: Callable[[], Rounded]) -> Rounded:
     """Return what ``round_input`` makes of ``x``: once for all layers that share it, as ``layers.shared_input`` says.
 
@@ -271,10 +277,10 @@ class Format:
         """
         count = len(stored.weight)
         companions = {
-            suffix: each[rows] if each.ndim and len(each) == count > 1 else each
+            suffix: pick(each, rows) if each.ndim and len(each) == count > 1 else each
             for suffix, each in stored.companions.items()
         }
-        picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
+        picked = StoredWeight(stored.name, pick(stored.weight, rows), companions, stored.marker)
         return self.expand_rows(picked, (len(rows), shape[1]), 0, len(rows))
 
     def used_scales(self, stored: StoredWeight, suffix: str, shape: Shape) -> Tensor | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from .nibbles import look_up, unpack
 from .nvfp4 import as_e4m3
 from .rotation import RotatedFormat
-from .stored import Shape, StoredWeight
+from .stored import Shape, StoredWeight, pick
 
 _GROUP = 16  # columns with one scale, where a marker does not say
 _LARGEST = 127
@@ -68,7 +68,7 @@ class W4a8Format(RotatedFormat):
     def expand_picked(self, stored: StoredWeight, shape: Shape, rows: Tensor) -> Tensor:
         """Return some rows of the matrix in float32; of its companions, the correction has rows as its last axis."""
         companions = dict(stored.companions)
-        companions |= {suffix: companions[suffix].reshape(shape[0], -1)[rows] for suffix in self.scale_suffixes}
+        companions |= {suffix: pick(companions[suffix].reshape(shape[0], -1), rows) for suffix in self.scale_suffixes}
         if (correction := companions.get("weight_correction")) is not None:
             companions["weight_correction"] = correction[:, rows]
         picked = StoredWeight(stored.name, stored.weight[rows], companions, stored.marker)
