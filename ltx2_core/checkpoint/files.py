@@ -331,7 +331,8 @@ def _unreadable(path: Path, error: OSError) -> OSError:
 def _check_regular(path: Path) -> None:
     if not path.is_file():
         if path.exists():
-            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected.")
+            inside = f", such as {found.name} in it" if (found := next(path.glob("[!.]*.safetensors"), None)) else ""
+            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
 
 
