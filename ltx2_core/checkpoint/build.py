@@ -7,6 +7,7 @@ import torch
 from ..errors import CheckpointError, SettingError
 from ..quantization import cast, check_stored, install_quantized_layers, use_scaled_products, wants_exact_products
 from .components import ComponentNetwork
+from .files import called
 from .loading import load_strict, shorten_list
 from .models import Models, Source
 
@@ -42,7 +43,7 @@ def build(
     if format is not None and name != "transformer":
         raise SettingError(f"Only the transformer can be cast to {format}; build the {name} without a format.")
     source = models.source(name)
-    file, title = source.file, f"The {name.replace('_', ' ')} in {source.file.path.name}"
+    file, title = source.file, f"The {name.replace('_', ' ')} in {called(source.file.path)}"
     _refuse_unknown(models, source, title)
     network = models.network(name) if made is None else made
     state = {ours: file.get(key) for ours, key in source.names.items()}
@@ -52,7 +53,7 @@ def build(
         computes = getattr(network, "compute_dtype", dtype)
         install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path.name}: {error}") from None
+        raise CheckpointError(f"{called(file.path)}: {error}") from None
     load_strict(network, state, title, source.variant.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
@@ -71,7 +72,7 @@ def _refuse_unknown(models: Models, source: Source, title: str) -> None:
         try:
             check_stored(source.file.outlines(unknown))
         except CheckpointError as error:
-            raise CheckpointError(f"{source.file.path.name}: {error}") from None
+            raise CheckpointError(f"{called(source.file.path)}: {error}") from None
         raise CheckpointError(
             f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
         )

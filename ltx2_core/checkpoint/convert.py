@@ -174,7 +174,8 @@ def _words(source: _Source, format: str, keep: Collection[str]) -> dict[str, str
 
 def _to_plain(source: _Source, quantised: Sequence[str]) -> dict[str, str]:
     """What is quantised, and the network's matrices of other numbers."""
-    plain = [key for _, key in _matrices(source) if source.file.dtype(key) in (torch.float16, torch.float32)]
+    wide = torch.float16, torch.float32, torch.float64
+    plain = [key for _, key in _matrices(source) if source.file.dtype(key) in wide]
     return dict.fromkeys((*quantised, *plain), BF16)
 
 

@@ -48,6 +48,7 @@ _NARROW = ("F8_E4M3", "F8_E5M2")  # which weights may be with nothing beside the
 _LFS_START = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000  # as in the specification of safetensors
 _MOST_AXES = 16
+OF_DIFFUSERS = "diffusion_pytorch_model"  # as all files in the folders of diffusers begin
 _PREFIX = "model.diffusion_model."  # of a layer in the metadata, which may lack it
 _MOST_NUMBERS = 2**48  # of a tensor, also of one without bytes
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces of a file that tell it from others, and bytes of each
@@ -174,7 +175,7 @@ class TensorFile:
         entry = self.entries[key]
         if entry.dtype not in (READABLE_BLOCKS if entry.expands else DTYPES):
             raise CheckpointError(
-                f"{self.path.name} stores {key} as {entry.dtype}, which this version of the pack cannot read."
+                f"{called(self.path)} stores {key} as {entry.dtype}, which this version of the pack cannot read."
             )
         return torch.float32 if entry.expands else DTYPES[entry.dtype]
 
@@ -235,7 +236,7 @@ class TensorFile:
         Raises CheckpointError if it is not a JSON object.
         """
         stated = self.metadata.get("config", "{}")
-        return {} if stated == "null" else parse_json(stated, f"The config in the header of {self.path.name}")
+        return {} if stated == "null" else parse_json(stated, f"The config in the header of {called(self.path)}")
 
     @cached_property
     def official_names(self) -> dict[str, str]:
@@ -267,9 +268,14 @@ class TensorFile:
 
     def _written_anew(self) -> CheckpointError:
         return CheckpointError(
-            f"{self.path.name} was written anew while it was in use, and is no longer what it was when it was opened: "
+            f"{called(self.path)} was written anew while it was in use, and is not what it was when it was opened: "
             "start again with the new file, when it is complete."
         )
+
+
+def called(path: Path) -> str:
+    """Return what sentences call a file: its name; of diffusers' files, which all have one name, with two folders."""
+    return str(Path(*path.parts[-3:])) if path.name.startswith(OF_DIFFUSERS) else path.name
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -325,7 +331,8 @@ def _unreadable(path: Path, error: OSError) -> OSError:
 def _check_regular(path: Path) -> None:
     if not path.is_file():
         if path.exists():
-            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected.")
+            inside = f", such as {found.name} in it" if (found := next(path.glob("[!.]*.safetensors"), None)) else ""
+            raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
 
 
@@ -333,7 +340,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
     """The metadata of a file, and its tensors by name."""
     if is_lfs_pointer(path):
         raise CheckpointError(
-            f"{path.name} is a git-LFS pointer, not the model itself; run `git lfs pull` in its folder, or download "
+            f"{called(path)} is a git-LFS pointer, not the model itself; run `git lfs pull` in its folder, or download "
             "the file with the browser."
         )
     if is_gguf(path):
@@ -344,18 +351,18 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
         length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
             raise CheckpointError(
-                f"{path.name} is not a safetensors file {describe_start(start)}".rstrip()
+                f"{called(path)} is not a safetensors file {describe_start(start)}".rstrip()
                 + "; LTX-2 weights are read from .safetensors and .gguf files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
         raise _incomplete(path, size, 8 + length)
-    title = f"The header of {path.name}"
+    title = f"The header of {called(path)}"
     header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
     entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
     end = check_places(entries, title)
-    entries |= _stated_markers(metadata, entries, path.name)
+    entries |= _stated_markers(metadata, entries, called(path))
     if size < end:
         raise _incomplete(path, size, end)
     return metadata, entries
@@ -372,14 +379,14 @@ def _check_end(path: Path, entries: Mapping[str, Entry]) -> None:
             if file.read(_SAMPLE).strip(b"\0"):
                 return
     raise CheckpointError(
-        f"{path.name} ends in {end // 100:,} bytes of zeros or more, as a file does that is still being downloaded: "
+        f"{called(path)} ends in {end // 100:,} bytes of zeros or more, as a file does that is still being downloaded: "
         "wait for it, or download it again."
     )
 
 
 def _incomplete(path: Path, size: int, end: int) -> CheckpointError:
     return CheckpointError(
-        f"{path.name} is incomplete: it has {size:,} bytes and should have {end:,}; download it again."
+        f"{called(path)} is incomplete: it has {size:,} bytes and should have {end:,}; download it again."
     )
 
 

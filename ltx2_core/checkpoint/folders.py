@@ -22,7 +22,6 @@ TRANSFORMER = "transformer"
 SUBFOLDERS = (TRANSFORMER, "connectors", "diffusion_decoder", "vae", "audio_vae", "vocoder", "duration_head")
 GEMMA = "text_encoder"
 FULL = "transformer_full"  # the dev model of 2.5, beside the distilled one in ``TRANSFORMER``
-OF_DIFFUSERS = "diffusion_pytorch_model"  # which all files in these folders are called
 
 GGUF = ".gguf"
 

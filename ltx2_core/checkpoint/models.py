@@ -18,8 +18,8 @@ from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile
-from .folders import FULL, GEMMA, OF_DIFFUSERS, TRANSFORMER, open_files, shards_of
+from .files import TensorFile, called
+from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
 from .unfilled import uncollected, unfilled
@@ -124,7 +124,7 @@ class Models:
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
             return  # which ``_one_version`` tells
         raise CheckpointError(
-            f"{file.path.name} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
+            f"{_name(file)} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
             f"{len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong nowhere, such as "
             f"{shorten_list(sorted(unknown)[:1])}; leave it out here."
         )
@@ -154,7 +154,7 @@ class Models:
         for file in reversed(self.files):
             config |= {section: value for section, value in file.config.items() if value}
             for section in config.keys() & file.config.keys() & VERSIONS[self.version].config.keys():
-                Fields.of(file.config[section], f"The config section {section} in {file.path.name}")
+                Fields.of(file.config[section], f"The config section {section} in {_name(file)}")
         for section, components in _SECTIONS.items():
             source = next((self.sources[name] for name in components if name in self.sources), None)
             if source is not None and (stated := source.file.config.get(section)):
@@ -173,13 +173,13 @@ class Models:
         show that tensors are missing, stored otherwise, or of other shapes.
         """
         source = self.source(name)
-        title = f"The {name.replace('_', ' ')} in {source.file.path.name}"
-        file = source.file.path.name if source.file.config else self._file_names
+        title = f"The {name.replace('_', ' ')} in {_name(source.file)}"
+        file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
             check_stored(source.file.outlines(source.names.values()))
             with unfilled():
-                network = source.variant.build(self.config, shapes)
+                network = source.variant.build(config, shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
@@ -393,13 +393,11 @@ def _without(file: TensorFile, wanted: Sequence[str]) -> str:
     """The sentence for a file that holds none of the components that it was chosen for."""
     held = ", ".join(name.replace("_", " ") for name, _ in sources_in(file)) or "nothing of LTX-2"
     expected = " or ".join(name.replace("_", " ") for name in wanted)
-    return f"{file.path.name} has no {expected}, which it was chosen for; it holds {held}: choose another file."
+    return f"{_name(file)} has no {expected}, which it was chosen for; it holds {held}: choose another file."
 
 
 def _name(file: TensorFile) -> str:
-    """What a file is called; those of diffusers, which are all called alike, with their folders."""
-    path = file.path
-    return str(Path(*path.parts[-3:])) if path.name.startswith(OF_DIFFUSERS) else path.name
+    return called(file.path)
 
 
 def _one_version(files: Sequence[TensorFile]) -> str:
@@ -428,10 +426,10 @@ def versions_of(file: TensorFile) -> tuple[str, ...]:
     try:
         stated, shown = stated_version(file.metadata), possible_versions(file.official_shapes)
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path.name}: {error}") from None
+        raise CheckpointError(f"{_name(file)}: {error}") from None
     if stated and shown and stated not in shown:
         raise CheckpointError(
-            f"{file.path.name} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
+            f"{_name(file)} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
             "download it again."
         )
     return (stated,) if stated else shown
@@ -442,7 +440,7 @@ def _check_library(file: TensorFile) -> None:
     try:
         check_library(file.entries)
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path.name}: {error}") from None
+        raise CheckpointError(f"{_name(file)}: {error}") from None
 
 
 def check_inside(name: str, *folders: str) -> None:

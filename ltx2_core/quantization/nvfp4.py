@@ -30,7 +30,8 @@ def _encode(rows: Tensor, largest: Tensor) -> dict[str, Tensor]:
     of_all = (largest / (_VALUES[-1] * torch.finfo(torch.float8_e4m3fn).max)).clamp(min=torch.finfo(torch.float32).tiny)
     blocks = rows.unflatten(1, (-1, _BLOCK))
     scales = torch.linalg.vector_norm(blocks, torch.inf, dim=2) / _VALUES[-1] / of_all
-    scales = scales.clamp(max=torch.finfo(torch.float8_e4m3fn).max).to(torch.float8_e4m3fn)
+    # Of a matrix of zeros they are 1: readers, this one among them, take scales that are all zero for damaged ones.
+    scales = (scales + (largest == 0)).clamp(max=torch.finfo(torch.float8_e4m3fn).max).to(torch.float8_e4m3fn)
     steps = (scales.float() * of_all).unsqueeze(2)
     codes = _nearest(torch.where(steps > 0, blocks / steps, 0).flatten(1))
     return {

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -196,6 +197,14 @@ def test_a_large_file_that_ends_in_zeros_is_told_to_be_a_download(tmp_path, shar
     else:
         with pytest.raises(CheckpointError, match=r"x\.safetensors ends in 671,\d+ bytes of zeros or more.*download"):
             TensorFile(path)
+
+
+def test_files_of_diffusers_are_called_by_their_folders_since_all_have_one_name(tmp_path):
+    path = tmp_path / "LTX-2" / "vae" / "diffusion_pytorch_model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(Path(*path.parts[-3:])))} is not a safetensors file"):
+        open_models(tmp_path / "LTX-2")
 
 
 def test_lfs_pointer(tmp_path):

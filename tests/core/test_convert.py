@@ -27,6 +27,7 @@ from ltx2_core.quantization import (
     StoredWeight,
     castable,
     expand_blocks,
+    expand_stored,
     expand_weight,
     format_of,
 )
@@ -96,6 +97,14 @@ def test_rows_are_rounded_as_well_as_the_format_can(word):
     plain = torch.randn(64, 512)
     stored = stored_rows(format.writers[word].encode(plain, plain.abs().max()))
     assert 0.001 < off(format.dequantize(stored, (64, 512), torch.float32), plain) < ROUNDING[word]
+
+
+@pytest.mark.parametrize("word", WRITTEN)
+def test_a_matrix_of_zeros_is_read_again(word):
+    """Scales that are all zero are taken for damaged ones; layers that begin as nothing are in some fine-tunes."""
+    weight = torch.zeros(48, 512)
+    stored = stored_rows(WRITTEN[word].writers[word].encode(weight, weight.abs().max()))
+    assert not expand_stored(stored).any()
 
 
 def test_q8_0_has_the_bytes_of_the_official_package():
@@ -288,6 +297,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UnreadableFileError, match=r"needs 0\.01 GB, and .* has 0\.01 GB left"):
         convert(MINI, tmp_path / "x.safetensors", "int8")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_matrices_of_any_decimal_numbers_become_bf16(tmp_path):
+    key = "model.diffusion_model.transformer_blocks.1.attn1.to_q.weight"
+    state = load_file(MINI)
+    save_file(state | {key: state[key].double()}, tmp_path / "x.safetensors", MINIATURE.files[0].metadata)
+    assert convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors", BF16).changed == 1
+    found = TensorFile(tmp_path / "y.safetensors").get(key)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, state[key])
 
 
 def test_damaged_numbers_leave_nothing(tmp_path):

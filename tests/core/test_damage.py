@@ -246,6 +246,18 @@ def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path, name, content
         inspect(tmp_path / name)
 
 
+def test_a_folder_in_place_of_a_file_is_told_with_the_file_in_it(tmp_path):
+    """As PEFT and diffusers write LoRAs."""
+    (tmp_path / "._adapter_model.safetensors").touch()
+    for inside, said in (
+        ("", "expected.$"),
+        ("adapter_model.safetensors", "expected, such as adapter_model.safetensors"),
+    ):
+        (tmp_path / (inside or "adapter_config.json")).touch()
+        with pytest.raises(UnreadableFileError, match=f"is a folder, a pipe or a device; a regular file was {said}"):
+            open_lora(tmp_path)
+
+
 def test_a_path_that_cannot_be_is_one_sentence():
     for opened in (open_models, open_text_encoder, open_lora):
         with pytest.raises(UnreadableFileError, match="name too long"):

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,9 @@ def test_a_config_that_does_not_fit_its_decoder_is_refused_by_name(folder, tmp_p
     models = open_models([folder / "transformer", copy])
     with pytest.raises(CheckpointError, match=said):
         build(models, "video_decoder")
+    path.write_text("<html>")
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is not valid JSON"):  # and no other file
+        build(open_models([folder / "transformer", copy]), "video_decoder")
 
 
 # At full size

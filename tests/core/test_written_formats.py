@@ -1,5 +1,6 @@
 """Files whose matrices are written in every format: what is built of them, what is counted, and what is said."""
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -18,10 +19,11 @@ from ltx2_core.checkpoint.build import build
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import CheckpointError
-from ltx2_core.lora import LoraAdapter, Strengths, open_lora
+from ltx2_core.lora import LoraAdapter, Strengths, fold_loras, open_lora
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.arrival import arrival_on
 from ltx2_core.pipeline.blueprint import blueprint_of
+from ltx2_core.pipeline.prepare import changes_of
 from ltx2_core.quantization import (
     QuantizedLinear,
     expand_weight,
@@ -124,6 +126,57 @@ def test_a_lora_beside_every_format(tmp_path, name):
         with adapter.attached():
             torch.testing.assert_close(layer(x), plain + x @ delta.T, atol=1e-4, rtol=1e-4)
         assert torch.equal(layer(x), plain)
+
+
+def low_rank(weight):
+    down, up = torch.randn(1, weight.shape[1]).bfloat16(), torch.randn(len(weight), 1).half() * 0.1
+    parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor([0.5])}
+    return parts, 0.5 * up.float() @ down.float()
+
+
+def kronecker(weight):
+    small, large = torch.randn(2, 2) * 0.1, torch.randn(len(weight) // 2, weight.shape[1] // 2)
+    return {"lokr_w1": small, "lokr_w2": large}, torch.kron(small, large)
+
+
+def lengths(weight):
+    parts, change = low_rank(weight)
+    changed = weight + change
+    wanted = torch.ones(len(weight), 1)
+    return parts | {"dora_scale": wanted}, changed / changed.norm(dim=1, keepdim=True) - weight
+
+
+def difference(weight):
+    change = (torch.randn_like(weight) * 0.1).to(torch.float8_e4m3fn)
+    return {"diff": change}, change.float()
+
+
+@pytest.mark.parametrize(("name", "form"), zip(WRITERS, itertools.cycle([low_rank, kronecker, lengths, difference])))
+@pytest.mark.sample(1)
+def test_every_form_of_lora_acts_on_the_numbers_of_the_format(tmp_path, name, form):
+    """Twice in one stack, beside the layer or folded, while its block streams, and not at all afterwards."""
+    path, key = tmp_path / "x.safetensors", "lora_unet_transformer_blocks_1_attn1_to_q"
+    rewrite(CHECKPOINT, path, {BLOCKS: name})
+    network, folded = (build(open_models(path), "transformer", torch.float32) for _ in range(2))
+    layer = network.blocks[1].video.self_attn.q
+    weight, x = expand_weight(layer, torch.float32), torch.randn(5, layer.shape[1])
+    parts, change = form(weight)
+    save_file({f"{key}.{part}": value.contiguous() for part, value in parts.items()}, tmp_path / "lora.safetensors")
+    lora, plain = open_lora(tmp_path / "lora.safetensors"), layer(x)
+    stack = [(lora, Strengths(-0.7)), (lora, Strengths(2.0)), (lora, Strengths(0.0))]
+    expected = torch.nn.functional.linear(x, weight + 1.3 * change, layer.bias)
+    adapter, store = LoraAdapter(network, stack), Store(network, "cpu", link=Plain("cpu"))
+    store.patch(changes_of(adapter))
+    with store.use(), adapter.attached():
+        torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-4)
+        resident = network(*streams())
+    store.set_budget(store.rest_bytes + 2 * max(store.unit_bytes))
+    with store.use(), adapter.attached():
+        assert all(map(torch.equal, network(*streams()), resident))
+    store.release()
+    assert torch.equal(layer(x), plain)
+    assert fold_loras(folded, stack) == ["blocks.1.video.self_attn.q.weight"]
+    torch.testing.assert_close(folded.blocks[1].video.self_attn.q(x), expected, atol=1e-4, rtol=1e-4)
 
 
 # Attention in one format, feed-forward in another, the table in a third: as in gemma_3_12B_it_fp4_mixed.
