@@ -32,7 +32,10 @@ def test_impossible_frame_rates(fps):
                                                   (49, 10, 123), (153, 30, 127), (537, 30, 447), (249, 50, 125),
                                                   (913, 50, 457), (1, 50, 1), (1, 240, 1)])  # fmt: skip
 def test_audio_lengths_of_the_official_code(frames, fps, latents):
-    """Half latents, too, where its rounding errors decide; but for single frames at high rates, of which the official code makes no sound, and then fails."""
+    """Half latents, too, where its rounding errors decide.
+
+    But for single frames at high rates, of which the official code makes no sound, and then fails.
+    """
     assert ClipShape(64, 64, frames, Fraction(fps)).audio_latents == latents
 
 
