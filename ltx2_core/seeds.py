@@ -39,6 +39,10 @@ class Seeds:
         """Return those of window ``number``, counted from 0; the first has those of a clip that is made at once."""
         return replace(self, first=self.first + number, fixed=None if self.fixed is None else self.fixed + number)
 
+    def tile(self, number: int) -> "Seeds":
+        """Return those of a tile that is a clip by itself (ltx-pipelines 1.2.0, the HDR pipeline)."""
+        return replace(self, first=self.first + number, drawn=())
+
     def step_noise(self, first_step: int = 0) -> int:
         """Return the seed of the fresh noise that stochastic samplers draw.
 

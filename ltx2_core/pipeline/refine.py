@@ -41,7 +41,8 @@ class Refine(Stage):
         size: of the whole latent.
         refines_sound: whether the sound is generated, too.
         overlap: cells of the latent that chosen tiles share along time, height and width.
-        local: whether each chosen tile is a clip by itself.
+        local: whether each chosen tile counts its positions from 0.
+        alone: whether each chosen tile is a clip by itself.
         loras: in place of those of the model.
     """
 
@@ -50,6 +51,7 @@ class Refine(Stage):
     refines_sound: bool = True
     overlap: tuple[int, int, int] = (4, 4, 4)
     local: bool = False
+    alone: bool = False
     loras: Stack | None = None
     name = "refining"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
@@ -89,7 +91,7 @@ class Refine(Stage):
             cut.together,
             drawn,
         ).for_streams(state.free)
-        return cls(sampling, size, "audio" in state.free, cut.cells, cut.local, loras)
+        return cls(sampling, size, "audio" in state.free, cut.cells, cut.local, cut.alone, loras)
 
     @property
     def tiles(self) -> Tiles:
@@ -115,7 +117,7 @@ class Refine(Stage):
             return self
         tokens = MAX_TILE_TOKENS
         while True:
-            tiles = Tiles.within(self.size.video, tokens, self.overlap, self.local)
+            tiles = Tiles.within(self.size.video, tokens, self.overlap, self.local, self.alone)
             stage = replace(self, sampling=replace(self.sampling, tiles=tiles))
             if room.budget is None:
                 return stage

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ class Sampling:
         fixed = self.sampler.noise_seed if self.settings.step_noise == "official" else None
         return Seeds(self.settings.seed, self.drawn, fixed).window(self.window)
 
-    def noise(self, state: AVState) -> latents.Noise:
-        """Return the generator of the first noise of ``state``."""
-        seeds, order = self.seeds, self.settings.noise_order
-        return latents.Noise(seeds.first, order, drawn=seeds.drawn, appended=state.appended[1])
+    def noise(self, state: AVState, tile: int | None = None, *, dtype: torch.dtype) -> AVLatent:
+        """Draw the first noise of ``state``, rounded to ``dtype``; of a ``tile`` that is a clip by itself, its own."""
+        seeds = self.seeds if tile is None else self.seeds.tile(tile)
+        noise = latents.Noise(seeds.first, self.settings.noise_order, drawn=seeds.drawn, appended=state.appended[1])
+        return noise(state.map(lambda each: each.latent).to(dtype)).to(torch.float32)
 
     def step_noise(self, state: AVState) -> latents.Noise:
         """Return the generator of the fresh noise of stochastic samplers."""
@@ -198,12 +200,13 @@ def sample(
         if apart and any(each.has_place for each in contexts.weights):
             raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
         check_prompts(contexts, state, sigmas[:-1])
-    noise = sampling.noise(state)(state.map(lambda each: each.latent).to(dtype)).to(torch.float32)
+    noise = sampling.noise(state, dtype=dtype)
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
     solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total, caches_text)
-    result = one_by_one(solver, state, noise, apart) if apart else solver(state, noise)
+    draw = partial(sampling.noise, dtype=dtype)
+    result = one_by_one(solver, state, noise, apart, draw) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
 
 

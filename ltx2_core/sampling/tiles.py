@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..conditioning import AVState
+from ..conditioning import AVState, State
 from ..errors import SettingError
 from ..fields import Checked, Choice, Whole, zero
 from ..geometry import SPACE_SCALE, TIME_SCALE, pixel_frames
@@ -35,13 +35,14 @@ class Tiles:
     """The number of tiles along time, height and width, and the latent cells that neighbours share.
 
     Each tile keeps its place in the whole clip. With ``local`` all start at 0, as if each was a clip by itself: for
-    clips that are larger or longer than those that the model was trained on. Raises SettingError for fewer than 1 tile
-    or 0 cells.
+    clips that are larger or longer than those that the model was trained on. ``alone`` ones are such clips, which begin
+    with a latent of one frame and have noise of their own. Raises SettingError for fewer than 1 tile or 0 cells.
     """
 
     counts: Size
     overlap: Size = (4, 4, 4)
     local: bool = False
+    alone: bool = False
 
     def __post_init__(self):
         if min(self.counts) < 1 or min(self.overlap) < 0:
@@ -51,7 +52,9 @@ class Tiles:
             )
 
     @classmethod
-    def within(cls, size: Size, tokens: int, overlap: Size = (4, 4, 4), local: bool = False) -> "Tiles":
+    def within(
+        cls, size: Size, tokens: int, overlap: Size = (4, 4, 4), local: bool = False, alone: bool = False
+    ) -> "Tiles":
         """Choose as few tiles as have at most ``tokens`` cells each; time is cut last.
 
         Args:
@@ -59,11 +62,12 @@ class Tiles:
             tokens: The most cells of a tile.
             overlap: Cells that neighbours share along time, height and width.
             local: As the field.
+            alone: As the field.
 
         Raises:
             SettingError: If even single cells are more.
         """
-        tiles = cls((1, 1, 1), overlap, local)
+        tiles = cls((1, 1, 1), overlap, local, alone)
         while math.prod(sides := tiles.largest(size)) > tokens:
             axis = 1 if sides[1] >= sides[2] else 2
             axis = axis if sides[axis] > _SIDE or sides[0] == 1 else 0
@@ -146,10 +150,19 @@ class TileSettings(Checked):
     ] = "together"
     positions: Annotated[
         str,
-        Choice(("absolute", "local"), advanced=True),
+        Choice(("absolute", "local", "alone"), advanced=True),
         "absolute tells each tile where in the clip it is. local tells each that it is a clip by itself: for clips "
-        "wider than 2048 pixels or longer than 20 seconds, which the models have not seen.",
+        "wider than 2048 pixels or longer than 20 seconds, which the models have not seen. alone makes each a clip by "
+        "itself, with noise of its own and one by one, as the official HDR pipeline does.",
     ] = "absolute"
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for tiles that are blended at every step and yet clips of their own."""
+        if self.alone and self.together:
+            raise SettingError(
+                "Tiles whose positions are alone have noise of their own, so they cannot be made together: set mode to "
+                "one by one, or positions to local."
+            )
 
     @property
     def cells(self) -> tuple[int, int, int]:
@@ -160,7 +173,12 @@ class TileSettings(Checked):
     @property
     def local(self) -> bool:
         """True if each tile counts its positions from 0."""
-        return self.positions == "local"
+        return self.positions != "absolute"
+
+    @property
+    def alone(self) -> bool:
+        """True if each tile is a clip by itself."""
+        return self.positions == "alone"
 
     @property
     def together(self) -> bool:
@@ -173,7 +191,7 @@ class TileSettings(Checked):
         if not any(counts):
             return None
         intervals, rows, columns = (max(1, count) for count in counts)
-        return Tiles((intervals, rows, columns), self.cells, self.local)
+        return Tiles((intervals, rows, columns), self.cells, self.local, self.alone)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -184,6 +202,7 @@ class View:
     video: Tensor  # (n,) numbers of tokens, the clip's own before the appended ones
     audio: Tensor | None = None  # (m,) numbers of tokens; None = all
     origin: Tensor | None = None  # (3,) seconds and pixels at which the part begins, where that is to count as 0
+    alone: bool = False  # a clip by itself, of which the first latent is one frame
 
     def pick(self, whole: Pass, select: Callable[[StreamInput, Tensor], StreamInput]) -> Pass:
         """Reduce a pass to this view; ``select`` reduces the input of a stream to numbered tokens."""
@@ -210,6 +229,9 @@ class View:
         video, audio = state.video, state.audio
         assert video is not None
         video = video.select(self.video, (video.shape[0], *self.size))
+        if self.alone and video.keyframes is not None:
+            first = torch.arange(self.video.numel(), device=video.keyframes.device) < self.size[1] * self.size[2]
+            video = replace(video, keyframes=video.keyframes.masked_fill(first[:, None], 1))
         if audio is not None and self.audio is not None:
             own = int((self.audio < audio.count).sum())
             audio = audio.select(self.audio, (audio.shape[0], own, audio.shape[2]))
@@ -226,8 +248,10 @@ class View:
         """Positions from the origin on; what lies before the clip, such as the sound of a voice, still does."""
         if self.origin is None:
             return positions
-        origin = self.origin[: positions.shape[1], None, None].to(positions)
-        return torch.where(positions[:, :1, :, :1] < 0, positions, positions - origin)
+        moved = positions - self.origin[: positions.shape[1], None, None].to(positions)
+        if self.alone:
+            moved[:, 0].clamp_(min=0)
+        return torch.where(positions[:, :1, :, :1] < 0, positions, moved)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -298,27 +322,47 @@ def _picked(view: View, passes: Sequence[Pass]) -> list[Pass]:
     return [view.pick(each, select) for each in passes]
 
 
-def one_by_one(run: Callable[[AVState, AVLatent], AVLatent], state: AVState, noise: AVLatent, tiles: Tiles) -> AVLatent:
+def one_by_one(
+    run: Callable[[AVState, AVLatent], AVLatent],
+    state: AVState,
+    noise: AVLatent,
+    tiles: Tiles,
+    draw: Callable[[AVState, int], AVLatent] | None = None,
+) -> AVLatent:
     """Sample each tile to its end by ``run(state, noise)`` and blend them once, which is cheap and less consistent.
 
     Sound that is not held fixed is made first, with the view of the whole picture, and then held.
+
+    Args:
+        run: Samples a state from noise.
+        state: The whole clip.
+        noise: Of the whole clip.
+        tiles: How the video is split.
+        draw: Draws the noise of a tile that is a clip by itself, by its number; others have their part of ``noise``.
     """
-    pieces, audio = split_tiles(state, tiles), state.audio
+    pieces, own = split_tiles(state, tiles), draw if tiles.alone else None
     if len(pieces) == 1:
-        return run(state, noise)
-    if audio is not None and not audio.is_frozen:
-        view = overview(state, max(len(tile.video) for tile in pieces))
-        sound = run(view.state(state), view.tokens(noise)).audio
-        assert sound is not None
-        audio = replace(audio, latent=sound, clean=sound, mask=torch.zeros_like(audio.mask))
-        state = AVState(state.video, audio)
+        return run(state, noise if own is None else own(state, 0))
+    state = _with_sound(run, state, noise, max(len(tile.video) for tile in pieces))
     assert state.video is not None
     total = torch.zeros_like(state.video.latent)
-    for tile in pieces:
-        video = run(tile.state(state), tile.tokens(noise)).video
+    for number, tile in enumerate(pieces):
+        here = tile.state(state)
+        video = run(here, tile.tokens(noise) if own is None else own(here, number)).video
         assert video is not None
         tile.add(video, total)
-    return AVLatent(total, None if audio is None else audio.clean)
+    return AVLatent(total, None if state.audio is None else state.audio.clean)
+
+
+def _with_sound(run: Callable[[AVState, AVLatent], AVLatent], state: AVState, noise: AVLatent, most: int) -> AVState:
+    """Make a sound that is not held fixed, with a view of at most ``most`` tokens of the picture, and hold it."""
+    audio = state.audio
+    if audio is None or audio.is_frozen:
+        return state
+    view = overview(state, most)
+    sound = run(view.state(state), view.tokens(noise)).audio
+    assert sound is not None
+    return AVState(state.video, replace(audio, latent=sound, clean=sound, mask=torch.zeros_like(audio.mask)))
 
 
 def count_runs(state: AVState, tiles: Tiles) -> int:
@@ -356,7 +400,8 @@ def split_tiles(state: AVState, tiles: Tiles) -> list[Tile]:
             size=tuple(own.shape),
             video=torch.cat((own.flatten(), count + touches.nonzero().flatten())),
             audio=None if heard is None else _touches(heard.positions[0], box[:, :1]).nonzero().flatten(),
-            origin=box[0] if tiles.local else None,
+            origin=_origin(state.video, box, tiles.alone) if tiles.local else None,
+            alone=tiles.alone,
             weight=torch.cat((weight.flatten(), share[touches]))[:, None],
         )
         for (own, weight, box), touches in zip(boxes, touching)
@@ -386,6 +431,12 @@ def _spans(length: int, count: int, overlap: int) -> list[Span]:
         Span(start, start + size + (number < longer), overlap if number else 0, overlap if number < count - 1 else 0)
         for number, start in enumerate(starts)
     ]
+
+
+def _origin(video: State, box: Tensor, alone: bool) -> Tensor:
+    """Where (3,) a tile begins: ``alone``, all but one frame of its first latent lie before."""
+    later = alone and bool(box[0, 0] > 0)
+    return box[0] + box.new_tensor([later * (TIME_SCALE - 1) / float(video.fps), 0, 0])
 
 
 def _touches(positions: Tensor, box: Tensor) -> Tensor:

@@ -249,6 +249,29 @@ def test_local_tiles_are_clips_by_themselves():
     assert torch.equal(part.audio.positions[:, :, part.audio.count :], state.audio.positions[:, :, 40:])
 
 
+def test_tiles_alone_begin_with_one_frame_and_have_noise_of_their_own():
+    """As a clip of the size of the tile with the same part of the reference, officially in the HDR pipeline."""
+    video, reference = latent(length=40).video, torch.randn(1, 128, *SIZE)
+    state = apply_conditions(AVLatent(video, None), FPS, [ReferenceVideoTokens(reference)])
+    tiles, drawn = Tiles((2, 1, 2), (0, 0, 0), local=True, alone=True), []
+
+    def draw(part, number):
+        drawn.append((part, number))
+        return part.map(lambda each: each.latent + number)
+
+    zeros = state.map(lambda each: torch.zeros_like(each.latent))
+    made = one_by_one(lambda part, noise: noise, state, zeros, tiles, draw).video
+    part, number = drawn[-1]
+    assert_close(state.video.unpacked(made)[:, :, 3:, :, 5:], video[:, :, 3:, :, 5:] + 3)
+    here = [ReferenceVideoTokens(reference[:, :, 3:, :, 5:])]
+    clip = apply_conditions(AVLatent(video[:, :, 3:, :, 5:], None), FPS, here)
+    assert number == 3
+    assert_close(part.video.positions, clip.video.positions)
+    assert torch.equal(part.video.keyframes, clip.video.keyframes) and torch.equal(part.video.clean, clip.video.clean)
+    with pytest.raises(ValueError, match="noise of their own, so they cannot be made together"):
+        TileSettings(positions="alone")
+
+
 def test_a_pass_without_the_reference_sound_is_told_of_no_reference_in_any_tile():
     voice = ReferenceAudioTokens(latent(length=3, seed=4).audio)
     state, network = apply_conditions(latent(length=40), FPS, [voice]), Local()
