@@ -42,8 +42,8 @@ def check_not_read(targets: Iterable[Path], values: Mapping[str, Value], command
 
 
 def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:
-    """The files and folders, as they were written."""
-    for flag in command.files & values.keys():
+    """The files and folders, as they were written, in the order of their flags, which is the same in each process."""
+    for flag in sorted(command.files & values.keys()):
         value = values[flag]
         for text in value if isinstance(value, list) else [str(value)]:
             yield from _inside(text)

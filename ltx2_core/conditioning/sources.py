@@ -20,7 +20,8 @@ from ..geometry import TIME_SCALE, ClipShape, floor_frames
 from ..media import mix_down, probe, read_audio, read_video
 from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, Space, convert
-from ..media.local import Source
+from ..media.local import Source, name_of
+from ..media.read import MISSING
 from .preprocess import fit, fit_light
 from .tracks import MotionTracks
 from .values import PIXELS, SAMPLES, check_values
@@ -123,7 +124,8 @@ class VideoSource(Checked):
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
 
-        The last picture is repeated where the source ends a little earlier.
+        The last picture is repeated where the source ends a little earlier. Raises MediaError for a file that ends more
+        than a second before it says.
         """
         if self.space is not None:
             yield from (convert(each, self.space, ACESCCT) for each in self._pictures(fps, frames))
@@ -153,6 +155,11 @@ class VideoSource(Checked):
         for chunk in read_video(self.source, fps=fps, start=self.start, frames=frames):
             missing -= len(chunk)
             yield chunk
+        if (shown := frames - missing) + fps * MISSING < (due := min(frames, self._count(fps))):
+            raise MediaError(
+                f"{name_of(self.source)} is cut off: by the length that it says there are {due} frames at "
+                f"{float(fps):g} fps, but it ends after {shown}."
+            )
         if missing:
             yield chunk[-1:].expand(missing, -1, -1, -1)
 

@@ -13,6 +13,7 @@ from ..checkpoint.belonging import check_latent
 from ..conditioning.kept import kept_audio, kept_video
 from ..conditioning.light import Grading
 from ..conditioning.sources import AudioSource, VideoSource
+from ..errors import MediaError
 from ..geometry import ClipShape
 from ..health import Seams
 from ..latents import AVLatent
@@ -60,8 +61,13 @@ class Clip:
 
     @cached_property
     def frames(self) -> Tensor:
-        """All frames, (F, H, W, 3)."""
-        return torch.cat(list(self.chunks))
+        """All frames, (F, H, W, 3). Raises MediaError where there are none, or none any more."""
+        if not (chunks := list(self.chunks)):
+            raise MediaError(
+                "There are no frames: the clip is sound alone, or its chunks were taken before, which come once. Ask "
+                "for its frames first, or make the clip again."
+            )
+        return torch.cat(chunks)
 
 
 @dataclass(frozen=True)

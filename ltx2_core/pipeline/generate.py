@@ -13,7 +13,7 @@ import torch
 from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video
 from ..conditioning.light import check_light
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingError
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
@@ -51,6 +51,8 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     Raises:
         LTX2Error: for settings that cannot be, and for clips that do not fit the card, before any weights are read.
     """
+    if not isinstance(models, Models):
+        raise SettingError(f"models is {str(models)[:50]!r}; it must be what open_models returns.")
     names = [each.name for each in fields(Events) if settings.get(each.name) is not None]
     events = Events(**{name: settings[name] for name in names})
     rest = {name: value for name, value in settings.items() if name not in vars(Events)}

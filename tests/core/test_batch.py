@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from ltx2_core.cli import main, maker
+from ltx2_core.cli.files import digest_of
 from ltx2_core.errors import OutOfMemoryError
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.read_ahead import ReadInTurn
@@ -99,6 +101,21 @@ def test_another_picture_of_the_same_name_is_another_setting(made, tmp_path, cap
     assert "with other settings" in capsys.readouterr().err
     assert main(["batch", clips, "--output", str(out), "--overwrite"]) == 0
     assert len(made.requests) == 2
+
+
+class InOrder(list):
+    """In place of a set, which has another order in each process."""
+
+    def __and__(self, others):
+        return [each for each in self if each in others]
+
+
+def test_files_count_in_one_order_in_every_process(tmp_path):
+    values = {flag: str(tmp_path / flag) for flag in ("image", "lora", "source")}
+    for flag in values:
+        (tmp_path / flag).write_text(flag)
+    digests = {digest_of(values, SimpleNamespace(files=InOrder(order))) for order in permutations(values)}
+    assert len(digests) == 1
 
 
 def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_path, capsys):

@@ -337,9 +337,11 @@ class Helper:
 
     def __init__(self, decoder, fails=None, error=None):
         self.decoder, self.fails, self.error, self.made = decoder, fails, error, 0
+        self.failed = threading.Event()
 
     def __call__(self, tile):
         if self.made == self.fails:
+            self.failed.set()
             raise self.error
         self.made += 1
         return self.decoder(tile)
@@ -347,8 +349,14 @@ class Helper:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: unspecified failure")])
 def test_a_card_that_fails_leaves_its_tiles_of_decoding_to_others(decoder, latent, error, caplog):
-    helpers = Helper(twin_of(decoder)), Helper(twin_of(decoder), 1, error)
-    together = shared(decoder, *helpers)
+    home, other, failing = twin_of(decoder), twin_of(decoder), Helper(twin_of(decoder), 1, error)
+
+    def wait(network, tiles):
+        failing.failed.wait(30)
+
+    for each in (home, other):  # which may else be done before the one that fails has begun
+        each.register_forward_pre_hook(wait)
+    together = shared(home, Helper(other), failing)
     assert torch.equal(frames_of(together, latent), frames_of(decoder, latent))
     assert len(together.helpers) == 1 and len(caplog.records) == 1 and "left out" in caplog.text
 

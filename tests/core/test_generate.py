@@ -20,7 +20,7 @@ from ltx2_core.checkpoint import TensorFile
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
 from ltx2_core.conditioning import ReferenceVideo, VideoSource
 from ltx2_core.conditioning.blend import Blending
-from ltx2_core.errors import SettingError
+from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory import Store
 from ltx2_core.memory.link import Plain
@@ -54,6 +54,15 @@ def test_a_second_stage_needs_no_word_about_tiles():
     second = SecondStage(upscalers=(open_upscaler(BUILT_IN),))
     clip = ltx2.generate(ltx2.open_models("miniature"), "a red ball", seed=1, steps=1, frames=9, second=second)
     assert clip.frames.shape == (9, 192, 192, 3)
+
+
+def test_what_was_not_opened_and_frames_that_were_taken_are_told(models):
+    with pytest.raises(SettingError, match="models is 'miniature'; it must be what open_models returns"):
+        ltx2.generate("miniature", "a red ball")
+    clip = ltx2.generate(models, "a red ball", **SMALL)
+    assert sum(map(len, clip.chunks)) == 9
+    with pytest.raises(MediaError, match="chunks were taken before"):
+        clip.frames.mean()
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "50"])

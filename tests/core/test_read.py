@@ -539,3 +539,12 @@ def test_a_file_that_was_cut_off_is_refused_but_for_what_is_there(tmp_path):
             list(read_video(path))
         if length:
             assert numbers(read_video(path, frames=length)) == list(range(length))
+
+
+def test_a_file_that_ends_before_the_length_that_it_says_is_not_filled_up(tmp_path):
+    path = mux(tmp_path / "clip.flv", list(range(0, 4000, 40)), codec="flv1")
+    whole = VideoSource(path)
+    assert sum(map(len, whole.chunks(Fraction(25), 100))) == 100
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(MediaError, match=r"clip.flv is cut off"):
+        list(VideoSource(path).chunks(Fraction(25), 100))
