@@ -164,7 +164,7 @@ class Attention(nn.Module):
 def _round_for(readers: Sequence[nn.Module], x: Tensor) -> Tensor:
     """Return x (B, N, D), rounded by a kernel for ``readers`` where there is one, unless it is rounded or shared."""
     kernel = None if "rounded" in vars(x) or needs_grad(x) else find_rounding(GATE_ROUND.find, x, readers)
-    return x if kernel is None else kernel(split_heads(x, 1), None)
+    return x if kernel is None else kernel(split_heads(x.contiguous(), 1), None)
 
 
 def _append(x: Tensor, channels: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Conv(nn.Conv3d):
             plain = convolve(padded.contiguous(), self.weight, self.bias, self.zeros)  # a product where it pays
             return plain.contiguous(memory_format=torch.channels_last_3d)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)  # no copy where it is so already
-        return F.conv3d(padded, weight, self.bias, padding=self.padding)
+        return convolve(padded, weight, self.bias, self.zeros)
 
     def _is_mostly_weight(self, padded: Tensor) -> bool:
         """Whether turning ``padded`` around takes less than turning the weight, which a CPU does at every call."""

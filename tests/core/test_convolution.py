@@ -1,4 +1,4 @@
-"""Convolutions of large weights over few positions: products give the numbers of PyTorch's convolution."""
+"""Convolutions of large weights over few positions, or of small clips: they give the numbers of PyTorch's own."""
 
 import pytest
 import torch
@@ -44,3 +44,23 @@ def test_only_a_weight_that_is_large_beside_the_positions_is_multiplied(monkeypa
     assert is_for_product(1, 1, dtype=torch.bfloat16)
     with torch.enable_grad():
         assert not convolution.is_for_product(torch.zeros(1, 8, 3, 1, 1), weight.requires_grad_(), padding)
+
+
+@torch.no_grad()
+def test_a_small_clip_is_convolved_by_the_kernel_that_is_found(monkeypatch):
+    """Channels stay last, which PyTorch's own way for small clips forgets; autograd and shapes take that."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(size, generator=draw) for size in ((2, 6, 7, 5, 5), (4, 6, 3, 3, 3), (4,)))
+    x, weight = (each.contiguous(memory_format=torch.channels_last_3d) for each in (x, weight))
+    (kernel,) = convolution.CONVOLUTION.kernels
+    for given in bias, None:
+        found = kernel.load()(x, weight, given, (0, 1, 1))
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+        assert_close(found, convolution.convolve_plainly(x, weight, given, (0, 1, 1)), rtol=1e-5, atol=1e-5)
+    seen = []
+    monkeypatch.setattr(convolution.CONVOLUTION, "find", lambda x: seen.append(x))
+    convolution.convolve(x, weight, bias, (0, 1, 1))
+    with torch.enable_grad():
+        convolution.convolve(x, weight.requires_grad_(), bias, (0, 1, 1))
+    convolution.convolve(x.to("meta"), weight.detach().to("meta"), bias.to("meta"), (0, 1, 1))
+    assert len(seen) == 1

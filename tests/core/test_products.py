@@ -11,6 +11,7 @@ from torch import nn
 
 from ltx2_core.errors import is_out_of_memory
 from ltx2_core.layers import Attention, FeedForward, attention
+from ltx2_core.layers.kernels import GATE_ROUND
 from ltx2_core.memory import Plain, Store
 from ltx2_core.quantization import fp8_products as products
 from ltx2_core.quantization import use_scaled_products
@@ -190,6 +191,25 @@ def test_an_input_is_rounded_once_for_all_layers_that_share_it(monkeypatch, inpu
     assert torch.equal(query.gates, (2 * apart[3].sigmoid()).mT.unsqueeze(-1))
     attention.project_key_value(x)  # afterwards it may have changed
     assert len(counted) == roundings + len(set(input_scales[1:3]))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_library_rounds_by_scales_of_files_what_no_kernel_made(monkeypatch, contiguous):
+    """Such as texts; layers are left nothing to round."""
+    pytest.importorskip("comfy_kitchen")
+    attention, x = Attention(64, 4, 16), torch.randn(2, 5, 64)
+    for name, input_scale in ("k", 0.02), ("v", 0.03):
+        setattr(attention, name, stored(getattr(attention, name).weight, None, torch.float8_e4m3fn, (), input_scale))
+    use_scaled_products(attention, ["cpu"])
+    attention.k_norm = nn.Identity()
+    apart = attention.k(x), attention.v(x)
+    _, row = GATE_ROUND.kernels
+    monkeypatch.setattr(GATE_ROUND, "_chosen", {(x.device, x.dtype, False): (row.name, row.load())})
+    monkeypatch.setattr(products, "_rounded", lambda *given: pytest.fail("by a layer"))
+    found = attention.project_key_value(x if contiguous else x.mT.contiguous().mT)
+    for ours, theirs in zip((found.k, found.v), apart):
+        assert (ours.transpose(1, 2).flatten(2) - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_a_transformer(monkeypatch):

@@ -6,9 +6,10 @@ import formula
 import golden
 import pytest
 import torch
+import torch.nn.functional as F
 from agreement import compare
 
-from ltx2_core.audio_vae import VocoderConfig, make_vocoder, resample
+from ltx2_core.audio_vae import VocoderConfig, make_vocoder, resample, vocoder
 from ltx2_core.audio_vae.vocoder import AntiAliasedSnake, half_band, vocode_chunked
 from ltx2_core.checkpoint.keys.vocoder import VOCODER
 from ltx2_core.errors import CheckpointError, SettingError
@@ -121,6 +122,23 @@ def test_a_loud_waveform_is_held_to_full_scale():
     vocoder = formula_vocoder("2.3")
     vocoder.high.conv_post.weight *= 100
     assert vocoder(formula.signal(1, 2, 3, 64)).abs().max() == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("taps, rate", [(16, 6), (11, 5), (4, 2)])
+def test_an_upsampling_product_is_the_convolution(monkeypatch, taps, rate):
+    """Where it is taken: not in small layers, and not of long sounds."""
+    products, fold = [], F.fold
+    monkeypatch.setattr(F, "fold", lambda *args, **how: products.append(args) or fold(*args, **how))
+    monkeypatch.setattr(vocoder, "LEAST_WEIGHT", 6 * 4 * 5)
+    monkeypatch.setattr(vocoder, "WEIGHT_OF_POSITION", 24)
+    up = vocoder.Upsample(6, 4, taps, rate)
+    for positions in 1, taps, taps + 1:
+        x = torch.randn(2, 6, positions, generator=torch.Generator().manual_seed(0))
+        found = up(x)
+        torch.testing.assert_close(found, F.conv_transpose1d(x, up.weight, up.bias, rate, (taps - rate) // 2))
+        assert found.shape == (2, 4, rate * positions)
+    assert len(products) == (2 if taps > 4 else 0)
 
 
 def test_half_band_filter():

@@ -97,10 +97,9 @@ def _kitchen_round(plain: Function, norm_modulate: Callable[[], Function] | None
     def make_and_round(*arguments: Any) -> Tensor:
         *given, rounding = arguments
         made = plain(*arguments) if fused is None or given[1] is None else fused(*given)
-        scales = {name: scale for name, scale in rounding.scales.items() if scale is not None}
-        return with_rounded(
-            made, {name: (quantize(made.flatten(0, -2), scale), scale) for name, scale in scales.items()}
-        )
+        tokens, scales = made.flatten(0, -2), {name: each for name, each in rounding.scales.items() if each is not None}
+        # Kernels may not know how to take a parameter of a layer.
+        return with_rounded(made, {name: (quantize(tokens, each.detach()), each) for name, each in scales.items()})
 
     return make_and_round
 
