@@ -173,9 +173,7 @@ class Picture(Checked):
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Encode the picture at the size of the clip; of several, those that fill latents and lie inside the clip."""
-        first = self.frame + shape.frames if self.frame < 0 else self.frame
-        room = shape.frames - first if 0 < first < shape.frames else len(self.image)
-        images = self.image[: floor_frames(min(len(self.image), room))]
+        images = self.image[: self.shown(shape.frames)]
 
         def read() -> list[Tensor]:
             if self.space is not None:
@@ -184,6 +182,16 @@ class Picture(Checked):
 
         latent = encoders.video(read, (len(images), shape.height, shape.width))
         yield Keyframe(latent, self.frame, self.strength, self.append, encoded_alone=True)
+
+    def place(self, frames: int) -> int:
+        """Return where a clip of ``frames`` frames shows it, counted from its first frame."""
+        return self.frame + frames if self.frame < 0 else self.frame
+
+    def shown(self, frames: int) -> int:
+        """Return how many of its pictures a clip of ``frames`` frames shows."""
+        first = self.place(frames)
+        room = frames - first if 0 <= first < frames else len(self.image)
+        return floor_frames(min(len(self.image), room))
 
     def _compressed(self, images: Tensor, trained: int) -> Tensor:
         crf = trained if self.compression is None or self.compression < 0 else self.compression

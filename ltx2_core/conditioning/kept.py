@@ -1,9 +1,9 @@
-"""What a finished clip carries as it was given: one sound, or one picture."""
+"""What a finished clip carries as it was given, one sound or one video; and what it does not show of what was given."""
 
 from collections.abc import Iterable
 
 from ..errors import SettingError
-from .conditions import Condition, KeepAudio, KeepVideo
+from .conditions import Condition, KeepAudio, KeepVideo, Picture
 from .sources import AudioSource, VideoSource
 
 
@@ -27,3 +27,20 @@ def chained(*given: Iterable[Condition]) -> tuple[Condition, ...]:
         if (count := sum(isinstance(each, kind) for each in chain)) > 1:
             raise SettingError(f"The clip is given {count} {what}, and keeps one: leave the others out.")
     return chain
+
+
+def not_shown(conditions: Iterable[Condition], frames: int) -> list[str]:
+    """Say which of the given pictures a clip of ``frames`` frames does not show."""
+    pictures = [each for each in conditions if isinstance(each, Picture)]
+    said = [
+        f"Of {len(each.image)} pictures at frame {each.frame} {each.shown(frames)} can be shown: from there to the end "
+        "of the clip, 1 and then 8 at a time. For pictures at frames of their own there is LTX-2 Keyframes."
+        for each in pictures
+        if each.shown(frames) < len(each.image)
+    ]
+    begins = [each for each in pictures if each.place(frames) == 0 and not each.append]
+    if len(begins) > 1:
+        said.append(
+            f"{len(begins)} pictures are given for the first frame; the last one takes the place of the others."
+        )
+    return said

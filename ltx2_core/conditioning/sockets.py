@@ -37,6 +37,9 @@ WORDS = {
 }
 
 
+EITHER = {"images", "video"}  # where both are optional, one of them is needed
+
+
 def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -> None:
     """Hold ``values`` to what each of ``inputs`` takes, and bring them into its form in place.
 
@@ -74,9 +77,10 @@ def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -
         kinds: likewise.
 
     Raises:
-        SettingError: likewise, and for what cannot be together.
+        SettingError: likewise, for what cannot be together, and where just one of two is needed.
     """
     inputs = list(inputs)
+    _check_either(inputs, values)
     known = {name: value for name, value in values.items() if value is not None}
     check_inputs(inputs, known, kinds)
     values |= known
@@ -84,6 +88,12 @@ def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -
         own = {each.name: values[each.name] for each in fields(owner) if each.init and each.name in values}
         if None not in own.values():
             check_together(owner, own)
+
+
+def _check_either(inputs: Iterable[Any], values: Mapping[str, Any]) -> None:
+    optional = {each.id for each in inputs if each.optional}
+    if optional >= EITHER and len(EITHER & values.keys()) != 1:
+        raise SettingError("Connect either images or a video to this node.")
 
 
 def check_pictures(name: str, value: object) -> Tensor:

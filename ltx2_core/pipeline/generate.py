@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import Models
-from ..conditioning.kept import kept_audio, kept_video
+from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..errors import CheckpointError, SettingError
 from ..sampling import recipe_for
@@ -127,6 +127,9 @@ def _say_size(request: CompleteRequest) -> None:
     if seen := request.followed_picture:
         size = request.final.width, request.final.height
         _log.info("The clip has %d x %d pixels, after what is given with %d x %d.", *size, *seen)
+    if "video" in request.streams:
+        for sentence in not_shown(request.request.conditions, request.shape.frames):
+            _log.warning(sentence)
 
 
 def check_decoders(models: Models, request: CompleteRequest) -> None:

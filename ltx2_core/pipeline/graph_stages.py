@@ -9,6 +9,7 @@ import torch
 
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, edits
+from ..conditioning.kept import not_shown
 from ..conditioning.rate import of_round
 from ..errors import Finding, SettingError
 from ..fields import settings_from
@@ -106,7 +107,7 @@ def sample_latent(
     items, state = given_in(engine, latent.read_by(engine.models), conditions)
     sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
     _check_negative(sampling, prompts)
-    _warn(engine, latent, sampling)
+    _warn(engine, latent, sampling, not_shown(conditions, latent.shape.frames) if latent.has_picture else [])
     stage = _sample(sampling, state, latent, windows)
     script = script_of(engine, prompts[0], prompts[1] if sampling.needs_negative else None, windows)
     kept = folder if windows is not None and windows.resume else None
@@ -247,10 +248,10 @@ def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongC
     return Sample(sampling, replace(sampled_size(state, windows), texts=texts), windows, long.windowing)
 
 
-def _warn(engine: Engine, latent: GraphLatent, sampling: Sampling) -> None:
+def _warn(engine: Engine, latent: GraphLatent, sampling: Sampling, more: Sequence[str]) -> None:
     """Say what is likely not meant."""
     small = DecodeVideo(latent.shape.video_latent).warning(engine.blueprint) if latent.has_picture else ""
-    for sentence in filter(None, (latent.unequal_lengths, small)):
+    for sentence in filter(None, (latent.unequal_lengths, small, *more)):
         engine.events.on_remark(sentence)
     if engine.models.distilled and len(sampling.passes(True)) > 1:
         engine.events.on_remark("This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")

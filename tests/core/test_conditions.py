@@ -28,7 +28,7 @@ from ltx2_core.conditioning.conditions import (
     encode_conditions,
 )
 from ltx2_core.conditioning.fill import GREEN, grow, paint
-from ltx2_core.conditioning.kept import chained
+from ltx2_core.conditioning.kept import chained, not_shown
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
@@ -300,6 +300,20 @@ def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
     (said,) = short.findings(CLIP)
     assert "lasts 0.83 s, and the clip 1.38 s: the rest is filled with silence" in str(said)
     assert long.findings(CLIP) == []
+
+
+def test_pictures_that_a_clip_cannot_show_are_told():
+    def picture(count: int, frame: int, append: bool = False) -> Picture:
+        return Picture(torch.zeros(count, 4, 4, 3), frame, append=append)
+
+    shown = [picture(1, 0), picture(9, 0), picture(33, 0), picture(17, 16), picture(1, 0, append=True), picture(1, 5)]
+    assert [not_shown([each], 33) for each in shown] == [[]] * len(shown)
+    for given, count in (picture(2, 0), 1), (picture(60, 0), 33), (picture(9, -1), 1), (picture(17, 20), 9):
+        (said,) = not_shown([given], 33)
+        assert f"Of {len(given.image)} pictures at frame {given.frame} {count} can be shown" in said
+        assert encoded(given)[0].latent.shape[2] == (count + 7) // 8
+    (said,) = not_shown([picture(1, 0), picture(1, -33)], 33)
+    assert "2 pictures are given for the first frame" in said
 
 
 def test_a_clip_keeps_one_sound_and_one_video():

@@ -190,6 +190,16 @@ def test_a_text_that_can_mean_nothing_is_refused_before_anything_runs(owner, nam
         check_written([text], {name: bad}, {})
 
 
+@pytest.mark.parametrize("linked", [[], ["images", "video"]])
+def test_a_node_takes_either_images_or_a_video(linked):
+    """As where its loader is muted."""
+    sockets = [Input("images", "IMAGE", optional=True), Input("video", "VIDEO", optional=True)]
+    for name in ("images", "video"):
+        check_written(sockets, {name: None}, {})
+    with pytest.raises(SettingError, match="either images or a video"):
+        check_written(sockets, dict.fromkeys(linked), {})
+
+
 def test_a_name_that_no_system_can_write_is_refused():
     assert OutputName("video/clip").filename_prefix == "video/clip"
     with pytest.raises(SettingError, match="has a name of 300 bytes; at most 255 fit"):
