@@ -238,6 +238,10 @@ def _write_rows(weight: Tensor, stored: Stored, device: torch.device | None, tel
         errors, norms = errors + error.sum().item(), norms + norm.sum().item()
         worst = max(worst, (error / norm.clamp(min=_TINY)).max().item())
         yield {suffix: each.cpu() for suffix, each in made.items() if number == 0 or each.ndim == 2}
+    if not math.isfinite(errors):
+        raise CheckpointError(
+            f"{stored.key} holds numbers up to {largest:.1e}, which {stored.word} cannot; download the file again."
+        )
     nbytes = sum(tensor.nbytes for tensor in stored.tensors.values())
     whole = math.sqrt(errors / max(norms, _TINY))
     tell(Layer(stored.key, stored.word, stored.shape, nbytes, whole, math.sqrt(worst)))

@@ -29,7 +29,7 @@ from ..errors.files import replace_file, unfinished_beside, writing
 LIMIT_BYTES = 2**30  # of one folder; an encoded prompt takes 12 MB in bfloat16
 
 _PARTIAL = ".partial"  # ends the name of a file that is not complete
-_ABANDONED = 3600.0  # seconds after which nobody writes on
+_ABANDONED = 600.0  # seconds after which nobody writes on: what is written comes in pieces of seconds
 
 # What we call a file, complete or not: nothing else in the folder is ours to remove.
 _OURS = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32}\.partial)?")

@@ -11,12 +11,14 @@ from ..checkpoint.keys.transformer import TRANSFORMER
 
 STREAMS = ("video", "audio", "audio_to_video", "video_to_audio", "text")
 
-# What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS;
-# and of PyTorch, where a trainer saves a network that is compiled or shared by processes.
+# What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS,
+# ltx-core, DiffSynth; and of PyTorch, where a trainer saves a network that processes share.
 _PREFIXES = (
     "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
-    "_orig_mod.", "module.",
+    "velocity_model.", "dit.", "module.",
 )  # fmt: skip
+
+_COMPILED = "_orig_mod."  # stands in front of a module that PyTorch has compiled: of the network, or of each block
 
 # What may stand in front of a layer of Gemma.
 _TEXT_PREFIXES = (
@@ -30,7 +32,7 @@ _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_
 
 def _loose(name: str) -> str:
     """Kohya's trainers write "_" for "."; so we see no difference."""
-    return name.replace("_", ".")
+    return name.replace(_COMPILED, "").replace("_", ".")
 
 
 def _loosened(rows: Mapping[str, str | None]) -> Keys:

@@ -314,6 +314,12 @@ def test_damaged_numbers_leave_nothing(tmp_path):
     save_file(state, tmp_path / "x.safetensors", MINIATURE.files[0].metadata)
     with pytest.raises(CheckpointError, match=r"1\.attn1\.to_q\.weight holds NaN or infinite numbers"):
         convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "nvfp4")
+    state["model.diffusion_model.transformer_blocks.1.attn1.to_q.weight"][3, 4] = 1e30
+    save_file(state, tmp_path / "x.safetensors", MINIATURE.files[0].metadata)
+    with pytest.raises(
+        CheckpointError, match=r"1\.attn1\.to_q\.weight holds numbers up to 1\.0e\+30, which q8_0 cannot"
+    ):
+        convert(tmp_path / "x.safetensors", tmp_path / "y.gguf", "q8_0")
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 

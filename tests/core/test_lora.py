@@ -1,6 +1,7 @@
 """LoRA files of all trainers: which layers they mean, and how well they fit a model."""
 
 import json
+import re
 from pathlib import Path
 
 import golden
@@ -76,6 +77,8 @@ NAMINGS = {
     "LyCORIS on diffusers": lambda name: "lycoris_" + diffusers_name(name).replace(".", "_"),
     "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
     "compiled": lambda name: f"base_model.model._orig_mod.{name}",
+    "blocks compiled": lambda name: "dit." + re.sub(r"(_blocks\.\d+\.)", r"\1_orig_mod.", name),
+    "ltx-core": lambda name: f"velocity_model.{name}",
     "shared by processes": lambda name: f"module.{diffusers_name(name)}",
 }
 
