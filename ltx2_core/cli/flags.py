@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         """Raise SettingError instead of leaving the program."""
         message = re.sub(r"^argument (--[\w-]+)(/--[\w-]+)*: ", r"\1: ", message)
         message = re.sub(r"^(--[\w-]+): \w+ (is .*; it must be between)", r"\1 \2", message)  # a setting by its flag
+        message = re.sub(r"^(--[\w-]+): (expected .*)", r"\1: \2; one that begins with - is written \1=-...", message)
         raise SettingError(message if message.endswith((".", "?")) else f"{message}.")
 
 

@@ -156,6 +156,7 @@ class DecodeVideo(Stage):
             return "Frames are decoded all at once."
         return f"Frames are decoded in tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames."
 
+    @torch.inference_mode()  # of a generator: only while it makes a chunk, not while the caller looks at it
     def run(
         self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
     ) -> Iterator[Tensor]:
@@ -174,8 +175,7 @@ class DecodeVideo(Stage):
                 watcher.see(chunk)
             return chunk.cpu()
 
-        with torch.inference_mode():
-            yield from map(inspect, self._frames(engine, latent, keyframes))
+        yield from map(inspect, self._frames(engine, latent, keyframes))
         for watcher in watchers:
             engine.events.report_findings(watcher.findings())
 

@@ -117,7 +117,7 @@ class Finish:
         if latent is None or self.decode_audio is None:
             return None, None
         waveform, rate = self.decode_audio.run(engine, latent, self.shape)
-        return waveform[0], rate
+        return changeable(waveform[0]), rate
 
     def _shown(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
         """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
@@ -126,7 +126,16 @@ class Finish:
         elif latent.video is not None and self.decode_video is not None:
             seams = None if self.seams is None else Seams(*self.seams[1])
             for chunk in self.decode_video.run(engine, latent.video, seams, latent.keyframes):
-                yield chunk[0]
+                yield changeable(chunk[0])
+
+
+def changeable(made: Tensor) -> Tensor:
+    """Return what a network has made, in the same memory, as a tensor that its owner may change and take gradients of.
+
+    Those of inference mode allow neither.
+    """
+    with torch.inference_mode(False):
+        return torch.from_numpy(made.cpu().numpy())
 
 
 def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -242,3 +242,8 @@ def test_a_reader_that_has_gone_is_not_complained_about():
 
 def test_a_sentence_of_an_error_is_one_line():
     assert sentence(ValueError("two\n  lines")) == "two lines"
+
+
+def test_a_text_that_begins_with_a_dash_is_told_how_to_be_written(capsys):
+    assert main(["generate", "--prompt", "-x", "--output", "a.mp4"]) == 2
+    assert "--prompt=-" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from ltx2_core.memory.placement import place
 from ltx2_core.sampling import SAMPLERS, Guidance, schedules
 from ltx2_core.settings import SecondStage
 from ltx2_core.text import Contexts
+from ltx2_core.video_vae import Tiling
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 2, "video": Guidance(), "audio": Guidance()}
 
@@ -63,6 +64,15 @@ def test_what_was_not_opened_and_frames_that_were_taken_are_told(models):
     assert sum(map(len, clip.chunks)) == 9
     with pytest.raises(MediaError, match="chunks were taken before"):
         clip.frames.mean()
+
+
+def test_whoever_takes_frames_may_change_them_and_take_gradients_meanwhile(models):
+    clip = ltx2.generate(models, "a red ball", **SMALL | {"frames": 33}, tiling=Tiling(64, 32, 16, 8))
+    chunk = next(clip.chunks)
+    weight = torch.ones(3, requires_grad=True)
+    (chunk.mul_(2) * weight).sum().backward()
+    assert weight.grad is not None and next(clip.chunks) is not None
+    clip.waveform.mul_(0.5)
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "50"])
