@@ -27,7 +27,7 @@ class Benchmark(Node):
 
     @classmethod
     def execute(cls, model: LoadedModel) -> io.NodeOutput:
-        engine = HostEngine(model, node=cls)
+        engine = HostEngine(model)
         timing = time_job(engine, host.machine(engine.device(TRANSFORMER)).name, host.software())
         report = f"{timing.describe()}\n{verdict(timing, remember(timing, host.cache_subfolder('benchmarks.json')))}"
         cls.show(report)

@@ -33,7 +33,7 @@ class VideoDecode(Node):
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, plan: Plan | None = None, **decoding: Any) -> io.NodeOutput:
         light = settings_from(LightDecoding, decoding)
-        engine, finish = prepare_decoding(HostEngine(model, plan, cls), light)
+        engine, finish = prepare_decoding(HostEngine(model, plan), light)
         frames = decode_frames(engine, GraphLatent(latent), decoding)
         return io.NodeOutput(finish(frames[:, :: 2 if light.every_second else 1].flatten(0, 1)))
 
@@ -49,7 +49,7 @@ class AudioDecode(Node):
 
     @classmethod
     def execute(cls, model: LoadedModel, latent: Latent, fps: float = 0.0) -> io.NodeOutput:
-        decoded = decode_mel(HostEngine(model, node=cls), GraphLatent(latent, fps))
+        decoded = decode_mel(HostEngine(model), GraphLatent(latent, fps))
         return io.NodeOutput(replace(decoded, mel=host.to_host_format(decoded.mel)))
 
 
@@ -64,7 +64,7 @@ class VocoderNode(Node):
 
     @classmethod
     def execute(cls, model: LoadedModel, mel: MelSpectrogram) -> io.NodeOutput:
-        return io.NodeOutput(vocode(HostEngine(model, node=cls), mel))
+        return io.NodeOutput(vocode(HostEngine(model), mel))
 
 
 class Decode(Node):
@@ -81,7 +81,7 @@ class Decode(Node):
         cls, model: LoadedModel, latent: Latent, fps: float = 0.0, plan: Plan | None = None,
         audio: Audio | None = None, images: Tensor | None = None, **decoding: Any
     ) -> io.NodeOutput:  # fmt: skip
-        engine, content = HostEngine(model, plan, cls), GraphLatent(latent, fps)
+        engine, content = HostEngine(model, plan), GraphLatent(latent, fps)
         sound = decode_sound(engine, content, audio)
         frames = decode_frames(engine, content, decoding, images)
         even, findings = even_frames(frames)

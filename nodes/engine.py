@@ -354,23 +354,21 @@ class HostEngine(PlannedEngine):
         self,
         model: LoadedModel,
         limits: Plan | None = None,
-        node: type[io.ComfyNode] | None = None,
         *,
         gemma: GemmaLike | None = None,
         preview: Preview | None = None,
     ):
-        """Prepare for one node: ``limits`` are from LTX-2 Memory Plan, findings are shown on the class ``node``."""
+        """Prepare for one node, which shows what is found; ``limits`` are from LTX-2 Memory Plan."""
         self.model, self.models, self.limits, self.preview = model, model.models, limits, preview
         self.resources = model.how
         self.gemma: LoadedGemma | None = None if gemma is None else gemma.of(model.models)
         self.loras: Stack = (*model.loras, *(self.gemma.loras if self.gemma else ()))
-        self.node_id: str | None = None if node is None else node.hidden.unique_id
         self.findings: list[Finding] = []
         self.conditions = model.conditions
         self._bars: dict[str, Callable[..., None]] = {}
         on_step = preview.on_step if preview is not None else Events.on_step
-        say, stop = partial(host.show_text, self.node_id), mm.throw_exception_if_processing_interrupted
-        self.events = Events(self._on_progress, self._on_finding, on_step, on_remark=say, check=stop)
+        stop = mm.throw_exception_if_processing_interrupted
+        self.events = Events(self._on_progress, self._on_finding, on_step, on_remark=host.show_text, check=stop)
 
     @property
     def last_step(self) -> Step | None:
@@ -505,7 +503,7 @@ class HostEngine(PlannedEngine):
 
     def _on_finding(self, finding: Finding) -> None:
         self.findings.append(finding)
-        host.show_text(self.node_id, str(finding))
+        host.show_text(str(finding))
 
     def _tell(self, status: str) -> None:
         """Show what is done just now: below the moving preview, where there is one, else as a text of the node."""
@@ -517,7 +515,7 @@ class HostEngine(PlannedEngine):
 
 def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphLatent, plan: Plan | None) -> HostEngine:
     """Return the engine of a node that samples, with its preview."""
-    return HostEngine(model, plan, node, preview=preview_of(node, latent, model.models))
+    return HostEngine(model, plan, preview=preview_of(node, latent, model.models))
 
 
 def _fuses(device: torch.device) -> bool:

@@ -239,12 +239,11 @@ def _send_text(node_id: str, text: str) -> None:
     server.send_progress_text(text or " ", node_id, server.client_id)
 
 
-def show_text(node_id: str | None, text: str) -> None:
+def show_text(text: str) -> None:
     """Show a sentence on the running node below what it has said, as plain text, and write it into the log."""
     text = page_text(text)
     log.info(text)
-    if node_id is not None:
-        _said.add(text)
+    _said.add(text)
 
 
 def show_status(text: str) -> None:

@@ -113,7 +113,7 @@ class Encode(Node):
         init = InitClip(video_source(images, video, space), sound)
         clip = init.shape(rate, **size)
         cls.show(describe_clip(init, clip))
-        encoded = encode_clip(HostEngine(model, plan, cls), init, clip)
+        encoded = encode_clip(HostEngine(model, plan), init, clip)
         return io.NodeOutput(to_host_latent(encoded), clip.frames, float(rate))
 
 

@@ -65,7 +65,7 @@ class LoadLora(_LoraNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
-        return io.NodeOutput(_added(cls, model, energy, (lora, Strengths(strength))))
+        return io.NodeOutput(_added(model, energy, (lora, Strengths(strength))))
 
 
 class LoadLoraAdvanced(_LoraNode):
@@ -85,7 +85,7 @@ class LoadLoraAdvanced(_LoraNode):
     def execute(cls, model: LoadedModel, lora: str, energy: float = 1.0, **strengths: Any) -> io.NodeOutput:
         strengths["blocks"] = parse_blocks(strengths.get("blocks", "all"), model.models.layers)
         strengths["schedule"] = parse_schedule(strengths.get("schedule", "constant"))
-        return io.NodeOutput(_added(cls, model, energy, (lora, settings_from(Strengths, strengths))))
+        return io.NodeOutput(_added(model, energy, (lora, settings_from(Strengths, strengths))))
 
 
 class LoraStack(_LoraNode):
@@ -98,7 +98,7 @@ class LoraStack(_LoraNode):
     @classmethod
     def execute(cls, model: LoadedModel, energy: float = 1.0, **inputs: Any) -> io.NodeOutput:
         chosen = [(name, Strengths(strength)) for name, strength in _rows(inputs)]
-        return io.NodeOutput(_added(cls, model, energy, *chosen))
+        return io.NodeOutput(_added(model, energy, *chosen))
 
 
 class LoadICLora(_LoraNode):
@@ -111,17 +111,17 @@ class LoadICLora(_LoraNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, lora: str, strength: float, energy: float = 1.0) -> io.NodeOutput:
-        added = _added(cls, model, energy, (lora, Strengths(strength)))
+        added = _added(model, energy, (lora, Strengths(strength)))
         opened, _ = added.loras[-1]
         return io.NodeOutput(added, opened.downscale, opened.temporal_downscale)
 
 
-def _added(node: type[io.ComfyNode], model: LoadedModel, energy: float, *chosen: tuple[str, Strengths]) -> LoadedModel:
+def _added(model: LoadedModel, energy: float, *chosen: tuple[str, Strengths]) -> LoadedModel:
     """Return ``model`` with these LoRAs, and show how they fit; CheckpointError if one of them changes nothing."""
     paths = [(_path_for(model.models, name), strengths) for name, strengths in chosen]
     loras = [(_opened(path, Shrink(energy)), strengths) for path, strengths in paths if path is not None]
     reports = [str(compare(lora, model.models)) for lora, _ in loras]
-    host.show_text(node.hidden.unique_id, "\n".join(reports) or "no LoRA")
+    host.show_text("\n".join(reports) or "no LoRA")
     return model.with_loras(*loras)
 
 

@@ -71,7 +71,7 @@ class Node(io.ComfyNode):
     @classmethod
     def show(cls, text: str) -> None:
         """Show a sentence on the node."""
-        host.show_text(cls.hidden.unique_id, text)
+        host.show_text(text)
 
     @classmethod
     def show_saved(cls, path: Path) -> None:

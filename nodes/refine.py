@@ -39,7 +39,7 @@ class _Enlarging(Node):
         cls, model: LoadedModel, latent: Latent, upscaler: UpscalerLike, plan: Plan | None = None
     ) -> tuple[Latent, ClipShape]:
         """Return the larger latent, and its size."""
-        engine = HostEngine(model, plan, cls)
+        engine = HostEngine(model, plan)
         larger = upscale_latent(engine, GraphLatent(latent), upscaler_of(upscaler, model.models), cls.wanted)
         return to_host_latent(larger), GraphLatent(larger).shape
 
@@ -133,7 +133,7 @@ class TwoStage(Node):
         official = recipe_of(model.models, settings.pop("hq", False)).refine
         recipe = second.completed(official, settings.get("conditions") or ())
         begin, plan = GraphLatent(latent, prompt=GraphPrompt(positive)), settings.get("plan")
-        larger = upscale_latent(HostEngine(model, plan, cls), begin, upscaler_of(upscaler, model.models))
+        larger = upscale_latent(HostEngine(model, plan), begin, upscaler_of(upscaler, model.models))
         refiner: LoadedModel = settings.pop("refine_model", None) or model
         engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
         refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
@@ -165,7 +165,7 @@ class RaiseFrameRate(Node):
         for number in range(1, rounds + 1):
             begin = GraphLatent(latent)
             check_known_keyframes(begin.content)
-            engine = HostEngine(model, plan, cls)
+            engine = HostEngine(model, plan)
             larger = GraphLatent(upscale_latent(engine, begin, upscaler_of(upscaler, model.models), "time"))
             engine = sampling_engine(cls, model, larger, plan)
             latent = refine_raised(engine, larger, positive, conditions or (), number, seed)

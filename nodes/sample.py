@@ -110,7 +110,7 @@ class SeveralCards(Node):
         cls, model: LoadedModel, gemma: GemmaLike, prompt: str, negative: str, processes: str, filename_prefix: str,
         **clip: Any
     ) -> io.NodeOutput:  # fmt: skip
-        engine = HostEngine(model, node=cls, gemma=gemma)
+        engine = HostEngine(model, gemma=gemma)
         path = host.output_file(filename_prefix, ".mp4", (clip["width"], clip["height"]))
         how, count = model.resources, count_of(processes, model.resources.device or "cpu")
         words = words_of_files(model.models, engine.encoder.path, engine.loras, how)

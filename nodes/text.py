@@ -70,7 +70,7 @@ class EnhancePrompt(Node):
             return io.NodeOutput(edited.strip())
         writer = gemma.of(model.models)
         alone = LoadedModel(EncoderAlone(writer.files.path, sees=image is not None), "auto")
-        engine = HostEngine(alone, plan, cls, gemma=writer)
+        engine = HostEngine(alone, plan, gemma=writer)
         engine.events = replace(engine.events, on_words=host.show_status)
         written = enhance(engine, prompt, settings_from(Enhancing, how), picture=image)
         cls.show(written)

@@ -217,16 +217,26 @@ def read_features(engine: Engine, prompts: Sequence[str]) -> list[Features]:
 
 
 def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[Tensor]:
-    """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there."""
+    """Return the joined features of ``prompts``, from disk if they are all there; ``keep`` puts them there.
+
+    Says which prompts are longer than what is read.
+    """
     reads = ("text_features",)
     dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, reads)
     cache = text_cache(keep, engine.models, engine.encoder, dtype, reads, changes)
     known = [cache.find(each) for each in prompts]
     if all(each is not None for each in known):
-        return [each["features"] for each in known if each is not None]
-    encoded = [each.joined() for each in read_features(engine, prompts)]
+        encoded = [each["features"] for each in known if each is not None]
+    else:
+        encoded = [each.joined() for each in read_features(engine, prompts)]
+        for prompt, features in zip(prompts, encoded):
+            cache.keep(prompt, features=features)
     for prompt, features in zip(prompts, encoded):
-        cache.keep(prompt, features=features)
+        if features.shape[1] == LENGTH:
+            engine.events.on_remark(
+                f"Of the prompt that begins with {prompt[:40]!r} only {LENGTH:,} tokens are read, some 700 words: make "
+                "it shorter, or say the most important first."
+            )
     return encoded
 
 
