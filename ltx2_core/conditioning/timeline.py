@@ -224,7 +224,7 @@ LANES: Mapping[str, type] = {
 
 
 @dataclass(frozen=True)
-class TimelineText:
+class TimelineText(Checked):
     """A timeline as it is written."""
 
     timeline: Annotated[

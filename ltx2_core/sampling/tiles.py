@@ -158,6 +158,7 @@ class TileSettings(Checked):
 
     def __post_init__(self) -> None:
         """Raise SettingError for tiles that are blended at every step and yet clips of their own."""
+        super().__post_init__()
         if self.alone and self.together:
             raise SettingError(
                 "Tiles whose positions are alone have noise of their own, so they cannot be made together: set mode to "

@@ -45,6 +45,7 @@ class Variations(Checked):
 
     def __post_init__(self) -> None:
         """Raise SettingError for what no clips are made of."""
+        super().__post_init__()
         self.all()
 
     def all(self) -> list[Variation]:

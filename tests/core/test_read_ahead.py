@@ -5,7 +5,7 @@ from ltx2_core.pipeline.generate import completed
 from ltx2_core.pipeline.read_ahead import check_clip, read_ahead
 from ltx2_core.settings import Request
 
-SMALL = {"width": 32, "height": 32, "frames": 9, "steps": 1, "device": "cpu"}
+SMALL = {"width": 64, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
 
 
 def test_prompts_are_read_once_and_kept(tmp_path):
