@@ -54,7 +54,7 @@ def test_what_became_slower_is_told_with_what_has_changed():
 
 
 def test_noise_and_a_first_run_are_no_news():
-    assert verdict(timing(1.05), [timing(1.0, OLD)]).startswith("As fast as before (1 earlier runs")
+    assert verdict(timing(1.05), [timing(1.0, OLD)]).startswith("As fast as before (1 earlier run ")
     assert verdict(timing(0.5), [timing(1.0, OLD)]).startswith("As fast as before")
     assert "nothing to compare with" in verdict(timing(1.0), [])
 

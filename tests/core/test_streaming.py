@@ -269,7 +269,7 @@ def test_where_weights_are_used_in_place_only_what_changes_is_copied(network):
 
 def test_an_unknown_weight_is_refused(network):
     store = Store(network, "cpu")
-    with pytest.raises(ValueError, match="does not have: x and 1 others"):
+    with pytest.raises(ValueError, match="does not have: x and 1 more"):
         store.patch(Changes({"x": torch.Tensor.zero_, "blocks.9.q": torch.Tensor.zero_}))
 
 
