@@ -74,7 +74,7 @@ def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list
             if job.is_done:
                 outcomes.append(Outcome(number, files, KEPT))
                 continue
-            if job.is_taken and not options.overwrite:
+            if job.is_taken and not (options.overwrite or job.values.get("overwrite")):
                 raise LTX2Error(
                     f"{job.targets[0].name} is there with other settings or files: give another output, or --overwrite."
                 )

@@ -16,7 +16,8 @@ from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
-from ..media.notes import describe_tags
+from ..media.notes import describe_tags, describe_texts
+from ..pipeline.takes import KIND, load_take
 from ..quantization import check_stored
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
@@ -43,8 +44,8 @@ def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:
 def inspect(path: str | Path) -> str:
     """Describe in a few lines an LTX-2 checkpoint, a LoRA or a text encoder: version, components, what it still needs.
 
-    Of a clip, a sound, a picture or a folder of frames: what it says of how it was made. Raises MissingFileError or
-    CheckpointError for anything else, MediaError for a damaged clip.
+    Of a clip, a latent, a sound, a picture or a folder of frames: what it says of how it was made. Raises
+    MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
     path = Path(path)
     if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
@@ -52,6 +53,9 @@ def inspect(path: str | Path) -> str:
     if path.is_dir():
         return _folder(path)
     file = open_file(path)
+    if KIND in file.metadata:
+        take = load_take(path)
+        return f"{describe_texts(take.tags, path.name)}\n  {'latent':<20} {take.describe()}"
     if lora := read_lora(file):
         return _lora(lora)
     if keys_of(file.entries):

@@ -136,7 +136,7 @@ def _word(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int | float) and "\0" not in str(value):
         return str(value)
     raise SettingError(f"{name} is {json.dumps(value)[:50]}; write a text, a number, true or false, or a list of them.")
 

@@ -49,8 +49,12 @@ LARGEST_TEXT = 2**22  # characters of the tags that are read
 
 
 def marked(tags: Mapping[str, str] | None) -> dict[str, str]:
-    """Return ``tags`` with those that every file has: that a model made it, and which software asked it to."""
-    return {**(tags or {}), SOURCE_TAG: SOURCE_TYPE, "software": SOFTWARE}
+    """Return ``tags`` with those that every file has: that a model made it, and which software asked it to.
+
+    Halves of letters, which no file can hold (of a text that was cut, or of another encoding), become "?".
+    """
+    whole = {name: text.encode(errors="replace").decode() for name, text in (tags or {}).items()}
+    return {**whole, SOURCE_TAG: SOURCE_TYPE, "software": SOFTWARE}
 
 
 def container_tags(tags: Mapping[str, str] | None, kind: str) -> dict[str, str]:
@@ -168,19 +172,23 @@ def describe_tags(path: Path, *, graph: bool = True) -> str:
 
     Raises as ``read_tags``, and CheckpointError where settings in it are damaged.
     """
-    tags = read_tags(path)
+    return describe_texts(read_tags(path), path.name, graph=graph)
+
+
+def describe_texts(tags: Mapping[str, str], name: str, *, graph: bool = True) -> str:
+    """Return in a few lines the ``tags`` of the file ``name``, as ``describe_tags`` does."""
     if not tags:
-        return f"{path.name}: it does not say how it was made"
-    lines = [f"{path.name}: it says of itself"]
-    note = parse_json(tags.pop(SETTINGS_TAG), f"What {path.name} says of its settings") if SETTINGS_TAG in tags else {}
+        return f"{name}: it does not say how it was made"
+    lines, tags = [f"{name}: it says of itself"], dict(tags)
+    note = parse_json(tags.pop(SETTINGS_TAG), f"What {name} says of its settings") if SETTINGS_TAG in tags else {}
     for part in note.values():
         if isinstance(part, dict):
-            lines += [f"  {name:<20} {_shown(value)}" for name, value in part.items()]
+            lines += [f"  {key:<20} {_shown(value)}" for key, value in part.items()]
     left_out = re.compile(rf"{DIGEST_TAG}|xml:.*|major_brand|minor_version|compatible_brands", re.IGNORECASE)
-    for name, text in tags.items():
-        if not left_out.fullmatch(name):
-            told = _told_graph(text, graph) if name in GRAPH_TAGS else text
-            lines.append(f"  {name:<20} {told.replace(chr(10), chr(10) + ' ' * 23)}")
+    for key, text in tags.items():
+        if not left_out.fullmatch(key):
+            told = _told_graph(text, graph) if key in GRAPH_TAGS else text
+            lines.append(f"  {key:<20} {told.replace(chr(10), chr(10) + ' ' * 23)}")
     return "\n".join(lines)
 
 

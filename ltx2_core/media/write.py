@@ -187,7 +187,8 @@ def check_name(path: str | os.PathLike) -> Path:
     if path.name in ("", ".."):
         raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
     try:
-        path.exists()
+        for part in (path, *map(Path, path.parts)):  # each by itself, since its folder may not be there yet
+            part.exists()
     except OSError as error:  # of a name that is too long
         reason = error.strerror
         raise SettingError(

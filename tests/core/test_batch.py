@@ -86,6 +86,9 @@ def test_what_is_there_with_other_settings_is_replaced_only_if_that_is_asked_for
     assert main(["batch", other, "--output", str(out)]) == 2
     assert "line 1: line_0001.mp4 is there with other settings" in capsys.readouterr().err
     assert (out / "line_0001.mp4").read_bytes() == before
+    own = lines_of(tmp_path, {"prompt": "a", "seed": 3, "overwrite": True})
+    assert main(["batch", own, "--output", str(out)]) == 0 and len(made.requests) == 2
+    other = lines_of(tmp_path, {"prompt": "a", "seed": 2})
     assert main(["batch", other, "--output", str(out), "--overwrite"]) == 0
     assert (out / "line_0001.mp4").read_bytes() != before
 
@@ -124,19 +127,20 @@ def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_p
         {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "line_0001.mp4"}, {"prompt": "a", "steps": -1},
         {"seed": 1}, {"prompt": "a", "output": "a.doc"},
         {"prompt": "a", "checkpoint": "no.file", "decode_tile_size": 64, "decode_tile_overlap": 64},
-        {"prompt": "a", "width": 32, "height": 32},
+        {"prompt": "a", "width": 32, "height": 32}, {"prompt": "a", "output": f"new/{'x' * 300}.mp4"},
+        {"prompt": "a\0b"},
     )  # fmt: skip
     assert main(["batch", clips, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
     facts = {2: "Did you mean frames?", 3: "no JSON", 4: "a list", 5: "no.png", 6: "'../a.mp4'", 7: "line 1 makes",
              8: "steps is -1", 9: "no prompt", 10: ".doc", 11: "64 pixels cannot overlap by 64",
-             12: "1x1 is too small"}  # fmt: skip
+             12: "1x1 is too small", 13: "too long", 14: "write a text"}  # fmt: skip
     for number, fact in facts.items():
         (line,) = [each for each in said if each.startswith(f"clips.jsonl, line {number}: ")]
         assert fact in line
     told = max(said.index(each) for each in said if ", line " in each)
-    assert told < said.index("12 clips: 1 to make, 0 there already.")
-    assert said[-1].startswith("error: 11 of 12 clips are missing") and len(made.requests) == 1
+    assert told < said.index("14 clips: 1 to make, 0 there already.")
+    assert said[-1].startswith("error: 13 of 14 clips are missing") and len(made.requests) == 1
     assert report_in(tmp_path / "out")[2] == ("refused", "There is no setting 'frame'. Did you mean frames?")
 
 

@@ -42,6 +42,11 @@ def test_every_file_says_that_a_model_made_it(name, tmp_path):
     assert all(b"trainedAlgorithmicMedia" in file.read_bytes() for file in files)
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "pictures", "sound.wav"])
+def test_half_a_letter_of_another_encoding_costs_no_clip(name, tmp_path):
+    assert read_tags(written(tmp_path / name, {"prompt": "caf\udce9 \ud83d"}))["prompt"] == "caf? ?"
+
+
 def test_light_carries_tags_too(tmp_path):
     folder = written(tmp_path / "light", TAGS, grading=Grading(ACESCG, ACESCG))
     found = read_tags(folder)

@@ -317,7 +317,7 @@ def test_what_costs_least_is_given_up_first(path, network, monkeypatch, caplog):
     expected = step(changed(path))
     said = [
         "without look-ahead", "2048 tokens", "1024 tokens", "512 tokens", "by parts of blocks",
-        *["more parts that do not stay"] * 3,
+        *["that cannot stay"] * 3,
     ]  # fmt: skip
     left, ours = [0], network.blocks[1].video.text_attn
     failing(monkeypatch, lambda attention: attention is ours and left and left.pop() is not None)

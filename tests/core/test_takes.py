@@ -190,6 +190,8 @@ def test_the_command_line_keeps_a_latent_and_decodes_it_alike(tmp_path, monkeypa
     size = ["--frames", "9", "--width", "64", "--height", "64"]
     words = ["--prompt", "ball", "--seed", "7", "--steps", "1", "--device", "cpu", *size]
     assert main(["generate", *words, "--save-latent", kept, "--output", first]) == 0
+    capsys.readouterr()
+    assert main(["inspect", kept]) == 0 and "video and audio latent" in (said := capsys.readouterr().out), said
     tags = load_take(kept).tags
     assert SOURCE_TAG in tags and tags["parameters"].startswith("ball")
     assert json.loads(tags["ltx2"])["settings"]["seed"] == "7"

@@ -88,7 +88,7 @@ def test_keyframes_are_a_batch_with_a_list_of_frames(server, client, graph):
     assert (Result(server, client.run(with_conditions(graph, **chain))).frames == looped.frames).all()
     graph["keyframes"]["inputs"]["frames"] = "0, 1, 2"
     graph["second"]["inputs"]["conditions"] = ["keyframes", 0]
-    assert "There are 2 pictures, 3 frames and 1 strengths" in client.run(graph).error
+    assert "2 pictures came with 3 frames and 1 strength" in client.run(graph).error
 
 
 def test_a_given_sound_is_carried_as_it_is(server, client, graph):
