@@ -21,6 +21,10 @@ const RULES = {
       ...(follows || linked("sigmas") ? ["steps"] : []),
     ];
   },
+  LTX2AVReferenceVideo({ outpaint }, linked) {
+    const isWhole = outpaint === "off";
+    return [...(isWhole ? ["margin"] : []), ...(isWhole && !linked("fill") ? ["grow", "grow_frames"] : [])];
+  },
   LTX2AVEmptyLatent({ size, length, seconds }, linked) {
     const model = linked("model");
     const chosen = size !== "auto" || !model ? size : linked("picture") ? "as the picture" : "as the model likes it";

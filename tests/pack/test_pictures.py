@@ -65,3 +65,14 @@ def test_widgets_that_the_recipe_overrules_are_grey(visit, workflow, renderer):
     seen = visit("inactive.cjs", nodes2(renderer == "nodes2"), workflow=workflow, kind=SAMPLER)
     assert {*seen["loaded"]} == {*seen["added"]} == OVERRULED
     assert not [error for error in seen["errors"] if "TypeError" in error]
+
+
+@pytest.mark.browser
+def test_what_only_counts_where_a_reference_is_filled_is_grey_elsewhere(visit):
+    places = {"off": {"margin", "grow", "grow_frames"}, "left": set()}
+    for outpaint, grey in places.items():
+        values = [1, 1, 1.0, 1.0, 0, 0, "ordinary", False, outpaint, 0.2]
+        reference = {"id": 1, "type": "LTX2AVReferenceVideo", "pos": [500, 200], "widgets_values": values}
+        workflow = {"nodes": [reference], "links": [], "version": 0.4}
+        seen = visit("inactive.cjs", nodes2(False), workflow=workflow, kind="LTX2AVReferenceVideo")
+        assert {*seen["loaded"]} == grey
