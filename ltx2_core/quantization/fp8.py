@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -112,13 +113,7 @@ class Fp8Format(Format):
 
     def make_linear(self, linear: nn.Linear, stored: StoredWeight) -> Fp8Linear:
         """Return the layer in place of ``linear``, filled with the stored tensors."""
-        input_scale = stored.companion("input_scale", "scale_input")
-        if input_scale is not None and (
-            input_scale.numel() != 1 or (not input_scale.is_meta and input_scale.item() == 1)
-        ):
-            input_scale = None  # 1 stands for "not measured"
-        if input_scale is not None:
-            input_scale = input_scale.float().reshape(())
+        input_scale = _measured(stored.companion("input_scale", "scale_input"))
         layer = Fp8Linear(stored.weight, self._float_scale(stored), linear.bias, input_scale)
         layer.exact = bool(stored.options.get("full_precision_matrix_mult", False))
         return layer
@@ -161,6 +156,16 @@ class Fp8Format(Format):
         if (scale := stored.companion(*self.scale_suffixes)) is None:
             return torch.ones(())
         return scale.float().reshape(_scale_shape(scale, stored.weight) or ())
+
+
+def _measured(scale: Tensor | None) -> Tensor | None:
+    """A scale of inputs as a float32 number (); None for what nobody measured: 1, which stands for that, and whatever
+    cannot divide."""
+    if scale is None or scale.numel() != 1:
+        return None
+    if not scale.is_meta and not (isfinite(number := scale.item()) and number > 0 and number != 1):
+        return None
+    return scale.float().reshape(())
 
 
 def _scale_shape(scale: Tensor, weight: Tensor) -> Shape | None:

@@ -1,6 +1,7 @@
 """Linear layers stored in float8: by a file, or because the user asks for it."""
 
 import json
+import math
 import re
 from collections import Counter
 
@@ -182,6 +183,15 @@ def test_a_file_as_it_is(models, tmp_path, layout, input_scale, exact, kind):
         assert found == (None if input_scale is None else pytest.approx(input_scale))
     given = streams(models)
     assert all(torch.equal(a, b) for a, b in zip(network(*given), expected(*given)))
+
+
+@pytest.mark.parametrize(("stated", "measured"), [(0.02, True), (1, False), (0, False), (-2, False), (math.nan, False)])
+def test_a_scale_of_inputs_that_nobody_measured_does_not_count(stated, measured):
+    weight, scale = torch.ones(32, 32).to(torch.float8_e4m3fn), torch.tensor(0.5)
+    state = {"0.weight": weight, "0.weight_scale": scale, "0.input_scale": torch.tensor(float(stated))}
+    network = nn.Sequential(nn.Linear(32, 32, bias=False))
+    install_quantized_layers(network, state, torch.float32)
+    assert (network[0].input_scale is not None) == measured
 
 
 # ------------------------------------------------------------------------------------------------- cast while loading
