@@ -86,6 +86,7 @@ a line of clips.jsonl has any of these flags as a setting, and counts before wha
   {"prompt": "a red ball bounces once", "seconds": 5, "seed": 7, "image": ["cat.png", "-1:dog.png:0.8"]}
   {"prompt": "a red ball bounces twice", "output": "twice.mp4", "lora": "style.safetensors:0.8", "upscale": 2}
 a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
+Tables may have ; or tabs between their cells; lines of .jsonl and .txt that begin with # are left out.
 A line without an output is written as line_0001.mp4. In a .txt file each line is a prompt, after whose first words its
 clip is called. report.json says what became of each.
 A clip that is there is made again, with --overwrite, if its settings have changed, or what is in a file that they name:
