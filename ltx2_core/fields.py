@@ -194,6 +194,8 @@ class Checked:
         """Raise SettingError for a value of another kind than its field; numbers of NumPy become plain ones."""
         for name, setting in settings_of(type(self)).items():
             value = getattr(self, name)
+            if value is None and not _fits(None, setting.type):
+                raise _other_kind(name, value, setting.type)
             if (plain := setting.settled(value)) is not value:
                 object.__setattr__(self, name, plain)
 
@@ -248,7 +250,7 @@ def _other_kind(name: str, value: object, hint: Any) -> SettingError:
 
 def _describe(hint: Any) -> str:
     if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
-        return "a pair"
+        return f"a pair of {' and '.join(map(_describe, get_args(hint)))}"
     if get_origin(hint) in (tuple, Collection):
         return f"a list, of which each is {_describe(get_args(hint)[0])}"
     if get_origin(hint) is Callable:
@@ -274,12 +276,12 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _holds(value: Any, hint: Any) -> bool:
-    """Return whether ``value`` is a collection of the type ``hint``; of a pair only the length counts."""
+    """Return whether ``value`` is a collection of the type ``hint``, each part of a pair of its own."""
     kind, parts = get_origin(hint), get_args(hint)
     if not isinstance(value, kind):
         return False
     if kind is tuple and Ellipsis not in parts:
-        return len(value) == len(parts)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
     with suppress(TypeError):  # of a tensor that is one number
         return all(_fits(each, parts[0]) for each in value)
     return False

@@ -97,6 +97,8 @@ def test_whatever_is_given_for_a_setting_is_refused_in_a_sentence_or_becomes_pla
 def test_a_value_of_another_kind_says_which_is_expected():
     with pytest.raises(SettingError, match="blocks is '5'; it must be a list, of which each is a whole number"):
         Strengths(blocks=5)
+    with pytest.raises(SettingError, match="strength is 'None'; it must be a number"):
+        Strengths(None)
     with pytest.raises(SettingError, match="fps is True"):
         ClipSettings(fps=True)
     assert ScheduleSettings(terminal=Fraction(1, 2)).terminal == 0.5

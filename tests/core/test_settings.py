@@ -13,7 +13,7 @@ from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
 from ltx2_core.geometry import ClipShape
-from ltx2_core.lora import Strengths
+from ltx2_core.lora import Lora, Strengths
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, StreamGuidance, recipe_for
 from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import (
@@ -158,11 +158,14 @@ def test_a_second_stage_changes_its_recipe():
     )
 
 
-class Named:
+class Named(Lora):
     """A LoRA that only says whether it is an IC-LoRA."""
 
+    is_in_context = False
+
     def __init__(self, is_in_context):
-        self.is_in_context = is_in_context
+        super().__init__(None, {}, ())
+        object.__setattr__(self, "is_in_context", is_in_context)
 
 
 @pytest.mark.parametrize("keeps", [False, True])
