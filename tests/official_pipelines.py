@@ -143,7 +143,7 @@ def ours(files: Files, case: str, **more) -> dict[str, Tensor]:
         case "ic-lora" | "ic-lora in one stage":
             settings["conditions"] = [first, ReferenceVideo(VideoSource(files.video), attention=0.4)]
             settings["loras"] = [(open_lora(files.loras["ic-lora"]), Strengths(0.8, text=0))]
-            settings |= {} if case == "ic-lora" else {"width": WIDTH // 2, "height": HEIGHT // 2}
+            settings |= {} if case == "ic-lora" else {"width": WIDTH // 2}  # which is half of the official size
         case "dub-it":
             settings["conditions"] = [first, ReferenceVideo(VideoSource(files.video)), ReferenceAudio(sound)]
             settings["loras"] = [(open_lora(files.loras["ic-lora"]), Strengths(0.8, text=0))]
@@ -265,6 +265,7 @@ def theirs(files: Files, case: str) -> dict[str, Tensor]:
             run(retake.RetakePipeline, (), video_path="", start_time=0.2, end_time=0.5, **guided, **negative,
                 **tiling)  # fmt: skip
         case "ic-lora" | "ic-lora in one stage":
+            shape |= {} if case == "ic-lora" else {"height": 2 * HEIGHT}
             run(ic_lora.ICLoraPipeline, (("ic-lora", 0.8),), (), images=first, video_conditioning=[("", 1.0)],
                 conditioning_attention_strength=0.4, skip_stage_2=case != "ic-lora", **shape, **tiling)  # fmt: skip
         case "dub-it":

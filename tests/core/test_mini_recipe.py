@@ -57,7 +57,8 @@ def test_a_recorded_transformer_gives_the_same_bits(version):
 
 
 @pytest.mark.parametrize("name", ["video_encoder", "video_decoder", "audio_encoder", "audio_decoder"])
-def test_a_recorded_forward_gives_the_same_bits(name):
+def test_a_recorded_forward_is_the_same_but_for_rounding(name):
+    """Under autograd convolutions are PyTorch's own."""
     network = build(open_models("miniature"), name, torch.float32)
     x = {
         "video_encoder": torch.rand(1, 3, 9, 64, 64) * 2 - 1,
@@ -68,7 +69,8 @@ def test_a_recorded_forward_gives_the_same_bits(name):
     with torch.inference_mode():
         plain = network(x)
     recorded = network.requires_grad_(True)(x)
-    assert recorded.requires_grad and torch.equal(plain, recorded)
+    assert recorded.requires_grad
+    assert (plain - recorded).abs().max() < 1e-5 * plain.abs().max()
 
 
 @pytest.mark.slow
