@@ -200,10 +200,12 @@ def _as_narrowed(fields: Fields, shapes: Mapping[str, tuple[int, ...]]) -> Field
     if not found or any(block[0] == "res_x_y" for block in blocks if isinstance(block, (list, tuple)) and block):
         return fields
     for number in sorted(map(int, found)):
-        channels_out, channels_in = found[str(number)][:2]
+        channels_out, channels_in, *_ = found[str(number)]
         blocks.insert(number, ["res_x_y", {"in_channels": channels_in, "out_channels": channels_out}])
-    narrow = {"decoder_blocks": blocks[::-1], "decoder_base_channels": shapes.get("conv_out.weight", (0, None))[1]}
-    return Fields.of({**fields.content, **narrow}, fields.where)
+    narrowed: dict[str, Any] = {**fields.content, "decoder_blocks": blocks[::-1]}
+    if "conv_out.weight" in shapes:
+        _, narrowed["decoder_base_channels"], *_ = shapes["conv_out.weight"]
+    return Fields.of(narrowed, fields.where)
 
 
 def _projection(settings: Fields, width: int) -> ProjectConfig:

@@ -92,6 +92,23 @@ def test_a_file_of_a_decoder_alone_takes_its_place(tmp_path, says, norm):
     build(models, "video_encoder")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"decoder.up_blocks.3.conv_shortcut.weight": torch.zeros(24)},
+        {"decoder.up_blocks.3.conv_shortcut.weight": torch.zeros(24, 40, 1, 1, 1)},
+        {"decoder.conv_out.conv.weight": torch.zeros(48)},
+        {"decoder.conv_out.conv.weight": None},
+    ],
+)
+def test_a_damaged_one_is_answered_in_a_sentence(tmp_path, changed):
+    file = write_narrowed(tmp_path / "narrowed.safetensors", says=False)
+    state = {name: value for name, value in (load_file(file) | changed).items() if value is not None}
+    save_file(state, file)
+    with pytest.raises(CheckpointError, match=r"narrowed\.safetensors"):
+        build(open_models("miniature", video_vae=file), "video_decoder")
+
+
 def test_a_whole_decoder_is_found_before_it(tmp_path):
     checkpoint, rest, whole = (
         tiny.write(tmp_path, "2.3")[0],
