@@ -208,6 +208,11 @@ def audio_latents(frames: int, fps: Fraction) -> int:
     return max(1, round(frames / float(fps) * AUDIO_RATE))
 
 
+def frame_number(frame: int, frames: int) -> int:
+    """Return which frame, from 0 on, a clip of ``frames`` frames has at ``frame``; negative ones count from the end."""
+    return frame + frames if frame < 0 else frame
+
+
 def pixel_frames(latents: int) -> int:
     """Return the pixel frames that this many latent frames become."""
     return (latents - 1) * TIME_SCALE + 1

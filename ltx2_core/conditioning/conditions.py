@@ -28,7 +28,7 @@ from ..fields import (
     short,
     zero,
 )
-from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size, segment_length
+from ..geometry import SPACE_SCALE, ClipShape, floor_frames, frame_number, nearest_size, segment_length
 from ..latents import STREAMS
 from ..media import compress
 from ..media.light import Space
@@ -86,7 +86,7 @@ def check_frames(conditions: Iterable["Condition"], shape: ClipShape) -> None:
     seen = set[tuple[int, bool]]()
     for each in conditions:
         if isinstance(each, Picture):
-            frame = each.frame + shape.frames if each.frame < 0 else each.frame
+            frame = each.place(shape.frames)
             if (frame, each.append) in seen:
                 raise SettingError(
                     f"Two pictures are given at frame {frame}, where a clip shows one: leave one out, or choose "
@@ -185,7 +185,7 @@ class Picture(Checked):
 
     def place(self, frames: int) -> int:
         """Return where a clip of ``frames`` frames shows it, counted from its first frame."""
-        return self.frame + frames if self.frame < 0 else self.frame
+        return frame_number(self.frame, frames)
 
     def shown(self, frames: int) -> int:
         """Return how many of its pictures a clip of ``frames`` frames shows."""
@@ -270,7 +270,7 @@ class GeneratedKeyframes(Checked):
     def places(self, length: int) -> tuple[int, ...]:
         """Return the frames of a clip of ``length`` frames. Raises SettingError for more than there is room for."""
         if self.frames.strip():
-            return tuple(sorted({number + length if number < 0 else number for number in read_frames(self.frames)}))
+            return tuple(sorted({frame_number(number, length) for number in read_frames(self.frames)}))
         if not self.count:
             return tuple(range(step := segment_length(length), length, step)) or (length - 1,)
         if length < self.count + 2:

@@ -32,7 +32,7 @@ class Keyframe:
         """Apply it to ``state``. Raises SettingError for a frame outside the clip or a picture of another size."""
         channels, length, *size = state.shape
         frames = geometry.pixel_frames(length)
-        frame = self.frame + frames if self.frame < 0 else self.frame
+        frame = geometry.frame_number(self.frame, frames)
         if not 0 <= frame < frames:
             raise SettingError(
                 f"A picture is given at frame {self.frame}, but the clip has {counted(frames, 'frame')}: choose one "

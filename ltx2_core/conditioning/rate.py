@@ -35,7 +35,7 @@ def _at_rate(condition: Any, final: ClipShape, times: int) -> Condition:
         condition = replace(condition, video=replace(video, fps=final.fps / times))
     if isinstance(condition, Picture):
         frames = (final.frames - 1) // times + 1
-        first = condition.frame + frames if condition.frame < 0 else condition.frame
+        first = condition.place(frames)
         return replace(condition, frame=first * times, image=_lasting(condition.image, times))
     if isinstance(condition, GeneratedKeyframes):
         places = condition.places((final.frames - 1) // times + 1)

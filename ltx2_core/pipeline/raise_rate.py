@@ -20,6 +20,7 @@ from ..geometry import (
     ClipShape,
     Keyframes,
     audio_latents,
+    frame_number,
     pixel_frames,
 )
 from ..health import latent_findings
@@ -220,7 +221,7 @@ def items_of(
     items: list[LatentCondition] = []
     for each in conditions:
         if isinstance(each, Keyframe):
-            frame = each.frame if each.frame >= 0 else each.frame + pixel_frames(latent.video.shape[2])
+            frame = frame_number(each.frame, pixel_frames(latent.video.shape[2]))
             if window.first <= frame <= window.last:
                 items.append(replace(each, frame=frame - window.first))
     for frame in window.anchors:
