@@ -8,17 +8,15 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.characters import Character
 from ..ltx2_core.conditioning.conditions import (
-    GeneratedKeyframes,
     InpaintMask,
     KeepAudio,
     KeepVideo,
-    Picture,
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    pair_keyframes,
 )
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
+from ..ltx2_core.conditioning.pictures import GeneratedKeyframes, Picture, pair_keyframes
 from ..ltx2_core.conditioning.sources import SoundPart
 from ..ltx2_core.conditioning.tracks import MotionTracks
 from ..ltx2_core.pipeline.graph_codec import Audio, audio_source

@@ -29,15 +29,8 @@ from ltx2_core import tiny
 from ltx2_core.checkpoint import build, open_models
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import open_upscaler
-from ltx2_core.conditioning.conditions import (
-    GeneratedKeyframes,
-    InitClip,
-    KeepAudio,
-    Picture,
-    ReferenceAudio,
-    ReferenceVideo,
-    RetakeRange,
-)
+from ltx2_core.conditioning.conditions import InitClip, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.pictures import GeneratedKeyframes, Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.lora import Strengths, open_lora
 from ltx2_core.pipeline.encode_conditions import encode_all

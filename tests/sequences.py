@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.components import COMPONENTS
-from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, RetakeRange, VideoSource
+from ltx2_core.conditioning.conditions import KeepVideo, ReferenceVideo, RetakeRange, VideoSource
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.layers import TextSchedule, Visibility
 from ltx2_core.pipeline.processes import Launch, Processes, joining
 from ltx2_core.pipeline.sample import SampleInputs, Sampling, sample

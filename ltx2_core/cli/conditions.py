@@ -19,11 +19,11 @@ from ..conditioning.conditions import (
     InpaintMask,
     KeepAudio,
     KeepVideo,
-    Picture,
     ReferenceAudio,
     ReferenceVideo,
 )
 from ..conditioning.light import FILE_SPACES
+from ..conditioning.pictures import Picture
 from ..conditioning.sources import AudioSource, VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError

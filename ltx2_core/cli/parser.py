@@ -8,16 +8,9 @@ from functools import cache
 
 from ..conditioning.blend import Blending
 from ..conditioning.characters import Character
-from ..conditioning.conditions import (
-    GeneratedKeyframes,
-    InpaintMask,
-    KeepAudio,
-    Picture,
-    ReferenceAudio,
-    ReferenceVideo,
-    RetakeRange,
-)
+from ..conditioning.conditions import InpaintMask, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange
 from ..conditioning.light import GivenLight, LightDecoding, LightSource, LightTarget
+from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.sources import AudioSource, SoundPart, VideoSource
 from ..conditioning.timeline import LANES, Timeline, TimelineText
 from ..conditioning.tracks import MotionTracks

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..conditioning import Timeline
 from ..conditioning.characters import Character
-from ..conditioning.conditions import GeneratedKeyframes, Picture, ReferenceVideo, RetakeRange
+from ..conditioning.conditions import ReferenceVideo, RetakeRange
+from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.sources import VideoSource
 from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError

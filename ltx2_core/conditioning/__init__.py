@@ -7,12 +7,10 @@ from .begin import Begin
 from .characters import Character
 from .conditions import (
     Condition,
-    GeneratedKeyframes,
     InitClip,
     InpaintMask,
     KeepAudio,
     KeepVideo,
-    Picture,
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
@@ -22,6 +20,7 @@ from .frames import Keyframe
 from .frozen import Frozen
 from .guides import GuidePlaces, Guides
 from .masks import Inpaint, Retake, cells
+from .pictures import GeneratedKeyframes, Picture
 from .reference import ReferenceAudioTokens, ReferenceVideoTokens
 from .slots import KeyframeSlots, seed_slots
 from .sources import AudioSource, SoundPart, VideoSource

@@ -20,9 +20,10 @@ from ..fields import Checked, Choice, Number
 from ..geometry import TIME_SCALE, ClipShape
 from ..media.light import Space
 from ..media.read import MOST_FRAMES
-from .conditions import Condition, Picture, ReferenceAudio, ReferenceVideo
+from .conditions import Condition, ReferenceAudio, ReferenceVideo
 from .fill import Placement
 from .frames import Keyframe
+from .pictures import Picture
 from .sources import AudioSource, Encoders, VideoSource
 from .state import LatentCondition, State
 from .values import PIXELS, check_values

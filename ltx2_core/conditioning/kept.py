@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from ..errors import SettingError
-from .conditions import Condition, KeepAudio, KeepVideo, Picture
+from .conditions import Condition, KeepAudio, KeepVideo
+from .pictures import Picture
 from .sources import AudioSource, VideoSource
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..geometry import ClipShape
 from .characters import PictureBefore
-from .conditions import Condition, GeneratedKeyframes, KeepAudio, Picture, of_second_stage
+from .conditions import Condition, KeepAudio, of_second_stage
+from .pictures import GeneratedKeyframes, Picture
 from .sources import Numbered, VideoSource
 
 

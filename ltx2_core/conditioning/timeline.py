@@ -25,16 +25,8 @@ from ..geometry import nearest_frames
 from ..latents import STREAMS
 from ..media import probe, read_picture
 from .characters import AUTO, Character, Way
-from .conditions import (
-    STREAM_CHOICES,
-    Condition,
-    KeepAudio,
-    Picture,
-    ReferenceAudio,
-    ReferenceVideo,
-    RetakeRange,
-    RetakeRanges,
-)
+from .conditions import STREAM_CHOICES, Condition, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, RetakeRanges
+from .pictures import Picture
 from .sources import AudioSource, SoundPart, VideoSource
 
 LONGEST = 1_000_000  # letters of a timeline

@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-from ..conditioning.conditions import read_frames, read_strengths
+from ..conditioning.pictures import read_frames, read_strengths
 from ..errors import SettingError
 from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import RATIOS, SPACE_SCALE, ClipShape, exact_fps, nearest_frames, nearest_size, size_of_ratio

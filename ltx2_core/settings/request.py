@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..conditioning import LatentCondition
 from ..conditioning.blend import Blending, grown
-from ..conditioning.conditions import Condition, GeneratedKeyframes, Picture, ReferenceVideo, edits
+from ..conditioning.conditions import Condition, ReferenceVideo, edits
 from ..conditioning.fill import OFF
 from ..conditioning.kept import chained
 from ..conditioning.light import FILE_SPACES
+from ..conditioning.pictures import GeneratedKeyframes, Picture
 from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
 from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, settings_of

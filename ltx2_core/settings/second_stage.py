@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..checkpoint.upscaler import UpscalerFile
 from ..conditioning import Frozen, LatentCondition, ReferenceAudioTokens, ReferenceVideoTokens
-from ..conditioning.conditions import Condition, GeneratedKeyframes, ReferenceVideo, of_second_stage, remakes_sound
+from ..conditioning.conditions import Condition, ReferenceVideo, of_second_stage, remakes_sound
+from ..conditioning.pictures import GeneratedKeyframes
 from ..errors import SettingError
 from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size

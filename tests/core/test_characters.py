@@ -16,7 +16,8 @@ from ltx2_core.cli.parser import parse
 from ltx2_core.cli.syntax import parse_character
 from ltx2_core.conditioning import ReferenceAudio, State
 from ltx2_core.conditioning.characters import Character, PictureBefore, ReferenceSheet, sheet
-from ltx2_core.conditioning.conditions import KeepAudio, Picture, of_second_stage
+from ltx2_core.conditioning.conditions import KeepAudio, of_second_stage
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import of_round
 from ltx2_core.conditioning.sources import AudioSource

@@ -21,7 +21,6 @@ from ltx2_core.conditioning.conditions import (
     InpaintMask,
     KeepAudio,
     KeepVideo,
-    Picture,
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
@@ -29,6 +28,7 @@ from ltx2_core.conditioning.conditions import (
 )
 from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.kept import chained, not_shown
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource, check_length

@@ -17,7 +17,8 @@ import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.cli import main
-from ltx2_core.conditioning.conditions import Picture, ReferenceAudio
+from ltx2_core.conditioning.conditions import ReferenceAudio
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import DoesNotFitError, OutOfMemoryError
 from ltx2_core.geometry import ClipShape

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core.conditioning import KeyframeSlots, Picture, ReferenceVideoTokens, State, seed_slots
-from ltx2_core.conditioning.conditions import GeneratedKeyframes, ReferenceVideo
+from ltx2_core.conditioning.conditions import ReferenceVideo
+from ltx2_core.conditioning.pictures import GeneratedKeyframes
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError

@@ -17,8 +17,9 @@ import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.models import MINIATURE as MINIATURE_FOLDER
 from ltx2_core.cli import main
-from ltx2_core.conditioning.conditions import KeepVideo, Picture, ReferenceVideo, encode_conditions
+from ltx2_core.conditioning.conditions import KeepVideo, ReferenceVideo, encode_conditions
 from ltx2_core.conditioning.light import FILE_SPACES, GivenLight, check_light
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import CheckpointError, LTX2Error, MediaError, SettingError

@@ -18,7 +18,8 @@ from ltx2_core.cli.syntax import (
     parse_tiles,
     read_segments,
 )
-from ltx2_core.conditioning.conditions import InpaintMask, Picture, RetakeRange, pair_keyframes
+from ltx2_core.conditioning.conditions import InpaintMask, RetakeRange
+from ltx2_core.conditioning.pictures import Picture, pair_keyframes
 from ltx2_core.errors import MediaError, SettingError, UnreadableFileError
 from ltx2_core.geometry import ClipShape, exact_fps
 from ltx2_core.latents import empty

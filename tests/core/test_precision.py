@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
-from ltx2_core.conditioning.conditions import Picture, ReferenceAudio
+from ltx2_core.conditioning.conditions import ReferenceAudio
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource
 from ltx2_core.errors import NotANumberError, OutOfMemoryError
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode

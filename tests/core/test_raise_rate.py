@@ -13,7 +13,7 @@ import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, KeyframeSlots
-from ltx2_core.conditioning.conditions import GeneratedKeyframes
+from ltx2_core.conditioning.pictures import GeneratedKeyframes
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import Keyframes, whole_segments
 from ltx2_core.latents import AVLatent

@@ -11,14 +11,8 @@ import torch
 
 import ltx2_core
 from ltx2_core.conditioning.characters import Character
-from ltx2_core.conditioning.conditions import (
-    InpaintMask,
-    KeepAudio,
-    Picture,
-    ReferenceAudio,
-    ReferenceVideo,
-    RetakeRange,
-)
+from ltx2_core.conditioning.conditions import InpaintMask, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import LTX2Error, SettingError
 from ltx2_core.fields import Checked, Words, settings_of

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ltx2_core.conditioning import Frozen
-from ltx2_core.conditioning.conditions import Picture, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.conditions import ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of

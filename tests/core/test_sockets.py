@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ltx2_core.conditioning.characters import Character
-from ltx2_core.conditioning.conditions import GeneratedKeyframes, Picture, RetakeRange
+from ltx2_core.conditioning.conditions import RetakeRange
 from ltx2_core.conditioning.light import LightTarget
+from ltx2_core.conditioning.pictures import GeneratedKeyframes, Picture
 from ltx2_core.conditioning.sockets import check_inputs, check_written
 from ltx2_core.conditioning.timeline import TimelineText
 from ltx2_core.conditioning.tracks import MotionTracks

@@ -15,7 +15,7 @@ from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.checkpoint.upscaler import find_upscaler
 from ltx2_core.conditioning import State
-from ltx2_core.conditioning.conditions import Picture
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.state import apply_conditions
 from ltx2_core.errors import CheckpointError
 from ltx2_core.latents import AVLatent

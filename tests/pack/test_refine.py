@@ -12,7 +12,8 @@ from pack.workflow import add, change, node, to_prompt
 import ltx2_core as ltx2
 from ltx2_core import tiny
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
-from ltx2_core.conditioning.conditions import Picture, ReferenceAudio, ReferenceVideo
+from ltx2_core.conditioning.conditions import ReferenceAudio, ReferenceVideo
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.media import probe
 from ltx2_core.sampling import Guidance, Tiles, schedules

@@ -16,15 +16,8 @@ import ltx2_core as ltx2
 from ltx2_core import Clip, Models
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.upscaler import BUILT_IN, open_upscaler
-from ltx2_core.conditioning.conditions import (
-    InitClip,
-    InpaintMask,
-    KeepAudio,
-    KeepVideo,
-    Picture,
-    ReferenceVideo,
-    RetakeRange,
-)
+from ltx2_core.conditioning.conditions import InitClip, InpaintMask, KeepAudio, KeepVideo, ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.lora import Lora, Strengths, StrengthSchedule, open_lora
 from ltx2_core.sampling import Guidance, Tiles
