@@ -15,11 +15,12 @@ def request_of(part: Callable[[str], ModuleType], upscaler: Any) -> Any:
         part: returns a module of the core by its name.
         upscaler: as the engine that makes the clip knows it.
     """
-    conditions, sources = part("conditioning.conditions"), part("conditioning.sources")
+    conditions, pictures = part("conditioning.conditions"), part("conditioning.pictures")
+    sources = part("conditioning.sources")
     sampling, settings = part("sampling"), part("settings")
     numbers = torch.Generator().manual_seed(3)
     given = [
-        conditions.Picture(torch.rand(1, 64, 64, 3, generator=numbers)),
+        pictures.Picture(torch.rand(1, 64, 64, 3, generator=numbers)),
         conditions.ReferenceAudio(
             sources.AudioSource(torch.rand(1, 24_000, generator=numbers) - 0.5, sample_rate=48_000)
         ),
