@@ -32,16 +32,9 @@ def chained(*given: Iterable[Condition]) -> tuple[Condition, ...]:
 
 def not_shown(conditions: Iterable[Condition], frames: int) -> list[str]:
     """Say which of the given pictures a clip of ``frames`` frames does not show."""
-    pictures = [each for each in conditions if isinstance(each, Picture)]
-    said = [
+    return [
         f"Of {len(each.image)} pictures at frame {each.frame} {each.shown(frames)} can be shown: from there to the end "
         "of the clip, 1 and then 8 at a time. For pictures at frames of their own there is LTX-2 Keyframes."
-        for each in pictures
-        if each.shown(frames) < len(each.image)
+        for each in conditions
+        if isinstance(each, Picture) and each.shown(frames) < len(each.image)
     ]
-    begins = [each for each in pictures if each.place(frames) == 0 and not each.append]
-    if len(begins) > 1:
-        said.append(
-            f"{len(begins)} pictures are given for the first frame; the last one takes the place of the others."
-        )
-    return said
