@@ -20,7 +20,7 @@ from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
-from ..video_vae import Decoder, Denoising, Tiling, TinyDecoder
+from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
@@ -75,7 +75,7 @@ class DecodeVideo(Stage):
         latent = empty_like(blueprint.network("video_decoder"), self.batch, VIDEO_CHANNELS, *self.size)
         beside = latent.new_empty(self.batch, VIDEO_CHANNELS, len(self.keyframes), *self.size[1:])
         keyframes = Keyframes(beside, self.keyframes) if self.keyframes else None
-        return network.work(latent, self._tiling(network), self.denoising, keyframes)
+        return network.work(DecoderInput(latent, self._tiling(network), self.denoising, keyframes))
 
     def _cost(self, part: Work, blueprint: Blueprint) -> Cost:
         """Measure ``part`` once for all tilings that have it."""
@@ -247,7 +247,8 @@ def decode_video(
         return rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "b c f h w -> b f h w c")
 
     # A loop would hold on to each chunk while the next one is made.
-    return map(finish, decoder.decode(latent, tiling or decoder.usual_tiling, denoising, on_tile, keyframes))
+    inputs = DecoderInput(latent, tiling or decoder.usual_tiling, denoising, keyframes)
+    return map(finish, decoder.decode(inputs, on_tile))
 
 
 def _convolutional(blueprint: Blueprint) -> Blueprint:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LTX2Error, is_out_of_memory
-from ..geometry import Keyframes
-from ..video_vae import Denoising, TileWork, Tiling
+from ..video_vae import DecoderInput, TileWork, Tiling
 from ..video_vae.decoding import TiledDecoder
 from ..video_vae.tiling import OnTile
 
@@ -104,16 +103,9 @@ class SharedDecoder(SharedTiles[TiledDecoder]):
         """The tiles where nothing is known of the memory."""
         return self.network.usual_tiling
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode(self, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Yield consecutive frames."""
-        return self.network.decode_by(self.make, latent, tiling, denoising, on_tile, keyframes)
+        return self.network.decode_by(self.make, inputs, on_tile)
 
 
 class _Clip:

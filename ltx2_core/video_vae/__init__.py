@@ -2,7 +2,7 @@
 
 from .config import VideoVAEConfig, is_diffusion
 from .decoder import VideoDecoder
-from .decoding import Decoder, Denoising
+from .decoding import Decoder, DecoderInput, Denoising
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_decoder import DiffusionDecoder
 from .encoder import VideoEncoder
@@ -11,6 +11,7 @@ from .tiny_decoder import TinyDecoder, TinyDecoderConfig
 
 __all__ = [
     "Decoder",
+    "DecoderInput",
     "Denoising",
     "DiffusionDecoder",
     "DiffusionDecoderConfig",

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
-from ..geometry import TIME_SCALE, Keyframes, pixel_frames
+from ..geometry import TIME_SCALE, pixel_frames
 from .config import ProjectConfig, ResampleConfig, VideoVAEConfig
-from .decoding import FLOAT32, DecodesInTiles, DecodingWork, Denoising, Work
+from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Work
 from .layers import ChannelStatistics, Conv, ProjectedResidual, Residual, Upsample, unpatchify
 from .tiling import (
     NARROWEST,
@@ -92,21 +92,13 @@ class VideoDecoder(DecodesInTiles, nn.Module):
                 f"It needs 2x2, that is {smallest}x{smallest} pixels; tiles need an overlap."
             )
 
-    def decode_by(
-        self,
-        make: MakeTiles,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode_by(self, make: MakeTiles, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Decode in tiles, each of which is a clip of its own, as ``make`` makes them; arguments as for ``decode``.
 
         They shrink along the shorter side of the picture as it does.
         """
-        latent = latent.to(next(self.parameters()).dtype)
-        grid = self._grid(latent, tiling)
+        latent = inputs.latent.to(next(self.parameters()).dtype)
+        grid = self._grid(latent, inputs.tiling)
         work = (TileWork(latent[:, :, time.source, row.source, column.source]) for time, row, column in grid.places)
         return blend_tiles(make(work), grid, latent.new_empty(len(latent), self.config.out_channels), on_tile)
 
@@ -129,14 +121,9 @@ class VideoDecoder(DecodesInTiles, nn.Module):
 
         return Grid(intervals, side(height), side(width))
 
-    def work(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> DecodingWork:
+    def work(self, inputs: DecoderInput) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
+        latent, tiling = inputs.latent, inputs.tiling
         batch, channels, length, height, width = latent.shape
         largest, tiles = largest_tile((length, height, width), tiling, coupled=True)
         tile = latent.new_empty(batch, channels, *largest)

@@ -37,6 +37,23 @@ class Denoising(Checked):
     ] = True
 
 
+@dataclass(frozen=True, eq=False)
+class DecoderInput:
+    """A video latent to decode, and how.
+
+    Attributes:
+        latent: (B, C, f, h, w).
+        tiling: size and overlap of tiles.
+        denoising: seed and steps of a decoder that denoises.
+        keyframes: that were generated beside the clip, of its height and width; only decoders that denoise look.
+    """
+
+    latent: Tensor
+    tiling: Tiling
+    denoising: Denoising = Denoising()
+    keyframes: Keyframes | None = None
+
+
 @dataclass(frozen=True)
 class Work:
     """One part of what decoding takes.
@@ -85,34 +102,16 @@ class Decoder(Protocol):
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) that cannot be decoded."""
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode(self, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Yield consecutive frames (B, 3, F, H, W), nominally -1..1, blended in float32.
 
-        Args:
-            latent: (B, C, f, h, w).
-            tiling: Size and overlap of tiles.
-            denoising: Seed and steps; None for seed 0 and the steps that the file says.
-            on_tile: Called with (done, total) after every tile; it may raise to interrupt.
-            keyframes: That were generated beside the clip, of its height and width; only decoders that denoise look.
+        ``on_tile`` is called with (done, total) after every tile; it may raise to interrupt.
         """
 
     def count_tiles(self, latent: Tensor, tiling: Tiling) -> int:
         """Return in how many tiles that need not wait for each other a latent of this shape is decoded."""
 
-    def work(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> DecodingWork:
+    def work(self, inputs: DecoderInput) -> DecodingWork:
         """Say what ``decode`` computes of latents of these shapes, which may be without content."""
 
     def fitted(self, tiling: Tiling) -> Tiling:
@@ -125,32 +124,17 @@ class TiledDecoder(Decoder, Protocol):
     def __call__(self, *tensors: Tensor) -> object:
         """Compute what a tile is made of."""
 
-    def decode_by(
-        self,
-        make: MakeTiles,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode_by(self, make: MakeTiles, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Decode with the tiles that ``make`` makes, in their order; other arguments as for ``decode``."""
 
 
 class DecodesInTiles:
     """What decoders have in common that make their tiles themselves unless others do."""
 
-    def decode(
-        self: TiledDecoder,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode(self: TiledDecoder, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Decode in tiles, one after the other; arguments as for ``Decoder``."""
 
         def make(work: Iterable[TileWork]) -> Iterator[Tensor]:
             return (each.by(self) for each in work)
 
-        return self.decode_by(make, latent, tiling, denoising, on_tile, keyframes)
+        return self.decode_by(make, inputs, on_tile)

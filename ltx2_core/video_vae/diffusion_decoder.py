@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..geometry import Keyframes
 from ..layers.norms import RMSNorm
-from .decoding import FLOAT32, DecodesInTiles, DecodingWork, Denoising, Work
+from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work
 from .diffusion_config import DiffusionDecoderConfig
 from .diffusion_layers import Block, DiffusionBlock, TimeEmbedding, Upsample
 from .diffusion_tiles import CellGrid, Size, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
@@ -172,23 +172,16 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
             x = block(x, context, modulation)
         return on_each(lambda each: unpatchify(self.to_pixels(self.norm_out(each)).movedim(-1, 1), patch), x)
 
-    def decode_by(
-        self,
-        make: MakeTiles,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
+    def decode_by(self, make: MakeTiles, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Decode latents of any size in tiles of cells as ``make`` makes them, all cells here; else as ``decode``."""
-        denoising, frames = denoising or Denoising(), (latent.shape[2] - 1) * self.config.time_scale + 1
+        latent, denoising = inputs.latent, inputs.denoising
         self.check(latent)
+        frames = (latent.shape[2] - 1) * self.config.time_scale + 1
         padded, (top, left) = pad_to(latent, self.config.smallest)
         height, width = (length * self.config.space_scale for length in latent.shape[3:])
         top, left = top * self.config.space_scale, left * self.config.space_scale
-        grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
-        cells, beside = self._cells(padded, keyframes, denoising)
+        grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(inputs.tiling))
+        cells, beside = self._cells(padded, inputs.keyframes, denoising)
 
         def run(place: Place, network: DiffusionDecoder, here: Tensor) -> Tensor:
             return network._run_tile(here, grid, place, denoising, beside)
@@ -259,17 +252,11 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         ]
         return Joint(self._noise(seed, context.clip, begin), torch.cat(each, dim=2), context.times)
 
-    def work(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> DecodingWork:
+    def work(self, inputs: DecoderInput) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
-        denoising = denoising or Denoising()
-        padded, _ = pad_to(latent, self.config.smallest)
-        grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling))
+        denoising, keyframes = inputs.denoising, inputs.keyframes
+        padded, _ = pad_to(inputs.latent, self.config.smallest)
+        grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(inputs.tiling))
         place, tiles = grid.largest()
         whole = (len(padded), *grid.cells, self.config.stages[3].channels)
         cells = padded.new_empty(len(padded), *(axis.source.stop - axis.source.start for axis in place), whole[-1])

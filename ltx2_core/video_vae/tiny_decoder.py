@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
-from ..geometry import TIME_SCALE, VIDEO_CHANNELS, Keyframes
-from .decoding import FLOAT32, DecodingWork, Denoising, Work
+from ..geometry import TIME_SCALE, VIDEO_CHANNELS
+from .decoding import FLOAT32, DecoderInput, DecodingWork, Work
 from .tiling import OnTile, Tiling
 
 STAGES = 3  # each of which doubles height, width and frames
@@ -135,18 +135,12 @@ class TinyDecoder(nn.Module):
                 "made by another model?"
             )
 
-    def decode(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        on_tile: OnTile | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> Iterator[Tensor]:
-        """Decode a few latents after another (``decoding.Decoder``), as many as ``tiling`` has frames for."""
+    def decode(self, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
+        """Decode a few latents after another (``decoding.Decoder``), as many as its tiling has frames for."""
+        latent = inputs.latent
         self.check(latent)
         memory: list[list[Tensor]] | None = None
-        count, step = latent.shape[2], tiling.tile_frames // TIME_SCALE
+        count, step = latent.shape[2], inputs.tiling.tile_frames // TIME_SCALE
 
         def next_frames(start: int) -> Tensor:
             nonlocal memory
@@ -162,17 +156,11 @@ class TinyDecoder(nn.Module):
         """Return 1: each piece remembers the one before."""
         return 1
 
-    def work(
-        self,
-        latent: Tensor,
-        tiling: Tiling,
-        denoising: Denoising | None = None,
-        keyframes: Keyframes | None = None,
-    ) -> DecodingWork:
+    def work(self, inputs: DecoderInput) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape."""
-        batch, channels, length, height, width = latent.shape
-        step = min(length, tiling.tile_frames // TIME_SCALE)
-        piece, scale = latent.new_empty(batch, channels, step, height, width), 2**STAGES * self.config.patch
+        batch, channels, length, height, width = inputs.latent.shape
+        step = min(length, inputs.tiling.tile_frames // TIME_SCALE)
+        piece, scale = inputs.latent.new_empty(batch, channels, step, height, width), 2**STAGES * self.config.patch
         frames = batch * COLOURS * step * TIME_SCALE * height * width * scale**2 * FLOAT32
         remembered = BLOCKS * sum(size * 4**stage for stage, size in enumerate(self.config.widths[:STAGES]))
         held = batch * remembered * height * width * piece.itemsize

@@ -37,7 +37,7 @@ from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.tiles import Tiles, TileSettings
 from ltx2_core.settings import Resources, SecondStage
 from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer
-from ltx2_core.video_vae import TileWork, Tiling
+from ltx2_core.video_vae import DecoderInput, TileWork, Tiling
 
 LAYERS, CPU = 4, torch.device("cpu")
 
@@ -324,7 +324,7 @@ def shared(decoder, *helpers):
 
 def frames_of(decoder, latent) -> torch.Tensor:
     with torch.inference_mode():
-        return torch.cat(list(decoder.decode(latent, SMALL)), dim=2)
+        return torch.cat(list(decoder.decode(DecoderInput(latent, SMALL))), dim=2)
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +371,7 @@ def test_no_device_decodes_far_ahead_and_none_after_the_end(decoder, latent):
     helper = Helper(twin_of(decoder))
     together = shared(decoder, helper)
     with torch.inference_mode():
-        chunks = together.decode(latent, SMALL)
+        chunks = together.decode(DecoderInput(latent, SMALL))
         next(chunks)
     tiles = decoder.count_tiles(latent, SMALL)
     together.close()

@@ -21,6 +21,7 @@ from ltx2_core.health import Seams
 from ltx2_core.memory import Store
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.video_vae import (
+    DecoderInput,
     Denoising,
     DiffusionDecoder,
     DiffusionDecoderConfig,
@@ -107,7 +108,7 @@ def random(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def whole(decoder: DiffusionDecoder, latent: torch.Tensor, tiling: Tiling = Tiling(4096, 160, 4096, 40), **noise):
-    return torch.cat(list(decoder.decode(latent, tiling, Denoising(**noise))), dim=2)
+    return torch.cat(list(decoder.decode(DecoderInput(latent, tiling, Denoising(**noise)))), dim=2)
 
 
 # Published numbers
@@ -350,7 +351,7 @@ def test_another_output_is_refused():
     with pytest.raises(CheckpointError, match="model_output_type"):
         DiffusionDecoderConfig.from_json(section(predicts="noise"))
     with pytest.raises(SettingError, match="has 4 channels, the video VAE expects 8"):
-        next(tiny().decode(random(1, 4, 1, 1, 1), Tiling()))
+        next(tiny().decode(DecoderInput(random(1, 4, 1, 1, 1), Tiling())))
 
 
 # Noise
@@ -510,7 +511,7 @@ def test_tiles_are_enlarged_until_they_hide_their_seams():
 def test_clips_of_any_size_are_decoded(size):
     decoder = tiny()
     frames, height, width = size
-    (chunk,) = decoder.decode(random(2, 8, *size), Tiling())
+    (chunk,) = decoder.decode(DecoderInput(random(2, 8, *size), Tiling()))
     assert chunk.shape == (2, 3, 8 * (frames - 1) + 1, 32 * height, 32 * width) and chunk.isfinite().all()
 
 

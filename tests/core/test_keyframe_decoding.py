@@ -10,7 +10,7 @@ from ltx2_core.geometry import Keyframes
 from ltx2_core.memory.trace import cost
 from ltx2_core.memory.twin import twin_of
 from ltx2_core.pipeline.shared_tiles import SharedDecoder
-from ltx2_core.video_vae import Denoising, DiffusionDecoder, DiffusionDecoderConfig, Tiling
+from ltx2_core.video_vae import DecoderInput, Denoising, DiffusionDecoder, DiffusionDecoderConfig, Tiling
 from ltx2_core.video_vae.diffusion_config import RELEASED
 from ltx2_core.video_vae.diffusion_tiles import seen_in, stage_times
 from ltx2_core.video_vae.keyframe_attention import Joint, attend_in_frames, attend_jointly, nearest
@@ -45,7 +45,7 @@ def tiny() -> DiffusionDecoder:
 
 
 def decoded(decoder, latent, keyframes=None, tiling=WHOLE, **denoising):
-    chunks = decoder.decode(latent, tiling, Denoising(**denoising), keyframes=keyframes)
+    chunks = decoder.decode(DecoderInput(latent, tiling, Denoising(**denoising), keyframes))
     return torch.cat(list(chunks), dim=2)
 
 
@@ -182,7 +182,9 @@ def test_the_work_with_keyframes_is_measured():
     with torch.device("meta"):
         decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(SECTION))
     latent, keyframes = (torch.empty(1, 8, count, 4, 4, device="meta") for count in (5, 2))
-    alone, joint = (decoder.work(latent, WHOLE, None, each) for each in (None, Keyframes(keyframes, (16, 32))))
+    alone, joint = (
+        decoder.work(DecoderInput(latent, WHOLE, keyframes=each)) for each in (None, Keyframes(keyframes, (16, 32)))
+    )
     costs = [[cost(part.run) for part in work.parts] for work in (alone, joint)]
     assert joint.kept > alone.kept and all(b.products > a.products for a, b in zip(*costs))
     assert [part.key for part in alone.parts] != [part.key for part in joint.parts]

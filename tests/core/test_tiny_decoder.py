@@ -13,7 +13,7 @@ from ltx2_core.checkpoint.parts import find_parts
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
-from ltx2_core.video_vae import Tiling, TinyDecoder
+from ltx2_core.video_vae import DecoderInput, Tiling, TinyDecoder
 from ltx2_core.video_vae.tiny_decoder import RELEASED
 
 LATENT = torch.randn(2, 128, 5, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -22,7 +22,7 @@ LATENT = torch.randn(2, 128, 5, 2, 3, generator=torch.Generator().manual_seed(1)
 def decoded(decoder: TinyDecoder, frames: int, **more) -> torch.Tensor:
     tiling = Tiling(tile_size=4096, tile_overlap=0, tile_frames=frames, frame_overlap=0)
     with torch.inference_mode():
-        return torch.cat(list(decoder.decode(LATENT, tiling, **more)), dim=2)
+        return torch.cat(list(decoder.decode(DecoderInput(LATENT, tiling), **more)), dim=2)
 
 
 @pytest.mark.parametrize("frames", [16, 24, 32])
@@ -122,7 +122,7 @@ def test_the_plan_counts_what_it_takes():
     need = stage.need(blueprint)
 
     def run() -> None:
-        for chunk in decoder.decode(latent, decoder.usual_tiling):
+        for chunk in decoder.decode(DecoderInput(latent, decoder.usual_tiling)):
             del chunk
 
     with torch.inference_mode(), Peak() as peak:

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.video_vae import (
+    DecoderInput,
     Tiling,
     VideoDecoder,
     VideoEncoder,
@@ -143,7 +144,7 @@ def test_tiled_decoder_agrees(version, size, pixels, frames):
     latent = noise(1, 8, *size)
     tiling = TilingConfig(SpatialTilingConfig(*pixels), TemporalTilingConfig(*frames))
     expected = torch.cat(list(theirs.tiled_decode(latent, tiling)), dim=2)
-    frames_of_ours = torch.cat(list(ours.decode(latent, Tiling(*pixels, *frames))), dim=2)
+    frames_of_ours = torch.cat(list(ours.decode(DecoderInput(latent, Tiling(*pixels, *frames)))), dim=2)
     compare(f"video_vae.tiled decoder {version}", frames_of_ours, expected)
 
 
@@ -155,7 +156,7 @@ def test_tiles_are_the_whole_where_they_do_not_blend(size):
     config = narrow("mini", decoder_blocks=[["compress_all", {"multiplier": m}] for m in (1, 1, 8)])
     decoder = VideoDecoder(VideoVAEConfig.from_json(config))
     latent, tiling = noise(1, 16, *size), Tiling(224, 96, 64, 24)
-    tiled, whole = torch.cat(list(decoder.decode(latent, tiling)), 2), decoder(latent)
+    tiled, whole = torch.cat(list(decoder.decode(DecoderInput(latent, tiling))), 2), decoder(latent)
     alone = torch.ones(whole.shape[2:], dtype=torch.bool)
     shortest = max(4, round(7 * min(size[1:]) / max(size[1:])))
     spans = split_time_axis(size[0], 8, 3), *(split_axis(n, 7 if n == max(size[1:]) else shortest, 3) for n in size[1:])
@@ -396,7 +397,7 @@ def test_half_precision_weights_give_half_precision_pixels():
     half = decoder.bfloat16()(latent)
     assert half.dtype == torch.bfloat16
     assert_close(half.float(), whole, atol=0.05, rtol=0.05)
-    assert_close(next(decoder.decode(latent, Tiling())), half.float())
+    assert_close(next(decoder.decode(DecoderInput(latent, Tiling()))), half.float())
 
 
 # Tiles
@@ -468,7 +469,9 @@ TILINGS = [Tiling(), Tiling(64, 0, 16, 8), Tiling(64, 0, 16, 0), Tiling(96, 64, 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_tiles_of_a_copy_are_the_whole(tiling, size):
     latent, calls = noise(1, 3, *size), []
-    chunks = list(CopyDecoder().decode(latent, tiling, on_tile=lambda done, total: calls.append((done, total))))
+    chunks = list(
+        CopyDecoder().decode(DecoderInput(latent, tiling), on_tile=lambda done, total: calls.append((done, total)))
+    )
     assert all(chunk.shape[2] for chunk in chunks)
     assert_close(torch.cat(chunks, 2), CopyDecoder()(latent), atol=2e-6, rtol=0)
     assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
@@ -480,7 +483,9 @@ def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
     shapes, decoder = [], CopyDecoder()
     monkeypatch.setattr(CopyDecoder, "forward", lambda self, x: shapes.append(x.shape[3:]) or self.enlarge(x))
     latent, tiling = noise(1, 3, *size), Tiling(64, 0, 16, 8)
-    assert_close(torch.cat(list(decoder.decode(latent, tiling)), 2), decoder.enlarge(latent), atol=2e-6, rtol=0)
+    assert_close(
+        torch.cat(list(decoder.decode(DecoderInput(latent, tiling))), 2), decoder.enlarge(latent), atol=2e-6, rtol=0
+    )
     assert len(shapes) > 1 and min(map(min, shapes)) >= 2
     (_, *largest), _ = largest_tile(size, tiling, coupled=True)
     assert largest == [max(sides) for sides in zip(*shapes)]
@@ -518,14 +523,14 @@ def test_a_tile_larger_than_the_clip_changes_nothing(version):
     config = VideoVAEConfig.from_json(narrow(version))
     decoder, encoder, latent = VideoDecoder(config), VideoEncoder(config), noise(1, 8, 2, 2, 3)
     whole = decoder(latent)
-    (chunk,) = decoder.decode(latent, Tiling())
+    (chunk,) = decoder.decode(DecoderInput(latent, Tiling()))
     assert torch.equal(chunk, whole)
     assert torch.equal(encode_stream(encoder, [whole], whole.shape[2], Tiling()), encoder(whole))
 
 
 def test_frames_stream_out_before_the_last_tile_is_decoded():
     latent, done = noise(1, 3, 12, 2, 2), []
-    chunks = CopyDecoder().decode(latent, Tiling(64, 0, 32, 8), on_tile=lambda n, total: done.append(n))
+    chunks = CopyDecoder().decode(DecoderInput(latent, Tiling(64, 0, 32, 8)), on_tile=lambda n, total: done.append(n))
     first = next(chunks)
     assert done == [1] and first.shape == (1, 3, 16, 64, 64)
 
@@ -535,7 +540,7 @@ def test_a_tile_is_where_decoding_can_be_stopped():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(CopyDecoder().decode(noise(1, 3, 2, 2, 2), Tiling(), on_tile=stop))
+        next(CopyDecoder().decode(DecoderInput(noise(1, 3, 2, 2, 2), Tiling()), on_tile=stop))
 
 
 @pytest.mark.parametrize(
