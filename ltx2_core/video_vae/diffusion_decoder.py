@@ -213,12 +213,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         return joint.clip, Keyframes(joint.keyframes, keyframes.frames)
 
     def _run_tile(
-        self,
-        cells: Tensor,
-        grid: CellGrid,
-        place: Place,
-        denoising: Denoising,
-        beside: Keyframes | None = None,
+        self, cells: Tensor, grid: CellGrid, place: Place, denoising: Denoising, beside: Keyframes | None
     ) -> Tensor:
         """Make the pixels of one tile; ``beside`` are the cells (B, K, H, W, C) of all keyframes of the clip."""
         time, row, column = (axis.target for axis in place)
