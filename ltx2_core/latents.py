@@ -243,8 +243,3 @@ class Noise:
         own = rearrange(drawn, "b c n m -> b n (c m)")
         rest = torch.randn(batch, appended, channels, generator=self._beside, device=self.device, dtype=dtype)
         return torch.cat((own, rest), dim=1).to(x)
-
-
-def noise_like(latent: AVLatent, seed: int, order: str = "official", device: torch.device | str = "cpu") -> AVLatent:
-    """Draw the first noise of ``Noise(seed, order, device)``."""
-    return Noise(seed, order, device)(latent)

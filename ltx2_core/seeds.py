@@ -53,7 +53,3 @@ class Seeds:
     def round_noise(self, number: int, window: int) -> int:
         """Return the seed of the fresh noise of a window in a round; rounds count from 1, windows from 0."""
         return self.first + ROUND_NOISE * number + window
-
-    def middle_noise(self, first_step: int = 0) -> int:
-        """Return the seed of the noise in the middle of the steps of res_2s; samplers reach it by ``Noise.fork``."""
-        return self.step_noise(first_step) + MIDDLE_NOISE

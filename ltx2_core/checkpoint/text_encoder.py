@@ -22,7 +22,7 @@ from .files import TensorFile, read_file, read_json
 from .folders import ShardedFile, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
-from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION, VISION
+from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
 from .loading import load_strict, shorten_list
 from .unfilled import unfilled
 
@@ -155,11 +155,6 @@ class TextEncoderFiles:
     def gemma_version(self) -> str | None:
         """The training that LTX-2.5 asks for by name, such as "gemma4-12b-ltx-v1"; None where nothing is stated."""
         return None if self.stated is None else self.stated.word("gemma_version", "") or None
-
-    @property
-    def has_projection(self) -> bool:
-        """Whether the text projection of the model is packed with the encoder."""
-        return any(key.startswith(PROJECTION) for _, key in self.keys())
 
     @property
     def vision(self) -> tuple[Variant, dict[str, str]]:

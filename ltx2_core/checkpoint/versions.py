@@ -172,14 +172,6 @@ VERSIONS = {
 }
 
 
-def version_of(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-    """Return the version that a file states, else the first one that its tensors may be of; None if nothing tells.
-
-    Raises CheckpointError for video-only models and for versions that this pack does not run.
-    """
-    return stated_version(metadata) or next(iter(possible_versions(shapes)), None)
-
-
 def version_numbers(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """Return the first two numbers of the version that a file states; None if it states none.
 

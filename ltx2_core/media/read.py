@@ -56,11 +56,6 @@ class MediaInfo:
     sample_rate: int | None
 
     @property
-    def has_video(self) -> bool:
-        """True if there are pictures."""
-        return self.size is not None
-
-    @property
     def has_audio(self) -> bool:
         """True if there is sound."""
         return self.sample_rate is not None

@@ -123,12 +123,12 @@ class DecodeAudio:
         return self.vocode.run(engine, self.mel.run(engine, latent), shape)
 
 
-def audio_stages(blueprint: Blueprint, latents: int, batch: int = 1) -> DecodeAudio | None:
+def audio_stages(blueprint: Blueprint, latents: int) -> DecodeAudio | None:
     """Return the stages that decode ``latents`` audio latents; None if the model lacks their networks."""
     if not blueprint.has("audio_decoder", "vocoder"):
         return None
-    mel = DecodeMel(latents, batch)
-    return DecodeAudio(mel, Vocode(mel.mel_frames(blueprint), batch))
+    mel = DecodeMel(latents)
+    return DecodeAudio(mel, Vocode(mel.mel_frames(blueprint)))
 
 
 def decode_audio(decoder: AudioDecoder, latent: Tensor) -> Tensor:

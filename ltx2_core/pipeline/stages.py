@@ -225,23 +225,17 @@ def guidance_of_passes(count: int, recipe: Recipe | None = None) -> StreamGuidan
     return StreamGuidance(each, each)
 
 
-def stages_of_clip(
-    blueprint: Blueprint,
-    shape: ClipShape,
-    sampling: Sampling,
-    prompts: int | None = None,
-) -> list[Stage]:
+def stages_of_clip(blueprint: Blueprint, shape: ClipShape, sampling: Sampling) -> list[Stage]:
     """Return the stages of a plain clip of ``shape``, for a plan without a request.
 
     Args:
         blueprint: of the model.
         shape: of the clip.
         sampling: how it is denoised.
-        prompts: how many are read; None for all that the passes need.
     """
     size = LatentSize.of_clip(shape)
-    count = 1 + ("negative" in sampling.passes(True)) if prompts is None else prompts
-    stages: list[Stage] = [*text_stages(blueprint, count), Sample(sampling, size)]
+    prompts = 1 + ("negative" in sampling.passes(True))
+    stages: list[Stage] = [*text_stages(blueprint, prompts), Sample(sampling, size)]
     stages += audio_stages(blueprint, shape.audio_latents) or ()
     if blueprint.has("video_decoder"):
         stages.append(DecodeVideo(shape.video_latent))

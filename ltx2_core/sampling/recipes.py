@@ -48,7 +48,7 @@ class Recipe:
         """The guidance of both streams."""
         return StreamGuidance(self.video, self.audio)
 
-    def editing(self, edits: bool = True) -> "Recipe":
+    def editing(self, edits: bool) -> "Recipe":
         """Return the recipe of the pipelines that follow a reference or make a part anew, if this clip ``edits``."""
         return replace(self, sampler=self.editing_sampler) if edits and self.editing_sampler else self
 

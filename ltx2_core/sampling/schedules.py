@@ -313,11 +313,12 @@ def _table_level(entry: int) -> float:
     return _TABLE_SHIFT / (_TABLE_SHIFT + _TABLE / entry - 1)
 
 
-def _beta_borders(a: float = 0.6) -> torch.Tensor:
-    """The distribution function of Beta(a, a) half-way between the entries of the table, up to 1/2.
+def _beta_borders() -> torch.Tensor:
+    """The distribution function of Beta(0.6, 0.6) half-way between the entries of the table, up to 1/2.
 
     It is x^a times the hypergeometric series of (a, 1 - a; a + 1), which halves with every term up to there.
     """
+    a = 0.6
     x = (torch.arange(_TABLE // 2, dtype=torch.float64) + 0.5) / (_TABLE - 1)
     n = torch.arange(1, 60, dtype=torch.float64)
     coefficients = torch.cumprod((n - a) / n, 0) / (a + n)

@@ -251,12 +251,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         return pad_keyframes(inputs.keyframes, self.config.smallest)
 
     def _run_tile(
-        self,
-        cells: Tensor,
-        grid: CellGrid,
-        place: Place,
-        denoising: Denoising,
-        beside: Keyframes | None = None,
+        self, cells: Tensor, grid: CellGrid, place: Place, denoising: Denoising, beside: Keyframes | None
     ) -> Tensor:
         """Make the pixels of one tile; ``beside`` are the cells (B, K, H, W, C) of all keyframes of the clip."""
         time, row, column = (axis.target for axis in place)

@@ -20,7 +20,7 @@ from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.keys import Keys, same
 from ltx2_core.checkpoint.loading import assign_tensors, holds_numbers
 from ltx2_core.checkpoint.models import sources_in
-from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, version_of
+from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
 from ltx2_core.errors import LTX2Error
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
@@ -90,13 +90,13 @@ def test_the_known_numbers_are_those_of_the_official_header(version):
     ],
 )  # fmt: skip
 def test_stated_versions(stated, version):
-    assert version_of({}, {"model_version": stated}) == version
+    assert stated_version({"model_version": stated}) == version
 
 
 @pytest.mark.parametrize("stated", ["2.4-rc2", "2.6"])
 def test_newer_versions_are_refused(stated):
     with pytest.raises(CheckpointError, match=r"LTX 2\.[46].*runs LTX-2\.0, LTX-2\.3, LTX-2\.5"):
-        version_of({}, {"model_version": stated})
+        stated_version({"model_version": stated})
 
 
 @pytest.mark.parametrize("version", VERSIONS)

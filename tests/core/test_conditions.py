@@ -1,21 +1,16 @@
 """What people give becomes items at any size, and what they gave comes back as they gave it."""
 
-import json
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
-from agreement import compare
+from conditions import CLIP, FPS, FRAMES, SOUND, Seen, encoded
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core import latents
 from ltx2_core.conditioning import Frozen, Inpaint, Keyframe, ReferenceVideoTokens, Retake, State, apply_conditions
-from ltx2_core.conditioning.blend import Blending, blend, grown, widen
 from ltx2_core.conditioning.conditions import (
     InitClip,
     InpaintMask,
@@ -24,9 +19,7 @@ from ltx2_core.conditioning.conditions import (
     ReferenceAudio,
     ReferenceVideo,
     RetakeRange,
-    encode_conditions,
 )
-from ltx2_core.conditioning.fill import GREEN, grow, paint
 from ltx2_core.conditioning.kept import chained, not_shown
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.preprocess import fit
@@ -36,39 +29,12 @@ from ltx2_core.disk_cache import fingerprint
 from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
-from ltx2_core.pipeline.decode_audio import decode_audio, vocode
-from ltx2_core.pipeline.decode_video import decode_video
-from ltx2_core.pipeline.encode_conditions import SizeOnlyEncoders, encode_audio, encode_video, measure_conditions
+from ltx2_core.pipeline.encode_conditions import measure_conditions
 from ltx2_core.pipeline.graph_codec import audio_source
-from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.long import WithinWindow, sampled_size
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.sampling import Guidance
-from ltx2_core.sampling.windows import Segment, Windowing, split_windows
-from ltx2_core.video_vae import DecoderInput
-
-FPS = Fraction(24)
-CLIP = ClipShape(96, 64, 33, FPS)
-FRAMES = torch.rand(33, 64, 96, 3, generator=torch.Generator().manual_seed(0))
-SOUND = AudioSource(torch.rand(2, 48_000, generator=torch.Generator().manual_seed(1)) - 0.5, 24_000)
-
-
-class Seen(SizeOnlyEncoders):
-    """Encoders that only note down what they are conditions."""
-
-    def __init__(self, crf: int = 0):
-        super().__init__(crf)
-        self.pixels: list[torch.Tensor] = []
-
-    def video(self, read, shape):
-        self.pixels.append(torch.cat(list(read()), dim=2)[:, :, : shape[0]])
-        assert tuple(self.pixels[-1].shape) == (1, 3, *shape)
-        return super().video(read, shape)
-
-
-def encoded(*conditions, shape=CLIP, streams=STREAMS, encode=None) -> list:
-    return encode_conditions(conditions, shape, streams, encode or SizeOnlyEncoders())
-
+from ltx2_core.sampling.windows import split_windows
 
 # What becomes of each thing
 
@@ -172,104 +138,6 @@ def test_a_mask_of_a_reference_may_be_at_the_rate_of_the_clip():
     mask = torch.arange(40.0)[:, None, None].expand(40, 64, 96) / 40
     (item,) = encoded(ReferenceVideo(VideoSource(FRAMES), temporal_scale=2, mask=mask))
     assert_close(item.attention[:, 0, 0] * 40, torch.tensor([0, 8.5, 24.5]))
-
-
-def test_what_is_filled_is_that_of_the_official_nodes():
-    """Numbers of ComfyUI-LTXVideo's LTXVDilateVideoMask and LTXVInpaintPreprocess; their inputs are drawn here."""
-    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_fill.json").read_text())
-    draw = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"]))
-    frames, soft = draw(9, 32, 64, 3), draw(9, 32, 64)
-    for case in recorded["cases"]:
-        mask = soft * case["times"]
-        encode = Seen()
-        reference = ReferenceVideo(
-            VideoSource(frames), fill=mask, grow=case["spatial_radius"], grow_frames=case["temporal_radius"]
-        )
-        encoded(reference, shape=ClipShape(64, 32, 9, FPS), encode=encode)
-        grown = grow(mask, case["spatial_radius"], case["temporal_radius"])
-        shown = (encode.pixels[0][0].movedim(0, -1) + 1) / 2
-        for kind, ours in (("mask", grown), ("image", shown)):
-            compare(f"fill of a reference ({kind})", ours.flatten()[::211], torch.tensor(case[kind]))
-        assert 0 < grown.mean() < 1
-
-
-def test_what_is_filled_goes_with_its_frames():
-    """Where they are read in pieces, and where only every second one is shown."""
-    fill = torch.zeros(17, 64, 96)
-    fill[9, :, :32] = 1
-    encode = Seen()
-    reference = ReferenceVideo(VideoSource(FRAMES[:17]), 1, 2, fill=fill)
-    encoded(reference, shape=ClipShape(96, 64, 17, FPS), encode=encode)
-    green = torch.tensor(GREEN) / 255 * 2 - 1
-    shown = encode.pixels[0][0]
-    assert_close(shown[:, 5, :, :32], green.view(3, 1, 1).expand(3, 64, 32))  # frames 0, 1, 3, 5, 7, 9
-    assert_close(shown[:, 5, :, 32:], FRAMES[9].movedim(-1, 0)[:, :, 32:] * 2 - 1)
-    assert_close(shown[:, 4], FRAMES[7].movedim(-1, 0) * 2 - 1)
-    chunks = list(FRAMES[:17].movedim(-1, 0)[None].split(8, dim=2))
-    pieces = torch.cat([*paint(chunks, fill)], dim=2)
-    assert_close(pieces, torch.cat([*paint([torch.cat(chunks, dim=2)], fill)], dim=2))
-    with pytest.raises(SettingError, match="16 masks, and 17 frames"):
-        encoded(ReferenceVideo(VideoSource(FRAMES), fill=fill[1:]), shape=ClipShape(96, 64, 17, FPS))
-
-
-@pytest.mark.parametrize(
-    ("place", "margin", "inner"),
-    [
-        ("around", 0.0, (48, 0, 64, 64)),
-        ("left", 0.0, (96, 0, 64, 64)),
-        ("right", 0.5, (0, 16, 32, 32)),
-        ("top", 0.5, (64, 32, 32, 32)),
-        ("bottom", 0.5, (64, 0, 32, 32)),
-    ],
-)
-def test_what_lies_around_a_reference_is_painted(place, margin, inner):
-    """A square in a clip of 160 x 64; what is filled of the square stays where it is in it."""
-    square, fill, encode = FRAMES[:9, :, :64], torch.zeros(1, 64, 64), Seen()
-    fill[:, :, :16] = 1
-    reference = ReferenceVideo(VideoSource(square), outpaint=place, margin=margin, fill=fill)
-    shape = ClipShape(160, 64, 9, FPS)
-    encoded(reference, shape=shape, encode=encode)
-    left, top, width, height = inner
-    shown, green = encode.pixels[0][0], (torch.tensor(GREEN) / 255 * 2 - 1).view(3, 1, 1, 1)
-    free = torch.ones(64, 160, dtype=torch.bool)
-    free[top : top + height, left + width // 4 : left + width] = False
-    is_green = torch.isclose(shown, green.expand_as(shown), atol=1e-6).all(0)
-    assert torch.equal(is_green, free.expand(9, -1, -1))
-    inside = shown[:, :, top : top + height, left + width // 4 : left + width]
-    assert_close(inside, fit(square, width, height)[0, :, :, :, width // 4 :])
-
-
-def test_blended_frames_are_those_of_the_official_node():
-    """Numbers of ComfyUI-LTXVideo's LTXVLaplacianPyramidBlend; its inputs are drawn here."""
-    recorded = json.loads((Path(__file__).parents[1] / "golden" / "test_vectors_blend.json").read_text())
-    draw, cases = partial(torch.rand, generator=torch.Generator().manual_seed(recorded["seed"])), recorded["cases"]
-    for pair in zip(cases[::2], cases[1::2]):
-        height, width = pair[0]["size"]
-        made, kept, mask = draw(3, height, width, 3), draw(3, height, width, 3), torch.zeros(3, height, width)
-        mask[:, height // 4 : height // 2, width // 3 : 2 * width // 3] = 1
-        mask[1:, :, : width // 4] = draw(2, height, width // 4)
-        for case in pair:
-            wide = widen(mask, case["radius"])
-            compare("mask of a blend", wide.flatten()[::101], torch.tensor(case["mask"]))
-            compare("blended frames", blend(made, kept, wide).flatten()[::211], torch.tensor(case["image"]))
-
-
-def test_a_blended_clip_is_the_reference_far_from_what_was_made_anew():
-    """In pieces of any size; at the double size, where the reference has ended, and where no part was made anew."""
-    fill, made = torch.zeros(1, 64, 96), 1 - FRAMES
-    fill[:, :, :16] = 1
-    given = [Picture(FRAMES[:1]), ReferenceVideo(VideoSource(FRAMES[:9]), fill=fill)]
-    whole, pieces = (
-        torch.cat([*Blending(0).frames(chunks, given, FPS)]) for chunks in ([made], made.split((7, 1, 25)))
-    )
-    assert torch.equal(whole, pieces) and torch.equal(whole[9:], made[9:])
-    assert (whole[:9, :, 64:].mean() - FRAMES[:9, :, 64:].mean()).abs() < 2e-3
-    assert (whole[:9, :, :8].mean() - made[:9, :, :8].mean()).abs() < 0.02
-    assert_close(whole[:9, 8:-8, -16:], FRAMES[:9, 8:-8, -16:], atol=0.05, rtol=0)
-    large = torch.zeros(9, 128, 192, 3)
-    assert torch.cat([*Blending(2).frames([large], grown(given, Fraction(2)), FPS)]).shape == large.shape
-    with pytest.raises(SettingError, match="nothing to blend"):
-        list(Blending().frames([made], [ReferenceVideo(VideoSource(FRAMES))], FPS))
 
 
 def test_a_mask_fades_out_in_cells():
@@ -447,163 +315,7 @@ def test_a_fingerprint_tells_tensors_and_settings_apart():
     assert fingerprint(torch.ones(2), Guidance(2)) == fingerprint(torch.ones(2), Guidance(2))
 
 
-# Whole clips
-
-
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    return ltx2.open_models("miniature")
-
-
-def make(models, *conditions, frames=33, **more) -> ltx2.Clip:
-    size = {"width": 96, "height": 64, "frames": frames, "steps": 2, "video": Guidance(), "audio": Guidance()}
-    return ltx2.generate(models, "x", conditions=conditions, **size | more)
-
-
-@pytest.mark.slow
-def test_a_given_sound_is_heard_as_it_is(models):
-    short = AudioSource(SOUND.waveform[:1, :20_000], 24_000)
-    said = []
-    clip = make(models, KeepAudio(short, noise=0.2), on_finding=said.append)
-    assert clip.sample_rate == 24_000 and torch.equal(clip.waveform[:, :20_000], short.waveform)
-    assert clip.waveform.shape == (1, 33_000) and not clip.waveform[:, 20_000:].any()
-    assert any("filled with silence" in str(each) for each in said)
-
-
-@pytest.mark.slow
-def test_a_given_film_is_seen_as_it_is(models):
-    larger = torch.rand(40, 70, 100, 3)
-    clip = make(models, KeepVideo(VideoSource(larger)))
-    assert torch.equal(clip.frames, larger[:33]) and clip.waveform.abs().max() > 0
-
-
-@pytest.mark.slow
-def test_sound_alone_has_no_picture(models):
-    clip = make(models, sound_only=True)
-    assert list(clip.chunks) == [] and clip.latent.video is None and clip.waveform.shape == (2, 66_000)
-
-
-@pytest.mark.slow
-def test_a_clip_with_everything_given_is_the_same_on_a_small_card(models, monkeypatch):
-    """Encoders are planned and streamed like all networks; appended tokens are part of the plan."""
-    planned, follow = [], LocalEngine.follow
-    monkeypatch.setattr(LocalEngine, "follow", lambda self, plan: planned.append(plan) or follow(self, plan))
-    conditions = [Picture(FRAMES[:1]), Picture(FRAMES[:1], -1), ReferenceVideo(VideoSource(FRAMES)), KeepAudio(SOUND)]
-    whole, limited = make(models, *conditions), make(models, *conditions, vram=2**30, device="cpu", cache=False)
-    assert torch.equal(whole.latent.video, limited.latent.video)
-    stages = {placement.need.name: placement for placement in planned[-1].placements}
-    assert [*stages][3:6] == ["pictures", "hearing", "sampling"]
-    make(models, KeepAudio(SOUND), vram=2**30, device="cpu", cache=False)
-    (fewer,) = (placement for placement in planned[-1].placements if placement.need.name == "sampling")
-    assert fewer.need.work_bytes < stages["sampling"].need.work_bytes
-
-
-@pytest.mark.slow
-def test_a_given_stream_needs_no_passes(models, monkeypatch):
-    """Neither where the clip is planned nor in either of its two steps."""
-    counted, planned, follow = [], [], LocalEngine.follow
-    denoise = import_module("ltx2_core.sampling.denoiser")
-    monkeypatch.setattr(denoise, "passes_needed", lambda guidance, *more: counted.append([*guidance]) or ["cond"])
-    monkeypatch.setattr(LocalEngine, "follow", lambda self, plan: planned.append(plan) or follow(self, plan))
-    make(models, KeepAudio(SOUND), audio=Guidance(7, 3))
-    (sampling,) = (stage.sampling for stage in planned[0].stages if stage.name == "sampling")
-    assert sampling.guidance.rows == (Guidance(), Guidance())
-    assert counted == 2 * [[Guidance(), Guidance()]]
-
-
-@torch.inference_mode()
-@pytest.mark.slow
-def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature):
-    """The latents to the bit; frames and samples from where the decoders no longer see what is new."""
-    source = make(miniature, frames=121)
-    frames, sound, cpu = source.frames, AudioSource(source.waveform, source.sample_rate), torch.device("cpu")
-    new = make(miniature, InitClip(VideoSource(frames), sound), RetakeRange(4, 4.5), frames=121, seed=3)
-
-    video_encoder, video_decoder, audio_encoder, audio_decoder, vocoder = (
-        ltx2.build(miniature, name, torch.float32)
-        for name in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder", "vocoder")
-    )
-    video = encode_video(video_encoder, [fit(frames, 96, 64)], 121, cpu)
-    kept = [*range(12), 15]  # of 16 latents; the others touch 4 to 4.5 s
-    assert torch.equal(new.latent.video[:, :, kept], video[:, :, kept])
-    assert not torch.equal(new.latent.video[:, :, 12:15], video[:, :, 12:15])
-    trip = torch.cat([chunk[0] for chunk in decode_video(video_decoder, DecoderInput(video))])
-    difference = (new.frames - trip).abs().amax((1, 2, 3))
-    assert difference[:40].max() <= 1e-6 and difference[96:108].min() > 1e-3
-
-    audio = encode_audio(audio_encoder, sound.waveform, sound.sample_rate, cpu, 126)
-    assert torch.equal(new.latent.audio[:, :, :100], audio[:, :, :100])
-    assert torch.equal(new.latent.audio[:, :, 114:], audio[:, :, 114:])
-    heard = vocode(vocoder, decode_audio(audio_decoder, audio), 121_000)[0]
-    difference = (new.waveform - heard).abs().amax(0)
-    assert difference[:95_000].max() <= 1e-6 and difference[97_000:107_000].max() > 1e-4
-
-
-@pytest.mark.slow
-def test_a_long_clip_that_was_interrupted_goes_on_where_it_was(models, tmp_path):
-    def run(folder, stop=None):
-        steps = []
-
-        def report(stage, done, total):
-            if stage == "sampling":
-                steps.append((done, total))
-                if len(steps) == stop:
-                    raise InterruptedError
-
-        conditions = [
-            Picture(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2)), 40),
-            KeepAudio(SOUND),
-        ]
-        settings = {
-            "windowing": Windowing(33, 16, drift_control=0.5),
-            "segments": [Segment(1.5, "y")],
-            "resume": folder,
-        }
-        return make(models, *conditions, frames=65, on_progress=report, **settings).latent, steps
-
-    whole, steps = run(tmp_path / "one")
-    assert steps == [(done, 6) for done in range(1, 7)]
-    with pytest.raises(InterruptedError):
-        run(tmp_path / "two", stop=4)
-    resumed, rest = run(tmp_path / "two")
-    again, nothing = run(tmp_path / "two")
-    assert rest == steps[2:] and nothing == []
-    for latent in (resumed, again):
-        assert torch.equal(latent.video, whole.video) and torch.equal(latent.audio, whole.audio)
-
-
 # What cannot be
-
-
-@pytest.mark.parametrize(
-    ("conditions", "sentence"),
-    [
-        ((Picture(FRAMES[:1], -1), Picture(FRAMES[1:2], 32)), "Two pictures are given at frame 32"),
-        (Picture(FRAMES[:1], 40), "A picture is given at frame 40, but the clip has 33 frames"),
-        (
-            KeepVideo(VideoSource(FRAMES[:20])),
-            "has 20 frames at 24 fps, the clip 33: make the clip 17 frames long",
-        ),
-        (RetakeRange(2, 3), "from 2 s to 3 s, but the clip ends at 1.38 s"),
-        (InpaintMask(torch.ones(20, 64, 96)), "The mask has 20 frames; it needs 1, or 33 as the clip"),
-        (InpaintMask(torch.zeros(1, 64, 96)), "The mask is empty"),
-        (
-            ReferenceVideo(VideoSource(FRAMES), 2),
-            "width and height of the clip must be multiples of 64; it has 96 x 64",
-        ),
-        ((KeepAudio(SOUND), KeepVideo(VideoSource(FRAMES))), "Nothing is left to make"),
-    ],
-)
-def test_what_cannot_be_given_is_said_before_anything_is_read(models, monkeypatch, conditions, sentence):
-    monkeypatch.setattr("ltx2_core.pipeline.prepare.build", None)
-    with pytest.raises(ValueError, match=sentence):
-        make(models, *(conditions if isinstance(conditions, tuple) else [conditions]))
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("nan"))])

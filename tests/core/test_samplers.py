@@ -10,7 +10,7 @@ from agreement import compare
 from torch import Tensor
 from torch.testing import assert_close
 
-from ltx2_core.latents import AVLatent, Noise, noise_like
+from ltx2_core.latents import AVLatent, Noise
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.sampling import SAMPLERS, euler, ltx2, samplers
 from ltx2_core.settings import SamplingSettings
@@ -79,7 +79,7 @@ def test_a_perfect_denoiser_is_reached_exactly(name):
 
 @every
 def test_a_latent_is_as_noisy_as_its_sigma_says(name):
-    target, noise = (noise_like(AVLatent(torch.empty(1, 128, 4, 8, 8), None), seed) for seed in (1, 2))
+    target, noise = (Noise(seed)(AVLatent(torch.empty(1, 128, 4, 8, 8), None)) for seed in (1, 2))
     model = Toy(lambda latent, sigma: target)
     model.both = lambda latent, sigma: (model(latent, sigma), target)
     for step in run(name, model, target * 0.2 + noise * 0.8, [0.8, 0.6, 0.5, 0.4]):
@@ -184,10 +184,10 @@ def test_what_is_drawn(name, draws, monkeypatch):
 def test_noise_goes_on_where_it_stopped():
     latent = AVLatent(torch.zeros(1, 4, 128), torch.zeros(1, 3, 128))
     noise, generator = Noise(-1), torch.Generator().manual_seed(-1)
-    assert same(noise(latent), noise_like(latent, -1))
+    assert same(noise(latent), Noise(-1)(latent))
     torch.randn(1, 4, 128, generator=generator), torch.randn(1, 3, 128, generator=generator)
     assert torch.equal(noise(latent).video, torch.randn(1, 4, 128, generator=generator))
-    assert same(noise.fork(11)(latent), noise_like(latent, 10))
+    assert same(noise.fork(11)(latent), Noise(10)(latent))
 
 
 def test_fine_noise_for_fine_latents():

@@ -331,7 +331,7 @@ def test_a_frozen_stream_may_be_shown_noisy():
 def test_noise_in_the_official_order():
     """The number that the spec gives for seed 10, and one generator for both streams, video first."""
     latent = AVLatent(torch.zeros(1, 18, 128), torch.zeros(1, 5, 128)).to(torch.bfloat16)
-    noise = latents.noise_like(latent, seed=10)
+    noise = latents.Noise(10)(latent)
     assert noise.video[0, 0, :3].tolist() == pytest.approx([-0.8164, -0.5547, -0.8281], abs=1e-4)
     assert noise.video[0, 6, :3].tolist() == pytest.approx([1.34375, 1.7734, 0.38281], abs=1e-4)
     generator = torch.Generator().manual_seed(10)
@@ -342,7 +342,7 @@ def test_noise_in_the_official_order():
 def test_noise_in_the_order_of_comfyui():
     generator, latent = torch.Generator().manual_seed(10), av_latent(0)
     drawn = latent.map(lambda x: torch.randn(x.shape, generator=generator))
-    noise = latents.noise_like(tokens(0), 10, "comfyui")
+    noise = latents.Noise(10, "comfyui")(tokens(0))
     assert torch.equal(noise.video, geometry.video_tokens(drawn.video))
     assert torch.equal(noise.audio, geometry.audio_tokens(drawn.audio))
 

@@ -10,12 +10,12 @@ from ltx2_core.seeds import MIDDLE_NOISE, Seeds
 def test_all_seeds_of_a_clip_are_offsets_from_its_own():
     seeds = Seeds(7)
     assert (seeds.first, seeds.window(0), seeds.window(3)) == (7, seeds, Seeds(10))
-    assert (seeds.step_noise(), seeds.step_noise(4), seeds.middle_noise(4)) == (10_007, 10_011, 20_011)
+    assert (seeds.step_noise(), seeds.step_noise(4)) == (10_007, 10_011)
 
 
 def test_noise_that_does_not_follow_the_seed_is_that_of_the_official_hq_pipeline():
     seeds = Seeds(7, fixed=-1)
-    assert (seeds.step_noise(), seeds.middle_noise(), seeds.window(2).step_noise()) == (-1, 9_999, 1)
+    assert (seeds.step_noise(), seeds.window(2).step_noise()) == (-1, 1)
 
 
 @pytest.mark.parametrize("order", ["official", "comfyui"])
@@ -38,4 +38,4 @@ def test_comfyui_draws_nothing_for_appended_sounds():
 
 
 def test_the_middle_of_a_step_is_reached_by_a_fork():
-    assert Noise(Seeds(7).step_noise(4)).fork(MIDDLE_NOISE).seed == Seeds(7).middle_noise(4)
+    assert Noise(Seeds(7).step_noise(4)).fork(MIDDLE_NOISE).seed == 20_011

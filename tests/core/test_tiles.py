@@ -66,7 +66,7 @@ def denoiser(network, state, **changes) -> Denoiser:
 
 
 def sampled(network, state, sampler="euler", sigmas=(0.909375, 0.725, 0.421875, 0.0), **changes) -> AVLatent:
-    noise = latents.noise_like(state.map(lambda stream: stream.latent), 7)
+    noise = latents.Noise(7)(state.map(lambda stream: stream.latent))
     start = state.map(lambda stream, x: stream.noised(x, sigmas[0]), noise)
     *_, last = SAMPLERS[sampler](denoiser(network, state, **changes), start, list(sigmas), latents.Noise(8))
     return state.map(lambda stream, x: stream.unpacked(x), last.latent)
@@ -174,7 +174,7 @@ def test_tiles_one_by_one_of_a_local_network_are_the_whole():
     state = apply_conditions(
         latent(), FPS, [Frozen("audio"), Keyframe(latent((1, 7, 9), seed=2).video, 16, strength=0.5)]
     )
-    noise = latents.noise_like(state.map(lambda stream: stream.latent), 7)
+    noise = latents.Noise(7)(state.map(lambda stream: stream.latent))
 
     def run(state, noise):
         start = state.map(lambda stream, x: stream.noised(x, 0.9), noise)

@@ -56,7 +56,7 @@ def random(window, begin, items, prompt="") -> AVLatent:
     """A model that makes up something else for every prompt and beginning, and keeps what is known."""
     state = apply_conditions(begin, FPS, items)
     digest = hashlib.sha256(begin.video.numpy().tobytes() + begin.audio.numpy().tobytes() + prompt.encode()).hexdigest()
-    noise = latents.noise_like(state.map(lambda state: state.latent), int(digest[:8], 16) + window.number)
+    noise = latents.Noise(int(digest[:8], 16) + window.number)(state.map(lambda state: state.latent))
     return state.map(lambda state, x: state.unpacked(state.hold(x)).contiguous(), noise)
 
 

@@ -131,6 +131,13 @@ def test_what_a_paper_names_is_in_the_tree(name):
     assert not missing_names(text)
 
 
+@pytest.mark.parametrize("page", [name for name in PAPERS if name.startswith("ltx2_core/")])
+def test_a_page_with_a_table_of_files_has_all_files_of_its_room(page):
+    text, room = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
+    if re.search(r"^\|[^|]*`\w+\.py`", text, re.MULTILINE):
+        assert not [path.name for path in room.glob("[!_]*.py") if f"`{path.name}`" not in text]
+
+
 def test_every_heading_that_a_comment_cites_exists():
     missing = []
     for path in files():
