@@ -27,6 +27,9 @@ from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
 
+# Of the RAM that may be pinned, so much may be taken by frames that wait: hosts keep other networks pinned meanwhile.
+WAITING_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class DecodeVideo(Stage):
@@ -64,7 +67,7 @@ class DecodeVideo(Stage):
         def candidates() -> Iterator[DecodeVideo]:
             for tiling in tilings:
                 yield (stage := replace(self, tiling=tiling))
-                if not room.in_ram and stage._work(blueprint).waiting <= room.ram:
+                if not room.in_ram and stage._work(blueprint).waiting <= WAITING_SHARE * room.ram:
                     yield replace(stage, in_ram=True)
 
         return fit_tiles(candidates(), blueprint, room.budget)
