@@ -59,7 +59,8 @@ class UpscalerConfig:
     blocks: int = 4  # before, and again after
 
     def __post_init__(self) -> None:
-        possible = RATIONAL if self.rational else (2,) if self.time == 1 else (1, 2)
+        plain = (2,) if self.time == 1 else (1, 2)
+        possible = RATIONAL if self.rational else plain
         if self.space not in possible:
             raise CheckpointError(
                 f"This upscaler enlarges space by {float(self.space):g} and time by {self.time}; choose one of LTX-2, "
