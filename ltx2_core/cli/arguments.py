@@ -145,7 +145,10 @@ def decoding_of(options: argparse.Namespace, models: Models) -> Request:
 
 
 def with_timeline(options: argparse.Namespace) -> tuple[argparse.Namespace, Timeline | None]:
-    """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise."""
+    """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise.
+
+    Raises SettingError for flags that say what the timeline holds.
+    """
     if options.timeline is None:
         return options, None
     if options.prompt is not None or options.segments:
@@ -233,7 +236,10 @@ def read_loras(written: list[str], models: Models) -> Stack:
 
 
 def read_text_loras(written: list[str], models: Models) -> Stack:
-    """Open the LoRAs of Gemma that are ``written`` with their strengths, and log how each fits."""
+    """Open the LoRAs of Gemma that are ``written`` with their strengths, and log how each fits.
+
+    Raises SettingError for one with more than one strength.
+    """
     if not written or models.text_encoder is None:
         return ()
     encoder, loras = open_text_encoder(models.text_encoder), []
@@ -248,7 +254,10 @@ def read_text_loras(written: list[str], models: Models) -> Stack:
 
 
 def schedule_of(options: argparse.Namespace) -> ScheduleSettings:
-    """Return the settings of the schedule; --sigmas alone means the custom one."""
+    """Return the settings of the schedule; --sigmas alone means the custom one.
+
+    Raises SettingError for --sigmas beside another schedule.
+    """
     settings = given(options, ScheduleSettings)
     if "custom_sigmas" in settings and settings.setdefault("schedule", CUSTOM) != CUSTOM:
         raise SettingError(f"--sigmas take the place of a schedule: leave out --schedule {settings['schedule']}.")

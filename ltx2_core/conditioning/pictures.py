@@ -165,7 +165,7 @@ class GeneratedKeyframes(Checked):
         read_frames(self.frames)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Yield the room for these frames; nothing is encoded."""
+        """Yield the room for these frames; nothing is encoded. Raises SettingError for a clip without picture."""
         if "video" not in streams:
             raise SettingError("Keyframes are generated beside a picture, but this clip is sound alone.")
         yield KeyframeSlots(self.places(shape.frames))
