@@ -34,6 +34,7 @@ from ..sampling.denoiser import Velocities
 from ..settings import SamplingSettings
 from ..text import Contexts, connect, encode_prompts
 from ..transformer import Pass, Perturbation
+from ..video_vae import DecoderInput
 from . import measure, world
 
 SHAPE = ClipShape(world.SIZE, world.SIZE, world.FRAMES, Fraction(world.FPS))
@@ -120,7 +121,7 @@ class Miniature:
         assert latent.video is not None and latent.audio is not None
         video, audio, vocoder = (self.networks[n] for n in ("video_decoder", "audio_decoder", "vocoder"))
         for picture, sound in zip(latent.video.split(1), latent.audio.split(1)):
-            frames = torch.cat(list(decode_video(video, picture)), dim=1)[0]
+            frames = torch.cat(list(decode_video(video, DecoderInput(picture))), dim=1)[0]
             yield frames.numpy(), vocode(vocoder, decode_audio(audio, sound))[0].numpy()
 
     def coded(self, scene: world.Scene) -> Clip:

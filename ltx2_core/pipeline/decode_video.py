@@ -32,7 +32,8 @@ from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
 class DecodeVideo(Stage):
     """Decode a latent of (F, H, W) ``size``; ``tiling`` None, or of 0 pixels, takes the largest tiles that fit.
 
-    The frames ``keyframes`` were generated beside it, and are decoded with it by a decoder that can.
+    The frames ``keyframes`` were generated beside it, and are decoded with it by a decoder that can. What waits for
+    later tiles, frames that are being blended above all, does so on the card, or ``in_ram``.
 
     Which decoder the model has makes no difference here: see ``video_vae.decoding``.
     """
@@ -42,6 +43,7 @@ class DecodeVideo(Stage):
     batch: int = 1
     denoising: Denoising = Denoising()
     keyframes: tuple[int, ...] = ()
+    in_ram: bool = False
     name = "frames"
     networks = (VIDEO_DECODER,)
 
@@ -50,23 +52,29 @@ class DecodeVideo(Stage):
         object.__setattr__(self, "tiling", self.tiling and self.tiling.chosen)
 
     def fit(self, blueprint: Blueprint, room: Room) -> "DecodeVideo":
-        """Choose the largest tiles that fit.
+        """Choose the largest tiles that fit, with what waits on the card, or else in RAM.
 
         Every tile needs all weights of the decoder, so they stay; only the smallest tiles let them stream.
         """
         decoder: Decoder = blueprint.network("video_decoder")
-        if self.tiling is not None:
-            return replace(self, tiling=decoder.fitted(self.tiling))
+        tilings = decoder.tilings if self.tiling is None else (decoder.fitted(self.tiling),)
         if room.budget is None:
-            return replace(self, tiling=decoder.usual_tiling)
-        return fit_tiles((replace(self, tiling=tiling) for tiling in decoder.tilings), blueprint, room.budget)
+            return replace(self, tiling=tilings[0] if self.tiling else decoder.usual_tiling)
+
+        def candidates() -> Iterator[DecodeVideo]:
+            for tiling in tilings:
+                yield (stage := replace(self, tiling=tiling))
+                if not room.in_ram and stage._work(blueprint).waiting <= room.ram:
+                    yield replace(stage, in_ram=True)
+
+        return fit_tiles(candidates(), blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, and the frames that are being blended."""
         decoding = self._work(blueprint)
         work = sum((self._cost(part, blueprint) for part in decoding.parts), Cost())
-        # The check for numbers takes half as much again as a finished interval, but the tile is gone by then.
-        work = replace(work, peak=max(work.peak, decoding.kept + 5 * decoding.interval // 2))
+        if not self.in_ram:  # the tile is gone by then
+            work = replace(work, peak=max(work.peak, decoding.finishing))
         given = FLOAT32 * self.batch * VIDEO_CHANNELS * math.prod(self.size)
         return StageNeed(self.name, blueprint.weights("video_decoder"), work, given)
 
@@ -80,7 +88,7 @@ class DecodeVideo(Stage):
     def _cost(self, part: Work, blueprint: Blueprint) -> Cost:
         """Measure ``part`` once for all tilings that have it."""
         measured = blueprint.remember(("decoding", self.size, self.batch, part.key), lambda: cost(part.run))
-        return replace(measured * part.times, peak=measured.peak + part.held)
+        return replace(measured * part.times, peak=measured.peak + (part.given if self.in_ram else part.held))
 
     def _tiling(self, decoder: Decoder) -> Tiling:
         return self.tiling or decoder.usual_tiling
@@ -102,12 +110,17 @@ class DecodeVideo(Stage):
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say if tiles are smaller than the usual ones."""
         usual = blueprint.network("video_decoder").usual_tiling
-        need = need_of(replace(self, tiling=usual), blueprint)
-        beside = self._compare(blueprint)
-        if self.tiling is None or need_of(self, blueprint).work_bytes >= need.work_bytes:
-            return beside
+        need = need_of(replace(self, tiling=usual, in_ram=False), blueprint)
+        remarks = list(self._compare(blueprint))
+        if self.in_ram:
+            waiting = gigabytes(self._work(blueprint).waiting)
+            remarks.append(
+                f"Up to {waiting} of frames wait in RAM for the tiles beside them, to leave the card to these."
+            )
+        if self.tiling is None or need_of(replace(self, in_ram=False), blueprint).work_bytes >= need.work_bytes:
+            return remarks
         return (
-            *beside,
+            *remarks,
             f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "
             f"{usual.tile_size} and {usual.tile_frames}, which need {gigabytes(need.peak)}: there are more seams to "
             "hide.",
@@ -119,7 +132,7 @@ class DecodeVideo(Stage):
             return ()
         plain, tiny = (blueprint.remember(("other decoder", make), partial(make, blueprint)) for make in OTHERS)
         own = _operations(need_of(self, blueprint).cost)
-        conv, draft = (need_of(replace(self, tiling=None), other) for other in (plain, tiny))
+        conv, draft = (need_of(replace(self, tiling=None, in_ram=False), other) for other in (plain, tiny))
         times = own / _operations(conv.cost)
         if times < 0.05:  # a miniature, which is no choice beside it
             return ()
@@ -210,10 +223,12 @@ class DecodeVideo(Stage):
             engine.events.check()
 
         with engine.use(stage) as networks:
-            moved = AVLatent(latent, None, keyframes).to(engine.device(VIDEO_DECODER))
-            decoder, tiling = networks[VIDEO_DECODER], stage.tiling
+            decoder, device = networks[VIDEO_DECODER], engine.device(VIDEO_DECODER)
+            moved = AVLatent(latent, None, keyframes).to(torch.device("cpu") if stage.in_ram else device)
             assert moved.video is not None
-            yield from decode_video(decoder, moved.video, tiling, on_tile, stage.denoising, moved.keyframes)
+            tiling = stage.tiling or decoder.usual_tiling
+            inputs = DecoderInput(moved.video, tiling, stage.denoising, moved.keyframes, device)
+            yield from decode_video(decoder, inputs, on_tile)
 
     def collect(
         self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
@@ -229,14 +244,9 @@ class DecodeVideo(Stage):
 
 
 def decode_video(
-    decoder: Decoder,
-    latent: Tensor,
-    tiling: Tiling | None = None,
-    on_tile: Callable[[int, int], None] | None = None,
-    denoising: Denoising = Denoising(),
-    keyframes: Keyframes | None = None,
+    decoder: Decoder, inputs: DecoderInput, on_tile: Callable[[int, int], None] | None = None
 ) -> Iterator[Tensor]:
-    """Decode a latent (B, C, F, H, W) to frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks.
+    """Decode a latent to frames (B, f, H, W, 3) in 0..1, float32, in consecutive chunks.
 
     Raises:
         NotANumberError: if the decoder produces something that is not a number.
@@ -247,7 +257,6 @@ def decode_video(
         return rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "b c f h w -> b f h w c")
 
     # A loop would hold on to each chunk while the next one is made.
-    inputs = DecoderInput(latent, tiling or decoder.usual_tiling, denoising, keyframes)
     return map(finish, decoder.decode(inputs, on_tile))
 
 

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from typing import Generic, TypeVar
@@ -50,7 +51,10 @@ class SharedTiles(Generic[Network]):
             clip.stop()
 
     def make(self, work: Iterable[TileWork]) -> Iterator[Tensor]:
-        """Yield each tile, in their order, on the first device; ``work`` is asked a few tiles ahead, in this thread."""
+        """Yield each tile, in their order; ``work`` is asked a few tiles ahead, in this thread.
+
+        Tiles are on the first device, or wait on the host.
+        """
         clip, rest, ahead = _Clip(), iter(work), AHEAD * (1 + len(self.helpers))
         self._running.append(clip)
         try:
@@ -76,7 +80,7 @@ class SharedTiles(Generic[Network]):
                 del clip.work[own]
                 return tile
             clip.put(own, tile.cpu())
-        return found.to(self.home)
+        return found
 
     def _help(self, clip: "_Clip", helper: tuple[torch.device, Network]) -> None:
         device, network = helper
@@ -105,7 +109,7 @@ class SharedDecoder(SharedTiles[TiledDecoder]):
 
     def decode(self, inputs: DecoderInput, on_tile: OnTile | None = None) -> Iterator[Tensor]:
         """Yield consecutive frames."""
-        return self.network.decode_by(self.make, inputs, on_tile)
+        return self.network.decode_by(self.make, replace(inputs, device=self.home), on_tile)
 
 
 class _Clip:

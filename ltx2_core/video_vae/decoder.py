@@ -131,7 +131,7 @@ class VideoDecoder(DecodesInTiles, nn.Module):
         interval = frame * pixel_frames(largest[0])  # what is being blended
         spans = split_time_axis(length, tiling.tile_frames // TIME_SCALE, tiling.frame_overlap // TIME_SCALE)
         tail = frame * tiling.frame_overlap if len(spans) > 1 else 0
-        return DecodingWork((Work(largest, lambda: self(tile), tiles, interval + tail),), interval)
+        return DecodingWork((Work(largest, lambda: self(tile), tiles, tile.nbytes, interval + tail),), interval)
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` as it is: seams of 64 pixels hide well."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
+import torch
 from torch import Tensor
 
 from ..fields import Checked, Switch, Whole, zero
@@ -46,12 +47,19 @@ class DecoderInput:
         tiling: size and overlap of tiles.
         denoising: seed and steps of a decoder that denoises.
         keyframes: that were generated beside the clip, of its height and width; only decoders that denoise look.
+        device: where tiles are made; None for where the latent is. What waits for later tiles lies where the latent is.
     """
 
     latent: Tensor
-    tiling: Tiling
+    tiling: Tiling = Tiling()
     denoising: Denoising = Denoising()
     keyframes: Keyframes | None = None
+    device: torch.device | None = None
+
+    @property
+    def where(self) -> torch.device:
+        """Where tiles are made."""
+        return self.device or self.latent.device
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,14 @@ class Work:
         key: parts of one latent with the same key cost the same.
         run: computes it, on the device of the latent that was asked about.
         times: how often it is computed.
-        held: bytes of what is alive beside it.
+        given: bytes of its input.
+        held: bytes of what waits meanwhile, its input among them.
     """
 
     key: Hashable
     run: Callable[[], object]
     times: float = 1
+    given: int = 0
     held: int = 0
 
 
@@ -78,12 +88,22 @@ class DecodingWork:
     Attributes:
         parts: what is computed.
         interval: bytes of the frames that are blended at once, in float32.
-        kept: bytes that are alive until the last frame.
+        kept: bytes that wait until the last frame.
     """
 
     parts: tuple[Work, ...]
     interval: int
     kept: int = 0
+
+    @property
+    def finishing(self) -> int:
+        """Bytes that wait while a finished interval is checked for numbers, which takes half as much again."""
+        return self.kept + 5 * self.interval // 2
+
+    @property
+    def waiting(self) -> int:
+        """The most bytes that wait."""
+        return max(self.finishing, *(part.held for part in self.parts))
 
 
 class Decoder(Protocol):
@@ -135,6 +155,6 @@ class DecodesInTiles:
         """Decode in tiles, one after the other; arguments as for ``Decoder``."""
 
         def make(work: Iterable[TileWork]) -> Iterator[Tensor]:
-            return (each.by(self) for each in work)
+            return (each.at(inputs.where).by(self) for each in work)
 
         return self.decode_by(make, inputs, on_tile)

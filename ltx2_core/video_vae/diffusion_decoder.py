@@ -12,8 +12,8 @@ from ..geometry import Keyframes
 from ..layers.norms import RMSNorm
 from .decoding import FLOAT32, DecoderInput, DecodesInTiles, DecodingWork, Denoising, Work
 from .diffusion_config import DiffusionDecoderConfig
-from .diffusion_layers import Block, DiffusionBlock, TimeEmbedding, Upsample
-from .diffusion_tiles import CellGrid, Size, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
+from .diffusion_layers import SHARES, Block, DiffusionBlock, TimeEmbedding, Upsample
+from .diffusion_tiles import CellGrid, Size, cell_scale, least_overlap, pad_keyframes, pad_to, seen_in, stage_times
 from .keyframe_attention import Hidden, Joint, on_each
 from .layers import ChannelStatistics, patchify, unpatchify
 from .place_noise import place_noise
@@ -75,8 +75,8 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
             steps: of denoising; None for as many as the file says.
         """
         self.check(latent)
-        context = self.make_context(self.make_cells(latent), is_first=True, is_last=True)
-        return self.denoise(noise, context, steps)
+        cells, _ = self.make_cells(latent)
+        return self.denoise(noise, self.make_context(cells, is_first=True, is_last=True), steps)
 
     def check(self, latent: Tensor) -> None:
         """Raise SettingError for a latent (B, C, f, h, w) of other channels."""
@@ -86,25 +86,66 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
                 "Was it made by another model?"
             )
 
-    def make_cells(self, latent: Tensor) -> Tensor:
-        """Run the first three stages on a whole latent (B, C, f, h, w).
+    def make_cells(
+        self, latent: Tensor, keyframes: Keyframes | None = None, device: torch.device | None = None
+    ) -> tuple[Tensor, Keyframes | None]:
+        """Run the first three stages on a whole latent (B, C, f, h, w), and on the keyframes beside it.
+
+        Args:
+            latent: at least as large as ``config.smallest``.
+            keyframes: of its height and width.
+            device: where to run; None for where the latent is.
 
         Returns:
-            (B, T, H, W, C'), with cells of ghosts behind those of the clip.
+            (B, T, H, W, C'), with cells of ghosts behind those of the clip, and those of the keyframes, both where the
+            latent is.
         """
+        x = self._see_all(latent.to(device), keyframes)
+        clip = x.clip if isinstance(x, Joint) else x
+        cells, done, beside = latent.new_empty(self._cells_of(latent), dtype=clip.dtype), 0, None
+        for piece in clip.split(self._piece(clip), dim=1):
+            if isinstance(x, Joint) and not done:
+                both = self._enlarge(x.with_clip(piece), is_first=True)
+                piece, beside = both.clip, both.keyframes.to(cells.device)
+            else:
+                piece = self._enlarge(piece, is_first=not done)
+            cells[:, done : done + piece.shape[1]] = piece
+            done += piece.shape[1]
+        return cells, None if beside is None or keyframes is None else Keyframes(beside, keyframes.frames)
+
+    def _see_all(self, latent: Tensor, keyframes: Keyframes | None) -> Tensor | Joint:
+        """Run the first three stages up to the last upsample, behind which nobody sees the whole clip."""
         x = self._embedded(self._with_ghosts(latent))
-        for number in range(len(self.stages) - 1):
-            x = self._run_stage(number, x, is_first=True)
+        if keyframes is None:
+            return self._run_first(x)
+        mark = 0 if self.keyframe_mark is None else self.keyframe_mark.float()
+        return self._run_first(Joint(x, self._embedded(keyframes.latent.to(latent), mark), ()), keyframes.frames)
+
+    def _run_first(self, x: Hidden, keyframes: Sequence[int] = ()) -> Hidden:
+        for number, stage in enumerate([*self.stages.children()][:-1]):
+            if number:
+                x = self.upsamples[number - 1](x, True)
+            if isinstance(x, Joint):
+                x = x.at(stage_times(self.config, number, keyframes))
+            for block in stage.children():
+                x = block(x)
         return x
 
-    def make_joint_cells(self, latent: Tensor, keyframes: Keyframes) -> Joint:
-        """Run the first three stages on a whole latent (B, C, f, h, w) and the keyframes beside it."""
-        mark = 0 if self.keyframe_mark is None else self.keyframe_mark.float()
-        beside = self._embedded(keyframes.latent.to(latent), mark)
-        x = Joint(self._embedded(self._with_ghosts(latent)), beside, ())
-        for number in range(len(self.stages) - 1):
-            x = self._run_stage(number, x.at(stage_times(self.config, number, keyframes.frames)), is_first=True)
-        return x
+    def _enlarge(self, x: Hidden, is_first: bool) -> Hidden:
+        """Make cells of some frames of the third stage; the first ones begin with the clip."""
+        return self.upsamples[len(self.stages) - 2](x, is_first)
+
+    @staticmethod
+    def _piece(clip: Tensor) -> int:
+        """Return of how many frames of the third stage cells are made at a time."""
+        return math.ceil(clip.shape[1] / SHARES)
+
+    def _cells_of(self, latent: Tensor) -> tuple[int, int, int, int, int]:
+        """Return the shape (B, T, H, W, C') of the cells of a latent, those of ghosts included."""
+        batch, _, frames, height, width = latent.shape
+        time, side = cell_scale(self.config)
+        count = (frames + self.config.ghosts - 1) * time + 1
+        return batch, count, height * side, width * side, self.config.stages[-2].channels
 
     def _with_ghosts(self, latent: Tensor) -> Tensor:
         return torch.cat((latent, latent[:, :, -1:].expand(-1, -1, self.config.ghosts, -1, -1)), dim=2)
@@ -181,7 +222,7 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         height, width = (length * self.config.space_scale for length in latent.shape[3:])
         top, left = top * self.config.space_scale, left * self.config.space_scale
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(inputs.tiling))
-        cells, beside = self._cells(padded, inputs.keyframes, denoising)
+        cells, beside = self.make_cells(padded, self._seen(inputs), inputs.where)
 
         def run(place: Place, network: DiffusionDecoder, here: Tensor) -> Tensor:
             return network._run_tile(here, grid, place, denoising, beside)
@@ -203,14 +244,11 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
         padded, _ = pad_to(latent, self.config.smallest)
         return CellGrid.of(self.config, padded.shape[2:], self.fitted(tiling)).tiles.count
 
-    def _cells(
-        self, padded: Tensor, keyframes: Keyframes | None, denoising: Denoising
-    ) -> tuple[Tensor, Keyframes | None]:
-        """Return the cells of a clip, and those of the keyframes that are decoded with it, if any are."""
-        if keyframes is None or not denoising.decoder_keyframes:
-            return self.make_cells(padded), None
-        joint = self.make_joint_cells(padded, pad_keyframes(keyframes, self.config.smallest))
-        return joint.clip, Keyframes(joint.keyframes, keyframes.frames)
+    def _seen(self, inputs: DecoderInput) -> Keyframes | None:
+        """Return the keyframes that are decoded with the clip, enlarged as it is; None if none are."""
+        if inputs.keyframes is None or not inputs.denoising.decoder_keyframes:
+            return None
+        return pad_keyframes(inputs.keyframes, self.config.smallest)
 
     def _run_tile(
         self, cells: Tensor, grid: CellGrid, place: Place, denoising: Denoising, beside: Keyframes | None
@@ -249,36 +287,50 @@ class DiffusionDecoder(DecodesInTiles, nn.Module):
 
     def work(self, inputs: DecoderInput) -> DecodingWork:
         """Say what ``decode`` computes of a latent of this shape, and holds meanwhile."""
-        denoising, keyframes = inputs.denoising, inputs.keyframes
+        denoising, keyframes = inputs.denoising, self._seen(inputs)
         padded, _ = pad_to(inputs.latent, self.config.smallest)
         grid = CellGrid.of(self.config, padded.shape[2:], self.fitted(inputs.tiling))
         place, tiles = grid.largest()
-        whole = (len(padded), *grid.cells, self.config.stages[3].channels)
-        cells = padded.new_empty(len(padded), *(axis.source.stop - axis.source.start for axis in place), whole[-1])
-        kept, beside = math.prod(whole) * padded.element_size(), self._cells_beside(whole, padded, keyframes, denoising)
+        batch, *_, channels = whole = self._cells_of(padded)
+        cells = padded.new_empty(batch, *(axis.source.stop - axis.source.start for axis in place), channels)
+        beside = keyframes and keyframes.map(lambda each: padded.new_empty(batch, each.shape[2], *whole[2:]))
+        frames, kept = () if beside is None else beside.frames, math.prod(whole) * padded.element_size()
         kept += 0 if beside is None else beside.latent.nbytes
-        frames = () if beside is None else beside.frames
-        frame = len(padded) * self.config.out_channels * grid.height * grid.width * FLOAT32
+        third = self._third_of(padded)
+        frame = batch * self.config.out_channels * grid.height * grid.width * FLOAT32
         interval, tail = frame * grid.longest_interval, frame * grid.longest_tail
         parts = (
-            Work(("cells", frames), lambda: self._cells(padded, keyframes, denoising)),
+            Work(("whole", frames), lambda: self._see_all(padded, keyframes), given=padded.nbytes),
+            Work(
+                ("cells", frames),
+                lambda: self._enlarge_some(third, len(frames)),
+                third.shape[1] / self._piece(third),
+                third.nbytes,
+                third.nbytes + kept,
+            ),
             Work(
                 (cells.shape, place[0].target.stop == grid.frames, denoising, frames),
                 lambda: self._run_tile(cells, grid, place, denoising, beside),
                 tiles,
+                cells.nbytes,
                 kept + interval + tail,
             ),
         )
         return DecodingWork(parts, interval, kept)
 
-    def _cells_beside(
-        self, whole: Sequence[int], like: Tensor, keyframes: Keyframes | None, denoising: Denoising
-    ) -> Keyframes | None:
-        """Return cells of keyframes as a shape, for a clip whose cells are a ``whole`` of (B, T, H, W, C)."""
-        if keyframes is None or not denoising.decoder_keyframes:
-            return None
-        batch, _, height, width, channels = whole
-        return keyframes.map(lambda latent: like.new_empty(batch, latent.shape[2], height, width, channels))
+    def _enlarge_some(self, third: Tensor, keyframes: int) -> object:
+        """Make cells of the first frames of the third stage, and of so many keyframes."""
+        piece = third[:, : self._piece(third)]
+        if not keyframes:
+            return self._enlarge(piece, is_first=True)
+        beside = piece.new_empty(len(piece), keyframes, *piece.shape[2:])
+        return self._enlarge(Joint(piece, beside, ()), is_first=True)
+
+    def _third_of(self, latent: Tensor) -> Tensor:
+        """Return the shape of what cells are made of, (B, T, H, W, C)."""
+        (time, *sides), stage = self.config.upsamples[len(self.stages) - 2].stride, self.config.stages[-3]
+        batch, count, height, width, _ = self._cells_of(latent)
+        return latent.new_empty(batch, -(-count // time), height // sides[0], width // sides[1], stage.channels)
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` with at least the overlap beyond which no pixel sees, and tiles of at least twice that."""

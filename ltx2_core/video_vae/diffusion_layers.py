@@ -16,7 +16,7 @@ from .keyframe_attention import Hidden, Joint, attend_jointly, on_each
 from .neighbourhood_attention import Size, attend
 
 _THETA = 10_000.0
-_SHARES = 8  # of a clip that are rotated, and whose channels are mixed, at a time
+SHARES = 8  # of a clip that are rotated, whose channels are mixed, and that become cells, at a time
 _FEWEST = 4096  # tokens at a time, enough for full speed
 
 
@@ -59,7 +59,7 @@ class WindowAttention(nn.Module):
         """Normalise the heads of ``x`` (B, T, H, W, heads, d), scale them, and rotate them by their positions."""
         if needs_grad(x):
             return rope(norm(x).float().mul(scale)).to(x.dtype)
-        step = math.ceil(x.shape[1] / _SHARES)
+        step = math.ceil(x.shape[1] / SHARES)
         for first, part in zip(range(0, x.shape[1], step), x.split(step, dim=1)):
             part.copy_(rope(norm(part).float().mul_(scale), first))
         return x
@@ -126,7 +126,7 @@ class GatedMLP(nn.Module):
             return self.down(F.silu(self.gate(x)) * self.up(x))
         tokens = x.flatten(0, -2)
         output = torch.empty_like(tokens)
-        step = max(_FEWEST, math.ceil(len(tokens) / _SHARES))
+        step = max(_FEWEST, math.ceil(len(tokens) / SHARES))
         for source, target in zip(tokens.split(step), output.split(step)):
             target.copy_(self.down(torch.ops.aten.silu_(self.gate(source)).mul_(self.up(source))))
         return output.view_as(x)

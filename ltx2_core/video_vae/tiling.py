@@ -320,7 +320,7 @@ def blend_tiles(tiles: Iterator[Tensor], grid: Grid, like: Tensor, on_tile: OnTi
     Args:
         tiles: (B, C, F, H, W), in the order of its places.
         grid: where they are.
-        like: (B, C), on the device of the tiles.
+        like: (B, C), where they are blended.
         on_tile: called with (done, total) after every tile; it may raise to interrupt.
     """
     done, total = 0, grid.count
@@ -330,8 +330,8 @@ def blend_tiles(tiles: Iterator[Tensor], grid: Grid, like: Tensor, on_tile: OnTi
         frames = time.target.stop - time.target.start
         buffer = like.new_zeros(*like.shape, frames, height, width, dtype=torch.float32)
         for row, column in product(grid.rows, grid.columns):
-            tile = next(tiles)
-            weight = (row.weight[:, None] * column.weight).to(tile.device)
+            tile = next(tiles).to(buffer.device)
+            weight = (row.weight[:, None] * column.weight).to(buffer.device)
             buffer[..., row.target, column.target].addcmul_(tile, weight)
             del tile  # before the next one is made
             done += 1

@@ -144,7 +144,7 @@ class TinyDecoder(nn.Module):
 
         def next_frames(start: int) -> Tensor:
             nonlocal memory
-            frames, memory = self(latent[:, :, start : start + step], memory)
+            frames, memory = self(latent[:, :, start : start + step].to(inputs.where), memory)
             if on_tile is not None:
                 on_tile(min(start + step, count), count)
             return (frames if start else frames[:, :, TIME_SCALE - 1 :]).float()
@@ -164,7 +164,7 @@ class TinyDecoder(nn.Module):
         frames = batch * COLOURS * step * TIME_SCALE * height * width * scale**2 * FLOAT32
         remembered = BLOCKS * sum(size * 4**stage for stage, size in enumerate(self.config.widths[:STAGES]))
         held = batch * remembered * height * width * piece.itemsize
-        return DecodingWork((Work(("tiny", step), lambda: self(piece), length / step, held),), frames)
+        return DecodingWork((Work(("tiny", step), lambda: self(piece), length / step, piece.nbytes, held),), frames)
 
     def fitted(self, tiling: Tiling) -> Tiling:
         """Return ``tiling`` as it is: there are no seams."""

@@ -17,6 +17,7 @@ from ltx2_core.pipeline.encode_conditions import encode_audio, encode_video
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.sampling import Guidance
 from ltx2_core.sampling.windows import Segment, Windowing
+from ltx2_core.video_vae import DecoderInput
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_what_lies_outside_a_retake_is_the_round_trip_through_the_vae(miniature)
     kept = [*range(12), 15]  # of 16 latents; the others touch 4 to 4.5 s
     assert torch.equal(new.latent.video[:, :, kept], video[:, :, kept])
     assert not torch.equal(new.latent.video[:, :, 12:15], video[:, :, 12:15])
-    trip = torch.cat([chunk[0] for chunk in decode_video(video_decoder, video)])
+    trip = torch.cat([chunk[0] for chunk in decode_video(video_decoder, DecoderInput(video))])
     difference = (new.frames - trip).abs().amax((1, 2, 3))
     assert difference[:40].max() <= 1e-6 and difference[96:108].min() > 1e-3
 

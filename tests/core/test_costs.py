@@ -37,7 +37,7 @@ from ltx2_core.sampling import Guidance, StreamGuidance, Tiles
 from ltx2_core.text import Contexts, GemmaConfig, GemmaEncoder
 from ltx2_core.text.tokenizer import LENGTH
 from ltx2_core.transformer import Pass, Perturbation, StreamInput
-from ltx2_core.video_vae import Tiling
+from ltx2_core.video_vae import DecoderInput, Tiling
 from ltx2_core.video_vae.layers import ChannelStatistics
 
 SMALL_DECODER = {
@@ -183,7 +183,7 @@ def test_the_decoding_peak_is_that_of_a_run(tiny_blueprint, size, tiling):
     decoder = ltx2.build(models, "video_decoder", torch.float32)
     latent = empty(shape).video
     with torch.inference_mode(), Peak() as measured:
-        for chunk in decode_video(decoder, latent, tiling):
+        for chunk in decode_video(decoder, DecoderInput(latent, tiling)):
             del chunk
     need = DecodeVideo(shape.video_latent, tiling).need(found)
     assert need.cost.peak == pytest.approx(measured.bytes, rel=0.15)
@@ -200,7 +200,7 @@ def test_the_peak_of_the_diffusion_decoder_is_that_of_a_run(size, tiling):
     decoder = found.network("video_decoder").to_empty(device="cpu")
     fill(decoder, str)
     with torch.inference_mode(), Peak() as measured:
-        for chunk in decode_video(decoder, empty(shape).video, tiling):
+        for chunk in decode_video(decoder, DecoderInput(empty(shape).video, tiling)):
             del chunk
     stage = DecodeVideo(shape.video_latent, tiling)
     assert stage.need(diffusion_drawn()).cost.peak == pytest.approx(measured.bytes, rel=0.15)

@@ -119,7 +119,7 @@ def whole(decoder: DiffusionDecoder, latent: torch.Tensor, tiling: Tiling = Tili
 def test_published_numbers_of_every_stage():
     decoder, latent = tiny(), signal(1, 8, 2, 3, 3)
     matches("timestep_embedding_at_1.0", decoder.time.embed(1.0)[None])
-    cells = decoder.make_cells(latent)
+    cells, _ = decoder.make_cells(latent)
     matches("stage1to3_feature", cells)
     context = decoder.make_context(cells, is_first=True, is_last=True)
     matches("stage4_context", context)
@@ -466,7 +466,7 @@ def test_no_seam_is_seen_where_tiles_meet():
     grid = CellGrid.of(decoder.config, latent.shape[2:], decoder.fitted(Tiling(128, 32, 32, 8))).tiles
     lines = tuple(tile.target.start for tile in grid.columns[1:])
     seams = Seams((), (), lines)
-    for chunk in decode_video(decoder, latent, Tiling(128, 32, 32, 8)):
+    for chunk in decode_video(decoder, DecoderInput(latent, Tiling(128, 32, 32, 8))):
         seams.see(chunk)
     assert lines and not seams.findings()
 
@@ -482,7 +482,7 @@ def test_tiles_of_1080p_show_no_more_than_the_whole(size):
     lines = [[tile.target.start for tile in some[1:]] for some in (tiles.rows, tiles.columns)]
     for each in (tiling, Tiling(4096, 160, 4096, 40)):
         seams = Seams((), *lines)
-        for chunk in decode_video(decoder, latent, each):
+        for chunk in decode_video(decoder, DecoderInput(latent, each)):
             seams.see(chunk)
         measured.append(seams.measure())
     assert any(lines) and measured[0] == pytest.approx(measured[1], rel=0.01)

@@ -21,6 +21,7 @@ from ltx2_core.mini.measure import look
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.sampling import ltx2 as schedule
 from ltx2_core.text import compute_hidden_states, connect, extract_features
+from ltx2_core.video_vae import DecoderInput
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,9 @@ class Miniature:
                 transformer, latents.empty(CLIP), fps=CLIP.fps, sigmas=schedule(12), contexts=self.contexts[scene],
                 seed=3, items=items,
             )  # fmt: skip
-        return torch.cat([chunk[0] for chunk in decode_video(self.networks["video_decoder"], latent.video)]).numpy()
+        return torch.cat(
+            [chunk[0] for chunk in decode_video(self.networks["video_decoder"], DecoderInput(latent.video))]
+        ).numpy()
 
     def encoded(self, scene: world.Scene) -> torch.Tensor:
         video = torch.from_numpy(world.render_video(scene)) * 2 - 1

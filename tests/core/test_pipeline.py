@@ -15,7 +15,7 @@ from ltx2_core.pipeline.decode_audio import decode_audio, vocode
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.sampling import Guidance, ltx2
 from ltx2_core.text import connect, encode_prompts
-from ltx2_core.video_vae import Tiling
+from ltx2_core.video_vae import DecoderInput
 
 pytest.importorskip("ltx_core")
 
@@ -147,7 +147,7 @@ def test_frames(version, models, weights, latent):
     }
     theirs = official(VideoDecoderConfigurator, models.config, weights, "vae.decoder.")(latent.video)
     decoder = build(models, "video_decoder", torch.float32)
-    frames = torch.cat(list(decode_video(decoder, latent.video, Tiling())), dim=1)
+    frames = torch.cat(list(decode_video(decoder, DecoderInput(latent.video))), dim=1)
     compare(f"frames {version}", frames, ((theirs + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1))
 
 

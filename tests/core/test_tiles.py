@@ -24,6 +24,7 @@ from ltx2_core.sampling.recipes import RECIPES
 from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
 from ltx2_core.text import Contexts, connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
+from ltx2_core.video_vae import DecoderInput
 
 FPS = Fraction(24)
 SIZE = (5, 7, 9)
@@ -327,7 +328,7 @@ def test_no_seams_show_in_the_miniatures_refined_clip():
 
     def seen(video):
         watch = Seams(*tiles.seams(video.shape[2:]))
-        for chunk in decode_video(decoder, video):
+        for chunk in decode_video(decoder, DecoderInput(video)):
             watch.see(chunk)
         return watch
 

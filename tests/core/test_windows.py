@@ -23,6 +23,7 @@ from ltx2_core.pipeline.long import Script
 from ltx2_core.sampling import schedules
 from ltx2_core.sampling.windows import Segment, StreamSpan, Window, sample_windows, split_windows
 from ltx2_core.text import compute_hidden_states, connect, extract_features
+from ltx2_core.video_vae import DecoderInput
 
 FPS = Fraction(24)
 
@@ -256,7 +257,10 @@ def test_five_windows_of_the_miniature_are_one_clip():
 
     latent = sample_windows(run, latents.empty(shape), made)
     frames = torch.cat(
-        [chunk[0] for chunk in decode_video(ltx2.build(models, "video_decoder", torch.float32), latent.video)]
+        [
+            chunk[0]
+            for chunk in decode_video(ltx2.build(models, "video_decoder", torch.float32), DecoderInput(latent.video))
+        ]
     )
     change = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3))
     seams = [before.frames.stop for before in made[:-1]] + [window.frames.start + 1 for window in made[1:]]
