@@ -169,7 +169,7 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
         store.set_budget(stage.weight_budget - weights.always(stage.parts) + store.rest_bytes)
         clock.sent.clear()
         with store.use():
-            streamed = [unit for unit, stays in zip(store._partition.units, store.staying) if not stays]
+            streamed = [unit for unit, stays in zip(store.partition.units, store.staying) if not stays]
             for _ in range(4):
                 before = clock.now
                 for block in [ends, *blocks] if stage.parts else blocks:
