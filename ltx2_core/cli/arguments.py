@@ -11,11 +11,7 @@ from ..checkpoint import Models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.blend import Blending
-from ..conditioning.conditions import (
-    Condition,
-    KeepAudio,
-    KeepVideo,
-)
+from ..conditioning.conditions import Condition, KeepAudio, KeepVideo
 from ..conditioning.sources import VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
@@ -24,15 +20,7 @@ from ..latents import STREAMS
 from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..pipeline.generate import recipe_of
-from ..sampling import (
-    AnyGuidance,
-    Guidance,
-    GuidanceBySigma,
-    Recipe,
-    ScheduleSettings,
-    StreamGuidance,
-    TileSettings,
-)
+from ..sampling import AnyGuidance, Guidance, GuidanceBySigma, Recipe, ScheduleSettings, StreamGuidance, TileSettings
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Windowing
 from ..settings import (

@@ -8,17 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError, counted
-from ..fields import (
-    Checked,
-    Instead,
-    Number,
-    Switch,
-    Whole,
-    Words,
-    plain_numbers,
-    settings_of,
-    zero,
-)
+from ..fields import Checked, Instead, Number, Switch, Whole, Words, plain_numbers, settings_of, zero
 from ..geometry import ClipShape, floor_frames, frame_number, segment_length
 from ..media import compress
 from ..media.light import Space

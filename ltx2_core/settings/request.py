@@ -23,14 +23,7 @@ from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, se
 from ..geometry import ClipShape, whole_segments
 from ..latents import STREAMS
 from ..lora import Stack
-from ..sampling import (
-    SAMPLERS,
-    Recipe,
-    Refine,
-    ScheduleSettings,
-    StreamGuidance,
-    schedules,
-)
+from ..sampling import SAMPLERS, Recipe, Refine, ScheduleSettings, StreamGuidance, schedules
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
 from ..video_vae import Denoising, Tiling
