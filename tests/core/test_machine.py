@@ -1,6 +1,7 @@
 """What a machine can do is measured once, and a part of its memory is left alone."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -24,6 +25,15 @@ def test_a_machine_is_measured_once(tmp_path, monkeypatch):
     assert this_machine(torch.device("cpu"), model, tmp_path) != first
     assert len(json.loads((tmp_path / "machine.json").read_text())) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["machine.json", "model.safetensors"]
+
+
+def test_the_rate_of_a_disk_is_what_was_read_by_how_long_it_took(tmp_path, monkeypatch):
+    """By a clock that goes on by 0.01 s whenever it is looked at: three times, for half of the file."""
+    ticks = count(1000)
+    monkeypatch.setattr(machines.time, "perf_counter", lambda: next(ticks) / 100)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(bytes(2**20))
+    assert this_machine(torch.device("cpu"), model).disk == pytest.approx(2**19 / 0.03)
 
 
 def test_a_cpu_has_a_rate_of_its_own_for_eight_bits(monkeypatch):
