@@ -9,9 +9,17 @@ from planned import RATES
 
 from ltx2_core import open_models
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import GIB, computing_dtype, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, computing_dtype, pinnable, this_machine
+from ltx2_core.memory.trace import Cost
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import compute_dtype
+
+
+def test_each_kind_of_work_takes_the_time_of_its_rate():
+    machine = Machine("x", 0, 2, 4, 8, 16, 32, 1, 1, launch=0.5)
+    work = Cost(products=2, products8=40, convolutions=800, attention=16_000, moved=320_000, launches=22_000)
+    assert (machine.working(work), machine.starting(work)) == (11_111, 11_000) and machine.seconds(work) == 11_111
+    assert machine.seconds(Cost(launches=22_000)) == 11_000
 
 
 def test_a_machine_is_measured_once(tmp_path, monkeypatch):
