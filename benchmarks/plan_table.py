@@ -20,8 +20,8 @@ COLUMNS = ("RTX 5090", "RTX 4090", "RTX 5080", "RTX 4070", "RTX 4060")
 SIZES = {"512p": [(768, 512)], "720p": [(1280, 704)], "1080p in two stages": [(960, 544), (1920, 1088)]}
 STEPS = 8  # as distilled models take
 LENGTHS = {"5 s": 121, "10 s": 241, "20 s": 481}
-MINUTES_OF = {"distilled": (8, 1), "dev": (30, 4)}  # steps, and passes of each, by the recipes of 2.3
-MINUTES_FORMAT = "fp8"
+MINUTES_OF = {"distilled": (8, 1), "dev": (30, 4)}  # steps, and passes of each, by the recipes of that version
+MINUTES_VERSION, MINUTES_FORMAT = "2.5", "int8"
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--minutes", action="store_true", help="of whole clips at 720p instead")
     options = parser.parse_args()
     if options.minutes:
-        print(minutes_table(Blueprint.of_version(options.version, MINUTES_FORMAT), options.ram * GIB))
+        print(minutes_table(Blueprint.of_version(MINUTES_VERSION, MINUTES_FORMAT), options.ram * GIB))
         return
     for format in PLANNED_FORMATS:
         each = "step" if options.passes == 1 else f"step of {options.passes} passes"

@@ -27,6 +27,9 @@ from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
 
+# Of the RAM that may be pinned, so much may be taken by frames that wait: hosts keep other networks pinned meanwhile.
+WAITING_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class DecodeVideo(Stage):
@@ -64,7 +67,7 @@ class DecodeVideo(Stage):
         def candidates() -> Iterator[DecodeVideo]:
             for tiling in tilings:
                 yield (stage := replace(self, tiling=tiling))
-                if not room.in_ram and stage._work(blueprint).waiting <= room.ram:
+                if not room.in_ram and stage._work(blueprint).waiting <= WAITING_SHARE * room.ram:
                     yield replace(stage, in_ram=True)
 
         return fit_tiles(candidates(), blueprint, room.budget)
@@ -107,24 +110,30 @@ class DecodeVideo(Stage):
         *_, tiles = costs = [_operations(self._cost(part, blueprint)) for part in self._work(blueprint).parts]
         return tiles / sum(costs)
 
+    def advise(self, need: StageNeed, budget: int) -> str:
+        """Say that RAM helps, too, and which decoders need less."""
+        return (
+            "Make the clip smaller or shorter, give it more RAM, in which frames may wait, or choose a convolutional "
+            "or a tiny video decoder."
+        )
+
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
-        """Say if tiles are smaller than the usual ones."""
+        """Say if frames wait in RAM, and if tiles are smaller than the usual ones."""
         usual = blueprint.network("video_decoder").usual_tiling
-        need = need_of(replace(self, tiling=usual, in_ram=False), blueprint)
-        remarks = list(self._compare(blueprint))
+        needed, need = (need_of(replace(self, tiling=each, in_ram=False), blueprint) for each in (self.tiling, usual))
+        remarks = [*self._compare(blueprint)]
         if self.in_ram:
             waiting = gigabytes(self._work(blueprint).waiting)
             remarks.append(
-                f"Up to {waiting} of frames wait in RAM for the tiles beside them, to leave the card to these."
+                f"Up to {waiting} of frames wait in RAM until they are whole, which leaves the card to tiles."
             )
-        if self.tiling is None or need_of(replace(self, in_ram=False), blueprint).work_bytes >= need.work_bytes:
-            return remarks
-        return (
-            *remarks,
-            f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "
-            f"{usual.tile_size} and {usual.tile_frames}, which need {gigabytes(need.peak)}: there are more seams to "
-            "hide.",
-        )
+        if self.tiling is not None and needed.work_bytes < need.work_bytes:
+            remarks.append(
+                f"Tiles of {self.tiling.tile_size} pixels and {self.tiling.tile_frames} frames instead of "
+                f"{usual.tile_size} and {usual.tile_frames}, which need {gigabytes(need.peak)}: there are more seams "
+                "to hide."
+            )
+        return tuple(remarks)
 
     def _compare(self, blueprint: Blueprint) -> Sequence[str]:
         """Say what other decoders of the same latents would take, where the model has the one that denoises."""

@@ -27,6 +27,7 @@ _TILINGS: tuple[Tiling, ...] = (
     Tiling(640, 160, 128, 40),
     Tiling(512, 160, 128, 40),
     Tiling(512, 160, 88, 40),
+    Tiling(448, 160, 88, 40),
     Tiling(384, 160, 88, 40),
     Tiling(320, 160, 80, 40),
 )

@@ -20,6 +20,7 @@ from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.generate import run
 from ltx2_core.pipeline.local_engine import LocalEngine
+from ltx2_core.pipeline.plan import plan_stages
 from ltx2_core.pipeline.stage import need_of
 from ltx2_core.settings import Request
 from ltx2_core.video_vae import Denoising, DiffusionDecoder, Tiling, VideoDecoder
@@ -133,6 +134,29 @@ def test_a_plan_takes_the_largest_tiles_that_fit():
     beside, smaller = small.remarks(blueprint, machine_named("4090"))
     assert "times what the convolutional one" in beside and "512 pixels and 88 frames instead of 768 and 128" in smaller
     assert whole.describe_tiles() == "Frames are decoded all at once."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "version, size, tiles",
+    [("2.5", (61, 22, 40), ("320, none", "448, RAM")), ("2.3", (16, 68, 120), ("256", "640, RAM"))],
+    ids=["20 s of 720p", "5 s of 4K"],
+)
+def test_frames_wait_in_ram_where_that_makes_tiles_larger(version, size, tiles):
+    """On a card of 8 GB, where the diffusion decoder has no room for the first clip otherwise."""
+    blueprint = drawn({"vae": RELEASED if version == "2.5" else VERSIONS[version].config["vae"]})
+    card, stage = machine_named("4060"), DecodeVideo(size)
+    told = []
+    for ram in (0, 34 * 10**9):
+        room = Room(card, card.budget, ram)
+        plan = plan_stages([stage], blueprint, room)
+        (chosen,) = plan.stages
+        refused = "more RAM, in which frames may wait" in plan.explain()
+        assert plan.fits is (need_of(chosen, blueprint).peak <= card.budget) is not refused
+        assert chosen.in_ram is ("frames wait in RAM" in plan.explain())
+        told.append(f"{chosen.tiling.tile_size}{', RAM' * chosen.in_ram}{', none' * refused}")
+    assert tuple(told) == tiles
+    assert not stage.fit(blueprint, Room(card, card.budget, 32 * 10**9, in_ram=True)).in_ram
 
 
 def test_a_plan_for_the_convolutional_decoder_compares_nothing():

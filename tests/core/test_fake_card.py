@@ -9,10 +9,12 @@ from fake_card import MixedDevicesError, fake_card
 from recorded import clips
 
 import ltx2_core as ltx2
+from ltx2_core import tiny
 from ltx2_core.conditioning.conditions import InitClip, ReferenceAudio
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.lora import Strengths, StrengthSchedule
 from ltx2_core.memory import Store, Streamed
+from ltx2_core.pipeline import decode_video
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.stage import (
     AUDIO_DECODER,
@@ -25,6 +27,8 @@ from ltx2_core.pipeline.stage import (
 )
 from ltx2_core.quantization import CASTS, kitchen
 from ltx2_core.sampling import SAMPLERS, Guidance
+from ltx2_core.settings import Resources
+from ltx2_core.video_vae import Tiling
 
 SMALL = {"width": 64, "height": 64, "frames": 9, "seed": 1, "cache": False, "device": "cuda"}
 TWO_PASSES = {"video": Guidance(3), "audio": Guidance()}
@@ -35,6 +39,12 @@ LORA, FADING_LORA = [[(clips.lora("golden-ball"), strengths)] for strengths in (
 @pytest.fixture(scope="module")
 def miniature():
     return ltx2.open_models("miniature")
+
+
+def with_diffusion_decoder(files) -> ltx2.Models:
+    tiny_files, folder = files
+    checkpoint, gemma, _ = tiny_files("2.5")
+    return ltx2.open_models(checkpoint, gemma, video_vae=tiny.write_diffusion_vae(folder))
 
 
 def made(models, **settings) -> ltx2.Clip:
@@ -101,6 +111,30 @@ def test_weights_are_cast_on_the_card(miniature, monkeypatch, format):
     monkeypatch.setattr(kitchen, "find_library", lambda: None)  # whose products are tried with matrices of the host
     made(miniature, steps=1, format=format)
     assert seen.count("cuda") > 10 and {*seen} <= {"cuda", "meta"}  # the plan has them without numbers
+
+
+DECODERS = {"miniature": lambda files: ltx2.open_models("miniature"), "diffusion": with_diffusion_decoder}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", DECODERS.values(), ids=DECODERS)
+def test_frames_that_wait_in_ram_are_those_that_wait_on_the_card(tiny_files, tmp_path, monkeypatch, model):
+    models, decode, seen = model((tiny_files, tmp_path)), decode_video.decode_video, []
+    latent = torch.randn((1, 128, 3, 2, 12), generator=torch.Generator().manual_seed(1))
+
+    def watched(decoder, inputs, on_tile):
+        for chunk in decode(decoder, inputs, on_tile):
+            seen.append((inputs.where.type, chunk.device.type, next(decoder.parameters()).device.type))
+            yield chunk
+
+    monkeypatch.setattr(decode_video, "decode_video", watched)
+    tiling = Tiling(64, 32, 16, 8)
+    stages = [decode_video.DecodeVideo(tuple(latent.shape[2:]), tiling, in_ram=in_ram) for in_ram in (False, True)]
+    monkeypatch.setattr(decode_video.DecodeVideo, "fit", lambda stage, *_: stage)
+    with fake_card():
+        found = [stage.collect(LocalEngine(models, Resources(device="cuda")), latent) for stage in stages]
+    assert torch.equal(*found) and len(seen) >= 2
+    assert {*seen} == {("cuda", "cuda", "cuda"), ("cuda", "cpu", "cuda")}
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def test_the_table_has_all_clips_and_cards():
 @pytest.mark.skipif(not RECORDING, reason="writes the table of README.md")
 def test_record_the_minutes(released):
     page = README.read_text(encoding="utf-8")
-    new = plan_table.minutes_table(released(VERSION, plan_table.MINUTES_FORMAT), RAM)
+    new = plan_table.minutes_table(released(plan_table.MINUTES_VERSION, plan_table.MINUTES_FORMAT), RAM)
     README.write_text(with_table(page, "minutes", new), encoding="utf-8", newline="\n")
 
 
@@ -77,14 +77,14 @@ ROWS = [(kind, length) for kind in plan_table.MINUTES_OF for length in plan_tabl
 
 @pytest.mark.parametrize("kind, length", ROWS if WHOLE else [("distilled", "5 s"), ("dev", "20 s")])
 def test_the_readme_says_how_long_a_clip_takes(released, kind, length):
-    cells = plan_table.minutes(released(VERSION, plan_table.MINUTES_FORMAT), kind, length, RAM)
+    cells = plan_table.minutes(released(plan_table.MINUTES_VERSION, plan_table.MINUTES_FORMAT), kind, length, RAM)
     row = next(line for line in minutes_told() if line.startswith(f"| {kind}, {length} |"))
     assert [cell.strip() for cell in row.strip("| ").split(" | ")[1:]] == cells
 
 
 @pytest.mark.parametrize("kind", plan_table.MINUTES_OF)
 def test_minutes_are_those_of_the_official_recipe(kind):
-    recipe = recipe_for(VERSION, 48, distilled=kind == "distilled")
+    recipe = recipe_for(plan_table.MINUTES_VERSION, 48, distilled=kind == "distilled")
     passes = Sampling(tuple(recipe.sigmas()), recipe.guidance).passes(True)
     assert plan_table.MINUTES_OF[kind] == (recipe.steps, len(passes))
 
