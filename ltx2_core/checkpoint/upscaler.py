@@ -43,10 +43,7 @@ class UpscalerFile:
 
     @cached_property
     def config(self) -> UpscalerConfig:
-        """The sizes of the upscaler, from the metadata, else from the shapes of the tensors.
-
-        Raises CheckpointError where they are those of no upscaler of LTX-2.
-        """
+        """The sizes of the upscaler, from the metadata, else from the shapes of the tensors."""
         try:
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
