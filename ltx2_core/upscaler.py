@@ -59,7 +59,8 @@ class UpscalerConfig:
     blocks: int = 4  # before, and again after
 
     def __post_init__(self) -> None:
-        possible = RATIONAL if self.rational else (2,) if self.time == 1 else (1, 2)
+        plain = (2,) if self.time == 1 else (1, 2)
+        possible = RATIONAL if self.rational else plain
         if self.space not in possible:
             raise CheckpointError(
                 f"This upscaler enlarges space by {float(self.space):g} and time by {self.time}; choose one of LTX-2, "
@@ -68,7 +69,10 @@ class UpscalerConfig:
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> "UpscalerConfig":
-        """Read the ``config`` of an upscaler file; absent keys take the official reader's defaults."""
+        """Read the ``config`` of an upscaler file; absent keys take the official reader's defaults.
+
+        Raises CheckpointError for an upscaler of another model.
+        """
         fields = Fields.of(section, "The config of the upscaler")
         if (dims := fields.content.get("dims", 3)) != 3:
             raise CheckpointError(
@@ -91,7 +95,10 @@ class UpscalerConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> "UpscalerConfig":
-        """Infer the config of a file without one from its tensors (our names); x0.75 looks like x1.5 and gives that."""
+        """Infer the config of a file without one from its tensors (our names); x0.75 looks like x1.5 and gives that.
+
+        Raises CheckpointError for an upscaler of another model.
+        """
         conv_in, weight = shapes["conv_in.weight"], shapes["upsample.conv.weight"]
         if len(conv_in) != 5 or len(weight) not in (4, 5) or not all((*conv_in, *weight)) or conv_in[0] % GROUPS:
             raise CheckpointError(
@@ -151,7 +158,10 @@ class Upscaler(nn.Module):
         self.conv_out = Conv(width, config.in_channels)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network."""
+        """Enlarge a latent (B, C, F, H, W) before normalisation; the result has the dtype of the network.
+
+        Raises SettingError for a latent of other channels.
+        """
         if latent.shape[1] != self.config.in_channels:
             raise SettingError(
                 f"This latent has {latent.shape[1]} channels, the upscaler expects {self.config.in_channels}. Was it "
@@ -306,7 +316,7 @@ def frame_slices(x: Tensor) -> list[slice]:
 
 
 def join_chunks(chunks: Iterator[Tensor], frames: int, out: Tensor | None = None) -> Tensor:
-    """Copy consecutive chunks of frames into one clip of ``frames``, keeping one chunk at a time."""
+    """Copy consecutive chunks (B, C, f, H, W) into one clip of ``frames``, keeping one chunk at a time."""
     stop = 0
     for chunk in chunks:
         if out is None and chunk.shape[2] == frames:

@@ -46,8 +46,8 @@ CLEARED = """        self.link.settle()
             self._forget(unit)
         self.memory, self._end = None, 0
 """
-SETTLED = """                self._link.settle()
-                self._link.rest(_company(brought))"""
+SETTLED = """                self.link.settle()
+                self.link.rest(_company(brought))"""
 
 FAULTS = [
     # Streams and events
@@ -110,15 +110,15 @@ FAULTS = [
     Fault("a use does not install what was sent ahead", "ring", "            install(unit, slot, self.link)\n"),
     # The store
     Fault("what was brought rests while it is copied from", "store", SETTLED,
-          SETTLED.replace("                self._link.settle()\n", "")),
+          SETTLED.replace("                self.link.settle()\n", "")),
     Fault("what fails to come leaves copies on their way", "store",
           "            finally:  # whatever failed",
           "            except LookupError:\n                raise\n            else:  # whatever failed"),
     Fault("what runs is given back", "store", "unit is self._ring.running or (unit is", "(unit is"),
     Fault("what stands beside the blocks is given back in use", "store",
-          "(unit is self._partition.rest and self._users > 0)", "False"),
+          "(unit is self.partition.rest and self._users > 0)", "False"),
     Fault("the ring does not stop", "store", "        self._ring.stop()\n"),
-    Fault("what is given back does not go home", "store", "            leave(unit, unit.place, self._link)\n"),
+    Fault("what is given back does not go home", "store", "            leave(unit, unit.place, self.link)\n"),
     # What comes with a unit
     Fault("what comes with a unit is not waited for", "ring",
           "        for each, piece in zip(unit.company, slot.pieces):\n            link.arrive(each, piece)\n",
@@ -129,11 +129,11 @@ FAULTS = [
     Fault("what comes with a unit is sent over it", "unit", "itertools.accumulate(sizes, initial=0)",
           "[0] * len(sizes)"),
     Fault("what patches read goes before they are made", "store",
-          "            install(unit, slot, self._link)\n            if unit.passing is not None:\n"
-          "                self._link.leave(unit.passing, slot.parts.pop())\n",
+          "            install(unit, slot, self.link)\n            if unit.passing is not None:\n"
+          "                self.link.leave(unit.passing, slot.parts.pop())\n",
           "            if unit.passing is not None:\n"
-          "                self._link.leave(unit.passing, slot.parts.pop())\n"
-          "            install(unit, slot, self._link)\n"),
+          "                self.link.leave(unit.passing, slot.parts.pop())\n"
+          "            install(unit, slot, self.link)\n"),
     Fault("the ring has no room for what comes with a unit", "ring", "max((unit.sent_bytes", "max((unit.nbytes"),
     # Pinned memory
     Fault("what is sent may be given to others", "link", "        self._pinned.hold(unit)\n"),

@@ -99,7 +99,7 @@ class World:
         store.patch(self.package.unit.Changes(patches, read, beside))
 
     def home(self, store, weight: torch.Tensor) -> torch.Tensor:
-        units = store._partition.ranked
+        units = store.partition.ranked
         return next(h for unit in units for t, h in zip(unit.tensors, unit.homes) if t is weight)
 
     def run(self, store, sweeps: int = 2, inside: Callable[[], object] = lambda: None) -> None:
@@ -117,7 +117,7 @@ class World:
         for store in self.stores:
             store.release()
             assert store.card_bytes == 0, "bytes that stay on the card"
-            for unit in (each for whole in store._partition.ranked for each in whole.company):
+            for unit in (each for whole in store.partition.ranked for each in whole.company):
                 for tensor, home in zip(unit.tensors, unit.homes):
                     assert tensor.data_ptr() == home.data_ptr(), "a weight that did not go home"
         self.stores.clear()
@@ -277,7 +277,7 @@ def dropping(world: World) -> None:
 
 def at_home(store) -> None:
     """A weight that does not run is at home or on the card to stay."""
-    for unit in store._partition.ranked:
+    for unit in store.partition.ranked:
         for tensor, home in zip(unit.tensors, unit.homes):
             assert (unit.place is None) == (tensor.data_ptr() == home.data_ptr()), "a weight in memory that was left"
 

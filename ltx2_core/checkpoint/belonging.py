@@ -125,7 +125,7 @@ def check_latent(generation: str | None, models: Models) -> None:
 
 
 def check_prompt(generation: str | None, models: Models) -> None:
-    """Refuse a prompt that was encoded for models of another generation; arguments as for ``check_latent``."""
+    """Raise SettingError for a prompt that was encoded for another generation; arguments as for ``check_latent``."""
     if generation is not None and generation != models.generation:
         raise SettingError(
             f"This prompt was encoded for {_named(generation)}, and the model is {_named(models.generation)}: encode "

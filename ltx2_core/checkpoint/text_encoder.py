@@ -126,7 +126,10 @@ class TextEncoderFiles:
 
     @cached_property
     def config(self) -> EncoderConfig:
-        """The sizes of the encoder, from its own config, else from the shapes of the tensors."""
+        """The sizes of the encoder, from its own config, else from the shapes of the tensors.
+
+        Raises CheckpointError where they are those of another model.
+        """
         if (content := self.stated) is None:
             return self.kind.config.from_shapes({ours: shard.shape(key) for ours, (shard, key) in self.names.items()})
         section = content.section("text_config") if "text_config" in content else content

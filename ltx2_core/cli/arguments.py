@@ -11,11 +11,7 @@ from ..checkpoint import Models
 from ..checkpoint.text_encoder import open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, find_upscaler, open_upscaler
 from ..conditioning.blend import Blending
-from ..conditioning.conditions import (
-    Condition,
-    KeepAudio,
-    KeepVideo,
-)
+from ..conditioning.conditions import Condition, KeepAudio, KeepVideo
 from ..conditioning.sources import VideoSource
 from ..conditioning.timeline import Timeline
 from ..errors import SettingError, counted
@@ -24,15 +20,7 @@ from ..latents import STREAMS
 from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
 from ..pipeline.generate import recipe_of
-from ..sampling import (
-    AnyGuidance,
-    Guidance,
-    GuidanceBySigma,
-    Recipe,
-    ScheduleSettings,
-    StreamGuidance,
-    TileSettings,
-)
+from ..sampling import AnyGuidance, Guidance, GuidanceBySigma, Recipe, ScheduleSettings, StreamGuidance, TileSettings
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Windowing
 from ..settings import (
@@ -145,7 +133,10 @@ def decoding_of(options: argparse.Namespace, models: Models) -> Request:
 
 
 def with_timeline(options: argparse.Namespace) -> tuple[argparse.Namespace, Timeline | None]:
-    """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise."""
+    """Read --timeline; its prompt, length and rate are in the flags that come back, where none says otherwise.
+
+    Raises SettingError for flags that say what the timeline holds.
+    """
     if options.timeline is None:
         return options, None
     if options.prompt is not None or options.segments:
@@ -233,7 +224,10 @@ def read_loras(written: list[str], models: Models) -> Stack:
 
 
 def read_text_loras(written: list[str], models: Models) -> Stack:
-    """Open the LoRAs of Gemma that are ``written`` with their strengths, and log how each fits."""
+    """Open the LoRAs of Gemma that are ``written`` with their strengths, and log how each fits.
+
+    Raises SettingError for one with more than one strength.
+    """
     if not written or models.text_encoder is None:
         return ()
     encoder, loras = open_text_encoder(models.text_encoder), []
@@ -248,7 +242,10 @@ def read_text_loras(written: list[str], models: Models) -> Stack:
 
 
 def schedule_of(options: argparse.Namespace) -> ScheduleSettings:
-    """Return the settings of the schedule; --sigmas alone means the custom one."""
+    """Return the settings of the schedule; --sigmas alone means the custom one.
+
+    Raises SettingError for --sigmas beside another schedule.
+    """
     settings = given(options, ScheduleSettings)
     if "custom_sigmas" in settings and settings.setdefault("schedule", CUSTOM) != CUSTOM:
         raise SettingError(f"--sigmas take the place of a schedule: leave out --schedule {settings['schedule']}.")

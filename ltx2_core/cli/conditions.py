@@ -95,7 +95,7 @@ def read_conditions(
 
 
 def beside(timeline: Path, name: str) -> Path:
-    """Where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
+    """Return where a file of a timeline lies. Raises SettingError for one outside the folder of the timeline."""
     check_inside(name, "the folder of the timeline")
     return timeline.parent / name
 
@@ -256,7 +256,7 @@ def _known_space(path: Path, space: str | None) -> Space:
 
 
 def own_fps(film: VideoSource) -> Fraction | None:
-    """The rate of a given video; SettingError for EXR frames, which have none."""
+    """Return the rate of a given video. Raises SettingError for EXR frames, which have none."""
     if film.space is not None:
         raise SettingError(f"{path_of(film).name} are EXR frames, which have no frame rate of their own: give --fps.")
     rate = probe(path_of(film)).fps

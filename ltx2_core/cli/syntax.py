@@ -326,7 +326,10 @@ def parse_keyframes(text: str) -> GeneratedKeyframes:
 
 
 def parse_tiles(text: str) -> tuple[int, int, int] | None:
-    """Read how many tiles there are in time, down and across, such as 2x2x3; None for "auto"."""
+    """Read how many tiles there are in time, down and across, such as 2x2x3; None for "auto".
+
+    Raises SettingError for anything else.
+    """
     if text == "auto":
         return None
     counts = [int(word) if word.isdecimal() and len(word) < 9 else 0 for word in text.lower().split("x")]

@@ -46,7 +46,7 @@ def run_together(launch: Launch, run: Callable[[Tell], int], sentence: Callable[
 
 
 def check_command(command: str, launch: Launch) -> None:
-    """Refuse a command that several processes cannot run together."""
+    """Raise SettingError for a command that several processes cannot run together."""
     if launch.size > 1 and command != "generate":
         raise SettingError(
             f"torchrun started {launch.size} processes, which make one clip together, with generate: start {command} "

@@ -80,7 +80,10 @@ def words_of(values: Mapping[str, Value], command: Command) -> list[str]:
     for name, value in values.items():
         form = command.forms[name]
         if form in (SWITCH, YES):
-            words += [f"--{name}"] if value else [f"--no-{name}"] if form == SWITCH else []
+            if value:
+                words.append(f"--{name}")
+            elif form == SWITCH:
+                words.append(f"--no-{name}")
         elif form == SEVERAL and isinstance(value, list):
             words += [f"--{name}", *value]
         else:

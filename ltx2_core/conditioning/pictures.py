@@ -8,17 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError, counted
-from ..fields import (
-    Checked,
-    Instead,
-    Number,
-    Switch,
-    Whole,
-    Words,
-    plain_numbers,
-    settings_of,
-    zero,
-)
+from ..fields import Checked, Instead, Number, Switch, Whole, Words, plain_numbers, settings_of, zero
 from ..geometry import ClipShape, floor_frames, frame_number, segment_length
 from ..media import compress
 from ..media.light import Space
@@ -165,7 +155,7 @@ class GeneratedKeyframes(Checked):
         read_frames(self.frames)
 
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
-        """Yield the room for these frames; nothing is encoded."""
+        """Yield the room for these frames; nothing is encoded. Raises SettingError for a clip without picture."""
         if "video" not in streams:
             raise SettingError("Keyframes are generated beside a picture, but this clip is sound alone.")
         yield KeyframeSlots(self.places(shape.frames))

@@ -103,7 +103,10 @@ class Fields:
 
     @classmethod
     def of(cls, content: object, where: str) -> "Fields":
-        """Take ``content`` if it is an object, or already such fields; nothing at all counts as an empty one."""
+        """Take ``content`` if it is an object, or already such fields; nothing at all counts as an empty one.
+
+        Raises CheckpointError for anything else.
+        """
         if isinstance(content, Fields):
             return content
         if content is None:

@@ -131,7 +131,8 @@ class _Reader:
             raise self._wrong()
         first, last = int(found[1] or found[2] or 0), int(found[1] or found[3] or 0)
         is_open = found[3] == ""
-        more = [_repeat(part, True, is_open)] * (1 if is_open else max(0, last - first))
+        optional = 1 if is_open else max(0, last - first)
+        more = [_repeat(part, True, is_open)] * optional
         return partial(_one_after_the_other, [part] * first + more, self._count)
 
     def _atom(self, depth: int) -> Part:

@@ -193,7 +193,9 @@ def _release(version: str) -> Shapes:
 def _heading(report: Report) -> str:
     lora = report.lora
     ranks = sorted({delta.rank for _, _, delta in lora.layers if delta.rank})
-    rank = "" if not ranks else f" of rank {ranks[0]}" + f" to {ranks[-1]}" * (len(ranks) > 1)
+    rank = f" of rank {ranks[0]}" if ranks else ""
+    if len(ranks) > 1:
+        rank += f" to {ranks[-1]}"
     kinds = " and ".join(sorted({delta.kind for _, _, delta in lora.layers})) or "LoRA"
     made = f", made for {' or '.join(report.made_for)}" if report.made_for else ""
     return f"{lora.path.name}: {kinds}{rank}, {counted(len(lora.layers), 'layer')}{made}"

@@ -66,7 +66,8 @@ def picture_tags(tags: Mapping[str, str] | None) -> PngImagePlugin.PngInfo:
     """Return the texts of a PNG file."""
     found = PngImagePlugin.PngInfo()
     for name, text in marked(tags).items():
-        found.add_text(name, text) if text.isascii() else found.add_itxt(name, text)
+        add = found.add_text if text.isascii() else found.add_itxt
+        add(name, text)
     found.add_itxt(_PNG_KEY, XMP)
     return found
 

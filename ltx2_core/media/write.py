@@ -368,7 +368,10 @@ def clear_unfinished(target: Path) -> None:
     name = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
     for path in target.parent.glob(".*") if target.parent.is_dir() else ():
         if name.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _beside(target: Path, mark: str) -> Path:

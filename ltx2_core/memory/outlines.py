@@ -373,8 +373,12 @@ def tensors_in(tree: object) -> list[Tensor]:
     """Return all tensors in tuples, lists and dictionaries."""
     if isinstance(tree, Tensor):
         return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return []
     found: list[Tensor] = []
-    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ():
+    for branch in tree:
         if isinstance(branch, Tensor):  # most are, or numbers: to ask for each by itself would take twice as long
             found.append(branch)
         elif isinstance(branch, (tuple, list, dict)):

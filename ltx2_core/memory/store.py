@@ -45,6 +45,7 @@ class Store:
             the rest are needed whatever the budget. The ring is given up between uses.
         unit: what is streamed, "block" or "part": what modules name as streamable; blocks without parts remain whole.
         slots: how many of the largest unit the ring holds from the next budget on.
+        link: what moves the bytes.
 
     What ``arrival`` converts is converted in every copy, unit by unit; the network keeps it as it is stored.
     The store of a twin names that of its ``original``, whose pinned memory it copies from.
@@ -65,20 +66,21 @@ class Store:
         self.budget: int | None = None
         self.unit = BLOCK
         self.slots = slots
-        self._link = link or link_to(self.device)
+        self.link = link or link_to(self.device)
         self._partitions = partitions_of(network, arrival)
         if original is not None:
             for unit, partition in self._partitions.items():
                 for own, first in zip(partition.ranked, original._partitions[unit].ranked, strict=True):
                     own.original = first
-        self._rings = {unit: Ring(each.units, self._link, slots) for unit, each in self._partitions.items()}
+        self._rings = {unit: Ring(each.units, self.link, slots) for unit, each in self._partitions.items()}
         self._changes = self._made = UNCHANGED  # those of the next use, and those that the units carry
         self._chunks: dict[FeedForward, int] = {}  # tokens at a time, as they were before memory ran out
         self._users = 0
         self._ready = False
 
     @property
-    def _partition(self) -> Partition:
+    def partition(self) -> Partition:
+        """The network as the units that are streamed."""
         return self._partitions[self.unit]
 
     @property
@@ -88,7 +90,7 @@ class Store:
     @property
     def wanted_bytes(self) -> int:
         """Bytes that the whole network takes on the device."""
-        return sum(unit.kept_bytes for unit in self._partition.ranked)
+        return sum(unit.kept_bytes for unit in self.partition.ranked)
 
     @property
     def card_bytes(self) -> int:
@@ -98,18 +100,18 @@ class Store:
     @property
     def copied_bytes(self) -> int:
         """Bytes of those on the device that are copies: what leaving it gives back, where others are used in place."""
-        pieces = (piece for unit in self._partition.ranked if unit.place for piece in unit.place.pieces)
+        pieces = (piece for unit in self.partition.ranked if unit.place for piece in unit.place.pieces)
         return sum(piece.nbytes for piece in pieces if piece.buffer is not None) + self._ring.taken
 
     @property
     def rest_bytes(self) -> int:
         """Bytes that must be on the device throughout a use."""
-        return self._partition.rest.kept_bytes
+        return self.partition.rest.kept_bytes
 
     @property
     def unit_bytes(self) -> list[int]:
         """Bytes of each block, or part, while it stays."""
-        return [unit.kept_bytes for unit in self._partition.units]
+        return [unit.kept_bytes for unit in self.partition.units]
 
     @property
     def ring_bytes(self) -> int:
@@ -119,7 +121,7 @@ class Store:
     @property
     def staying(self) -> list[bool]:
         """Whether each block, or part, is on the device to stay."""
-        return [unit.place is not None for unit in self._partition.units]
+        return [unit.place is not None for unit in self.partition.units]
 
     def follow(self, placement: Placement) -> None:
         """Take the unit, the slots and the budget of ``placement``, from the next use on."""
@@ -150,7 +152,7 @@ class Store:
         while self._ring.size > 1 and budget is not None and self._resident_within(budget) is None:
             self._ring.size -= 1
         resident = self._fitting()
-        for unit in self._partition.ranked:
+        for unit in self.partition.ranked:
             if unit not in resident:
                 self._drop(unit)
         try:
@@ -178,7 +180,7 @@ class Store:
     def shrink(self, nbytes: int) -> int:
         """Give back at least ``nbytes`` if possible, but nothing that is in use; return the bytes given back."""
         before = self.card_bytes
-        for unit in reversed(self._partition.ranked):
+        for unit in reversed(self.partition.ranked):
             if before - self.card_bytes >= nbytes:
                 break
             self._drop(unit)
@@ -220,9 +222,9 @@ class Store:
     def _stand_ready(self) -> None:
         """Bring what stays, and let link and modules know what is streamed."""
         if not self._ready:
-            partition = self._partition
+            partition = self.partition
             self._bring([partition.rest, *self._fitting()])
-            self._link.prepare(_company(unit for unit in partition.ranked if unit.place is None))
+            self.link.prepare(_company(unit for unit in partition.ranked if unit.place is None))
             for module, unit in zip(partition.modules, partition.units):
                 vars(module)["forward"] = partial(self._visit, self._ring, unit, module.forward)
             self._ready = True
@@ -232,20 +234,20 @@ class Store:
         for feed_forward, chunk in self._chunks.items():
             feed_forward.chunk = chunk
         self._chunks.clear()
-        if self._partition.rest not in self._fitting():
-            self._drop(self._partition.rest)
+        if self.partition.rest not in self._fitting():
+            self._drop(self.partition.rest)
 
     def _stand_down(self) -> None:
-        for module in self._partition.modules:
+        for module in self.partition.modules:
             vars(module).pop("forward", None)
         self._ring.stop()
-        self._link.rest(_company(self._partition.units))
+        self.link.rest(_company(self.partition.units))
         self._ready = False
 
     def _change_unit(self, unit: str) -> None:
         """Send everything home first: the units of the other partition are the same weights."""
         self._stand_down()
-        for each in self._partition.ranked:
+        for each in self.partition.ranked:
             self._take_away(each)
         self.unit = unit
 
@@ -280,7 +282,7 @@ class Store:
                         "needs at once are on it, and its work does not fit beside them. Make the clip smaller or "
                         "shorter, or close other programs that use the card."
                     ) from error
-            self._link.trim()  # not before the failed attempt's own tensors are gone
+            self.link.trim()  # not before the failed attempt's own tensors are gone
 
     def _give_way(self) -> bool:
         """Give something up, what costs least first; return whether there was anything."""
@@ -305,7 +307,7 @@ class Store:
 
     def _stream_parts(self) -> str:
         whole, part = self._ring, self._rings[PART]
-        if len(self._fitting()) == len(self._partition.ranked) or part.largest >= whole.largest:
+        if len(self._fitting()) == len(self.partition.ranked) or part.largest >= whole.largest:
             return ""
         part.size = min(self.slots, whole.nbytes // part.largest)
         self.budget = self._resident_bytes + part.nbytes
@@ -314,7 +316,7 @@ class Store:
 
     def _demote(self) -> str:
         """Give up half of what stays, then half of that, and so on."""
-        leaving = [unit for unit in self._partition.ranked if unit.place is not None and not self._needed(unit)]
+        leaving = [unit for unit in self.partition.ranked if unit.place is not None and not self._needed(unit)]
         leaving = leaving[len(leaving) // 2 :]
         if not leaving:
             return ""
@@ -326,11 +328,11 @@ class Store:
 
     @property
     def _resident_bytes(self) -> int:
-        return sum(unit.kept_bytes for unit in self._partition.ranked if unit.place is not None)
+        return sum(unit.kept_bytes for unit in self.partition.ranked if unit.place is not None)
 
     def _fitting(self) -> list[Unit]:
         """Return what stays on the device under the budget; ring and rest come first."""
-        partition = self._partition
+        partition = self.partition
         if self.budget is None or self.wanted_bytes <= self.budget:
             return partition.ranked
         if (chosen := self._resident_within(self.budget)) is None:
@@ -340,28 +342,28 @@ class Store:
 
     def _resident_within(self, budget: int) -> set[int] | None:
         """Return which units stay under ``budget`` beside rest and ring; None if there is no room for these."""
-        passing = [unit.sent_bytes - unit.kept_bytes for unit in self._partition.units]
+        passing = [unit.sent_bytes - unit.kept_bytes for unit in self.partition.units]
         return choose_resident(self.unit_bytes, budget - self.rest_bytes, self._ring.size, passing)
 
     def _needed(self, unit: Unit) -> bool:
-        return unit is self._ring.running or (unit is self._partition.rest and self._users > 0)
+        return unit is self._ring.running or (unit is self.partition.rest and self._users > 0)
 
     def _bring(self, units: Iterable[Unit]) -> None:
         brought, arriving = list[Unit](), deque[tuple[Unit, Slot]]()
 
         def install_first() -> None:
             unit, slot = arriving.popleft()
-            install(unit, slot, self._link)
+            install(unit, slot, self.link)
             if unit.passing is not None:
-                self._link.leave(unit.passing, slot.parts.pop())
+                self.link.leave(unit.passing, slot.parts.pop())
             unit.place = slot
 
         try:
             for unit in dict.fromkeys(units):
                 if unit.sent_bytes and unit.place is None and unit is not self._ring.running:
-                    slot = Slot.of([self._link.slot(each.nbytes) for each in unit.company])
+                    slot = Slot.of([self.link.slot(each.nbytes) for each in unit.company])
                     brought.append(unit)
-                    send(unit, slot, self._link)
+                    send(unit, slot, self.link)
                     arriving.append((unit, slot))
                     if len(arriving) > SENT_AHEAD:
                         install_first()
@@ -370,8 +372,8 @@ class Store:
                 while arriving:  # also those that were sent before memory ran out
                     install_first()
             finally:  # whatever failed: the slot of a unit that did not come is given back now
-                self._link.settle()
-                self._link.rest(_company(brought))  # others may have their pinned memory
+                self.link.settle()
+                self.link.rest(_company(brought))  # others may have their pinned memory
 
     def _drop(self, unit: Unit) -> None:
         if not self._needed(unit):
@@ -379,7 +381,7 @@ class Store:
 
     def _take_away(self, unit: Unit) -> None:
         if unit.place is not None:
-            leave(unit, unit.place, self._link)
+            leave(unit, unit.place, self.link)
             unit.place = None
 
 

@@ -154,7 +154,8 @@ def _word_of(lora: Lora, strengths: Strengths) -> str:
         changed["schedule"] = "+".join(f"{moment}@{strength}" for moment, strength in schedule.points)
     elif schedule is not None:
         raise SettingError(f"{lora.path.name} has a schedule that is no list of points: write one.")
-    more = ":" * bool(changed) + ",".join(f"{name}={value}" for name, value in changed.items())
+    settings = ",".join(f"{name}={value}" for name, value in changed.items())
+    more = f":{settings}" if changed else ""
     flag = "text-encoder-lora" if lora.is_for_text_encoder else "lora"
     return f"--{flag}={lora.path.absolute()}:{strengths.strength}{more}"
 

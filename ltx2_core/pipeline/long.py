@@ -70,8 +70,8 @@ class Script:
         """Return what ``window`` reads.
 
         Args:
-            window: of which the prompt that holds in the middle of what is new is taken, unless
-            transition: is above 0: then all that hold in it, which fade over in so many seconds.
+            window: reads the prompt that holds in the middle of what is new in it.
+            transition: seconds in which prompts fade over; above 0 the window reads all that hold in it.
 
         Raises:
             SettingError: prompts that cannot fade over.

@@ -13,15 +13,7 @@ from ..memory.trace import Cost, cost
 from ..sampling import Guidance, Network
 from ..sampling.guidance import PASSES, perturbation_of
 from ..text.tokenizer import LENGTH
-from ..transformer import (
-    ImaginedPeers,
-    Pass,
-    SequenceParallel,
-    StreamInput,
-    TextSchedule,
-    Transformer,
-    Visibility,
-)
+from ..transformer import ImaginedPeers, Pass, SequenceParallel, StreamInput, TextSchedule, Transformer, Visibility
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .cached_text import with_text_caches
 from .stage import LatentSize

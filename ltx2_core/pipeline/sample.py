@@ -40,9 +40,7 @@ from ..sampling.windows import Window, Windowing
 from ..seeds import Seeds
 from ..settings import SamplingSettings
 from ..text import Contexts
-from ..transformer import (
-    SequenceParallel,
-)
+from ..transformer import SequenceParallel
 from .blueprint import Blueprint
 from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .long import Script, sample_long

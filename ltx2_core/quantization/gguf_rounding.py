@@ -13,7 +13,10 @@ _TRIES = 21  # scales that are tried for a group of Q4_K
 
 
 def round_q8_0(blocks: Tensor) -> Tensor:
-    """Return blocks of Q8_0: a float16 scale and 32 whole numbers, with the bits that llama.cpp's own tool gives."""
+    """Return blocks (N, 34) of Q8_0: a float16 scale and 32 whole numbers, with the bits of llama.cpp's own tool.
+
+    ``blocks`` are the numbers (N, 32).
+    """
     scale = blocks.abs().amax(dim=1, keepdim=True) / 127
     inverse = torch.where(scale == 0, 0, 1 / scale)
     scaled = blocks * inverse
@@ -22,7 +25,9 @@ def round_q8_0(blocks: Tensor) -> Tensor:
 
 
 def round_q4_k(blocks: Tensor) -> Tensor:
-    """Return blocks of Q4_K: eight groups of 32 codes from 0 to 15, a number being ``scale * code - offset``.
+    """Return blocks (N, 144) of Q4_K: eight groups of 32 codes from 0 to 15, a number being ``scale * code - offset``.
+
+    ``blocks`` are the numbers (N, 256).
 
     Several scales of each group are tried, each with the codes that it gives and then the scale and the offset that are
     best for these codes by least squares, in which large numbers count more.

@@ -121,8 +121,11 @@ class Denoiser:
         the res_2s loop).
         """
         step, before = self._asked
-        self._asked = self.step, before + 1 if step == self.step else 0
-        return (self.step, 0, self.step + 1)[min(self._asked[1], 2)]
+        again = before + 1 if step == self.step else 0
+        self._asked = self.step, again
+        if again == 1:
+            return 0  # which no stream skips
+        return self.step + 1 if again else self.step
 
     def passes(self, latent: AVLatent, guidance: Iterable[Guidance]) -> list[str]:
         """List the passes that ``guidance`` needs for the streams of ``latent``, in the official order."""
@@ -249,7 +252,8 @@ class Denoiser:
 
         def stream(name: str, x: Tensor) -> StreamInput:
             state: State = getattr(self.state, name)
-            level, timesteps, levels, nag, each = sigma, None, None, None, active.get(name, NEUTRAL)
+            level, each = sigma, active.get(name, NEUTRAL)
+            timesteps = levels = nag = None
             if state.is_frozen:
                 level = state.shown_noise
                 x = x if level == 0 else torch.lerp(x, getattr(self.noise, name), level)

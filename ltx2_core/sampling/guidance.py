@@ -279,7 +279,7 @@ class Guidance(Checked):
         return self
 
     def skips(self, step: int) -> bool:
-        """True if step number ``step``, counted from 0, reuses an earlier result."""
+        """Return whether step number ``step``, counted from 0, reuses an earlier result."""
         return step % (self.skip_steps + 1) != 0
 
     def nag(self, context: Tensor) -> Nag:
@@ -392,7 +392,7 @@ class StreamGuidance:
         return passes_needed((self.video, self.audio), both_streams, always_negative, reference_sound)
 
     def needs_negative(self, sampler: Sampler) -> bool:
-        """True if this guidance or ``sampler`` needs a negative prompt."""
+        """Return whether this guidance or ``sampler`` needs a negative prompt."""
         return sampler.needs_negative or any(row.needs_negative_context for row in self.rows)
 
 

@@ -60,7 +60,7 @@ class Step:
         return self.map(lambda latent: latent.to(*args))
 
     def led_to(self, latent: AVLatent, sigma: float) -> bool:
-        """True if this step ended exactly with ``latent`` at noise level ``sigma``."""
+        """Return whether this step ended exactly with ``latent`` at noise level ``sigma``."""
         own, other = self.latent.streams(), latent.streams()
         return self.sigma == sigma and own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
 

@@ -54,6 +54,8 @@ def linear_quadratic(steps: int = 20, threshold: float = 0.025, linear_steps: in
     """Small even steps from 1 to 1 - threshold, then ever longer ones to 0 (Movie Gen, arXiv:2410.13720).
 
     Half of the steps are even ones, or ``linear_steps``. With 8 steps it is the distilled schedule.
+
+    Raises SettingError for as many linear steps as steps, or none.
     """
     _check_steps(steps)
     if steps == 1:

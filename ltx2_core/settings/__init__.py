@@ -24,14 +24,7 @@ from .clip import (
 from .parameters import parameters_text
 from .request import CompleteRequest, Request, check_limits, scheduled
 from .resources import PRECISIONS, Resources
-from .sampling import (
-    GuidanceRange,
-    RecipeSettings,
-    SamplingSettings,
-    StreamScales,
-    check_stg_blocks,
-    parse_stg_blocks,
-)
+from .sampling import GuidanceRange, RecipeSettings, SamplingSettings, StreamScales, check_stg_blocks, parse_stg_blocks
 from .second_stage import SecondStage
 from .variations import Variations, names_of, read_prompts, read_seeds
 

@@ -75,7 +75,9 @@ class Enhancing(Checked):
 
 def given_negative(negative: str | None, recipe: Recipe) -> str:
     """Return the negative prompt that is meant: that of the recipe for None, none for two quotation marks."""
-    return recipe.negative if negative is None else "" if negative.strip() == '""' else negative
+    if negative is None:
+        return recipe.negative
+    return "" if negative.strip() == '""' else negative
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,7 @@ from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, se
 from ..geometry import ClipShape, whole_segments
 from ..latents import STREAMS
 from ..lora import Stack
-from ..sampling import (
-    SAMPLERS,
-    Recipe,
-    Refine,
-    ScheduleSettings,
-    StreamGuidance,
-    schedules,
-)
+from ..sampling import SAMPLERS, Recipe, Refine, ScheduleSettings, StreamGuidance, schedules
 from ..sampling.schedules import CUSTOM
 from ..sampling.windows import Segment, Window, Windowing
 from ..video_vae import Denoising, Tiling
@@ -57,13 +50,29 @@ _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dt
 class Request:
     """Everything that is asked for a clip; what is None follows the recipe of the model.
 
-    ``conditions`` are pictures, videos, sounds and masks, in the order in which they apply. ``sigmas`` are noise levels
-    that take the place of the schedule. A stream whose ``guidance`` is None follows the recipe, too. With a ``second``
-    stage, width and height are those that come out of it, and the first stage is smaller. ``loras`` are opened LoRAs,
-    each with its strengths; ``hq`` is the recipe of few, precise steps. With ``enhance`` a language model makes the
-    prompt longer, and looks at a picture at frame 0: the text encoder, or the ``enhancer`` in its place. With ``blend``
-    the clip shows the reference as it is wherever no part of it was made anew. Raises SettingError for values outside
-    their limits.
+    Raises SettingError for values outside their limits.
+
+    Attributes:
+        prompt: what is to be seen and heard.
+        negative: what to avoid.
+        clip: size, length, frame rate and streams; with a ``second`` stage the size is that which comes out of it.
+        conditions: pictures, videos, sounds and masks, in the order in which they apply.
+        schedule: how the noise levels fall.
+        sigmas: noise levels from at most 1 down to 0, in place of the schedule.
+        sampling: sampler, seed and noise.
+        guidance: of both streams; one that is None follows the recipe, too.
+        long: windows and segments of a long clip; None makes it at once.
+        second: refines a clip of which the first stage makes a smaller one; None goes without.
+        tiling: tiles in which frames are decoded; None takes the largest that fit.
+        decoding: seed and steps of a decoder that denoises.
+        loras: opened LoRAs, each with its strengths.
+        hq: takes the recipe of few, precise steps.
+        resources: devices, memory, formats and caches.
+        enhance: lets a language model make the prompt longer, which looks at a picture at frame 0; None leaves it.
+        enhancer: file of that model; None takes the text encoder.
+        blend: shows the reference as it is wherever no part of it was made anew; None shows what was made.
+        hdr: space of a clip of HDR; None makes an ordinary one.
+        high_quality: shows each frame of a reference twice.
     """
 
     prompt: str
@@ -271,10 +280,22 @@ class Request:
 class CompleteRequest:
     """A request with nothing left open.
 
-    ``shape`` is the clip of the first stage, ``final`` that of the second one, and ``asked_frames`` how long it should
-    be, of which rounds may need some more; ``sigmas`` are those of the steps that
-    are taken; ``loras`` and ``refine_loras`` hold the distilled LoRA where a recipe asks for it; ``script`` has the
-    prompt and all segments; without ``windows`` the clip is made at once.
+    Attributes:
+        request: that was completed.
+        shape: the clip of the first stage.
+        final: the clip of the second stage; the same where there is none.
+        streams: that the clip has.
+        sigmas: those of the steps that are taken.
+        sampler: a key of ``SAMPLERS``.
+        guidance: of both streams in the first stage.
+        negative: the negative prompt.
+        second: the second stage, which may refine nothing.
+        refine: its recipe.
+        loras: those of the first stage, the distilled LoRA among them where a recipe asks for it.
+        refine_loras: likewise, those of the second stage.
+        script: the prompt and all segments.
+        windows: of a long clip; empty for one that is made at once.
+        asked_frames: how long the first stage's clip should be, of which rounds may need some more.
     """
 
     request: Request

@@ -98,7 +98,10 @@ class Resources(Checked):
 
     @property
     def device_names(self) -> tuple[str, ...]:
-        """The devices, the first of which does what is not shared; empty where the fastest is to be found."""
+        """The devices, the first of which does what is not shared; empty where the fastest is to be found.
+
+        Raises SettingError where one device is named and several are.
+        """
         if self.devices is None:
             return () if self.device is None else (self.device,)
         if self.device is not None:

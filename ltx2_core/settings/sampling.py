@@ -7,14 +7,7 @@ from typing import Annotated
 from ..errors import SettingError, counted
 from ..fields import Checked, Choice, Instead, Number, Seed, Switch, Whole, zero
 from ..latents import NOISE_ORDERS
-from ..sampling import (
-    SAMPLERS,
-    AnyGuidance,
-    Guidance,
-    GuidanceBySigma,
-    Recipe,
-    StreamGuidance,
-)
+from ..sampling import SAMPLERS, AnyGuidance, Guidance, GuidanceBySigma, Recipe, StreamGuidance
 from ..sampling.guidance import read_stg_blocks
 
 RECIPE = "recipe of the model"

@@ -17,14 +17,7 @@ from ..fields import Checked, Choice, Number, Switch, Whole, Words, zero
 from ..geometry import SPACE_SCALE, ClipShape, nearest_size
 from ..lora import Lora, Stack, Strengths
 from ..lora.stack import reference_scale, without_in_context
-from ..sampling import (
-    Recipe,
-    Refine,
-    StreamGuidance,
-    Tiles,
-    TileSettings,
-    schedules,
-)
+from ..sampling import Recipe, Refine, StreamGuidance, Tiles, TileSettings, schedules
 
 DUBBED = "hold and refer"
 SECOND_STAGE_SOUND = ("as the recipe", "hold", "refine", DUBBED)

@@ -47,7 +47,13 @@ class LevelRows:
 
 @dataclass(frozen=True, eq=False)
 class TokenModulation:
-    """One shift, scale or gate for every token, stored once per distinct noise level."""
+    """One shift, scale or gate for every token, stored once per distinct noise level.
+
+    Attributes:
+        rows: of a modulation, for each level.
+        row: which of them it is.
+        runs: tokens that follow each other at one level.
+    """
 
     rows: LevelRows
     row: int

@@ -8,7 +8,7 @@ from .layers import ChannelStatistics, Conv, Downsample, Residual, patchify
 
 
 class VideoEncoder(nn.Module):
-    """The convolutional encoder of LTX-2.0 and 2.3; causal: a latent frame depends on no later frame than its own."""
+    """The convolutional encoder of all versions; causal: a latent frame depends on no later frame than its own."""
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()

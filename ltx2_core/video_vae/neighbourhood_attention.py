@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
 
 
 def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
-    """The plain way: queries are taken in bricks, whose windows together are one box; arguments as for ``attend``.
+    """Attend the plain way: in bricks of queries, whose windows together are one box; arguments as for ``attend``.
 
     A share of all bricks runs at a time. Those inside the clip have one mask, those at its borders one each.
     """

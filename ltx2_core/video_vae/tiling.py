@@ -226,7 +226,7 @@ class _FrameReader:
         self._start = 0
 
     def read(self, time: slice) -> Tensor:
-        """The frames of the interval ``time``, which begins no earlier than that of the call before."""
+        """Return the frames of the interval ``time``, which begins no earlier than that of the call before."""
         held = [chunk[:, :, time.start - self._start :] for chunk in self._held]
         missing = time.stop - time.start - sum(chunk.shape[2] for chunk in held)
         while missing > 0:

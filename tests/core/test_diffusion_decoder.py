@@ -409,7 +409,7 @@ def test_streamed_blocks_give_the_same_frames(budget):
     store.set_budget(budget)
     with store.use():
         assert torch.equal(whole(decoder, latent, Tiling(4096, 160, 4096, 40)), expected)
-        assert len(store._link.sent) > 5
+        assert len(store.link.sent) > 5
 
 
 def test_training_writes_nothing_over_what_gradients_need():

@@ -42,13 +42,7 @@ from ltx2_core.pipeline import (
 from ltx2_core.pipeline.blueprint import FLOAT32, Blueprint
 from ltx2_core.pipeline.decode_audio import DecodeMel, Vocode
 from ltx2_core.pipeline.decode_video import DecodeVideo
-from ltx2_core.pipeline.encode_conditions import (
-    ConditionCache,
-    EncodeAudio,
-    EncodeVideo,
-    encode_audio,
-    encode_video,
-)
+from ltx2_core.pipeline.encode_conditions import ConditionCache, EncodeAudio, EncodeVideo, encode_audio, encode_video
 from ltx2_core.pipeline.encode_text import Connect, ProjectFeatures, ReadPrompts, read_features
 from ltx2_core.pipeline.generate import run, run_batch
 from ltx2_core.pipeline.local_engine import LocalEngine

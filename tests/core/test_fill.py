@@ -40,6 +40,10 @@ def test_what_is_filled_is_that_of_the_official_nodes():
         assert 0 < grown.mean() < 1
 
 
+def test_what_grows_lies_above_one_half():
+    assert grow(torch.tensor([[[0.5, 0.0, 0.0, 0.51]]]), 1, 0).tolist() == [[[0, 0, 1, 1]]]
+
+
 def test_what_is_filled_goes_with_its_frames():
     """Where they are read in pieces, and where only every second one is shown."""
     fill = torch.zeros(17, 64, 96)

@@ -100,6 +100,12 @@ def test_a_slot_lasts_one_frame_and_is_marked_and_noisy():
     assert seen[new][:, ~new][:, 24:].eq(0).all() and seen[new][:, :24].eq(1).all() and seen[new][:, new].eq(1).all()
 
 
+def test_the_first_frame_can_be_generated_too():
+    state = KeyframeSlots((0, 16), latent := draw(8, 2, 2, 4, seed=3))(video_state())
+    generated = state.generated(state.latent)
+    assert generated.frames == (0, 16) and torch.equal(generated.latent, latent)
+
+
 def network(video, audio, *_):
     """Some function of every token and of what all tokens hold."""
     return video.tokens * 0.3 + video.tokens.mean(1, keepdim=True) + video.positions[:, 0, :, :1] * 0.1

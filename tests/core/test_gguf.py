@@ -12,19 +12,7 @@ from collections.abc import Iterator
 import golden
 import pytest
 import torch
-from gguf_files import (
-    BIAS,
-    GOOD,
-    PLAIN,
-    PREFIX,
-    common,
-    gemma,
-    packed,
-    random_blocks,
-    transformer,
-    write,
-    write_parts,
-)
+from gguf_files import BIAS, GOOD, PLAIN, PREFIX, common, gemma, packed, random_blocks, transformer, write, write_parts
 from official import inputs
 from peak import Peak
 from safetensors.torch import load_file, save_file

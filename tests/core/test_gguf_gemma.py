@@ -5,13 +5,7 @@ import tracemalloc
 
 import pytest
 import torch
-from gguf_files import (
-    BIAS,
-    gemma,
-    packed,
-    vocabulary,
-    write,
-)
+from gguf_files import BIAS, gemma, packed, vocabulary, write
 
 from ltx2_core.checkpoint import CheckpointError, TensorFile, open_models
 from ltx2_core.checkpoint.belonging import check_training

@@ -178,7 +178,7 @@ def test_every_way_to_the_card_gives_the_same_result(cuda, path, monkeypatch, sl
         with store.use():
             for _ in range(3):
                 assert torch.equal(network(X), expected)
-    streamed = sum(unit.nbytes for unit in store._partition.units if unit.place is None)
+    streamed = sum(unit.nbytes for unit in store.partition.units if unit.place is None)
     assert sum(pins.pinned.values()) == min(streamed, limit, most)
     store.release()
     assert store.card_bytes == 0 and torch.equal(network(X), expected)
@@ -227,7 +227,7 @@ def test_who_rests_makes_room_for_who_runs(cuda, path):
     first, second, third = (Store(mapped(path), "cpu", link=through(memory)) for _ in range(3))
 
     def spans(store):
-        return sum(unit.span is not None for unit in store._partition.units)
+        return sum(unit.span is not None for unit in store.partition.units)
 
     for store in (first, second, third):
         store.set_budget(0)
@@ -249,7 +249,7 @@ def test_a_tenth_of_the_ram_stays_free(cuda, path, monkeypatch):
     monkeypatch.setattr(pinned, "ram", lambda: (2**36, 2**36 // 10 + 2 * BLOCK))
     store, pins = Store(mapped(path), "cpu"), Pins()
     memory = pins.memory()
-    memory.admit(store._partition.units)
+    memory.admit(store.partition.units)
     assert memory.taken == 2 * BLOCK
 
 
@@ -261,7 +261,7 @@ def test_an_error_of_a_reader_is_told_where_the_unit_is_needed(cuda, path):
         file.truncate(path.stat().st_size // 2)
     with pytest.raises(OSError, match="became shorter"), store.use() as network:
         network(X)
-    assert store.card_bytes == 0 and all("forward" not in vars(block) for block in store._partition.modules)
+    assert store.card_bytes == 0 and all("forward" not in vars(block) for block in store.partition.modules)
 
 
 @pytest.mark.parametrize("seed", range(5))

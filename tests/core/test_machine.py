@@ -1,6 +1,7 @@
 """What a machine can do is measured once, and a part of its memory is left alone."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -8,9 +9,17 @@ from planned import RATES
 
 from ltx2_core import open_models
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import GIB, computing_dtype, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, computing_dtype, pinnable, this_machine
+from ltx2_core.memory.trace import Cost
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import compute_dtype
+
+
+def test_each_kind_of_work_takes_the_time_of_its_rate():
+    machine = Machine("x", 0, 2, 4, 8, 16, 32, 1, 1, launch=0.5)
+    work = Cost(products=2, products8=40, convolutions=800, attention=16_000, moved=320_000, launches=22_000)
+    assert (machine.working(work), machine.starting(work)) == (11_111, 11_000) and machine.seconds(work) == 11_111
+    assert machine.seconds(Cost(launches=22_000)) == 11_000
 
 
 def test_a_machine_is_measured_once(tmp_path, monkeypatch):
@@ -24,6 +33,15 @@ def test_a_machine_is_measured_once(tmp_path, monkeypatch):
     assert this_machine(torch.device("cpu"), model, tmp_path) != first
     assert len(json.loads((tmp_path / "machine.json").read_text())) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["machine.json", "model.safetensors"]
+
+
+def test_the_rate_of_a_disk_is_what_was_read_by_how_long_it_took(tmp_path, monkeypatch):
+    """By a clock that goes on by 0.01 s whenever it is looked at: three times, for half of the file."""
+    ticks = count(1000)
+    monkeypatch.setattr(machines.time, "perf_counter", lambda: next(ticks) / 100)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(bytes(2**20))
+    assert this_machine(torch.device("cpu"), model).disk == pytest.approx(2**19 / 0.03)
 
 
 def test_a_cpu_has_a_rate_of_its_own_for_eight_bits(monkeypatch):

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltx2_core.video_vae import (
-    neighbourhood_attention,
-)
+from ltx2_core.video_vae import neighbourhood_attention
 from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, find_kernel, window_start
 
 

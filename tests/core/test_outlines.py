@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ltx2_core.memory.outlines import derive, tensors_in
+from ltx2_core.memory.outlines import derive, signature, tensors_in
 from ltx2_core.memory.trace import cost
 from ltx2_core.quantization import CASTS
 
@@ -109,6 +109,17 @@ def test_attention_and_convolutions_are_laid_out_as_kernels_of_a_card_do_it():
     channels_last = x(1, 4, 5, 6, 7).to(memory_format=torch.channels_last_3d)
     made = derive(aten.conv3d.default, (channels_last, x(8, 4, 1, 1, 1)), {})
     assert made.is_contiguous(memory_format=torch.channels_last_3d) and made.shape == (1, 8, 5, 6, 7)
+
+
+def test_a_result_is_remembered_by_all_that_it_depends_on():
+    calls = [
+        *((each, 2, {}) for each in (x(4, 5), x(5, 4), x(5, 4).t(), CUT, HALF)),
+        *((x(4, 5), 2, {"dtype": dtype}) for dtype in (torch.float32, torch.float64)),
+        *((x(4, 5), number, {}) for number in (1, 1.0, True)),
+    ]
+    keys = [signature(aten.sum.dim_IntList, (tensor, number), more)[0] for tensor, number, more in calls]
+    assert len(set(keys)) == len(calls)
+    assert signature(aten.sum.dim_IntList, (x(4, 5), 2), {})[0] == keys[0]
 
 
 def test_what_is_only_written_is_not_read():

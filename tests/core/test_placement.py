@@ -18,7 +18,7 @@ from ltx2_core.memory.machine import GIB, Machine, machine_named
 from ltx2_core.memory.partition import Weights
 from ltx2_core.memory.placement import DEVICE, DISK, HOST, KERNEL_WORKSPACE_BYTES, explain_refusal, least_bytes
 from ltx2_core.memory.trace import Cost
-from ltx2_core.memory.unit import Slot
+from ltx2_core.memory.unit import Changes, Slot
 from ltx2_core.pipeline.stage import LatentSize
 
 SIZES = ("bf16", "int8", "nvfp4")  # of released files; fp8 is as large as int8
@@ -28,6 +28,7 @@ SIZES = ("bf16", "int8", "nvfp4")  # of released files; fp8 is as large as int8
 def test_the_store_keeps_what_the_plan_says(share):
     network = nn.Sequential(nn.Linear(8, 8), nn.ModuleList(nn.Linear(64, 64 + 8 * (i in (0, 9))) for i in range(10)))
     weights = Weights.of(network)
+    assert weights == Weights.of(network, changes=Changes())  # sums are what the units are
     need = StageNeed("x", weights, Cost(), runs=2)
     stage = place(need, Room(SLOW, KERNEL_WORKSPACE_BYTES + int(share * weights.total)))
     store = Store(network, "cpu", link=Plain("cpu"))
@@ -169,7 +170,7 @@ def test_a_step_takes_as_long_as_in_the_store_with_a_clock(released, card, forma
         store.set_budget(stage.weight_budget - weights.always(stage.parts) + store.rest_bytes)
         clock.sent.clear()
         with store.use():
-            streamed = [unit for unit, stays in zip(store._partition.units, store.staying) if not stays]
+            streamed = [unit for unit, stays in zip(store.partition.units, store.staying) if not stays]
             for _ in range(4):
                 before = clock.now
                 for block in [ends, *blocks] if stage.parts else blocks:

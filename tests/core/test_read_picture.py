@@ -11,10 +11,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from ltx2_core.errors import MediaError
-from ltx2_core.media import (
-    read_picture,
-    widened,
-)
+from ltx2_core.media import read_picture, widened
 
 
 def saved(path: Path, pixels: Tensor, **more) -> Path:

@@ -46,7 +46,7 @@ def store_of(network, budget=None, capacity=None, **settings) -> Store:
 
 
 def at_home(store: Store) -> bool:
-    return all(t.data_ptr() == h.data_ptr() for u in store._partition.ranked for t, h in zip(u.tensors, u.homes))
+    return all(t.data_ptr() == h.data_ptr() for u in store.partition.ranked for t, h in zip(u.tensors, u.homes))
 
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
@@ -93,12 +93,12 @@ def test_what_comes_to_stay_is_sent_ahead(monkeypatch):
 )
 def test_a_budget_is_kept(budget, slots, blocks, rest):
     store = store_of(Net(), budget)
-    assert store.card_bytes == store._link.used == blocks * BLOCK + rest * REST
+    assert store.card_bytes == store.link.used == blocks * BLOCK + rest * REST
     with store.use() as network:
         for _ in range(2):
             network(X)
-        assert store.card_bytes == store._link.used == (blocks + slots) * BLOCK + REST
-    assert store.card_bytes == store._link.used == blocks * BLOCK + rest * REST
+        assert store.card_bytes == store.link.used == (blocks + slots) * BLOCK + REST
+    assert store.card_bytes == store.link.used == blocks * BLOCK + rest * REST
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 10])
@@ -113,31 +113,31 @@ def test_neither_budget_nor_look_ahead_change_the_result(budget, slots, inferenc
                 for _ in range(3):
                     assert torch.equal(network(X), expected)
         store.release()
-    assert store.card_bytes == store._link.used == 0 and at_home(store)
+    assert store.card_bytes == store.link.used == 0 and at_home(store)
     assert torch.equal(network(X), expected)
 
 
 def test_what_stays_is_copied_once_and_what_does_not_once_per_step():
     store = store_of(Net(), REST + 5 * BLOCK)
-    staying = [unit for unit in store._partition.ranked if unit.place is not None]
-    assert store._link.sent == staying and len(staying) == 4
-    del store._link.sent[:]
+    staying = [unit for unit in store.partition.ranked if unit.place is not None]
+    assert store.link.sent == staying and len(staying) == 4
+    del store.link.sent[:]
     with store.use() as network:
         for _ in range(4):
             network(X)
-    streamed = [unit for unit in store._partition.units if unit not in staying]
-    assert store._link.sent == (streamed * 5)[: 4 * 3 + 2]
+    streamed = [unit for unit in store.partition.units if unit not in staying]
+    assert store.link.sent == (streamed * 5)[: 4 * 3 + 2]
 
 
 def test_another_budget_moves_only_the_difference():
     store = store_of(Net(), REST + 4 * BLOCK)
-    del store._link.sent[:]
+    del store.link.sent[:]
     store.set_budget(REST + 4 * BLOCK)
-    assert store._link.sent == []
+    assert store.link.sent == []
     store.set_budget(REST + 5 * BLOCK)
-    assert len(store._link.sent) == 1
+    assert len(store.link.sent) == 1
     store.set_budget(REST + 4 * BLOCK)
-    assert len(store._link.sent) == 1
+    assert len(store.link.sent) == 1
 
 
 def test_shrinking_gives_back_no_more_than_is_asked_for():
@@ -155,9 +155,9 @@ def test_what_is_in_use_is_not_given_back(budget):
     store = store_of(network, budget)
 
     def release():
-        place = store._partition.units[3].place
+        place = store.partition.units[3].place
         store.release()
-        assert store._partition.units[3].place is place
+        assert store.partition.units[3].place is place
         assert store.card_bytes <= 3 * BLOCK + REST  # the block that runs, the ring, what stands beside the blocks
 
     network.blocks[3].during = release
@@ -171,9 +171,9 @@ def test_a_budget_may_change_at_any_time():
     store = store_of(network, 0)
 
     def change(budget):
-        place = store._partition.units[2].place
+        place = store.partition.units[2].place
         store.set_budget(budget)
-        assert store._partition.units[2].place is place  # it runs
+        assert store.partition.units[2].place is place  # it runs
 
     with store.use():
         for budget in (None, 3000, 0, 5000, None, 10):
@@ -195,19 +195,19 @@ def test_after_an_interruption_everything_is_where_it_was(budget, error):
     network.blocks[3].during = interrupt
     with pytest.raises(error), store.use():
         network(X)
-    assert store.card_bytes == store._link.used == before
+    assert store.card_bytes == store.link.used == before
     assert all("forward" not in vars(block) for block in network.blocks)
     network.blocks[3].during = None
     with store.use():
         assert torch.equal(network(X), expected)
     store.release()
-    assert at_home(store) and store._link.used == 0
+    assert at_home(store) and store.link.used == 0
 
 
 def test_a_copy_that_failed_is_made_again():
     network, expected = Net(), Net()(X)
     store = store_of(network, 0)
-    send, failures = store._link.send, [OSError("the disk is gone")]
+    send, failures = store.link.send, [OSError("the disk is gone")]
 
     def failing(unit, slot):
         if failures:
@@ -217,7 +217,7 @@ def test_a_copy_that_failed_is_made_again():
 
     with store.use():
         network(X)
-        store._link.send = failing
+        store.link.send = failing
         with pytest.raises(OSError, match="disk"):
             network(X)
         assert torch.equal(network(X), expected)
@@ -272,13 +272,13 @@ def test_a_full_card_is_told_in_many_ways(error):
             left.pop()
             raise error
 
-    network.blocks[1].during, slot = fail, store._link.slot
+    network.blocks[1].during, slot = fail, store.link.slot
     with store.use():
         assert torch.equal(network(X), expected)
-    store._link.slot = lambda nbytes: fail() or slot(nbytes)
+    store.link.slot = lambda nbytes: fail() or slot(nbytes)
     left.append(1)
     store.set_budget(None)
-    assert store.card_bytes == store._link.used < store.wanted_bytes
+    assert store.card_bytes == store.link.used < store.wanted_bytes
     store.set_budget(REST + 5 * BLOCK)
     left.append(1)
     with store.use():
@@ -309,14 +309,14 @@ def test_any_capacity_that_holds_a_block_is_enough(capacity, budget, caplog):
         with store.use() as network:
             for _ in range(2):
                 assert torch.equal(network(X), expected)
-        assert store.card_bytes == store._link.used
+        assert store.card_bytes == store.link.used
 
 
 def test_what_cannot_fit_is_said(caplog):
     store = store_of(Net(), None, capacity=REST + BLOCK - 1)
     with pytest.raises(torch.OutOfMemoryError, match="too little memory"), store.use() as network:
         network(X)
-    assert store.card_bytes == store._link.used == 0 and at_home(store)
+    assert store.card_bytes == store.link.used == 0 and at_home(store)
 
 
 # ------------------------------------------------------------------------------------------------------ the networks
@@ -382,7 +382,7 @@ def test_every_network_streams_bit_for_bit(models, name, unit):
     with store.use():
         for _ in range(2):
             assert equal(network(*inputs), expected)
-    assert set(store._link.sent) == set(store._partition.ranked)
+    assert set(store.link.sent) == set(store.partition.ranked)
 
 
 @pytest.mark.parametrize("name, unit", [*((name, "block") for name in INPUTS), ("transformer", "part")])
@@ -406,11 +406,11 @@ def test_every_block_can_be_run_again(models, name, unit, monkeypatch):
     store = store_of(network)
     store.stream_by(unit)
     monkeypatch.setattr(store, "_give_way", lambda: True)
-    for block in store._partition.modules:
+    for block in store.partition.modules:
         block.forward = failing_once(block.forward)
     with store.use():
         assert equal(network(*inputs), expected)
-    assert len(failed) == len(store._partition.modules)
+    assert len(failed) == len(store.partition.modules)
 
 
 def test_a_network_that_is_dropped_is_freed():

@@ -121,9 +121,9 @@ def test_a_step_loads_every_unit_once_whatever_the_passes(network, unit, units, 
     store.set_budget(0)
     with store.use():
         for _ in range(2):
-            store._link.sent.clear()
+            store.link.sent.clear()
             assert equal(step(network, PASSES[:passes]), expected)
-        assert len(store._link.sent) == units
+        assert len(store.link.sent) == units
 
 
 @pytest.mark.parametrize("absent, parts, levels", [("video", 3, 2), ("audio", 3, 2), (None, 8, 8)])
@@ -134,9 +134,9 @@ def test_parts_that_nobody_needs_are_not_loaded(network, absent, parts, levels):
     store.set_budget(0)
     with store.use():
         for _ in range(3):
-            store._link.sent.clear()
+            store.link.sent.clear()
             step(network, given)
-    assert len(store._link.sent) == levels + parts * LAYERS
+    assert len(store.link.sent) == levels + parts * LAYERS
 
 
 def test_the_unit_may_change_between_uses(network):
@@ -189,12 +189,12 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
         with store.use():
             for _ in range(2):
                 if kind == "late":
-                    store._link.sent.clear()
+                    store.link.sent.clear()
                 assert equal(step(network, passes), expected(len(passes), patched))
-            streamed = [unit for unit in store._partition.units if unit.place is None]
+            streamed = [unit for unit in store.partition.units if unit.place is None]
             assert store.card_bytes <= max(store.budget or 10**9, store.rest_bytes + store.ring_bytes)
             if kind == "late" and sum(unit.nbytes for unit in streamed) > 2 * store.ring_bytes:
-                assert sorted(map(id, store._link.sent)) == sorted(map(id, streamed))
+                assert sorted(map(id, store.link.sent)) == sorted(map(id, streamed))
     store.release()
     assert store.card_bytes == 0
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), mapped(path).parameters()))
@@ -232,9 +232,9 @@ def test_other_changes_bring_only_what_they_concern(network):
 
     def brought(changes) -> int:
         store.patch(Changes(changes))
-        sent[:] = store._link.sent
+        sent[:] = store.link.sent
         with store.use():
-            return len(store._link.sent) - len(sent)
+            return len(store.link.sent) - len(sent)
 
     assert brought({}) == 1 + LAYERS
     first = {"blocks.1.video.self_attn.q.weight": torch.Tensor.zero_}
@@ -348,7 +348,7 @@ def test_running_out_of_memory_at_any_time_changes_nothing(path, network, monkey
         for _ in range(5):
             assert equal(step(network), expected)
     assert not left
-    assert store.card_bytes == store._link.used
+    assert store.card_bytes == store.link.used
 
 
 @pytest.mark.parametrize("unit", ["block", "part"])
@@ -359,12 +359,12 @@ def test_any_capacity_that_holds_the_rest_and_a_part_is_enough(network, unit, sh
     store = Store(network, "cpu", link=Device())
     store.stream_by("part")
     least = store.rest_bytes + max(store.unit_bytes)
-    store._link.capacity = least + int(share * (store.wanted_bytes - least)) if share > 0.2 else least
+    store.link.capacity = least + int(share * (store.wanted_bytes - least)) if share > 0.2 else least
     store.stream_by(unit)
     store.set_budget(None)
     with store.use():
         assert equal(step(network), expected)
-    assert store.card_bytes == store._link.used
+    assert store.card_bytes == store.link.used
 
 
 # -------------------------------------------------------------------------------------------------------------- a card

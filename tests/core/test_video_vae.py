@@ -13,15 +13,7 @@ from torch.testing import assert_close
 
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
 from ltx2_core.errors import CheckpointError, SettingError
-from ltx2_core.video_vae import (
-    DecoderInput,
-    Tiling,
-    VideoDecoder,
-    VideoEncoder,
-    VideoVAEConfig,
-    encode_stream,
-    layers,
-)
+from ltx2_core.video_vae import DecoderInput, Tiling, VideoDecoder, VideoEncoder, VideoVAEConfig, encode_stream, layers
 from ltx2_core.video_vae.config import ResampleConfig
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
 from ltx2_core.video_vae.tiling import (

@@ -25,7 +25,7 @@ REACH = 50.0  # weights down to exp(-MARGIN - 50), times values of 1e-6, are far
 
 
 def is_fast() -> bool:
-    """Whether oneDNN multiplies in bfloat16 here and PyTorch's own attention does not, as on AMD from Zen 4 on.
+    """Return whether oneDNN multiplies in bfloat16 here, and PyTorch's attention does not: on AMD from Zen 4 on.
 
     That asks MKL, which has such products for Intel's processors alone; where there is AMX, it takes that itself.
     """

@@ -33,7 +33,7 @@ def multiply_plainly(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the GELU, in its tanh form, of a linear layer."""
+    """Return the GELU, in its tanh form, of x (..., D) times ``weight`` (D', D), plus ``bias``."""
     return gelu_(F.linear(x, weight, bias))
 
 
