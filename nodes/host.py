@@ -40,6 +40,7 @@ from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named
 from ..ltx2_core.pipeline.messages import Messages, Wishes
 from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.pipeline.precision import clean_inference
 from ..ltx2_core.pipeline.sketch import as_image
 
 log = logging.getLogger("ltx2-av")
@@ -258,7 +259,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(owner: type, **values: Any) -> Any:
         messages = _begin_messages()
         try:
-            with stoppable(mm.throw_exception_if_processing_interrupted):
+            with stoppable(mm.throw_exception_if_processing_interrupted), clean_inference():
                 return method(owner, **values)
         except LTX2Error as error:
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path

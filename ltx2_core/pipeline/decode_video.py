@@ -24,7 +24,7 @@ from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
-from .precision import widen
+from .precision import clean_inference, widen
 from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 
 
@@ -170,7 +170,7 @@ class DecodeVideo(Stage):
             return "Frames are decoded all at once."
         return f"Frames are decoded in tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames."
 
-    @torch.inference_mode()  # of a generator: only while it makes a chunk, not while the caller looks at it
+    @clean_inference()  # of a generator: only while it makes a chunk, not while the caller looks at it
     def run(
         self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
     ) -> Iterator[Tensor]:

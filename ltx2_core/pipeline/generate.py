@@ -8,8 +8,6 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
@@ -26,6 +24,7 @@ from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .long import Script
 from .plan import plan_stages
+from .precision import clean_inference
 from .stage import Engine, Events
 from .stages import Stages
 from .takes import Take
@@ -64,6 +63,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
     return run_batch(models, request, engine, events)[0]
 
 
+@clean_inference()
 def run_batch(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> list[Clip]:
     """Make the clips that ``request`` asks for, as many as its batch size says.
 
@@ -78,14 +78,14 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     return run_complete(models, complete, engine)
 
 
-@torch.inference_mode()
+@clean_inference()
 def settled(models: Models, request: Request, events: Events = Events()) -> CompleteRequest:
     """Return the request with nothing left open: its prompt made longer, its length said by it, if asked."""
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     return completed(models, request)
 
 
-@torch.inference_mode()
+@clean_inference()
 def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> list[Clip]:
     """Make the clips of a request in which nothing is open."""
     request = complete.request
