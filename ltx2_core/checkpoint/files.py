@@ -30,7 +30,7 @@ from ..quantization import (
     stored_weights,
 )
 from .contents import START_BYTES, describe_start
-from .entries import MARKER, Entry, check_places, contradiction, marker_entry
+from .entries import MARKER, Entry, check_count, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
 from .gguf_tokenizer import tokenizer_inside
@@ -350,15 +350,17 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
         start = file.read(START_BYTES)
         length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
+            what = describe_start(start)
             raise CheckpointError(
-                f"{called(path)} is not a safetensors file {describe_start(start)}".rstrip()
-                + "; LTX-2 weights are read from .safetensors and .gguf files only."
+                f"{called(path)} is neither a safetensors nor a GGUF file{', ' if what else ''}{what}; LTX-2 weights "
+                "are read from .safetensors and .gguf files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
         raise _incomplete(path, size, 8 + length)
     title = f"The header of {called(path)}"
-    header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
+    check_count(text.count(b'"data_offsets"'), "tensors", called(path))  # before Python makes objects of them
+    header = parse_json(text, title, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
     entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
     end = check_places(entries, title)
@@ -426,7 +428,7 @@ def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], f
     if stated is None:
         return {}
     title = f"_quantization_metadata in the header of {file}"
-    layers = Fields(parse_json(stated, title, largest=_LONGEST_HEADER), title).section("layers")
+    layers = Fields(parse_json(stated, title), title).section("layers")
     markers = {}
     for layer in layers.content:
         marker = layers.content[layer]

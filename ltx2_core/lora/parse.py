@@ -42,7 +42,7 @@ _LIGHT = "hdr_transform", "use_hdr_transform"
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
 # Far above those of any LoRA of LTX-2, so that a file cannot keep the program busy without an end.
-_MOST_TENSORS, _LONGEST_NAME, _LARGEST_ALPHA = 50_000, 300, 1e6
+_LONGEST_NAME, _LARGEST_ALPHA = 300, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,12 +311,8 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
 
     ``find`` knows the layers that are looked for: those of LTX-2, or with ``find_text_parameter`` those of Gemma.
 
-    Raises CheckpointError for more tensors than a LoRA of LTX-2 may have, and for settings that cannot be.
+    Raises CheckpointError for settings that cannot be.
     """
-    if len(file.entries) > _MOST_TENSORS:
-        raise CheckpointError(
-            f"{file.path.name} has {len(file.entries):,} tensors; files of LTX-2 have at most {_MOST_TENSORS:,}."
-        )
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = {key for key in file.entries if not is_file_marker(key)}

@@ -192,6 +192,21 @@ def test_a_header_of_odd_length_is_read_with_its_numbers_where_they_are(tmp_path
     assert all(torch.equal(file.get(key), value) for key, value in tensors.items())
 
 
+def test_a_header_without_an_end_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path, entry = tmp_path / "many.safetensors", b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(entry % number for number in range(50_001)) + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(CheckpointError, match="50,001 tensors; files of LTX-2 have at most 50,000"):
+        open_lora(path)
+    path.write_bytes(struct.pack("<Q", 2**24 + 1) + b"{" + b" " * 2**24)
+    with pytest.raises(CheckpointError, match=r"header of many\.safetensors has 16,777,217 bytes, at most 16,777,216"):
+        open_lora(path)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 50_001, 0) + bytes(50_001 * 25))
+    with pytest.raises(CheckpointError, match="50,001 tensors; files of LTX-2 have at most 50,000"):
+        open_lora(path)
+
+
 @pytest.mark.parametrize("config", ["[1]", "3", '"x"', '{"vae": 3}', '{"transformer": [1]}'])
 def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_path, config, capsys):
     path = tmp_path / "x.safetensors"
@@ -235,14 +250,20 @@ def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_pla
         ("x.safetensors", b"", "empty"),
         ("x.safetensors", bytes(1000), "begins with zeros, as a download does that is not complete"),
         ("x.safetensors", b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        ("x.safetensors", b"\xef\xbb\xbf<html>", "a web page"),
         ("x.gguf", b"Entry not found", "a text"),
+        ("x.gguf", b"Invalid", "a text"),
+        ("x.safetensors", b"# xet version 0\nfilesize = 1\n", "a pointer"),
+        ("._x.safetensors", b"\0\5\x16\7\0\2\0\0Mac OS X", "what macOS notes"),
         ("config.json", b'{"model_type": "gemma3"}', "a text"),
         ("x.safetensors.gz", b"\x1f\x8b\x08" + bytes(100), "a packed archive"),
     ],
 )
 def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path, name, content, called):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"{name} is not a safetensors file but {called}"):
+    with pytest.raises(
+        CheckpointError, match=rf"{re.escape(name)} is neither a safetensors nor a GGUF file, but {called}"
+    ):
         inspect(tmp_path / name)
 
 
