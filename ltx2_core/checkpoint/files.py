@@ -1,6 +1,7 @@
 """A safetensors or GGUF file: its header at once, its tensors when asked for."""
 
 import math
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
-from ..errors import CheckpointError, MissingFileError, UnreadableFileError
+from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
@@ -62,9 +63,10 @@ class TensorFile:
     def __init__(self, path: str | Path):
         """Read the header only.
 
-        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
+        Raises MissingFileError, UnreadableFileError, CheckpointError if it is not a whole file of its kind, or
+        SettingError for what is no path.
         """
-        self.path = Path(path)
+        self.path = as_path(path, "The file")
         try:
             _check_regular(self.path)
             self._stamp = file_stamp(self.path)
@@ -271,6 +273,13 @@ class TensorFile:
             f"{called(self.path)} was written anew while it was in use, and is not what it was when it was opened: "
             "start again with the new file, when it is complete."
         )
+
+
+def as_path(given: object, what: str) -> Path:
+    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
+    if not isinstance(given, (str, os.PathLike)) or not str(given):
+        raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
+    return Path(given)
 
 
 def called(path: Path) -> str:

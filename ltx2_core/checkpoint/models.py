@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from os.path import isdir  # which is no error for a path that cannot be
@@ -11,14 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, SettingError, counted
-from ..errors.foreign import Fields
+from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile, called
+from .files import TensorFile, as_path, called
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
@@ -292,12 +292,17 @@ def open_models(
     Raises:
         MissingFileError: A file is not there.
         CheckpointError: A file is not what it has to be.
+        SettingError: Something is no path, or ``distilled`` is neither of its values.
     """
+    if distilled not in (None, True, False):
+        raise SettingError(f"distilled is {shown(distilled)}; True, False or None was expected.")
     if checkpoint == "miniature":
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
-    paths = [Path(each) for each in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
-    own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
-    chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
+    several: Collection[object] = checkpoint if isinstance(checkpoint, Collection) and checkpoint else [checkpoint]
+    paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if isinstance(checkpoint, str) else several)]
+    own = [("video_vae", video_vae, VIDEO_VAE), ("audio_vae", audio_vae, AUDIO_VAE)]
+    given = [(as_path(path, name), names) for name, path, names in own if path is not None]
+    chosen = [(file, names) for path, names in given for file in _open_all([path])]
     files = _open_all(paths)
     encoder = _encoder(paths, files, text_encoder)
     return Models(_parts(files, encoder), encoder, chosen, distilled)
@@ -327,7 +332,7 @@ def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...]
 def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: str | Path | None) -> Path | None:
     """Gemma as it was given, else the one among the files, else that of a folder of diffusers."""
     if text_encoder is not None:
-        return Path(text_encoder)
+        return as_path(text_encoder, "text_encoder")
     among = [file.path for file in files if find_kind(file.entries) is not None]
     return next(iter([*among, *(path for each in paths if (path := each / GEMMA).is_dir())]), None)
 

@@ -18,7 +18,7 @@ from ..quantization import check_library, install_quantized_layers, is_file_mark
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant
 from .contents import tell_contents
-from .files import TensorFile, read_file, read_json
+from .files import TensorFile, as_path, read_file, read_json
 from .folders import ShardedFile, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
@@ -263,7 +263,7 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
 
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
-    path = Path(path)
+    path = as_path(path, "The text encoder")
     files = weight_files(path, "Gemma's weights") if isdir(path) else shards_of(path)
     shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}

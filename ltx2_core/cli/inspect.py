@@ -6,7 +6,7 @@ from pathlib import Path
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
 from ..checkpoint.duration_head import is_duration_head
-from ..checkpoint.files import TensorFile
+from ..checkpoint.files import TensorFile, as_path
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
@@ -47,7 +47,7 @@ def inspect(path: str | Path) -> str:
     Of a clip, a latent, a sound, a picture or a folder of frames: what it says of how it was made. Raises
     MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
-    path = Path(path)
+    path = as_path(path, "The file")
     if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
         return describe_tags(path)
     if path.is_dir():

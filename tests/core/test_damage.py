@@ -32,6 +32,7 @@ from ltx2_core.errors import (
     MediaError,
     NotANumberError,
     OutOfMemoryError,
+    SettingError,
     UnreadableFileError,
     is_out_of_memory,
     memory_told,
@@ -283,6 +284,16 @@ def test_a_path_that_cannot_be_is_one_sentence():
     for opened in (open_models, open_text_encoder, open_lora):
         with pytest.raises(UnreadableFileError, match="name too long"):
             opened("x" * 300)
+
+
+@pytest.mark.parametrize("given", [None, 5, [], "", b"x", ["a.safetensors", None]])
+def test_what_is_no_path_is_one_sentence(given):
+    for opened in (open_models, open_text_encoder, open_lora, inspect):
+        if given != ["a.safetensors", None] or opened is open_models:
+            with pytest.raises(SettingError, match="; the path of a file or of a folder was expected"):
+                opened(given)
+    with pytest.raises(SettingError, match="distilled is 'no'; True, False or None was expected"):
+        open_models("miniature", distilled="no")
 
 
 @pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])
