@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 
 from ..errors import CheckpointError, SettingError
-from ..quantization import cast, check_stored, install_quantized_layers, use_scaled_products, wants_exact_products
+from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
 from .components import ComponentNetwork
 from .files import called
 from .loading import load_strict, shorten_list
@@ -70,7 +70,7 @@ def _refuse_unknown(models: Models, source: Source, title: str) -> None:
     unknown = [key for key in models.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
     if unknown:
         try:
-            check_stored(source.file.outlines(unknown))
+            source.file.check_unknown(unknown)
         except CheckpointError as error:
             raise CheckpointError(f"{called(source.file.path)}: {error}") from None
         raise CheckpointError(

@@ -21,6 +21,7 @@ from ..quantization import (
     READABLE_BLOCKS,
     Format,
     StoredWeight,
+    check_stored,
     expand_blocks,
     expand_stored,
     find_format,
@@ -155,6 +156,20 @@ class TensorFile:
             self._outlines[key] = outline
         return outline
 
+    def check_unknown(self, unknown: Iterable[str]) -> None:
+        """Refuse, from the header alone, tensors that nobody knows because of the format of weights.
+
+        Args:
+            unknown: Their names; what they stand beside is looked at, too.
+
+        Raises:
+            CheckpointError: Names the first weight that is in a format that cannot be read.
+        """
+        keys = dict.fromkeys(unknown)
+        weights = dict.fromkeys(weight for key in keys if (weight := weight_beside(key)) in self.entries)
+        beside = (key for weight in weights for key in self.with_companions(weight))
+        check_stored(self.outlines([*keys, *beside]))
+
     def _stored(self, key: str) -> StoredWeight:
         return stored_weights(self.outlines(self.with_companions(key)))[key]
 
@@ -177,7 +192,8 @@ class TensorFile:
         entry = self.entries[key]
         if entry.dtype not in (READABLE_BLOCKS if entry.expands else DTYPES):
             raise CheckpointError(
-                f"{called(self.path)} stores {key} as {entry.dtype}, which this version of the pack cannot read."
+                f"{called(self.path)} stores {key} as {entry.dtype}, which this version of the pack cannot read; "
+                "choose a file in another format."
             )
         return torch.float32 if entry.expands else DTYPES[entry.dtype]
 
@@ -280,6 +296,11 @@ def as_path(given: object, what: str) -> Path:
     if not isinstance(given, (str, os.PathLike)) or not str(given):
         raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
     return Path(given)
+
+
+def weight_beside(key: str) -> str:
+    """Return the name of the weight that a tensor, whatever it is, would belong to."""
+    return f"{key.rpartition('.')[0]}.weight"
 
 
 def called(path: Path) -> str:

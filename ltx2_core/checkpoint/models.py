@@ -388,7 +388,7 @@ def sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
 def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
     """Whether tensors are unknown because of a format that we do not read, which has a sentence of its own."""
     try:
-        check_stored(file.outlines(unknown))
+        file.check_unknown(unknown)
     except CheckpointError:
         return True
     return False

@@ -4,7 +4,10 @@ README.md, "Text encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir  # which is no error for a path that cannot be
@@ -12,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError, MissingFileError, SettingError
+from ..errors import CheckpointError, LTX2Error, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
-from ..quantization import check_library, install_quantized_layers, is_file_marker, split_companion
+from ..quantization import check_library, check_stored, install_quantized_layers, is_file_marker, split_companion
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant
 from .contents import tell_contents
-from .files import TensorFile, as_path, read_file, read_json
+from .files import TensorFile, as_path, read_file, read_json, weight_beside
 from .folders import ShardedFile, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
@@ -96,7 +99,11 @@ class TextEncoderFiles:
 
     @cached_property
     def names(self) -> dict[str, tuple[TensorFile, str]]:
-        """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
+        """Our name of every tensor of the text model, and where it lies.
+
+        CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
+        """
+        _check_library_folder(self.folder)
         names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
@@ -106,7 +113,7 @@ class TextEncoderFiles:
             elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
                 unknown.append(key)
         if unknown:
-            self._check_library(unknown)
+            self._check_unknown(unknown)
             if sibling := next((title for mark, title in _SIBLINGS.items() if any(mark in key for key in unknown)), ""):
                 raise CheckpointError(
                     f"{self.path.name} is {sibling}, which is not read here, neither for prompts nor to enhance them: "
@@ -118,9 +125,21 @@ class TextEncoderFiles:
             )
         return names
 
-    def _check_library(self, unknown: Collection[str]) -> None:
-        try:
+    def _check_unknown(self, unknown: Collection[str]) -> None:
+        with self.named():
             check_library(unknown)
+            self.whole.check_unknown(key for key in unknown if weight_beside(key) in self.whole.entries)
+
+    def check_stored(self) -> None:
+        """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""
+        with self.named():
+            check_stored(self.whole.outlines(key for _, key in self.names.values()))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Begin errors within with the name of the file."""
+        try:
+            yield
         except CheckpointError as error:
             raise CheckpointError(f"{self.path.name}: {error}") from None
 
@@ -274,6 +293,22 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
 
 
+def _check_library_folder(folder: Path) -> None:
+    """CheckpointError if the settings in ``folder`` say that its weights are in four bits of ModelOpt, or in its mxfp8:
+    their tensors have the names and shapes of ComfyUI's, and their numbers and scales lie in another order."""
+    for name in ("config.json", "hf_quant_config.json"):
+        try:
+            stated = json.dumps(read_json(folder / name)) if (folder / name).is_file() else ""
+        except LTX2Error:  # which whoever needs it tells
+            continue
+        if "modelopt" in stated and re.search(r'"quant_algo": "[^"]*(?:FP4|MXFP8)', stated):
+            raise CheckpointError(
+                f"{folder / name} says that the weights are stored in NVFP4 or MXFP8 by NVIDIA's ModelOpt, whose "
+                "numbers lie in another order than those of ComfyUI's files: choose the text encoder in another "
+                "format, or as such a file."
+            )
+
+
 def find_kind(keys: Collection[str]) -> tuple[EncoderKind, str] | None:
     """Return which encoder has tensors of these names, and their prefix; None if it is none of ENCODERS."""
     return next(((kind, prefix) for kind in ENCODERS if (prefix := kind.prefix_in(keys)) is not None), None)
@@ -295,10 +330,8 @@ def build_text_encoder(
     with unfilled():
         encoder = files.config.build()
     state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
-    try:
+    with files.named():
         install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
-    except CheckpointError as error:
-        raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
 

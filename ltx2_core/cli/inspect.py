@@ -18,7 +18,6 @@ from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts
 from ..pipeline.takes import KIND, load_take
-from ..quantization import check_stored
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
 
@@ -127,7 +126,7 @@ def problems_of(models: Models) -> list[str]:
     problems = dict[str, None]()
     for file in models.files:
         try:
-            check_stored(file.outlines(models.unknown(file)))
+            file.check_unknown(models.unknown(file))
         except CheckpointError as error:
             return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
     for name in models.sources:
@@ -154,13 +153,15 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     except MissingFileError:
         tokenizer = "WITHOUT tokenizer: put tokenizer.json beside it"
     size = f"{config.layers} layers of width {config.width}"
-    return "\n".join(
-        [
-            f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
-            f"  text_encoder     {_summary(files)}",
-            f"  needs: a checkpoint; {files.kind.needed}",
-        ]
-    )
+    lines = [
+        f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
+        f"  text_encoder     {_summary(files)}",
+    ]
+    try:
+        files.check_stored()
+    except CheckpointError as error:
+        lines.append(f"  cannot be read   {error}")
+    return "\n".join([*lines, f"  needs: a checkpoint; {files.kind.needed}"])
 
 
 def _summary(stored: Source | TextEncoderFiles) -> str:

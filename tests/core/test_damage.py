@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.checkpoint import TensorFile, build, loading, open_models
+from ltx2_core.checkpoint.convert import convert
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.versions import version_of
 from ltx2_core.cli import commands, main
@@ -403,6 +405,46 @@ def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(w
     save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
     assert said in told(lambda: inspect(path))
     assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+@pytest.mark.parametrize(
+    ("beside", "dtype", "said"),
+    [
+        (("scale", "zero_point"), torch.uint8, "weight is stored as uint8"),  # SDNQ
+        (("svd_up", "svd_down", "scale"), torch.int8, "SDNQ"),
+        (("scales", "biases"), torch.uint32, "weight as U32"),  # MLX
+        (("weight_scales",), torch.int8, "weight is stored as int8"),  # EETQ
+        (("weight_scale",), torch.int8, "int8 without a marker"),  # compressed-tensors
+    ],
+)
+def test_what_other_libraries_store_is_called_so_by_inspect_too(whole, tmp_path, beside, dtype, said):
+    path, one = tmp_path / "x.safetensors", torch.ones(1)
+    for source, key in (
+        (whole.checkpoint, "model.diffusion_model.transformer_blocks.0.attn1.to_q.weight"),
+        (whole.gemma_file, "model.layers.0.self_attn.q_proj.weight"),
+    ):
+        tensors, module = load_file(source), key.removesuffix("weight")
+        changed = {key: tensors[key].to(dtype)} | {f"{module}{suffix}": one.clone() for suffix in beside}
+        save_file(tensors | changed, path, TensorFile(source).metadata)
+        assert said in told(lambda: inspect(path))
+        if source == whole.checkpoint:
+            assert said in told(lambda: build(open_models(path), "transformer"))
+        else:
+            assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tmp_path):
+    """They have the names and shapes of ComfyUI's nvfp4, and nothing in them tells their other order."""
+    shutil.copytree(whole.gemma, tmp_path / "gemma")
+    open_text_encoder(tmp_path / "gemma").check_stored()
+    settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
+    for path in (tmp_path / "gemma", tmp_path / "gemma" / "model.safetensors"):
+        assert "by NVIDIA's ModelOpt" in told(lambda path=path: inspect(path))
+        assert "by NVIDIA's ModelOpt" in told(lambda path=path: convert(path, tmp_path / "new.safetensors", "bf16"))
+    settings["quantization"]["quant_algo"] = "FP8"
+    (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
+    open_text_encoder(tmp_path / "gemma").check_stored()
 
 
 def told(ask) -> str:
