@@ -25,6 +25,15 @@ FULL = "transformer_full"  # the dev model of 2.5, beside the distilled one in `
 
 GGUF = ".gguf"
 
+# What may lie in a folder without safetensors files, and what to do then.
+_PICKLE = "{file} there is a pickle, which is not read: download the .safetensors files"
+_INSTEAD = {
+    "[!.]*.gguf": "choose the file {file} in it",
+    "*/[!.]*.safetensors": "choose the folder {folder} in it",
+    "snapshots/*/[!.]*.safetensors": "choose the folder {folder} in it",
+    **{f"[!.]*.{end}": _PICKLE for end in ("bin", "pt", "pth", "ckpt")},
+}
+
 
 class ShardedFile(TensorFile):
     """Several files that are one: each holds some of the tensors."""
@@ -88,8 +97,17 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
         return files
     files = sorted(folder.glob("[!.]*.safetensors"))  # macOS leaves hidden ones
     if not files:
-        raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
+        raise MissingFileError(f"No .safetensors file is in {folder}; {_instead_in(folder, whose)}.")
     return sorted({shard for file in files for shard in shards_of(file)})
+
+
+def _instead_in(folder: Path, whose: str) -> str:
+    """What to choose in place of a folder that has no safetensors files itself."""
+    for pattern, advice in _INSTEAD.items():
+        found = next((path for path in sorted(folder.glob(pattern)) if "mmproj" not in path.name), None)
+        if found is not None:
+            return advice.format(file=found.relative_to(folder), folder=found.parent.relative_to(folder))
+    return f"choose the folder with {whose}"
 
 
 def is_shard(name: str) -> bool:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
@@ -285,6 +286,24 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert all(word in said for word in ("transformer", "video_connector", "vocoder", "audio_decoder"))
     alone = inspect(folder / "audio_vae")
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("mmproj.gguf", "gemma-Q4_K_M.gguf"), "choose the file gemma-Q4_K_M.gguf in it"),
+        (("._x.gguf", "gemma/model.safetensors"), "choose the folder gemma in it"),
+        (("snapshots/0f/model.safetensors", "config.json"), "choose the folder snapshots.0f in it"),
+        (("pytorch_model.bin",), "pytorch_model.bin there is a pickle"),
+        ((), "choose the folder with Gemma's weights"),
+    ],
+)
+def test_a_folder_without_safetensors_says_what_to_choose_in_it(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(MissingFileError, match=said):
+        open_text_encoder(tmp_path)
 
 
 def test_a_folder_without_weights_is_told(tmp_path):
