@@ -231,6 +231,7 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         ("vocoder", ("vocoder", "upsample_kernel_sizes", 0), 12),
         ("vocoder", ("bwe", "hop_length"), 81),
         ("transformer", ("num_layers",), 10**6),
+        ("transformer", ("use_prompt_adaln_single",), False),
         ("vae", ("decoder_base_channels",), 16),
     ],
 )
