@@ -26,6 +26,7 @@ from .unfilled import uncollected, unfilled
 from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
+_NAMED_OTHERWISE = "is of the LTX family, under names or of a generation that are not known here: take an official file"
 
 MINIATURE = Path(__file__).parent.parent / "mini"
 
@@ -124,9 +125,9 @@ class Models:
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
             return  # which ``_one_version`` tells
         raise CheckpointError(
-            f"{_name(file)} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
-            f"{len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong nowhere, such as "
-            f"{shorten_list(sorted(unknown)[:1])}; leave it out here."
+            f"{_name(file)} {_NAMED_OTHERWISE if what == LTX_PART else what or 'holds nothing of LTX-2 that we know'}. "
+            f"As a part of the model it has {len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong "
+            f"nowhere, such as {shorten_list(sorted(unknown)[:1])}; leave it out here."
         )
 
     def _log_choice(self, left_out: dict[str, list[str]]) -> None:

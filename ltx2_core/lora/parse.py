@@ -26,6 +26,7 @@ from .patterns import LayerPatterns
 FindParameter = Callable[[str], tuple[str, str] | None]
 
 _PEFT_FILE = "adapter_model.safetensors"
+_CHANGE_MODEL = ("pissa", "corda", "olora", "lora_ga", "loftq")  # ways in which PEFT begins, as their names begin
 
 _log = logging.getLogger(__name__)
 
@@ -363,6 +364,11 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     # diffusers puts the name of the network in front.
     settings = {name.removeprefix("transformer."): value for name, value in found.items() if value is not None}
     fields = Fields(settings, title)
+    if (began := str(settings.get("init_lora_weights"))).lower().startswith(_CHANGE_MODEL):
+        raise CheckpointError(
+            f"{title} say init_lora_weights = {shown(began)}: that changes the model itself before the training, and "
+            "the file alone does not say how. Save it as a plain LoRA (PEFT: path_initial_model_for_weight_conversion)."
+        )
     fields.whole("r", 1)
     fields.flag("use_rslora", False)
     for name in ("lora_alpha", "alpha"):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
+from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
 from ltx2_core.checkpoint.versions import VERSIONS
@@ -63,6 +64,17 @@ def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path,
     models = open_models(bare)
     assert {*models.sources} == {*components} and not models.unknown(models.files[0])
     assert_same(models, open_models(whole[version]), components)
+
+
+def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
+    tensors = {key: value for key, value in load_file(whole["2.3"]).items() if "embeddings_connector" in key}
+    for prefix in ("model.diffusion_model.", "diffusion_model.", "transformer.", ""):
+        path = tmp_path / "connectors.safetensors"
+        save_file({key.replace("model.diffusion_model.", prefix, 1): value for key, value in tensors.items()}, path)
+        assert {*dict(sources_in(TensorFile(path)))} == {"video_connector", "audio_connector"}
+    save_file({key.replace("model.", "net.", 1): value for key, value in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="under names or of a generation that are not known here"):
+        open_models([whole["2.3"], path])
 
 
 @pytest.mark.parametrize("first, second", [("audio_vae", "video_vae"), ("video_vae", "audio_vae")])
