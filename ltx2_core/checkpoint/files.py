@@ -364,6 +364,11 @@ def _check_regular(path: Path) -> None:
             inside = f", such as {found.name} in it" if (found := next(path.glob("[!.]*.safetensors"), None)) else ""
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
+    if os.path.exists(control := f"{path}.aria2"):  # which is no error for a path that cannot be
+        raise CheckpointError(
+            f"{called(path)} is still being downloaded, as {os.path.basename(control)} beside it says, so pieces of it "
+            "may be missing: wait for it, or remove that note if the file came from elsewhere."
+        )
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
