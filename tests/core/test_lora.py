@@ -79,6 +79,10 @@ NAMINGS = {
     "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
     "compiled": lambda name: f"base_model.model._orig_mod.{name}",
     "blocks compiled": lambda name: "dit." + re.sub(r"(_blocks\.\d+\.)", r"\1_orig_mod.", name),
+    "wrapped": lambda name: (
+        "dit._fsdp_wrapped_module."
+        + re.sub(r"(_blocks\.\d+\.)", r"\1_fsdp_wrapped_module._checkpoint_wrapped_module.", name)
+    ),
     "ltx-core": lambda name: f"velocity_model.{name}",
     "shared by processes": lambda name: f"module.{diffusers_name(name)}",
 }
