@@ -4,7 +4,8 @@ import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -296,6 +297,17 @@ def as_path(given: object, what: str) -> Path:
     if not isinstance(given, (str, os.PathLike)) or not str(given):
         raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
     return Path(given)
+
+
+@contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Begin every CheckpointError within with the ``name`` of a file, unless it says that itself."""
+    try:
+        yield
+    except CheckpointError as error:
+        if name in str(error):
+            raise
+        raise CheckpointError(f"{name}: {error}") from None
 
 
 def weight_beside(key: str) -> str:

@@ -18,7 +18,7 @@ from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile, as_path, called
+from .files import TensorFile, as_path, called, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
@@ -171,18 +171,20 @@ class Models:
         """Make the network (nn.Module) of component ``name`` without weights, on the meta device.
 
         Raises CheckpointError if no file holds it, if its config describes nothing that can be made, or if the headers
-        show that tensors are missing, stored otherwise, or of other shapes.
+        show that tensors are missing, unknown, stored otherwise, or of other shapes.
         """
         source = self.source(name)
         title = f"The {name.replace('_', ' ')} in {_name(source.file)}"
+        self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
-            check_stored(source.file.outlines(source.names.values()))
-            with unfilled():
-                network = source.variant.build(config, shapes)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from None
+            with named_errors(file):
+                check_stored(source.file.outlines(source.names.values()))
+                with unfilled():
+                    network = source.variant.build(config, shapes)
+        except CheckpointError:
+            raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
@@ -195,6 +197,20 @@ class Models:
         if odd := {name: shape for name, shape in found.items() if wanted.get(name) != shape}:  # buffers among them
             check_shapes(network, odd, title, source.variant.official)
         return network
+
+    def _refuse_unknown(self, source: Source, title: str) -> None:
+        """CheckpointError if the file has tensors under a component's prefix that no component knows."""
+        names = source.file.official_names
+        prefix = source.variant.prefix_in(names)
+        is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's
+        unknown = [key for key in self.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
+        if not unknown:
+            return
+        with named_errors(_name(source.file)):
+            source.file.check_unknown(unknown)
+        raise CheckpointError(
+            f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
+        )
 
     @property
     def components(self) -> dict[str, bool]:
@@ -411,7 +427,8 @@ def _one_version(files: Sequence[TensorFile]) -> str:
     possible = {_name(file): versions for file in files if (versions := versions_of(file))}
     if not possible:
         for file in files:
-            _check_library(file)
+            with named_errors(_name(file)):
+                check_library(file.entries)
         names = ", ".join(map(_name, files))
         raise CheckpointError(
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
@@ -429,24 +446,14 @@ def versions_of(file: TensorFile) -> tuple[str, ...]:
 
     Raises CheckpointError for a version that this pack does not run, or that the tensors are not of.
     """
-    try:
-        stated, shown = stated_version(file.metadata), possible_versions(file.official_shapes)
-    except CheckpointError as error:
-        raise CheckpointError(f"{_name(file)}: {error}") from None
-    if stated and shown and stated not in shown:
+    with named_errors(_name(file)):
+        stated, possible = stated_version(file.metadata), possible_versions(file.official_shapes)
+    if stated and possible and stated not in possible:
         raise CheckpointError(
-            f"{_name(file)} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
+            f"{_name(file)} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(possible)}; "
             "download it again."
         )
-    return (stated,) if stated else shown
-
-
-def _check_library(file: TensorFile) -> None:
-    """CheckpointError for a file whose weights a library has stored in its own way."""
-    try:
-        check_library(file.entries)
-    except CheckpointError as error:
-        raise CheckpointError(f"{_name(file)}: {error}") from None
+    return (stated,) if stated else possible
 
 
 def check_inside(name: str, *folders: str) -> None:

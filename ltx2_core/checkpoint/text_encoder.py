@@ -6,8 +6,7 @@ A further encoder is one more row of ENCODERS.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir  # which is no error for a path that cannot be
@@ -21,7 +20,7 @@ from ..quantization import check_library, check_stored, install_quantized_layers
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant
 from .contents import tell_contents
-from .files import TensorFile, as_path, read_file, read_json, weight_beside
+from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
 from .folders import ShardedFile, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
@@ -126,22 +125,14 @@ class TextEncoderFiles:
         return names
 
     def _check_unknown(self, unknown: Collection[str]) -> None:
-        with self.named():
+        with named_errors(self.path.name):
             check_library(unknown)
             self.whole.check_unknown(key for key in unknown if weight_beside(key) in self.whole.entries)
 
     def check_stored(self) -> None:
         """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""
-        with self.named():
+        with named_errors(self.path.name):
             check_stored(self.whole.outlines(key for _, key in self.names.values()))
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Begin errors within with the name of the file."""
-        try:
-            yield
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path.name}: {error}") from None
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -329,8 +320,8 @@ def build_text_encoder(
     """
     with unfilled():
         encoder = files.config.build()
-    state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
-    with files.named():
+    with named_errors(files.path.name):
+        state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
         install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder

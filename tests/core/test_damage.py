@@ -428,6 +428,7 @@ def test_what_other_libraries_store_is_called_so_by_inspect_too(whole, tmp_path,
         changed = {key: tensors[key].to(dtype)} | {f"{module}{suffix}": one.clone() for suffix in beside}
         save_file(tensors | changed, path, TensorFile(source).metadata)
         assert said in told(lambda: inspect(path))
+        assert said in told(lambda: convert(path, tmp_path / "new.safetensors", "bf16"))
         if source == whole.checkpoint:
             assert said in told(lambda: build(open_models(path), "transformer"))
         else:
