@@ -128,6 +128,11 @@ class TextEncoderFiles:
         with named_errors(self.path.name):
             check_library(unknown)
             self.whole.check_unknown(key for key in unknown if weight_beside(key) in self.whole.entries)
+        if others := [shard.path.name for shard in self.shards if shard.entries.keys() <= {*unknown}]:
+            raise CheckpointError(
+                f"{self.path} holds files of other models, too, such as {others[0]}: choose the file of "
+                f"{self.kind.title} in it alone, or give that a folder of its own."
+            )
 
     def check_stored(self) -> None:
         """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""

@@ -300,6 +300,15 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
 
 
+def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, tmp_path):
+    (tmp_path / "gemma.safetensors").write_bytes(tiny_files("2.3")[2].read_bytes())
+    save_file({"text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)}, tmp_path / "clip_l.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"files of other models, too, such as clip_l\.safetensors: choose the file"
+    ):
+        _ = open_text_encoder(tmp_path).names
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
