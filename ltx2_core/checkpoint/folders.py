@@ -1,5 +1,6 @@
 """Folders of weights: what Hugging Face's libraries write, and the files that belong together in them."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..errors.foreign import Fields
 from .files import TensorFile, read_json
 from .joined import joined
@@ -83,7 +84,9 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
 
     Raises:
         MissingFileError: There are none, or some are missing.
+        CheckpointError: They are stored in an order that is not read.
     """
+    check_order(folder)
     for index in sorted(folder.glob("[!.]*.safetensors.index.json")):
         fields = Fields(read_json(index), str(index))
         names = set(map(str, fields.section("weight_map").content.values()))
@@ -99,6 +102,22 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; {_instead_in(folder, whose)}.")
     return sorted({shard for file in files for shard in shards_of(file)})
+
+
+def check_order(folder: Path) -> None:
+    """CheckpointError if the settings in ``folder`` say that its weights are in four bits of ModelOpt, or in its mxfp8:
+    their tensors have the names and shapes of ComfyUI's, and their numbers and scales lie in another order."""
+    for name in ("config.json", "hf_quant_config.json"):
+        try:
+            stated = json.dumps(read_json(folder / name)) if (folder / name).is_file() else ""
+        except LTX2Error:  # which whoever needs it tells
+            continue
+        if "modelopt" in stated and re.search(r'"quant_algo": "[^"]*(?:FP4|MXFP8)', stated):
+            raise CheckpointError(
+                f"{folder / name} says that the weights are stored in NVFP4 or MXFP8 by NVIDIA's ModelOpt, whose "
+                "numbers lie in another order than those of ComfyUI's files: choose these weights in another format, "
+                "or in such a file."
+            )
 
 
 def _instead_in(folder: Path, whose: str) -> str:

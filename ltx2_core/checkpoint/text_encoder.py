@@ -4,8 +4,6 @@ README.md, "Text encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-import json
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError, LTX2Error, MissingFileError, SettingError
+from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import check_library, check_stored, install_quantized_layers, is_file_marker, split_companion
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant
 from .contents import tell_contents
 from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
-from .folders import ShardedFile, shards_of, weight_files
+from .folders import ShardedFile, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, PROJECTION, VISION
@@ -102,7 +100,7 @@ class TextEncoderFiles:
 
         CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
         """
-        _check_library_folder(self.folder)
+        check_order(self.folder)
         names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
@@ -287,22 +285,6 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
     titles = " or ".join(kind.title for kind in reversed(ENCODERS))
     needed = ". ".join(kind.needed for kind in reversed(ENCODERS))
     raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
-
-
-def _check_library_folder(folder: Path) -> None:
-    """CheckpointError if the settings in ``folder`` say that its weights are in four bits of ModelOpt, or in its mxfp8:
-    their tensors have the names and shapes of ComfyUI's, and their numbers and scales lie in another order."""
-    for name in ("config.json", "hf_quant_config.json"):
-        try:
-            stated = json.dumps(read_json(folder / name)) if (folder / name).is_file() else ""
-        except LTX2Error:  # which whoever needs it tells
-            continue
-        if "modelopt" in stated and re.search(r'"quant_algo": "[^"]*(?:FP4|MXFP8)', stated):
-            raise CheckpointError(
-                f"{folder / name} says that the weights are stored in NVFP4 or MXFP8 by NVIDIA's ModelOpt, whose "
-                "numbers lie in another order than those of ComfyUI's files: choose the text encoder in another "
-                "format, or as such a file."
-            )
 
 
 def find_kind(keys: Collection[str]) -> tuple[EncoderKind, str] | None:

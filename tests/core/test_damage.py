@@ -444,6 +444,10 @@ def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tm
     for path in (tmp_path / "gemma", tmp_path / "gemma" / "model.safetensors"):
         assert "by NVIDIA's ModelOpt" in told(lambda path=path: inspect(path))
         assert "by NVIDIA's ModelOpt" in told(lambda path=path: convert(path, tmp_path / "new.safetensors", "bf16"))
+    stated = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(stated))
+    assert "by NVIDIA's ModelOpt" in told(lambda: open_models(tmp_path))
     settings["quantization"]["quant_algo"] = "FP8"
     (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
     open_text_encoder(tmp_path / "gemma").check_stored()
