@@ -180,7 +180,7 @@ class AudioSource:
     def __post_init__(self) -> None:
         """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
         check_values("The given sound", self.waveform, SAMPLES)
-        object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
+        object.__setattr__(self, "waveform", mix_down(self.waveform))
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":
