@@ -107,7 +107,10 @@ class VideoSource(Checked):
         return size
 
     def count(self, fps: Fraction) -> int:
-        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        """Return the number of frames at ``fps``.
+
+        Raises MediaError for a file that does not say how long it is, or ends before ``start``.
+        """
         return self.times * self._count(fps)
 
     def _count(self, fps: Fraction) -> int:
@@ -118,8 +121,10 @@ class VideoSource(Checked):
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
-        rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
-        return max(int(rest > 0), floor(rest * fps + Fraction(1, 2)))  # as many as read_video shows
+        if rest <= 0:
+            raise MediaError(f"{name_of(self.source)} has no picture at {self.start:g} s; start earlier.")
+        rest = min(rest, Fraction(self.seconds).limit_denominator(1_000_000)) if self.seconds else rest
+        return max(1, floor(rest * fps + Fraction(1, 2)))  # as many as read_video shows
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.

@@ -371,6 +371,8 @@ def test_loras_over_the_run():
         (syntax.parse_picture, "0:r.png:1.0.0", ["'1.0.0'", "strength"]),
         (syntax.parse_picture, "0:r.png:0,9", ["'0,9'", "strength"]),
         (syntax.parse_picture, "0:r.png:1:99", ["compression is 99", "51"]),
+        (syntax.parse_picture, "1.5:r.png", ["frame", "'1.5'", "whole"]),
+        (syntax.parse_picture, "r.png:strength=1,strength=0", ["strength twice"]),
         (syntax.parse_picture, "0:r.png:0.9:1:3", ["'0:r.png:0.9:1:3'", "0.9 is one too many"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:nan", ["'a.safetensors:nan'", "strength is nan"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1.0.0", ["'1.0.0'", "strength"]),
@@ -472,6 +474,24 @@ def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monke
         assert main([*words, *more]) == 0
         wanted = {f"--{flag} is not used: it counts only with --{other}." for flag, other in told.items()}
         assert {record.message for record in caplog.records if "is not used" in record.message} == wanted
+    caplog.clear()
+    assert main([*words[:5], "--overlap", "8", "--sigmas", "1,0.5,0", "--steps", "4", "--max-shift", "3"]) == 0
+    told = {record.message for record in caplog.records if "is not used" in record.message}
+    assert told == {
+        "--overlap is not used: it counts only with --window or --segments or --timeline.",
+        "--steps is not used: it does not count with --sigmas.",
+        "--max-shift is not used: it counts only with --schedule ltx2.",
+    }
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, monkeypatch):
+    def make(*given):
+        (tmp_path / "clip.mp4").write_bytes(b"of another run")
+        return [SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)]
+
+    monkeypatch.setattr(commands, "make_clips", make)
+    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4")]) == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
 
 
 def test_generate_makes_a_clip(tmp_path, capsys):
