@@ -23,7 +23,7 @@ from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
 from ltx2_core.conditioning.conditions import ReferenceAudio
 from ltx2_core.conditioning.sources import AudioSource
-from ltx2_core.errors import SettingError
+from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
@@ -231,6 +231,10 @@ def test_a_source_says_size_length_and_rate(asked, folder, caplog):
     assert asked("--video", film, "--seconds", 1).clip.asked_frames == 25 and "25 frames." in caplog.text
     assert asked("--video", film, "--fps", 12).clip.asked_frames == 17
     assert asked("--video", f"{film}:start=0.5").clip.asked_frames == 17
+    assert asked("--video", f"{film}:seconds=0").clip.asked_frames == 33
+    for flag in ("--source", "--video"):
+        with pytest.raises(MediaError, match=r"film\.mp4 has no picture at 9 s"):
+            asked(flag, f"{film}:start=9")
 
 
 def test_sounds_are_read_from_a_moment_on(asked, folder):
