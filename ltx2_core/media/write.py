@@ -251,7 +251,7 @@ def write_video(
     sound = None if waveform is None else _for_aac(*_checked(waveform, sample_rate))
     frames = _frames(chunks)
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
-    options = {"movflags": "use_metadata_tags", "max_interleave_delta": "0"}
+    options = {"movflags": "use_metadata_tags+faststart", "max_interleave_delta": "0"}
     with _written(path, "mp4", options) as container:
         container.metadata.update(container_tags(metadata, "mp4"))
         first = next(frames)

@@ -144,6 +144,11 @@ def test_metadata_survives(tmp_path):
         assert tags.items() <= file.metadata.items()
 
 
+def test_a_video_plays_before_all_of_it_has_come(tmp_path):
+    content = write_video(tmp_path / "clip.mp4", [noise(2)], FPS).read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sound_files_hold_every_sample_rounded_to_the_nearest(tmp_path, suffix, channels):
