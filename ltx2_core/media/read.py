@@ -146,6 +146,7 @@ def read_video(
             if count > 0:
                 if number == 0:
                     _check_colours(name_of(container), picture)
+                    _tell_interlaced(name_of(container), picture)
                 yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
                 number += count
             if number == frames:
@@ -196,6 +197,9 @@ def read_audio(
     """
     with _opened(source, tell=True) as container:
         audio = _readable_audio(container)
+        if (count := len(container.streams.audio)) > 1:
+            place = container.streams.audio.index(audio) + 1
+            _log.info("%s has %d sounds, of which the one in place %d is read.", name_of(container), count, place)
         sample_rate = audio.rate if sample_rate is None else sample_rate_of(sample_rate)
         start, number = seconds_of("start", start, LATEST), 0
         wanted = None if seconds is None else round(seconds_of("seconds", seconds, LATEST) * sample_rate)
@@ -238,9 +242,9 @@ def _opened(source: Source, *, tell: bool = False) -> Iterator[InputContainer]:
 
 
 def _video(container: InputContainer) -> VideoStream | None:
-    """The first pictures that are not just the cover of an album."""
+    """The pictures that a player shows: not the cover of an album, nor the still beside them in an AVIF that moves."""
     pictures = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
-    return next(filter(_is_known, pictures), None)
+    return min(filter(_is_known, pictures), key=lambda stream: (stream.frames == 1, _is_second(stream)), default=None)
 
 
 def _readable_audio(container: InputContainer) -> AudioStream:
@@ -253,7 +257,12 @@ def _readable_audio(container: InputContainer) -> AudioStream:
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
-    return next(filter(_is_known, container.streams.audio), None)
+    return min(filter(_is_known, container.streams.audio), key=_is_second, default=None)
+
+
+def _is_second(stream: Stream) -> bool:
+    """Whether players take another stream of its kind before this one, if there is one."""
+    return not stream.disposition & av.stream.Disposition.default
 
 
 def _is_known(stream: Stream) -> bool:
@@ -362,6 +371,15 @@ def _check_colours(name: str, picture: VideoFrame) -> None:
         )
     if hdr:
         _log.info("%s is HDR (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
+
+
+def _tell_interlaced(name: str, picture: VideoFrame) -> None:
+    if picture.interlaced_frame:
+        _log.warning(
+            "%s is interlaced and read as it is, with two moments in the lines of each picture: deinterlace it first, "
+            "for example with HandBrake.",
+            name,
+        )
 
 
 def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFrame) -> int:

@@ -606,3 +606,32 @@ def test_what_is_no_number_and_no_file_is_told(tmp_path, call):
     path = mux(tmp_path / "clip.mkv", [0, 1], Fraction(1, 25), sound=ramp(4800))
     with pytest.raises(SettingError):
         list(call(path))
+
+
+def test_an_avif_that_moves_is_more_than_its_first_picture(tmp_path):
+    pictures = [Image.new("RGB", (64, 32), (level,) * 3) for level in (0, 120, 240)]
+    pictures[0].save(tmp_path / "clip.avif", save_all=True, append_images=pictures[1:], duration=100, quality=90)
+    levels = torch.cat(list(read_video(tmp_path / "clip.avif"))).mean((1, 2, 3)) * 255
+    assert torch.allclose(levels, torch.tensor([0.0, 120, 240]), atol=3)
+
+
+def test_the_sound_that_players_take_is_read_and_that_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "ltx2_core")
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=48000, layout="mono") for _ in range(2)]
+        streams[1].disposition = av.stream.Disposition.default
+        for level, stream in enumerate(streams):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 480), level * 16384, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            container.mux([*stream.encode(frame), *stream.encode()])
+    assert torch.allclose(heard(path), torch.tensor(0.5)) and "2 sounds, of which the one in place 2" in caplog.text
+
+
+def test_interlaced_video_is_told(tmp_path, caplog):
+    path = tmp_path / "clip.dv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("dvvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        container.mux([*stream.encode(av.VideoFrame(720, 576, "yuv420p")), *stream.encode()])
+    assert len(list(read_video(path))) == 1 and "clip.dv is interlaced" in caplog.text
