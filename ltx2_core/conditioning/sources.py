@@ -22,6 +22,7 @@ from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, Space, convert
 from ..media.local import Source, name_of
 from ..media.read import MISSING
+from ..media.values import rate_of, sample_rate_of
 from .preprocess import fit, fit_light
 from .tracks import MotionTracks
 from .values import PIXELS, SAMPLES, check_values
@@ -85,8 +86,10 @@ class VideoSource(Checked):
     times: int = 1
 
     def __post_init__(self) -> None:
-        """Raise SettingError for frames whose numbers are no pictures."""
+        """Raise SettingError for frames whose numbers are no pictures, and for a rate that cannot be."""
         super().__post_init__()
+        if self.fps is not None:
+            object.__setattr__(self, "fps", rate_of(self.fps))
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS if self.light is None else None)
 
@@ -185,6 +188,11 @@ class AudioSource:
     def __post_init__(self) -> None:
         """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
         check_values("The given sound", self.waveform, SAMPLES)
+        if self.waveform.ndim != 2:
+            raise SettingError(
+                f"The given sound has the shape {tuple(self.waveform.shape)}, where (channels, samples) is meant."
+            )
+        object.__setattr__(self, "sample_rate", sample_rate_of(self.sample_rate))
         object.__setattr__(self, "waveform", mix_down(self.waveform))
 
     @classmethod
