@@ -19,7 +19,10 @@ from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts
 from ..pipeline.takes import KIND, load_take
 
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
+CLIPS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus",
+    ".png", ".exr", ".jpg", ".jpeg", ".webp", ".avif", ".gif",
+)  # fmt: skip
 
 
 def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:

@@ -12,6 +12,7 @@ from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..errors import CheckpointError, SettingError
+from ..fields import check_kinds
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
 from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
@@ -53,9 +54,9 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     if not isinstance(models, Models):
         raise SettingError(f"models is {str(models)[:50]!r}; it must be what open_models returns.")
     names = [each.name for each in fields(Events) if settings.get(each.name) is not None]
-    events = Events(**{name: settings[name] for name in names})
+    check_kinds(events := Events(**{name: settings[name] for name in names}))
     rest = {name: value for name, value in settings.items() if name not in vars(Events)}
-    return run(models, Request.of(prompt, negative, **rest), events=events)
+    return run(models, Request.of("" if prompt is None else prompt, negative, **rest), events=events)
 
 
 def run(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> Clip:

@@ -1,5 +1,6 @@
 """Settings of a run: a request is built from names, held to limits, and completed by a recipe."""
 
+import re
 from dataclasses import fields, replace
 from fractions import Fraction
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from ltx2_core.conditioning import Frozen
-from ltx2_core.conditioning.conditions import ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.conditions import KeepAudio, ReferenceVideo, RetakeRange
 from ltx2_core.conditioning.pictures import Picture
-from ltx2_core.conditioning.sources import VideoSource
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_of
 from ltx2_core.geometry import ClipShape
@@ -87,7 +88,18 @@ def test_segments_alone_make_windows():
 
 
 def test_nothing_means_the_recipe():
-    nothing = Request.of("x", width=None, fps=None, steps=None, schedule=None, sampler=None, vram=None, dtype=None)
+    nothing = Request.of(
+        "x",
+        conditions=None,
+        loras=None,
+        width=None,
+        fps=None,
+        steps=None,
+        schedule=None,
+        sampler=None,
+        vram=None,
+        dtype=None,
+    )
     assert nothing == Request.of("x") == Request("x")
     assert Resources(max_vram=0).vram is None and Resources(max_ram=1.5).ram == 3 * 2**29
 
@@ -283,6 +295,24 @@ def test_what_is_of_another_kind_is_named_before_anything_is_made(given):
         Request.of("x", **given)
     with pytest.raises(SettingError, match="tile_size is"):
         Tiling(tile_size="512")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fact"),
+    [
+        (lambda: KeepAudio("song.wav"), "audio is 'song.wav'; it must be a AudioSource"),
+        (lambda: KeepAudio(None), "audio is 'None'"),
+        (lambda: ReferenceVideo("clip.mp4"), "video is 'clip.mp4'"),
+        (lambda: Picture("room.png"), "The given picture is str"),
+        (lambda: Picture(np.zeros((1, 8, 8, 3))), "The given picture is ndarray"),
+        (lambda: KeepAudio(AudioSource(torch.zeros(2, 9), None)), "sample_rate is None"),
+        (lambda: KeepAudio(AudioSource(torch.zeros(9), 24000)), "shape (9,)"),
+        (lambda: ReferenceVideo(VideoSource(torch.zeros(1, 8, 8, 3), fps="24")), "fps is '24'"),
+    ],
+)
+def test_conditions_of_what_is_of_another_kind_are_told(wrong, fact):
+    with pytest.raises(SettingError, match=re.escape(fact)):
+        Request.of("x", conditions=[wrong()])
 
 
 def test_numbers_of_numpy_and_paths_as_text_are_what_they_are():
