@@ -165,15 +165,19 @@ def other_devices(names: str) -> tuple[torch.device, ...]:
 
 
 def dtype_for(role: str, parameters: int) -> torch.dtype:
-    """Return what such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with room."""
-    device = device_for(role)
-    if role == "vae":
-        dtype = mm.vae_dtype(device, [torch.bfloat16])
-    else:
-        dtype = mm.unet_dtype(device, parameters, [torch.bfloat16, torch.float32])
+    """Return what such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with room.
+
+    Its flags are followed as far as that can be: float8 is a way to store weights, which ours have from their file,
+    nothing computes in float64, and the numbers of Gemma go beyond float16.
+    """
+    device, usual = device_for(role), [torch.bfloat16, torch.float32]
+    dtype = mm.vae_dtype(device, usual[:1]) if role == "vae" else mm.unet_dtype(device, parameters, usual)
+    if role == "text" and (asked := mm.text_encoder_dtype(device)) in usual:
+        dtype = asked
+    if dtype not in usual and (dtype != torch.float16 or role == "text"):
+        dtype = torch.float32 if dtype == torch.float64 else torch.bfloat16
     too_large = mm.is_device_cpu(device) and parameters * dtype.itemsize > mm.get_free_memory(device)
-    # The host's flags can ask for float8, which is a way to store weights; ours are stored as their file has them.
-    return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
+    return torch.bfloat16 if too_large else dtype
 
 
 def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> Room:
