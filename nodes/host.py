@@ -243,8 +243,9 @@ def _begin_messages() -> Messages:
 
 
 def _send_text(node_id: str, text: str) -> None:
-    server = PromptServer.instance  # a space, because the browser would ignore nothing at all
-    server.send_progress_text(text or " ", node_id, server.client_id)
+    server = PromptServer.instance
+    if server.client_id is not None:  # else everybody gets it; a space, because nothing would be ignored
+        server.send_progress_text(text or " ", node_id, server.client_id)
 
 
 def show_text(text: str) -> None:
