@@ -309,7 +309,8 @@ def answer_browser() -> None:
     the name of our folder: the host finds none if an address has to escape it, and no help page if it has a dot.
     """
     routes = PromptServer.instance.routes
-    names = "|".join(map(re.escape, (PACK.name, re.split("[.@]", PACK.name)[0])))
+    folders = [re.escape(each) for each in (PACK.name, re.split("[.@]", PACK.name)[0])]
+    names = re.sub(r"\\[{}]", ".", "|".join(folders))  # a brace alone would be no pattern, and nothing would start
 
     @routes.post("/ltx2av/live_preview")
     async def remember(request: web.Request) -> web.Response:
