@@ -303,14 +303,13 @@ _live_previews = Wishes()  # what our own setting says in each browser
 
 
 def answer_browser() -> None:
-    """Answer what browsers ask and tell, beside what the host does.
+    """Answer browsers: ``js/index.js`` tells at its start and at each change whether it wants the moving preview.
 
-    ``js/index.js`` tells at its start and at each change whether it wants the moving preview. Files are asked for by
-    the name of our folder: the host finds none if an address has to escape it, and no help page if it has a dot.
+    Files are asked for by the name of our folder: the host finds none if an address has to escape it, and no help page
+    if it has a dot. Braces in it stand for any letter, because a pattern may have none alone.
     """
     routes = PromptServer.instance.routes
-    folders = [re.escape(each) for each in (PACK.name, re.split("[.@]", PACK.name)[0])]
-    names = re.sub(r"\\[{}]", ".", "|".join(folders))  # a brace alone would be no pattern, and nothing would start
+    names = re.sub(r"\\?[{}]", ".", "|".join(map(re.escape, (PACK.name, re.split("[.@]", PACK.name)[0]))))
 
     @routes.post("/ltx2av/live_preview")
     async def remember(request: web.Request) -> web.Response:

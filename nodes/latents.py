@@ -29,7 +29,7 @@ from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
-from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
+from .values import Conditioning, Latent, Video, audio_of_video, to_host_latent, video_source
 
 
 class EmptyLatent(Node):
@@ -57,7 +57,8 @@ class EmptyLatent(Node):
         asked = ClipSettings(**size, streams=streams)
         if asked.length == AS_PROMPT and model is not None and positive is not None:
             asked = fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
-        seen = None if picture is None and video is None else given_size(picture, video)
+        film = video if picture is None else None
+        seen = None if picture is None and film is None else video_source(picture, film).size()
         if model is not None:
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
