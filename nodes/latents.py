@@ -29,7 +29,7 @@ from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
-from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
+from .values import Conditioning, Latent, Video, audio_of_video, to_host_latent, video_source
 
 
 class EmptyLatent(Node):
@@ -54,21 +54,17 @@ class EmptyLatent(Node):
         picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None,
         video: Video | None = None, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
-        asked = _with_length(ClipSettings(**size, streams=streams), model, positive)
-        seen = None if picture is None and video is None else given_size(picture, video)
+        asked = ClipSettings(**size, streams=streams)
+        if asked.length == AS_PROMPT and model is not None and positive is not None:
+            asked = fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
+        film = video if picture is None else None
+        seen = None if picture is None and film is None else video_source(picture, film).size()
         if model is not None:
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         cls.show("; ".join([clip.describe(), *remarks]))
         latent = latent_of(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(to_host_latent(latent), clip.frames, float(clip.fps))
-
-
-def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Conditioning | None) -> ClipSettings:
-    """Return the settings as long as the prompt needs, where they ask for that."""
-    if asked.length != AS_PROMPT or model is None or positive is None:
-        return asked
-    return fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
 
 
 class Extend(Node):
