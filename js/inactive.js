@@ -30,7 +30,7 @@ const RULES = {
     const chosen = size !== "auto" || !model ? size : linked("picture") ? "as the picture" : "as the model likes it";
     const byHand = chosen === "auto" || chosen === "by hand";
     const inSeconds = length === "in seconds" || (length === "auto" && seconds > 0);
-    const inFrames = length === "in frames" || (length === "auto" && !seconds && !model);
+    const inFrames = length === "in frames" || (length === "auto" && !seconds && !model && !linked("audio"));
     return [
       ...(byHand ? [] : ["width", "height"]),
       ...(byHand || chosen === "as the model likes it" ? ["megapixels"] : []),

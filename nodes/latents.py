@@ -11,7 +11,7 @@ from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import OutputName
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
-from ..ltx2_core.pipeline.duration import fit_length
+from ..ltx2_core.pipeline.duration import fit_length, follow_given
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of, latent_of_take
 from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
@@ -43,7 +43,7 @@ class EmptyLatent(Node):
         optional("model", "picture"),
         widgets(ClipSettings, "size", "megapixels", "length", optional=True),
         widgets(RecipeSettings, "hq"),
-        optional("positive", "video"),
+        optional("positive", "video", "audio"),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
@@ -52,9 +52,12 @@ class EmptyLatent(Node):
     def execute(
         cls, streams: str = "picture and sound", batch_size: int = 1, model: LoadedModel | None = None,
         picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None,
-        video: Video | None = None, **size: Any
+        video: Video | None = None, audio: Audio | None = None, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
         asked = _with_length(ClipSettings(**size, streams=streams), model, positive)
+        sound = None if audio is None else audio_source(audio)
+        film = None if video is None else video_source(None, video)
+        asked = follow_given(asked, sound, film)
         seen = None if picture is None and video is None else given_size(picture, video)
         if model is not None:
             asked = asked.automatic(seen is not None)

@@ -23,8 +23,8 @@ AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the p
 SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
 AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.5", "0.9", "1.5", "2.1", "3.7", "8.3")
 IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
-AS_PROMPT = "as the prompt needs"
-LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT)
+AS_PROMPT, AS_GIVEN = "as the prompt needs", "as the sound or video"
+LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT, AS_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,10 @@ class ClipSettings(Checked):
     length: Annotated[
         str,
         Choice(LENGTHS, flag="seconds"),
-        "How long the clip is: as the model likes it, by seconds, by frames, or as the prompt needs, which the "
-        "duration head of LTX-2.5 tells from the encoded prompt. auto is by seconds above 0; else by frames where no "
-        "model is connected, and as the model likes it where one is.",
+        "How long the clip is: as the model likes it, by seconds, by frames, as the sound or video that is connected "
+        "(none of it is lost), or as the prompt needs, which the duration head of LTX-2.5 tells from the encoded "
+        "prompt. auto is by seconds above 0; else as a sound that is connected; else by frames where no model is "
+        "connected, and as the model likes it where one is.",
     ] = AUTO
 
     def __post_init__(self) -> None:
@@ -270,6 +271,8 @@ class ClipSettings(Checked):
         """The frames that are chosen; None for what the recipe says, or what seconds say."""
         if self.length == AS_PROMPT:
             raise SettingError(f"length is {AS_PROMPT}, but no prompt was read: connect one, or choose another length.")
+        if self.length == AS_GIVEN:
+            raise SettingError(f"length is {AS_GIVEN}, but there is neither: connect one, or choose another length.")
         return _known("length", recipe).frames if self.length == AS_MODEL else self.frames
 
     def nearest(self) -> tuple[ClipShape, list[str]]:

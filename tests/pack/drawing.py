@@ -15,15 +15,15 @@ HEAD = 40  # of a group, above its first node
 
 # How high a node is in either renderer once it has run, with its previews and sentences; pixels, without the title.
 HEIGHTS = {
-    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 190,
-    "LTX2AVLoadLoraAdvanced": 430, "LTX2AVLoadICLora": 260, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
-    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 455, "LTX2AVEncode": 320, "LTX2AVExtend": 190,
+    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 220,
+    "LTX2AVLoadLoraAdvanced": 460, "LTX2AVLoadICLora": 290, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
+    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 475, "LTX2AVEncode": 320, "LTX2AVExtend": 190,
     "LTX2AVImage": 175, "LTX2AVKeyframes": 175, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 130,
     "LTX2AVReferenceAudio": 150, "LTX2AVReferenceVideo": 250, "LTX2AVRetake": 150, "LTX2AVInpaint": 140,
     "LTX2AVGuidance": 200, "LTX2AVLongVideo": 200, "LTX2AVSegment": 110, "LTX2AVSample": 800, "LTX2AVUpscale": 185,
     "LTX2AVRefine": 720, "LTX2AVTwoStage": 700, "LTX2AVVideoDecode": 200, "LTX2AVAudioDecode": 170,
     "LTX2AVVocoder": 120, "LTX2AVDecode": 265, "SaveVideo": 440, "SaveAudio": 165, "LoadImage": 420, "LoadAudio": 160,
-    "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "GetImageSize": 138, "RepeatImageBatch": 66,
+    "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "RepeatImageBatch": 66,
     "CreateVideo": 110, "LTX2AVTimeline": 670, "LTX2AVGeneratedKeyframes": 130,
     "LTX2AVRaiseFrameRate": 270, "LTX2AVSaveHDR": 280, "LTX2AVCharacter": 330, "LTX2AVMotionTracks": 260,
     "LTX2AVBlend": 140, "LTX2AVSignClip": 145, "PrimitiveInt": 110, "LTX2AVSeveralCards": 520,

@@ -54,7 +54,9 @@ def text_to_video_guided() -> Graph:
         "that impacts and their sounds meet. The second one takes over for the **picture** in the later steps (*up to "
         "sigma* 0.7) with milder scales, which leaves textures natural. **heun** looks twice per step.\n\n"
         "*LTX-2 Memory Plan* says before the run what fits your card, what will be streamed and how long it takes; set "
-        "*max_vram* or *max_ram*, and all nodes behind it keep to that.",
+        "*max_vram* or *max_ram*, and all nodes behind it keep to that.\n\n"
+        "**Real clips** of a dev model: *stg_scale* 1 and *rescale* 0.7 in both (advanced inputs), 30 *steps*. "
+        "Distilled models take no guidance: bypass both, and set *settings* to **auto**.",
     )
     usual = Usual(graph, RED)
     both = node(
