@@ -32,6 +32,15 @@ HEIGHTS = {
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
            "Second stage": "#8a5a2b", "Result": "#3f789e"}  # fmt: skip
 
+# What ComfyUI's app mode shows of a graph, in this order: kinds of nodes, and their widgets that have no wire.
+APP = (
+    ("LTX2AVGemmaTextEncode", "prompt"), ("LoadImage", "image"), ("LoadVideo", "file"), ("LoadAudio", "audio"),
+    ("LoadImageMask", "image"), ("LTX2AVExtend", "seconds"), ("LTX2AVRetake", "start"), ("LTX2AVRetake", "end"),
+    ("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"), ("LTX2AVEmptyLatent", "seconds"),
+    ("LTX2AVSample", "seed"), ("LTX2AVLoadModel", "checkpoint"),
+)  # fmt: skip
+SAVERS = ("SaveVideo", "SaveAudio")
+
 LETTER, LINE = 6.1, 17.5  # width of a letter of a note and height of its lines, in pixels
 
 
@@ -90,9 +99,25 @@ def drawn(graph: Graph, object_info: dict) -> dict[str, Any]:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [40, 60]}},
+        "extra": {"ds": {"scale": 0.7, "offset": [40, 60]}, "linearData": _app(nodes, numbers)},
         "version": 0.4,
     }
+
+
+def _app(nodes: list[Node], numbers: dict[int, int]) -> dict[str, list]:
+    """What app mode shows: widgets by the number of their node, and the nodes whose results are shown."""
+    shown = [
+        [numbers[id(each)], name]
+        for kind, name in APP
+        for each in nodes
+        if each.kind == kind and not isinstance(each.inputs.get(name), Output) and name not in _idle(each.inputs)
+    ]
+    return {"inputs": shown, "outputs": [numbers[id(each)] for each in nodes if each.kind in SAVERS]}
+
+
+def _idle(inputs: dict[str, Any]) -> set[str]:
+    """Widgets of an empty latent that have no effect beside its other ones."""
+    return ({"seconds"} if "length" in inputs else set()) | ({"size", "megapixels"} if "streams" in inputs else set())
 
 
 def _links(nodes: list[Node], numbers: dict[int, int], object_info: dict) -> Iterator[list]:
