@@ -21,6 +21,9 @@ const RULES = {
       ...(follows || linked("sigmas") ? ["steps"] : []),
     ];
   },
+  LTX2AVEncode({ width, height }, linked) {
+    return width || height || linked("width") || linked("height") ? ["megapixels"] : [];
+  },
   LTX2AVReferenceVideo({ outpaint }, linked) {
     const isWhole = outpaint === "off";
     return [...(isWhole ? ["margin"] : []), ...(isWhole && !linked("fill") ? ["grow", "grow_frames"] : [])];

@@ -102,6 +102,7 @@ class Encode(Node):
         widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
         optional("plan"),
         widgets(GivenLight, "space"),
+        widgets(OwnClipSettings, "megapixels", optional=True),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
@@ -111,10 +112,11 @@ class Encode(Node):
         cls, model: LoadedModel, images: Tensor | None = None, video: Video | None = None,
         audio: Audio | None = None, plan: Plan | None = None, space: str = ORDINARY, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
-        rate = exact_fps(size.pop("fps", 0) or (DEFAULT_FPS if video is None else video.get_frame_rate()))
+        asked = OwnClipSettings(**size)
+        rate = exact_fps(asked.fps or (DEFAULT_FPS if video is None else video.get_frame_rate()))
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
         init = InitClip(video_source(images, video, space), sound)
-        clip = init.shape(rate, **size)
+        clip = init.shape(rate, *asked.size_of(init.video.size(), recipe_of(model.models)), asked.frames)
         cls.show(describe_clip(init, clip))
         encoded = encode_clip(HostEngine(model, plan), init, clip)
         return io.NodeOutput(to_host_latent(encoded), clip.frames, float(rate))

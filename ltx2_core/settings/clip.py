@@ -21,6 +21,7 @@ STREAM_CHOICES: dict[str, tuple[str, ...]] = {
 
 AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the picture", "by hand"
 SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
+AS_IT_IS = "as it is"
 AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.5", "0.9", "1.5", "2.1", "3.7", "8.3")
 IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
 AS_PROMPT, AS_GIVEN = "as the prompt needs", "as the sound or video"
@@ -104,6 +105,22 @@ class OwnClipSettings(Checked):
         "Frames per second of the latent; a video of another rate is resampled. 0 takes that of the video, and 24 for "
         "images.",
     ] = 0.0
+    megapixels: Annotated[
+        str,
+        Choice((AS_IT_IS, *AREAS)),
+        "How many pixels the clip has at most, in millions, where neither width nor height is set: a larger one "
+        "becomes smaller, in its own shape. 0.4 is what the models are shown with, 0.9 is 720p.",
+    ] = AS_IT_IS
+
+    def size_of(self, own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+        """Return width and height for a clip of its ``own`` ones, in pixels; 0 takes those."""
+        likes = recipe.width * recipe.height
+        area = (
+            likes if self.megapixels == AS_MODEL else 0 if self.megapixels == AS_IT_IS else float(self.megapixels) * 1e6
+        )
+        if self.width or self.height or not 0 < area < own[0] * own[1]:
+            return self.width, self.height
+        return size_of_ratio(own[0] / own[1], area)
 
 
 @dataclass(frozen=True)

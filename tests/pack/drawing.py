@@ -17,7 +17,7 @@ HEAD = 40  # of a group, above its first node
 HEIGHTS = {
     "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 220,
     "LTX2AVLoadLoraAdvanced": 460, "LTX2AVLoadICLora": 290, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
-    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 475, "LTX2AVEncode": 320, "LTX2AVExtend": 190,
+    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 475, "LTX2AVEncode": 350, "LTX2AVExtend": 190,
     "LTX2AVImage": 175, "LTX2AVKeyframes": 175, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 130,
     "LTX2AVReferenceAudio": 150, "LTX2AVReferenceVideo": 250, "LTX2AVRetake": 150, "LTX2AVInpaint": 140,
     "LTX2AVGuidance": 200, "LTX2AVLongVideo": 200, "LTX2AVSegment": 110, "LTX2AVSample": 800, "LTX2AVUpscale": 185,
@@ -36,7 +36,8 @@ COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a130
 APP = (
     ("LTX2AVGemmaTextEncode", "prompt"), ("LoadImage", "image"), ("LoadVideo", "file"), ("LoadAudio", "audio"),
     ("LoadImageMask", "image"), ("LTX2AVExtend", "seconds"), ("LTX2AVRetake", "start"), ("LTX2AVRetake", "end"),
-    ("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"), ("LTX2AVEmptyLatent", "seconds"),
+    ("LTX2AVEncode", "megapixels"), ("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"),
+    ("LTX2AVEmptyLatent", "seconds"),
     ("LTX2AVSample", "seed"), ("LTX2AVLoadModel", "checkpoint"),
 )  # fmt: skip
 SAVERS = ("SaveVideo", "SaveAudio")

@@ -12,8 +12,8 @@ def text_to_video() -> Graph:
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt. Gemma, size, length, steps, scales "
         "and the negative prompt follow the model.\n\n"
         "**Your own settings**: *size*, *megapixels* and *seconds* in *LTX-2 Empty AV Latent*; in the sampler set "
-        "*settings* to **these widgets**, and its sliders count. ComfyUI's *App* mode (above the canvas) hides the graph, "
-        "and shows what one chooses.",
+        "*settings* to **these widgets**, and its sliders count. ComfyUI's *App* mode (above the canvas) hides the "
+        "graph, and shows what one chooses.",
     )
     usual = Usual(graph, RED)
     usual.finish()
