@@ -15,7 +15,7 @@ from ..errors import CheckpointError, SettingError
 from ..fields import check_kinds
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
-from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
+from ..settings import AUTO, CompleteRequest, Request, parameters_text
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -151,7 +151,7 @@ def check_decoders(models: Models, request: CompleteRequest) -> None:
 
 def completed(models: Models, request: Request) -> CompleteRequest:
     """Return the request with nothing left open; a length that the prompt decides is any."""
-    if request.clip.length == AS_PROMPT:
+    if request.clip.follows_prompt:
         request = replace(request, clip=replace(request.clip, length=AUTO))
     return request.completed(recipe_of(models, request.hq))
 

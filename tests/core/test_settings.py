@@ -21,6 +21,7 @@ from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import (
     ClipSettings,
     LongClip,
+    OwnClipSettings,
     RecipeSettings,
     Request,
     Resources,
@@ -455,3 +456,12 @@ def test_a_distilled_2_5_is_ancestral_only_where_nothing_is_followed_or_made_ane
     assert Request.of("x", conditions=given).completed(recipe).sampler == sampler
     assert Request.of("x", conditions=given, sampler="heun").completed(recipe).sampler == "heun"
     assert Request.of("x", conditions=given).completed(recipe_for("2.3", 48, distilled=True)).sampler == "euler"
+
+
+def test_a_clip_of_ones_own_becomes_smaller_where_that_is_asked_for_and_never_larger():
+    likes = OwnClipSettings(megapixels="as the model likes it")
+    width, height = likes.size_of((3840, 2160), DEV)
+    assert width / height == pytest.approx(16 / 9, rel=0.05) and width * height == pytest.approx(768 * 512, rel=0.1)
+    assert likes.size_of((640, 360), DEV) == (0, 0), "its own, or the nearest possible"
+    assert replace(likes, width=64).size_of((3840, 2160), DEV) == (64, 0)
+    assert OwnClipSettings().size_of((3840, 2160), DEV) == (0, 0)
