@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..ltx2_core.checkpoint import open_models
 from ..ltx2_core.checkpoint.belonging import FollowsModel, find_text_encoder
 from ..ltx2_core.checkpoint.folders import files_of, is_shard
-from ..ltx2_core.checkpoint.models import MINIATURE
+from ..ltx2_core.checkpoint.models import MINIATURE, paths_found
 from ..ltx2_core.checkpoint.parts import find_parts
 from ..ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ..ltx2_core.checkpoint.upscaler import BUILT_IN as BUILT_IN_UPSCALER
@@ -102,7 +102,7 @@ class LoadGemma(Node):
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder: str, lora: str = NONE, **others: Any) -> list[Stamp]:
-        encoders = [_gemma(name) for name in (_gemmas() if text_encoder == AS_MODEL else [text_encoder])]
+        encoders = paths_found(_gemmas(), _gemma) if text_encoder == AS_MODEL else [_gemma(text_encoder)]
         return stamps([*encoders, *([] if lora == NONE else [host.model_file(lora, "loras")])])
 
     @classmethod
@@ -117,7 +117,7 @@ class LoadGemma(Node):
 
         if text_encoder != AS_MODEL:
             return io.NodeOutput(open_one(_gemma(text_encoder)))
-        paths = [_gemma(name) for name in _gemmas()]
+        paths = paths_found(_gemmas(), _gemma)
         return io.NodeOutput(FollowsModel(lambda models: open_one(find_text_encoder(models, paths))))
 
 
@@ -132,13 +132,13 @@ class LoadUpscaler(Node):
 
     @classmethod
     def fingerprint_inputs(cls, upscaler: str) -> list[Stamp]:
-        names = host.model_files(*UPSCALERS) if upscaler == AS_MODEL else [upscaler]
-        return stamps([*map(_upscaler, names)])
+        names = host.model_files(*UPSCALERS)
+        return stamps(paths_found(names, _upscaler) if upscaler == AS_MODEL else [_upscaler(upscaler)])
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
         if upscaler == AS_MODEL:
-            paths = [_upscaler(name) for name in host.model_files(*UPSCALERS)]
+            paths = paths_found(host.model_files(*UPSCALERS), _upscaler)
             return io.NodeOutput(FollowsModel(lambda models: LoadedUpscaler(find_upscaler(models, 2, paths))))
         file = open_upscaler(_upscaler(upscaler))
         cls.show(f"Enlarges {file.config.enlarges}")
@@ -160,7 +160,7 @@ def _files(checkpoint: str, others: dict[str, Any]) -> dict[str, Any]:
     own = {part: host.model_file(name, *FOLDERS[part]) for part, name in named.items()}
     inside = [own.pop(part) for part in ("text_projection", "duration_head") if part in own]
     kinds = [kind for kind in PARTS if kind != PATCHES or others.get("duration_head", AUTO_PART) == AUTO_PART]
-    beside = [host.model_file(name, kind) for kind in kinds for name in host.model_files(kind)]
+    beside = [path for kind in kinds for path in paths_found(host.model_files(kind), host.model_file, kind)]
     chosen = [main, *inside]
     return {"checkpoint": [*chosen, *find_parts([*chosen, *own.values()], beside)], **own}
 

@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.checkpoint.belonging import check_own_part
-from ..ltx2_core.checkpoint.models import MINIATURE, Models
+from ..ltx2_core.checkpoint.models import MINIATURE, Models, paths_found
 from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import settings_from
 from ..ltx2_core.lora import Lora, Shrink, Strengths, compare, open_shrunk
@@ -152,10 +152,10 @@ def _path_for(models: Models, name: str) -> Path | None:
     """Return where the LoRA of this name lies; None for the distilled one of a model that is made without it."""
     if name == DISTILLED:
         needs = recipe_of(models).refine.lora
-        return find_distilled_lora(models, [_path(each) for each in host.model_files("loras")]) if needs else None
+        return find_distilled_lora(models, paths_found(host.model_files("loras"), _path)) if needs else None
     check_own_part(path := _path(name), "LoRA", models)
     return path
 
 
 def _stamp(name: str) -> list[Stamp]:
-    return stamps([_path(each) for each in (host.model_files("loras") if name == DISTILLED else [name])])
+    return stamps(paths_found(host.model_files("loras"), _path) if name == DISTILLED else [_path(name)])

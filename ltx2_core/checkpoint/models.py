@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from os.path import isdir  # which is no error for a path that cannot be
@@ -10,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, SettingError, counted
+from ..errors import CheckpointError, LTX2Error, SettingError, counted
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
@@ -472,6 +473,22 @@ def check_inside(name: str, *folders: str) -> None:
             f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
         )
+
+
+def paths_found(names: Iterable[str], path_of: Callable[..., Path], *folders: str) -> list[Path]:
+    """Return the paths of files among which one is looked for.
+
+    Args:
+        names: of all files in some folders.
+        path_of: returns the path of one in ``folders``. Those for which it raises LTX2Error, such as links that lead
+            nowhere, are left out, because nobody has chosen them.
+        folders: their names.
+    """
+    paths = []
+    for name in names:
+        with suppress(LTX2Error):
+            paths.append(path_of(name, *folders))
+    return paths
 
 
 def files_below(roots: Mapping[str, str], suffix: str) -> list[str]:

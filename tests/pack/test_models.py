@@ -5,7 +5,7 @@ import json
 import pytest
 from diffusers_parts import folder_of_2_5, write_folder
 from pack.clip import Clip, pictures_in, saved
-from pack.workflow import SHIPPED, change, node, to_prompt
+from pack.workflow import SHIPPED, add, change, node, to_prompt
 
 pytestmark = pytest.mark.comfy
 
@@ -121,3 +121,28 @@ def test_several_devices_share_the_steps_and_the_first_is_that_of_comfyui(server
     assert [name for name, each in clips.items() if (each != clips["cpu"]).any()] == []
     run = client.run(change(prompt, LTX2AVLoadModel={"devices": "cuda:7"}))
     assert run.end == "execution_error" and "cuda:7" in run.error
+
+
+def test_a_link_that_leads_nowhere_matters_only_where_it_is_chosen(server, client, prompt):
+    folders = [server.base / "models" / kind for kind in ("vae", "text_encoders", "loras", "latent_upscale_models")]
+    links = [folder / "gone.safetensors" for folder in folders]
+    for link in links:
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to("nowhere")
+    sampler, model = node(prompt, "LTX2AVSample"), [node(prompt, "LTX2AVLoadModel"), 0]
+    change(prompt, LTX2AVLoadGemma={"text_encoder": "as the model"}, LTX2AVSchedule={"steps": 1})
+    lora = {"model": model, "lora": "distilled LoRA of the model", "strength": 1.0}
+    add(
+        change(prompt, LTX2AVSample={"model": ["lora", 0]}),
+        lora=("LTX2AVLoadLora", lora),
+        upscaler=("LTX2AVLoadUpscaler", {"upscaler": "as the model"}),
+        larger=("LTX2AVUpscale", {"model": model, "latent": [sampler, 0], "upscaler": ["upscaler", 0]}),
+        seen=("PreviewAny", {"source": ["larger", 0]}),
+    )
+    try:
+        run = client.run(prompt)
+        assert run.end == "execution_success", run.error
+        assert "gone.safetensors" in client.complaint(change(prompt, LTX2AVLoadLora={"lora": "gone.safetensors"}))
+    finally:
+        for link in links:
+            link.unlink()
