@@ -10,7 +10,7 @@ from ..checkpoint import Models
 from ..checkpoint.duration_head import DurationHeadFile
 from ..conditioning.sources import AudioSource, VideoSource
 from ..errors import MissingFileError
-from ..geometry import covering_frames, predicted_frames
+from ..geometry import covering_frames, nearest_frames, predicted_frames
 from ..settings import AS_GIVEN, AS_PROMPT, AUTO, STREAM_CHOICES, ClipSettings, Request
 from ..text import Contexts
 from ..text.duration import predict_seconds
@@ -54,13 +54,13 @@ def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSe
 def follow_given(clip: ClipSettings, sound: AudioSource | None, video: VideoSource | None) -> ClipSettings:
     """Return the settings as long as what is given, where they follow it: a sound counts before a video.
 
-    ``auto`` follows a sound, unless it has seconds. Up to seven frames more are made, so that nothing is cut off.
+    ``auto`` follows a sound, unless it has seconds. A sound is not cut off: up to seven frames more are made.
     """
     is_free = clip.length == AUTO and not clip.seconds
     if sound is not None and (is_free or clip.length == AS_GIVEN):
         return clip.lasting(covering_frames(sound.seconds * float(clip.fps)))
     if video is not None and clip.length == AS_GIVEN:
-        return clip.lasting(covering_frames(video.count(clip.fps)))
+        return clip.lasting(nearest_frames(video.count(clip.fps)))
     return clip
 
 

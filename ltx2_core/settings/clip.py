@@ -207,8 +207,8 @@ class ClipSettings(Checked):
     length: Annotated[
         str,
         Choice(LENGTHS, flag="seconds"),
-        "How long the clip is: as the model likes it, by seconds, by frames, as the sound or video that is connected "
-        "(none of it is lost), or as the prompt needs, which the duration head of LTX-2.5 tells from the encoded "
+        "How long the clip is: as the model likes it, by seconds, by frames, as the sound or video that is connected, "
+        "or as the prompt needs, which the duration head of LTX-2.5 tells from the encoded "
         "prompt. auto is by seconds above 0; else as a sound that is connected; else by frames where no model is "
         "connected, and as the model likes it where one is.",
     ] = AUTO

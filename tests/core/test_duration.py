@@ -140,9 +140,9 @@ def test_a_damaged_head_is_named(parts, tmp_path):
 
 
 @pytest.mark.parametrize("seconds, frames", [(1.375, 33), (1.39, 33), (1.42, 41), (0.01, 1), (5.0, 121)])
-def test_a_clip_holds_all_of_a_sound_or_video_but_for_half_a_frame(seconds, frames):
+def test_a_clip_holds_all_of_a_sound_but_for_half_a_frame_and_is_nearest_to_a_video(seconds, frames):
     sound = AudioSource(torch.zeros(2, round(seconds * 48000)), 48000)
-    film = VideoSource(torch.zeros(40, 2, 2, 3), fps=Fraction(24))
+    film = VideoSource(torch.zeros(44, 2, 2, 3), fps=Fraction(24))
     assert follow_given(ClipSettings(), sound, film).asked_frames == frames
     given = ClipSettings(length=AS_GIVEN)
     assert (follow_given(given, sound, None).frames, follow_given(given, None, film).frames) == (frames, 41)

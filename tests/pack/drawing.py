@@ -42,7 +42,7 @@ APP = (
 )  # fmt: skip
 SAVERS = ("SaveVideo", "SaveAudio")
 
-LETTER, LINE = 6.1, 17.5  # width of a letter of a note and height of its lines, in pixels
+LETTER, LINE = 5.6, 16.5  # width of a letter of a note and height of its lines, in pixels
 
 
 @dataclass(eq=False)
@@ -234,8 +234,6 @@ def _note(graph: Graph, number: int, place: list[int]) -> dict[str, Any]:
         "title": graph.title,
         "properties": {},
         "widgets_values": [_note_text(graph)],
-        "color": "#222",
-        "bgcolor": "#000",
     }
 
 
