@@ -12,7 +12,7 @@ from ltx2_core.conditioning.conditions import ReferenceVideo, RetakeRange
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.errors import SettingError
-from ltx2_core.fields import did_you_mean, settings_of
+from ltx2_core.fields import did_you_mean, settings_from, settings_of
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import Lora, Strengths
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, StreamGuidance, recipe_for
@@ -425,3 +425,9 @@ def test_a_distilled_2_5_is_ancestral_only_where_nothing_is_followed_or_made_ane
     assert Request.of("x", conditions=given).completed(recipe).sampler == sampler
     assert Request.of("x", conditions=given, sampler="heun").completed(recipe).sampler == "heun"
     assert Request.of("x", conditions=given).completed(recipe_for("2.3", 48, distilled=True)).sampler == "euler"
+
+
+def test_settings_take_their_own_of_the_values_of_widgets():
+    values = {"tile_size": 512, "seed": 7}
+    assert settings_from(Tiling, values, tile_frames=64) == Tiling(tile_size=512, tile_frames=64)
+    assert values == {"seed": 7}
