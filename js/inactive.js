@@ -21,6 +21,9 @@ const RULES = {
       ...(follows || linked("sigmas") ? ["steps"] : []),
     ];
   },
+  LTX2AVEncode({ width, height }, linked) {
+    return width || height || linked("width") || linked("height") ? ["megapixels"] : [];
+  },
   LTX2AVReferenceVideo({ outpaint }, linked) {
     const isWhole = outpaint === "off";
     return [...(isWhole ? ["margin"] : []), ...(isWhole && !linked("fill") ? ["grow", "grow_frames"] : [])];
@@ -30,7 +33,7 @@ const RULES = {
     const chosen = size !== "auto" || !model ? size : linked("picture") ? "as the picture" : "as the model likes it";
     const byHand = chosen === "auto" || chosen === "by hand";
     const inSeconds = length === "in seconds" || (length === "auto" && seconds > 0);
-    const inFrames = length === "in frames" || (length === "auto" && !seconds && !model);
+    const inFrames = length === "in frames" || (length === "auto" && !seconds && !model && !linked("audio"));
     return [
       ...(byHand ? [] : ["width", "height"]),
       ...(byHand || chosen === "as the model likes it" ? ["megapixels"] : []),

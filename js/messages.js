@@ -9,11 +9,11 @@ const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
 const LINE = 15;
 const PADDING = 4;
 const LINES = 2; // which have room, as much as in ComfyUI's own widget; more are scrolled, or seen on a taller node
-const MORE_LINES = { LTX2AVPlan: 8, LTX2AVEnhancePrompt: 8 };
+const MORE_LINES = { LTX2AVPlan: 8, LTX2AVEnhancePrompt: 8, LTX2AVLoadLora: 4, LTX2AVLoadLoraAdvanced: 4, LTX2AVLoadICLora: 4 };
 const ALWAYS = ["LTX2AVGemmaTextEncode", "LTX2AVThinkingTokens", "LTX2AVAudioDecode"]; // beside those that ask for their id to show something
 
 addStyle(`
-.ltx2av-messages { box-sizing: border-box; height: 100%; min-height: var(--room); overflow: auto; padding: ${PADDING}px 8px;
+.ltx2av-messages { box-sizing: border-box; height: 100%; min-height: var(--room); contain: size; overflow: auto; padding: ${PADDING}px 8px;
   border-radius: 6px; background: #0003; font-size: 11px; line-height: ${LINE}px; color: var(--descrip-text, #999);
   user-select: text; }
 .ltx2av-messages p { margin: 0; overflow-wrap: anywhere; }

@@ -222,12 +222,12 @@ class OutputName(Checked):
         check_output_name("filename_prefix", self.filename_prefix)
 
 
-def check_kinds(value: object) -> None:
-    """Raise SettingError if a field of the dataclass ``value`` is neither None nor what its type says."""
+def check_kinds(value: object, *, unset: bool = True) -> None:
+    """Raise SettingError if a field of the dataclass ``value`` is not what its type says; None is if ``unset``."""
     owner: type = type(value)
     for name, hint in _hints(owner).items():
         content = getattr(value, name)
-        if content is not None and not _fits(content, hint):
+        if not ((unset and content is None) or _fits(content, hint)):
             raise _other_kind(name, content, hint)
 
 

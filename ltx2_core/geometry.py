@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from math import log, sqrt
+from math import ceil, log, sqrt
 
 import torch
 from einops import rearrange
@@ -57,6 +57,11 @@ def exact_fps(fps: float | str | Fraction) -> Fraction:
 def nearest_frames(frames: float) -> int:
     """Return the nearest count that the video VAE can make: 8 k + 1."""
     return max(0, round((frames - 1) / TIME_SCALE)) * TIME_SCALE + 1
+
+
+def covering_frames(frames: float) -> int:
+    """Return the smallest count that fills latents, 8 k + 1, and lacks at most half a frame of ``frames``."""
+    return max(0, ceil((frames - 1.5) / TIME_SCALE)) * TIME_SCALE + 1
 
 
 def floor_frames(frames: int) -> int:

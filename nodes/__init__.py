@@ -26,7 +26,7 @@ from .condition import (
 from .engine import GemmaLike, LoadedModel, UpscalerLike
 from .guidance import GuidanceNode, RecipeNode, ScheduleNode
 from .hdr import LoadHDR, SaveHDR
-from .host import guarded, listen_to_setting, place_examples
+from .host import answer_browser, check_alone, guarded, place_examples
 from .latents import EmptyLatent, Encode, Extend, LoadLatent, SaveLatent
 from .load import LoadGemma, LoadModel, LoadUpscaler
 from .lora import LoadICLora, LoadLora, LoadLoraAdvanced, LoraStack
@@ -68,7 +68,8 @@ class LTX2AV(ComfyExtension):
 
     async def on_load(self) -> None:
         """Register what the browser calls."""
-        listen_to_setting()
+        check_alone()
+        answer_browser()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         place_examples()

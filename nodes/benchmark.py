@@ -4,6 +4,7 @@ import time
 
 from comfy_api.latest import io
 
+from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.pipeline.benchmark import remember, time_job, verdict
 from ..ltx2_core.pipeline.stage import TRANSFORMER
 from . import host
@@ -29,6 +30,6 @@ class Benchmark(Node):
     def execute(cls, model: LoadedModel) -> io.NodeOutput:
         engine = HostEngine(model)
         timing = time_job(engine, host.machine(engine.device(TRANSFORMER)).name, host.software())
-        report = f"{timing.describe()}\n{verdict(timing, remember(timing, host.cache_subfolder('benchmarks.json')))}"
+        report = f"{timing.describe()}\n{verdict(timing, remember(timing, cache_folder('benchmarks.json')))}"
         cls.show(report)
         return io.NodeOutput(report)

@@ -435,17 +435,18 @@ class HostEngine(PlannedEngine):
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""
-        return None if isinstance(_source(stage), ForeignUpscaler) else super().placement(stage)
+        return None if isinstance(stage.networks[0].source, ForeignUpscaler) else super().placement(stage)
 
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
         work = need_of(stage, self.blueprint).work_bytes
-        if isinstance(source := _source(stage), ForeignUpscaler):
+        if isinstance(source := stage.networks[0].source, ForeignUpscaler):
             mm.load_models_gpu([source.patcher], memory_required=work)
             yield Networks({stage.networks[0]: source})
             return
-        keys = [*stage.networks, *(self.preview.networks(self) if self.preview and _samples(stage) else ())]
+        preview = self.preview if stage.networks[0] == TRANSFORMER else None
+        keys = [*stage.networks, *(preview.networks(self) if preview else ())]
         networks = {key: self._network(key, loras) for key in keys}
         prepared = {key: self._prepared(key, networks[key], loras) for key in keys}
         twins = self._twins(stage, prepared, self.loras if loras is None else loras)
@@ -453,8 +454,8 @@ class HostEngine(PlannedEngine):
         self._in_use = [a for each in (*prepared.values(), *(twin.prepared for twin in twins)) for a in each.adapters]
         with ready(prepared, placement, make_room) as result, shared_by(twins, result, self, placement) as shared:
             self._tell(working(stage.name))
-            if self.preview is not None and _samples(stage):
-                self.preview.start(result, stage.name)
+            if preview is not None:
+                preview.start(result, stage.name)
             yield shared
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
@@ -521,11 +522,3 @@ def sampling_engine(node: type[io.ComfyNode], model: LoadedModel, latent: GraphL
 def _fuses(device: torch.device) -> bool:
     """Return whether LoRAs change copies of weights, which the host's own view of a device decides."""
     return prepare.fuses(device) and not mm.is_device_cpu(device)
-
-
-def _source(stage: Stage) -> Any:
-    return stage.networks[0].source
-
-
-def _samples(stage: Stage) -> bool:
-    return stage.networks[0] == TRANSFORMER

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -20,12 +21,12 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+from server import nodes as host_nodes
 from torch import Tensor
 
 from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
-from ..ltx2_core.disk_cache import cache_folder
-from ..ltx2_core.errors import LTX2Error, MissingFileError, for_page, page_text, plain_record, stoppable
+from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record, stoppable
 from ..ltx2_core.errors.files import writing
 from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
@@ -40,6 +41,7 @@ from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named
 from ..ltx2_core.pipeline.messages import Messages, Wishes
 from ..ltx2_core.pipeline.plan import Plan
+from ..ltx2_core.pipeline.precision import clean_inference
 from ..ltx2_core.pipeline.sketch import as_image
 
 log = logging.getLogger("ltx2-av")
@@ -128,12 +130,21 @@ def graph_tags(hidden: io.HiddenHolder) -> dict[str, str]:
     return marked({name: json.dumps(part) for name, part in parts.items() if part is not None})
 
 
-EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
+PACK = Path(__file__).parents[1]
+SERVED = {"extensions": PACK / "js", "workflow_templates": PACK / "workflows"}
+
+
+def check_alone() -> None:
+    """Raise SettingError if the host has these nodes from another folder; then the browser gets nothing of ours."""
+    if first := host_nodes.NODE_CLASS_MAPPINGS.get("LTX2AVSample"):
+        host_nodes.EXTENSION_WEB_DIRS.pop(PACK.name, None)
+        folders = f"{first.RELATIVE_PYTHON_MODULE.partition('.')[2]} and {PACK.name}"
+        raise SettingError(f"custom_nodes has the LTX-2 nodes twice, in {folders}: remove one of them, and restart.")
 
 
 def place_examples() -> None:
     """Put the media that our workflows open with where Load Image and its like look, unless they are there."""
-    place_files(EXAMPLES, Path(folder_paths.get_input_directory()))
+    place_files(PACK / "workflows" / "examples", Path(folder_paths.get_input_directory()))
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -155,15 +166,19 @@ def other_devices(names: str) -> tuple[torch.device, ...]:
 
 
 def dtype_for(role: str, parameters: int) -> torch.dtype:
-    """Return what such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with room."""
-    device = device_for(role)
-    if role == "vae":
-        dtype = mm.vae_dtype(device, [torch.bfloat16])
-    else:
-        dtype = mm.unet_dtype(device, parameters, [torch.bfloat16, torch.float32])
+    """Return what such a network computes in: bfloat16 where the host thinks it wise, float32 on a CPU with room.
+
+    Its flags are followed as far as that can be: float8 is a way to store weights, which ours have from their file,
+    nothing computes in float64, and the numbers of Gemma go beyond float16.
+    """
+    device, usual = device_for(role), [torch.bfloat16, torch.float32]
+    dtype = mm.vae_dtype(device, usual[:1]) if role == "vae" else mm.unet_dtype(device, parameters, usual)
+    if role == "text" and (asked := mm.text_encoder_dtype(device)) in usual:
+        dtype = asked
+    if dtype not in usual and (dtype != torch.float16 or role == "text"):
+        dtype = torch.float32 if dtype == torch.float64 else torch.bfloat16
     too_large = mm.is_device_cpu(device) and parameters * dtype.itemsize > mm.get_free_memory(device)
-    # The host's flags can ask for float8, which is a way to store weights; ours are stored as their file has them.
-    return torch.bfloat16 if too_large or dtype.itemsize == 1 else dtype
+    return torch.bfloat16 if too_large else dtype
 
 
 def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> Room:
@@ -186,12 +201,6 @@ def pinnable_ram() -> int:
     """Return the bytes of RAM that may be pinned; what we pinned before may be pinned again."""
     total, available = ram()
     return pinnable(total, available + PINNED.held)
-
-
-def cache_subfolder(what: str) -> Path | None:
-    """Return the folder for what can be made again but took long; None if nothing is to be kept."""
-    root = cache_folder()
-    return None if root is None else root / what
 
 
 def software() -> dict[str, str]:
@@ -235,8 +244,9 @@ def _begin_messages() -> Messages:
 
 
 def _send_text(node_id: str, text: str) -> None:
-    server = PromptServer.instance  # a space, because the browser would ignore nothing at all
-    server.send_progress_text(text or " ", node_id, server.client_id)
+    server = PromptServer.instance
+    if server.client_id is not None:  # else everybody gets it; a space, because nothing would be ignored
+        server.send_progress_text(text or " ", node_id, server.client_id)
 
 
 def show_text(text: str) -> None:
@@ -258,7 +268,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(owner: type, **values: Any) -> Any:
         messages = _begin_messages()
         try:
-            with stoppable(mm.throw_exception_if_processing_interrupted):
+            with stoppable(mm.throw_exception_if_processing_interrupted), clean_inference():
                 return method(owner, **values)
         except LTX2Error as error:
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
@@ -293,13 +303,27 @@ def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
 _live_previews = Wishes()  # what our own setting says in each browser
 
 
-def listen_to_setting() -> None:
-    """Let browsers tell whether they want the moving preview: ``js/index.js`` does at its start and at each change."""
+def answer_browser() -> None:
+    """Answer browsers: ``js/index.js`` tells at its start and at each change whether it wants the moving preview.
 
-    @PromptServer.instance.routes.post("/ltx2av/live_preview")
+    Files are asked for by the name of our folder: the host finds none if an address has to escape it, and no help page
+    if it has a dot. Braces in it stand for any letter, because a pattern may have none alone.
+    """
+    routes = PromptServer.instance.routes
+    names = re.sub(r"\\?[{}]", ".", "|".join(map(re.escape, (PACK.name, re.split("[.@]", PACK.name)[0]))))
+
+    @routes.post("/ltx2av/live_preview")
     async def remember(request: web.Request) -> web.Response:
         refusal = _live_previews.remember(await request.json())
         return web.json_response({"error": refusal} if refusal else {}, status=400 if refusal else 200)
+
+    @routes.get(f"/{{kind:{'|'.join(SERVED)}}}/{{pack:{names}}}/{{path:.+}}")
+    async def send_file(request: web.Request) -> web.FileResponse:
+        folder = SERVED[request.match_info["kind"]].resolve()
+        path = (folder / request.match_info["path"]).resolve()
+        if not path.is_relative_to(folder):
+            raise web.HTTPNotFound
+        return web.FileResponse(path)
 
 
 def wants_live_preview() -> bool:

@@ -11,25 +11,18 @@ from ..ltx2_core.disk_cache import Stamp, stamps
 from ..ltx2_core.fields import OutputName
 from ..ltx2_core.geometry import exact_fps
 from ..ltx2_core.latents import empty
-from ..ltx2_core.pipeline.duration import fit_length
+from ..ltx2_core.pipeline.duration import fit_length, follow_given
 from ..ltx2_core.pipeline.generate import recipe_of
 from ..ltx2_core.pipeline.graph import DEFAULT_FPS, GraphLatent, GraphPrompt, latent_of, latent_of_take
 from ..ltx2_core.pipeline.graph_codec import Audio, audio_source, describe_clip, encode_clip, extend_latent
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.takes import SUFFIX, load_take, save_take
-from ..ltx2_core.settings import (
-    AS_PROMPT,
-    STREAM_CHOICES,
-    ClipSettings,
-    ExtendSettings,
-    OwnClipSettings,
-    RecipeSettings,
-)
+from ..ltx2_core.settings import STREAM_CHOICES, ClipSettings, ExtendSettings, OwnClipSettings, RecipeSettings
 from . import host
 from .engine import HostEngine, LoadedModel
 from .inputs import choice, fps, optional, sockets, widgets
 from .node import Node
-from .values import Conditioning, Latent, Video, audio_of_video, given_size, to_host_latent, video_source
+from .values import Conditioning, Latent, Video, audio_of_video, to_host_latent, video_source
 
 
 class EmptyLatent(Node):
@@ -43,7 +36,7 @@ class EmptyLatent(Node):
         optional("model", "picture"),
         widgets(ClipSettings, "size", "megapixels", "length", optional=True),
         widgets(RecipeSettings, "hq"),
-        optional("positive", "video"),
+        optional("positive", "video", "audio"),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
@@ -52,23 +45,21 @@ class EmptyLatent(Node):
     def execute(
         cls, streams: str = "picture and sound", batch_size: int = 1, model: LoadedModel | None = None,
         picture: Tensor | None = None, hq: bool = False, positive: Conditioning | None = None,
-        video: Video | None = None, **size: Any
+        video: Video | None = None, audio: Audio | None = None, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
-        asked = _with_length(ClipSettings(**size, streams=streams), model, positive)
-        seen = None if picture is None and video is None else given_size(picture, video)
+        asked = ClipSettings(**size, streams=streams)
+        if asked.follows_prompt and model is not None and positive is not None:
+            asked = fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
+        film = None if video is None else video_source(None, video)
+        asked = follow_given(asked, None if audio is None else audio_source(audio), film)
+        shown = film if picture is None else video_source(picture, None)
+        seen = None if shown is None else shown.size()
         if model is not None:
             asked = asked.automatic(seen is not None)
         clip, remarks = asked.sized(None if model is None else recipe_of(model.models, hq), seen).nearest()
         cls.show("; ".join([clip.describe(), *remarks]))
         latent = latent_of(empty(clip, batch_size).select(STREAM_CHOICES[streams]), {"fps": clip.fps})
         return io.NodeOutput(to_host_latent(latent), clip.frames, float(clip.fps))
-
-
-def _with_length(asked: ClipSettings, model: LoadedModel | None, positive: Conditioning | None) -> ClipSettings:
-    """Return the settings as long as the prompt needs, where they ask for that."""
-    if asked.length != AS_PROMPT or model is None or positive is None:
-        return asked
-    return fit_length(asked, model.models, GraphPrompt(positive).contexts(HostEngine(model)))
 
 
 class Extend(Node):
@@ -99,6 +90,7 @@ class Encode(Node):
         widgets(OwnClipSettings, "width", "height", "frames", "fps", optional=True),
         optional("plan"),
         widgets(GivenLight, "space"),
+        widgets(OwnClipSettings, "megapixels", optional=True),
     ]
     outputs = {"av_latent": io.Latent, "frames": io.Int, "fps": io.Float}
     shows = True
@@ -108,10 +100,11 @@ class Encode(Node):
         cls, model: LoadedModel, images: Tensor | None = None, video: Video | None = None,
         audio: Audio | None = None, plan: Plan | None = None, space: str = ORDINARY, **size: Any
     ) -> io.NodeOutput:  # fmt: skip
-        rate = exact_fps(size.pop("fps", 0) or (DEFAULT_FPS if video is None else video.get_frame_rate()))
+        asked = OwnClipSettings(**size)
+        rate = exact_fps(asked.fps or (DEFAULT_FPS if video is None else video.get_frame_rate()))
         sound = audio_source(audio) if audio is not None else None if video is None else audio_of_video(video)
         init = InitClip(video_source(images, video, space), sound)
-        clip = init.shape(rate, **size)
+        clip = init.shape(rate, *asked.size_of(init.video.size(), recipe_of(model.models)), asked.frames)
         cls.show(describe_clip(init, clip))
         encoded = encode_clip(HostEngine(model, plan), init, clip)
         return io.NodeOutput(to_host_latent(encoded), clip.frames, float(rate))

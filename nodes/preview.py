@@ -3,7 +3,6 @@
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..ltx2_core.checkpoint import Models
 from ..ltx2_core.mini.preview import preview_factors
@@ -19,12 +18,10 @@ class HostScreen:
 
     def __init__(self, node: type[io.ComfyNode]):
         """Prepare for one run of the class ``node``."""
-        self._node_id, self._bar = node.hidden.unique_id, host.progress()
+        self._node_id, self.show_progress = node.hidden.unique_id, host.progress()  # with the still preview
         self.moving, self.still = host.wants_live_preview(), host.wants_previews()
 
-    def size(self) -> int:
-        """Return how many pixels the longer side of a preview may have."""
-        return host.preview_size()
+    size = staticmethod(host.preview_size)
 
     def show_clip(self, content: dict[str, Any]) -> None:
         """Show the moving preview."""
@@ -36,10 +33,6 @@ class HostScreen:
             host.send(STATUS, self._node_id, {"status": status})
         else:
             host.show_status(status)
-
-    def show_progress(self, done: int, total: int, picture: Tensor | None = None) -> None:
-        """Show the bar of the node, and the still preview."""
-        self._bar(done, total, picture)
 
 
 def preview_of(node: type[io.ComfyNode], latent: GraphLatent, models: Models) -> Preview:

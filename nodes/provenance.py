@@ -7,7 +7,7 @@ from ..ltx2_core.media.provenance import Identity, anchors_of, describe_origin, 
 from . import host
 from .inputs import sockets, widgets
 from .node import Node
-from .values import Video, given_size, save_video, video_file
+from .values import Video, save_video, video_file, video_source
 
 
 class SignClip(Node):
@@ -21,7 +21,7 @@ class SignClip(Node):
 
     @classmethod
     def execute(cls, video: Video, filename_prefix: str) -> io.NodeOutput:
-        path = host.output_file(filename_prefix, ".mp4", given_size(None, video))
+        path = host.output_file(filename_prefix, ".mp4", video_source(None, video).size())
         save_video(video, path, host.graph_tags(cls.hidden))
         cls.show_saved(path)
         cls.show(f"{path.name} is signed by {sign_file(path, path, Identity.of(), overwrite=True).who}.")

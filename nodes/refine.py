@@ -19,12 +19,6 @@ from .inputs import choice, optional, sockets, widgets
 from .node import Node
 from .values import Chain, Conditioning, Latent, to_host_latent
 
-NO_LORA = (
-    "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
-    "ltx-2.3-22b-distilled-lora-384 or ltx-2.5-22b-distilled-lora-450): connect the model through LTX-2 Load LoRA to "
-    "refine_model."
-)
-
 
 class _Enlarging(Node):
     """A node that enlarges a latent in ``wanted``, space or time."""
@@ -137,9 +131,6 @@ class TwoStage(Node):
         refiner: LoadedModel = settings.pop("refine_model", None) or model
         engine = sampling_engine(cls, refiner, GraphLatent(larger), plan)
         refined, report = refine_latent(engine, larger, prompts, second, recipe, seed, settings, begin.content)
-        if recipe.lora and not refiner.loras:
-            report = f"{report}\n{NO_LORA}"
-            cls.show(NO_LORA)
         return io.NodeOutput(to_host_latent(refined), report)
 
 

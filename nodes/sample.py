@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io
 
+from ..ltx2_core.disk_cache import cache_folder
 from ..ltx2_core.fields import OutputName
 from ..ltx2_core.pipeline.graph import GraphLatent, GraphPrompt, LongClipPlan
 from ..ltx2_core.pipeline.graph_stages import sample_latent
@@ -54,7 +55,7 @@ class SampleNode(Node):
     ) -> io.NodeOutput:  # fmt: skip
         begin = GraphLatent(latent, settings.pop("fps", 0.0), GraphPrompt(positive))
         engine = sampling_engine(cls, model, begin, settings.pop("plan", None))
-        prompts, folder = (positive, negative), host.cache_subfolder("windows")
+        prompts, folder = (positive, negative), cache_folder("windows")
         result = sample_latent(engine, begin, prompts, conditions or (), windows, settings, folder)
         return io.NodeOutput(to_host_latent(result))
 

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import InputImpl, Types, io
+from comfy_api.latest import Input, InputImpl, Types, io
 from torch import Tensor
 
 from ..ltx2_core.conditioning.conditions import Condition
@@ -54,11 +54,6 @@ def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> 
     return VideoSource(images, fps=Fraction(parts.frame_rate))
 
 
-def given_size(picture: Tensor | None, video: Video) -> tuple[int, int]:
-    """Return width and height of a picture, else of a video."""
-    return video_source(picture, video if picture is None else None).size()
-
-
 def audio_of_video(video: Video) -> AudioSource | None:
     """Return the sound of a VIDEO; None if it has none."""
     if file := _file_of(video):
@@ -94,13 +89,27 @@ def video_file(video: Video) -> Path:
     return Path(source)
 
 
-class GeneratedVideo(InputImpl.VideoFromComponents):
-    """A VIDEO whose files say that a model made it, whoever saves them, and whatever is switched off."""
+class _Generated(Input.Video):
+    """A VIDEO whose files say that a model made it, whoever saves it or cuts it, and whatever is switched off."""
 
     def save_to(self, path: str | BytesIO, *settings: Any, **more: Any) -> None:
         """Save it as the host does, and add the digital source type of IPTC as XMP."""
         super().save_to(path, *settings, **more)
         mark_video(path)
+
+    def as_trimmed(self, *window: Any, **more: Any) -> Video:
+        """Return what the host cuts out of it, which is a file; None where it is too short."""
+        if (part := super().as_trimmed(*window, **more)) is not None:
+            part.__class__ = _GeneratedFile
+        return part
+
+
+class GeneratedVideo(_Generated, InputImpl.VideoFromComponents):
+    """A VIDEO that a model made, as its components."""
+
+
+class _GeneratedFile(_Generated, InputImpl.VideoFromFile):
+    """A part of it."""
 
 
 def _file_of(video: Video) -> tuple[Any, float, float | None] | None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 ZEROS = 6  # of the sinc, on either side
 ROLLOFF = 0.99  # of the lower Nyquist frequency
+DENSE = 2**20  # weights of a kernel for all phases at most; usual rates need a tenth
+AT_ONCE = 2**16  # new samples that are computed at once otherwise
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int, edges: str = "constant") -> Tensor:
@@ -25,18 +27,24 @@ def resample(waveform: Tensor, rate: int, new_rate: int, edges: str = "constant"
     step, phases = rate // divisor, new_rate // divisor
     if step == phases:
         return waveform
-    width, kernels = _kernels(step, phases)
+    cutoff = ROLLOFF * min(step, phases)
+    width, length = ceil(ZEROS * step / cutoff), ceil(phases * waveform.shape[-1] / step)
     padded = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (width, width + step), mode=edges)
-    samples = F.conv1d(padded, kernels.to(waveform), stride=step).mT  # (rows, N/step, phases)
-    length = ceil(phases * waveform.shape[-1] / step)
+    phase = torch.arange(phases, dtype=torch.float64)[:, None] / phases
+    if phases * (2 * width + step) <= DENSE:
+        taps = torch.arange(-width, width + step, dtype=torch.float64)
+        kernels = _kernels(taps / step - phase, cutoff, step)[:, None]
+        samples = F.conv1d(padded, kernels.to(waveform), stride=step).mT  # (rows, N/step, phases)
+    else:  # most weights of a kernel for all phases are 0 where the rates share no divisor, and it takes gigabytes
+        taps = torch.arange(phases)[:, None] * step // phases + torch.arange(-width, width + 2)
+        kernels = _kernels(taps.double() / step - phase, cutoff, step).to(waveform)
+        numbers = torch.arange(length, device=waveform.device).split(AT_ONCE)
+        near = padded[:, 0].unfold(-1, kernels.shape[1], 1)  # (rows, N, taps)
+        samples = torch.cat([(near[:, n * step // phases] * kernels[n % phases]).sum(-1) for n in numbers], dim=1)
     return samples.reshape(*waveform.shape[:-1], -1)[..., :length]
 
 
-def _kernels(step: int, phases: int) -> tuple[int, Tensor]:
-    """The taps before a group of ``step`` samples, and the weights (phases, 1, taps) of its new samples."""
-    cutoff = ROLLOFF * min(step, phases)
-    width = ceil(ZEROS * step / cutoff)
-    taps = torch.arange(-width, width + step, dtype=torch.float64) / step
-    phase = torch.arange(phases, dtype=torch.float64)[:, None] / phases
-    t = ((taps - phase) * cutoff).clamp(-ZEROS, ZEROS)
-    return width, (t.sinc() * (t * (pi / 2 / ZEROS)).cos() ** 2 * (cutoff / step))[:, None]
+def _kernels(distances: Tensor, cutoff: float, step: int) -> Tensor:
+    """The weights (phases, taps) of samples that are so many groups of ``step`` away from a new one."""
+    t = (distances * cutoff).clamp(-ZEROS, ZEROS)
+    return t.sinc() * (t * (pi / 2 / ZEROS)).cos() ** 2 * (cutoff / step)

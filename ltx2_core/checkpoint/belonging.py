@@ -56,8 +56,14 @@ def check_own_part(path: Path, what: str, models: Models) -> None:
 
 
 def check_text_encoder(files: TextEncoderFiles, models: Models) -> None:
-    """Raise SettingError if a text encoder does not give the hidden states that a model reads."""
+    """Refuse, from headers alone, a text encoder that does not give the hidden states that a model reads.
+
+    Raises:
+        SettingError: It belongs to another model.
+        CheckpointError: Its weights are in a format that cannot be read.
+    """
     check_training(files, models)
+    files.check_stored()
     if "text_features" not in models.sources:
         return
     wanted, given = models.network("text_features").config, files.config

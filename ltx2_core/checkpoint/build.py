@@ -4,12 +4,12 @@ from collections.abc import Collection
 
 import torch
 
-from ..errors import CheckpointError, SettingError
-from ..quantization import cast, check_stored, install_quantized_layers, use_scaled_products, wants_exact_products
+from ..errors import SettingError
+from ..quantization import cast, install_quantized_layers, use_scaled_products, wants_exact_products
 from .components import ComponentNetwork
-from .files import called
-from .loading import load_strict, shorten_list
-from .models import Models, Source
+from .files import called, named_errors
+from .loading import load_strict
+from .models import Models
 
 
 def build(
@@ -44,35 +44,16 @@ def build(
         raise SettingError(f"Only the transformer can be cast to {format}; build the {name} without a format.")
     source = models.source(name)
     file, title = source.file, f"The {name.replace('_', ' ')} in {called(source.file.path)}"
-    _refuse_unknown(models, source, title)
     network = models.network(name) if made is None else made
     state = {ours: file.get(key) for ours, key in source.names.items()}
     if format is not None:
         cast(state, format, cast_on)
-    try:
+    with named_errors(called(file.path)):
         computes = getattr(network, "compute_dtype", dtype)
         install_quantized_layers(network, state, computes, deferred, lambda ours: source.names.get(ours, ours))
-    except CheckpointError as error:
-        raise CheckpointError(f"{called(file.path)}: {error}") from None
     load_strict(network, state, title, source.variant.official)
     if name == "transformer" and not wants_exact_products({key: entry.shape for key, entry in file.entries.items()}):
         use_scaled_products(network)
     if any(tensor.device != torch.device(device) for tensor in state.values()):  # a walk through all modules
         network.to(device)
     return network.eval()
-
-
-def _refuse_unknown(models: Models, source: Source, title: str) -> None:
-    """CheckpointError if the file has tensors under the component's prefix that no component knows."""
-    names = source.file.official_names
-    prefix = source.variant.prefix_in(names)
-    is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's, or a few
-    unknown = [key for key in models.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
-    if unknown:
-        try:
-            check_stored(source.file.outlines(unknown))
-        except CheckpointError as error:
-            raise CheckpointError(f"{called(source.file.path)}: {error}") from None
-        raise CheckpointError(
-            f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
-        )

@@ -60,14 +60,19 @@ _SHARE = 3  # percent of a file's names that have to match
 _STARTS = (
     (rb"$", "but empty: its download has not begun, or broke off"),
     (rb"\x00{9}", "but begins with zeros, as a download does that is not complete: wait for it, or download it again"),
-    (rb"PK\x03\x04", "but a zip archive, as PyTorch's .ckpt, .pt and .pth files are"),
+    (
+        rb"PK\x03\x04",
+        "but a zip archive, as .ckpt, .pt and .pth files of PyTorch are; if a model is packed in it, unpack it first",
+    ),
     (rb"\x80[\x02-\x05]", "but a pickle, as old .ckpt, .pt and .bin files of PyTorch are"),
     (rb"\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|\x28\xb5\x2f\xfd", "but a packed archive: unpack it first"),
     (
-        rb"\s*<",
+        rb"(?:\xef\xbb\xbf)?\s*<",
         "but a web page, which sites send in place of a file that needs a login or is not there: download it again",
     ),
-    (rb"[\t\n\r\x20-\x7e]{9}", "but a text, such as a config, or what sites answer in place of a file"),
+    (rb"\x00\x05\x16\x07", "but what macOS notes beside a file: choose the one whose name has no ._ before it"),
+    (rb"version h|# xet ", "but a pointer to a file that was not downloaded: download the file itself"),
+    (rb"[\t\n\r\x20-\x7e]{1,9}$", "but a text, such as a config, or what sites answer in place of a file"),
 )
 START_BYTES = 9  # that tell it
 

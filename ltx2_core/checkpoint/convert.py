@@ -147,6 +147,7 @@ def _open(path: Path) -> _Source:
     file = files[0]
     if (found := find_kind(file.entries)) is not None:
         encoder = TextEncoderFiles(path, (file,), *found)
+        encoder.check_stored()
         return _Source(file, {ours: key for ours, (_, key) in encoder.names.items()}, encoder, False)
     models = Models([file])
     models.network("transformer")  # which refuses what its config does not fit

@@ -10,6 +10,8 @@ from ..errors.foreign import shown
 
 MARKER = "comfy_quant"  # the suffix of a tensor that says how the weight beside it is stored
 
+_MOST_TENSORS = 50_000  # far above those of any file of LTX-2, so that no header keeps the program busy
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,6 +30,14 @@ def marker_entry(options: Mapping[str, Any]) -> Entry:
     """Return the marker with these options for a file that says them elsewhere than in a tensor."""
     content = json.dumps(options).encode()
     return Entry("U8", (len(content),), 0, content=content)
+
+
+def check_count(count: int, what: str, file: str) -> None:
+    """CheckpointError for more tensors, or more of what else a header lists, than a file of LTX-2 has."""
+    if count > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{file} has {count:,} {what}; files of LTX-2 have at most {_MOST_TENSORS:,}: choose another file."
+        )
 
 
 def check_places(entries: Mapping[str, Entry], title: str) -> int:

@@ -1,9 +1,11 @@
 """A safetensors or GGUF file: its header at once, its tensors when asked for."""
 
 import math
+import os
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,13 +15,14 @@ from torch import Tensor
 
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
-from ..errors import CheckpointError, MissingFileError, UnreadableFileError
+from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
     READABLE_BLOCKS,
     Format,
     StoredWeight,
+    check_stored,
     expand_blocks,
     expand_stored,
     find_format,
@@ -30,7 +33,7 @@ from ..quantization import (
     stored_weights,
 )
 from .contents import START_BYTES, describe_start
-from .entries import MARKER, Entry, check_places, contradiction, marker_entry
+from .entries import MARKER, Entry, check_count, check_places, contradiction, marker_entry
 from .gguf import read_gguf
 from .gguf_header import is_gguf
 from .gguf_tokenizer import tokenizer_inside
@@ -62,9 +65,10 @@ class TensorFile:
     def __init__(self, path: str | Path):
         """Read the header only.
 
-        Raises MissingFileError, UnreadableFileError, or CheckpointError if it is not a whole file of its kind.
+        Raises MissingFileError, UnreadableFileError, CheckpointError if it is not a whole file of its kind, or
+        SettingError for what is no path.
         """
-        self.path = Path(path)
+        self.path = as_path(path, "The file")
         try:
             _check_regular(self.path)
             self._stamp = file_stamp(self.path)
@@ -153,6 +157,20 @@ class TensorFile:
             self._outlines[key] = outline
         return outline
 
+    def check_unknown(self, unknown: Iterable[str]) -> None:
+        """Refuse, from the header alone, tensors that nobody knows because of the format of weights.
+
+        Args:
+            unknown: Their names; what they stand beside is looked at, too.
+
+        Raises:
+            CheckpointError: Names the first weight that is in a format that cannot be read.
+        """
+        keys = dict.fromkeys(unknown)
+        weights = dict.fromkeys(weight for key in keys if (weight := weight_beside(key)) in self.entries)
+        beside = (key for weight in weights for key in self.with_companions(weight))
+        check_stored(self.outlines([*keys, *beside]))
+
     def _stored(self, key: str) -> StoredWeight:
         return stored_weights(self.outlines(self.with_companions(key)))[key]
 
@@ -175,7 +193,8 @@ class TensorFile:
         entry = self.entries[key]
         if entry.dtype not in (READABLE_BLOCKS if entry.expands else DTYPES):
             raise CheckpointError(
-                f"{called(self.path)} stores {key} as {entry.dtype}, which this version of the pack cannot read."
+                f"{called(self.path)} stores {key} as {entry.dtype}, which this version of the pack cannot read; "
+                "choose a file in another format."
             )
         return torch.float32 if entry.expands else DTYPES[entry.dtype]
 
@@ -273,6 +292,29 @@ class TensorFile:
         )
 
 
+def as_path(given: object, what: str) -> Path:
+    """Return ``given`` as a path; SettingError, which ``what`` begins, if it is none, or is empty."""
+    if not isinstance(given, (str, os.PathLike)) or not str(given):
+        raise SettingError(f"{what} is {shown(given)}; the path of a file or of a folder was expected.")
+    return Path(given)
+
+
+@contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Begin every CheckpointError within with the ``name`` of a file, unless it says that itself."""
+    try:
+        yield
+    except CheckpointError as error:
+        if name in str(error):
+            raise
+        raise CheckpointError(f"{name}: {error}") from None
+
+
+def weight_beside(key: str) -> str:
+    """Return the name of the weight that a tensor, whatever it is, would belong to."""
+    return f"{key.rpartition('.')[0]}.weight"
+
+
 def called(path: Path) -> str:
     """Return what sentences call a file: its name; of diffusers' files, which all have one name, with two folders."""
     return str(Path(*path.parts[-3:])) if path.name.startswith(OF_DIFFUSERS) else path.name
@@ -334,6 +376,11 @@ def _check_regular(path: Path) -> None:
             inside = f", such as {found.name} in it" if (found := next(path.glob("[!.]*.safetensors"), None)) else ""
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
+    if os.path.exists(control := f"{path}.aria2"):  # which is no error for a path that cannot be
+        raise CheckpointError(
+            f"{called(path)} is still being downloaded, as {os.path.basename(control)} beside it says, so pieces of it "
+            "may be missing: wait for it, or remove that note if the file came from elsewhere."
+        )
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
@@ -350,15 +397,17 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
         start = file.read(START_BYTES)
         length = struct.unpack("<Q", start[:8])[0] if start[8:] == b"{" else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER:
+            what = describe_start(start)
             raise CheckpointError(
-                f"{called(path)} is not a safetensors file {describe_start(start)}".rstrip()
-                + "; LTX-2 weights are read from .safetensors and .gguf files only."
+                f"{called(path)} is neither a safetensors nor a GGUF file{', ' if what else ''}{what}; LTX-2 weights "
+                "are read from .safetensors and .gguf files only."
             )
         text = b"{" + file.read(length - 1)
     if len(text) < length:
         raise _incomplete(path, size, 8 + length)
     title = f"The header of {called(path)}"
-    header = parse_json(text, title, largest=_LONGEST_HEADER, unique=True)
+    check_count(text.count(b'"data_offsets"'), "tensors", called(path))  # before Python makes objects of them
+    header = parse_json(text, title, unique=True)
     metadata = _metadata(header.pop("__metadata__", None), title)
     entries = {respell(key): _entry(key, info, 8 + length, title) for key, info in header.items()}
     end = check_places(entries, title)
@@ -426,7 +475,7 @@ def _stated_markers(metadata: Mapping[str, str], entries: Mapping[str, Entry], f
     if stated is None:
         return {}
     title = f"_quantization_metadata in the header of {file}"
-    layers = Fields(parse_json(stated, title, largest=_LONGEST_HEADER), title).section("layers")
+    layers = Fields(parse_json(stated, title), title).section("layers")
     markers = {}
     for layer in layers.content:
         marker = layers.content[layer]

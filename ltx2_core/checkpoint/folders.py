@@ -1,5 +1,6 @@
 """Folders of weights: what Hugging Face's libraries write, and the files that belong together in them."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, MissingFileError
+from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..errors.foreign import Fields
 from .files import TensorFile, read_json
 from .joined import joined
@@ -24,6 +25,15 @@ GEMMA = "text_encoder"
 FULL = "transformer_full"  # the dev model of 2.5, beside the distilled one in ``TRANSFORMER``
 
 GGUF = ".gguf"
+
+# What may lie in a folder without safetensors files, and what to do then.
+_PICKLE = "{file} there is a pickle, which is not read: download the .safetensors files"
+_INSTEAD = {
+    "[!.]*.gguf": "choose the file {file} in it",
+    "*/[!.]*.safetensors": "choose the folder {folder} in it",
+    "snapshots/*/[!.]*.safetensors": "choose the folder {folder} in it",
+    **{f"[!.]*.{end}": _PICKLE for end in ("bin", "pt", "pth", "ckpt")},
+}
 
 
 class ShardedFile(TensorFile):
@@ -41,8 +51,8 @@ class ShardedFile(TensorFile):
             for key in shard.entries:
                 if (other := self._shard_of.setdefault(key, shard)) is not shard:
                     raise CheckpointError(
-                        f"Two of the files of {path.name} hold {key}: {other.path.name} and {shard.path.name}. Leave "
-                        "one of them there, or download all of them from one place."
+                        f"Two of the files of {path.name} hold {key}: {other.path.name} and {shard.path.name}. Choose "
+                        "one of them alone, or download all of them from one place."
                     )
         self.entries = {key: shard.entries[key] for key, shard in self._shard_of.items()}
 
@@ -74,7 +84,9 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
 
     Raises:
         MissingFileError: There are none, or some are missing.
+        CheckpointError: They are stored in an order that is not read.
     """
+    check_order(folder)
     for index in sorted(folder.glob("[!.]*.safetensors.index.json")):
         fields = Fields(read_json(index), str(index))
         names = set(map(str, fields.section("weight_map").content.values()))
@@ -88,8 +100,33 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
         return files
     files = sorted(folder.glob("[!.]*.safetensors"))  # macOS leaves hidden ones
     if not files:
-        raise MissingFileError(f"No .safetensors file is in {folder}; choose the folder with {whose}.")
+        raise MissingFileError(f"No .safetensors file is in {folder}; {_instead_in(folder, whose)}.")
     return sorted({shard for file in files for shard in shards_of(file)})
+
+
+def check_order(folder: Path) -> None:
+    """CheckpointError if the settings in ``folder`` say that its weights are in four bits of ModelOpt, or in its mxfp8:
+    their tensors have the names and shapes of ComfyUI's, and their numbers and scales lie in another order."""
+    for name in ("config.json", "hf_quant_config.json"):
+        try:
+            stated = json.dumps(read_json(folder / name)) if (folder / name).is_file() else ""
+        except LTX2Error:  # which whoever needs it tells
+            continue
+        if "modelopt" in stated and re.search(r'"quant_algo": "[^"]*(?:FP4|MXFP8)', stated):
+            raise CheckpointError(
+                f"{folder / name} says that the weights are stored in NVFP4 or MXFP8 by NVIDIA's ModelOpt, whose "
+                "numbers lie in another order than those of ComfyUI's files: choose these weights in another format, "
+                "or in such a file."
+            )
+
+
+def _instead_in(folder: Path, whose: str) -> str:
+    """What to choose in place of a folder that has no safetensors files itself."""
+    for pattern, advice in _INSTEAD.items():
+        found = next((path for path in sorted(folder.glob(pattern)) if "mmproj" not in path.name), None)
+        if found is not None:
+            return advice.format(file=found.relative_to(folder), folder=found.parent.relative_to(folder))
+    return f"choose the folder with {whose}"
 
 
 def is_shard(name: str) -> bool:

@@ -26,6 +26,7 @@ _CONTEXT = 131_072  # words that Gemma 3 12B can read, which other programs want
 
 # What it says of LTX-2, and what converters write who say the same of all models.
 _LTX = ("ltxv", "pig", "cow", "")
+_OTHERS = {"clip": "an mmproj, the part of a language model that looks at pictures"}  # what it says of them
 _LTX_MARK = re.compile(r"transformer_blocks\.\d+\.audio_attn1\.|_embeddings_connector\.|text_embedding_projection\.")
 
 # By our name's end, tensors whose first axis, which is 1, GGUF leaves away.
@@ -86,8 +87,8 @@ def _architecture(path: Path, header: GGUFHeader) -> str:
         )
     if stated not in _LTX and not any(map(_LTX_MARK.search, header.tensors)):
         raise CheckpointError(
-            f"{path.name} is a model of the kind {stated}, as its general.architecture says; LTX-2 (ltxv) or its text "
-            "encoder (gemma3) was expected: choose another file."
+            f"{path.name} is {_OTHERS.get(stated, f'a model of the kind {stated}')}, as its general.architecture says; "
+            "LTX-2 (ltxv) or its text encoder (gemma3) was expected: choose another file."
         )
     return stated
 

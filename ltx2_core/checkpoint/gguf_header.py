@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..errors.foreign import shown
 from ..quantization import BLOCKS
+from .entries import check_count
 
 MAGIC = b"GGUF"
 
@@ -120,7 +121,7 @@ class _Cursor:
     """Reads one value after the other; what is not there is told with the place at which it was looked for."""
 
     def __init__(self, content: mmap.mmap, file: str, start: int = 0):
-        self._content, self._file, self._at, self.place = content, file, start, "its first bytes"
+        self._content, self.file, self._at, self.place = content, file, start, "its first bytes"
 
     @property
     def rest(self) -> int:
@@ -200,18 +201,17 @@ class _Cursor:
 
     def contradiction(self, how: str) -> CheckpointError:
         """Return the error for a header that cannot be."""
-        return CheckpointError(f"The header of {self._file} {how}, which cannot be; download the file again.")
+        return CheckpointError(f"The header of {self.file} {how}, which cannot be; download the file again.")
 
     def cut_short(self, where: str, more: str = "") -> CheckpointError:
         """Return the error for a file that ends too early."""
         return CheckpointError(
-            f"{self._file} is incomplete: it ends {where}; it has {len(self._content):,} bytes{more}. Download it "
-            "again."
+            f"{self.file} is incomplete: it ends {where}; it has {len(self._content):,} bytes{more}. Download it again."
         )
 
     def refusal(self, what: str) -> CheckpointError:
         """Return the error for a file that is whole, but not read."""
-        return CheckpointError(f"{self._file} {what}.")
+        return CheckpointError(f"{self.file} {what}.")
 
 
 def _read_start(cursor: _Cursor) -> tuple[int, int]:
@@ -230,6 +230,7 @@ def _read_start(cursor: _Cursor) -> tuple[int, int]:
     for count, least, what in ((tensors, 25, "tensors"), (fields, 14, "fields")):
         if count * least > cursor.rest:
             raise cursor.contradiction(f"counts {count:,} {what} in {cursor.rest:,} bytes")
+        check_count(count, what, cursor.file)
     return tensors, fields
 
 
@@ -297,9 +298,10 @@ def original_shape(path: Path, header: GGUFHeader, name: str) -> tuple[int, ...]
     noted = header.fields.get(f"comfy.gguf.orig_shape.{name}")
     if noted is None:
         return None
-    shape = tuple(int(each) for each in numbers_in(path, noted)) if isinstance(noted, Array) else ()
+    is_short = isinstance(noted, Array) and noted.count <= _LONGEST_SHAPE
+    shape = tuple(int(each) for each in numbers_in(path, noted)) if is_short else ()
     found = header.tensors[name].shape
-    if len(shape) > _LONGEST_SHAPE or any(each < 0 for each in shape) or math.prod(shape) != math.prod(found):
+    if any(each < 0 for each in shape) or math.prod(shape) != math.prod(found):
         raise CheckpointError(
             f"The header of {path.name} notes for {shown(name)} the shape {shown(shape)}, which its shape {found} "
             "cannot be; download the file again."

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from os.path import isdir  # which is no error for a path that cannot be
@@ -11,14 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, SettingError, counted
-from ..errors.foreign import Fields
+from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
-from .files import TensorFile, called
+from .files import TensorFile, as_path, called, named_errors
 from .folders import FULL, GEMMA, TRANSFORMER, open_files, shards_of
 from .loading import check_complete, check_shapes, shorten_list
 from .text_encoder import find_kind
@@ -26,6 +26,7 @@ from .unfilled import uncollected, unfilled
 from .versions import VERSIONS, known_config, possible_versions, stated_version
 
 _EXAMPLE = "ltx-2-19b-dev.safetensors"
+_NAMED_OTHERWISE = "is of the LTX family, under names or of a generation that are not known here: take an official file"
 
 MINIATURE = Path(__file__).parent.parent / "mini"
 
@@ -124,9 +125,9 @@ class Models:
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):
             return  # which ``_one_version`` tells
         raise CheckpointError(
-            f"{_name(file)} {what or 'holds nothing of LTX-2 that we know'}. As a part of the model it has "
-            f"{len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong nowhere, such as "
-            f"{shorten_list(sorted(unknown)[:1])}; leave it out here."
+            f"{_name(file)} {_NAMED_OTHERWISE if what == LTX_PART else what or 'holds nothing of LTX-2 that we know'}. "
+            f"As a part of the model it has {len(unknown):,} of {counted(len(file.entries), 'tensor')} that belong "
+            f"nowhere, such as {shorten_list(sorted(unknown)[:1])}; leave it out here."
         )
 
     def _log_choice(self, left_out: dict[str, list[str]]) -> None:
@@ -170,18 +171,20 @@ class Models:
         """Make the network (nn.Module) of component ``name`` without weights, on the meta device.
 
         Raises CheckpointError if no file holds it, if its config describes nothing that can be made, or if the headers
-        show that tensors are missing, stored otherwise, or of other shapes.
+        show that tensors are missing, unknown, stored otherwise, or of other shapes.
         """
         source = self.source(name)
         title = f"The {name.replace('_', ' ')} in {_name(source.file)}"
+        self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
         try:
-            check_stored(source.file.outlines(source.names.values()))
-            with unfilled():
-                network = source.variant.build(config, shapes)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from None
+            with named_errors(file):
+                check_stored(source.file.outlines(source.names.values()))
+                with unfilled():
+                    network = source.variant.build(config, shapes)
+        except CheckpointError:
+            raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
@@ -194,6 +197,20 @@ class Models:
         if odd := {name: shape for name, shape in found.items() if wanted.get(name) != shape}:  # buffers among them
             check_shapes(network, odd, title, source.variant.official)
         return network
+
+    def _refuse_unknown(self, source: Source, title: str) -> None:
+        """CheckpointError if the file has tensors under a component's prefix that no component knows."""
+        names = source.file.official_names
+        prefix = source.variant.prefix_in(names)
+        is_bare = not all(name == key for name, key in names.items())  # then all of the file is one component's
+        unknown = [key for key in self.unknown(source.file) if is_bare or (prefix and key.startswith(prefix))]
+        if not unknown:
+            return
+        with named_errors(_name(source.file)):
+            source.file.check_unknown(unknown)
+        raise CheckpointError(
+            f"{title} has unknown tensors: {shorten_list(sorted(unknown))}. Choose an official LTX-2 file."
+        )
 
     @property
     def components(self) -> dict[str, bool]:
@@ -292,12 +309,17 @@ def open_models(
     Raises:
         MissingFileError: A file is not there.
         CheckpointError: A file is not what it has to be.
+        SettingError: Something is no path, or ``distilled`` is neither of its values.
     """
+    if distilled not in (None, True, False):
+        raise SettingError(f"distilled is {shown(distilled)}; True, False or None was expected.")
     if checkpoint == "miniature":
         checkpoint, text_encoder = MINIATURE / "ltx2-mini.safetensors", text_encoder or MINIATURE / "gemma-mini"
-    paths = [Path(each) for each in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
-    own = [(path, names) for path, names in ((video_vae, VIDEO_VAE), (audio_vae, AUDIO_VAE)) if path is not None]
-    chosen = [(file, names) for path, names in own for file in _open_all([Path(path)])]
+    several: Collection[object] = checkpoint if isinstance(checkpoint, Collection) and checkpoint else [checkpoint]
+    paths = [as_path(each, "The checkpoint") for each in ([checkpoint] if isinstance(checkpoint, str) else several)]
+    own = [("video_vae", video_vae, VIDEO_VAE), ("audio_vae", audio_vae, AUDIO_VAE)]
+    given = [(as_path(path, name), names) for name, path, names in own if path is not None]
+    chosen = [(file, names) for path, names in given for file in _open_all([path])]
     files = _open_all(paths)
     encoder = _encoder(paths, files, text_encoder)
     return Models(_parts(files, encoder), encoder, chosen, distilled)
@@ -327,7 +349,7 @@ def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...]
 def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: str | Path | None) -> Path | None:
     """Gemma as it was given, else the one among the files, else that of a folder of diffusers."""
     if text_encoder is not None:
-        return Path(text_encoder)
+        return as_path(text_encoder, "text_encoder")
     among = [file.path for file in files if find_kind(file.entries) is not None]
     return next(iter([*among, *(path for each in paths if (path := each / GEMMA).is_dir())]), None)
 
@@ -383,7 +405,7 @@ def sources_in(file: TensorFile) -> Iterator[tuple[str, Source]]:
 def _is_stored_otherwise(file: TensorFile, unknown: Sequence[str]) -> bool:
     """Whether tensors are unknown because of a format that we do not read, which has a sentence of its own."""
     try:
-        check_stored(file.outlines(unknown))
+        file.check_unknown(unknown)
     except CheckpointError:
         return True
     return False
@@ -405,7 +427,8 @@ def _one_version(files: Sequence[TensorFile]) -> str:
     possible = {_name(file): versions for file in files if (versions := versions_of(file))}
     if not possible:
         for file in files:
-            _check_library(file)
+            with named_errors(_name(file)):
+                check_library(file.entries)
         names = ", ".join(map(_name, files))
         raise CheckpointError(
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
@@ -423,24 +446,14 @@ def versions_of(file: TensorFile) -> tuple[str, ...]:
 
     Raises CheckpointError for a version that this pack does not run, or that the tensors are not of.
     """
-    try:
-        stated, shown = stated_version(file.metadata), possible_versions(file.official_shapes)
-    except CheckpointError as error:
-        raise CheckpointError(f"{_name(file)}: {error}") from None
-    if stated and shown and stated not in shown:
+    with named_errors(_name(file)):
+        stated, possible = stated_version(file.metadata), possible_versions(file.official_shapes)
+    if stated and possible and stated not in possible:
         raise CheckpointError(
-            f"{_name(file)} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(shown)}; "
+            f"{_name(file)} says it is LTX-{stated}, but its tensors are those of LTX-{' or '.join(possible)}; "
             "download it again."
         )
-    return (stated,) if stated else shown
-
-
-def _check_library(file: TensorFile) -> None:
-    """CheckpointError for a file whose weights a library has stored in its own way."""
-    try:
-        check_library(file.entries)
-    except CheckpointError as error:
-        raise CheckpointError(f"{_name(file)}: {error}") from None
+    return (stated,) if stated else possible
 
 
 def check_inside(name: str, *folders: str) -> None:

@@ -36,7 +36,7 @@ def text_cache(
         limit: How many bytes the folder may have.
     """
     if folder is True:
-        folder = None if (root := cache_folder()) is None else root / "prompts"
+        folder = cache_folder("prompts")
     files = {models.source(name).file.path: models.source(name).file for name in components}
 
     def identity() -> str:

@@ -14,12 +14,12 @@ import torch
 
 from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
-from ..quantization import check_library, install_quantized_layers, is_file_marker, split_companion
+from ..quantization import check_library, check_stored, install_quantized_layers, is_file_marker, split_companion
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant
 from .contents import tell_contents
-from .files import TensorFile, read_file, read_json
-from .folders import ShardedFile, shards_of, weight_files
+from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
+from .folders import ShardedFile, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
@@ -96,7 +96,11 @@ class TextEncoderFiles:
 
     @cached_property
     def names(self) -> dict[str, tuple[TensorFile, str]]:
-        """Our name of every tensor of the text model, and where it lies. CheckpointError if there are unknown ones."""
+        """Our name of every tensor of the text model, and where it lies.
+
+        CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
+        """
+        check_order(self.folder)
         names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
@@ -106,7 +110,7 @@ class TextEncoderFiles:
             elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
                 unknown.append(key)
         if unknown:
-            self._check_library(unknown)
+            self._check_unknown(unknown)
             if sibling := next((title for mark, title in _SIBLINGS.items() if any(mark in key for key in unknown)), ""):
                 raise CheckpointError(
                     f"{self.path.name} is {sibling}, which is not read here, neither for prompts nor to enhance them: "
@@ -118,11 +122,20 @@ class TextEncoderFiles:
             )
         return names
 
-    def _check_library(self, unknown: Collection[str]) -> None:
-        try:
+    def _check_unknown(self, unknown: Collection[str]) -> None:
+        with named_errors(self.path.name):
             check_library(unknown)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path.name}: {error}") from None
+            self.whole.check_unknown(key for key in unknown if weight_beside(key) in self.whole.entries)
+        if others := [shard.path.name for shard in self.shards if shard.entries.keys() <= {*unknown}]:
+            raise CheckpointError(
+                f"{self.path} holds files of other models, too, such as {others[0]}: choose the file of "
+                f"{self.kind.title} in it alone, or give that a folder of its own."
+            )
+
+    def check_stored(self) -> None:
+        """Raise CheckpointError, from headers alone, for weights in a format that cannot be read."""
+        with named_errors(self.path.name):
+            check_stored(self.whole.outlines(key for _, key in self.names.values()))
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -261,7 +274,7 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
 
     Raises MissingFileError, or CheckpointError for anything but an encoder of ENCODERS.
     """
-    path = Path(path)
+    path = as_path(path, "The text encoder")
     files = weight_files(path, "Gemma's weights") if isdir(path) else shards_of(path)
     shards = tuple(map(TensorFile, files))
     keys = {key for shard in shards for key in shard.entries}
@@ -292,11 +305,9 @@ def build_text_encoder(
     """
     with unfilled():
         encoder = files.config.build()
-    state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
-    try:
+    with named_errors(files.path.name):
+        state = {ours: shard.get(key) for ours, (shard, key) in files.names.items()}
         install_quantized_layers(encoder, state, dtype, deferred, lambda ours: files.names[ours][1])
-    except CheckpointError as error:
-        raise CheckpointError(f"{files.path.name}: {error}") from None
     load_strict(encoder, state, f"The text encoder {files.path.name}", files.kind.official)
     return encoder
 

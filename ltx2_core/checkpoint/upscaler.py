@@ -15,7 +15,7 @@ from ..video_vae import VideoVAEConfig
 from ..video_vae.layers import ChannelStatistics
 from .belonging import find_by_name
 from .contents import tell_contents
-from .files import TensorFile
+from .files import TensorFile, named_errors
 from .keys.table import Keys
 from .keys.upscaler import RATIONAL_UPSCALER, UPSCALER
 from .loading import load_strict
@@ -44,12 +44,10 @@ class UpscalerFile:
     @cached_property
     def config(self) -> UpscalerConfig:
         """The sizes of the upscaler, from the metadata, else from the shapes of the tensors."""
-        try:
+        with named_errors(self.file.path.name):
             if self.file.config:
                 return UpscalerConfig.from_json(self.file.config)
             return UpscalerConfig.from_shapes({ours: self.file.shape(key) for ours, key in self.names.items()})
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.file.path.name}: {error}") from None
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +121,5 @@ def video_statistics(models: Models) -> ChannelStatistics:
 def _install(
     network: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, title: str, deferred: Collection[torch.dtype] = ()
 ) -> None:
-    try:
+    with named_errors(title):
         install_quantized_layers(network, state, dtype, deferred)
-    except CheckpointError as error:
-        raise CheckpointError(f"{title}: {error}") from None

@@ -154,8 +154,8 @@ def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None
     folder = next(parent for parent in target.absolute().parents if parent.is_dir())
     if layout.size > (free := shutil.disk_usage(folder).free):
         raise UnreadableFileError(
-            f"{target} needs {layout.size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB left. Make room there, "
-            "or choose another folder."
+            f"{target} needs {layout.size:,} bytes, and {folder} has {free:,} left. Make room there, or choose another "
+            "folder."
         )
     places = dict(layout.starts)
     with complete_file(target) as file:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -40,13 +41,15 @@ from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
 from .conditions import Videos, audio_source, beside, own_fps, path_of, read_conditions, space_of, video_source
-from .flags import destination, given
+from .flags import Command, destination, given
 
 _log = logging.getLogger(__name__)
 
-# Flags that mean nothing without another one.
+# Flags that mean nothing without another one, or without one of several.
 _ONLY_WITH = {
     "audio": ("audio-noise",),
+    "image": ("compression",),
+    "window segments timeline": ("overlap", "drift", "overlap-strength", "transition"),
     "retake": ("only",),
     "mask": ("feather", "mask-sound"),
     "blend": ("blend-radius",),
@@ -57,6 +60,15 @@ _ONLY_WITH = {
         "detailing-lora-strength", "distilled-lora-refine-strength",
     ),
 }  # fmt: skip
+# Flags that mean nothing beside another one.
+_NOT_WITH = {"sigmas": ("steps", "denoise"), "sound-only": ("width", "height", "size", "megapixels")}
+_OF_LTX2 = ("max-shift", "base-shift", "terminal")
+# What counts for a latent that was kept, beside the settings of these classes.
+_OF_LATENTS = {
+    "output", "overwrite", "metadata", "latent", "checkpoint", "text-encoder", "distilled", "audio", "video",
+    "timeline", "hdr", "high-quality", "lora", "fps",
+}  # fmt: skip
+_OWNERS_OF_LATENTS = {each.__name__ for each in (Tiling, Denoising, Resources)}
 
 
 def request_of(options: argparse.Namespace, models: Models) -> Request:
@@ -106,12 +118,17 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     )
 
 
-def decoding_of(options: argparse.Namespace, models: Models) -> Request:
-    """Return of the flags of ``generate`` what counts for a latent that was kept; arguments and errors as above."""
+def decoding_of(options: argparse.Namespace, models: Models, command: Command) -> Request:
+    """Return of the flags of ``generate`` what counts for a latent that was kept, and log which do not.
+
+    Arguments and errors as above; ``command`` knows whose settings the flags are.
+    """
     if options.blend:
         raise SettingError(
             "A latent that was kept does not know its reference: leave --blend out, or make the clip anew."
         )
+    own = {each.flag[2:] for each in command.surfaces if each.flag and each.owner in _OWNERS_OF_LATENTS}
+    _tell(options.asked, options.asked.keys() - own - _OF_LATENTS, "a latent that was kept is only decoded")
     options, strip = with_timeline(options)
     hdr = given(options, Request)
     conditions: list[Condition] = [KeepAudio(audio_source(options.audio))] if options.audio else []
@@ -181,6 +198,8 @@ def check_combinations(options: argparse.Namespace) -> None:
         raise SettingError("--sound-only and --picture-only leave nothing: give one of them.")
     if options.sound_only and options.output.suffix.lower() not in (".wav", ".flac"):
         raise SettingError(f"--sound-only makes no picture, so {options.output.name} must be a .wav or .flac file.")
+    if options.picture_only and options.output.suffix.lower() in (".wav", ".flac"):
+        raise SettingError(f"--picture-only makes no sound, so {options.output.name} must be an .mp4 file or a folder.")
     if (options.retake or options.mask) and not options.source:
         raise SettingError("--retake and --mask change a part of a video: say which, with --source FILE.")
     _check_size(given(options, ClipSettings), options.as_prompt_needs)
@@ -196,10 +215,21 @@ def check_combinations(options: argparse.Namespace) -> None:
 def tell_unused(options: argparse.Namespace) -> None:
     """Say in the log which flags were given that do nothing without another one."""
     for needed, names in _ONLY_WITH.items():
-        if not getattr(options, needed):
-            for name in names:
-                if name in options.values:
-                    _log.warning("--%s is not used: it counts only with --%s.", name, needed)
+        flags = needed.split()
+        if not any(getattr(options, flag, None) or flag in options.values for flag in flags):
+            _tell(options.values, names, f"it counts only with --{' or --'.join(flags)}")
+    for other, names in _NOT_WITH.items():
+        if other in options.values:
+            _tell(options.values, names, f"it does not count with --{other}")
+    schedule = given(options, ScheduleSettings).get("schedule", CUSTOM if "sigmas" in options.values else "ltx2")
+    if schedule != "ltx2":
+        _tell(options.values, _OF_LTX2, "it counts only with --schedule ltx2")
+
+
+def _tell(values: Iterable[str], names: Iterable[str], why: str) -> None:
+    for name in names:
+        if name in values:
+            _log.warning("--%s is not used: %s.", name, why)
 
 
 def _check_size(asked: dict[str, Any], as_prompt: bool) -> None:

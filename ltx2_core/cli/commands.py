@@ -68,13 +68,15 @@ def run_generate(options: argparse.Namespace) -> None:
     with Bars() as bars:
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
         if options.latent is not None:
-            clips = decode_take(models, options.take, decoding_of(options, models), events)
+            clips = decode_take(models, options.take, decoding_of(options, models, generate_command()), events)
         else:
             request = request_of(options, models)
             check_decoders(models, completed(models, request))
             if kept is not None and leads:
                 events = replace(events, on_latent=partial(_keep, options, models, digest, kept))
             clips = make_clips(models, request, events)
+        if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
+            targets = targets_of(options)
         paths = write_clips(targets, clips, options.values, models, digest) if leads else []
     for path in paths:
         print(str(path).encode(errors="replace").decode())
@@ -82,6 +84,8 @@ def run_generate(options: argparse.Namespace) -> None:
 
 def _keep(options: argparse.Namespace, models: Models, digest: str, target: Path, take: Take) -> None:
     """Write a finished latent with the settings that a clip would have."""
+    if not options.overwrite and _is_taken(target):  # by another run, meanwhile
+        target = kept_target(options) or target
     tags = marked(tags_of(take.tags, options.values, models, digest))
     save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
     _log.info("The latent is in %s.", target)

@@ -38,7 +38,10 @@ from ..settings import ClipSettings, Request, place_character, place_timeline
 from . import syntax
 from .flags import given
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PICTURES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".tga", ".jp2", ".ppm", ".gif",
+    ".heic", ".jxl",
+)  # fmt: skip
 
 MOST_MASKS = 2881  # frames of the longest clip
 

@@ -29,7 +29,7 @@ def digest_of(values: Mapping[str, Value], command: Command) -> str:
     Raises:
         LTX2Error: a timeline that is none.
     """
-    made = lasting(values)
+    made = {name: value for name, value in lasting(values).items() if (name, value) != ("seed", "0")}  # as without it
     content = {name: _content(Path(name)) for name in dict.fromkeys(_named(made, command))}
     return hashlib.sha256(json.dumps([made, content] if content else made).encode()).hexdigest()
 

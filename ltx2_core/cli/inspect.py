@@ -6,7 +6,7 @@ from pathlib import Path
 from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
 from ..checkpoint.duration_head import is_duration_head
-from ..checkpoint.files import TensorFile
+from ..checkpoint.files import TensorFile, as_path
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
@@ -18,9 +18,11 @@ from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts
 from ..pipeline.takes import KIND, load_take
-from ..quantization import check_stored
 
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".wav", ".flac", ".png", ".exr")
+CLIPS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus",
+    ".png", ".exr", ".jpg", ".jpeg", ".webp", ".avif", ".gif",
+)  # fmt: skip
 
 
 def for_each(files: Iterable[Path], tell: Callable[[Path], None]) -> None:
@@ -47,7 +49,7 @@ def inspect(path: str | Path) -> str:
     Of a clip, a latent, a sound, a picture or a folder of frames: what it says of how it was made. Raises
     MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
-    path = Path(path)
+    path = as_path(path, "The file")
     if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
         return describe_tags(path)
     if path.is_dir():
@@ -127,7 +129,7 @@ def problems_of(models: Models) -> list[str]:
     problems = dict[str, None]()
     for file in models.files:
         try:
-            check_stored(file.outlines(models.unknown(file)))
+            file.check_unknown(models.unknown(file))
         except CheckpointError as error:
             return [str(error)]  # what stands in place of weights is unknown, and nothing else is worth saying
     for name in models.sources:
@@ -154,13 +156,15 @@ def _text_encoder(files: TextEncoderFiles) -> str:
     except MissingFileError:
         tokenizer = "WITHOUT tokenizer: put tokenizer.json beside it"
     size = f"{config.layers} layers of width {config.width}"
-    return "\n".join(
-        [
-            f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
-            f"  text_encoder     {_summary(files)}",
-            f"  needs: a checkpoint; {files.kind.needed}",
-        ]
-    )
+    lines = [
+        f"{files.path.name}: {files.kind.title} text encoder, {size}, {tokenizer}",
+        f"  text_encoder     {_summary(files)}",
+    ]
+    try:
+        files.check_stored()
+    except CheckpointError as error:
+        lines.append(f"  cannot be read   {error}")
+    return "\n".join([*lines, f"  needs: a checkpoint; {files.kind.needed}"])
 
 
 def _summary(stored: Source | TextEncoderFiles) -> str:

@@ -3,9 +3,12 @@
 import argparse
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
+from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -23,6 +26,7 @@ from .values import Values, checked_values, lasting, merged, words_of
 
 LARGEST = 2**26  # bytes of a file of lines
 LONGEST = 2**20  # characters of a line or a cell
+_NO_NAMES = re.compile(r"[\s,;]*(#.*|sep=.\s*)?$", re.IGNORECASE)  # lines before the names; Excel writes sep=;
 WINDOWS, PROMPTS = ".windows", ".prompts"  # folders in the output: windows of long clips, encoded prompts
 
 Raw = Mapping[str, Any] | LTX2Error
@@ -94,7 +98,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     """Yield each line that asks for a clip.
 
     Args:
-        path: of JSON lines, of a table (.csv) with names in its first line, or of prompts (.txt).
+        path: of JSON lines, of a table (.csv, .tsv) with names in its first line, or of prompts (.txt).
 
     Raises:
         SettingError: the file is something else, or there is no line in it.
@@ -104,10 +108,10 @@ def read_lines(path: Path) -> Iterator[Line]:
     if path.suffix.lower() == ".txt":
         yield from _prompts(text, path.name)
         return
-    readers = {".jsonl": _json_lines, ".csv": _table}
+    readers = {".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
     if path.suffix.lower() not in readers:
         raise SettingError(
-            f"{path.name} is neither .jsonl, .csv nor .txt: one clip is written in each line of such a file."
+            f"{path.name} is neither .jsonl, .csv, .tsv nor .txt: one clip is written in each line of such a file."
         )
     lines = list(readers[path.suffix.lower()](text, path.name))
     if not lines:
@@ -148,22 +152,38 @@ def _parsed(line: str) -> Raw:
 
 
 def _table(text: str, name: str) -> Iterator[tuple[int, Raw]]:
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(text))
+    lines = [*StringIO(text, newline="")]
+    before = len([*takewhile(_NO_NAMES.match, lines)])
+    rows = csv.reader(lines[before:], delimiter=_delimiter("".join(lines[before : before + 1])), strict=True)
     try:
-        names = next(rows, [])
-        unknown = dict.fromkeys(names, "")
-        checked_values(dict.fromkeys(unknown), generate_command())  # are these settings?
-        for row in rows:
-            if any(cell.strip() for cell in row):
-                yield rows.line_num, _row(names, row)
+        names = _without_empty(next(rows, []))
+        _check_names(names, name)
+        for row in map(_without_empty, rows):
+            if row and not row[0].lstrip().startswith("#"):
+                yield before + rows.line_num, _row(names, row)
     except csv.Error as error:
-        raise SettingError(f"{name} is no table with commas between its cells ({error}).") from None
+        raise SettingError(
+            f"{name} is no table with commas between its cells: {error} in line {before + rows.line_num}. A cell that "
+            'begins with " ends with one, and "" stands for each inside.'
+        ) from None
 
 
-def _delimiter(text: str) -> str:
+def _check_names(names: list[str], file: str) -> None:
+    try:
+        checked_values(dict.fromkeys(names), generate_command())
+    except SettingError as error:
+        raise SettingError(f"{error} The first line of {file} has names of settings, such as prompt,seed.") from None
+
+
+def _delimiter(names: str) -> str:
     """What stands between the names: spreadsheets write ; where numbers have commas, and some a tab."""
-    names = text.partition("\n")[0]
     return next((sign for sign in ",;\t" if sign in names), ",")
+
+
+def _without_empty(row: list[str]) -> list[str]:
+    """A row without the empty cells at its end, which spreadsheets write for empty columns."""
+    filled = [place for place, cell in enumerate(row, 1) if cell.strip()]
+    return row[: max(filled, default=0)]
 
 
 def _row(names: list[str], row: list[str]) -> Raw:

@@ -17,6 +17,7 @@ from ..conditioning.tracks import MotionTracks
 from ..errors import SettingError
 from ..fields import OutputName, check_together, did_you_mean, settings_of
 from ..lora import Shrink, Strengths
+from ..media.notes import VERSION
 from ..pipeline.takes import load_take
 from ..sampling import Guidance, ScheduleSettings, TileSettings
 from ..sampling.windows import Segment, Windowing
@@ -79,7 +80,7 @@ a line of clips.jsonl has any of these flags as a setting, and counts before wha
   {"prompt": "a red ball bounces once", "seconds": 5, "seed": 7, "image": ["cat.png", "-1:dog.png:0.8"]}
   {"prompt": "a red ball bounces twice", "output": "twice.mp4", "lora": "style.safetensors:0.8", "upscale": 2}
 a table clips.csv has their names in its first line, one twice where a flag is repeated; an empty cell says nothing.
-Tables may have ; or tabs between their cells; lines of .jsonl and .txt that begin with # are left out.
+Tables may have ; or tabs between their cells; lines that begin with # are left out.
 A line without an output is written as line_0001.mp4. In a .txt file each line is a prompt, after whose first words its
 clip is called. report.json says what became of each.
 A clip that is there is made again, with --overwrite, if its settings have changed, or what is in a file that they name:
@@ -106,6 +107,7 @@ PAGES = {
 def build_parser(only: str | None = None) -> tuple[Parser, dict[str, Command]]:
     """Build the parser, once, and return it with its commands by name; only ``only`` gets its flags, else all."""
     parser = Parser(prog="python -m ltx2_core", description="LTX-2: a prompt becomes a clip with sound.")
+    parser.add_argument("--version", action="version", version=f"ltx2-av {VERSION}", help="say which one this is")
     adding = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     helps = {
         "generate": "make a clip from a prompt",
@@ -172,7 +174,7 @@ def _like(options: argparse.Namespace, parser: Parser, command: Command) -> argp
         take = load_take(options.latent)
         values = merged(settings_of_tags(take.tags, options.latent.name, command), asked)
     found = _parsed(parser, ["generate", *words_of(values, command)], {"generate": command})
-    found.values, found.take = values, take
+    found.values, found.take, found.asked = values, take, asked
     return found
 
 
@@ -239,8 +241,8 @@ def _metadata(group: Group) -> None:
 
 def _batch(command: Command) -> None:
     command.parser.add_argument("clips", nargs="?", type=in_words(syntax.file_path), metavar="CLIPS",
-                                help="a .jsonl, .csv or .txt file, one clip, or one prompt, in each line (default: "
-                                "that of --prompt)")  # fmt: skip
+                                help="a .jsonl, .csv, .tsv or .txt file, one clip, or one prompt, in each line "
+                                "(default: that of --prompt)")  # fmt: skip
     group = command.group("batch")
     group.add("--output", type=syntax.file_path, required=True, metavar="FOLDER",
               help="where clips are written, and report.json")  # fmt: skip

@@ -28,7 +28,8 @@ from ..sampling.windows import Segment
 # What is meant as a number, whether or not it is one that can be taken.
 _NUMBER = r"[-+]?(?:[\d.,]+%?(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _PICTURE = re.compile(
-    rf"(?:(?P<frame>-?\d+):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?", re.IGNORECASE
+    rf"(?:(?P<frame>[-+]?\d[\d.]*s?):)?(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?(?::(?P<compression>{_NUMBER}))?",
+    re.IGNORECASE,
 )
 _LORA = re.compile(rf"(?P<path>.+?)(?::(?P<strength>{_NUMBER}))?", re.IGNORECASE | re.DOTALL)
 _CHARACTER = re.compile(r"(?P<first>.+?\.\w+)(?::(?P<second>.+\.\w+))?", re.DOTALL)
@@ -60,7 +61,7 @@ def some_of(words: Sequence[str]) -> Convert:
 
     def read(text: str) -> tuple[str, ...]:
         found = () if text == "none" else tuple(text.split(","))
-        if unknown := next((word for word in found if word not in words), None):
+        if (unknown := next((word for word in found if word not in words), None)) is not None:
             hint = did_you_mean(unknown, words)
             raise SettingError(f"{unknown!r} is not one of {', '.join(words)}, or none.{hint}")
         return found
@@ -71,7 +72,7 @@ def some_of(words: Sequence[str]) -> Convert:
 def whole_number(word: str) -> int:
     """Read a whole number. SettingError for anything else."""
     try:
-        return int(word)
+        return int(re.sub(r"\.0*$", "", word.strip()))  # tables write 7.0 beside empty cells
     except ValueError:
         raise SettingError(f"{word!r} is not a whole number.") from None
 
@@ -137,6 +138,8 @@ def read_options(options: str, converters: dict[str, Convert], text: str) -> dic
         if name not in converters or not equals:
             hint = did_you_mean(name, converters)
             raise SettingError(f"{text!r} names {name!r}; possible are {', '.join(converters)}.{hint}")
+        if name in values:
+            raise SettingError(f"{text!r} says {name} twice: leave one of them out.")
         values[name] = _read_value(name, value.strip(), converters, text)
     return values
 

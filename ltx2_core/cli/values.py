@@ -113,7 +113,7 @@ def checked_values(raw: Mapping[str, Any], command: Command) -> Values:
     """
     found: Values = {}
     for written, value in raw.items():
-        name = written.strip().removeprefix("--").replace("_", "-")
+        name = written.strip().lower().removeprefix("--").replace("_", "-")
         name = name if name in command.forms else command.aliases.get(name, name)
         if name not in command.forms:
             hint = did_you_mean(name, [*command.forms, *command.aliases])

@@ -55,7 +55,7 @@ class Comparison(Checked):
         Raises:
             MediaError: A file without pictures, or one that does not say how long it is.
         """
-        width, height = (side - side % 2 for side in first.size())
+        width, height = (max(2, side - side % 2) for side in first.size())
         videos = first, second
         counts = [video.count(fps) for video in videos]
         held = (_held(video.fitted(fps, n, width, height), max(counts)) for video, n in zip(videos, counts))

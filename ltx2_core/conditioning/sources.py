@@ -22,6 +22,7 @@ from ..media.exr import ExrFrames
 from ..media.light import ACESCCT, Space, convert
 from ..media.local import Source, name_of
 from ..media.read import MISSING
+from ..media.values import rate_of, sample_rate_of
 from .preprocess import fit, fit_light
 from .tracks import MotionTracks
 from .values import PIXELS, SAMPLES, check_values
@@ -85,8 +86,10 @@ class VideoSource(Checked):
     times: int = 1
 
     def __post_init__(self) -> None:
-        """Raise SettingError for frames whose numbers are no pictures."""
+        """Raise SettingError for frames whose numbers are no pictures, and for a rate that cannot be."""
         super().__post_init__()
+        if self.fps is not None:
+            object.__setattr__(self, "fps", rate_of(self.fps))
         if isinstance(self.source, Tensor):
             check_values("The given video", self.source, PIXELS if self.light is None else None)
 
@@ -107,7 +110,10 @@ class VideoSource(Checked):
         return size
 
     def count(self, fps: Fraction) -> int:
-        """Return the number of frames at ``fps``. Raises MediaError for a file that does not say how long it is."""
+        """Return the number of frames at ``fps``.
+
+        Raises MediaError for a file that does not say how long it is, or ends before ``start``.
+        """
         return self.times * self._count(fps)
 
     def _count(self, fps: Fraction) -> int:
@@ -118,8 +124,10 @@ class VideoSource(Checked):
         if length is None:
             raise MediaError("This video does not say how long it is: save it anew, for example as MP4.")
         rest = length - Fraction(self.start).limit_denominator(1_000_000)
-        rest = rest if self.seconds is None else min(rest, Fraction(self.seconds).limit_denominator(1_000_000))
-        return max(int(rest > 0), floor(rest * fps + Fraction(1, 2)))  # as many as read_video shows
+        if rest <= 0:
+            raise MediaError(f"{name_of(self.source)} has no picture at {self.start:g} s; start earlier.")
+        rest = min(rest, Fraction(self.seconds).limit_denominator(1_000_000)) if self.seconds else rest
+        return max(1, floor(rest * fps + Fraction(1, 2)))  # as many as read_video shows
 
     def chunks(self, fps: Fraction, frames: int) -> Iterator[Tensor]:
         """Yield the first ``frames`` frames (F, H, W, 3) at ``fps``; light as the model sees it, in ACEScct.
@@ -180,7 +188,12 @@ class AudioSource:
     def __post_init__(self) -> None:
         """Mix the channels down. Raises MediaError for more than 7.1 has, SettingError for what is no sound."""
         check_values("The given sound", self.waveform, SAMPLES)
-        object.__setattr__(self, "waveform", mix_down(self.waveform, self.sample_rate))
+        if self.waveform.ndim != 2:
+            raise SettingError(
+                f"The given sound has the shape {tuple(self.waveform.shape)}, where (channels, samples) is meant."
+            )
+        object.__setattr__(self, "sample_rate", sample_rate_of(self.sample_rate))
+        object.__setattr__(self, "waveform", mix_down(self.waveform))
 
     @classmethod
     def of(cls, source: Source, start: StartSeconds = 0.0, seconds: LengthSeconds = None) -> "AudioSource":

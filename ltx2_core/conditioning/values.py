@@ -36,6 +36,8 @@ def check_values(name: str, values: Tensor, meant: Meant | None = None) -> None:
         SettingError: for NaN and infinite numbers, for those far outside of what is meant, and for a tensor without
             numbers of its own.
     """
+    if not isinstance(values, Tensor):
+        raise SettingError(f"{name} is {type(values).__name__}, where a tensor is expected: read a file first.")
     if values.is_meta or values.layout != torch.strided:
         raise SettingError(f"{name} has no numbers that can be read: its tensor is sparse or a mere shape.")
     if values.dtype == torch.bool or not values.numel():

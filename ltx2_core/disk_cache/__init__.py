@@ -53,18 +53,18 @@ class Identified(Protocol):
         """Anything that ``fingerprint`` understands."""
 
 
-def cache_folder() -> Path | None:
+def cache_folder(inside: str = "") -> Path | None:
     """Return the folder for files that can be made again: LTX2_CACHE if it is set, else the platform's own place.
 
-    None if LTX2_CACHE is set and empty: then nothing is kept.
+    ``inside`` is what to return of it. None if LTX2_CACHE is set and empty: then nothing is kept.
     """
     if (chosen := os.environ.get("LTX2_CACHE")) is not None:
-        return Path(chosen).expanduser() if chosen else None
+        return Path(chosen).expanduser() / inside if chosen else None
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "ltx2-av" / "Cache"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "ltx2-av" / "Cache" / inside
     if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/ltx2-av"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx2-av"
+        return Path.home() / "Library/Caches/ltx2-av" / inside
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx2-av" / inside
 
 
 class DiskCache:

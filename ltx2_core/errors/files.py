@@ -47,7 +47,7 @@ def unfinished_beside(path: Path, begin: str, end: str) -> Path:
     kept = os.fsencode(begin)
     if len(os.fsencode(path.name)) <= _LONGEST:
         kept = kept[: _LONGEST - len(os.fsencode(end))]
-    return path.with_name(kept.decode(errors="ignore") + end)
+    return path.with_name(kept.decode(sys.getfilesystemencoding(), "ignore") + end)
 
 
 def replace_file(source: Path, target: Path, patience: float = 1.0) -> None:

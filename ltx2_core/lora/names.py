@@ -18,12 +18,13 @@ _PREFIXES = (
     "velocity_model.", "dit.", "module.",
 )  # fmt: skip
 
-_COMPILED = "_orig_mod."  # stands in front of a module that PyTorch has compiled: of the network, or of each block
+# Stands in front of a module that PyTorch has compiled, shared or wrapped: of the network, or of each block.
+_WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
 # What may stand in front of a layer of Gemma.
 _TEXT_PREFIXES = (
     "base_model.model.", "text_encoders.", "text_encoder.", "lora_te_", "lora_te1_", "lora_", "lycoris_",
-    "gemma3_12b.", "gemma.", "transformer.", "language_model.", "text_model.", "model.",
+    "gemma3_12b.", "gemma4.", "gemma.", "transformer.", "language_model.", "text_model.", "model.",
 )  # fmt: skip
 
 # The global gates are named by the stream that they let something into.
@@ -32,7 +33,7 @@ _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_
 
 def _loose(name: str) -> str:
     """Kohya's trainers write "_" for "."; so we see no difference."""
-    return name.replace(_COMPILED, "").replace("_", ".")
+    return _WRAPPED.sub("", name).replace("_", ".")
 
 
 def _loosened(rows: Mapping[str, str | None]) -> Keys:

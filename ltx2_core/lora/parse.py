@@ -26,6 +26,7 @@ from .patterns import LayerPatterns
 FindParameter = Callable[[str], tuple[str, str] | None]
 
 _PEFT_FILE = "adapter_model.safetensors"
+_CHANGE_MODEL = ("pissa", "corda", "olora", "lora_ga", "loftq")  # ways in which PEFT begins, as their names begin
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _LIGHT = "hdr_transform", "use_hdr_transform"
 _PART = re.compile("(.+?)(?:" + "|".join(f"(?P<{part}>{end})" for part, end in PARTS.items()) + ")")
 
 # Far above those of any LoRA of LTX-2, so that a file cannot keep the program busy without an end.
-_MOST_TENSORS, _LONGEST_NAME, _LARGEST_ALPHA = 50_000, 300, 1e6
+_LONGEST_NAME, _LARGEST_ALPHA = 300, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,12 +312,8 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
 
     ``find`` knows the layers that are looked for: those of LTX-2, or with ``find_text_parameter`` those of Gemma.
 
-    Raises CheckpointError for more tensors than a LoRA of LTX-2 may have, and for settings that cannot be.
+    Raises CheckpointError for settings that cannot be.
     """
-    if len(file.entries) > _MOST_TENSORS:
-        raise CheckpointError(
-            f"{file.path.name} has {len(file.entries):,} tensors; files of LTX-2 have at most {_MOST_TENSORS:,}."
-        )
     settings = _peft_settings(file)
     deltas: dict[str, dict[str, Delta]] = defaultdict(dict)
     unknown = {key for key in file.entries if not is_file_marker(key)}
@@ -367,6 +364,11 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
     # diffusers puts the name of the network in front.
     settings = {name.removeprefix("transformer."): value for name, value in found.items() if value is not None}
     fields = Fields(settings, title)
+    if (began := str(settings.get("init_lora_weights"))).lower().startswith(_CHANGE_MODEL):
+        raise CheckpointError(
+            f"{title} say init_lora_weights = {shown(began)}: that changes the model itself before the training, and "
+            "the file alone does not say how. Save it as a plain LoRA (PEFT: path_initial_model_for_weight_conversion)."
+        )
     fields.whole("r", 1)
     fields.flag("use_rslora", False)
     for name in ("lora_alpha", "alpha"):

@@ -121,6 +121,13 @@ class Strengths(Checked):
                 raise SettingError(f"blocks hold {odd[0]}; give numbers of blocks from 0 on, such as range(24).")
             object.__setattr__(self, "blocks", frozenset(self.blocks))
 
+    def check_blocks(self, layers: int) -> None:
+        """Raise SettingError if a model of ``layers`` has none of ``blocks``, so that nothing would be changed."""
+        if self.blocks and (lowest := min(self.blocks)) >= layers:
+            raise SettingError(
+                f"blocks begin at {lowest}; this model has {layers}, counted from 0: name some of these."
+            )
+
     def constant_for(self, component: str, name: str) -> float:
         """Return the strength for our tensor ``name`` of ``component``, without the schedule."""
         if self.blocks is not None and block_of(component, name) not in self.blocks:

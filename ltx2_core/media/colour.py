@@ -9,7 +9,8 @@ from torch import Tensor
 RGB, BT709, UNKNOWN, BT2020, DISPLAY_P3 = 0, 1, 2, 9, 12
 PQ, HLG = 16, 18
 HDR = {PQ: "PQ", HLG: "HLG"}
-HDR_MATRICES = (RGB, BT709, UNKNOWN, BT2020)  # that FFmpeg can undo; ICtCp, above all, it cannot
+MATRICES = (*range(8), BT2020)  # that FFmpeg can undo
+HDR_MATRICES = (RGB, BT709, UNKNOWN, BT2020)  # of these, that HDR is coded by; ICtCp, above all, is none
 # Chromaticities x, y of red, green and blue (ITU-R BT.709, ITU-R BT.2020, SMPTE EG 432-1); white is D65 in each.
 BT709_PRIMARIES = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
 WIDE_PRIMARIES = {

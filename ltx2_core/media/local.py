@@ -5,10 +5,12 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import TextIOBase
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import MediaError, MissingFileError, SettingError, UnreadableFileError
+from .values import path_text
 
 Source = str | os.PathLike | BinaryIO
 
@@ -52,11 +54,18 @@ def open_local(path: str | os.PathLike) -> BinaryIO:
 
 @contextmanager
 def open_source(source: Source) -> Iterator[BinaryIO]:
-    """A file that is closed again, or from its beginning on one that was open before; raises as ``open_local``."""
+    """A file that is closed again, or from its beginning on one that was open before.
+
+    Raises as ``open_local``, and SettingError for what is neither a path nor such a file.
+    """
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
             yield stack.enter_context(open_local(source))
         else:
+            if not hasattr(source, "seek") or isinstance(source, TextIOBase) or getattr(source, "closed", False):
+                raise SettingError(
+                    f"{type(source).__name__} is given to be read: give a path, or a file that is open for bytes."
+                )
             source.seek(0)
             yield source
 
@@ -69,7 +78,7 @@ def name_of(source: object) -> str:
 
 def check_no_address(path: str | os.PathLike) -> None:
     """Raise SettingError for a name to be written that reads as an address, such as file:clip.mp4."""
-    if _ADDRESS.match(os.fspath(path)):
+    if _ADDRESS.match(text := path_text(path)):
         raise SettingError(
-            f"{os.fspath(path)} is an address; only files of this machine are written: give a path such as out/x.mp4."
+            f"{text} is an address; only files of this machine are written: give a path such as out/x.mp4."
         )

@@ -1,4 +1,6 @@
-"""Sound of many channels as two, the same for files and for samples that are given."""
+"""Sound of many channels as two, and at another rate: the same for files and for samples that are given."""
+
+from functools import cache
 
 import numpy as np
 import torch
@@ -27,19 +29,36 @@ def layout_of(channels: int, layout: str | None = None) -> str:
     return LAYOUTS[channels]
 
 
-def mix_down(waveform: Tensor, sample_rate: int) -> Tensor:
+def mix_down(waveform: Tensor, layout: str | None = None) -> Tensor:
     """Mix a waveform (C, N) of more than two channels down to stereo (2, N); one or two channels stay as they are.
 
     By ITU-R BS.775: centre and surrounds count -3 dB, the low-frequency channel not at all. The sum is so much quieter
-    that nothing can clip. Raises MediaError for more channels than 7.1 has.
+    that nothing can clip. ``layout`` is FFmpeg's name for where the channels are; by default as in WAV files. Raises
+    MediaError for more channels than 7.1 has, if nobody says where they are.
     """
     if len(waveform) <= 2:
         return waveform
-    layout = layout_of(len(waveform))
-    loudest = max(1.0, float(waveform.abs().max()))  # samples beyond -1..1 must not clip
-    samples = (waveform.double() / loudest * (2**31 - 1)).round().to(torch.int32).T.reshape(1, -1).cpu().numpy()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s32", layout=layout)
-    frame.sample_rate = sample_rate
-    resampler = av.AudioResampler("s32p", "stereo", sample_rate)
-    pieces = [piece.to_ndarray() for given in (frame, None) for piece in resampler.resample(given)]
-    return torch.from_numpy(np.concatenate(pieces, axis=1)).float().mul_(loudest / 2**31).to(waveform.device)
+    return _weights(layout_of(len(waveform), layout)).to(waveform) @ waveform
+
+
+@cache
+def _weights(layout: str) -> Tensor:
+    """How much of each channel is heard on the left and on the right, (2, C), at most 1 together."""
+    channels = len(av.AudioLayout(layout).channels)
+    mixed = torch.from_numpy(resampled(np.eye(channels), layout, "stereo", 48_000, 48_000))
+    return mixed / mixed.abs().sum(1).max().clamp(min=1)
+
+
+def resampled(samples: np.ndarray, layout: str, target: str, rate: int, target_rate: int) -> np.ndarray:
+    """Return ``samples`` (C, N), floating-point, as FFmpeg brings them from one layout and rate to others."""
+    form = "dbl" if samples.dtype == np.float64 else "flt"
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T).reshape(1, -1), format=form, layout=layout)
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(form, target, target_rate)
+    pieces = [samples_of(piece) for given in (frame, None) for piece in resampler.resample(given)]
+    return np.ascontiguousarray(np.concatenate(pieces, axis=1))
+
+
+def samples_of(frame: av.Part) -> np.ndarray:
+    """Return the samples (C, N) of a frame whose channels are interleaved: PyAV fails at eight that are not."""
+    return frame.to_ndarray().reshape(frame.samples, -1).T

@@ -17,6 +17,7 @@ from ..errors.foreign import parse_json
 from . import pyav as av
 from .exr import is_exr, read_exr_texts
 from .local import READ_ALONE, open_local
+from .values import texts_of
 
 VERSION = "0.2.0"  # of this package
 
@@ -53,7 +54,7 @@ def marked(tags: Mapping[str, str] | None) -> dict[str, str]:
 
     Halves of letters, which no file can hold (of a text that was cut, or of another encoding), become "?".
     """
-    whole = {name: text.encode(errors="replace").decode() for name, text in (tags or {}).items()}
+    whole = {name: text.encode(errors="replace").decode() for name, text in texts_of(tags or {}).items()}
     return {**whole, SOURCE_TAG: SOURCE_TYPE, "software": SOFTWARE}
 
 

@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import LTX2Error, MediaError, SettingError
+from ..errors import LTX2Error, MediaError
 from . import colour
 from . import pyav as av
+from .length import is_cut_off
 from .local import READ_ALONE, Source, name_of, open_source
-from .mix import layout_of
+from .mix import layout_of, mix_down, samples_of
+from .values import FASTEST, rate_of, sample_rate_of, seconds_of, whole
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -38,8 +40,8 @@ BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file na
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
 PAUSE = Fraction(1, 10)  # in sound; less is rounding
 ALMOST = Fraction(1, 100)  # in the length of a file
-FASTEST = 1000  # pictures per second that a file may say; DV says 60000
 MISSING = 1  # second, from a file that is cut off
+LATEST = 1_000_000  # seconds after the beginning of a file
 LONGEST_PAUSE = 3600  # seconds of silence that the times of a file may ask for
 MOST_FRAMES = 100_000  # that are read of one file
 WIDEST = 8  # a pixel can be so many times as wide as it is high, or as high as it is wide
@@ -108,7 +110,8 @@ def read_video(
     For each moment k / fps the picture whose time is nearest is taken, so any rate, also a variable one, becomes
     exactly this one. Pictures are turned and widened as the file says, and coloured by the matrix and range that it
     names, else BT.601. Wide gamuts (BT.2020, Display P3) are converted to BT.709, and HDR (PQ, HLG) is tone-mapped to
-    SDR, which the log says. Transparency is not read.
+    SDR, which the log says. Transparency is not read. A file whose end is missing is read as far as it goes, if its
+    kind allows that (MKV, WebM, AVI), which the log says, too.
 
     Args:
         source: A path or an open file.
@@ -117,15 +120,18 @@ def read_video(
         frames: The most pictures; None reads to the end of the file.
 
     Raises:
-        MediaError: If there are no pictures, if they are HDR coded as ICtCp, or if the file is damaged or cut off.
+        MediaError: If there are no pictures, if their colours are coded as ICtCp or YCgCo, or if the file is
+            damaged or cut off.
         MissingFileError: If there is no such file.
+        SettingError: For a number that cannot be, or a source that is no file.
     """
-    with _opened(source) as container:
+    with _opened(source, tell=True) as container:
         video = _video(container)
         if video is None:
             raise MediaError(f"{name_of(container)} has sound but no pictures; choose a video.")
         video.thread_type = "AUTO"
-        fps, start, number = fps or _rate(video), _checked(start), 0
+        fps, start, number = _rate(video) if fps is None else rate_of(fps), seconds_of("start", start, LATEST), 0
+        frames = None if frames is None else whole("frames", frames, 0, 10**9)
         for picture, until in _shown(container, video, start, fps):
             count = floor((until - start) * fps) + 1 - number
             if frames is not None:
@@ -134,7 +140,8 @@ def read_video(
                 raise MediaError(f"{name_of(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
                 if number == 0:
-                    _check_brightness(name_of(container), picture)
+                    _check_colours(name_of(container), picture)
+                    _tell_interlaced(name_of(container), picture)
                 yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
                 number += count
             if number == frames:
@@ -156,7 +163,7 @@ def read_wide_picture(source: Source) -> Tensor | None:
         return None
     if colour.is_ordinary(picture.color_primaries, picture.color_trc):
         return None
-    _check_brightness(name_of(source), picture)
+    _check_colours(name_of(source), picture)
     return _pixels(picture, picture.width)
 
 
@@ -170,7 +177,7 @@ def read_audio(
     """Read sound (2, N) in -1..1, in chunks.
 
     One channel is heard on both sides; more than two are mixed down as by ``mix_down``. Pauses in the times of the file
-    become silence.
+    become silence. A file whose end is missing is read as by ``read_video``; so is WAV.
 
     Args:
         source: A path or an open file.
@@ -181,11 +188,16 @@ def read_audio(
     Raises:
         MediaError: If there is no sound, or if the file is damaged or cut off.
         MissingFileError: If there is no such file.
+        SettingError: For a number that cannot be, or a source that is no file.
     """
-    with _opened(source) as container:
+    with _opened(source, tell=True) as container:
         audio = _readable_audio(container)
-        sample_rate, start, number = sample_rate or audio.rate, _checked(start), 0
-        wanted = None if seconds is None else round(seconds * sample_rate)
+        if (count := len(container.streams.audio)) > 1:
+            place = container.streams.audio.index(audio) + 1
+            _log.info("%s has %d sounds, of which the one in place %d is read.", name_of(container), count, place)
+        sample_rate = audio.rate if sample_rate is None else sample_rate_of(sample_rate)
+        start, number = seconds_of("start", start, LATEST), 0
+        wanted = None if seconds is None else round(seconds_of("seconds", seconds, LATEST) * sample_rate)
         for place, samples in _heard(container, audio, start, sample_rate):
             if place - number > LONGEST_PAUSE * sample_rate:
                 raise MediaError(
@@ -204,10 +216,16 @@ def read_audio(
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[InputContainer]:
+def _opened(source: Source, *, tell: bool = False) -> Iterator[InputContainer]:
+    """The file, opened; ``tell`` lets the log say if its end is missing, of a kind that can be read without it."""
     try:
-        with open_source(source) as file, av.open(file, "r", options=READ_ALONE) as container:
-            yield container
+        with open_source(source) as file:
+            if tell and is_cut_off(file):
+                _log.warning(
+                    "%s is cut off, by the length that it says: only what is there can be read.", name_of(source)
+                )
+            with av.open(file, "r", options=READ_ALONE) as container:
+                yield container
     except LTX2Error:
         raise
     except (av.FFmpegError, OSError) as error:  # the system's own for a place that a damaged file names
@@ -219,9 +237,9 @@ def _opened(source: Source) -> Iterator[InputContainer]:
 
 
 def _video(container: InputContainer) -> VideoStream | None:
-    """The first pictures that are not just the cover of an album."""
+    """The pictures that a player shows: not the cover of an album, nor the still beside them in an AVIF that moves."""
     pictures = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
-    return next(filter(_is_known, pictures), None)
+    return min(filter(_is_known, pictures), key=lambda stream: (stream.frames == 1, _is_second(stream)), default=None)
 
 
 def _readable_audio(container: InputContainer) -> AudioStream:
@@ -234,7 +252,12 @@ def _readable_audio(container: InputContainer) -> AudioStream:
 
 
 def _audio(container: InputContainer) -> AudioStream | None:
-    return next(filter(_is_known, container.streams.audio), None)
+    return min(filter(_is_known, container.streams.audio), key=_is_second, default=None)
+
+
+def _is_second(stream: Stream) -> bool:
+    """Whether players take another stream of its kind before this one, if there is one."""
+    return not stream.disposition & av.stream.Disposition.default
 
 
 def _is_known(stream: Stream) -> bool:
@@ -251,21 +274,23 @@ def _seconds(container: InputContainer, stream: Stream) -> Fraction | None:
     if stream.duration is not None:
         return _time(stream, stream.duration)
     if container.duration is None:  # of what was written while it was sent, or of a picture that moves
-        container.seek(0)
-        return _end(container, stream)
+        return _end(container, stream, Fraction(0))
     said = Fraction(container.duration, av.time_base)
     return _measured(container, stream, said) if container.format.name in INDEXED else said
 
 
 def _measured(container: InputContainer, stream: Stream, said: Fraction) -> Fraction:
     """The length of one stream of Matroska, which only says when the last one ends, counted from 0 on."""
-    container.seek(floor(said / _time(stream, 1)), stream=stream)
-    measured = _end(container, stream)
+    measured = _end(container, stream, said)
     return said if measured is None or abs(said - measured) < ALMOST else measured
 
 
-def _end(container: InputContainer, stream: Stream) -> Fraction | None:
-    """How long after its beginning a stream ends, by its packets from here on; None if they have no times."""
+def _end(container: InputContainer, stream: Stream, start: Fraction) -> Fraction | None:
+    """How long after its beginning a stream ends, by its packets from ``start`` on; None if nothing says it."""
+    try:
+        container.seek(floor(start / _time(stream, 1)), stream=stream)
+    except av.FFmpegError:  # of a stream without a container, such as .h264
+        return None
     last = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
     return _time(stream, max(last) - (stream.start_time or 0)) if last else None
 
@@ -273,12 +298,6 @@ def _end(container: InputContainer, stream: Stream) -> Fraction | None:
 def _time(stream: Stream, ticks: int | None) -> Fraction:
     assert stream.time_base is not None
     return (ticks or 0) * stream.time_base
-
-
-def _checked(start: float | Fraction) -> Fraction:
-    if not 0 <= start < float("inf"):
-        raise SettingError(f"start is {start} s; it must be 0 or more.")
-    return Fraction(start).limit_denominator(1_000_000)
 
 
 def _frames(container: InputContainer, stream: Stream, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
@@ -336,16 +355,26 @@ def _shown(
         before = picture, time
 
 
-def _check_brightness(name: str, picture: VideoFrame) -> None:
-    """Say that HDR is tone-mapped; raise MediaError for one whose colours cannot be read."""
-    if (hdr := colour.HDR.get(picture.color_trc)) is None:
-        return
-    if picture.colorspace not in colour.HDR_MATRICES:
+def _check_colours(name: str, picture: VideoFrame) -> None:
+    """Say that HDR is tone-mapped; raise MediaError for colours that cannot be read."""
+    hdr = colour.HDR.get(picture.color_trc)
+    if picture.colorspace not in (colour.HDR_MATRICES if hdr else colour.MATRICES):
+        kind = f"HDR ({hdr})" if hdr else "a video"
         raise MediaError(
-            f"{name} is HDR ({hdr}) whose colours are coded in a way that cannot be read here (ICtCp, or one "
+            f"{name} is {kind} whose colours are coded in a way that cannot be read here (such as ICtCp, YCgCo, or one "
             "of constant luminance): convert it to SDR (BT.709) first, for example with HandBrake."
         )
-    _log.info("%s is HDR (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
+    if hdr:
+        _log.info("%s is HDR (%s): it is tone-mapped to SDR (BT.709).", name, hdr)
+
+
+def _tell_interlaced(name: str, picture: VideoFrame) -> None:
+    if picture.interlaced_frame:
+        _log.warning(
+            "%s is interlaced and read as it is, with two moments in the lines of each picture: deinterlace it first, "
+            "for example with HandBrake.",
+            name,
+        )
 
 
 def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFrame) -> int:
@@ -386,13 +415,14 @@ def _heard(
     container: InputContainer, audio: AudioStream, start: Fraction, sample_rate: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Pieces (2, N) of sound, each with its place in samples after ``start``."""
+    layout = layout_of(audio.channels, audio.layout.name)
     if audio.channels > 2:
-        audio.codec_context.layout = layout_of(audio.channels, audio.layout.name)
-    # 32-bit integers, because FFmpeg mixes floating-point channels down to sums that clip; one channel it would lower.
-    # Two channels that were saved as floating-point numbers are not mixed, and may be louder than integers can say.
-    loud = audio.channels <= 2 and audio.codec_context.name.startswith("pcm_f")
-    form, full = ("fltp", 1) if loud else ("s32p", 2**31)
-    resampler = av.AudioResampler(form, "mono" if audio.channels == 1 else "stereo", sample_rate)
+        audio.codec_context.layout = layout
+    # 32-bit integers, because FFmpeg would lower one channel of floating-point numbers. Those that were saved as such
+    # may be louder than integers can say, or no numbers at all.
+    loud = audio.codec_context.name.startswith("pcm_f")
+    form, full = ("flt", 1) if loud else ("s32", 2**31)
+    resampler = av.AudioResampler(form, layout if audio.channels > 2 else layout_of(audio.channels), sample_rate)
     place, following = None, Fraction(0)
     for time, frame in _frames(container, audio, start):
         if place is None:
@@ -400,7 +430,7 @@ def _heard(
         elif frame is not None and time - following > PAUSE:
             place += round((time - following) * sample_rate)
         for piece in resampler.resample(frame):
-            samples = torch.from_numpy(piece.to_ndarray()).float() / full
+            samples = mix_down(torch.from_numpy(samples_of(piece)).float() / full, layout)
             yield place, samples.expand(2, -1)
             place += samples.shape[1]
         if frame is not None:

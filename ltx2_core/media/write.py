@@ -30,7 +30,9 @@ from .behind import do_behind
 from .exr import BRIGHTEST, ExrEncoder
 from .light import Grading, to_hlg
 from .local import check_no_address
+from .mix import resampled
 from .notes import add_xmp, container_tags, marked, picture_tags
+from .values import check_frames, check_samples, rate_of, sample_rate_of
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -99,6 +101,7 @@ HLG = VideoFormat(
 AUDIO_FORMATS = {".wav": "wav", ".flac": "flac"}
 AUDIO_CODECS: dict[str, Literal["pcm_s16le", "flac"]] = {".wav": "pcm_s16le", ".flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
+AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
 def write_clip(
@@ -157,6 +160,7 @@ def _evened(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Cut chunks of frames as ``even_frames``; the log says it once."""
     told = False
     for chunk in chunks:
+        check_frames(chunk)
         even, findings = even_frames(chunk)
         for finding in () if told else findings:
             _log.warning("%s", finding)
@@ -243,18 +247,19 @@ def write_video(
     Raises:
         MediaError: For no frames, odd sizes and NaN.
     """
-    path = Path(path)
-    sound = None if waveform is None else _checked(waveform, sample_rate).expand(2, -1)
+    path, fps = Path(path), rate_of(fps)
+    sound = None if waveform is None else _for_aac(*_checked(waveform, sample_rate))
     frames = _frames(chunks)
     # The muxer holds the sound back, which is small, until the pictures of the same time have come.
-    options = {"movflags": "use_metadata_tags", "max_interleave_delta": "0"}
+    options = {"movflags": "use_metadata_tags+faststart", "max_interleave_delta": "0"}
     with _written(path, "mp4", options) as container:
         container.metadata.update(container_tags(metadata, "mp4"))
         first = next(frames)
         video = _stream(container, first, fps, form if crf is None else replace(form, crf=crf))
         if sound is not None:
-            audio = container.add_stream("aac", rate=sample_rate, layout="stereo", bit_rate=192_000)
-            _encode_sound(container, audio, sound.numpy(), "fltp")
+            samples, rate = sound
+            audio = container.add_stream("aac", rate=rate, layout="stereo", bit_rate=192_000)
+            _encode_sound(container, audio, samples, "fltp")
 
         def encode(number: int, frame: Tensor) -> None:
             picture = _picture(_yuv420(frame, form).cpu().numpy(), form)
@@ -283,11 +288,12 @@ def write_audio(
         raise SettingError(f"{path.name}: sound is written as .wav or .flac, not as {path.suffix or 'a folder'}.")
     if waveform is None:
         raise MediaError(f"{path.name} is a sound file, but this clip has no sound.")
-    samples = (_checked(waveform, sample_rate) * 32767).round().to(torch.int16)
+    whole, rate = _checked(waveform, sample_rate)
+    samples = (whole * 32767).round().to(torch.int16)
     kind = AUDIO_FORMATS[path.suffix.lower()]
     with _written(path, kind) as container:
         container.metadata.update(container_tags(metadata, kind))
-        stream = container.add_stream(codec, rate=sample_rate, layout=LAYOUTS[len(samples)])
+        stream = container.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples)])
         _encode_sound(container, stream, samples.T.reshape(1, -1).numpy(), "s16")
     return path
 
@@ -414,8 +420,7 @@ def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> 
     count = 0
     for chunk in chunks:
         check_stop()
-        if chunk.ndim != 4 or chunk.shape[-1] != 3:
-            raise MediaError(f"Frames come as (frames, height, width, 3), not as {tuple(chunk.shape)}.")
+        check_frames(chunk)
         if not chunk.isfinite().all():
             raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
@@ -427,18 +432,25 @@ def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> 
         raise MediaError("There are no frames to write.")
 
 
-def _checked(waveform: Tensor, sample_rate: int | None) -> Tensor:
-    """``waveform`` (1 or 2, N) on the CPU, float32 in -1..1."""
-    if waveform.ndim != 2 or waveform.shape[0] not in LAYOUTS or not waveform.shape[1]:
-        raise MediaError(f"Sound comes as (1 or 2 channels, samples), not as {tuple(waveform.shape)}.")
+def _checked(waveform: Tensor, sample_rate: int | None) -> tuple[Tensor, int]:
+    """``waveform`` (1 or 2, N) on the CPU, float32 in -1..1, and its rate."""
+    check_samples(waveform)
     if not sample_rate:
         raise MediaError("Sound needs its sample rate, for example 24000 or 48000.")
+    rate = sample_rate_of(sample_rate)
     if not waveform.isfinite().all():
         raise MediaError(
             "There are NaN or infinite values in the sound, so nothing was written. "
             "Decode the sound in float32, and check the audio latent itself."
         )
-    return waveform.float().cpu().clamp(-1, 1)
+    return waveform.detach().float().cpu().clamp(-1, 1), rate
+
+
+def _for_aac(waveform: Tensor, sample_rate: int) -> tuple[np.ndarray, int]:
+    """Stereo samples at the next rate that AAC has (ISO/IEC 14496-3), and that rate."""
+    rate = next((each for each in AAC_RATES if each >= sample_rate), AAC_RATES[-1])
+    samples = waveform.expand(2, -1).numpy()
+    return (samples if rate == sample_rate else resampled(samples, "stereo", "stereo", sample_rate, rate)), rate
 
 
 def _stream(container: OutputContainer, frame: Tensor, fps: Fraction, form: VideoFormat) -> VideoStream:

@@ -24,11 +24,8 @@ from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
 from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
-from .precision import widen
-from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of
-
-# Of the RAM that may be pinned, so much may be taken by frames that wait: hosts keep other networks pinned meanwhile.
-WAITING_SHARE = 0.5
+from .precision import clean_inference, widen
+from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,9 @@ class DecodeVideo(Stage):
         tilings = decoder.tilings if self.tiling is None else (decoder.fitted(self.tiling),)
         if room.budget is None:
             return replace(self, tiling=tilings[0] if self.tiling else decoder.usual_tiling)
-
-        def candidates() -> Iterator[DecodeVideo]:
-            for tiling in tilings:
-                yield (stage := replace(self, tiling=tiling))
-                if not room.in_ram and stage._work(blueprint).waiting <= WAITING_SHARE * room.ram:
-                    yield replace(stage, in_ram=True)
-
-        return fit_tiles(candidates(), blueprint, room.budget)
+        stages = (replace(self, tiling=tiling) for tiling in tilings)
+        candidates = try_in_ram(stages, room, lambda stage: stage._work(blueprint).waiting)
+        return fit_tiles(candidates, blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, and the frames that are being blended."""
@@ -178,7 +170,7 @@ class DecodeVideo(Stage):
             return "Frames are decoded all at once."
         return f"Frames are decoded in tiles of {tiling.tile_size} pixels and {tiling.tile_frames} frames."
 
-    @torch.inference_mode()  # of a generator: only while it makes a chunk, not while the caller looks at it
+    @clean_inference()  # of a generator: only while it makes a chunk, not while the caller looks at it
     def run(
         self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
     ) -> Iterator[Tensor]:

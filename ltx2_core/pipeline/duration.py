@@ -1,13 +1,17 @@
-"""As long as the prompt needs: the duration head of 2.5 reads the contexts of the prompt before the clip is planned."""
+"""As long as the prompt needs: the duration head of 2.5 reads the contexts of the prompt before the clip is planned.
+
+Or as long as a sound or a video that is given.
+"""
 
 import logging
 from dataclasses import replace
 
 from ..checkpoint import Models
 from ..checkpoint.duration_head import DurationHeadFile
+from ..conditioning.sources import AudioSource, VideoSource
 from ..errors import MissingFileError
-from ..geometry import predicted_frames
-from ..settings import AS_PROMPT, STREAM_CHOICES, ClipSettings, Request
+from ..geometry import covering_frames, predicted_frames
+from ..settings import AS_GIVEN, AS_PROMPT, AUTO, STREAM_CHOICES, ClipSettings, Request
 from ..text import Contexts
 from ..text.duration import predict_seconds
 from .encode_text import EncodeText, contexts_cache
@@ -47,6 +51,19 @@ def fit_length(clip: ClipSettings, models: Models, contexts: Contexts) -> ClipSe
     return clip.lasting(frames)
 
 
+def follow_given(clip: ClipSettings, sound: AudioSource | None, video: VideoSource | None) -> ClipSettings:
+    """Return the settings as long as what is given, where they follow it: a sound counts before a video.
+
+    ``auto`` follows a sound, unless it has seconds. Up to seven frames more are made, so that nothing is cut off.
+    """
+    is_free = clip.length == AUTO and not clip.seconds
+    if sound is not None and (is_free or clip.length == AS_GIVEN):
+        return clip.lasting(covering_frames(sound.seconds * float(clip.fps)))
+    if video is not None and clip.length == AS_GIVEN:
+        return clip.lasting(covering_frames(video.count(clip.fps)))
+    return clip
+
+
 def with_length(models: Models, request: Request, events: Events) -> Request:
     """Return the request with a length in frames, where it asks for what the prompt needs; else as it is.
 
@@ -60,7 +77,7 @@ def with_length(models: Models, request: Request, events: Events) -> Request:
     Raises:
         MissingFileError: There is no duration head.
     """
-    if request.clip.length != AS_PROMPT:
+    if not request.clip.follows_prompt:
         return request
     head_of(models)
     engine = LocalEngine(models, request.resources, events, request.loras)

@@ -1,5 +1,6 @@
 """What is given for a clip becomes latents: pictures and sounds are encoded at the size of each stage."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .shared_tiles import SharedTiles
-from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles
+from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
@@ -37,10 +38,11 @@ CHUNK_FRAMES = 8  # so many frames at a time go to where the encoder is
 
 @dataclass(frozen=True)
 class EncodeVideo(Stage):
-    """Encode pixels to a latent of (F, H, W) ``size``, tile by tile."""
+    """Encode pixels to a latent of (F, H, W) ``size``, tile by tile; they wait for it on the card, or ``in_ram``."""
 
     size: tuple[int, int, int]
     tiling: Tiling = Tiling()
+    in_ram: bool = False
     name = "pictures"
     networks = (VIDEO_ENCODER,)
 
@@ -48,7 +50,8 @@ class EncodeVideo(Stage):
         """Choose the largest tiles that fit, of those whose overlap hides their seams."""
         if room.budget is None:
             return self
-        return fit_tiles((replace(self, tiling=tiling) for tiling in TILINGS[:-2]), blueprint, room.budget)
+        stages = (replace(self, tiling=tiling) for tiling in TILINGS[:-2])
+        return fit_tiles(try_in_ram(stages, room, EncodeVideo._waiting), blueprint, room.budget)
 
     def shared_network(self, blueprint: Blueprint) -> NetworkKey[Any] | None:
         """Return the encoder if it makes several tiles."""
@@ -65,13 +68,19 @@ class EncodeVideo(Stage):
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure the largest tile, beside the pixels that are held for it."""
         encoder = blueprint.network("video_encoder")
-        frames, height, width = self.size
         (time, rows, columns), tiles = largest_tile(self.size, self.tiling, coupled=False)
-        pixels = empty_like(encoder, 1, 3, pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE)
-        latent = FLOAT32 * geometry.VIDEO_CHANNELS * frames * height * width
-        held = FLOAT32 * 3 * (pixel_frames(time) + CHUNK_FRAMES) * height * width * SPACE_SCALE**2
+        size = pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE
+        pixels = empty_like(encoder, 1, 3, *size)
+        latent = FLOAT32 * geometry.VIDEO_CHANNELS * math.prod(self.size)
+        held = FLOAT32 * 3 * math.prod(size) if self.in_ram else self._waiting()
         work = cost(lambda: encoder(pixels)) * tiles
         return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent + held)
+
+    def _waiting(self) -> int:
+        """Return the bytes of the pixels that wait for their tiles."""
+        _, height, width = self.size
+        (time, _, _), _ = largest_tile(self.size, self.tiling, coupled=False)
+        return FLOAT32 * 3 * (pixel_frames(time) + CHUNK_FRAMES) * height * width * SPACE_SCALE**2
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ def encode_video(
     frames: int,
     device: torch.device,
     tiling: Tiling | None = None,
+    in_ram: bool = False,
 ) -> Tensor:
     """Encode pixels, of which few more frames than a tile are held.
 
@@ -106,6 +116,7 @@ def encode_video(
         frames: how many of them to take.
         device: where the encoder is.
         tiling: in which tiles; None for the default ones.
+        in_ram: whether they are held where they come from.
 
     Returns:
         The latent (B, C, f, h, w), float32.
@@ -117,7 +128,8 @@ def encode_video(
     if isinstance(encoder, SharedTiles):
         latent = encode_stream(encoder.network, parts, frames, tiling or Tiling(), None, encoder.make, encoder.home)
     else:
-        latent = encode_stream(encoder, (part.to(device) for part in parts), frames, tiling or Tiling())
+        held = parts if in_ram else (part.to(device) for part in parts)
+        latent = encode_stream(encoder, held, frames, tiling or Tiling(), device=device)
     check_finite(latent, "encoding pictures")
     return latent
 
@@ -160,7 +172,8 @@ class EngineEncoders:
 
         def encode(stage: EncodeVideo) -> Tensor:
             encoder = self._ready(stage, VIDEO_ENCODER)
-            return encode_video(encoder, read(), shape[0], self._engine.device(VIDEO_ENCODER), stage.tiling).cpu()
+            device = self._engine.device(VIDEO_ENCODER)
+            return encode_video(encoder, read(), shape[0], device, stage.tiling, stage.in_ram).cpu()
 
         return self._with_numbers(EncodeVideo(latent_size(shape)), encode)
 

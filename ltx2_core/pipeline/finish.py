@@ -23,6 +23,7 @@ from .decode_video import DecodeVideo
 from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .plan import plan_stages
+from .precision import clean_inference
 from .stage import Engine, Events, Stage
 from .takes import SeamLines, Take
 
@@ -101,12 +102,9 @@ class Finish:
     ) -> Clip:
         """Return the clip of a latent of one; the last two are what it says of itself."""
         waveform, rate = self._heard(engine, latent.audio)
-        frames = self._shown(engine, latent)
-        frames = every_second(frames) if self.every_second else frames
-        frames = frames if self.blend is None else self.blend(frames)
         decoder = None if self.film else self.decode_video
         seed = None if decoder is None else decoder.seed(engine.blueprint)
-        kept = latent.to("cpu")
+        frames, kept = self._frames(engine, latent), latent.to("cpu")
         return Clip(frames, self.shape.fps, waveform, rate, kept, seed, self.grading, parameters, notes or {})
 
     def _heard(self, engine: Engine, latent: Tensor | None) -> tuple[Tensor | None, int | None]:
@@ -119,14 +117,22 @@ class Finish:
         waveform, rate = self.decode_audio.run(engine, latent, self.shape)
         return changeable(waveform[0]), rate
 
+    @clean_inference()
+    def _frames(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
+        """Yield chunks of frames (F, H, W, 3), each made when it is asked for."""
+        frames = self._shown(engine, latent)
+        frames = every_second(frames) if self.every_second else frames
+        frames = frames if self.blend is None else self.blend(frames)
+        yield from map(changeable, frames)
+
     def _shown(self, engine: Engine, latent: AVLatent) -> Iterator[Tensor]:
-        """Yield chunks of frames (F, H, W, 3): those of a given video as they are, else the decoded ones."""
+        """Yield chunks of frames: those of a given video as they are, else the decoded ones."""
         if self.film is not None:
             yield from self.film.chunks(self.shape.fps, self.shape.frames)
         elif latent.video is not None and self.decode_video is not None:
             seams = None if self.seams is None else Seams(*self.seams[1])
             for chunk in self.decode_video.run(engine, latent.video, seams, latent.keyframes):
-                yield changeable(chunk[0])
+                yield chunk[0]
 
 
 def changeable(made: Tensor) -> Tensor:
@@ -135,7 +141,7 @@ def changeable(made: Tensor) -> Tensor:
     Those of inference mode allow neither.
     """
     with torch.inference_mode(False):
-        return torch.from_numpy(made.cpu().numpy())
+        return torch.from_numpy(made.float().cpu().numpy())
 
 
 def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -147,7 +153,7 @@ def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         offset = (offset + len(chunk)) % 2
 
 
-@torch.inference_mode()
+@clean_inference()
 def decode_take(models: Models, take: Take, request: Request, events: Events = Events()) -> list[Clip]:
     """Make the clips of a latent that was kept (``takes.load_take``); nothing is sampled, and no prompt read.
 

@@ -8,15 +8,14 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from ..checkpoint import Models
 from ..conditioning.kept import kept_audio, kept_video, not_shown
 from ..conditioning.light import check_light
 from ..errors import CheckpointError, SettingError
+from ..fields import check_kinds
 from ..sampling import recipe_for
 from ..sampling.recipes import Recipe
-from ..settings import AS_PROMPT, AUTO, CompleteRequest, Request, parameters_text
+from ..settings import AUTO, CompleteRequest, Request, parameters_text
 from .duration import with_length
 from .encode_conditions import encode_all
 from .encode_text import contexts_cache
@@ -26,6 +25,7 @@ from .grade import grade, in_full_precision
 from .local_engine import LocalEngine
 from .long import Script
 from .plan import plan_stages
+from .precision import clean_inference
 from .stage import Engine, Events
 from .stages import Stages
 from .takes import Take
@@ -54,9 +54,9 @@ def generate(models: Models, prompt: str = "", negative: str | None = None, **se
     if not isinstance(models, Models):
         raise SettingError(f"models is {str(models)[:50]!r}; it must be what open_models returns.")
     names = [each.name for each in fields(Events) if settings.get(each.name) is not None]
-    events = Events(**{name: settings[name] for name in names})
+    check_kinds(events := Events(**{name: settings[name] for name in names}))
     rest = {name: value for name, value in settings.items() if name not in vars(Events)}
-    return run(models, Request.of(prompt, negative, **rest), events=events)
+    return run(models, Request.of("" if prompt is None else prompt, negative, **rest), events=events)
 
 
 def run(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> Clip:
@@ -64,6 +64,7 @@ def run(models: Models, request: Request, engine: Engine | None = None, events: 
     return run_batch(models, request, engine, events)[0]
 
 
+@clean_inference()
 def run_batch(models: Models, request: Request, engine: Engine | None = None, events: Events = Events()) -> list[Clip]:
     """Make the clips that ``request`` asks for, as many as its batch size says.
 
@@ -78,14 +79,14 @@ def run_batch(models: Models, request: Request, engine: Engine | None = None, ev
     return run_complete(models, complete, engine)
 
 
-@torch.inference_mode()
+@clean_inference()
 def settled(models: Models, request: Request, events: Events = Events()) -> CompleteRequest:
     """Return the request with nothing left open: its prompt made longer, its length said by it, if asked."""
     request = with_length(models, with_enhanced_prompt(models, request, events), events)
     return completed(models, request)
 
 
-@torch.inference_mode()
+@clean_inference()
 def run_complete(models: Models, complete: CompleteRequest, engine: Engine) -> list[Clip]:
     """Make the clips of a request in which nothing is open."""
     request = complete.request
@@ -150,7 +151,7 @@ def check_decoders(models: Models, request: CompleteRequest) -> None:
 
 def completed(models: Models, request: Request) -> CompleteRequest:
     """Return the request with nothing left open; a length that the prompt decides is any."""
-    if request.clip.length == AS_PROMPT:
+    if request.clip.follows_prompt:
         request = replace(request, clip=replace(request.clip, length=AUTO))
     return request.completed(recipe_of(models, request.hq))
 

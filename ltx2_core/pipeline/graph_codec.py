@@ -42,12 +42,14 @@ def audio_source(audio: Audio, part: SoundPart = SoundPart()) -> AudioSource:
     rate, whole = audio["sample_rate"], audio["waveform"][0]
     if not whole.shape[-1]:
         raise SettingError("This AUDIO is empty: connect a sound that lasts.")
-    waveform = part.of(whole, rate)
+    waveform, lasts = part.of(whole, rate), whole.shape[-1] / rate
     if not waveform.shape[-1]:
-        raise SettingError(
-            f"start is {part.start:g} s and seconds {part.seconds:g}, but this AUDIO lasts "
-            f"{whole.shape[-1] / rate:.2f} s, and nothing of it is left: begin earlier, or take more seconds."
-        )
+        wrong = f"start is {part.start:g} s, and it lasts {lasts:.2f} s: begin earlier"
+        if part.start < lasts:
+            wrong = (
+                f"seconds is {part.seconds:g}, less than a sample lasts: take more seconds, or 0 for all that follows"
+            )
+        raise SettingError(f"Nothing is left of this AUDIO: {wrong}.")
     return AudioSource(waveform, rate)
 
 

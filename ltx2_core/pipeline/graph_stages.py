@@ -37,6 +37,12 @@ from .upscale import Upscale
 
 Prompts = tuple[Conditioning, Conditioning | None]  # the prompt, and the negative one
 
+NO_LORA = (
+    "The second stage of this dev model was made for the distilled LoRA (ltx-2-19b-distilled-lora-384, "
+    "ltx-2.3-22b-distilled-lora-384 or ltx-2.5-22b-distilled-lora-450): connect the model through LTX-2 Load LoRA to "
+    "refine_model."
+)
+
 SLIDERS = {"stg_scale": 1.0, "rescale": 0.7}  # what graphs that are older than these widgets mean
 
 
@@ -174,6 +180,8 @@ def refine_latent(
     script = script_of(engine, prompts[0], prompts[1] if stage.sampling.needs_negative else None)
     result = stage.run(engine, latent.content, latent.fps, script, items)
     said = stage.describe(result)
+    if small is not None and recipe.lora and not engine.loras:
+        said.append(NO_LORA)
     engine.events.on_remark("\n".join(said))
     report = "\n".join([*said, *map(str, engine.findings)])
     kept = replace(result, audio=latent.content.audio) if recipe.keeps_sound else result

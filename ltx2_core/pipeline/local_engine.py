@@ -300,10 +300,11 @@ class LocalEngine(PlannedEngine):
 
 
 def _check_loras(loras: Stack, models: Models) -> None:
-    """Raise CheckpointError for a LoRA that changes nothing in these files."""
-    for lora, _ in loras:
+    """Raise CheckpointError or SettingError for a LoRA that changes nothing in these files."""
+    for lora, strengths in loras:
         if not lora.is_for_text_encoder:
             compare(lora, models)
+            strengths.check_blocks(models.layers)
 
 
 def best_device() -> torch.device:

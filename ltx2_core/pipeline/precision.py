@@ -1,8 +1,11 @@
-"""How precise a stage is: float32 is float32, and what is no number in a narrow format is made once more in it."""
+"""How precise a stage is: whatever else the process has set, and float32 is float32.
+
+What is no number in a narrow format is made once more in float32.
+"""
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +14,29 @@ from ..errors import Finding, NotANumberError
 from .stage import Engine, Stage
 
 Setting = tuple[Any, str, Any]  # owner, name and value of an attribute
+
+
+class clean_inference(torch.inference_mode):
+    """Inference mode in which PyTorch computes as in a fresh process, as a context or a decorator.
+
+    Others may have left autocast on, or another default dtype or device: nothing of it counts inside. What decorates
+    a generator counts only while it makes a value.
+    """
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._before = ExitStack()
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")):
+            self._before.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            self._before.enter_context(torch.device("cpu"))
+        if (dtype := torch.get_default_dtype()) != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            self._before.callback(torch.set_default_dtype, dtype)
+
+    def __exit__(self, *raised: Any) -> None:
+        self._before.close()
+        super().__exit__(*raised)
 
 
 class _ExactFloat32:
@@ -37,15 +63,16 @@ class _ExactFloat32:
                     _set_all(self._before)
 
 
-# A context in which cards compute convolutions and products of float32 in float32, whatever the process has set.
-# PyTorch lets convolutions round their inputs to TF32, which has the ten bits of float16: far too few for a vocoder.
+# A context in which convolutions and products of float32 are computed in float32, whatever the process has set.
+# Cards may let convolutions round their inputs to TF32, which has the ten bits of float16: far too few for a vocoder.
 exact_float32 = _ExactFloat32()
 
 
 def _without_tf32() -> list[Setting]:
+    cpu: Any = torch.backends.mkldnn  # whose types do not say what it has
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     if hasattr(cudnn, "conv"):  # since torch 2.9, which refuses to tell the older flags if both kinds are used
-        return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
+        return [(owner, "fp32_precision", "ieee") for owner in (cudnn.conv, matmul, cpu.conv, cpu.matmul)]
     return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ..checkpoint import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
 from ..lora.stack import text_identity
@@ -15,6 +13,7 @@ from ..text import Features, compute_hidden_states, extract_features
 from .blueprint import Blueprint
 from .encode_text import Connect, ProjectFeatures, ReadPrompts, contexts_cache, readable_prompt
 from .local_engine import LocalEngine
+from .precision import clean_inference
 from .stage import TEXT_ENCODER, TEXT_FEATURES, Engine, Events, Networks, Stage
 from .stages import Stages
 
@@ -88,7 +87,7 @@ def check_clip(models: Models, complete: CompleteRequest, folder: Path) -> Promp
     return Prompts(cache.identity, tuple(each for each in prompts if each not in replaced))
 
 
-@torch.inference_mode()
+@clean_inference()
 def read_ahead(
     models: Models, complete: CompleteRequest, prompts: Iterable[str], folder: Path, events: Events = Events()
 ) -> int:

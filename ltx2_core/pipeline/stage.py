@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
@@ -27,6 +27,9 @@ from ..upscaler import LatentUpscaler
 from ..video_vae import Decoder, VideoEncoder
 from .blueprint import Blueprint
 from .takes import Take
+
+# Of the RAM that may be pinned, so much may be taken by what waits: hosts keep other networks pinned meanwhile.
+WAITING_SHARE = 0.5
 
 N = TypeVar("N", covariant=True)
 StageT = TypeVar("StageT", bound="Stage")
@@ -237,6 +240,20 @@ def fit_tiles(candidates: Iterable[StageT], blueprint: Blueprint, budget: int) -
         if need_of(stage, blueprint).peak <= budget:
             break
     return stage
+
+
+def try_in_ram(stages: Iterable[StageT], room: Room, waiting: Callable[[StageT], int]) -> Iterator[StageT]:
+    """Yield each of ``stages``, and then the same with what waits for its tiles ``in_ram``, where there is room for it.
+
+    Args:
+        stages: that have a field ``in_ram``.
+        room: the device, and the RAM.
+        waiting: returns how many bytes wait.
+    """
+    for stage in stages:
+        yield stage
+        if not room.in_ram and waiting(stage) <= WAITING_SHARE * room.ram:
+            yield replace(stage, in_ram=True)  # type: ignore[type-var]
 
 
 class StagePlan(Protocol):

@@ -52,7 +52,7 @@ _FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16", "input_global_scale": "nvfp4 w
 # How tensors end that other libraries write instead of a weight, in formats that no row reads; the first counts. Quanto
 # has a second ``_data`` where it packs two or four numbers into a byte.
 _FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
-                 ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors",
+                 ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors", ".W_q": "HQQ", ".svd_up": "SDNQ",
                  **dict.fromkeys((".weight_qdata", "._weight_act_quant_scale", "._weight_act_pre_scale",
                                   "._weight_per_tensor_scale"), "torchao with more than rows and scales")}  # fmt: skip
 

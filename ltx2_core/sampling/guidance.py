@@ -193,7 +193,7 @@ class Guidance(Checked):
         tuple[int, ...],
         Words(shown="auto", advanced=True, reads=read_stg_blocks),
         "Whose attention is off for this guidance: block numbers with commas between them. auto takes the official "
-        "one (29 for 2.0, 28 for 2.3), or none where the model has no such block.",
+        "one (29 for 2.0, 28 since 2.3), or none where the model has no such block.",
     ] = ()
     rescale: Annotated[
         float,

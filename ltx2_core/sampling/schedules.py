@@ -14,6 +14,7 @@ from ..fields import Checked, Choice, Number, Whole, Words, plain_numbers
 
 MOST_STEPS = 1000
 LEAST_STRENGTH = 0.001
+LEAST_SIGMA = 1e-5  # before 0: what is predicted is divided by it, and with it the rounding of float32
 
 Schedule = Callable[[int], list[float]]
 
@@ -45,7 +46,7 @@ def ltx2(
             raise SettingError(f"terminal is {terminal:g}, so the last step would begin without noise: take 0.1.")
         signal = 1 - sigmas
         sigmas = 1 - signal * (1 - terminal) / signal[-1]
-    if not bool((sigmas.diff() < 0).all()):
+    if not bool((sigmas.diff() < 0).all() & (sigmas[0] <= 1)):
         raise _runs_together(steps, tokens, max_shift, base_shift)
     return [*sigmas.tolist(), 0.0]
 
@@ -130,7 +131,7 @@ def custom(text: str) -> list[float]:
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """Return ``sigmas`` if a sampler can follow them, raise SettingError if not.
 
-    They must be at least two, between 1 and 0, and fall with every step.
+    They must be at least two, between 1 and 0, and fall with every step; but for 0, none is below LEAST_SIGMA.
     """
     if len(sigmas) < 2:
         raise SettingError(
@@ -143,6 +144,8 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
             raise SettingError(
                 f"One sigma is {sigma:g}; those of LTX-2 are between 1 and 0, as its schedules give them."
             )
+        if 0 < sigma < LEAST_SIGMA:
+            raise SettingError(f"One sigma is {sigma:g}, where rounding is all that is left of noise: write 0 instead.")
     for before, after in zip(sigmas, sigmas[1:]):
         if before <= after:
             raise SettingError(f"Sigmas must fall with every step, but after {before:g} comes {after:g}.")

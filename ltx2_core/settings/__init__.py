@@ -8,6 +8,7 @@ are all made from these fields (see ``fields.py``).
 from ..sampling import ScheduleSettings
 from .characters import place_character, place_timeline
 from .clip import (
+    AS_GIVEN,
     AS_PROMPT,
     AUTO,
     BY_HAND,
@@ -29,6 +30,7 @@ from .second_stage import SecondStage
 from .variations import Variations, names_of, read_prompts, read_seeds
 
 __all__ = [
+    "AS_GIVEN",
     "AS_PROMPT",
     "AUTO",
     "BY_HAND",

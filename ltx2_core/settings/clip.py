@@ -21,10 +21,11 @@ STREAM_CHOICES: dict[str, tuple[str, ...]] = {
 
 AUTO, AS_MODEL, AS_PICTURE, BY_HAND = "auto", "as the model likes it", "as the picture", "by hand"
 SIZES = (AUTO, AS_MODEL, *RATIOS, AS_PICTURE, BY_HAND)
+AS_IT_IS = "as it is"
 AREAS = (AS_MODEL, "0.1", "0.25", "0.4", "0.5", "0.9", "1.5", "2.1", "3.7", "8.3")
 IN_SECONDS, IN_FRAMES = "in seconds", "in frames"
-AS_PROMPT = "as the prompt needs"
-LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT)
+AS_PROMPT, AS_GIVEN = "as the prompt needs", "as the sound or video"
+LENGTHS = (AUTO, AS_MODEL, IN_SECONDS, IN_FRAMES, AS_PROMPT, AS_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,22 @@ class OwnClipSettings(Checked):
         "Frames per second of the latent; a video of another rate is resampled. 0 takes that of the video, and 24 for "
         "images.",
     ] = 0.0
+    megapixels: Annotated[
+        str,
+        Choice((AS_IT_IS, *AREAS)),
+        "How many pixels the clip has at most, in millions, where neither width nor height is set: a larger one "
+        "becomes smaller, in its own shape. 0.4 is what the models are shown with, 0.9 is 720p.",
+    ] = AS_IT_IS
+
+    def size_of(self, own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+        """Return width and height for a clip of its ``own`` ones, in pixels; 0 takes those."""
+        likes = recipe.width * recipe.height
+        area = (
+            likes if self.megapixels == AS_MODEL else 0 if self.megapixels == AS_IT_IS else float(self.megapixels) * 1e6
+        )
+        if self.width or self.height or not 0 < area < own[0] * own[1]:
+            return self.width, self.height
+        return size_of_ratio(own[0] / own[1], area)
 
 
 @dataclass(frozen=True)
@@ -190,9 +207,10 @@ class ClipSettings(Checked):
     length: Annotated[
         str,
         Choice(LENGTHS, flag="seconds"),
-        "How long the clip is: as the model likes it, by seconds, by frames, or as the prompt needs, which the "
-        "duration head of LTX-2.5 tells from the encoded prompt. auto is by seconds above 0; else by frames where no "
-        "model is connected, and as the model likes it where one is.",
+        "How long the clip is: as the model likes it, by seconds, by frames, as the sound or video that is connected "
+        "(none of it is lost), or as the prompt needs, which the duration head of LTX-2.5 tells from the encoded "
+        "prompt. auto is by seconds above 0; else as a sound that is connected; else by frames where no model is "
+        "connected, and as the model likes it where one is.",
     ] = AUTO
 
     def __post_init__(self) -> None:
@@ -218,6 +236,11 @@ class ClipSettings(Checked):
         """Return what auto means outside of a graph: as a picture where there is one, but for given sizes."""
         is_free = self.size == AUTO and not self.width and not self.height
         return replace(self, size=AS_PICTURE) if is_free and has_picture else self
+
+    @property
+    def follows_prompt(self) -> bool:
+        """Whether the clip is to be as long as the prompt needs."""
+        return self.length == AS_PROMPT
 
     def lasting(self, frames: int) -> "ClipSettings":
         """Return these settings with a length in frames, whatever they said of it."""
@@ -270,8 +293,10 @@ class ClipSettings(Checked):
 
     def _frames(self, recipe: Recipe | None) -> int | None:
         """The frames that are chosen; None for what the recipe says, or what seconds say."""
-        if self.length == AS_PROMPT:
+        if self.follows_prompt:
             raise SettingError(f"length is {AS_PROMPT}, but no prompt was read: connect one, or choose another length.")
+        if self.length == AS_GIVEN:
+            raise SettingError(f"length is {AS_GIVEN}, but there is neither: connect one, or choose another length.")
         return _known("length", recipe).frames if self.length == AS_MODEL else self.frames
 
     def nearest(self) -> tuple[ClipShape, list[str]]:

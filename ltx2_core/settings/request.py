@@ -117,6 +117,8 @@ class Request:
         check_kinds(self)
         for each in filter(None, (self.guidance, self.long)):
             check_kinds(each)
+        for condition in filter(is_dataclass, self.conditions):
+            check_kinds(condition, unset=False)
         check_limits(self)
         chained(self.conditions)
 
@@ -143,7 +145,7 @@ class Request:
         if flat.get("fps") is None:
             flat.pop("fps", None)
         parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
-        whole = {name: flat[name] for name in _WHOLE if name in flat}
+        whole = {name: flat[name] for name in _WHOLE if flat.get(name) is not None}
         for name in ("conditions", "loras", "sigmas"):
             if whole.get(name) is not None:
                 whole[name] = _all_of(name, whole[name])

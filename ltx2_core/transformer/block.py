@@ -263,7 +263,8 @@ def guide_attention(heads: Tensor, negative: Tensor, text: TextInput) -> Tensor:
         negative: What they find in the negative text, likewise.
         text: The settings.
     """
-    guided = heads * text.scale - negative * (text.scale - 1)
+    # Each product with the scale would be rounded by more than the difference, which is exact where both are alike.
+    guided = torch.add(heads, heads - negative, alpha=text.scale - 1)
     ratio = guided.abs().sum((1, 3), keepdim=True) / heads.abs().sum((1, 3), keepdim=True).clamp(min=1e-6)
     guided = guided * (text.limit / ratio.clamp(min=text.limit))
-    return guided * text.blend + heads * (1 - text.blend)
+    return torch.lerp(heads, guided, text.blend)

@@ -31,6 +31,7 @@ REQUIRED = {
     "use_audio_video_cross_attention": True,
     "use_linear_projection": False,
     "use_middle_indices_grid": True,
+    "use_prompt_adaln_single": True,
 }
 
 
@@ -88,8 +89,8 @@ class TransformerConfig:
         for key, expected in REQUIRED.items():
             if (stated := fields.content.get(key, expected)) != expected:
                 raise CheckpointError(
-                    f"The transformer's config says {key} = {shown(stated)}; LTX-2 has {expected!r}. "
-                    "This is not an LTX-2 checkpoint."
+                    f"The transformer's config says {key} = {shown(stated)}; released LTX-2 models have {expected!r}, "
+                    "and no others are run here: choose one of these."
                 )
         projects_captions = not fields.flag("caption_proj_before_connector", False)
         return cls(

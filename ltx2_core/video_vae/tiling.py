@@ -181,7 +181,7 @@ def encode_stream(
             yield TileWork(slab[..., row.source, column.source])
 
     work = (each for interval in intervals for each in tiles_of(reader.read(interval.source)))
-    tiles = make(work) if make is not None else (each.by(encoder) for each in work)
+    tiles = make(work) if make is not None else (each.at(like.device).by(encoder) for each in work)
     return torch.cat(list(blend_tiles(tiles, grid, like, on_tile)), dim=2)
 
 

@@ -168,6 +168,8 @@ def test_a_table_has_the_same_settings(made, tmp_path):
     [
         ("a.csv", "\ufeffprompt;seed\r\na red ball;3\r\n".encode()),
         ("a.csv", "prompt\tseed\na red ball\t3\n".encode("utf-16")),
+        ("a.csv", b'# "which"\n\nsep=;\nPrompt;seed;;\n# a comment;\na red ball;3.0;;\n;;;\n'),
+        ("a.tsv", b"prompt\tseed\ra red ball\t3\r"),
         ("a.jsonl", b'# which ball\r\n\r\n{"prompt": "a red ball", "seed": 3}\r\n'),
         ("a.txt", "a red ball".encode("utf-16")),
     ],
@@ -180,12 +182,26 @@ def test_lines_are_read_as_spreadsheets_editors_and_shells_write_them(made, tmp_
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a.doc", "{}"), ("a.txt", "# no prompt\n"), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.jsonl", b"no\0text")],
+    [
+        ("a.doc", "{}"),
+        ("a.txt", "# no prompt\n"),
+        ("a.jsonl", "\n \n"),
+        ("a.csv", ""),
+        ("a.csv", 'prompt\n"a\nb\n'),
+        ("a.csv", "a red ball\n"),
+        ("a.jsonl", b"no\0text"),
+    ],
 )
 def test_files_that_are_no_batch(name, text, tmp_path, capsys):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main(["batch", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
     assert name in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_seed_0_is_that_of_a_line_without_a_seed(made, tmp_path):
+    for line in ({"prompt": "a"}, {"prompt": "a", "seed": 0}):
+        assert main(["batch", lines_of(tmp_path, line), "--output", str(tmp_path / "out")]) == 0
+    assert len(made.requests) == 1
 
 
 def test_each_prompt_of_a_list_is_made_with_each_seed_and_named_by_both(made, tmp_path, capsys):

@@ -178,7 +178,9 @@ def test_truncated_file(sets, tmp_path):
 def test_something_else(content, tmp_path):
     other = tmp_path / "other.safetensors"
     other.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"not a safetensors file|header of other\.safetensors is not valid JSON"):
+    with pytest.raises(
+        CheckpointError, match=r"neither a safetensors nor a GGUF file|header of other\.safetensors is not valid JSON"
+    ):
         open_models(other)
 
 
@@ -199,11 +201,23 @@ def test_a_large_file_that_ends_in_zeros_is_told_to_be_a_download(tmp_path, shar
             TensorFile(path)
 
 
+def test_a_file_with_a_note_of_its_download_beside_it_is_refused(sets, tmp_path):
+    """aria2 sets the whole file aside and fills it in pieces, the last of which may be there before others are."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(sets["2.3"][0].read_bytes())
+    open_models(path)
+    (tmp_path / "x.safetensors.aria2").touch()
+    with pytest.raises(CheckpointError, match=r"still being downloaded, as x\.safetensors\.aria2"):
+        open_models(path)
+
+
 def test_files_of_diffusers_are_called_by_their_folders_since_all_have_one_name(tmp_path):
     path = tmp_path / "LTX-2" / "vae" / "diffusion_pytorch_model.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(Path(*path.parts[-3:])))} is not a safetensors file"):
+    with pytest.raises(
+        CheckpointError, match=rf"^{re.escape(str(Path(*path.parts[-3:])))} is neither a safetensors nor"
+    ):
         open_models(tmp_path / "LTX-2")
 
 

@@ -23,7 +23,7 @@ from ltx2_core.cli.progress import Bars, shown_log
 from ltx2_core.conditioning import Frozen, ReferenceAudioTokens
 from ltx2_core.conditioning.conditions import ReferenceAudio
 from ltx2_core.conditioning.sources import AudioSource
-from ltx2_core.errors import SettingError
+from ltx2_core.errors import MediaError, SettingError
 from ltx2_core.media import write_audio, write_video
 from ltx2_core.pipeline.generate import recipe_of
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, TileSettings
@@ -231,6 +231,10 @@ def test_a_source_says_size_length_and_rate(asked, folder, caplog):
     assert asked("--video", film, "--seconds", 1).clip.asked_frames == 25 and "25 frames." in caplog.text
     assert asked("--video", film, "--fps", 12).clip.asked_frames == 17
     assert asked("--video", f"{film}:start=0.5").clip.asked_frames == 17
+    assert asked("--video", f"{film}:seconds=0").clip.asked_frames == 33
+    for flag in ("--source", "--video"):
+        with pytest.raises(MediaError, match=r"film\.mp4 has no picture at 9 s"):
+            asked(flag, f"{film}:start=9")
 
 
 def test_sounds_are_read_from_a_moment_on(asked, folder):
@@ -371,6 +375,8 @@ def test_loras_over_the_run():
         (syntax.parse_picture, "0:r.png:1.0.0", ["'1.0.0'", "strength"]),
         (syntax.parse_picture, "0:r.png:0,9", ["'0,9'", "strength"]),
         (syntax.parse_picture, "0:r.png:1:99", ["compression is 99", "51"]),
+        (syntax.parse_picture, "1.5:r.png", ["frame", "'1.5'", "whole"]),
+        (syntax.parse_picture, "r.png:strength=1,strength=0", ["strength twice"]),
         (syntax.parse_picture, "0:r.png:0.9:1:3", ["'0:r.png:0.9:1:3'", "0.9 is one too many"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:nan", ["'a.safetensors:nan'", "strength is nan"]),
         (lambda text: syntax.parse_lora(text, 4), "a.safetensors:1.0.0", ["'1.0.0'", "strength"]),
@@ -472,6 +478,24 @@ def test_flags_that_count_only_with_another_one_are_told(tmp_path, caplog, monke
         assert main([*words, *more]) == 0
         wanted = {f"--{flag} is not used: it counts only with --{other}." for flag, other in told.items()}
         assert {record.message for record in caplog.records if "is not used" in record.message} == wanted
+    caplog.clear()
+    assert main([*words[:5], "--overlap", "8", "--sigmas", "1,0.5,0", "--steps", "4", "--max-shift", "3"]) == 0
+    told = {record.message for record in caplog.records if "is not used" in record.message}
+    assert told == {
+        "--overlap is not used: it counts only with --window or --segments or --timeline.",
+        "--steps is not used: it does not count with --sigmas.",
+        "--max-shift is not used: it counts only with --schedule ltx2.",
+    }
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_not_written_over(tmp_path, monkeypatch):
+    def make(*given):
+        (tmp_path / "clip.mp4").write_bytes(b"of another run")
+        return [SimpleNamespace(chunks=(FRAMES,), fps=FPS, waveform=None, sample_rate=None, tags={}, grading=None)]
+
+    monkeypatch.setattr(commands, "make_clips", make)
+    assert main(["generate", "--prompt", "x", "--output", str(tmp_path / "clip.mp4")]) == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == b"of another run" and (tmp_path / "clip_2.mp4").is_file()
 
 
 def test_generate_makes_a_clip(tmp_path, capsys):

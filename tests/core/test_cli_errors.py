@@ -23,7 +23,7 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
     [
         ([], ["COMMAND"]),
         (["genrate"], ["genrate", "Did you mean generate?"]),
-        (["--version"], ["COMMAND"]),
+        (["--verbose"], ["COMMAND"]),
         (["generate", "--promt", "x"], ["--promt", "Did you mean --prompt?"]),
         (["generate", "--stg", "1"], ["--stg"]),
         (["generate", "--prompt", "x"], ["required", "--output"]),
@@ -36,6 +36,8 @@ LORA = MINIATURE / "loras" / "light-room.safetensors"
         (["generate", "--output", "x.doc"], [".doc"]),
         (["generate", "--output", "x.mp4", "--sound-only"], [".wav or .flac"]),
         (["generate", "--output", "x.wav", "--sound-only", "--picture-only"], ["--picture-only"]),
+        (["generate", "--output", "x.wav", "--picture-only"], [".mp4"]),
+        (["convert", "a", "b.safetensors", "--format", "fp8", "--keep", ""], ["--keep: ''"]),
         (["generate", "--output", "x.mp4", "--frames", "9", "--seconds", "1"], ["--frames", "--seconds"]),
         (["generate", "--output", "x.mp4", "--retake", "0:1"], ["--source FILE"]),
         (["generate", "--output", "x.mp4", "--reference-mask", "x.png"], ["--reference-mask"]),

@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.checkpoint import TensorFile, build, loading, open_models
+from ltx2_core.checkpoint.convert import convert
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.versions import stated_version
 from ltx2_core.cli import commands, main
@@ -32,6 +34,7 @@ from ltx2_core.errors import (
     MediaError,
     NotANumberError,
     OutOfMemoryError,
+    SettingError,
     UnreadableFileError,
     is_out_of_memory,
     memory_told,
@@ -192,6 +195,21 @@ def test_a_header_of_odd_length_is_read_with_its_numbers_where_they_are(tmp_path
     assert all(torch.equal(file.get(key), value) for key, value in tensors.items())
 
 
+def test_a_header_without_an_end_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path, entry = tmp_path / "many.safetensors", b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(entry % number for number in range(50_001)) + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(CheckpointError, match="50,001 tensors; files of LTX-2 have at most 50,000"):
+        open_lora(path)
+    path.write_bytes(struct.pack("<Q", 2**24 + 1) + b"{" + b" " * 2**24)
+    with pytest.raises(CheckpointError, match=r"header of many\.safetensors has 16,777,217 bytes, at most 16,777,216"):
+        open_lora(path)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 50_001, 0) + bytes(50_001 * 25))
+    with pytest.raises(CheckpointError, match="50,001 tensors; files of LTX-2 have at most 50,000"):
+        open_lora(path)
+
+
 @pytest.mark.parametrize("config", ["[1]", "3", '"x"', '{"vae": 3}', '{"transformer": [1]}'])
 def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_path, config, capsys):
     path = tmp_path / "x.safetensors"
@@ -213,6 +231,7 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         ("vocoder", ("vocoder", "upsample_kernel_sizes", 0), 12),
         ("vocoder", ("bwe", "hop_length"), 81),
         ("transformer", ("num_layers",), 10**6),
+        ("transformer", ("use_prompt_adaln_single",), False),
         ("vae", ("decoder_base_channels",), 16),
     ],
 )
@@ -235,14 +254,20 @@ def test_a_config_that_contradicts_itself_or_the_tensors_is_refused_before_a_pla
         ("x.safetensors", b"", "empty"),
         ("x.safetensors", bytes(1000), "begins with zeros, as a download does that is not complete"),
         ("x.safetensors", b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        ("x.safetensors", b"\xef\xbb\xbf<html>", "a web page"),
         ("x.gguf", b"Entry not found", "a text"),
+        ("x.gguf", b"Invalid", "a text"),
+        ("x.safetensors", b"# xet version 0\nfilesize = 1\n", "a pointer"),
+        ("._x.safetensors", b"\0\5\x16\7\0\2\0\0Mac OS X", "what macOS notes"),
         ("config.json", b'{"model_type": "gemma3"}', "a text"),
         ("x.safetensors.gz", b"\x1f\x8b\x08" + bytes(100), "a packed archive"),
     ],
 )
 def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path, name, content, called):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"{name} is not a safetensors file but {called}"):
+    with pytest.raises(
+        CheckpointError, match=rf"{re.escape(name)} is neither a safetensors nor a GGUF file, but {called}"
+    ):
         inspect(tmp_path / name)
 
 
@@ -262,6 +287,16 @@ def test_a_path_that_cannot_be_is_one_sentence():
     for opened in (open_models, open_text_encoder, open_lora):
         with pytest.raises(UnreadableFileError, match="name too long"):
             opened("x" * 300)
+
+
+@pytest.mark.parametrize("given", [None, 5, [], "", b"x", ["a.safetensors", None]])
+def test_what_is_no_path_is_one_sentence(given):
+    for opened in (open_models, open_text_encoder, open_lora, inspect):
+        if given != ["a.safetensors", None] or opened is open_models:
+            with pytest.raises(SettingError, match="; the path of a file or of a folder was expected"):
+                opened(given)
+    with pytest.raises(SettingError, match="distilled is 'no'; True, False or None was expected"):
+        open_models("miniature", distilled="no")
 
 
 @pytest.mark.parametrize("stated", ["ltx-2-19b", "22b-2.3", "LTX-2.3-merge 7", "my merge 99"])
@@ -370,6 +405,51 @@ def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(w
     save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
     assert said in told(lambda: inspect(path))
     assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+@pytest.mark.parametrize(
+    ("beside", "dtype", "said"),
+    [
+        (("scale", "zero_point"), torch.uint8, "weight is stored as uint8"),  # SDNQ
+        (("svd_up", "svd_down", "scale"), torch.int8, "SDNQ"),
+        (("scales", "biases"), torch.uint32, "weight as U32"),  # MLX
+        (("weight_scales",), torch.int8, "weight is stored as int8"),  # EETQ
+        (("weight_scale",), torch.int8, "int8 without a marker"),  # compressed-tensors
+    ],
+)
+def test_what_other_libraries_store_is_called_so_by_inspect_too(whole, tmp_path, beside, dtype, said):
+    path, one = tmp_path / "x.safetensors", torch.ones(1)
+    for source, key in (
+        (whole.checkpoint, "model.diffusion_model.transformer_blocks.0.attn1.to_q.weight"),
+        (whole.gemma_file, "model.layers.0.self_attn.q_proj.weight"),
+    ):
+        tensors, module = load_file(source), key.removesuffix("weight")
+        changed = {key: tensors[key].to(dtype)} | {f"{module}{suffix}": one.clone() for suffix in beside}
+        save_file(tensors | changed, path, TensorFile(source).metadata)
+        assert said in told(lambda: inspect(path))
+        assert said in told(lambda: convert(path, tmp_path / "new.safetensors", "bf16"))
+        if source == whole.checkpoint:
+            assert said in told(lambda: build(open_models(path), "transformer"))
+        else:
+            assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tmp_path):
+    """They have the names and shapes of ComfyUI's nvfp4, and nothing in them tells their other order."""
+    shutil.copytree(whole.gemma, tmp_path / "gemma")
+    open_text_encoder(tmp_path / "gemma").check_stored()
+    settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
+    for path in (tmp_path / "gemma", tmp_path / "gemma" / "model.safetensors"):
+        assert "by NVIDIA's ModelOpt" in told(lambda path=path: inspect(path))
+        assert "by NVIDIA's ModelOpt" in told(lambda path=path: convert(path, tmp_path / "new.safetensors", "bf16"))
+    stated = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(stated))
+    assert "by NVIDIA's ModelOpt" in told(lambda: open_models(tmp_path))
+    settings["quantization"]["quant_algo"] = "FP8"
+    (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
+    open_text_encoder(tmp_path / "gemma").check_stored()
 
 
 def told(ask) -> str:

@@ -19,9 +19,12 @@ from ltx2_core.checkpoint.duration_head import DurationHeadFile
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.keys.text import DURATION_HEAD
 from ltx2_core.checkpoint.parts import find_parts
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import CheckpointError, MissingFileError, SettingError
 from ltx2_core.geometry import predicted_frames
-from ltx2_core.settings import AS_PROMPT, ClipSettings
+from ltx2_core.pipeline.duration import follow_given
+from ltx2_core.settings import AS_GIVEN, AS_PROMPT, ClipSettings
+from ltx2_core.settings.clip import IN_FRAMES
 from ltx2_core.text.duration import DurationHead, DurationHeadConfig
 
 VECTOR = golden.vectors("2.5")["duration_head_tiny"]
@@ -134,3 +137,21 @@ def test_a_damaged_head_is_named(parts, tmp_path):
     save_file(tensors | {"duration_head.more": torch.zeros(2)}, tmp_path / "more.safetensors")
     with pytest.raises(CheckpointError, match=r"unknown tensors: duration_head\.more"):
         DurationHeadFile(TensorFile(tmp_path / "more.safetensors")).build()
+
+
+@pytest.mark.parametrize("seconds, frames", [(1.375, 33), (1.39, 33), (1.42, 41), (0.01, 1), (5.0, 121)])
+def test_a_clip_holds_all_of_a_sound_or_video_but_for_half_a_frame(seconds, frames):
+    sound = AudioSource(torch.zeros(2, round(seconds * 48000)), 48000)
+    film = VideoSource(torch.zeros(40, 2, 2, 3), fps=Fraction(24))
+    assert follow_given(ClipSettings(), sound, film).asked_frames == frames
+    given = ClipSettings(length=AS_GIVEN)
+    assert (follow_given(given, sound, None).frames, follow_given(given, None, film).frames) == (frames, 41)
+
+
+def test_only_what_is_asked_to_follows_a_sound_or_a_video():
+    sound, film = AudioSource(torch.zeros(2, 48000), 48000), VideoSource(torch.zeros(40, 2, 2, 3), fps=Fraction(24))
+    for asked in (ClipSettings(seconds=3), ClipSettings(length=IN_FRAMES, frames=9)):
+        assert follow_given(asked, sound, film) == asked
+    assert follow_given(ClipSettings(), None, film) == ClipSettings()
+    with pytest.raises(SettingError, match="there is neither"):
+        ClipSettings(length=AS_GIVEN).sized(None)

@@ -15,6 +15,7 @@ from ltx2_core.conditioning.sources import VideoSource
 from ltx2_core.lora import Strengths, StrengthSchedule
 from ltx2_core.memory import Store, Streamed
 from ltx2_core.pipeline import decode_video
+from ltx2_core.pipeline.encode_conditions import EncodeVideo, encode_video
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.stage import (
     AUDIO_DECODER,
@@ -135,6 +136,19 @@ def test_frames_that_wait_in_ram_are_those_that_wait_on_the_card(tiny_files, tmp
         found = [stage.collect(LocalEngine(models, Resources(device="cuda")), latent) for stage in stages]
     assert torch.equal(*found) and len(seen) >= 2
     assert {*seen} == {("cuda", "cuda", "cuda"), ("cuda", "cpu", "cuda")}
+
+
+@pytest.mark.slow
+def test_pixels_that_wait_in_ram_are_encoded_as_those_that_wait_on_the_card(miniature):
+    pixels, found = clips.ball(33).movedim(-1, 0).repeat(1, 1, 1, 2)[None] * 2 - 1, []
+    with fake_card():
+        engine = LocalEngine(miniature, Resources(device="cuda"))
+        for in_ram in (False, True):
+            stage = EncodeVideo((5, 2, 6), Tiling(96, 64, 32, 16), in_ram)
+            with engine.use(stage) as networks:
+                device, frames = engine.device(VIDEO_ENCODER), [pixels.clone()]
+                found.append(encode_video(networks[VIDEO_ENCODER], frames, 33, device, stage.tiling, in_ram).cpu())
+    assert torch.equal(*found)
 
 
 @pytest.mark.slow

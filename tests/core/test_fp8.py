@@ -61,7 +61,9 @@ IDS = torch.tensor([[0, 3, 5]])
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rowwise", [False, True])
-@pytest.mark.parametrize("spelling", [("weight_scale", "input_scale"), ("scale_weight", "scale_input")])
+@pytest.mark.parametrize(
+    "spelling", [("weight_scale", "input_scale"), ("scale_weight", "scale_input"), ("weight_scale_inv", "input_scale")]
+)
 @torch.no_grad()
 def test_a_scaled_weight_computes_as_its_expanded_self(kind, rowwise, spelling):
     state = Network().state_dict()

@@ -49,7 +49,7 @@ def test_a_file_that_is_cut_short_says_where(tmp_path, good):
 
 def test_an_empty_file_or_another_magic(tmp_path, good):
     for content in (b"", b"GGU", b"GGML" + good[4:], b"FUGG" + good[4:]):
-        assert "not a safetensors file" in refused(tmp_path, content)
+        assert "neither a safetensors nor a GGUF file" in refused(tmp_path, content)
 
 
 @pytest.mark.parametrize(

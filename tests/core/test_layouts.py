@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
+from ltx2_core.checkpoint.models import sources_in
+from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
@@ -62,6 +64,17 @@ def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path,
     models = open_models(bare)
     assert {*models.sources} == {*components} and not models.unknown(models.files[0])
     assert_same(models, open_models(whole[version]), components)
+
+
+def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
+    tensors = {key: value for key, value in load_file(whole["2.3"]).items() if "embeddings_connector" in key}
+    for prefix in ("model.diffusion_model.", "diffusion_model.", "transformer.", ""):
+        path = tmp_path / "connectors.safetensors"
+        save_file({key.replace("model.diffusion_model.", prefix, 1): value for key, value in tensors.items()}, path)
+        assert {*dict(sources_in(TensorFile(path)))} == {"video_connector", "audio_connector"}
+    save_file({key.replace("model.", "net.", 1): value for key, value in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="under names or of a generation that are not known here"):
+        open_models([whole["2.3"], path])
 
 
 @pytest.mark.parametrize("first, second", [("audio_vae", "video_vae"), ("video_vae", "audio_vae")])
@@ -285,6 +298,33 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert all(word in said for word in ("transformer", "video_connector", "vocoder", "audio_decoder"))
     alone = inspect(folder / "audio_vae")
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
+
+
+def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, tmp_path):
+    (tmp_path / "gemma.safetensors").write_bytes(tiny_files("2.3")[2].read_bytes())
+    save_file({"text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)}, tmp_path / "clip_l.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"files of other models, too, such as clip_l\.safetensors: choose the file"
+    ):
+        _ = open_text_encoder(tmp_path).names
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("mmproj.gguf", "gemma-Q4_K_M.gguf"), "choose the file gemma-Q4_K_M.gguf in it"),
+        (("._x.gguf", "gemma/model.safetensors"), "choose the folder gemma in it"),
+        (("snapshots/0f/model.safetensors", "config.json"), "choose the folder snapshots.0f in it"),
+        (("pytorch_model.bin",), "pytorch_model.bin there is a pickle"),
+        ((), "choose the folder with Gemma's weights"),
+    ],
+)
+def test_a_folder_without_safetensors_says_what_to_choose_in_it(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(MissingFileError, match=said):
+        open_text_encoder(tmp_path)
 
 
 def test_a_folder_without_weights_is_told(tmp_path):

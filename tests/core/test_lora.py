@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import golden
@@ -78,6 +79,10 @@ NAMINGS = {
     "OneTrainer": lambda name: f"lora_transformer.{diffusers_name(name)}",
     "compiled": lambda name: f"base_model.model._orig_mod.{name}",
     "blocks compiled": lambda name: "dit." + re.sub(r"(_blocks\.\d+\.)", r"\1_orig_mod.", name),
+    "wrapped": lambda name: (
+        "dit._fsdp_wrapped_module."
+        + re.sub(r"(_blocks\.\d+\.)", r"\1_fsdp_wrapped_module._checkpoint_wrapped_module.", name)
+    ),
     "ltx-core": lambda name: f"velocity_model.{name}",
     "shared by processes": lambda name: f"module.{diffusers_name(name)}",
 }
@@ -405,6 +410,17 @@ def test_inspect(tmp_path, capsys):
         "  fits LTX-2.3     1",
         "  fits LTX-2.5     1",
     ]
+
+
+@pytest.mark.parametrize("began", ["pissa_niter_4", "olora", "loftq"])
+def test_a_lora_that_means_another_model_is_refused(tmp_path, began):
+    layer = {"diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(1, 4)}
+    layer |= {"diffusion_model.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.ones(4, 1)}
+    for stated in (True, began):
+        header = {"lora_adapter_metadata": json.dumps({"transformer.r": 1, "transformer.init_lora_weights": stated})}
+        save_file(layer, tmp_path / "x.safetensors", header)
+        with nullcontext() if stated is True else pytest.raises(CheckpointError, match=f"weights = '{began}'"):
+            open_lora(tmp_path / "x.safetensors")
 
 
 def test_settings_that_are_not_json(tmp_path):

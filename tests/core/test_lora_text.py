@@ -30,6 +30,7 @@ NAMINGS = {
     "PEFT, Gemma 3": "base_model.model.language_model.model.layers.1.self_attn.q_proj",
     "PEFT, new": "base_model.model.model.language_model.layers.1.self_attn.q_proj",
     "diffusers": "text_encoder.language_model.model.layers.1.self_attn.q_proj",
+    "ComfyUI, Gemma 4": "text_encoders.gemma4.transformer.model.layers.1.self_attn.q_proj",
     "bare": "model.layers.1.self_attn.q_proj",
 }
 BOTH = {"diffusion_model.transformer_blocks.1.attn1.to_q": (32, 32)}

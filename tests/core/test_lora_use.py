@@ -230,6 +230,12 @@ def test_strengths_that_would_do_nothing_are_refused(given, said):
         Strengths(**given)
 
 
+def test_blocks_that_the_model_does_not_have_are_refused(models, lora):
+    blocks = models.layers, models.layers + 1
+    with pytest.raises(SettingError, match=f"blocks begin at {blocks[0]}; this model has {blocks[0]}, counted from 0"):
+        latent(models, (lora, Strengths(blocks=blocks)))
+
+
 def test_a_schedule_gives_a_number_at_every_moment():
     with pytest.raises(SettingError, match=r"gives nan at 0\.5"):
         Strengths(schedule=lambda sigma: sigma * math.nan).factor_at(0.5, 0)

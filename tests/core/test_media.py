@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltx2_core.errors import LTX2Error, MediaError, UnreadableFileError
-from ltx2_core.media import check_target, write_audio, write_clip, write_frames, write_video
+from ltx2_core.media import check_target, probe, read_audio, write_audio, write_clip, write_frames, write_video
 from ltx2_core.media.behind import MOST_WAITING, do_behind
 
 FPS = Fraction(24)
@@ -144,6 +144,11 @@ def test_metadata_survives(tmp_path):
         assert tags.items() <= file.metadata.items()
 
 
+def test_a_video_plays_before_all_of_it_has_come(tmp_path):
+    content = write_video(tmp_path / "clip.mp4", [noise(2)], FPS).read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sound_files_hold_every_sample_rounded_to_the_nearest(tmp_path, suffix, channels):
@@ -243,6 +248,47 @@ def test_bad_sound_is_refused(tmp_path, name, sound, sample_rate, message):
     with pytest.raises(ValueError, match=message):
         write_clip(tmp_path / name, [noise(2)], FPS, sound, sample_rate)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", [24, 24.0, np.int64(24), np.float32(24)])
+def test_a_rate_may_be_any_kind_of_number(tmp_path, fps):
+    assert probe(write_clip(tmp_path / "clip.mp4", [noise(2)], fps)).fps == 24
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"fps": "24"},
+        {"fps": 0},
+        {"fps": None},
+        {"chunks": noise(2)},
+        {"chunks": [noise(2).numpy()]},
+        {"chunks": [(noise(2) * 255).byte()]},
+        {"chunks": [noise(2)[:, :, :0]]},
+        {"waveform": torch.zeros(2, 100).short()},
+        {"waveform": torch.zeros(2, 100).numpy()},
+        {"sample_rate": "24000"},
+        {"sample_rate": 24000.5},
+        {"metadata": ["a"]},
+        {"path": None},
+        {"path": b"clip.mp4"},
+    ],
+)
+def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path, given):
+    usual = {"path": tmp_path / "clip.mp4", "chunks": [noise(2)], "fps": 24}
+    usual |= {"waveform": torch.zeros(2, 100), "sample_rate": 24000}
+    with pytest.raises(LTX2Error):
+        write_clip(**usual | given)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("sample_rate", "written"), [(1000, 7350), (47952, 48000), (192_000, 96_000)])
+def test_sound_of_a_rate_that_aac_lacks_is_written_at_the_next_one(tmp_path, sample_rate, written):
+    sound = torch.sin(torch.arange(sample_rate) / sample_rate * 2 * torch.pi * 100).expand(2, -1) / 2
+    path = write_clip(tmp_path / "clip.mp4", [noise(24)], 24, sound, sample_rate)
+    heard = torch.cat([*read_audio(path)], dim=1)[0, :written]
+    expected = torch.sin(torch.arange(written) / written * 2 * torch.pi * 100) / 2
+    assert probe(path).sample_rate == written and (heard - expected)[500:-500].abs().max() < 0.05
 
 
 def test_a_clip_of_an_odd_size_is_cut_by_a_line_and_that_is_said_once(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Waveform -> log mel frames, at any sample rate and without torchaudio."""
 
+from importlib import import_module
 from math import ceil
 
 import formula
@@ -7,6 +8,7 @@ import golden
 import pytest
 import torch
 from agreement import compare
+from peak import Peak
 
 from ltx2_core.audio_vae import AudioVAEConfig, log_mel, resample
 from ltx2_core.audio_vae.mel import mel_bank
@@ -85,6 +87,23 @@ def test_resampling_keeps_a_sine(rate):
     after = torch.sin(2 * torch.pi * hertz * torch.arange(ceil(seconds * 16000), dtype=torch.float64) / 16000)
     inner = slice(200, -200)
     torch.testing.assert_close(resample(before, rate, 16000)[inner], after[inner], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("edges", ["constant", "replicate"])
+@pytest.mark.parametrize("rate, new", [(44100, 16000), (16000, 48000), (211, 97), (97, 211)])
+def test_rates_that_share_no_divisor_are_resampled_without_the_zeros_of_a_kernel(rate, new, edges, monkeypatch):
+    module, waveform = import_module("ltx2_core.audio_vae.resample"), noise(2, 3001)
+    expected = resample(waveform, rate, new, edges)
+    monkeypatch.setattr(module, "DENSE", 0)
+    monkeypatch.setattr(module, "AT_ONCE", 500)
+    torch.testing.assert_close(resample(waveform, rate, new, edges), expected, atol=2e-6, rtol=0)
+
+
+def test_no_rate_needs_gigabytes():
+    """A kernel for all phases of 47123 Hz, which is what a clip played 7 % faster has, would be one of 6 GB."""
+    with Peak() as peak:
+        assert resample(noise(2, 47123), 47123, 16000).shape == (2, 16000)
+    assert peak.bytes < 50e6
 
 
 def test_five_channels_are_refused():

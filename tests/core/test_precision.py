@@ -11,6 +11,8 @@ from torch.testing import assert_close
 
 import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.conditioning import ReferenceVideo, VideoSource
+from ltx2_core.conditioning.blend import Blending
 from ltx2_core.conditioning.conditions import ReferenceAudio
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource
@@ -20,7 +22,7 @@ from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ltx2_core.pipeline.generate import run
 from ltx2_core.pipeline.local_engine import LocalEngine
-from ltx2_core.pipeline.precision import exact_float32
+from ltx2_core.pipeline.precision import clean_inference, exact_float32
 from ltx2_core.pipeline.stage import Events
 from ltx2_core.settings import Request, Resources
 from ltx2_core.video_vae import Tiling
@@ -150,6 +152,51 @@ def test_float32_is_float32_in_every_network(tiny_files, process_with_tf32, monk
     assert not seen["tf32", "tf32"], seen
     assert {"VideoEncoder", "AudioEncoder", "stft", "Vocoder", "AudioDecoder", "Block"} <= seen["ieee", "ieee"]
     assert tf32() == ("tf32", "tf32")
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def rounded_products():
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.slow
+def test_a_clip_does_not_change_with_what_others_have_set(tiny_files):
+    """Autocast, another default dtype or device, products of less: while it is made, and while frames are asked for."""
+    models = ltx2.open_models(*tiny_files("2.0")[:2])
+    conditions = [
+        ReferenceVideo(VideoSource(PIXELS[0].movedim(0, -1) / 2 + 0.5), outpaint="right"),
+        Picture(PIXELS[0, :, 1:2].movedim(0, -1) / 2 + 0.5, frame=4),
+        ReferenceAudio(AudioSource(SOUND, 16_000)),
+    ]
+    settings = {"width": 64, "height": 64, "frames": 9, "steps": 1, "device": "cpu", "cache": False}
+
+    def make():
+        clip = ltx2.generate(models, "a ball", **settings, conditions=conditions, blend=Blending(0))
+        return *clip.chunks, clip.waveform
+
+    expected = make()
+    with torch.autocast("cpu", torch.bfloat16), default_dtype(torch.float64), torch.device("meta"), rounded_products():
+        found = make()
+    assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+    assert not any(each.is_inference() for each in found)
+
+
+def test_what_others_have_set_comes_back():
+    with torch.autocast("cpu", torch.bfloat16), default_dtype(torch.float64), torch.device("meta"):
+        with clean_inference():
+            assert torch.ones(1).dtype == torch.float32 and not torch.ones(1).is_meta
+            assert torch.ones(1, 1).mm(torch.ones(1, 1)).dtype == torch.float32 and torch.is_inference_mode_enabled()
+        assert torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
+        assert (torch.ones(1).dtype, torch.ones(1).is_meta) == (torch.float64, True)
 
 
 @needs_these_flags

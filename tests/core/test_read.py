@@ -402,9 +402,9 @@ def test_surround_becomes_stereo_by_the_standard_in_files_and_in_samples(tmp_pat
 
 
 def test_loud_surround_does_not_clip():
-    assert torch.allclose(mix_down(3 * torch.ones(6, 100), 48000), torch.tensor(3.0), atol=1e-4)
+    assert torch.allclose(mix_down(3 * torch.ones(6, 100)), torch.tensor(3.0), atol=1e-4)
     one, two = torch.rand(1, 10), torch.rand(2, 10)
-    assert mix_down(one, 48000) is one and mix_down(two, 48000) is two
+    assert mix_down(one) is one and mix_down(two) is two
 
 
 @pytest.mark.parametrize(("level", "form"), [(3.0, "pcm_f32le"), (3.0, "pcm_f64le"), (0.5, "pcm_f32le")])
@@ -429,6 +429,15 @@ def test_floating_point_sound_that_is_none_is_told(tmp_path):
         (tmp_path / "sound.wav").write_bytes(head + data)
         with pytest.raises(SettingError, match=words):
             AudioSource.of(tmp_path / "sound.wav")
+
+
+def test_floating_point_surround_is_as_loud_as_it_was_saved_and_nan_stays_nan(tmp_path):
+    for value in (3.0, float("nan")):
+        data = np.full((4800, 6), value, "<f4").tobytes()
+        head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVEfmt ", 16, 3, 6, 48000, 1152000, 24, 32,
+                           b"data", len(data))  # fmt: skip
+        (tmp_path / "sound.wav").write_bytes(head + data)
+        assert torch.allclose(heard(tmp_path / "sound.wav"), torch.tensor(value), atol=1e-6, equal_nan=True)
 
 
 def test_channels_of_nowhere_are_refused(tmp_path):
@@ -522,7 +531,7 @@ def test_files_that_lack_something_are_named(tmp_path):
         (lambda: [read_picture(text)], "notes.txt cannot be read as a picture"),
         (lambda: read_video(silent, start=1), "silent.mp4 has no picture at 1 s; start earlier"),
         (lambda: read_audio(sound, start=1), "sound.wav has no sound at 1 s; start earlier"),
-        (lambda: read_video(silent, start=-1), "start is -1 s; it must be 0 or more"),
+        (lambda: read_video(silent, start=-1), "start is -1 s; it must be a number from 0"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             list(call())
@@ -548,3 +557,81 @@ def test_a_file_that_ends_before_the_length_that_it_says_is_not_filled_up(tmp_pa
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(MediaError, match=r"clip.flv is cut off"):
         list(VideoSource(path).chunks(Fraction(25), 100))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "wav"])
+def test_a_file_that_can_be_read_without_its_end_is_and_that_is_told(tmp_path, caplog, suffix):
+    path = mux(tmp_path / f"clip.{suffix}", [] if suffix == "wav" else list(range(100)), Fraction(1, 25), "ffv1",
+               ramp(96000) if suffix == "wav" else None)  # fmt: skip
+    read_it = read_audio if suffix == "wav" else read_video
+    whole = sum(map(len, read_it(path)))
+    assert whole and not caplog.messages
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert 0 < sum(map(len, read_it(path))) < whole
+    assert caplog.messages == [f"clip.{suffix} is cut off, by the length that it says: only what is there can be read."]
+
+
+def test_a_stream_without_a_container_is_read_and_has_no_length(tmp_path):
+    path = mux(tmp_path / "clip.h264", list(range(10)), Fraction(1, 25))
+    assert probe(path).seconds is None and len(numbers(read_video(path))) == 10
+
+
+def test_colours_that_cannot_be_undone_are_told(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.colorspace = 64, 32, "yuv420p", 8  # YCgCo
+        container.mux([*stream.encode(av.VideoFrame(64, 32, "yuv420p")), *stream.encode()])
+    with pytest.raises(MediaError, match=r"clip.mkv is a video whose colours .* YCgCo"):
+        list(read_video(path))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: read_video(path, fps="24"),
+        lambda path: read_video(path, fps=0),
+        lambda path: read_video(path, frames=1.5),
+        lambda path: read_video(path, start=None),
+        lambda path: read_video(path, start=1e30),
+        lambda path: read_audio(path, sample_rate=-1),
+        lambda path: read_audio(path, seconds="2"),
+        lambda path: read_video(path.open()),
+        lambda path: read_audio(3),
+        lambda path: [probe(torch.zeros(2))],
+        lambda path: [read_picture(None)],
+    ],
+)
+def test_what_is_no_number_and_no_file_is_told(tmp_path, call):
+    path = mux(tmp_path / "clip.mkv", [0, 1], Fraction(1, 25), sound=ramp(4800))
+    with pytest.raises(SettingError):
+        list(call(path))
+
+
+def test_an_avif_that_moves_is_more_than_its_first_picture(tmp_path):
+    pictures = [Image.new("RGB", (64, 32), (level,) * 3) for level in (0, 120, 240)]
+    pictures[0].save(tmp_path / "clip.avif", save_all=True, append_images=pictures[1:], duration=100, quality=90)
+    levels = torch.cat(list(read_video(tmp_path / "clip.avif"))).mean((1, 2, 3)) * 255
+    assert torch.allclose(levels, torch.tensor([0.0, 120, 240]), atol=3)
+
+
+def test_the_sound_that_players_take_is_read_and_that_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "ltx2_core")
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=48000, layout="mono") for _ in range(2)]
+        streams[1].disposition = av.stream.Disposition.default
+        for level, stream in enumerate(streams):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 480), level * 16384, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            container.mux([*stream.encode(frame), *stream.encode()])
+    assert torch.allclose(heard(path), torch.tensor(0.5)) and "2 sounds, of which the one in place 2" in caplog.text
+
+
+def test_interlaced_video_is_told(tmp_path, caplog):
+    path = tmp_path / "clip.dv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("dvvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        container.mux([*stream.encode(av.VideoFrame(720, 576, "yuv420p")), *stream.encode()])
+    assert len(list(read_video(path))) == 1 and "clip.dv is interlaced" in caplog.text

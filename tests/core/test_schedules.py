@@ -113,6 +113,7 @@ def test_a_list_as_a_person_writes_it(text):
         ("14.6, 2, 0", "One sigma is 14.6; those of LTX-2 are between 1 and 0"),
         ("1, -0.5", "One sigma is -0.5"),
         ("1, nan, 0", "One sigma is nan"),
+        ("1, 1e-9, 0", "One sigma is 1e-09, where rounding is all that is left"),
         ("1, 0.5, 0.7, 0", "after 0.5 comes 0.7"),
         ("1, 0.5, 0.5, 0", "after 0.5 comes 0.5"),
     ],

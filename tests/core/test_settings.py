@@ -1,5 +1,6 @@
 """Settings of a run: a request is built from names, held to limits, and completed by a recipe."""
 
+import re
 from dataclasses import fields, replace
 from fractions import Fraction
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from ltx2_core.conditioning import Frozen
-from ltx2_core.conditioning.conditions import ReferenceVideo, RetakeRange
+from ltx2_core.conditioning.conditions import KeepAudio, ReferenceVideo, RetakeRange
 from ltx2_core.conditioning.pictures import Picture
-from ltx2_core.conditioning.sources import VideoSource
+from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import SettingError
 from ltx2_core.fields import did_you_mean, settings_from, settings_of
 from ltx2_core.geometry import ClipShape
@@ -20,6 +21,7 @@ from ltx2_core.sampling.windows import Segment, Windowing
 from ltx2_core.settings import (
     ClipSettings,
     LongClip,
+    OwnClipSettings,
     RecipeSettings,
     Request,
     Resources,
@@ -87,7 +89,18 @@ def test_segments_alone_make_windows():
 
 
 def test_nothing_means_the_recipe():
-    nothing = Request.of("x", width=None, fps=None, steps=None, schedule=None, sampler=None, vram=None, dtype=None)
+    nothing = Request.of(
+        "x",
+        conditions=None,
+        loras=None,
+        width=None,
+        fps=None,
+        steps=None,
+        schedule=None,
+        sampler=None,
+        vram=None,
+        dtype=None,
+    )
     assert nothing == Request.of("x") == Request("x")
     assert Resources(max_vram=0).vram is None and Resources(max_ram=1.5).ram == 3 * 2**29
 
@@ -285,6 +298,24 @@ def test_what_is_of_another_kind_is_named_before_anything_is_made(given):
         Tiling(tile_size="512")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "fact"),
+    [
+        (lambda: KeepAudio("song.wav"), "audio is 'song.wav'; it must be a AudioSource"),
+        (lambda: KeepAudio(None), "audio is 'None'"),
+        (lambda: ReferenceVideo("clip.mp4"), "video is 'clip.mp4'"),
+        (lambda: Picture("room.png"), "The given picture is str"),
+        (lambda: Picture(np.zeros((1, 8, 8, 3))), "The given picture is ndarray"),
+        (lambda: KeepAudio(AudioSource(torch.zeros(2, 9), None)), "sample_rate is None"),
+        (lambda: KeepAudio(AudioSource(torch.zeros(9), 24000)), "shape (9,)"),
+        (lambda: ReferenceVideo(VideoSource(torch.zeros(1, 8, 8, 3), fps="24")), "fps is '24'"),
+    ],
+)
+def test_conditions_of_what_is_of_another_kind_are_told(wrong, fact):
+    with pytest.raises(SettingError, match=re.escape(fact)):
+        Request.of("x", conditions=[wrong()])
+
+
 def test_numbers_of_numpy_and_paths_as_text_are_what_they_are():
     asked = Request.of("x", frames=np.int64(33), eta=np.float32(0.5), resume="windows", enhancer="gemma", sigmas=[1, 0])
     assert asked.completed(DEV).shape.frames == 33
@@ -431,3 +462,12 @@ def test_settings_take_their_own_of_the_values_of_widgets():
     values = {"tile_size": 512, "seed": 7}
     assert settings_from(Tiling, values, tile_frames=64) == Tiling(tile_size=512, tile_frames=64)
     assert values == {"seed": 7}
+
+
+def test_a_clip_of_ones_own_becomes_smaller_where_that_is_asked_for_and_never_larger():
+    likes = OwnClipSettings(megapixels="as the model likes it")
+    width, height = likes.size_of((3840, 2160), DEV)
+    assert width / height == pytest.approx(16 / 9, rel=0.05) and width * height == pytest.approx(768 * 512, rel=0.1)
+    assert likes.size_of((640, 360), DEV) == (0, 0), "its own, or the nearest possible"
+    assert replace(likes, width=64).size_of((3840, 2160), DEV) == (64, 0)
+    assert OwnClipSettings().size_of((3840, 2160), DEV) == (0, 0)

@@ -151,6 +151,16 @@ def test_the_output_of_nag_is_limited():
     torch.testing.assert_close(guide_attention(heads, negative, mild), 1.1 * heads - 0.1 * negative)
 
 
+def test_nag_loses_no_more_to_a_short_format_than_its_result_does():
+    """Prompts that are nearly alike are found alike, so that only a small difference is multiplied."""
+    heads = torch.randn(1, 4, 50, 32).bfloat16()
+    negative = (heads + 0.05 * torch.randn(heads.shape)).bfloat16()
+    text = TextInput(torch.empty(0), None, None, scale=11.0, limit=2.5, blend=0.25)
+    exact = guide_attention(heads.double(), negative.double(), text)
+    lost = (guide_attention(heads, negative, text) - exact).norm()
+    assert lost < 1.5 * (exact.bfloat16() - exact).norm()
+
+
 @torch.no_grad()
 def test_interruption_comes_between_blocks():
     section, net = model("2.0")

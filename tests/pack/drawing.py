@@ -15,15 +15,15 @@ HEAD = 40  # of a group, above its first node
 
 # How high a node is in either renderer once it has run, with its previews and sentences; pixels, without the title.
 HEIGHTS = {
-    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 190,
-    "LTX2AVLoadLoraAdvanced": 430, "LTX2AVLoadICLora": 260, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
-    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 455, "LTX2AVEncode": 320, "LTX2AVExtend": 190,
+    "LTX2AVLoadModel": 205, "LTX2AVLoadGemma": 175, "LTX2AVLoadUpscaler": 140, "LTX2AVLoadLora": 220,
+    "LTX2AVLoadLoraAdvanced": 460, "LTX2AVLoadICLora": 290, "LTX2AVPlan": 350, "LTX2AVGemmaTextEncode": 300,
+    "LTX2AVThinkingTokens": 140, "LTX2AVEmptyLatent": 475, "LTX2AVEncode": 350, "LTX2AVExtend": 190,
     "LTX2AVImage": 175, "LTX2AVKeyframes": 175, "LTX2AVAudioToVideo": 130, "LTX2AVVideoToAudio": 130,
     "LTX2AVReferenceAudio": 150, "LTX2AVReferenceVideo": 250, "LTX2AVRetake": 150, "LTX2AVInpaint": 140,
     "LTX2AVGuidance": 200, "LTX2AVLongVideo": 200, "LTX2AVSegment": 110, "LTX2AVSample": 800, "LTX2AVUpscale": 185,
     "LTX2AVRefine": 720, "LTX2AVTwoStage": 700, "LTX2AVVideoDecode": 200, "LTX2AVAudioDecode": 170,
     "LTX2AVVocoder": 120, "LTX2AVDecode": 265, "SaveVideo": 440, "SaveAudio": 165, "LoadImage": 420, "LoadAudio": 160,
-    "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "GetImageSize": 138, "RepeatImageBatch": 66,
+    "LoadVideo": 415, "LoadImageMask": 420, "GetVideoComponents": 95, "RepeatImageBatch": 66,
     "CreateVideo": 110, "LTX2AVTimeline": 670, "LTX2AVGeneratedKeyframes": 130,
     "LTX2AVRaiseFrameRate": 270, "LTX2AVSaveHDR": 280, "LTX2AVCharacter": 330, "LTX2AVMotionTracks": 260,
     "LTX2AVBlend": 140, "LTX2AVSignClip": 145, "PrimitiveInt": 110, "LTX2AVSeveralCards": 520,
@@ -31,6 +31,16 @@ HEIGHTS = {
 
 COLOURS = {"Model": "#3f789e", "Prompt": "#8A8", "Clip": "#88A", "Given": "#a1309b", "Sampling": "#b06634",
            "Second stage": "#8a5a2b", "Result": "#3f789e"}  # fmt: skip
+
+# What ComfyUI's app mode shows of a graph, in this order: kinds of nodes, and their widgets that have no wire.
+APP = (
+    ("LTX2AVGemmaTextEncode", "prompt"), ("LoadImage", "image"), ("LoadVideo", "file"), ("LoadAudio", "audio"),
+    ("LoadImageMask", "image"), ("LTX2AVExtend", "seconds"), ("LTX2AVRetake", "start"), ("LTX2AVRetake", "end"),
+    ("LTX2AVEncode", "megapixels"), ("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"),
+    ("LTX2AVEmptyLatent", "seconds"),
+    ("LTX2AVSample", "seed"), ("LTX2AVLoadModel", "checkpoint"),
+)  # fmt: skip
+SAVERS = ("SaveVideo", "SaveAudio")
 
 LETTER, LINE = 6.1, 17.5  # width of a letter of a note and height of its lines, in pixels
 
@@ -90,9 +100,25 @@ def drawn(graph: Graph, object_info: dict) -> dict[str, Any]:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [40, 60]}},
+        "extra": {"ds": {"scale": 0.7, "offset": [40, 60]}, "linearData": _app(nodes, numbers)},
         "version": 0.4,
     }
+
+
+def _app(nodes: list[Node], numbers: dict[int, int]) -> dict[str, list]:
+    """What app mode shows: widgets by the number of their node, and the nodes whose results are shown."""
+    shown = [
+        [numbers[id(each)], name]
+        for kind, name in APP
+        for each in nodes
+        if each.kind == kind and not isinstance(each.inputs.get(name), Output) and name not in _idle(each.inputs)
+    ]
+    return {"inputs": shown, "outputs": [numbers[id(each)] for each in nodes if each.kind in SAVERS]}
+
+
+def _idle(inputs: dict[str, Any]) -> set[str]:
+    """Widgets of an empty latent that have no effect beside its other ones."""
+    return ({"seconds"} if "length" in inputs else set()) | ({"size", "megapixels"} if "streams" in inputs else set())
 
 
 def _links(nodes: list[Node], numbers: dict[int, int], object_info: dict) -> Iterator[list]:

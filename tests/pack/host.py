@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +90,14 @@ class Server:
 
 
 @contextmanager
-def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
-    """Run ``host`` on the CPU with all it reads and writes in ``base``; it ends with the block, come what may."""
+def serve(host: Host, base: Path, *arguments: str, folders: Collection[str] = (PACK,)) -> Iterator[Server]:
+    """Run ``host`` on the CPU with all it reads and writes in ``base``; it ends with the block, come what may.
+
+    The pack lies in each of these ``folders``, of which one at least has to load.
+    """
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-    (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+    for folder in folders:
+        (base / "custom_nodes" / folder).symlink_to(REPOSITORY, target_is_directory=True)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -108,7 +112,7 @@ def serve(host: Host, base: Path, *arguments: str) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=host.root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, server)
-            if "(IMPORT FAILED)" in server.log:
+            if server.log.count("(IMPORT FAILED)") == len(folders):
                 raise RuntimeError(f"ComfyUI could not import the pack:\n{server.log[-4000:]}")
             yield server
         finally:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 HUB = "https://huggingface.co"
+NEWEST = "Lightricks/LTX-2.5"
+ONLY_NEWEST = "2.5"  # among the groups of a workflow that needs it
 LICENCES = {
     "LTX-2 licence": f"{HUB}/Lightricks/LTX-2.3/blob/main/LICENSE",
     "Gemma licence": "https://ai.google.dev/gemma/terms",
@@ -21,6 +23,7 @@ class File:
         group: under which a note lists it; "" for none.
         label: what a note calls it.
         gigabytes: its size; 0 where we do not know it.
+        is_newest: whether it is of LTX-2.5, which comes in parts; labels of those leave the version out.
     """
 
     name: str
@@ -30,6 +33,7 @@ class File:
     group: str = ""
     label: str = ""
     gigabytes: int = 0
+    is_newest: bool = False
 
     @property
     def title(self) -> str:
@@ -105,44 +109,52 @@ FILES = (
 )  # fmt: skip
 
 
-def _of_2_5(loader: str, folder: str, name: str, label: str, gigabytes: int = 0) -> File:
+def _of_2_5(loader: str, folder: str, name: str, group: str, label: str, gigabytes: int = 0) -> File:
     """A file of LTX-2.5, whose repository has ComfyUI's folders; it is downloaded after its licence was accepted."""
-    return File(f"{name}.safetensors", folder, f"Lightricks/LTX-2.5/{folder}", loader, "2.5", label, gigabytes)
+    return File(f"{name}.safetensors", folder, f"{NEWEST}/{folder}", loader, group, label, gigabytes, is_newest=True)
 
+
+_TRANSFORMERS, _ENCODERS, _UPSCALERS = "diffusion_models", "text_encoders", "latent_upscale_models"
 
 FILES += (
-    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-distilled-transformer-bf16", "2.5 distilled", 42),
+    _of_2_5(_MODEL, _TRANSFORMERS, "ltx-2.5-22b-distilled-transformer-bf16", "models", "distilled", 42),
     _of_2_5(
-        _MODEL, "diffusion_models", "ltx-2.5-22b-distilled-transformer-comfy-int8-convrot", "2.5 distilled int8", 22
+        _MODEL, _TRANSFORMERS, "ltx-2.5-22b-distilled-transformer-comfy-int8-convrot", "models", "distilled int8", 22
     ),
-    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-dev-transformer-bf16", "2.5 dev", 42),
-    _of_2_5(_MODEL, "diffusion_models", "ltx-2.5-22b-dev-transformer-comfy-int8-convrot", "2.5 dev int8", 22),
-    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-bf16", "video VAE 2.5", 1),
-    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-conv-bf16", "the same with a convolutional decoder", 1),
-    _of_2_5(_MODEL, "vae", "ltx-2.5-audio-vae-bf16", "audio VAE 2.5"),
-    _of_2_5(_MODEL, "model_patches", "ltx-2.5-duration-head-bf16", "duration head 2.5"),
-    _of_2_5(_GEMMA, "text_encoders", "gemma4-12b-with-proj-ltx-2.5-bf16", "Gemma 4 of 2.5", 26),
-    _of_2_5(_GEMMA, "text_encoders", "gemma4-12b-with-proj-ltx-2.5-comfy-int8-convrot", "Gemma 4 of 2.5 int8", 15),
-    _of_2_5(_UPSCALER, "latent_upscale_models", "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0", "upscaler 2.5", 1),
-    _of_2_5(
-        _UPSCALER, "latent_upscale_models", "ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0", "temporal upscaler 2.5"
-    ),
-    _of_2_5(_LORA, "loras", "ltx-2.5-22b-distilled-lora-450-bf16", "distilled LoRA 2.5", 9),
-)  # fmt: skip
+    _of_2_5(_MODEL, _TRANSFORMERS, "ltx-2.5-22b-dev-transformer-bf16", "models", "dev", 42),
+    _of_2_5(_MODEL, _TRANSFORMERS, "ltx-2.5-22b-dev-transformer-comfy-int8-convrot", "models", "dev int8", 22),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-bf16", "models", "video VAE", 1),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-video-vae-conv-bf16", "", "the same with a convolutional decoder", 1),
+    _of_2_5(_MODEL, "vae", "ltx-2.5-audio-vae-bf16", "models", "audio VAE"),
+    _of_2_5(_MODEL, "model_patches", "ltx-2.5-duration-head-bf16", "", "duration head"),
+    _of_2_5(_GEMMA, _ENCODERS, "gemma4-12b-with-proj-ltx-2.5-bf16", "gemma", "Gemma 4", 26),
+    _of_2_5(_GEMMA, _ENCODERS, "gemma4-12b-with-proj-ltx-2.5-comfy-int8-convrot", "gemma", "Gemma 4 int8", 15),
+    _of_2_5(_UPSCALER, _UPSCALERS, "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0", "upscalers", "upscaler", 1),
+    _of_2_5(_UPSCALER, _UPSCALERS, "ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0", "temporal", "temporal upscaler"),
+    _of_2_5(_LORA, "loras", "ltx-2.5-22b-distilled-lora-450-bf16", "distilled_loras", "distilled LoRA", 9),
+)
 
 
 def links_of(groups: tuple[str, ...], visible: bool = False) -> str:
-    """Files of these groups as Markdown, by their folder; ``visible`` leaves out what is behind the links."""
-    parts = []
-    for directory in dict.fromkeys(each.directory for each in FILES if each.group in groups):
-        links = [_link(each.title, each.url, visible) for each in FILES if _listed(each, directory, groups)]
-        parts.append(f"*models/{directory}* {', '.join(links)}")
+    """Files of these groups as Markdown, LTX-2.5 first, by their folder; ``visible`` leaves out what is behind links.
+
+    Among the groups ``ONLY_NEWEST`` leaves earlier versions out.
+    """
+    newest = _link("LTX-2.5", f"{HUB}/{NEWEST}", visible)
+    parts = [f"**Files of {newest}** (accept its licence there first): {_folders(groups, True, visible)}"]
+    if ONLY_NEWEST not in groups:
+        parts.append(f"**Files of 2.3 and 2.0**: {_folders(groups, False, visible)}")
     parts.append(", ".join(_link(label, url, visible) for label, url in LICENCES.items()))
-    return f"**Files**: {'; '.join(parts)}"
+    return "\n\n".join(parts)
 
 
-def _listed(file: File, directory: str, groups: tuple[str, ...]) -> bool:
-    return file.directory == directory and file.group in groups
+def _folders(groups: tuple[str, ...], is_newest: bool, visible: bool) -> str:
+    """The files of these groups and of such a version, after their folder."""
+    links: dict[str, list[str]] = {}
+    for each in FILES:
+        if each.group in groups and each.is_newest == is_newest:
+            links.setdefault(each.directory, []).append(_link(each.title, each.url, visible))
+    return "; ".join(f"*models/{directory}* {', '.join(those)}" for directory, those in links.items())
 
 
 def _link(label: str, url: str, visible: bool) -> str:

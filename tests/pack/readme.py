@@ -9,14 +9,14 @@ import re
 
 from pack.graphs import GRAPHS
 from pack.host import REPOSITORY
-from pack.links import FILES, LICENCES, File
+from pack.links import FILES, LICENCES, ONLY_NEWEST, File
 
 README = REPOSITORY / "README.md"
 
 # What a workflow needs beside a model and Gemma, by the groups of links.py.
 NEEDED = {
     "upscalers": "upscaler", "distilled_loras": "distilled LoRA", "loras": "LoRAs", "ic_loras": "IC-LoRA",
-    "2.5": "LTX-2.5",
+    ONLY_NEWEST: "LTX-2.5",
 }  # fmt: skip
 # What files are for: their folder of LTX-2.5, which comes in parts, and their group of earlier versions; "" for none.
 USES = {
@@ -36,7 +36,8 @@ def workflows() -> str:
     rows = []
     for graph in (make() for make in GRAPHS):
         picture = f'<img src="workflows/{graph.name}.jpg" width="110">'
-        needs = ", ".join(NEEDED[group] for group in graph.files if group in NEEDED)
+        groups = (ONLY_NEWEST,) if ONLY_NEWEST in graph.files else graph.files  # which says all
+        needs = ", ".join(NEEDED[group] for group in groups if group in NEEDED)
         rows.append(f"| {picture} | `{graph.name}` | {graph.title} | {needs} |")
     return "\n".join(["| | workflow | what for | needs also |", "|---|---|---|---|", *rows])
 
@@ -45,8 +46,8 @@ def files() -> str:
     """A row for each kind of file, with where it is downloaded and where ComfyUI keeps it; then the licences."""
     rows = []
     for use, (folder, group) in USES.items():
-        parts = [each for each in FILES if each.group == "2.5" and each.directory == folder]
-        earlier = [each for each in FILES if each.group == group]
+        parts = [each for each in FILES if each.is_newest and each.directory == folder]
+        earlier = [each for each in FILES if each.group == group and not each.is_newest]
         into = ", ".join(dict.fromkeys(f"`{each.directory}`" for each in parts + earlier))
         rows.append(f"| {use} | {links(parts)} | {links(earlier)} | {into} |")
     licences = ", ".join(f"[{name}]({url})" for name, url in LICENCES.items())
@@ -60,10 +61,8 @@ def links(those: list[File]) -> str:
 
 
 def label_of(file: File) -> str:
-    """What a link is called: of LTX-2.5 without its version, else without its kind."""
-    if file.group == "2.5":
-        return file.title.replace("2.5 ", "").replace(" 2.5", "").replace("Gemma 4 of ", "Gemma 4 ").strip()
-    return file.title.removeprefix("upscaler ").removeprefix("distilled LoRA ")
+    """What a link is called: of earlier versions without its kind."""
+    return file.title if file.is_newest else file.title.removeprefix("upscaler ").removeprefix("distilled LoRA ")
 
 
 TABLES = {"workflows": workflows, "files": files}

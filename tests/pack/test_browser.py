@@ -34,3 +34,10 @@ def test_our_nodes_follow_into_subgraphs_and_keep_to_their_tab(visit, tmp_path):
     assert seen["apart"]["LTX2AVEmptyLatent"] == ["width", "height", "frames", "megapixels"]
     assert seen["inside"] == seen["apart"]
     assert "20 steps" in seen["said"]["LTX2AVSample"], "a closed subgraph loses what its nodes say"
+
+
+def test_app_mode_shows_what_one_chooses_and_runs(visit, tmp_path):
+    workflow = json.loads((SHIPPED[0].parent / "image_to_video.json").read_text())
+    seen = visit("app.cjs", nodes2(True), workflow=workflow, screenshot=str(tmp_path / "app.png"))
+    assert seen["end"] == "execution_success"
+    assert seen["labels"] == [name for _, name in workflow["extra"]["linearData"]["inputs"]]

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 from io import BytesIO
 from urllib.error import HTTPError
 
@@ -63,6 +64,11 @@ def test_only_who_runs_the_prompt_gets_its_preview_and_what_its_nodes_say(server
     with Websocket(server.address, "/ws?clientId=somebody-else", timeout=1) as other:
         change(prompt, LTX2AVSample={"seed": 21})
         assert Client(server.address).run(prompt, preview="auto").all(EVENT)
+        nobody = Client(server.address)
+        nobody.id = None  # a program that does not listen
+        queued = nobody.queue(change(prompt, LTX2AVSample={"seed": 22}))
+        while queued not in json.loads(nobody.fetch(f"/history/{queued}")):
+            time.sleep(0.1)
         heard = []
         with pytest.raises(TimeoutError):
             while True:

@@ -53,12 +53,20 @@ def test_a_clip_is_signed_last_and_kept_if_that_fails(server, client, prompt):
     assert torch.equal(*(torch.cat([*read_video(path)]) for path in (first, again)))
 
 
-def test_the_hosts_own_node_saves_that_a_model_made_it(server, client, prompt):
+def test_the_hosts_own_nodes_save_that_a_model_made_it_of_the_whole_and_of_parts(server, client, prompt):
     change(prompt, LTX2AVSchedule={"steps": 1}, LTX2AVSample={"seed": 42})
+    decode, save = node(prompt, "LTX2AVDecode"), node(prompt, "SaveVideo")
+    window = {"start_time": 0.1, "duration": 0.0, "strict_duration": False}
+    add(prompt, part=("Video Slice", {"video": [decode, 0], **window}))
+    add(prompt, less=("Video Slice", {"video": ["part", 0], **window, "duration": 0.5}))
+    for name in ("part", "less"):
+        add(prompt, **{f"{name} saved": ("SaveVideo", prompt[save]["inputs"] | {"video": [name, 0]})})
     run = client.run(prompt)
     assert run.end == "execution_success", run.error
-    (file,) = saved(server, run, node(prompt, "SaveVideo"))
-    assert read_tags(file)[SOURCE_TAG] == SOURCE_TYPE
+    files = [file for key in (save, "part saved", "less saved") for file in saved(server, run, key)]
+    assert [read_tags(file)[SOURCE_TAG] for file in files] == [SOURCE_TYPE] * 3
+    lengths = [probe(file).seconds for file in files]
+    assert lengths[0] - lengths[1] == pytest.approx(0.1, abs=0.05) and lengths[2] == pytest.approx(0.5, abs=0.05)
 
 
 def test_each_prompt_is_made_with_each_seed_under_a_name_of_its_own(server, client, prompt):

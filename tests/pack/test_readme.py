@@ -30,5 +30,5 @@ def test_links_to_weights_and_licences_are_those_of_the_loaders():
 
 def test_the_page_of_the_loader_has_every_file_of_2_5_with_its_link():
     page = (REPOSITORY / "js" / "docs" / "LTX2AVLoadModel.md").read_text(encoding="utf-8")
-    urls = {file.url for file in FILES if file.group == "2.5"}
+    urls = {file.url for file in FILES if file.is_newest}
     assert len(urls) == 13 and urls == {*re.findall(rf"\(({HUB}/[^)]*\.safetensors)\)", page)}

@@ -38,7 +38,12 @@ OWN_CLIP = ("extend", "retake", "inpaint", "upscale_my_video", "video_to_audio")
 BY_PICTURE = ("image_to_video", "first_last_frame", "image_to_loop", "reference_voice", "motion_tracks")
 GIVEN_SOUND, GIVEN_PICTURE = ("audio_to_video", "inpaint"), ("video_to_audio",)
 OWN_GUIDANCE = ("text_to_video_guided",)  # it shows how guidance is set by hand
-OWN_LENGTH = {"long_video": [13, 16, 24], "timeline": [13, 16, 24], "character": [7, 16, 24]}
+OWN_LENGTH = {
+    "audio_to_video": [5, 16, 24],
+    "long_video": [13, 16, 24],
+    "timeline": [13, 16, 24],
+    "character": [7, 16, 24],
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,15 @@ def test_host_and_pack_decode_alike_and_fp16_that_overflows_is_made_in_float32(h
     loud = tensors | {name: tensors[name] * (3e4 / tensors[name].abs().max())}
     save_file(loud, tmp_path / "loud.safetensors", TensorFile(checkpoint).metadata)
     report = host.run_inside("vae.py", tmp_path)
+    plain = ["float32"] * 3  # transformer, text encoder and VAEs on a CPU; a text encoder computes in no float16
+    assert report["computed"] == {
+        "fp64_unet": plain,
+        "fp16_unet": ["float16", "bfloat16", "float32"],
+        "fp8_e4m3fn_unet": ["bfloat16", "bfloat16", "float32"],
+        "bf16_text_enc": ["float32", "bfloat16", "float32"],
+        "fp16_text_enc": plain,
+        "fp16_vae": ["float32", "float32", "float16"],
+    }
     assert report["away"].keys() == {"ltx-2.0-tiny.safetensors", "ltx-2.3-tiny.safetensors", "ltx2-mini.safetensors"}
     assert max(report["away"].values()) < 1e-4, report
     assert report["wide"] < 1e-4

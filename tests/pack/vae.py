@@ -1,6 +1,7 @@
 """Runs inside ComfyUI's own Python: its loader of checkpoints decodes as we do; fp16 that overflows is made in fp32.
 
-In the folder are checkpoints. Prints as JSON how far the host's frames lie from ours, and what was told.
+In the folder are checkpoints. Prints as JSON how far the host's frames lie from ours, what was told, and what networks
+compute in under flags of the host.
 """
 
 import json
@@ -12,6 +13,7 @@ from inside import folder, part
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.cli_args import args
 
 checkpoint, engine = part("ltx2_core.checkpoint"), part("nodes.engine")
 decode = part("ltx2_core.pipeline.decode_video")
@@ -33,9 +35,19 @@ def of_the_pack(path, precision: str = "fp32"):
     return frames, [str(finding) for finding in owner.findings]
 
 
-away = {}
+def computed_in(role: str, flag: str) -> str:
+    """Return the dtype of a network's work where the host was started with this flag."""
+    setattr(args, flag, True)
+    dtype = part("nodes.host").dtype_for(role, 1000)
+    setattr(args, flag, False)
+    return str(dtype).removeprefix("torch.")
+
+
+flags = ("fp64_unet", "fp16_unet", "fp8_e4m3fn_unet", "bf16_text_enc", "fp16_text_enc", "fp16_vae")
+roles = ("transformer", "text", "vae")
+away, computed = {}, {flag: [computed_in(role, flag) for role in roles] for flag in flags}
 for file in [*folder.glob("ltx-*.safetensors"), checkpoint.models.MINIATURE / "ltx2-mini.safetensors"]:
     away[file.name] = float((of_the_host(file) - of_the_pack(file)[0]).abs().max())
 again, told = of_the_pack(folder / "loud.safetensors", "fp16")
 wide = float((again - of_the_pack(folder / "loud.safetensors")[0]).abs().max())
-print(json.dumps({"away": away, "wide": wide, "told": told}))
+print(json.dumps({"away": away, "wide": wide, "told": told, "computed": computed}))

@@ -163,6 +163,7 @@ _PROJECTION = {name.removeprefix("text_embedding_projection."): name for name in
 
 LAYOUTS = (
     Layout(("adaln_single.linear.bias",), _bare((TRANSFORMER, *_TEXT), ("", "diffusion_model.", "transformer."))),
+    Layout(("video_embeddings_connector.learnable_registers",), _bare(_TEXT, ("diffusion_model.", "transformer."))),
     Layout(("time_embed.linear.bias",), _diffusers((TRANSFORMER,))),
     Layout(("video_connector.learnable_registers",), _diffusers(_TEXT)),
     Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),

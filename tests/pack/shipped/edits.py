@@ -12,13 +12,14 @@ def extend() -> Graph:
         "Extend a video with its sound",
         OPENS + "*LTX-2 Extend* makes room for **two thirds of a second** more, and the sampler goes on where the "
         "video ended, in picture and sound.\n\n"
-        "**Your own video**: choose it in *Load Video*, and say in *seconds* how much longer it becomes. Where the "
-        "whole is more than the model makes at once, connect *LTX-2 Long Video* to the sampler.\n\n"
+        "**Your own video**: choose it in *Load Video*, and say in *seconds* how much longer it becomes. A large one "
+        "becomes smaller, as *megapixels* of *LTX-2 Encode Clip* says. Where the whole is more than the model makes at "
+        "once, connect *LTX-2 Long Video* to the sampler.\n\n"
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
     )
     usual = Usual(graph, RED)
     seen = film()
-    encoded = own_clip(usual, seen)
+    encoded = own_clip(usual, seen, megapixels="as the model likes it")
     longer = node("LTX2AVExtend", latent=encoded["av_latent"], seconds=0.7)
     usual.finish()
     sampler = usual.sampled(longer["av_latent"], seed=35)
@@ -34,12 +35,13 @@ def retake() -> Graph:
         "Retake some seconds of a video",
         OPENS + "**0.5 to 1.0 s** of a video are made anew, and the rest is kept in picture and sound.\n\n"
         "**Your own video**: choose it in *Load Video*, and the seconds in *LTX-2 Retake*. *streams* retakes the "
-        "picture or the sound alone; the other one stays and is followed.\n\n"
+        "picture or the sound alone; the other one stays and is followed. A large video becomes smaller, as "
+        "*megapixels* of *LTX-2 Encode Clip* says.\n\n"
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
     )
     usual = Usual(graph, RED)
     seen = film()
-    encoded = own_clip(usual, seen)
+    encoded = own_clip(usual, seen, megapixels="as the model likes it")
     part = node("LTX2AVRetake", start=0.5, end=1.0)
     usual.finish()
     sampler = usual.sampled(encoded["av_latent"], conditions=part["conditions"], seed=31)
@@ -57,12 +59,12 @@ def inpaint() -> Graph:
         "the sound are kept.\n\n"
         "**Your own video**: choose it in *Load Video*, and a picture of the region in *Load Image (as Mask)*: white "
         "is made anew, one mask for all frames or one for each. It counts in cells of 32 x 32 pixels; *feather* says "
-        "how softly the change ends.\n\n"
+        "how softly the change ends. A large video becomes smaller, as *megapixels* of *LTX-2 Encode Clip* says.\n\n"
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
     )
     usual = Usual(graph, "a green ball bounces twice on the left")
     seen = film()
-    encoded = own_clip(usual, seen)
+    encoded = own_clip(usual, seen, megapixels="as the model likes it")
     mask = node("LoadImageMask", "Your region", image=f"{EXAMPLE}mask.png", channel="red")
     region = node("LTX2AVInpaint", mask=mask["MASK"])
     usual.finish()

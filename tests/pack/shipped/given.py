@@ -80,12 +80,13 @@ def audio_to_video() -> Graph:
         "Audio to video",
         OPENS + "A sound is given, and its **picture** is made: the ball meets the floor when it is heard. The clip "
         "carries the given sound **as it is**; a shorter one is filled with silence.\n\n"
-        "**Your own sound**: choose it in *Load Audio*, and write its length into *seconds*. If speech makes a picture "
-        "that stands still, raise *noise* to 0.1 or 0.3.\n\n"
+        "**Your own sound**: choose it in *Load Audio*; the clip becomes as long as it is. The models were made for up "
+        "to 20 s: cut a longer one with *Trim Audio Duration*. If speech makes a picture that stands still, raise "
+        "*noise* to 0.1 or 0.3.\n\n"
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
     )
     heard = sound()
-    usual = Usual(graph, RED)
+    usual = Usual(graph, RED, audio=heard["AUDIO"])
     given = node("LTX2AVAudioToVideo", audio=heard["AUDIO"])
     usual.finish()
     sampler = usual.sampled(conditions=given["conditions"], seed=23)
@@ -102,22 +103,18 @@ def video_to_audio() -> Graph:
         "Video to audio",
         OPENS + "The **frames** of a video are given: only the sound is made, and follows them. The clip shows the "
         "given frames **as they are**.\n\n"
-        "**Your own video**: choose it in *Load Video*; size, length and rate follow it (multiples of 32, 8 k + 1 "
-        "frames).\n\n"
+        "**Your own video**: choose it in *Load Video*; shape, length and rate follow it. The model sees it as small "
+        "as *megapixels* says; what you get has its own size.\n\n"
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt.",
     )
     seen = film()
     parts = node("GetVideoComponents", video=seen["VIDEO"])
-    size = node("GetImageSize", image=parts["images"])
-    usual = Usual(
-        graph, RED, width=size["width"], height=size["height"], frames=size["batch_size"], fps=parts["fps"],
-        size="by hand", length="in frames",
-    )  # fmt: skip
+    usual = Usual(graph, RED, video=seen["VIDEO"], fps=parts["fps"], length="as the sound or video")
     given = node("LTX2AVVideoToAudio", images=parts["images"])
     usual.finish()
     sampler = usual.sampled(conditions=given["conditions"], seed=24)
     graph.put(1, "Clip", usual.empty)
-    graph.put(2, "Given", seen, parts, size, given)
+    graph.put(2, "Given", seen, parts, given)
     graph.put(3, "Sampling", sampler)
     graph.put(4, "Result", *usual.decoded(sampler["av_latent"], images=parts["images"]))
     return graph

@@ -1,6 +1,7 @@
 """Shipped workflows that make more of a clip: pixels, frames, or light."""
 
 from pack.drawing import Graph
+from pack.links import ONLY_NEWEST
 from pack.shipped.parts import BALLROOM, OPENS, RED, Usual, film, node, own_clip, refiner, second_stage
 
 
@@ -37,7 +38,7 @@ def raise_frame_rate() -> Graph:
         "More frames per second, with LTX-2.5 (DFR)",
         OPENS + "It knows no keyframes: two nodes are bypassed. **With LTX-2.5**: choose its transformer and temporal "
         "upscaler, switch both on (Ctrl + B), and get 48 frames per second, 96 with *rounds* 2.",
-        files=("2.5",),
+        files=(ONLY_NEWEST, "upscalers", "temporal", "distilled_loras"),
         note_in=(4, 1),
     )
     usual = Usual(graph, RED)
@@ -74,7 +75,7 @@ def hdr_video() -> Graph:
         "switch *LTX-2 Save HDR* on and *Save Video* off (Ctrl + B): frames are linear light then. It writes an HLG "
         "video of 10 bit, or half-float EXR files for grading with the sound beside them. *LTX-2 Load HDR* reads light "
         "to begin with.",
-        files=("2.5",),
+        files=(ONLY_NEWEST,),
     )
     usual = Usual(graph, RED)
     usual.finish()

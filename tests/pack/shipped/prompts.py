@@ -12,7 +12,8 @@ def text_to_video() -> Graph:
         "**Real clips**: choose the model in *LTX-2 Load Model* and write a prompt. Gemma, size, length, steps, scales "
         "and the negative prompt follow the model.\n\n"
         "**Your own settings**: *size*, *megapixels* and *seconds* in *LTX-2 Empty AV Latent*; in the sampler set "
-        "*settings* to **these widgets**, and its sliders count.",
+        "*settings* to **these widgets**, and its sliders count. ComfyUI's *App* mode (above the canvas) hides the "
+        "graph, and shows what one chooses.",
     )
     usual = Usual(graph, RED)
     usual.finish()
@@ -54,7 +55,9 @@ def text_to_video_guided() -> Graph:
         "that impacts and their sounds meet. The second one takes over for the **picture** in the later steps (*up to "
         "sigma* 0.7) with milder scales, which leaves textures natural. **heun** looks twice per step.\n\n"
         "*LTX-2 Memory Plan* says before the run what fits your card, what will be streamed and how long it takes; set "
-        "*max_vram* or *max_ram*, and all nodes behind it keep to that.",
+        "*max_vram* or *max_ram*, and all nodes behind it keep to that.\n\n"
+        "**Real clips** of a dev model: *stg_scale* 1 and *rescale* 0.7 in both (advanced inputs), 30 *steps*. "
+        "Distilled models take no guidance: bypass both, and set *settings* to **auto**.",
     )
     usual = Usual(graph, RED)
     both = node(

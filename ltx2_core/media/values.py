@@ -1,0 +1,85 @@
+"""What callers of this room give, checked where it comes in: numbers, frames and samples."""
+
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from math import nan
+from numbers import Rational, Real
+from typing import cast
+
+from torch import Tensor
+
+from ..errors import MediaError, SettingError
+
+FASTEST = 1000  # pictures per second
+MOST_SAMPLES = 768_000  # per second
+
+
+def rate_of(fps: object) -> Fraction:
+    """Return frames per second as a fraction; SettingError for what is no number above 0, up to 1000."""
+    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < cast(float, fps) <= FASTEST:
+        raise SettingError(
+            f"fps is {_shown(fps)}; it must be a number above 0 and up to {FASTEST}, such as 24 or "
+            "Fraction(24000, 1001)."
+        )
+    return Fraction(fps) if isinstance(fps, Rational) else Fraction(float(fps)).limit_denominator(100_000)
+
+
+def sample_rate_of(sample_rate: object) -> int:
+    """Return samples per second; SettingError for what is no whole number from 1 to 768,000."""
+    return whole("sample_rate", sample_rate, 1, MOST_SAMPLES)
+
+
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """Return ``value`` as a whole number; SettingError for anything else than one from ``least`` to ``most``."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    if not least <= number <= most or number % 1:
+        raise SettingError(f"{name} is {_shown(value)}; it must be a whole number from {least:,} to {most:,}.")
+    return int(number)
+
+
+def seconds_of(name: str, value: object, most: float) -> Fraction:
+    """Return ``value`` as seconds; SettingError for anything else than a number from 0 to ``most``."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= cast(float, value) <= most:
+        raise SettingError(f"{name} is {_shown(value)} s; it must be a number from 0 to {most:,}.")
+    return Fraction(value if isinstance(value, Rational) else float(value)).limit_denominator(1_000_000)
+
+
+def path_text(path: object) -> str:
+    """Return the name of a file as text; SettingError for what is none."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
+        raise SettingError(f"{_shown(path)} is no name of a file: give a text, such as 'clip.mp4', or a Path.")
+    return text
+
+
+def check_frames(chunk: object) -> None:
+    """Raise MediaError for what is no tensor (F, H, W, 3) of pictures in 0..1."""
+    meant = "Frames come as (frames, height, width, 3)"
+    if not isinstance(chunk, Tensor):
+        raise MediaError(f"{meant} in tensors, chunk after chunk, not as {type(chunk).__name__}.")
+    if chunk.ndim != 4 or chunk.shape[-1] != 3 or 0 in chunk.shape[1:]:
+        raise MediaError(f"{meant}, chunk after chunk, not as {tuple(chunk.shape)}.")
+    if not chunk.is_floating_point():
+        raise MediaError(f"{meant} of numbers in 0..1, not as {chunk.dtype}: divide whole numbers by 255.")
+
+
+def check_samples(waveform: object) -> None:
+    """Raise MediaError for what is no tensor (1 or 2, N) of samples in -1..1."""
+    meant = "Sound comes as (1 or 2 channels, samples)"
+    if not isinstance(waveform, Tensor):
+        raise MediaError(f"{meant} in a tensor, not as {type(waveform).__name__}.")
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.shape[1]:
+        raise MediaError(f"{meant}, not as {tuple(waveform.shape)}.")
+    if not waveform.is_floating_point():
+        raise MediaError(f"{meant} of numbers in -1..1, not as {waveform.dtype}: divide 16-bit numbers by 32768.")
+
+
+def texts_of(tags: object) -> dict[str, str]:
+    """Return tags by name, numbers among them as text; SettingError for what is no mapping."""
+    if not isinstance(tags, Mapping):
+        raise SettingError(f"metadata is {_shown(tags)}; it must be a dictionary of texts.")
+    return {str(name): str(text) for name, text in tags.items()}
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, Real) else repr(value)[:50]
