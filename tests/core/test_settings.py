@@ -31,6 +31,7 @@ from ltx2_core.settings import (
     given_negative,
     scheduled,
 )
+from ltx2_core.settings.variations import read_seeds
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -471,3 +472,9 @@ def test_a_clip_of_ones_own_becomes_smaller_where_that_is_asked_for_and_never_la
     assert likes.size_of((640, 360), DEV) == (0, 0), "its own, or the nearest possible"
     assert replace(likes, width=64).size_of((3840, 2160), DEV) == (64, 0)
     assert OwnClipSettings().size_of((3840, 2160), DEV) == (0, 0)
+
+
+def test_seeds_are_numbers_and_ranges_each_once():
+    assert read_seeds("7, 8;20-22\n7") == [7, 8, 20, 21, 22]
+    with pytest.raises(SettingError, match="ranges that go up, such as 3-5"):
+        read_seeds("1, 5-3")
