@@ -18,7 +18,7 @@ from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
 from ltx2_core.checkpoint.keys import Keys, same
-from ltx2_core.checkpoint.loading import assign_tensors, holds_numbers
+from ltx2_core.checkpoint.loading import assign_tensors, check_numbers, holds_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
 from ltx2_core.errors import LTX2Error
@@ -328,6 +328,14 @@ def test_what_is_no_number_is_found_wherever_it_is_and_large_numbers_are_numbers
         assert not holds_numbers(damaged)
     damaged[2, 3] = torch.inf  # beside one of the other sign
     assert not holds_numbers(damaged)
+
+
+def test_a_tensor_that_is_looked_at_in_pieces_is_looked_at_to_its_end():
+    large = torch.zeros(8, 2**21 + 1, dtype=torch.float16)
+    check_numbers(large, lambda: "x")
+    large[-1, -1] = torch.nan
+    with pytest.raises(CheckpointError, match="x holds NaN"):
+        check_numbers(large, lambda: "x")
 
 
 def test_a_file_that_was_written_anew_is_asked_anew(tmp_path):

@@ -8,6 +8,7 @@ from agreement import compare
 
 from ltx2_core import geometry
 from ltx2_core.geometry import ClipShape, exact_fps
+from ltx2_core.latents import AVLatent, empty
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,10 @@ def test_tokens_and_back():
     assert torch.equal(geometry.audio_latent(geometry.audio_tokens(audio)), audio)
     counting = torch.arange(12.0).reshape(1, 2, 3, 2)
     assert geometry.audio_tokens(counting).tolist() == [[[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]]
+
+
+def test_a_latent_knows_its_clip_and_a_sound_alone_how_long_it_is():
+    clip, fps = ClipShape(64, 96, 33, Fraction(24)), Fraction(24)
+    latent = empty(clip)
+    assert latent.shape(fps) == clip
+    assert AVLatent(None, latent.audio).shape(fps) == ClipShape(32, 32, 33, fps)

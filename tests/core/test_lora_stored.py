@@ -50,6 +50,15 @@ def test_a_quantised_file_does_what_its_numbers_say(tmp_path, form):
     assert off(found, change) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_plain_file_is_used_as_it_is_stored(tmp_path, dtype):
+    plain = {part: x.to(dtype) for part, x in factors([4, 3, 1]).items()}
+    delta = open_lora(written(tmp_path / "x.safetensors", {LAYER: plain})).layers[0][2]
+    assert not delta.is_any_quantized
+    for part, x in plain.items():
+        assert delta.dtype(part) == dtype and torch.equal(delta.tensor(part), x)
+
+
 @pytest.mark.parametrize(("energy", "rank"), [(0.9, 2), (1.0, RANK)])
 def test_a_quantised_file_is_shrunk_to_plain_numbers(tmp_path, energy, rank):
     file, change = stored("fp8")

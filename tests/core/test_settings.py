@@ -13,7 +13,7 @@ from ltx2_core.conditioning.conditions import KeepAudio, ReferenceVideo, RetakeR
 from ltx2_core.conditioning.pictures import Picture
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import SettingError
-from ltx2_core.fields import did_you_mean, settings_of
+from ltx2_core.fields import did_you_mean, settings_from, settings_of
 from ltx2_core.geometry import ClipShape
 from ltx2_core.lora import Lora, Strengths
 from ltx2_core.sampling import Guidance, GuidanceBySigma, ScheduleSettings, StreamGuidance, recipe_for
@@ -31,6 +31,7 @@ from ltx2_core.settings import (
     given_negative,
     scheduled,
 )
+from ltx2_core.settings.variations import read_seeds
 from ltx2_core.upscaler import UpscalerConfig
 from ltx2_core.video_vae import Tiling
 
@@ -458,6 +459,12 @@ def test_a_distilled_2_5_is_ancestral_only_where_nothing_is_followed_or_made_ane
     assert Request.of("x", conditions=given).completed(recipe_for("2.3", 48, distilled=True)).sampler == "euler"
 
 
+def test_settings_take_their_own_of_the_values_of_widgets():
+    values = {"tile_size": 512, "seed": 7}
+    assert settings_from(Tiling, values, tile_frames=64) == Tiling(tile_size=512, tile_frames=64)
+    assert values == {"seed": 7}
+
+
 def test_a_clip_of_ones_own_becomes_smaller_where_that_is_asked_for_and_never_larger():
     likes = OwnClipSettings(megapixels="as the model likes it")
     width, height = likes.size_of((3840, 2160), DEV)
@@ -465,3 +472,9 @@ def test_a_clip_of_ones_own_becomes_smaller_where_that_is_asked_for_and_never_la
     assert likes.size_of((640, 360), DEV) == (0, 0), "its own, or the nearest possible"
     assert replace(likes, width=64).size_of((3840, 2160), DEV) == (64, 0)
     assert OwnClipSettings().size_of((3840, 2160), DEV) == (0, 0)
+
+
+def test_seeds_are_numbers_and_ranges_each_once():
+    assert read_seeds("7, 8;20-22\n7") == [7, 8, 20, 21, 22]
+    with pytest.raises(SettingError, match="ranges that go up, such as 3-5"):
+        read_seeds("1, 5-3")
