@@ -1,6 +1,5 @@
 """What is given for a clip becomes latents: pictures and sounds are encoded at the size of each stage."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,11 +17,12 @@ from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
-from ..errors import NotANumberError, SettingError
+from ..errors import DoesNotFitError, NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
 from ..health import check_finite
 from ..latents import AVLatent
-from ..memory.placement import Room, StageNeed
+from ..memory.placement import Room, StageNeed, gigabytes
+from ..memory.ram import ram
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
@@ -33,6 +33,7 @@ from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, Stag
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
+LATENTS_HELD = 5  # latents of a clip: itself, its tokens, its noise, and copies of those while they are made
 CHUNK_FRAMES = 8  # so many frames at a time go to where the encoder is
 
 
@@ -71,8 +72,8 @@ class EncodeVideo(Stage):
         (time, rows, columns), tiles = largest_tile(self.size, self.tiling, coupled=False)
         size = pixel_frames(time), rows * SPACE_SCALE, columns * SPACE_SCALE
         pixels = empty_like(encoder, 1, 3, *size)
-        latent = FLOAT32 * geometry.VIDEO_CHANNELS * math.prod(self.size)
-        held = FLOAT32 * 3 * math.prod(size) if self.in_ram else self._waiting()
+        latent = FLOAT32 * geometry.VIDEO_CHANNELS * prod(self.size)
+        held = FLOAT32 * 3 * prod(size) if self.in_ram else self._waiting()
         work = cost(lambda: encoder(pixels)) * tiles
         return StageNeed(self.name, blueprint.weights("video_encoder"), work, 3 * latent + held)
 
@@ -296,13 +297,27 @@ def measure_conditions(
 
     Raises:
         SettingError: for what cannot be given so, and where nothing is left to be made.
+        DoesNotFitError: for a clip whose latents alone are too large for the RAM that is free.
     """
+    check_latents_fit(shape, batch)
     encoders = SizeOnlyEncoders()
     empty = latents.empty(shape, batch).select(streams)
     items = [*encode_conditions(conditions, shape, streams, encoders), *more]
     state = apply_conditions(empty, shape.fps, items)
     check_something_is_left(state)
     return ConditionSizes(state, encoders.pictures, encoders.sound, batch)
+
+
+def check_latents_fit(shape: ClipShape, batch: int) -> None:
+    """Raise DoesNotFitError if what is held of a clip before anything is planned takes more RAM than is free."""
+    needed = LATENTS_HELD * FLOAT32 * batch * geometry.VIDEO_CHANNELS * prod(shape.video_latent)
+    _, free = ram()
+    if needed > free:
+        raise DoesNotFitError(
+            f"A clip of {shape.width} x {shape.height} pixels and {shape.frames} frames needs about "
+            f"{gigabytes(needed)} of RAM for its latents alone, and {gigabytes(free)} are free: make it smaller or "
+            "shorter."
+        )
 
 
 def check_something_is_left(state: AVState) -> None:

@@ -26,7 +26,7 @@ from ltx2_core.conditioning.preprocess import fit
 from ltx2_core.conditioning.rate import at_rate
 from ltx2_core.conditioning.sources import AudioSource, SoundPart, VideoSource, check_length
 from ltx2_core.disk_cache import fingerprint
-from ltx2_core.errors import SettingError
+from ltx2_core.errors import DoesNotFitError, SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import STREAMS
 from ltx2_core.pipeline.encode_conditions import measure_conditions
@@ -334,3 +334,8 @@ def test_a_range_to_retake_ends_after_its_beginning(start, end):
 def test_a_part_that_is_nothing_of_a_sound_is_told_with_what_is_wrong(part, wrong):
     with pytest.raises(SettingError, match=wrong):
         audio_source({"waveform": torch.zeros(1, 2, 16000), "sample_rate": 8000}, part)
+
+
+def test_a_clip_whose_latents_alone_do_not_fit_is_refused_before_they_are_made():
+    with pytest.raises(DoesNotFitError, match=r"4096 x 4096 pixels and 2881 frames needs about 969\.1 GB of RAM"):
+        measure_conditions([], ClipShape(4096, 4096, 2881, Fraction(24)), STREAMS, batch=64)
