@@ -257,7 +257,8 @@ def _describe(hint: Any) -> str:
         return "a function"
     if kinds := get_args(hint):
         return " or ".join(_describe(each) for each in kinds if each is not NoneType)
-    return _KINDS.get(hint, f"a {hint.__name__}")
+    article = "an" if hint.__name__[0] in "AEIOU" else "a"
+    return _KINDS.get(hint, f"{article} {hint.__name__}")
 
 
 def _fits(value: object, hint: Any) -> bool:

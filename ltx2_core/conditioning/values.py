@@ -44,6 +44,6 @@ def check_values(name: str, values: Tensor, meant: Meant | None = None) -> None:
         return
     low, high = (float(each) for each in torch.aminmax(values.detach()))
     if not (isfinite(low) and isfinite(high)):
-        raise SettingError(f"{name} holds NaN or infinite numbers: look at the node or the file that it comes from.")
+        raise SettingError(f"{name} cannot hold NaN or infinite numbers: look at the node or the file before this one.")
     if meant is not None and not meant.least <= low <= high <= meant.most:
         raise SettingError(f"{name} has values from {low:g} to {high:g}, where {meant.words} is meant: {meant.remedy}.")

@@ -302,7 +302,7 @@ def test_what_is_of_another_kind_is_named_before_anything_is_made(given):
 @pytest.mark.parametrize(
     ("wrong", "fact"),
     [
-        (lambda: KeepAudio("song.wav"), "audio is 'song.wav'; it must be a AudioSource"),
+        (lambda: KeepAudio("song.wav"), "audio is 'song.wav'; it must be an AudioSource"),
         (lambda: KeepAudio(None), "audio is 'None'"),
         (lambda: ReferenceVideo("clip.mp4"), "video is 'clip.mp4'"),
         (lambda: Picture("room.png"), "The given picture is str"),
