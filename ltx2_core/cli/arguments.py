@@ -20,6 +20,7 @@ from ..geometry import SPACE_SCALE, exact_fps, floor_frames, nearest_frames, nea
 from ..latents import STREAMS
 from ..lora import Lora, Shrink, Stack, Strengths, check_text_lora, compare, open_shrunk, open_text_lora
 from ..lora.stack import find_distilled_lora
+from ..pipeline.duration import follow_given
 from ..pipeline.generate import recipe_of
 from ..sampling import AnyGuidance, Guidance, GuidanceBySigma, Recipe, ScheduleSettings, StreamGuidance, TileSettings
 from ..sampling.schedules import CUSTOM
@@ -327,7 +328,16 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
-    return (clip if film is None else _fitted(clip, film, _step(options))), videos
+    if film is not None:
+        return _fitted(clip, film, _step(options)), videos
+    return (clip if clip.asked_frames or not options.audio else _heard(clip, options.audio)), videos
+
+
+def _heard(clip: ClipSettings, audio: str) -> ClipSettings:
+    """``clip`` as long as the sound of an --audio flag, unless the prompt says how long."""
+    if (heard := follow_given(clip, audio_source(audio), None)) != clip:
+        _log.info("As long as the sound: %d frames at %g fps.", heard.frames, float(clip.fps))
+    return heard
 
 
 def _step(options: argparse.Namespace) -> int:

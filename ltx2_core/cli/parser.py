@@ -315,8 +315,8 @@ def _conditions(command: Command) -> None:
               help="how strongly pictures are compressed before they are encoded, 0 to 51; 0 is off (default: as "
               "trained)")  # fmt: skip
     group.add("--audio", metavar="FILE",
-              help="a sound, for which a picture is made; surround becomes stereo; :start=..,seconds=.. take a part "
-              "of it")  # fmt: skip
+              help="a sound, for which a picture is made, as long as it unless --frames or --seconds say otherwise; "
+              "surround becomes stereo; :start=..,seconds=.. take a part of it")  # fmt: skip
     group.add("--audio-noise", type=syntax.within(settings_of(KeepAudio)["noise"]), default=0.0, metavar="N",
               covers={KeepAudio: ("noise",)},
               help="how noisy the model sees that sound, 0 to 1 (default: 0)")  # fmt: skip

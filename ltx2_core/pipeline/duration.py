@@ -9,7 +9,8 @@ from dataclasses import replace
 from ..checkpoint import Models
 from ..checkpoint.duration_head import DurationHeadFile
 from ..conditioning.sources import AudioSource, VideoSource
-from ..errors import MissingFileError
+from ..errors import MissingFileError, SettingError
+from ..fields import settings_of
 from ..geometry import covering_frames, nearest_frames, predicted_frames
 from ..settings import AS_GIVEN, AS_PROMPT, AUTO, STREAM_CHOICES, ClipSettings, Request
 from ..text import Contexts
@@ -55,13 +56,27 @@ def follow_given(clip: ClipSettings, sound: AudioSource | None, video: VideoSour
     """Return the settings as long as what is given, where they follow it: a sound counts before a video.
 
     ``auto`` follows a sound, unless it has seconds. A sound is not cut off: up to seven frames more are made.
+
+    Raises:
+        SettingError: It is longer than a clip can be.
     """
     is_free = clip.length == AUTO and not clip.seconds
     if sound is not None and (is_free or clip.length == AS_GIVEN):
-        return clip.lasting(covering_frames(sound.seconds * float(clip.fps)))
+        return _lasting(clip, covering_frames(sound.seconds * float(clip.fps)), "sound")
     if video is not None and clip.length == AS_GIVEN:
-        return clip.lasting(nearest_frames(video.count(clip.fps)))
+        return _lasting(clip, nearest_frames(video.count(clip.fps)), "video")
     return clip
+
+
+def _lasting(clip: ClipSettings, frames: int, given: str) -> ClipSettings:
+    try:
+        settings_of(ClipSettings)["frames"].check(frames)
+    except SettingError as error:
+        raise SettingError(
+            f"The {given} lasts {float(frames / clip.fps):.1f} s, longer than a clip can be: take a part of it, or "
+            f"choose the length of the clip. {error}"
+        ) from None
+    return clip.lasting(frames)
 
 
 def with_length(models: Models, request: Request, events: Events) -> Request:

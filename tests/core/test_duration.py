@@ -19,9 +19,12 @@ from ltx2_core.checkpoint.duration_head import DurationHeadFile
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.keys.text import DURATION_HEAD
 from ltx2_core.checkpoint.parts import find_parts
+from ltx2_core.cli.arguments import read_clip
+from ltx2_core.cli.parser import parse
 from ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ltx2_core.errors import CheckpointError, MissingFileError, SettingError
 from ltx2_core.geometry import predicted_frames
+from ltx2_core.media import write_audio
 from ltx2_core.pipeline.duration import follow_given
 from ltx2_core.settings import AS_GIVEN, AS_PROMPT, ClipSettings
 from ltx2_core.settings.clip import IN_FRAMES
@@ -155,3 +158,15 @@ def test_only_what_is_asked_to_follows_a_sound_or_a_video():
     assert follow_given(ClipSettings(), None, film) == ClipSettings()
     with pytest.raises(SettingError, match="there is neither"):
         ClipSettings(length=AS_GIVEN).sized(None)
+    song = AudioSource(torch.zeros(1, 1).expand(2, 180 * 48000), 48000)
+    with pytest.raises(SettingError, match=r"The sound lasts 180\.0 s, longer than a clip can be: take a part of it"):
+        follow_given(ClipSettings(), song, None)
+
+
+@pytest.mark.parametrize("flags, frames", [([], 49), (["--frames", "17"], 17), (["--seconds", "1"], 25)])
+def test_a_clip_of_the_command_line_follows_its_sound(tmp_path, flags, frames):
+    path = tmp_path / "sound.wav"
+    write_audio(path, torch.zeros(2, 96000), 48000)
+    options = parse(["generate", "--prompt", "x", "--audio", str(path), "--output", "x.mp4", *flags])
+    clip, _ = read_clip(options)
+    assert clip.asked_frames == frames
