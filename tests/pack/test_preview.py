@@ -148,7 +148,7 @@ def test_the_clip_plays_on_the_sampler(visit, tmp_path, renderer):
     sampler = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSample")
     schedule = next(each for each in workflow["nodes"] if each["type"] == "LTX2AVSchedule")
     sampler["widgets_values"][0] = 30 + ["canvas", "nodes2"].index(renderer)  # a seed that was not run before
-    steps = schedule["widgets_values"][0] = 60  # long enough for a look while it runs
+    steps = schedule["widgets_values"][0] = 200  # long enough for a look while it runs
     # ComfyUI's own live preview method is what a fresh installation has: none.
     task = {"sampler": sampler["id"], "steps": 5, "screenshot": str(tmp_path / f"{renderer}.png")}
     seen = visit("preview.cjs", nodes2(renderer == "nodes2"), workflow=workflow, **task)
