@@ -41,7 +41,7 @@ from ..settings import (
 from ..settings.second_stage import DUBBED
 from ..video_vae import Denoising, Tiling
 from . import syntax
-from .conditions import Videos, audio_source, beside, own_fps, path_of, read_conditions, space_of, video_source
+from .conditions import Sources, audio_source, beside, own_fps, path_of, read_conditions, space_of, video_source
 from .flags import Command, destination, given
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
     guidance, second = guidance_of(options, recipe), second_stage_of(options, models, recipe)
     for each in filter(None, (guidance, second.guidance)):
         check_stg_blocks([block for row in each.rows for block in row.stg_blocks], models.layers)
-    clip, videos = read_clip(options)
+    clip, sources = read_clip(options)
     clip = snapped(clip, second.step)
     long = long_of(options, strip)
     if options.prompt is None and (long is None or not long.segments):
@@ -101,7 +101,7 @@ def request_of(options: argparse.Namespace, models: Models) -> Request:
         options.prompt or (long.segments[0].prompt if long is not None else ""),
         options.negative,
         clip=clip,
-        conditions=tuple(read_conditions(options, clip, videos, models.version, loras, strip)),
+        conditions=tuple(read_conditions(options, clip, sources, models.version, loras, strip)),
         schedule=schedule_of(options),
         sampling=SamplingSettings(**given(options, SamplingSettings)),
         guidance=guidance,
@@ -132,7 +132,8 @@ def decoding_of(options: argparse.Namespace, models: Models, command: Command) -
     _tell(options.asked, options.asked.keys() - own - _OF_LATENTS, "a latent that was kept is only decoded")
     options, strip = with_timeline(options)
     hdr = given(options, Request)
-    conditions: list[Condition] = [KeepAudio(audio_source(options.audio))] if options.audio else []
+    sound = audio_source(options.audio)
+    conditions: list[Condition] = [] if sound is None else [KeepAudio(sound)]
     if (film := video_source(options.video, space_of(options))) is not None:
         conditions.append(KeepVideo(film))
     if strip is not None:
@@ -318,26 +319,23 @@ def snapped(clip: ClipSettings, step: int) -> ClipSettings:
     return replace(clip, **changed)
 
 
-def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Videos]:
+def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     """Return size, length and rate as flags say them, else as a given video has them; logs what was chosen."""
     space = space_of(options)
-    videos = Videos(video_source(options.source, space), video_source(options.video, space))
-    film = videos.source or videos.kept or video_source(options.dub, space)
+    sources = Sources(
+        video_source(options.source, space), video_source(options.video, space), audio_source(options.audio)
+    )
+    film = sources.source or sources.kept or video_source(options.dub, space)
     fps = exact_fps(options.fps or (own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
     if clip.seconds:
         _log.info("%g s at %s fps: %d frames.", clip.seconds, options.fps or clip.fps, clip.asked_frames)
     if film is not None:
-        return _fitted(clip, film, _step(options)), videos
-    return (clip if clip.asked_frames or not options.audio else _heard(clip, options.audio)), videos
-
-
-def _heard(clip: ClipSettings, audio: str) -> ClipSettings:
-    """``clip`` as long as the sound of an --audio flag, unless the prompt says how long."""
-    if (heard := follow_given(clip, audio_source(audio), None)) != clip:
+        return _fitted(clip, film, _step(options)), sources
+    if (heard := clip if clip.asked_frames else follow_given(clip, sources.sound, None)) != clip:
         _log.info("As long as the sound: %d frames at %g fps.", heard.frames, float(clip.fps))
-    return heard
+    return heard, sources
 
 
 def _step(options: argparse.Namespace) -> int:

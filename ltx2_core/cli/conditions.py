@@ -49,17 +49,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Videos:
-    """The video files that a clip has its size and length from."""
+class Sources:
+    """What a clip has its size and length from."""
 
     source: VideoSource | None  # what is changed or continued
     kept: VideoSource | None  # what sound is made for
+    sound: AudioSource | None  # what a picture is made for
 
 
 def read_conditions(
     options: argparse.Namespace,
     clip: ClipSettings,
-    videos: Videos,
+    sources: Sources,
     version: str,
     loras: Stack,
     strip: Timeline | None = None,
@@ -69,20 +70,20 @@ def read_conditions(
     Args:
         options: the parsed flags.
         clip: for the length of masks.
-        videos: of this clip, from ``read_clip``.
+        sources: of this clip, from ``read_clip``.
         version: of the model.
         loras: they know how much smaller a reference they want.
         strip: of --timeline; its files lie beside it.
     """
     conditions: list[Condition] = []
-    begin = None if videos.source is None else _init_clip(videos.source)
+    begin = None if sources.source is None else _init_clip(sources.source)
     if begin is not None:
         conditions.append(begin)
     conditions += [read_image(text, options.compression, space_of(options)) for text in options.image]
-    if options.audio:
-        conditions.append(KeepAudio(audio_source(options.audio), options.audio_noise))
-    if videos.kept is not None:
-        conditions.append(KeepVideo(videos.kept))
+    if sources.sound is not None:
+        conditions.append(KeepAudio(sources.sound, options.audio_noise))
+    if sources.kept is not None:
+        conditions.append(KeepVideo(sources.kept))
     conditions += [_reference_audio(text) for text in options.reference_audio]
     if options.generated_keyframes is not None:
         conditions.append(options.generated_keyframes)
@@ -156,8 +157,10 @@ def read_image(text: str, compression: int | None, space: str | None = None) -> 
     return Picture(read_picture(written.path), written.frame, written.strength, crf, written.append)
 
 
-def audio_source(text: str) -> AudioSource:
-    """Return the sound of an --audio flag."""
+def audio_source(text: str | None) -> AudioSource | None:
+    """Return the sound of an --audio flag; None without one."""
+    if not text:
+        return None
     path, part = syntax.parse_file(text, "start", "seconds")
     return AudioSource.of(path, **part)
 
