@@ -116,13 +116,10 @@ class OwnClipSettings(Checked):
 
     def size_of(self, own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
         """Return width and height for a clip of its ``own`` ones, in pixels; 0 takes those."""
-        likes = recipe.width * recipe.height
-        area = (
-            likes if self.megapixels == AS_MODEL else 0 if self.megapixels == AS_IT_IS else float(self.megapixels) * 1e6
-        )
-        if self.width or self.height or not 0 < area < own[0] * own[1]:
+        if self.width or self.height or self.megapixels == AS_IT_IS:
             return self.width, self.height
-        return size_of_ratio(own[0] / own[1], area)
+        area = _area_of(self.megapixels, recipe)
+        return size_of_ratio(own[0] / own[1], area) if area < own[0] * own[1] else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -277,11 +274,7 @@ class ClipSettings(Checked):
         if self.size == AS_MODEL:
             likes = _known("size", recipe)
             return likes.width, likes.height
-        ratio = self._ratio(picture)
-        if self.megapixels != AS_MODEL:
-            return size_of_ratio(ratio, float(self.megapixels) * 1e6, step)
-        likes = _known("megapixels", recipe)
-        return size_of_ratio(ratio, likes.width * likes.height, step)
+        return size_of_ratio(self._ratio(picture), _area_of(self.megapixels, recipe), step)
 
     def _ratio(self, picture: tuple[int, int] | None) -> float:
         """Width by height, as it is chosen."""
@@ -315,6 +308,14 @@ class ClipSettings(Checked):
     def asked_frames(self) -> int | None:
         """The number of frames that was asked for, be it in frames or in seconds; None if neither was."""
         return nearest_frames(self.seconds * self.fps) if self.seconds else self.frames
+
+
+def _area_of(megapixels: str, recipe: Recipe | None) -> float:
+    """How many pixels a choice of megapixels means."""
+    if megapixels != AS_MODEL:
+        return float(megapixels) * 1e6
+    likes = _known("megapixels", recipe)
+    return likes.width * likes.height
 
 
 def _known(setting: str, recipe: Recipe | None) -> Recipe:
