@@ -2,8 +2,6 @@
 
 import io
 import re
-import struct
-import wave
 import weakref
 from fractions import Fraction
 from pathlib import Path
@@ -13,74 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from timed_media import heard, mux, numbered, numbers, ramp
 
-from ltx2_core.conditioning import AudioSource, VideoSource
+from ltx2_core.conditioning import VideoSource
 from ltx2_core.errors import MediaError, SettingError
-from ltx2_core.media import (
-    mix_down,
-    probe,
-    read,
-    read_audio,
-    read_picture,
-    read_video,
-    write_audio,
-    write_video,
-)
+from ltx2_core.media import probe, read, read_audio, read_picture, read_video, write_audio, write_video
 
 NTSC = Fraction(24000, 1001)
-
-
-def numbered(count: int, first: int = 0) -> Tensor:
-    """Pictures (F, 32, 64, 3) that show their number as eight black or white bars."""
-    numbers = torch.arange(first, first + count)
-    bars = (numbers[:, None] >> torch.arange(8)) & 1
-    return bars.float().repeat_interleave(8, 1)[:, None, :, None].expand(-1, 32, -1, 3)
-
-
-def numbers(chunks) -> list[int]:
-    """The numbers that pictures show."""
-    frames = torch.cat(list(chunks))
-    return ((frames[:, 16, 4::8, 0] > 0.5).long() << torch.arange(8)).sum(1).tolist()
-
-
-def mux(
-    path: Path,
-    times: list[int],
-    unit: Fraction = Fraction(1, 1000),
-    codec: str = "libx264",
-    sound: Tensor | None = None,
-    sound_times: tuple[int, ...] = (0,),
-    layout: str = "stereo",
-    last: int | None = None,
-    **options: str,
-) -> Path:
-    """A file of numbered pictures at ``times``, and of sound in equal parts at ``sound_times``, all in ``unit``s.
-
-    The last picture is shown for ``last``.
-    """
-    with av.open(str(path), "w", options=options) as container:
-        if times:
-            stream = container.add_stream(codec, rate=min(1 / unit, 100), options={"g": "12"})
-            stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 32, "yuv420p", unit
-        if sound is not None:
-            audio = container.add_stream("pcm_s16le", rate=48000, layout=layout)
-        for time, picture in zip(times, numbered(len(times))):
-            frame = av.VideoFrame.from_ndarray((picture * 255).byte().numpy(), format="rgb24")
-            frame.pts, frame.time_base = time, unit
-            container.mux(stream.encode(frame))
-        for packet in stream.encode() if times else []:
-            if packet.pts == times[-1] and last is not None:
-                packet.duration = last
-            container.mux(packet)
-        if sound is not None:
-            for time, part in zip(sound_times, sound.chunk(len(sound_times), dim=1)):
-                samples = (part * 32767).round().short().T.reshape(1, -1).numpy()
-                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
-                frame.sample_rate, frame.pts, frame.time_base = 48000, round(time * unit * 48000), Fraction(1, 48000)
-                container.mux(audio.encode(frame))
-            container.mux(audio.encode())
-    return path
 
 
 def nearest(times: list[Fraction], moment: Fraction) -> int:
@@ -301,161 +238,6 @@ def test_pixels_of_a_shape_that_cannot_be_are_refused(tmp_path):
     for look in (probe, lambda path: list(read_video(path))):
         with pytest.raises(MediaError, match="pixels are 20 times as wide"):
             look(path)
-
-
-# Sound
-
-
-def ramp(samples: int) -> Tensor:
-    """Both channels different, and no sample like another."""
-    return torch.stack([torch.linspace(-0.9, 0.9, samples), torch.linspace(0.5, -0.5, samples)])
-
-
-def heard(*args, **kwargs) -> Tensor:
-    return torch.cat(list(read_audio(*args, **kwargs)), dim=1)
-
-
-def same(sound: Tensor, expected: Tensor) -> bool:
-    """Whether ``sound`` is ``expected``, rounded to 16 bits."""
-    return torch.equal(sound, (expected * 32767).round() / 32768)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_sound_begins_and_ends_at_the_very_sample(tmp_path, suffix):
-    sound = ramp(3 * 24000)
-    path = write_audio(tmp_path / f"sound.{suffix}", sound, 24000)
-    assert same(heard(path), sound)
-    assert same(heard(path, start=Fraction(1, 3), seconds=Fraction(5, 3)), sound[:, 8000:48000])
-    assert same(heard(path, start=2.5, seconds=2), sound[:, 60000:])
-
-
-@pytest.mark.parametrize("start", [0, 1, 2.25])
-def test_sound_of_a_video_begins_at_the_very_sample(tmp_path, start):
-    sound = ramp(4 * 48000)
-    path = mux(tmp_path / "clip.mkv", [40 * number for number in range(100)], sound=sound)
-    assert same(heard(path, start=start, seconds=1), sound[:, int(start * 48000) :][:, :48000])
-
-
-def test_pictures_and_sound_have_one_clock(tmp_path):
-    sound, later = ramp(48000), list(range(200, 1200, 40))
-    path = mux(tmp_path / "late pictures.mkv", later, sound=sound)
-    assert numbers(read_video(path))[0] == 0 and same(heard(path), sound[:, 9600:])
-    path = mux(tmp_path / "late sound.mkv", list(range(0, 1000, 40)), sound=sound, sound_times=(200,))
-    assert not heard(path)[:, :9600].any() and same(heard(path)[:, 9600:], sound)
-
-
-def test_a_pause_is_silence(tmp_path):
-    sound = 0.5 * torch.ones(2, 48000)
-    path = mux(tmp_path / "sound.mkv", [], sound=sound, sound_times=(0, 1500))
-    silent = heard(path)[0] == 0
-    assert silent.numel() == 96000 and silent[24000:72000].all() and not silent[:24000].any()
-
-
-@pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_sound_at_another_rate_keeps_pitch_and_length(tmp_path, rate):
-    time = torch.arange(2 * 24000) / 24000
-    path = write_audio(tmp_path / "sound.wav", 0.5 * torch.sin(2 * torch.pi * 1000 * time).expand(2, -1), 24000)
-    sound = heard(path, sample_rate=rate, start=0.5, seconds=1)
-    expected = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(rate) / rate)
-    assert sound.shape == (2, rate) and (sound - expected).abs().max() < 0.005
-
-
-def test_one_channel_is_heard_on_both_sides_as_loud_as_it_was(tmp_path):
-    sound = ramp(24000)[:1]
-    assert same(heard(write_audio(tmp_path / "sound.wav", sound, 24000)), sound.expand(2, -1))
-
-
-def test_six_channels_become_two_that_do_not_clip(tmp_path):
-    sound = torch.full((6, 48000), 0.9)
-    path = mux(tmp_path / "sound.mkv", [], sound=sound, layout="5.1")
-    assert torch.allclose(heard(path), torch.tensor(0.9), atol=1e-3)
-
-
-HALF = 0.5**0.5  # -3 dB
-
-
-@pytest.mark.parametrize(
-    ("layout", "left", "right"),
-    [
-        ("3.0", [1, 0, HALF], [0, 1, HALF]),
-        ("quad", [1, 0, HALF, 0], [0, 1, 0, HALF]),
-        ("5.0", [1, 0, HALF, HALF, 0], [0, 1, HALF, 0, HALF]),
-        ("5.1", [1, 0, HALF, 0, HALF, 0], [0, 1, HALF, 0, 0, HALF]),
-        ("7.1", [1, 0, HALF, 0, HALF, 0, HALF, 0], [0, 1, HALF, 0, 0, HALF, 0, HALF]),
-    ],
-)
-def test_surround_becomes_stereo_by_the_standard_in_files_and_in_samples(tmp_path, layout, left, right):
-    """ITU-R BS.775, so much quieter that nothing can clip: each channel alone, then all at once."""
-    count = len(left)
-    channels = torch.cat([torch.eye(count).repeat_interleave(4800, 1), torch.ones(count, 4800)], dim=1) * 0.9
-    stereo = torch.tensor([left, right]) / sum(left) @ channels
-    path = mux(tmp_path / "sound.mkv", [], sound=channels, layout=layout)
-    assert torch.allclose(heard(path), stereo, atol=1e-3)
-    exact = (channels * 32767).round() / 32768
-    assert torch.allclose(AudioSource(exact, 48000).waveform, heard(path), atol=1e-6)
-    assert torch.equal(heard(path), AudioSource.of(path).waveform)
-    unnamed = tmp_path / "sound.wav"
-    with wave.open(str(unnamed), "wb") as file:  # which says how many channels, and not where
-        file.setparams((count, 2, 48000, 0, "NONE", ""))
-        file.writeframes((channels * 32767).round().short().T.contiguous().numpy().tobytes())
-    assert torch.equal(heard(unnamed), heard(path))
-
-
-def test_loud_surround_does_not_clip():
-    assert torch.allclose(mix_down(3 * torch.ones(6, 100)), torch.tensor(3.0), atol=1e-4)
-    one, two = torch.rand(1, 10), torch.rand(2, 10)
-    assert mix_down(one) is one and mix_down(two) is two
-
-
-@pytest.mark.parametrize(("level", "form"), [(3.0, "pcm_f32le"), (3.0, "pcm_f64le"), (0.5, "pcm_f32le")])
-def test_floating_point_sound_is_as_loud_as_it_was_saved(tmp_path, level, form):
-    sound = ramp(4800) * level
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
-        stream = container.add_stream(form, rate=48000, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(sound.numpy(), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
-        resampler = av.AudioResampler(stream.codec_context.format.name, "stereo", 48000)
-        for each in (*resampler.resample(frame), None):
-            container.mux(stream.encode(each))
-    assert torch.allclose(heard(tmp_path / "sound.wav"), sound, atol=1e-6)
-    assert torch.equal(AudioSource.of(tmp_path / "sound.wav").waveform, heard(tmp_path / "sound.wav"))
-
-
-def test_floating_point_sound_that_is_none_is_told(tmp_path):
-    for value, words in ((float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite"), (2e4, "values from")):
-        data = np.full((4800, 2), value, "<f4").tobytes()
-        head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVEfmt ", 16, 3, 2, 48000, 384000, 8, 32,
-                           b"data", len(data))  # fmt: skip
-        (tmp_path / "sound.wav").write_bytes(head + data)
-        with pytest.raises(SettingError, match=words):
-            AudioSource.of(tmp_path / "sound.wav")
-
-
-def test_floating_point_surround_is_as_loud_as_it_was_saved_and_nan_stays_nan(tmp_path):
-    for value in (3.0, float("nan")):
-        data = np.full((4800, 6), value, "<f4").tobytes()
-        head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVEfmt ", 16, 3, 6, 48000, 1152000, 24, 32,
-                           b"data", len(data))  # fmt: skip
-        (tmp_path / "sound.wav").write_bytes(head + data)
-        assert torch.allclose(heard(tmp_path / "sound.wav"), torch.tensor(value), atol=1e-6, equal_nan=True)
-
-
-def test_channels_of_nowhere_are_refused(tmp_path):
-    path = tmp_path / "sound.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((10, 2, 48000, 0, "NONE", ""))
-        file.writeframes(bytes(20 * 4800))
-    for read_it in (lambda: heard(path), lambda: AudioSource(torch.zeros(10, 4800), 48000)):
-        with pytest.raises(MediaError, match="This sound has 10 channels"):
-            read_it()
-
-
-def test_a_sound_without_samples_has_none(tmp_path):
-    path = tmp_path / "sound.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((2, 2, 48000, 0, "NONE", ""))
-    with pytest.raises(MediaError, match=r"sound\.wav has no sound: there is not one sample in it\.$"):
-        heard(path)
 
 
 # What a file holds
