@@ -82,6 +82,11 @@ def ran_out(error: BaseException) -> bool:
     return said or isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a foreign ``error`` says, or else its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextmanager
 def memory_told(where: str = "") -> Iterator[None]:
     """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
