@@ -40,9 +40,9 @@ from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import DoesNotFitError
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
-from ltx2_core.memory.machine import GIB, Machine, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, this_machine
 from ltx2_core.memory.placement import Room, StageNeed, explain_refusal, place
-from ltx2_core.memory.ram import ram
+from ltx2_core.memory.ram import pinnable, ram
 from ltx2_core.memory.ring import Link
 from ltx2_core.memory.unit import Slot, Unit
 from ltx2_core.pipeline.blueprint import Blueprint

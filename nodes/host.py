@@ -32,10 +32,9 @@ from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.media.notes import VERSION, marked
 from ..ltx2_core.media.write import place_files
-from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
-from ..ltx2_core.memory.ram import ram
+from ..ltx2_core.memory.ram import free_ram, pinnable, ram
 from ..ltx2_core.pipeline.benchmark import software_of_torch
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named

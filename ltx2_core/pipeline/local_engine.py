@@ -20,10 +20,10 @@ from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, computing_dtype, free_ram, pinnable, this_machine, usable
+from ..memory.machine import Machine, computing_dtype, this_machine, usable
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
-from ..memory.ram import ram
+from ..memory.ram import free_ram, pinnable, ram
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..quantization import check_format, scaled_product
