@@ -33,6 +33,7 @@ WAITING_SHARE = 0.5
 
 N = TypeVar("N", covariant=True)
 StageT = TypeVar("StageT", bound="Stage")
+EngineT = TypeVar("EngineT", bound="Engine")
 
 
 @dataclass(frozen=True)
@@ -328,8 +329,8 @@ class Engine(Protocol):
             DoesNotFitError: if the stage does not fit.
         """
 
-    def in_float32(self, stage: Stage) -> "Engine":
-        """Return the same engine with the networks of ``stage`` in float32; that stage is placed anew."""
+    def in_float32(self: EngineT, keys: Iterable[NetworkKey[Any]]) -> EngineT:
+        """Return the same engine with these networks in float32; stages are placed as they fit now."""
 
     def set_moment(self, sigma: float, step: int) -> None:
         """Set the sigma and step at which LoRA schedules of the networks in use are evaluated."""

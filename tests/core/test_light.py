@@ -265,8 +265,8 @@ def test_light_and_ordinary_pictures_do_not_go_together():
 class Careful(SimpleNamespace):
     """An engine that notes which networks are to be in float32."""
 
-    def in_float32(self, stage):
-        names = [key.name for key in stage.networks]
+    def in_float32(self, keys):
+        names = [key.name for key in keys]
         return Careful(**{**vars(self), "wide": [*getattr(self, "wide", []), *names]})
 
 
