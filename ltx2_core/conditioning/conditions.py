@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingError
-from ..fields import Checked, Choice, Number, Switch, Whole, short
+from ..errors import SettingError, short
+from ..fields import Checked, Choice, Number, Switch, Whole
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media.read import MOST_FRAMES

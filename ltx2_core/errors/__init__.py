@@ -158,6 +158,16 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def short(number: float) -> str:
+    """Return a number as a sentence shows it: whole ones with all digits up to 20, others with six."""
+    if isinstance(number, int) and abs(number) < 10**20:
+        return str(number)
+    try:
+        return f"{float(number):g}"  # of fractions, too
+    except OverflowError:  # whole numbers have no largest one
+        return "a number of more than 300 digits"
+
+
 def plain_text(text: str) -> str:
     """Return ``text`` as it can be shown and sent anywhere: nothing invisible in it, and no name without an end."""
     lines = [_shortened(line, LONGEST_LINE) for line in text.split("\n", MOST_LINES)[:MOST_LINES]]
