@@ -427,7 +427,8 @@ def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFil
         space = find_upscaler(models, options.upscale)
     if space is not None and options.upscale not in (None, space.config.space):
         raise SettingError(
-            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}: "
+            "leave out --upscale."
         )
     time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
     return tuple(file for file in (space, time) if file is not None)

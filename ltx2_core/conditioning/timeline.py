@@ -231,7 +231,9 @@ def _sound(path: Path, start: float) -> AudioSource:
     source = AudioSource.of(path)
     part = SoundPart(start).of(source.waveform, source.sample_rate)
     if not part.shape[-1]:
-        raise SettingError(f"{path.name} lasts {source.seconds:.2f} s, but is to be heard from {start:g} s on.")
+        raise SettingError(
+            f"{path.name} lasts {source.seconds:.2f} s, but is to be heard from {start:g} s on: begin earlier."
+        )
     return AudioSource(part, source.sample_rate)
 
 

@@ -213,7 +213,9 @@ def _check_together(network: Network, sampling: Sampling) -> None:
     if sampling.tiles and not sampling.together and not sampling.settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks | SequenceParallel)):
-        raise SettingError("A step cache knows neither tiles nor several devices: set step_cache to 0, or leave them.")
+        raise SettingError(
+            "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
+        )
 
 
 @dataclass
