@@ -16,7 +16,7 @@ from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
-from ..latents import STREAMS, AVLatent
+from ..latents import AVLatent
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.machine import Machine
@@ -115,8 +115,7 @@ class Sampling:
 
     def for_streams(self, free: Collection[str]) -> "Sampling":
         """Return the same with neutral guidance for streams of which nothing is generated."""
-        given = [name for name in STREAMS if name not in free]
-        return replace(self, guidance=self.guidance.neutral_where(given))
+        return replace(self, guidance=self.guidance.for_streams(free))
 
     def passes(self, both_streams: bool, reference_sound: bool = False) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
@@ -379,7 +378,7 @@ class Sample(Stage):
             cache: where finished windows are kept; None keeps none.
             last: the last step of an earlier call that this one continues.
         """
-        script.check_batch(max(map(len, latent.streams().values())))
+        script.check_batch(latent)
         if self.windowing is not None:
             script.check_masks()
         device = engine.device(TRANSFORMER)
