@@ -325,7 +325,7 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     sources = Sources(
         video_source(options.source, space), video_source(options.video, space), audio_source(options.audio)
     )
-    film = sources.source or sources.kept or video_source(options.dub, space)
+    film = sources.changed or sources.kept or video_source(options.dub, space)
     fps = exact_fps(options.fps or (own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)

@@ -254,7 +254,7 @@ class LocalEngine(PlannedEngine):
         """Whether a network is used behind ``stage``, or by the next clip, for which folded LoRAs are not kept."""
         if self._keeps and key == TRANSFORMER and not self.resources.fold_loras:
             return True
-        return self._plan is not None and self._plan.is_used_after(stage.name, key)
+        return self._plan is not None and key in self._plan.networks_after(stage.name)
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
         if (identity := self._identity(key, loras)) not in self._built:

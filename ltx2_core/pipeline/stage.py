@@ -266,9 +266,6 @@ class StagePlan(Protocol):
     def placement(self, name: str) -> Placement | None:
         """Return the placement of the stage called ``name``; None if there is none."""
 
-    def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
-        """Return whether a stage behind that called ``name`` works with the network of ``key``."""
-
     def networks_after(self, name: str) -> Sequence[NetworkKey[Any]]:
         """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
 
