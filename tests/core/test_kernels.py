@@ -170,6 +170,29 @@ def test_products_of_onednn(monkeypatch, dtype, most, bias):
         assert all(operation.find(x) is not None for operation in (LINEAR, LINEAR_FEW, LINEAR_GELU))
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")
+@pytest.mark.parametrize("operation, plain", [(LINEAR, linear.multiply_plainly), (LINEAR_GELU, linear.linear_gelu)])
+def test_products_of_many_rows_with_a_weight_in_the_order_of_amx(monkeypatch, operation, plain):
+    """Within rounding of the plain way, for several clips and what does not lie in one piece, too."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(linear, "AMX_ROWS", 64)
+    draw = torch.Generator().manual_seed(0)
+    shapes = (2, 2 * 65, 96), (80, 96), (80,)
+    x, weight, bias = (torch.randn(shape, generator=draw).bfloat16() for shape in shapes)
+    x, ordered = x[:, ::2], []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_linear_weight", lambda weight: ordered.append(weight) or reorder(weight)
+    )
+    multiply = kernel_of(operation, linear.ONEDNN).load()
+    for each in (bias, None):
+        expected = plain(x.float(), weight.float(), None if each is None else each.float())
+        assert relative_error(multiply(x, weight, each).float(), expected) < 5e-3
+        multiply(x[:, :63], weight, each)
+        multiply(x.float(), weight.float(), None if each is None else each.float())
+    assert [each is weight for each in ordered] == [True, True], "for many rows, and in bfloat16"
+
+
 def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plain(monkeypatch):
     def never(*tensors):
         raise AssertionError
