@@ -14,7 +14,8 @@ from agreement import relative_error
 from torch import Tensor
 
 import ltx2_core as ltx2
-from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised, section_of
+from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised
+from benchmarks.weights import released
 from ltx2_core.errors import SettingError
 from ltx2_core.layers import Linear, apply_gelu, rms_norm
 from ltx2_core.layers.kernels import (
@@ -370,7 +371,7 @@ def test_bytes_and_operations_of_a_block(version, plain, most, least):
     """In hidden states of the video; ComfyUI 0.33 moves 48.5 in 97 operations, and 56.1 in 133. In fp8 all matrices but
     gates are, and with the same kernels it moves at most a quarter more than bf16, by scales of files that all
     differ 30 %; without Triton, where comfy-kitchen rounds by scales of files, less than bf16 without kernels."""
-    section = section_of(version)
+    section = released(version)["transformer"]
     pytest.importorskip("comfy_kitchen")
     pytest.importorskip("triton")
     with count_with():
