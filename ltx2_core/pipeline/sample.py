@@ -62,6 +62,8 @@ class Sampling:
         drawn: sizes of the draws of random numbers in the stages before this one.
         window: the number of the window of a long clip.
         solver: in place of the sampler that the settings name.
+
+    Raises SettingError for noise levels that no sampler can follow.
     """
 
     sigmas: tuple[float, ...]
@@ -72,6 +74,9 @@ class Sampling:
     drawn: tuple[int, ...] = ()
     window: int = 0
     solver: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        schedules.check_sigmas(self.sigmas)
 
     @property
     def seeds(self) -> Seeds:
@@ -185,10 +190,10 @@ def sample(
         The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
 
     Raises:
-        SettingError: for sigmas, tiles or settings that do not go together.
+        SettingError: for tiles or settings that do not go together.
         NotANumberError: as soon as a step produces something that is not a number.
     """
-    sigmas = schedules.check_sigmas(sampling.sigmas)
+    sigmas = sampling.sigmas
     apart = None if sampling.together else sampling.tiles
     _check_together(network, sampling)
     caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
@@ -201,7 +206,7 @@ def sample(
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
-    solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total, caches_text)
+    solver = _Solver(network, inputs, sampling, dtype, hooks, total, caches_text)
     draw = partial(sampling.noise, dtype=dtype)
     result = one_by_one(solver, state, noise, apart, draw) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
