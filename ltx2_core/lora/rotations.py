@@ -123,10 +123,9 @@ def _turn_in_stages(matrix: Tensor, turns: Tensor, together: bool) -> Tensor:
     for stage, turn in enumerate(turns):
         size = turn.shape[-1]
         run = size // 2 if together else 1
-        order = torch.arange(len(matrix), device=matrix.device)
-        order = order.unflatten(0, (-1, 2, size // 2 * 2**stage // run, run)).transpose(1, 2).flatten()
-        picked = matrix[order].unflatten(0, (-1, size))
-        matrix = torch.empty_like(matrix).index_copy_(0, order, (picked + turn @ picked).flatten(0, 1))
+        halves = matrix.unflatten(0, (-1, 2, size // 2 * 2**stage // run, run)).transpose(1, 2)
+        blocks = halves.flatten(0, 3).unflatten(0, (-1, size))
+        matrix = (blocks + turn @ blocks).reshape(halves.shape).transpose(1, 2).flatten(0, 3)
     return matrix
 
 

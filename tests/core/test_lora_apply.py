@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
-from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, fold_loras, open_lora
 from ltx2_core.lora.names import find_parameter
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.unit import UNCHANGED, aligned
@@ -318,6 +318,8 @@ def test_weights_in_float8_are_not_rounded_again(tmp_path, form, chunk):
     all_in_all = [relative_error(a, b) for a, b in zip(found, outputs(merged(network, changes)))]
     assert all(error < 3 * without for error, without in zip(all_in_all, own))
     assert all(torch.equal(a, b) for a, b in zip(outputs(stored), plain))
+    assert len(fold_loras(stored, [(lora, ONE)])) == len(LAYERS)
+    check(f"{form} folded", outputs(stored), outputs(merged(expanded, changes)))
 
 
 @pytest.mark.parametrize("fuse", [True, False])
