@@ -14,6 +14,7 @@ from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, LTX2Error, MissingFileError
+from ..errors.files import visible_files
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts
@@ -50,7 +51,7 @@ def inspect(path: str | Path) -> str:
     MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
     path = as_path(path, "The file")
-    if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
+    if path.suffix.lower() in CLIPS or (path.is_dir() and visible_files(path, ".png", ".exr")):
         return describe_tags(path)
     if path.is_dir():
         return _folder(path)
@@ -70,10 +71,6 @@ def inspect(path: str | Path) -> str:
         except CheckpointError:
             raise error from None
     return _text_encoder(encoder)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in (".png", ".exr")
 
 
 def _folder(path: Path) -> str:

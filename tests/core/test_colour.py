@@ -170,6 +170,41 @@ def tagged(path: Path, code: int, *tags: int) -> Path:
     return path
 
 
+class Older:
+    """What PyAV gave before version 17: pictures, in packets or by themselves, that know no primaries and transfer."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def __getattr__(self, name):
+        if name in ("color_primaries", "color_trc"):
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def decode(self, *streams, **places):
+        return map(Older, self.real.decode(*streams, **places))
+
+    def demux(self, *streams):
+        return map(Older, self.real.demux(*streams))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.real.close()
+
+
+def test_colours_are_read_by_a_pyav_whose_pictures_do_not_name_them(tmp_path, monkeypatch):
+    video = coded(tmp_path / "clip.mp4", [64, 300, 721], BT2020, HLG)
+    picture = tagged(tmp_path / "hdr.png", 148, BT2020, PQ, 0, 1)
+    now, before = [], av.open
+    for read in (lambda: torch.cat(list(read_video(video))), lambda: read_picture(picture)):
+        now.append(read())
+        monkeypatch.setattr(av, "open", lambda *args, **options: Older(before(*args, **options)))
+        assert torch.equal(read(), now[-1])
+        monkeypatch.setattr(av, "open", before)
+
+
 def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):
     hdr = read_picture(tagged(tmp_path / "hdr.png", 148, BT2020, PQ, 0, 1))
     assert hdr.shape == (1, 16, 24, 3)
