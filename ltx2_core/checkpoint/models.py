@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, LTX2Error, SettingError, counted
+from ..errors import CheckpointError, LTX2Error, SettingError, counted, first_line
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
@@ -187,10 +187,9 @@ class Models:
         except CheckpointError:
             raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
-                "original file, or restore its config."
+                f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({first_line(error)}); "
+                "take the original file, or restore its config."
             ) from error
         check_complete(network, source.names, title, source.variant.official)
         wanted = matrix_shapes(network)

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
-PAUSE = Fraction(1, 10)  # in sound; less is rounding
+PAUSE = Fraction(1, 10)  # in sound, or many small ones together; less is rounding
 ALMOST = Fraction(1, 100)  # in the length of a file
 MISSING = 1  # second, from a file that is cut off
 LATEST = 1_000_000  # seconds after the beginning of a file
@@ -431,14 +431,18 @@ def _heard(
     form, full = ("flt", 1) if loud else ("s32", 2**31)
     resampler = av.AudioResampler(form, layout if audio.channels > 2 else layout_of(audio.channels), sample_rate)
     place, following = None, Fraction(0)
+    least = ROUNDING  # MP4 without an edit list makes its first packet longer, where the rest of the sound begins later
     for time, frame in _frames(container, audio, start):
         if place is None:
-            place = round((time - start) * sample_rate)
-        elif frame is not None and time - following > PAUSE:
-            place += round((time - following) * sample_rate)
+            place, following = round((time - start) * sample_rate), time
+        elif frame is not None:
+            if not -PAUSE <= time - following <= least:
+                place += max(0, round((time - following) * sample_rate))
+                following = time
+            least = PAUSE
         for piece in resampler.resample(frame):
             samples = mix_down(torch.from_numpy(samples_of(piece)).float() / full, layout)
             yield place, samples.expand(2, -1)
             place += samples.shape[1]
         if frame is not None:
-            following = time + _length(frame, audio)
+            following += _length(frame, audio)

@@ -139,7 +139,7 @@ def write_clip(
             return write_video(path, _evened(chunks), fps, waveform, sample_rate, metadata=metadata)
         return write_frames(path, chunks, waveform, sample_rate, metadata=metadata)
     if suffix == ".mp4":
-        signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(chunks))
+        signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(_finite(chunks)))
         return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
     encoder = ExrEncoder(grading.kept, fps, marked(metadata))
     return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, metadata=metadata, exr=encoder)
@@ -427,18 +427,26 @@ def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> 
 def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> Iterator[Tensor]:
     """The frames (H, W, 3) of ``chunks`` one by one, float32 from ``least`` to ``most``."""
     count = 0
-    for chunk in chunks:
+    for chunk in _finite(chunks):
         check_stop()
+        yield from (frame.float().clamp(least, most) for frame in chunk)
+        count += len(chunk)
+    if not count:
+        raise MediaError("There are no frames to write.")
+
+
+def _finite(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``chunks`` as they are; MediaError for what is no frames, and for values that are no numbers."""
+    count = 0
+    for chunk in chunks:
         check_frames(chunk)
         if not chunk.isfinite().all():
             raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."
             )
-        yield from (frame.float().clamp(least, most) for frame in chunk)
+        yield chunk
         count += len(chunk)
-    if not count:
-        raise MediaError("There are no frames to write.")
 
 
 def _checked(waveform: Tensor, sample_rate: int | None) -> tuple[Tensor, int]:

@@ -1,4 +1,4 @@
-"""How much RAM there is, and how much of it this program may have: a container may get less than its machine has."""
+"""How much RAM there is, how much of it this program may have (a container may get less), and how much it takes."""
 
 import ctypes
 import os
@@ -80,3 +80,26 @@ def _number(file: Path) -> int | None:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def kept_free(total: int) -> int:
+    """Return the bytes of the RAM that stay free whatever is pinned: a tenth, at least 2 GB."""
+    return max(total // 10, 2**31)
+
+
+def pin_limit(total: int) -> int:
+    """Return how many bytes of the RAM may be pinned at most: half; 40 % on Windows, which refuses half."""
+    return total * 2 // 5 if sys.platform == "win32" else total // 2
+
+
+def pinnable(total: int, available: int) -> int:
+    """Return how many bytes of the RAM may be pinned: as many as ``pin_limit``, and a tenth stays free, at least 2 GB.
+
+    What is pinned already by those who ask is theirs: they add it to ``available``.
+    """
+    return max(0, min(pin_limit(total), available - kept_free(total)))
+
+
+def free_ram(total: int, available: int) -> int:
+    """Return how many bytes of the RAM a CPU may compute in: what is available, but for the part that stays free."""
+    return max(0, available - kept_free(total))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent, Noise
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.sampling import SAMPLERS, euler, ltx2, samplers
@@ -420,6 +421,12 @@ def test_without_fresh_noise_a_stochastic_sampler_is_its_plain_one(sampler, plai
     settings = SamplingSettings(sampler=sampler)
     assert Sampling((1.0, 0.0), settings=settings).sampler is SAMPLERS[sampler]
     assert Sampling((1.0, 0.0), settings=replace(settings, eta=0.5)).sampler.solve.keywords == {"eta": 0.5}
+
+
+@pytest.mark.parametrize("sigmas", [(math.nan, 0.0), (1.0,), (0.5, 0.7, 0.0), (2.0, 0.0)])
+def test_levels_that_no_sampler_can_follow_are_neither_planned_nor_sampled(sigmas):
+    with pytest.raises(SettingError, match=r"[Ss]igma"):
+        Sampling(sigmas)
 
 
 def from_diffusers(scheduler, sigmas: list[float], order: int = 1) -> Tensor:

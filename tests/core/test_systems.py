@@ -34,9 +34,9 @@ from ltx2_core.media import check_target, clear_unfinished
 from ltx2_core.media.exr import ExrFrames
 from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, pinnable, this_machine, usable
-from ltx2_core.memory.pinned import PinnedMemory, pin_limit
-from ltx2_core.memory.ram import ram
+from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, this_machine, usable
+from ltx2_core.memory.pinned import PinnedMemory
+from ltx2_core.memory.ram import pin_limit, pinnable, ram
 from ltx2_core.memory.unit import Unit
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import LocalEngine
