@@ -18,6 +18,7 @@ from ltx2_core.media.colour import (
     BT2020,
     DISPLAY_P3,
     HLG,
+    LINEAR,
     PQ,
     fit_gamut,
     hlg_to_nits,
@@ -133,6 +134,14 @@ def test_an_hdr_video_is_tone_mapped_and_said_to_be(tmp_path, caplog, transfer, 
     ]
     assert VideoSource(path).size() == probe(path).size == (160, 64)
     assert VideoSource(path).count(Fraction(24)) == 3
+
+
+@pytest.mark.parametrize("primaries", [BT709, UNKNOWN])
+def test_a_video_of_linear_light_is_brought_to_a_screen(tmp_path, primaries):
+    """Read as it is, it would be far too dark."""
+    path = coded(tmp_path / "clip.mp4", [64, 108, 240, 502, 940], primaries, LINEAR, BT709)
+    light = grey(*((code - 64) / 876 for code in (64, 108, 240, 502, 940)))
+    assert (next(read_video(path))[0, 32, 16::32] - light ** (1 / 2.4)).abs().max() < 0.02
 
 
 def test_hdr_whose_colours_cannot_be_read_is_refused(tmp_path):
