@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from ..checkpoint import Models, open_models
 from ..checkpoint.text_encoder import open_text_encoder
-from ..errors import SettingError, plain_text
+from ..errors import LTX2Error, SettingError, UnreadableFileError, plain_text
 from ..geometry import ClipShape, exact_fps
 from ..lora import open_shrunk
 from ..media import check_target
@@ -64,7 +64,7 @@ def run_generate(options: argparse.Namespace) -> None:
         check_target(target)
     kept, digest = kept_target(options), digest_of(options.values, generate_command())
     check_not_read([*targets, *([kept] if kept else [])], options.values, generate_command())
-    models = models_of(options)
+    models, lost = models_of(options), list[LTX2Error]()
     with Bars() as bars:
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
         if options.latent is not None:
@@ -73,22 +73,35 @@ def run_generate(options: argparse.Namespace) -> None:
             request = request_of(options, models)
             check_decoders(models, completed(models, request))
             if kept is not None and leads:
-                events = replace(events, on_latent=partial(_keep, options, models, digest, kept))
+                events = replace(events, on_latent=partial(_keep, options, models, digest, kept, lost))
             clips = make_clips(models, request, events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
         paths = write_clips(targets, clips, options.values, models, digest) if leads else []
+    _show(paths, lost)
+
+
+def _show(paths: Iterable[Path], lost: list[LTX2Error]) -> None:
+    """Print where clips are, and then raise why what was to be kept beside them is not."""
     for path in paths:
         print(str(path).encode(errors="replace").decode())
+    for error in lost:
+        raise error
 
 
-def _keep(options: argparse.Namespace, models: Models, digest: str, target: Path, take: Take) -> None:
-    """Write a finished latent with the settings that a clip would have."""
+def _keep(
+    options: argparse.Namespace, models: Models, digest: str, target: Path, lost: list[LTX2Error], take: Take
+) -> None:
+    """Write a finished latent with the settings that a clip would have; a disk that refuses costs no clip: ``lost``."""
     if not options.overwrite and _is_taken(target):  # by another run, meanwhile
         target = kept_target(options) or target
     tags = marked(tags_of(take.tags, options.values, models, digest))
-    save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
-    _log.info("The latent is in %s.", target)
+    try:
+        save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
+        _log.info("The latent is in %s.", target)
+    except UnreadableFileError as error:
+        _log.warning("%s The clip is made all the same.", error)
+        lost.append(error)
 
 
 def targets_of(options: argparse.Namespace) -> list[Path]:

@@ -17,7 +17,14 @@ from ltx2_core.cli import commands, main
 from ltx2_core.cli.files import digest_of
 from ltx2_core.cli.parser import build_parser
 from ltx2_core.cli.values import settings_of_tags
-from ltx2_core.errors import CheckpointError, LTX2Error, MissingFileError, SettingError, TargetExistsError
+from ltx2_core.errors import (
+    CheckpointError,
+    LTX2Error,
+    MissingFileError,
+    SettingError,
+    TargetExistsError,
+    UnreadableFileError,
+)
 from ltx2_core.fields import check_output_name
 from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
@@ -182,6 +189,20 @@ def test_a_take_says_what_it_is():
     words = "video and audio latent, 128 x 96, 9 frames, 0.38 s at 23.976 fps"
     assert full().describe() == f"{words}, stopped at noise level 0.3"
     assert PLAIN["a sound alone"].describe() == "audio latent"
+
+
+@pytest.mark.slow
+def test_a_latent_that_the_disk_refuses_costs_no_clip(tmp_path, monkeypatch, capsys):
+    def refuse(path, *_, **__):
+        raise UnreadableFileError(f"{path} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(commands, "save_take", refuse)
+    kept, clip = str(tmp_path / "kept.safetensors"), tmp_path / "clip.mp4"
+    words = ["--prompt", "x", "--steps", "1", "--device", "cpu", "--frames", "9", "--width", "64", "--height", "64"]
+    assert main(["generate", *words, "--save-latent", kept, "--output", str(clip)]) == 2
+    said = capsys.readouterr()
+    assert [*tmp_path.iterdir()] == [clip] and said.out == f"{clip}\n"
+    assert said.err.splitlines()[-1] == f"error: {kept} cannot be written: No space left on device."
 
 
 @pytest.mark.slow
