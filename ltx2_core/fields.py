@@ -20,6 +20,7 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, short
+from .errors.files import NOT_ON_WINDOWS, is_refused
 
 Settings = TypeVar("Settings")
 
@@ -302,6 +303,8 @@ def check_output_name(name: str, value: str, more: str = "") -> str:
             f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit, with its number and ending: write a "
             "shorter one."
         )
+    if refused := next(filter(is_refused, path.parts), None):
+        raise SettingError(f"{name} has {refused!r}, {NOT_ON_WINDOWS}")
     return path.as_posix()
 
 

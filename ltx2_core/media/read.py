@@ -140,9 +140,10 @@ def read_video(
                 raise MediaError(f"{name_of(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
                 if number == 0:
-                    _check_colours(name_of(container), picture)
+                    _check_colours(name_of(container), picture, _tags(video))
                     _tell_interlaced(name_of(container), picture)
-                yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
+                pixels = _pixels(picture, _seen_width(container, video, picture), _tags(video))
+                yield pixels.expand(count, -1, -1, -1)
                 number += count
             if number == frames:
                 return
@@ -159,12 +160,13 @@ def read_wide_picture(source: Source) -> Tensor | None:
     try:
         with _opened(source) as container:
             picture = next(container.decode(video=0))
+            tags = _tags(container.streams.video[0])
     except (MediaError, StopIteration):  # which whoever reads other pictures tells better
         return None
-    if colour.is_ordinary(picture.color_primaries, picture.color_trc):
+    if colour.is_ordinary(*tags):
         return None
-    _check_colours(name_of(source), picture)
-    return _pixels(picture, picture.width)
+    _check_colours(name_of(source), picture, tags)
+    return _pixels(picture, picture.width, tags)
 
 
 def read_audio(
@@ -355,9 +357,15 @@ def _shown(
         before = picture, time
 
 
-def _check_colours(name: str, picture: VideoFrame) -> None:
+def _tags(video: VideoStream) -> tuple[int, int]:
+    """The numbers of primaries and transfer that the codec says, of which pictures know nothing before PyAV 17."""
+    context = video.codec_context
+    return context.color_primaries, context.color_trc
+
+
+def _check_colours(name: str, picture: VideoFrame, tags: tuple[int, int]) -> None:
     """Say that HDR is tone-mapped; raise MediaError for colours that cannot be read."""
-    hdr = colour.HDR.get(picture.color_trc)
+    hdr = colour.HDR.get(tags[1])
     if picture.colorspace not in (colour.HDR_MATRICES if hdr else colour.MATRICES):
         kind = f"HDR ({hdr})" if hdr else "a video"
         raise MediaError(
@@ -388,9 +396,8 @@ def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFra
     return max(1, round(picture.width * shape))
 
 
-def _pixels(picture: VideoFrame, width: int) -> Tensor:
+def _pixels(picture: VideoFrame, width: int, tags: tuple[int, int]) -> Tensor:
     """(1, H, W, 3) in 0..1, of BT.709, upright, and as wide as it is shown."""
-    tags = picture.color_primaries, picture.color_trc
     ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import not_written, replace_file, unfinished_beside, writing
+from ..errors.files import NOT_ON_WINDOWS, is_refused, not_written, replace_file, unfinished_beside, writing
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -190,6 +190,9 @@ def check_name(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.name in ("", ".."):
         raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
+    names = path.parts[bool(path.anchor) :]
+    if refused := next(filter(is_refused, names), None):
+        raise SettingError(f"{path} has {refused[:50]!r}, {NOT_ON_WINDOWS}")
     try:
         for part in (path, *map(Path, path.parts)):  # each by itself, since its folder may not be there yet
             part.exists()
@@ -202,17 +205,23 @@ def check_name(path: str | os.PathLike) -> Path:
 
 
 def check_place(path: Path) -> None:
-    """Raise UnreadableFileError if it is sure that nothing can be written at ``path``, a folder if it has no suffix."""
-    place = next(each for each in path.absolute().parents if each.exists())
+    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
+
+    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
+    """
+    place = next((each for each in path.absolute().parents if each.exists()), None)
     refused = 0
     if path.exists() and path.is_dir() != (not path.suffix):
         refused = errno.EISDIR if path.is_dir() else errno.EEXIST
+    elif place is None:  # on a drive that is not there
+        refused = errno.ENOENT
     elif not place.is_dir():
         refused = errno.ENOTDIR
-    elif not os.access(place, os.W_OK):
-        refused = errno.EACCES
-    if refused:
+    if refused or place is None:
         raise not_written(path, OSError(refused, os.strerror(refused)))
+    with writing(path):
+        (empty := place / _beside(path, uuid4().hex[:8]).name).touch(exist_ok=False)
+        empty.unlink()
 
 
 def check_not_given(target: Path, files: Iterable[str | os.PathLike]) -> None:

@@ -16,7 +16,7 @@ def ram(root: Path = _ROOT) -> tuple[int, int]:
         root: where the files of Linux lie that tell.
     """
     if sys.platform == "linux":
-        lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+        lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
         kilobytes = {name: int(value) for name, value, *_ in lines}
         total, available = kilobytes["MemTotal:"] * 1024, kilobytes["MemAvailable:"] * 1024
         for limit, used in _limits(root):
@@ -42,7 +42,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
     """Yield the limit of each control group that this program is in, and what is used of it, but for pages of files
     that are given back at will: of version 2 (one line "0::path"), and of version 1 (its line names "memory")."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -68,7 +68,8 @@ def _limits_above(mount: Path, path: str, names: tuple[str, str, str]) -> Iterat
 
 def _given_back(file: Path, name: str) -> int:
     try:
-        return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name), 0)
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.split()[0] == name), 0)
     except OSError:
         return 0
 
@@ -76,7 +77,7 @@ def _given_back(file: Path, name: str) -> int:
 def _number(file: Path) -> int | None:
     """What a file of a control group says; None if it is not there, or says "max"."""
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

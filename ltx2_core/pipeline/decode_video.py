@@ -99,8 +99,9 @@ class DecodeVideo(Stage):
 
     def share_of_tiles(self, blueprint: Blueprint) -> float:
         """Return which share of the work is that of tiles; the diffusion decoder looks at the whole clip before."""
-        *_, tiles = costs = [_operations(self._cost(part, blueprint)) for part in self._work(blueprint).parts]
-        return tiles / sum(costs)
+        work = self._work(blueprint)
+        costs = [_operations(self._cost(part, blueprint)) for part in work.parts]
+        return sum(costs[work.before_tiles :]) / sum(costs)
 
     def advise(self, need: StageNeed, budget: int) -> str:
         """Say that RAM helps, too, and which decoders need less."""

@@ -89,11 +89,13 @@ class DecodingWork:
         parts: what is computed.
         interval: bytes of the frames that are blended at once, in float32.
         kept: bytes that wait until the last frame.
+        before_tiles: how many of the parts look at the whole clip before it is divided.
     """
 
     parts: tuple[Work, ...]
     interval: int
     kept: int = 0
+    before_tiles: int = 0
 
     @property
     def finishing(self) -> int:

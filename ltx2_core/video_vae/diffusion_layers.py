@@ -1,8 +1,9 @@
 """The blocks of the diffusion decoder (see README.md, "Diffusion"). Clips are (B, T, H, W, C)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +11,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..layers import Rotation, needs_grad
-from ..layers.norms import RMSNorm
+from ..layers.norms import RMSNorm, rms_norm
 from .diffusion_config import StageConfig, UpsampleConfig
 from .keyframe_attention import Hidden, Joint, attend_jointly, on_each
 from .neighbourhood_attention import Size, attend
 
 _THETA = 10_000.0
 SHARES = 8  # of a clip that are rotated, whose channels are mixed, and that become cells, at a time
+HEAD_SHARES = 2  # of the heads that attend, one after the other
 _FEWEST = 4096  # tokens at a time, enough for full speed
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention of every token to the window around it. There is no ``forward``: blocks call the steps."""
+    """Multi-head attention of every token to the window around it. There is no ``forward``: blocks call ``attend``."""
 
     def __init__(self, channels: int, head_dim: int, kernel: Size):
         super().__init__()
@@ -30,39 +32,62 @@ class WindowAttention(nn.Module):
         self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
         self.out = nn.Linear(channels, channels)
 
-    def project(self, x: Tensor) -> Tensor:
-        """Project tokens (B, T, H, W, C) to queries, keys and values without positions, (B, T, H, W, 3, heads, d)."""
-        return self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
+    def attend(self, x: Hidden, prepare: Callable[[Tensor], Tensor]) -> Hidden:
+        """Attend and project hidden states (B, T, H, W, C), of which tokens are ``prepare``d before.
 
-    def attend(self, qkv: Hidden) -> Hidden:
-        """Attend and project; (B, T, H, W, 3, heads, d), which is overwritten, to (B, T, H, W, C)."""
-        if isinstance(qkv, Joint):
-            return self._attend_jointly(qkv)
-        q, k, v = self._placed(qkv)
-        found = attend(q, k, v, self.kernel)
-        del q, k, v, qkv
-        return self.out(found.flatten(-2))
+        Some heads run at a time, whose queries, keys and values then take little beside what all of them find.
+        """
+        found = on_each(lambda each: torch.empty_like(each).unflatten(-1, (-1, self.head_dim)), x)
+        tokens = x.clip if isinstance(x, Joint) else x
+        count = tokens.shape[-1] // self.head_dim
+        step = math.ceil(count / HEAD_SHARES) if tokens[..., 0].numel() > _FEWEST else count
+        for first in range(0, count, step):
+            heads = slice(first, first + step)
+            self._attend(x, prepare, heads, on_each(partial(_heads_of, heads), found))
+        return on_each(lambda each: self.out(each.flatten(-2)), found)
 
-    def _attend_jointly(self, qkv: Joint) -> Joint:
-        clip, keyframes = self._placed(qkv.clip), self._placed(qkv.keyframes, qkv.times)
-        q, k, v = (Joint(a, b, qkv.times) for a, b in zip(clip, keyframes))
-        found = attend_jointly(q, k, v, self.kernel)
-        return found.map(lambda x: self.out(x.flatten(-2)))
+    def _attend(self, x: Hidden, prepare: Callable[[Tensor], Tensor], heads: slice, found: Hidden) -> None:
+        """Write what these heads find to ``found`` (B, T, H, W, heads, d)."""
+        if isinstance(x, Joint) and isinstance(found, Joint):
+            clip, keyframes = self._project(x.clip, prepare, heads), self._project(x.keyframes, prepare, heads, x.times)
+            q, k, v = (Joint(a, b, x.times) for a, b in zip(clip, keyframes))
+            found.map(Tensor.copy_, attend_jointly(q, k, v, self.kernel))
+        else:
+            q, k, v = self._project(x, prepare, heads)
+            attend(q, k, v, self.kernel, found)
 
-    def _placed(self, qkv: Tensor, times: Sequence[float] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values with their positions; in time at ``times``, None for one after the other."""
-        q, k, v = qkv.unbind(-3)
-        rope = AxialRope.of((q.shape[1], q.shape[2], q.shape[3]), self.head_dim, q.device, times)
-        return self._place(q, self.q_norm, self.head_dim**-0.5, rope), self._place(k, self.k_norm, 1.0, rope), v
+    def _project(
+        self, x: Tensor, prepare: Callable[[Tensor], Tensor], heads: slice, times: Sequence[float] | None = None
+    ) -> Sequence[Tensor]:
+        """Queries, keys and values of these heads with their positions; in time at ``times``, None for one after the
+        other."""
+        rope = AxialRope.of((x.shape[1], x.shape[2], x.shape[3]), self.head_dim, x.device, times)
+        linear = self._linear(heads)
 
-    def _place(self, x: Tensor, norm: RMSNorm, scale: float, rope: "AxialRope") -> Tensor:
-        """Normalise the heads of ``x`` (B, T, H, W, heads, d), scale them, and rotate them by their positions."""
-        if needs_grad(x):
-            return rope(norm(x).float().mul(scale)).to(x.dtype)
+        def project(part: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+            q, k, v = linear(prepare(part)).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
+            q, k = self.q_norm(q).float() * self.head_dim**-0.5, self.k_norm(k).float()
+            return rope(q, first), rope(k, first), v
+
+        if needs_grad(x, self.qkv.weight):
+            return [each.to(x.dtype) for each in project(x)]
+        count = len(range(x.shape[-1] // self.head_dim)[heads])
+        made = x.new_empty(3, *x.shape[:-1], count, self.head_dim).unbind(0)
         step = math.ceil(x.shape[1] / SHARES)
         for first, part in zip(range(0, x.shape[1], step), x.split(step, dim=1)):
-            part.copy_(rope(norm(part).float().mul_(scale), first))
-        return x
+            for target, each in zip(made, project(part, first)):
+                target[:, first : first + step].copy_(each)
+        return made
+
+    def _linear(self, heads: slice) -> Callable[[Tensor], Tensor]:
+        """Return the part of ``qkv`` that is of these heads; a quantised layer is computed as a whole."""
+        if not isinstance(self.qkv, nn.Linear):
+            return lambda x: self.qkv(x).unflatten(-1, (3, -1, self.head_dim))[..., heads, :].flatten(-3)
+        weight, bias = (
+            each.unflatten(0, (3, -1, self.head_dim))[:, heads].flatten(0, 2)
+            for each in (self.qkv.weight, self.qkv.bias)
+        )
+        return partial(F.linear, weight=weight, bias=bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +145,16 @@ class GatedMLP(nn.Module):
         self.up = nn.Linear(channels, hidden, bias=False)
         self.down = nn.Linear(hidden, channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the channels of each token of ``x`` (B, T, H, W, C)."""
+    def forward(self, x: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mix the channels of each token of ``x`` (B, T, H, W, C), which is ``prepare``d before."""
         if needs_grad(x):
+            x = prepare(x)
             return self.down(F.silu(self.gate(x)) * self.up(x))
         tokens = x.flatten(0, -2)
         output = torch.empty_like(tokens)
         step = max(_FEWEST, math.ceil(len(tokens) / SHARES))
-        for source, target in zip(tokens.split(step), output.split(step)):
+        for part, target in zip(tokens.split(step), output.split(step)):
+            source = prepare(part)
             target.copy_(self.down(torch.ops.aten.silu_(self.gate(source)).mul_(self.up(source))))
         return output.view_as(x)
 
@@ -150,10 +177,9 @@ class Block(nn.Module):
 
     def forward(self, x: Hidden, shifts: Sequence[tuple[Tensor, Tensor] | None] = (None, None)) -> Hidden:
         """Return the next hidden states of ``x`` (B, T, H, W, C); ``shifts`` modulate the two norms."""
-        qkv = on_each(lambda each: self.attention.project(_modulate(self.norm1(each), shifts[0])), x)
-        x = on_each(lambda each, change: _add(each, change, self.attention_gate), x, self.attention.attend(qkv))
-        del qkv
-        return on_each(lambda each: _add(each, self.mlp(_modulate(self.norm2(each), shifts[1])), self.mlp_gate), x)
+        first, second = (partial(_normalise, *each) for each in zip((self.norm1, self.norm2), shifts))
+        x = on_each(lambda each, change: _add(each, change, self.attention_gate), x, self.attention.attend(x, first))
+        return on_each(lambda each: _add(each, self.mlp(each, second), self.mlp_gate), x)
 
 
 class DiffusionBlock(nn.Module):
@@ -226,6 +252,11 @@ class Upsample(nn.Module):
         return x[:, 1:] if drop_first and t == 2 else x
 
 
+def _heads_of(heads: slice, x: Tensor) -> Tensor:
+    """Return these heads of ``x`` (..., heads, d)."""
+    return x[..., heads, :]
+
+
 def _gate(channels: int, wanted: bool) -> nn.Parameter | None:
     return nn.Parameter(torch.empty(channels)) if wanted else None
 
@@ -235,8 +266,10 @@ def _add(x: Tensor, change: Tensor, gate: Tensor | None) -> Tensor:
     return (change if gate is None else change * gate).add_(x)
 
 
-def _modulate(x: Tensor, change: tuple[Tensor, Tensor] | None) -> Tensor:
+def _normalise(norm: RMSNorm, change: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
+    """Return norm(x) (1 + scale) + shift."""
     if change is None:
-        return x
+        return norm(x)
     shift, scale = change
-    return x * (1 + scale) + shift if needs_grad(x, scale) else x.mul_(1 + scale).add_(shift)
+    normal = rms_norm(x, norm.eps, norm.weight * (1 + scale))
+    return normal + shift if needs_grad(normal, shift) else normal.add_(shift)

@@ -24,7 +24,7 @@ _LARGEST = 2**31  # elements of a tensor that kernels are trusted to address
 _log = logging.getLogger(__name__)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tensor | None = None) -> Tensor:
     """Return softmax(q k^T) v over the window of each query.
 
     A window has exactly ``kernel`` keys: it is centred on its query and shifted inwards at the borders of the clip. An
@@ -35,23 +35,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
         k: Keys, of the same shape.
         v: Values, of the same shape.
         kernel: Keys along time, height and width.
+        output: Where to write it, such as some heads of a tensor; None for a new one.
 
     Returns:
         (B, T, H, W, heads, d).
     """
     fast = find_kernel(q.device, q.dtype, q.shape[-1]) if q.numel() < _LARGEST else None
     frames, rows, columns = (min(reach, length) for reach, length in zip(kernel, q.shape[1:4]))
-    return (fast or attend_in_bricks)(q, k, v, (frames, rows, columns))
+    if fast is None:
+        return attend_in_bricks(q, k, v, (frames, rows, columns), output)
+    found = fast(q, k, v, (frames, rows, columns))
+    return found if output is None else output.copy_(found)
 
 
-def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size) -> Tensor:
+def attend_in_bricks(q: Tensor, k: Tensor, v: Tensor, kernel: Size, output: Tensor | None = None) -> Tensor:
     """Attend the plain way: in bricks of queries, whose windows together are one box; arguments as for ``attend``.
 
-    A share of all bricks runs at a time. Those inside the clip have one mask, those at its borders one each.
+    A share of the bricks that see the same of their boxes runs at a time.
     """
     layout = _layout((q.shape[1], q.shape[2], q.shape[3]), kernel)
     asked, seen = layout.cells_of_brick.to(q.device), layout.cells_of_box.to(q.device)
-    output = torch.empty_like(q)
+    output = torch.empty_like(q) if output is None else output
     for clip in range(len(q)):
         queries, keys, values, result = (x[clip].flatten(0, 2) for x in (q, k, v, output))
         for bricks, boxes, mask in layout.shares(q.device):
@@ -116,35 +120,31 @@ class _Layout:
     """The bricks of a clip. Cells are counted from the clip's first, row by row; all tensors are on the CPU."""
 
     axes: tuple[_Axis, _Axis, _Axis]
-    bricks: Tensor  # (N,), the first cell of each brick, those inside of the clip first
+    bricks: Tensor  # (N,), the first cell of each brick, those of the same masks together
     boxes: Tensor  # (N,), that of its box
-    patterns: Tensor  # (N, 3), which of the masks of each axis it has
-    inside: int  # how many bricks have the first mask of every axis
+    alike: list[int]  # how many bricks in a row have the same masks
+    patterns: Tensor  # (len(alike), 3), which of the masks of each axis they have
     cells_of_brick: Tensor  # (q,), from the first one on
     cells_of_box: Tensor  # (k,)
 
     def shares(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yield the first cells of some bricks and of their boxes, and a mask that broadcasts to (n, heads, q, k)."""
-        bricks, boxes, patterns = self.bricks.to(device), self.boxes.to(device), self.patterns.to(device)
+        """Yield the first cells of some bricks and of their boxes, and the mask (q, k) that they have in common."""
         masks = [axis.seen().to(device) for axis in self.axes]
-        step = max(1, math.ceil(len(bricks) / _SHARES))
-        for first in range(0, self.inside, step):
-            here = slice(first, min(first + step, self.inside))
-            yield bricks[here], boxes[here], None if self._all_seen else _mask(masks, patterns[:1])
-        for first in range(self.inside, len(bricks), step):
-            here = slice(first, first + step)
-            yield bricks[here], boxes[here], _mask(masks, patterns[here])
+        step = max(1, math.ceil(len(self.bricks) / _SHARES))
+        each = (x.to(device).split(self.alike) for x in (self.bricks, self.boxes))
+        for bricks, boxes, pattern in zip(*each, self.patterns.tolist()):
+            mask = None if self._all_seen else _mask(*(mask[number] for mask, number in zip(masks, pattern)))
+            yield from ((some, others, mask) for some, others in zip(bricks.split(step), boxes.split(step)))
 
     @property
     def _all_seen(self) -> bool:
         return all(axis.box == axis.reach for axis in self.axes)
 
 
-def _mask(masks: list[Tensor], patterns: Tensor) -> Tensor:
-    """Which keys of its box each query of a brick sees, (n, 1, q, k)."""
-    t, h, w = (mask.index_select(0, pattern) for mask, pattern in zip(masks, patterns.unbind(1)))
-    seen = t[:, :, None, None, :, None, None] & h[:, None, :, None, None, :, None] & w[:, None, None, :, None, None, :]
-    return seen.flatten(1, 3).flatten(2)[:, None]
+def _mask(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """Which keys of its box each query of a brick sees, (q, k), from those of each axis."""
+    seen = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
+    return seen.flatten(0, 2).flatten(1)
 
 
 @lru_cache(maxsize=32)
@@ -153,7 +153,8 @@ def _layout(size: Size, kernel: Size) -> _Layout:
     axes = [_Axis.of(length, brick, reach) for length, brick, reach in zip(size, BRICK, kernel)]
     numbers = [torch.tensor([axis.patterns.index(each) for each in axis.offsets]) for axis in axes]
     patterns = torch.cartesian_prod(*numbers)
-    order = (patterns != 0).any(1).to(torch.int8).argsort(stable=True)
+    kinds, kind, alike = patterns.unique(dim=0, return_inverse=True, return_counts=True)
+    order = kind.argsort(stable=True)
 
     def count(sides: Iterable[Iterable[int]]) -> Tensor:
         t, h, w = torch.cartesian_prod(*(torch.tensor(list(side)) for side in sides)).unbind(1)
@@ -163,8 +164,8 @@ def _layout(size: Size, kernel: Size) -> _Layout:
         axes=(axes[0], axes[1], axes[2]),
         bricks=count(axis.starts for axis in axes)[order],
         boxes=count(axis.boxes for axis in axes)[order],
-        patterns=patterns[order],
-        inside=int((patterns == 0).all(1).sum()),
+        alike=alike.tolist(),
+        patterns=kinds,
         cells_of_brick=count(range(axis.brick) for axis in axes),
         cells_of_box=count(range(axis.box) for axis in axes),
     )
@@ -205,9 +206,8 @@ _TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 4e-3}  # as shares of the la
 def _self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
     """Return the largest difference between ``kernel`` and the plain way, as a share of the largest value."""
     generator, window = torch.Generator().manual_seed(0), (3, 11, 5)
-    qkv = torch.randn((1, 7, 12, 13, 3, 2, head_dim), generator=generator).to(device, dtype)
-    qkv[..., 0, :, :] *= head_dim**-0.5
-    q, k, v = qkv.unbind(-3)  # as they lie in the memory of a block
+    q, k, v = torch.randn((3, 1, 7, 12, 13, 2, head_dim), generator=generator).to(device, dtype).unbind(0)
+    q *= head_dim**-0.5
     expected = attend_in_bricks(q, k, v, window).float()
     found = kernel(q, k, v, window).float()
     return ((found - expected).abs().max() / expected.abs().max()).item()

@@ -19,6 +19,7 @@ from ltx2_core.checkpoint.keys.video_vae import DIFFUSION_DECODER, VIDEO_ENCODER
 from ltx2_core.errors import CheckpointError, SettingError
 from ltx2_core.health import Seams
 from ltx2_core.memory import Store
+from ltx2_core.memory.trace import cost
 from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.video_vae import (
     DecoderInput,
@@ -30,6 +31,7 @@ from ltx2_core.video_vae import (
     VideoEncoder,
     VideoVAEConfig,
     diffusion_decoder,
+    diffusion_layers,
 )
 from ltx2_core.video_vae.diffusion_config import RELEASED
 from ltx2_core.video_vae.diffusion_tiles import CellGrid, least_overlap
@@ -273,7 +275,7 @@ def test_gates_of_old_files_are_folded_rows():
     gated.load_state_dict(state)
     plain.load_state_dict(plain.state_dict() | folded)
     latent, noise = random(1, 8, 2, 3, 3), random(1, 3, 9, 96, 96)
-    compare("video_vae.diffusion gates", gated(latent, noise), plain(latent, noise), tolerance=3e-5)
+    compare("video_vae.diffusion gates", gated(latent, noise), plain(latent, noise), tolerance=4e-5)
 
 
 def test_absent_fields_are_those_of_the_official_reader():
@@ -410,6 +412,37 @@ def test_streamed_blocks_give_the_same_frames(budget):
     with store.use():
         assert torch.equal(whole(decoder, latent, Tiling(4096, 160, 4096, 40)), expected)
         assert len(store.link.sent) > 5
+
+
+@torch.no_grad()
+def test_heads_that_attend_one_half_after_the_other_find_the_same(monkeypatch):
+    decoder, x, context = tiny(), random(1, 12, 20, 20, 32), random(1, 12, 20, 20, 32, seed=2)
+    halves = decoder.diffusion[0](x, context, decoder.time(1.0))
+    monkeypatch.setattr(diffusion_layers, "HEAD_SHARES", 1)
+    assert_close(decoder.diffusion[0](x, context, decoder.time(1.0)), halves, atol=1e-6, rtol=1e-6)
+
+
+def test_a_block_takes_little_more_than_four_of_its_hidden_states():
+    """With all queries, keys and values at once, and a mask for every brick at a border, it took 6.5."""
+    with torch.device("meta"):
+        decoder = DiffusionDecoder(DiffusionDecoderConfig.from_json(PUBLISHED)).bfloat16().requires_grad_(False)
+        x = torch.empty(1, 64, 64, 64, 256, dtype=torch.bfloat16)
+        block, time = decoder.diffusion[0], decoder.time(1.0)
+    assert cost(lambda: block(x, x, time)).peak < 4.4 * x.nbytes
+
+
+def test_the_work_of_blocks_that_are_alike_is_counted_once_and_multiplied():
+    operations = []
+    for depth in (1, 2, 3):
+        config = DiffusionDecoderConfig.from_json(section(stage_depths=[1, 1, 1, 1, depth]))
+        with torch.device("meta"):
+            decoder, latent = DiffusionDecoder(config).requires_grad_(False), torch.empty(1, 8, 3, 4, 4)
+        parts = decoder.work(DecoderInput(latent, decoder.usual_tiling, Denoising(decoder_steps=2))).parts
+        operations.append(sum(cost(part.run).products * part.times for part in parts))
+    one, two, three = operations
+    channels, positions = decoder.config.stages[-1].channels, 17 * 32 * 32
+    mlp = 3 * channels * 4 * channels
+    assert three - two == two - one == pytest.approx(2 * 2 * positions * (5 * channels**2 + mlp), rel=1e-3)
 
 
 def test_training_writes_nothing_over_what_gradients_need():

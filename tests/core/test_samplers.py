@@ -9,6 +9,7 @@ import torch
 from agreement import compare
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent, Noise
@@ -86,6 +87,27 @@ def test_a_latent_is_as_noisy_as_its_sigma_says(name):
     for step in run(name, model, target * 0.2 + noise * 0.8, [0.8, 0.6, 0.5, 0.4]):
         left = step.latent.video - target.video * (1 - step.sigma)
         assert left.std().item() == pytest.approx(step.sigma, rel=0.02)
+
+
+class Doubles(TorchDispatchMode):
+    """Notes whether any number of 64 bits was made."""
+
+    met = False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        self.met |= isinstance(made, Tensor) and made.dtype == torch.float64
+        return made
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu", "privateuseone", "cpu"])
+def test_devices_without_float64_are_asked_for_none(kind):
+    """Those of Apple, of Intel and of DirectML."""
+    elsewhere = type("Elsewhere", (Tensor,), {"device": property(lambda self: torch.device(kind))})
+    latent = av_latent(0).map(lambda x: x.as_subclass(elsewhere))
+    with Doubles() as doubles:
+        run("res_2s", Toy(), latent)
+    assert doubles.met == (kind == "cpu")
 
 
 @every
