@@ -46,6 +46,11 @@ app.registerExtension({
     api.addEventListener("ltx2av.status", ({ detail }) => withNode(detail.node, (node) => showStatus(node, detail)));
     // ComfyUI hands a text only to nodes of the graph on screen, and not to those in a subgraph that is closed.
     api.addEventListener("progress_text", ({ detail }) => withNode(detail.nodeId, (node) => say(node, detail.text)));
+    // What a node said stays with its result: a page that was opened after that run is told, too.
+    api.addEventListener("executed", ({ detail }) => {
+      const said = detail.output?.ltx2av_said?.at(-1);
+      if (said) withNode(detail.display_node ?? detail.node, (node) => say(node, said));
+    });
     api.addEventListener("execution_cached", ({ detail }) => forget(new Set(detail.nodes.map(String))));
     api.addEventListener("executing", ({ detail }) => detail && withNode(detail.node ?? detail, say));
   },

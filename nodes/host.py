@@ -262,20 +262,22 @@ def show_status(text: str) -> None:
 
 
 def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the ``execute`` of a node that shows errors on the node, too, before they are raised."""
+    """Return the ``execute`` of a node that shows errors on it before they are raised, and keeps what it says."""
 
     @wraps(method)
     def run(owner: type, **values: Any) -> Any:
         messages = _begin_messages()
         try:
             with stoppable(mm.throw_exception_if_processing_interrupted), clean_inference():
-                return method(owner, **values)
+                result = method(owner, **values)
         except LTX2Error as error:
             type(error).__module__ = "ltx2"  # what a page shows before the sentence, instead of a long path
             messages.add(str(error))
             raise
         finally:
             messages.set_status("")
+        result.ui = result.ui or ({"ltx2av_said": [messages.text]} if messages.text else None)
+        return result
 
     return run
 
@@ -358,9 +360,7 @@ def progress(total: int = 1) -> Callable[..., None]:
     bar.update_absolute(0)
 
     def show(done: int, total: int, picture: Tensor | None = None) -> None:
-        preview = None
-        if picture is not None:
-            preview = ("JPEG", as_image(picture), preview_size())
+        preview = None if picture is None else ("JPEG", as_image(picture), preview_size())
         bar.update_absolute(done, total, preview)
 
     return show

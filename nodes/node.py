@@ -64,6 +64,7 @@ class Node(io.ComfyNode):
             search_aliases=page.aliases,
             hidden=[*hidden, io.Hidden.prompt, io.Hidden.extra_pnginfo] if cls.knows_graph else hidden,
             is_output_node=cls.ends_graph,
+            has_intermediate_output=True,
             inputs=inputs,
             outputs=[_output(kind, name, page.outputs.get(name)) for name, kind in cls.outputs.items()],
         )

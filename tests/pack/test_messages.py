@@ -55,6 +55,14 @@ def test_an_error_stands_on_its_node_and_has_a_short_name(client, prompt):
     assert failure["exception_type"] == "ltx2.SettingError"
 
 
+def test_what_a_node_said_stays_with_its_result(client, prompt):
+    change(prompt, LTX2AVEmptyLatent={"width": 97})  # which it cannot be, and says so
+    empty = node(prompt, "LTX2AVEmptyLatent")
+    first, again = client.run(prompt), client.run(prompt)
+    assert empty in again.cached
+    assert again.outputs[empty] == first.outputs[empty] == {"ltx2av_said": [said(first, empty)[-1]]}
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["canvas", "nodes2"])
 def test_messages_are_of_the_last_run_and_keep_their_lines(visit, tmp_path, renderer):
@@ -67,4 +75,5 @@ def test_messages_are_of_the_last_run_and_keep_their_lines(visit, tmp_path, rend
     sampler, plan = str(ids["LTX2AVSample"]), str(ids["LTX2AVPlan"])
     assert len(seen["good"][plan]["lines"]) > 1 and seen["good"][plan]["apart"]
     assert NEEDS_NEGATIVE in seen["bad"][sampler]["lines"][-1] and seen["kind"] == "ltx2.SettingError"
+    assert seen["later"][plan]["lines"] == seen["again"][plan]["lines"], "a page that was opened later says nothing"
     assert not any(NEEDS_NEGATIVE in line for line in seen["again"][sampler]["lines"])

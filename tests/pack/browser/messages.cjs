@@ -1,10 +1,11 @@
-// What nodes say in three runs: a good one, one that fails, a good one again, of
+// What nodes say in three runs: a good one, one that fails, a good one again; and in a fourth one, on a page that was
+// opened after them and has its results from them, of
 //   { workflow, sampler, screenshot }   (sampler: the node's id, whose negative prompt is missing)
 // What was seen:
-//   { good, bad, again, kind }   (each run: the lines of each node, and whether each has a height of its own)
+//   { good, bad, again, later, kind }   (each run: the lines of each node, and whether each has a height of its own)
 const { visit, runToTheEnd } = require("./page.cjs");
 
-visit(1250, async (page, { sampler, screenshot }) => {
+visit(1250, async (page, { workflow, sampler, screenshot }) => {
   const seen = {};
   await page.evaluate(() => app.api.addEventListener("execution_error", ({ detail }) => (window.kind = detail.exception_type)));
   const runAndLook = async (name) => {
@@ -26,7 +27,12 @@ visit(1250, async (page, { sampler, screenshot }) => {
     app.graph.getNodeById(origin_id).connect(origin_slot, app.graph.getNodeById(id), slot);
   }, [sampler, link]);
   await runAndLook("again");
-  return { ...seen, kind: await page.evaluate(() => window.kind) };
+  const kind = await page.evaluate(() => window.kind);
+  await page.reload();
+  await page.waitForFunction(() => window.app?.graph?.nodes.length > 0);
+  await page.evaluate((graph) => app.loadGraphData(graph), workflow);
+  await runAndLook("later");
+  return { ...seen, kind };
 });
 
 function look() {
