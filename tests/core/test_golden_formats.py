@@ -1,5 +1,6 @@
 """Weights as the libraries that define the formats wrote them, byte for byte, and what they stand for."""
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from written import FORMAT, VECTORS, expected_of, file_of, read
 
 from ltx2_core.quantization import (
     FORMATS,
+    expand_stored,
     expand_weight,
     find_format,
     install_quantized_layers,
@@ -38,6 +40,34 @@ def test_the_numbers_of_a_stored_weight(name):
     assert found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance * expected.abs().max()
     x = torch.randn(3, expected.shape[1])
     torch.testing.assert_close(network["q"](x), x @ expand_weight(network["q"], torch.float32).T, atol=1e-4, rtol=1e-4)
+
+
+UNSAID = {
+    "int8_convrot_g256": '{"format": "int8_tensorwise", "convrot": true}',
+    "w4a8_codebook_g16_r256": '{"format": "asym_w4a8_int8"}',
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_groups_that_a_marker_does_not_name_are_the_usual_ones(name):
+    said, unsaid = file_of(name), torch.tensor(list(UNSAID[name].encode()), dtype=torch.uint8)
+    numbers = [expand_stored(stored_weights(said | more)["q.weight"]) for more in ({}, {"q.comfy_quant": unsaid})]
+    assert torch.equal(*numbers)
+
+
+def test_the_scales_of_the_scales_of_four_bits_are_those_of_256_blocks():
+    state, blocks = file_of("bnb_nf4_nested"), 257
+    about = json.dumps({"quant_type": "nf4", "shape": [blocks, 64], "nested_offset": 0.5}).encode()
+    state |= {
+        "q.weight": torch.full((blocks * 32, 1), 0xFF, dtype=torch.uint8),  # the largest number, which is 1
+        "q.weight_absmax": torch.full((blocks,), 255, dtype=torch.uint8),
+        "q.weight_nested_absmax": torch.tensor([2.0, 3.0]),
+        "q.weight_quant_state": torch.tensor(list(about), dtype=torch.uint8),
+    }
+    largest = float(state["q.weight_nested_quant_map"][255])
+    rows = expand_stored(stored_weights(state)["q.weight"]).float()[:, 0]
+    expected = torch.tensor([2 * largest + 0.5] * 256 + [3 * largest + 0.5])
+    torch.testing.assert_close(rows, expected, rtol=0.01, atol=0)
 
 
 def test_every_weight_of_the_vectors_is_tested():
@@ -159,6 +189,7 @@ def test_a_damaged_int8_weight_is_refused(change, found):
         ("w4a8_codebook_g16_r256", {"q.weight_s_channel": None}, (4, 256), "marked as asym_w4a8_int8, but is"),
         ("convrot_w4a4_r256", {"q.weight_scale": torch.full((4,), math.inf)}, (4, 256), "holds NaN or infinite"),
         ("bnb_int8", {"q.SCB": torch.zeros(4)}, (4, 64), r"q\.SCB is zero"),
+        ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(2)}, (4, 16), r"with float32 scales of shape \(2,\)"),
         ("fp8_scaled_e4m3", {"q.weight_scale": torch.ones(3, 5)}, (4, 16), r"with float32 scales of shape \(3, 5\)"),
     ],
 )
