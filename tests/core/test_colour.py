@@ -106,7 +106,7 @@ def coded(path: Path, codes: list[int], primaries: int, transfer: int, matrix: i
         rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
         rows[:, : values.shape[1]] = values
         plane.update(rows.tobytes())
-    options = {"crf": "1", "x265-params": "log-level=none"}
+    options = {"crf": "1", "x265-params": "log-level=none:bframes=0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx265", rate=24, options=options)
         stream.width, stream.height, stream.pix_fmt = luma.shape[1], 64, "yuv420p10le"
@@ -157,7 +157,9 @@ def test_a_wide_gamut_is_converted_in_a_file(tmp_path):
     pixels = (wide * 255).round().byte().numpy().repeat(32, 0)[None].repeat(64, 0)
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx265", rate=24, options={"crf": "1", "x265-params": "log-level=none"})
+        stream = container.add_stream(
+            "libx265", rate=24, options={"crf": "1", "x265-params": "log-level=none:bframes=0"}
+        )
         stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p10le"
         context = stream.codec_context
         context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, 14, 9, 1

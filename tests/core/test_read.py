@@ -143,7 +143,7 @@ def test_a_long_file_is_never_held_whole(tmp_path, monkeypatch):
 def encoded(path: Path, pixels: np.ndarray, codec: str, pix_fmt: str, matrix: int, limits: int) -> Path:
     """Three equal pictures, coded with a matrix (1 = BT.709, 5 = BT.601, 9 = BT.2020) and range (1 limited, 2 full)."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=24, options={"crf": "1", "x265-params": "log-level=none"})
+        stream = container.add_stream(codec, rate=24, options={"crf": "1", "x265-params": "log-level=none:bframes=0"})
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], pix_fmt
         stream.codec_context.colorspace, stream.codec_context.color_range = matrix, limits
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
