@@ -7,7 +7,7 @@ python -m benchmarks.plan_table --minutes
 import argparse
 
 from ltx2_core.geometry import ClipShape
-from ltx2_core.memory.machine import CARDS, GIB, Machine, pinnable
+from ltx2_core.memory.machine import CARDS, GIB, Machine, free_ram, pinnable
 from ltx2_core.memory.placement import DISK, HOST, Placement, Room
 from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
 from ltx2_core.pipeline.plan import Plan, plan_stages
@@ -70,7 +70,9 @@ def minutes(blueprint: Blueprint, kind: str, length: str, ram: int) -> list[str]
     cells = []
     for name in reversed(COLUMNS):
         card = CARDS[name]
-        plan = plan_clip(blueprint, shape, Room(card, card.budget, pinnable(ram, ram)), passes, steps)
+        plan = plan_clip(
+            blueprint, shape, Room(card, card.budget, pinnable(ram, ram), free=free_ram(ram, ram)), passes, steps
+        )
         cells.append(f"{max(1, round(plan.seconds / 60))} min" if plan.fits else "no")
     return cells
 
@@ -84,7 +86,7 @@ def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int, s
 
 def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
     """Return the seconds of a step of each stage and the share of streamed weights in the last one, or "no"."""
-    room = Room(card, card.budget, pinnable(ram, ram))
+    room = Room(card, card.budget, pinnable(ram, ram), free=free_ram(ram, ram))
     plans = [plan_clip(blueprint, shape, room, passes) for shape in shapes]
     if not all(plan.fits for plan in plans):
         return "no"
