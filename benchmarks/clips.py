@@ -16,7 +16,6 @@ a table of a page. With --tiny the built-in miniature.
 import argparse
 import gzip
 import json
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from ltx2_core.cli.parser import parse
 from ltx2_core.pipeline.local_engine import LocalEngine, best_device
 from ltx2_core.pipeline.stage import Networks, Stage
 
-from .cuda import machine_and_versions
+from .cuda import machine_and_versions, results_file
 from .markdown import markdown
 from .no_card import write_model, write_zeros
 
@@ -96,9 +95,8 @@ def main(arguments: list[str] | None = None) -> Path:
         print(table_of(json.loads(options.table.read_text())["rows"]))
         return options.table
     about = machine_and_versions(best_device()) | {"options": {k: str(v) for k, v in vars(options).items()}}
-    card = re.sub(r"[^a-z0-9]+", "-", about["card"].lower().removeprefix("nvidia "))
     options.output.mkdir(parents=True, exist_ok=True)
-    path, rows = options.output / f"clips_{card}_{about['date']}.json", list[dict[str, Any]]()
+    path, rows = results_file(options.output, "clips", about), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
         files = ["miniature"] if options.tiny else write_model(Path(folder), options.version)
         models = ltx2.open_models(*files, distilled=True)

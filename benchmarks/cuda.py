@@ -40,9 +40,9 @@ from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
 from ltx2_core.errors import DoesNotFitError
 from ltx2_core.geometry import ClipShape, audio_positions, video_positions
 from ltx2_core.memory import PinnedMemory, Plain, Store, Streamed
-from ltx2_core.memory.machine import GIB, Machine, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, this_machine
 from ltx2_core.memory.placement import Room, StageNeed, explain_refusal, place
-from ltx2_core.memory.ram import ram
+from ltx2_core.memory.ram import pinnable, ram
 from ltx2_core.memory.ring import Link
 from ltx2_core.memory.unit import Slot, Unit
 from ltx2_core.pipeline.blueprint import Blueprint
@@ -56,6 +56,7 @@ from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, 
 from . import peers
 from .markdown import markdown
 from .no_card import LENGTH
+from .weights import released
 
 HERE = Path(__file__).parent
 FORMATS = ("bf16", "fp8", "fp8 products")  # each is made from the one before; the last multiplies float8 by float8
@@ -82,8 +83,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace):
         self.deadline = time.perf_counter() + 60 * options.minutes
         self.device = torch.device("cpu" if options.tiny else "cuda:0")
-        config = HERE.parent / "tests" / "golden" / f"config_{options.version}.json"
-        self.config = json.loads(config.read_text())
+        self.config = released(options.version)
         self.section = self.config["transformer"] | (TINY if options.tiny else {})
         self.clips = {name: ClipShape(*SIZES[name], 121, FPS) for name in options.clips}
         self.small, size = SMALL
@@ -93,8 +93,7 @@ class Bench:
             self.small, self.caps = "tiny", (4, 1)
             self.shapes = self.clips = {"tiny": ClipShape(64, 64, 9, FPS)}
         self.about = machine_and_versions(self.device) | {"options": {k: str(v) for k, v in vars(options).items()}}
-        card = re.sub(r"[^a-z0-9]+", "-", self.about["card"].lower().removeprefix("nvidia "))
-        self.path = options.output / f"cuda_{card}_{self.about['date']}.json"
+        self.path = results_file(options.output, "cuda", self.about)
         self.format = ""
         self.rows: list[Figures] = []
         self.first: dict[tuple, tuple[str, list[Tensor], float]] = {}  # of each step: where, its result and seconds
@@ -543,6 +542,12 @@ def machine_and_versions(device: torch.device) -> Figures:
         except PackageNotFoundError:
             about[name] = "absent"
     return about
+
+
+def results_file(folder: Path, kind: str, about: Figures) -> Path:
+    """Return where figures of a ``kind`` are kept, by the card and the day."""
+    card = re.sub(r"[^a-z0-9]+", "-", about["card"].lower().removeprefix("nvidia "))
+    return folder / f"{kind}_{card}_{about['date']}.json"
 
 
 if __name__ == "__main__":

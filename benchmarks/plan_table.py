@@ -7,8 +7,9 @@ python -m benchmarks.plan_table --minutes
 import argparse
 
 from ltx2_core.geometry import ClipShape
-from ltx2_core.memory.machine import CARDS, GIB, Machine, free_ram, pinnable
+from ltx2_core.memory.machine import CARDS, GIB, Machine
 from ltx2_core.memory.placement import DISK, HOST, Placement, Room
+from ltx2_core.memory.ram import free_ram, pinnable
 from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling

@@ -18,7 +18,6 @@ from .markdown import markdown
 
 PROMPTS = ("a red ball bounces twice on the left", "a blue ball bounces once in the middle")
 CARD = "RTX 5090"  # that the plan is made for
-SIZE = {"width": 1280, "height": 704, "frames": 121}
 
 Seconds = dict[str, float]
 
@@ -47,12 +46,8 @@ def plan(version: str) -> Seconds:
     import ltx2_core as ltx2
     from ltx2_core.memory.machine import CARDS, GIB
     from ltx2_core.memory.placement import Room
-    from ltx2_core.pipeline.encode_text import contexts_cache
-    from ltx2_core.pipeline.generate import recipe_of
-    from ltx2_core.pipeline.local_engine import LocalEngine
-    from ltx2_core.pipeline.plan import plan_stages
-    from ltx2_core.pipeline.stages import Stages
 
+    from .full_size import plan_clip
     from .no_card import write_model
 
     torch.set_num_threads(1)
@@ -65,10 +60,7 @@ def plan(version: str) -> Seconds:
         found[f"open {version}"] = time.process_time() - start
         for name in ("first", "second"):
             start = time.process_time()
-            request = ltx2.Request.of(PROMPTS[0], cache=None, **SIZE).completed(recipe_of(models))
-            engine = LocalEngine(models, request.request.resources)
-            stages = Stages.of(request, engine, contexts_cache(engine, None))
-            plan_stages(stages, engine.blueprint, room, request.made, engine.load)
+            plan_clip(models, room)
             found[f"{name} plan of {version}"] = time.process_time() - start
     return found
 

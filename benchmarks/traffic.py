@@ -8,11 +8,9 @@ for its weight. Contenders that are not installed are left out; ComfyUI is found
 ~/comfy/ComfyUI.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from ltx2_core.transformer import StreamInput, Transformer, TransformerConfig, c
 
 from .markdown import markdown
 from .peers import diffusers, find_comfy, of_diffusers, of_ltx_core
+from .weights import released
 
 # What a card may have, and the plain way.
 OURS = {
@@ -39,7 +38,6 @@ QUANTISED = {
     "nvfp4": ("nvfp4", None),
 }  # fmt: skip
 TOKENS, AUDIO, TEXT = 14_080, 126, 1024
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"  # configurations of the released checkpoints
 
 Run = Callable[[], Any]
 
@@ -59,12 +57,6 @@ def streams(config: TransformerConfig) -> tuple[StreamInput, StreamInput]:
 
     widths = [config.caption_width or each.context_width for each in (config.video, config.audio)]
     return stream(TOKENS, 3, widths[0]), stream(AUDIO, 1, widths[1])
-
-
-def section_of(version: str) -> dict[str, Any]:
-    """Return what the released checkpoint of ``version`` says of its transformer."""
-    section: dict[str, Any] = json.loads((GOLDEN / f"config_{version}.json").read_text())["transformer"]
-    return section
 
 
 def of_ours(section: dict[str, Any]) -> Run:
@@ -170,7 +162,7 @@ def count_comfy(section: dict[str, Any]) -> Cost:
 
 def count(version: str) -> dict[str, Cost]:
     """Return what one block of ``version`` costs in every implementation that is there."""
-    section = section_of(version)
+    section = released(version)["transformer"]
     found = {}
     for name, kernels in OURS.items():
         with count_with(*kernels):
@@ -191,7 +183,7 @@ def main() -> str:
     """Return a table: bytes in h, those beside ours in bf16 with all kernels, and operations, of one block."""
     rows = []
     for version in ("2.0", "2.3"):
-        hidden, counted = hidden_bytes(section_of(version)), count(version)
+        hidden, counted = hidden_bytes(released(version)["transformer"]), count(version)
         ours = counted[f"ours, {list(OURS)[-1]}"].moved
         for name, found in counted.items():
             figures = f"{found.moved / hidden:.1f}", f"{found.moved / ours:.2f}", f"{found.launches:.0f}"

@@ -2,8 +2,8 @@
 //
 // The widget of the node keeps the strip as JSON (ltx2_core/conditioning/timeline.py checks it); here it is drawn, and every
 // change is written back into it, so that it is saved, copied and undone with the graph.
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { address, chooseFile, upload, waveform } from "./files.js";
 import { hide, redraw } from "./hide.js";
 import { addStyle } from "./style.js";
 
@@ -14,7 +14,6 @@ const ROOM = 358;
 const CELL = 8; // frames of a latent, to which entries snap
 const LEAST_RANGE = 1; // cells
 const WIDEST = 32; // times the width of the node
-const POINTS = 400; // of a waveform
 
 // What lies in each lane: its button, its file types, a new entry at a second, and the fields that are edited.
 const LANES = {
@@ -26,6 +25,7 @@ const LANES = {
   retakes: { add: "retake", make: (at, _, step) => ({ start: at, end: at + 4 * step, streams: "picture and sound" }) },
 };
 const NUMBERS = { at: [0, 3600], start: [0, 86400], end: [0, 3600], strength: [0, 1], noise: [0, 1] };
+const WHOLE = { seconds: [0.1, 3600], fps: [1, 240] };
 const CHOICES = {
   streams: ["picture and sound", "picture", "sound"],
   way: ["auto", "keyframe", "ingredients", "voice only"],
@@ -71,6 +71,7 @@ class Strip {
   marker = 0; // seconds, where new entries stand
   zoom = 1;
   chosen = null; // [lane, number]
+  isWriting = false; // the JSON, whose widget calls us back then
 
   constructor(node, widget) {
     [this.node, this.widget] = [node, widget];
@@ -79,6 +80,12 @@ class Strip {
     this.strip = create("div", { className: "ltx2av-strip" });
     this.track = create("div");
     this.editor = create("div");
+    this.frames = output("");
+    [this.ruler, this.mark] = [create("header"), create("i")];
+    this.ruler.addEventListener("pointerdown", (event) => {
+      this.marker = this.snap(this.secondAt(event));
+      this.placeMark();
+    });
     this.strip.append(this.track);
     this.element.append(this.tools, this.strip, this.editor);
     this.element.addEventListener("keydown", (event) => this.press(event));
@@ -99,7 +106,7 @@ class Strip {
     const { callback } = this.widget;
     this.widget.callback = (...given) => {
       callback?.apply(this.widget, given);
-      this.show();
+      if (!this.isWriting) this.show();
     };
     const { onConfigure } = this.node;
     this.node.onConfigure = (...given) => {
@@ -113,8 +120,8 @@ class Strip {
   read() {
     try {
       const content = JSON.parse(this.widget.value);
-      const lanes = Object.keys(LANES).every((lane) => content[lane] === undefined || Array.isArray(content[lane]));
-      return lanes && typeof content === "object" ? { seconds: 5, fps: 24, ...content } : null;
+      const whole = { seconds: 5, fps: 24, ...content };
+      return isObject(content) && isStrip(whole) ? whole : null;
     } catch {
       return null;
     }
@@ -122,19 +129,46 @@ class Strip {
 
   /** Write the strip back, and draw it. */
   write(content) {
-    const filled = Object.entries(content).filter(([lane, entries]) => !LANES[lane] || entries.length);
-    const before = this.widget.value;
-    this.widget.value = JSON.stringify(Object.fromEntries(filled), null, 1);
-    this.node.onWidgetChanged?.(this.widget.name, this.widget.value, before, this.widget);
+    this.keep(content);
     this.show();
+    this.makeStep();
+  }
+
+  /** Write the strip back alone. */
+  keep(content) {
+    const filled = Object.entries(content).filter(([lane, entries]) => !LANES[lane] || entries.length);
+    this.keepText(JSON.stringify(Object.fromEntries(filled), null, 1));
+    this.content = content;
+  }
+
+  keepText(text) {
+    const before = this.widget.value;
+    this.isWriting = true;
+    this.widget.value = text;
+    this.isWriting = false;
+    this.node.onWidgetChanged?.(this.widget.name, text, before, this.widget);
+  }
+
+  /** Let what has been changed be undone. */
+  makeStep() {
     const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // a step that can be undone
+    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
   }
 
   change(act) {
     const content = this.read();
     act(content);
     this.write(content);
+  }
+
+  /** Change what a field says. All fields and entries stay where they are: somebody is among them. */
+  changeField(act, done) {
+    const content = this.read();
+    act(content);
+    this.keep(content);
+    if (!done) return;
+    this.fitTrack();
+    this.makeStep();
   }
 
   get step() {
@@ -149,11 +183,10 @@ class Strip {
 
   show() {
     this.content = this.read();
-    hideChildren(this.tools, this.editor);
     if (!this.content) {
-      this.track.replaceChildren();
+      for (const each of [this.track, this.editor]) each.replaceChildren();
       const [edit, wrong] = [button("edit the JSON", () => this.editText()), output("This is no timeline.", true)];
-      this.tools.append(wrong, edit);
+      this.tools.replaceChildren(wrong, edit);
       return;
     }
     this.showTools();
@@ -164,19 +197,20 @@ class Strip {
   // A strip that another program wrote wrongly is mended as text.
   editText() {
     const text = create("textarea", { value: this.widget.value });
-    text.addEventListener("change", () => {
-      this.widget.value = text.value;
-      this.show();
-    });
-    this.editor.replaceChildren(text);
+    const set = (value, done) => {
+      this.keepText(value);
+      if (done) this.show();
+      if (done) this.makeStep();
+    };
+    this.editor.replaceChildren(written(text, set));
   }
 
   showTools() {
-    const { seconds, fps } = this.content;
-    const number = (name, value, least, most) =>
-      labelled(name, numberInput(value, least, most, (next) => this.change((content) => (content[name] = next))));
-    const frames = Math.max(0, Math.round((seconds * fps - 1) / CELL)) * CELL + 1;
-    this.tools.append(number("seconds", seconds, 0.1, 3600), number("fps", fps, 1, 240), output(`${frames} frames`));
+    const number = (name) => {
+      const set = (next, done) => this.changeField((content) => (content[name] = next), done);
+      return labelled(name, numberInput(this.content[name], ...WHOLE[name], set));
+    };
+    this.tools.replaceChildren(...Object.keys(WHOLE).map(number), this.frames);
     for (const [lane, { add }] of Object.entries(LANES)) this.tools.append(button(`+ ${add}`, () => this.add(lane)));
     const zoom = create("span"); // both in one line
     zoom.append(button("-", () => this.enlarge(0.5), "zoom out"), button("+", () => this.enlarge(2), "zoom in"));
@@ -189,45 +223,59 @@ class Strip {
   }
 
   showTrack() {
-    const { seconds } = this.content;
+    const lanes = Object.keys(LANES).map((lane) => {
+      const section = create("section");
+      section.dataset.lane = lane;
+      section.append(...(this.content[lane] ?? []).map((_, number) => this.item(lane, number)));
+      return section;
+    });
+    this.track.replaceChildren(this.ruler, ...lanes, this.mark);
+    this.fitTrack();
+  }
+
+  item(lane, number) {
+    const item = create("article", { tabIndex: 0 });
+    item.setAttribute("role", "button");
+    item.setAttribute("aria-selected", String(this.isChosen(lane, number)));
+    item.addEventListener("focus", () => this.choose(lane, number));
+    item.addEventListener("pointerdown", (event) => this.drag(event, item, lane, number));
+    return item;
+  }
+
+  /** Let the ruler and all entries on the track say what they are now. */
+  fitTrack() {
+    const { seconds, fps } = this.content;
+    this.frames.textContent = `${Math.max(0, Math.round((seconds * fps - 1) / CELL)) * CELL + 1} frames`;
     this.track.style.width = `${100 * this.zoom}%`;
-    const marker = create("i");
-    const place = () => (marker.style.left = this.left(this.marker));
-    const ruler = create("header");
+    this.ruler.replaceChildren();
     const every = niceStep(seconds / (8 * this.zoom));
     for (let time = 0; time < seconds; time = round(time + every)) {
       const tick = create("span", { textContent: `${time} s` });
       tick.style.left = this.left(time);
-      ruler.append(tick);
+      this.ruler.append(tick);
     }
-    ruler.addEventListener("pointerdown", (event) => {
-      this.marker = this.snap(this.secondAt(event));
-      place();
-    });
-    place();
-    this.track.replaceChildren(ruler, ...Object.keys(LANES).map((lane) => this.lane(lane)), marker);
+    this.placeMark();
+    for (const lane of Object.keys(LANES)) {
+      this.content[lane]?.forEach((entry, number) => this.fit(this.itemOf(lane, number), lane, entry, number));
+    }
   }
 
-  lane(lane) {
-    const section = create("section");
-    section.dataset.lane = lane;
-    section.append(...(this.content[lane] ?? []).map((entry, number) => this.item(lane, entry, number)));
-    return section;
+  fit(item, lane, entry, number) {
+    item.textContent = item.title = title(entry);
+    item.setAttribute("aria-label", `${LANES[lane].add} ${number + 1}: ${title(entry)}`);
+    this.place(item, lane, entry);
+    if ((lane === "pictures" || lane === "characters") && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
+    if (lane === "sounds" && entry.file) waveform(entry.file).then((url) => (item.style.backgroundImage = `url("${url}")`));
   }
 
-  item(lane, entry, number) {
-    const item = create("article", { tabIndex: 0, textContent: title(entry), title: title(entry) });
+  place(item, lane, entry) {
     const [from, to] = this.span(lane, entry);
     item.style.left = this.left(from);
     item.style.width = `${(100 * (to - from)) / this.content.seconds}%`;
-    item.setAttribute("role", "button");
-    item.setAttribute("aria-label", `${LANES[lane].add} ${number + 1}: ${title(entry)}`);
-    item.setAttribute("aria-selected", String(this.isChosen(lane, number)));
-    item.addEventListener("focus", () => this.choose(lane, number));
-    item.addEventListener("pointerdown", (event) => this.drag(event, item, lane, number));
-    if ((lane === "pictures" || lane === "characters") && entry.file) item.style.backgroundImage = `url("${address(entry.file)}")`;
-    if (lane === "sounds" && entry.file) waveform(entry.file).then((url) => (item.style.backgroundImage = `url("${url}")`));
-    return item;
+  }
+
+  placeMark() {
+    this.mark.style.left = this.left(this.marker);
   }
 
   /** From when to when an entry is drawn. */
@@ -272,6 +320,7 @@ class Strip {
 
   // Moves an entry, or the nearer end of a range; one that lies still is only chosen.
   drag(event, item, lane, number) {
+    item.focus(); // ends what is being written elsewhere, of which there may be another entry then
     const entry = this.content[lane][number];
     const begun = this.secondAt(event);
     const before = { ...entry };
@@ -285,13 +334,10 @@ class Strip {
       this.itemOf(lane, number)?.focus();
     };
     const listen = (type, hear) => window.addEventListener(type, hear, { signal: act.signal, capture: true });
-    item.focus();
     listen("pointermove", (moved) => {
       Object.assign(entry, before);
       this.shift(lane, entry, this.secondAt(moved) - begun, end);
-      const [from, to] = this.span(lane, entry);
-      item.style.left = this.left(from);
-      item.style.width = `${(100 * (to - from)) / this.content.seconds}%`;
+      this.place(item, lane, entry);
     });
     listen("pointerup", () => finish(true));
     listen("pointercancel", () => finish(false));
@@ -345,12 +391,21 @@ class Strip {
     if (files && !file) file = await chooseFile(files);
     if (files && !file) return;
     const name = file ? await upload(file) : "";
+    if (name === null) return;
     this.change((content) => {
       const others = one ? [] : (content[lane] ?? []);
-      content[lane] = [...others, make(this.snap(at), name, this.step)];
+      content[lane] = [...others, make(this.freePlace(others, at), name, this.step)];
       this.chosen = [lane, content[lane].length - 1];
     });
     this.itemOf(...this.chosen)?.focus();
+  }
+
+  /** The first place from `at` on where none of `others` stands: of two prompts, or pictures, in one place one would be lost. */
+  freePlace(others, at) {
+    let place = this.snap(at);
+    const isTaken = (each) => Math.abs((each.at ?? 0) - place) < this.step / 2;
+    while (place < this.content.seconds && others.some(isTaken)) place = this.snap(place + this.step);
+    return place;
   }
 
   async drop(event) {
@@ -370,9 +425,9 @@ class Strip {
     const entry = this.content[lane]?.[number];
     this.editor.replaceChildren();
     if (!entry) return;
-    const set = (name, value) => this.change((content) => (content[lane][number][name] = value));
     for (const [name, value] of Object.entries({ ...LANES[lane].make(0, "", 0), ...entry })) {
-      this.editor.append(field(name, value, (next) => set(name, next)));
+      const set = (next, done) => this.changeField((content) => (content[lane][number][name] = next), done);
+      this.editor.append(field(name, value, set));
     }
     this.editor.append(button("remove", () => this.remove(lane, number)));
   }
@@ -380,32 +435,50 @@ class Strip {
 
 function field(name, value, set) {
   if (name === "text") {
-    const text = create("textarea", { value, placeholder: "what is seen and heard from here on" });
-    text.addEventListener("change", () => set(text.value));
-    return text;
+    return written(create("textarea", { value, placeholder: "what is seen and heard from here on" }), set);
   }
   if (NUMBERS[name]) return labelled(name, numberInput(value, ...NUMBERS[name], set));
   const input = create(CHOICES[name] ? "select" : "input");
   input.append(...(CHOICES[name] ?? []).map((word) => create("option", { textContent: word, value: word })));
   input.value = value;
-  input.addEventListener("change", () => set(input.value));
-  return name === "voice" ? labelled(name, input, button("choose", () => chooseVoice(set))) : labelled(name, input);
+  const chosen = name === "voice" ? [button("choose", () => chooseVoice(input))] : [];
+  return labelled(name, written(input, set), ...chosen);
+}
+
+/** Hand on what is written into `input` as it is written, for a run may begin meanwhile; and again when it is done. */
+function written(input, set) {
+  for (const type of ["input", "change"]) input.addEventListener(type, () => set(input.value, type === "change"));
+  return input;
 }
 
 function numberInput(value, least, most, set) {
   const input = create("input", { type: "number", min: least, max: most, step: "any", value });
-  input.addEventListener("change", () => {
-    const next = Number(input.value);
-    if (input.value !== "" && next >= least && next <= most) set(next);
-    else input.value = value;
+  return written(input, (text, done) => {
+    const fits = text !== "" && isWithin(Number(text), [least, most]);
+    if (done && !fits) input.value = value;
+    if (done || fits) set(Number(input.value), done);
   });
-  return input;
 }
 
-async function chooseVoice(set) {
+async function chooseVoice(input) {
   const file = await chooseFile("audio/*,video/*");
-  if (file) set(await upload(file));
+  const name = file && (await upload(file));
+  if (!name) return;
+  input.value = name;
+  input.dispatchEvent(new Event("change"));
 }
+
+/** Whether all of `content` can be drawn. */
+function isStrip(content) {
+  const isRight = ([name, value]) => (NUMBERS[name] ? isWithin(value, NUMBERS[name]) : typeof value === "string");
+  const isEntry = (entry) => isObject(entry) && Object.entries(entry).every(isRight);
+  const isLane = (entries) => entries === undefined || (Array.isArray(entries) && entries.every(isEntry));
+  const isWhole = ([name, limits]) => isWithin(content[name], limits);
+  return Object.entries(WHOLE).every(isWhole) && Object.keys(LANES).every((lane) => isLane(content[lane]));
+}
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const isWithin = (value, [least, most]) => typeof value === "number" && value >= least && value <= most;
 
 function labelled(name, ...inputs) {
   const label = create("label");
@@ -424,7 +497,6 @@ function output(text, wrong = false) {
 }
 
 const create = (tag, content = {}) => Object.assign(document.createElement(tag), content);
-const hideChildren = (...elements) => elements.forEach((each) => each.replaceChildren());
 const stop = (event) => event.stopPropagation();
 const round = (second) => Math.round(second * 1000) / 1000;
 const title = ({ text, file, streams }) => String(text ?? file ?? streams ?? "");
@@ -438,53 +510,4 @@ function nearEnd({ clientX }, item) {
   const { left, right } = item.getBoundingClientRect();
   if (clientX - left < 6) return "start";
   return right - clientX < 6 ? "end" : null;
-}
-
-/** Where the server shows a file of the input folder. */
-function address(name) {
-  const [file, ...folders] = name.split("/").reverse();
-  const query = new URLSearchParams({ filename: file, subfolder: folders.reverse().join("/"), type: "input" });
-  return api.apiURL(`/view?${query}`);
-}
-
-function chooseFile(accept) {
-  return new Promise((resolve) => {
-    const input = create("input", { type: "file", accept });
-    input.addEventListener("change", () => resolve(input.files[0] ?? null));
-    input.addEventListener("cancel", () => resolve(null));
-    input.click();
-  });
-}
-
-/** Put a file into the input folder, and return its name there. */
-async function upload(file) {
-  const body = new FormData();
-  body.append("image", file);
-  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  const { name, subfolder } = await answer.json();
-  return subfolder ? `${subfolder}/${name}` : name;
-}
-
-const waveforms = new Map(); // by the name of a file
-
-/** A picture of how loud a sound is over time. */
-function waveform(name) {
-  if (!waveforms.has(name)) waveforms.set(name, drawWaveform(name).catch(() => ""));
-  return waveforms.get(name);
-}
-
-async function drawWaveform(name) {
-  const answer = await fetch(address(name));
-  const sound = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(await answer.arrayBuffer());
-  const samples = sound.getChannelData(0);
-  const canvas = create("canvas", { width: POINTS, height: LANE });
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#7fd6b0";
-  const size = Math.max(1, Math.floor(samples.length / POINTS));
-  for (let point = 0; point < POINTS; point++) {
-    let loudest = 0;
-    for (let at = point * size; at < (point + 1) * size; at++) loudest = Math.max(loudest, Math.abs(samples[at] ?? 0));
-    context.fillRect(point, (LANE * (1 - loudest)) / 2, 1, Math.max(1, LANE * loudest));
-  }
-  return canvas.toDataURL();
 }

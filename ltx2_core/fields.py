@@ -19,7 +19,8 @@ from pathlib import Path, PureWindowsPath
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from .errors import SettingError
+from .errors import SettingError, short
+from .errors.files import NOT_ON_WINDOWS, is_refused
 
 Settings = TypeVar("Settings")
 
@@ -302,17 +303,9 @@ def check_output_name(name: str, value: str, more: str = "") -> str:
             f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit, with its number and ending: write a "
             "shorter one."
         )
+    if refused := next(filter(is_refused, path.parts), None):
+        raise SettingError(f"{name} has {refused!r}, {NOT_ON_WINDOWS}")
     return path.as_posix()
-
-
-def short(number: float) -> str:
-    """Return a number as a sentence shows it: whole ones with all digits up to 20, others with six."""
-    if isinstance(number, int) and abs(number) < 10**20:
-        return str(number)
-    try:
-        return f"{float(number):g}"  # of fractions, too
-    except OverflowError:  # whole numbers have no largest one
-        return "a number of more than 300 digits"
 
 
 def settings_of(owner: type) -> Mapping[str, Setting]:

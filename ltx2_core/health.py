@@ -145,13 +145,9 @@ class PictureHealth:
     """Looks for faults of the picture while frames are decoded.
 
     It keeps a sample of the first frame, and six numbers of each.
-
-    Args:
-        stage: the name of the stage that makes the frames.
     """
 
-    def __init__(self, stage: str = "decoding the video"):
-        self._stage = stage
+    def __init__(self) -> None:
         # By chance, but always the same: a grid would fall in step with fences and blinds.
         self._places = torch.rand(2, PIXELS, generator=torch.Generator().manual_seed(0))
         self._first: Tensor | None = None  # (B, 1, PIXELS, 3)
@@ -172,7 +168,7 @@ class PictureHealth:
         """Return the faults of the frames so far, in any clip of the batch."""
         clips = torch.cat(self._figures, 1) if self._figures else ()
         faults = dict.fromkeys(_picture_fault(clip) for clip in clips)
-        return [_finding(self._stage, "picture", fault) for fault in faults if fault]
+        return [_finding("decoding the video", "picture", fault) for fault in faults if fault]
 
 
 class Seams:

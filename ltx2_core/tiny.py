@@ -165,7 +165,7 @@ def _write_gemma(folder: Path, kind: EncoderKind, seed: int) -> list[Path]:
         "text_config": encoder_config.to_json() | {"model_type": f"{model_type}_text"},
     }
     about |= {} if model_type == "gemma3" else {"gemma_version": _TRAINING}
-    (whole / "config.json").write_text(json.dumps(about, indent=1))
+    (whole / "config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(MINIATURE / "gemma-mini" / name, whole / name)
     single = folder / "gemma-tiny.safetensors"

@@ -24,9 +24,8 @@ from ..ltx2_core.errors import Finding, SettingError
 from ..ltx2_core.lora import Lora, LoraAdapter, Stack, Strengths, check_text_lora
 from ..ltx2_core.memory.arrival import arrival_on
 from ..ltx2_core.memory.link import link_to
-from ..ltx2_core.memory.machine import free_ram
 from ..ltx2_core.memory.placement import Placement, Room
-from ..ltx2_core.memory.ram import ram
+from ..ltx2_core.memory.ram import free_ram, ram
 from ..ltx2_core.memory.store import Store
 from ..ltx2_core.pipeline import prepare
 from ..ltx2_core.pipeline.blueprint import Blueprint, blueprint_of

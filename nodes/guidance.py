@@ -60,7 +60,7 @@ class RecipeNode(Node):
             raise SettingError("hq needs the size of the clip: connect LTX-2 Empty AV Latent to latent.")
         sigmas = recipe.sigmas(steps or None, tokens=tokens)
         cls.show(recipe.describe(model.models.kind_of(hq), len(sigmas) - 1))
-        return io.NodeOutput(Tensor(sigmas), StreamGuidance(recipe.video, recipe.audio))
+        return io.NodeOutput(Tensor(sigmas), recipe.guidance)
 
 
 class ScheduleNode(Node):

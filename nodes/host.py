@@ -32,16 +32,16 @@ from ..ltx2_core.fields import check_output_name
 from ..ltx2_core.media.exr import is_exr
 from ..ltx2_core.media.notes import VERSION, marked
 from ..ltx2_core.media.write import place_files
-from ..ltx2_core.memory.machine import free_ram, pinnable
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
-from ..ltx2_core.memory.ram import ram
+from ..ltx2_core.memory.ram import free_ram, pinnable, ram
 from ..ltx2_core.pipeline.benchmark import software_of_torch
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named
-from ..ltx2_core.pipeline.messages import Messages, Wishes
+from ..ltx2_core.pipeline.messages import Messages
 from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.precision import clean_inference
+from ..ltx2_core.pipeline.preview import PreviewWishes
 from ..ltx2_core.pipeline.sketch import as_image
 
 log = logging.getLogger("ltx2-av")
@@ -300,7 +300,7 @@ def guarded(node: type[io.ComfyNode], kinds: Kinds) -> type[io.ComfyNode]:
     return node
 
 
-_live_previews = Wishes()  # what our own setting says in each browser
+_live_previews = PreviewWishes()  # what our own setting says in each browser
 
 
 def answer_browser() -> None:

@@ -39,7 +39,7 @@ class MemoryPlan(Node):
     ) -> io.NodeOutput:  # fmt: skip
         engine, recipe, most = HostEngine(model, gemma=gemma), recipe_of(model.models), Resources(**limits)
         steps = tuple(recipe.sigmas() if sigmas is None else sigmas.tolist())
-        sampling = Sampling(steps, guidance or StreamGuidance(recipe.video, recipe.audio))
+        sampling = Sampling(steps, guidance or recipe.guidance)
         clip = GraphLatent(latent).planned_clip
         made = plan_clip(engine, clip, sampling, most, host.machine(engine.device(TRANSFORMER)))
         cls.show(made.summary())

@@ -14,6 +14,7 @@ from ..ltx2_core.pipeline.plan import Plan
 from ..ltx2_core.pipeline.raise_rate import check_known_keyframes
 from ..ltx2_core.sampling.tiles import TileSettings
 from ..ltx2_core.settings import RecipeSettings, SamplingSettings, SecondStage
+from ..ltx2_core.settings.second_stage import SECOND_STAGE_SOUND
 from .engine import HostEngine, LoadedModel, UpscalerLike, sampling_engine, upscaler_of
 from .inputs import choice, optional, sockets, widgets
 from .node import Node
@@ -75,7 +76,7 @@ class RefineNode(Node):
     inputs = [
         sockets("model", "positive", "latent"),
         widgets(SamplingSettings, "seed"),
-        choice("sound", lambda: ["hold", "refine", "hold and refer"]),
+        choice("sound", lambda: list(SECOND_STAGE_SOUND[1:])),  # no recipe is beside it
         widgets(SecondStage, "noise_scale", optional=True),
         optional("sigmas", "negative", "guidance"),
         widgets(TileSettings),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.conditions import Condition
 from ..ltx2_core.conditioning.light import ORDINARY, GivenLight
-from ..ltx2_core.conditioning.sockets import check_pictures
+from ..ltx2_core.conditioning.sockets import NOT_ONE, check_pictures
 from ..ltx2_core.conditioning.sources import AudioSource, VideoSource
 from ..ltx2_core.errors import SettingError
 from ..ltx2_core.fields import check_number
@@ -38,7 +38,7 @@ Video = Any  # a VIDEO of the host: of a file, or of components
 def video_source(images: Tensor | None, video: Video, space: str = ORDINARY) -> VideoSource:
     """Return what frames, in this ``space``, or a VIDEO hold, just one of which is given; a file is read later."""
     if (images is None) == (video is None):
-        raise SettingError("Connect either images or a video to this node.")
+        raise SettingError(NOT_ONE)
     if images is not None:
         return VideoSource(images[..., :3], light=GivenLight(space).meant)
     if space != ORDINARY:

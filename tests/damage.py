@@ -78,7 +78,7 @@ def whole_files(folder: Path, checkpoint: Path, gemma: Path, gemma_file: Path) -
     write_video(folder / "film.mp4", [frames], FPS, sound, 24_000)
     write_audio(folder / "sound.wav", sound, 24_000)
     Image.fromarray((frames[0] * 255).byte().numpy()).save(folder / "picture.png")
-    loras = tuple(write_lora(folder / f"{form}.safetensors", form) for form in ("lora", "loha", "lokr", "diff"))
+    loras = tuple(write_lora(folder / f"{form}.safetensors", form) for form in PARTS)
     media = (folder / "film.mp4", folder / "sound.wav", folder / "picture.png")
     decoder = folder / "decoder.safetensors"
     source, tensors = open_models(checkpoint).source("audio_decoder"), load_file(checkpoint)
@@ -92,6 +92,8 @@ PARTS = {
     "loha": {"hada_w1_a": (32, 4), "hada_w1_b": (4, 32), "hada_w2_a": (32, 4), "hada_w2_b": (4, 32), "alpha": ()},
     "lokr": {"lokr_w1": (4, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 8), "alpha": ()},
     "diff": {"diff": (32, 32), "diff_b": (32,)},
+    "boft": {"oft_blocks": (2, 8, 4, 4), "rescale": (32, 1), "alpha": ()},
+    "oft_R": {"oft_R.weight": (8, 6), "oft_R.scaled_oft": ()},
 }
 SETTINGS = {"r": 4, "lora_alpha": 8, "use_rslora": False, "alpha_pattern": {"to_q": 4}}
 
@@ -166,13 +168,18 @@ def read_lora(path: Path) -> list[torch.Tensor]:
     """Look at it, and compute every change."""
     inspect(path)
     lora = open_lora(path)
-    return [compute(delta) for _, _, delta in lora.layers if delta.shape]
+    return [compute(delta) for _, _, delta in lora.layers if delta.shape and delta.fits(shape_of(delta))]
 
 
 def compute(delta) -> torch.Tensor:
     """Return what a LoRA adds to a matrix of ones; its numbers are looked at first."""
     delta.check_numbers()
-    return delta.compute(torch.ones(delta.shape), {part: delta.tensor(part) for part in delta.parts})
+    return delta.compute(torch.ones(shape_of(delta)), {part: delta.tensor(part) for part in delta.parts})
+
+
+def shape_of(delta) -> tuple[int, ...]:
+    """The shape of a matrix that it changes, which has 32 of what the file does not say."""
+    return tuple(32 if side is None else side for side in delta.shape)
 
 
 def read_upscaler(path: Path) -> None:

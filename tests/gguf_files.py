@@ -17,11 +17,12 @@ from ltx2_core.quantization import BLOCKS
 
 NUMBERS = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
-    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30,
+    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39, "NVFP4": 40,
 }  # fmt: skip
 # Where blocks have float16 numbers, which random bytes would make infinite.
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2),
           "Q6_K": (208,)}  # fmt: skip
+SCALE_BYTES = {"MXFP4": (1, 116, 122), "NVFP4": (4, 8, 40)}  # how many there are, and which are not too large
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PREFIX = "model.diffusion_model."
 
@@ -84,6 +85,10 @@ def packed(tensor: Tensor, type: str) -> Stored:
 
 def random_blocks(type: str, count: int) -> Tensor:
     blocks = torch.randint(0, 256, (count, BLOCKS[type].nbytes), dtype=torch.uint8)
+    if type in SCALE_BYTES:
+        scales, low, high = SCALE_BYTES[type]
+        blocks[:, :scales] = torch.randint(low, high, (count, scales))
+        return blocks
     for at in HALVES.get(type, (0,)):
         blocks[:, at : at + 2] = (0.02 * torch.rand(count, 1)).half().view(torch.uint8)
     return blocks

@@ -31,6 +31,7 @@ def mux(
     sound: Tensor | None = None,
     sound_times: tuple[int, ...] = (0,),
     layout: str = "stereo",
+    sound_codec: str = "pcm_s16le",
     last: int | None = None,
     **options: str,
 ) -> Path:
@@ -43,7 +44,7 @@ def mux(
             stream = container.add_stream(codec, rate=min(1 / unit, 100), options={"g": "12"})
             stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 32, "yuv420p", unit
         if sound is not None:
-            audio = container.add_stream("pcm_s16le", rate=48000, layout=layout)
+            audio = container.add_stream(sound_codec, rate=48000, layout=layout)
         for time, picture in zip(times, numbered(len(times))):
             frame = av.VideoFrame.from_ndarray((picture * 255).byte().numpy(), format="rgb24")
             frame.pts, frame.time_base = time, unit

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import LTX2Error, MissingFileError, SettingError
+from ..errors.files import visible_files
 from ..errors.foreign import Fields, parse_json
 from .models import MINIATURE, Models
 from .text_encoder import TextEncoderFiles, open_text_encoder
@@ -198,7 +199,7 @@ def find_by_name(
     beside = models.source("transformer").file.path.parent
     place = "the model folders" if paths is not None else str(beside)
     if paths is None:
-        paths = [path for folder in (".", *folders) for path in sorted((beside / folder).glob("*.safetensors"))]
+        paths = [path for folder in (".", *folders) for path in visible_files(beside / folder, ".safetensors")]
     found = [path for path in paths if fnmatch(path.name.lower(), pattern)]
     if not found:
         raise MissingFileError(f"There is no {pattern} in {place}; {missing}.")

@@ -180,3 +180,8 @@ COMPONENTS = {
     ),
     "vocoder": _component(VOCODER, lambda config, shapes: make_vocoder(VocoderConfig.from_json(config["vocoder"]))),
 }
+
+
+def is_claimed(name: str) -> bool:
+    """Return whether a tensor of this official name belongs to any component, wanted or not."""
+    return any(component.claims(name) for component in COMPONENTS.values())

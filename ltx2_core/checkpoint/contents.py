@@ -13,17 +13,23 @@ DURATION_HEAD = (
 
 LORA_FILE = "is a LoRA: choose it in LTX-2 Load LoRA, or give it with --lora"
 
+OTHER_ADAPTER = (
+    "is an adapter of a kind that is not read here (IA3, VeRA ...), where LoRA, DoRA, LoHa, LoKr, GLoRA, OFT and BOFT "
+    "are"
+)
+
 # What marks the names of tensors; the first row that more than a few of a file's names match tells what it is.
 _CONTENTS = (
     (
-        r"[._]lora[._](?:linear_layer[._])?(?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude"
-        r"|\.diff(?:_b)?$|\.[wb]_norm$",
-        LORA_FILE,
+        r"\.(?:ia3_|vera_lambda|oft_diag|on_input$|set_weight$|oft_R.*\.(?:clipped_oft|cans_oft)$|dora_log_multiplier$)",
+        OTHER_ADAPTER,
     ),
     (
-        r"\.(?:boft_|oft_|ia3_|vera_lambda|on_input$|set_weight$|[ab][12]\.weight$)",
-        "is an adapter of a kind that is not read here (OFT, IA3, GLoRA, VeRA), where LoRA, DoRA, LoHa and LoKr are",
+        r"[._]lora[._](?:linear_layer[._])?(?:A|B|up|down)\b|\.hada_w|\.lokr_w|\.dora_scale$|\.lora_magnitude"
+        r"|\.diff(?:_b)?$|\.[wb]_norm$|\.oft_blocks$|\.b?oft_R\b|\.[ab][12]\.weight$",
+        LORA_FILE,
     ),
+    (r"^base_model\.model\.", OTHER_ADAPTER),  # of PEFT, which has many
     (r"^(?:duration_head|attention_pooler)\.", DURATION_HEAD),
     (
         r"post_feedforward_layernorm|pre_feedforward_layernorm",

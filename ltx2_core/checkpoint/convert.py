@@ -17,7 +17,7 @@ from ..quantization import KEPT_WORDS, WRITTEN, StoredWeight, find_format, kept_
 from .entries import MARKER
 from .files import TensorFile
 from .folders import open_files
-from .models import Models
+from .models import Models, is_encoder_alone
 from .targets import GGUFTarget, SafetensorsTarget, Stored
 from .text_encoder import TextEncoderFiles, find_kind
 from .write import Piece, check_new, write_tensors
@@ -145,7 +145,7 @@ def _open(path: Path) -> _Source:
             f"{path} is a model in several folders; give the one to convert, such as {files[0].path.name}."
         )
     file = files[0]
-    if (found := find_kind(file.entries)) is not None:
+    if is_encoder_alone(file) and (found := find_kind(file.entries)) is not None:
         encoder = TextEncoderFiles(path, (file,), *found)
         encoder.check_stored()
         return _Source(file, {ours: key for ours, (_, key) in encoder.names.items()}, encoder, False)

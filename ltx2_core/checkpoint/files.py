@@ -16,6 +16,7 @@ from torch import Tensor
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
 from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
+from ..errors.files import visible_files
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
@@ -373,7 +374,7 @@ def _unreadable(path: Path, error: OSError) -> OSError:
 def _check_regular(path: Path) -> None:
     if not path.is_file():
         if path.exists():
-            inside = f", such as {found.name} in it" if (found := next(path.glob("[!.]*.safetensors"), None)) else ""
+            inside = f", such as {found[0].name} in it" if (found := visible_files(path, ".safetensors")) else ""
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
     if os.path.exists(control := f"{path}.aria2"):  # which is no error for a path that cannot be

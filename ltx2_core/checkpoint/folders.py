@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, LTX2Error, MissingFileError
+from ..errors.files import visible_files
 from ..errors.foreign import Fields
 from .files import TensorFile, read_json
 from .joined import joined
@@ -87,7 +88,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
         CheckpointError: They are stored in an order that is not read.
     """
     check_order(folder)
-    for index in sorted(folder.glob("[!.]*.safetensors.index.json")):
+    for index in visible_files(folder, ".safetensors.index.json"):
         fields = Fields(read_json(index), str(index))
         names = set(map(str, fields.section("weight_map").content.values()))
         if not names or any(Path(name).name != name for name in names):
@@ -98,7 +99,7 @@ def weight_files(folder: Path, whose: str) -> list[Path]:
                 f"{folder} lacks {shorten_list(absent)}, which {index.name} names; download the rest."
             )
         return files
-    files = sorted(folder.glob("[!.]*.safetensors"))  # macOS leaves hidden ones
+    files = visible_files(folder, ".safetensors")
     if not files:
         raise MissingFileError(f"No .safetensors file is in {folder}; {_instead_in(folder, whose)}.")
     return sorted({shard for file in files for shard in shards_of(file)})

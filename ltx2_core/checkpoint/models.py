@@ -11,11 +11,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import CheckpointError, LTX2Error, SettingError, counted
+from ..errors import CheckpointError, LTX2Error, SettingError, counted, first_line
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
-from .components import COMPONENTS, ComponentNetwork, Variant
+from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
 from .contents import LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
@@ -187,10 +187,9 @@ class Models:
         except CheckpointError:
             raise
         except (ValueError, RuntimeError) as error:  # as torch refuses sizes that do not go together
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({reason}); take the "
-                "original file, or restore its config."
+                f"{file}: its config describes no {name.replace('_', ' ')} that can be made ({first_line(error)}); "
+                "take the original file, or restore its config."
             ) from error
         check_complete(network, source.names, title, source.variant.official)
         wanted = matrix_shapes(network)
@@ -334,10 +333,15 @@ def _input_for(name: str) -> str:
 
 def _parts(files: Sequence[TensorFile], encoder: Path | None) -> Sequence[TensorFile]:
     """The files without text encoders among them, but with one that is packed with the projection that they lack."""
-    parts = [file for file in files if find_kind(file.entries) is None]
+    parts = [file for file in files if not is_encoder_alone(file)]
     if parts and encoder is not None and encoder.exists() and not any(map(_has_projection, parts)):
         parts += [file for file in open_files(encoder) if _has_projection(file)]
     return parts or files
+
+
+def is_encoder_alone(file: TensorFile) -> bool:
+    """Return whether a file is a text encoder, with its projection at most, and no part of a whole model."""
+    return find_kind(file.entries) is not None and all(name == "text_features" for name, _ in sources_in(file))
 
 
 def _without_head(files: tuple[TensorFile, ...]) -> tuple[tuple[TensorFile, ...], DurationHeadFile | None]:
@@ -356,12 +360,14 @@ def _encoder(paths: Sequence[Path], files: Sequence[TensorFile], text_encoder: s
 
 
 def _unknown_keys(file: TensorFile) -> list[str]:
-    if find_kind(file.entries) is not None and _has_projection(file):
-        return []
-    used = {key for _, source in sources_in(file) for key in source.names.values()}
+    held = dict(sources_in(file))
+    used = {key for source in held.values() for key in source.names.values()}
     others = ((name, key) for name, key in file.official_names.items() if key not in used)
-    unclaimed = [key for name, key in others if not any(c.claims(name) for c in COMPONENTS.values())]
-    return [key for key in unclaimed if not is_file_marker(key)]
+    unclaimed = [key for name, key in others if not is_claimed(name) and not is_file_marker(key)]
+    if held and (found := find_kind(file.entries)) is not None:  # an encoder that is alone is no part of a model
+        kind, prefix = found
+        return [key for key in unclaimed if not kind.claims(key, prefix)]
+    return unclaimed
 
 
 def _has_projection(file: TensorFile) -> bool:
@@ -435,11 +441,25 @@ def _one_version(files: Sequence[TensorFile]) -> str:
             f"{names} does not look like LTX-2: neither its header nor its tensors name a version; choose an LTX-2 "
             f"checkpoint such as {_EXAMPLE}."
         )
-    common = [version for version in VERSIONS if all(version in each for each in possible.values())]
+    common = _in_all(possible.values()) or _in_all(filter(None, map(_versions_with, files)))
     if not common:
         parts = ", ".join(f"{name} is LTX-{' or '.join(versions)}" for name, versions in possible.items())
         raise CheckpointError(f"These files do not belong together: {parts}; choose files of one version.")
     return common[0]
+
+
+def _in_all(possible: Iterable[Collection[str]]) -> list[str]:
+    each_in = [*possible]
+    return [version for version in VERSIONS if all(version in versions for versions in each_in)]
+
+
+def _versions_with(file: TensorFile) -> tuple[str, ...]:
+    """The versions of the models that a file may be used in: for a video VAE alone all that have its latents."""
+    versions = versions_of(file)
+    if not {name for name, _ in sources_in(file)} <= {*VIDEO_VAE}:
+        return versions
+    latents = {VERSIONS[version].latents for version in versions}
+    return tuple(name for name, version in VERSIONS.items() if version.latents in latents)
 
 
 def versions_of(file: TensorFile) -> tuple[str, ...]:

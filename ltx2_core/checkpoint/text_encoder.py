@@ -4,7 +4,7 @@ README.md, "Text encoders").
 A further encoder is one more row of ENCODERS.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir  # which is no error for a path that cannot be
@@ -16,7 +16,7 @@ from ..errors import CheckpointError, MissingFileError, SettingError
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..quantization import check_library, check_stored, install_quantized_layers, is_file_marker, split_companion
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
-from .components import Variant
+from .components import Variant, is_claimed
 from .contents import tell_contents
 from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
 from .folders import ShardedFile, check_order, shards_of, weight_files
@@ -56,6 +56,10 @@ class EncoderKind:
         weight, suffix = split_companion(name)
         official = self.keys.official(weight)
         return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+
+    def claims(self, key: str, prefix: str) -> bool:
+        """Return whether the file's ``key`` is of an encoder of this kind, wanted or not."""
+        return self.keys.knows(split_companion(key)[0], prefix) or key.startswith(self.ignored)
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
         """Return the prefix of the text model among ``keys``; None if it is of another kind."""
@@ -107,9 +111,9 @@ class TextEncoderFiles:
             if self.kind.keys.knows(weight, self.prefix):
                 ours = str(self.kind.keys.ours(weight, self.prefix))
                 names[ours.removesuffix("weight") + suffix if suffix else ours] = (shard, key)
-            elif not key.startswith(self.kind.ignored) and not is_file_marker(key):
+            elif not self.kind.claims(key, self.prefix) and not is_file_marker(key):
                 unknown.append(key)
-        if unknown:
+        if unknown := self._without_model(unknown):
             self._check_unknown(unknown)
             if sibling := next((title for mark, title in _SIBLINGS.items() if any(mark in key for key in unknown)), ""):
                 raise CheckpointError(
@@ -121,6 +125,13 @@ class TextEncoderFiles:
                 f"{self.kind.needed}."
             )
         return names
+
+    def _without_model(self, unknown: Sequence[str]) -> list[str]:
+        """The ``unknown`` keys; none if this is the file of a whole model, which tells of its own."""
+        if not unknown:
+            return []
+        official = {key: name for name, key in self.whole.official_names.items()}
+        return [] if any(is_claimed(official[key]) for key in unknown) else [*unknown]
 
     def _check_unknown(self, unknown: Collection[str]) -> None:
         with named_errors(self.path.name):
@@ -233,10 +244,10 @@ class TextEncoderFiles:
             MissingFileError: There is none.
         """
         for shard, key in self.keys():
-            if key in wanted:
+            if (name := key.removeprefix("text_encoders.")) in wanted:
                 if shard.dtype(key) not in (torch.uint8, torch.int8):
                     raise CheckpointError(f"{key} in {shard.path.name} does not hold bytes; download it again.")
-                return key, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
+                return name, shard.get(key).numpy().tobytes(), f"{key} in {shard.path.name}"
         if (inside := self.whole.tokenizer_inside) is not None and inside[0] in wanted:
             return *inside, f"in the header of {self.path.name}"
         for file in self.companion_files():

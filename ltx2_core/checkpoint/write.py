@@ -127,7 +127,7 @@ def check_new(target: Path, source: Path, overwrite: bool) -> None:
     """
     with writing(target):
         folder = target.absolute().parent
-        if target.suffix == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):
+        if target.suffix.lower() == ".safetensors" and source.is_dir() and folder.is_dir() and folder.samefile(source):
             raise TargetExistsError(
                 f"{target} would lie among the files of {source.name} and hold what they hold; choose another "
                 "folder for the new file."
@@ -151,8 +151,8 @@ def write_tensors(target: Path, layout: Layout, pieces: Iterable[Piece]) -> None
     Raises:
         UnreadableFileError: the disk has no room for it, or refuses.
     """
-    folder = next(parent for parent in target.absolute().parents if parent.is_dir())
-    if layout.size > (free := shutil.disk_usage(folder).free):
+    folder = next((parent for parent in target.absolute().parents if parent.is_dir()), None)
+    if folder is not None and layout.size > (free := shutil.disk_usage(folder).free):
         raise UnreadableFileError(
             f"{target} needs {layout.size:,} bytes, and {folder} has {free:,} left. Make room there, or choose another "
             "folder."

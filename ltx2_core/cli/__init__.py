@@ -16,7 +16,7 @@ from ..pipeline.launch import follow_starter
 from ..pipeline.processes import Launch
 from .commands import COMMANDS
 from .parser import parse
-from .progress import shown_log
+from .progress import lossy_output, shown_log
 from .together import Tell, check_command, run_together
 
 __all__ = ["main", "sentence"]
@@ -58,10 +58,9 @@ def _run(arguments: Sequence[str] | None, launch: Launch, tell: Tell) -> int:
 
 def _work(arguments: Sequence[str], launch: Launch) -> None:
     options = parse(arguments)
-    with shown_log(), memory_told():
+    with lossy_output(), shown_log(), memory_told():
         check_command(options.command, launch)
         COMMANDS[options.command](options)
-    sys.stdout.flush()
 
 
 def _told(error: Exception, tell: Tell) -> int:
@@ -71,7 +70,8 @@ def _told(error: Exception, tell: Tell) -> int:
         return 1
     if not isinstance(error, (LTX2Error, OSError)):
         raise error
-    tell(f"error: {sentence(error)}")
+    with suppress(OSError):  # of a log that cannot be written
+        tell(f"error: {sentence(error)}")
     return 2
 
 

@@ -325,7 +325,7 @@ def read_clip(options: argparse.Namespace) -> tuple[ClipSettings, Sources]:
     sources = Sources(
         video_source(options.source, space), video_source(options.video, space), audio_source(options.audio)
     )
-    film = sources.source or sources.kept or video_source(options.dub, space)
+    film = sources.changed or sources.kept or video_source(options.dub, space)
     fps = exact_fps(options.fps or (own_fps(film) if film else None) or 24)
     length = AS_PROMPT if options.as_prompt_needs else AUTO
     clip = ClipSettings(**given(options, ClipSettings), fps=fps, streams=_streams(options), length=length)
@@ -427,7 +427,8 @@ def _upscalers(options: argparse.Namespace, models: Models) -> tuple[UpscalerFil
         space = find_upscaler(models, options.upscale)
     if space is not None and options.upscale not in (None, space.config.space):
         raise SettingError(
-            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}."
+            f"{space.file.path.name} enlarges by {float(space.config.space):g}, but --upscale is {options.upscale:g}: "
+            "leave out --upscale."
         )
     time = open_upscaler(options.temporal_upscaler) if options.temporal_upscaler else None
     return tuple(file for file in (space, time) if file is not None)

@@ -62,15 +62,16 @@ def make_batch(options: argparse.Namespace, bars: Bars) -> None:
 
 def _jobs(options: argparse.Namespace, folder: Path, maker: Maker) -> tuple[list[Job], list[Outcome]]:
     """The clips to make, and what became of all other lines."""
-    jobs, outcomes, seen = list[Job](), list[Outcome](), dict[Path, int]()
+    jobs, outcomes, seen = list[Job](), list[Outcome](), dict[str, int]()
     for line, seed in _wanted(options):
         number, files = line.number, tuple[str, ...]()
         try:
             job = job_of(line, options.values, folder, seed)
             files = job.files
-            if twice := next((each for each in job.targets if each in seen), None):
-                raise LTX2Error(f"line {seen[twice]} makes {twice.name}, too: give one of them another output.")
-            seen |= dict.fromkeys(job.targets, number)
+            names = [file.casefold() for file in files]  # some systems take large and small letters for the same
+            if twice := next((each for each in zip(names, job.targets) if each[0] in seen), None):
+                raise LTX2Error(f"line {seen[twice[0]]} makes {twice[1].name}, too: give one of them another output.")
+            seen |= dict.fromkeys(names, number)
             if job.is_done:
                 outcomes.append(Outcome(number, files, KEPT))
                 continue

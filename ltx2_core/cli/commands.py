@@ -18,9 +18,9 @@ from ..lora import open_shrunk
 from ..media import check_target
 from ..media.notes import marked
 from ..media.write import check_name, check_place
-from ..memory.machine import GIB, free_ram, machine_named, pinnable
+from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
-from ..memory.ram import ram
+from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.finish import Clip, decode_take
 from ..pipeline.gain import describe_gain

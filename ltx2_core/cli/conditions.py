@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 class Sources:
     """What a clip has its size and length from."""
 
-    source: VideoSource | None  # what is changed or continued
+    changed: VideoSource | None  # or continued
     kept: VideoSource | None  # what sound is made for
     sound: AudioSource | None  # what a picture is made for
 
@@ -76,7 +76,7 @@ def read_conditions(
         strip: of --timeline; its files lie beside it.
     """
     conditions: list[Condition] = []
-    begin = None if sources.source is None else _init_clip(sources.source)
+    begin = None if sources.changed is None else _init_clip(sources.changed)
     if begin is not None:
         conditions.append(begin)
     conditions += [read_image(text, options.compression, space_of(options)) for text in options.image]

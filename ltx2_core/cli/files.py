@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import file_stamp
+from ..errors import UnreadableFileError
 from ..media.write import check_not_given
 from .flags import Command
 from .syntax import read_timeline
@@ -47,15 +48,15 @@ def _named(values: Mapping[str, Value], command: Command) -> Iterator[str]:
         value = values[flag]
         for text in value if isinstance(value, list) else [str(value)]:
             yield from _inside(text)
-            if flag == "timeline" and os.path.isfile(text):
-                yield from (str(Path(text).parent / name) for name in read_timeline(Path(text)).files)
+            if flag == "timeline" and os.path.isfile(file := os.path.expanduser(text)):
+                yield from (str(Path(file).parent / name) for name in read_timeline(Path(file)).files)
 
 
 def _inside(text: str) -> Iterator[str]:
     """The files in a text such as 0:cat.png:0.8, whatever stands before and behind them."""
     parts = text.split(":", MOST_COLONS)
     for start, stop in combinations(range(len(parts) + 1), 2):
-        if os.path.exists(name := ":".join(parts[start:stop])):
+        if os.path.exists(name := os.path.expanduser(":".join(parts[start:stop]))):
             yield name
 
 
@@ -72,4 +73,8 @@ def _content(path: Path) -> Any:
 
 @cache  # many clips of a batch have the same files
 def _read(path: Path, size: int, written: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:  # of a disk that fails, which does not say of which file
+        reason = error.strerror or error
+        raise UnreadableFileError(f"{path} cannot be read: {reason}. Check the disk and who may read it.") from error

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, get_args
 
-from ..errors import SettingError
-from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of, short
+from ..errors import SettingError, short
+from ..fields import Choice, Number, Seed, Setting, Switch, Whole, did_you_mean, settings_of
 from . import syntax
 
 

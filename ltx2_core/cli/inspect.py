@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..checkpoint.components import COMPONENTS
 from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
 from ..checkpoint.duration_head import is_duration_head
 from ..checkpoint.files import TensorFile, as_path
 from ..checkpoint.folders import SUBFOLDERS, open_file, open_files
 from ..checkpoint.loading import shorten_list
 from ..checkpoint.models import AUDIO_VAE, Models, Source, sources_in, versions_of
-from ..checkpoint.text_encoder import TextEncoderFiles, open_text_encoder
+from ..checkpoint.text_encoder import TextEncoderFiles, find_kind, open_text_encoder
 from ..checkpoint.upscaler import UpscalerFile, keys_of, open_upscaler
 from ..checkpoint.versions import VERSIONS
 from ..errors import CheckpointError, LTX2Error, MissingFileError
+from ..errors.files import visible_files
 from ..lora.parse import Lora, read_lora
 from ..lora.report import compare_with_release
 from ..media.notes import describe_tags, describe_texts
@@ -50,7 +50,7 @@ def inspect(path: str | Path) -> str:
     MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
     path = as_path(path, "The file")
-    if path.suffix.lower() in CLIPS or (path.is_dir() and any(map(_is_picture, path.iterdir()))):
+    if path.suffix.lower() in CLIPS or (path.is_dir() and visible_files(path, ".png", ".exr")):
         return describe_tags(path)
     if path.is_dir():
         return _folder(path)
@@ -70,10 +70,6 @@ def inspect(path: str | Path) -> str:
         except CheckpointError:
             raise error from None
     return _text_encoder(encoder)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in (".png", ".exr")
 
 
 def _folder(path: Path) -> str:
@@ -96,7 +92,7 @@ def _part(file: TensorFile) -> str:
     if parts and parts.keys() <= {*AUDIO_VAE} and not versions_of(file):
         title = f"{file.path.name}: audio VAE, the same in every LTX-2, {shown_size([file.nbytes])}"
         return "\n".join([title, *(f"  {name:<16} {_summary(source)}" for name, source in parts.items())])
-    return _checkpoint(Models([file]))
+    return _checkpoint(Models([file], None if find_kind(file.entries) is None else file.path))
 
 
 def _upscaler(upscaler: UpscalerFile) -> str:
@@ -111,16 +107,18 @@ def _checkpoint(models: Models) -> str:
     stated = file.metadata.get("model_version")
     source = f"model_version {stated}" if stated else "told by its tensors, the header names none"
     lines = [f"{file.path.name}: LTX-{models.version} ({source}), {shown_size([file.nbytes])}"]
-    for name in COMPONENTS:
-        if name in models.sources:
-            lines.append(f"  {name:<16} {_summary(models.sources[name])}")
+    held: dict[str, Source | TextEncoderFiles] = {**models.sources}
+    if models.text_encoder is not None:
+        held["text_encoder"] = open_text_encoder(models.text_encoder)
+    lines += [f"  {name:<16} {_summary(held[name])}" for name in models.components if name in held]
     if unknown := models.unknown(file):
         lines.append(f"  not known here   {shorten_list(sorted(unknown))}")
     lines += [f"  cannot be read   {problem}" for problem in problems_of(models)]
     if "config" not in file.metadata:
         lines.append("  The header has no config; the numbers of the release are used.")
-    needed = [name for name in models.missing if name != "text_encoder"]
-    lines.append(f"  needs: {', '.join([*needed, VERSIONS[models.version].text_encoder])}")
+    encoder = VERSIONS[models.version].text_encoder
+    needed = [encoder if name == "text_encoder" else name for name in models.missing]
+    lines.append(f"  needs: {', '.join(needed) or 'nothing else'}")
     return "\n".join(lines)
 
 

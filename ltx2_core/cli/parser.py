@@ -218,13 +218,13 @@ def surfaces() -> list[Surface]:
 
 def _target(command: Command) -> None:
     group = command.group("file")
-    group.add("--output", type=syntax.file_path, required=True, metavar="FILE",
+    group.add("--output", type=syntax.new_path, required=True, metavar="FILE",
               help="clip.mp4, sound.wav, sound.flac or a folder for pictures: PNG, or EXR with --hdr; a number is "
               "added where there is such a file already")  # fmt: skip
     group.add("--overwrite", action="store_true", help="replace a file that is there already")
     group.add("--like", type=syntax.file_path, metavar="FILE",
               help="take all settings that are not given here from this clip, sound or folder of pictures")  # fmt: skip
-    group.add("--save-latent", type=syntax.file_path, metavar="FILE",
+    group.add("--save-latent", type=syntax.new_path, metavar="FILE",
               help="keep the latent in this .safetensors file before it is decoded, so that a decode that fails costs "
               "a decode; LTX-2 Load AV Latent lists those whose names end in av_latent.safetensors")  # fmt: skip
     group.add("--latent", type=syntax.file_path, metavar="FILE",
@@ -244,7 +244,7 @@ def _batch(command: Command) -> None:
                                 help="a .jsonl, .csv, .tsv or .txt file, one clip, or one prompt, in each line "
                                 "(default: that of --prompt)")  # fmt: skip
     group = command.group("batch")
-    group.add("--output", type=syntax.file_path, required=True, metavar="FOLDER",
+    group.add("--output", type=syntax.new_path, required=True, metavar="FOLDER",
               help="where clips are written, and report.json")  # fmt: skip
     group.add("--seeds", type=read_seeds, metavar="SEEDS", covers={Variations: ("seeds",)},
               help="numbers and ranges, such as 7,8,20-23: make each clip once with each of them; names tell which "
@@ -438,7 +438,7 @@ def _long(command: Command) -> None:
     group.add("--segments", type=syntax.file_path, metavar="FILE", covers={Segment: ("start",)},
               help="prompts of a long clip: in each line seconds or minutes:seconds, then the prompt")  # fmt: skip
     group.add_settings(Windowing, named={"drift_control": "drift"})
-    group.add("--resume", type=syntax.file_path, metavar="FOLDER", help="keep finished windows, and go on from them")
+    group.add("--resume", type=syntax.new_path, metavar="FOLDER", help="keep finished windows, and go on from them")
 
 
 def _second_stage(command: Command) -> None:

@@ -1,15 +1,16 @@
-"""What a terminal shows while a command works: progress bars (steps, time left, memory) and lines beside them."""
+"""What a terminal shows while a command works: progress bars (steps, time left, memory), lines beside them, and what
+is lost of it."""
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
 import torch
 from tqdm import tqdm
 
-from ..errors import plain_text
+from ..errors import LTX2Error, plain_text
 
 
 class Bars:
@@ -69,6 +70,51 @@ def shown_log() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
+
+
+class LossyStream:
+    """A stream that loses what cannot be written to it, as on a full disk; only a reader that has gone is an error.
+
+    ``lost`` is the first error of the system.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write ``text``, or lose it. Raises BrokenPipeError."""
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what still waits, or lose it. Raises BrokenPipeError."""
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[..., object], *given: str) -> None:
+        try:
+            act(*given)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.lost = self.lost or error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lossy_output() -> Iterator[None]:
+    """Let work go on though what it prints cannot be written.
+
+    Raises LTX2Error at the end if any of its output, which is more than its log, was lost.
+    """
+    output, log = LossyStream(sys.stdout), LossyStream(sys.stderr)
+    with redirect_stdout(cast(TextIO, output)), redirect_stderr(cast(TextIO, log)):
+        yield
+    output.flush()
+    if output.lost is not None:
+        raise LTX2Error(f"All is done, but what was to be printed is lost: {output.lost.strerror}.") from output.lost
 
 
 def _memory() -> str:

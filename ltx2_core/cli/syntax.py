@@ -5,6 +5,7 @@ it is told from it by its form, a number or name=value.
 """
 
 import codecs
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,15 +46,25 @@ Convert = Callable[[str], Any]
 
 
 def file_name(word: str) -> str:
-    """Read the name of a file or folder, with what may stand behind it; SettingError for none."""
+    """Read the name of a file or folder, with what may stand behind it; SettingError for none.
+
+    A ~ before it is the home of a user, which shells leave as it is behind a flag and =, and in a text.
+    """
     if not word.strip():
         raise SettingError(f"{word!r} is no name of a file; leave the flag out if there is none.")
-    return word
+    return os.path.expanduser(word)
 
 
 def file_path(word: str) -> Path:
     """Read the path of a file or folder; SettingError for none."""
     return Path(file_name(word))
+
+
+def new_path(word: str) -> Path:
+    """Read the path of what is written; SettingError for none, and for what others call the standard output."""
+    if word == "-":
+        raise SettingError("'-' means the standard output elsewhere, and here files are written: give a name.")
+    return file_path(word)
 
 
 def some_of(words: Sequence[str]) -> Convert:
@@ -182,7 +193,7 @@ def parse_picture(text: str) -> PictureFile:
     converters["frame"] = within(settings["frame"])
     written = {name: found[name] for name in ("frame", "strength", "compression") if found[name] is not None}
     values = {name: _read_value(name, word, converters, text) for name, word in written.items()}
-    return PictureFile(found["path"], **{"frame": 0} | values | options)
+    return PictureFile(os.path.expanduser(found["path"]), **{"frame": 0} | values | options)
 
 
 class LoraFile(NamedTuple):
@@ -248,7 +259,7 @@ def parse_character(text: str) -> tuple[list[Path], dict[str, Any]]:
         raise SettingError(
             f"--character is {text!r}; write PICTURE, VOICE or PICTURE:VOICE, for example anna.png:anna.wav."
         )
-    return [Path(file) for file in found.groups() if file is not None], options
+    return [file_path(file) for file in found.groups() if file is not None], options
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingError
-from ..fields import Checked, Choice, Number, Switch, Whole, short
+from ..errors import SettingError, short
+from ..fields import Checked, Choice, Number, Switch, Whole
 from ..geometry import SPACE_SCALE, ClipShape, floor_frames, nearest_size
 from ..latents import STREAMS
 from ..media.read import MOST_FRAMES
@@ -30,8 +30,8 @@ from .sources import AudioSource, Encoders, VideoSource, check_length
 from .state import LatentCondition
 from .values import WEIGHTS, check_values
 
-# Names of streams as people choose them, and the streams that they stand for.
-STREAM_CHOICES: dict[str, Collection[str]] = {
+# What may be made anew of a clip, and the streams that it stands for.
+RETAKEN_STREAMS: dict[str, Collection[str]] = {
     "picture and sound": STREAMS,
     "picture": ("video",),
     "sound": ("audio",),
@@ -367,7 +367,7 @@ class RetakeRange(Checked):
     end: Annotated[float, Number(0, 3600, 0.01, digits=0.001, unit="s", shown=1.0), "Until here, in seconds."]
     streams: Annotated[
         str,
-        Choice(tuple(STREAM_CHOICES)),
+        Choice(tuple(RETAKEN_STREAMS)),
         "What is made anew; the other one stays as it is, and is followed.",
     ] = "picture and sound"
     among: Collection[str] = STREAMS
@@ -397,7 +397,7 @@ class RetakeRanges:
         """Yield a retake or a frozen stream for each of the clip's ``streams``; nothing is encoded."""
         for stream in self.among:
             if stream in streams:
-                own = [each for each in self.ranges if stream in STREAM_CHOICES[each.streams]]
+                own = [each for each in self.ranges if stream in RETAKEN_STREAMS[each.streams]]
                 spans = [(each.start, each.end) for each in own]
                 yield Retake(stream, *spans[0], tuple(spans[1:])) if spans else Frozen(stream)
 

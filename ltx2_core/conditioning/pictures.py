@@ -157,7 +157,9 @@ class GeneratedKeyframes(Checked):
     def encode(self, shape: ClipShape, streams: Collection[str], encoders: Encoders) -> Iterator[LatentCondition]:
         """Yield the room for these frames; nothing is encoded. Raises SettingError for a clip without picture."""
         if "video" not in streams:
-            raise SettingError("Keyframes are generated beside a picture, but this clip is sound alone.")
+            raise SettingError(
+                "Keyframes are generated beside a picture, but this clip is sound alone: leave them out."
+            )
         yield KeyframeSlots(self.places(shape.frames))
 
     def places(self, length: int) -> tuple[int, ...]:

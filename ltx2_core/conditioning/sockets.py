@@ -38,6 +38,7 @@ WORDS = {
 
 
 EITHER = {"images", "video"}  # where both are optional, one of them is needed
+NOT_ONE = "Connect either images or a video to this node."
 
 
 def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -> None:
@@ -93,7 +94,7 @@ def check_written(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) -
 def _check_either(inputs: Iterable[Any], values: Mapping[str, Any]) -> None:
     optional = {each.id for each in inputs if each.optional}
     if optional >= EITHER and len(EITHER & values.keys()) != 1:
-        raise SettingError("Connect either images or a video to this node.")
+        raise SettingError(NOT_ONE)
 
 
 def check_pictures(name: str, value: object) -> Tensor:

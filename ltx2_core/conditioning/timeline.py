@@ -25,7 +25,7 @@ from ..geometry import nearest_frames
 from ..latents import STREAMS
 from ..media import probe, read_picture
 from .characters import AUTO, Character, Way
-from .conditions import STREAM_CHOICES, Condition, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, RetakeRanges
+from .conditions import RETAKEN_STREAMS, Condition, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, RetakeRanges
 from .pictures import Picture
 from .sources import AudioSource, SoundPart, VideoSource
 
@@ -87,7 +87,7 @@ class RetakeAt(Checked):
 
     start: Second
     end: Second
-    streams: Annotated[str, Choice(tuple(STREAM_CHOICES)), "What is made anew; the other one stays."] = (
+    streams: Annotated[str, Choice(tuple(RETAKEN_STREAMS)), "What is made anew; the other one stays."] = (
         "picture and sound"
     )
 
@@ -231,7 +231,9 @@ def _sound(path: Path, start: float) -> AudioSource:
     source = AudioSource.of(path)
     part = SoundPart(start).of(source.waveform, source.sample_rate)
     if not part.shape[-1]:
-        raise SettingError(f"{path.name} lasts {source.seconds:.2f} s, but is to be heard from {start:g} s on.")
+        raise SettingError(
+            f"{path.name} lasts {source.seconds:.2f} s, but is to be heard from {start:g} s on: begin earlier."
+        )
     return AudioSource(part, source.sample_rate)
 
 

@@ -82,6 +82,11 @@ def ran_out(error: BaseException) -> bool:
     return said or isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a foreign ``error`` says, or else its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextmanager
 def memory_told(where: str = "") -> Iterator[None]:
     """Turn whatever says that memory ran out within this context into an OutOfMemoryError, which is one sentence.
@@ -151,6 +156,16 @@ _PAGE = (
 def counted(number: int, thing: str) -> str:
     """Return how many there are of a thing, whose plural ends in s, such as "1 picture" or "1,200 pictures"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def short(number: float) -> str:
+    """Return a number as a sentence shows it: whole ones with all digits up to 20, others with six."""
+    if isinstance(number, int) and abs(number) < 10**20:
+        return str(number)
+    try:
+        return f"{float(number):g}"  # of fractions, too
+    except OverflowError:  # whole numbers have no largest one
+        return "a number of more than 300 digits"
 
 
 def plain_text(text: str) -> str:

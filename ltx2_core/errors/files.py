@@ -1,7 +1,8 @@
-"""Files that get the name of another one, which a program may have open."""
+"""Files as systems have them: names that they refuse, what else lies in folders, and who has a file open."""
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -12,9 +13,18 @@ from . import LTX2Error, UnreadableFileError
 
 _PAUSE = 0.05  # seconds between two attempts
 _LONGEST = 255  # bytes of a name; Windows and macOS count characters instead, which are never more
+# Devices, whatever stands behind the point, and what the system cuts off or takes for something else.
+_REFUSED = re.compile(
+    r"(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?: *\..*)?|.*[<>:\"|?*\0-\x1f].*|.*[. ]", re.IGNORECASE | re.DOTALL
+)
+NOT_ON_WINDOWS = (  # ends the sentence about such a name
+    'which is no name on Windows: choose one without < > : " | ? *, that is no device such as CON or NUL, and ends '
+    "with no point or blank."
+)
 
 _WAYS_OUT = {
     errno.ENOSPC: "Make room there, or choose another folder.",
+    errno.ENOENT: "Choose another folder.",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "Choose another name."),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), "Choose another name, short and without : or ?."),
@@ -37,6 +47,20 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
     reason = error.strerror or error
     way_out = _WAYS_OUT.get(error.errno or 0, "Make room there, or choose a folder that you may write to.")
     return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
+
+
+def is_refused(name: str) -> bool:
+    """Return whether this system has no file of such a name: Windows keeps many names and letters for itself."""
+    return sys.platform == "win32" and name not in (".", "..") and _REFUSED.fullmatch(name) is not None
+
+
+def visible_files(folder: Path, *ends: str) -> list[Path]:
+    """List what lies in ``folder`` under names that end so, large and small letters alike, in their order.
+
+    Hidden files are left out: macOS puts one beside each file that it writes on a foreign disk.
+    """
+    found = (each for each in folder.glob("*") if each.name.lower().endswith(ends))
+    return sorted(each for each in found if not each.name.startswith("."))
 
 
 def unfinished_beside(path: Path, begin: str, end: str) -> Path:

@@ -148,17 +148,10 @@ class Fields:
         expected = f"a list of at most {longest}, each {_range('a whole number', least, most)}"
         return self._read(name, default, _all(lambda value: _whole(value, least, most), longest), expected)
 
-    def numbers(
-        self,
-        name: str,
-        default: tuple[float, ...] | None = None,
-        least: float = 0.0,
-        most: float = 1e9,
-        longest: int = 16,
-    ) -> tuple[float, ...]:
-        """Return a list of 1 to ``longest`` finite numbers."""
-        expected = f"a list of at most {longest}, each {_range('a number', least, most)}"
-        return self._read(name, default, _all(lambda value: _number(value, least, most), longest), expected)
+    def numbers(self, name: str, default: tuple[float, ...] | None = None, least: float = 0.0) -> tuple[float, ...]:
+        """Return a list of 1 to 16 finite numbers."""
+        expected = f"a list of at most 16, each {_range('a number', least, 1e9)}"
+        return self._read(name, default, _all(lambda value: _number(value, least, 1e9), 16), expected)
 
     def items(self, name: str, longest: int = 64) -> list[Any]:
         """Return a list of at most ``longest`` of whatever it holds; empty if it is absent."""

@@ -33,6 +33,7 @@ class _Term:
     """
 
     delta: Delta
+    size: int  # how many numbers the parameter has
     constant: float
     strengths: Strengths
 
@@ -130,8 +131,7 @@ class LoraAdapter:
     def operations(self) -> dict[str, float]:
         """By the same names, its floating point operations."""
         return {
-            name: sum(2.0 * (term.delta.rank or 1) * math.prod(term.delta.shape) for term in terms)
-            for name, terms in self._fused.items()
+            name: sum(2.0 * (term.delta.rank or 1) * term.size for term in terms) for name, terms in self._fused.items()
         }
 
     @cached_property
@@ -201,8 +201,9 @@ def terms_by_parameter(
     terms: dict[str, list[_Term]] = defaultdict(list)
     for lora, strengths in loras:
         for name, delta in lora.deltas.get(component, {}).items():
-            if shapes.get(name) == delta.shape and (constant := strengths.constant_for(component, name)):
-                terms[name].append(_Term(delta, constant, strengths))
+            shape, constant = shapes.get(name), strengths.constant_for(component, name)
+            if constant and shape is not None and delta.fits(shape):
+                terms[name].append(_Term(delta, math.prod(shape), constant, strengths))
     return terms
 
 

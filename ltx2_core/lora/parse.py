@@ -19,14 +19,17 @@ from ..checkpoint.loading import check_decimal, check_numbers, shorten_list
 from ..errors import CheckpointError, LTX2Error
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import check_stored, is_file_marker
-from .forms import BIAS, DIFFERENCE, FORMS, LORA, PARTS, Form, with_magnitude
+from .forms import BIAS, DIFFERENCE, FORMS, LORA, PARTS, Form, changes, with_magnitude
 from .names import find_parameter, find_text_parameter
 from .patterns import LayerPatterns
+from .rotations import Facts, Shape, WeightShape, block_size
 
 FindParameter = Callable[[str], tuple[str, str] | None]
 
 _PEFT_FILE = "adapter_model.safetensors"
 _CHANGE_MODEL = ("pissa", "corda", "olora", "lora_ga", "loftq")  # ways in which PEFT begins, as their names begin
+
+_OF_PEFT = re.compile(r"\.(?:lora_A|oft_R)\.")  # in the names of its tensors, behind the layer
 
 _log = logging.getLogger(__name__)
 
@@ -57,22 +60,28 @@ class Delta:
     settings: Mapping[str, Any]  # of PEFT, if there are any
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def _shapes(self) -> dict[str, Shape]:
         return {part: self.file.shape(key) for part, key in self.keys.items()}
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the parameter that is changed; () if the tensors of the file do not go together."""
-        if self.is_low_rank:
-            return self.form.shape(self._shapes)
+    def shape(self) -> WeightShape:
+        """The shape of the parameter that is changed, None for a side that the file does not say; () if its tensors do
+        not go together."""
         try:
-            parts = {part: torch.empty(shape, device="meta") for part, shape in self._shapes.items()}
-            change = self.form.change(parts)
-            if "magnitude" in parts:
-                change = with_magnitude(change, change, parts["magnitude"])
-            return tuple(change.shape) if tuple(change.shape) == self.form.shape(self._shapes) else ()
-        except (RuntimeError, IndexError):
+            shape = self.form.shape(self._shapes)
+        except (ValueError, IndexError):
             return ()
+        sides = tuple(side for side in shape if side is not None)
+        return shape if len(sides) < len(shape) or (sides and self._changes(sides)) else ()
+
+    def fits(self, shape: Shape) -> bool:
+        """Return whether it changes a parameter of this shape."""
+        if len(shape) != len(self.shape) or any(side not in (None, other) for side, other in zip(self.shape, shape)):
+            return False
+        return None not in self.shape or self._changes(shape)
+
+    def _changes(self, shape: Shape) -> bool:
+        return self.is_low_rank or changes(self.form, tuple((part, self._shapes[part]) for part in self.parts), shape)
 
     @property
     def rank(self) -> int | None:
@@ -108,7 +117,7 @@ class Delta:
         alpha = self.settings.get("lora_alpha", self.settings.get("alpha"))
         if (patterns := self.settings.get("alpha_pattern")) is not None:
             alpha = patterns.find(self.name, alpha)
-        if alpha is None or rank is None or self.form is DIFFERENCE:
+        if alpha is None or rank is None or not self.form.scaled:
             return 1.0
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
@@ -132,8 +141,8 @@ class Delta:
 
     @property
     def parts(self) -> list[str]:
-        """The parts of the form that the file has, without the alpha."""
-        return [part for part in self.keys if part != "alpha"]
+        """The parts of the form that the file has, without what is one number: an alpha, or a mark."""
+        return [part for part in self.keys if part not in ("alpha", "scaled")]
 
     def tensor(self, part: str) -> Tensor:
         """Return one of the tensors in the file, such as "up"; nothing is read yet, unless it is quantised.
@@ -178,8 +187,18 @@ class Delta:
     def compute(self, weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return what is added to ``weight`` (float32) at strength 1; ``tensors`` are its parts, wherever they are."""
         parts = {part: tensor.to(weight.device).float() for part, tensor in tensors.items()}
-        change = self.form.change(parts).mul(self.scale)
-        return with_magnitude(weight, change, parts["magnitude"]) if "magnitude" in parts else change
+        change = self.form.change(weight, parts, self._facts).mul(self.scale)
+        return with_magnitude(weight, change, parts.get("magnitude"))
+
+    @property
+    def _facts(self) -> Facts:
+        """What a rotation must know beside its tensors.
+
+        The alpha limits how far it turns: all of it in files of ComfyUI, so much "for_each" output in those of trainers
+        that write "_" for "." (LyCORIS, kohya). Whether it is "scaled" says a mark of OneTrainer.
+        """
+        limit = self._alpha if "alpha" in self.keys else 0.0
+        return {**self.settings, "limit": limit, "for_each": "." not in self.name, "scaled": "scaled" in self.keys}
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +338,7 @@ def read_lora(file: TensorFile, find: FindParameter = find_parameter) -> Lora | 
     unknown = {key for key in file.entries if not is_file_marker(key)}
     is_lora = False
     for layer, keys in _layers(file.entries).items():
-        for form, parts, ends in _deltas_of(keys):
+        for form, parts, ends in _deltas_of(keys, {part: file.shape(key) for part, key in keys.items()}):
             is_lora = True
             place = next(filter(None, (find(f"{layer}{end}") for end in ends)), None)
             if place and place[1] not in deltas[place[0]]:
@@ -338,13 +357,15 @@ def _layers(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def _deltas_of(keys: Mapping[str, str]) -> Iterable[tuple[Form, dict[str, str], tuple[str, ...]]]:
+def _deltas_of(
+    keys: Mapping[str, str], shapes: Mapping[str, Shape]
+) -> Iterable[tuple[Form, dict[str, str], tuple[str, ...]]]:
     """The form of a layer's changes, their parts, and how the changed parameter may end."""
     if "bias" in keys:
         yield DIFFERENCE, {"difference": keys["bias"]}, (".bias",)
-    if BIAS.fits(keys):
+    if BIAS.fits(shapes):
         yield BIAS, {part: key for part, key in keys.items() if part in (*BIAS.parts, "alpha")}, (".bias",)
-    form = next((form for form in FORMS if form.fits(keys)), None)
+    form = next((form for form in FORMS if form.fits(shapes)), None)
     if form is not None:
         parts = {part: key for part, key in keys.items() if part in (*form.parts, "alpha", "magnitude")}
         yield form, parts, (".weight", "")
@@ -369,8 +390,11 @@ def _peft_settings(file: TensorFile) -> dict[str, Any]:
             f"{title} say init_lora_weights = {shown(began)}: that changes the model itself before the training, and "
             "the file alone does not say how. Save it as a plain LoRA (PEFT: path_initial_model_for_weight_conversion)."
         )
-    fields.whole("r", 1)
-    fields.flag("use_rslora", False)
+    fields.whole("r", 1, least=0 if settings.get("peft_type") == "OFT" else 1)
+    fields.whole("num_cayley_neumann_terms", 5, least=3, most=100)
+    fields.number("eps", 1.0)
+    for name in ("use_rslora", "use_cayley_neumann", "coft"):
+        fields.flag(name, False)
     for name in ("lora_alpha", "alpha"):
         fields.number(name, 1.0, -_LARGEST_ALPHA, _LARGEST_ALPHA)
     if "alpha_pattern" in fields:
@@ -383,7 +407,7 @@ def _settings_of_renamed(file: TensorFile, config: Path) -> dict[str, Any]:
 
     The log says what is done.
     """
-    if config.with_name(_PEFT_FILE).exists() or not any(".lora_A." in key for key in file.entries):
+    if config.with_name(_PEFT_FILE).exists() or not any(_OF_PEFT.search(key) for key in file.entries):
         return {}
     try:
         settings = read_json(config)
@@ -393,22 +417,23 @@ def _settings_of_renamed(file: TensorFile, config: Path) -> dict[str, Any]:
     _log.info(
         "The adapter_config.json beside %s is %s.",
         file.path.name,
-        "read: its alpha counts" if agrees else "not its own, since ranks or layers differ, and is not read",
+        "read, and counts" if agrees else "not its own, since ranks or layers differ, and is not read",
     )
     return settings if agrees else {}
 
 
 def _agrees(settings: Mapping[str, Any], file: TensorFile) -> bool:
-    """Whether the ranks and the layers of a renamed file are among those of the settings beside it."""
+    """Whether the ranks (of OFT the blocks) and layers of a renamed file are among those of the settings beside it."""
     patterns, targets = settings.get("rank_pattern"), settings.get("target_modules")
     known = [settings.get("r"), *(patterns.values() if isinstance(patterns, Mapping) else ())]
-    factors = {key: entry.shape for key, entry in file.entries.items() if ".lora_A." in key and entry.shape}
-    if not all(shape[0] in known for shape in factors.values()):
+    factors = {key: entry.shape for key, entry in file.entries.items() if _OF_PEFT.search(key) and entry.shape}
+    block = settings.get("oft_block_size")
+    if not all(shape[0] in known or 0 < block_size(shape) == block for shape in factors.values()):
         return False
     if not isinstance(targets, list):  # an expression, or all layers
         return True
     names = {str(name) for name in targets}
-    return all(names.intersection(_ends(key.partition(".lora_A.")[0])) for key in factors)
+    return all(names.intersection(_ends(_OF_PEFT.split(key)[0])) for key in factors)
 
 
 def _ends(layer: str) -> list[str]:

@@ -108,7 +108,7 @@ def check_text_lora(lora: Lora, encoder: TextEncoderFiles) -> str:
     Raises CheckpointError if it changes none.
     """
     shapes = {ours: shard.shape(key) for ours, (shard, key) in encoder.names.items()}
-    fitting = sum(shapes.get(name) == delta.shape for _, name, delta in lora.layers)
+    fitting = sum(name in shapes and delta.fits(shapes[name]) for _, name, delta in lora.layers)
     if not fitting:
         raise CheckpointError(
             f"{lora.path.name} changes nothing in {encoder.path.name}, whose layers have other shapes than "
@@ -168,10 +168,11 @@ def _group_layers(lora: Lora, shapes: Shapes) -> dict[str, Layers]:
         shape, stream = shapes.get(component, {}).get(name), stream_of(component, name)
         if shape is None:
             groups["absent"][stream].append(delta.name)
-        elif tuple(shape) == delta.shape:
+        elif delta.fits(tuple(shape)):
             groups["matched"][stream].append(delta.name)
         else:
-            groups["misshapen"][stream].append(f"{delta.name} is for {delta.shape} and meets {tuple(shape)}")
+            wanted = str(delta.shape).replace("None", "any")
+            groups["misshapen"][stream].append(f"{delta.name} is for {wanted} and meets {tuple(shape)}")
     return groups
 
 

@@ -152,7 +152,7 @@ def _shrunk_tensors(delta: Delta, rank: int, meta: bool = False) -> Mapping[str,
         return {key: delta.file.outline(key) if meta else delta.file.get(key) for key in keys.values()}
     scale = 1.0 if "alpha" in keys else delta.scale
     alpha = delta.scale * rank if "alpha" in keys else float(rank)
-    out, into = delta.shape
+    out, into = delta.file.shape(keys["up"])[0], delta.file.shape(keys["down"])[1]
     empty = torch.empty(out, rank, device="meta"), torch.empty(rank, into, device="meta")
     factors = dict(zip(("up", "down"), empty if meta else _nearest(delta, rank)))
     factors["up"] = factors["up"] * scale

@@ -7,7 +7,7 @@ from torch import Tensor
 
 # FFmpeg's numbers for primaries, matrices and transfers (ISO/IEC 23091-2).
 RGB, BT709, UNKNOWN, BT2020, DISPLAY_P3 = 0, 1, 2, 9, 12
-PQ, HLG = 16, 18
+LINEAR, PQ, HLG = 8, 16, 18
 HDR = {PQ: "PQ", HLG: "HLG"}
 MATRICES = (*range(8), BT2020)  # that FFmpeg can undo
 HDR_MATRICES = (RGB, BT709, UNKNOWN, BT2020)  # of these, that HDR is coded by; ICtCp, above all, is none
@@ -24,8 +24,9 @@ PEAK = 1000.0  # nits of the brightest light that is told from others
 
 
 def is_ordinary(primaries: int, transfer: int) -> bool:
-    """Return whether pictures with these tags are read as they are: neither of a wide gamut that we know nor HDR."""
-    return primaries not in WIDE_PRIMARIES and transfer not in HDR
+    """Return whether pictures with these tags are read as they are: of no wide gamut that we know, and neither HDR
+    nor light itself."""
+    return primaries not in WIDE_PRIMARIES and transfer not in (*HDR, LINEAR)
 
 
 def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
@@ -36,7 +37,7 @@ def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
     Args:
         rgb: (..., 3) in 0..1, as coded.
         primaries: FFmpeg's number; HDR without known ones is of BT.2020.
-        transfer: FFmpeg's number; any but PQ and HLG counts as SDR, shown by BT.1886.
+        transfer: FFmpeg's number; any but PQ, HLG and linear light (1 is white) counts as SDR, shown by BT.1886.
 
     Returns:
         (..., 3) in 0..1, for a screen of BT.709 and BT.1886.
@@ -45,7 +46,7 @@ def to_bt709(rgb: Tensor, primaries: int, transfer: int) -> Tensor:
         primaries = BT2020 if primaries == UNKNOWN else primaries
         light = tone_map(pq_to_nits(rgb) if transfer == PQ else hlg_to_nits(rgb)) / WHITE
     else:
-        light = rgb**GAMMA
+        light = rgb if transfer == LINEAR else rgb**GAMMA
     return fit_gamut(light @ matrix_to_bt709(primaries).to(rgb).T) ** (1 / GAMMA)
 
 

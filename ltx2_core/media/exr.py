@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MediaError, MissingFileError
+from ..errors.files import visible_files
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .light import Space
@@ -38,7 +39,7 @@ class ExrFrames:
     def files(self) -> list[Path]:
         """One for each frame. Raises MissingFileError if there is none."""
         if self.path.is_dir():
-            if found := sorted(each for each in self.path.iterdir() if each.suffix.lower() == ".exr"):
+            if found := visible_files(self.path, ".exr"):
                 return found
             raise MissingFileError(f"There is no .exr file in the folder {self.path.name}; choose one with frames.")
         return [self.path]
@@ -70,7 +71,7 @@ def is_exr(path: str | os.PathLike) -> bool:
     """Return whether ``path`` is an .exr file, or a folder with such files in it."""
     path = Path(path)
     if path.is_dir():
-        return any(each.suffix.lower() == ".exr" for each in path.iterdir())
+        return bool(visible_files(path, ".exr"))
     return path.suffix.lower() == ".exr"
 
 

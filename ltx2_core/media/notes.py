@@ -13,6 +13,7 @@ from typing import BinaryIO
 from PIL import Image, PngImagePlugin
 
 from ..errors import LTX2Error, MediaError
+from ..errors.files import visible_files
 from ..errors.foreign import parse_json
 from . import pyav as av
 from .exr import is_exr, read_exr_texts
@@ -118,7 +119,7 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
 
 
 def _first_picture(folder: Path) -> Path:
-    found = sorted(each for each in folder.iterdir() if each.suffix.lower() in _PICTURES)
+    found = visible_files(folder, *_PICTURES)
     if not found:
         raise MediaError(f"There is no .png and no .exr file in the folder {folder.name}: choose one with frames.")
     return found[0]

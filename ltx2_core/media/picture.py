@@ -70,8 +70,8 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
     if picture.mode == "F":
         return _grey(np.asarray(picture), 1, name)
     if picture.mode.startswith("I"):
-        grey = _grey(np.asarray(picture), DEEPEST, name)
-        return (grey * 255).round() / np.float32(255)
+        grey = _grey(np.asarray(picture), DEEPEST, name)[..., 0]
+        picture = Image.fromarray((grey * 255).round().astype(np.uint8))
     if picture.mode in ("RGBa", "La"):  # whose colours are multiplied by their opacity
         picture = picture.convert(picture.mode.upper())
     elif picture.mode not in ("RGB", "CMYK", "L"):

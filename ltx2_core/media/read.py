@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 BT601 = 5  # FFmpeg's number for the colour matrix that is meant where a file names none
 ROUNDING = Fraction(1, 1000)  # of the times in a file: Matroska has milliseconds
-PAUSE = Fraction(1, 10)  # in sound; less is rounding
+PAUSE = Fraction(1, 10)  # in sound, or many small ones together; less is rounding
 ALMOST = Fraction(1, 100)  # in the length of a file
 MISSING = 1  # second, from a file that is cut off
 LATEST = 1_000_000  # seconds after the beginning of a file
@@ -140,9 +140,10 @@ def read_video(
                 raise MediaError(f"{name_of(container)} lasts more than {MOST_FRAMES:,} frames: cut it first.")
             if count > 0:
                 if number == 0:
-                    _check_colours(name_of(container), picture)
+                    _check_colours(name_of(container), picture, _tags(video))
                     _tell_interlaced(name_of(container), picture)
-                yield _pixels(picture, _seen_width(container, video, picture)).expand(count, -1, -1, -1)
+                pixels = _pixels(picture, _seen_width(container, video, picture), _tags(video))
+                yield pixels.expand(count, -1, -1, -1)
                 number += count
             if number == frames:
                 return
@@ -159,12 +160,13 @@ def read_wide_picture(source: Source) -> Tensor | None:
     try:
         with _opened(source) as container:
             picture = next(container.decode(video=0))
+            tags = _tags(container.streams.video[0])
     except (MediaError, StopIteration):  # which whoever reads other pictures tells better
         return None
-    if colour.is_ordinary(picture.color_primaries, picture.color_trc):
+    if colour.is_ordinary(*tags):
         return None
-    _check_colours(name_of(source), picture)
-    return _pixels(picture, picture.width)
+    _check_colours(name_of(source), picture, tags)
+    return _pixels(picture, picture.width, tags)
 
 
 def read_audio(
@@ -355,9 +357,15 @@ def _shown(
         before = picture, time
 
 
-def _check_colours(name: str, picture: VideoFrame) -> None:
+def _tags(video: VideoStream) -> tuple[int, int]:
+    """The numbers of primaries and transfer that the codec says, of which pictures know nothing before PyAV 17."""
+    context = video.codec_context
+    return context.color_primaries, context.color_trc
+
+
+def _check_colours(name: str, picture: VideoFrame, tags: tuple[int, int]) -> None:
     """Say that HDR is tone-mapped; raise MediaError for colours that cannot be read."""
-    hdr = colour.HDR.get(picture.color_trc)
+    hdr = colour.HDR.get(tags[1])
     if picture.colorspace not in (colour.HDR_MATRICES if hdr else colour.MATRICES):
         kind = f"HDR ({hdr})" if hdr else "a video"
         raise MediaError(
@@ -388,9 +396,8 @@ def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFra
     return max(1, round(picture.width * shape))
 
 
-def _pixels(picture: VideoFrame, width: int) -> Tensor:
+def _pixels(picture: VideoFrame, width: int, tags: tuple[int, int]) -> Tensor:
     """(1, H, W, 3) in 0..1, of BT.709, upright, and as wide as it is shown."""
-    tags = picture.color_primaries, picture.color_trc
     ordinary, matrix = colour.is_ordinary(*tags), picture.colorspace
     if tags[1] in colour.HDR and matrix == colour.UNKNOWN:
         matrix = colour.BT2020
@@ -424,14 +431,18 @@ def _heard(
     form, full = ("flt", 1) if loud else ("s32", 2**31)
     resampler = av.AudioResampler(form, layout if audio.channels > 2 else layout_of(audio.channels), sample_rate)
     place, following = None, Fraction(0)
+    least = ROUNDING  # MP4 without an edit list makes its first packet longer, where the rest of the sound begins later
     for time, frame in _frames(container, audio, start):
         if place is None:
-            place = round((time - start) * sample_rate)
-        elif frame is not None and time - following > PAUSE:
-            place += round((time - following) * sample_rate)
+            place, following = round((time - start) * sample_rate), time
+        elif frame is not None:
+            if not -PAUSE <= time - following <= least:
+                place += max(0, round((time - following) * sample_rate))
+                following = time
+            least = PAUSE
         for piece in resampler.resample(frame):
             samples = mix_down(torch.from_numpy(samples_of(piece)).float() / full, layout)
             yield place, samples.expand(2, -1)
             place += samples.shape[1]
         if frame is not None:
-            following = time + _length(frame, audio)
+            following += _length(frame, audio)

@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from ..errors import MediaError, SettingError
+from ..errors import MediaError, SettingError, short
 
 FASTEST = 1000  # pictures per second
 MOST_SAMPLES = 768_000  # per second
@@ -32,7 +32,7 @@ def sample_rate_of(sample_rate: object) -> int:
 
 def whole(name: str, value: object, least: int, most: int) -> int:
     """Return ``value`` as a whole number; SettingError for anything else than one from ``least`` to ``most``."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    number = cast(float, value) if isinstance(value, Real) and not isinstance(value, bool) else nan
     if not least <= number <= most or number % 1:
         raise SettingError(f"{name} is {_shown(value)}; it must be a whole number from {least:,} to {most:,}.")
     return int(number)
@@ -82,4 +82,4 @@ def texts_of(tags: object) -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
-    return str(value) if isinstance(value, Real) else repr(value)[:50]
+    return short(cast(float, value)) if isinstance(value, Real) else repr(value)[:50]

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import Finding, LTX2Error, MediaError, SettingError, TargetExistsError
-from ..errors.files import not_written, replace_file, unfinished_beside, writing
+from ..errors.files import NOT_ON_WINDOWS, is_refused, not_written, replace_file, unfinished_beside, writing
 from ..errors.stopping import check_stop
 from . import pyav as av
 from .behind import do_behind
@@ -139,7 +139,7 @@ def write_clip(
             return write_video(path, _evened(chunks), fps, waveform, sample_rate, metadata=metadata)
         return write_frames(path, chunks, waveform, sample_rate, metadata=metadata)
     if suffix == ".mp4":
-        signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(chunks))
+        signals = (to_hlg(grading.to_light(chunk)) for chunk in _evened(_finite(chunks)))
         return write_video(path, signals, fps, waveform, sample_rate, metadata=metadata, form=HLG)
     encoder = ExrEncoder(grading.kept, fps, marked(metadata))
     return write_frames(path, map(grading.to_file, chunks), waveform, sample_rate, metadata=metadata, exr=encoder)
@@ -190,6 +190,9 @@ def check_name(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.name in ("", ".."):
         raise SettingError(f"{path} is a folder that is there: give a name in it, such as {path / 'clip.mp4'}.")
+    names = path.parts[bool(path.anchor) :]
+    if refused := next(filter(is_refused, names), None):
+        raise SettingError(f"{path} has {refused[:50]!r}, {NOT_ON_WINDOWS}")
     try:
         for part in (path, *map(Path, path.parts)):  # each by itself, since its folder may not be there yet
             part.exists()
@@ -202,17 +205,23 @@ def check_name(path: str | os.PathLike) -> Path:
 
 
 def check_place(path: Path) -> None:
-    """Raise UnreadableFileError if it is sure that nothing can be written at ``path``, a folder if it has no suffix."""
-    place = next(each for each in path.absolute().parents if each.exists())
+    """Raise UnreadableFileError if nothing can be written at ``path``, a folder if it has no suffix.
+
+    An empty file is made there and removed again: what a system says of rights is not all that it asks for.
+    """
+    place = next((each for each in path.absolute().parents if each.exists()), None)
     refused = 0
     if path.exists() and path.is_dir() != (not path.suffix):
         refused = errno.EISDIR if path.is_dir() else errno.EEXIST
+    elif place is None:  # on a drive that is not there
+        refused = errno.ENOENT
     elif not place.is_dir():
         refused = errno.ENOTDIR
-    elif not os.access(place, os.W_OK):
-        refused = errno.EACCES
-    if refused:
+    if refused or place is None:
         raise not_written(path, OSError(refused, os.strerror(refused)))
+    with writing(path):
+        (empty := place / _beside(path, uuid4().hex[:8]).name).touch(exist_ok=False)
+        empty.unlink()
 
 
 def check_not_given(target: Path, files: Iterable[str | os.PathLike]) -> None:
@@ -418,18 +427,26 @@ def _written(target: Path, kind: str, options: dict[str, str] | None = None) -> 
 def _frames(chunks: Iterable[Tensor], least: float = 0.0, most: float = 1.0) -> Iterator[Tensor]:
     """The frames (H, W, 3) of ``chunks`` one by one, float32 from ``least`` to ``most``."""
     count = 0
-    for chunk in chunks:
+    for chunk in _finite(chunks):
         check_stop()
+        yield from (frame.float().clamp(least, most) for frame in chunk)
+        count += len(chunk)
+    if not count:
+        raise MediaError("There are no frames to write.")
+
+
+def _finite(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``chunks`` as they are; MediaError for what is no frames, and for values that are no numbers."""
+    count = 0
+    for chunk in chunks:
         check_frames(chunk)
         if not chunk.isfinite().all():
             raise MediaError(
                 f"There are NaN or infinite values in frames {count + 1} to {count + len(chunk)}, so nothing was "
                 "written. Decode the latent in float32, and check the latent itself."
             )
-        yield from (frame.float().clamp(least, most) for frame in chunk)
+        yield chunk
         count += len(chunk)
-    if not count:
-        raise MediaError("There are no frames to write.")
 
 
 def _checked(waveform: Tensor, sample_rate: int | None) -> tuple[Tensor, int]:

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..errors import is_out_of_memory
+from ..errors import first_line, is_out_of_memory
 from .pinned import PinnedMemory
 from .ring import Link, Ring
 from .unit import Slot, Unit
@@ -222,9 +222,10 @@ def can_stream(device: torch.device) -> bool:
         if not is_out_of_memory(error):
             raise
         _log.warning(
-            "%s has no memory left to try streaming beside the work (%s); these weights are copied one by one.", device,
-            str(error).splitlines()[0],
-        )  # fmt: skip
+            "%s has no memory left to try streaming beside the work (%s); these weights are copied one by one.",
+            device,
+            first_line(error),
+        )
         return False
 
 

@@ -1,24 +1,20 @@
 """How fast a machine is: from datasheets for the usual cards, from a short measurement for the present one."""
 
-import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..disk_cache import fingerprint, write_atomically
-from ..errors import CheckpointError, SettingError
-from ..errors.foreign import parse_json
-from .pinned import kept_free, pin_limit
+from ..disk_cache.remembered import Remembered
+from ..errors import SettingError
 from .ram import ram
 from .trace import Cost
 
@@ -256,21 +252,22 @@ def _remembered(
     folder: Path | None, key: str, names: set[str], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """What was measured before under ``key``, if it has these ``names``; else what is measured now."""
-    path = _path(folder)
-    known = _read(path)
-    if key in known and known[key]["rates"].keys() == names:
-        return cast(dict[str, Any], known[key]["rates"])
+    measured = _measured(folder)
+    known = measured.find(key)
+    if isinstance(known, dict) and known.keys() == names:
+        return known
     rates = measure()
-    if path is not None:
-        _write(path, known | {key: {"rates": rates, "digest": fingerprint(key, rates)}})
+    measured.keep(key, rates)
     return rates
 
 
 def forget_machine(device: torch.device, folder: Path | None) -> None:
     """Forget what was measured of ``device``, so that it is measured anew; arguments as for ``this_machine``."""
-    if (path := _path(folder)) is not None:
-        identity = f"{identity_of(device)} torch "
-        _write(path, {key: kept for key, kept in _read(path).items() if not key.startswith(identity)})
+    _measured(folder).forget(f"{identity_of(device)} torch ")
+
+
+def _measured(folder: Path | None) -> Remembered:
+    return Remembered(folder, "machine.json", "rates")
 
 
 def _name(device: torch.device) -> str:
@@ -287,15 +284,6 @@ def identity_of(device: torch.device) -> str:
     return f"{_name(device)} {properties.total_memory} at {where} driver {driver}"
 
 
-def _path(folder: Path | None) -> Path | None:
-    return None if folder is None else folder / "machine.json"
-
-
-def _write(path: Path, kept: dict[str, Any]) -> None:
-    with suppress(OSError):  # it will be measured again
-        write_atomically(path, json.dumps(kept, indent=1).encode())
-
-
 def usable(device: torch.device) -> int | None:
     """Return the bytes that this process may still take, a little left for others; None where they are not counted."""
     if device.type == "cuda":
@@ -308,33 +296,6 @@ def usable(device: torch.device) -> int | None:
 
 def _margin() -> int:
     return WINDOWS_MARGIN if sys.platform == "win32" else MARGIN
-
-
-def pinnable(total: int, available: int) -> int:
-    """Return how many bytes of the RAM may be pinned: as many as ``pin_limit``, and a tenth stays free, at least 2 GB.
-
-    What is pinned already by those who ask is theirs: they add it to ``available``.
-    """
-    return max(0, min(pin_limit(total), available - kept_free(total)))
-
-
-def free_ram(total: int, available: int) -> int:
-    """Return how many bytes of the RAM a CPU may compute in: what is available, but for the part that stays free."""
-    return max(0, available - kept_free(total))
-
-
-def _read(path: Path | None) -> dict[str, Any]:
-    """What was measured before: of a file that was changed or damaged, the entries that are as they were written."""
-    try:
-        found = {} if path is None else parse_json(path.read_bytes(), str(path))
-    except (OSError, CheckpointError):
-        return {}
-    return {key: kept for key, kept in found.items() if _is_whole(key, kept)}
-
-
-def _is_whole(key: str, kept: object) -> bool:
-    rates = kept.get("rates") if isinstance(kept, dict) else None
-    return isinstance(rates, dict) and cast(dict, kept).get("digest") == fingerprint(key, rates)
 
 
 def _probe(

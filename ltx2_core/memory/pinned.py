@@ -1,6 +1,5 @@
 """Pinned memory of the host, which is never paged out: a card copies only from it while it computes."""
 
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -8,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .ram import ram
+from .ram import kept_free, pin_limit, ram
 from .unit import Unit
 
 _PAGE = 4096
@@ -158,16 +157,6 @@ def _pages(nbytes: int) -> Tensor:
         memory = torch.empty(nbytes + _PAGE, dtype=torch.uint8)
     start = -memory.data_ptr() % _PAGE
     return memory[start : start + nbytes]
-
-
-def kept_free(total: int) -> int:
-    """Return the bytes of the RAM that stay free whatever is pinned: a tenth, at least 2 GB."""
-    return max(total // 10, 2**31)
-
-
-def pin_limit(total: int) -> int:
-    """Return how many bytes of the RAM may be pinned at most: half; 40 % on Windows, which refuses half."""
-    return total * 2 // 5 if sys.platform == "win32" else total // 2
 
 
 def _register(span: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""How much RAM there is, and how much of it this program may have: a container may get less than its machine has."""
+"""How much RAM there is, how much of it this program may have (a container may get less), and how much it takes."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ def ram(root: Path = _ROOT) -> tuple[int, int]:
         root: where the files of Linux lie that tell.
     """
     if sys.platform == "linux":
-        lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+        lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
         kilobytes = {name: int(value) for name, value, *_ in lines}
         total, available = kilobytes["MemTotal:"] * 1024, kilobytes["MemAvailable:"] * 1024
         for limit, used in _limits(root):
@@ -52,7 +52,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
     """Yield the limit of each control group that this program is in, and what is used of it, but for pages of files
     that are given back at will: of version 2 (one line "0::path"), and of version 1 (its line names "memory")."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -78,7 +78,8 @@ def _limits_above(mount: Path, path: str, names: tuple[str, str, str]) -> Iterat
 
 def _given_back(file: Path, name: str) -> int:
     try:
-        return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name), 0)
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.split()[0] == name), 0)
     except OSError:
         return 0
 
@@ -86,6 +87,29 @@ def _given_back(file: Path, name: str) -> int:
 def _number(file: Path) -> int | None:
     """What a file of a control group says; None if it is not there, or says "max"."""
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def kept_free(total: int) -> int:
+    """Return the bytes of the RAM that stay free whatever is pinned: a tenth, at least 2 GB."""
+    return max(total // 10, 2**31)
+
+
+def pin_limit(total: int) -> int:
+    """Return how many bytes of the RAM may be pinned at most: half; 40 % on Windows, which refuses half."""
+    return total * 2 // 5 if sys.platform == "win32" else total // 2
+
+
+def pinnable(total: int, available: int) -> int:
+    """Return how many bytes of the RAM may be pinned: as many as ``pin_limit``, and a tenth stays free, at least 2 GB.
+
+    What is pinned already by those who ask is theirs: they add it to ``available``.
+    """
+    return max(0, min(pin_limit(total), available - kept_free(total)))
+
+
+def free_ram(total: int, available: int) -> int:
+    """Return how many bytes of the RAM a CPU may compute in: what is available, but for the part that stays free."""
+    return max(0, available - kept_free(total))

@@ -224,8 +224,8 @@ def main() -> None:
             "clips": options.clips,
         }
         content = {"about": about, "figures": rows}
-        (options.output / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
-        (options.output / "evaluation.md").write_text(table(rows))
+        (options.output / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (options.output / "evaluation.md").write_text(table(rows), encoding="utf-8")
         plot(rows, options.output / "evaluation.png")
 
 

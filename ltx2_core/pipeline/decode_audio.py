@@ -75,10 +75,8 @@ class Vocode(Stage):
         made = list[int]()
         piece = cost(lambda: made.append(vocoder(longest).nbytes))
         waveform = made[0] // longest.shape[2] * self.mel_frames
-        overlapping = (
-            2 * vocoder.receptive_frames * (math.ceil(self.mel_frames / CHUNK) - 1)
-        )  # frames that two pieces hear
-        work = piece * ((self.mel_frames + overlapping) / longest.shape[2])
+        seams = math.ceil(self.mel_frames / CHUNK) - 1  # where two pieces hear the same frames
+        work = piece * ((self.mel_frames + 2 * vocoder.receptive_frames * seams) / longest.shape[2])
         peak = max(piece.peak + waveform, 2 * waveform)
         return StageNeed(self.name, blueprint.weights("vocoder"), replace(work, peak=peak), mel.nbytes)
 

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..errors import DoesNotFitError, LTX2Error, is_out_of_memory
+from ..errors import DoesNotFitError, first_line
 from ..lora import Stack
 from ..memory.arrival import arrival_on
 from ..memory.placement import Placement, Rate, Room
@@ -27,9 +27,10 @@ from ..memory.store import Store
 from ..memory.twin import twin_of
 from ..transformer import Pass
 from .blueprint import Blueprint
+from .device_thread import concerns_all, why_left_out, working_on
 from .plan import Load, place_stage
 from .prepare import Prepared, adapters_of, fuses, ready
-from .shared_tiles import SharedDecoder, SharedTiles, line_of
+from .shared_tiles import SharedDecoder, SharedTiles
 from .stage import VIDEO_DECODER, VIDEO_ENCODER, Engine, NetworkKey, Networks, Stage
 
 _log = logging.getLogger(__name__)
@@ -189,8 +190,8 @@ class Devices:
         if len(self.workers) == 1:
             raise error
         self.workers.remove(worker)
-        why = "has too little memory" if is_out_of_memory(error) else f"failed ({line_of(error)})"
         others = ", ".join(str(each.device) for each in self.workers)
+        why = why_left_out(error)
         _log.warning("%s %s and is left out; the clip goes on with %s.", worker.device, why, others)
 
 
@@ -343,7 +344,7 @@ def _begun(twins: Sequence[Twin], stack: ExitStack) -> Iterator[Worker]:
         try:
             worker = stack.enter_context(_leaving_quietly(twin))
         except RuntimeError as error:
-            _log.warning("%s is left out, and the clip goes on without it: %s", twin.device, line_of(error))
+            _log.warning("%s is left out, and the clip goes on without it: %s", twin.device, first_line(error))
         else:
             yield worker
 
@@ -360,7 +361,7 @@ def _leaving_quietly(twin: Twin) -> Iterator[Worker]:
         try:
             left.close()
         except RuntimeError as error:
-            _log.warning("%s could not be left as it was: %s", twin.device, line_of(error))
+            _log.warning("%s could not be left as it was: %s", twin.device, first_line(error))
 
 
 class _StoppedError(Exception):
@@ -381,14 +382,12 @@ def _watch(futures: Collection[Future], stop: threading.Event, between_blocks: C
 def _is_for_all(future: Future) -> bool:
     """Whether a device failed with what every other one would fail with, too."""
     error = future.exception() if future.done() else None
-    if error is None or isinstance(error, _StoppedError) or is_out_of_memory(error):
-        return False
-    return isinstance(error, LTX2Error) or not isinstance(error, RuntimeError)
+    return error is not None and not isinstance(error, _StoppedError) and concerns_all(error)
 
 
 def _on(device: torch.device, task: Callable[[Check], Value], check: Check) -> Value:
-    """Call ``task`` in a thread, which knows neither the mode nor the card of the thread that asks for it."""
-    with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    """Call ``task`` in a thread of its own."""
+    with working_on(device):
         return task(check)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoint.belonging import check_prompt
 from ..checkpoint.models import Models
 from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
-from ..disk_cache import DiskCache, fingerprint
+from ..disk_cache import LIMIT_BYTES, DiskCache, fingerprint
 from ..errors import SettingError
 from ..health import check_finite
 from ..lora.stack import text_identity
@@ -194,10 +194,20 @@ class EncodeText:
         return {prompt: each for prompt, each in contexts.items() if each is not None}
 
 
-def contexts_cache(engine: Engine, folder: str | Path | bool | None) -> DiskCache:
-    """Return the cache for contexts of prompts in ``folder``; True is the user's own, False or None keeps nothing."""
-    dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, TEXT_COMPONENTS)
-    return text_cache(folder, engine.models, engine.encoder, dtype, loras=changes)
+def contexts_cache(engine: Engine, folder: str | Path | bool | None, limit: int = LIMIT_BYTES) -> DiskCache:
+    """Return the cache for contexts of prompts in ``folder``, which may have ``limit`` bytes.
+
+    True is the folder of the user's own, False or None keeps nothing.
+    """
+    return _cache_behind(engine, TEXT_COMPONENTS, folder, limit)
+
+
+def _cache_behind(
+    engine: Engine, components: Sequence[str], folder: str | Path | bool | None, limit: int = LIMIT_BYTES
+) -> DiskCache:
+    """The cache for what ``components`` make of prompts one after the other."""
+    dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, components)
+    return text_cache(folder, engine.models, engine.encoder, dtype, components, changes, limit)
 
 
 def text_stages(blueprint: Blueprint, prompts: int) -> list[Stage]:
@@ -221,9 +231,7 @@ def cached_features(engine: Engine, prompts: Sequence[str], keep: bool) -> list[
 
     Says which prompts are longer than what is read.
     """
-    reads = ("text_features",)
-    dtype, changes = engine.dtype(TEXT_ENCODER), text_identity(engine.loras, reads)
-    cache = text_cache(keep, engine.models, engine.encoder, dtype, reads, changes)
+    cache = _cache_behind(engine, ("text_features",), keep)
     known = [cache.find(each) for each in prompts]
     if all(each is not None for each in known):
         encoded = [each["features"] for each in known if each is not None]

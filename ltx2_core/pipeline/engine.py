@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import cached_property
@@ -104,11 +104,11 @@ class PlannedEngine(ABC):
         planned = None if self._plan is None else self._plan.stage(stage)
         return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
 
-    def in_float32(self: EngineT, stage: Stage) -> EngineT:
-        """Return the same engine with the networks of ``stage`` in float32; stages are placed as they fit now."""
+    def in_float32(self: EngineT, keys: Iterable[NetworkKey[Any]]) -> EngineT:
+        """Return the same engine with these networks in float32; stages are placed as they fit now."""
         other = copy(self)
         other._plan = None
-        other._wide = self._wide.union(*(key.components for key in stage.networks))
+        other._wide = self._wide.union(*(key.components for key in keys))
         return other
 
     def planned(self, stage: Stage) -> Placement | None:

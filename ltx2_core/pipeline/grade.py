@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -20,13 +20,7 @@ from ..conditioning.light import (
 from ..errors import CheckpointError, SettingError
 from ..errors.foreign import shown
 from ..lora import Stack
-from .decode_video import DecodeVideo
-from .encode_conditions import EncodeVideo
-from .stage import Engine
-
-AnyEngine = TypeVar("AnyEngine", bound=Engine)
-
-SMALLEST = (1, 1, 1)
+from .stage import VIDEO_DECODER, VIDEO_ENCODER, EngineT
 
 
 def grade(models: Models, loras: Stack, kept: str | None) -> Grading | None:
@@ -58,14 +52,12 @@ def grade(models: Models, loras: Stack, kept: str | None) -> Grading | None:
     return Grading(MODEL_SPACES[seen], FILE_SPACES[kept])
 
 
-def in_full_precision(engine: AnyEngine) -> AnyEngine:
+def in_full_precision(engine: EngineT) -> EngineT:
     """Return the same engine with both video networks in float32, whose steps are finer than those of half floats."""
-    for stage in (EncodeVideo(SMALLEST), DecodeVideo(SMALLEST)):
-        engine = cast(AnyEngine, engine.in_float32(stage))
-    return engine
+    return engine.in_float32((VIDEO_ENCODER, VIDEO_DECODER))
 
 
-def prepare_decoding(engine: AnyEngine, asked: LightDecoding) -> tuple[AnyEngine, Callable[[Tensor], Tensor]]:
+def prepare_decoding(engine: EngineT, asked: LightDecoding) -> tuple[EngineT, Callable[[Tensor], Tensor]]:
     """Return the engine to decode with, and what is done to the frames.
 
     Raises SettingError where light is asked of a model that knows no HDR.
@@ -76,7 +68,7 @@ def prepare_decoding(engine: AnyEngine, asked: LightDecoding) -> tuple[AnyEngine
     return in_full_precision(engine), partial(grading.to_light, wide=True)
 
 
-def prepare_encoding(engine: AnyEngine, conditions: Iterable[Any]) -> AnyEngine:
+def prepare_encoding(engine: EngineT, conditions: Iterable[Any]) -> EngineT:
     """Return the engine to encode what is given with, where nobody says whether the clip is one of HDR: light says so.
 
     Raises SettingError for light that the model does not see, and for light beside ordinary pictures.

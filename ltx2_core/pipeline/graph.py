@@ -44,8 +44,8 @@ TIMES = "ltx2av_times"  # in a LATENT: how many times the rate it has that frame
 KEYFRAMES = "ltx2av_keyframes"  # in a LATENT: single frames that were generated beside the clip
 LAST_STEP = "ltx2av_last_step"  # in a LATENT of a sampler that stopped before the end: what the next one goes on from
 
-NO_PICTURE = "This LATENT has no picture to decode: it is the sound part of an audio-video latent."
-NO_SOUND = "This LATENT has no sound to decode: it is the picture part of an audio-video latent."
+NO_PICTURE = "This LATENT has no picture, only sound: connect the latent of both, or that of the picture."
+NO_SOUND = "This LATENT has no sound, only a picture: connect the latent of both, or that of the sound."
 
 
 @dataclass(frozen=True)

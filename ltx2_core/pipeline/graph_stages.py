@@ -25,7 +25,7 @@ from .decode_video import DecodeVideo
 from .encode_conditions import ConditionCache, check_keyframes, check_something_is_left
 from .generate import recipe_of
 from .grade import prepare_encoding
-from .graph import Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
+from .graph import NO_PICTURE, Conditioning, GraphLatent, GraphPrompt, Latent, LongClipPlan, script_of
 from .long import sampled_size, texts_at_once
 from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
@@ -131,7 +131,7 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
         SettingError: for a latent without a picture, or with guide frames, and for an upscaler of the other kind.
     """
     if not latent.has_picture:
-        raise SettingError("This LATENT has no picture: an upscaler enlarges nothing else.")
+        raise SettingError(NO_PICTURE)
     latent.check_no_guides()
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
@@ -167,7 +167,7 @@ def refine_latent(
     """
     latent = GraphLatent(large, prompt=GraphPrompt(prompts[0])).read_by(engine.models)
     if not latent.has_picture:
-        raise SettingError("This LATENT has no picture to refine.")
+        raise SettingError(NO_PICTURE)
     conditions = settings.get("conditions") or ()
     held = second.held if latent.content.audio is not None else ()
     if small is not None and small.video is not None:

@@ -20,10 +20,10 @@ from ..errors import MissingFileError, SettingError
 from ..lora import Stack, compare
 from ..memory.arrival import arrival_on
 from ..memory.link import Plain, can_stream, link_to
-from ..memory.machine import Machine, computing_dtype, free_ram, pinnable, this_machine, usable
+from ..memory.machine import Machine, computing_dtype, this_machine, usable
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import UNLIMITED, Placement, Room
-from ..memory.ram import ram
+from ..memory.ram import free_ram, pinnable, ram
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..quantization import check_format, scaled_product
@@ -91,9 +91,7 @@ class LocalEngine(PlannedEngine):
             self._device = self._own_device(self._processes)
         self._dtype = resources.dtype or compute_dtype(self._device, models.width)
         self._pinned = PinnedMemory(resources.ram)
-        self._built: dict[
-            tuple[NetworkKey[Any], torch.dtype, Stack], tuple[tuple[nn.Module, ...], Store]
-        ] = {}  # what later stages use again
+        self._built: dict[Identity, tuple[tuple[nn.Module, ...], Store]] = {}  # what later stages use again
 
     def with_loras(self, loras: Stack) -> "LocalEngine":
         """Return an owner of the same card that shares what is built, and gives every network other LoRAs."""
@@ -264,13 +262,13 @@ class LocalEngine(PlannedEngine):
         """Whether a network is used behind ``stage``, or by the next clip, for which folded LoRAs are not kept."""
         if self._keeps and key == TRANSFORMER and not self.resources.fold_loras:
             return True
-        return self._plan is not None and self._plan.is_used_after(stage.name, key)
+        return self._plan is not None and key in self._plan.networks_after(stage.name)
 
     def _prepare(self, key: NetworkKey[Any], loras: Stack) -> Prepared:
         if (identity := self._identity(key, loras)) not in self._built:
             for other in [each for each in self._built if each[:2] == identity[:2]]:
                 del self._built[other]  # which holds other LoRAs
-            arrival = arrival_on(self._device, self._dtype_of(*key.components))
+            arrival = arrival_on(self._device, self.dtype(key))
             modules = tuple(self._build(key, identity[2], arrival.deferred))
             link = self._link(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
@@ -281,16 +279,16 @@ class LocalEngine(PlannedEngine):
         """The shared network of a stage for all devices but the first."""
         if len(self._devices) == 1 or (key := stage.shared_network(self.blueprint)) is None:
             return []
-        others = Others(self._devices[1:], self._dtype_of(*key.components), self._room_on, self._link)
+        others = Others(self._devices[1:], self.dtype(key), self._room_on, self._link)
         return make_twins(stage, prepared[key], others, self.blueprint, self.load, loras)
 
     def _identity(self, key: NetworkKey[Any], loras: Stack) -> Identity:
-        return key, self._dtype_of(*key.components), folded_stack(key, loras, self.resources.fold_loras)
+        return key, self.dtype(key), folded_stack(key, loras, self.resources.fold_loras)
 
     def _build(self, key: NetworkKey[Any], folded: Stack, deferred: Collection[torch.dtype]) -> Sequence[nn.Module]:
         if isinstance(key.source, UpscalerFile):
             return [build_upscaler(key.source, self._dtype, deferred)]
-        dtype = self._dtype_of(*key.components)
+        dtype = self.dtype(key)
         if key == TEXT_ENCODER:
             return [build_text_encoder(self.encoder, dtype, deferred)]
         format, made = self.resources.format if key == TRANSFORMER else None, self.blueprint.give

@@ -43,8 +43,9 @@ class Script:
         """Look up the contexts of every segment's prompt, and of the negative prompt if there are any."""
         return cls(tuple((float(each.start), contexts[each.prompt]) for each in segments), contexts.get(negative))
 
-    def check_batch(self, clips: int) -> None:
-        """Raise SettingError unless every prompt is one for all ``clips``, or one for each."""
+    def check_batch(self, latent: AVLatent) -> None:
+        """Raise SettingError unless every prompt is one for all clips of ``latent``, or one for each."""
+        clips = max(map(len, latent.streams().values()))
         for contexts in (*(part for _, part in self.parts), self.negative):
             if contexts is not None and len(contexts.video) not in (1, clips):
                 raise SettingError(

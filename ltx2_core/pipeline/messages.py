@@ -50,33 +50,8 @@ class Messages:
         return "\n".join(filter(None, (*self._sentences, self._status)))
 
 
-class Wishes:
-    """Whether each browser, by its id, wants the moving preview; of MOST_BROWSERS at most, those that told last."""
-
-    MOST_BROWSERS = 256
-
-    def __init__(self) -> None:
-        """Begin with nothing told."""
-        self._told: dict[str, bool] = {}
-
-    def remember(self, told: object) -> str:
-        """Note what a browser has told, such as {"client": "a1", "on": True}; return what is wrong with it, or ""."""
-        client, on = (told.get("client"), told.get("on")) if isinstance(told, dict) else (None, None)
-        if not isinstance(client, str) or not isinstance(on, bool):
-            return "expected client and on, such as {client: text, on: true}"
-        self._told.pop(client, None)
-        self._told[client] = on
-        for oldest in list(self._told)[: -self.MOST_BROWSERS]:
-            del self._told[oldest]
-        return ""
-
-    def of(self, client: str | None, otherwise: bool) -> bool:
-        """Return what a browser wants; one that has not told it gets ``otherwise``."""
-        return otherwise if client is None else self._told.get(client, otherwise)
-
-
-class Pace:
-    """How fast a stage goes on, measured from its making."""
+class StepTimer:
+    """How long the steps of a stage take, measured from its making."""
 
     def __init__(self, clock: Callable[[], float] = monotonic):
         self._clock, self._begun, self._counted = clock, clock(), 0

@@ -83,10 +83,6 @@ class Plan:
         """Return the placement of the stage called ``name``; None if there is none."""
         return next((each for each in self.placements if each.need.name == name), None)
 
-    def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
-        """Return whether a stage behind that called ``name`` works with the network of ``key``."""
-        return key in self.networks_after(name)
-
     def networks_after(self, name: str) -> list[NetworkKey[Any]]:
         """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
         names = [stage.name for stage in self.stages]

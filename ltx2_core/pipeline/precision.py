@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import Finding, NotANumberError
-from .stage import Engine, Stage
+from .stage import EngineT, Stage
 
 Setting = tuple[Any, str, Any]  # owner, name and value of an attribute
 
@@ -81,7 +81,7 @@ def _set_all(settings: list[Setting]) -> None:
         setattr(owner, name, value)
 
 
-def widen(engine: Engine, stage: Stage, error: NotANumberError) -> Engine:
+def widen(engine: EngineT, stage: Stage, error: NotANumberError) -> EngineT:
     """Return ``engine`` with the networks of ``stage`` in float32, and tell its events why.
 
     Args:
@@ -106,4 +106,4 @@ def widen(engine: Engine, stage: Stage, error: NotANumberError) -> Engine:
             )
         ]
     )
-    return engine.in_float32(stage)
+    return engine.in_float32(stage.networks)

@@ -14,11 +14,36 @@ from ..checkpoint import Models
 from ..latents import AVLatent
 from ..sampling import Step
 from ..video_vae.preview import PreviewFactors, released_factors
-from .messages import SEPARATOR, Pace, working
+from .messages import SEPARATOR, StepTimer, working
 from .sketch import sketch
 from .stage import AUDIO_DECODER, TRANSFORMER, Engine, NetworkKey, Networks
 
 PREVIEW_TIME_SHARE = 0.02  # of a run
+
+
+class PreviewWishes:
+    """Whether each browser, by its id, wants the moving preview; of MOST_BROWSERS at most, those that told last."""
+
+    MOST_BROWSERS = 256
+
+    def __init__(self) -> None:
+        """Begin with nothing told."""
+        self._told: dict[str, bool] = {}
+
+    def remember(self, told: object) -> str:
+        """Note what a browser has told, such as {"client": "a1", "on": True}; return what is wrong with it, or ""."""
+        client, on = (told.get("client"), told.get("on")) if isinstance(told, dict) else (None, None)
+        if not isinstance(client, str) or not isinstance(on, bool):
+            return "expected client and on, such as {client: text, on: true}"
+        self._told.pop(client, None)
+        self._told[client] = on
+        for oldest in list(self._told)[: -self.MOST_BROWSERS]:
+            del self._told[oldest]
+        return ""
+
+    def of(self, client: str | None, otherwise: bool) -> bool:
+        """Return what a browser wants; one that has not told it gets ``otherwise``."""
+        return otherwise if client is None else self._told.get(client, otherwise)
 
 
 class Screen(Protocol):
@@ -75,7 +100,7 @@ class Preview:
         self._miniature = miniature() if models.is_miniature else None
         self._factors = released_factors() if self._miniature is None else self._miniature.picture
         self._begun = self._spent = 0.0
-        self._pace, self._stage = Pace(), ""
+        self._timer, self._stage = StepTimer(), ""
         self.last_step: Step | None = None
 
     def networks(self, engine: Engine) -> list[NetworkKey[Any]]:
@@ -92,12 +117,12 @@ class Preview:
     def start(self, networks: Networks, stage: str) -> None:
         """Begin a run of ``stage`` with these networks."""
         self._decoder, self._stage = networks.find(AUDIO_DECODER), stage
-        self._begun, self._spent, self._pace = monotonic(), 0.0, Pace()
+        self._begun, self._spent, self._timer = monotonic(), 0.0, StepTimer()
 
     def on_step(self, done: int, total: int, step: Step) -> None:
         """Show step ``done`` of ``total``."""
         self.last_step, now, screen = step, monotonic(), self.screen
-        screen.show_status(f"{working(self._stage, done, total)}{SEPARATOR}{self._pace.count(done, total)}")
+        screen.show_status(f"{working(self._stage, done, total)}{SEPARATOR}{self._timer.count(done, total)}")
         too_often = 1 < done < total and self._spent > PREVIEW_TIME_SHARE * (now - self._begun)
         if too_often or not (screen.moving or screen.still):
             screen.show_progress(done, total)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import LostPeerError, SettingError, is_out_of_memory
+from ..errors import LostPeerError, SettingError, first_line, is_out_of_memory
 from ..memory.machine import usable
 from ..memory.ram import ram
 
@@ -140,7 +140,7 @@ def _peers_there() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise LostPeerError(
-            f"{GONE}, and without it this one cannot go on ({reason}): what it said says why; start all of them again."
+            f"{GONE}, and without it this one cannot go on ({first_line(error)}): what it said says why; start all of "
+            "them again."
         ) from error

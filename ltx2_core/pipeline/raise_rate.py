@@ -156,7 +156,7 @@ class RaiseRate(Stage):
             script: contexts of the prompt.
             conditions: pictures at frames of the clip.
         """
-        script.check_batch(max(map(len, latent.streams().values())))
+        script.check_batch(latent)
         whole, told = latent.to(engine.device(TRANSFORMER)), told_fps(fps)
         check_known_keyframes(whole)
         pieces, made = [], []

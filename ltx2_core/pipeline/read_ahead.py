@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import Models
-from ..checkpoint.text_cache import TEXT_COMPONENTS, text_cache
-from ..lora.stack import text_identity
 from ..memory.placement import StageNeed
 from ..settings import CompleteRequest
 from ..text import Features, compute_hidden_states, extract_features
@@ -104,8 +102,7 @@ def read_ahead(
         How many prompts were read.
     """
     engine = LocalEngine(models, complete.request.resources, events, complete.loras)
-    changes = text_identity(engine.loras, TEXT_COMPONENTS)
-    cache = text_cache(folder, models, engine.encoder, engine.dtype(TEXT_ENCODER), loras=changes, limit=KEPT_BYTES)
+    cache = contexts_cache(engine, folder, KEPT_BYTES)
     unread = [prompt for prompt in dict.fromkeys(prompts) if not _is_kept(cache.path(prompt))]
     for first in range(0, len(unread), MOST_AT_ONCE):
         some = unread[first : first + MOST_AT_ONCE]

@@ -179,7 +179,7 @@ class Refine(Stage):
             script: contexts of the prompt.
             conditions: what is given, at this size.
         """
-        script.check_batch(max(map(len, latent.streams().values())))
+        script.check_batch(latent)
         stage, device = engine.fit(self), engine.device(TRANSFORMER)
         negative = script.negative if stage.sampling.needs_negative else None
         inputs = SampleInputs(latent.to(device), fps, script.first, negative, conditions)

@@ -16,7 +16,7 @@ from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
 from ..health import check_finite, latent_findings
-from ..latents import STREAMS, AVLatent
+from ..latents import AVLatent
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.machine import Machine
@@ -62,6 +62,8 @@ class Sampling:
         drawn: sizes of the draws of random numbers in the stages before this one.
         window: the number of the window of a long clip.
         solver: in place of the sampler that the settings name.
+
+    Raises SettingError for noise levels that no sampler can follow.
     """
 
     sigmas: tuple[float, ...]
@@ -72,6 +74,9 @@ class Sampling:
     drawn: tuple[int, ...] = ()
     window: int = 0
     solver: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        schedules.check_sigmas(self.sigmas)
 
     @property
     def seeds(self) -> Seeds:
@@ -115,8 +120,7 @@ class Sampling:
 
     def for_streams(self, free: Collection[str]) -> "Sampling":
         """Return the same with neutral guidance for streams of which nothing is generated."""
-        given = [name for name in STREAMS if name not in free]
-        return replace(self, guidance=self.guidance.neutral_where(given))
+        return replace(self, guidance=self.guidance.for_streams(free))
 
     def passes(self, both_streams: bool, reference_sound: bool = False) -> tuple[str, ...]:
         """Return the passes that a step needs at most."""
@@ -186,10 +190,10 @@ def sample(
         The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
 
     Raises:
-        SettingError: for sigmas, tiles or settings that do not go together.
+        SettingError: for tiles or settings that do not go together.
         NotANumberError: as soon as a step produces something that is not a number.
     """
-    sigmas = schedules.check_sigmas(sampling.sigmas)
+    sigmas = sampling.sigmas
     apart = None if sampling.together else sampling.tiles
     _check_together(network, sampling)
     caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
@@ -202,7 +206,7 @@ def sample(
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
-    solver = _Solver(network, inputs, replace(sampling, sigmas=tuple(sigmas)), dtype, hooks, total, caches_text)
+    solver = _Solver(network, inputs, sampling, dtype, hooks, total, caches_text)
     draw = partial(sampling.noise, dtype=dtype)
     result = one_by_one(solver, state, noise, apart, draw) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
@@ -213,7 +217,9 @@ def _check_together(network: Network, sampling: Sampling) -> None:
     if sampling.tiles and not sampling.together and not sampling.settings.add_noise:
         raise SettingError("Tiles that are sampled one by one begin with noise: add it, or sample them together.")
     if sampling.settings.step_cache and (sampling.tiles or isinstance(network, ManyNetworks | SequenceParallel)):
-        raise SettingError("A step cache knows neither tiles nor several devices: set step_cache to 0, or leave them.")
+        raise SettingError(
+            "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
+        )
 
 
 @dataclass
@@ -377,7 +383,7 @@ class Sample(Stage):
             cache: where finished windows are kept; None keeps none.
             last: the last step of an earlier call that this one continues.
         """
-        script.check_batch(max(map(len, latent.streams().values())))
+        script.check_batch(latent)
         if self.windowing is not None:
             script.check_masks()
         device = engine.device(TRANSFORMER)

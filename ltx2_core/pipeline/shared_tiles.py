@@ -4,7 +4,6 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
@@ -13,10 +12,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import LTX2Error, is_out_of_memory
 from ..video_vae import DecoderInput, TileWork, Tiling
 from ..video_vae.decoding import TiledDecoder
 from ..video_vae.tiling import OnTile
+from .device_thread import concerns_all, why_left_out, working_on
 
 _log = logging.getLogger(__name__)
 
@@ -84,18 +83,17 @@ class SharedTiles(Generic[Network]):
 
     def _help(self, clip: "_Clip", helper: tuple[torch.device, Network]) -> None:
         device, network = helper
-        with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with working_on(device):
             while (number := clip.wait_and_take()) is not None:
                 try:
                     clip.put(number, clip.work[number].at(device).by(network).cpu())
                 except BaseException as error:
-                    if _is_for_all(error):
+                    if concerns_all(error):
                         clip.end(error)
                         return
                     clip.give_back(number)
                     self.helpers.remove(helper)
-                    why = "has too little memory" if is_out_of_memory(error) else f"failed ({line_of(error)})"
-                    _log.warning("%s %s and is left out; the others make its tiles.", device, why)
+                    _log.warning("%s %s and is left out; the others make its tiles.", device, why_left_out(error))
                     return
 
 
@@ -182,15 +180,3 @@ class _Clip:
         with self._changed:
             heapq.heappush(self._left, number)
             self._changed.notify_all()
-
-
-def _is_for_all(error: BaseException) -> bool:
-    """Whether every other device would fail with it, too."""
-    if is_out_of_memory(error):
-        return False
-    return isinstance(error, LTX2Error) or not isinstance(error, RuntimeError)
-
-
-def line_of(error: BaseException) -> str:
-    """Return the first line of what an error says, or else its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

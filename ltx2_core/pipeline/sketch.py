@@ -14,13 +14,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from ..audio_vae.config import MEL_RATE
 from ..audio_vae.mel import FLOOR
 from ..audio_vae.preview import mel_picture
-from ..geometry import AUDIO_RATE, TIME_SCALE, pixel_frames
+from ..geometry import TIME_SCALE, pixel_frames
 from ..latents import AVLatent
 from ..video_vae.preview import PreviewFactors, preview_frames
-
-MEL_RATE = 4 * AUDIO_RATE  # mel frames per second
 
 
 @dataclass(frozen=True)

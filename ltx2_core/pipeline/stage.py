@@ -30,6 +30,7 @@ from .takes import Take
 
 N = TypeVar("N", covariant=True)
 StageT = TypeVar("StageT", bound="Stage")
+EngineT = TypeVar("EngineT", bound="Engine")
 
 
 @dataclass(frozen=True)
@@ -266,9 +267,6 @@ class StagePlan(Protocol):
     def placement(self, name: str) -> Placement | None:
         """Return the placement of the stage called ``name``; None if there is none."""
 
-    def is_used_after(self, name: str, key: NetworkKey[Any]) -> bool:
-        """Return whether a stage behind that called ``name`` works with the network of ``key``."""
-
     def networks_after(self, name: str) -> Sequence[NetworkKey[Any]]:
         """Return what the stages behind that called ``name`` work with, in their order; empty if there is none."""
 
@@ -332,8 +330,8 @@ class Engine(Protocol):
             DoesNotFitError: if the stage does not fit.
         """
 
-    def in_float32(self, stage: Stage) -> "Engine":
-        """Return the same engine with the networks of ``stage`` in float32; that stage is placed anew."""
+    def in_float32(self: EngineT, keys: Iterable[NetworkKey[Any]]) -> EngineT:
+        """Return the same engine with these networks in float32; stages are placed as they fit now."""
 
     def set_moment(self, sigma: float, step: int) -> None:
         """Set the sigma and step at which LoRA schedules of the networks in use are evaluated."""

@@ -130,7 +130,7 @@ def _first_stage(request: CompleteRequest, ahead: ConditionSizes) -> Sample:
     long = request.request.long
     sampling = Sampling(
         tuple(request.sigmas),
-        request.guidance_of(ahead.state.free),
+        request.guidance.for_streams(ahead.state.free),
         replace(request.request.sampling, sampler=request.sampler),
     )
     windowing = None if long is None else long.windowing

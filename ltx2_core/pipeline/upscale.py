@@ -47,7 +47,9 @@ def upscale(
         SettingError: if there is no video, or the upscaler expects other channels.
     """
     if latent.video is None:
-        raise SettingError("This latent has no video stream; an upscaler enlarges nothing else.")
+        raise SettingError(
+            "This latent has no video stream, and an upscaler enlarges nothing else: give it one with a picture."
+        )
 
     def enlarge(video: Tensor) -> Tensor:
         raw = statistics.denormalize(video.float())

@@ -15,6 +15,8 @@ from .nibbles import look_up
 # What the nibbles of the IQ4 types stand for.
 _CURVE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # and those of MXFP4 and NVFP4, doubled
+
 
 @dataclass(frozen=True)
 class BlockType:
@@ -133,6 +135,17 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return _scaled(scale, numbers.float() - 32)
 
 
+def _mxfp4(blocks: Tensor) -> Tensor:
+    exponents = blocks[:, :1].int()
+    scale = (exponents << 23 | (exponents == 0).int() << 22).view(torch.float32)  # 2 ** (exponent - 127), in every bit
+    return _scaled(0.5 * scale, look_up(_nibbles(blocks[:, 1:], 16), _E2M1))
+
+
+def _nvfp4(blocks: Tensor) -> Tensor:
+    scale = (blocks[:, :4] & 127).view(torch.float8_e4m3fn).float().nan_to_num(0)
+    return _scaled(0.5 * scale, look_up(_nibbles(blocks[:, 4:], 8), _E2M1))
+
+
 # By the name that GGUF gives a type; those of plain numbers, such as F16, are dtypes and not here.
 BLOCKS = {
     "Q8_0": BlockType(32, 34, _q8_0),
@@ -147,11 +160,12 @@ BLOCKS = {
     "IQ4_XS": BlockType(256, 136, _iq4_xs),
     "Q3_K": BlockType(256, 110, _q3_k),
     "Q2_K": BlockType(256, 84, _q2_k),
+    "MXFP4": BlockType(32, 17, _mxfp4),
+    "NVFP4": BlockType(64, 36, _nvfp4),
     "Q8_1": BlockType(32, 40), "Q8_K": BlockType(256, 292), "IQ2_XXS": BlockType(256, 66),
     "IQ2_XS": BlockType(256, 74), "IQ2_S": BlockType(256, 82), "IQ3_XXS": BlockType(256, 98),
     "IQ3_S": BlockType(256, 110), "IQ1_S": BlockType(256, 50), "IQ1_M": BlockType(256, 56),
-    "TQ1_0": BlockType(256, 54), "TQ2_0": BlockType(256, 66), "MXFP4": BlockType(32, 17), "NVFP4": BlockType(64, 36),
-    "Q1_0": BlockType(128, 18),
+    "TQ1_0": BlockType(256, 54), "TQ2_0": BlockType(256, 66), "Q1_0": BlockType(128, 18),
 }  # fmt: skip
 
 READABLE_BLOCKS = tuple(name for name, block in BLOCKS.items() if block.expand is not None)

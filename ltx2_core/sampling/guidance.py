@@ -381,9 +381,9 @@ class StreamGuidance:
         """The smallest number of a block that STG perturbs in any row, 0 if there is none."""
         return min((block for row in self.rows for block in row.stg_blocks), default=0)
 
-    def neutral_where(self, streams: Collection[str]) -> "StreamGuidance":
-        """Make the guidance of ``streams`` neutral, as that of frozen and absent ones has to be."""
-        return replace(self, **{name: NEUTRAL for name in STREAMS if name in streams})
+    def for_streams(self, free: Collection[str]) -> "StreamGuidance":
+        """Return the same, neutral for streams that are not in ``free``, as frozen and absent ones have to be."""
+        return replace(self, **{name: NEUTRAL for name in STREAMS if name not in free})
 
     def passes(
         self, both_streams: bool = True, always_negative: bool = False, reference_sound: bool = False

@@ -20,6 +20,8 @@ from ..seeds import MIDDLE_NOISE
 
 MOST_FRESH = 0.9999  # of the noise that res_2s exchanges (ltx-core, Res2sDiffusionStep)
 
+_WITHOUT_FLOAT64 = ("mps", "xpu", "privateuseone")
+
 Estimate = Callable[[AVLatent, float], AVLatent]
 
 
@@ -304,8 +306,8 @@ def _standardised(x: Tensor) -> Tensor:
 
 
 def _precise(latent: AVLatent) -> AVLatent:
-    """Convert to float64, but on Apple's GPUs, which have none."""
-    return latent.map(lambda x: x.to(torch.float32 if x.device.type == "mps" else torch.float64))
+    """Convert to float64, but where it may not exist: on the GPUs of Apple and Intel, and those of DirectML."""
+    return latent.map(lambda x: x.to(torch.float32 if x.device.type in _WITHOUT_FLOAT64 else torch.float64))
 
 
 def _like(reference: AVLatent, latent: AVLatent) -> AVLatent:

@@ -21,7 +21,6 @@ from ..conditioning.rate import at_rate, of_round
 from ..errors import SettingError
 from ..fields import Choice, Switch, check_kinds, check_number, did_you_mean, settings_of
 from ..geometry import ClipShape, whole_segments
-from ..latents import STREAMS
 from ..lora import Stack
 from ..sampling import SAMPLERS, Recipe, Refine, ScheduleSettings, StreamGuidance, schedules
 from ..sampling.schedules import CUSTOM
@@ -39,10 +38,6 @@ _PARTS: dict[str, type] = {
     "resources": Resources,
     "decoding": Denoising,
 }
-_WHOLE = (
-    *("conditions", "second", "tiling", "loras", "hq", "guidance", "sigmas", "hdr", "high_quality"),
-    *("enhance", "enhancer", "blend"),
-)
 _OTHER = ("sound_only", "video", "audio", "windowing", "segments", "resume", "dtype", "vram", "ram")
 
 
@@ -129,11 +124,9 @@ class Request:
         Args:
             prompt: what is to be seen and heard.
             negative: what to avoid.
-            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources and Denoising by their own
-                names; of this class ``conditions``, ``second``, ``tiling``, ``loras``, ``hq``, ``guidance``,
-                ``sigmas``, ``hdr``, ``high_quality``, ``enhance``, ``enhancer`` and ``blend``; and as shorter
-                words ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``, ``segments`` and
-                ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
+            flat: fields of ClipSettings, ScheduleSettings, SamplingSettings, Resources, Denoising and this class, all
+                by their own names; ``video`` and ``audio`` (guidance of one stream), ``sound_only``, ``windowing``,
+                ``segments`` and ``resume`` (of a long clip), ``dtype``, and ``vram`` and ``ram`` in bytes.
 
         Raises:
             SettingError: an unknown name, or a value outside its limits.
@@ -145,7 +138,7 @@ class Request:
         if flat.get("fps") is None:
             flat.pop("fps", None)
         parts = {name: owner(**_of_class(flat, owner)) for name, owner in _PARTS.items()}
-        whole = {name: flat[name] for name in _WHOLE if flat.get(name) is not None}
+        whole = {name: flat[name] for name in _whole() if flat.get(name) is not None}
         for name in ("conditions", "loras", "sigmas"):
             if whole.get(name) is not None:
                 whole[name] = _all_of(name, whole[name])
@@ -324,19 +317,12 @@ class CompleteRequest:
         times = 2**self.second.rounds
         return replace(self.final, frames=(self.asked_frames - 1) * times + 1, fps=self.final.fps * times)
 
-    def guidance_of(self, free: Collection[str]) -> StreamGuidance:
-        """Return the guidance of each stream, neutral for one that is not in ``free`` because it is given."""
-        return self.guidance.neutral_where(set(STREAMS) - set(free))
-
-    def refine_guidance_of(self, free: Collection[str]) -> StreamGuidance:
-        """Return the guidance of each stream in the second stage, neutral for one that is given."""
-        return self.refine.guidance.neutral_where(set(STREAMS) - set(free))
-
     def needs_negative(self, free: Collection[str]) -> bool:
         """Return whether any stage looks at the negative prompt, if the streams in ``free`` are to be made."""
-        if self.guidance_of(free).needs_negative(SAMPLERS[self.sampler]):
-            return True
-        return self.second.refine and self.refine_guidance_of(free).needs_negative(SAMPLERS[self.refine.sampler])
+        stages = [(self.guidance, self.sampler)]
+        if self.second.refine:
+            stages.append((self.refine.guidance, self.refine.sampler))
+        return any(each.for_streams(free).needs_negative(SAMPLERS[sampler]) for each, sampler in stages)
 
     @property
     def refine_conditions(self) -> tuple[Condition, ...]:
@@ -423,8 +409,13 @@ def _names(owner: type) -> list[str]:
     return [each.name for each in fields(owner)]
 
 
+def _whole() -> list[str]:
+    """What ``Request.of`` takes by the names of the class itself."""
+    return [name for name in _names(Request) if name not in (*_PARTS, "prompt", "negative", "long")]
+
+
 def _refuse_unknown(flat: dict[str, Any]) -> None:
-    known = [*_WHOLE, *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
+    known = [*_whole(), *_OTHER, *(name for owner in _PARTS.values() for name in _names(owner))]
     if unknown := [name for name in flat if name not in known]:
         raise SettingError(f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], known)}")
 

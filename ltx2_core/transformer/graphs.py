@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_line
 from ..layers import is_adapted
 from ..layers.kernels import tolerance_in
 from .inputs import Perturbation
@@ -225,7 +226,7 @@ class SweepGraphs:
             self._pool = graph.pool()
             self._graphs[key] = _Graph(graph, inputs, states, _tokens(made))
         except Exception as reason:
-            self._give_up(f"recording failed: {str(reason).splitlines()[0] if str(reason) else type(reason).__name__}")
+            self._give_up(f"recording failed: {first_line(reason)}")
         return expected
 
     def _compare(self, graph: _Graph, expected: list[StatePair]) -> None:

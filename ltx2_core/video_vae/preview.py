@@ -26,7 +26,7 @@ class PreviewFactors:
 
 def released_factors() -> PreviewFactors:
     """Read the map of the released models, one colour per cell; numbers and source stand in ``preview.json``."""
-    content = json.loads((Path(__file__).parent / "preview.json").read_text())
+    content = json.loads((Path(__file__).parent / "preview.json").read_text(encoding="utf-8"))
     table = torch.tensor([*content["factors"], content["bias"]])[:, None, None, None]
     return PreviewFactors(table, table)
 

@@ -124,7 +124,7 @@ def test_files_count_in_one_order_in_every_process(tmp_path):
 def test_lines_that_cannot_be_are_told_before_the_first_clip_is_made(made, tmp_path, capsys):
     clips = lines_of(
         tmp_path, {"prompt": "a"}, {"prompt": "a", "frame": 9}, "{", "[1]", {"prompt": "a", "image": "no.png"},
-        {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "line_0001.mp4"}, {"prompt": "a", "steps": -1},
+        {"prompt": "a", "output": "../a.mp4"}, {"prompt": "a", "output": "Line_0001.mp4"}, {"prompt": "a", "steps": -1},
         {"seed": 1}, {"prompt": "a", "output": "a.doc"},
         {"prompt": "a", "checkpoint": "no.file", "decode_tile_size": 64, "decode_tile_overlap": 64},
         {"prompt": "a", "width": 32, "height": 32}, {"prompt": "a", "output": f"new/{'x' * 300}.mp4"},

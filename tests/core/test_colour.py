@@ -18,6 +18,7 @@ from ltx2_core.media.colour import (
     BT2020,
     DISPLAY_P3,
     HLG,
+    LINEAR,
     PQ,
     fit_gamut,
     hlg_to_nits,
@@ -135,6 +136,14 @@ def test_an_hdr_video_is_tone_mapped_and_said_to_be(tmp_path, caplog, transfer, 
     assert VideoSource(path).count(Fraction(24)) == 3
 
 
+@pytest.mark.parametrize("primaries", [BT709, UNKNOWN])
+def test_a_video_of_linear_light_is_brought_to_a_screen(tmp_path, primaries):
+    """Read as it is, it would be far too dark."""
+    path = coded(tmp_path / "clip.mp4", [64, 108, 240, 502, 940], primaries, LINEAR, BT709)
+    light = grey(*((code - 64) / 876 for code in (64, 108, 240, 502, 940)))
+    assert (next(read_video(path))[0, 32, 16::32] - light ** (1 / 2.4)).abs().max() < 0.02
+
+
 def test_hdr_whose_colours_cannot_be_read_is_refused(tmp_path):
     path = coded(tmp_path / "clip.mp4", [64, 940], BT2020, PQ, ICTCP)
     with pytest.raises(MediaError, match=r"clip.mp4 is HDR \(PQ\) whose colours .* convert it to SDR"):
@@ -168,6 +177,41 @@ def tagged(path: Path, code: int, *tags: int) -> Path:
     size, check = (len(tags)).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
     path.write_bytes(content[:end] + size + chunk + check + content[end:])
     return path
+
+
+class Older:
+    """What PyAV gave before version 17: pictures, in packets or by themselves, that know no primaries and transfer."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def __getattr__(self, name):
+        if name in ("color_primaries", "color_trc"):
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def decode(self, *streams, **places):
+        return map(Older, self.real.decode(*streams, **places))
+
+    def demux(self, *streams):
+        return map(Older, self.real.demux(*streams))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.real.close()
+
+
+def test_colours_are_read_by_a_pyav_whose_pictures_do_not_name_them(tmp_path, monkeypatch):
+    video = coded(tmp_path / "clip.mp4", [64, 300, 721], BT2020, HLG)
+    picture = tagged(tmp_path / "hdr.png", 148, BT2020, PQ, 0, 1)
+    now, before = [], av.open
+    for read in (lambda: torch.cat(list(read_video(video))), lambda: read_picture(picture)):
+        now.append(read())
+        monkeypatch.setattr(av, "open", lambda *args, **options: Older(before(*args, **options)))
+        assert torch.equal(read(), now[-1])
+        monkeypatch.setattr(av, "open", before)
 
 
 def test_an_hdr_picture_is_tone_mapped_and_an_ordinary_one_is_not(tmp_path):

@@ -121,3 +121,5 @@ def test_a_blended_clip_is_the_reference_far_from_what_was_made_anew():
     assert torch.cat([*Blending(2).frames([large], grown(given, Fraction(2)), FPS)]).shape == large.shape
     with pytest.raises(SettingError, match="nothing to blend"):
         list(Blending().frames([made], [ReferenceVideo(VideoSource(FRAMES))], FPS))
+    with pytest.raises(SettingError, match="cannot hold NaN or infinite numbers"):
+        list(Blending().frames([made * float("nan")], given, FPS))

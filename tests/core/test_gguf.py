@@ -78,12 +78,26 @@ def mini(tmp_path_factory):
 # -- Blocks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("type", READABLE_BLOCKS)
+@pytest.mark.parametrize("type", [type for type in READABLE_BLOCKS if type in VECTORS["gguf"]])
 def test_blocks_are_what_their_definition_says(type):
     vector = VECTORS["gguf"][type]
     assert vector["block"] == [BLOCKS[type].numbers, BLOCKS[type].nbytes]
     content, expected = tensor(vector["bytes"]), tensor(vector["expected"])
     assert same_bits(expand_blocks(type, content).view(expected.shape), expected)
+
+
+def test_four_bits_with_scales_of_a_byte_are_what_their_definitions_say():
+    """E2M1 (sign, two bits of exponent, one of mantissa) by a power of two, or by E4M3 without its sign."""
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    codes = bytes(low | 3 << 4 for low in range(16))  # the first half lies in the low bits, all of the second is 1.5
+    for exponent in (0, 1, 2, 127, 200, 252):
+        block = torch.frombuffer(bytearray([exponent]) + codes, dtype=torch.uint8)
+        expected = torch.cat((values, torch.full((16,), 1.5))).double() * 2.0 ** (exponent - 127)
+        assert torch.equal(expand_blocks("MXFP4", block).double(), expected)
+    scales, halves = [0x38, 0x01, 0x7E, 0x7F], bytes(low | low + 8 << 4 for low in range(8))
+    block = torch.frombuffer(bytearray(scales) + 4 * halves, dtype=torch.uint8)
+    expected = torch.tensor([1, 2**-9, 448, 0]).unsqueeze(1) * values  # no number is the largest code, as 0 is
+    assert torch.equal(expand_blocks("NVFP4", block), expected.flatten())
 
 
 @pytest.mark.parametrize("type", READABLE_BLOCKS)

@@ -14,7 +14,8 @@ from agreement import relative_error
 from torch import Tensor
 
 import ltx2_core as ltx2
-from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised, section_of
+from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised
+from benchmarks.weights import released
 from ltx2_core.errors import SettingError
 from ltx2_core.layers import Linear, apply_gelu, rms_norm
 from ltx2_core.layers.kernels import (
@@ -168,6 +169,29 @@ def test_products_of_onednn(monkeypatch, dtype, most, bias):
             )
     if torch.backends.mkldnn.is_available():
         assert all(operation.find(x) is not None for operation in (LINEAR, LINEAR_FEW, LINEAR_GELU))
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")
+@pytest.mark.parametrize("operation, plain", [(LINEAR, linear.multiply_plainly), (LINEAR_GELU, linear.linear_gelu)])
+def test_products_of_many_rows_with_a_weight_in_the_order_of_amx(monkeypatch, operation, plain):
+    """Within rounding of the plain way, for several clips and what does not lie in one piece, too."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(linear, "AMX_ROWS", 64)
+    draw = torch.Generator().manual_seed(0)
+    shapes = (2, 2 * 65, 96), (80, 96), (80,)
+    x, weight, bias = (torch.randn(shape, generator=draw).bfloat16() for shape in shapes)
+    x, ordered = x[:, ::2], []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_linear_weight", lambda weight: ordered.append(weight) or reorder(weight)
+    )
+    multiply = kernel_of(operation, linear.ONEDNN).load()
+    for each in (bias, None):
+        expected = plain(x.float(), weight.float(), None if each is None else each.float())
+        assert relative_error(multiply(x, weight, each).float(), expected) < 5e-3
+        multiply(x[:, :63], weight, each)
+        multiply(x.float(), weight.float(), None if each is None else each.float())
+    assert [each is weight for each in ordered] == [True, True], "for many rows, and in bfloat16"
 
 
 def test_products_that_autograd_records_or_that_are_more_than_a_product_are_plain(monkeypatch):
@@ -347,7 +371,7 @@ def test_bytes_and_operations_of_a_block(version, plain, most, least):
     """In hidden states of the video; ComfyUI 0.33 moves 48.5 in 97 operations, and 56.1 in 133. In fp8 all matrices but
     gates are, and with the same kernels it moves at most a quarter more than bf16, by scales of files that all
     differ 30 %; without Triton, where comfy-kitchen rounds by scales of files, less than bf16 without kernels."""
-    section = section_of(version)
+    section = released(version)["transformer"]
     pytest.importorskip("comfy_kitchen")
     pytest.importorskip("triton")
     with count_with():

@@ -11,11 +11,14 @@ import torch
 from diffusers_parts import transformer_and_connectors
 from safetensors.torch import load_file, save_file
 
+from ltx2_core import tiny
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
+from ltx2_core.checkpoint.belonging import find_text_encoder
 from ltx2_core.checkpoint.components import COMPONENTS
+from ltx2_core.checkpoint.convert import convert
 from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
 from ltx2_core.checkpoint.models import sources_in
-from ltx2_core.checkpoint.text_encoder import open_text_encoder
+from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
@@ -130,6 +133,88 @@ def test_the_parts_own_input_gives_that_part_and_no_other(whole, tmp_path):
     vocoder = part(whole["2.0"], tmp_path / "vocoder.safetensors", "vocoder.")
     with pytest.raises(CheckpointError, match=r"vocoder\.safetensors has no video encoder.*it holds vocoder"):
         open_models(whole["2.0"], video_vae=vocoder)
+
+
+# -- As ComfyUI saves them, and whole models with their text encoder ---------------------------------------------------
+
+SAVED = {
+    "CheckpointSave": ("text_encoders.gemma3_12b.transformer.", "text_encoders."),
+    "CLIPSave": ("gemma3_12b.transformer.", ""),
+    "a merge by hand": ("", ""),
+}
+
+
+@pytest.fixture(params=SAVED)
+def all_in_one(request, whole, tiny_files, tmp_path) -> Path:
+    """A model of 2.3 and its Gemma in one file."""
+    tokenizer, (model, outside) = "spiece_model", SAVED[request.param]
+    gemma = load_file(tiny_files("2.3")[2])
+    state = load_file(whole["2.3"]) | {f"{outside}{tokenizer}": gemma.pop(tokenizer)}
+    state |= {f"{model}{key}": value for key, value in gemma.items()}
+    if model:
+        state[f"{model.removesuffix('transformer.')}logit_scale"] = torch.ones(())
+    path = tmp_path / "all-in-one.safetensors"
+    save_file(state, path, TensorFile(whole["2.3"]).metadata)
+    return path
+
+
+def test_the_text_encoder_inside_a_whole_model_is_the_models_own(whole, tiny_files, all_in_one):
+    models = open_models(all_in_one)
+    assert not models.missing and models.text_encoder == all_in_one and not models.unknown(models.files[0])
+    assert_same(models, open_models(whole["2.3"]), models.sources)
+    assert find_text_encoder(models, []) == all_in_one
+    inside, alone = map(open_text_encoder, (all_in_one, tiny_files("2.3")[2]))
+    assert inside.tokenizer().tokens("a red ball") == alone.tokenizer().tokens("a red ball")
+    theirs = build_text_encoder(alone).state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in build_text_encoder(inside).state_dict().items())
+    assert "text_encoder " in inspect(all_in_one) and "needs: nothing else" in inspect(all_in_one)
+
+
+def test_a_whole_model_with_its_text_encoder_stays_one_beside_other_files(whole, tiny_files, all_in_one, tmp_path):
+    vae = part(whole["2.3"], tmp_path / "vae.safetensors", "vae.")
+    models = open_models([vae, all_in_one])
+    assert models.source("transformer").file.path == all_in_one and models.source("video_decoder").file.path == vae
+    assert open_models([all_in_one], tiny_files("2.3")[1]).text_encoder == tiny_files("2.3")[1]
+    convert(all_in_one, tmp_path / "small.safetensors", "fp8", [])
+    small = TensorFile(tmp_path / "small.safetensors")
+    assert "fp8" in small.formats(key for key in small.entries if key.startswith(PREFIX))
+    assert "fp8" not in small.formats(key for key in small.entries if "mlp" in key)
+
+
+def test_unknown_tensors_beside_a_text_encoder_are_told_all_the_same(all_in_one):
+    save_file(load_file(all_in_one) | {f"{PREFIX}odd.weight": torch.ones(2)}, all_in_one,
+              TensorFile(all_in_one).metadata)  # fmt: skip
+    assert "not known here   model.diffusion_model.odd.weight\n" in inspect(all_in_one)
+    with pytest.raises(CheckpointError, match=r"has unknown tensors: model\.diffusion_model\.odd\.weight"):
+        open_models(all_in_one).network("transformer")
+
+
+def test_an_audio_vae_that_comfyui_saved_is_read(whole, tmp_path):
+    saved = part(
+        whole["2.3"], tmp_path / "saved.safetensors", "audio_vae.", "vocoder.", metadata=False,
+        rename=lambda key: key.replace("audio_vae.", "autoencoder.", 1),
+    )  # fmt: skip
+    models = open_models(whole["2.3"], audio_vae=saved)
+    assert models.source("audio_decoder").file.path == saved and not models.unknown(models.files[1])
+    assert_same(models, open_models(whole["2.3"]), ("audio_encoder", "audio_decoder", "vocoder"))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> list[Path]:
+    """A model of 2.5 in its parts."""
+    return tiny.write_split(tmp_path_factory.mktemp("split"))
+
+
+def test_a_video_vae_of_2_3_goes_with_2_5_whose_latents_it_has(whole, split, tmp_path):
+    vae = part(whole["2.3"], tmp_path / "vae.safetensors", "vae.")
+    models = open_models(split, video_vae=vae)
+    assert models.version == "2.5" and models.source("video_decoder").file.path == vae
+    assert_same(models, open_models(whole["2.3"]), ("video_encoder", "video_decoder"))
+    assert open_models(vae).version == "2.3" and open_models(models.source("transformer").file.path).version == "2.5"
+    for other, begin in (("2.0", "vae."), ("2.3", "vocoder."), ("2.3", ("vae.", "vocoder."))):
+        wrong = part(whole[other], tmp_path / "wrong.safetensors", *([begin] if isinstance(begin, str) else begin))
+        with pytest.raises(CheckpointError, match=rf"do not belong together: .*wrong\.safetensors is LTX-{other}"):
+            open_models([*split, wrong])
 
 
 # -- In the wrong place ------------------------------------------------------------------------------------------------

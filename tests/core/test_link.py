@@ -402,7 +402,7 @@ def test_a_card_streams_only_after_it_has_passed_a_trial(monkeypatch, caplog):
 
 
 def test_a_trial_for_which_there_was_no_memory_is_made_again(monkeypatch, caplog):
-    errors = full_cards()
+    errors = [*full_cards(), torch.OutOfMemoryError()]  # the last one says nothing
     pending = errors.copy()
 
     def fail(*_):

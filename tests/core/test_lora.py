@@ -196,10 +196,12 @@ def test_something_else_is_not_a_lora(model):
         (["lora_A.weight"], r"holds no whole change of a layer: .*lora_A\.weight.* lack the factor"),
         (["lora_up.weight", "alpha"], "lack the factor"),
         (["hada_w1_a", "hada_w1_b"], "lack the factor"),
-        (["oft_blocks"], "an adapter of a kind that is not read here"),
-        (["boft_R", "boft_s"], "an adapter of a kind"),
+        (["a1.weight", "a2.weight", "b1.weight"], "lack the factor"),
+        (["boft_R"], "lack the factor"),
+        (["oft_diag"], "an adapter of a kind that is not read here"),
+        (["oft_R.weight", "oft_R.clipped_oft"], "an adapter of a kind"),
+        (["oft_R.weight", "dora_log_multiplier"], "an adapter of a kind"),
         (["weight", "on_input"], "an adapter of a kind"),
-        (["a1.weight", "a2.weight", "b1.weight", "b2.weight"], "an adapter of a kind"),
         (["vera_lambda_b", "vera_lambda_d"], "an adapter of a kind"),
         (["set_weight"], "an adapter of a kind"),
     ],
@@ -209,6 +211,14 @@ def test_half_a_lora_and_other_adapters_are_called_what_they_are(tmp_path, ends,
     layers = [f"diffusion_model.transformer_blocks.{block}.attn1.to_q" for block in range(4)]
     save_file({f"{layer}.{end}": torch.ones(4, 4) for layer in layers for end in ends}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=words):
+        open_lora(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("end", ["hra_u", "glora_A.u", "delora_A", "fourierft_spectrum"])
+def test_other_adapters_of_peft_are_called_so(tmp_path, end):
+    state = {f"base_model.model.transformer_blocks.{block}.attn1.to_q.{end}": torch.ones(4, 4) for block in range(4)}
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="an adapter of a kind that is not read here"):
         open_lora(tmp_path / "x.safetensors")
 
 

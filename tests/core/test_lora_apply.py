@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from agreement import compare, relative_error
+from lora_forms import FILES
 from official import inputs, official, official_velocity, tiny_section
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx2_core.checkpoint.keys.transformer import TRANSFORMER
-from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, open_lora
+from ltx2_core.lora import LoraAdapter, Strengths, StrengthSchedule, fold_loras, open_lora
 from ltx2_core.lora.names import find_parameter
 from ltx2_core.memory import Plain, Store
 from ltx2_core.memory.unit import UNCHANGED, aligned
@@ -105,58 +107,6 @@ def write(path: Path, spelling: Callable[[str], str], network: Transformer, form
     return open_lora(path), changes
 
 
-def peft_lora(weight, size, alpha):
-    down, up = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4) * size
-    return {"lora_A.weight": down, "lora_B.weight": up}, up @ down  # alpha = rank
-
-
-def kohya_lora(weight, size, alpha):
-    down, up = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4) * size
-    parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
-    return parts, alpha / 4 * up @ down
-
-
-def dora(weight, size, alpha, axis=1):
-    """The trained lengths are those of the rows (axis 1), or of the columns, of the changed matrix."""
-    parts, change = kohya_lora(weight, size, alpha)
-    lengths = torch.linalg.norm(weight, dim=axis, keepdim=True) * 1.2
-    direction = (weight + change) / torch.linalg.norm(weight + change, dim=axis, keepdim=True)
-    return parts | {"dora_scale": lengths}, direction * lengths - weight
-
-
-def loha(weight, size, alpha):
-    out, width = weight.shape
-    a, b, c, d = torch.randn(out, 3) * size, torch.randn(3, width), torch.randn(out, 3), torch.randn(3, width)
-    parts = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d, "alpha": torch.tensor(alpha)}
-    return parts, alpha / 3 * (a @ b) * (c @ d)
-
-
-def lokr(weight, size, alpha, factored=True):
-    out, width = weight.shape
-    small = torch.randn(2, 2) * size
-    if not factored:  # then there is no rank, and alpha says nothing
-        large = torch.randn(out // 2, width // 2)
-        return {"lokr_w1": small, "lokr_w2": large, "alpha": torch.tensor(alpha)}, torch.kron(small, large)
-    a, b = torch.randn(out // 2, 2), torch.randn(2, width // 2)
-    parts = {"lokr_w1": small, "lokr_w2_a": a, "lokr_w2_b": b, "alpha": torch.tensor(alpha)}
-    return parts, alpha / 2 * torch.kron(small, a @ b)
-
-
-def difference(weight, size, alpha):
-    change = torch.randn_like(weight) * size
-    return {"diff": change}, change
-
-
-FILES = {
-    "LoRA": peft_lora,
-    "LoRA with alpha": kohya_lora,
-    "DoRA": dora,
-    "DoRA by columns": lambda *given: dora(*given, axis=0),
-    "LoHa": loha,
-    "LoKr": lokr,
-    "LoKr of whole matrices": lambda *given: lokr(*given, factored=False),
-    "difference": difference,
-}
 SPELLINGS = {
     "official": lambda layer: f"diffusion_model.{layer}",
     "PEFT": lambda layer: f"base_model.model.{layer}",
@@ -182,9 +132,20 @@ def test_a_file_does_what_it_says(tmp_path, form, spelling, fuse, strength):
     assert all(torch.equal(a, b) for a, b in zip(outputs(network), plain))  # removed again
 
 
-@pytest.mark.parametrize("settings", ["plain", "bias", "dora", "rslora", "patterns", "LoHa", "LoKr"])
-def test_peft_files(tmp_path, settings):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *("plain", "bias", "dora", "rslora", "patterns", "LoHa", "LoKr"),
+        *("OFT", "OFT-exact", "OFT-held", "OFT-shared", "BOFT", "BOFT-in-stages"),
+    ],
+)
+def test_peft_files(tmp_path, settings, monkeypatch):
     peft = pytest.importorskip("peft")
+    if settings.startswith("BOFT"):  # for whose stages PEFT would compile a kernel
+        layer = pytest.importorskip("peft.tuners.boft.layer")
+        blocks = Mock(apply=lambda turns: torch.stack([torch.block_diag(*each) for each in turns]))
+        monkeypatch.setattr(layer, "get_fbd_cuda", lambda: settings.endswith("stages"))
+        monkeypatch.setattr(layer, "FastBlockDiag", blocks)
     theirs, ours = official(SECTION)
     before = outputs(ours)
     config = {
@@ -197,13 +158,23 @@ def test_peft_files(tmp_path, settings):
         ),
         "LoHa": lambda: peft.LoHaConfig(r=4, alpha=6, target_modules=TARGETS),
         "LoKr": lambda: peft.LoKrConfig(r=4, alpha=6, target_modules=TARGETS, decompose_both=True),
+        "OFT": lambda: peft.OFTConfig(oft_block_size=4, target_modules=TARGETS),
+        "OFT-exact": lambda: peft.OFTConfig(r=2, oft_block_size=0, use_cayley_neumann=False, target_modules=TARGETS),
+        "OFT-held": lambda: peft.OFTConfig(
+            oft_block_size=4, coft=True, eps=0.5, num_cayley_neumann_terms=7, target_modules=TARGETS
+        ),
+        "OFT-shared": lambda: peft.OFTConfig(oft_block_size=4, block_share=True, target_modules=TARGETS),
+        "BOFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=TARGETS),
+        "BOFT-in-stages": lambda: peft.BOFTConfig(boft_block_size=2, boft_n_butterfly_factor=3, target_modules=TARGETS),
     }[settings]()
     model = peft.get_peft_model(theirs, config)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "magnitude" in name:
                 value.mul_(1.1)
-            elif "lora_" in name or "hada_" in name or "lokr_" in name:
+            elif "boft_s" in name:
+                value.add_(torch.rand_like(value) * 0.1)
+            elif any(part in name for part in ("lora_", "hada_", "lokr_", "oft_R")):
                 value.copy_(torch.randn_like(value) * 0.2)
     model.save_pretrained(tmp_path)
     lora = open_lora(tmp_path / "adapter_model.safetensors")
@@ -281,13 +252,14 @@ def test_loras_add_up(pair, fuse):
     check("two, summed", found, outputs(merged(network, both)))
 
 
-def test_a_dora_starts_from_the_weight_itself(pair, tmp_path):
+@pytest.mark.parametrize("form", ["DoRA", "GLoRA", "OFT", "BOFT"])
+def test_what_depends_on_the_weight_starts_from_the_weight_itself(pair, tmp_path, form):
     """So the order in which LoRAs are stacked says nothing."""
     network, (one, some), _ = pair
-    dora, changes = write(tmp_path / "dora.safetensors", SPELLINGS["kohya"], network, "DoRA")
+    other, changes = write(tmp_path / "other.safetensors", SPELLINGS["kohya"], network, form)
     expected = outputs(merged(network, {name: some[name] + changes[name] for name in some}))
-    for loras in ([(one, ONE), (dora, ONE)], [(dora, ONE), (one, ONE)]):
-        check("LoRA and DoRA", outputs(network, *loras), expected)
+    for loras in ([(one, ONE), (other, ONE)], [(other, ONE), (one, ONE)]):
+        check(f"LoRA and {form}", outputs(network, *loras), expected)
 
 
 def test_weights_of_two_bytes_are_rounded_once(pair):
@@ -327,7 +299,7 @@ def in_float8(network: Transformer) -> tuple[Transformer, Transformer]:
     return stored.requires_grad_(False), expanded
 
 
-@pytest.mark.parametrize("form", ["LoRA", "DoRA", "LoHa", "LoKr", "difference"])
+@pytest.mark.parametrize("form", ["LoRA", "DoRA", "LoHa", "LoKr", "difference", "GLoRA", "OFT", "BOFT", "OFT of PEFT"])
 @pytest.mark.parametrize("chunk", [4096, 3])
 @pytest.mark.sample(3)
 def test_weights_in_float8_are_not_rounded_again(tmp_path, form, chunk):
@@ -346,6 +318,8 @@ def test_weights_in_float8_are_not_rounded_again(tmp_path, form, chunk):
     all_in_all = [relative_error(a, b) for a, b in zip(found, outputs(merged(network, changes)))]
     assert all(error < 3 * without for error, without in zip(all_in_all, own))
     assert all(torch.equal(a, b) for a, b in zip(outputs(stored), plain))
+    assert len(fold_loras(stored, [(lora, ONE)])) == len(LAYERS)
+    check(f"{form} folded", outputs(stored), outputs(merged(expanded, changes)))
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -369,7 +343,7 @@ def test_each_layer_gets_its_own_strength(pair, fuse):
     check("streams", outputs(network, (lora, strengths), fuse=fuse), outputs(merged(network, expected)))
 
 
-@pytest.mark.parametrize("form", ["LoRA", "LoHa", "DoRA"])
+@pytest.mark.parametrize("form", ["LoRA", "LoHa", "DoRA", "GLoRA", "OFT"])
 @torch.no_grad()
 def test_a_schedule(tmp_path, form):
     network = transformer()
@@ -439,11 +413,13 @@ def test_fused_when_resident_is_fused_at_copy(pair, dtype):
         assert all(torch.equal(a, b) for a, b in zip(outputs(network), plain))
 
 
+@pytest.mark.parametrize("form", ["LoRA", "OFT"])
 @pytest.mark.parametrize("fuse", [True, False])
 @torch.no_grad()
-def test_what_a_lora_reads_comes_and_goes_with_its_unit(pair, fuse):
+def test_what_a_lora_reads_comes_and_goes_with_its_unit(tmp_path, fuse, form):
     """So a card never waits for the file of a LoRA, and what it takes there is known."""
-    network, (lora, _), _ = pair
+    network = transformer()
+    lora, _ = write(tmp_path / "a.safetensors", SPELLINGS["official"], network, form)
     expected = outputs(network, (lora, ONE), fuse=fuse)
     adapted = LoraAdapter(network, [(lora, ONE)], fuse=fuse)
     brought = [tensor for table in (adapted.read, adapted.beside) for each in table.values() for tensor in each]

@@ -9,7 +9,8 @@ from planned import RATES
 
 from ltx2_core import open_models
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import GIB, Machine, computing_dtype, pinnable, this_machine
+from ltx2_core.memory.machine import GIB, Machine, computing_dtype, this_machine
+from ltx2_core.memory.ram import pinnable
 from ltx2_core.memory.trace import Cost
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import compute_dtype

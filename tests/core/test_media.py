@@ -203,8 +203,13 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_any_work(tmp_pat
     with pytest.raises(LTX2Error, match=r"Choose another name|give a name in it"):
         check_target(name)
     check_target("new/deep/clip.mp4")
-    monkeypatch.setattr(os, "access", lambda place, how: place != tmp_path)
-    with pytest.raises(UnreadableFileError, match="folder that you may write to"):
+    assert sorted(os.listdir()) == ["file", "folder.mp4"]
+
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)  # as Windows does, of whose rights os.access knows nothing
+    with pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be written.*folder that you may write to"):
         check_target("new/deep/clip.mp4")
 
 

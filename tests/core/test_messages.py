@@ -1,6 +1,6 @@
 """What a stage says of itself: nothing is lost, nothing is stale, and times are those that passed."""
 
-from ltx2_core.pipeline.messages import Messages, Pace, duration, reading, working
+from ltx2_core.pipeline.messages import Messages, StepTimer, duration, reading, working
 
 
 def test_sentences_stay_in_order_and_the_status_comes_last():
@@ -22,10 +22,10 @@ def test_sentences_stay_in_order_and_the_status_comes_last():
     ]
 
 
-def test_the_pace_is_the_mean_of_what_was_counted():
+def test_the_time_of_a_step_is_the_mean_of_what_was_counted():
     moments = iter([100.0, 102.0, 103.0, 106.0])
-    pace = Pace(lambda: next(moments))
-    said = [pace.count(done, 12).split(" \N{MIDDLE DOT} ") for done in (10, 11, 12)]
+    timer = StepTimer(lambda: next(moments))
+    said = [timer.count(done, 12).split(" \N{MIDDLE DOT} ") for done in (10, 11, 12)]
     assert said == [["2 s per step", "4 s left"], ["1.5 s per step", "2 s left"], ["2 s per step"]]
 
 

@@ -16,9 +16,10 @@ from ltx2_core.errors import DoesNotFitError
 from ltx2_core.memory import Room, StageNeed, Store, place, placement
 from ltx2_core.memory.arrival import AS_STORED, Arrival, arrival_on
 from ltx2_core.memory.link import InPlace, Plain
-from ltx2_core.memory.machine import GIB, Machine, free_ram
+from ltx2_core.memory.machine import GIB, Machine
 from ltx2_core.memory.partition import Weights
 from ltx2_core.memory.placement import DEVICE, explain_refusal, least_bytes
+from ltx2_core.memory.ram import free_ram
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import ALIGNMENT, Changes, Unit
 from ltx2_core.pipeline import local_engine

@@ -18,8 +18,8 @@ from ltx2_core.memory import PinnedMemory, Room, StageNeed
 from ltx2_core.memory.machine import GIB, Machine
 from ltx2_core.memory.page_cache import PIECE, ReadAhead, cut, read_span
 from ltx2_core.memory.partition import Weights
-from ltx2_core.memory.pinned import kept_free
 from ltx2_core.memory.placement import DEVICE, DISK, HOST, Placement
+from ltx2_core.memory.ram import kept_free
 from ltx2_core.memory.trace import Cost
 from ltx2_core.memory.unit import Unit
 from ltx2_core.pipeline import local_engine, prefetch

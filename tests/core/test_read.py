@@ -374,6 +374,8 @@ def test_colours_that_cannot_be_undone_are_told(tmp_path):
         lambda path: read_video(path, fps="24"),
         lambda path: read_video(path, fps=0),
         lambda path: read_video(path, frames=1.5),
+        lambda path: read_video(path, frames=10**400),  # larger than a float can be
+        lambda path: read_video(path, fps=10**5000),  # longer than Python writes out
         lambda path: read_video(path, start=None),
         lambda path: read_video(path, start=1e30),
         lambda path: read_audio(path, sample_rate=-1),

@@ -1,5 +1,6 @@
 """A picture is what was saved: upright, in its colours, as bright as it was meant."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,6 +54,26 @@ def test_a_picture_comes_in_the_colours_of_srgb(tmp_path):
     assert (green - red[..., [1, 0, 2]]).abs().max() < 0.01
     grey = read_picture(saved(tmp_path / "grey.png", red[..., 0], icc_profile=swapped))
     assert torch.equal(grey, torch.ones(1, 4, 4, 3)), "a profile for other channels is ignored"
+
+
+def grey_profile(gamma: float) -> bytes:
+    """An ICC profile (version 2) for grey with this curve."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = struct.pack(">I", 2) + b"kTRC" + struct.pack(">II", 156, 14) + b"wtpt" + struct.pack(">II", 172, 20)
+    header = struct.pack(">I4sI4s4s4s12s4s", 192, bytes(4), 0x02400000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp")
+    header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
+    return header + tags + curve + white
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_grey_with_a_profile_is_as_bright_as_that_means(tmp_path, kind):
+    """With 16 bits it was read as if it had none."""
+    values = np.linspace(0.2, 1, 9)
+    pixels = (values * np.iinfo(kind).max).round().astype(kind)[None]
+    Image.fromarray(pixels).save(tmp_path / "grey.png", icc_profile=grey_profile(1.0))
+    expected = torch.from_numpy(1.055 * values ** (1 / 2.4) - 0.055).float()
+    assert (read_picture(tmp_path / "grey.png")[0, 0] - expected[:, None]).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tif", "bmp"])

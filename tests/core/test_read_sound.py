@@ -52,6 +52,27 @@ def test_a_pause_is_silence(tmp_path):
     assert silent.numel() == 96000 and silent[24000:72000].all() and not silent[:24000].any()
 
 
+def test_many_small_pauses_are_silence_together(tmp_path):
+    """Else sound runs ahead of the pictures, as where packets of a recording were lost."""
+    begins, parts = range(0, 1920, 240), torch.linspace(-0.8, 0.8, 8)
+    sound = parts.repeat_interleave(9600).expand(2, -1)
+    heard_at = heard(mux(tmp_path / "sound.mkv", [], sound=sound, sound_times=tuple(begins)))[0]
+    for begin, level in zip(begins, parts):
+        place = (heard_at - level).abs().argmin().item()
+        assert -0.1 < (place - 48 * begin) / 48000 <= 0
+
+
+@pytest.mark.parametrize("options", [{"movflags": "frag_keyframe+empty_moov"}, {"use_editlist": "0"}])
+def test_mp4_without_an_edit_list_says_in_its_first_packet_when_the_sound_begins(tmp_path, options):
+    """Such files are recordings and streams. Their pictures begin late, by as much as they were put in order."""
+    sound, times = ramp(48000), [40 * number for number in range(25)]
+    plain, other = (
+        mux(tmp_path / f"{number}.mp4", times, sound=sound, sound_codec="aac", **more)
+        for number, more in enumerate(({}, options))
+    )
+    assert torch.equal(heard(other)[:, :40000], heard(plain)[:, :40000])
+
+
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
 def test_sound_at_another_rate_keeps_pitch_and_length(tmp_path, rate):
     time = torch.arange(2 * 24000) / 24000

@@ -9,7 +9,9 @@ import torch
 from agreement import compare
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ltx2_core.errors import SettingError
 from ltx2_core.latents import AVLatent, Noise
 from ltx2_core.pipeline.sample import Sampling
 from ltx2_core.sampling import SAMPLERS, euler, ltx2, samplers
@@ -85,6 +87,27 @@ def test_a_latent_is_as_noisy_as_its_sigma_says(name):
     for step in run(name, model, target * 0.2 + noise * 0.8, [0.8, 0.6, 0.5, 0.4]):
         left = step.latent.video - target.video * (1 - step.sigma)
         assert left.std().item() == pytest.approx(step.sigma, rel=0.02)
+
+
+class Doubles(TorchDispatchMode):
+    """Notes whether any number of 64 bits was made."""
+
+    met = False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        self.met |= isinstance(made, Tensor) and made.dtype == torch.float64
+        return made
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu", "privateuseone", "cpu"])
+def test_devices_without_float64_are_asked_for_none(kind):
+    """Those of Apple, of Intel and of DirectML."""
+    elsewhere = type("Elsewhere", (Tensor,), {"device": property(lambda self: torch.device(kind))})
+    latent = av_latent(0).map(lambda x: x.as_subclass(elsewhere))
+    with Doubles() as doubles:
+        run("res_2s", Toy(), latent)
+    assert doubles.met == (kind == "cpu")
 
 
 @every
@@ -398,6 +421,12 @@ def test_without_fresh_noise_a_stochastic_sampler_is_its_plain_one(sampler, plai
     settings = SamplingSettings(sampler=sampler)
     assert Sampling((1.0, 0.0), settings=settings).sampler is SAMPLERS[sampler]
     assert Sampling((1.0, 0.0), settings=replace(settings, eta=0.5)).sampler.solve.keywords == {"eta": 0.5}
+
+
+@pytest.mark.parametrize("sigmas", [(math.nan, 0.0), (1.0,), (0.5, 0.7, 0.0), (2.0, 0.0)])
+def test_levels_that_no_sampler_can_follow_are_neither_planned_nor_sampled(sigmas):
+    with pytest.raises(SettingError, match=r"[Ss]igma"):
+        Sampling(sigmas)
 
 
 def from_diffusers(scheduler, sigmas: list[float], order: int = 1) -> Tensor:

@@ -380,10 +380,10 @@ def test_the_guidance_of_both_streams():
     euler, cfg_pp = SAMPLERS["euler"], SAMPLERS["euler_cfg_pp"]
     assert both.passes() == ["cond", "negative", "perturbed", "isolated"] and both.first_stg_block == 2
     assert both.passes(both_streams=False) == ["cond", "negative", "perturbed"]
-    only_audio = both.neutral_where(["video"])
+    only_audio = both.for_streams(["audio"])
     assert only_audio == StreamGuidance(Guidance(), both.audio) and only_audio.passes() == ["cond"]
     assert only_audio.needs_negative(euler) and not StreamGuidance().needs_negative(euler)
-    assert StreamGuidance().needs_negative(cfg_pp) and both.neutral_where(["video", "audio"]) == StreamGuidance()
+    assert StreamGuidance().needs_negative(cfg_pp) and both.for_streams([]) == StreamGuidance()
 
 
 def test_a_new_term_needs_only_its_class():

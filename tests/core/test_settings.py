@@ -168,9 +168,8 @@ def test_a_second_stage_changes_its_recipe():
     assert refine.sigmas == (0.5, 0.25, 0.0) and refine.guidance == guidance
     assert SecondStage(noise_scale=0.5).completed(DEV.refine).sigmas == (0.5, 0.421875, 0.0)
     whole = Request.of("x", second=SecondStage(sound="hold", guidance=guidance)).completed(DISTILLED)
-    assert [type(each) for each in whole.held] == [Frozen] and whole.refine_guidance_of({"video"}) == StreamGuidance(
-        Guidance(2)
-    )
+    assert [type(each) for each in whole.held] == [Frozen]
+    assert whole.refine.guidance.for_streams({"video"}) == StreamGuidance(Guidance(2))
 
 
 class Named(Lora):
@@ -236,7 +235,7 @@ def test_the_distilled_lora_has_a_strength_in_each_stage(recipe, chosen, strengt
 def test_a_negative_prompt_is_needed_only_where_something_looks_at_it():
     whole = Request.of("x").completed(DEV)
     assert whole.needs_negative({"video", "audio"}) and whole.needs_negative({"audio"})
-    assert not whole.needs_negative(set()) and whole.guidance_of(set()) == StreamGuidance()
+    assert not whole.needs_negative(set()) and whole.guidance.for_streams(set()) == StreamGuidance()
     plain = Request.of("x", video=Guidance(), audio=Guidance()).completed(DEV)
     assert not plain.needs_negative({"video", "audio"})
     guided = StreamGuidance(Guidance(3), Guidance())

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from shutil import copy
@@ -12,19 +13,30 @@ import torch
 from devices import Pins
 from safetensors.torch import save_file
 
+import ltx2_core as ltx2
 from ltx2_core.checkpoint.files import TensorFile
+from ltx2_core.checkpoint.folders import weight_files
 from ltx2_core.checkpoint.upscaler import BUILT_IN
+from ltx2_core.checkpoint.write import safetensors_layout, write_tensors
 from ltx2_core.cli import main
+from ltx2_core.cli.commands import COMMANDS
+from ltx2_core.cli.files import digest_of
+from ltx2_core.cli.lines import generate_command
+from ltx2_core.cli.progress import Bars
+from ltx2_core.cli.syntax import file_path, parse_character, parse_picture
+from ltx2_core.conditioning.light import FILE_SPACES
 from ltx2_core.disk_cache import complete_file
 from ltx2_core.disk_cache.mapped import mapped_files
-from ltx2_core.errors import UnreadableFileError
+from ltx2_core.errors import SettingError, UnreadableFileError
 from ltx2_core.errors.files import not_written, replace_file
-from ltx2_core.media import clear_unfinished
+from ltx2_core.fields import check_output_name
+from ltx2_core.media import check_target, clear_unfinished
+from ltx2_core.media.exr import ExrFrames
 from ltx2_core.media.write import whole_or_nothing
 from ltx2_core.memory import machine as machines
-from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, pinnable, this_machine, usable
-from ltx2_core.memory.pinned import PinnedMemory, pin_limit
-from ltx2_core.memory.ram import ram
+from ltx2_core.memory.machine import DISK, GIB, MARGIN, WINDOWS_MARGIN, this_machine, usable
+from ltx2_core.memory.pinned import PinnedMemory
+from ltx2_core.memory.ram import pin_limit, pinnable, ram
 from ltx2_core.memory.unit import Unit
 from ltx2_core.pipeline import local_engine
 from ltx2_core.pipeline.local_engine import LocalEngine
@@ -155,7 +167,122 @@ def test_a_file_that_stays_open_is_told_in_a_sentence(windows, tmp_path, monkeyp
         replace_file(tmp_path / "new", tmp_path / "other", patience=60)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "con.mp4",
+        "NUL",
+        "aux .tar.mp4",
+        "lpt1",
+        "what?.mp4",
+        "clip:1.mp4",
+        "x|y/clip.mp4",
+        "ends.",
+        "no /a.mp4",
+        "a*",
+    ],
+)
+def test_names_that_windows_keeps_for_itself_are_refused_there_before_any_work(windows, tmp_path, name):
+    with pytest.raises(SettingError, match="Windows"):
+        check_target(tmp_path / name)
+    with pytest.raises(SettingError, match="Windows"):
+        check_output_name("filename_prefix", name)
+
+
+@pytest.mark.parametrize("name", ["console.mp4", "com10.mp4", "a.b c.mp4", "\u65e5.mp4", "new/clip.mp4"])
+def test_other_names_are_taken_on_windows_and_all_elsewhere(windows, tmp_path, monkeypatch, name):
+    check_target(tmp_path / name)
+    monkeypatch.setattr(sys, "platform", "linux")
+    check_target(tmp_path / "aux.mp4")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_drive_that_is_not_there_is_told_before_any_work(windows, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(UnreadableFileError, match=r"clip\.mp4 cannot be written.*another folder"):
+        check_target(tmp_path / "clip.mp4")
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    monkeypatch.setattr(Path, "mkdir", refuse_folders)
+    with pytest.raises(UnreadableFileError, match=r"x\.safetensors cannot be written.*another folder"):
+        write_tensors(tmp_path / "x.safetensors", safetensors_layout({}, {}), [])
+
+
+def refuse_folders(path, **_):
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
 # ------------------------------------------------------------------------------------------------------- names of files
+
+
+def test_large_letters_at_the_end_of_a_name_are_as_good(tmp_path):
+    """ComfyUI lists such files, too."""
+    save_file({"a": torch.zeros(1)}, tmp_path / "Model.SAFETENSORS")
+    save_file({"b": torch.zeros(1)}, tmp_path / "other.Safetensors")
+    (tmp_path / "._Model.SAFETENSORS").write_bytes(b"\0\5\x16\7")  # as macOS leaves them on foreign disks
+    assert [each.name for each in weight_files(tmp_path, "weights")] == ["Model.SAFETENSORS", "other.Safetensors"]
+
+
+def test_what_macos_leaves_beside_frames_is_no_frame(tmp_path):
+    for name in ("frame_1.EXR", "frame_0.exr"):
+        (tmp_path / name).touch()
+        (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7")
+    assert [each.name for each in ExrFrames(tmp_path, FILE_SPACES["ACEScg"]).files] == ["frame_0.exr", "frame_1.EXR"]
+
+
+def test_the_home_of_a_user_is_meant_where_shells_leave_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.setenv("USERPROFILE", "/home/anna")
+    assert file_path("~/clip.mp4") == Path("/home/anna/clip.mp4")
+    assert parse_picture("-1:~/cat.png:0.8").path == "/home/anna/cat.png"
+    assert parse_character("~/anna.png:~/anna.wav")[0] == [Path("/home/anna/anna.png"), Path("/home/anna/anna.wav")]
+    assert file_path("a~/b") == Path("a~/b")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate --prompt x --output -", "batch --prompt x --output -", "generate --prompt x --output a --resume -",
+        "generate --prompt x --output a --save-latent -", "tiny -", "compare a b -", "convert a - --format fp8",
+        "lora shrink a -", "sign a -",
+    ],
+)  # fmt: skip
+def test_the_standard_output_is_no_file(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2 and not [*tmp_path.iterdir()]
+    assert "standard output" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- what cannot be shown
+
+
+class FullDisk(io.RawIOBase):
+    """A log or a list on a disk that is full."""
+
+    def writable(self):
+        return True
+
+    def write(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("lost", ["stderr", "stdout"])
+def test_work_goes_on_though_what_it_says_cannot_be_written(monkeypatch, tmp_path, capsys, lost):
+    done = []
+
+    def work(options):
+        for number in range(3):
+            with Bars() as bars:
+                bars.report("sampling", number, 3)
+                bars.say("x" * 10_000)
+            print(number, flush=True)
+            done.append(number)
+
+    monkeypatch.setitem(COMMANDS, "inspect", work)
+    monkeypatch.setattr(sys, lost, io.TextIOWrapper(io.BufferedWriter(FullDisk())))
+    status = main(["inspect", "x"])
+    said = capsys.readouterr()
+    assert done == [0, 1, 2] and status == (0 if lost == "stderr" else 2)
+    assert said.out == "0\n1\n2\n" if lost == "stderr" else "No space left" in said.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".mp4", "\u65e5" * 83 + ".mp4"], ids=["letters", "three bytes each"])
@@ -197,6 +324,23 @@ def test_a_console_of_few_letters_shows_every_sentence(monkeypatch, tmp_path, en
         assert b"?" in stream.buffer.getvalue() and b".safetensors" in stream.buffer.getvalue()
 
 
+def test_texts_are_read_and_written_in_utf_8_on_every_system():
+    root = Path(ltx2.__file__).parent
+    calls = re.compile(r"\.(?:read|write)_text\((?!.*encoding=).*")
+    found = [(path.name, each) for path in root.rglob("*.py") for each in calls.findall(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_a_disk_that_fails_is_told_with_the_file(monkeypatch, tmp_path):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "style.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(UnreadableFileError, match=r"style\.safetensors cannot be read: Input/output error"):
+        digest_of({"lora": [f"{tmp_path / 'style.safetensors'}:0.8"]}, generate_command())
+
+
 # ------------------------------------------------------------------------------------------------ what we pin ourselves
 
 
@@ -212,8 +356,6 @@ def test_a_second_plan_takes_what_is_pinned_already_for_its_own(monkeypatch):
 
     class Bare(LocalEngine):
         machine = machines.CARDS["RTX 4070"]
-
-    import ltx2_core as ltx2
 
     engine = Bare(ltx2.open_models("miniature"), Resources(device="cpu"))
     first, unit = engine.room(), Unit([torch.zeros(2**26)])

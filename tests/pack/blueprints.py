@@ -34,6 +34,7 @@ PROMPT = ("LTX2AVGemmaTextEncode", "prompt")
 SIZE = (("LTX2AVEmptyLatent", "size"), ("LTX2AVEmptyLatent", "megapixels"), ("LTX2AVEmptyLatent", "seconds"))
 SEED = ("LTX2AVSample", "seed")
 USUAL = (PROMPT, *SIZE, SEED, *FILES)
+LABELS = {("LTX2AVEmptyLatent", "seconds"): "seconds (0 = automatic)"}  # where a name does not say what its value means
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def packed(blueprint: Blueprint, object_info: dict) -> dict[str, Any]:
 def _outside(inner: dict) -> dict[str, Any]:
     """An input as the node shows it: a socket, or a widget with one."""
     socket = {"name": inner["name"], "type": inner["type"], "link": None}
+    socket |= {"label": inner["label"]} if "label" in inner else {}
     return socket if inner["type"] in ("IMAGE", "AUDIO", "VIDEO") else socket | {"widget": {"name": inner["name"]}}
 
 
@@ -169,6 +171,8 @@ class _Subgraph:
         socket = next(each for each in node["inputs"] if each["name"] == name)
         socket["link"] = self.last_link
         at = self._end(self.inputs, name, kind, self.last_link)
+        if label := LABELS.get((node["type"], name)):
+            self.inputs[at]["label"] = label
         self._link(self.last_link, INPUT, at, node["id"], node["inputs"].index(socket), kind)
 
     def _end(self, ends: list[dict], name: str, kind: str, link: int) -> int:

@@ -7,7 +7,7 @@ import json
 from uuid import uuid4
 
 import pytest
-from pack.blueprints import BLUEPRINTS, FOLDER, INPUT, OUTPUT, written
+from pack.blueprints import BLUEPRINTS, FOLDER, INPUT, LABELS, OUTPUT, written
 from pack.host import PACK
 from pack.visits import nodes2
 
@@ -69,6 +69,7 @@ def test_a_node_made_from_it_runs(stay, blueprint, tmp_path, renderer):
     }  # fmt: skip
     seen = stay("blueprint.cjs", nodes2(renderer == "nodes2"), **task)
     assert {name for _, name in blueprint.face} <= {*seen["face"]}
+    assert {LABELS.get(each, each[1]) for each in blueprint.face} <= {*seen["labels"]}, "0 does not say what it means"
     assert [each["inputs"]["prompt"] for each in seen["prompt"].values() if "prompt" in each["inputs"]] == [prompt]
     assert seen["end"] == "execution_success", "\n".join(seen["errors"])
     assert not [error for error in seen["errors"] if "TypeError" in error]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.comfy
 
+BROKEN = ("null", "[]", '{"seconds": 0}', '{"seconds": 1e999}', '{"prompts": [null]}', '{"pictures": [{"file": 7}]}')
 STRIP = {
     "seconds": 5,
     "fps": 24,
@@ -26,7 +27,7 @@ STRIP = {
 def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_path, renderer):
     node = {"id": 1, "type": "LTX2AVTimeline", "pos": [300, 100], "size": [700, 600]}
     workflow = {"nodes": [node | {"widgets_values": [json.dumps(STRIP), ""]}], "links": [], "version": 0.4}
-    task = {"workflow": workflow, "screenshot": str(tmp_path / f"{renderer}.png")}
+    task = {"workflow": workflow, "broken": BROKEN, "screenshot": str(tmp_path / f"{renderer}.png")}
     seen = visit("timeline.cjs", nodes2(renderer == "nodes2"), **task)
     ways = seen["json"]
     assert seen["shown"] == [
@@ -46,10 +47,14 @@ def test_the_strip_is_changed_by_keys_mouse_and_fields_and_undone(visit, tmp_pat
     cells = moved["start"] * 24 / 8
     assert cells == pytest.approx(round(cells), abs=0.01), "off the grid of 8 frames"
     assert ways["length"]["seconds"] == 4
-    assert ways["added"]["prompts"][1]["text"] == "then a dog"
-    assert json.loads(seen["sent"]["1"]["inputs"]["timeline"]) == ways["added"] == json.loads(seen["copied"])
-    assert json.loads(seen["inside"]) == ways["added"], "lost in a subgraph"
-    assert unusual(seen["errors"]) == []
+    assert ways["written"]["prompts"][1] == {"text": "then a dog", "at": pytest.approx(1 / 3, abs=1e-3)}
+    assert ways["added"]["retakes"][0]["start"] > moved["start"], "a drag that ends what is written is lost"
+    assert seen["stays"] and ways["told"]["prompts"][0]["text"] == "a red ball!"
+    assert "413" in seen["told"]
+    assert json.loads(seen["sent"]["1"]["inputs"]["timeline"]) == ways["told"] == json.loads(seen["copied"])
+    assert json.loads(seen["inside"]) == ways["told"], "lost in a subgraph"
+    assert {*seen["broken"]} == {"This is no timeline."}
+    assert [error for error in unusual(seen["errors"]) if "413" not in error] == []
 
 
 def strip_of(prompt: dict, **content: object) -> dict:

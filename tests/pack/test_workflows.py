@@ -48,6 +48,7 @@ def test_it_is_flat_and_has_only_our_nodes_and_the_hosts(workflow, object_info):
             ours = module == f"custom_nodes.{PACK}"
             assert ours or module.startswith(CORE), f"{item['type']} comes from {module}"
             assert item["properties"]["cnr_id"] == (PACK if ours else "comfy-core")
+            assert "DEPRECATED" not in (item.get("title") or object_info[item["type"]]["display_name"])
 
 
 def test_links_fit_their_sockets(workflow, object_info):

@@ -21,8 +21,12 @@ LAYER = same(
     )
 )
 
+# What ComfyUI writes before a text encoder that it saves, alone or with the model that it is of.
+_SAVED = ("text_encoders.gemma3_12b.", "gemma3_12b.")
+_SAVED_MODEL = tuple(f"{prefix}transformer.model." for prefix in _SAVED)
+
 GEMMA = Keys(
-    prefixes=("language_model.model.", "model.language_model.", "model."),
+    prefixes=("language_model.model.", "model.language_model.", "model.", *_SAVED_MODEL),
     rows={
         "embed_tokens.weight": "model.embed_tokens.weight",
         **under("layers.{}", "model.layers.{}", LAYER),
@@ -58,7 +62,7 @@ LLAMA_CPP = Keys(
 
 # The first prefix is that of the packed file of 2.5, the second that of Hugging Face.
 GEMMA4 = Keys(
-    prefixes=("model.", "model.language_model.", "language_model.model."),
+    prefixes=("model.", "model.language_model.", "language_model.model.", *_SAVED_MODEL),
     rows={
         "embed_tokens.weight": "model.embed_tokens.weight",
         **under("layers.{}", "model.layers.{}", LAYER | same(["layer_scalar"])),
@@ -97,8 +101,10 @@ VISION = Keys(
     }
 )
 
-# A text encoder's file may also hold the picture part, the output layer and a tokenizer. As weights of the text model
-# none of these is read.
+PROJECTION = "text_embedding_projection."  # a component of the model
+
+# A text encoder's file may also hold the picture part, the output layer, a tokenizer and the projection. As weights of
+# the text model none of these is read.
 NOT_THE_TEXT_MODEL = (
     "vision_tower.",
     "vision_model.",
@@ -111,11 +117,12 @@ NOT_THE_TEXT_MODEL = (
     "language_model.lm_head.",
     "spiece_model",
     "tokenizer_json",
+    "text_encoders.",
+    *_SAVED,
+    PROJECTION,
 )
 
-# The packed file of 2.5 also holds what is heard and seen, small files as bytes, and the projection, which is a
-# component of the model.
-PROJECTION = "text_embedding_projection."
+# The packed file of 2.5 also holds what is heard and seen, and small files as bytes.
 NOT_GEMMA4 = (
     *NOT_THE_TEXT_MODEL,
     "audio_projector.",
@@ -124,5 +131,4 @@ NOT_GEMMA4 = (
     "model.embed_audio.",
     "model.audio_projector.",
     "hf_asset__",
-    PROJECTION,
 )

@@ -169,7 +169,7 @@ LAYOUTS = (
     Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),
     Layout(
         ("decoder.mid.block_1.conv1.conv.bias", "encoder.mid.block_1.conv1.conv.bias"),
-        Keys(_AUDIO),
+        Keys(_AUDIO, ("", "autoencoder.")),  # as ComfyUI saves it
     ),
     Layout(("conv_pre.bias", "bwe_generator.conv_pre.bias"), _bare((VOCODER,))),
     Layout(

@@ -18,6 +18,7 @@ CUBLAS, ONEDNN = "cuBLASLt", "oneDNN"
 LEAST_WEIGHT = 2**18
 MANY_ROWS = {torch.float32: 128, torch.bfloat16: 64}
 FEW_ROWS = {torch.float32: 16}
+AMX_ROWS = 4096  # from so many on, AMX gains more by a weight in the order of its tiles than that takes
 
 _gelu_ = torch.ops.aten.gelu_.default
 
@@ -48,8 +49,12 @@ def _cublas_linear_gelu() -> Function:
 
 def _onednn(ending: str, form: str) -> Function:
     product: Any = torch.ops.mkldnn._linear_pointwise
+    in_order: Any = torch.ops.mkldnn._reorder_linear_weight
+    has_tiles = torch.cpu._is_amx_tile_supported()
 
     def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if has_tiles and x.dtype is torch.bfloat16 and x.shape[-2] >= AMX_ROWS:
+            weight = in_order(weight)
         result: Tensor = product(x, weight, bias, ending, [], form)
         return result
 

@@ -2,7 +2,7 @@
 //   { workflow, name, media, values, screenshot }
 //   (media: { input of the node: [kind of a loader, its widget, its value] }; values: { widget of the node: value })
 // It is found in the search of nodes, connected to media and Save Video, and run. What was seen:
-//   { face: names of its widgets, seeds: what the seed was before and after, prompt, end, outputs }
+//   { face: names of its widgets, labels: what they are called, seeds: what the seed was before and after, prompt, end, outputs }
 const { visit, runToTheEnd } = require("./page.cjs");
 
 visit(1000, async (page, { name, media, values, screenshot }) => {
@@ -49,7 +49,8 @@ async function complete({ media, values }) {
   node.connect(0, saver, 0);
   for (const [name, value] of Object.entries(values)) node.widgets.find((each) => each.name === name).value = value;
   const seed = node.widgets.find((each) => each.name === "seed").value;
-  return { face, seed, prompt: (await app.graphToPrompt()).output };
+  const labels = node.widgets.map((each) => each.label ?? each.name);
+  return { face, labels, seed, prompt: (await app.graphToPrompt()).output };
 }
 
 function seedOf() {

@@ -1,9 +1,11 @@
 // The strip of a timeline in { workflow, screenshot }: what it shows, and what the JSON is after each of the usual ways to
 // change it: keys, the mouse, a number, undo, a copy. What was seen:
-//   { shown: [[lane, text]], json: { way: JSON }, sent, copied, hidden, inside }   (inside: what a subgraph of it sends)
+//   { shown: [[lane, text]], json: { way: JSON }, sent, copied, hidden, inside,   (inside: what a subgraph of it sends)
+//     stays: whether the focus is still in the strip after Tab, told: what is said of a file that ComfyUI refuses,
+//     broken: what is said of each of the texts `broken` in its place }
 const { visit } = require("./page.cjs");
 
-visit(1000, async (page, { screenshot }) => {
+visit(1000, async (page, { workflow, broken, screenshot }) => {
   await page.waitForSelector(".ltx2av-timeline article");
   await page.evaluate(() => app.extensionManager.command.execute("Comfy.Canvas.FitView"));
   await page.waitForTimeout(1000); // it moves there slowly
@@ -31,14 +33,44 @@ visit(1000, async (page, { screenshot }) => {
   await keep("length");
   await page.getByRole("button", { name: "+ prompt" }).click();
   await page.locator(".ltx2av-timeline textarea").fill("then a dog");
-  await page.keyboard.press("Tab");
+  await keep("written");
+  await drag(page, item("retakes"), 0.125);
   await keep("added");
+  await item("prompts").focus();
+  await page.locator(".ltx2av-timeline textarea").focus();
+  await page.keyboard.type("!");
+  await page.keyboard.press("Tab");
+  const stays = await page.evaluate(() => document.activeElement.matches(".ltx2av-timeline input"));
+  await keep("told");
+  const told = await refused(page);
   const sent = (await page.evaluate(() => app.graphToPrompt())).output;
   const copied = await page.evaluate(copy);
   const hidden = await page.evaluate(() => app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").hidden);
   const inside = await page.evaluate(inSubgraph);
-  return { shown, json, sent, copied, hidden, inside };
+  const seen = [];
+  for (const text of broken) seen.push(await page.evaluate(load, [workflow, text]));
+  return { shown, json, sent, copied, hidden, inside, stays, told, broken: seen };
 });
+
+// A file that is dropped while ComfyUI takes none.
+async function refused(page) {
+  await page.route("**/upload/image", (route) => route.fulfill({ status: 413 }));
+  await page.evaluate(() => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["a film"], "large.mp4", { type: "video/mp4" }));
+    const strip = document.querySelector(".ltx2av-strip");
+    strip.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
+  });
+  const said = page.locator(".p-toast-message", { hasText: "large.mp4" });
+  return said.textContent({ timeout: 5000 });
+}
+
+async function load([workflow, text]) {
+  const graph = structuredClone(workflow);
+  graph.nodes[0].widgets_values[0] = text;
+  await app.loadGraphData(graph);
+  return document.querySelector(".ltx2av-timeline output").textContent;
+}
 
 function value() {
   return app.graph.nodes[0].widgets.find(({ name }) => name === "timeline").value;

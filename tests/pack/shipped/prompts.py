@@ -101,7 +101,9 @@ def text_to_audio() -> Graph:
     vocoder = node("LTX2AVVocoder", model=usual.model, mel=mel["mel"])
     graph.put(1, "Clip", usual.empty)
     graph.put(2, "Sampling", sampler)
-    graph.put(3, "Result", mel, vocoder, node("SaveAudio", audio=vocoder["audio"], filename_prefix="audio/LTX-2"))
+    # ComfyUI 0.33 calls it deprecated in its name; what is to take its place is not yet in 0.20.
+    saver = node("SaveAudio", "Save Audio", audio=vocoder["audio"], filename_prefix="audio/LTX-2")
+    graph.put(3, "Result", mel, vocoder, saver)
     return graph
 
 
