@@ -168,6 +168,12 @@ def test_modulation_by_runs_is_that_of_each_token(level):
     by_runs = Modulation(rows, level)(table, 0, 1, 2)
     torch.testing.assert_close(modulate(x.clone(), *by_runs[:2]), x * (1 + scale) + shift)
     torch.testing.assert_close(gated_sum(x, by_runs[2], change.clone()), x + gate * change)
+    pieces = [(0, 12), (12, 33), (33, 40)]
+    sums = [gated_sum(x[:, a:b], by_runs[2].within(a, b), change[:, a:b].clone()) for a, b in pieces]
+    torch.testing.assert_close(torch.cat(sums, dim=1), x + gate * change)
+    trained = Modulation(rows.requires_grad_(), level)(table, 0, 1, 2)  # alone, of tokens that need no gradient
+    (modulate(x.clone(), *trained[:2]) + gated_sum(x, trained[2], change.clone())).sum().backward()
+    assert rows.grad is not None and rows.grad.abs().sum() > 0
 
 
 @torch.no_grad()
