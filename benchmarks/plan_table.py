@@ -9,7 +9,7 @@ import argparse
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory.machine import CARDS, GIB, Machine
 from ltx2_core.memory.placement import DISK, HOST, Placement, Room
-from ltx2_core.memory.ram import pinnable
+from ltx2_core.memory.ram import free_ram, pinnable
 from ltx2_core.pipeline.blueprint import PLANNED_FORMATS, Blueprint
 from ltx2_core.pipeline.plan import Plan, plan_stages
 from ltx2_core.pipeline.sample import Sampling
@@ -71,7 +71,9 @@ def minutes(blueprint: Blueprint, kind: str, length: str, ram: int) -> list[str]
     cells = []
     for name in reversed(COLUMNS):
         card = CARDS[name]
-        plan = plan_clip(blueprint, shape, Room(card, card.budget, pinnable(ram, ram)), passes, steps)
+        plan = plan_clip(
+            blueprint, shape, Room(card, card.budget, pinnable(ram, ram), free=free_ram(ram, ram)), passes, steps
+        )
         cells.append(f"{max(1, round(plan.seconds / 60))} min" if plan.fits else "no")
     return cells
 
@@ -85,7 +87,7 @@ def plan_clip(blueprint: Blueprint, shape: ClipShape, room: Room, passes: int, s
 
 def cell(blueprint: Blueprint, shapes: list[ClipShape], card: Machine, ram: int, passes: int) -> str:
     """Return the seconds of a step of each stage and the share of streamed weights in the last one, or "no"."""
-    room = Room(card, card.budget, pinnable(ram, ram))
+    room = Room(card, card.budget, pinnable(ram, ram), free=free_ram(ram, ram))
     plans = [plan_clip(blueprint, shape, room, passes) for shape in shapes]
     if not all(plan.fits for plan in plans):
         return "no"

@@ -349,6 +349,8 @@ class LoadedModel:
 class HostEngine(PlannedEngine):
     """The owner of the card is ComfyUI: every stage asks it for room, and takes no more than it grants."""
 
+    pinned = host.PINNED
+
     def __init__(
         self,
         model: LoadedModel,
@@ -430,7 +432,7 @@ class HostEngine(PlannedEngine):
     @property
     def spare_ram(self) -> int:
         """Bytes of RAM that are neither taken nor promised nor kept free."""
-        return host.PINNED.spare(*ram(), None if self.limits is None else self.limits.room.ram)
+        return self.pinned.spare(*ram(), None if self.limits is None else self.limits.room.ram)
 
     def placement(self, stage: Stage) -> Placement | None:
         """Return where the weights of a stage will be; None for those that ComfyUI places itself."""

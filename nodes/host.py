@@ -193,7 +193,7 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
         known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
         loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
         budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
-        free = Room(machine(device), budget, pinnable_ram())
+        free = Room(machine(device), budget, pinnable_ram(), free=PINNED.free)
     return free if limits is None else free.within(limits.room.budget, limits.room.ram)
 
 

@@ -246,7 +246,7 @@ def room_of(options: argparse.Namespace, models: Models | None) -> tuple[Room, t
         machine = replace(machine, memory=int(options.vram * GIB))
     elif options.card is None and device.type == "cpu":
         return Room(machine, free_ram(total, available), in_ram=True), dtype
-    return Room(machine, machine.budget, pinnable(total, available)), dtype
+    return Room(machine, machine.budget, pinnable(total, available), free=free_ram(total, available)), dtype
 
 
 def run_tiny(options: argparse.Namespace) -> None:

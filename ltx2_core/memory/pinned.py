@@ -55,6 +55,18 @@ class PinnedMemory:
         """Bytes that are promised, and not pinned yet."""
         return sum(unit.nbytes for unit, finalizer in list(self._granted.items()) if finalizer is None)
 
+    @property
+    def free(self) -> int:
+        """Bytes of RAM that others may take once everything that is pinned here has been given up."""
+        total, available = ram()
+        return max(0, available + self.held - kept_free(total))
+
+    def leave(self, nbytes: int) -> None:
+        """Give up spans of units that rest, the longest first, until ``nbytes`` of RAM are free for others."""
+        with self._lock:
+            while self._resting and self.spare(*ram()) < nbytes:
+                self._give_up(next(iter(self._resting)))
+
     def spare(self, total: int, available: int, most: int | None = None) -> int:
         """Return the bytes of RAM that are neither pinned, nor promised, nor kept free; may be negative.
 

@@ -79,12 +79,14 @@ class Room:
         ram: bytes that may be pinned.
         in_ram: whether the device is the CPU, whose memory is the RAM: the budget is of RAM, and what is streamed comes
             from disk while nothing is computed.
+        free: bytes of RAM that frames and latents may take once weights that rest there have made room.
     """
 
     machine: Machine
     budget: int | None
     ram: int = 0
     in_ram: bool = False
+    free: int = 0
 
     @property
     def where(self) -> str:
@@ -94,7 +96,8 @@ class Room:
     def within(self, device: int | None, ram: int | None) -> "Room":
         """Return the room with at most so many bytes of the device and of RAM; None is no limit."""
         limits = [each for each in (self.budget, device, ram if self.in_ram else None) if each is not None]
-        return replace(self, budget=min(limits, default=None), ram=self.ram if ram is None else min(self.ram, ram))
+        pinned, free = ((each if ram is None else min(each, ram)) for each in (self.ram, self.free))
+        return replace(self, budget=min(limits, default=None), ram=pinned, free=free)
 
 
 # Where nobody counts bytes, nothing is placed and no rate is needed.

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import DoesNotFitError
+
 _ROOT = Path("/")
 
 
@@ -27,6 +29,14 @@ def ram(root: Path = _ROOT) -> tuple[int, int]:
         ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
         return status[1], status[2]
     return _by_pages()
+
+
+def check_ram(nbytes: int, whose: str, advice: str) -> None:
+    """Raise DoesNotFitError if ``nbytes`` are more than is available, before the system ends the program."""
+    total, available = ram()
+    if total and nbytes > available:
+        needed, free = (f"{each / 1e9:.1f} GB" for each in (nbytes, available))
+        raise DoesNotFitError(f"{whose} needs about {needed} of RAM at once, and {free} are free: {advice}.")
 
 
 def _by_pages() -> tuple[int, int]:

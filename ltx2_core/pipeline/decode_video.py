@@ -18,6 +18,7 @@ from ..health import PictureHealth, Seams, check_finite
 from ..latents import AVLatent
 from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
+from ..memory.ram import check_ram
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
 from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
@@ -27,13 +28,19 @@ from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import clean_inference, widen
 from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 
+HOLD_LESS = (
+    "make it smaller or shorter, close other programs, or keep its latent (LTX-2 Save AV Latent), of which `python -m "
+    "ltx2_core generate --latent FILE` writes frame by frame"
+)
+
 
 @dataclass(frozen=True)
 class DecodeVideo(Stage):
     """Decode a latent of (F, H, W) ``size``; ``tiling`` None, or of 0 pixels, takes the largest tiles that fit.
 
     The frames ``keyframes`` were generated beside it, and are decoded with it by a decoder that can. What waits for
-    later tiles, frames that are being blended above all, does so on the card, or ``in_ram``.
+    later tiles, frames that are being blended above all, does so on the card, or ``in_ram``. On a graph the clip is
+    held ``whole`` in RAM besides.
 
     Which decoder the model has makes no difference here: see ``video_vae.decoding``.
     """
@@ -44,6 +51,7 @@ class DecodeVideo(Stage):
     denoising: Denoising = Denoising()
     keyframes: tuple[int, ...] = ()
     in_ram: bool = False
+    whole: bool = False
     name = "frames"
     networks = (VIDEO_DECODER,)
 
@@ -61,7 +69,8 @@ class DecodeVideo(Stage):
         if room.budget is None:
             return replace(self, tiling=tilings[0] if self.tiling else decoder.usual_tiling)
         stages = (replace(self, tiling=tiling) for tiling in tilings)
-        candidates = try_in_ram(stages, room, lambda stage: stage._work(blueprint).waiting)
+        held = self._frame_bytes if self.whole else 0
+        candidates = try_in_ram(stages, room, lambda stage: stage._work(blueprint).waiting + held)
         return fit_tiles(candidates, blueprint, room.budget)
 
     def need(self, blueprint: Blueprint) -> StageNeed:
@@ -72,6 +81,26 @@ class DecodeVideo(Stage):
             work = replace(work, peak=max(work.peak, decoding.finishing))
         given = FLOAT32 * self.batch * VIDEO_CHANNELS * math.prod(self.size)
         return StageNeed(self.name, blueprint.weights("video_decoder"), work, given)
+
+    @property
+    def _frame_bytes(self) -> int:
+        """Bytes of all frames in float32."""
+        frames, height, width = self.size
+        return FLOAT32 * 3 * self.batch * pixel_frames(frames) * height * width * SPACE_SCALE**2
+
+    def refuse(self, room: Room) -> str:
+        """Say why a whole clip does not fit the RAM, in which it is held where it is not written frame by frame."""
+        free = room.budget if room.in_ram else room.free
+        if not self.whole or not free or self._frame_bytes <= free:
+            return ""
+        needed, left = map(gigabytes, (self._frame_bytes, free))
+        return f"{self._whose} needs about {needed} of RAM at once, and {left} are free: {HOLD_LESS}."
+
+    @property
+    def _whose(self) -> str:
+        frames, height, width = self.size
+        size = f"{width * SPACE_SCALE} x {height * SPACE_SCALE} pixels and {pixel_frames(frames)} frames"
+        return f"An IMAGE of {size}" if self.batch == 1 else f"An IMAGE of {self.batch} clips of {size}"
 
     def _work(self, blueprint: Blueprint) -> DecodingWork:
         network: Decoder = blueprint.network("video_decoder")
@@ -224,6 +253,8 @@ class DecodeVideo(Stage):
             engine.events.on_progress(self.name, done, total)
             engine.events.check()
 
+        if stage.in_ram:
+            engine.clear_ram(stage._work(engine.blueprint).waiting)
         with engine.use(stage) as networks:
             decoder, device = networks[VIDEO_DECODER], engine.device(VIDEO_DECODER)
             moved = AVLatent(latent, None, keyframes).to(torch.device("cpu") if stage.in_ram else device)
@@ -235,7 +266,13 @@ class DecodeVideo(Stage):
     def collect(
         self, engine: Engine, latent: Tensor, seams: Seams | None = None, keyframes: Keyframes | None = None
     ) -> Tensor:
-        """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``."""
+        """Return all frames (B, F, H, W, 3) in 0..1, on the CPU; arguments as for ``run``.
+
+        Raises:
+            DoesNotFitError: if they do not fit the RAM that is free.
+        """
+        engine.clear_ram(self._frame_bytes)
+        check_ram(self._frame_bytes, self._whose, HOLD_LESS)
         frames, height, width = self.size
         result = torch.empty(self.batch, pixel_frames(frames), height * SPACE_SCALE, width * SPACE_SCALE, 3)
         done = 0

@@ -17,12 +17,12 @@ from ..checkpoint.versions import VERSIONS
 from ..conditioning import AVState, LatentCondition, apply_conditions
 from ..conditioning.conditions import Condition, check_frames, encode_conditions
 from ..conditioning.rate import at_rate
-from ..errors import DoesNotFitError, NotANumberError, SettingError
+from ..errors import NotANumberError, SettingError
 from ..geometry import SPACE_SCALE, ClipShape, pixel_frames
 from ..health import check_finite
 from ..latents import AVLatent
-from ..memory.placement import Room, StageNeed, gigabytes
-from ..memory.ram import ram
+from ..memory.placement import Room, StageNeed
+from ..memory.ram import check_ram
 from ..memory.trace import cost
 from ..video_vae import Tiling, VideoEncoder, encode_stream
 from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
@@ -173,6 +173,8 @@ class EngineEncoders:
 
         def encode(stage: EncodeVideo) -> Tensor:
             encoder = self._ready(stage, VIDEO_ENCODER)
+            if stage.in_ram:
+                self._engine.clear_ram(stage._waiting())
             device = self._engine.device(VIDEO_ENCODER)
             return encode_video(encoder, read(), shape[0], device, stage.tiling, stage.in_ram).cpu()
 
@@ -311,13 +313,8 @@ def measure_conditions(
 def check_latents_fit(shape: ClipShape, batch: int) -> None:
     """Raise DoesNotFitError if what is held of a clip before anything is planned takes more RAM than is free."""
     needed = LATENTS_HELD * FLOAT32 * batch * geometry.VIDEO_CHANNELS * prod(shape.video_latent)
-    _, free = ram()
-    if needed > free:
-        raise DoesNotFitError(
-            f"A clip of {shape.width} x {shape.height} pixels and {shape.frames} frames needs about "
-            f"{gigabytes(needed)} of RAM for its latents alone, and {gigabytes(free)} are free: make it smaller or "
-            "shorter."
-        )
+    size = f"{shape.width} x {shape.height} pixels and {shape.frames} frames"
+    check_ram(needed, f"The latent of a clip of {size}", "make it smaller or shorter")
 
 
 def check_something_is_left(state: AVState) -> None:

@@ -16,6 +16,7 @@ from ..disk_cache.mapped import FileSpan
 from ..errors import memory_told
 from ..lora import LoraAdapter, Stack
 from ..memory.machine import forget_machine
+from ..memory.pinned import PinnedMemory
 from ..memory.placement import Placement, Room
 from ..settings import Resources
 from ..transformer import attending_with, compiling
@@ -79,6 +80,15 @@ class PlannedEngine(ABC):
     @abstractmethod
     def spare_ram(self) -> int:
         """Bytes of RAM that are neither taken nor promised nor kept free; may be negative."""
+
+    @property
+    @abstractmethod
+    def pinned(self) -> PinnedMemory:
+        """What holds weights in RAM."""
+
+    def clear_ram(self, nbytes: int) -> None:
+        """Let weights that rest in RAM make room for ``nbytes`` of frames."""
+        self.pinned.leave(nbytes)
 
     def follow(self, plan: StagePlan) -> None:
         """Place every stage of ``plan`` as it says.

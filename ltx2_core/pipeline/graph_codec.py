@@ -98,7 +98,7 @@ def decode_frames(
     tiling = settings_from(Tiling, values)
     keyframes = latent.content.keyframes
     frames = () if keyframes is None else keyframes.frames
-    stage = DecodeVideo((count, height, width), tiling, batch, settings_from(Denoising, values), frames)
+    stage = DecodeVideo((count, height, width), tiling, batch, settings_from(Denoising, values), frames, whole=True)
     return stage.collect(engine, latent.video, latent.seams, keyframes)
 
 

@@ -207,7 +207,8 @@ def plan_clip(engine: Engine, clip: ClipShape, sampling: Sampling, most: Resourc
     room = engine.room()
     granted = room.budget if room.budget is not None else machine.memory
     room = replace(room, machine=machine, budget=granted).within(most.vram, most.ram)
-    return plan_stages(stages_of_clip(engine.blueprint, clip, sampling), engine.blueprint, room, clip, engine.load)
+    stages = stages_of_clip(engine.blueprint, clip, sampling, whole=True)
+    return plan_stages(stages, engine.blueprint, room, clip, engine.load)
 
 
 def _check_negative(sampling: Sampling, prompts: Prompts) -> None:
@@ -258,8 +259,9 @@ def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongC
 
 def _warn(engine: Engine, latent: GraphLatent, sampling: Sampling, more: Sequence[str]) -> None:
     """Say what is likely not meant."""
-    small = DecodeVideo(latent.shape.video_latent).warning(engine.blueprint) if latent.has_picture else ""
-    for sentence in filter(None, (latent.unequal_lengths, small, *more)):
+    decoding = DecodeVideo(latent.shape.video_latent, batch=latent.batch, whole=True) if latent.has_picture else None
+    later = () if decoding is None else (decoding.warning(engine.blueprint), decoding.refuse(engine.room()))
+    for sentence in filter(None, (latent.unequal_lengths, *later, *more)):
         engine.events.on_remark(sentence)
     if engine.models.distilled and len(sampling.passes(True)) > 1:
         engine.events.on_remark("This is a distilled model: it needs both CFG sliders at 1 and STG at 0.")

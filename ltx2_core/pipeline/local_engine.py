@@ -188,10 +188,13 @@ class LocalEngine(PlannedEngine):
         budget = vram if free is None else _rounded(free)
         assert budget is not None
         total, available = self._ram
-        pinned = pinnable(total, available + self._pinned.held)
+        held = self._pinned.held
+        pinned = pinnable(total, available + held)
         most = None if self.resources.ram is None else _rounded(self.resources.ram)
         machine = self.machine if device == self._device else self._machine_of(device)
-        return Room(machine, budget, _rounded(pinned)).within(vram, most)
+        return Room(machine, budget, _rounded(pinned), free=_rounded(free_ram(total, available + held))).within(
+            vram, most
+        )
 
     def _usable(self, device: torch.device) -> int | None:
         return usable(device) if self._processes is None else self._processes.vram
@@ -204,6 +207,11 @@ class LocalEngine(PlannedEngine):
     def holds(self, key: NetworkKey[Any]) -> bool:
         """Return whether a network is built already."""
         return any(known == key for known, _, _ in self._built)
+
+    @property
+    def pinned(self) -> PinnedMemory:
+        """What holds weights in RAM."""
+        return self._pinned
 
     @property
     def spare_ram(self) -> int:

@@ -180,6 +180,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
         else:
             placements.append(placement.loaded_again(room) if used.issuperset(stage.networks) else placement)
             notes += _notes(placement, room)
+        refusals += filter(None, [stage.refuse(room)])
         used.update(stage.networks)
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 

@@ -28,9 +28,6 @@ from ..video_vae import Decoder, VideoEncoder
 from .blueprint import Blueprint
 from .takes import Take
 
-# Of the RAM that may be pinned, so much may be taken by what waits: hosts keep other networks pinned meanwhile.
-WAITING_SHARE = 0.5
-
 N = TypeVar("N", covariant=True)
 StageT = TypeVar("StageT", bound="Stage")
 EngineT = TypeVar("EngineT", bound="Engine")
@@ -197,6 +194,10 @@ class Stage(ABC):
         """Say what to do if the stage does not fit ``budget`` bytes."""
         return SMALLER
 
+    def refuse(self, room: Room) -> str:
+        """Say why the RAM of ``room`` is too small for what the stage makes; empty if it is not."""
+        return ""
+
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say what is less good than it could be, and why; ``machine`` tells what it costs."""
         return ()
@@ -253,7 +254,7 @@ def try_in_ram(stages: Iterable[StageT], room: Room, waiting: Callable[[StageT],
     """
     for stage in stages:
         yield stage
-        if not room.in_ram and waiting(stage) <= WAITING_SHARE * room.ram:
+        if not room.in_ram and waiting(stage) <= room.free:
             yield replace(stage, in_ram=True)  # type: ignore[type-var]
 
 
@@ -311,6 +312,9 @@ class Engine(Protocol):
     @property
     def load(self) -> Load:
         """What the LoRAs add to the needs of stages."""
+
+    def clear_ram(self, nbytes: int) -> None:
+        """Let weights that rest in RAM make room for ``nbytes`` of frames."""
 
     def fit(self, stage: StageT) -> StageT:
         """Return ``stage`` as it was planned, or as it fits now: with its tiles chosen."""

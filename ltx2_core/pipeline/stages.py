@@ -225,18 +225,19 @@ def guidance_of_passes(count: int, recipe: Recipe | None = None) -> StreamGuidan
     return StreamGuidance(each, each)
 
 
-def stages_of_clip(blueprint: Blueprint, shape: ClipShape, sampling: Sampling) -> list[Stage]:
+def stages_of_clip(blueprint: Blueprint, shape: ClipShape, sampling: Sampling, whole: bool = False) -> list[Stage]:
     """Return the stages of a plain clip of ``shape``, for a plan without a request.
 
     Args:
         blueprint: of the model.
         shape: of the clip.
         sampling: how it is denoised.
+        whole: whether all frames are held at once, as on a graph.
     """
     size = LatentSize.of_clip(shape)
     prompts = 1 + ("negative" in sampling.passes(True))
     stages: list[Stage] = [*text_stages(blueprint, prompts), Sample(sampling, size)]
     stages += audio_stages(blueprint, shape.audio_latents) or ()
     if blueprint.has("video_decoder"):
-        stages.append(DecodeVideo(shape.video_latent))
+        stages.append(DecodeVideo(shape.video_latent, whole=whole))
     return stages

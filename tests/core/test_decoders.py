@@ -1,6 +1,7 @@
 """Both decoders of LTX-2.5 behind one stage: found in files, planned, run, and told of."""
 
 import json
+import types
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,10 @@ from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli import main
-from ltx2_core.errors import CheckpointError
+from ltx2_core.errors import CheckpointError, DoesNotFitError
 from ltx2_core.memory import Room
 from ltx2_core.memory.machine import machine_named
+from ltx2_core.memory.ram import check_ram
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.generate import run
@@ -139,7 +141,7 @@ def test_a_plan_takes_the_largest_tiles_that_fit():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "version, size, tiles",
-    [("2.5", (61, 22, 40), ("320, none", "448, RAM")), ("2.3", (16, 68, 120), ("256", "640, RAM"))],
+    [("2.5", (61, 22, 40), ("320, none", "512, RAM")), ("2.3", (16, 68, 120), ("256", "640, RAM"))],
     ids=["20 s of 720p", "5 s of 4K"],
 )
 def test_frames_wait_in_ram_where_that_makes_tiles_larger(version, size, tiles):
@@ -147,8 +149,8 @@ def test_frames_wait_in_ram_where_that_makes_tiles_larger(version, size, tiles):
     blueprint = drawn({"vae": RELEASED if version == "2.5" else VERSIONS[version].config["vae"]})
     card, stage = machine_named("4060"), DecodeVideo(size)
     told = []
-    for ram in (0, 34 * 10**9):
-        room = Room(card, card.budget, ram)
+    for ram in (0, 17 * 10**9):
+        room = Room(card, card.budget, free=ram)
         plan = plan_stages([stage], blueprint, room)
         (chosen,) = plan.stages
         refused = "more RAM, in which frames may wait" in plan.explain()
@@ -157,6 +159,31 @@ def test_frames_wait_in_ram_where_that_makes_tiles_larger(version, size, tiles):
         told.append(f"{chosen.tiling.tile_size}{', RAM' * chosen.in_ram}{', none' * refused}")
     assert tuple(told) == tiles
     assert not stage.fit(blueprint, Room(card, card.budget, 32 * 10**9, in_ram=True)).in_ram
+
+
+def test_a_clip_that_is_held_whole_is_refused_where_the_ram_is_too_small():
+    """20 s of 1080p are 12.1 GB; what is written frame by frame, as on the command line, needs no such room."""
+    blueprint = drawn({"vae": VERSIONS["2.3"].config["vae"]})
+    card, stage = machine_named("4090"), DecodeVideo((61, 34, 60))
+
+    def plan(free, **changes):
+        return plan_stages([replace(stage, **changes)], blueprint, Room(card, card.budget, free=free))
+
+    (refusal,) = plan(12 * 10**9, whole=True).refusals
+    assert "1920 x 1088 pixels and 481 frames needs about 12.1 GB of RAM at once, and 12.0 GB are free" in refusal
+    assert "--latent FILE" in refusal
+    assert plan(13 * 10**9, whole=True).fits and plan(12 * 10**9).fits
+    assert "1.0 GB are free" in replace(stage, whole=True).refuse(Room(card, 10**9, in_ram=True))
+
+
+def test_a_clip_that_does_not_fit_the_ram_now_is_refused_before_it_is_decoded(monkeypatch):
+    cleared = []
+    monkeypatch.setattr("ltx2_core.memory.ram.ram", lambda: (16 * 10**9, 10**6))
+    with pytest.raises(DoesNotFitError, match=r"2 clips of 96 x 64 pixels and 9 frames needs .* 0\.0 GB are free"):
+        DecodeVideo((2, 2, 3), batch=2).collect(types.SimpleNamespace(clear_ram=cleared.append), LATENT)
+    assert cleared == [4 * 2 * 9 * 64 * 96 * 3]
+    monkeypatch.setattr("ltx2_core.memory.ram.ram", lambda: (0, 0))
+    check_ram(10**12, "Whatever", "nobody knows")
 
 
 def test_a_plan_for_the_convolutional_decoder_compares_nothing():

@@ -263,6 +263,30 @@ def test_ram_that_is_promised_pinned_or_kept_free_is_not_spare():
     assert pinned.promised == 4 * 2**12 and pinned.spare(total, available, GIB) == GIB - 5 * 2**12
 
 
+def test_weights_that_rest_in_ram_make_room_for_frames(monkeypatch):
+    total, available, unpinned = 64 * GIB, [20 * GIB], []
+    monkeypatch.setattr("ltx2_core.memory.pinned.ram", lambda: (total, available[0]))
+
+    def unpin(span):
+        unpinned.append(span.nbytes)
+        available[0] += span.nbytes
+
+    pinned = PinnedMemory(GIB, pin=lambda span: True, unpin=unpin)
+    units = [Unit([torch.zeros(2**12)]) for _ in range(3)]
+    pinned.admit(units)
+    for unit in units:
+        pinned.fill(unit)
+    free = available[0] - kept_free(total)
+    pinned.rest(units[:2])
+    assert pinned.free == free + pinned.held == free + 3 * 2**14
+    pinned.leave(free)
+    assert not unpinned
+    pinned.leave(free + 1)
+    assert unpinned == [2**14] and units[0].span is None
+    pinned.leave(free + 10 * GIB)
+    assert unpinned == [2**14] * 2 and units[2].span is not None  # which is in use
+
+
 def test_an_upscaler_lies_in_a_file_of_its_own(tiny_files, tmp_path):
     file = open_upscaler(tiny.write_upscaler(tmp_path))
     spans = prefetch.spans_of(ltx2.open_models(tiny_files("2.3")[0]), upscaler_key(file))
