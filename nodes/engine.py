@@ -399,9 +399,8 @@ class HostEngine(PlannedEngine):
 
     def device(self, key: NetworkKey[Any]) -> torch.device:
         """Return where a network runs."""
-        if isinstance(key.source, AnyUpscaler):
-            return key.source.device
-        return host.device_for(ROLES.get(key.name, "vae"))
+        source = key.source
+        return source.device if isinstance(source, AnyUpscaler) else host.device_for(ROLES.get(key.name, "vae"))
 
     def dtype(self, key: NetworkKey[Any]) -> torch.dtype:
         """Return what a network computes in; the text projection does as the text encoder."""
