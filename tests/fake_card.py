@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx2_core.memory import link, pinned
 from ltx2_core.memory.machine import machine_named
-from ltx2_core.pipeline import local_engine
+from ltx2_core.pipeline import engine, local_engine
 
 CARD, HOST = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 32 * 10**9
@@ -183,6 +183,7 @@ def fake_card() -> Iterator[Marks]:
         patch.setattr(torch.version, "cuda", "13.0")
         patch.setattr(local_engine, "_device_counts", lambda: {"cuda": 1, "cpu": 1})
         patch.setattr(local_engine, "current_machine", lambda *_: machine_named("RTX 5090"))
+        patch.setattr(engine, "forget_machine", lambda device, folder: None)  # whose rates nobody measured
         patch.setattr(link, "_passes_trial", lambda device: True)
         patch.setattr(pinned, "_register", lambda span: True)
         patch.setattr(pinned, "_unregister", lambda span: None)

@@ -455,8 +455,8 @@ def _in_all(possible: Iterable[Collection[str]]) -> list[str]:
 
 def _versions_with(file: TensorFile) -> tuple[str, ...]:
     """The versions of the models that a file may be used in: for a video VAE alone all that have its latents."""
-    versions = versions_of(file)
-    if not {name for name, _ in sources_in(file)} <= {*VIDEO_VAE}:
+    versions, held = versions_of(file), {name for name, _ in sources_in(file)}
+    if not held or not held <= {*VIDEO_VAE}:
         return versions
     latents = {VERSIONS[version].latents for version in versions}
     return tuple(name for name, version in VERSIONS.items() if version.latents in latents)

@@ -1,6 +1,5 @@
 """Gemma from a GGUF file: the hidden states of its folder, its table of words, and the tokenizer inside."""
 
-import time
 import tracemalloc
 
 import pytest
@@ -102,7 +101,7 @@ def test_a_tokenizer_that_cannot_be(tmp_path, change, said):
 
 
 @pytest.mark.slow
-def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
+def test_a_large_vocabulary_is_read_without_holding_its_words(tmp_path):
     """As large as that of Gemma 3: 262,144 words with scores and kinds."""
     fields, count = vocabulary((GEMMA / "tokenizer.model").read_bytes()), 262144
     added = count - len(fields["tokenizer.ggml.tokens"])
@@ -110,13 +109,12 @@ def test_a_large_vocabulary_is_read_within_two_seconds(tmp_path):
     fields["tokenizer.ggml.scores"] += [-1000.0] * added
     fields["tokenizer.ggml.token_type"] += [1] * added
     path = write(tmp_path / "g.gguf", {"general.architecture": "gemma3"} | fields, BIAS)
-    start = time.process_time()
     tracemalloc.start()
     file = TensorFile(path)
     kept = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     kind, model = file.tokenizer_inside
-    assert time.process_time() - start < 2 and kept < 2**20
+    assert kept < 2**20
     assert kind == "spiece_model" and Tokenizer.from_sentencepiece(model).words == count
 
 

@@ -88,13 +88,15 @@ def test_what_a_transformer_lacks_is_found_by_content(parts, tiny_files, tmp_pat
 
 
 def test_versions_that_share_a_layout_are_told_by_the_rest(parts, tiny_files, tmp_path):
-    """A VAE without a header may be of 2.3 or 2.5; one that states another version is refused."""
+    """A VAE without a header may be of 2.3 or 2.5, and one that states 2.3 goes with 2.5, too; sound does not."""
     transformer, encoder, video, audio = parts
     bare = tmp_path / "video.safetensors"
     save_file(load_file(video), bare, {"config": TensorFile(video).metadata["config"]})
     assert open_models([transformer, encoder, bare, audio]).version == "2.5"
     stated = tmp_path / "stated.safetensors"
     save_file(load_file(video), stated, TensorFile(video).metadata | {"model_version": "2.3.0"})
+    assert open_models([transformer, encoder, stated, audio]).version == "2.5"
+    save_file(load_file(audio), stated, TensorFile(audio).metadata | {"model_version": "2.3.0"})
     with pytest.raises(CheckpointError, match=r"do not belong together: .*transformer\.safetensors is LTX-2\.5"):
         open_models([transformer, stated])
 

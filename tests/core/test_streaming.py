@@ -68,6 +68,11 @@ def equal(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def alike(one, other) -> bool:
+    """But for rounding: products of few rows, and of many, are not rounded alike by every library."""
+    return all((a - b).norm() < 1e-6 * b.norm() for a, b in zip(one, other, strict=True))
+
+
 def add(name: str, tensor: torch.Tensor) -> None:
     tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name))))
 
@@ -190,7 +195,7 @@ def test_any_plan_gives_the_same_result(path, expected, monkeypatch, seed):
             for _ in range(2):
                 if kind == "late":
                     store.link.sent.clear()
-                assert equal(step(network, passes), expected(len(passes), patched))
+                assert alike(step(network, passes), expected(len(passes), patched))
             streamed = [unit for unit in store.partition.units if unit.place is None]
             assert store.card_bytes <= max(store.budget or 10**9, store.rest_bytes + store.ring_bytes)
             if kind == "late" and sum(unit.nbytes for unit in streamed) > 2 * store.ring_bytes:
