@@ -15,7 +15,9 @@ from benchmarks.contest import Case, measure, table
 
 
 @pytest.mark.slow
-def test_the_script_for_a_card(tmp_path, capsys):
+def test_the_script_for_a_card(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cuda, "STEPS", 1)
+    monkeypatch.setattr(cuda, "ROUNDS", 1)
     how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
     path = cuda.main(how)
     content = json.loads(path.read_text())
