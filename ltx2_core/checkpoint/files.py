@@ -16,7 +16,7 @@ from torch import Tensor
 from ..disk_cache import fingerprint
 from ..disk_cache.mapped import FileSpan, map_file, stamp_of_mapped
 from ..errors import CheckpointError, MissingFileError, SettingError, UnreadableFileError
-from ..errors.files import visible_files
+from ..errors.files import not_read, visible_files
 from ..errors.foreign import Fields, parse_json, shown
 from ..quantization import (
     BLOCKS,
@@ -368,7 +368,7 @@ def _unreadable(path: Path, error: OSError) -> OSError:
     """Our error for one of the system; one of ours stays what it is."""
     if isinstance(error, MissingFileError | UnreadableFileError):
         return error
-    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
+    return not_read(path, error)
 
 
 def _check_regular(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import file_stamp
-from ..errors import UnreadableFileError
+from ..errors.files import not_read
 from ..media.write import check_not_given
 from .flags import Command
 from .syntax import read_timeline
@@ -76,5 +76,4 @@ def _read(path: Path, size: int, written: int) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:  # of a disk that fails, which does not say of which file
-        reason = error.strerror or error
-        raise UnreadableFileError(f"{path} cannot be read: {reason}. Check the disk and who may read it.") from error
+        raise not_read(path, error) from error

@@ -49,6 +49,11 @@ def not_written(path: str | Path, error: OSError) -> UnreadableFileError:
     return UnreadableFileError(f"{path} cannot be written: {reason}. {way_out}")
 
 
+def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
+    """Return our error for a system's that happened while ``path`` was read."""
+    return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk and who may read it.")
+
+
 def is_refused(name: str) -> bool:
     """Return whether this system has no file of such a name: Windows keeps many names and letters for itself."""
     return sys.platform == "win32" and name not in (".", "..") and _REFUSED.fullmatch(name) is not None

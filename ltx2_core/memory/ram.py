@@ -35,8 +35,13 @@ def check_ram(nbytes: int, whose: str, advice: str) -> None:
     """Raise DoesNotFitError if ``nbytes`` are more than is available, before the system ends the program."""
     total, available = ram()
     if total and nbytes > available:
-        needed, free = (f"{each / 1e9:.1f} GB" for each in (nbytes, available))
-        raise DoesNotFitError(f"{whose} needs about {needed} of RAM at once, and {free} are free: {advice}.")
+        raise DoesNotFitError(lacking_ram(nbytes, available, whose, advice))
+
+
+def lacking_ram(nbytes: int, free: int, whose: str, advice: str) -> str:
+    """Say that ``nbytes`` are more than the bytes that are ``free``, and what to do."""
+    needed, left = (f"{each / 1e9:.1f} GB" for each in (nbytes, free))
+    return f"{whose} needs about {needed} of RAM at once, and {left} are free: {advice}."
 
 
 def _by_pages() -> tuple[int, int]:

@@ -18,7 +18,7 @@ from ..health import PictureHealth, Seams, check_finite
 from ..latents import AVLatent
 from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
-from ..memory.ram import check_ram
+from ..memory.ram import check_ram, lacking_ram
 from ..memory.trace import Cost, cost
 from ..quantization import plain_dtype
 from ..video_vae import Decoder, DecoderInput, Denoising, Tiling, TinyDecoder
@@ -93,8 +93,7 @@ class DecodeVideo(Stage):
         free = room.budget if room.in_ram else room.free
         if not self.whole or not free or self._frame_bytes <= free:
             return ""
-        needed, left = map(gigabytes, (self._frame_bytes, free))
-        return f"{self._whose} needs about {needed} of RAM at once, and {left} are free: {HOLD_LESS}."
+        return lacking_ram(self._frame_bytes, free, self._whose, HOLD_LESS)
 
     @property
     def _whose(self) -> str:
