@@ -186,21 +186,16 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
 
     On a CPU the host sends nobody away; ``copied`` bytes are those that our own networks hold there.
     """
+    total, available = ram()
     if in_ram := mm.is_device_cpu(device):
-        total, available = ram()
         free = Room(UNLIMITED.machine, free_ram(total, available + copied), in_ram=in_ram)
     else:
         known = filter(None, mm.loaded_models())  # of what was thrown away, nothing is left
         loaded = sum(patcher.loaded_size() for patcher in known if patcher.load_device == device)
         budget = max(0, int(mm.get_free_memory(device)) + loaded - mm.extra_reserved_memory())
-        free = Room(machine(device), budget, pinnable_ram(), free=PINNED.free)
+        pinned = pinnable(total, available + PINNED.held)  # what we pinned before may be pinned again
+        free = Room(machine(device), budget, pinned, free=PINNED.free)
     return free if limits is None else free.within(limits.room.budget, limits.room.ram)
-
-
-def pinnable_ram() -> int:
-    """Return the bytes of RAM that may be pinned; what we pinned before may be pinned again."""
-    total, available = ram()
-    return pinnable(total, available + PINNED.held)
 
 
 def software() -> dict[str, str]:

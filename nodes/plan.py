@@ -43,4 +43,4 @@ class MemoryPlan(Node):
         clip = GraphLatent(latent).planned_clip
         made = plan_clip(engine, clip, sampling, most, host.machine(engine.device(TRANSFORMER)))
         cls.show(made.summary())
-        return io.NodeOutput(made.as_limits(most.vram, most.ram, host.pinnable_ram()), made.explain())
+        return io.NodeOutput(made.as_limits(most.vram, most.ram), made.explain())

@@ -45,12 +45,23 @@ def lacking_ram(nbytes: int, free: int, whose: str, advice: str) -> str:
 
 
 def _by_pages() -> tuple[int, int]:
-    """What other systems tell: the whole, of which half counts as available."""
+    """What other systems tell; where that is the whole alone, half of it counts as available."""
     try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return 0, 0
-    return total, total // 2
+    left = _pages_left() if sys.platform == "darwin" else None
+    return pages * size, (pages // 2 if left is None else left) * size
+
+
+def _pages_left() -> int | None:
+    """The pages of macOS that are free or were not used lately (those are of files, or of idle programs, which it
+    compresses); None if it does not tell. They count as available in psutil, too, by which ComfyUI goes."""
+    system = ctypes.CDLL(None)
+    numbers = (ctypes.c_uint32 * 38)()  # vm_statistics64: free, active, inactive and wired pages, and more
+    count = ctypes.c_uint32(len(numbers))
+    refused = system.host_statistics64(system.mach_host_self(), 4, numbers, ctypes.byref(count))  # HOST_VM_INFO64
+    return None if refused else numbers[0] + numbers[2]
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

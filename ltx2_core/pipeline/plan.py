@@ -14,6 +14,7 @@ from ..errors import DoesNotFitError, counted
 from ..geometry import ClipShape
 from ..memory.machine import Machine
 from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refusal, gigabytes, place
+from ..memory.ram import ram as all_ram
 from .blueprint import Blueprint
 from .prefetch import seconds_hidden
 from .stage import Load, NetworkKey, Stage, StageT, need_of
@@ -54,15 +55,15 @@ class Plan:
         """Whose rates were taken."""
         return self.room.machine
 
-    def as_limits(self, vram: int | None, ram: int | None, pinnable: int) -> "Plan":
+    def as_limits(self, vram: int | None, ram: int | None) -> "Plan":
         """Return it with a user's own limits for its room: what was free just now may be less than what is later on.
 
         Args:
             vram: bytes of the device that may be taken; None for all of them.
-            ram: bytes of RAM that may be taken; None for ``pinnable`` ones.
-            pinnable: bytes of RAM that may be pinned.
+            ram: bytes of RAM that may be taken; None for all of them.
         """
-        room = replace(self.room, budget=self.machine.memory, ram=pinnable)
+        everything, _ = all_ram()
+        room = replace(self.room, budget=self.machine.memory, ram=everything, free=everything)
         return replace(self, room=room.within(vram, ram))
 
     @property

@@ -19,6 +19,7 @@ from ltx2_core.errors import SettingError
 from ltx2_core.geometry import ClipShape
 from ltx2_core.memory import Room, Store
 from ltx2_core.memory.machine import CARDS, GIB, machine_named
+from ltx2_core.memory.ram import ram as ram_now
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.decode_video import DecodeVideo
 from ltx2_core.pipeline.plan import plan_stages
@@ -206,3 +207,24 @@ def test_less_memory_gives_more_tiles_until_none_are_small_enough(released):
     assert counts == sorted(counts) and counts[0] < counts[-1]
     with pytest.raises(ValueError, match=r"refining does not fit 0\.6 GB, even when everything is streamed"):
         refine.fit(found, Room(machine, 6 * 10**8))
+
+
+def test_a_plan_limits_others_to_what_its_user_said_and_to_nothing_else(released):
+    """It is made of what was free then, and most of the RAM may hold frames, but not be pinned."""
+    all_ram = ram_now()[0]
+    made = plan(released("2.3"), ClipShape(64, 64, 9, Fraction(24)), machine_named("RTX 4090"), budget=GIB, ram=GIB)
+    later = Room(made.machine, 16 * GIB, ram=all_ram // 2, free=all_ram - all_ram // 10)
+
+    def limited(vram: int | None, most: int | None) -> Room:
+        limits = made.as_limits(vram, most).room
+        return later.within(limits.budget, limits.ram)
+
+    assert limited(None, None) == later
+    assert limited(8 * GIB, None) == replace(later, budget=8 * GIB)
+    assert limited(None, GIB // 2) == replace(later, ram=GIB // 2, free=GIB // 2)
+
+
+def test_a_plan_without_limits_leaves_a_processor_all_of_its_ram(released):
+    in_ram = Room(machine_named("RTX 4090"), ram_now()[0], in_ram=True)
+    limits = plan_stages([], released("2.3"), in_ram).as_limits(None, None).room
+    assert in_ram.within(None, limits.ram) == in_ram

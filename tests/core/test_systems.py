@@ -1,5 +1,6 @@
 """What differs from system to system: Windows, as far as it can be pretended, containers, consoles of few letters."""
 
+import ctypes
 import errno
 import io
 import os
@@ -95,6 +96,44 @@ def test_limits_of_groups_of_version_1_are_those_of_the_program(tree):
     }  # fmt: skip
     assert ram(tree(**files)) == (4 * GIB, 2 * GIB)
     assert ram(tree(**files | {f"{mount}/memory.limit_in_bytes": 2**63 - 4096})) == (8 * GIB, 6 * GIB)
+
+
+# -------------------------------------------------------------------------------------------------------------- macOS
+
+
+@pytest.fixture
+def macos(monkeypatch):
+    """A Mac of 16 GB in pages of 16 KB, which tells what it does with them unless ``refused``."""
+    sizes = {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**14}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+
+    class System:
+        refused, free, idle = 0, 2**16, 3 * 2**16
+
+        def mach_host_self(self):
+            return 1539
+
+        def host_statistics64(self, host, kind, numbers, count):
+            assert (host, kind, count._obj.value) == (1539, 4, 38)  # the struct has 152 bytes
+            active, wired = 2**18, 2**17
+            numbers[:4] = self.free, active, self.idle, wired
+            return self.refused
+
+    system = System()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: system)
+    return system
+
+
+def test_macos_counts_what_is_free_and_what_rests(macos):
+    assert ram() == (16 * GIB, 4 * GIB)
+    macos.free -= 2**15  # half a gigabyte is taken, and no longer there for others
+    assert ram() == (16 * GIB, 7 * GIB // 2)
+
+
+def test_a_mac_that_does_not_tell_has_half_of_its_ram(macos):
+    macos.refused = 5
+    assert ram() == (16 * GIB, 8 * GIB)
 
 
 # ------------------------------------------------------------------------------------------------------------ Windows
