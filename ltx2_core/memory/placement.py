@@ -40,6 +40,7 @@ class StageNeed:
         input_bytes: bytes of what else lies on the device meanwhile.
         runs: how many runs there are.
         graph_bytes: bytes that CUDA graphs of a run keep beside that; 0 without graphs.
+        walks: how many of the runs are one step.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StageNeed:
     input_bytes: int = 0
     runs: int = 1
     graph_bytes: int = 0
+    walks: int = 1
 
     @property
     def workspace_bytes(self) -> int:
@@ -346,16 +348,16 @@ def explain_refusal(need: StageNeed, room: Room, advice: str = SMALLER) -> str:
     """Say why a stage does not fit the budget of ``room``, and what to do."""
     parts = bool(need.weights.parts)
     largest = max(need.weights.sent(parts), default=0)
-    reasons = [
-        f"{gigabytes(need.work_bytes)} for its work",
-        f"{gigabytes(need.weights.always(parts))} for weights that are always needed",
-    ]
-    if largest:
-        reasons.append(f"{gigabytes(largest)} for one {'part of a block' if parts else 'block'}")
+    taken = {
+        "its work": need.work_bytes,
+        "weights that are always needed": need.weights.always(parts),
+        f"one {'part of a block' if parts else 'block'}": largest,
+    }
+    reasons = [f"{gigabytes(nbytes)} for {what}" for what, nbytes in taken.items() if nbytes > _SHOWN // 2]
     needed = -(-least_bytes(need) // _SHOWN) * _SHOWN  # rounded up, so that it does not look like what is there
     return (
         f"{need.name} does not fit {gigabytes(room.budget or 0)}{' of RAM' if room.in_ram else ''}, even when "
-        f"everything is streamed: it needs {gigabytes(needed)}, {', '.join(reasons)}. {advice}"
+        f"everything is streamed: it needs {', '.join([gigabytes(needed), *reasons])}. {advice}"
         f"{f' {_NO_CUDA}' if room.in_ram and lacks_cuda() else ''}"
     )
 

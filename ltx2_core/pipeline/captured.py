@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from ..errors import counted
 from ..memory.machine import Machine
 from ..memory.placement import Room, StageNeed, gigabytes
 from .blueprint import Blueprint
@@ -32,8 +33,11 @@ def find_obstacle(stage: Stage, need: StageNeed, blueprint: Blueprint, device: t
         return "several devices share the work"
     if (sampling := getattr(stage, "sampling", None)) is not None and sampling.settings.step_cache:
         return "the step cache looks at each step to decide what is computed"
+    if need.walks > 1:
+        return "the passes of a step take turns"
     if need.runs <= _PLAIN_RUNS:
-        return f"there are {need.runs} steps, and the first {_PLAIN_RUNS} are computed the plain way"
+        there = f"there {'is' if need.runs == 1 else 'are'} {counted(need.runs, 'step')}"
+        return f"{there}, and the first {_PLAIN_RUNS} are computed the plain way"
     if (host := machine.starting(need.cost)) <= (card := machine.working(need.cost)):
         return f"the card works {card:.2f} s on a step, which the host starts in {host:.2f} s"
     return ""

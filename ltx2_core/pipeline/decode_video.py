@@ -26,7 +26,7 @@ from ..video_vae.decoding import DecodingWork, Work
 from ..video_vae.tiny_decoder import RELEASED
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import clean_inference, widen
-from .stage import VIDEO_DECODER, Engine, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
+from .stage import NO_LOAD, VIDEO_DECODER, Engine, Load, NetworkKey, Stage, fit_tiles, need_of, try_in_ram
 
 HOLD_LESS = (
     "make it smaller or shorter, close other programs, or keep its latent (LTX-2 Save AV Latent), of which `python -m "
@@ -59,7 +59,7 @@ class DecodeVideo(Stage):
         """Take tiles without a size for none that were asked for."""
         object.__setattr__(self, "tiling", self.tiling and self.tiling.chosen)
 
-    def fit(self, blueprint: Blueprint, room: Room) -> "DecodeVideo":
+    def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "DecodeVideo":
         """Choose the largest tiles that fit, with what waits on the card, or else in RAM.
 
         Every tile needs all weights of the decoder, so they stay; only the smallest tiles let them stream.

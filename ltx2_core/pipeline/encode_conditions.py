@@ -29,7 +29,7 @@ from ..video_vae.tiling import TILINGS, count_encoding_tiles, largest_tile
 from .blueprint import FLOAT32, Blueprint, empty_like
 from .precision import widen
 from .shared_tiles import SharedTiles
-from .stage import AUDIO_ENCODER, VIDEO_ENCODER, Engine, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
+from .stage import AUDIO_ENCODER, NO_LOAD, VIDEO_ENCODER, Engine, Load, NetworkKey, Stage, StageT, fit_tiles, try_in_ram
 
 SAMPLE_RATE = 48_000  # the highest at which sounds are read
 MEL_BINS, MEL_FRAMES = 64, 4  # of the spectrogram, and per audio latent
@@ -47,7 +47,7 @@ class EncodeVideo(Stage):
     name = "pictures"
     networks = (VIDEO_ENCODER,)
 
-    def fit(self, blueprint: Blueprint, room: Room) -> "EncodeVideo":
+    def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "EncodeVideo":
         """Choose the largest tiles that fit, of those whose overlap hides their seams."""
         if room.budget is None:
             return self

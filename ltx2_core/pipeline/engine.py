@@ -102,7 +102,7 @@ class PlannedEngine(ABC):
     def fit(self, stage: StageT) -> StageT:
         """Return ``stage`` as it was planned, or as it fits now."""
         planned = None if self._plan is None else self._plan.stage(stage)
-        return stage.fit(self.blueprint, self.room(stage.networks[0])) if planned is None else planned
+        return stage.fit(self.blueprint, self.room(stage.networks[0]), self.load) if planned is None else planned
 
     def in_float32(self: EngineT, keys: Iterable[NetworkKey[Any]]) -> EngineT:
         """Return the same engine with these networks in float32; stages are placed as they fit now."""
@@ -141,7 +141,7 @@ class PlannedEngine(ABC):
         """
         placement = self.placement(stage)
         if placement is not None and placement.need.runs > 1 and not stage.describe_tiles():
-            self._pace = Pace(stage.name, placement.run)
+            self._pace = Pace(stage.name, placement.run * placement.need.walks)
         try:
             with (
                 memory_told(f" in the stage {stage.name}"),

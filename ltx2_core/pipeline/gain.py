@@ -179,8 +179,7 @@ def _seconds(
     stage: Sample | Refine, sampling: Sampling, blueprint: Blueprint, room: Room, names: tuple[str, ...], load: Load
 ) -> float:
     """Seconds in which a device makes these passes, with the weights placed as for all of them."""
-    first = sampling.guidance.first_stg_block if {"cond", "perturbed"} <= {*names} else 0
-    need = need_of_passes(blueprint, stage.size, names, sampling.steps, first, stage.name)
+    need = need_of_passes(blueprint, stage.size, names, sampling.steps, sampling.guidance.first_stg_block, stage.name)
     placement = place(load(stage, need), room)
     assert placement is not None  # since all passes fit
     return placement.run

@@ -37,12 +37,18 @@ def need_of_passes(
     key = ("sweep", size, passes, caches_text)
     whole, block = blueprint.remember(key, lambda: _sweep(blueprint, size, passes, caches_text))
     step = whole + block * (len(weights.blocks) - 2)
-    if "perturbed" in passes and first_stg_block:
+    if {"cond", "perturbed"} <= {*passes} and first_stg_block:
         others = tuple(each for each in passes if each != "perturbed")
         key = ("sweep", size, others, caches_text)
         shared = blueprint.remember(key, lambda: _sweep(blueprint, size, others, caches_text))[1]
         step -= (block - shared) * first_stg_block
     return StageNeed(name, weights, step, input_bytes(blueprint, size, passes), steps)
+
+
+def in_turns(need: StageNeed, walks: Sequence[StageNeed]) -> StageNeed:
+    """Return the need of passes that take turns, beside what all of them are given in ``need``; each walk is a run."""
+    run = sum((each.cost for each in walks), Cost()) * (1 / len(walks))
+    return replace(need, cost=run, runs=need.runs * len(walks), walks=len(walks))
 
 
 def _sweep(blueprint: Blueprint, size: LatentSize, names: Sequence[str], caches_text: bool) -> tuple[Cost, Cost]:

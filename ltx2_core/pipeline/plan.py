@@ -17,15 +17,13 @@ from ..memory.placement import DEVICE, DISK, HOST, Placement, Room, explain_refu
 from ..memory.ram import ram as all_ram
 from .blueprint import Blueprint
 from .prefetch import seconds_hidden
-from .stage import Load, NetworkKey, Stage, StageT, need_of
+from .stage import NO_LOAD, Load, NetworkKey, Stage, StageT, need_of
 
 _WHERE = {DEVICE: "resident", HOST: "streamed", DISK: "from disk"}
 _HEADER = ("stage", "weights", "work", "device", "host", "blocks", "time")
 
 
 _TOLD_SECONDS = 0.1
-
-_NO_LOAD = Load()
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def plan_stages(
     blueprint: Blueprint,
     room: Room,
     shape: ClipShape | None = None,
-    load: Load = _NO_LOAD,
+    load: Load = NO_LOAD,
 ) -> Plan:
     """Choose the tiles of every stage and place its weights; nothing is loaded.
 
@@ -166,7 +164,7 @@ def plan_stages(
 
 @uncollected()
 def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: ClipShape | None, load: Load) -> Plan:
-    fitted = [stage.fit(blueprint, room) for stage in stages]
+    fitted = [stage.fit(blueprint, room, load) for stage in stages]
     if room.budget is None:
         return Plan(blueprint.title, room, tuple(fitted), shape=shape)
     placements, notes, refusals = list[Placement](), list[str](), list[str]()
@@ -186,7 +184,7 @@ def _plan(stages: Sequence[Stage], blueprint: Blueprint, room: Room, shape: Clip
     return Plan(blueprint.title, room, tuple(fitted), tuple(placements), shape, tuple(notes), tuple(refusals))
 
 
-def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = _NO_LOAD) -> Placement | None:
+def place_stage(stage: Stage, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> Placement | None:
     """Place a single stage as it fits now, with what its LoRAs add; None without a budget.
 
     Raises:

@@ -13,14 +13,14 @@ _WORTH_SAYING = 1.005  # times
 
 
 def describe_products(
-    blueprint: Blueprint, need: StageNeed, passes: int, machine: Machine, keeps_text: bool = False
+    blueprint: Blueprint, need: StageNeed, passes: float, machine: Machine, keeps_text: bool = False
 ) -> tuple[str, ...]:
     """Say in which formats a stage multiplies, and what it costs to expand others; nothing of a plain transformer.
 
     Args:
         blueprint: of the model.
         need: of the stage; its cost is that of one run.
-        passes: how often each block is walked in a run.
+        passes: how often each block is walked in a run, on average.
         machine: whose rates are taken.
         keeps_text: whether keys and values of the prompts stay from step to step, and their weights are not asked.
     """

@@ -22,7 +22,7 @@ from .long import Script, sampled_size
 from .need_of_passes import latent_bytes, need_of_passes
 from .products import describe_products
 from .sample import SampleInputs, Sampling, hooks_of, sample
-from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, NetworkKey, Stage, need_of
 
 # Tokens of a tile that is chosen here. They are those of 10 s in 1080p; in larger ones, attention costs more time than
 # the overlaps of smaller ones.
@@ -106,7 +106,7 @@ class Refine(Stage):
         tiles = self.sampling.tiles or Tiles((1, 1, 1))
         return replace(self.size, video=tiles.largest(self.size.video))
 
-    def fit(self, blueprint: Blueprint, room: Room) -> "Refine":
+    def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "Refine":
         """Choose as few tiles as fit, of at most MAX_TILE_TOKENS tokens.
 
         Raises:
@@ -121,7 +121,7 @@ class Refine(Stage):
             stage = replace(self, sampling=replace(self.sampling, tiles=tiles))
             if room.budget is None:
                 return stage
-            need = need_of(stage, blueprint)
+            need = load(stage, need_of(stage, blueprint))
             if place(need, room) is not None:
                 return stage
             tokens = 3 * tokens // 4

@@ -1,5 +1,7 @@
 """From noise to a latent: the transformer, step by step, for a clip at once or window by window."""
 
+import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -20,7 +22,7 @@ from ..latents import AVLatent
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.machine import Machine
-from ..memory.placement import SMALLER, Room, StageNeed, fitting_share
+from ..memory.placement import SMALLER, Room, StageNeed, fitting_share, place
 from ..sampling import (
     SAMPLERS,
     Denoiser,
@@ -31,6 +33,7 @@ from ..sampling import (
     Tiles,
     check_prompts,
     count_runs,
+    in_walks,
     one_by_one,
     schedules,
 )
@@ -44,9 +47,11 @@ from ..transformer import SequenceParallel
 from .blueprint import Blueprint
 from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text, keep_text
 from .long import Script, sample_long
-from .need_of_passes import cached_bytes, count_prompts, need_of_passes, skipped_step
+from .need_of_passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
 from .products import describe_products
-from .stage import TRANSFORMER, Engine, LatentSize, NetworkKey, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, NetworkKey, Stage, need_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     hooks: Hooks = Hooks(),
     caches_text: bool = False,
+    most_passes: int | None = None,
 ) -> AVLatent:
     """Denoise a latent from seeded noise at the first sigma to the last one.
 
@@ -185,6 +191,7 @@ def sample(
         dtype: what the network computes in.
         hooks: whom to tell.
         caches_text: what the network makes of prompts at every noise level alike is kept, where one device computes.
+        most_passes: how many passes of a step go through the network together; None is all.
 
     Returns:
         The latent, float32; what is given in it stays. One that is still noisy is divided by 1 - sigma.
@@ -206,7 +213,7 @@ def sample(
     if sampling.tiles and sampling.together:
         network = TiledNetwork(network, state, sampling.tiles)
     total = (len(sigmas) - 1) * (count_runs(state, apart) if apart else 1)
-    solver = _Solver(network, inputs, sampling, dtype, hooks, total, caches_text)
+    solver = _Solver(network, inputs, sampling, dtype, hooks, total, caches_text, most_passes)
     draw = partial(sampling.noise, dtype=dtype)
     result = one_by_one(solver, state, noise, apart, draw) if apart else solver(state, noise)
     return state.finished(state.map(lambda each, x: each.hand_out(x, sigmas[-1]), result))
@@ -233,6 +240,7 @@ class _Solver:
     hooks: Hooks
     total: int  # steps
     caches_text: bool
+    most_passes: int | None
     done: int = field(default=0, init=False)
 
     def __call__(self, state: AVState, noise: AVLatent) -> AVLatent:
@@ -255,6 +263,7 @@ class _Solver:
             dtype=self.dtype,
             always_negative=sampler.needs_negative,
             batched=settings.batched_passes,
+            most_passes=self.most_passes,
             between_blocks=self.hooks.check,
             on_evaluate=self.hooks.on_evaluate,
             step=settings.start_step,
@@ -304,6 +313,7 @@ class Sample(Stage):
         windowing: how these windows are joined.
         loras: in place of those of the model.
         caches_text: whether what is made of the prompts stays from step to step; of a stage that was fitted.
+        most_passes: how many passes of a step go through the blocks together; None is all. Of a stage that was fitted.
     """
 
     sampling: Sampling
@@ -312,27 +322,49 @@ class Sample(Stage):
     windowing: Windowing | None = None
     loras: Stack | None = None
     caches_text: bool = False
+    most_passes: int | None = None
     name = "sampling"
     networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
 
-    def fit(self, blueprint: Blueprint, room: Room) -> "Sample":
-        """Keep what is made of the prompts from step to step, where it is most of the work and everything fits."""
-        if self.sampling.settings.batched_passes or not is_mostly_text(blueprint, self.size):
+    def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "Sample":
+        """Keep what is made of the prompts from step to step, where it is most of the work and everything fits; let as
+        many passes of a step go together as fit."""
+        settings = self.sampling.settings
+        if settings.batched_passes:
             return self
-        keeping = replace(self, caches_text=True)
-        return keeping if room.budget is None or need_of(keeping, blueprint).peak <= room.budget else self
+        keeping = replace(self, caches_text=is_mostly_text(blueprint, self.size))
+        if room.budget is None or (keeping.caches_text and need_of(keeping, blueprint).peak <= room.budget):
+            return keeping
+        if settings.step_cache or blueprint.devices * blueprint.processes > 1:
+            return self
+        stage, passes = self, len(self._passes)
+        for most in sorted({math.ceil(passes / walks) for walks in range(1, passes + 1)}, reverse=True):
+            stage = replace(self, most_passes=most if most < passes else None)
+            if place(load(stage, need_of(stage, blueprint)), room) is not None:
+                break
+        return stage
 
     def remarks(self, blueprint: Blueprint, machine: Machine) -> Sequence[str]:
         """Say in which formats it multiplies, what it costs to expand others, and what stays from step to step."""
         need = need_of(self, blueprint)
-        products = describe_products(blueprint, need, len(self._passes), machine, self.caches_text)
+        each = len(self._passes) / need.walks
+        products = describe_products(blueprint, need, each, machine, self.caches_text)
         if self.caches_text:
             products += (describe_cached_text(self.name, self._cached_text(blueprint)),)
+        if need.walks > 1:
+            products += (self._describe_turns(),)
         if not self.sampling.settings.step_cache or self.size.video is None:
             return products
         skipped, whole = machine.seconds(skipped_step(blueprint, self.size, self._passes)), machine.seconds(need.cost)
         said = f"{self.name}: a step that the step cache leaves out takes {skipped:.2f} s, not {whole:.2f} s"
         return (*products, f"{said}; up to every other one may be.")
+
+    def _describe_turns(self) -> str:
+        *others, last = (" and ".join(names) for names in in_walks(self._passes, self.most_passes))
+        return (
+            f"{self.name}: the passes of a step do not fit together, and go through the blocks in {len(others) + 1} "
+            f"turns ({', '.join(others)}, then {last}), for each of which weights that are not resident come again."
+        )
 
     @property
     def _passes(self) -> tuple[str, ...]:
@@ -344,13 +376,19 @@ class Sample(Stage):
         if self.sampling.settings.batched_passes and "negative" in passes:
             passes = tuple(name for name in passes if name != "negative")
             size = replace(size, batch=2 * size.batch)
-        steps = self.sampling.steps * max(1, len(self.windows))
+        steps = self.sampling.steps * self.sampling.sampler.calls * max(1, len(self.windows))
         first, kept = self.sampling.guidance.first_stg_block, 0
         if self.caches_text:
             kept += self._cached_text(blueprint)
         if self.sampling.settings.step_cache:
             kept += cached_bytes(blueprint, size, len(passes))
-        need = need_of_passes(blueprint, size, passes, steps, first, self.name, self.caches_text)
+
+        def measure(names: tuple[str, ...]) -> StageNeed:
+            return need_of_passes(blueprint, size, names, steps, first, self.name, self.caches_text)
+
+        need = measure(passes)
+        if self.most_passes is not None:
+            need = in_turns(need, [measure(names) for names in in_walks(passes, self.most_passes)])
         return need.with_inputs(kept)
 
     def _cached_text(self, blueprint: Blueprint) -> int:
@@ -396,7 +434,11 @@ class Sample(Stage):
             None if last is None else last.to(device),
         )
         loras = engine.loras if self.loras is None else self.loras
-        stage = replace(self, caches_text=engine.fit(self).caches_text and keep_text(self.name, loras))
+        fitted = engine.fit(self)
+        keeps = fitted.caches_text and keep_text(self.name, loras)
+        stage = replace(self, caches_text=keeps, most_passes=fitted.most_passes)
+        if stage.most_passes is not None:
+            _log.info("%s", stage._describe_turns())
         with engine.use(stage, self.loras) as networks:
             network = networks[TRANSFORMER]
             if self.windowing is None:
@@ -439,7 +481,9 @@ class Sample(Stage):
     def _sample(self, engine: Engine, network: Network, inputs: SampleInputs, number: int = 0) -> AVLatent:
         steps = self.sampling.steps
         hooks = hooks_of(engine, self.name, number * steps, len(self.windows) * steps)
-        return sample(network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text)
+        return sample(
+            network, inputs, self.sampling, engine.dtype(TRANSFORMER), hooks, self.caches_text, self.most_passes
+        )
 
 
 def hooks_of(engine: Engine, name: str, before: int = 0, everything: int = 0) -> Hooks:

@@ -165,6 +165,29 @@ class Events:
             self.on_finding(finding)
 
 
+class Load:
+    """What comes with the weights of stages; here nothing."""
+
+    def __call__(self, stage: "Stage", need: StageNeed) -> StageNeed:
+        """Return the need of a stage with what comes with its weights."""
+        return need
+
+    def remarks(self, stage: "Stage", machine: Machine) -> Sequence[str]:
+        """Say what it costs and what could be had in its place."""
+        return ()
+
+    def with_graphs(self, stage: "Stage", need: StageNeed, room: Room) -> StageNeed:
+        """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
+        return need
+
+    def describe_graphs(self, stage: "Stage", need: StageNeed, machine: Machine) -> str:
+        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
+        return ""
+
+
+NO_LOAD = Load()
+
+
 class Stage(ABC):
     """One use of networks: what it does and what it needs stand in one class.
 
@@ -186,8 +209,8 @@ class Stage(ABC):
     def need(self, blueprint: Blueprint) -> StageNeed:
         """Measure what the stage needs."""
 
-    def fit(self: StageT, blueprint: Blueprint, room: Room) -> StageT:
-        """Return the stage with the largest tiles that fit; without tiles, as it is."""
+    def fit(self: StageT, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> StageT:
+        """Return the stage with the largest tiles that fit, with what comes by ``load``; without tiles, as it is."""
         return self
 
     def advise(self, need: StageNeed, budget: int) -> str:
@@ -208,26 +231,6 @@ class Stage(ABC):
 
     def describe_tiles(self) -> str:
         """Say in which tiles the stage works; empty without tiles."""
-        return ""
-
-
-class Load:
-    """What comes with the weights of stages; here nothing."""
-
-    def __call__(self, stage: Stage, need: StageNeed) -> StageNeed:
-        """Return the need of a stage with what comes with its weights."""
-        return need
-
-    def remarks(self, stage: Stage, machine: Machine) -> Sequence[str]:
-        """Say what it costs and what could be had in its place."""
-        return ()
-
-    def with_graphs(self, stage: Stage, need: StageNeed, room: Room) -> StageNeed:
-        """Return the need of a stage with the CUDA graphs of its steps, if they were asked for and pay in ``room``."""
-        return need
-
-    def describe_graphs(self, stage: Stage, need: StageNeed, machine: Machine) -> str:
-        """Say whether steps are CUDA graphs, and why not; empty if nobody asked for them."""
         return ""
 
 

@@ -10,6 +10,7 @@ from .guidance import (
     Guidance,
     GuidanceBySigma,
     StreamGuidance,
+    in_walks,
     passes_needed,
     perturbation_of,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "check_prompts",
     "count_runs",
     "euler",
+    "in_walks",
     "ltx2",
     "one_by_one",
     "passes_needed",

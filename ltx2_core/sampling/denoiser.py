@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..latents import AVLatent
 from ..transformer import UNPERTURBED, Pass, Perturbation, StepCache, StreamInput, TextCache
 from .blend import Contexts, Weight, blended, shares
-from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, passes_needed, perturbation_of
+from .guidance import NEUTRAL, PASSES, AnyGuidance, Guidance, PassKind, in_walks, passes_needed, perturbation_of
 
 Inputs = tuple[StreamInput | None, StreamInput | None]
 Velocities = tuple[Tensor | None, Tensor | None]
@@ -67,10 +67,11 @@ class Denoiser:
         dtype: That of the network.
         always_negative: The sampler uses the negative pass by itself.
         batched: Conditional and negative pass are computed as one batch: faster for few tokens, more memory.
+        most_passes: How many passes go together through the blocks; None is all: faster, more memory.
         between_blocks: Called between two blocks of the network; may raise to interrupt.
         on_evaluate: Called with sigma and step before the network is evaluated.
         step: The number of the step, counted from 0.
-        step_cache: The limit of ``StepCache``; 0 is without.
+        step_cache: The limit of ``StepCache``, for passes that all go together; 0 is without.
         caches_text: What the network makes of prompts at every noise level alike is kept; its weights must not change.
     """
 
@@ -84,6 +85,7 @@ class Denoiser:
     dtype: torch.dtype = torch.float32
     always_negative: bool = False
     batched: bool = False
+    most_passes: int | None = None
     between_blocks: Callable[[], None] | None = None
     on_evaluate: Callable[[float, int], None] | None = None
     step: int = 0
@@ -207,7 +209,14 @@ class Denoiser:
         return of(0, "video"), of(1, "audio")
 
     def _sweep(self, passes: dict[str, Pass], number: int) -> dict[str, Velocities]:
-        """The velocities of all passes with prompt ``number``, in one walk over the blocks."""
+        """The velocities of all passes with prompt ``number``, as many at once as may go together."""
+        swept: dict[str, Velocities] = {}
+        for names in in_walks(passes, self.most_passes):
+            swept |= self._walk({name: passes[name] for name in names}, number)
+        return swept
+
+    def _walk(self, passes: dict[str, Pass], number: int) -> dict[str, Velocities]:
+        """The velocities of ``passes`` with prompt ``number``, in one walk over the blocks."""
         alone = dict(passes)
         pair = _batch(alone, "cond", "negative") if self.batched else None
         if pair is not None:

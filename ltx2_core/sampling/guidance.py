@@ -466,6 +466,18 @@ def passes_needed(
     ]
 
 
+def in_walks(passes: Iterable[str], most: int | None = None) -> list[tuple[str, ...]]:
+    """Group the passes of a step by the walk over the blocks in which they are computed.
+
+    Args:
+        passes: By their names in ``PASSES``.
+        most: How many of them go together; None is all. Those that read the same prompt do before others.
+    """
+    ordered = sorted(passes, key=lambda name: PASSES[name].reads_negative) if most else list(passes)
+    size = most or max(1, len(ordered))
+    return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+
+
 def perturbation_of(name: str, video: Guidance, audio: Guidance) -> Perturbation:
     """Return the perturbation of pass ``name``, given the guidance of both streams at one noise level."""
     return PASSES[name].leaves_out(video, audio)

@@ -25,6 +25,7 @@ from ltx2_core.pipeline.plan import place_stage, plan_stages
 from ltx2_core.pipeline.prepare import LoraLoad
 from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import TRANSFORMER, LatentSize, need_of
+from ltx2_core.pipeline.stages import guidance_of_passes
 from ltx2_core.sampling import Guidance
 from ltx2_core.settings import Resources, SamplingSettings
 from ltx2_core.transformer import Pass, Perturbation, StepCache, TextCache, graphs
@@ -381,11 +382,14 @@ def test_the_plan_says_why_there_are_no_graphs():
     cached = replace(STAGE, sampling=replace(SAMPLING, settings=SamplingSettings(step_cache=0.1)))
     short = replace(STAGE, sampling=replace(SAMPLING, sigmas=(1.0, 0.5, 0.0)))
     slow = replace(SMALL_CARD, bandwidth=1e6)
+    turns = replace(STAGE, sampling=replace(SAMPLING, guidance=guidance_of_passes(2)), most_passes=1)
+    assert "take turns" in load.describe_graphs(turns, need_of(turns, load.blueprint), SMALL_CARD)
     reasons = {
         "only NVIDIA cards": planned(replace(load, device=torch.device("cpu"))),
         "several devices": planned(replace(load, blueprint=load.blueprint.among(2))),
         "step cache": planned(load, cached),
         "there are 2 steps": planned(load, short),
+        "there is 1 step,": planned(load, replace(STAGE, sampling=replace(SAMPLING, sigmas=(1.0, 0.0)))),
         "the card works": planned(load, machine=slow),
         "no room": planned(load, budget=need.peak + need.cost.peak - 1),
     }

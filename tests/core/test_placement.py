@@ -186,3 +186,11 @@ def test_a_refusal_says_more_than_there_is():
     sentence = explain_refusal(need, Room(machine_named("RTX 4090"), least_bytes(need) - 1))
     there, needed = re.search(r"does not fit ([\d.]+) GB.*: it needs ([\d.]+) GB", sentence).groups()
     assert float(there) < float(needed)
+
+
+def test_a_refusal_names_what_takes_memory_and_nothing_else():
+    def refusal(rest: int) -> str:
+        return explain_refusal(StageNeed("sampling", Weights(rest, (10**9,) * 4), Cost()), Room(SLOW, 10**8))
+
+    assert "for weights that are always needed" in refusal(10**8)
+    assert "always needed" not in refusal(10**7) and "1.0 GB for one block" in refusal(10**7)
