@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_card import multiply_float8
 
 from benchmarks import __main__ as everything
 from benchmarks import clips, contest, cuda, full_size, text
@@ -18,6 +19,7 @@ from benchmarks.contest import Case, measure, table
 def test_the_script_for_a_card(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cuda, "STEPS", 1)
     monkeypatch.setattr(cuda, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "_scaled_mm", multiply_float8)
     how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
     path = cuda.main(how)
     content = json.loads(path.read_text())
