@@ -3,7 +3,8 @@
 import argparse
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from ..pipeline.processes import Launch
 from ..pipeline.sample import Sampling
 from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
-from ..pipeline.takes import Take, save_take
+from ..pipeline.takes import Take, rescue_take, save_take
 from ..sampling import Recipe, ScheduleSettings, recipe_for
 from ..settings import ClipSettings, Request, Resources
 from ..tiny import write
@@ -64,16 +65,17 @@ def run_generate(options: argparse.Namespace) -> None:
         check_target(target)
     kept, digest = kept_target(options), digest_of(options.values, generate_command())
     check_not_read([*targets, *([kept] if kept else [])], options.values, generate_command())
-    models, lost = models_of(options), list[LTX2Error]()
-    with Bars() as bars:
+    models, lost, takes = models_of(options), list[LTX2Error](), list[Take]()
+    with Bars() as bars, _rescuing(takes, options, models, digest):
         events = Events(on_progress=bars.report, on_finding=bars.say, on_words=bars.show_words)
         if options.latent is not None:
             clips = decode_take(models, options.take, decoding_of(options, models, generate_command()), events)
         else:
             request = request_of(options, models)
             check_decoders(models, completed(models, request))
-            if kept is not None and leads:
-                events = replace(events, on_latent=partial(_keep, options, models, digest, kept, lost))
+            if leads:
+                keep = takes.append if kept is None else partial(_keep, options, models, digest, kept, lost)
+                events = replace(events, on_latent=keep)
             clips = make_clips(models, request, events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
@@ -95,13 +97,29 @@ def _keep(
     """Write a finished latent with the settings that a clip would have; a disk that refuses costs no clip: ``lost``."""
     if not options.overwrite and _is_taken(target):  # by another run, meanwhile
         target = kept_target(options) or target
-    tags = marked(tags_of(take.tags, options.values, models, digest))
     try:
-        save_take(target, replace(take, tags=tags), overwrite=options.overwrite)
+        save_take(target, _tagged(take, options, models, digest), overwrite=options.overwrite)
         _log.info("The latent is in %s.", target)
     except UnreadableFileError as error:
         _log.warning("%s The clip is made all the same.", error)
         lost.append(error)
+
+
+def _tagged(take: Take, options: argparse.Namespace, models: Models, digest: str) -> Take:
+    return replace(take, tags=marked(tags_of(take.tags, options.values, models, digest)))
+
+
+@contextmanager
+def _rescuing(takes: Sequence[Take], options: argparse.Namespace, models: Models, digest: str) -> Iterator[None]:
+    """Keep the latents of clips that cannot be decoded or written."""
+    try:
+        yield
+    except LTX2Error:
+        for take in takes:
+            with suppress(UnreadableFileError):
+                target = rescue_take(_tagged(take, options, models, digest), options.output)
+                _log.warning("What was sampled is kept: --latent %s decodes it.", target)
+        raise
 
 
 def targets_of(options: argparse.Namespace) -> list[Path]:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..disk_cache import fingerprint, write_atomically
-from ..errors import CheckpointError, MissingFileError, TargetExistsError
+from ..disk_cache import cache_folder, fingerprint, write_atomically
+from ..errors import CheckpointError, MissingFileError, TargetExistsError, UnreadableFileError
 from ..errors.foreign import Fields, foreign_call, parse_json
 from ..geometry import Keyframes, exact_fps
 from ..latents import MOST_BYTES, STREAMS, AVLatent, from_parts
@@ -84,6 +85,24 @@ def save_take(path: str | Path, take: Take, *, overwrite: bool = False) -> Path:
         header[GRAPH] = take.tags[GRAPH]
     write_atomically(path, save(tensors, header))
     return path
+
+
+def rescue_take(take: Take, beside: Path) -> Path:
+    """Write ``take`` beside the clip that was to be made of it, or where that is refused in the user's cache.
+
+    Returns:
+        Where it is, under a new name made from that of the clip.
+
+    Raises:
+        UnreadableFileError: The disk refuses both.
+    """
+    name, cache = f"{beside.stem}_{uuid4().hex[:6]}_{SUFFIX}", cache_folder("latents")
+    try:
+        return save_take(beside.with_name(name), take)
+    except UnreadableFileError:
+        if cache is None:
+            raise
+        return save_take(cache / name, take)
 
 
 def load_take(path: str | Path) -> Take:

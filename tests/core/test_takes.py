@@ -30,9 +30,10 @@ from ltx2_core.geometry import Keyframes
 from ltx2_core.latents import AVLatent
 from ltx2_core.media import read_audio, read_picture, read_tags
 from ltx2_core.media.notes import SOURCE_TAG
+from ltx2_core.pipeline import takes
 from ltx2_core.pipeline.finish import decode_take
 from ltx2_core.pipeline.graph import GraphLatent, latent_of_take
-from ltx2_core.pipeline.takes import KIND, Take, load_take, save_take
+from ltx2_core.pipeline.takes import KIND, SUFFIX, Take, load_take, save_take
 from ltx2_core.sampling import Step
 from ltx2_core.settings import Request
 
@@ -203,6 +204,39 @@ def test_a_latent_that_the_disk_refuses_costs_no_clip(tmp_path, monkeypatch, cap
     said = capsys.readouterr()
     assert [*tmp_path.iterdir()] == [clip] and said.out == f"{clip}\n"
     assert said.err.splitlines()[-1] == f"error: {kept} cannot be written: No space left on device."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full_disk", [False, True])
+def test_a_clip_that_cannot_be_written_costs_no_sampling(tmp_path, monkeypatch, capsys, caplog, full_disk):
+    """Its latent is kept beside it, or in the cache if the disk refuses that, too."""
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    out.mkdir()
+    monkeypatch.setenv("LTX2_CACHE", str(cache))
+    save, write = takes.save_take, commands.write_clips
+
+    def refuse(targets, *_):
+        raise UnreadableFileError(f"{targets[0]} cannot be written: No space left on device.")
+
+    def save_elsewhere(path, *words, **how):
+        if full_disk and Path(path).parent == out:
+            refuse([path])
+        return save(path, *words, **how)
+
+    monkeypatch.setattr(commands, "write_clips", refuse)
+    monkeypatch.setattr(takes, "save_take", save_elsewhere)
+    size = ["--frames", "9", "--width", "64", "--height", "64"]
+    words = ["--prompt", "x", "--steps", "1", "--device", "cpu", *size, "--no-cache"]
+    assert main(["generate", *words, "--output", str(out / "clip")]) == 2
+    (kept,) = (cache / "latents" if full_disk else out).iterdir()
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"error: {out / 'clip'} cannot be written: No space left on device."
+    assert f"--latent {kept}" in caplog.text and kept.name.startswith("clip") and kept.name.endswith(SUFFIX)
+    monkeypatch.setattr(commands, "write_clips", write)
+    assert main(["generate", "--latent", str(kept), "--device", "cpu", "--output", str(out / "clip")]) == 0
+    assert main(["generate", *words, "--output", str(out / "anew")]) == 0
+    for picture in (out / "clip").glob("*.png"):
+        assert torch.equal(read_picture(picture), read_picture(out / "anew" / picture.name))
 
 
 @pytest.mark.slow
