@@ -447,6 +447,10 @@ def test_attention_that_is_asked_for_and_missing_is_told(caplog):
         each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
         assert each.find(QKV[0]) is None
     assert [name in line for name, line in zip(names, caplog.messages)] == [True, True, True]
+    caplog.clear()
+    for each in attention.INEXACT.values():
+        assert Operation(each.name, each.plain, each.kernels, each.sample, each.tolerance).find(QKV[0]) is None
+    assert [f"{name} is not for cpu" in line for name, line in zip(names, caplog.messages)] == [True, True, True]
 
 
 def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
