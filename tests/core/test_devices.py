@@ -484,7 +484,7 @@ def test_a_run_says_what_several_devices_gain(caplog, monkeypatch):
     """Before it; where there is a budget, and so a plan. Which counts no prompts that only one device would keep."""
     kept, plans = [], []
     sample, follow = stage_of_sampling.sample, LocalEngine.follow
-    monkeypatch.setattr(stage_of_sampling, "sample", lambda *args: kept.append(args[-1]) or sample(*args))
+    monkeypatch.setattr(stage_of_sampling, "sample", lambda *args: kept.append(args[-2]) or sample(*args))
     monkeypatch.setattr(LocalEngine, "follow", lambda engine, plan: plans.append(plan) or follow(engine, plan))
     monkeypatch.setattr(local_engine, "current_machine", lambda *_: machine_named("H100"))
     caplog.set_level(logging.INFO)
