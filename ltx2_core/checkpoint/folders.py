@@ -156,8 +156,11 @@ def shards_of(path: Path) -> list[Path]:
 
 def files_of(path: Path) -> list[Path]:
     """List what a model in ``path`` depends on: the file itself with those that it is one of, or the files of a folder
-    and of its subfolders."""
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else shards_of(path)
+    and of its subfolders, which may be links."""
+    if not path.is_dir():
+        return shards_of(path)
+    folders = [path, *filter(Path.is_dir, path.iterdir())]
+    return sorted(each for folder in folders for each in folder.iterdir() if each.is_file())
 
 
 def open_file(path: Path) -> TensorFile:

@@ -176,6 +176,8 @@ class Models:
         """
         source = self.source(name)
         title = f"The {name.replace('_', ' ')} in {_name(source.file)}"
+        if (stated := source.file.config) and stated.keys().isdisjoint(_SECTIONS):
+            title += f", whose config has none of {', '.join(_SECTIONS)}, only {shorten_list(stated)},"
         self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}

@@ -23,6 +23,7 @@ from .folders import ShardedFile, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
+from .keys.table import prefix_before
 from .loading import load_strict, shorten_list
 from .unfilled import unfilled
 
@@ -62,8 +63,9 @@ class EncoderKind:
         return self.keys.knows(split_companion(key)[0], prefix) or key.startswith(self.ignored)
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
-        """Return the prefix of the text model among ``keys``; None if it is of another kind."""
-        return next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
+        """Return the prefix of the text model among ``keys``, whatever it is; None if it is of another kind."""
+        known = next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
+        return known if known is not None else prefix_before(self.mark, keys)
 
 
 ENCODERS = (
@@ -223,7 +225,7 @@ class TextEncoderFiles:
         Raises MissingFileError if there is none, CheckpointError if it is damaged or belongs to another encoder.
         """
         tokenizer, rows = self._tokenizer(), self.config.vocabulary
-        if tokenizer.words > rows:
+        if not rows // 2 < tokenizer.words <= rows:
             raise CheckpointError(
                 f"The tokenizer of {self.path.name} belongs to another {self.kind.title}: it knows {tokenizer.words:,} "
                 f"words, and the weights have {rows:,} rows. Download both from one place."

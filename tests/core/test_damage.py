@@ -204,6 +204,14 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         build(open_models(path), "transformer")
 
 
+def test_a_config_without_a_section_that_is_known_is_named_as_the_cause(whole, tmp_path):
+    stated = json.loads(TensorFile(whole.checkpoint).metadata["config"])
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(whole.checkpoint), path, {"config": json.dumps({"my_config": stated})})
+    with pytest.raises(CheckpointError, match=r"in x\.safetensors, whose config has none of .* only my_config, has"):
+        open_models(path).network("transformer")
+
+
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [
@@ -267,7 +275,7 @@ def test_a_folder_in_place_of_a_file_is_told_with_the_file_in_it(tmp_path):
 
 
 def test_a_path_that_cannot_be_is_one_sentence():
-    for opened in (open_models, open_text_encoder, open_lora):
+    for opened in (open_models, open_text_encoder, open_lora, inspect):
         with pytest.raises(UnreadableFileError, match="name too long"):
             opened("x" * 300)
 
@@ -567,6 +575,10 @@ def test_a_tokenizer_of_another_gemma_is_called_that(whole, tiny_files, tmp_path
     encoder = build_text_encoder(files, torch.float32)
     with pytest.raises(CheckpointError, match="it gives the token 400, and the weights have 300 rows"):
         compute_hidden_states(encoder, Tokenizer(lambda prompt: [2, 400]), ["x"])
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"")  # which its library reads as one without words
+    with pytest.raises(CheckpointError, match="it knows 0 words"):
+        open_text_encoder(tmp_path).tokenizer()
 
 
 # Media

@@ -69,6 +69,25 @@ def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path,
     assert_same(models, open_models(whole[version]), components)
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"pipe.dit.{name}",
+        lambda name: f"model.diffusion_model.module.{name}",
+        lambda name: f"base_model.model.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: re.sub(r"(_blocks\.\d+\.)", r"\1_orig_mod._checkpoint_wrapped_module.", name),
+    ],
+)
+def test_a_transformer_is_read_whatever_its_trainer_has_around_it(whole, tmp_path, rename):
+    source = whole["2.3"]
+    wrapped = part(source, tmp_path / "x.safetensors", PREFIX, strip=PREFIX, rename=rename)
+    models = open_models(wrapped)
+    assert not models.unknown(models.files[0])
+    assert_same(models, open_models(source), ("transformer", "video_connector", "audio_connector"))
+    assert "cannot be read" not in inspect(wrapped)
+
+
 def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
     tensors = {key: value for key, value in load_file(whole["2.3"]).items() if "embeddings_connector" in key}
     for prefix in ("model.diffusion_model.", "diffusion_model.", "transformer.", ""):

@@ -85,6 +85,8 @@ NAMINGS = {
     ),
     "ltx-core": lambda name: f"velocity_model.{name}",
     "shared by processes": lambda name: f"module.{diffusers_name(name)}",
+    "DiffSynth, as it trains": lambda name: f"pipe.dit.{name}",
+    "a distilled student": lambda name: f"generator.model.{name}",
 }
 
 
@@ -125,6 +127,7 @@ def test_foreign_names_are_not_found():
 SPELLINGS = {
     "PEFT": ("lora_A.weight", "lora_B.weight"),
     "PEFT with the adapter's name": ("lora_A.default.weight", "lora_B.default.weight"),
+    "PEFT with a name of several words": ("lora_A.my style, v1.weight", "lora_B.my style, v1.weight"),
     "kohya": ("lora_down.weight", "lora_up.weight"),
     "older diffusers": ("lora.down.weight", "lora.up.weight"),
 }
