@@ -199,16 +199,16 @@ LAYOUTS = (
 
 def official_names(keys: Mapping[str, object]) -> dict[str, str]:
     """Return the official name of every tensor in a file, with its key there; what no layout knows keeps its name."""
-    keys = {unwrapped(key): key for key in keys}
-    levels = len({key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")})
-    projected = {int(level[1]) for key in keys if (level := _PROJECTED.match(key))}
-    layouts = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
-    found = [(layout, prefix) for layout in layouts if (prefix := layout.prefix_in(keys)) is not None]
+    found = {unwrapped(key): key for key in keys}
+    levels = len({name.split(".")[2] for name in found if name.startswith("encoder.down_blocks.")})
+    projected = {int(level[1]) for name in found if (level := _PROJECTED.match(name))}
+    known = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
+    layouts = [(layout, prefix) for layout in known if (prefix := layout.prefix_in(found)) is not None]
     names: dict[str, str] = {}
-    for plain, key in keys.items():
-        name = _official(plain, found)
+    for plain, key in found.items():
+        name = _official(plain, layouts)
         # A file may hold a tensor under both of its names; then the official one counts.
-        names[plain if name in names or (name != plain and name in keys) else name] = key
+        names[plain if name in names or (name != plain and name in found) else name] = key
     return names
 
 
