@@ -18,6 +18,7 @@ from ..quantization import check_library, check_stored, install_quantized_layers
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant, is_claimed
 from .contents import tell_contents
+from .entries import MARKER
 from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
 from .folders import ShardedFile, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
@@ -107,6 +108,7 @@ class TextEncoderFiles:
         CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
         """
         check_order(self.folder)
+        self._check_markers()
         names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
@@ -127,6 +129,19 @@ class TextEncoderFiles:
                 f"{self.kind.needed}."
             )
         return names
+
+    def _check_markers(self) -> None:
+        """CheckpointError for nvfp4 without markers, which ComfyUI and ``convert`` write into text encoders and
+        ModelOpt does not: its numbers lie in another order, which shows nowhere else."""
+        for key in self.whole.entries:
+            weight, suffix = split_companion(key)
+            unmarked = suffix == "weight_scale_2" and f"{key.removesuffix(suffix)}{MARKER}" not in self.whole.entries
+            if unmarked and self.kind.keys.knows(weight, self.prefix):
+                raise CheckpointError(
+                    f"{self.path.name} stores {weight} in NVFP4 without a marker, as NVIDIA's ModelOpt does, "
+                    "whose numbers lie in another order than those of ComfyUI's files: take such a file, for example "
+                    "gemma_3_12B_it_fp4_mixed, or another format."
+                )
 
     def _without_model(self, unknown: Sequence[str]) -> list[str]:
         """The ``unknown`` keys; none if this is the file of a whole model, which tells of its own."""

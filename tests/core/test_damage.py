@@ -443,6 +443,25 @@ def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tm
     open_text_encoder(tmp_path / "gemma").check_stored()
 
 
+def test_four_bits_of_modelopt_are_refused_in_a_text_encoder_without_settings_too(whole, tmp_path):
+    """ComfyUI's files have markers there; of a model beside it in one file that is not asked."""
+    tensors = load_file(whole.gemma / "model.safetensors")
+    module = next(key for key in tensors if key.endswith("q_proj.weight")).removesuffix(".weight")
+    marker = torch.tensor([*b'{"format": "nvfp4"}'], dtype=torch.uint8)
+    stored = {
+        "weight": torch.zeros(32, 16, dtype=torch.uint8),
+        "weight_scale": torch.ones(128, 4).to(torch.float8_e4m3fn),
+        "weight_scale_2": torch.ones(()),
+    }
+    of_model = {f"model.diffusion_model.proj_out.{name}": value.clone() for name, value in stored.items()}
+    path = tmp_path / "gemma.safetensors"
+    save_file(tensors | {f"{module}.{name}": value for name, value in stored.items()}, path)
+    assert f"stores {module}.weight in NVFP4 without a marker" in told(lambda: open_text_encoder(path).check_stored())
+    stored["comfy_quant"] = marker
+    save_file(tensors | of_model | {f"{module}.{name}": value for name, value in stored.items()}, path)
+    open_text_encoder(path).check_stored()
+
+
 def told(ask) -> str:
     """What is said by ``ask``, or by its error."""
     try:
