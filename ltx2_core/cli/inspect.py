@@ -74,11 +74,16 @@ def inspect(path: str | Path) -> str:
 
 
 def _folder(path: Path) -> str:
-    """A text encoder, or the parts of a model as diffusers has them."""
+    """A text encoder, or the parts of a model as diffusers has them; of a folder around anything else, that."""
     if not any((path / name).is_dir() for name in SUBFOLDERS):
         try:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError as error:
+            if (
+                len(files := visible_files(path, ".safetensors")) == 1
+                and find_kind(TensorFile(files[0]).entries) is None
+            ):
+                return inspect(files[0])
             what = describe_contents(key for file in open_files(path) for key in file.entries)
             if what not in (LTX_PART, DURATION_HEAD):
                 raise error from None

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import golden
@@ -402,6 +403,14 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert all(word in said for word in ("transformer", "video_connector", "vocoder", "audio_decoder"))
     alone = inspect(folder / "audio_vae")
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
+
+
+def test_inspect_tells_of_the_one_file_in_a_folder_of_its_own(tmp_path):
+    """As libraries write an upscaler, or a LoRA with its settings."""
+    for name, source in (("latent_upsampler", UPSCALER), ("style", next((MINI / "loras").glob("*.safetensors")))):
+        (tmp_path / name).mkdir()
+        copy = shutil.copy(source, tmp_path / name)
+        assert inspect(tmp_path / name) == inspect(copy)
 
 
 def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, tmp_path):
