@@ -79,10 +79,8 @@ def _folder(path: Path) -> str:
         try:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError as error:
-            if (
-                len(files := visible_files(path, ".safetensors")) == 1
-                and find_kind(TensorFile(files[0]).entries) is None
-            ):
+            files = visible_files(path, ".safetensors")
+            if len(files) == 1 and find_kind(TensorFile(files[0]).entries) is None:
                 return inspect(files[0])
             what = describe_contents(key for file in open_files(path) for key in file.entries)
             if what not in (LTX_PART, DURATION_HEAD):
