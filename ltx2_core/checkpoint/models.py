@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, LTX2Error, SettingError, counted, first_line
+from ..errors.files import has_controls
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
@@ -490,7 +491,7 @@ def check_inside(name: str, *folders: str) -> None:
         SettingError: the name leads out of the folders, or is none.
     """
     path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
-    if path is None or path.anchor or path.drive or ".." in path.parts or not name.isprintable():
+    if path is None or path.anchor or path.drive or ".." in path.parts or has_controls(name):
         raise SettingError(
             f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."
