@@ -558,6 +558,15 @@ def test_an_alpha_that_is_no_number_is_named_when_the_lora_is_opened(tmp_path, f
         open_lora(path)
 
 
+def test_an_alpha_that_does_not_count_may_be_infinite(tmp_path):
+    """That of LoKr in whole matrices is what the trainer took for their rank, which may be more than float16 holds."""
+    parts = {"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.full((8, 8), 0.5), "alpha": torch.tensor(1e10).half()}
+    save_file({f"{damage.LAYER}.{name}": value for name, value in parts.items()}, tmp_path / "x.safetensors")
+    ((_, _, delta),) = open_lora(tmp_path / "x.safetensors").layers
+    tensors = {part: delta.tensor(part) for part in delta.parts}
+    assert torch.equal(delta.compute(torch.zeros(32, 32), tensors), torch.full((32, 32), 0.5)) and not delta.is_nothing
+
+
 @pytest.mark.parametrize(
     "part",
     [("lora", "lora_A.weight"), ("lora", "dora_scale"), ("loha", "hada_w2_b"), ("lokr", "lokr_w1"), ("diff", "diff")],
