@@ -380,9 +380,9 @@ def _has_projection(file: TensorFile) -> bool:
 def _is_distilled(name: str) -> bool | None:
     """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
     name = name.lower()
-    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distill", name):
+    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distil", name):
         return False
-    if "distill" in name:
+    if re.search(r"distil|turbo|lightning", name):
         return True
     return False if re.search(r"(?<![a-z])dev(?![a-z])", name) else None
 
