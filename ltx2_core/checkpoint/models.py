@@ -233,7 +233,7 @@ class Models:
             return bool(self._distilled)
         path = source.file.path
         names = (path.name, path.parent.name, path.parent.parent.name)
-        return next((said for name in names if (said := _is_distilled(name)) is not None), _has_full_beside(path))
+        return next((said for name in names if (said := says_distilled(name)) is not None), _has_full_beside(path))
 
     @property
     def layers(self) -> int:
@@ -377,7 +377,7 @@ def _has_projection(file: TensorFile) -> bool:
     return COMPONENTS["text_features"].find(file.official_names) is not None
 
 
-def _is_distilled(name: str) -> bool | None:
+def says_distilled(name: str) -> bool | None:
     """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
     name = name.lower()
     if re.search(r"(?:not|non|no|un|pre)[-_. ]*distil", name):
