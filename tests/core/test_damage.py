@@ -401,7 +401,7 @@ def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(w
 @pytest.mark.parametrize(
     ("beside", "dtype", "said"),
     [
-        (("scale", "zero_point"), torch.uint8, "weight is stored as uint8"),  # SDNQ
+        (("scale", "zero_point"), torch.uint8, "SDNQ"),
         (("svd_up", "svd_down", "scale"), torch.int8, "SDNQ"),
         (("scales", "biases"), torch.uint32, "weight as U32"),  # MLX
         (("weight_scales",), torch.int8, "weight is stored as int8"),  # EETQ
@@ -437,7 +437,9 @@ def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tm
     stated = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(stated))
-    assert "by NVIDIA's ModelOpt" in told(lambda: open_models(tmp_path))
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    for chosen in (tmp_path, weights):
+        assert "by NVIDIA's ModelOpt" in told(lambda chosen=chosen: open_models(chosen))
     settings["quantization"]["quant_algo"] = "FP8"
     (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
     open_text_encoder(tmp_path / "gemma").check_stored()

@@ -429,6 +429,7 @@ def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, 
         (("._x.gguf", "gemma/model.safetensors"), "choose the folder gemma in it"),
         (("snapshots/0f/model.safetensors", "config.json"), "choose the folder snapshots.0f in it"),
         (("pytorch_model.bin",), "pytorch_model.bin there is a pickle"),
+        (("model-00001-of-00002.safetensors.incomplete",), "safetensors.incomplete there is a download that is not"),
         ((), "choose the folder with Gemma's weights"),
     ],
 )
