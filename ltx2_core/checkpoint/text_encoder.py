@@ -310,7 +310,8 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
         return TextEncoderFiles(path, shards, *found)
     titles = " or ".join(kind.title for kind in reversed(ENCODERS))
     needed = ". ".join(kind.needed for kind in reversed(ENCODERS))
-    raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
+    what = tell_contents(keys, "Gemma text encoder")
+    raise CheckpointError(f"{path.name} is not a {titles} text encoder: {what}. {needed}.")
 
 
 def find_kind(keys: Collection[str]) -> tuple[EncoderKind, str] | None:

@@ -21,6 +21,7 @@ from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
+from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
@@ -403,6 +404,17 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert all(word in said for word in ("transformer", "video_connector", "vocoder", "audio_decoder"))
     alone = inspect(folder / "audio_vae")
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
+
+
+def test_a_part_of_what_was_expected_is_not_sent_where_it_was_chosen(tiny_files, tmp_path):
+    """A shard under another name, and an upscaler of another kind."""
+    gemma = {key: value for key, value in load_file(tiny_files("2.3")[2]).items() if "layers.1." in key}
+    odd = load_file(UPSCALER) | {"upsampler.gate.weight": torch.ones(2)}
+    for tensors, opened in ((gemma, open_text_encoder), (odd, open_upscaler)):
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(CheckpointError, match="looks like a part of one, or like one of") as told:
+            opened(tmp_path / "x.safetensors")
+        assert "choose it in" not in str(told.value)
 
 
 def test_inspect_tells_of_the_one_file_in_a_folder_of_its_own(tmp_path):
