@@ -10,6 +10,7 @@ import { fillNames } from "./names.js";
 import { addPreview } from "./preview.js";
 import { followPrompts, forget, showAgain, tell } from "./results.js";
 import { growStack } from "./stack.js";
+import { suggestNodes } from "./suggestions.js";
 import { drawTimeline } from "./timeline.js";
 import { offerWords } from "./words.js";
 
@@ -32,6 +33,7 @@ app.registerExtension({
       onChange: () => tellSetting(),
     },
   ],
+  init: suggestNodes,
   setup() {
     tellSetting();
     api.addEventListener("status", () => tellSetting()); // with the first one, the browser has a name
