@@ -1,6 +1,7 @@
 """All passes of a step in one walk over the blocks: what separate walks give, and no work twice."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,17 +128,17 @@ def test_passes_that_have_parted_are_one_batch_except_where_they_read(counted, b
     assert counted == {"project_key_value": sum(keys.values()), "attend": sum(reads.values())}
 
 
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
 @torch.no_grad()
-def test_normalised_attention_guidance():
-    section, net = model("2.0")
+def test_normalised_attention_guidance(version):
+    section, net = model(version)
     video, audio = inputs(section)
     plain = net(video, audio)
 
-    def guided(**settings):
-        nag = Nag(video.context.flip(-1), **settings)
-        return net(StreamInput(video.tokens, video.sigma, video.positions, video.context, nag=nag), audio)
+    def guided(negative=video.context.flip(-1), **settings):
+        return net(replace(video, nag=Nag(negative, **settings)), audio)
 
-    for neutral in (guided(scale=1.0, blend=0.5), guided(scale=5.0, blend=0.0)):
+    for neutral in (guided(scale=1.0, blend=0.5), guided(scale=5.0, blend=0.0), guided(video.context, scale=5.0)):
         torch.testing.assert_close(neutral[0], plain[0])
     assert (guided(scale=5.0)[0] - plain[0]).abs().max() > 1e-3
 

@@ -113,7 +113,7 @@ def test_visibility_needs_no_matrix(monkeypatch, dtype):
 @torch.no_grad()
 def test_block_and_rope():
     """One block alone, given the official block's own inputs: the state after it, and both kinds of rotation."""
-    section = tiny_section("2.3", num_layers=1)
+    section = tiny_section("2.3", num_layers=1, audio_positional_embedding_max_pos=[30])
     theirs, ours = official(section)
     video, audio = inputs(section)
     seen = {}
