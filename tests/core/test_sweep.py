@@ -55,11 +55,12 @@ def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame, one_by
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
-@pytest.mark.parametrize("first_frame", [None, 0.0])
+@pytest.mark.parametrize("first_frame, clips", [(None, 1), (0.0, 1), (None, 2)])
 @torch.no_grad()
-def test_passes_of_few_tokens_are_one_batch(version, first_frame, batched, monkeypatch):
+def test_passes_of_few_tokens_are_one_batch(version, first_frame, clips, batched, monkeypatch):
+    """Those of several clips are not, and stay apart."""
     section, net = model(version)
-    passes = four_passes(section, first_frame=first_frame)
+    passes = four_passes(section, first_frame=first_frame, batch=clips)
     together = net.sweep(passes)
     monkeypatch.setattr(state, "MOST_IN_BATCH", 0)
     for found, expected in zip(together, net.sweep(passes), strict=True):
