@@ -99,10 +99,15 @@ def test_neutral_guidance_is_the_conditional_pass_itself():
     assert Guidance(rescale=0.7).combine({"cond": cond, "negative": cond + 1, "isolated": cond - 1}) is cond
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
-    guidance, one, other = Guidance(3, rescale=0.7), torch.randn(1, 50), torch.randn(1, 50) * 7
-    both = guidance.combine({"cond": torch.cat((one, other)), "negative": torch.cat((-one, other))})
-    torch.testing.assert_close(both[:1], guidance.combine({"cond": one, "negative": -one}))
+@pytest.mark.parametrize("setting", [{"rescale": 0.7}, {"cfg_star": True}, {"apg_parallel": 0.3}, {"apg_limit": 30}])
+def test_a_sample_does_not_depend_on_its_neighbours(setting):
+    """The limit cuts one of them alone."""
+    guidance, scales = Guidance(3, **setting), torch.tensor([1.0, 7.0])[:, None, None]
+    passes = {name: torch.randn(2, 10, 5) * scales for name in ("cond", "negative")}
+    alone = [guidance.combine({name: x[i : i + 1] for name, x in passes.items()}) for i in range(2)]
+    torch.testing.assert_close(guidance.combine(passes), torch.cat(alone))
+    plain = Guidance(3).combine(passes)
+    assert [torch.allclose(*pair) for pair in zip(alone, plain.split(1))] == ["apg_limit" in setting, False]
 
 
 class Recorder:

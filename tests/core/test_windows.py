@@ -169,7 +169,13 @@ def test_what_overlaps_is_faded_over_in_both_streams():
 def test_a_stream_may_be_absent_and_one_that_is_given_stays():
     whole, made = truth(97), split_windows(97, FPS, 33, 16)
     for present in (AVLatent(whole.video, None), AVLatent(None, whole.audio)):
-        alone = sample_windows(partial(copied, present), present.map(torch.zeros_like), made)
+
+        def knowing(window, begin, items, present=present):
+            states = apply_conditions(begin, FPS, items).map(lambda state: state.mask.min() < 1)
+            assert all(known == (window.number > 0) for known in states.streams().values())
+            return parts(present, window)
+
+        alone = sample_windows(knowing, present.map(torch.zeros_like), made)
         assert alone.streams().keys() == present.streams().keys()
         assert all(torch.equal(x, whole.streams()[name]) for name, x in alone.streams().items())
 
