@@ -1,8 +1,8 @@
 """Everything that is measured on a CPU beside other implementations, as one page: python -m benchmarks
 
-Writes a page, results/peers.md, with machine, versions and date; a few minutes for each part. ltx-core, diffusers,
-transformers and ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) are measured where they are found. What needs a card is in
-benchmarks.cuda and benchmarks.clips.
+Writes a page, results/peers.md, with machine, versions and date, and draws its ratios; a few minutes for each part.
+ltx-core, diffusers, transformers and ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) are measured where they are found.
+What needs a card is in benchmarks.cuda and benchmarks.clips.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from . import block, codecs, job, loading, sound, start, text, traffic
+from . import block, chart, codecs, job, loading, sound, start, text, traffic
 from .peers import find_comfy
 
 RESULT = Path(__file__).parent / "results" / "peers.md"
@@ -32,7 +32,9 @@ process, on one thread. Their results agree to 1e-4 of the largest number, or as
 elsewhere or have an eps or a rule of their own. A ratio is the median of our CPU time by that of the other, round by
 round; in brackets is the most that tensors take beside weights and inputs. "At most" is what a ratio may be.
 
-{missed}"""
+{missed}
+
+![Our share of the CPU time of others]({picture})"""
 
 
 def main(arguments: list[str] | None = None) -> str:
@@ -44,9 +46,11 @@ def main(arguments: list[str] | None = None) -> str:
     parts = [section(name) for name in options.only]
     rows = [row for part in parts for row in part.splitlines() if "missed: " in row]
     missed = f"{len(rows)} rows miss a limit, and say so." if rows else "All limits are met."
-    page = "\n\n".join([HEAD.format(about=about(), missed=missed), *parts])
+    head = HEAD.format(about=about(), missed=missed, picture=options.output.with_suffix(".svg").name)
+    page = "\n\n".join([head, *parts])
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(page + "\n")
+    chart.write(options.output)
     return page
 
 

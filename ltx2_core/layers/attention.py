@@ -95,7 +95,11 @@ class Attention(nn.Module):
             return self.project_query(x, rotation), self.project_key_value(x, rotation)
 
     def attend(
-        self, query: Query, key_value: KeyValue, bias: Tensor | Visibility | TextSchedule | None = None
+        self,
+        query: Query,
+        key_value: KeyValue,
+        bias: Tensor | Visibility | TextSchedule | None = None,
+        may_be_sparse: bool = False,
     ) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + bias) v for each head, (B, H, N, d).
 
@@ -104,13 +108,14 @@ class Attention(nn.Module):
             key_value: Keys and values of M tokens.
             bias: Added to the scores: a tensor that broadcasts to (B, H, N, M), or the ``Visibility`` of N = M tokens,
                 or the ``TextSchedule`` of N tokens, whose matrices are never made.
+            may_be_sparse: whether what matters little may be left out, where that is asked for; not beside a bias.
         """
         q, k, v = query.q, key_value.k, key_value.v
         if isinstance(bias, Visibility | TextSchedule):
             return self._attend_by_groups(q, k, v, bias)
         if bias is not None:  # which the fastest kernels do not know
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return attend(q, k, v)
+        return attend(q, k, v, may_be_sparse=may_be_sparse)
 
     def _attend_by_groups(self, q: Tensor, k: Tensor, v: Tensor, seen: Visibility | TextSchedule) -> Tensor:
         """Attend without a mask, which the fastest kernels do not know: what tokens see is in channels of q and k."""

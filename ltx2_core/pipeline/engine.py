@@ -19,7 +19,7 @@ from ..memory.machine import forget_machine
 from ..memory.pinned import PinnedMemory
 from ..memory.placement import Placement, Room
 from ..settings import Resources
-from ..transformer import attending_with, compiling
+from ..transformer import attending_with, compiling, note_step
 from .blueprint import Blueprint
 from .pace import Pace
 from .plan import place_stage
@@ -175,7 +175,8 @@ class PlannedEngine(ABC):
         forget_machine(self.device(key), cache_folder())
 
     def set_moment(self, sigma: float, step: int) -> None:
-        """Set the sigma and step at which LoRA schedules are evaluated."""
+        """Set the sigma and step at which LoRA schedules are evaluated, and whether attention may be sparse."""
+        note_step(sigma, step)
         if self._pace is not None:
             self._pace.note()
         for adapter in self._in_use:

@@ -1,7 +1,7 @@
 """Given tokens of both streams and their noise level, what is the velocity?"""
 
 from ..layers import TextSchedule, Visibility
-from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pays, count_with
+from ..layers.kernels import ATTENTIONS, attending_with, compiling, compiling_pays, count_with, note_step
 from .block import TextAttention
 from .config import StreamConfig, TransformerConfig
 from .inputs import UNPERTURBED, Nag, Pass, Perturbation, StreamInput
@@ -34,4 +34,5 @@ __all__ = [
     "compiling",
     "compiling_pays",
     "count_with",
+    "note_step",
 ]

@@ -15,7 +15,13 @@ from .state import StatePair, States, StreamState, TextInput, is_updated
 
 
 class SelfAttention(Attention):
-    """Tokens of a stream attend to each other, or with ``values_only`` each to itself (the STG perturbation)."""
+    """Tokens of a stream attend to each other, or with ``values_only`` each to itself (the STG perturbation).
+
+    Attributes:
+        may_be_sparse: whether what matters little may be left out, where that is asked for.
+    """
+
+    may_be_sparse = False
 
     def __init__(self, stream: StreamConfig, config: TransformerConfig):
         super().__init__(stream.width, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps)
@@ -39,7 +45,8 @@ class SelfAttention(Attention):
             return state.plus(self.pass_values(x), gate)
         query, key_value = self.project_self(x, state.rotation)
         del x  # What is not needed any longer makes room: a block holds most here.
-        heads, gates = state.share.attend_within(self.attend, query, key_value, state.visibility), query.gates
+        attend = partial(self.attend, may_be_sparse=self.may_be_sparse)
+        heads, gates = state.share.attend_within(attend, query, key_value, state.visibility), query.gates
         del query, key_value
         return state.plus(self.project_out(heads, gates), gate)
 

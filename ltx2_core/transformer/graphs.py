@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import first_line
 from ..layers import is_adapted
-from ..layers.kernels import tolerance_in
+from ..layers.kernels import is_sparse, tolerance_in
 from .inputs import Perturbation
 from .modulation import Modulation
 from .share import Shard
@@ -155,7 +155,7 @@ class SweepGraphs:
             self._drop()
             self._places = places
         contents = Contents(states)
-        key = contents.key, tuple(skips)
+        key = contents.key, tuple(skips), is_sparse()
         if (graph := self._graphs.get(key)) is None:
             if len(self._graphs) < MOST:
                 return self._record(key, contents, skips, between_blocks)

@@ -192,7 +192,10 @@ class Transformer(nn.Module):
         cross_max_position = max(config.video.max_positions[0], config.audio.max_positions[0])
         self.video = StreamIO(config.video, config, cross_max_position)
         self.audio = StreamIO(config.audio, config, cross_max_position)
-        self.blocks = nn.ModuleList(repeat(partial(Block, config), config.layers))
+        blocks = [*repeat(partial(Block, config), config.layers)]
+        for block in blocks[1:]:  # the first one looks everywhere
+            block.video.self_attn.may_be_sparse = True
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(
         self,

@@ -86,6 +86,7 @@ def test_peak_of_four_passes():
 @pytest.mark.slow
 def test_a_sum_that_waits_for_its_norm_is_the_same(monkeypatch, version):
     """With the plain way as its kernel, where passes share states, diverge, have no other stream, and are trained."""
+    monkeypatch.setitem(globals(), "TOKENS", 2 * FIRST_FRAME)  # more would show no more
     net, seen = network(version), []
 
     def kernel(x, *others):

@@ -4,13 +4,16 @@ import json
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from fake_card import multiply_float8
 
 from benchmarks import __main__ as everything
-from benchmarks import clips, contest, cuda, full_size, text
+from benchmarks import chart, clips, contest, cuda, full_size, text
 from benchmarks.contest import Case, measure, table
 
 
@@ -18,6 +21,7 @@ from benchmarks.contest import Case, measure, table
 def test_the_script_for_a_card(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cuda, "STEPS", 1)
     monkeypatch.setattr(cuda, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "_scaled_mm", multiply_float8)
     how = ["--tiny", "--passes", "4", "--formats", "bf16,fp8 products", "--output", str(tmp_path)]
     path = cuda.main(how)
     content = json.loads(path.read_text())
@@ -116,3 +120,41 @@ def test_one_command_writes_a_page(tmp_path, monkeypatch):
     page = everything.main(["--only", "a,b", "--output", str(tmp_path / "page.md")])
     assert "1 rows miss a limit" in page and "## B\n\nb (`python -m b`).\n\nMore.\n\n| b |" in page
     assert f"torch {torch.__version__.split('+')[0]}" in page and (tmp_path / "page.md").read_text() == page + "\n"
+    assert "](page.svg)" in page and (tmp_path / "page.svg").read_text() == chart.draw(page)
+
+
+def test_ratios_are_drawn_from_the_left():
+    """A dot for each ratio, named, in the row of its work; what is beyond the edge stands there."""
+    names = (contest.OURS, contest.LTX_CORE, contest.COMFY)
+    takes = (("one & two", (2.0, 0.5, 1.0)), ("three", (9.0, 3.0)))
+    results = [
+        contest.Result(Case(work, {}), {name: contest.Taken(1, 1, share, 5) for name, share in zip(names, shares)})
+        for work, shares in takes
+    ]
+    parts = (
+        "# Title",
+        "A processor, 2026.",
+        "## Work",
+        "Words.",
+        table(results),
+        "## Counts",
+        "| a | b |\n| --- | --- |",
+    )
+    page = "\n\n".join(parts)
+    svg = ElementTree.fromstring(chart.draw(page))
+    space = {"": "http://www.w3.org/2000/svg"}
+    words = {each.text: each for each in svg.iterfind("text", space)}
+    assert {"Work", "one & two", "three", "ltx-core", "ComfyUI", "A processor, 2026"} <= words.keys()
+    assert "Counts" not in words and "diffusers" not in words
+    dots = {each[0].text: each for each in svg.iterfind("circle", space) if len(each)}
+    assert list(dots) == ["ltx-core: 0.50", "ComfyUI: 1.00", "ltx-core: 3.00"]
+    half, one, edge = (float(each.get("cx")) for each in dots.values())
+    assert one == float(words["1"].get("x")) and half == float(words["0.5"].get("x")) < one < edge <= chart.WIDTH
+    first, same, below = (float(each.get("cy")) for each in dots.values())
+    assert first == same < below and abs(first - float(words["one & two"].get("y"))) < 10
+
+
+@pytest.mark.parametrize("name", ["peers", "peers_amx"])
+def test_pictures_of_results_are_those_of_their_pages(name):
+    page = Path(chart.__file__).parent / "results" / f"{name}.md"
+    assert page.with_suffix(".svg").read_text() == chart.draw(page.read_text())

@@ -5,7 +5,7 @@ That such a card sees what a real one refuses is shown at the end.
 
 import pytest
 import torch
-from fake_card import MixedDevicesError, fake_card
+from fake_card import MixedDevicesError, fake_card, multiply_float8
 from recorded import clips
 
 import ltx2_core as ltx2
@@ -121,7 +121,7 @@ DECODERS = {"miniature": lambda files: ltx2.open_models("miniature"), "diffusion
 @pytest.mark.parametrize("model", DECODERS.values(), ids=DECODERS)
 def test_frames_that_wait_in_ram_are_those_that_wait_on_the_card(tiny_files, tmp_path, monkeypatch, model):
     models, decode, seen = model((tiny_files, tmp_path)), decode_video.decode_video, []
-    latent = torch.randn((1, 128, 3, 2, 12), generator=torch.Generator().manual_seed(1))
+    latent = torch.randn((1, 128, 3, 2, 6), generator=torch.Generator().manual_seed(1))
 
     def watched(decoder, inputs, on_tile):
         for chunk in decode(decoder, inputs, on_tile):
@@ -239,3 +239,12 @@ def test_where_a_tensor_is(both):
     parameter = torch.nn.Parameter(torch.zeros(4))
     parameter.data = card.view(4)
     assert parameter.is_cuda
+
+
+@pytest.mark.parametrize("bias", [None, torch.ones(24, dtype=torch.bfloat16)], ids=["bare", "bias"])
+def test_its_product_of_float8_is_that_of_a_cpu(bias):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, 32, generator=draw).to(torch.float8_e4m3fn) for rows in (16, 24))
+    given = x, weight.t(), torch.tensor(0.5), torch.tensor(0.25), bias
+    found, expected = (run(*given, out_dtype=torch.bfloat16) for run in (multiply_float8, torch._scaled_mm))
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-2)

@@ -27,7 +27,7 @@ from ltx2_core.pipeline.sample import Sample
 from ltx2_core.pipeline.stage import TRANSFORMER, LatentSize, need_of
 from ltx2_core.sampling import Guidance
 from ltx2_core.settings import Resources, SamplingSettings
-from ltx2_core.transformer import Pass, Perturbation, StepCache, TextCache, graphs
+from ltx2_core.transformer import Pass, Perturbation, StepCache, TextCache, attending_with, graphs, note_step
 
 SIGMAS = (1.0, 0.8, 0.55, 0.3, 0.1)
 PERTURBED = Perturbation(video_values_only=frozenset({1}), audio_values_only=frozenset({0}))
@@ -103,6 +103,16 @@ def test_every_kind_of_step_has_a_graph_of_its_own_up_to_a_limit(made, transform
     with network.graphed() as graphed:
         assert same(swept(network, sweeps), expected)
         assert graphed.replays == graphs.MOST * (len(SIGMAS) - 2) and len(made) == graphs.MOST
+
+
+def test_steps_whose_attention_is_sparse_are_another_kind(made, transformer):
+    section, network = transformer
+    steps = list(steps_of(section, count=1))
+    with network.graphed() as graphed, attending_with("sparse"):
+        for late in (0, 1):
+            note_step(0.5, late)
+            swept(network, steps)
+        assert len(made) == 2 and graphed.replays == 2 * (len(SIGMAS) - 2)
 
 
 @pytest.mark.slow

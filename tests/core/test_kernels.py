@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import relative_error
+from official import inputs, tiny_section
 from torch import Tensor
 
 import ltx2_core as ltx2
 from benchmarks.traffic import count_difference, hidden_bytes, of_ours, of_quantised
-from benchmarks.weights import released
+from benchmarks.weights import component, released
 from ltx2_core.errors import SettingError
 from ltx2_core.layers import Linear, apply_gelu, rms_norm
 from ltx2_core.layers.kernels import (
@@ -34,13 +35,16 @@ from ltx2_core.layers.kernels import (
     attention,
     blocked,
     count_with,
+    is_sparse,
     linear,
+    note_step,
 )
 from ltx2_core.layers.kernels.light import KITCHEN, TRITON
 from ltx2_core.layers.kernels.linear import CUBLAS
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.sample import Sample, Sampling
 from ltx2_core.pipeline.stage import LatentSize
+from ltx2_core.sampling import Guidance
 from ltx2_core.settings import Resources
 from ltx2_core.settings.request import check_limits
 
@@ -441,7 +445,7 @@ def test_attention_that_is_asked_for_and_missing_is_told(caplog):
     for each in attention.INEXACT.values():
         each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
         assert each.find(QKV[0]) is None
-    assert [name in line for name, line in zip(names, caplog.messages)] == [True, True]
+    assert [name in line for name, line in zip(names, caplog.messages)] == [True, True, True]
 
 
 def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
@@ -456,7 +460,8 @@ def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
     class Library:
         flash_attn_func, sageattn = staticmethod(flash), staticmethod(sage)
         int8_attention = staticmethod(lambda q, k, v, scale: attention.attend_plainly(q, k, v, scale))
-        int8_attention_is_available = staticmethod(lambda: True)
+        int8_attention_is_available = sol_attn_is_available = staticmethod(lambda: True)
+        sol_attn = staticmethod(lambda q, k, v, tau, scale: flash(q, k, v, scale)[0])
 
     for name in ("flash_attn_interface", "flash_attn", "flash_attn.cute", "sageattention", "comfy_kitchen"):
         monkeypatch.setitem(sys.modules, name, Library)
@@ -464,6 +469,89 @@ def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):
     for kernel in rows:
         for scale in (None, 0.3):
             torch.testing.assert_close(kernel.load()(*QKV, scale), attention.attend_plainly(*QKV, scale))
+
+
+def test_sparse_attention_is_that_of_large_clips_in_late_steps(monkeypatch):
+    monkeypatch.setitem(attention.INEXACT, "sparse", attention_of(scaled_by(1.01), tolerance=0.1))
+    monkeypatch.setattr(attention, "LEAST_SPARSE", QKV[0].shape[-2])
+    few = [each[:, :, :-1] for each in QKV]
+
+    def is_exact(*qkv, may_be_sparse=True):
+        return torch.equal(attend(*qkv, may_be_sparse=may_be_sparse), attention.attend_plainly(*qkv))
+
+    with attending_with("sparse"):
+        assert is_exact(*QKV)  # whoever does not say which step this is
+        for sigma, step, expected in (0.5, 1, False), (0.5, 0, True), (0.95, 7, True), (0.9, 7, True), (0.89, 7, False):
+            note_step(sigma, step)
+            assert is_exact(*QKV) == expected and is_sparse() != expected
+        assert is_exact(*few) and is_exact(*QKV, may_be_sparse=False)
+        with attending_with("auto"):
+            note_step(0.5, 1)
+            assert is_exact(*QKV) and not is_sparse()
+        assert not is_exact(*QKV)  # as it was before
+    note_step(0.5, 1)
+    assert is_exact(*QKV)
+
+
+@pytest.mark.oracle
+def test_a_library_leaves_out_blocks_that_matter_little():
+    """Nothing of what the trial is made with; else keys of which most look away from all queries."""
+    library = pytest.importorskip("comfy_kitchen")
+    if not hasattr(library, "sol_attn"):
+        pytest.skip("this comfy-kitchen is older than sparse attention")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "sol_attn_is_available", lambda: True)
+        kernel = attention._attend_sparsely()
+    *qkv, scale, tau = attention._sample_of_all_blocks(torch.device("cpu"), torch.float32)
+    plain = attention.attend_plainly(*qkv, scale)
+    assert relative_error(kernel(*qkv, scale, tau), plain) < 1e-5 < 0.1 < relative_error(kernel(*qkv, scale), plain)
+    towards = torch.randn(1, 2, 1, 128, generator=torch.Generator().manual_seed(1))
+    near = torch.arange(qkv[1].shape[-2])[:, None] < 128
+    k = torch.where(near, towards, -towards) + 0.1 * qkv[1]
+    plain = attention.attend_plainly(towards + 0.1 * qkv[0], k, qkv[2])
+    assert relative_error(kernel(towards + 0.1 * qkv[0], k, qkv[2]), plain) < 1e-2
+
+
+def test_the_picture_alone_is_sparse_but_in_the_first_layer(monkeypatch):
+    section, seen = tiny_section("2.3"), []
+    network, _ = component("transformer", {"transformer": section})
+    video, audio = inputs(section)
+
+    def kernel(q, *others):
+        seen.append(q.shape)
+        return attention.attend_plainly(q, *others)
+
+    monkeypatch.setitem(attention.INEXACT, "sparse", attention_of(kernel, tolerance=0.1))
+    monkeypatch.setattr(attention, "LEAST_SPARSE", 1)
+    with torch.inference_mode(), attending_with("sparse"):
+        attend(*QKV, may_be_sparse=True)
+        note_step(0.5, 1)
+        attend(*QKV, may_be_sparse=True)  # tried
+        seen.clear()
+        network(video, audio)
+        heads, width = section["num_attention_heads"], section["attention_head_dim"]
+        assert seen == [(1, heads, video.tokens.shape[1], width)] * (section["num_layers"] - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["auto", "sparse"])
+def test_steps_of_a_clip_are_sparse_from_some_noise_on(monkeypatch, asked):
+    """The steps of the miniature begin at 1 and end at 0; several samplers ask twice in a step."""
+    seen, levels = [], []
+
+    def kernel(*qkv):
+        seen.append(levels[-1] if levels else None)
+        return attention.attend_plainly(*qkv)
+
+    set_moment = LocalEngine.set_moment
+    monkeypatch.setattr(LocalEngine, "set_moment", lambda *args: levels.append(args[1:]) or set_moment(*args))
+    monkeypatch.setitem(attention.INEXACT, "sparse", attention_of(kernel, tolerance=0.1))
+    monkeypatch.setattr(attention, "LEAST_SPARSE", 1)
+    settings = {"width": 64, "height": 64, "frames": 9, "steps": 6, "cache": False, "device": "cpu"}
+    neutral = {"video": Guidance(), "audio": Guidance()}
+    ltx2.generate(ltx2.open_models("miniature"), "a red ball", attention=asked, **settings, **neutral)
+    expected = {(sigma, step) for sigma, step in levels if step and sigma < 0.9} if asked == "sparse" else set()
+    assert {*seen} - {None} == expected and len(levels) == 6
 
 
 @pytest.mark.slow

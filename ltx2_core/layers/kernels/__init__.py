@@ -1,6 +1,6 @@
 """Which implementation of an operation is fast here, and gives the same numbers? (see README.md)"""
 
-from .attention import ATTENTIONS, attend, attending_with
+from .attention import ATTENTIONS, attend, attending_with, is_sparse, note_step
 from .compiled import compiling, compiling_pays
 from .convolution import convolve
 from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND, SUM_NORM
@@ -27,7 +27,9 @@ __all__ = [
     "convolve",
     "count_with",
     "gelu_",
+    "is_sparse",
     "multiply",
     "multiply_gelu",
+    "note_step",
     "tolerance_in",
 ]
