@@ -1,6 +1,8 @@
 """What only a card can tell, at full size with random weights: python -m benchmarks.cuda
 
 rates    what the card and its link reach
+attention  a pass with every kind that can be asked for: seconds, difference from PyTorch's own, of which weights at
+         random make the worst where it is sparse
 vocoder  in float32 and as PyTorch has it (TF32), beside the same on the CPU: decibels of error, seconds
 forward  a step with all weights on the card: seconds and peak of activations, beside the plan's
 delays   a streamed step with random waits between its copies and blocks: equal to the same step without them
@@ -51,7 +53,17 @@ from ltx2_core.pipeline.precision import exact_float32
 from ltx2_core.pipeline.stage import LatentSize
 from ltx2_core.pipeline.stages import PLANNED_PASSES
 from ltx2_core.quantization import CASTS, castable, install_quantized_layers, use_scaled_products
-from ltx2_core.transformer import UNPERTURBED, Pass, Perturbation, StreamInput, Transformer, TransformerConfig
+from ltx2_core.transformer import (
+    ATTENTIONS,
+    UNPERTURBED,
+    Pass,
+    Perturbation,
+    StreamInput,
+    Transformer,
+    TransformerConfig,
+    attending_with,
+    note_step,
+)
 
 from . import peers
 from .markdown import markdown
@@ -264,6 +276,28 @@ def vocode(bench: Bench) -> Iterator[Case]:
         yield {"where": where}, partial(beside_the_host, precision)
 
 
+def attention(bench: Bench) -> Iterator[Case]:
+    """Yield one pass with all weights on the device, in bf16's turn alone, with every attention beside PyTorch's."""
+
+    def beside_the_plain_way(clip: str, name: str) -> Figures:
+        put(bench, "block", None)
+        given = passes_of(bench, clip, 1)
+
+        def run(name: str) -> tuple[Tensor, float]:
+            with attending_with(name):
+                note_step(0.5, 1)  # at which it may be sparse
+                return swept(bench.network, given)[0], seconds_of(partial(bench.network.sweep, given), 2, bench.device)
+
+        with bench.store.use():
+            (exact, plain), (found, seconds) = run("pytorch"), run(name)
+        error = ((found - exact).float().norm() / exact.float().norm()).item()
+        return {"seconds": seconds, "beside PyTorch's": seconds / plain, "difference": error}
+
+    for clip in bench.clips if bench.format == "bf16" else ():
+        for name in ATTENTIONS:
+            yield {"clip": clip, "where": name}, partial(beside_the_plain_way, clip, name)
+
+
 def delay(bench: Bench) -> Iterator[Case]:
     """Yield a step of the smallest clip, streamed by block, with random waits."""
 
@@ -360,8 +394,8 @@ def compare(bench: Bench) -> Iterator[Case]:
 
 
 PARTS = {
-    "rates": rates, "vocoder": vocode, "forward": forward, "graphs": graph, "delays": delay, "peers": compare,
-    "stream": stream,
+    "rates": rates, "attention": attention, "vocoder": vocode, "forward": forward, "graphs": graph,
+    "delays": delay, "peers": compare, "stream": stream,
 }  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..layers import convolve, needs_grad
+from ..layers.kernels import NORM_SILU, norm_pixels
 from .config import ProjectConfig, ResampleConfig
 
-FRAMES_AT_ONCE = 8  # while normalising; keeps the copies small
+EPS = 1e-8  # added to the mean square of a pixel
 _LARGE_WEIGHT = 2**20  # numbers of a convolution; those of smaller ones are turned in no time
 
 
@@ -53,8 +54,7 @@ class Conv(nn.Conv3d):
 
         inside = clip[:, :, first : last + 1, m : m + height, m : m + width]
         if self.activate:
-            for source, target in zip(x.split(FRAMES_AT_ONCE, dim=2), inside.split(FRAMES_AT_ONCE, dim=2)):
-                torch.ops.aten.silu.out(pixel_norm(source), out=target)
+            (NORM_SILU.find(x) or NORM_SILU.plain)(x, inside, EPS)
         else:
             inside.copy_(x)
 
@@ -176,8 +176,8 @@ class ChannelStatistics(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Divide (B, C, F, H, W) by the root mean square over the channels (ProGAN, arXiv 1710.10196)."""
-    return F.rms_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-8).movedim(-1, 1)
+    """Divide (B, C, F, H, W) by the root mean square over the channels."""
+    return norm_pixels(x, EPS)
 
 
 def space_to_depth(x: Tensor, stride: tuple[int, int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from ltx2_core.layers.kernels import (
     NORM_MODULATE,
     NORM_ROTATE,
     NORM_ROUND,
+    NORM_SILU,
     SUM_NORM,
     Operation,
     fused,
@@ -48,6 +49,27 @@ def test_norm_and_rotation_in_triton(dtype):
     x = torch.randn(2, 5, 24).to(dtype)
     expected = light.norm_rotate(x.clone(), *others[:2], shared)
     assert relative_error(fused.norm_rotate(x, *others[:2], shared).float(), expected.float()) < 1e-2
+
+
+@pytest.mark.usefixtures("_as_cards_round")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [64, 4096])
+def test_norm_and_silu_in_triton(monkeypatch, dtype, at_once):
+    """Of several clips in any layout, into the middle of larger ones, whose border is left alone."""
+    monkeypatch.setattr(fused, "PIXELS", at_once)
+    x = torch.randn(2, 32, 3, 5, 7).to(dtype)
+    for given in (x, x.contiguous(memory_format=torch.channels_last_3d), x[..., ::2, 1:]):
+        size = [side + 2 for side in given.shape[2:]]
+        found, expected = (torch.full((2, *size, 32), 7.0, dtype=dtype).movedim(-1, 1) for _ in range(2))
+        inside = (slice(None), slice(None), *[slice(1, -1)] * 3)
+        assert fused.norm_silu(given, found[inside], 1e-3).shape == given.shape
+        light.norm_silu(given, expected[inside], 1e-3)
+        assert relative_error(found.float(), expected.float()) < (1e-6 if dtype == torch.float32 else 1e-3)
+    given = NORM_SILU.sample(torch.device("cpu"), dtype)
+    kernel = replace(NORM_SILU.kernels[0], devices=("cpu",))
+    assert Operation("", NORM_SILU.plain, [kernel], NORM_SILU.sample).find(given[0]) is not None
+    with pytest.raises(ValueError, match="power of two"):
+        fused.norm_silu(x[:, :24], found[inside], 1e-3)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from fake_card import multiply_float8
 from benchmarks import __main__ as everything
 from benchmarks import chart, clips, contest, cuda, full_size, text
 from benchmarks.contest import Case, measure, table
+from ltx2_core.sampling import ATTENTIONS
 
 
 @pytest.mark.slow
@@ -33,7 +34,8 @@ def test_the_script_for_a_card(tmp_path, capsys, monkeypatch):
     assert {"card", "date", "torch", "ltx-core", "diffusers", "options"} <= content["about"].keys()
     rows = content["rows"]
     assert {(row["part"], row["format"]) for row in rows} == {
-        ("rates", "bf16"), ("vocoder", "bf16"), ("peers", "bf16"), *(("load", format) for format in cuda.FORMATS),
+        *((part, "bf16") for part in ("rates", "attention", "vocoder", "peers")),
+        *(("load", format) for format in cuda.FORMATS),
         *((part, format) for part in ("forward", "graphs", "delays", "stream") for format in ("bf16", "fp8 products")),
     }  # fmt: skip
     for row in rows:
@@ -42,6 +44,10 @@ def test_the_script_for_a_card(tmp_path, capsys, monkeypatch):
     for row in (row for row in rows if row["part"] in ("delays", "stream") and "failed" not in row):
         assert row["equal to resident"] is True
         assert row["loads per step"] == row["units"] - row["resident units"]
+    ways = {row["where"]: row["difference"] for row in rows if row["part"] == "attention"}
+    assert (
+        ways.keys() == {*ATTENTIONS} and ways["pytorch"] == 0 and max(ways.values()) < 0.03
+    )  # a CPU has but exact ones
     assert all(row["error, dB"] < -100 for row in rows if row["part"] == "vocoder")  # the CPU beside itself
     assert [row["difference from bf16"] > 0 for row in rows if row["part"] == "forward"] == [False, True]
     graphs = [row for row in rows if row["part"] == "graphs"]

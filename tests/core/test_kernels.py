@@ -328,9 +328,10 @@ def test_a_library_rounds_by_scales_of_files(operation):
     assert scale == 0.05 and 0 < norm_error(numbers.float() * scale, expected.flatten(0, -2)) < 0.03
 
 
-SIZES = {"half": 64, "pairs": 2048, "block": 2048, "head": 128, "width": 4096}
+SIZES = {"half": 64, "pairs": 2048, "block": 2048, "head": 128, "width": 4096, "channels": 512, "at_once": 8}
 NONE, HALF, FLOAT8, SCALES = "constexpr", "*bf16", "*fp8e4nv", "*fp32"
 KINDS = {"eps": "fp32", "places": (NONE, FLOAT8, SCALES)}
+KINDS |= dict.fromkeys(("size", "x_steps", "out_steps"), ("i32",) * 3)
 OF_NORMS = {  # what a norm reads beside tokens, and writes
     "alone, rounded": {"change": NONE, "rows": (NONE, NONE, NONE), "places": (NONE, FLOAT8, SCALES)},
     "modulated, rounded": {"change": NONE, "rows": (NONE, HALF, HALF), "places": (HALF, FLOAT8, SCALES)},
@@ -344,7 +345,7 @@ OF_NORMS = {  # what a norm reads beside tokens, and writes
 @pytest.mark.parametrize("fixed", [0, 1])
 @pytest.mark.parametrize(
     "name, kinds",
-    [*((name, {}) for name in ("norm_rotate", "gelu_round", "gate_round")),
+    [*((name, {}) for name in ("norm_rotate", "norm_silu", "gelu_round", "gate_round")),
      *(("norm_round", kinds) for kinds in OF_NORMS.values())],
 )  # fmt: skip
 def test_kernels_in_triton_compile_for_a_card(monkeypatch, tmp_path, name, kinds, fixed):
@@ -446,6 +447,10 @@ def test_attention_that_is_asked_for_and_missing_is_told(caplog):
         each = Operation(each.name, each.plain, [replace(each.kernels[0], devices=("cpu",))], each.sample, 0.1)
         assert each.find(QKV[0]) is None
     assert [name in line for name, line in zip(names, caplog.messages)] == [True, True, True]
+    caplog.clear()
+    for each in attention.INEXACT.values():
+        assert Operation(each.name, each.plain, each.kernels, each.sample, each.tolerance).find(QKV[0]) is None
+    assert [f"{name} is not for cpu" in line for name, line in zip(names, caplog.messages)] == [True, True, True]
 
 
 def test_libraries_of_attention_are_called_in_their_own_layout(monkeypatch):

@@ -40,7 +40,7 @@ def _without_gradients_and_tried_anew():
 
 def stored(weight, bias, kind, scale_shape, input_scale=None) -> Fp8Linear:
     largest = weight.abs().amax(1, keepdim=True) if scale_shape else weight.abs().max()
-    scale = largest / torch.finfo(kind).max
+    scale = largest.float() / torch.finfo(kind).max
     given = None if input_scale is None else torch.tensor(input_scale / 100)
     return Fp8Linear((weight / scale).to(kind), scale, bias, given)
 

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from ltx2_core.checkpoint.keys.video_vae import VIDEO_DECODER, VIDEO_ENCODER
 from ltx2_core.errors import CheckpointError, SettingError
+from ltx2_core.layers.kernels import NORM_SILU, Kernel, Operation
 from ltx2_core.video_vae import DecoderInput, Tiling, VideoDecoder, VideoEncoder, VideoVAEConfig, encode_stream, layers
 from ltx2_core.video_vae.config import ResampleConfig
 from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pixel_norm, unpatchify
@@ -318,6 +319,23 @@ def test_a_large_weight_is_left_as_it_lies_beside_a_small_clip(monkeypatch, padd
             expected = conv(x)
         assert_close(found, expected)
         assert frames > 1 or found.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@torch.no_grad()
+def test_norm_and_silu_are_done_by_the_kernel_that_is_right(monkeypatch):
+    conv, x, seen = Conv(8, 4, "reflect", causal=True, activate=True), noise(1, 8, 9, 3, 4), []
+    expected = conv(x)
+
+    def kernel(x, out, eps):
+        seen.append(out.shape)
+        return NORM_SILU.plain(x, out, eps)
+
+    for function in (kernel, lambda x, out, eps: out.fill_(1)):
+        row = Kernel("fake", lambda function=function: function, ("cpu",))
+        taken = Operation("", NORM_SILU.plain, [row], NORM_SILU.sample)
+        monkeypatch.setattr(layers, "NORM_SILU", taken)
+        assert torch.equal(conv(x), expected)
+    assert seen[1:] == [x.shape]  # behind its trial, for all frames together
 
 
 def test_pixel_norm_is_its_formula():

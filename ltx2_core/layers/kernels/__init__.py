@@ -3,7 +3,16 @@
 from .attention import ATTENTIONS, attend, attending_with, is_sparse, note_step
 from .compiled import compiling, compiling_pays
 from .convolution import convolve
-from .light import GATE_ROUND, GELU_ROUND, NORM_MODULATE, NORM_ROTATE, NORM_ROUND, SUM_NORM
+from .light import (
+    GATE_ROUND,
+    GELU_ROUND,
+    NORM_MODULATE,
+    NORM_ROTATE,
+    NORM_ROUND,
+    NORM_SILU,
+    SUM_NORM,
+    norm_pixels,
+)
 from .linear import LINEAR, LINEAR_FEW, LINEAR_GELU, gelu_, multiply, multiply_gelu
 from .operation import Kernel, Operation, count_with, tolerance_in
 
@@ -17,6 +26,7 @@ __all__ = [
     "NORM_MODULATE",
     "NORM_ROTATE",
     "NORM_ROUND",
+    "NORM_SILU",
     "SUM_NORM",
     "Kernel",
     "Operation",
@@ -30,6 +40,7 @@ __all__ = [
     "is_sparse",
     "multiply",
     "multiply_gelu",
+    "norm_pixels",
     "note_step",
     "tolerance_in",
 ]

@@ -145,15 +145,19 @@ EXACT = Operation(
 SPARSE = "sparse"
 INEXACT = {
     "sage": Operation(
-        "Attention", attend_plainly, [Kernel("SageAttention", _attend_with_sage)], _sample, tolerance=_INEXACT
+        "Attention",
+        attend_plainly,
+        [Kernel("SageAttention", _attend_with_sage, asked=True)],
+        _sample,
+        tolerance=_INEXACT,
     ),
     "int8": Operation(
-        "Attention", attend_plainly, [Kernel("comfy-kitchen", _attend_in_int8)], _sample, tolerance=_INEXACT
+        "Attention", attend_plainly, [Kernel("comfy-kitchen", _attend_in_int8, asked=True)], _sample, tolerance=_INEXACT
     ),
     SPARSE: Operation(
         "Sparse attention",
         _attend_to_all_blocks,
-        [Kernel("comfy-kitchen", _attend_sparsely)],
+        [Kernel("comfy-kitchen", _attend_sparsely, asked=True)],
         _sample_of_all_blocks,
         tolerance=_INEXACT,
     ),

@@ -15,6 +15,9 @@ except ImportError as missing:
     raise ImportError("There is no Triton.") from missing
 
 
+PIXELS = 4096  # numbers of those that are normalised together
+
+
 @triton.jit
 def _norm_rotate_token(
     x: tl.tensor,
@@ -175,6 +178,67 @@ def _gate_round_token(
         gate = tl.load(gates + token * (width // head) + place // head)
         a = (a.to(tl.float32) * gate.to(tl.float32)).to(x.dtype.element_ty)
     _store(a, token, places, width, ways, fixed)
+
+
+@triton.jit
+def _norm_silu_token(
+    x: tl.tensor,
+    out: tl.tensor,
+    size: "tuple",
+    x_steps: "tuple",
+    out_steps: "tuple",
+    eps: float,
+    channels: tl.constexpr,
+    at_once: tl.constexpr,
+):
+    """So many pixels ``at_once`` are normalised in float32, rounded as the norm alone is, and activated.
+
+    Args:
+        x: a clip whose channels lie next to each other.
+        out: where to, likewise.
+        size: its pixels in all, and its rows and columns.
+        x_steps: from one frame, row and column of x to the next.
+        out_steps: the same of ``out``.
+        eps: added to the mean square.
+        channels: of a pixel.
+        at_once: pixels.
+    """
+    pixels, rows, columns = size
+    pixel = tl.program_id(0).to(tl.int64) * at_once + tl.arange(0, at_once)
+    frame, row, column = pixel // (rows * columns), pixel // columns % rows, pixel % columns
+    place, here = tl.arange(0, channels)[None, :], (pixel < pixels)[:, None]
+    first = frame * x_steps[0] + row * x_steps[1] + column * x_steps[2]
+    a = tl.load(x + first[:, None] + place, mask=here, other=0.0).to(tl.float32)
+    a = a * tl.rsqrt(tl.sum(a * a, axis=1) / channels + eps)[:, None]
+    a = a.to(x.dtype.element_ty).to(tl.float32)
+    first = frame * out_steps[0] + row * out_steps[1] + column * out_steps[2]
+    tl.store(out + first[:, None] + place, (a * tl.sigmoid(a)).to(out.dtype.element_ty), mask=here)
+
+
+def norm_silu(x: Tensor, out: Tensor, eps: float) -> Tensor:
+    """Do what ``light.norm_silu`` does, reading x and writing ``out`` once.
+
+    Args:
+        x: (B, C, F, H, W), of a power of two of channels.
+        out: likewise, in memory pixel by pixel; it may be the middle of a larger clip.
+        eps: added to the mean square.
+
+    Raises:
+        ValueError: for another layout of ``out`` in memory, or another C.
+    """
+    _, channels, frames, rows, columns = x.shape
+    if out.stride(1) != 1 or channels & (channels - 1):
+        raise ValueError("Pixels must lie in memory one after the other, of a power of two of channels.")
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    if x.is_meta:
+        return torch.ops.aten.silu.out(x, out=out)  # reads and writes as much
+    pixels, at_once = frames * rows * columns, max(PIXELS // channels, 1)
+    for clip, made in zip(x, out):
+        steps = clip.stride()[1:], made.stride()[1:]
+        _norm_silu_token[(triton.cdiv(pixels, at_once),)](
+            clip, made, (pixels, rows, columns), *steps, eps, channels=channels, at_once=at_once
+        )
+    return out
 
 
 class _Made:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms import rms_norm
@@ -17,6 +18,7 @@ from .linear import gelu_
 from .operation import Function, Kernel, Operation, Sample
 
 KITCHEN, TRITON = "comfy-kitchen", "Triton"
+FRAMES_AT_ONCE = 8  # while they are normalised; keeps the copies small
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -51,6 +53,18 @@ def sum_norm(
     kernels round it, too, as ``norm_round`` says, if there is a ``rounding``."""
     total = change.add_(x) if gate is None else torch.addcmul(x, gate, change, out=change)
     return rms_norm(total, eps) if scale is None or shift is None else norm_modulate(total, scale, shift, eps)
+
+
+def norm_silu(x: Tensor, out: Tensor, eps: float) -> Tensor:
+    """Write silu(rms_norm(x)) into ``out``, and return it; the norm is over the channels of x (B, C, F, H, W)."""
+    for source, target in zip(x.split(FRAMES_AT_ONCE, dim=2), out.split(FRAMES_AT_ONCE, dim=2)):
+        torch.ops.aten.silu.out(norm_pixels(source, eps), out=target)
+    return out
+
+
+def norm_pixels(x: Tensor, eps: float) -> Tensor:
+    """Divide x (B, C, F, H, W) by the root mean square over the channels (ProGAN, arXiv 1710.10196)."""
+    return F.rms_norm(x.movedim(1, -1), x.shape[1:2], eps=eps).movedim(-1, 1)
 
 
 def gelu_round(x: Tensor, rounding: Rounding) -> Tensor:
@@ -146,6 +160,12 @@ def _sample_gates(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Ten
     return heads, gates, _both_ways(device)
 
 
+def _sample_pixels(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+    """Of a clip, and the middle of a larger one; both in memory pixel by pixel."""
+    x, larger = (_draw(device, dtype, 1, *size, 64).movedim(-1, 1) for size in ((3, 5, 7), (5, 7, 9)))
+    return x, larger[:, :, 1:-1, 1:-1, 1:-1], 1e-8
+
+
 def _both_ways(device: torch.device) -> Rounding:
     return Rounding({"fp8": None, "fp8 by 0.05": torch.tensor(0.05, device=device)})
 
@@ -189,6 +209,7 @@ NORM_ROTATE = Operation(
     form=compiled.norm_rotate,
 )
 SUM_NORM = Operation("Sum and norm", sum_norm, [Kernel(TRITON, partial(_ours, "sum_norm"))], _sample_sum)
+NORM_SILU = Operation("Norm and SiLU", norm_silu, [Kernel(TRITON, partial(_ours, "norm_silu"))], _sample_pixels)
 NORM_ROUND = _rounding("Norm and rounding", norm_round, "norm_round", _sample_norm, _kitchen_norm_modulate)
 GELU_ROUND = _rounding("GELU and rounding", gelu_round, "gelu_round", _sample_gelu)
 GATE_ROUND = _rounding("Gates and rounding", gate_round, "gate_round", _sample_gates)

@@ -116,6 +116,8 @@ class Operation:
         for kernel in kernels:
             if device.type in kernel.devices and (function := self._tried(kernel, device, dtype)) is not None:
                 return kernel.name, function
+            if device.type not in kernel.devices and kernel.asked:
+                _log.warning("%s takes the plain way: %s is not for %s.", self.name, kernel.name, device.type)
         return None
 
     def _tried(self, kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Function | None:
@@ -130,7 +132,7 @@ class Operation:
         except Exception as reason:  # of a library that may lack a build for this machine in ways of its own
             if ran_out(reason):
                 raise
-            told = logging.WARNING if kernel.asked or self.tolerance is not None else logging.INFO
+            told = logging.WARNING if kernel.asked else logging.INFO
             _log.log(told, "%s has no %s on %s: %s", self.name, kernel.name, device, str(reason).split("\n")[0])
             return None
         if not error <= (self.tolerance or tolerance_in(dtype)):
