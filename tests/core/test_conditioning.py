@@ -241,6 +241,23 @@ def test_a_clip_is_extended_in_both_streams():
     assert mask.audio[0, 0, :, 0].tolist() == 17 * [0] + (whole.audio.shape[2] - 17) * [1]
 
 
+def test_a_latent_that_is_still_noisy_is_handed_out_as_by_comfyuis_samplers():
+    """Content of full size, and noise on it; what is kept, and pure noise, as they are."""
+    state = Begin("video", draw(8, 1, 2, 4, seed=5))(video_state())
+    noise, kept = torch.randn(state.latent.shape), 8
+    noisy = state.noised(noise, 0.75)
+    out = state.hand_out(noisy, 0.75)
+    torch.testing.assert_close(out[:, kept:], (state.latent + 3 * noise)[:, kept:])
+    assert torch.equal(out[:, :kept], state.clean[:, :kept])
+    torch.testing.assert_close(state.take_up(out, 0.75), noisy)
+    for sigma in (0.0, 1.0):
+        assert state.hand_out(noisy, sigma) is noisy is state.take_up(noisy, sigma)
+
+
+def test_the_first_latent_alone_is_one_frame():
+    assert video_state().keyframes[0, :, 0].tolist() == 8 * [1] + 16 * [0]
+
+
 def test_masks_and_pictures_compose():
     """A new first frame survives a retake in either order; two masks keep what either of them keeps."""
     image, retake = Keyframe(draw(8, 1, 2, 4)), Retake("video", 0, 0.3)
