@@ -5,10 +5,12 @@ import { app } from "../../scripts/app.js";
 import { foldAdvanced } from "./advanced.js";
 import { offerEditing } from "./enhance.js";
 import { greyInactive } from "./inactive.js";
-import { addMessages, say } from "./messages.js";
+import { addMessages } from "./messages.js";
 import { fillNames } from "./names.js";
-import { addPreview, showPreview, showStatus } from "./preview.js";
+import { addPreview } from "./preview.js";
+import { followPrompts, forget, showAgain, tell } from "./results.js";
 import { growStack } from "./stack.js";
+import { suggestNodes } from "./suggestions.js";
 import { drawTimeline } from "./timeline.js";
 import { offerWords } from "./words.js";
 
@@ -16,12 +18,6 @@ const LIVE_PREVIEW = "ltx2av.LivePreview";
 
 // What the server was told last, so that it is told once, and again after it was restarted.
 let told = null;
-
-const onScreen = () => app.extensionManager?.workflow?.activeWorkflow;
-
-// From which workflow each prompt was queued, and which prompt runs: nodes of another workflow on screen may have its ids.
-const origins = new Map();
-let running = null;
 
 app.registerExtension({
   name: "ltx2av.nodes",
@@ -37,23 +33,25 @@ app.registerExtension({
       onChange: () => tellSetting(),
     },
   ],
+  init: suggestNodes,
   setup() {
     tellSetting();
     api.addEventListener("status", () => tellSetting()); // with the first one, the browser has a name
     api.addEventListener("reconnected", () => tellSetting(null));
     followPrompts();
-    api.addEventListener("ltx2av.preview", ({ detail }) => withNode(detail.node, (node) => showPreview(node, detail)));
-    api.addEventListener("ltx2av.status", ({ detail }) => withNode(detail.node, (node) => showStatus(node, detail)));
+    api.addEventListener("ltx2av.preview", ({ detail }) => tell(detail.node, { clip: detail }));
+    api.addEventListener("ltx2av.status", ({ detail }) => tell(detail.node, { status: detail.status }));
     // ComfyUI hands a text only to nodes of the graph on screen, and not to those in a subgraph that is closed.
-    api.addEventListener("progress_text", ({ detail }) => withNode(detail.nodeId, (node) => say(node, detail.text)));
+    api.addEventListener("progress_text", ({ detail }) => tell(detail.nodeId, { said: detail.text }));
     // What a node said stays with its result: a page that was opened after that run is told, too.
     api.addEventListener("executed", ({ detail }) => {
       const said = detail.output?.ltx2av_said?.at(-1);
-      if (said) withNode(detail.display_node ?? detail.node, (node) => say(node, said));
+      if (said) tell(detail.display_node ?? detail.node, { said });
     });
     api.addEventListener("execution_cached", ({ detail }) => forget(new Set(detail.nodes.map(String))));
-    api.addEventListener("executing", ({ detail }) => detail && withNode(detail.node ?? detail, say));
+    api.addEventListener("executing", ({ detail }) => detail && tell(detail.node ?? detail, { said: "" }));
   },
+  afterConfigureGraph: showAgain,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("LTX2AV")) return;
     if (node.comfyClass === "LTX2AVLoraStack") growStack(node);
@@ -76,51 +74,4 @@ function tellSetting(last = told) {
   told = now;
   const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: now };
   api.fetchApi("/ltx2av/live_preview", request).catch(() => (told = null));
-}
-
-function followPrompts() {
-  const { queuePrompt } = api;
-  api.queuePrompt = async (...asked) => {
-    const from = onScreen();
-    const answer = await queuePrompt.apply(api, asked);
-    origins.set(answer?.prompt_id, from);
-    return answer;
-  };
-  api.addEventListener("execution_start", ({ detail }) => (running = detail.prompt_id));
-  for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
-    api.addEventListener(end, ({ detail }) => {
-      if (detail.node_id) withNode(detail.node_id, (node) => showStatus(node, { status: "stopped" }));
-      origins.delete(detail.prompt_id);
-    });
-  }
-}
-
-// Whether the workflow of the prompt that runs is on screen; a graph that is being loaded is none of the active workflow yet.
-function isOnScreen() {
-  const from = origins.get(running);
-  return !from || (from === onScreen() && !from.changeTracker?.constructor.isLoadingGraph);
-}
-
-// Clear what our nodes said in the last run, except those whose result of it is used again.
-function forget(cached) {
-  const visit = (graph, prefix) => {
-    for (const node of graph?.nodes ?? []) {
-      const id = `${prefix}${node.id}`;
-      if (node.subgraph) visit(node.subgraph, `${id}:`);
-      else if (!cached.has(id) && node.comfyClass?.startsWith("LTX2AV")) say(node);
-    }
-  };
-  if (isOnScreen()) visit(app.rootGraph ?? app.graph, "");
-}
-
-// Do something with the node of this id, if it is one of ours, and its workflow is on screen. In a subgraph ids are "outer:inner".
-function withNode(id, act) {
-  if (!isOnScreen()) return;
-  let graph = app.rootGraph;
-  let node = null;
-  for (const part of String(id).split(":")) {
-    node = graph?.getNodeById(part);
-    graph = node?.subgraph;
-  }
-  if (node?.comfyClass?.startsWith("LTX2AV")) act(node);
 }

@@ -2,11 +2,11 @@
 //
 // ComfyUI shows such a text in a widget that it adds with the first one, which makes the node larger and keeps what an
 // earlier run said. We put a widget of the same name there from the start: ComfyUI finds it and hands it the text.
+import { addElement } from "./element.js";
 import { addStyle } from "./style.js";
 
 const NAME = "$$node-text-preview";
-const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
-const LINE = 15;
+const LINE = 15; // pixels, like all of these
 const PADDING = 4;
 const LINES = 2; // which have room, as much as in ComfyUI's own widget; more are scrolled, or seen on a taller node
 const MORE_LINES = { LTX2AVPlan: 8, LTX2AVEnhancePrompt: 8, LTX2AVLoadLora: 4, LTX2AVLoadLoraAdvanced: 4, LTX2AVLoadICLora: 4 };
@@ -28,18 +28,13 @@ export function addMessages(node) {
   element.className = "ltx2av-messages";
   element.style.setProperty("--room", `${room}px`);
   let text = "";
-  const options = {
-    serialize: false,
-    hideOnZoom: false,
-    margin: MARGIN,
-    getMinHeight: () => room + 2 * MARGIN,
+  addElement(node, NAME, element, room, {
     getValue: () => text,
     setValue: (value) => {
       text = String(value).trim();
       element.replaceChildren(...text.split("\n").filter(Boolean).map(paragraph));
     },
-  };
-  node.addDOMWidget(NAME, "ltx2av_messages", element, options).serialize = false;
+  });
 }
 
 /** What `node` said, a line for each sentence. */
@@ -47,8 +42,8 @@ export function saidBy(node) {
   return node.widgets?.find((each) => each.name === NAME)?.value ?? "";
 }
 
-/** Show `text` on `node`, or nothing any more. */
-export function say(node, text = "") {
+/** Show `text` on `node`. */
+export function say(node, text) {
   const widget = node.widgets?.find((each) => each.name === NAME);
   if (widget) widget.value = text;
 }

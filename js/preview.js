@@ -6,11 +6,11 @@
 //     audio: { image } or null }                                  as long as the clip
 // and, as often as it changes, what the node does: { status }.
 // The widget has its room from the start, keeps the last clip after the run, and is not saved.
+import { addElement } from "./element.js";
 import { addStyle } from "./style.js";
 
 const SAMPLERS = ["LTX2AVSample", "LTX2AVRefine", "LTX2AVTwoStage"];
-const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
-const GAP = 4;
+const GAP = 4; // pixels, like all of these
 const SOUND = 56; // height of the spectrogram
 const CAPTION = 14;
 const LINES = 2; // of the caption
@@ -49,7 +49,7 @@ export function showPreview(node, clip) {
 }
 
 /** Say below the clip what `node` does. */
-export function showStatus(node, { status }) {
+export function showStatus(node, status) {
   players.get(node)?.say(status);
 }
 
@@ -72,9 +72,7 @@ class Player {
   }
 
   addWidget() {
-    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => ROOM + 2 * MARGIN };
-    const widget = this.node.addDOMWidget("ltx2av_preview", "ltx2av_preview", this.element, options);
-    widget.serialize = false;
+    const widget = addElement(this.node, "ltx2av_preview", this.element, ROOM);
     const { onRemove } = widget;
     widget.onRemove = () => {
       this.removed = true;

@@ -3,13 +3,13 @@
 // The widget of the node keeps the strip as JSON (ltx2_core/conditioning/timeline.py checks it); here it is drawn, and every
 // change is written back into it, so that it is saved, copied and undone with the graph.
 import { app } from "../../scripts/app.js";
+import { addElement } from "./element.js";
 import { address, chooseFile, upload, waveform } from "./files.js";
 import { hide, redraw } from "./hide.js";
 import { addStyle } from "./style.js";
 
 const NAME = "ltx2av_timeline";
-const MARGIN = 10; // around the widget on the canvas; pixels, like all of these
-const LANE = 28;
+const LANE = 28; // pixels
 const ROOM = 358;
 const CELL = 8; // frames of a latent, to which entries snap
 const LEAST_RANGE = 1; // cells
@@ -92,8 +92,7 @@ class Strip {
     for (const type of ["pointerdown", "wheel"]) this.element.addEventListener(type, stop);
     this.strip.addEventListener("dragover", (event) => event.preventDefault());
     this.strip.addEventListener("drop", (event) => this.drop(event));
-    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => ROOM + 2 * MARGIN };
-    node.addDOMWidget(NAME, NAME, this.element, options).serialize = false;
+    addElement(node, NAME, this.element, ROOM);
     this.follow();
     hide(widget, true);
     redraw(node);

@@ -20,7 +20,7 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, short
-from .errors.files import NOT_ON_WINDOWS, is_refused
+from .errors.files import NOT_ON_WINDOWS, has_controls, is_refused
 
 Settings = TypeVar("Settings")
 
@@ -296,7 +296,7 @@ def check_output_name(name: str, value: str, more: str = "") -> str:
     """Return ``value`` and ``more`` with folders as every system writes them, and no slash at its end, before which the
     host sees no name to number; SettingError if it is no file below the output."""
     path = PureWindowsPath(value + more)  # knows both kinds of slashes, and drives
-    if path.anchor or path.drive or ".." in path.parts or not value.isprintable() or not path.name.strip():
+    if path.anchor or path.drive or ".." in path.parts or has_controls(value) or not path.name.strip():
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
     if (longest := max(len(part.encode(errors="replace")) for part in path.parts)) > LONGEST_NAME:
         raise SettingError(

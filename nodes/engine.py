@@ -51,7 +51,7 @@ from ..ltx2_core.pipeline.stage import (
 )
 from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.sampling import Step
-from ..ltx2_core.settings import PRECISIONS, Resources
+from ..ltx2_core.settings import Resources, dtype_of
 from ..ltx2_core.text import Tokenizer
 from . import host
 from .preview import preview_of
@@ -196,7 +196,7 @@ class LoadedGemma(_OfOneNetwork):
         self.files = files
         self.loras: Stack = ()
         self._base: LoadedGemma | None = None  # which stays open as long as this does
-        self.dtype = PRECISIONS[precision] or host.dtype_for("text", files.parameters)
+        self.dtype = dtype_of(precision, "text_encoder") or host.dtype_for("text", files.parameters)
         device = host.device_for("text")
         make = partial(build_text_encoder, files, self.dtype)
         self.network = HostNetwork("text_encoder", device, self.dtype, lambda kept: [make(kept)], files.path.name)
@@ -279,7 +279,7 @@ class LoadedModel:
         self.format = precision if precision in CASTS else None
         self.precision = "auto" if self.format else precision
         self._dtypes = {
-            name: PRECISIONS.get(precision) or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
+            name: dtype_of(precision, name) or host.dtype_for(ROLES.get(name, "vae"), source.parameters)
             for name, source in models.sources.items()
         }
         self._networks: dict[tuple[str, torch.dtype, Stack], HostNetwork] = {}

@@ -276,7 +276,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             messages.set_status("")
-        result.ui = result.ui or ({"ltx2av_said": [messages.text]} if messages.text else None)
+        result.ui = result.ui or {"ltx2av_said": [messages.text]}  # never nothing: pages fail on that
         return result
 
     return run

@@ -102,6 +102,7 @@ SOCKETS: dict[str, SocketType] = {
     "plan": PlanType, "positive": io.Conditioning, "refine_model": ModelType, "second": io.Video, "sigmas": io.Sigmas,
     "upscaler": io.LatentUpscaleModel, "video": io.Video, "voice": io.Audio, "windows": WindowsType,
 }  # fmt: skip
+FOLDED: dict[str, Any] = {"optional": True, "advanced": True}  # folded away, and maybe absent from saved workflows
 
 
 def sockets(*names: str) -> Declared:
@@ -114,19 +115,15 @@ def optional(*names: str) -> Declared:
     return lambda: [SOCKETS[name].Input(name, optional=True) for name in names]
 
 
-def text(name: str, default: str, **more: Any) -> Declared:
-    """Declare a text; ``more`` is what its Input takes."""
-    return lambda: [io.String.Input(name, default=default, **more)]
+def choice(name: str, options: Callable[..., list[str]], *folders: str, **more: Any) -> Declared:
+    """Declare a choice among ``options(*folders)`` when it is drawn: of models, their files lie in these folders."""
 
+    def declare() -> list[io.Input]:
+        made = io.Combo.Input(name, options=options(*folders), **more)
+        made.folders = folders
+        return [made]
 
-def choice(name: str, options: Callable[[], list[str]], **more: Any) -> Declared:
-    """Declare a choice among ``options`` as they are when it is drawn."""
-    return lambda: [io.Combo.Input(name, options=options(), **more)]
-
-
-def advanced_choice(name: str, options: Callable[[], list[str]]) -> Declared:
-    """Declare a choice that is folded away, and may be absent from saved workflows."""
-    return choice(name, options, optional=True, advanced=True)
+    return declare
 
 
 def fps() -> list[io.Input]:

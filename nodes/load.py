@@ -22,7 +22,7 @@ from ..ltx2_core.quantization import CASTS
 from ..ltx2_core.settings import PRECISIONS, Resources
 from . import host
 from .engine import LoadedGemma, LoadedModel, LoadedUpscaler
-from .inputs import advanced_choice, choice, widgets
+from .inputs import FOLDED, choice, widgets
 from .node import Node
 from .values import GemmaType, ModelType
 
@@ -57,13 +57,13 @@ class LoadModel(Node):
     id = "LTX2AVLoadModel"
     title = "loaders/Load Model"
     inputs = [
-        choice("checkpoint", lambda: [*_checkpoints(), BUILT_IN]),
-        advanced_choice("video_vae", lambda: [INSIDE, *host.model_files(*FOLDERS["video_vae"])]),
-        advanced_choice("audio_vae", lambda: [INSIDE, *host.model_files(*FOLDERS["audio_vae"])]),
-        advanced_choice("text_projection", lambda: [INSIDE, *host.model_files(*FOLDERS["text_projection"])]),
-        advanced_choice("precision", lambda: [*PRECISIONS, *CASTS]),
-        advanced_choice("kind", lambda: [*KINDS]),
-        advanced_choice("duration_head", lambda: [AUTO_PART, NONE, *host.model_files(*FOLDERS["duration_head"])]),
+        choice("checkpoint", lambda *_: [*_checkpoints(), BUILT_IN], *CHECKPOINTS),
+        choice("video_vae", lambda *of: [INSIDE, *host.model_files(*of)], *FOLDERS["video_vae"], **FOLDED),
+        choice("audio_vae", lambda *of: [INSIDE, *host.model_files(*of)], *FOLDERS["audio_vae"], **FOLDED),
+        choice("text_projection", lambda *of: [INSIDE, *host.model_files(*of)], *FOLDERS["text_projection"], **FOLDED),
+        choice("precision", lambda: [*PRECISIONS, *CASTS], **FOLDED),
+        choice("kind", lambda: [*KINDS], **FOLDED),
+        choice("duration_head", lambda *of: [AUTO_PART, NONE, *host.model_files(*of)], PATCHES, **FOLDED),
         widgets(Resources, "attention", "fold_loras", "devices", "torch_compile", "cuda_graphs", devices=""),
     ]
     outputs = {"model": ModelType}
@@ -93,9 +93,9 @@ class LoadGemma(Node):
     id = "LTX2AVLoadGemma"
     title = "loaders/Load Gemma"
     inputs = [
-        choice("text_encoder", lambda: [AS_MODEL, *_gemmas(), BUILT_IN]),
-        advanced_choice("precision", lambda: [*PRECISIONS]),
-        advanced_choice("lora", lambda: [NONE, *host.model_files("loras")]),
+        choice("text_encoder", lambda *_: [AS_MODEL, *_gemmas(), BUILT_IN], "text_encoders"),
+        choice("precision", lambda: [*PRECISIONS], **FOLDED),
+        choice("lora", lambda *of: [NONE, *host.model_files(*of)], "loras", **FOLDED),
         widgets(Strengths, "strength", optional=True),
     ]
     outputs = {"gemma": GemmaType}
@@ -111,8 +111,7 @@ class LoadGemma(Node):
     ) -> io.NodeOutput:
         def open_one(path: Path) -> LoadedGemma:
             gemma = _opened([path], (precision,), lambda: LoadedGemma(open_text_encoder(path), precision))
-            title, layers = gemma.files.kind.title, gemma.files.config.layers
-            host.log.info("Opened %s: %s with %d layers", path.name, title, layers)
+            host.log.info("Opened %s: %s, %d layers", path.name, gemma.files.kind.title, gemma.files.config.layers)
             return gemma if lora == NONE else gemma.with_lora(open_text_lora(host.model_file(lora, "loras")), strength)
 
         if text_encoder != AS_MODEL:
@@ -126,7 +125,7 @@ class LoadUpscaler(Node):
 
     id = "LTX2AVLoadUpscaler"
     title = "loaders/Load Upscaler"
-    inputs = [choice("upscaler", lambda: [AS_MODEL, *host.model_files(*UPSCALERS), BUILT_IN])]
+    inputs = [choice("upscaler", lambda *of: [AS_MODEL, *host.model_files(*of), BUILT_IN], *UPSCALERS)]
     outputs = {"upscaler": io.LatentUpscaleModel}
     shows = True
 

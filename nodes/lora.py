@@ -25,9 +25,9 @@ DISTILLED = "distilled LoRA of the model"
 ROWS = 10  # of the stack; js/stack.js shows as many as are used, and one more
 
 
-def _loras() -> list[str]:
+def _loras(*folders: str) -> list[str]:
     """Return the names of LoRAs; those of the miniature come last."""
-    return [*host.model_files("loras"), *_built_in()]
+    return [*host.model_files(*folders), *_built_in()]
 
 
 def _row_inputs() -> list[io.Input]:
@@ -36,11 +36,12 @@ def _row_inputs() -> list[io.Input]:
     for row in range(1, ROWS + 1):
         (strength,) = widgets(Strengths, "strength", optional=row > 1)()
         strength.id = f"strength_{row}"
-        rows += [*choice(f"lora_{row}", lambda: [NONE, *_loras(), DISTILLED], optional=row > 1)(), strength]
+        lora = choice(f"lora_{row}", lambda *of: [NONE, *_loras(*of), DISTILLED], "loras", optional=row > 1)()
+        rows += [*lora, strength]
     return rows
 
 
-LORA = choice("lora", lambda: [*_loras(), DISTILLED])
+LORA = choice("lora", lambda *of: [*_loras(*of), DISTILLED], "loras")
 ENERGY = widgets(Shrink, "energy", optional=True)
 
 
@@ -97,8 +98,7 @@ class LoraStack(_LoraNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, energy: float = 1.0, **inputs: Any) -> io.NodeOutput:
-        chosen = [(name, Strengths(strength)) for name, strength in _rows(inputs)]
-        return io.NodeOutput(_added(model, energy, *chosen))
+        return io.NodeOutput(_added(model, energy, *((name, Strengths(strength)) for name, strength in _rows(inputs))))
 
 
 class LoadICLora(_LoraNode):
@@ -106,7 +106,7 @@ class LoadICLora(_LoraNode):
 
     id = "LTX2AVLoadICLora"
     title = "loaders/Load IC-LoRA"
-    inputs = [sockets("model"), choice("lora", _loras), widgets(Strengths, "strength"), ENERGY]
+    inputs = [sockets("model"), choice("lora", _loras, "loras"), widgets(Strengths, "strength"), ENERGY]
     outputs = {"model": ModelType, "downscale": io.Int, "temporal_scale": io.Int}
 
     @classmethod

@@ -17,7 +17,7 @@ from ..ltx2_core.settings import Enhancing, PromptSettings, Variations, given_ne
 from ..ltx2_core.text.prompts import MADE_BY, UNPROCESSED
 from . import host
 from .engine import GemmaLike, HostEngine, LoadedModel
-from .inputs import optional, sockets, text, widgets
+from .inputs import optional, sockets, widgets
 from .node import EachOf, Node
 from .values import Conditioning, to_host_prompt
 
@@ -55,7 +55,7 @@ class EnhancePrompt(Node):
         sockets("model", "gemma"),
         widgets(PromptSettings, "prompt"),
         widgets(Enhancing, "wording", "temperature", "longest"),
-        text("edited", "", multiline=True, optional=True),
+        lambda: [io.String.Input("edited", default="", multiline=True, optional=True)],
         optional("plan", "image"),
     ]
     outputs = {"prompt": io.String}

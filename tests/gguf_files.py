@@ -17,7 +17,8 @@ from ltx2_core.quantization import BLOCKS
 
 NUMBERS = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
-    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39, "NVFP4": 40,
+    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21,
+    "IQ2_S": 22, "IQ4_XS": 23, "IQ1_M": 29, "BF16": 30, "TQ2_0": 35, "MXFP4": 39, "NVFP4": 40,
 }  # fmt: skip
 # Where blocks have float16 numbers, which random bytes would make infinite.
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2),
@@ -88,6 +89,9 @@ def random_blocks(type: str, count: int) -> Tensor:
     if type in SCALE_BYTES:
         scales, low, high = SCALE_BYTES[type]
         blocks[:, :scales] = torch.randint(low, high, (count, scales))
+        return blocks
+    if type == "IQ1_M":  # whose float16 lies in four pieces
+        blocks[:, 49:56:2] = blocks[:, 49:56:2] & 15 | torch.tensor([0, 0, 0, 2 << 4], dtype=torch.uint8)
         return blocks
     for at in HALVES.get(type, (0,)):
         blocks[:, at : at + 2] = (0.02 * torch.rand(count, 1)).half().view(torch.uint8)

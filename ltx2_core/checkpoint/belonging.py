@@ -187,7 +187,7 @@ def find_by_name(
     """Find a file that goes with a model by its official name; the newest of several.
 
     Args:
-        pattern: The name in small letters, with * for what differs.
+        pattern: The name in small letters, with * for what differs; those who write it anew put "_" for "-".
         models: The model.
         folders: Where it may lie, seen from the folder of the transformer.
         paths: Files among which it is looked for instead; None for the ones in these folders.
@@ -200,7 +200,7 @@ def find_by_name(
     place = "the model folders" if paths is not None else str(beside)
     if paths is None:
         paths = [path for folder in (".", *folders) for path in visible_files(beside / folder, ".safetensors")]
-    found = [path for path in paths if fnmatch(path.name.lower(), pattern)]
+    found = {name: path for path in paths if fnmatch(name := path.name.lower().replace("_", "-"), pattern)}
     if not found:
         raise MissingFileError(f"There is no {pattern} in {place}; {missing}.")
-    return max(found, key=lambda path: path.name)
+    return found[max(found)]

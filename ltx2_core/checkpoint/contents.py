@@ -100,8 +100,13 @@ def describe_contents(keys: Iterable[str]) -> str | None:
     return None
 
 
-def tell_contents(keys: Iterable[str]) -> str:
-    """Say the same with some of the names, or the names alone where nothing tells more, as an end of a sentence."""
+def tell_contents(keys: Iterable[str], expected: str = "") -> str:
+    """Say the same with some of the names, or the names alone where nothing tells more, as an end of a sentence.
+
+    What is ``expected`` is found by one who was told that it is none: then only a part of it is there, or another kind.
+    """
     keys = sorted(keys)
     what = describe_contents(keys)
+    if expected and what is not None and expected in what:
+        what = "looks like a part of one, or like one of another generation"
     return f"{f'it {what}. It' if what else 'it'} has {shorten_list(keys) or 'nothing'}"

@@ -376,6 +376,8 @@ def _check_regular(path: Path) -> None:
         if path.exists():
             inside = f", such as {found[0].name} in it" if (found := visible_files(path, ".safetensors")) else ""
             raise UnreadableFileError(f"{path} is a folder, a pipe or a device; a regular file was expected{inside}.")
+        if os.path.islink(path):
+            raise MissingFileError(f"{path} is a link to {os.readlink(path)}, which is not there: download that again.")
         raise MissingFileError(f"There is no file {path}; check the name, or download it first.")
     if os.path.exists(control := f"{path}.aria2"):  # which is no error for a path that cannot be
         raise CheckpointError(

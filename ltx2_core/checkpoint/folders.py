@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import CheckpointError, LTX2Error, MissingFileError
 from ..errors.files import visible_files
 from ..errors.foreign import Fields
-from .files import TensorFile, read_json
+from .files import OF_DIFFUSERS, TensorFile, read_json
 from .joined import joined
 from .loading import shorten_list
 
@@ -29,11 +29,13 @@ GGUF = ".gguf"
 
 # What may lie in a folder without safetensors files, and what to do then.
 _PICKLE = "{file} there is a pickle, which is not read: download the .safetensors files"
+_PARTIAL = "{file} there is a download that is not complete: wait for it, or start it again"
 _INSTEAD = {
     "[!.]*.gguf": "choose the file {file} in it",
     "*/[!.]*.safetensors": "choose the folder {folder} in it",
     "snapshots/*/[!.]*.safetensors": "choose the folder {folder} in it",
     **{f"[!.]*.{end}": _PICKLE for end in ("bin", "pt", "pth", "ckpt")},
+    **{f"[!.]*.{end}": _PARTIAL for end in ("incomplete", "part", "crdownload", "download", "aria2")},
 }
 
 
@@ -156,8 +158,11 @@ def shards_of(path: Path) -> list[Path]:
 
 def files_of(path: Path) -> list[Path]:
     """List what a model in ``path`` depends on: the file itself with those that it is one of, or the files of a folder
-    and of its subfolders."""
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else shards_of(path)
+    and of its subfolders, which may be links."""
+    if not path.is_dir():
+        return shards_of(path)
+    folders = [path, *filter(Path.is_dir, path.iterdir())]
+    return sorted(each for folder in folders for each in folder.iterdir() if each.is_file())
 
 
 def open_file(path: Path) -> TensorFile:
@@ -167,6 +172,8 @@ def open_file(path: Path) -> TensorFile:
         MissingFileError: A file is not there.
         CheckpointError: A file is not what it has to be, or two of them hold the same tensor.
     """
+    if path.name.startswith(OF_DIFFUSERS):  # whose settings lie beside it
+        check_order(path.parent)
     files = [TensorFile(each) for each in shards_of(path)]
     return joined(files[0] if len(files) == 1 else ShardedFile(path, files))
 

@@ -20,7 +20,7 @@ from ..quantization import expand_weight, format_of
 _ALL_BYTES, _SMALL_NUMBERS = 2**30, 2**16
 _SAMPLES, _SAMPLE = 8, 2**12  # pieces, and numbers in each
 _PIECE = 2**24  # numbers that are looked at together
-_LONGEST_NAME = 100  # in a sentence
+_LONGEST_NAME = 160  # in a sentence
 
 _ORIGINS: WeakKeyDictionary[nn.Module, tuple[str, Callable[[str], str]]] = WeakKeyDictionary()
 

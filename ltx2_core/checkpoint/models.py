@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import CheckpointError, LTX2Error, SettingError, counted, first_line
+from ..errors.files import has_controls
 from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
@@ -176,6 +177,8 @@ class Models:
         """
         source = self.source(name)
         title = f"The {name.replace('_', ' ')} in {_name(source.file)}"
+        if (stated := source.file.config) and stated.keys().isdisjoint(_SECTIONS):
+            title += f", whose config has none of {', '.join(_SECTIONS)}, only {shorten_list(stated)},"
         self._refuse_unknown(source, title)
         file, config = _name(source.file) if source.file.config else self._file_names, self.config
         shapes = {ours: source.file.shape(key) for ours, key in source.names.items()}
@@ -230,7 +233,7 @@ class Models:
             return bool(self._distilled)
         path = source.file.path
         names = (path.name, path.parent.name, path.parent.parent.name)
-        return next((said for name in names if (said := _is_distilled(name)) is not None), _has_full_beside(path))
+        return next((said for name in names if (said := says_distilled(name)) is not None), _has_full_beside(path))
 
     @property
     def layers(self) -> int:
@@ -374,12 +377,12 @@ def _has_projection(file: TensorFile) -> bool:
     return COMPONENTS["text_features"].find(file.official_names) is not None
 
 
-def _is_distilled(name: str) -> bool | None:
+def says_distilled(name: str) -> bool | None:
     """Whether a name is that of a distilled model; None if it says neither that nor that it is a dev model."""
     name = name.lower()
-    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distill", name):
+    if re.search(r"(?:not|non|no|un|pre)[-_. ]*distil", name):
         return False
-    if "distill" in name:
+    if re.search(r"distil|turbo|lightning", name):
         return True
     return False if re.search(r"(?<![a-z])dev(?![a-z])", name) else None
 
@@ -488,7 +491,7 @@ def check_inside(name: str, *folders: str) -> None:
         SettingError: the name leads out of the folders, or is none.
     """
     path = PureWindowsPath(name) if isinstance(name, str) else None  # knows both kinds of slashes, and drives
-    if path is None or path.anchor or path.drive or ".." in path.parts or not name.isprintable():
+    if path is None or path.anchor or path.drive or ".." in path.parts or has_controls(name):
         raise SettingError(
             f"{name} is no name of a file in {' or '.join(folders)}; only files in there are opened: put "
             "it there under a plain name, and choose it from the list."

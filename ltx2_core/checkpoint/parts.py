@@ -7,11 +7,11 @@ from ..errors import LTX2Error
 from .duration_head import is_duration_head
 from .files import TensorFile
 from .joined import joined
-from .models import AUDIO_VAE, VIDEO_VAE, Models, open_models, sources_in, versions_of
+from .models import AUDIO_VAE, VIDEO_VAE, Models, open_models, says_distilled, sources_in, versions_of
 from .versions import possible_versions
 
-# Components that lie in one file each, beside the transformer and the connectors.
-GROUPS = (("text_features",), VIDEO_VAE, AUDIO_VAE)
+# Components that lie in one file each, beside the transformer; the connectors do in some split models.
+GROUPS = (("text_features",), ("video_connector", "audio_connector"), VIDEO_VAE, AUDIO_VAE)
 
 
 def find_parts(chosen: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
@@ -23,8 +23,8 @@ def find_parts(chosen: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
 
     Returns:
         For each component that ``chosen`` lack, the duration head included, a file that holds it and may be of their
-        version, if there is one; one that states the version counts before others. Nothing for files that cannot be
-        opened, which opening them tells.
+        version, if there is one; one that states the version counts before others, and one whose name says what the
+        model is, distilled or not. Nothing for files that cannot be opened, which opening them tells.
     """
     try:
         models = open_models(chosen)
@@ -53,11 +53,18 @@ def _open(path: Path) -> TensorFile | None:
 
 
 def _holder(files: Sequence[TensorFile], group: Sequence[str], models: Models) -> TensorFile | None:
-    """The first file with most of ``group``; of several, one whose decoder is whole, and that states the version."""
+    """The first file with most of ``group``; of several, one whose decoder is whole, that states the version, and of
+    whose name nothing is that of a distilled model beside a dev model, or the other way round."""
     held = {file: _held(file, group, models.version) for file in files}
     best = max(held.values(), default=0)
     fitting = [file for file in files if held[file] == best > 0]
-    return min(fitting, key=lambda file: (_is_narrowed(file), versions_of(file) != (models.version,)), default=None)
+
+    def shortcomings(file: TensorFile) -> tuple[bool, ...]:
+        said = says_distilled(file.path.name)
+        is_other, is_unknown = said is (not models.distilled), said is None
+        return _is_narrowed(file), versions_of(file) != (models.version,), is_other, is_unknown
+
+    return min(fitting, key=shortcomings, default=None)
 
 
 def _is_narrowed(file: TensorFile) -> bool:

@@ -18,11 +18,13 @@ from ..quantization import check_library, check_stored, install_quantized_layers
 from ..text import EncoderConfig, Gemma4Config, GemmaConfig, TextEncoder, Tokenizer, VisionConfig, VisionEncoder
 from .components import Variant, is_claimed
 from .contents import tell_contents
+from .entries import MARKER
 from .files import TensorFile, as_path, named_errors, read_file, read_json, weight_beside
 from .folders import ShardedFile, check_order, shards_of, weight_files
 from .gguf import PACKED_CONFIG
 from .keys import Keys
 from .keys.gemma import GEMMA, GEMMA4, NOT_GEMMA4, NOT_THE_TEXT_MODEL, VISION
+from .keys.table import prefix_before
 from .loading import load_strict, shorten_list
 from .unfilled import unfilled
 
@@ -62,8 +64,9 @@ class EncoderKind:
         return self.keys.knows(split_companion(key)[0], prefix) or key.startswith(self.ignored)
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
-        """Return the prefix of the text model among ``keys``; None if it is of another kind."""
-        return next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
+        """Return the prefix of the text model among ``keys``, whatever it is; None if it is of another kind."""
+        known = next((prefix for prefix in self.keys.prefixes if prefix + self.mark in keys), None)
+        return known if known is not None else prefix_before(self.mark, keys)
 
 
 ENCODERS = (
@@ -105,6 +108,7 @@ class TextEncoderFiles:
         CheckpointError if there are unknown ones, or if what lies beside them says that they cannot be read.
         """
         check_order(self.folder)
+        self._check_markers()
         names, unknown = {}, list[str]()
         for shard, key in self.keys():
             weight, suffix = split_companion(key)
@@ -125,6 +129,19 @@ class TextEncoderFiles:
                 f"{self.kind.needed}."
             )
         return names
+
+    def _check_markers(self) -> None:
+        """CheckpointError for nvfp4 without markers, which ComfyUI and ``convert`` write into text encoders and
+        ModelOpt does not: its numbers lie in another order, which shows nowhere else."""
+        for key in self.whole.entries:
+            weight, suffix = split_companion(key)
+            unmarked = suffix == "weight_scale_2" and f"{key.removesuffix(suffix)}{MARKER}" not in self.whole.entries
+            if unmarked and self.kind.keys.knows(weight, self.prefix):
+                raise CheckpointError(
+                    f"{self.path.name} stores {weight} in NVFP4 without a marker, as NVIDIA's ModelOpt does, "
+                    "whose numbers lie in another order than those of ComfyUI's files: take such a file, for example "
+                    "gemma_3_12B_it_fp4_mixed, or another format."
+                )
 
     def _without_model(self, unknown: Sequence[str]) -> list[str]:
         """The ``unknown`` keys; none if this is the file of a whole model, which tells of its own."""
@@ -223,7 +240,7 @@ class TextEncoderFiles:
         Raises MissingFileError if there is none, CheckpointError if it is damaged or belongs to another encoder.
         """
         tokenizer, rows = self._tokenizer(), self.config.vocabulary
-        if tokenizer.words > rows:
+        if not rows // 2 < tokenizer.words <= rows:
             raise CheckpointError(
                 f"The tokenizer of {self.path.name} belongs to another {self.kind.title}: it knows {tokenizer.words:,} "
                 f"words, and the weights have {rows:,} rows. Download both from one place."
@@ -293,7 +310,8 @@ def open_text_encoder(path: str | Path) -> TextEncoderFiles:
         return TextEncoderFiles(path, shards, *found)
     titles = " or ".join(kind.title for kind in reversed(ENCODERS))
     needed = ". ".join(kind.needed for kind in reversed(ENCODERS))
-    raise CheckpointError(f"{path.name} is not a {titles} text encoder: {tell_contents(keys)}. {needed}.")
+    what = tell_contents(keys, "Gemma text encoder")
+    raise CheckpointError(f"{path.name} is not a {titles} text encoder: {what}. {needed}.")
 
 
 def find_kind(keys: Collection[str]) -> tuple[EncoderKind, str] | None:

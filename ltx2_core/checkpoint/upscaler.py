@@ -60,8 +60,8 @@ def open_upscaler(path: str | Path) -> UpscalerFile:
     file = TensorFile(path)
     if (keys := keys_of(file.entries)) is None:
         raise CheckpointError(
-            f"{file.path.name} is not a latent upscaler of LTX-2: {tell_contents(file.entries)}. Choose one such as "
-            f"{_EXAMPLE}."
+            f"{file.path.name} is not a latent upscaler of LTX-2: {tell_contents(file.entries, 'latent upscaler')}. "
+            f"Choose one such as {_EXAMPLE}."
         )
     return UpscalerFile(file, keys)
 

@@ -11,6 +11,8 @@ from ..video_vae.diffusion_config import RELEASED
 Shapes = Mapping[str, tuple[int, ...]]
 
 _PLAIN_VERSION = re.compile(r"v?\d{1,3}(?:[.-]\d{1,3})*(?:[.-]?(?:rc|dev|alpha|beta|a|b)\d{0,3})?")
+_WITHOUT_POINT = re.compile(r"^v?2([035])$")
+_NO_VERSION = re.compile(r"v?2|\d+b")  # that it is LTX-2, and how many parameters it has
 
 _PREFIX = "model.diffusion_model."
 
@@ -175,11 +177,11 @@ VERSIONS = {
 def version_numbers(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """Return the first two numbers of the version that a file states; None if it states none.
 
-    Converters write it as text, as text in quotes, or as a number, where 2.30 is 2.3.
+    Converters write it as text, as text in quotes, or as a number, where 2.30 is 2.3, and so is 23.
     """
-    stated = str(metadata.get("model_version", "")).strip().strip("\"'")
+    stated = _WITHOUT_POINT.sub(r"2.\1", str(metadata.get("model_version", "")).strip().strip("\"'").lower())
     # Merges state names of files, such as "ltx-2-19b", whose numbers are not all of a version.
-    if not _PLAIN_VERSION.fullmatch(stated):
+    if not _PLAIN_VERSION.fullmatch(stated) or _NO_VERSION.fullmatch(stated):
         return None
     numbers = re.findall(r"\d+", stated)[:2]
     return int(numbers[0]), int(numbers[1].rstrip("0") or 0) if len(numbers) > 1 else 0

@@ -1,6 +1,7 @@
 """What a file is, in words."""
 
 from collections.abc import Callable, Iterable
+from os.path import isdir  # which is no error for a path that cannot be
 from pathlib import Path
 
 from ..checkpoint.contents import DURATION_HEAD, LTX_PART, describe_contents
@@ -50,9 +51,9 @@ def inspect(path: str | Path) -> str:
     MissingFileError or CheckpointError for anything else, MediaError for a damaged clip.
     """
     path = as_path(path, "The file")
-    if path.suffix.lower() in CLIPS or (path.is_dir() and visible_files(path, ".png", ".exr")):
+    if path.suffix.lower() in CLIPS or (isdir(path) and visible_files(path, ".png", ".exr")):
         return describe_tags(path)
-    if path.is_dir():
+    if isdir(path):
         return _folder(path)
     file = open_file(path)
     if KIND in file.metadata:
@@ -73,11 +74,14 @@ def inspect(path: str | Path) -> str:
 
 
 def _folder(path: Path) -> str:
-    """A text encoder, or the parts of a model as diffusers has them."""
+    """A text encoder, or the parts of a model as diffusers has them; of a folder around anything else, that."""
     if not any((path / name).is_dir() for name in SUBFOLDERS):
         try:
             return _text_encoder(open_text_encoder(path))
         except CheckpointError as error:
+            files = visible_files(path, ".safetensors")
+            if len(files) == 1 and find_kind(TensorFile(files[0]).entries) is None:
+                return inspect(files[0])
             what = describe_contents(key for file in open_files(path) for key in file.entries)
             if what not in (LTX_PART, DURATION_HEAD):
                 raise error from None

@@ -48,7 +48,8 @@ def check_inputs(inputs: Iterable[Any], values: dict[str, Any], kinds: Kinds) ->
 
     Args:
         inputs: descriptions of inputs with ``id``, ``optional`` and ``get_io_type()``; numbers with limits have ``min``
-            and ``max``, choices ``options``, texts with a form of their own ``reads``, which raises SettingError.
+            and ``max``, choices ``options`` and, of models, ``folders``, texts with a form of their own ``reads``,
+            which raises SettingError.
         values: by ``id``, as they are handed over.
         kinds: classes of the values of further types, and where such a value comes from.
 
@@ -209,13 +210,15 @@ def _switch(each: Any, value: object) -> bool:
 
 
 def _choice(each: Any, value: Any) -> object:
-    """Files may be named with the separators of another system."""
+    """Files may be named with the separators of another system; of models, ``folders`` says where they belong."""
     if value in each.options:
         return value
     same = {PureWindowsPath(option): option for option in each.options}
     if not isinstance(value, str) or PureWindowsPath(value) not in same:
-        hint = did_you_mean(str(value), each.options)
-        raise SettingError(f"{each.id} is {_short(value)}, which is not in its list; choose one of the list.{hint}")
+        folders = " or ".join(f"models/{folder}" for folder in getattr(each, "folders", ()))
+        put = f"put that file into {folders} and press R, or " if folders and "." in str(value) else ""
+        hint, what = did_you_mean(str(value), each.options), f"{each.id} is {_short(value)}"
+        raise SettingError(f"{what}, which is not in its list; {put}choose one of the list.{hint}")
     return same[PureWindowsPath(value)]
 
 

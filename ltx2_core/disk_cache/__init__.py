@@ -239,6 +239,10 @@ Stamp = tuple[str, int, int]  # a file, its size, and when it was written
 
 
 def stamps(paths: Sequence[Path]) -> list[Stamp]:
-    """Return something that changes when one of these files, or a file in one of these folders, does."""
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    """Return something that changes when one of these files, or a file in one of these folders, does.
+
+    Links in folders that lead nowhere, as in a cache that was partly cleared, are left out.
+    """
+    inside = (filter(Path.exists, sorted(path.iterdir())) if path.is_dir() else [path] for path in paths)
+    files = [file for each in inside for file in each]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

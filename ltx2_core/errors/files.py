@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,14 @@ def not_read(path: str | Path, error: OSError) -> UnreadableFileError:
 def is_refused(name: str) -> bool:
     """Return whether this system has no file of such a name: Windows keeps many names and letters for itself."""
     return sys.platform == "win32" and name not in (".", "..") and _REFUSED.fullmatch(name) is not None
+
+
+def has_controls(name: str) -> bool:
+    """Return whether a name has letters that no list shows as they are: control characters, or bytes that are no text.
+
+    Blanks of all widths and joined emoji are letters as others.
+    """
+    return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
 def visible_files(folder: Path, *ends: str) -> list[Path]:

@@ -30,7 +30,7 @@ _KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr
 
 # The end of a tensor's name, and which part of a form it is. PEFT puts the name of the adapter in between, and
 # old diffusers "linear_layer"; some writers leave "weight" away. ``w_norm`` and ``b_norm`` are of LyCORIS.
-_FACTOR, _NAMED = r"[._]lora[._](?:linear_layer[._])?", r"(?:\.[\w-]+)?"
+_FACTOR, _NAMED = r"[._]lora[._](?:linear_layer[._])?", r"(?:\.[^.]+)?"
 PARTS = {
     "down": rf"{_FACTOR}(?:A|down)(?:{_NAMED}\.weight)?",
     "up": rf"{_FACTOR}(?:B|up)(?:{_NAMED}\.weight)?",

@@ -5,21 +5,18 @@ from collections.abc import Mapping
 
 from ..checkpoint.keys import Keys
 from ..checkpoint.keys.gemma import GEMMA
-from ..checkpoint.keys.layouts import diffusers_name
+from ..checkpoint.keys.layouts import diffusers_name, unwrapped
 from ..checkpoint.keys.text import AUDIO_CONNECTOR, TEXT_FEATURES, VIDEO_CONNECTOR
 from ..checkpoint.keys.transformer import TRANSFORMER
 
 STREAMS = ("video", "audio", "audio_to_video", "video_to_audio", "text")
 
 # What may stand in front of a layer's name, one after the other: of PEFT, ComfyUI, diffusers, kohya, musubi, LyCORIS,
-# ltx-core, DiffSynth; and of PyTorch, where a trainer saves a network that processes share.
+# ltx-core, DiffSynth, distillers; and of PyTorch, where a trainer saves a network that processes share.
 _PREFIXES = (
     "base_model.model.", "diffusion_model.", "model.", "transformer.", "connectors.", "lora_", "unet_", "lycoris_",
-    "velocity_model.", "dit.", "module.",
+    "velocity_model.", "pipe.", "dit.", "generator.", "student.", "net.", "module.", "_forward_module.",
 )  # fmt: skip
-
-# Stands in front of a module that PyTorch has compiled, shared or wrapped: of the network, or of each block.
-_WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
 # What may stand in front of a layer of Gemma.
 _TEXT_PREFIXES = (
@@ -33,7 +30,7 @@ _CROSS = {"video.gate_cross.": "audio_to_video", "audio.gate_cross.": "video_to_
 
 def _loose(name: str) -> str:
     """Kohya's trainers write "_" for "."; so we see no difference."""
-    return _WRAPPED.sub("", name).replace("_", ".")
+    return unwrapped(name).replace("_", ".")
 
 
 def _loosened(rows: Mapping[str, str | None]) -> Keys:

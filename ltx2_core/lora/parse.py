@@ -162,6 +162,11 @@ class Delta:
     def _title(self, part: str) -> str:
         return f"{self.keys[part]} in {self.file.path.name}"
 
+    @property
+    def _uses_alpha(self) -> bool:
+        """Whether its alpha counts: not where nothing is factored, where trainers write any number, even infinity."""
+        return "alpha" in self.keys and (self.rank is not None or not self.form.scaled)
+
     @cached_property
     def _alpha(self) -> float:
         key = self.keys["alpha"]
@@ -181,7 +186,7 @@ class Delta:
                 check_stored(self.file.outlines(self.file.with_companions(self.keys[part])))
             else:
                 check_decimal(self.file.outline(self.keys[part]), partial(self._title, part))
-        if "alpha" in self.keys:
+        if self._uses_alpha:
             _ = self._alpha
 
     def compute(self, weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -197,7 +202,7 @@ class Delta:
         The alpha limits how far it turns: all of it in files of ComfyUI, so much "for_each" output in those of trainers
         that write "_" for "." (LyCORIS, kohya). Whether it is "scaled" says a mark of OneTrainer.
         """
-        limit = self._alpha if "alpha" in self.keys else 0.0
+        limit = self._alpha if self._uses_alpha else 0.0
         return {**self.settings, "limit": limit, "for_each": "." not in self.name, "scaled": "scaled" in self.keys}
 
 

@@ -21,8 +21,11 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the tensors of every 
 
 Layers = Mapping[str, list[str]]  # of every stream
 
-# As in "ltx-2.3-22b", "LTX2.0", "ltx-2-19b", "ltxv-13b-0.9.7".
-_NAMED = re.compile(r"ltx.{0,12}?(2[._]?[035](?!\d)|0\.9|2[-_]?19b)")
+# As in "ltx-2.3-22b", "LTX2.0", "ltx23", "ltx-2-19b", "ltxv-13b-0.9.7"; not in "ltx2_style_v2.0" or "ltx2_20steps".
+_NAMED = re.compile(
+    r"ltx(?:[-_. \"']|v(?:ideo)?|av|2(?![._]?[035])|(?:13|2)b){0,8}"
+    r"(2[._][035](?!\d)|2[035](?![\da-z])|0\.9|2[-_]?19b)"
+)
 
 
 @dataclass(frozen=True)

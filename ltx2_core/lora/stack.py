@@ -58,6 +58,6 @@ def find_distilled_lora(models: Models, paths: Sequence[Path] | None = None) -> 
     Raises:
         MissingFileError: There is none.
     """
-    name = f"ltx-{models.version.removesuffix('.0')}-*-distilled-lora-*.safetensors"
+    name = f"ltx-{models.version.removesuffix('.0')}-*distilled*-lora*.safetensors"
     missing = "the second stage of a dev model needs it: download it, or give its file with --distilled-lora"
     return find_by_name(name, models, ("../loras",), paths, missing)

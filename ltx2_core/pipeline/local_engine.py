@@ -27,7 +27,7 @@ from ..memory.ram import free_ram, pinnable, ram
 from ..memory.ring import Link
 from ..memory.store import Store
 from ..quantization import check_format, scaled_product
-from ..settings import Resources
+from ..settings import Resources, dtype_of
 from ..text import Tokenizer
 from ..transformer import SequenceParallel, TransformerConfig, check_heads
 from .blueprint import FLOAT32, Blueprint, blueprint_of
@@ -139,7 +139,9 @@ class LocalEngine(PlannedEngine):
         return self._dtype_of(*key.components)
 
     def _dtype_of(self, *components: str) -> torch.dtype:
-        return torch.float32 if self._wide.intersection(components) else self._dtype
+        if self._wide.intersection(components):
+            return torch.float32
+        return next((dtype_of(self.resources.precision, each) for each in components), None) or self._dtype
 
     @cached_property
     def encoder(self) -> TextEncoderFiles:

@@ -28,7 +28,7 @@ class clean_inference(torch.inference_mode):
         self._before = ExitStack()
         for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")):
             self._before.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        if not torch.empty(0).is_cpu:  # before 2.9 PyTorch names as default what was set for the process alone
             self._before.enter_context(torch.device("cpu"))
         if (dtype := torch.get_default_dtype()) != torch.float32:
             torch.set_default_dtype(torch.float32)

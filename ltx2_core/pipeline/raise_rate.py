@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..conditioning import Frozen, Keyframe, KeyframeSlots, LatentCondition, apply_conditions
@@ -235,9 +234,11 @@ def items_of(
 
 
 def _resampled(audio: Tensor, begin: float, end: float, count: int) -> Tensor:
-    """Return ``count`` latents of (B, C, T, M), linearly between those from ``begin`` to ``end``."""
-    first, last = int(begin), max(int(begin) + 1, min(audio.shape[2], round(end)))
-    part = audio[:, :, min(first, audio.shape[2] - 1) : last]
-    flat = part.transpose(2, 3).flatten(1, 2)
-    drawn = F.interpolate(flat, count, mode="linear") if flat.shape[-1] != count else flat
-    return drawn.unflatten(1, (audio.shape[1], audio.shape[3])).transpose(2, 3).contiguous()
+    """Return ``count`` latents of (B, C, T, M), evenly from ``begin`` on until before ``end``, linearly between two.
+
+    As in diffusers 0.42.1, whose temporal refinement of DFR is that of later official releases.
+    """
+    last = audio.shape[2] - 1
+    places = (begin + (end - begin) / count * torch.arange(count, device=audio.device)).clamp(0, last)
+    before = places.long()
+    return torch.lerp(audio[:, :, before], audio[:, :, (before + 1).clamp(max=last)], (places - before)[:, None])

@@ -53,6 +53,7 @@ _FOREIGN_SUFFIXES = {"weight_zeros": "awq_w4a16", "input_global_scale": "nvfp4 w
 # has a second ``_data`` where it packs two or four numbers into a byte.
 _FOREIGN_ENDS = {".weight._data._data": "quanto int4 or int2", ".proj_down": "SVDQuant (nunchaku)",
                  ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors", ".W_q": "HQQ", ".svd_up": "SDNQ",
+                 ".zero_point": "SDNQ",
                  **dict.fromkeys((".weight_qdata", "._weight_act_quant_scale", "._weight_act_pre_scale",
                                   "._weight_per_tensor_scale"), "torchao with more than rows and scales")}  # fmt: skip
 

@@ -38,7 +38,7 @@ class GGUFFormat(Format):
     of each row, (out, bytes)."""
 
     name = "gguf"
-    reads = f"GGUF in {', '.join(READABLE_BLOCKS)}"
+    reads = f"GGUF in every type but {', '.join(type for type in BLOCKS if type not in READABLE_BLOCKS)}"
     markers = tuple(map(gguf_marker, READABLE_BLOCKS))
     file_end = ".gguf"
     writers = _WRITERS

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .gguf_codebooks import iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs
 from .nibbles import look_up
 
 # What the nibbles of the IQ4 types stand for.
@@ -162,10 +163,15 @@ BLOCKS = {
     "Q2_K": BlockType(256, 84, _q2_k),
     "MXFP4": BlockType(32, 17, _mxfp4),
     "NVFP4": BlockType(64, 36, _nvfp4),
-    "Q8_1": BlockType(32, 40), "Q8_K": BlockType(256, 292), "IQ2_XXS": BlockType(256, 66),
-    "IQ2_XS": BlockType(256, 74), "IQ2_S": BlockType(256, 82), "IQ3_XXS": BlockType(256, 98),
-    "IQ3_S": BlockType(256, 110), "IQ1_S": BlockType(256, 50), "IQ1_M": BlockType(256, 56),
-    "TQ1_0": BlockType(256, 54), "TQ2_0": BlockType(256, 66), "Q1_0": BlockType(128, 18),
+    "IQ3_S": BlockType(256, 110, iq3_s),
+    "IQ3_XXS": BlockType(256, 98, iq3_xxs),
+    "IQ2_S": BlockType(256, 82, iq2_s),
+    "IQ2_XS": BlockType(256, 74, iq2_xs),
+    "IQ2_XXS": BlockType(256, 66, iq2_xxs),
+    "IQ1_M": BlockType(256, 56, iq1_m),
+    "IQ1_S": BlockType(256, 50, iq1_s),
+    "Q8_1": BlockType(32, 40), "Q8_K": BlockType(256, 292), "TQ1_0": BlockType(256, 54),
+    "TQ2_0": BlockType(256, 66), "Q1_0": BlockType(128, 18),
 }  # fmt: skip
 
 READABLE_BLOCKS = tuple(name for name, block in BLOCKS.items() if block.expand is not None)

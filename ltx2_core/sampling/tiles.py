@@ -246,13 +246,15 @@ class View:
         return AVLatent(latent.video[:, self.video], audio)
 
     def _moved(self, positions: Tensor) -> Tensor:
-        """Positions from the origin on; what lies before the clip, such as the sound of a voice, still does."""
+        """Positions from the origin on; what lies before the clip, such as a voice or a face, still does, as long."""
         if self.origin is None:
             return positions
         moved = positions - self.origin[: positions.shape[1], None, None].to(positions)
         if self.alone:
             moved[:, 0].clamp_(min=0)
-        return torch.where(positions[:, :1, :, :1] < 0, positions, moved)
+        before = positions[:, 0, :, :1] < 0
+        moved[:, 0] = torch.where(before, positions[:, 0], moved[:, 0])
+        return moved
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

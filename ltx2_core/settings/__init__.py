@@ -24,7 +24,7 @@ from .clip import (
 )
 from .parameters import parameters_text
 from .request import CompleteRequest, Request, check_limits, scheduled
-from .resources import PRECISIONS, Resources
+from .resources import PRECISIONS, Resources, dtype_of
 from .sampling import GuidanceRange, RecipeSettings, SamplingSettings, StreamScales, check_stg_blocks, parse_stg_blocks
 from .second_stage import SecondStage
 from .variations import Variations, names_of, read_prompts, read_seeds
@@ -55,6 +55,7 @@ __all__ = [
     "Variations",
     "check_limits",
     "check_stg_blocks",
+    "dtype_of",
     "given_negative",
     "names_of",
     "parameters_text",

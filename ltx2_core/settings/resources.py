@@ -12,6 +12,7 @@ from ..quantization import CASTS
 from ..sampling import ATTENTIONS
 
 GIB = 2**30
+BEYOND_FLOAT16 = ("text_encoder", "text_features")  # what makes the hidden states of Gemma, and what reads them
 PRECISIONS: dict[str, torch.dtype | None] = {
     "auto": None,
     "bf16": torch.bfloat16,
@@ -39,7 +40,8 @@ class Resources(Checked):
         str,
         Choice(tuple(PRECISIONS), advanced=True),
         "What the networks compute in. auto takes bf16 on a graphics card, and on a CPU that is faster in it (measured "
-        "once), else fp32. fp32 takes twice the memory; fp16 is for cards without bf16, and may give black frames.",
+        "once), else fp32. fp32 takes twice the memory; fp16 is for cards without bf16, leaves Gemma in bf16, and may "
+        "give black frames.",
     ] = "auto"
     format: Annotated[
         str | None,
@@ -124,3 +126,12 @@ class Resources(Checked):
     def dtype(self) -> torch.dtype | None:
         """What the networks compute in; None where the device decides."""
         return PRECISIONS[self.precision]
+
+
+def dtype_of(precision: str, component: str) -> torch.dtype | None:
+    """Return what a component computes in by the name of a precision; None where the device decides, as for formats.
+
+    In float16 numbers of Gemma would be infinite, and the squares of many more, so that its words were lost.
+    """
+    dtype = PRECISIONS.get(precision)
+    return torch.bfloat16 if dtype is torch.float16 and component in BEYOND_FLOAT16 else dtype

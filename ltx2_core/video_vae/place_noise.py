@@ -17,21 +17,21 @@ def place_noise(seed: int, shape: tuple[int, int, int, int, int], start: tuple[i
     """Return normally distributed noise for a part of a clip.
 
     Args:
-        seed: of the first clip of a batch; others follow.
-        shape: (B, C, F, H, W), of the part.
+        seed: any number from 0 on.
+        shape: (B, C, F, H, W), of the part; all clips of a batch see the same noise, that of each by itself.
         start: frame, row and column of the clip at which the part begins.
         like: gives dtype and device.
     """
-    batch, channels, frames, height, width = shape
+    _, channels, frames, height, width = shape
     device = like.device
-    clips = _hash(_hash(torch.arange(batch, device=device) + (seed & _WORD)) + (seed >> 32))[:, None, None, None, None]
+    clip = _hash(_hash(torch.full((), seed & _WORD, device=device)) + (seed >> 32))
     rows, columns = (_counter(begin, length, device) for begin, length in zip(start[1:], (height, width)))
     columns = columns * channels + torch.arange(channels, device=device)[:, None, None, None]
     noise = torch.empty(shape, dtype=like.dtype, device=device)
     for first in range(0, frames, _FRAMES):
         part = noise[:, :, first : first + _FRAMES]
         times = _counter(start[0] + first, part.shape[2], device)[:, None, None]
-        bits = _hash(_hash(_hash(clips + times * _STEP) + rows[:, None] * _STEP) + columns * _STEP)
+        bits = _hash(_hash(_hash(clip + times * _STEP) + rows[:, None] * _STEP) + columns * _STEP)
         part.copy_(_normal(bits))
     return noise
 

@@ -22,6 +22,7 @@ from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN, find_upscaler
 from ltx2_core.errors import MissingFileError, SettingError
+from ltx2_core.lora.stack import find_distilled_lora
 from ltx2_core.pipeline.blueprint import Blueprint
 
 
@@ -93,6 +94,9 @@ def test_files_are_found_by_their_official_names(files, real, miniature):
     names = ["ltx-2.3-spatial-upscaler-x2-1.0.safetensors", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"]
     paths = [files / each for each in [*names, "ltx-2-spatial-upscaler-x2-1.2.safetensors"]]
     assert find_by_name("ltx-2.3-spatial-upscaler-x2-*", real, (), paths, "") == paths[1]
+    loras = ["ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16", "ltx-2.3-22b-distilled-lora-384-1.1"]
+    paths += [files / f"{each}.safetensors" for each in loras]
+    assert find_distilled_lora(real, paths[:-1]) == paths[3] and find_distilled_lora(real, paths) == paths[4]
     assert find_upscaler(miniature, 2, []).file.path == BUILT_IN
     with pytest.raises(MissingFileError, match=r"no ltx-2.3-spatial-upscaler-x2-\*.safetensors in the model folders"):
         find_upscaler(real, 2, paths[2:])

@@ -17,10 +17,12 @@ from ltx2_core.__main__ import main
 from ltx2_core.audio_vae import AudioVAEConfig, VocoderConfig
 from ltx2_core.checkpoint import CheckpointError, TensorFile, build, open_models
 from ltx2_core.checkpoint.components import COMPONENTS, Component, Variant
+from ltx2_core.checkpoint.folders import files_of
 from ltx2_core.checkpoint.keys import Keys, same
 from ltx2_core.checkpoint.loading import assign_tensors, check_numbers, holds_numbers
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.versions import VERSIONS, known_config, possible_versions, stated_version
+from ltx2_core.disk_cache import stamps
 from ltx2_core.errors import LTX2Error
 from ltx2_core.text import ConnectorConfig, TextFeaturesConfig
 from ltx2_core.transformer import TransformerConfig
@@ -85,7 +87,8 @@ def test_the_known_numbers_are_those_of_the_official_header(version):
 @pytest.mark.parametrize(
     "stated, version",
     [
-        ("2", "2.0"), ("2.0.1", "2.0"), ("2.3", "2.3"), ("2.3.rc1", "2.3"), ("2.3-rc2", "2.3"), ("2.30", "2.3"),
+        ("2", None), ("22b", None), ("23", "2.3"), ("v25", "2.5"), ("V2.3", "2.3"), ("2.0.1", "2.0"),
+        ("2.3", "2.3"), ("2.3.rc1", "2.3"), ("2.3-rc2", "2.3"), ("2.30", "2.3"),
         ("2.5.0", "2.5"), ('"2.5.0"', "2.5"), ("2.5", "2.5"),
     ],
 )  # fmt: skip
@@ -233,6 +236,24 @@ def test_missing_file(tmp_path):
         open_models(tmp_path / "nothing.safetensors")
     with pytest.raises(OSError, match="a folder, a pipe or a device"):
         TensorFile(tmp_path)
+    (tmp_path / "link.safetensors").symlink_to("blobs/0123")
+    with pytest.raises(FileNotFoundError, match="a link to blobs/0123, which is not there"):
+        open_models(tmp_path / "link.safetensors")
+
+
+def test_a_folder_of_links_is_what_they_lead_to(tmp_path):
+    """As in the cache of Hugging Face, of which somebody has removed a part, or as people share parts of models."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "model"
+    elsewhere.mkdir()
+    (elsewhere / "model.safetensors").write_bytes(b"1")
+    folder.mkdir()
+    (folder / "transformer").symlink_to(elsewhere)
+    (folder / "README.md").symlink_to("nowhere")
+    assert files_of(folder) == [folder / "transformer" / "model.safetensors"]
+    before = stamps(files_of(folder)), stamps([folder])
+    (elsewhere / "model.safetensors").write_bytes(b"23")
+    assert stamps(files_of(folder)) != before[0]
+    assert [Path(name).name for name, *_ in stamps([folder])] == ["transformer"]
 
 
 def test_video_only_file(sets, tmp_path):

@@ -204,6 +204,14 @@ def test_a_config_of_another_kind_is_said_by_whatever_opens_the_file(whole, tmp_
         build(open_models(path), "transformer")
 
 
+def test_a_config_without_a_section_that_is_known_is_named_as_the_cause(whole, tmp_path):
+    stated = json.loads(TensorFile(whole.checkpoint).metadata["config"])
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(whole.checkpoint), path, {"config": json.dumps({"my_config": stated})})
+    with pytest.raises(CheckpointError, match=r"in x\.safetensors, whose config has none of .* only my_config, has"):
+        open_models(path).network("transformer")
+
+
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [
@@ -267,7 +275,7 @@ def test_a_folder_in_place_of_a_file_is_told_with_the_file_in_it(tmp_path):
 
 
 def test_a_path_that_cannot_be_is_one_sentence():
-    for opened in (open_models, open_text_encoder, open_lora):
+    for opened in (open_models, open_text_encoder, open_lora, inspect):
         with pytest.raises(UnreadableFileError, match="name too long"):
             opened("x" * 300)
 
@@ -393,7 +401,7 @@ def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(w
 @pytest.mark.parametrize(
     ("beside", "dtype", "said"),
     [
-        (("scale", "zero_point"), torch.uint8, "weight is stored as uint8"),  # SDNQ
+        (("scale", "zero_point"), torch.uint8, "SDNQ"),
         (("svd_up", "svd_down", "scale"), torch.int8, "SDNQ"),
         (("scales", "biases"), torch.uint32, "weight as U32"),  # MLX
         (("weight_scales",), torch.int8, "weight is stored as int8"),  # EETQ
@@ -429,10 +437,31 @@ def test_four_bits_of_modelopt_are_refused_by_the_settings_beside_them(whole, tm
     stated = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(stated))
-    assert "by NVIDIA's ModelOpt" in told(lambda: open_models(tmp_path))
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    for chosen in (tmp_path, weights):
+        assert "by NVIDIA's ModelOpt" in told(lambda chosen=chosen: open_models(chosen))
     settings["quantization"]["quant_algo"] = "FP8"
     (tmp_path / "gemma" / "hf_quant_config.json").write_text(json.dumps(settings))
     open_text_encoder(tmp_path / "gemma").check_stored()
+
+
+def test_four_bits_of_modelopt_are_refused_in_a_text_encoder_without_settings_too(whole, tmp_path):
+    """ComfyUI's files have markers there; of a model beside it in one file that is not asked."""
+    tensors = load_file(whole.gemma / "model.safetensors")
+    module = next(key for key in tensors if key.endswith("q_proj.weight")).removesuffix(".weight")
+    marker = torch.tensor([*b'{"format": "nvfp4"}'], dtype=torch.uint8)
+    stored = {
+        "weight": torch.zeros(32, 16, dtype=torch.uint8),
+        "weight_scale": torch.ones(128, 4).to(torch.float8_e4m3fn),
+        "weight_scale_2": torch.ones(()),
+    }
+    of_model = {f"model.diffusion_model.proj_out.{name}": value.clone() for name, value in stored.items()}
+    path = tmp_path / "gemma.safetensors"
+    save_file(tensors | {f"{module}.{name}": value for name, value in stored.items()}, path)
+    assert f"stores {module}.weight in NVFP4 without a marker" in told(lambda: open_text_encoder(path).check_stored())
+    stored["comfy_quant"] = marker
+    save_file(tensors | of_model | {f"{module}.{name}": value for name, value in stored.items()}, path)
+    open_text_encoder(path).check_stored()
 
 
 def told(ask) -> str:
@@ -531,6 +560,15 @@ def test_an_alpha_that_is_no_number_is_named_when_the_lora_is_opened(tmp_path, f
         open_lora(path)
 
 
+def test_an_alpha_that_does_not_count_may_be_infinite(tmp_path):
+    """That of LoKr in whole matrices is what the trainer took for their rank, which may be more than float16 holds."""
+    parts = {"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.full((8, 8), 0.5), "alpha": torch.tensor(1e10).half()}
+    save_file({f"{damage.LAYER}.{name}": value for name, value in parts.items()}, tmp_path / "x.safetensors")
+    ((_, _, delta),) = open_lora(tmp_path / "x.safetensors").layers
+    tensors = {part: delta.tensor(part) for part in delta.parts}
+    assert torch.equal(delta.compute(torch.zeros(32, 32), tensors), torch.full((32, 32), 0.5)) and not delta.is_nothing
+
+
 @pytest.mark.parametrize(
     "part",
     [("lora", "lora_A.weight"), ("lora", "dora_scale"), ("loha", "hada_w2_b"), ("lokr", "lokr_w1"), ("diff", "diff")],
@@ -567,6 +605,10 @@ def test_a_tokenizer_of_another_gemma_is_called_that(whole, tiny_files, tmp_path
     encoder = build_text_encoder(files, torch.float32)
     with pytest.raises(CheckpointError, match="it gives the token 400, and the weights have 300 rows"):
         compute_hidden_states(encoder, Tokenizer(lambda prompt: [2, 400]), ["x"])
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"")  # which its library reads as one without words
+    with pytest.raises(CheckpointError, match="it knows 0 words"):
+        open_text_encoder(tmp_path).tokenizer()
 
 
 # Media

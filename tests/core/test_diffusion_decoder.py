@@ -360,14 +360,14 @@ def test_another_output_is_refused():
 
 
 def test_noise_is_normal_and_each_number_its_own():
-    noise = place_noise(3, (2, 3, 9, 64, 80), (0, 0, 0), torch.empty(0)).double()
+    noise = place_noise(3, (1, 3, 18, 64, 80), (0, 0, 0), torch.empty(0)).double()
     assert abs(noise.mean()) < 5e-3 and abs(noise.std() - 1) < 5e-3 and abs((noise**4).mean() - 3) < 0.05
-    for axis in range(5):
+    for axis in range(1, 5):
         one, other = noise.narrow(axis, 0, noise.shape[axis] - 1), noise.narrow(axis, 1, noise.shape[axis] - 1)
         assert abs((one * other).mean()) < 0.01
-    others = [place_noise(seed, (1, 3, 9, 64, 80), (0, 0, 0), torch.empty(0)) for seed in (4, 3 + 2**32)]
+    others = [place_noise(seed, (1, 3, 18, 64, 80), (0, 0, 0), torch.empty(0)) for seed in (4, 3 + 2**32)]
     for other in others:
-        assert abs((noise[:1] * other).mean()) < 0.01
+        assert abs((noise * other).mean()) < 0.01
     assert noise.unique().numel() > 0.98 * noise.numel()  # of 24 bits
 
 
@@ -381,6 +381,11 @@ def test_noise_of_a_part_is_a_part_of_the_noise():
     everything = place_noise(7, (1, 3, 12, 24, 40), (0, 0, 0), torch.empty(0))
     part = place_noise(7, (1, 3, 5, 8, 16), (3, 10, 20), torch.empty(0))
     assert torch.equal(part, everything[:, :, 3:8, 10:18, 20:36])
+
+
+def test_each_clip_of_a_batch_has_the_noise_that_it_has_by_itself():
+    alone = place_noise(7, (1, 3, 5, 8, 16), (3, 10, 20), torch.empty(0))
+    assert torch.equal(place_noise(7, (3, 3, 5, 8, 16), (3, 10, 20), torch.empty(0)), alone.expand(3, -1, -1, -1, -1))
 
 
 # Blocks

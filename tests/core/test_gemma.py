@@ -145,11 +145,19 @@ def test_one_file_as_comfyui_has_it_reads_like_the_folder(folder, tmp_path, dtyp
     assert same(read(tmp_path / "gemma.safetensors", dtype), read(folder, dtype))
 
 
-@pytest.mark.parametrize("prefix", GEMMA.prefixes)
+@pytest.mark.parametrize("prefix", [*GEMMA.prefixes, "", "language_model.", "module.model."])
 def test_every_layout_is_known(folder, reading, tmp_path, prefix):
     state = rename(everything(folder), prefix) | {"lm_head.weight": torch.zeros(4)}
     save_file(state | {"tokenizer_json": embedded("tokenizer.json").view(torch.int8)}, tmp_path / "gemma.safetensors")
     assert same(read(tmp_path / "gemma.safetensors"), reading)
+
+
+def test_the_text_model_that_transformers_saves_by_itself_is_read(official, tmp_path):
+    """It writes nothing before the names then."""
+    model, folder = official
+    model.model.language_model.save_pretrained(tmp_path)
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    assert same(read(tmp_path), read(folder))
 
 
 def test_weights_stay_in_the_file(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import golden
@@ -20,6 +21,7 @@ from ltx2_core.checkpoint.keys.layouts import LAYOUTS, official_names
 from ltx2_core.checkpoint.models import sources_in
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.checkpoint.upscaler import BUILT_IN as UPSCALER
+from ltx2_core.checkpoint.upscaler import open_upscaler
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import MissingFileError
@@ -67,6 +69,25 @@ def test_a_file_of_one_part_without_prefix_is_read_as_that_part(whole, tmp_path,
     models = open_models(bare)
     assert {*models.sources} == {*components} and not models.unknown(models.files[0])
     assert_same(models, open_models(whole[version]), components)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"pipe.dit.{name}",
+        lambda name: f"model.diffusion_model.module.{name}",
+        lambda name: f"base_model.model.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: re.sub(r"(_blocks\.\d+\.)", r"\1_orig_mod._checkpoint_wrapped_module.", name),
+    ],
+)
+def test_a_transformer_is_read_whatever_its_trainer_has_around_it(whole, tmp_path, rename):
+    source = whole["2.3"]
+    wrapped = part(source, tmp_path / "x.safetensors", PREFIX, strip=PREFIX, rename=rename)
+    models = open_models(wrapped)
+    assert not models.unknown(models.files[0])
+    assert_same(models, open_models(source), ("transformer", "video_connector", "audio_connector"))
+    assert "cannot be read" not in inspect(wrapped)
 
 
 def test_connectors_alone_are_read_behind_each_prefix(whole, tmp_path):
@@ -385,6 +406,25 @@ def test_inspect_names_the_parts_of_a_folder_of_diffusers(whole, tmp_path):
     assert "audio_decoder" in alone.split("needs:")[0] and "video_decoder" not in alone.split("needs:")[0]
 
 
+def test_a_part_of_what_was_expected_is_not_sent_where_it_was_chosen(tiny_files, tmp_path):
+    """A shard under another name, and an upscaler of another kind."""
+    gemma = {key: value for key, value in load_file(tiny_files("2.3")[2]).items() if "layers.1." in key}
+    odd = load_file(UPSCALER) | {"upsampler.gate.weight": torch.ones(2)}
+    for tensors, opened in ((gemma, open_text_encoder), (odd, open_upscaler)):
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(CheckpointError, match="looks like a part of one, or like one of") as told:
+            opened(tmp_path / "x.safetensors")
+        assert "choose it in" not in str(told.value)
+
+
+def test_inspect_tells_of_the_one_file_in_a_folder_of_its_own(tmp_path):
+    """As libraries write an upscaler, or a LoRA with its settings."""
+    for name, source in (("latent_upsampler", UPSCALER), ("style", next((MINI / "loras").glob("*.safetensors")))):
+        (tmp_path / name).mkdir()
+        copy = shutil.copy(source, tmp_path / name)
+        assert inspect(tmp_path / name) == inspect(copy)
+
+
 def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, tmp_path):
     (tmp_path / "gemma.safetensors").write_bytes(tiny_files("2.3")[2].read_bytes())
     save_file({"text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)}, tmp_path / "clip_l.safetensors")
@@ -401,6 +441,7 @@ def test_a_folder_of_several_models_says_which_file_does_not_belong(tiny_files, 
         (("._x.gguf", "gemma/model.safetensors"), "choose the folder gemma in it"),
         (("snapshots/0f/model.safetensors", "config.json"), "choose the folder snapshots.0f in it"),
         (("pytorch_model.bin",), "pytorch_model.bin there is a pickle"),
+        (("model-00001-of-00002.safetensors.incomplete",), "safetensors.incomplete there is a download that is not"),
         ((), "choose the folder with Gemma's weights"),
     ],
 )
@@ -429,6 +470,8 @@ def test_a_folder_without_weights_is_told(tmp_path):
         ("ltx-2.3-dev-not-distilled", False),
         ("mine-undistilled", False),
         ("LTX2_Distill_v1", True),
+        ("ltx2.5_distil_fp8", True),
+        ("ltx-2.5-turbo-Q4_K_M", True),
         ("distilled/ltx-2-19b", True),
         ("distilled/ltx-2-19b-dev", False),
         ("dev/ltx-2-distilled-v2", True),

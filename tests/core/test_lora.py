@@ -85,6 +85,8 @@ NAMINGS = {
     ),
     "ltx-core": lambda name: f"velocity_model.{name}",
     "shared by processes": lambda name: f"module.{diffusers_name(name)}",
+    "DiffSynth, as it trains": lambda name: f"pipe.dit.{name}",
+    "a distilled student": lambda name: f"generator.model.{name}",
 }
 
 
@@ -125,6 +127,7 @@ def test_foreign_names_are_not_found():
 SPELLINGS = {
     "PEFT": ("lora_A.weight", "lora_B.weight"),
     "PEFT with the adapter's name": ("lora_A.default.weight", "lora_B.default.weight"),
+    "PEFT with a name of several words": ("lora_A.my style, v1.weight", "lora_B.my style, v1.weight"),
     "kohya": ("lora_down.weight", "lora_up.weight"),
     "older diffusers": ("lora.down.weight", "lora.up.weight"),
 }
@@ -339,6 +342,11 @@ ATTENTION = {f"transformer_blocks.{index}.attn1.to_q": (4096, 4096) for index in
         (ATTENTION, "style_ltx23_v2", {}, ("2.3",)),
         (ATTENTION, "ltxv-13b-0.9.7-style", {}, ("0.9",)),
         (ATTENTION, "ltx2_v1", {}, ("2.0", "2.3", "2.5")),
+        (ATTENTION, "ltx2_style_v2.5", {}, ("2.0", "2.3", "2.5")),
+        (ATTENTION, "ltx2_rank_20", {}, ("2.0", "2.3", "2.5")),
+        (ATTENTION, "ltx2_20steps", {}, ("2.0", "2.3", "2.5")),
+        (ATTENTION, "style", {"ss_base_model_version": "ltx2_v2.3"}, ("2.3",)),
+        (ATTENTION, "style", {"model_version": '"2.5.0"'}, ("2.5",)),
         (ATTENTION, "ltx-2-19b-style", {"model_version": "2.3.rc1"}, ("2.3",)),
         (ATTENTION, "style", {"ss_base_model_version": "ltx2.3"}, ("2.3",)),
         (ATTENTION, "style", {"modelspec.architecture": "ltx-video-2.3/lora"}, ("2.3",)),

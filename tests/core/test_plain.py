@@ -128,7 +128,16 @@ def test_a_model_file_outside_the_model_folders_is_refused_with_the_reason(name)
         check_inside(name, "loras")
 
 
-@pytest.mark.parametrize("name", ["x.safetensors", "style/x.safetensors", "style\\x..y.safetensors", "\u5bb6.sft"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.safetensors",
+        "style/x.safetensors",
+        "style\\x..y.safetensors",
+        "\u5bb6.sft",
+        "a\u00a0b \U0001f468\u200d\U0001f469.sft",
+    ],
+)
 def test_a_model_file_inside_the_model_folders_is_taken(name):
     check_inside(name, "loras")
 

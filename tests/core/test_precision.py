@@ -23,7 +23,7 @@ from ltx2_core.pipeline.encode_conditions import EngineEncoders
 from ltx2_core.pipeline.generate import run
 from ltx2_core.pipeline.local_engine import LocalEngine
 from ltx2_core.pipeline.precision import clean_inference, exact_float32
-from ltx2_core.pipeline.stage import Events
+from ltx2_core.pipeline.stage import CONNECTORS, TEXT_ENCODER, TEXT_FEATURES, TRANSFORMER, VIDEO_DECODER, Events
 from ltx2_core.settings import Request, Resources
 from ltx2_core.video_vae import Tiling
 
@@ -56,6 +56,13 @@ def engine_in(models, precision: str, findings: list | None = None) -> LocalEngi
 
 def said(findings: list) -> str:
     return "\n".join(str(finding) for finding in findings if "once more in float32" in str(finding))
+
+
+def test_what_makes_and_reads_the_numbers_of_gemma_computes_in_no_float16(tiny_files):
+    """They go beyond it, and the squares of those above 255 do, so that words were left out without a sign."""
+    engine = engine_in(ltx2.open_models(*tiny_files("2.3")[:2]), "fp16")
+    assert {engine.dtype(each) for each in (TEXT_ENCODER, TEXT_FEATURES)} == {torch.bfloat16}
+    assert {engine.dtype(each) for each in (TRANSFORMER, CONNECTORS, VIDEO_DECODER)} == {torch.float16}
 
 
 WORK = {
@@ -157,15 +164,19 @@ def test_float32_is_float32_in_every_network(tiny_files, process_with_tf32, monk
 @contextmanager
 def default_dtype(dtype):
     torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @contextmanager
 def rounded_products():
     torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ class Input:
     min: float | None = None
     max: float | None = None
     options: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def get_io_type(self) -> str:
         return self.kind
@@ -128,6 +129,11 @@ def test_a_file_is_found_whatever_system_saved_its_name(saved, listed):
 def test_a_choice_that_is_not_there_is_a_sentence_with_the_nearest_one():
     with pytest.raises(SettingError, match="Did you mean euler"):
         taken("eular", "COMBO", options=("euler", "heun"))
+
+
+def test_a_file_of_a_model_that_is_not_there_is_named_with_its_folders():
+    with pytest.raises(SettingError, match="models/vae or models/vae_approx"):
+        taken("a.safetensors", "COMBO", options=("none",), folders=("vae", "vae_approx"))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,25 @@ def test_what_a_transformer_lacks_is_found_by_content(parts, tiny_files, tmp_pat
     assert find_parts([tiny_files("2.5")[0]], paths) == [] == find_parts([transformer], [])
 
 
+@pytest.mark.parametrize("kind", ["dev", "distilled"])
+def test_connectors_in_a_file_of_their_own_are_found_by_the_kind_of_the_model(tiny_files, tmp_path, kind):
+    """As Kijai's files of 2.0 are."""
+    source = tiny_files("2.0")[0]
+    whole, metadata = load_file(source), TensorFile(source).metadata
+    beside = {key: value for key, value in whole.items() if "connector" in key or key.startswith("text_embedding")}
+    rest = {key: value for key, value in whole.items() if key not in beside and key.startswith("model.")}
+    save_file(rest, model := tmp_path / f"ltx-2-19b-{kind}_transformer_only.safetensors", metadata)
+    projection = tmp_path / "a_projection.safetensors"
+    save_file({key: value for key, value in beside.items() if "connector" not in key}, projection, metadata)
+    paths = {name: tmp_path / f"ltx-2-19b-embeddings_connector_{name}_bf16.safetensors" for name in ("dev", "distill")}
+    for path in paths.values():
+        save_file(beside, path, metadata)
+    found = find_parts([model], sorted(tmp_path.iterdir()))
+    sources = open_models([model, *found]).sources
+    assert sources["video_connector"].file.path == sources["text_features"].file.path == paths[kind.removesuffix("ed")]
+    assert find_parts([model], [projection, paths["dev"]])[-1] == paths["dev"]
+
+
 def test_versions_that_share_a_layout_are_told_by_the_rest(parts, tiny_files, tmp_path):
     """A VAE without a header may be of 2.3 or 2.5, and one that states 2.3 goes with 2.5, too; sound does not."""
     transformer, encoder, video, audio = parts

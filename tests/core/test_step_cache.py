@@ -101,6 +101,23 @@ def test_what_changes_is_computed_whole(network):
     assert video is None and audio is not None and cache.skipped == 0
 
 
+def test_of_a_batch_the_clip_that_changes_most_decides(network):
+    other = stream(9, TOKENS, 3, 128)
+
+    def both(one, two):
+        parts = ("tokens", "sigma", "positions", "context")
+        return replace(one, **{name: torch.cat((getattr(one, name), getattr(two, name))) for name in parts})
+
+    sound, cache = both(AUDIO, AUDIO), StepCache(1.0)
+    for _ in range(WHOLE_AT_FIRST):
+        ask(network, cache, [Pass(both(VIDEO, VIDEO), sound, UNPERTURBED)])
+    ask(network, cache, [Pass(both(VIDEO, other), sound, UNPERTURBED)])
+    assert cache.skipped == 0  # on the average they change by less than the limit
+    alone = filled(network)
+    ask(network, alone, [replace(each, video=other) for each in PASSES])
+    assert alone.skipped == 0
+
+
 def test_schedules_of_few_steps_tiles_and_devices_are_refused(network):
     with pytest.raises(SettingError, match="8 steps"):
         ltx2.generate(ltx2.open_models("miniature"), "a ball", steps=8, step_cache=0.1)

@@ -14,6 +14,7 @@ from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_enco
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, open_upscaler, video_statistics
 from ltx2_core.checkpoint.versions import VERSIONS
 from ltx2_core.conditioning import Frozen, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens, apply_conditions
+from ltx2_core.conditioning.characters import KeyframeBefore
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
 from ltx2_core.memory.trace import cost
@@ -256,6 +257,16 @@ def test_local_tiles_are_clips_by_themselves():
     own = part.audio.positions[0, 0, : part.audio.count]
     assert own[0, 0] <= 0 < own[0, 1] and own[-1, 0] < 16 / 24 <= own[-1, 1]
     assert torch.equal(part.audio.positions[:, :, part.audio.count :], state.audio.positions[:, :, 40:])
+
+
+def test_a_local_tile_sees_the_part_of_a_face_before_the_clip_where_it_has_its_own():
+    """In space as officially (modality_tiling.py): all positions from the origin of the tile on."""
+    face = torch.randn(1, 128, 1, *SIZE[1:])
+    state = apply_conditions(latent(), FPS, [KeyframeBefore(face, -8)])
+    tile = split_tiles(state, Tiles((2, 1, 2), (0, 0, 0), local=True))[-1]  # columns 5 to 8
+    places = tile.state(state).video.positions[0]
+    assert places[2, -9:, 0].tolist() == [32.0 * column - 160 for column in range(9)]
+    assert places[0, -1].tolist() == pytest.approx([-8 / 24, -7 / 24])
 
 
 def test_tiles_alone_begin_with_one_frame_and_have_noise_of_their_own():

@@ -61,6 +61,7 @@ def test_what_a_node_said_stays_with_its_result(client, prompt):
     first, again = client.run(prompt), client.run(prompt)
     assert empty in again.cached
     assert again.outputs[empty] == first.outputs[empty] == {"ltx2av_said": [said(first, empty)[-1]]}
+    assert all(each["output"] for each in again.all("executed")), "a page that has no output of a node fails on it"
 
 
 @pytest.mark.browser

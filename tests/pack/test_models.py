@@ -5,6 +5,7 @@ import json
 import pytest
 from diffusers_parts import folder_of_2_5, write_folder
 from pack.clip import Clip, pictures_in, saved
+from pack.links import FILES
 from pack.workflow import SHIPPED, add, change, node, to_prompt
 
 pytestmark = pytest.mark.comfy
@@ -146,3 +147,26 @@ def test_a_link_that_leads_nowhere_matters_only_where_it_is_chosen(server, clien
     finally:
         for link in links:
             link.unlink()
+
+
+# By the folder of a released file, the node and the input that it is chosen in.
+CHOSEN_IN = {
+    "checkpoints": ("LTX2AVLoadModel", "checkpoint"),
+    "diffusion_models": ("LTX2AVLoadModel", "checkpoint"),
+    "vae": ("LTX2AVLoadModel", "video_vae"),
+    "model_patches": ("LTX2AVLoadModel", "duration_head"),
+    "text_encoders": ("LTX2AVLoadGemma", "text_encoder"),
+    "latent_upscale_models": ("LTX2AVLoadUpscaler", "upscaler"),
+    "loras": ("LTX2AVLoadLora", "lora"),
+}
+
+
+def test_a_released_file_that_is_missing_is_named_with_its_folder(client, prompt):
+    loader = prompt[node(prompt, "LTX2AVLoadModel")]
+    for file in FILES:
+        kind, name = CHOSEN_IN[file.directory]
+        values = loader["inputs"] if kind == loader["class_type"] else {"model": ["model", 0], "strength": 1.0}
+        graph = {"model": loader}
+        add(graph, chosen=(kind, values | {name: file.name}), seen=("PreviewAny", {"source": ["chosen", 0]}))
+        complaint = client.complaint(graph)
+        assert file.name in complaint and f"models/{file.directory}" in complaint, complaint

@@ -158,7 +158,7 @@ def test_the_clip_plays_on_the_sampler(visit, tmp_path, renderer):
     assert_steps([step for _, step, _ in seen["events"]], steps)
     assert seen["before"]["visible"] and seen["before"]["caption"] == "the preview appears here"
     assert seen["before"]["sizes"] == seen["after"]["sizes"], "a node has grown"
-    for moment in "during", "after", "opened":
+    for moment in "during", "after", "undone", "opened":
         shown = seen[moment]
         assert shown["visible"] and shown["widgets"] == 1
         assert shown["pictures"] > 3 and shown["playheads"] > 3, f"{moment}: it does not play"
@@ -169,6 +169,7 @@ def test_the_clip_plays_on_the_sampler(visit, tmp_path, renderer):
     assert re.fullmatch(rf"sampling, step \d+ of {steps}", during[0]) and during[1].endswith("s per step")
     assert during[2].endswith(" left") and during[3] == "a clip of 1.4 s"
     assert after[0] == f"sampling, step {steps} of {steps}" and after[-1] == "a clip of 1.4 s"
+    assert any(seen["after"]["said"]) and seen["undone"]["said"] == seen["after"]["said"]
     assert not seen["collapsed"]["visible"] and not seen["removed"]["widgets"]
     assert "ltx2av_preview" not in seen["saved"]
     assert not [message for message in seen["errors"] if "ltx2" in message.lower()]

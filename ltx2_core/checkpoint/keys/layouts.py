@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ...quantization import split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
-from .table import Keys, same, under
+from .table import Keys, prefix_before, same, under
 from .text import AUDIO_CONNECTOR, DURATION_HEAD, TEXT_FEATURES, VIDEO_CONNECTOR
 from .transformer import TRANSFORMER
 from .video_vae import DIFFUSION_DECODER
@@ -72,6 +72,14 @@ _MOST_LEVELS = 8  # of a video VAE
 _PROJECTED = re.compile(r"decoder\.up_blocks\.(\d)\.conv_in\.")
 _LAYER = same(["weight", "bias"])
 
+# Stands before a module that PyTorch has compiled, shared or wrapped: before a network, or each of its blocks.
+_WRAPPED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+
+
+def unwrapped(name: str) -> str:
+    """Return the name of a tensor without what PyTorch writes before modules that it has wrapped."""
+    return _WRAPPED.sub("", name) if "_mod" in name else name
+
 
 def diffusers_name(name: str, parts: Mapping[str, str] = DIFFUSERS) -> str:
     """Return what diffusers calls the tensor that is ``name`` in the official file, prefixes left away."""
@@ -84,10 +92,15 @@ class Layout:
 
     marks: tuple[str, ...]  # one of these is in every such file, behind the prefix
     keys: Keys  # on our side: the official names
+    anywhere: bool = False  # whether anything may stand before its names, as what holds the network in a trainer
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
         """Return what stands before the names of this layout among ``keys``; None if they are not in it."""
-        return next((prefix for prefix in self.keys.prefixes for mark in self.marks if prefix + mark in keys), None)
+        known = (prefix for prefix in self.keys.prefixes for mark in self.marks if prefix + mark in keys)
+        if (prefix := next(known, None)) is not None or not self.anywhere:
+            return prefix
+        prefix = prefix_before(self.marks[0], keys)
+        return None if prefix == TRANSFORMER.prefixes[0] else prefix  # which needs no other names
 
 
 def _bare(tables: Iterable[Keys], prefixes: tuple[str, ...] = ("",)) -> Keys:
@@ -162,9 +175,9 @@ _AUDIO = _bare((AUDIO_ENCODER, AUDIO_DECODER)).rows | {
 _PROJECTION = {name.removeprefix("text_embedding_projection."): name for name in TEXT_FEATURES.rows}
 
 LAYOUTS = (
-    Layout(("adaln_single.linear.bias",), _bare((TRANSFORMER, *_TEXT), ("", "diffusion_model.", "transformer."))),
+    Layout(("adaln_single.linear.bias",), _bare((TRANSFORMER, *_TEXT)), anywhere=True),
     Layout(("video_embeddings_connector.learnable_registers",), _bare(_TEXT, ("diffusion_model.", "transformer."))),
-    Layout(("time_embed.linear.bias",), _diffusers((TRANSFORMER,))),
+    Layout(("time_embed.linear.bias",), _diffusers((TRANSFORMER,)), anywhere=True),
     Layout(("video_connector.learnable_registers",), _diffusers(_TEXT)),
     Layout(("aggregate_embed.weight", "video_aggregate_embed.weight"), Keys(_PROJECTION)),
     Layout(
@@ -186,15 +199,16 @@ LAYOUTS = (
 
 def official_names(keys: Mapping[str, object]) -> dict[str, str]:
     """Return the official name of every tensor in a file, with its key there; what no layout knows keeps its name."""
-    levels = len({key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")})
-    projected = {int(level[1]) for key in keys if (level := _PROJECTED.match(key))}
-    layouts = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
-    found = [(layout, prefix) for layout in layouts if (prefix := layout.prefix_in(keys)) is not None]
+    found = {unwrapped(key): key for key in keys}
+    levels = len({name.split(".")[2] for name in found if name.startswith("encoder.down_blocks.")})
+    projected = {int(level[1]) for name in found if (level := _PROJECTED.match(name))}
+    known = [*LAYOUTS, _diffusers_video_vae(min(max(levels, 1), _MOST_LEVELS), frozenset(projected))]
+    layouts = [(layout, prefix) for layout in known if (prefix := layout.prefix_in(found)) is not None]
     names: dict[str, str] = {}
-    for key in keys:
-        name = _official(key, found) if found else key
+    for plain, key in found.items():
+        name = _official(plain, layouts)
         # A file may hold a tensor under both of its names; then the official one counts.
-        names[key if name in names or (name != key and name in keys) else name] = key
+        names[plain if name in names or (name != plain and name in found) else name] = key
     return names
 
 

@@ -64,6 +64,13 @@ class Keys:
         return f"{self.prefixes[0]}{found[0]}"
 
 
+def prefix_before(name: str, keys: Iterable[str]) -> str | None:
+    """Return what stands before ``name``, a whole one, in the shortest of ``keys`` that end with it; None if none
+    does."""
+    found = (key.removesuffix(name) for key in keys if key.endswith(name))
+    return min((prefix for prefix in found if not prefix or prefix.endswith(".")), key=len, default=None)
+
+
 def under(file_module: str, our_module: str, rows: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return the rows of a module that is a part of another one; an empty name puts them at the top."""
 

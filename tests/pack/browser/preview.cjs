@@ -1,7 +1,7 @@
 // A run with previews of
 //   { workflow, sampler, steps, screenshot }   (sampler: the node's id)
 // The preview on the sampler is looked at before, after so many steps and at the end, and with it the size of each of
-// our nodes; then the sampler is collapsed, opened and removed.
+// our nodes; then a node is moved, which is undone, and the sampler is collapsed, opened and removed.
 const { visit } = require("./page.cjs");
 
 visit(1250, async (page, { sampler, steps, screenshot }) => {
@@ -16,6 +16,9 @@ visit(1250, async (page, { sampler, steps, screenshot }) => {
   seen.after = await page.evaluate(look, sampler);
   await page.screenshot({ path: screenshot });
   seen.saved = await page.evaluate(() => JSON.stringify(app.graph.serialize()));
+  await page.evaluate(moveAndUndo, sampler);
+  await page.waitForTimeout(1000);
+  seen.undone = await page.evaluate(look, sampler);
   const flip = (id) => app.graph.getNodeById(id).collapse();
   for (const state of ["collapsed", "opened"]) {
     await page.evaluate(flip, sampler);
@@ -56,6 +59,7 @@ async function look(sampler) {
     visible: visible(root), widgets: document.querySelectorAll(".ltx2av-preview").length, still,
     pictures: pictures.size, playheads: playheads.size, picture: box("canvas"), sound: box("img"),
     caption: root?.querySelector("small").textContent,
+    said: [...document.querySelectorAll(".ltx2av-messages")].map(({ textContent }) => textContent),
   };
 }
 
@@ -65,4 +69,12 @@ function run() {
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
     app.api.addEventListener(end, () => (window.end = end));
   app.queuePrompt(0, 1);
+}
+
+// An undo makes all nodes anew.
+async function moveAndUndo(sampler) {
+  app.graph.getNodeById(sampler).pos[1] += 10;
+  const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+  (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+  await tracker.undo();
 }

@@ -1,6 +1,6 @@
 // The box that a double click on the canvas opens: of { workflow, words } each word is typed into it. What the first five
 // entries say, their names first:
-//   { found: { word: [text, ...] } }
+//   { found: { word: [text, ...] }, suggested: { type of a link of ours: nodes that its menu offers } }
 const { visit } = require("./page.cjs");
 
 visit(1000, async (page, { words }) => {
@@ -16,5 +16,8 @@ visit(1000, async (page, { words }) => {
       [...document.querySelectorAll(".option-container")].slice(0, 5).map(({ textContent }) => textContent.trim()),
     );
   }
-  return { found };
+  const suggested = await page.evaluate(() =>
+    Object.fromEntries(Object.entries(LiteGraph.slot_types_default_out).filter(([type]) => type.startsWith("LTX2AV"))),
+  );
+  return { found, suggested };
 });

@@ -1,0 +1,18 @@
+// Widgets that are elements of the page.
+const MARGIN = 10; // around each on the canvas; pixels
+let made = 0;
+
+/** Show `element` on `node`, at least so many pixels high, with more `options` of ComfyUI's. It is not saved. */
+export function addElement(node, name, element, height, options = {}) {
+  // Nodes 2.0 tells widgets apart by node, name and type: of one type, the node that an undo puts in place of another
+  // would go on showing the element of that one.
+  const widget = node.addDOMWidget(name, `ltx2av_${++made}`, element, {
+    serialize: false,
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => height + 2 * MARGIN,
+    ...options,
+  });
+  widget.serialize = false;
+  return widget;
+}
