@@ -147,8 +147,10 @@ class Denoiser:
             stream: each.combine({name: getattr(estimate, stream) for name, estimate in x0.items()})
             for stream, each in active.items()
         }
-        plain = x0.get("negative", x0["cond"])
-        return self.hold(AVLatent(guided.get("video"), guided.get("audio"))), self._hold_frozen(plain)
+        # What comes of a stream that the blocks left as it was is no estimate.
+        plain = {stream: getattr(x0.get("negative", x0["cond"]), stream) for stream in active}
+        made, unguided = (AVLatent(each.get("video"), each.get("audio")) for each in (guided, plain))
+        return self.hold(made), self._hold_frozen(unguided)
 
     def _velocities(self, inputs: Inputs, perturbations: dict[str, Perturbation]) -> dict[str, Velocities]:
         """The velocity of each pass; where several prompts hold, each has a sweep, and the mean of them is taken."""

@@ -396,7 +396,7 @@ def split_tiles(state: AVState, tiles: Tiles) -> list[Tile]:
         box = torch.stack((inside[..., 0].amin(1), inside[..., 1].amax(1)))
         boxes.append((own, (time[:, None, None] * height[:, None] * width).to(positions), box))
     touching = [_touches(positions[:, count:], box) for _, _, box in boxes]
-    share = 1 / torch.stack(touching).sum(0).clamp(min=1)
+    share = 1 / torch.stack(touching).sum(0)
     heard = state.audio if tiles.local else None
     return [
         Tile(

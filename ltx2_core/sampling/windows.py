@@ -263,5 +263,5 @@ def _fingerprint(settings: str, begin: AVLatent) -> str:
     sha256 = hashlib.sha256(settings.encode("utf-8", "surrogatepass"))
     for name, x in begin.streams().items():
         sha256.update(f"{name} {tuple(x.shape)}".encode())
-        sha256.update(x.contiguous().numpy().tobytes())
+        sha256.update(x.numpy().tobytes())
     return sha256.hexdigest()

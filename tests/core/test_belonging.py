@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_core import tiny
 from ltx2_core.checkpoint import open_models
-from ltx2_core.checkpoint.belonging import GEMMA, check_own_part, check_text_encoder, find_by_name, find_text_encoder
+from ltx2_core.checkpoint.belonging import (
+    GEMMA,
+    FollowsModel,
+    check_own_part,
+    check_text_encoder,
+    find_by_name,
+    find_text_encoder,
+)
 from ltx2_core.checkpoint.files import TensorFile
 from ltx2_core.checkpoint.models import MINIATURE
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
@@ -34,6 +41,13 @@ def real(files):
 @pytest.fixture(scope="module")
 def miniature():
     return open_models("miniature")
+
+
+def test_what_follows_the_model_is_opened_anew_for_another_model():
+    opened = []
+    follows = FollowsModel(lambda models: opened.append(models) or f"of {models}")
+    assert [follows.of(models) for models in ("2.3", "2.3", "2.5", "2.3")] == ["of 2.3", "of 2.3", "of 2.5", "of 2.3"]
+    assert opened == ["2.3", "2.5", "2.3"]
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ from ltx2_core.conditioning import (
     apply_conditions,
     cells,
 )
+from ltx2_core.conditioning.begin import Begin, extended
+from ltx2_core.conditioning.masks import fit_audio_mask, fit_video_mask
+from ltx2_core.geometry import ClipShape
 from ltx2_core.latents import AVLatent
 from ltx2_core.sampling import SAMPLERS, Guidance, ltx2
 from ltx2_core.text import Contexts
@@ -193,6 +196,66 @@ def test_pixels_to_cells():
         [[1] * 4, [1] * 4], [[0.5, 0, 0, 0], [0] * 4], [[0.5] * 4, [0] * 4]
     ]  # fmt: skip
     assert torch.equal(cells(mask[:1], SHAPE[1:]), torch.ones(SHAPE[1:]))
+
+
+def test_a_mask_of_pictures_fits_the_picture_and_one_of_moments_the_sound():
+    video, audio = torch.zeros(3, 8, 2, 2, 4), torch.zeros(3, 8, 4, 16)
+    halves = torch.zeros(2, 64, 128)
+    halves[0, :, 64:] = halves[1, :32] = 1
+    left, upper = [[0, 0, 1, 1]] * 2, [[1] * 4, [0] * 4]
+    assert fit_video_mask(halves, video)[:, 0].tolist() == 3 * [[left, upper]]
+    assert fit_video_mask(halves[:, None], video)[0, 0].tolist() == [left, upper]
+    assert fit_video_mask(torch.tensor([0.0, 1]).view(2, 1, 1, 1, 1), video).mean((1, 2, 3, 4)).tolist() == [0, 1, 0]
+    assert fit_audio_mask(torch.tensor([[0.0, 1], [1, 1]]), audio)[:, 0, :, 0].tolist() == [
+        [0, 0.25, 0.75, 1], [1] * 4, [0, 0.25, 0.75, 1]
+    ]  # fmt: skip
+    bins = torch.tensor([0.0, 1]).expand(1, 8, 4, 2)
+    assert fit_audio_mask(bins, audio).unique() == 0.5
+    assert fit_video_mask(None, video).shape == (3, 1, 2, 2, 4) and fit_audio_mask(None, audio).shape == (3, 1, 4, 1)
+    assert fit_video_mask(None, video).min() == 1 == fit_audio_mask(None, audio).min()
+
+
+def test_a_clip_begins_with_content_and_goes_on():
+    """What is there already, as in a second stage, stays the start."""
+    given, later, first = draw(8, 2, 2, 4, seed=5), draw(*SHAPE, seed=6), 16
+    begun = Begin("video", given)(State.of(torch.zeros(1, *SHAPE), FPS))
+    assert begun.mask[0, :, 0].tolist() == first * [0] + 8 * [1]
+    assert torch.equal(begun.unpacked(begun.clean)[:, :, :2], given) and torch.equal(begun.latent, begun.clean)
+    assert not begun.latent[:, first:].any()
+    before = State.of(later, FPS)
+    again = Begin("video", given)(before)
+    assert torch.equal(again.latent, before.latent) and torch.equal(again.latent, State.of(later, FPS).latent)
+    assert torch.equal(again.unpacked(again.clean), torch.cat((given, later[:, :, 2:]), dim=2))
+    longer = Begin("video", torch.cat((later, given), dim=2))(State.of(torch.zeros(1, *SHAPE), FPS))
+    assert torch.equal(longer.unpacked(longer.latent), later) and longer.is_free
+    with pytest.raises(ValueError, match=r"the latent \(8, 3, 4, 2\), the clip \(8, 3, 2, 4\)"):
+        Begin("video", later.mT)(before)
+
+
+def test_a_clip_is_extended_in_both_streams():
+    clip = AVLatent(draw(128, *SHAPE[1:]), draw(8, 17, 16))
+    whole, mask = extended(clip, ClipShape(128, 64, 25, FPS))
+    assert torch.equal(whole.video[:, :, :3], clip.video) and not whole.video[:, :, 3:].any()
+    assert torch.equal(whole.audio[:, :, :17], clip.audio) and not whole.audio[:, :, 17:].any()
+    assert mask.video.shape == (1, 1, 4, 2, 4) and mask.video.mean((0, 1, 3, 4)).tolist() == [0, 0, 0, 1]
+    assert mask.audio[0, 0, :, 0].tolist() == 17 * [0] + (whole.audio.shape[2] - 17) * [1]
+
+
+def test_a_latent_that_is_still_noisy_is_handed_out_as_by_comfyuis_samplers():
+    """Content of full size, and noise on it; what is kept, and pure noise, as they are."""
+    state = Begin("video", draw(8, 1, 2, 4, seed=5))(video_state())
+    noise, kept = torch.randn(state.latent.shape), 8
+    noisy = state.noised(noise, 0.75)
+    out = state.hand_out(noisy, 0.75)
+    torch.testing.assert_close(out[:, kept:], (state.latent + 3 * noise)[:, kept:])
+    assert torch.equal(out[:, :kept], state.clean[:, :kept])
+    torch.testing.assert_close(state.take_up(out, 0.75), noisy)
+    for sigma in (0.0, 1.0):
+        assert state.hand_out(noisy, sigma) is noisy is state.take_up(noisy, sigma)
+
+
+def test_the_first_latent_alone_is_one_frame():
+    assert video_state().keyframes[0, :, 0].tolist() == 8 * [1] + 16 * [0]
 
 
 def test_masks_and_pictures_compose():

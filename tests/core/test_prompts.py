@@ -118,6 +118,23 @@ def test_an_area_is_a_part_of_the_picture_with_soft_edges(area):
     assert faded[0, 0, 0] == 0 and 0 < faded[0, 0, 1] <= 0.5
 
 
+def test_the_edges_of_an_area_fade_as_in_comfyui():
+    """Over a quarter of its width, at most 8 cells, but not at the edge of the picture nor where a mask says it all."""
+    wide = apply_conditions(AVLatent(torch.zeros(1, 4, 1, 1, 32), None), 24, [])
+
+    def weights(**extras) -> list[float]:
+        share = shares([read_extras(each).weight for each in (extras, {})], wide)[0].video.flatten()
+        return (share / (1 - share)).tolist()
+
+    rise = [0.25, 0.5, 0.75, 1.0]
+    left, middle, right = (("percentage", 1.0, 0.5, 0.0, start) for start in (0.0, 0.25, 0.5))
+    inside = 8 * [0] + 16 * [1] + 8 * [0]
+    assert weights(area=middle) == pytest.approx(8 * [0] + rise + 8 * [1] + rise[::-1] + 8 * [0])
+    assert weights(area=left) == pytest.approx(12 * [1] + rise[::-1] + 16 * [0])
+    assert weights(area=right) == pytest.approx(16 * [0] + rise + 12 * [1])
+    assert weights(area=middle, mask=torch.ones(1, 32, 1024)) == pytest.approx(inside)
+
+
 def test_a_part_of_the_clip_without_any_prompt_is_refused():
     with pytest.raises(SettingError, match="leave a part of the clip without any"):
         shares_of({"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}, {"area": ("percentage", 1.0, 0.25, 0.0, 0.5)})

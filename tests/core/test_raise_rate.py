@@ -132,6 +132,15 @@ def test_the_model_is_told_no_rate_that_it_has_not_seen():
     assert [told_fps(Fraction(fps)) for fps in (24, 30, 48, 96, 120)] == [24, 30, 60, 60, 60]
 
 
+def test_keyframes_may_be_two_latents_apart_but_no_nearer():
+    windows = split_round((16, 32, 48), 49, 3)
+    assert [(window.first, window.last, window.slots) for window in windows] == [
+        (0, 16, (8,)), (0, 32, (8, 24)), (16, 48, (24, 40))
+    ]  # fmt: skip
+    with pytest.raises(SettingError, match="16 frames or more"):
+        split_round((8, 48), 49, 2)
+
+
 def test_of_keyframes_that_are_made_twice_the_first_counts():
     one, other = keyframes((24, 72)), Keyframes(torch.zeros(1, 128, 2, 2, 4), (72, 120))
     joined = join_keyframes(keyframes((48, 96)), [one, other])

@@ -24,6 +24,7 @@ from ltx2_core.sampling import (
     recipe_for,
 )
 from ltx2_core.text import Contexts
+from ltx2_core.text.relay import relay_prompts
 from ltx2_core.transformer import Perturbation
 
 
@@ -99,10 +100,15 @@ def test_neutral_guidance_is_the_conditional_pass_itself():
     assert Guidance(rescale=0.7).combine({"cond": cond, "negative": cond + 1, "isolated": cond - 1}) is cond
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
-    guidance, one, other = Guidance(3, rescale=0.7), torch.randn(1, 50), torch.randn(1, 50) * 7
-    both = guidance.combine({"cond": torch.cat((one, other)), "negative": torch.cat((-one, other))})
-    torch.testing.assert_close(both[:1], guidance.combine({"cond": one, "negative": -one}))
+@pytest.mark.parametrize("setting", [{"rescale": 0.7}, {"cfg_star": True}, {"apg_parallel": 0.3}, {"apg_limit": 30}])
+def test_a_sample_does_not_depend_on_its_neighbours(setting):
+    """The limit cuts one of them alone."""
+    guidance, scales = Guidance(3, **setting), torch.tensor([1.0, 7.0])[:, None, None]
+    passes = {name: torch.randn(2, 10, 5) * scales for name in ("cond", "negative")}
+    alone = [guidance.combine({name: x[i : i + 1] for name, x in passes.items()}) for i in range(2)]
+    torch.testing.assert_close(guidance.combine(passes), torch.cat(alone))
+    plain = Guidance(3).combine(passes)
+    assert [torch.allclose(*pair) for pair in zip(alone, plain.split(1))] == ["apg_limit" in setting, False]
 
 
 class Recorder:
@@ -113,7 +119,18 @@ class Recorder:
 
     def sweep(self, passes, between_blocks=None):
         self.sweeps.append(passes)
-        return [tuple(None if s is None else s.tokens * 0.1 for s in (each.video, each.audio)) for each in passes]
+        return [tuple(stream and self.velocity(stream) for stream in (each.video, each.audio)) for each in passes]
+
+    def velocity(self, stream):
+        return stream.tokens * 0.1
+
+
+class Reader(Recorder):
+    """Its predictions depend on what a pass reads and how much it is shown; there are none of a stream at rest."""
+
+    def velocity(self, stream):
+        read = stream.context.mean((1, 2)) + stream.tokens.shape[1]
+        return stream.tokens * read[:, None, None] if stream.updated else stream.tokens * torch.nan
 
 
 def contexts(value: float):
@@ -128,11 +145,10 @@ def tokens(seed: int) -> AVLatent:
     return apply_conditions(av_latent(seed), Fraction(24)).map(lambda state: state.latent)
 
 
-def denoiser(**changes) -> tuple[Recorder, Denoiser]:
-    network = Recorder()
-    return network, Denoiser(
-        network, contexts=contexts(1.0), **({"state": STATE, "negative": contexts(-1.0)} | changes)
-    )
+def denoiser(network=None, **changes) -> tuple[Recorder, Denoiser]:
+    network = network or Recorder()
+    given = {"state": STATE, "contexts": contexts(1.0), "negative": contexts(-1.0)} | changes
+    return network, Denoiser(network, **given)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +184,7 @@ def test_the_unreferenced_pass_hears_the_clip_alone():
     """Only where there is a reference sound; its own rows are those of the conditional pass."""
     voice = ReferenceAudioTokens(av_latent(5).audio)
     state = apply_conditions(av_latent(3), Fraction(24), [voice])
-    network, denoise = denoiser(video=Guidance(3), audio=Guidance(identity_scale=3), state=state)
+    network, denoise = denoiser(Reader(), video=Guidance(3), audio=Guidance(identity_scale=3), state=state)
     noisy = state.map(lambda stream: stream.latent + 1)
     x0 = denoise(noisy, 0.5)
     denoise(noisy, 0.4)
@@ -179,6 +195,8 @@ def test_the_unreferenced_pass_hears_the_clip_alone():
     assert torch.equal(unreferenced.audio.positions, cond.audio.positions[:, :, :own])
     assert unreferenced.audio.positions is later.audio.positions  # so that rotations are made once
     assert torch.equal(x0.audio[:, own:], state.audio.clean[:, own:])
+    heard, alone = (noisy.audio[:, :own] * (1 - 0.5 * (1 + count)) for count in (state.audio.latent.shape[1], own))
+    torch.testing.assert_close(x0.audio[:, :own], heard + 3 * (heard - alone))
     assert passes_needed([Guidance(identity_scale=3)]) == ["cond"]
     assert passes_needed([Guidance(identity_scale=3)], reference_sound=True) == ["cond", "unreferenced"]
 
@@ -189,15 +207,33 @@ def test_a_lonely_stream_needs_no_isolated_pass():
     assert len(network.sweeps[0]) == 1 and result.video is None
 
 
-def test_the_batched_mode_asks_the_same_with_fewer_passes():
-    guidance = {"video": Guidance(3, 2), "audio": Guidance(7, 3)}
-    network, batched = denoiser(batched=True, **guidance)
-    _, plain = denoiser(**guidance)
+RELAYED = relay_prompts([contexts(-1.0), contexts(-1.0)], (0.0, 1.0), 1.0)  # each in its time
+LONGER = Contexts(RELAYED.video, RELAYED.audio)
+
+
+@pytest.mark.parametrize(
+    "changes, sizes",
+    [
+        ({}, [2, 1]),
+        ({"caches_text": True}, [2, 1]),
+        ({"negative": LONGER}, [1, 1, 1]),
+        ({"contexts": RELAYED, "negative": LONGER}, [1, 1, 1]),
+        ({"audio": Guidance(7, 3, nag_scale=5)}, [1, 1, 1]),
+        ({"video": Guidance(1, 2), "audio": Guidance()}, [1, 1]),
+    ],
+)
+def test_the_batched_mode_asks_the_same_with_fewer_passes(changes, sizes):
+    """Where nothing but equally long prompts differs."""
+    guidance = {"video": Guidance(3, 2), "audio": Guidance(7, 3)} | changes
+    network, batched = denoiser(Reader(), batched=True, **guidance)
+    _, plain = denoiser(Reader(), **guidance)
     for a, b in zip(batched.both(tokens(0), 0.5), plain.both(tokens(0), 0.5)):
         torch.testing.assert_close(a.video, b.video)
         torch.testing.assert_close(a.audio, b.audio)
-    assert [len(each.video.tokens) for each in network.sweeps[0]] == [2, 1]
-    assert network.sweeps[0][0].video.context.amax((1, 2)).tolist() == [1, -1]
+    (asked,) = network.sweeps
+    assert [len(each.video.tokens) for each in asked] == sizes
+    if sizes[0] == 2:
+        assert asked[0].video.context.amax((1, 2)).tolist() == [1, -1] and asked[0].video.text_cache is None
 
 
 def test_nag_needs_no_pass_but_a_negative_prompt():
@@ -224,6 +260,16 @@ def test_skipped_steps_reuse_the_last_estimate():
         assert torch.equal(estimates[step].video, estimates[video].video)
         assert torch.equal(estimates[step].audio, estimates[audio].audio)
     assert not torch.equal(estimates[0].video, estimates[2].video)
+
+
+def test_a_stream_that_skips_a_step_reuses_both_estimates():
+    """CFG++ takes its noise from the second one."""
+    _, denoise = denoiser(Reader(), video=Guidance(3), audio=Guidance(3, skip_steps=1))
+    before = denoise.both(tokens(0), 0.5)
+    denoise.step = 1
+    for first, second in zip(before, denoise.both(tokens(1), 0.4)):
+        assert torch.equal(second.audio, first.audio)
+        assert second.video.isfinite().all() and not torch.equal(second.video, first.video)
 
 
 def test_only_the_first_estimate_of_a_step_is_skipped():

@@ -1,6 +1,7 @@
 """All passes of a step in one walk over the blocks: what separate walks give, and no work twice."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,11 +55,12 @@ def test_a_sweep_equals_separate_passes_bit_for_bit(version, first_frame, one_by
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
-@pytest.mark.parametrize("first_frame", [None, 0.0])
+@pytest.mark.parametrize("first_frame, clips", [(None, 1), (0.0, 1), (None, 2)])
 @torch.no_grad()
-def test_passes_of_few_tokens_are_one_batch(version, first_frame, batched, monkeypatch):
+def test_passes_of_few_tokens_are_one_batch(version, first_frame, clips, batched, monkeypatch):
+    """Those of several clips are not, and stay apart."""
     section, net = model(version)
-    passes = four_passes(section, first_frame=first_frame)
+    passes = four_passes(section, first_frame=first_frame, batch=clips)
     together = net.sweep(passes)
     monkeypatch.setattr(state, "MOST_IN_BATCH", 0)
     for found, expected in zip(together, net.sweep(passes), strict=True):
@@ -127,17 +129,17 @@ def test_passes_that_have_parted_are_one_batch_except_where_they_read(counted, b
     assert counted == {"project_key_value": sum(keys.values()), "attend": sum(reads.values())}
 
 
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
 @torch.no_grad()
-def test_normalised_attention_guidance():
-    section, net = model("2.0")
+def test_normalised_attention_guidance(version):
+    section, net = model(version)
     video, audio = inputs(section)
     plain = net(video, audio)
 
-    def guided(**settings):
-        nag = Nag(video.context.flip(-1), **settings)
-        return net(StreamInput(video.tokens, video.sigma, video.positions, video.context, nag=nag), audio)
+    def guided(negative=video.context.flip(-1), **settings):
+        return net(replace(video, nag=Nag(negative, **settings)), audio)
 
-    for neutral in (guided(scale=1.0, blend=0.5), guided(scale=5.0, blend=0.0)):
+    for neutral in (guided(scale=1.0, blend=0.5), guided(scale=5.0, blend=0.0), guided(video.context, scale=5.0)):
         torch.testing.assert_close(neutral[0], plain[0])
     assert (guided(scale=5.0)[0] - plain[0]).abs().max() > 1e-3
 

@@ -83,6 +83,19 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path, take):
     assert flat(load_take(save_take(tmp_path / "new" / "a.safetensors", take))) == flat(take)
 
 
+def test_a_file_that_lies_on_a_disk_since_0_2_0_is_read(tmp_path):
+    sound = torch.arange(256.0).view(1, 8, 2, 16)
+    header = {
+        KIND: "1",
+        "about": '{"fps": "24"}',
+        "tags": '{"prompt": "a ball"}',
+        "digest": "4502ebc9e99ae986e2c82e8aaabc5af974d4dfcef0e5a50033bc63f4f036a83f",
+    }
+    save_file({"audio": sound}, tmp_path / "old.safetensors", header)
+    expected = Take(AVLatent(None, sound), fps=Fraction(24), tags={"prompt": "a ball"})
+    assert flat(load_take(tmp_path / "old.safetensors")) == flat(expected)
+
+
 def test_the_graph_stands_where_comfyui_looks_for_it(tmp_path):
     with safe_open(save_take(tmp_path / "a.safetensors", full()), framework="pt") as file:
         assert file.metadata()["workflow"] == full().tags["workflow"]

@@ -22,7 +22,7 @@ from ltx2_core.pipeline.decode_video import decode_video
 from ltx2_core.pipeline.upscale import upscale
 from ltx2_core.sampling import SAMPLERS, Denoiser, Guidance
 from ltx2_core.sampling.recipes import RECIPES
-from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, one_by_one, split_tiles
+from ltx2_core.sampling.tiles import TiledNetwork, Tiles, TileSettings, count_runs, one_by_one, split_tiles
 from ltx2_core.text import Contexts, connect, encode_prompts
 from ltx2_core.transformer import UNPERTURBED, Pass, StreamInput, Transformer, TransformerConfig
 from ltx2_core.video_vae import DecoderInput
@@ -82,6 +82,13 @@ def test_tiles_of_the_spec():
         [(0, 12), (10, 22), (20, 31)],
         *[[(0, 4)]] * 2,
     ]
+
+
+def test_tiles_fade_in_a_line_however_much_they_overlap():
+    state = apply_conditions(AVLatent(torch.zeros(1, 128, 6, 1, 1), None), FPS)
+    first, second = split_tiles(state, Tiles((2, 1, 1), (4, 0, 0)))
+    assert_close(second.weight[:, 0], torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]))
+    assert_close(first.weight, second.weight.flip(0))
 
 
 @pytest.mark.parametrize("count, overlap", [(1, 4), (2, 0), (2, 1), (3, 2), (3, 20), (7, 4)])
@@ -228,7 +235,8 @@ def test_one_by_one_the_sound_comes_first_and_is_held():
 
     noise = state.map(lambda stream: stream.latent)
     result = one_by_one(run, state, noise, TILES)
-    assert heard == [False] + [True] * 12
+    assert heard == [False] + [True] * 12 and count_runs(state, TILES) == len(heard)
+    assert count_runs(state, Tiles((1, 1, 1))) == 1
     assert_close(result.audio, state.audio.latent + 1)
 
 
@@ -273,13 +281,14 @@ def test_tiles_alone_begin_with_one_frame_and_have_noise_of_their_own():
 
     zeros = state.map(lambda each: torch.zeros_like(each.latent))
     made = one_by_one(lambda part, noise: noise, state, zeros, tiles, draw).video
-    part, number = drawn[-1]
-    assert_close(state.video.unpacked(made)[:, :, 3:, :, 5:], video[:, :, 3:, :, 5:] + 3)
-    here = [ReferenceVideoTokens(reference[:, :, 3:, :, 5:])]
-    clip = apply_conditions(AVLatent(video[:, :, 3:, :, 5:], None), FPS, here)
-    assert number == 3
-    assert_close(part.video.positions, clip.video.positions)
-    assert torch.equal(part.video.keyframes, clip.video.keyframes) and torch.equal(part.video.clean, clip.video.clean)
+    assert [number for _, number in drawn] == [0, 1, 2, 3]
+    for (part, number), (start, stop, left, right) in zip((drawn[0], drawn[-1]), ((0, 3, 0, 5), (3, 5, 5, 9))):
+        own = video[:, :, start:stop, :, left:right]
+        assert_close(state.video.unpacked(made)[:, :, start:stop, :, left:right], own + number)
+        here = [ReferenceVideoTokens(reference[:, :, start:stop, :, left:right])]
+        clip = apply_conditions(AVLatent(own, None), FPS, here).video
+        assert_close(part.video.positions, clip.positions)
+        assert torch.equal(part.video.keyframes, clip.keyframes) and torch.equal(part.video.clean, clip.clean)
     with pytest.raises(ValueError, match="noise of their own, so they cannot be made together"):
         TileSettings(positions="alone")
 
@@ -292,6 +301,25 @@ def test_a_pass_without_the_reference_sound_is_told_of_no_reference_in_any_tile(
     assert [len(each) for each in network.asked] == 5 * [2]
     for cond, unreferenced in network.asked:
         assert torch.equal(unreferenced.audio.tokens, cond.audio.tokens[:, :-3])
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_step_in_tiles_is_told_what_a_run_of_each_tile_is(local):
+    """Tiles are picked of the inputs of each step, or of the clip before it is sampled."""
+    given = [Keyframe(latent((1, 7, 9)).video, 16, strength=0.5), ReferenceVideoTokens(latent().video, attention=0.5)]
+    state, tiles, network = apply_conditions(latent(), FPS, given), replace(TILES, local=local), Local()
+    noisy = state.map(lambda stream: stream.latent)
+    denoiser(TiledNetwork(network, state, tiles), state)(noisy, 0.5)
+    for tile, (seen, *_) in zip(split_tiles(state, tiles), network.asked):
+        picked, own = tile.state(state), Local()
+        denoiser(own, picked)(tile.tokens(noisy), 0.5)
+        for found, expected in ((seen.video, own.asked[0][0].video), (seen.audio, own.asked[0][0].audio)):
+            for name in ("tokens", "positions", "timesteps", "keyframes", "sigma", "context"):
+                assert_close(getattr(found, name), getattr(expected, name), atol=0, rtol=0)
+            if found.visibility is not None or expected.visibility is not None:
+                assert torch.equal(found.visibility.group, expected.visibility.group)
+                assert torch.equal(found.visibility.weight, expected.visibility.weight)
+            assert found.levels is None or torch.equal(found.levels.index, expected.levels.index)
 
 
 def test_a_tile_has_the_references_that_it_touches():

@@ -44,7 +44,7 @@ def check(seam: str, ours, theirs) -> None:
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 @torch.no_grad()
 def test_velocity(version):
-    section = tiny_section(version)
+    section = tiny_section(version, norm_eps=0.01)  # so much that every norm shows it
     theirs, ours = official(section)
     video, audio = inputs(section, batch=2)
     check(version, ours(video, audio), official_velocity(theirs, video, audio))
@@ -113,7 +113,7 @@ def test_visibility_needs_no_matrix(monkeypatch, dtype):
 @torch.no_grad()
 def test_block_and_rope():
     """One block alone, given the official block's own inputs: the state after it, and both kinds of rotation."""
-    section = tiny_section("2.3", num_layers=1)
+    section = tiny_section("2.3", num_layers=1, audio_positional_embedding_max_pos=[30])
     theirs, ours = official(section)
     video, audio = inputs(section)
     seen = {}
@@ -143,6 +143,31 @@ def test_a_stream_that_is_not_updated_still_shows_itself():
     frozen = StreamInput(audio.tokens, audio.sigma, audio.positions, audio.context, updated=False)
     seen = ours(video, frozen)[0]
     assert not torch.allclose(seen, ours(video, None)[0], atol=1e-4)
+
+
+ACROSS = {"audio_to_video", "video_to_audio"}
+
+
+@pytest.mark.parametrize(
+    ("there", "updated", "perturbation", "called"),
+    [
+        (True, True, UNPERTURBED, {"video", "audio", *ACROSS}),
+        (True, True, PERTURBATIONS["isolated"], {"video", "audio"}),
+        (True, True, PERTURBATIONS["skip_a2v"], {"video", "audio", "video_to_audio"}),
+        (True, False, UNPERTURBED, {"video", "audio_to_video"}),
+        (False, True, UNPERTURBED, {"video"}),
+    ],
+)
+@torch.no_grad()
+def test_layers_that_no_pass_needs_are_not_called(there, updated, perturbation, called):
+    """Weights that are streamed would travel for nothing."""
+    _, ours = official(section := tiny_section("2.3", num_layers=1))
+    video, audio = inputs(section)
+    seen = set()
+    for name, module in ours.blocks[0].named_modules():
+        module.register_forward_hook(lambda *_, name=name: seen.update({name.partition(".")[0]} - {""}))
+    ours(video, replace(audio, updated=updated) if there else None, perturbation)
+    assert seen == called
 
 
 def formula_weights(model: Transformer) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ from ltx2_core.video_vae.layers import Conv, Downsample, Upsample, patchify, pix
 from ltx2_core.video_vae.tiling import (
     Span,
     blend_weights,
+    count_encoding_tiles,
     largest_tile,
     split_axis,
     split_time_axis,
@@ -491,23 +492,24 @@ def test_tiles_of_a_copy_are_the_whole(tiling, size):
 def test_no_tile_is_too_narrow_to_mirror_its_edges(monkeypatch, size):
     """What is left for the last one without an overlap may be one cell, which a decoder refused after sampling."""
     shapes, decoder = [], CopyDecoder()
-    monkeypatch.setattr(CopyDecoder, "forward", lambda self, x: shapes.append(x.shape[3:]) or self.enlarge(x))
+    monkeypatch.setattr(CopyDecoder, "forward", lambda self, x: shapes.append(x.shape[2:]) or self.enlarge(x))
     latent, tiling = noise(1, 3, *size), Tiling(64, 0, 16, 8)
     assert_close(
         torch.cat(list(decoder.decode(DecoderInput(latent, tiling))), 2), decoder.enlarge(latent), atol=2e-6, rtol=0
     )
-    assert len(shapes) > 1 and min(map(min, shapes)) >= 2
-    (_, *largest), _ = largest_tile(size, tiling, coupled=True)
-    assert largest == [max(sides) for sides in zip(*shapes)]
+    assert len(shapes) > 1 and min(min(sides) for _, *sides in shapes) >= 2
+    largest, tiles = largest_tile(size, tiling, coupled=True)
+    assert largest == tuple(map(max, zip(*shapes)))
+    assert tiles == pytest.approx(sum(map(math.prod, shapes)) / math.prod(largest))
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 5), (7, 3, 4), (12, 9, 2)])
 def test_encoded_tiles_of_a_copy_are_the_whole(size):
-    pixels = CopyDecoder()(noise(1, 3, *size))
+    pixels, done = CopyDecoder()(noise(1, 3, *size)), []
     for tiling in (Tiling(), Tiling(96, 64, 24, 16)):
-        assert_close(
-            encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling), CopyEncoder()(pixels), atol=2e-6, rtol=0
-        )
+        made = encode_stream(CopyEncoder(), [pixels], pixels.shape[2], tiling, lambda *counts: done.append(counts))
+        assert_close(made, CopyEncoder()(pixels), atol=2e-6, rtol=0)
+        assert done[-1] == 2 * (count_encoding_tiles(size, tiling),)
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])

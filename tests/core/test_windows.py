@@ -169,7 +169,13 @@ def test_what_overlaps_is_faded_over_in_both_streams():
 def test_a_stream_may_be_absent_and_one_that_is_given_stays():
     whole, made = truth(97), split_windows(97, FPS, 33, 16)
     for present in (AVLatent(whole.video, None), AVLatent(None, whole.audio)):
-        alone = sample_windows(partial(copied, present), present.map(torch.zeros_like), made)
+
+        def knowing(window, begin, items, present=present):
+            states = apply_conditions(begin, FPS, items).map(lambda state: state.mask.min() < 1)
+            assert all(known == (window.number > 0) for known in states.streams().values())
+            return parts(present, window)
+
+        alone = sample_windows(knowing, present.map(torch.zeros_like), made)
         assert alone.streams().keys() == present.streams().keys()
         assert all(torch.equal(x, whole.streams()[name]) for name, x in alone.streams().items())
 
@@ -182,20 +188,21 @@ def test_a_stream_may_be_absent_and_one_that_is_given_stays():
 
 
 def test_colours_that_drift_are_drawn_back_to_the_first_window():
+    """Each channel to its own mean and contrast there, as far as is asked."""
     made, generator = split_windows(97, FPS, 33, 16), torch.Generator().manual_seed(0)
+    means, deviations = torch.tensor([-2.0, 0.0, 1.0, 3.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
 
     def drifting(window, begin, items):
-        grown = 1 + 0.2 * window.number
-        return begin.map(lambda x: torch.randn(x.shape, generator=generator) * grown + window.number)
+        x = torch.randn(begin.video.shape, generator=generator).movedim(1, -1) * (1 + 0.2 * window.number)
+        return AVLatent((x * deviations + means + window.number).movedim(-1, 1), None)
 
-    def statistics(drift: float):
-        video = sample_windows(drifting, clip(97), made, drift_control=drift).video
-        return torch.stack(torch.std_mean(video[:, :, -2:], (0, 2, 3, 4)))
-
-    drifted, half, drawn = (statistics(drift).mean(1) for drift in (0.0, 0.5, 1.0))
-    assert drifted[0] > 1.4 and drifted[1] > 3.5
-    assert abs(drawn[0] - 1) < 0.3 and abs(drawn[1]) < 0.5
-    assert drawn[1] < half[1] < drifted[1]
+    start = AVLatent(torch.zeros(1, 4, *ClipShape(1024, 1024, 97, FPS).video_latent), None)
+    for drift in (0.0, 0.5, 1.0):
+        video = sample_windows(drifting, start, made, drift_control=drift).video
+        deviation, mean = torch.std_mean(video[:, :, -2:], (0, 2, 3, 4))
+        left, last = 1 - drift, made[-1].number
+        assert_close(mean, means + left * last, atol=0.4, rtol=0)
+        assert_close(deviation, deviations * (1 + left * 0.2 * last), atol=0, rtol=0.08)
 
 
 # Resuming
