@@ -70,7 +70,7 @@ def test_upscaler_and_distilled_lora_are_found_by_their_official_names(models, t
     others = ltx2.open_models(checkpoint)
     with pytest.raises(FileNotFoundError, match=r"no ltx-2\.3-spatial-upscaler-x1\.5-\*\.safetensors in .*checkpoints"):
         find_upscaler(others, 1.5)
-    with pytest.raises(FileNotFoundError, match=r"no ltx-2\.3-\*-distilled-lora-\*\.safetensors in .*--distilled-lora"):
+    with pytest.raises(FileNotFoundError, match=r"no ltx-2\.3-\*distilled\*-lora\*\.safetensors in .*--distilled-lora"):
         find_distilled_lora(others)
     beside = tmp_path / "latent_upscale_models"
     beside.mkdir()
