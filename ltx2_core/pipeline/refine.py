@@ -13,7 +13,7 @@ from ..health import Seams, latent_findings
 from ..latents import AVLatent
 from ..lora import Stack
 from ..memory.machine import Machine
-from ..memory.placement import Room, StageNeed, explain_refusal, place
+from ..memory.placement import Room, StageNeed, explain_refusal, least_bytes
 from ..sampling import Refine as RefineRecipe
 from ..sampling import Tiles, TileSettings
 from ..settings import SamplingSettings
@@ -122,7 +122,7 @@ class Refine(Stage):
             if room.budget is None:
                 return stage
             need = load(stage, need_of(stage, blueprint))
-            if place(need, room) is not None:
+            if least_bytes(need) <= room.budget:
                 return stage
             tokens = 3 * tokens // 4
             if tokens < MIN_TILE_TOKENS:

@@ -22,7 +22,7 @@ from ..latents import AVLatent
 from ..lora import Stack
 from ..lora.stack import stack_identity
 from ..memory.machine import Machine
-from ..memory.placement import SMALLER, Room, StageNeed, fitting_share, place
+from ..memory.placement import SMALLER, Room, StageNeed, fitting_share, least_bytes
 from ..sampling import (
     SAMPLERS,
     Denoiser,
@@ -340,7 +340,7 @@ class Sample(Stage):
         stage, passes = self, len(self._passes)
         for most in sorted({math.ceil(passes / walks) for walks in range(1, passes + 1)}, reverse=True):
             stage = replace(self, most_passes=most if most < passes else None)
-            if place(load(stage, need_of(stage, blueprint)), room) is not None:
+            if least_bytes(load(stage, need_of(stage, blueprint))) <= room.budget:
                 break
         return stage
 
