@@ -141,7 +141,7 @@ class LocalEngine(PlannedEngine):
     def _dtype_of(self, *components: str) -> torch.dtype:
         if self._wide.intersection(components):
             return torch.float32
-        return next((dtype_of(self.resources.precision, each) for each in components), None) or self._dtype
+        return dtype_of(self.resources.precision, *components) or self._dtype
 
     @cached_property
     def encoder(self) -> TextEncoderFiles:

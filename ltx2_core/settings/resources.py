@@ -12,7 +12,8 @@ from ..quantization import CASTS
 from ..sampling import ATTENTIONS
 
 GIB = 2**30
-BEYOND_FLOAT16 = ("text_encoder", "text_features")  # what makes the hidden states of Gemma, and what reads them
+# What makes the hidden states of Gemma, and what reads them.
+BEYOND_FLOAT16 = frozenset({"text_encoder", "text_features"})
 PRECISIONS: dict[str, torch.dtype | None] = {
     "auto": None,
     "bf16": torch.bfloat16,
@@ -128,10 +129,11 @@ class Resources(Checked):
         return PRECISIONS[self.precision]
 
 
-def dtype_of(precision: str, component: str) -> torch.dtype | None:
-    """Return what a component computes in by the name of a precision; None where the device decides, as for formats.
+def dtype_of(precision: str, *components: str) -> torch.dtype | None:
+    """Return what a network of these computes in by the name of a precision; None where the device decides, as for
+    formats.
 
     In float16 numbers of Gemma would be infinite, and the squares of many more, so that its words were lost.
     """
     dtype = PRECISIONS.get(precision)
-    return torch.bfloat16 if dtype is torch.float16 and component in BEYOND_FLOAT16 else dtype
+    return torch.bfloat16 if dtype is torch.float16 and BEYOND_FLOAT16.intersection(components) else dtype

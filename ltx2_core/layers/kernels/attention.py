@@ -213,5 +213,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, may_be_s
 def _pays(q: Tensor, k: Tensor, may_be_sparse: bool) -> bool:
     """Whether the inexact kernel that is asked for may be taken, and gains something."""
     if _Asked.name == SPARSE:
-        return may_be_sparse and _Asked.late and q.shape[-2] >= LEAST_SPARSE
+        return may_be_sparse and is_sparse() and q.shape[-2] >= LEAST_SPARSE
     return min(q.shape[-2], k.shape[-2]) >= LEAST_TOKENS
