@@ -21,6 +21,9 @@ const RULES = {
       ...(follows || linked("sigmas") ? ["steps"] : []),
     ];
   },
+  LTX2AVLoadGemma({ lora }, linked) {
+    return lora === "none" && !linked("lora") ? ["strength"] : [];
+  },
   LTX2AVEncode({ width, height }, linked) {
     return width || height || linked("width") || linked("height") ? ["megapixels"] : [];
   },

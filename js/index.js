@@ -63,6 +63,7 @@ app.registerExtension({
     greyInactive(node);
     addPreview(node);
     addMessages(node);
+    node.setSize([node.size[0], node.computeSize()[1]]); // which ComfyUI set for all inputs, folded ones, too
   },
 });
 

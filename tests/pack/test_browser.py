@@ -36,6 +36,14 @@ def test_our_nodes_follow_into_subgraphs_and_keep_to_their_tab(visit, tmp_path):
     assert "20 steps" in seen["said"]["LTX2AVSample"], "a closed subgraph loses what its nodes say"
 
 
+def test_a_new_node_is_as_high_as_what_it_shows(visit, object_info):
+    kinds = [kind for kind in object_info if kind.startswith("LTX2AV")]
+    empty = {"nodes": [], "links": [], "version": 0.4}
+    heights = visit("added.cjs", nodes2(False), workflow=empty, kinds=kinds)["heights"]
+    assert {*heights} == {*kinds}
+    assert {kind: found for kind, found in heights.items() if found[0] != found[1]} == {}
+
+
 def test_app_mode_shows_what_one_chooses_and_runs(visit, tmp_path):
     workflow = json.loads((SHIPPED[0].parent / "image_to_video.json").read_text())
     seen = visit("app.cjs", nodes2(True), workflow=workflow, screenshot=str(tmp_path / "app.png"))

@@ -76,3 +76,12 @@ def test_what_only_counts_where_a_reference_is_filled_is_grey_elsewhere(visit):
         workflow = {"nodes": [reference], "links": [], "version": 0.4}
         seen = visit("inactive.cjs", nodes2(False), workflow=workflow, kind="LTX2AVReferenceVideo")
         assert {*seen["loaded"]} == grey
+
+
+@pytest.mark.browser
+def test_the_strength_of_no_lora_is_grey(visit):
+    for lora, grey in {"none": ["strength"], "chosen.safetensors": []}.items():
+        gemma = {"id": 1, "type": "LTX2AVLoadGemma", "pos": [500, 200]}
+        gemma["widgets_values"] = ["as the model", "auto", lora, 1.0]
+        workflow = {"nodes": [gemma], "links": [], "version": 0.4}
+        assert visit("inactive.cjs", nodes2(False), workflow=workflow, kind="LTX2AVLoadGemma")["loaded"] == grey
