@@ -289,7 +289,7 @@ def _holds(value: Any, hint: Any) -> bool:
     return False
 
 
-LONGEST_NAME = 255  # bytes, as almost every system has it
+LONGEST_NAME = 220  # bytes; almost every system has 255, and a number and an ending follow
 
 
 def check_output_name(name: str, value: str, more: str = "") -> str:
@@ -300,8 +300,8 @@ def check_output_name(name: str, value: str, more: str = "") -> str:
         raise SettingError(f"{name} is {value!r}; write a name below ComfyUI's output folder, for example video/clip.")
     if (longest := max(len(part.encode(errors="replace")) for part in path.parts)) > LONGEST_NAME:
         raise SettingError(
-            f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit, with its number and ending: write a "
-            "shorter one."
+            f"{name} has a name of {longest:,} bytes; at most {LONGEST_NAME} fit before its number and ending: write "
+            "a shorter one."
         )
     if refused := next(filter(is_refused, path.parts), None):
         raise SettingError(f"{name} has {refused!r}, {NOT_ON_WINDOWS}")
