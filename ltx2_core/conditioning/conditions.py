@@ -97,10 +97,12 @@ def edits(conditions: Iterable["Condition"]) -> bool:
 
     Source: ltx-pipelines 1.2.0 has pipelines of their own for that (IC-LoRA, Dub-It, retake).
     """
-    return any(
-        isinstance(each, ReferenceVideo | ReferenceAudio | RetakeRange | RetakeRanges | InpaintMask)
-        for each in conditions
-    )
+    return any(isinstance(each, ReferenceVideo | ReferenceAudio) or makes_anew(each) for each in conditions)
+
+
+def makes_anew(condition: "Condition") -> bool:
+    """Return whether it makes a part of a clip anew, which has to be there."""
+    return isinstance(condition, RetakeRange | RetakeRanges | InpaintMask)
 
 
 def remakes_sound(conditions: Iterable["Condition"]) -> bool:

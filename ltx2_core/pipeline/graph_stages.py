@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ..conditioning import AVState, LatentCondition, apply_conditions
-from ..conditioning.conditions import Condition, edits
+from ..conditioning.conditions import Condition, edits, makes_anew
 from ..conditioning.kept import not_shown
 from ..conditioning.rate import of_round
 from ..errors import Finding, SettingError
@@ -77,11 +77,16 @@ def given_in(
     """Return everything that is given in ``latent``, and what it leaves to be made.
 
     Raises:
-        SettingError: if it leaves nothing, or the model cannot make it.
+        SettingError: if it leaves nothing, or the model cannot make it, or a part of nothing is to be made anew.
     """
-    streams = tuple(latent.content.streams())
+    streams = latent.content.streams()
+    if any(map(makes_anew, conditions)) and not any(stream.any() for stream in streams.values()):
+        raise SettingError(
+            "Retake and Inpaint change a part of a clip, and this LATENT is empty: connect that of LTX-2 Encode Clip, "
+            "or of a sampler."
+        )
     careful = prepare_encoding(engine, conditions)
-    encoded = engine.conditions.encode(conditions, latent.shape, streams, careful, latent.times)
+    encoded = engine.conditions.encode(conditions, latent.shape, tuple(streams), careful, latent.times)
     items = [*latent.given(), *encoded, *more]
     state = apply_conditions(latent.content, latent.fps, items)
     check_something_is_left(state)

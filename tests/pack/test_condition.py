@@ -201,6 +201,16 @@ def test_a_mask_keeps_what_it_does_not_cover(server, client, graph):
     assert "The mask has 2 frames; it needs 1, or 33 as the clip" in client.run(graph).error
 
 
+def test_a_part_of_an_empty_latent_cannot_be_made_anew(client, graph):
+    add(graph, white=("SolidMask", {"value": 1.0, "width": 64, "height": 64}))
+    graph["second"]["inputs"]["latent"] = graph["first"]["inputs"]["latent"]
+    retake = ("LTX2AVRetake", {"start": 0.2, "end": 0.4, "streams": "picture and sound"})
+    for part in retake, ("LTX2AVInpaint", {"mask": ["white", 0], "feather": 1, "sound": True}):
+        run = client.run(with_conditions(graph, part=part))
+        assert "this LATENT is empty: connect that of LTX-2 Encode Clip" in run.error
+        assert not any(run.steps("second")), "it was sampled first"
+
+
 def test_a_video_file_is_read_at_the_rate_of_the_clip(server, client, graph):
     """Through Load Video: to be changed, to be followed, and to be given sound."""
     add(graph, save=("SaveVideo", {"video": ["source", 0], "filename_prefix": "x", "format": "auto", "codec": "auto"}))
