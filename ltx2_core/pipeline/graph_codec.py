@@ -117,6 +117,8 @@ def vocode(engine: Engine, mel: MelSpectrogram) -> Audio:
 def decode_sound(engine: Engine, latent: GraphLatent, given: Audio | None) -> Audio | None:
     """Return the sound of every clip: a given one as it is, else the decoded one; None without any."""
     if given is None:
+        if said := latent.unequal_lengths:
+            engine.events.on_remark(said)
         return None if latent.content.audio is None else vocode(engine, decode_mel(engine, latent))
     source = audio_source(given)
     engine.events.report_findings(source.findings(latent.shape))

@@ -69,6 +69,19 @@ def test_one_sound_serves_every_clip_of_a_batch(server, client, prompt):
     assert len(unequal) == 66 and (unequal == equal).all()
 
 
+def test_a_decoder_says_that_a_picture_was_cut_and_its_sound_was_not(client, prompt):
+    change(prompt, LTX2AVSchedule={"steps": 1})
+    sampled, decode = [node(prompt, "LTX2AVSample"), 0], node(prompt, "LTX2AVDecode")
+    add(
+        prompt,
+        parts=("LTXVSeparateAVLatent", {"av_latent": sampled}),
+        later=("TrimVideoLatent", {"samples": ["parts", 0], "trim_amount": 2}),
+        whole=("LTXVConcatAVLatent", {"video_latent": ["later", 0], "audio_latent": ["parts", 1]}),
+    )
+    run = client.run(change(prompt, LTX2AVDecode={"latent": ["whole", 0]}))
+    assert "The sound of this LATENT lasts 1.36 s, the picture 0.71 s" in dict(run.texts)[decode]
+
+
 def test_a_clip_too_small_to_decode_is_told_before_sampling(client, prompt):
     change(prompt, LTX2AVSchedule={"steps": 1}, LTX2AVEmptyLatent={"width": 32, "height": 32})
     run, sampler = client.run(prompt), node(prompt, "LTX2AVSample")
