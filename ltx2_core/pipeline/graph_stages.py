@@ -118,7 +118,8 @@ def sample_latent(
     items, state = given_in(engine, latent.read_by(engine.models), conditions)
     sampling = _sampling(engine, latent, conditions, settings).for_streams(state.free)
     _check_negative(sampling, prompts)
-    _warn(engine, latent, sampling, not_shown(conditions, latent.shape.frames) if latent.has_picture else [])
+    unseen = not_shown(conditions, latent.shape.frames) if latent.has_picture else []
+    _warn(engine, latent, sampling, [*unseen, "" if items else _lost(latent, sampling)])
     stage = _sample(sampling, state, latent, windows)
     script = script_of(engine, prompts[0], prompts[1] if sampling.needs_negative else None, windows)
     kept = folder if windows is not None and windows.resume else None
@@ -260,6 +261,17 @@ def _sample(sampling: Sampling, state: AVState, latent: GraphLatent, long: LongC
     windows = tuple(long.windowing.windows(latent.shape.frames, latent.fps))
     texts = texts_at_once([0.0, *(start for start, _ in long.segments)], windows, long.windowing.transition)
     return Sample(sampling, replace(sampled_size(state, windows), texts=texts), windows, long.windowing)
+
+
+def _lost(latent: GraphLatent, sampling: Sampling) -> str:
+    """Say if a clip in ``latent``, of which nothing is given, drowns in the noise of the first step."""
+    drowns = sampling.sigmas[0] >= 1 and sampling.settings.add_noise and latent.last_step is None
+    if not drowns or not any(stream.any() for stream in latent.content.streams().values()):
+        return ""
+    return (
+        "Nothing stays of the clip in this LATENT, which is made anew from noise: connect LTX-2 Retake or Inpaint to "
+        "conditions, or start at a later step."
+    )
 
 
 def _warn(engine: Engine, latent: GraphLatent, sampling: Sampling, more: Sequence[str]) -> None:

@@ -203,12 +203,21 @@ def test_a_mask_keeps_what_it_does_not_cover(server, client, graph):
 
 def test_a_part_of_an_empty_latent_cannot_be_made_anew(client, graph):
     add(graph, white=("SolidMask", {"value": 1.0, "width": 64, "height": 64}))
-    graph["second"]["inputs"]["latent"] = graph["first"]["inputs"]["latent"]
     retake = ("LTX2AVRetake", {"start": 0.2, "end": 0.4, "streams": "picture and sound"})
     for part in retake, ("LTX2AVInpaint", {"mask": ["white", 0], "feather": 1, "sound": True}):
         run = client.run(with_conditions(graph, part=part))
         assert "this LATENT is empty: connect that of LTX-2 Encode Clip" in run.error
         assert not any(run.steps("second")), "it was sampled first"
+
+
+def test_a_clip_of_which_nothing_stays_is_told_of(client, graph):
+    """As where Retake is muted; not where a part of it stays, or nothing was there."""
+    graph["second"]["inputs"]["latent"] = ["first", 0]
+    run = client.run(graph)
+    assert "Nothing stays of the clip in this LATENT" in dict(run.texts)["second"]
+    assert "Nothing stays" not in dict(run.texts).get("first", "")
+    retake = ("LTX2AVRetake", {"start": 0.2, "end": 0.4, "streams": "picture and sound"})
+    assert "Nothing stays" not in dict(client.run(with_conditions(graph, part=retake)).texts).get("second", "")
 
 
 def test_a_video_file_is_read_at_the_rate_of_the_clip(server, client, graph):
