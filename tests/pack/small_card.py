@@ -125,6 +125,10 @@ try:
     run("too small", limits(21 * MB))
 except ValueError as error:
     report["refused"] = str(error)
+host.ram = lambda: (64 * 2**30, 60 * 2**30)
+report["pinned"] = [host.room(CARD).ram]
+mm.MAX_PINNED_MEMORY = -1  # --disable-pinned-memory
+report["pinned"].append(host.room(CARD).ram)
 report["equal"] = all(torch.equal(result, results[0]) for result in results)
 report["weights"] = need.weights.total
 print(json.dumps(report))
