@@ -278,6 +278,8 @@ class LocalEngine(PlannedEngine):
             link = self._link(self._device)
             self._built[identity] = modules, Store(joined(modules), self._device, link=link, arrival=arrival)
         modules, store = self._built[identity]
+        if (processes := self._processes) is not None:
+            store.exchanges = lambda: processes.exchanges
         return Prepared(modules, store, tuple(adapters_of(modules, key, loras, fuse=fuses(self._device))))
 
     def _twins(self, stage: Stage, prepared: dict[NetworkKey[Any], Prepared], loras: Stack) -> list[Twin]:
