@@ -441,7 +441,7 @@ class HostEngine(PlannedEngine):
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
-        work = need_of(stage, self.blueprint).work_bytes
+        work = (need_of(stage, self.blueprint) if placement is None else placement.need).work_bytes
         if isinstance(source := stage.networks[0].source, ForeignUpscaler):
             mm.load_models_gpu([source.patcher], memory_required=work)
             yield Networks({stage.networks[0]: source})
