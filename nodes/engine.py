@@ -144,7 +144,8 @@ class HostNetwork:
             self._modules = tuple(self._make(arrival.deferred))
             network = prepare.joined(self._modules)
             lists = (each for each in network.modules() if isinstance(each, nn.ModuleList))
-            for block in itertools.chain.from_iterable(lists):
+            # Samplers ask between the blocks of a transformer, which hooks would keep out of CUDA graphs.
+            for block in itertools.chain.from_iterable(() if self.name == TRANSFORMER.name else lists):
                 block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
             link = link_to(self.device, host.PINNED)
             weights.store = Store(network, self.device, link=link, arrival=arrival)
@@ -440,7 +441,7 @@ class HostEngine(PlannedEngine):
     @contextmanager
     def bring(self, stage: Stage, placement: Placement | None, loras: Stack | None) -> Iterator[Networks]:
         """Ask the host for room, and bring the networks of ``stage``, and those of the preview, there."""
-        work = need_of(stage, self.blueprint).work_bytes
+        work = (need_of(stage, self.blueprint) if placement is None else placement.need).work_bytes
         if isinstance(source := stage.networks[0].source, ForeignUpscaler):
             mm.load_models_gpu([source.patcher], memory_required=work)
             yield Networks({stage.networks[0]: source})

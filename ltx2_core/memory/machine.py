@@ -347,18 +347,22 @@ _STARTED = 100  # operations one after the other, to measure what it takes to st
 def _runs_per_second(run: Callable[[], object], device: torch.device, seconds: float | None = None) -> float:
     seconds = _PROBE_SECONDS if seconds is None else seconds
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     run()
-    wait()
+    _wait_for(device)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         run()
-        wait()
+        _wait_for(device)
         count += 1
     return count / (time.perf_counter() - start)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Return when ``device`` has done all that was started on it."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
 
 
 def _disk_rate(file: Path) -> float:

@@ -46,6 +46,8 @@ class Store:
         unit: what is streamed, "block" or "part": what modules name as streamable; blocks without parts remain whole.
         slots: how many of the largest unit the ring holds from the next budget on.
         link: what moves the bytes.
+        exchanges: counts what was exchanged with other processes. A block that did so before memory ran out is not run
+            again, since these would take what it sends once more for something else.
 
     What ``arrival`` converts is converted in every copy, unit by unit; the network keeps it as it is stored.
     The store of a twin names that of its ``original``, whose pinned memory it copies from.
@@ -67,6 +69,7 @@ class Store:
         self.unit = BLOCK
         self.slots = slots
         self.link = link or link_to(self.device)
+        self.exchanges: Callable[[], int] = int
         self._partitions = partitions_of(network, arrival)
         if original is not None:
             for unit, partition in self._partitions.items():
@@ -269,12 +272,13 @@ class Store:
 
     def _with_room(self, action: Callable[[], Result]) -> Result:
         """Call ``action``, again and again while memory runs out and there is something to give up for it."""
+        before = self.exchanges()
         while True:
             try:
                 self._stand_ready()
                 return action()
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or self.exchanges() != before:
                     raise
                 if not self._give_way():
                     raise OutOfMemoryError(
