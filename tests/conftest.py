@@ -94,6 +94,14 @@ def tiny_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def whole(tiny_files, tmp_path_factory):
+    """Files of every kind as they should be, of which tests damage copies."""
+    import damage
+
+    return damage.whole_files(tmp_path_factory.mktemp("whole"), *tiny_files("2.3"))
+
+
+@pytest.fixture(scope="session")
 def tiny_blueprint(tiny_files):
     """The networks of a tiny model as shapes, from the headers of its files, and these files."""
     import ltx2_core as ltx2
