@@ -5,7 +5,7 @@ import torch
 from ltx2_core import tiny
 from ltx2_core.checkpoint.components import COMPONENTS
 from ltx2_core.geometry import ClipShape
-from ltx2_core.memory import Room, StageNeed
+from ltx2_core.memory import Placement, Room, StageNeed, Store
 from ltx2_core.memory.machine import Machine
 from ltx2_core.pipeline.blueprint import Blueprint
 from ltx2_core.pipeline.need_of_passes import need_of_passes
@@ -31,6 +31,12 @@ def plan(blueprint: Blueprint, shape: ClipShape, machine: Machine, *, budget: in
     """Plan a plain clip."""
     room = Room(machine, machine.budget if budget is None else budget, ram)
     return plan_stages(stages_of_clip(blueprint, shape, SAMPLING), blueprint, room, shape)
+
+
+def follow(store: Store, placement: Placement) -> None:
+    """Let a store keep and stream what was planned, from its next use on, as an engine does."""
+    store.stream_by(placement.unit, placement.slots or 2)
+    store.set_budget(placement.weight_budget)
 
 
 def small(version: str, layers: int = 3) -> Blueprint:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_engine import FakeEngine
 from peak import Peak
+from planned import follow
 from torch import Tensor, nn
 
 import ltx2_core as ltx2
@@ -577,7 +578,7 @@ def test_the_store_follows_a_placement():
         assert placement.device_bytes <= budget
         store = Store(network, "cpu", link=Plain("cpu"))
         for each in (placement, place(need, Room(MACHINE, need.peak, 0)), placement):
-            store.follow(each)
+            follow(store, each)
             with store.use():
                 assert store.unit == each.unit and store.unit_bytes == list(each.units)
                 assert store.staying == [tier == DEVICE for tier in each.tiers]
