@@ -53,6 +53,14 @@ def small(version: str, layers: int = 3) -> Blueprint:
     return Blueprint("small", config, {"transformer": network.state_dict()}, None)
 
 
+def seeded(found: Blueprint) -> Transformer:
+    """The transformer of ``small``, of random numbers that are the same each time."""
+    network, generator = running(found), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(1, parameter.shape[-1]) ** 0.5)
+    return network
+
+
 def running(found: Blueprint) -> Transformer:
     """The transformer of ``small``, of zeros."""
     with torch.device("meta"):

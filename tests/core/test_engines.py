@@ -74,12 +74,6 @@ def _no_card_is_measured(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def models(tiny_files):
-    checkpoint, gemma, _ = tiny_files("2.3")
-    return ltx2.open_models(checkpoint, gemma)
-
-
-@pytest.fixture(scope="module")
 def upscaler(tmp_path_factory):
     return open_upscaler(tiny.write_upscaler(tmp_path_factory.mktemp("upscaler")))
 
