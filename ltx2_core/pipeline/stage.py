@@ -281,7 +281,7 @@ class Engine(Protocol):
 
     models: Models
     events: Events
-    loras: Stack
+    loras: Stack  # that every network gets, unless a stage has others
 
     @property
     def encoder(self) -> TextEncoderFiles:
