@@ -298,7 +298,7 @@ class _Solver:
 
 def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:
     """Each stream's state with its tokens in ``a`` and ``b``."""
-    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams.items()]
+    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams().items()]
 
 
 @dataclass(frozen=True)
