@@ -35,7 +35,7 @@ from ..ltx2_core.media.write import place_files
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import free_ram, pinnable, ram
-from ..ltx2_core.pipeline.benchmark import software_of_torch
+from ..ltx2_core.pipeline.benchmark import software_versions
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named
 from ..ltx2_core.pipeline.messages import Messages
@@ -200,7 +200,7 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
 
 def software() -> dict[str, str]:
     """Return the versions of what an update may change, for a benchmark."""
-    return {"pack": VERSION, "ComfyUI": comfyui_version.__version__, **software_of_torch()}
+    return {"pack": VERSION, "ComfyUI": comfyui_version.__version__, **software_versions()}
 
 
 def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:

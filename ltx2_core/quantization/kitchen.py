@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import ClassVar
 
@@ -115,6 +116,14 @@ def find_library() -> ModuleType | None:
         return None
 
 
+def library_version() -> str:
+    """Return the version of comfy-kitchen that is installed; "none" without one."""
+    try:
+        return version("comfy-kitchen")
+    except PackageNotFoundError:
+        return "none"
+
+
 def _multiply(
     format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor, gelu: bool = False
 ) -> Tensor:
@@ -189,7 +198,7 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     if (library := find_library()) is None:
         return False
     what = f"{format.name} on {device} in {str(dtype).removeprefix('torch.')}"
-    question = f"{what}, comfy-kitchen {getattr(library, '__version__', '')}"
+    question = f"{what}, comfy-kitchen {library_version()}"
     try:
         error = _find_error(format, library, device, dtype)
         known = next((find(device, question) for find, _ in _memory), None)

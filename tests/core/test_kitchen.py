@@ -4,6 +4,7 @@ import re
 import sys
 import types
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import chain, cycle, repeat
 
 import pytest
@@ -229,7 +230,8 @@ def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, ca
     """For this device and these versions; whether products are right is asked anew."""
     monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
     library, gains, cpu = FakeLibrary("right"), iter([1.3, 0.5, 0.5]), torch.device("cpu")
-    library.__version__ = "1"
+    installed = {"comfy-kitchen": "1"}
+    monkeypatch.setattr(kitchen, "version", installed.get)
     monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
     monkeypatch.setattr(kitchen, "_find_gain", lambda *_: next(gains))
     caplog.set_level("INFO")
@@ -239,9 +241,9 @@ def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, ca
         return INT8.multiplies(cpu, torch.float32)
 
     assert chosen() and chosen() and "as it was when that was timed" in caplog.text
-    library.__version__ = "2"
+    installed["comfy-kitchen"] = "2"
     assert not chosen() and not chosen()
-    library.__version__ = "1"
+    installed["comfy-kitchen"] = "1"
     assert chosen()
     library.kind = "wrong"
     assert not chosen()
@@ -249,6 +251,12 @@ def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, ca
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace("true", "false"))  # by somebody else: timed again
     assert not chosen() and next(gains, None) is None
+
+
+def test_the_library_has_a_version(library, monkeypatch):
+    assert kitchen.library_version()[0].isdigit()
+    monkeypatch.setattr(kitchen, "version", lambda name: version(f"no {name}"))
+    assert kitchen.library_version() == "none"
 
 
 def test_a_weight_with_padding_is_expanded(library):
