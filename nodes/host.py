@@ -226,6 +226,8 @@ def to_host_format(tensor: Tensor) -> Tensor:
     return tensor.to(mm.intermediate_device(), mm.intermediate_dtype())
 
 
+SAID = "ltx2av.said"  # the event by which js/messages.js shows what a node says
+
 # What the running node says; only one runs at a time, and it begins with nothing said.
 _said = Messages(lambda text: None)
 
@@ -234,14 +236,8 @@ def _begin_messages() -> Messages:
     """Forget what the last node said; what is said from now on is shown on the running one."""
     global _said
     running = get_executing_context()
-    _said = Messages(lambda text: None if running is None else _send_text(running.node_id, text))
+    _said = Messages(lambda text: None if running is None else send(SAID, running.node_id, {"said": text}))
     return _said
-
-
-def _send_text(node_id: str, text: str) -> None:
-    server = PromptServer.instance
-    if server.client_id is not None:  # else everybody gets it; a space, because nothing would be ignored
-        server.send_progress_text(text or " ", node_id, server.client_id)
 
 
 def show_text(text: str) -> None:
