@@ -24,7 +24,7 @@ from server import PromptServer
 from server import nodes as host_nodes
 from torch import Tensor
 
-from ..ltx2_core.checkpoint.models import check_inside, file_below, files_below
+from ..ltx2_core.checkpoint.listed import check_inside, file_below, files_below
 from ..ltx2_core.conditioning.sockets import Kinds, check_inputs, check_written
 from ..ltx2_core.errors import LTX2Error, MissingFileError, SettingError, for_page, page_text, plain_record, stoppable
 from ..ltx2_core.errors.files import writing

@@ -142,12 +142,12 @@ FAULTS = [
     Fault("what is sent rests all the same", "pinned",
           '''which is about to be copied, until it rests."""
         with self._lock:
-            original = unit.original or unit
+            original = unit.source
             self._holders.setdefault(original, weakref.WeakSet()).add(unit)
             self._resting.pop(original, None)''',
           '''which is about to be copied, until it rests."""
         with self._lock:
-            original = unit.original or unit
+            original = unit.source
             self._holders.setdefault(original, weakref.WeakSet()).add(unit)
             self._resting.get(original)'''),
     Fault("what is sent rests when others come", "pinned",

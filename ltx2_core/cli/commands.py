@@ -23,7 +23,7 @@ from ..memory.machine import GIB, machine_named
 from ..memory.placement import Room
 from ..memory.ram import free_ram, pinnable, ram
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.finish import Clip, decode_take
+from ..pipeline.finish import decode_take
 from ..pipeline.gain import describe_gain
 from ..pipeline.generate import check_decoders, completed, recipe_of, run_batch
 from ..pipeline.local_engine import best_device, compute_dtype, current_machine, width_of
@@ -35,7 +35,7 @@ from ..pipeline.stage import Events
 from ..pipeline.stages import guidance_of_passes, stages_of_clip
 from ..pipeline.takes import Take, rescue_take, save_take
 from ..sampling import Recipe, ScheduleSettings, recipe_for
-from ..settings import ClipSettings, Request, Resources
+from ..settings import ClipSettings, Resources
 from ..tiny import write
 from .arguments import decoding_of, request_of
 from .batch import make_batch
@@ -51,11 +51,6 @@ from .sign import run_check, run_sign
 from .syntax import parse_lora
 
 _log = logging.getLogger(__name__)
-
-
-def make_clips(models: Models, request: Request, events: Events) -> list[Clip]:
-    """Run the pipeline, and tell ``events`` how far it is and what it finds."""
-    return run_batch(models, request, events=events)
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -76,7 +71,7 @@ def run_generate(options: argparse.Namespace) -> None:
             if leads:
                 keep = takes.append if kept is None else partial(_keep, options, models, digest, kept, lost)
                 events = replace(events, on_latent=keep)
-            clips = make_clips(models, request, events)
+            clips = run_batch(models, request, events=events)
         if leads and not options.overwrite and any(map(_is_taken, targets)):  # by another run, meanwhile
             targets = targets_of(options)
         paths = write_clips(targets, clips, options.values, models, digest) if leads else []

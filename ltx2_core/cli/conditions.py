@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.models import check_inside
+from ..checkpoint.listed import check_inside
 from ..conditioning.characters import Character
 from ..conditioning.conditions import (
     Condition,
@@ -63,7 +63,7 @@ def read_conditions(
     sources: Sources,
     version: str,
     loras: Stack,
-    strip: Timeline | None = None,
+    strip: Timeline | None,
 ) -> list[Condition]:
     """Return all that is given, in the order in which it applies.
 
@@ -73,7 +73,7 @@ def read_conditions(
         sources: of this clip, from ``read_clip``.
         version: of the model.
         loras: they know how much smaller a reference they want.
-        strip: of --timeline; its files lie beside it.
+        strip: of --timeline, if there is one; its files lie beside it.
     """
     conditions: list[Condition] = []
     begin = None if sources.changed is None else _init_clip(sources.changed)
@@ -141,7 +141,7 @@ def path_of(video: VideoSource) -> Path:
     return video.source.path if isinstance(video.source, ExrFrames) else Path(str(video.source))
 
 
-def read_image(text: str, compression: int | None, space: str | None = None) -> Picture:
+def read_image(text: str, compression: int | None, space: str | None) -> Picture:
     """Read the picture of an --image flag.
 
     Args:

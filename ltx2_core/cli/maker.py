@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import Models
-from ..errors import LTX2Error, plain_text
+from ..errors import LTX2Error, one_line, plain_text
 from ..pipeline.generate import check_decoders, completed, next_engine, run_complete, settled
 from ..pipeline.local_engine import LocalEngine
 from ..pipeline.read_ahead import Prompts, check_clip, read_ahead
@@ -104,4 +104,4 @@ class Maker:
 def sentence_of(error: BaseException) -> str:
     """Return what an error says in one line, with its kind where it is none that is meant for people."""
     kind = "" if isinstance(error, LTX2Error) else f"{type(error).__name__}: "
-    return plain_text(kind + " ".join(str(error).split()))
+    return plain_text(kind + one_line(error))

@@ -192,15 +192,14 @@ class AVState:
     video: State | None
     audio: State | None
 
-    @property
-    def streams(self) -> "dict[str, State]":
-        """The streams that are present, by name."""
+    def streams(self) -> dict[str, State]:
+        """Return the streams that are present, by name."""
         return {name: state for name, state in (("video", self.video), ("audio", self.audio)) if state is not None}
 
     @property
     def free(self) -> list[str]:
         """The streams of which anything is generated."""
-        return [name for name, state in self.streams.items() if not state.is_frozen]
+        return [name for name, state in self.streams().items() if not state.is_frozen]
 
     @property
     def fixed(self) -> list[str]:
@@ -210,7 +209,7 @@ class AVState:
     @property
     def draws(self) -> tuple[int, ...]:
         """How many random numbers the first noise of each stream takes, in the order in which they are drawn."""
-        return tuple(state.latent.numel() for state in self.streams.values())
+        return tuple(state.latent.numel() for state in self.streams().values())
 
     @property
     def appended(self) -> tuple[int, int]:

@@ -160,7 +160,7 @@ class Streamed(Plain):
         """Start to copy the unit, or to read it, after the work already started on the card."""
         self._pinned.hold(unit)
         slot.free = torch.cuda.current_stream(self.device).record_event()
-        if (span := (unit.original or unit).span) is not None:
+        if (span := unit.source.span) is not None:
             self._copy(span, slot)
         else:
             slot.task = self._readers.submit(self._fetch, unit, slot)

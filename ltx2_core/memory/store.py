@@ -15,7 +15,6 @@ from ..layers import FeedForward
 from .arrival import AS_STORED, Arrival
 from .link import link_to
 from .partition import BLOCK, PART, Partition, choose_resident, names_of, partitions_of
-from .placement import Placement
 from .ring import Link, Ring, install, leave, send
 from .unit import UNCHANGED, Changes, Slot, Unit
 
@@ -125,11 +124,6 @@ class Store:
     def staying(self) -> list[bool]:
         """Whether each block, or part, is on the device to stay."""
         return [unit.place is not None for unit in self.partition.units]
-
-    def follow(self, placement: Placement) -> None:
-        """Take the unit, the slots and the budget of ``placement``, from the next use on."""
-        self.stream_by(placement.unit, placement.slots or 2)
-        self.set_budget(placement.weight_budget)
 
     def stream_by(self, unit: str, slots: int = 2) -> None:
         """Choose what comes and goes, "block" or "part", and the slots of the ring from the next budget on.

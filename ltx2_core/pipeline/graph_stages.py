@@ -31,7 +31,7 @@ from .plan import Plan, plan_stages
 from .raise_rate import RaiseRate
 from .refine import Refine
 from .sample import Sample, Sampling
-from .stage import Engine, NetworkKey
+from .stage import Engine, upscaler_key
 from .stages import stages_of_clip
 from .upscale import Upscale
 
@@ -136,9 +136,10 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
     if wanted is not None and getattr(upscaler.config, wanted) == 1:
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
-    key: NetworkKey[Any] = NetworkKey("upscaler", source=upscaler)
     keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
-    stage = Upscale(key, upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes)
+    stage = Upscale(
+        upscaler_key(upscaler), upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes
+    )
     content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
 

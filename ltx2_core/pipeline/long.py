@@ -128,7 +128,7 @@ def sample_long(
     whole = apply_conditions(latent, fps, conditions)
 
     def conditions_of(window: Window, items: Sequence[LatentCondition] = ()) -> list[LatentCondition]:
-        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams.items())]
+        return [*items, *(WithinWindow(name, state, window) for name, state in whole.streams().items())]
 
     def sample_one(window: Window, begin: AVLatent, items: list[LatentCondition]) -> AVLatent:
         begin = begin.map(lambda x, state: x.to(state.latent.device), whole)
@@ -198,7 +198,7 @@ def sampled_size(state: AVState, windows: Sequence[Window]) -> LatentSize:
     clean = state.map(lambda each: each.unpacked(each.clean))
     sizes = []
     for window in windows:
-        items = [WithinWindow(name, each, window) for name, each in state.streams.items()]
+        items = [WithinWindow(name, each, window) for name, each in state.streams().items()]
         sizes.append(_size_of(apply_conditions(slice_window(clean, window), window.fps, items)))
     return max(sizes, key=lambda size: sum(count or 0 for count in size.tokens))
 
@@ -208,7 +208,7 @@ def _size_of(state: AVState) -> LatentSize:
     return LatentSize(
         None if video is None else (video.shape[1], video.shape[2], video.shape[3]),
         None if audio is None else audio.shape[1],
-        max(len(each.latent) for each in state.streams.values()),
+        max(len(each.latent) for each in state.streams().values()),
         state.appended,
         state.groups,
     )

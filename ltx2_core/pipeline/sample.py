@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ from .cached_text import cached_text_bytes, describe_cached_text, is_mostly_text
 from .long import Script, sample_long
 from .need_of_passes import cached_bytes, count_prompts, in_turns, need_of_passes, skipped_step
 from .products import describe_products
-from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, NetworkKey, Stage, need_of
+from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_of
 
 _log = logging.getLogger(__name__)
 
@@ -299,7 +298,7 @@ class _Solver:
 
 def _pairs(state: AVState, a: AVLatent, b: AVLatent) -> list[tuple[State, Tensor, Tensor]]:
     """Each stream's state with its tokens in ``a`` and ``b``."""
-    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams.items()]
+    return [(each, a.streams()[name], b.streams()[name]) for name, each in state.streams().items()]
 
 
 @dataclass(frozen=True)
@@ -324,7 +323,7 @@ class Sample(Stage):
     caches_text: bool = False
     most_passes: int | None = None
     name = "sampling"
-    networks: tuple[NetworkKey[Any], ...] = (TRANSFORMER,)
+    networks = (TRANSFORMER,)
 
     def fit(self, blueprint: Blueprint, room: Room, load: Load = NO_LOAD) -> "Sample":
         """Keep what is made of the prompts from step to step, where it is most of the work and everything fits; let as

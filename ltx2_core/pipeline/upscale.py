@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +20,8 @@ from .blueprint import Blueprint
 from .stage import Engine, NetworkKey, Stage
 
 
-class LatentNormalization(Protocol):
-    """The channel statistics of the video VAE, or another implementation of the same."""
-
-    def normalize(self, latent: Tensor) -> Tensor:
-        """Bring each channel of (B, C, F, H, W) to mean 0 and deviation 1."""
-
-    def denormalize(self, latent: Tensor) -> Tensor:
-        """Undo ``normalize``."""
-
-
 def upscale(
-    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: LatentNormalization
+    upscaler: LatentUpscaler, latent: AVLatent, fps: Fraction, statistics: ChannelStatistics
 ) -> tuple[AVLatent, Fraction]:
     """Enlarge the video of a latent and return it with its frame rate; audio is passed through.
 

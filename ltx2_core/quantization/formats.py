@@ -155,6 +155,11 @@ def split_companion(key: str) -> tuple[str, str]:
     return (f"{module}.weight", suffix) if suffix in SCALE_SUFFIXES else (key, "")
 
 
+def join_companion(weight: str, suffix: str) -> str:
+    """Return the name of the tensor with this suffix beside ``weight``; that of the weight for an empty suffix."""
+    return f"{weight.removesuffix('weight')}{suffix}" if suffix else weight
+
+
 def respell(key: str) -> str:
     """Return the name by which a tensor is known here that a library writes in place of a weight, or beside it."""
     end = next((end for end in _RESPELLED if key.endswith(end)), None)

@@ -291,7 +291,7 @@ class Denoiser:
         inputs = {name: stream(name, x) for name, x in latent.streams().items()}
         return inputs.get("video"), inputs.get("audio")
 
-    def _reading(self, inputs: Inputs, contexts: Contexts, nag: bool = False) -> Inputs:
+    def _reading(self, inputs: Inputs, contexts: Contexts, nag: bool) -> Inputs:
         """The same, reading other contexts; all else is shared, so the transformer computes it once.
 
         A frozen sound keeps its own in the negative pass: the official audio-to-video pipeline has no negative prompt

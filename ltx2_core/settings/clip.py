@@ -222,7 +222,8 @@ class ClipSettings(Checked):
 
     def automatic(self, has_picture: bool) -> "ClipSettings":
         """Return what auto means where a model is known: as a picture or the model likes it, but for given seconds."""
-        size, length = AS_PICTURE if has_picture else AS_MODEL, IN_SECONDS if self.seconds else AS_MODEL
+        size = AS_PICTURE if has_picture else AS_MODEL
+        length = IN_SECONDS if self.seconds else AS_MODEL
         return replace(
             self,
             size=size if self.size == AUTO else self.size,

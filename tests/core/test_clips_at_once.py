@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from direct import sample
-from planned import running, small
+from planned import seeded, small
 
 from ltx2_core.conditioning import Inpaint, Keyframe, ReferenceAudioTokens, ReferenceVideoTokens
 from ltx2_core.latents import AVLatent
@@ -25,10 +25,7 @@ HOW = {
 
 @pytest.fixture(scope="module")
 def network():
-    made, generator = running(small("2.3", 2)), torch.Generator().manual_seed(0)
-    for parameter in made.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(1, parameter.shape[-1]) ** 0.5)
-    return made
+    return seeded(small("2.3", 2))
 
 
 def made(network, rows: slice, **how) -> AVLatent:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import itertools
-import json
 import random
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import pad
 from torch.testing import assert_close
+from written import as_bytes
 
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
@@ -56,7 +56,7 @@ def tensor(entry: dict) -> torch.Tensor:
 
 
 def marker(type: str) -> torch.Tensor:
-    return torch.tensor(list(json.dumps({"format": gguf_marker(type)}).encode()), dtype=torch.uint8)
+    return as_bytes(format=gguf_marker(type))
 
 
 def same_bits(found: torch.Tensor, expected: torch.Tensor) -> bool:

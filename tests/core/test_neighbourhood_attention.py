@@ -5,15 +5,12 @@ import types
 
 import pytest
 import torch
+from drawn import randn
 from torch.testing import assert_close
 
 from ltx2_core.layers.kernels import Kernel, Operation
 from ltx2_core.video_vae import neighbourhood_attention
 from ltx2_core.video_vae.neighbourhood_attention import attend, attend_in_bricks, window_start
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def dense(q, k, v, kernel):
@@ -40,7 +37,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES)
 def test_bricks_are_the_definition(shape, kernel):
-    q, k, v = (random(*shape, seed=seed) for seed in range(3))
+    q, k, v = (randn(*shape, seed=seed) for seed in range(3))
     window = tuple(min(pair) for pair in zip(kernel, shape[1:4]))
     assert_close(attend(q, k, v, kernel), dense(q, k, v, window), atol=2e-6, rtol=1e-5)
 
@@ -49,7 +46,7 @@ def test_bricks_are_the_definition(shape, kernel):
 @pytest.mark.parametrize(("shape", "kernel"), SHAPES[:4])
 def test_the_library_has_the_same_windows(shape, kernel):
     pytest.importorskip("comfy_kitchen")
-    q, k, v = random(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
+    q, k, v = randn(*shape[:4], 3, *shape[4:]).unbind(-3)  # as they lie in a block
     theirs = neighbourhood_attention.kitchen_kernel()
     assert_close(theirs(q, k, v, kernel), attend_in_bricks(q, k, v, kernel), atol=5e-6, rtol=1e-5)
 
@@ -59,7 +56,7 @@ def test_no_copy_is_as_large_as_all_windows():
     """Keys of a share of the bricks are copied, never the 1331 keys of every query, nor a mask over the clip."""
     from peak import Peak
 
-    q, k, v = (random(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
+    q, k, v = (randn(1, 24, 32, 32, 4, 16, seed=seed) for seed in range(3))
     with Peak() as measured:
         attend_in_bricks(q, k, v, (11, 11, 11))
     assert measured.bytes < 8 * q.nbytes

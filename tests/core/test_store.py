@@ -359,13 +359,6 @@ INPUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(tiny_files):
-    from ltx2_core import open_models
-
-    return open_models(*tiny_files("2.3")[:2])
-
-
 def network_and_inputs(models, name: str):
     from ltx2_core import build
     from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from direct import sample
+from drawn import same
 from torch.testing import assert_close
 
 import ltx2_core as ltx2
@@ -46,10 +47,6 @@ def parts(whole: AVLatent, window: Window) -> AVLatent:
 def copied(whole: AVLatent, window: Window, begin: AVLatent, items: list) -> AVLatent:
     """A model that knows the whole clip."""
     return parts(whole, window)
-
-
-def same(a: AVLatent, b: AVLatent) -> bool:
-    return torch.equal(a.video, b.video) and torch.equal(a.audio, b.audio)
 
 
 def random(window, begin, items, prompt="") -> AVLatent:

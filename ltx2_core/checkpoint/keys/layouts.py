@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...quantization import split_companion
+from ...quantization import join_companion, split_companion
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .table import Keys, prefix_before, same, under
 from .text import AUDIO_CONNECTOR, DURATION_HEAD, TEXT_FEATURES, VIDEO_CONNECTOR
@@ -216,6 +216,5 @@ def _official(key: str, layouts: list[tuple[Layout, str]]) -> str:
     weight, suffix = split_companion(key)
     for layout, prefix in layouts:
         if layout.keys.knows(weight, prefix):
-            official = str(layout.keys.ours(weight, prefix))
-            return f"{official.removesuffix('weight')}{suffix}" if suffix else official
+            return join_companion(str(layout.keys.ours(weight, prefix)), suffix)
     return key

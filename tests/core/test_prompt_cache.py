@@ -12,7 +12,7 @@ import torch
 import ltx2_core as ltx2
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.kept_files import open_kept
-from ltx2_core.checkpoint.text_cache import text_cache
+from ltx2_core.checkpoint.prompt_cache import prompt_cache
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.disk_cache import DiskCache, cache_folder, fingerprint, write_atomically
 from ltx2_core.errors import UnreadableFileError
@@ -76,7 +76,7 @@ def test_a_repeated_prompt_opens_no_weights_of_the_text_side(files, tmp_path, op
 def test_every_ingredient_counts_but_not_where_the_files_are(files, tmp_path):
     def path(checkpoint=files[0], gemma=files[1], dtype=torch.bfloat16, components=("text_features",), prompt="a"):
         models, encoder = ltx2.open_models(checkpoint), open_text_encoder(gemma)
-        return text_cache(tmp_path, models, encoder, dtype, components).path(prompt)
+        return prompt_cache(tmp_path, models, encoder, dtype, components).path(prompt)
 
     assert len({open_text_encoder(files[1])}) == 1, "planners key their blueprints by it"
     moved = tmp_path / "elsewhere"
