@@ -104,7 +104,7 @@ def test_a_kernel_is_used_where_it_is_right(kind, said, monkeypatch, caplog):
     operation = Operation(known.name, known.plain, [kernel], known.sample)
     monkeypatch.setattr(neighbourhood_attention, "ATTENTION", operation)
     caplog.set_level("INFO")
-    q, k, v = (random(1, 5, 9, 9, 2, 16, seed=seed) for seed in range(3))
+    q, k, v = (randn(1, 5, 9, 9, 2, 16, seed=seed) for seed in range(3))
     for _ in range(2):
         assert torch.equal(attend(q, k, v, (5, 3, 3)), attend_in_bricks(q, k, v, (5, 3, 3)))
     assert (operation.find(q) is not None) == (kind == "right")
