@@ -202,9 +202,10 @@ def sample(
     """
     sigmas = sampling.sigmas
     apart = None if sampling.together else sampling.tiles
-    _check_together(network, sampling)
     caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
-    state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    fps = sampling.settings.told_fps(inputs.fps)
+    state = apply_conditions(inputs.latent, fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    _check_together(network, sampling)
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
             raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
