@@ -161,6 +161,17 @@ def test_a_retake_of_one_stream_keeps_the_other():
     assert len(encoded(RetakeRange(0, 1), streams=["video"])) == 1
 
 
+@pytest.mark.parametrize("change", [RetakeRange(0, 1), RetakeRange(0, 1, "sound"), InpaintMask(torch.ones(1, 64, 96))])
+def test_the_sound_of_a_clip_without_one_is_made_as_a_whole(change):
+    """As officially: there is nothing of it to keep, where a part of the picture is made anew."""
+
+    def free(audio):
+        state = apply_conditions(latents.empty(CLIP), FPS, encoded(InitClip(VideoSource(FRAMES), audio), change))
+        return state.audio.is_free
+
+    assert free(None) and not free(SOUND)
+
+
 def test_a_sound_is_cut_or_filled_with_silence_and_said_to_be():
     short, long = AudioSource(SOUND.waveform[:, :20_000], 24_000), SOUND
     assert short.lasting(CLIP).shape == long.lasting(CLIP).shape == (2, 33_000)
