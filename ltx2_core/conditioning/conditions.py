@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from math import ceil
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -201,9 +202,10 @@ class ReferenceVideo(Checked):
                 f"be multiples of {SPACE_SCALE * self.downscale}; it has {shape.width} x {shape.height}."
             )
         available = min(self.video.count(shape.fps), shape.frames)
-        frames = floor_frames((available - 1) // self.temporal_scale + 1)
+        frames = floor_frames(ceil((available - 1) / self.temporal_scale) + 1)
 
-        shown, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        whole, place = (frames - 1) * self.temporal_scale + 1, self._place(width, height)
+        shown = min(whole, available)  # the last one that is taken may not be the last of its kind
         hole = self._hole(shown, place)
 
         def read() -> Iterator[Tensor]:
@@ -213,7 +215,10 @@ class ReferenceVideo(Checked):
         latent = encoders.video(read, (frames, height, width))
         attention: float | Tensor = self.attention
         if self.mask is not None:
-            weights = _fitted_mask(self.mask[:shown] * self.attention, place.width, place.height)
+            masks = self.mask[:shown]
+            if len(masks) == shown:
+                masks = torch.cat((masks, masks[-1:].expand(whole - shown, -1, -1)))
+            weights = _fitted_mask(masks * self.attention, place.width, place.height)
             size = latent.shape[2], latent.shape[3], latent.shape[4]
             attention = cells(place.within(weights, self.attention), size, self.temporal_scale)
         yield ReferenceVideoTokens(latent, self.downscale, self.temporal_scale, self.strength, attention)
