@@ -32,7 +32,7 @@ from .formats import (
 from .gguf import gguf_marker
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
 from .kept import KEPT_WORDS, kept_names
-from .kitchen import remember_choices
+from .kitchen import library_version, remember_choices
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "is_linear",
     "is_marker",
     "kept_names",
+    "library_version",
     "matrix_shape",
     "matrix_shapes",
     "outline_of",
