@@ -55,6 +55,8 @@ _ONLY_WITH = {
     "retake": ("only",),
     "mask": ("feather", "mask-sound"),
     "blend": ("blend-radius",),
+    "as-prompt-needs": ("least-seconds", "most-seconds"),
+    "upscale upscaler temporal-upscaler dub": ("upscale-adain-factor", "upscale-tone-map-compression"),
     "enhance": ("enhance-wording", "enhance-temperature", "enhance-longest", "enhancer"),
     "refine": (
         "refine-sound", "refine-noise-scale", "refine-sigmas", "refine-guidance", "keep-references", "keep-keyframes",

@@ -62,9 +62,19 @@ class State:
         return bool((self.mask == 1).all())
 
     @cached_property
+    def generates(self) -> Tensor:
+        """Whether anything is generated, of each clip (B,)."""
+        return self.mask.flatten(1).any(1)
+
+    @cached_property
     def is_frozen(self) -> bool:
         """True if nothing is generated."""
-        return not self.mask.any()
+        return not self.generates.any()
+
+    @cached_property
+    def is_mixed(self) -> bool:
+        """True if some clips generate nothing, and others do."""
+        return not self.is_frozen and not self.generates.all()
 
     @cached_property
     def levels(self) -> TokenLevels:

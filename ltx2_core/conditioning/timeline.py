@@ -14,7 +14,7 @@ Everything but what an entry is about may be left out.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,7 +22,6 @@ from typing import Annotated, Any, TypeVar
 from ..errors import SettingError, counted
 from ..fields import Checked, Choice, Number, Setting, Words, did_you_mean, settings_of
 from ..geometry import nearest_frames
-from ..latents import STREAMS
 from ..media import probe, read_picture
 from .characters import AUTO, Character, Way
 from .conditions import RETAKEN_STREAMS, Condition, KeepAudio, ReferenceAudio, ReferenceVideo, RetakeRange, RetakeRanges
@@ -199,10 +198,10 @@ class Timeline(Checked):
         """
         return tuple(_character(each, find) for each in self.characters)
 
-    def changes(self, among: Collection[str] = STREAMS) -> tuple[Condition, ...]:
-        """Return what is made anew of a clip that had the streams ``among``."""
+    def changes(self) -> tuple[Condition, ...]:
+        """Return what is made anew of a clip."""
         ranges = tuple(RetakeRange(each.start, each.end, each.streams) for each in self.retakes)
-        return (RetakeRanges(ranges, among),) if ranges else ()
+        return (RetakeRanges(ranges),) if ranges else ()
 
     def _picture(self, entry: PictureAt, find: Callable[[str], Path]) -> Picture:
         frame = min(round(entry.at * self.fps), self.frames - 1)

@@ -124,8 +124,12 @@ def sample_latent(
     return latent.finished(result, engine.last_step, ())  # its stage has not drawn all its numbers
 
 
-def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None) -> Latent:
-    """Return the larger LATENT; ``wanted`` is "space" or "time" where only one of them is to be enlarged.
+def upscale_latent(
+    engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, wanted: str | None = None,
+    second: SecondStage = SecondStage()
+) -> Latent:  # fmt: skip
+    """Return the larger LATENT, in the tones that ``second`` asks for; ``wanted`` is "space" or "time" where only one
+    of them is to be enlarged.
 
     Raises:
         SettingError: for a latent without a picture, or with guide frames, and for an upscaler of the other kind.
@@ -137,9 +141,8 @@ def upscale_latent(engine: Engine, latent: GraphLatent, upscaler: AnyUpscaler, w
         other = "LTX-2 Upscale in Time" if wanted == "space" else "LTX-2 Latent Upscaler"
         raise SettingError(f"This upscaler enlarges {upscaler.config.enlarges}, not {wanted}: connect it to {other}.")
     keyframes = 0 if latent.content.keyframes is None else len(latent.content.keyframes.frames)
-    stage = Upscale(
-        upscaler_key(upscaler), upscaler.config, latent.shape.video_latent, upscaler.dtype, latent.batch, keyframes
-    )
+    key, size, dtype = upscaler_key(upscaler), latent.shape.video_latent, upscaler.dtype
+    stage = Upscale(key, upscaler.config, size, dtype, latent.batch, keyframes, tones=second.tones)
     content, fps = stage.run(engine, latent.read_by(engine.models).content, latent.fps)
     return latent.upscaled(content, fps)
 

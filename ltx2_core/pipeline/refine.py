@@ -28,7 +28,7 @@ from .stage import NO_LOAD, TRANSFORMER, Engine, LatentSize, Load, Stage, need_o
 MAX_TILE_TOKENS = 2**16
 MIN_TILE_TOKENS = 256
 
-KEPT = ("seed", "noise_order", "step_noise", "eta")  # settings of the first stage that the second one has, too
+KEPT = ("seed", "noise_order", "step_noise", "eta", "motion_speed")  # settings of the first stage that both have
 
 
 @dataclass(frozen=True)

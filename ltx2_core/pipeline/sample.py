@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import latents
 from ..conditioning import AVState, LatentCondition, State, apply_conditions, seed_slots
+from ..conditioning.state import WORDS
 from ..disk_cache import DiskCache, fingerprint
 from ..errors import SettingError
 from ..geometry import pixel_frames
@@ -201,9 +202,11 @@ def sample(
     """
     sigmas = sampling.sigmas
     apart = None if sampling.together else sampling.tiles
-    _check_together(network, sampling)
     caches_text = caches_text and not isinstance(network, ManyNetworks | SequenceParallel)
-    state = apply_conditions(inputs.latent, inputs.fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    fps = sampling.settings.told_fps(inputs.fps)
+    state = apply_conditions(inputs.latent, fps, seed_slots(inputs.conditions, inputs.latent.keyframes))
+    _check_together(network, sampling)
+    _check_batch(sampling, state)
     for contexts in filter(None, (inputs.contexts, inputs.negative)):
         if apart and any(each.has_place for each in contexts.weights):
             raise SettingError("Tiles that are sampled one by one know no masks of prompts: sample them together.")
@@ -226,6 +229,17 @@ def _check_together(network: Network, sampling: Sampling) -> None:
         raise SettingError(
             "A step cache knows neither tiles nor several devices: set step_cache to 0, or sample without them."
         )
+
+
+def _check_batch(sampling: Sampling, state: AVState) -> None:
+    """SettingError where some clips keep a stream that others make, with guidance, which is one for all."""
+    guided = sampling.sampler.needs_negative or any(row.passes or row.uses_nag for row in sampling.guidance.rows)
+    for name, each in state.streams().items() if guided else ():
+        if each.is_mixed:
+            raise SettingError(
+                f"One clip of the batch keeps its whole {WORDS[name]} and another makes it, which guidance cannot tell "
+                "apart: make them in runs of their own, or set all scales to 1 and STG to 0."
+            )
 
 
 @dataclass

@@ -12,7 +12,7 @@ import ltx2_core as ltx2
 from ltx2_core import latents, tiny
 from ltx2_core.__main__ import main
 from ltx2_core.checkpoint.upscaler import BUILT_IN, build_upscaler, find_upscaler, open_upscaler, video_statistics
-from ltx2_core.conditioning import Frozen, KeepVideo, VideoSource
+from ltx2_core.conditioning import Frozen, KeepVideo, VideoSource, apply_conditions
 from ltx2_core.geometry import ClipShape
 from ltx2_core.health import Seams
 from ltx2_core.latents import AVLatent
@@ -189,6 +189,19 @@ def test_a_sound_that_is_held_stays_and_leads_the_picture(miniature, spatial, mo
     assert torch.equal(held.latent.audio, first.latent.audio)
     assert not torch.equal(anew.latent.audio, first.latent.audio)
     assert not torch.equal(held.latent.video, anew.latent.video)
+
+
+@pytest.mark.slow
+def test_motion_speed_counts_in_both_stages_and_tones_between_them(miniature, spatial, monkeypatch):
+    told, name = [], "ltx2_core.pipeline.sample.apply_conditions"
+    monkeypatch.setattr(name, lambda x, fps, *rest: told.append(fps) or apply_conditions(x, fps, *rest))
+    few = SMALL | {"frames": 9, "motion_speed": 0.2}
+    clips = [
+        ltx2.generate(miniature, PROMPT, second=SecondStage((spatial,), **tones), **few)
+        for tones in ({}, {"adain_factor": 1.0}, {"tone_map_compression": 1.0})
+    ]
+    assert told == [120] * 6 and len(clips[0].frames) == 9
+    assert all(not torch.equal(clips[0].latent.video, each.latent.video) for each in clips[1:])
 
 
 @pytest.mark.slow
