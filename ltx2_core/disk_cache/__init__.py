@@ -235,14 +235,16 @@ def _prune(folder: Path, limit_bytes: int) -> None:
             path.unlink(missing_ok=True)
 
 
-Stamp = tuple[str, int, int]  # a file, its size, and when it was written
+Stamp = tuple[str, int, int, int]  # a file, its size, when it was written, and when it was put where it is
 
 
 def stamps(paths: Sequence[Path]) -> list[Stamp]:
     """Return something that changes when one of these files, or a file in one of these folders, does.
 
-    Links in folders that lead nowhere, as in a cache that was partly cleared, are left out.
+    Another file of the same size and time of writing, as archives leave them, has another time of change (on Windows:
+    of creation), which nobody sets. Numbers of files are not asked for: those of some network disks change by
+    themselves. Links in folders that lead nowhere, as in a cache that was partly cleared, are left out.
     """
     inside = (filter(Path.exists, sorted(path.iterdir())) if path.is_dir() else [path] for path in paths)
-    files = [file for each in inside for file in each]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    found = [(file, file.stat()) for each in inside for file in each]
+    return [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in found]
