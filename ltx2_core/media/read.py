@@ -400,7 +400,11 @@ def _seen_width(container: InputContainer, video: VideoStream, picture: VideoFra
 def _display_matrix(picture: VideoFrame) -> tuple[bool, bool, bool]:
     """Whether rows and columns of a picture change places before it is shown, and which sides then do: left and right,
     top and bottom. Other turns than by quarters count as the nearest of these."""
-    said: av.Part = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    try:
+        said: av.Part = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    except ValueError:  # of PyAV where a picture has notes of a kind that it does not know, such as Exif
+        quarters = picture.rotation // 90 % 4
+        return quarters in (1, 3), quarters in (2, 3), quarters in (1, 2)
     if said is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(said, np.int32)[:5].tolist()  # x becomes a x + c y, y becomes b x + d y
