@@ -62,8 +62,8 @@ def file_path(word: str) -> Path:
 
 def new_path(word: str) -> Path:
     """Read the path of what is written; SettingError for none, and for what others call the standard output."""
-    if word == "-":
-        raise SettingError("'-' means the standard output elsewhere, and here files are written: give a name.")
+    if word == "-" or word.startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
+        raise SettingError(f"{word!r} means the standard output elsewhere, and here files are written: give a name.")
     return file_path(word)
 
 

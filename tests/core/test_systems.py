@@ -282,7 +282,7 @@ def test_the_home_of_a_user_is_meant_where_shells_leave_it(monkeypatch):
     [
         "generate --prompt x --output -", "batch --prompt x --output -", "generate --prompt x --output a --resume -",
         "generate --prompt x --output a --save-latent -", "tiny -", "compare a b -", "convert a - --format fp8",
-        "lora shrink a -", "sign a -",
+        "lora shrink a -", "sign a -", "generate --prompt x --output /dev/stdout", "compare a b /dev/fd/1",
     ],
 )  # fmt: skip
 def test_the_standard_output_is_no_file(words, tmp_path, monkeypatch, capsys):
