@@ -144,6 +144,11 @@ def test_files_of_another_kind_or_version_are_refused_in_a_sentence(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(MissingFileError, match="is not there"):
         load_take(path)
+    with pytest.raises(UnreadableFileError, match="is a folder"):
+        load_take(tmp_path)
+    path.write_bytes(b"\0\0\0\x1cftypisom\0\0\2\0")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is no latent"):
+        load_take(path)
     save_file({"latent_tensor": torch.zeros(1, 128, 1, 1, 1)}, path)
     with pytest.raises(CheckpointError, match=r"no latent of LTX-2 Save AV Latent.*Load Latent"):
         load_take(path)
