@@ -41,8 +41,8 @@ app.registerExtension({
     followPrompts();
     api.addEventListener("ltx2av.preview", ({ detail }) => tell(detail.node, { clip: detail }));
     api.addEventListener("ltx2av.status", ({ detail }) => tell(detail.node, { status: detail.status }));
-    // ComfyUI hands a text only to nodes of the graph on screen, and not to those in a subgraph that is closed.
-    api.addEventListener("progress_text", ({ detail }) => tell(detail.nodeId, { said: detail.text }));
+    // A text by ComfyUI's own event is gone with the end of the run, and in a closed subgraph it is not shown at all.
+    api.addEventListener("ltx2av.said", ({ detail }) => tell(detail.node, { said: detail.said }));
     // What a node said stays with its result: a page that was opened after that run is told, too.
     api.addEventListener("executed", ({ detail }) => {
       const said = detail.output?.ltx2av_said?.at(-1);

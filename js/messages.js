@@ -1,11 +1,8 @@
-// What a node says: a line for each sentence, of the run that it is in or was in last.
-//
-// ComfyUI shows such a text in a widget that it adds with the first one, which makes the node larger and keeps what an
-// earlier run said. We put a widget of the same name there from the start: ComfyUI finds it and hands it the text.
+// What a node says: a line for each sentence, of the run that it is in or was in last. There is room for it from the start.
 import { addElement } from "./element.js";
 import { addStyle } from "./style.js";
 
-const NAME = "$$node-text-preview";
+const NAME = "ltx2av_messages";
 const LINE = 15; // pixels, like all of these
 const PADDING = 4;
 const LINES = 2; // which have room, as much as in ComfyUI's own widget; more are scrolled, or seen on a taller node

@@ -35,7 +35,7 @@ from ..ltx2_core.media.write import place_files
 from ..ltx2_core.memory.pinned import PinnedMemory
 from ..ltx2_core.memory.placement import UNLIMITED, Room
 from ..ltx2_core.memory.ram import free_ram, pinnable, ram
-from ..ltx2_core.pipeline.benchmark import software_of_torch
+from ..ltx2_core.pipeline.benchmark import software_versions
 from ..ltx2_core.pipeline.local_engine import current_machine as machine
 from ..ltx2_core.pipeline.local_engine import other_devices_named
 from ..ltx2_core.pipeline.messages import Messages
@@ -200,7 +200,7 @@ def room(device: torch.device, limits: Plan | None = None, copied: int = 0) -> R
 
 def software() -> dict[str, str]:
     """Return the versions of what an update may change, for a benchmark."""
-    return {"pack": VERSION, "ComfyUI": comfyui_version.__version__, **software_of_torch()}
+    return {"pack": VERSION, "ComfyUI": comfyui_version.__version__, **software_versions()}
 
 
 def patcher_of(network: torch.nn.Module | comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
@@ -226,6 +226,8 @@ def to_host_format(tensor: Tensor) -> Tensor:
     return tensor.to(mm.intermediate_device(), mm.intermediate_dtype())
 
 
+SAID = "ltx2av.said"  # the event by which js/messages.js shows what a node says
+
 # What the running node says; only one runs at a time, and it begins with nothing said.
 _said = Messages(lambda text: None)
 
@@ -234,14 +236,8 @@ def _begin_messages() -> Messages:
     """Forget what the last node said; what is said from now on is shown on the running one."""
     global _said
     running = get_executing_context()
-    _said = Messages(lambda text: None if running is None else _send_text(running.node_id, text))
+    _said = Messages(lambda text: None if running is None else send(SAID, running.node_id, {"said": text}))
     return _said
-
-
-def _send_text(node_id: str, text: str) -> None:
-    server = PromptServer.instance
-    if server.client_id is not None:  # else everybody gets it; a space, because nothing would be ignored
-        server.send_progress_text(text or " ", node_id, server.client_id)
 
 
 def show_text(text: str) -> None:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .autograd import needs_grad
 from .kernels import GELU_ROUND
-from .linear import Linear, apply_gelu
+from .linear import Linear, apply_gelu, find_gelu_product
 from .sharing import find_rounding, split_tokens
 
 # Tokens whose 4 D channels exist at a time: enough for full speed, little beside what attention holds.
@@ -41,31 +42,34 @@ class FeedForward(nn.Module):
         """
         if len(x) > 1 and combine is not None:
             return combine(0, x.shape[1], self.transform(x), None)
-        gelu = None if needs_grad(x) else find_rounding(GELU_ROUND.find, x, (self.down,))
         tokens = x.shape[:-1].numel()
         if tokens <= self.chunk or needs_grad(x):
-            change = _transform(x, self.up, self.down, gelu)
-            return change if combine is None else combine(0, tokens, change, None)
-        up, down = _for_all_chunks(self.up, x.dtype), _for_all_chunks(self.down, x.dtype)
+            up, down = self._with_gelu(x, self.up, self.down)
+            return down(up(x)) if combine is None else combine(0, tokens, down(up(x)), None)
+        up, down = self._with_gelu(x, *(_for_all_chunks(each, x.dtype) for each in (self.up, self.down)))
         output, start = x.new_empty(tokens, x.shape[-1]), 0
         chunks = math.ceil(tokens / self.chunk)
         for source, target in zip(split_tokens(x, chunks), output.tensor_split(chunks)):
             stop = start + len(source)
             if combine is None:
-                target.copy_(_transform(source, up, down, gelu))
+                target.copy_(down(up(source)))
             else:
-                combine(start, stop, _transform(source, up, down, gelu)[None], target[None])
+                combine(start, stop, down(up(source))[None], target[None])
             start = stop
         return output.view_as(x)
+
+    def _with_gelu(self, x: Tensor, up: "Layer", down: "Layer") -> tuple["Layer", "Layer"]:
+        """Both layers, the GELU where it costs least: behind ``up``, rounded for ``down``, or in ``down`` itself."""
+        if needs_grad(x):
+            return partial(apply_gelu, up), down
+        if (gelu_round := find_rounding(GELU_ROUND.find, x, (self.down,))) is not None:
+            return lambda x: gelu_round(up(x)), down
+        gelu_product = find_gelu_product(self.down, x.dtype)
+        return (partial(apply_gelu, up), down) if gelu_product is None else (up, gelu_product)
 
 
 Layer = Callable[[Tensor], Tensor]
 Combine = Callable[[int, int, Tensor, Tensor | None], Tensor]
-
-
-def _transform(x: Tensor, up: Layer, down: Layer, gelu_round: Layer | None) -> Tensor:
-    """All tokens at once, which holds 4 D channels of each; ``gelu_round`` rounds them for ``down`` as well."""
-    return down(apply_gelu(up, x) if gelu_round is None else gelu_round(up(x)))
 
 
 def _for_all_chunks(linear: nn.Module, dtype: torch.dtype) -> Layer:

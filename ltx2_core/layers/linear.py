@@ -1,7 +1,9 @@
 """A linear layer that multiplies as is fastest where it is."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .kernels import gelu_, multiply, multiply_gelu
@@ -26,3 +28,13 @@ def apply_gelu(linear: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if isinstance(linear, Linear) and not is_adapted(linear):
         return multiply_gelu(x, linear.weight, linear.bias)
     return gelu_(linear(x))
+
+
+def find_gelu_product(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """Return the product of ``layer`` with the GELU, in its tanh form, of inputs of ``dtype``; None if it does not make
+    that itself, or if something else is computed beside it."""
+    if not hasattr(type(layer), "find_gelu_product") or is_adapted(layer):
+        return None
+    quantised: Any = layer
+    found: Callable[[Tensor], Tensor] | None = quantised.find_gelu_product(dtype)
+    return found

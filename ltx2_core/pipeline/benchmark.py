@@ -21,6 +21,7 @@ from ..errors import CheckpointError, counted
 from ..errors.foreign import parse_json
 from ..geometry import ClipShape
 from ..latents import AVLatent, empty
+from ..quantization import library_version
 from ..sampling import Step
 from ..text import Contexts
 from .blueprint import Blueprint
@@ -70,11 +71,11 @@ class Timing:
         return f"{self.job} on {self.machine}: {times}"
 
 
-def software_of_torch() -> dict[str, str]:
-    """Return the versions of PyTorch and of the card's driver."""
+def software_versions() -> dict[str, str]:
+    """Return the versions of PyTorch, of the card's driver, and of the libraries whose kernels we take."""
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)() if torch.cuda.is_available() else 0
     cuda = f"{driver // 1000}.{driver % 1000 // 10}" if driver else "none"
-    return {"torch": torch.__version__, "CUDA of the driver": cuda}
+    return {"torch": torch.__version__, "CUDA of the driver": cuda, "comfy-kitchen": library_version()}
 
 
 def time_job(engine: Engine, machine: str, software: Mapping[str, str], clock: Clock = time.perf_counter) -> Timing:
@@ -176,7 +177,7 @@ def _slower(part: str, timing: Timing, before: list[Timing]) -> str:
     times = timing.seconds[part] / best.seconds[part]
     if times < SLOWER:
         return ""
-    pairs = ((name, best.software.get(name, "none"), new) for name, new in timing.software.items())
+    pairs = ((name, best.software.get(name, new), new) for name, new in timing.software.items())
     changes = [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
     since = f"since then {', '.join(changes)}" if changes else "nothing that is known here has changed since"
     return f"{part} takes {timing.seconds[part]:.3g} s, {times:.2f} times as long as on {best.date}: {since}."

@@ -33,7 +33,7 @@ from .formats import (
 from .gguf import gguf_marker
 from .gguf_blocks import BLOCKS, READABLE_BLOCKS, expand_blocks
 from .kept import KEPT_WORDS, kept_names
-from .kitchen import remember_choices
+from .kitchen import library_version, remember_choices
 from .stored import Format, QuantizedLinear, StoredWeight
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "is_marker",
     "is_of_library",
     "kept_names",
+    "library_version",
     "matrix_shape",
     "matrix_shapes",
     "outline_of",

@@ -1,15 +1,16 @@
 """Weights of one byte: whole numbers from -127 to 127 times one scale, or one for each row (see README.md, "int8")."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .kept import KEPT
 from .kitchen import KitchenFormat
-from .rotation import RotatedFormat, rotate
-from .stored import Shape, StoredWeight, Writer, marker_of
+from .rotation import GROUP, RotatedFormat, rotate
+from .stored import QuantizedLinear, Shape, StoredWeight, Writer, marker_of
 
 _LARGEST = 127  # by which the scales of bitsandbytes, the largest number of each row, have to be divided
 _CAST_GROUPS = (256, 64, 16)
@@ -51,6 +52,7 @@ class Int8Format(KitchenFormat, RotatedFormat):
     scaled_on = ("cuda", "cpu")
     tolerance = 0.02
     rounds_apart = False  # kernels of cards rotate, round and scale inside the product; CPUs do not
+    gelu_on = ("cuda", "meta")
     writers = _WRITERS
 
     def stores(self, stored: StoredWeight) -> bool:
@@ -97,12 +99,26 @@ class Int8Format(KitchenFormat, RotatedFormat):
     ) -> Tensor:
         """Multiply whole numbers and scale the sums; of inputs that are not rounded yet, do both in one kernel."""
         if len(rounded) == 1:
-            group = self.rotated_group(stored)
-            how = {"convrot": True, "convrot_groupsize": group} if group else {}
-            return library.int8_linear(*rounded, stored.weight, row_scale(stored), bias, like.dtype, **how)
+            return self._multiply_at_once(library, rounded[0], stored, bias)
         numbers, scales = rounded
         sums = library.mm_int8(numbers, stored.weight.T).float().mul_(scales).mul_(row_scale(stored).T)
         return (sums if bias is None else sums.add_(bias)).to(like.dtype)
+
+    def multiply_gelu(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Multiply the GELU of x, which is rounded where it is made."""
+        return self._multiply_at_once(library, x, stored, bias, input_act="gelu_tanh")
+
+    def _multiply_at_once(
+        self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None, **how: Any
+    ) -> Tensor:
+        if group := self.rotated_group(stored):
+            how |= {"convrot": True, "convrot_groupsize": group}
+        return library.int8_linear(x, stored.weight, row_scale(stored), bias, x.dtype, **how)
+
+    def find_gelu_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product with the GELU of inputs; of columns that are rotated otherwise, or not, the library would
+        make it in a second copy of them."""
+        return super().find_gelu_product(layer, dtype) if self.rotated_group(layer.stored) == GROUP else None
 
     def make_sample(self, shape: Shape) -> StoredWeight:
         """Return a weight of ``shape`` with rotated columns."""

@@ -6,8 +6,9 @@ The library is optional: without it, weights are expanded. Every ComfyUI brings 
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import ClassVar
 
@@ -33,10 +34,12 @@ class KitchenFormat(Format):
     Attributes:
         tolerance: the largest error of a product whose inputs are rounded, as a share of its size.
         rounds_apart: whether inputs are rounded before the product, so that layers may share that.
+        gelu_on: the types of device where the product can make the GELU of its input as it rounds it.
     """
 
     tolerance: ClassVar[float]
     rounds_apart: ClassVar[bool] = True
+    gelu_on: ClassVar[Collection[str]] = ()
 
     def rounding(self, stored: StoredWeight) -> str:
         """Name how inputs of a weight are rounded: layers that share an input and this round it once."""
@@ -54,6 +57,10 @@ class KitchenFormat(Format):
         self, library: ModuleType, rounded: tuple[Tensor, ...], stored: StoredWeight, bias: Tensor | None, like: Tensor
     ) -> Tensor:
         """Multiply what ``round_input`` returned by a weight with what ``library`` has; (tokens, out) as ``like``."""
+        raise NotImplementedError
+
+    def multiply_gelu(self, library: ModuleType, x: Tensor, stored: StoredWeight, bias: Tensor | None) -> Tensor:
+        """Multiply the GELU, in its tanh form, of x (tokens, in) by a weight; asked only of devices in ``gelu_on``."""
         raise NotImplementedError
 
     def make_sample(self, shape: Shape) -> StoredWeight:
@@ -74,12 +81,23 @@ class KitchenFormat(Format):
 
     def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
         """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
+        return self._find_product(layer, dtype)
+
+    def find_gelu_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product with the GELU of inputs of ``dtype``; None where that has to be made before."""
+        return self._find_product(layer, dtype, gelu=True) if layer.weight.device.type in self.gelu_on else None
+
+    def _find_product(
+        self, layer: QuantizedLinear, dtype: torch.dtype, gelu: bool = False
+    ) -> Callable[[Tensor], Tensor] | None:
         stored, device = layer.stored, layer.weight.device
         wanted = self.is_large_enough(layer.shape, device) and self.can_multiply(stored, layer.shape)
-        if not wanted or (self, device, dtype, layer.shape) in _REFUSED or not self.multiplies(device, dtype):
+        if not wanted or (self, device, dtype, layer.shape, gelu) in _REFUSED or not self.multiplies(device, dtype):
+            return None
+        if gelu and not _makes_gelu(self, device, dtype):
             return None
         bias = None if layer.bias is None else layer.bias.data
-        return partial(_multiply, self, _without_parameters(stored), bias)
+        return partial(_multiply, self, _without_parameters(stored), bias, gelu=gelu)
 
     def scaled_product(self, matrix: Tensor) -> Callable[[], Tensor] | None:
         """Return a product of a square matrix with one of the same size in this format; None if its device has none."""
@@ -98,31 +116,45 @@ def find_library() -> ModuleType | None:
         return None
 
 
-def _multiply(format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Map x (..., in) to (..., out)."""
-    if x.is_meta:
+def library_version() -> str:
+    """Return the version of comfy-kitchen that is installed; "none" without one."""
+    try:
+        return version("comfy-kitchen")
+    except PackageNotFoundError:
+        return "none"
+
+
+def _multiply(
+    format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor, gelu: bool = False
+) -> Tensor:
+    """Map x (..., in), or its GELU, to (..., out)."""
+    if x.is_meta:  # a GELU that is made on the way reads and writes nothing
         return _count(format, x, stored.weight, bias).unflatten(0, x.shape[:-1])
     library = find_library()
     assert library is not None
     try:
-        return _multiply_by(library, format, stored, bias, x).unflatten(0, x.shape[:-1])
+        return _multiply_by(library, format, stored, bias, x, gelu).unflatten(0, x.shape[:-1])
     except Exception as reason:  # of kernels that take no matrix of this size
         if ran_out(reason):
             raise
         shape = format.matrix_shape(stored)
-        _REFUSED.add((format, x.device, x.dtype, shape))
+        _REFUSED.add((format, x.device, x.dtype, shape, gelu))
         _log.warning("%s of %s is expanded on %s: %s", format.name, shape, x.device, str(reason).split("\n")[0])
-        return F.linear(x, format.dequantize(stored, shape, x.dtype), bias)
+        return F.linear(_gelu(x) if gelu else x, format.dequantize(stored, shape, x.dtype), bias)
 
 
-# What was tried and found right, but failed with a matrix of this size.
-_REFUSED: set[tuple[Format, torch.device, torch.dtype, Shape]] = set()
+# What was tried and found right, but failed with a matrix of this size, of inputs or of their GELU.
+_REFUSED: set[tuple[Format, torch.device, torch.dtype, Shape, bool]] = set()
+
+_gelu = partial(F.gelu, approximate="tanh")
 
 
 def _multiply_by(
-    library: ModuleType, format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor
+    library: ModuleType, format: KitchenFormat, stored: StoredWeight, bias: Tensor | None, x: Tensor, gelu: bool = False
 ) -> Tensor:
-    """Map x (..., in) to (tokens, out)."""
+    """Map x (..., in), or its GELU, to (tokens, out)."""
+    if gelu:
+        return format.multiply_gelu(library, x.flatten(0, -2), stored, bias)
     rounded = round_once(x, format.rounding(stored), lambda: format.round_input(library, x.flatten(0, -2), stored))
     return format.multiply(library, rounded, stored, bias, x)
 
@@ -166,7 +198,7 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     if (library := find_library()) is None:
         return False
     what = f"{format.name} on {device} in {str(dtype).removeprefix('torch.')}"
-    question = f"{what}, comfy-kitchen {getattr(library, '__version__', '')}"
+    question = f"{what}, comfy-kitchen {library_version()}"
     try:
         error = _find_error(format, library, device, dtype)
         known = next((find(device, question) for find, _ in _memory), None)
@@ -192,15 +224,37 @@ def _is_worth_it(format: KitchenFormat, device: torch.device, dtype: torch.dtype
     return True
 
 
-def _find_error(format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype) -> float:
+@cache
+def _makes_gelu(format: KitchenFormat, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the product of this library makes the GELU of its input, and right; older ones have no word for it."""
+    if (library := find_library()) is None or device.type == "meta":
+        return library is not None
+    try:
+        error = _find_error(format, library, device, dtype, gelu=True)
+    except Exception as reason:
+        if ran_out(reason):
+            raise
+        _log.info("The GELU before %s on %s is made apart: %s", format.name, device, str(reason).split("\n")[0])
+        return False
+    if not error <= format.tolerance:
+        _log.warning(
+            "The GELU before %s on %s is made apart: that of comfy-kitchen is off by %.1e.", format.name, device, error
+        )
+        return False
+    return True
+
+
+def _find_error(
+    format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype, gelu: bool = False
+) -> float:
     """How far a small product is from that of the expanded weight, as a share of its size; tokens of odd number."""
     shape = 64, 512
     stored = _moved(format.make_sample(shape), device)
     draw = torch.Generator().manual_seed(0)
     x, bias = (torch.randn(size, generator=draw).to(device, dtype) for size in ((37, shape[1]), (shape[0],)))
     weight = format.dequantize(stored, shape, torch.float32)
-    expected = F.linear(x.float(), weight, bias.float())
-    return ((_multiply_by(library, format, stored, bias, x).float() - expected).norm() / expected.norm()).item()
+    expected = F.linear(_gelu(x.float()) if gelu else x.float(), weight, bias.float())
+    return ((_multiply_by(library, format, stored, bias, x, gelu).float() - expected).norm() / expected.norm()).item()
 
 
 def _find_gain(format: KitchenFormat, library: ModuleType, device: torch.device, dtype: torch.dtype) -> float:

@@ -170,6 +170,10 @@ class QuantizedLinear(nn.Module):
         """Return the product in the format of the weight, for inputs of ``dtype``; None if the weight is expanded."""
         return self.format.find_product(self, dtype) if self.weight.device.type in self.scaled_on else None
 
+    def find_gelu_product(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product with the GELU, in its tanh form, of inputs of ``dtype``; None if that is made before."""
+        return self.format.find_gelu_product(self, dtype) if self.weight.device.type in self.scaled_on else None
+
     def float8_input(self, dtype: torch.dtype) -> tuple[str, Tensor | None] | None:
         """Return how it takes inputs of ``dtype`` in float8, as ``layers.sharing`` says: the name of their rounding and
         the scale of all tokens, None for one of each; None if it takes them as they are."""
@@ -319,6 +323,10 @@ class Format:
 
     def find_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
         """Return the product of a layer in this format, for inputs of ``dtype``; None if its weight is expanded."""
+        return None
+
+    def find_gelu_product(self, layer: QuantizedLinear, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+        """Return the product of a layer that makes the GELU of its input itself; None if there is none."""
         return None
 
     def float8_input(self, layer: QuantizedLinear, dtype: torch.dtype) -> tuple[str, Tensor | None] | None:

@@ -8,7 +8,8 @@ import pytest
 from fake_engine import FakeEngine
 
 from ltx2_core.checkpoint import open_models
-from ltx2_core.pipeline.benchmark import JOB, REPEATS, SIGMAS, Timing, remember, time_job, verdict
+from ltx2_core.pipeline.benchmark import JOB, REPEATS, SIGMAS, Timing, remember, software_versions, time_job, verdict
+from ltx2_core.quantization import library_version
 
 OLD = {"torch": "2.10", "pack": "0.1"}
 NEW = {"torch": "2.11", "pack": "0.1"}
@@ -51,6 +52,13 @@ def test_what_became_slower_is_told_with_what_has_changed():
     said = verdict(timing(1.3), [timing(1.0, OLD), timing(1.1, OLD)])
     assert said == "a step takes 1.3 s, 1.30 times as long as on 2026-11-02: since then torch 2.10 -> 2.11."
     assert "nothing that is known here has changed" in verdict(timing(1.3), [timing(1.0)])
+
+
+def test_what_an_earlier_version_did_not_note_is_no_change():
+    assert "since then torch 2.10 -> 2.11." in verdict(
+        timing(1.3, NEW | {"comfy-kitchen": "0.2.41"}), [timing(1.0, OLD)]
+    )
+    assert software_versions()["comfy-kitchen"] == library_version()
 
 
 def test_noise_and_a_first_run_are_no_news():

@@ -4,10 +4,12 @@ import re
 import sys
 import types
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import chain, cycle, repeat
 
 import pytest
 import torch
+import torch.nn.functional as F
 from devices import full_cards
 from torch import nn
 from written import WRITERS, as_bytes
@@ -16,7 +18,7 @@ from ltx2_core import open_models
 from ltx2_core.checkpoint.text_encoder import open_text_encoder
 from ltx2_core.errors import is_out_of_memory
 from ltx2_core.geometry import ClipShape
-from ltx2_core.layers import shared_input
+from ltx2_core.layers import FeedForward, shared_input
 from ltx2_core.memory.machine import machine_named
 from ltx2_core.memory.placement import Room
 from ltx2_core.memory.trace import cost
@@ -47,6 +49,7 @@ def _tried_anew(monkeypatch):
 def forget():
     kitchen.find_library.cache_clear()
     kitchen._is_worth_it.cache_clear()
+    kitchen._makes_gelu.cache_clear()
     kitchen._REFUSED.clear()
 
 
@@ -126,11 +129,109 @@ def test_rounding_apart_is_what_the_kernel_of_the_library_does(library, name):
     torch.testing.assert_close(INT8.multiply(library, (x,), layer.stored, layer.bias, x), apart, atol=1e-4, rtol=1e-4)
 
 
+def feed_forward(rotated: bool = True) -> FeedForward:
+    """Of int8, the columns in front of the second layer in groups of 256."""
+    of_the_tensor, _ = WRITERS["int8 of the tensor"]
+    with torch.device("meta"):
+        mixer = FeedForward(64)
+    state = {}
+    for layer, shape in (("up", (256, 64)), ("down", (64, 256))):
+        weight = torch.randn(shape) / shape[1] ** 0.5
+        made = {f".{end}": each for end, each in INT8.quantize(weight).items()} if rotated else of_the_tensor(weight)
+        state |= {f"{layer}{end}": each for end, each in made.items()}
+        state[f"{layer}.bias"] = torch.randn(shape[0])
+    install_quantized_layers(mixer, state)
+    mixer.load_state_dict(state, assign=True)
+    use_scaled_products(mixer, ["cpu"])
+    return mixer
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+@pytest.fixture
+def told(library, monkeypatch):
+    """A CPU makes the GELU in the product, as cards do; the words that the library is told beside the tensors."""
+    monkeypatch.setattr(type(INT8), "gelu_on", ("cpu",))
+    plain, told = library.int8_linear, []
+    monkeypatch.setattr(library, "int8_linear", lambda *given, **how: told.append(how) or plain(*given, **how))
+    return told
+
+
+@pytest.mark.parametrize(("tokens", "pieces"), [(50, 1), (150, 2)])
+def test_a_feed_forward_makes_the_gelu_in_the_product(told, tokens, pieces):
+    mixer, x = feed_forward(), torch.randn(1, tokens, 64)
+    mixer.chunk, expected = 100, mixer.down(gelu(mixer.up(x)))
+    torch.testing.assert_close(mixer.transform(x), expected, atol=2e-2, rtol=0)
+    assert [how["input_act"] for how in told] == ["gelu_tanh"] * (pieces + 1)  # the first is the trial
+
+
+def test_columns_that_are_not_rotated_get_their_gelu_in_place(told):
+    mixer, x = feed_forward(rotated=False), torch.randn(1, 50, 64)
+    assert torch.equal(mixer.transform(x), mixer.down(gelu(mixer.up(x)))) and not told
+
+
+def test_what_reads_the_gelu_beside_a_layer_finds_it(told):
+    mixer, x, seen = feed_forward(), torch.randn(1, 50, 64), []
+    with mixer.down.register_forward_pre_hook(lambda _, given: seen.append(*given)):
+        result = mixer.transform(x)
+    torch.testing.assert_close(seen[0], gelu(mixer.up(x)))
+    assert torch.equal(result, mixer.down(seen[0])) and not told
+
+
+def of_an_old_library(plain):
+    return lambda x, weight, scale, bias, dtype, convrot, convrot_groupsize: plain(x, weight, scale, bias, dtype)
+
+
+def of_another_activation(plain):
+    return lambda *given, input_act, **how: plain(*given, **how)
+
+
+def for_other_columns(plain):
+    def multiply(x, *given, **how):
+        if x.shape[1] == 256:
+            raise ValueError("256 columns are not supported")
+        return plain(x, *given, **how)
+
+    return multiply
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (of_an_old_library, r"The GELU before int8 on cpu is made apart: .* unexpected keyword argument 'input_act'"),
+        (of_another_activation, r"The GELU before int8 on cpu is made apart: that of comfy-kitchen is off by "),
+        (for_other_columns, r"int8 of \(64, 256\) is expanded on cpu: 256 columns are not supported"),
+    ],
+)
+def test_a_gelu_is_made_apart_where_the_library_does_not(told, library, monkeypatch, caplog, change, said):
+    monkeypatch.setattr(library, "int8_linear", change(library.int8_linear))
+    mixer, x = feed_forward(), torch.randn(1, 50, 64)
+    expected = mixer.down(gelu(mixer.up(x)))
+    caplog.set_level("INFO")
+    for _ in range(2):
+        torch.testing.assert_close(mixer.transform(x), expected, atol=5e-2, rtol=0)
+    assert len(re.findall(said, caplog.text)) == 1
+
+
+def test_the_plan_counts_no_gelu_where_a_product_makes_it(library, monkeypatch):
+    def moved() -> float:
+        mixer = feed_forward().to("meta")
+        use_scaled_products(mixer, ["meta"])
+        return cost(lambda: mixer.transform(torch.empty(1, 100, 64, device="meta"))).moved
+
+    inside = moved()
+    monkeypatch.setattr(type(INT8), "gelu_on", ())
+    assert moved() - inside == 2 * 100 * 256 * 4  # the GELU reads and writes them once
+
+
 def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, caplog):
     """For this device and these versions; whether products are right is asked anew."""
     monkeypatch.setenv("LTX2_CACHE", str(tmp_path))
     library, gains, cpu = FakeLibrary("right"), iter([1.3, 0.5, 0.5]), torch.device("cpu")
-    library.__version__ = "1"
+    installed = {"comfy-kitchen": "1"}
+    monkeypatch.setattr(kitchen, "version", installed.get)
     monkeypatch.setitem(sys.modules, "comfy_kitchen", library)
     monkeypatch.setattr(kitchen, "_find_gain", lambda *_: next(gains))
     caplog.set_level("INFO")
@@ -140,9 +241,9 @@ def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, ca
         return INT8.multiplies(cpu, torch.float32)
 
     assert chosen() and chosen() and "as it was when that was timed" in caplog.text
-    library.__version__ = "2"
+    installed["comfy-kitchen"] = "2"
     assert not chosen() and not chosen()
-    library.__version__ = "1"
+    installed["comfy-kitchen"] = "1"
     assert chosen()
     library.kind = "wrong"
     assert not chosen()
@@ -150,6 +251,12 @@ def test_what_was_timed_is_chosen_again_by_another_run(monkeypatch, tmp_path, ca
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace("true", "false"))  # by somebody else: timed again
     assert not chosen() and next(gains, None) is None
+
+
+def test_the_library_has_a_version(library, monkeypatch):
+    assert kitchen.library_version()[0].isdigit()
+    monkeypatch.setattr(kitchen, "version", lambda name: version(f"no {name}"))
+    assert kitchen.library_version() == "none"
 
 
 def test_a_weight_with_padding_is_expanded(library):

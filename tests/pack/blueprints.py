@@ -130,8 +130,7 @@ class _Subgraph:
                 self._link(number, origin, slot, target, socket, kind)
         self.last_link = self.graph["last_link_id"]
         for node, name in self.face():
-            if not self._has_control(node, name):  # whose two widgets are shown as they are
-                self._connect_widget(node, name)
+            self._connect_widget(node, name)
 
     def face(self) -> Iterator[tuple[dict, str]]:
         """Each widget of the face: the node inside, and the name."""

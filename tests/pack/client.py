@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 TEXT, BINARY, CLOSE = 1, 2, 8  # websocket opcodes, RFC 6455
-PROGRESS_TEXT, PREVIEW = 3, 4  # kinds of binary messages, and what they begin with: a length and so many bytes
+PREVIEW = 4  # a kind of binary messages, and what it begins with: a length and so many bytes
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -66,7 +66,6 @@ class Run:
     """What the server told about one prompt, in the order it was told."""
 
     messages: list[tuple[str, dict]] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)  # (node, what it says)
     previews: list[tuple[dict, bytes]] = field(default_factory=list)  # (metadata, encoded picture)
     outputs: dict[str, dict] = field(default_factory=dict)  # by node id, from the history
     seconds: float = 0.0
@@ -74,11 +73,13 @@ class Run:
     def take(self, content: bytes) -> None:
         """Note down a binary message."""
         kind, length = struct.unpack(">II", content[:8])
-        head, rest = content[8 : 8 + length].decode(), content[8 + length :]
-        if kind == PROGRESS_TEXT:
-            self.texts.append((head, rest.decode()))
-        elif kind == PREVIEW:
-            self.previews.append((json.loads(head), rest))
+        if kind == PREVIEW:
+            self.previews.append((json.loads(content[8 : 8 + length]), content[8 + length :]))
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """(node, what it says), in the order in which they were said."""
+        return [(data["node"], data["said"]) for data in self.all("ltx2av.said")]
 
     def all(self, kind: str) -> list[dict]:
         return [data for name, data in self.messages if name == kind]

@@ -11,7 +11,7 @@ function press([kind, said]) {
   const node = app.graph.nodes.find((each) => each.type === kind);
   const named = (name) => node.widgets.find((each) => each.name === name);
   const before = named("edited").value;
-  named("$$node-text-preview").value = said;
+  named("ltx2av_messages").value = said;
   named("edit what was written").callback();
   const buttons = node.widgets.filter(({ name }) => name === "edit what was written").length;
   return { before, edited: named("edited").value, saved: node.serialize().widgets_values.length, buttons };

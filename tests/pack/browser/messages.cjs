@@ -38,7 +38,7 @@ visit(1250, async (page, { workflow, sampler, screenshot }) => {
 function look() {
   const texts = {};
   for (const node of app.graph.nodes) {
-    const element = node.widgets?.find(({ name }) => name === "$$node-text-preview")?.element;
+    const element = node.widgets?.find(({ name }) => name === "ltx2av_messages")?.element;
     if (!element) continue;
     const lines = [...element.querySelectorAll("p")];
     const tops = new Set(lines.map((line) => line.getBoundingClientRect().top));

@@ -51,16 +51,17 @@ function enclose(sampler) {
   app.graph.convertToSubgraph(new Set(ours));
 }
 
-// Names of grey inputs by class.
+// Names of grey inputs by class; of a seed's control ComfyUI decides.
 function greyOnes() {
   const nodes = app.graph.nodes.flatMap((node) => node.subgraph?.nodes ?? [node]);
   const ours = nodes.filter(({ comfyClass }) => comfyClass?.startsWith("LTX2AV"));
   const grey = ({ widgets }) => (widgets ?? []).filter(({ disabled }) => disabled).map(({ name }) => name);
-  return Object.fromEntries(ours.map((node) => [node.comfyClass, grey(node)]));
+  const ofUs = (names) => names.filter((name) => name !== "control_after_generate");
+  return Object.fromEntries(ours.map((node) => [node.comfyClass, ofUs(grey(node))]));
 }
 
 function saidInside() {
   const { nodes } = app.graph.nodes.find(({ subgraph }) => subgraph).subgraph;
-  const saidBy = ({ widgets }) => widgets?.find(({ name }) => name === "$$node-text-preview")?.value ?? "";
+  const saidBy = ({ widgets }) => widgets?.find(({ name }) => name === "ltx2av_messages")?.value ?? "";
   return Object.fromEntries(nodes.map((node) => [node.comfyClass, saidBy(node)]));
 }
