@@ -15,7 +15,7 @@ from ..errors.foreign import Fields, shown
 from ..quantization import check_library, check_stored, is_file_marker, matrix_shapes
 from ..transformer.config import layers_of
 from .components import COMPONENTS, ComponentNetwork, Variant, is_claimed
-from .contents import LTX_PART, describe_contents
+from .contents import LORA_FILE, LTX_PART, describe_contents
 from .diffusers import overlay, stated_sections
 from .duration_head import DurationHeadFile, is_duration_head
 from .files import TensorFile, as_path, called, named_errors
@@ -119,7 +119,7 @@ class Models:
         what = describe_contents(unknown)
         if 2 * len(unknown) <= len(file.entries) or not unknown:
             return
-        if what in (None, LTX_PART) and _is_stored_otherwise(file, unknown):
+        if what in (None, LTX_PART, LORA_FILE) and _is_stored_otherwise(file, unknown):
             return
         possible_versions(file.official_shapes)  # which has a better sentence for other models
         if what is None and len(self.files) == 1 and len(unknown) == len(file.entries):

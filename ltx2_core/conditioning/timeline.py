@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ..errors import SettingError, counted
+from ..errors.foreign import unique_names
 from ..fields import Checked, Choice, Number, Setting, Words, did_you_mean, settings_of
 from ..geometry import nearest_frames
 from ..media import probe, read_picture
@@ -117,7 +118,7 @@ class Timeline(Checked):
         if len(text) > LONGEST:
             raise SettingError(f"This timeline has {len(text):,} letters; at most {LONGEST:,} are read.")
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise SettingError(f"The timeline is no JSON ({error}): write it as the page of the node shows.") from None
         own = {name: content[name] for name in content if name not in LANES} if isinstance(content, dict) else content

@@ -175,6 +175,8 @@ def check_target(path: str | os.PathLike) -> None:
     for a place where nothing can be written, and TargetExistsError for a folder that has something in it.
     """
     path = check_name(path)
+    if path.name.lower() in (".mp4", *AUDIO_CODECS):  # as of a variable in a script that is empty
+        raise SettingError(f"{path} is only the end of a name: write one before it, such as clip{path.name}.")
     if path.suffix.lower() not in (".mp4", *AUDIO_CODECS, ""):
         raise SettingError(
             f"{path.name}: files of the kind {path.suffix} are not written here. "

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ltx2_core.checkpoint.convert import convert
 from ltx2_core.checkpoint.text_encoder import build_text_encoder, open_text_encoder
 from ltx2_core.cli.inspect import inspect
 from ltx2_core.errors import CheckpointError
+from ltx2_core.lora import open_lora
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,24 @@ def test_weights_of_quanto_in_four_bits_are_called_so_wherever_they_are_opened(w
     save_file(as_quanto(load_file(whole.gemma / "model.safetensors"), dtype), path)
     assert said in told(lambda: inspect(path))
     assert said in told(lambda: build_text_encoder(open_text_encoder(path)))
+
+
+@pytest.mark.parametrize("factors", [("lora_down", "lora_up"), ("proj_down", "proj_up")])
+def test_low_rank_parts_of_quantised_weights_are_no_lora(whole, tmp_path, factors):
+    """As in files of nunchaku, by both of its names for them."""
+    path, tensors = tmp_path / "svdq-int4_r32.safetensors", {}
+    for key, value in load_file(whole.checkpoint).items():
+        layer, _, end = key.rpartition(".")
+        if ".transformer_blocks." not in key or end != "weight" or value.ndim != 2:
+            tensors[key] = value
+            continue
+        rows, columns = value.shape
+        tensors[f"{layer}.qweight"] = torch.zeros(rows, columns // 2, dtype=torch.int8)
+        tensors[f"{layer}.wscales"] = torch.ones(columns // 64, rows)
+        tensors |= {f"{layer}.{name}": torch.zeros(size, 32) for name, size in zip(factors, (columns, rows))}
+    save_file(tensors, path, TensorFile(whole.checkpoint).metadata)
+    for opened in (inspect, open_lora, lambda each: build(open_models(each), "transformer")):
+        assert re.search(rf"{re.escape(path.name)}.*stored as SVDQuant", told(partial(opened, path)), re.DOTALL)
 
 
 @pytest.mark.parametrize(
